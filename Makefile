@@ -1,0 +1,53 @@
+# Every target does its own set-up: `make serve` and `make test` work on a fresh clone. `make` lists them.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PORT ?= 8000
+ARGS ?=
+bin := .venv/bin
+default_checkpoint := checkpoints/default
+
+.PHONY: help serve test test-fast check format clean distclean setup setup-dev checkpoint
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+serve: setup ## Serve on PORT (8000); NOTEGRADE_CHECKPOINT=folder-or-hub-id serves another checkpoint
+	@[[ -n "$$NOTEGRADE_CHECKPOINT" ]] || $(MAKE) --no-print-directory checkpoint
+	@exec env -u NOTEGRADE_GPU $(bin)/notegrade serve --port $(PORT)
+
+test: setup-dev checkpoint ## Run the whole suite, with a real engine and a real Redis; ARGS= goes to pytest
+	@redis=$$(scripts/ensure_redis.sh) && echo "redis: $$redis" && \
+		TEST_REDIS_SERVER="$$redis" $(bin)/python -m pytest --cov --cov-report=term $(ARGS)
+
+test-fast: setup-dev ## Run what needs no engine, no Redis and no network; ARGS= goes to pytest
+	@$(bin)/python -m pytest -m "not engine and not redis" $(ARGS)
+
+check: setup-dev ## Check format, lint, types, import contracts, spelling and shell scripts
+	$(bin)/ruff format --check .
+	$(bin)/ruff check .
+	$(bin)/mypy
+	$(bin)/lint-imports
+	$(bin)/codespell
+	$(bin)/shellcheck scripts/*.sh .ci/run
+
+format: setup-dev ## Format the code, and fix what lint can fix
+	$(bin)/ruff format .
+	$(bin)/ruff check --fix .
+
+checkpoint: setup ## Assemble the default checkpoint, if there is none
+	@[[ -e $(default_checkpoint)/manifest.json ]] || $(bin)/notegrade-train assemble --out $(default_checkpoint)
+
+setup: ## Make .venv from the serving lock
+	@scripts/setup.sh runtime
+
+setup-dev: ## Make .venv with the dev tools on top
+	@scripts/setup.sh dev
+
+clean: ## Remove caches and build leftovers
+	rm -rf build *.egg-info .coverage .coverage.* htmlcov .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -path ./.venv -prune -o -type d -name __pycache__ -print0 | xargs -0 rm -rf
+
+distclean: clean ## Remove .venv and the default checkpoint as well
+	rm -rf .venv $(default_checkpoint)

