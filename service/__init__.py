@@ -1,0 +1,1 @@
+"""The serving half: grades how well notes answer a query, over HTTP."""

@@ -1,0 +1,21 @@
+"""Calibration: raw label probabilities to trusted ones, by a versioned artefact of the manifest."""
+
+import math
+from collections.abc import Sequence
+
+from service.contract.manifest import Calibration
+
+
+def calibrate(probabilities: Sequence[float], calibration: Calibration) -> tuple[float, ...]:
+    """Calibrated probabilities in the same order; they sum to 1.
+
+    Temperature scaling on probabilities is the same as on logits: softmax(log p / T).
+    Source: Guo et al., On Calibration of Modern Neural Networks, arXiv 1706.04599.
+    """
+    if calibration.method == "identity":
+        return tuple(probabilities)
+    logits = [math.log(p) / calibration.temperature if p > 0 else -math.inf for p in probabilities]
+    top = max(logits)
+    weights = [math.exp(value - top) for value in logits]
+    total = sum(weights)
+    return tuple(weight / total for weight in weights)

@@ -1,0 +1,51 @@
+"""A checkpoint folder, read and checked whole: what is refused is refused before an engine is started."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.contract.labels import check_labels
+from service.contract.manifest import Manifest, hash_file, read_manifest
+from service.contract.probes import Probe, read_probes
+from service.contract.prompt import PromptRenderer
+from service.contract.tokenizer import ContractTokenizer
+from service.errors import CheckpointError, ManifestError
+
+REQUIRED_FILES = ("config.json", "tokenizer.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What the folder holds besides weights."""
+
+    folder: Path
+    manifest: Manifest
+    renderer: PromptRenderer
+    probes: tuple[Probe, ...]
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Read a checkpoint folder and check it: files and hashes, fingerprint, labels, probes.
+
+    Reads every weight file once to hash it (about a second per GB).
+    Raises CheckpointError (or ManifestError, LabelTokenError under it) with one line that says what is wrong.
+    """
+    manifest = read_manifest(folder)
+    _check_files(folder, manifest)
+    tokenizer = ContractTokenizer.load(folder)
+    check_labels(manifest, tokenizer)
+    return Checkpoint(folder, manifest, PromptRenderer(manifest, tokenizer), read_probes(folder, manifest))
+
+
+def _check_files(folder: Path, manifest: Manifest) -> None:
+    for name in REQUIRED_FILES:
+        if name not in manifest.files:
+            raise ManifestError(f"the manifest of {folder} does not list {name}")
+    if not any(name.endswith(".safetensors") for name in manifest.files):
+        raise ManifestError(f"the manifest of {folder} lists no .safetensors weights")
+    for name, expected in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{folder} is no whole checkpoint: {name} is missing")
+        found = hash_file(path)
+        if found != expected:
+            raise CheckpointError(f"{path} is not the file of the manifest: {found}, stated {expected}")

@@ -1,0 +1,65 @@
+"""Label tokens and the distribution over them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from service.contract.manifest import Manifest
+from service.contract.tokenizer import ContractTokenizer
+from service.errors import LabelTokenError
+
+
+@dataclass(frozen=True, slots=True)
+class LabelDistribution:
+    """Raw (uncalibrated) probabilities of the labels, lowest grade first.
+
+    `probabilities` sum to 1; `label_mass` in [0, 1] is what the labels had together in the whole vocabulary
+    before renormalising: near 0 means that the prompt did not make the model answer with a grade.
+    """
+
+    probabilities: tuple[float, ...]
+    label_mass: float
+
+    @classmethod
+    def from_logprobs(cls, logprobs: Sequence[float]) -> "LabelDistribution":
+        """From natural-log probabilities over the whole vocabulary, one per label.
+
+        Raises ValueError if any is not a number or all are minus infinity.
+        """
+        top = max(logprobs)
+        if any(math.isnan(value) for value in logprobs) or not math.isfinite(top):
+            raise ValueError(f"label logprobs must be numbers, at least one of them finite: {list(logprobs)}")
+        # Relative to the largest, so that labels at exp(-800) still make a distribution.
+        weights = [math.exp(value - top) for value in logprobs]
+        total = sum(weights)
+        mass = min(1.0, math.exp(top) * total)
+        return cls(tuple(weight / total for weight in weights), mass)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What was read of one pair: the raw distribution, and whether the note had lost its tail to the limit."""
+
+    distribution: LabelDistribution
+    truncated: bool
+
+
+def check_labels(manifest: Manifest, tokenizer: ContractTokenizer) -> None:
+    """Make sure that each label is one token of its own right after the cue.
+
+    Raises LabelTokenError naming the first label that is not.
+    """
+    cue = manifest.template.cue
+    cue_ids = tokenizer.encode_template(cue)
+    if not cue_ids:
+        raise LabelTokenError(f"the cue {cue!r} encodes to no token")
+    for label in manifest.labels:
+        after_cue = tokenizer.encode_template(cue + label.token)
+        if after_cue != (*cue_ids, label.token_id):
+            tail = after_cue[len(cue_ids) :] if after_cue[: len(cue_ids)] == cue_ids else after_cue
+            raise LabelTokenError(
+                f"label {label.token!r} (grade {label.grade}) must be the single token {label.token_id} "
+                f"right after the cue {cue!r}, and encodes to {list(tail)}"
+            )
+    if len(set(manifest.label_token_ids)) < len(manifest.labels):
+        raise LabelTokenError(f"labels must be distinct tokens, not {list(manifest.label_token_ids)}")

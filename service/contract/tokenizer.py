@@ -1,0 +1,95 @@
+"""The checkpoint's tokenizer, with one door for template text and another for user text.
+
+The only file that imports `tokenizers`: both halves encode through it, so that they can't disagree.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from service.errors import CheckpointError, ManifestError
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedText:
+    """Token ids of one user text, and where each token starts and ends in it (in characters)."""
+
+    token_ids: tuple[int, ...]
+    offsets: tuple[tuple[int, int], ...]
+
+    def head(self, max_tokens: int) -> tuple[int, ...]:
+        """The first tokens, at most `max_tokens`, never cut inside a character."""
+        end = min(max(max_tokens, 0), len(self.token_ids))
+        # A byte-level tokenizer may spread one character over several tokens, which then overlap.
+        while 0 < end < len(self.token_ids) and self.offsets[end][0] < self.offsets[end - 1][1]:
+            end -= 1
+        return self.token_ids[:end]
+
+
+class ContractTokenizer:
+    """Encodes template text with its special tokens, and user text so that it can never become one."""
+
+    def __init__(self, tokenizer_json: str) -> None:
+        """Read the text of a `tokenizer.json`. Raises ManifestError if user text could become a special token."""
+        self._template_side = Tokenizer.from_str(tokenizer_json)
+        self._template_side.no_truncation()
+        self._template_side.no_padding()
+        self._user_side = _without_added_tokens(tokenizer_json)
+        self._check_user_side()
+
+    @classmethod
+    def load(cls, folder: Path) -> "ContractTokenizer":
+        """The tokenizer of a checkpoint folder. Raises CheckpointError when it can't be read."""
+        path = folder / "tokenizer.json"
+        try:
+            return cls(path.read_text(encoding="utf-8"))
+        except CheckpointError:
+            raise
+        except Exception as error:  # tokenizers raises bare Exception on a file it can't parse
+            raise CheckpointError(f"{path} can't be read as a tokenizer: {error}") from error
+
+    def encode_template(self, text: str) -> tuple[int, ...]:
+        """Token ids of trusted text: `<|im_start|>` and its like become special tokens."""
+        return tuple(self._template_side.encode(text, add_special_tokens=False).ids)
+
+    def encode_user_texts(self, texts: Sequence[str]) -> list[EncodedText]:
+        """Token ids of each untrusted text; the spelling of a special token stays plain characters."""
+        encodings = self._user_side.encode_batch(list(texts), add_special_tokens=False)
+        return [EncodedText(tuple(e.ids), tuple(e.offsets)) for e in encodings]
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of these tokens, special ones spelled out."""
+        return str(self._template_side.decode(list(token_ids), skip_special_tokens=False))
+
+    def token_text(self, token_id: int) -> str | None:
+        """How the vocabulary spells this token, or None when there is no such token."""
+        spelled = self._template_side.id_to_token(token_id)
+        return None if spelled is None else str(spelled)
+
+    def _check_user_side(self) -> None:
+        added = {i: t.content for i, t in self._template_side.get_added_tokens_decoder().items()}
+        reachable = set(added)
+        # A tokenizer without byte fallback needs its unknown token: it carries no instruction.
+        unknown = getattr(self._user_side.model, "unk_token", None)
+        if unknown is not None:
+            reachable.discard(self._user_side.token_to_id(unknown))
+        for content in added.values():
+            ids = self._user_side.encode(content, add_special_tokens=False).ids
+            if reachable.intersection(ids):
+                raise ManifestError(
+                    f"tokenizer.json lets user text become the special token {content!r}: "
+                    "serving it would let a note rewrite its own prompt"
+                )
+
+
+def _without_added_tokens(tokenizer_json: str) -> Tokenizer:
+    spec = json.loads(tokenizer_json)
+    # `encode_special_tokens` alone would still match added tokens that are not marked special (<think>).
+    spec["added_tokens"] = []
+    spec["post_processor"] = None
+    spec["truncation"] = None
+    spec["padding"] = None
+    return Tokenizer.from_str(json.dumps(spec))

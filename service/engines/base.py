@@ -1,0 +1,74 @@
+"""The engine port."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class EngineModel:
+    """What an engine must know of a checkpoint."""
+
+    folder: Path
+    label_token_ids: tuple[int, ...]
+    max_prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineProfile:
+    """What an engine chose to run with.
+
+    `numbers` are the settings that change a probability (they are part of the cache key), `speed` those
+    that don't. `/version` shows both.
+    """
+
+    dtype: str
+    numbers: Mapping[str, str] = field(default_factory=dict)
+    speed: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineAnswer:
+    """One prefill's result.
+
+    Attributes:
+        label_logprobs: natural-log probability of each label over the whole vocabulary, lowest grade first.
+        prompt_tokens: length of the prompt.
+        reused_tokens: how many of them came from the prefix cache.
+        queued_s: how long the request waited before the engine first scheduled it.
+    """
+
+    label_logprobs: tuple[float, ...]
+    prompt_tokens: int
+    reused_tokens: int = 0
+    queued_s: float = 0.0
+
+
+class Engine(Protocol):
+    """One loaded model. Started once, closed once, used from one event loop."""
+
+    @property
+    def profile(self) -> EngineProfile:
+        """What the engine runs with; known after `start`."""
+        ...
+
+    async def start(self) -> None:
+        """Load the model. Raises EngineLostError when it can't be loaded."""
+        ...
+
+    async def score(self, prompt: tuple[int, ...], priority: int) -> EngineAnswer:
+        """Prefill one prompt and read the labels' logprobs; lower `priority` values go first.
+
+        Cancelling it aborts the work in the engine.
+        Raises EngineRequestError when this prompt failed, EngineLostError when the engine is dead.
+        """
+        ...
+
+    async def check(self) -> None:
+        """Return while the engine lives. Raises EngineLostError when it doesn't."""
+        ...
+
+    async def close(self) -> None:
+        """Stop the engine and wait for its processes; what is in flight fails with EngineLostError."""
+        ...

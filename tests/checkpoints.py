@@ -1,0 +1,150 @@
+"""Small checkpoint folders for tests: a real tokenizer, a real manifest, and weights that only a fake engine takes."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from service.contract.checkpoint import Checkpoint, load_checkpoint
+from service.contract.labels import LabelDistribution
+from service.contract.manifest import Manifest, compute_fingerprint, hash_file
+from service.contract.prompt import PromptRenderer
+from service.contract.tokenizer import ContractTokenizer
+from service.engines.base import EngineModel
+from service.engines.fake_engine import FakeEngine
+
+SPECIAL_TOKENS = ("<|im_start|>", "<|im_end|>", "<think>")
+
+PIECES: Sequence[dict[str, Any]] = (
+    {"text": "<|im_start|>"},
+    {"slot": "criteria"},
+    {"text": "\nTitle:", "only_with": "title"},
+    {"slot": "title", "lead": " "},
+    {"text": "\nNote:"},
+    {"slot": "body", "lead": " "},
+    {"text": "\nQuery:"},
+    {"slot": "query", "lead": " "},
+    {"text": "<|im_end|>\nGrade: "},
+)
+
+PROBES: Sequence[tuple[str, dict[str, str | None]]] = (
+    ("quiet cafes", {"title": "Cafes", "body": "A quiet cafe with good light."}),
+    ("quiet cafes", {"title": None, "body": ""}),
+    ("東京 カフェ", {"title": "静かなカフェ", "body": "電源あり 🎧"}),
+)
+
+
+def tiny_tokenizer_json() -> str:
+    """A byte-level BPE tokenizer with a few merges, ChatML's special tokens and one added token that isn't special."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator(
+        ["Title Note Query Grade quiet cafe with a good light the and of"] * 3, trainer
+    )
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS[:2]))
+    tokenizer.add_tokens([AddedToken(SPECIAL_TOKENS[2], special=False)])
+    return str(tokenizer.to_str())
+
+
+def manifest_data(folder: Path, tokenizer: ContractTokenizer) -> dict[str, Any]:
+    """A whole manifest for what lies in the folder, as JSON-like data; `sign` it after changing it."""
+    labels = [
+        {
+            "grade": grade,
+            "token": str(grade),
+            "token_id": tokenizer.encode_template(str(grade))[0],
+            "gain": 2**grade - 1,
+        }
+        for grade in range(4)
+    ]
+    return {
+        "format_version": 1,
+        "name": "tiny-1",
+        "created": "2026-01-01T00:00:00Z",
+        "lineage": {"code_version": "0"},
+        "base": {"name": "tiny", "licence": "Apache-2.0", "source": "made by a test"},
+        "labels": labels,
+        "template": {"name": "note-first-tiny", "pieces": [dict(piece) for piece in PIECES]},
+        "criteria": [
+            {"name": "general-1", "text": "Grade the note."},
+            {"name": "strict-1", "text": "Grade the note, strictly and with care."},
+        ],
+        "limits": {"max_query_tokens": 64, "max_note_tokens": 48},
+        "probe_tolerance": {"float32": 0.001},
+        "files": {
+            name: hash_file(folder / name) for name in ("config.json", "tokenizer.json", "model.safetensors")
+        },
+        "fingerprint": "sha256:" + "0" * 64,
+    }
+
+
+def sign(data: dict[str, Any]) -> dict[str, Any]:
+    """The manifest data with the fingerprint that its contents make."""
+    whole = Manifest.model_validate(data).model_dump(mode="json")
+    return {**data, "fingerprint": compute_fingerprint(whole)}
+
+
+def write_manifest(folder: Path, data: dict[str, Any]) -> None:
+    """Write the data as it is, signed or not."""
+    (folder / "manifest.json").write_text(json.dumps(data), encoding="utf-8")
+
+
+def make_checkpoint(folder: Path, **changes: Any) -> Path:
+    """A checkpoint folder that FakeEngine reproduces the probes of; `changes` replace top-level manifest keys."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text("{}", encoding="utf-8")
+    (folder / "tokenizer.json").write_text(tiny_tokenizer_json(), encoding="utf-8")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    tokenizer = ContractTokenizer.load(folder)
+    data = sign({**manifest_data(folder, tokenizer), **changes})
+    write_manifest(folder, data)
+    _write_probes(folder, Manifest.model_validate(data), tokenizer)
+    return folder
+
+
+def fake_engine_for(checkpoint: Checkpoint) -> FakeEngine:
+    """The fake engine over this checkpoint's labels."""
+    return FakeEngine(engine_model(checkpoint))
+
+
+def engine_model(checkpoint: Checkpoint) -> EngineModel:
+    """What an engine must know of this checkpoint."""
+    labels = checkpoint.manifest.label_token_ids
+    return EngineModel(checkpoint.folder, labels, checkpoint.renderer.max_prompt_tokens)
+
+
+def load_tiny(folder: Path, **changes: Any) -> Checkpoint:
+    """Make a tiny checkpoint there and load it."""
+    return load_checkpoint(make_checkpoint(folder, **changes))
+
+
+def _write_probes(folder: Path, manifest: Manifest, tokenizer: ContractTokenizer) -> None:
+    from service.contract.probes import Probe, ProbeNote
+
+    renderer = PromptRenderer(manifest, tokenizer)
+    engine = FakeEngine(EngineModel(folder, manifest.label_token_ids, renderer.max_prompt_tokens))
+    lines = []
+    for query, note in PROBES:
+        blank = Probe(
+            query=query,
+            note=ProbeNote.model_validate(note),
+            criteria=manifest.criteria[0].name,
+            distribution=(0.5, 0.5),
+            label_mass=0,
+        )
+        canonical_query, canonical_note = blank.canonical()
+        [prompt] = renderer.render(canonical_query, [canonical_note], blank.criteria)
+        expected = LabelDistribution.from_logprobs(engine.logprobs(prompt.token_ids))
+        whole = blank.model_copy(
+            update={"distribution": expected.probabilities, "label_mass": expected.label_mass}
+        )
+        lines.append(whole.model_dump_json() + "\n")
+    (folder / "probes.jsonl").write_text("".join(lines), encoding="utf-8")

@@ -1,0 +1,131 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.contract.checkpoint import load_checkpoint
+from service.contract.manifest import Manifest, compute_fingerprint, read_manifest
+from service.errors import CheckpointError, LabelTokenError, ManifestError
+from tests.checkpoints import make_checkpoint, sign, write_manifest
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make_checkpoint(tmp_path / "checkpoint")
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], None], *, signed: bool = True) -> None:
+    data = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    change(data)
+    write_manifest(folder, sign(data) if signed else data)
+
+
+def test_whole_checkpoint_loads(folder: Path) -> None:
+    checkpoint = load_checkpoint(folder)
+    assert checkpoint.manifest.name == "tiny-1"
+    assert len(checkpoint.probes) == 3
+    assert checkpoint.renderer.default_criteria == "general-1"
+
+
+def test_manifest_round_trips(folder: Path) -> None:
+    manifest = read_manifest(folder)
+    assert Manifest.model_validate_json(manifest.model_dump_json()) == manifest
+
+
+def test_folder_without_manifest_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"is no checkpoint: manifest\.json can't be read"):
+        load_checkpoint(tmp_path)
+
+
+def test_manifest_that_is_no_json_is_refused(folder: Path) -> None:
+    (folder / "manifest.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ManifestError, match="is not valid JSON"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_unknown_format_version_is_refused(folder: Path, version: object) -> None:
+    edit(folder, lambda data: data.update(format_version=version), signed=False)
+    with pytest.raises(ManifestError, match=r"has format version .*; this release reads 1"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors", "probes.jsonl"])
+def test_missing_file_is_refused_by_name(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(CheckpointError, match=name):
+        load_checkpoint(folder)
+
+
+def test_changed_weights_are_refused(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"other weights")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is not the file of the manifest"):
+        load_checkpoint(folder)
+
+
+def test_wrong_fingerprint_is_refused(folder: Path) -> None:
+    edit(folder, lambda data: data.update(limits={"max_query_tokens": 9, "max_note_tokens": 9}), signed=False)
+    with pytest.raises(ManifestError, match="states fingerprint sha256:"):
+        load_checkpoint(folder)
+
+
+def test_label_that_is_no_single_token_is_refused(folder: Path) -> None:
+    edit(folder, lambda data: data["labels"][0].update(token="10"))
+    with pytest.raises(LabelTokenError, match="label '10'"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data.update(surprise=1), "surprise"),
+        (lambda data: data["labels"].reverse(), "in order"),
+        (lambda data: data["labels"][0].update(gain=9), "gains must not fall"),
+        (lambda data: data["template"]["pieces"].pop(), "must end with a cue"),
+        (lambda data: data["template"]["pieces"].pop(1), "each of criteria, query, title, body once"),
+        (lambda data: data["criteria"].append(data["criteria"][0]), "must be distinct"),
+        (lambda data: data["calibration"].update(temperature=2.0), "takes no temperature"),
+        (lambda data: data["files"].update({"../outside": data["fingerprint"]}), "pattern"),
+    ],
+)
+def test_manifest_that_breaks_the_contract_is_refused(
+    folder: Path, change: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    edit(folder, lambda data: data.setdefault("calibration", {}), signed=False)
+    edit(folder, change, signed=False)
+    with pytest.raises(ManifestError, match=message) as caught:
+        load_checkpoint(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("", "holds no probe"),
+        ('{"query": "q"}', "line 1 is not valid"),
+        (
+            '{"query":"q","note":{},"criteria":"general-1","distribution":[0.5,0.5],"label_mass":1}',
+            "does not fit the manifest's labels",
+        ),
+        (
+            '{"query":"q","note":{},"criteria":"other","distribution":[0.1,0.2,0.3,0.4],"label_mass":1}',
+            "does not fit the manifest's labels and criteria",
+        ),
+    ],
+)
+def test_bad_probes_are_refused(folder: Path, lines: str, message: str) -> None:
+    (folder / "probes.jsonl").write_text(lines, encoding="utf-8")
+    with pytest.raises(ManifestError, match=message):
+        load_checkpoint(folder)
+
+
+def test_fingerprint_moves_with_numbers_and_not_with_calibration(folder: Path) -> None:
+    data = read_manifest(folder).model_dump(mode="json")
+    calibrated = {**data, "calibration": {"name": "t-1", "method": "temperature", "temperature": 2.0}}
+    assert compute_fingerprint({**calibrated, "name": "other"}) == compute_fingerprint(data)
+    for key in ("labels", "template", "criteria", "limits", "files"):
+        changed = json.loads(json.dumps(data))
+        changed[key] = {"changed": changed[key]}
+        assert compute_fingerprint(changed) != compute_fingerprint(data), key

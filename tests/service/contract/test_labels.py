@@ -1,0 +1,77 @@
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.contract.checkpoint import Checkpoint
+from service.contract.labels import LabelDistribution, check_labels
+from service.contract.manifest import Manifest
+from service.contract.tokenizer import ContractTokenizer
+from service.errors import LabelTokenError
+from tests.checkpoints import load_tiny
+
+LOGPROB = st.floats(-2000, 0)
+
+
+@given(st.lists(LOGPROB, min_size=2, max_size=8))
+def test_distribution_sums_to_one_at_any_scale(logprobs: list[float]) -> None:
+    distribution = LabelDistribution.from_logprobs(logprobs)
+    assert math.isclose(sum(distribution.probabilities), 1.0, abs_tol=1e-9)
+    assert 0 <= distribution.label_mass <= 1
+
+
+def test_label_mass_is_the_labels_share_of_the_vocabulary() -> None:
+    distribution = LabelDistribution.from_logprobs([math.log(0.1), math.log(0.3)])
+    assert distribution.label_mass == pytest.approx(0.4)
+    assert distribution.probabilities == pytest.approx((0.25, 0.75))
+
+
+def test_label_without_any_probability_is_zero() -> None:
+    assert LabelDistribution.from_logprobs([-math.inf, 0.0]).probabilities == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("logprobs", [[math.nan, -1.0], [-1.0, math.nan], [-math.inf, -math.inf]])
+def test_unusable_logprobs_are_refused(logprobs: list[float]) -> None:
+    with pytest.raises(ValueError, match="must be numbers"):
+        LabelDistribution.from_logprobs(logprobs)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return load_tiny(tmp_path_factory.mktemp("checkpoint"))
+
+
+def check_with(checkpoint: Checkpoint, labels: list[dict[str, Any]], cue: str | None = None) -> None:
+    data = checkpoint.manifest.model_dump(mode="json")
+    data["labels"] = [{"grade": grade, "gain": grade, **label} for grade, label in enumerate(labels)]
+    if cue is not None:
+        data["template"]["pieces"][-1]["text"] = cue
+    check_labels(Manifest.model_validate(data), ContractTokenizer.load(checkpoint.folder))
+
+
+def test_wrong_token_id_is_refused(checkpoint: Checkpoint) -> None:
+    with pytest.raises(LabelTokenError, match=r"label '0' \(grade 0\) must be the single token 999"):
+        check_with(checkpoint, [{"token": "0", "token_id": 999}, {"token": "1", "token_id": 1}])
+
+
+def test_label_of_several_tokens_is_refused(checkpoint: Checkpoint) -> None:
+    with pytest.raises(LabelTokenError, match=r"label '12' .* encodes to \[\d+, \d+\]"):
+        check_with(checkpoint, [{"token": "12", "token_id": 1}, {"token": "1", "token_id": 1}])
+
+
+def test_labels_that_are_one_token_are_refused(checkpoint: Checkpoint) -> None:
+    zero = checkpoint.manifest.labels[0].token_id
+    with pytest.raises(LabelTokenError, match="must be distinct"):
+        check_with(checkpoint, [{"token": "0", "token_id": zero}, {"token": "0", "token_id": zero}])
+
+
+def test_label_that_merges_with_the_cue_is_refused(checkpoint: Checkpoint) -> None:
+    # " a" is one word to this tokenizer: after a cue that ends in a blank, "a" is no token of its own.
+    a = ContractTokenizer.load(checkpoint.folder).encode_template("a")[0]
+    zero = checkpoint.manifest.labels[0].token_id
+    with pytest.raises(LabelTokenError, match="label 'a'"):
+        check_with(
+            checkpoint, [{"token": "a", "token_id": a}, {"token": "0", "token_id": zero}], cue="Grade: "
+        )

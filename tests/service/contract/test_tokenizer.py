@@ -1,0 +1,56 @@
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from service.contract.tokenizer import ContractTokenizer
+from service.errors import CheckpointError, ManifestError
+from tests.checkpoints import SPECIAL_TOKENS, tiny_tokenizer_json
+
+TOKENIZER = ContractTokenizer(tiny_tokenizer_json())
+SPECIAL_IDS = {TOKENIZER.encode_template(token)[0] for token in SPECIAL_TOKENS}
+
+
+def test_template_text_gets_its_special_tokens() -> None:
+    assert all(len(TOKENIZER.encode_template(token)) == 1 for token in SPECIAL_TOKENS)
+    assert len(SPECIAL_IDS) == len(SPECIAL_TOKENS)
+
+
+@given(
+    st.lists(st.sampled_from([*SPECIAL_TOKENS, "a", " ", "<", "|", "im_start", "|>", "é", "🎧"])).map("".join)
+)
+def test_user_text_never_becomes_a_special_token(text: str) -> None:
+    [encoded] = TOKENIZER.encode_user_texts([text])
+    assert not SPECIAL_IDS.intersection(encoded.token_ids)
+    assert TOKENIZER.decode(encoded.token_ids) == text
+
+
+@given(st.text(max_size=60), st.integers(0, 80))
+def test_head_is_a_whole_prefix_of_the_text(text: str, max_tokens: int) -> None:
+    [encoded] = TOKENIZER.encode_user_texts([text])
+    head = encoded.head(max_tokens)
+    assert len(head) <= max_tokens
+    assert text.startswith(TOKENIZER.decode(head))
+
+
+def test_head_never_cuts_inside_a_character() -> None:
+    [encoded] = TOKENIZER.encode_user_texts(["ab🎧"])
+    assert len(encoded.token_ids) == 6  # the emoji is four bytes, a token each
+    assert [len(encoded.head(n)) for n in range(7)] == [0, 1, 2, 2, 2, 2, 6]
+
+
+def test_tokenizer_that_gives_user_text_a_special_token_is_refused() -> None:
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "[SEP]": 1, "word": 2}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens(["[UNK]", "[SEP]"])
+    with pytest.raises(ManifestError, match=r"lets user text become the special token '\[SEP\]'"):
+        ContractTokenizer(tokenizer.to_str())
+
+
+def test_file_that_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"not": "a tokenizer"}), encoding="utf-8")
+    with pytest.raises(CheckpointError, match="can't be read as a tokenizer"):
+        ContractTokenizer.load(tmp_path)

@@ -1,0 +1,62 @@
+"""Every error of the tree: a stable type, a status that fits, and its line in the drawing at the top."""
+
+import re
+
+import pytest
+
+import service.errors as errors
+from service.errors import NotegradeError
+
+
+def all_errors() -> list[type[NotegradeError]]:
+    found, todo = [], [NotegradeError]
+    while todo:
+        error = todo.pop()
+        found.append(error)
+        todo += error.__subclasses__()
+    return found
+
+
+# The contract with callers: a type never changes, and a new error adds its line here.
+TYPES_AND_STATUS = {
+    "NotegradeError": ("internal", 500),
+    "InvalidRequestError": ("invalid-request", 422),
+    "RequestTooLargeError": ("request-too-large", 413),
+    "BodyTimeoutError": ("body-timeout", 408),
+    "NotAllowedError": ("not-authenticated", 401),
+    "RoleMissingError": ("role-missing", 403),
+    "OverloadedError": ("overloaded", 503),
+    "NotReadyError": ("not-ready", 503),
+    "DeadlineExceededError": ("deadline-exceeded", 504),
+    "EngineError": ("engine", 500),
+    "EngineRequestError": ("engine-request", 500),
+    "EngineLostError": ("engine-lost", 503),
+    "CacheUnavailableError": ("cache-unavailable", 500),
+    "CheckpointError": ("checkpoint", 500),
+    "ManifestError": ("manifest", 500),
+    "LabelTokenError": ("label-token", 500),
+    "ProbeMismatchError": ("probe-mismatch", 500),
+    "ConfigurationError": ("configuration", 500),
+}
+
+
+def test_types_and_statuses_are_those_of_the_contract() -> None:
+    found = {e.__name__: (e.type, e.status) for e in all_errors() if e.__module__ == "service.errors"}
+    assert found == {
+        name: (errors.PROBLEM_PREFIX + kind, status) for name, (kind, status) in TYPES_AND_STATUS.items()
+    }
+
+
+@pytest.mark.parametrize("name", TYPES_AND_STATUS)
+def test_the_drawing_shows_every_error(name: str) -> None:
+    assert re.search(rf"\b{name}\b", str(errors.__doc__))
+
+
+def test_overload_carries_its_time_to_retry() -> None:
+    error = errors.OverloadedError("try later", retry_after_s=2.5)
+    assert (error.retry_after_s, error.retryable, str(error)) == (2.5, True, "try later")
+
+
+def test_invalid_request_lists_its_fields() -> None:
+    fields = [errors.BadField("query", "is empty"), errors.BadField("notes", "are none")]
+    assert errors.InvalidRequestError("two things", fields).fields == tuple(fields)
