@@ -1,0 +1,1 @@
+"""The pair cache: raw label distributions by query and note."""

@@ -1,0 +1,182 @@
+"""The cache as scoring sees it: this process's memory first, then Redis, and no failure of either."""
+
+import asyncio
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Literal, get_args
+
+from service.caches.base import Cache
+from service.caches.breaker import Breaker
+from service.errors import CacheUnavailableError
+from service.metrics import Metrics
+
+Source = Literal["local", "redis"]
+Result = Literal["hit", "miss", "error", "skipped", "written", "dropped"]
+
+_log = logging.getLogger(__name__)
+
+
+class TieredCache:
+    """Reads and writes that never raise: an unavailable tier is counted, told to the breaker, and done without.
+
+    Redis is pinged every `ping_every_s` once started: with every lookup answered locally, or no traffic, nothing
+    else would see Redis leave or return, and the breaker's gauge and alert would tell an old story.
+
+    Args:
+        max_pending_writes: writes to Redis under way at once; more are dropped and counted. Keep it below the
+            remote's connections, or a burst of writes makes reads wait.
+        drain_s: how long `close` waits for them.
+    """
+
+    def __init__(
+        self,
+        local: Cache,
+        remote: Cache | None,
+        breaker: Breaker,
+        metrics: Metrics,
+        *,
+        max_pending_writes: int = 32,
+        ping_every_s: float = 2.0,
+        drain_s: float = 2.0,
+    ) -> None:
+        self._local = local
+        self._remote = remote
+        self._breaker = breaker
+        self._operations = metrics.cache_operations
+        self._max_pending_writes = max_pending_writes
+        self._ping_every_s = ping_every_s
+        self._drain_s = drain_s
+        self._pending: dict[asyncio.Task[None], int] = {}  # write under way: its number of pairs
+        self._pinger: asyncio.Task[None] | None = None
+        self._closed = False
+        self._was_open = breaker.is_open
+        metrics.cache_breaker_open.set_function(lambda: float(breaker.is_open))
+        self._show_all_series()
+
+    def start(self) -> None:
+        """Begin to ping Redis, at once and then every `ping_every_s`, until closed."""
+        if self._remote is not None and self._pinger is None:
+            self._pinger = asyncio.create_task(self._keep_pinging(self._remote), name="cache pinger")
+
+    async def get_many(self, query_key: str, note_keys: Sequence[bytes]) -> list[tuple[bytes, Source] | None]:
+        """The value of each note key in order and the tier that had it; None where none had.
+
+        What Redis has is kept locally, for the local tier's time to live from then on.
+        """
+        local = await self._read("local", self._local, query_key, note_keys)
+        missing = list(dict.fromkeys(key for key in note_keys if key not in local))
+        remote: dict[bytes, bytes] = {}
+        if self._remote is not None and missing:
+            remote = await self._read("redis", self._remote, query_key, missing)
+            await self._write("local", self._local, query_key, remote)
+        found: dict[bytes, tuple[bytes, Source]] = {key: (value, "local") for key, value in local.items()}
+        found.update((key, (value, "redis")) for key, value in remote.items())
+        return [found.get(key) for key in note_keys]
+
+    async def put_many_behind(self, query_key: str, entries: Mapping[bytes, bytes]) -> None:
+        """Store the entries locally now and in Redis later; does not wait for Redis."""
+        if not entries:
+            return
+        await self._write("local", self._local, query_key, entries)
+        if self._remote is None:
+            return
+        if self._closed or len(self._pending) >= self._max_pending_writes:
+            self._count("redis", "dropped", len(entries))
+            return
+        task = asyncio.create_task(self._write("redis", self._remote, query_key, dict(entries)))
+        self._pending[task] = len(entries)
+        task.add_done_callback(self._forget)
+
+    async def close(self) -> None:
+        """Stop pinging, wait up to `drain_s` for writes under way, drop the rest, close both tiers."""
+        self._closed = True
+        if self._pinger is not None:
+            self._pinger.cancel()
+            await asyncio.wait([self._pinger])
+        if self._pending:
+            await asyncio.wait(self._pending, timeout=self._drain_s)
+        if late := dict(self._pending):
+            self._count("redis", "dropped", sum(late.values()))
+            for task in late:
+                task.cancel()
+            await asyncio.wait(late)
+        for cache in (self._local, self._remote):
+            try:
+                if cache is not None:
+                    await cache.close()
+            except CacheUnavailableError as error:
+                _log.warning("cache tier did not close cleanly: %s", error)
+
+    async def _read(
+        self, tier: Source, cache: Cache, query_key: str, note_keys: Sequence[bytes]
+    ) -> dict[bytes, bytes]:
+        values: list[bytes | None] = []
+        with self._guard(tier, len(note_keys)) as admitted:
+            if admitted:
+                values = await cache.get_many(query_key, note_keys)
+                hits = sum(value is not None for value in values)
+                self._count(tier, "hit", hits)
+                self._count(tier, "miss", len(values) - hits)
+        # Empty when the tier was passed over or failed, hence not strict.
+        return {key: value for key, value in zip(note_keys, values, strict=False) if value is not None}
+
+    async def _write(
+        self, tier: Source, cache: Cache, query_key: str, entries: Mapping[bytes, bytes]
+    ) -> None:
+        if not entries:
+            return
+        with self._guard(tier, len(entries)) as admitted:
+            if admitted:
+                await cache.put_many(query_key, entries)
+                self._count(tier, "written", len(entries))
+
+    @contextmanager
+    def _guard(self, tier: Source, pairs: int) -> Iterator[bool]:
+        """Whether to ask the tier in the block, out of which no CacheUnavailableError comes."""
+        attempt = self._breaker.attempt() if tier == "redis" else nullcontext(True)
+        try:
+            with attempt as admitted:
+                if not admitted:
+                    self._count(tier, "skipped", pairs)
+                yield admitted
+        except CacheUnavailableError as error:
+            self._count(tier, "error", pairs)
+            self._log_change(error)
+        else:
+            self._log_change(None)
+
+    def _log_change(self, error: CacheUnavailableError | None) -> None:
+        # Once per change, not once per call: many fail together.
+        if self._breaker.is_open == self._was_open:
+            return
+        self._was_open = self._breaker.is_open
+        if self._was_open:
+            _log.warning("Redis is passed over from now on: %s", error)
+        else:
+            _log.info("Redis is back")
+
+    async def _keep_pinging(self, remote: Cache) -> None:
+        while True:
+            try:
+                with self._guard("redis", pairs=0) as admitted:
+                    if admitted:
+                        await remote.ping()
+            except Exception:
+                # The top of a task: one bug must not end the pings, and with them the gauge's truth.
+                _log.exception("pinging the cache failed")
+            await asyncio.sleep(self._ping_every_s)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._pending.pop(task, None)
+        if not task.cancelled() and (error := task.exception()):
+            _log.error("writing to the cache failed", exc_info=error)
+
+    def _count(self, tier: Source, result: Result, pairs: int) -> None:
+        self._operations.labels(tier, result).inc(pairs)
+
+    def _show_all_series(self) -> None:
+        # A series that first appears with its first event has no rate at that moment, and an empty panel before.
+        for tier in get_args(Source) if self._remote is not None else ("local",):
+            for result in get_args(Result):
+                self._count(tier, result, 0)

@@ -1,0 +1,63 @@
+"""Every metric, defined once. Names and labels are a contract with dashboards and alerts.
+
+Label values are closed sets, so that a caller can't make new series.
+"""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import generate_latest
+
+# Laid around the service level objective: 5 ms (all from cache) to 10 s (a long list on a small machine).
+SECONDS_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0)
+UNIT_BUCKETS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+# Half of the health of a prompt shows below one percent.
+MASS_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1.0)
+
+
+class Metrics:
+    """All `notegrade_` metrics on one registry; a test makes its own, the service uses the process's."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+        def counter(name: str, what: str, *labels: str) -> Counter:
+            return Counter(f"notegrade_{name}", what, labels, registry=registry)
+
+        def gauge(name: str, what: str, *labels: str) -> Gauge:
+            return Gauge(f"notegrade_{name}", what, labels, registry=registry)
+
+        def histogram(name: str, what: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(f"notegrade_{name}", what, labels, buckets=buckets, registry=registry)
+
+        self.request_seconds = histogram(
+            "request_seconds",
+            "Time from a request's first byte to its answer's last",
+            SECONDS_BUCKETS,
+            "route",
+            "status",
+        )
+        self.stage_seconds = histogram(
+            "stage_seconds", "Time that a scoring request spent in a stage", SECONDS_BUCKETS, "stage"
+        )
+        self.pair_outcomes = counter("pair_outcomes_total", "Pairs by what became of them", "outcome")
+        self.pair_source = counter("pair_source_total", "Scored pairs by where the score came from", "source")
+        self.prompt_tokens = counter(
+            "prompt_tokens_total", "Prompt tokens by how the engine got them", "kind"
+        )
+        self.backlog_tokens = gauge("backlog_tokens", "Estimated tokens admitted and not yet answered")
+        self.shed = counter("shed_total", "Pairs that were not admitted", "reason")
+        self.cache_operations = counter(
+            "cache_operations_total",
+            "Pairs looked up in or written to a cache tier, by result",
+            "tier",
+            "result",
+        )
+        self.cache_breaker_open = gauge("cache_breaker_open", "1 while the Redis tier is passed over")
+        self.grades = counter("grade_total", "Scored pairs by grade", "grade")
+        self.score = histogram("score", "Scores that were answered", UNIT_BUCKETS)
+        self.label_mass = histogram("label_mass", "Probability of all labels together", MASS_BUCKETS)
+        self.ready = gauge("ready", "1 under the one reason that holds now; reason ok means ready", "reason")
+        self.build_info = gauge("build_info", "Always 1", "version", "fingerprint")
+
+    def render(self) -> bytes:
+        """The registry in the Prometheus text format (version 0.0.4)."""
+        return generate_latest(self._registry)

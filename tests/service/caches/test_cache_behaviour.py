@@ -1,0 +1,155 @@
+"""What every cache must do, on the in-memory twin and on a real Redis."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+import pytest
+from redis.asyncio import Redis
+
+from service.caches.base import Cache
+from service.caches.memory_cache import MemoryCache
+from service.caches.redis_cache import RedisCache
+from service.errors import CacheUnavailableError
+from tests.redis_server import RedisServer
+
+TTL_S = 1000.0
+A, B, C = b"a" * 32, b"b" * 32, b"c" * 32
+
+
+@dataclass
+class Subject:
+    cache: Cache
+    age: Callable[[float], Awaitable[None]]  # makes everything in the cache that many seconds older
+
+
+async def _memory_subject() -> AsyncIterator[Subject]:
+    now = 0.0
+
+    async def age(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    yield Subject(MemoryCache(max_entries=10_000, ttl_s=TTL_S, clock=lambda: now), age)
+
+
+async def _redis_subject(server: RedisServer) -> AsyncIterator[Subject]:
+    async def age(seconds: float) -> None:
+        for key in await client.keys():
+            left_ms = await client.pttl(key)
+            assert left_ms > 0, f"{key!r} never expires"
+            await client.pexpire(key, left_ms - round(seconds * 1000))
+
+    client = Redis.from_url(server.url)
+    cache = RedisCache(server.url, ttl_s=TTL_S, timeout_s=5)
+    yield Subject(cache, age)
+    await cache.close()
+    await client.aclose()
+
+
+@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
+async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
+    if request.param == "memory":
+        subjects = _memory_subject()
+    else:
+        subjects = _redis_subject(request.getfixturevalue("redis_server"))
+    async for made in subjects:
+        yield made
+
+
+@pytest.fixture
+def cache(subject: Subject) -> Cache:
+    return subject.cache
+
+
+async def test_values_come_back_in_the_order_asked(cache: Cache) -> None:
+    await cache.put_many("q", {A: b"1", B: b"2"})
+    assert await cache.get_many("q", [B, C, A, B]) == [b"2", None, b"1", b"2"]
+
+
+async def test_queries_do_not_share_notes(cache: Cache) -> None:
+    await cache.put_many("q1", {A: b"1"})
+    assert await cache.get_many("q2", [A]) == [None]
+
+
+async def test_a_later_value_replaces_an_earlier_one(cache: Cache) -> None:
+    await cache.put_many("q", {A: b"1", B: b"2"})
+    await cache.put_many("q", {A: b"new"})
+    assert await cache.get_many("q", [A, B]) == [b"new", b"2"]
+
+
+async def test_any_bytes_can_be_key_and_value(cache: Cache) -> None:
+    entries = {bytes(range(256)): b"", b"\r\n$5\r\n": bytes(range(256)), b"\xff": b"\r\n-ERR no\r\n"}
+    await cache.put_many("ng:{q}:\u00fc", entries)
+    assert await cache.get_many("ng:{q}:\u00fc", list(entries)) == list(entries.values())
+
+
+async def test_nothing_asked_and_nothing_put_are_fine(cache: Cache) -> None:
+    await cache.put_many("q", {})
+    assert await cache.get_many("q", []) == []
+    assert await cache.get_many("q", [A]) == [None]
+
+
+async def test_an_entry_lives_for_its_time_and_no_longer(subject: Subject) -> None:
+    await subject.cache.put_many("q", {A: b"1"})
+    await subject.age(TTL_S - 10)
+    assert await subject.cache.get_many("q", [A]) == [b"1"]
+    await subject.age(20)
+    assert await subject.cache.get_many("q", [A]) == [None]
+
+
+async def test_later_puts_and_reads_do_not_prolong_a_query(subject: Subject) -> None:
+    await subject.cache.put_many("q", {A: b"1"})
+    await subject.age(TTL_S - 10)
+    await subject.cache.put_many("q", {A: b"again", B: b"2"})
+    assert await subject.cache.get_many("q", [A, B]) == [b"again", b"2"]
+    await subject.age(20)
+    assert await subject.cache.get_many("q", [A, B]) == [None, None]
+
+
+async def test_an_expired_query_starts_a_full_life_anew(subject: Subject) -> None:
+    await subject.cache.put_many("q", {A: b"old"})
+    await subject.age(TTL_S + 10)
+    await subject.cache.put_many("q", {B: b"new"})
+    await subject.age(TTL_S - 10)
+    assert await subject.cache.get_many("q", [A, B]) == [None, b"new"]
+
+
+async def test_an_empty_put_does_not_start_a_life(subject: Subject) -> None:
+    await subject.cache.put_many("q", {})
+    await subject.age(TTL_S - 10)
+    await subject.cache.put_many("q", {A: b"1"})
+    await subject.age(20)
+    assert await subject.cache.get_many("q", [A]) == [b"1"]
+
+
+async def test_queries_expire_apart(subject: Subject) -> None:
+    await subject.cache.put_many("q1", {A: b"1"})
+    await subject.age(TTL_S / 2)
+    await subject.cache.put_many("q2", {A: b"2"})
+    await subject.age(TTL_S / 2 + 10)
+    assert await subject.cache.get_many("q1", [A]) == [None]
+    assert await subject.cache.get_many("q2", [A]) == [b"2"]
+
+
+async def test_concurrent_callers_get_their_own_values(cache: Cache) -> None:
+    keys = [f"q{number}" for number in range(100)]
+    await asyncio.gather(*(cache.put_many(key, {A: key.encode()}) for key in keys))
+    answers = await asyncio.gather(*(cache.get_many(key, [A]) for key in keys))
+    assert answers == [[key.encode()] for key in keys]
+
+
+async def test_a_closed_cache_is_unavailable(cache: Cache) -> None:
+    await cache.ping()
+    await cache.close()
+    await cache.close()
+    calls: list[Awaitable[object]] = [
+        cache.get_many("q", [A]),
+        cache.get_many("q", []),
+        cache.put_many("q", {A: b"1"}),
+        cache.put_many("q", {}),
+        cache.ping(),
+    ]
+    for call in calls:
+        with pytest.raises(CacheUnavailableError, match="closed"):
+            await call

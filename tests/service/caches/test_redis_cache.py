@@ -1,0 +1,259 @@
+"""What only the Redis cache promises: bounded calls, translated errors, no leaks. The rest is in test_cache_behaviour.py."""
+
+import asyncio
+import traceback
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from redis import exceptions as redis_errors
+from redis.asyncio import Redis
+
+from service.caches.redis_cache import RedisCache, translate_redis_errors
+from service.errors import CacheUnavailableError, ConfigurationError
+from tests.redis_server import RedisServer
+
+A = b"a" * 32
+SECRET = "s3cr3t"
+REDIS_EXCEPTIONS = [
+    kind for kind in vars(redis_errors).values() if isinstance(kind, type) and issubclass(kind, Exception)
+]
+
+
+@pytest.mark.parametrize("kind", [*REDIS_EXCEPTIONS, OSError, ConnectionResetError, TimeoutError])
+async def test_every_failure_of_redis_is_translated(kind: type[Exception]) -> None:
+    error = kind.__new__(kind)  # some parse what they are given
+    with pytest.raises(CacheUnavailableError, match=kind.__name__) as caught:
+        async with translate_redis_errors():
+            raise error
+    assert caught.value.__cause__ is error
+
+
+def test_the_list_of_redis_exceptions_is_not_empty() -> None:
+    assert redis_errors.ReadOnlyError in REDIS_EXCEPTIONS
+
+
+@pytest.mark.parametrize("kind", [asyncio.CancelledError, KeyError, AssertionError])
+async def test_cancellation_and_bugs_are_not_translated(kind: type[BaseException]) -> None:
+    with pytest.raises(kind):
+        async with translate_redis_errors():
+            raise kind
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"http://:{SECRET}@localhost",
+        f"redis://:{SECRET}#x@localhost",
+        f"redis://user:p?{SECRET}@localhost",
+        f"redis://user:p/{SECRET}@localhost:6379",
+        f"redis://:x@localhost/?protocol={SECRET}",
+        f"redis://:x@localhost/?socket_timeout={SECRET}",
+        f"redis://:x@localhost/?{SECRET}=1",
+        f"redis://:x@[{SECRET}",
+        SECRET,
+        "",
+    ],
+)
+def test_a_bad_url_is_refused_without_being_quoted(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="redis://") as caught:
+        RedisCache(url, ttl_s=60, timeout_s=1)
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_a_password_that_the_server_quotes_back_stays_secret() -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        command = await reader.readuntil(SECRET.encode())
+        words = command.decode().replace("\r\n", " ")
+        writer.write(f"-ERR unknown command, with args beginning with: {words}\r\n".encode())
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    async with server:
+        host, port = server.sockets[0].getsockname()
+        cache = RedisCache(f"redis://:{SECRET}@{host}:{port}", ttl_s=60, timeout_s=5)
+        with pytest.raises(CacheUnavailableError, match=r"unknown command.*\*\*\*") as caught:
+            await cache.ping()
+        await cache.close()
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+    assert SECRET not in repr(cache)
+
+
+@pytest.fixture
+async def cache(redis_server: RedisServer) -> AsyncIterator[RedisCache]:
+    made = RedisCache(redis_server.url, ttl_s=60, timeout_s=5)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def narrow_cache(redis_server: RedisServer) -> AsyncIterator[RedisCache]:
+    """One connection, so that whatever a call leaves on it the next call finds."""
+    made = RedisCache(redis_server.url, ttl_s=60, timeout_s=5, max_connections=1)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def hasty_cache(redis_server: RedisServer) -> AsyncIterator[RedisCache]:
+    """One connection and a timeout that tests can wait for, yet long enough for a busy machine."""
+    made = RedisCache(redis_server.url, ttl_s=60, timeout_s=1, max_connections=1)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def admin(redis_server: RedisServer) -> AsyncIterator[Redis]:
+    client = Redis.from_url(redis_server.url, decode_responses=True)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+def locked_server(redis_binary: str) -> Iterator[RedisServer]:
+    server = RedisServer(redis_binary, password=SECRET)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.mark.redis
+async def test_the_password_opens_a_locked_server(locked_server: RedisServer) -> None:
+    cache = RedisCache(locked_server.url, ttl_s=60, timeout_s=5)
+    await cache.ping()
+    await cache.close()
+    stranger = RedisCache(locked_server.url.replace(SECRET, "wr0ng"), ttl_s=60, timeout_s=5)
+    with pytest.raises(CacheUnavailableError, match="AuthenticationError") as caught:
+        await stranger.ping()
+    await stranger.close()
+    assert "wr0ng" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.redis
+async def test_many_notes_cost_one_command(cache: RedisCache, admin: Redis) -> None:
+    keys = [b"%032d" % number for number in range(500)]
+    await cache.put_many("q", dict.fromkeys(keys, b"x"))
+    assert await cache.get_many("q", keys) == [b"x"] * 500
+    stats = await admin.info("commandstats")
+    calls = {
+        name: stats[f"cmdstat_{name}"]["calls"] for name in ("hmget", "hset", "pexpire", "multi", "exec")
+    }
+    assert calls == dict.fromkeys(calls, 1)
+
+
+@pytest.mark.redis
+async def test_connections_are_bounded(redis_server: RedisServer, admin: Redis) -> None:
+    cache = RedisCache(redis_server.url, ttl_s=60, timeout_s=5, max_connections=4)
+    await asyncio.gather(*(cache.get_many("q", [A]) for _ in range(100)))
+    assert len(await admin.client_list()) == 4 + 1
+    await cache.close()
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("setting", ["decode_responses=true", "socket_timeout=1000", "max_connections=1000"])
+async def test_the_url_can_not_undo_what_the_cache_relies_on(redis_server: RedisServer, setting: str) -> None:
+    cache = RedisCache(f"{redis_server.url}?{setting}", ttl_s=60, timeout_s=5)
+    await cache.put_many("q", {A: b"\xff"})
+    assert await cache.get_many("q", [A]) == [b"\xff"]
+    await cache.close()
+
+
+@pytest.mark.redis
+async def test_an_entry_of_another_type_is_an_error_of_the_cache(cache: RedisCache, admin: Redis) -> None:
+    await admin.set("q", "not a hash")
+    with pytest.raises(CacheUnavailableError, match="WRONGTYPE"):
+        await cache.get_many("q", [A])
+    with pytest.raises(CacheUnavailableError, match="WRONGTYPE"):
+        await cache.put_many("q", {A: b"1"})
+
+
+@pytest.mark.redis
+async def test_no_server_is_an_error_at_once(redis_server: RedisServer, cache: RedisCache) -> None:
+    redis_server.stop()
+    for call in (cache.ping(), cache.get_many("q", [A]), cache.put_many("q", {A: b"1"})):
+        with pytest.raises(CacheUnavailableError):
+            await call
+
+
+@pytest.mark.redis
+async def test_a_killed_server_is_an_error_and_a_new_one_is_used_at_once(
+    redis_server: RedisServer, cache: RedisCache
+) -> None:
+    await asyncio.gather(*(cache.put_many("q", {A: b"1"}) for _ in range(10)))
+    redis_server.pause()
+    calls = [asyncio.ensure_future(cache.get_many("q", [A])) for _ in range(20)]
+    await asyncio.wait(calls, timeout=0.05)
+    redis_server.kill()
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {CacheUnavailableError}
+    redis_server.start()
+    assert await asyncio.gather(*(cache.get_many("q", [A]) for _ in range(20))) == [[None]] * 20
+
+
+@pytest.mark.redis
+async def test_a_hung_server_is_an_error_within_the_timeout(
+    redis_server: RedisServer, hasty_cache: RedisCache
+) -> None:
+    await hasty_cache.put_many("q", {A: b"1"})
+    redis_server.pause()
+    async with asyncio.timeout(5):
+        for call in (
+            hasty_cache.ping(),
+            hasty_cache.get_many("q", [A]),
+            hasty_cache.put_many("q", {A: b"2"}),
+        ):
+            with pytest.raises(CacheUnavailableError, match="TimeoutError"):
+                await call
+    redis_server.resume()
+    assert await hasty_cache.get_many("q", [A]) in ([b"1"], [b"2"])
+
+
+@pytest.mark.redis
+async def test_callers_that_wait_for_a_connection_are_bounded_too(
+    redis_server: RedisServer, hasty_cache: RedisCache
+) -> None:
+    await hasty_cache.ping()
+    redis_server.pause()
+    async with asyncio.timeout(15):
+        calls = (hasty_cache.get_many("q", [A]) for _ in range(50))
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {CacheUnavailableError}
+    redis_server.resume()
+    await hasty_cache.ping()
+
+
+@pytest.mark.redis
+async def test_a_cancelled_call_leaves_no_reply_for_the_next(
+    redis_server: RedisServer, narrow_cache: RedisCache
+) -> None:
+    await narrow_cache.put_many("q1", {A: b"1"})
+    await narrow_cache.put_many("q2", {A: b"2"})
+    redis_server.pause()
+    for call in (narrow_cache.get_many("q1", [A]), narrow_cache.put_many("q1", {A: b"3"})):
+        task = asyncio.ensure_future(call)
+        await asyncio.wait([task], timeout=0.02)  # the command is sent, the reply can't come
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    redis_server.resume()
+    assert await narrow_cache.get_many("q2", [A]) == [b"2"]
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("operation", ["get", "put"])
+async def test_a_call_can_be_cancelled_at_every_step(narrow_cache: RedisCache, operation: str) -> None:
+    """However far it has come, it ends cancelled, and the one connection serves the next call rightly."""
+    await narrow_cache.put_many("q2", {A: b"2"})
+    cancelled = 0
+    for steps in range(40):
+        call = (
+            narrow_cache.get_many("q1", [A]) if operation == "get" else narrow_cache.put_many("q1", {A: b"1"})
+        )
+        task: asyncio.Future[object] = asyncio.ensure_future(call)
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        if task.cancel():
+            cancelled += 1
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert await narrow_cache.get_many("q2", [A]) == [b"2"]
+    assert cancelled > 3
