@@ -1,0 +1,235 @@
+"""vLLM behind the engine port. The only file that imports `vllm` (and torch).
+
+The worker runs in vLLM's engine-core process; this process only sends token ids and reads logprobs.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import logging
+import os
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from service.engines.base import EngineAnswer, EngineModel, EngineProfile
+from service.errors import EngineLostError, EngineRequestError
+
+if TYPE_CHECKING:
+    from vllm import RequestOutput
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+logger = logging.getLogger(__name__)
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+# bf16 must be clearly faster to be worth its rounding (label probabilities move by up to 0.016).
+BF16_WORTHWHILE_SPEEDUP = 1.2
+START_TIMEOUT_S = 600
+
+
+@dataclass(frozen=True, slots=True)
+class VllmOptions:
+    """What an operator may choose; the rest is picked from the hardware."""
+
+    dtype: Dtype = "auto"
+    max_batched_tokens: int = 1024
+    max_sequences: int = 64
+    kv_cache_gib: float = 2.0
+
+
+class VllmEngine:
+    """One `AsyncLLM` in this process, its engine core in a process of its own."""
+
+    def __init__(self, model: EngineModel, options: VllmOptions) -> None:
+        self._model = model
+        self._options = options
+        self._llm: AsyncLLM | None = None
+        self._profile = EngineProfile(dtype="unknown")
+        self._ids = itertools.count()
+
+    @property
+    def profile(self) -> EngineProfile:
+        return self._profile
+
+    async def start(self) -> None:
+        # In a thread: loading takes seconds to minutes, and /livez must answer meanwhile.
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                self._llm, self._profile = await asyncio.to_thread(_load, self._model, self._options)
+        except Exception as error:  # whatever vLLM, torch or the driver raise: there is no engine
+            raise EngineLostError(
+                f"vLLM can't load {self._model.folder}: {type(error).__name__}: {error}"
+            ) from error
+
+    async def score(self, prompt: tuple[int, ...], priority: int) -> EngineAnswer:
+        llm = self._running()
+        from vllm import SamplingParams
+        from vllm.inputs.engine import tokens_input
+
+        params = SamplingParams(
+            max_tokens=1, temperature=0, detokenize=False, logprob_token_ids=list(self._model.label_token_ids)
+        )
+        outputs = llm.generate(
+            tokens_input(list(prompt)), params, f"pair-{next(self._ids)}", priority=priority
+        )
+        with translate_vllm_errors():
+            # aclosing: leaving in any way, cancelled too, aborts the request inside the engine.
+            async with contextlib.aclosing(outputs) as stream:
+                async for output in stream:  # one token, so one output
+                    return self._answer(output)
+        raise EngineRequestError("vLLM ended the request without an output")
+
+    async def check(self) -> None:
+        with translate_vllm_errors():
+            await self._running().check_health()
+
+    async def close(self) -> None:
+        llm, self._llm = self._llm, None
+        if llm is not None:
+            if llm.output_handler is not None:
+                # First: it would take the engine core's planned end for a crash, and log it as one.
+                llm.output_handler.cancel()
+            await asyncio.to_thread(llm.shutdown)
+
+    def _running(self) -> "AsyncLLM":
+        if self._llm is None:
+            raise EngineLostError("the engine is not running")
+        return self._llm
+
+    def _answer(self, output: "RequestOutput") -> EngineAnswer:
+        if not output.outputs or not output.outputs[0].logprobs:
+            raise EngineRequestError("vLLM ended the request without a token")
+        found = output.outputs[0].logprobs[0]
+        waited = output.metrics
+        return EngineAnswer(
+            label_logprobs=tuple(found[token_id].logprob for token_id in self._model.label_token_ids),
+            prompt_tokens=len(output.prompt_token_ids or ()),
+            reused_tokens=output.num_cached_tokens or 0,
+            queued_s=max(0.0, waited.scheduled_ts - waited.queued_ts) if waited else 0.0,
+        )
+
+
+@contextlib.contextmanager
+def translate_vllm_errors() -> Iterator[None]:
+    """Turn vLLM's exceptions into ours: a dead engine is lost, anything else failed this request only."""
+    from vllm.exceptions import VLLMError
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    try:
+        yield
+    except EngineDeadError as error:
+        raise EngineLostError("vLLM's engine core died: the service must be restarted") from error
+    except VLLMError as error:
+        raise EngineRequestError(f"vLLM failed on this prompt: {type(error).__name__}") from error
+
+
+def _load(model: EngineModel, options: VllmOptions) -> "tuple[AsyncLLM, EngineProfile]":
+    # vLLM reads these while it is imported and started; what the operator has set stays.
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    # Errors as JSON lines from both processes: on a CPU, vLLM warns hundreds of times of what is meant to be so.
+    os.environ.setdefault("VLLM_LOGGING_CONFIG_PATH", str(Path(__file__).with_name("vllm_logging.json")))
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
+    # Never fork: this process has threads (torch's among them), and a forked copy of them hangs.
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    import vllm
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.platforms import current_platform
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    arguments = _cpu_arguments(model, options) if current_platform.is_cpu() else _gpu_arguments(options)
+    args = AsyncEngineArgs(
+        model=str(model.folder),
+        served_model_name="notegrade",
+        skip_tokenizer_init=True,
+        generation_config="vllm",
+        max_model_len=model.max_prompt_tokens + 1,
+        max_num_batched_tokens=max(options.max_batched_tokens, model.max_prompt_tokens + 1),
+        max_num_seqs=options.max_sequences,
+        enable_prefix_caching=True,
+        use_tqdm_on_load=False,
+        scheduling_policy="priority",
+        max_logprobs=max(20, len(model.label_token_ids)),
+        **arguments,
+    )
+    llm = AsyncLLM.from_engine_args(args)
+    return llm, _describe(llm, current_platform.device_name, vllm.__version__)
+
+
+def _cpu_arguments(model: EngineModel, options: VllmOptions) -> dict[str, Any]:
+    cores = len(os.sched_getaffinity(0))
+    # vLLM's own binding leaves one of two cores idle.
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    os.environ.setdefault("OMP_NUM_THREADS", str(cores))
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", f"{options.kv_cache_gib:g}")
+    # The worker inside the engine core: as a third process, it makes the core spin on a shared queue.
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    dtype = options.dtype if options.dtype != "auto" else measure_faster_dtype(model.folder)
+    return {
+        "dtype": dtype,
+        # 128, the default on CPU, shares nothing between short prompts; 16 is refused.
+        "block_size": 32,
+        "enforce_eager": True,
+        "distributed_executor_backend": "uni",
+    }
+
+
+def _gpu_arguments(options: VllmOptions) -> dict[str, Any]:
+    return {"dtype": options.dtype, "gpu_memory_utilization": 0.9}
+
+
+def measure_faster_dtype(folder: Path) -> Literal["float32", "bfloat16"]:
+    """The faster of fp32 and bf16 for this model's matrix sizes on this processor, by trying (0.2 s).
+
+    Which one wins differs between processors of the same price; bf16 must win by BF16_WORTHWHILE_SPEEDUP.
+    """
+    import torch
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    rows, inner, columns = 512, config.get("hidden_size", 576), config.get("intermediate_size", 1536)
+
+    def median_s(dtype: torch.dtype) -> float:
+        a, b = torch.randn(rows, inner).to(dtype), torch.randn(inner, columns).to(dtype)
+        times = []
+        for _ in range(12):
+            started = time.perf_counter()
+            torch.mm(a, b)
+            times.append(time.perf_counter() - started)
+        return statistics.median(times[2:])  # the first two warm up
+
+    fp32_s, bf16_s = median_s(torch.float32), median_s(torch.bfloat16)
+    faster: Literal["float32", "bfloat16"] = (
+        "bfloat16" if fp32_s > BF16_WORTHWHILE_SPEEDUP * bf16_s else "float32"
+    )
+    logger.info(
+        "measured dtypes",
+        extra={"fp32_us": round(fp32_s * 1e6), "bf16_us": round(bf16_s * 1e6), "chosen": faster},
+    )
+    return faster
+
+
+def _describe(llm: "AsyncLLM", device: str, version: str) -> EngineProfile:
+    config = llm.vllm_config
+    dtype = str(config.model_config.dtype).removeprefix("torch.")
+    return EngineProfile(
+        dtype=dtype,
+        numbers={
+            "engine": "vllm",
+            "dtype": dtype,
+            "quantization": str(config.model_config.quantization),
+            "kv_cache_dtype": str(config.cache_config.cache_dtype),
+        },
+        speed={
+            "version": version,
+            "device": device,
+            "block_size": str(config.cache_config.block_size),
+            "executor": str(config.parallel_config.distributed_executor_backend),
+            "eager": str(config.model_config.enforce_eager),
+            "max_batched_tokens": str(config.scheduler_config.max_num_batched_tokens),
+            "threads": os.environ.get("OMP_NUM_THREADS", "default"),
+        },
+    )

@@ -1,0 +1,108 @@
+"""What every engine does: one suite on the fake and on vLLM."""
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import pytest
+import pytest_asyncio
+
+from service.contract.checkpoint import Checkpoint
+from service.contract.prompt import Note
+from service.engines.base import Engine
+from service.engines.fake_engine import FakeEngine
+from service.errors import EngineLostError
+from tests.checkpoints import engine_model, fake_engine_for, load_tiny
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture(scope="module", params=["fake", pytest.param("vllm", marks=pytest.mark.engine)])
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    if request.param == "fake":
+        return load_tiny(tmp_path_factory.mktemp("checkpoint"))
+    loaded: Checkpoint = request.getfixturevalue("default_checkpoint")
+    return loaded
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine(checkpoint: Checkpoint) -> AsyncIterator[Engine]:
+    if checkpoint.manifest.name == "tiny-1":
+        engine: Engine = fake_engine_for(checkpoint)
+    else:
+        from service.engines.vllm_engine import VllmEngine, VllmOptions
+
+        engine = VllmEngine(engine_model(checkpoint), VllmOptions(dtype="float32"))
+    await engine.start()
+    yield engine
+    await engine.close()
+
+
+@pytest.fixture
+def slowed(engine: Engine) -> AbstractContextManager[None]:
+    """Makes an engine take longer than a turn of the event loop; a real one does by itself."""
+
+    @contextmanager
+    def held(fake: FakeEngine) -> Iterator[None]:
+        fake.hold()
+        yield
+        fake.let_go()
+
+    return held(engine) if isinstance(engine, FakeEngine) else nullcontext()
+
+
+def prompts(checkpoint: Checkpoint, count: int, words: int = 10) -> list[tuple[int, ...]]:
+    notes = [Note("", f"{i} " + "quiet cafe with light " * (words // 4)) for i in range(count)]
+    return [prompt.token_ids for prompt in checkpoint.renderer.render("cafe", notes, "general-1")]
+
+
+async def test_labels_get_logprobs_over_the_whole_vocabulary(engine: Engine, checkpoint: Checkpoint) -> None:
+    [prompt] = prompts(checkpoint, 1)
+    answer = await engine.score(prompt, priority=0)
+    assert len(answer.label_logprobs) == len(checkpoint.manifest.labels)
+    assert all(value < 0 for value in answer.label_logprobs)
+    assert sum(map(math.exp, answer.label_logprobs)) <= 1
+    assert answer.prompt_tokens == len(prompt)
+    assert 0 <= answer.reused_tokens < answer.prompt_tokens
+    assert answer.queued_s >= 0
+
+
+async def test_answers_don_t_depend_on_company(engine: Engine, checkpoint: Checkpoint) -> None:
+    batch = prompts(checkpoint, 6)
+    together = await asyncio.gather(*(engine.score(prompt, priority=0) for prompt in batch))
+    for prompt, answer in zip(batch, together, strict=True):
+        alone = await engine.score(prompt, priority=1)
+        assert alone.label_logprobs == pytest.approx(answer.label_logprobs, abs=1e-4)
+    assert len({answer.label_logprobs for answer in together}) == len(batch)
+
+
+async def test_cancelled_work_leaves_and_the_engine_goes_on(
+    engine: Engine, checkpoint: Checkpoint, slowed: AbstractContextManager[None]
+) -> None:
+    tasks = [asyncio.create_task(engine.score(p, priority=0)) for p in prompts(checkpoint, 8, words=120)]
+    with slowed:
+        await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(result, asyncio.CancelledError) for result in ended)
+    [prompt] = prompts(checkpoint, 1)
+    await engine.score(prompt, priority=0)
+    await engine.check()
+
+
+async def test_profile_tells_what_changes_numbers(engine: Engine) -> None:
+    assert engine.profile.dtype == "float32"
+    assert engine.profile.numbers["dtype"] == "float32"
+    assert engine.profile.numbers["engine"] in ("fake", "vllm")
+
+
+# Last: it closes the module's engine.
+async def test_closed_engine_is_lost_not_silent(engine: Engine, checkpoint: Checkpoint) -> None:
+    await engine.close()
+    await engine.close()
+    with pytest.raises(EngineLostError):
+        await engine.check()
+    with pytest.raises(EngineLostError):
+        await engine.score(prompts(checkpoint, 1)[0], priority=0)

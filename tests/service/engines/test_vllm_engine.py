@@ -1,0 +1,53 @@
+"""What is vLLM's own: its exceptions, its dtype."""
+
+import inspect
+import json
+from pathlib import Path
+
+import pytest
+
+from service.engines.base import EngineModel
+from service.engines.vllm_engine import VllmEngine, VllmOptions, measure_faster_dtype, translate_vllm_errors
+from service.errors import EngineError, EngineLostError, EngineRequestError
+
+pytestmark = pytest.mark.engine
+
+
+def vllm_errors() -> list[type[Exception]]:
+    import vllm.exceptions
+    import vllm.v1.engine.exceptions
+
+    modules = (vllm.exceptions, vllm.v1.engine.exceptions)
+    found = {
+        thing
+        for module in modules
+        for _, thing in inspect.getmembers(module, inspect.isclass)
+        if issubclass(thing, Exception) and thing.__module__ == module.__name__
+    }
+    return sorted(found, key=lambda error: error.__name__)
+
+
+def test_every_vllm_error_is_translated() -> None:
+    errors = vllm_errors()
+    assert {"EngineDeadError", "EngineGenerateError", "VLLMValidationError"} <= {e.__name__ for e in errors}
+    for error in errors:
+        expected = EngineLostError if error.__name__ == "EngineDeadError" else EngineRequestError
+        # Made without its constructor: their arguments differ, and only the class matters here.
+        with pytest.raises(EngineError) as caught, translate_vllm_errors():
+            raise error.__new__(error)
+        assert type(caught.value) is expected, error
+
+
+def test_dtype_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        json.dumps({"hidden_size": 64, "intermediate_size": 128}), encoding="utf-8"
+    )
+    assert measure_faster_dtype(tmp_path) in ("float32", "bfloat16")
+
+
+async def test_folder_that_vllm_can_t_load_is_a_lost_engine(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    engine = VllmEngine(EngineModel(tmp_path, (1, 2), 10), VllmOptions(dtype="float32"))
+    with pytest.raises(EngineLostError, match="vLLM can't load"):
+        await engine.start()
+    await engine.close()
