@@ -1,0 +1,98 @@
+"""Readiness: red, with its reason, until the loaded engine has reproduced the checkpoint's probes."""
+
+import asyncio
+import logging
+from typing import Literal, get_args
+
+from service.contract.checkpoint import Checkpoint
+from service.contract.labels import LabelDistribution
+from service.contract.probes import Probe, check_probes
+from service.engines.base import Engine
+from service.errors import EngineError, EngineLostError, ManifestError, NotReadyError, ProbeMismatchError
+from service.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+Reason = Literal["engine_starting", "probing", "probe_mismatch", "engine_lost", "draining", "ok"]
+
+
+class Readiness:
+    """The one reason that holds now. `ok` means ready; `probe_mismatch` and `engine_lost` don't heal by themselves."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._gauge = metrics.ready
+        self.reason: Reason = "engine_starting"
+        self.detail = ""
+        self.set(self.reason, "the engine is loading the checkpoint")
+
+    def set(self, reason: Reason, detail: str) -> None:
+        """Change the reason; the detail is for people."""
+        if (reason, detail) == (self.reason, self.detail):
+            return
+        self.reason, self.detail = reason, detail
+        for known in get_args(Reason):
+            self._gauge.labels(known).set(known == reason)
+        logger.info("readiness", extra={"reason": reason, "detail": detail})
+
+    @property
+    def is_ready(self) -> bool:
+        return self.reason == "ok"
+
+    @property
+    def is_live(self) -> bool:
+        """False when only a restart helps."""
+        return self.reason not in ("engine_lost", "probe_mismatch")
+
+    def require(self) -> None:
+        """Raise NotReadyError unless ready."""
+        if self.reason == "engine_lost":
+            raise EngineLostError(self.detail)
+        if not self.is_ready:
+            raise NotReadyError(f"{self.reason}: {self.detail}")
+
+
+async def bring_up(engine: Engine, checkpoint: Checkpoint, readiness: Readiness) -> None:
+    """Start the engine and probe it; ends with readiness `ok`, `probe_mismatch` or `engine_lost`."""
+    try:
+        await engine.start()
+        readiness.set("probing", f"reproducing {len(checkpoint.probes)} probes in {engine.profile.dtype}")
+        worst = await reproduce_probes(engine, checkpoint)
+    except (ProbeMismatchError, ManifestError) as error:
+        readiness.set("probe_mismatch", str(error))
+    except EngineError as error:
+        logger.exception("the engine did not come up")
+        readiness.set("engine_lost", str(error))
+    else:
+        readiness.set("ok", f"probes reproduced within {worst:.2g}")
+
+
+async def watch(engine: Engine, readiness: Readiness, interval_s: float) -> None:
+    """Turn readiness off when the engine dies; runs until then or until cancelled."""
+    while True:
+        await asyncio.sleep(interval_s)
+        try:
+            await engine.check()
+        except EngineLostError as error:
+            readiness.set("engine_lost", str(error))
+            return
+
+
+async def reproduce_probes(engine: Engine, checkpoint: Checkpoint) -> float:
+    """Largest difference from the checkpoint's probes. Raises ProbeMismatchError when it is over the tolerance."""
+    manifest = checkpoint.manifest
+    tolerance = manifest.probe_tolerance.get(engine.profile.dtype)
+    if tolerance is None:
+        stated = ", ".join(manifest.probe_tolerance)
+        raise ManifestError(
+            f"the manifest states no probe tolerance for {engine.profile.dtype} (only for {stated})"
+        )
+    # As one batch: the prompts then share prefixes and steps, as they will in service.
+    found = await asyncio.gather(*(_read(engine, checkpoint, probe) for probe in checkpoint.probes))
+    return check_probes(checkpoint.probes, found, tolerance)
+
+
+async def _read(engine: Engine, checkpoint: Checkpoint, probe: Probe) -> LabelDistribution:
+    query, note = probe.canonical()
+    [prompt] = await asyncio.to_thread(checkpoint.renderer.render, query, [note], probe.criteria)
+    answer = await engine.score(prompt.token_ids, priority=0)
+    return LabelDistribution.from_logprobs(answer.label_logprobs)

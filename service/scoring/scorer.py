@@ -1,0 +1,311 @@
+"""The whole request path. `Scorer.score` reads in the order in which things happen."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from service.caches.keys import note_key, pack_reading, query_key, scoring_fingerprint, unpack_reading
+from service.caches.tiered_cache import TieredCache
+from service.contract.checkpoint import Checkpoint
+from service.contract.judgement import judge
+from service.contract.labels import LabelDistribution, Reading
+from service.contract.prompt import Note, Prompt
+from service.contract.text import canonicalize
+from service.engines.base import Engine
+from service.errors import (
+    BadField,
+    DeadlineExceededError,
+    EngineError,
+    EngineLostError,
+    EngineRequestError,
+    InvalidRequestError,
+    OverloadedError,
+)
+from service.metrics import Metrics
+from service.scoring.admission import Admission
+from service.scoring.deadline import Deadline
+from service.scoring.single_flight import Flight, SingleFlight
+from service.scoring.types import PairResult, ScoringAnswer, ScoringRequest, Source, Timing
+
+ENGINE_PRIORITY = {"online": 0, "batch": 1}
+
+PairKey = tuple[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReading:
+    """A reading fresh from the engine, and how long the engine let the pair wait before it."""
+
+    reading: Reading
+    queued_s: float
+
+
+PairFlight = Flight[PairKey, EngineReading | EngineError]
+
+
+@dataclass(slots=True)
+class _Work:
+    """One request under way. The lists run over its notes, in the request's order."""
+
+    request: ScoringRequest
+    criteria: str
+    query: str
+    notes: list[Note]
+    query_key: str
+    note_keys: list[bytes]
+    readings: list[Reading | None]
+    sources: list[Source | None]
+    flights: dict[int, PairFlight] = field(default_factory=dict)
+    shed: set[int] = field(default_factory=set)
+
+    def missing(self) -> list[int]:
+        """Notes with neither a reading nor a flight, and not shed."""
+        return [
+            i
+            for i, r in enumerate(self.readings)
+            if r is None and i not in self.flights and i not in self.shed
+        ]
+
+    def board(self, index: int, flight: PairFlight, source: Source) -> None:
+        self.flights[index] = flight
+        self.sources[index] = source
+
+    def leave(self) -> None:
+        for flight in self.flights.values():
+            flight.leave()
+
+
+class Scorer:
+    """Scores requests on one engine. Used from one event loop; `close` it before the engine and the cache."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        engine: Engine,
+        cache: TieredCache,
+        admission: Admission,
+        metrics: Metrics,
+    ) -> None:
+        self._manifest = checkpoint.manifest
+        self._renderer = checkpoint.renderer
+        self._engine = engine
+        self._cache = cache
+        self._admission = admission
+        self._metrics = metrics
+        self._in_flight: SingleFlight[PairKey, EngineReading | EngineError] = SingleFlight()
+
+    async def score(self, request: ScoringRequest) -> ScoringAnswer:
+        """Score every pair that can be scored by the deadline.
+
+        Cancelling it aborts its engine work, except for pairs that another request waits on.
+        Raises InvalidRequestError for an unknown criteria name or a query over its limit of tokens, and, when
+        not a single pair was scored, OverloadedError, DeadlineExceededError or EngineError.
+        """
+        started = _now()
+        deadline = Deadline.after_ms(request.deadline_ms)
+        work = self._mint_keys(request)
+        await self._read_cache(work)
+        cache_read = _now()
+        try:
+            self._join_flights(work)
+            await self._take_off(work)
+            launched = _now()
+            await _land(work.flights.values(), deadline)
+            landed = _now()
+            results = tuple(self._result(work, i) for i in range(len(request.notes)))
+            await self._write_cache(work)
+        finally:
+            work.leave()
+        timing = _timing(work, started, cache_read, launched, landed)
+        self._count(results, timing)
+        self._raise_unless_scored(work, results)
+        return ScoringAnswer(request.request_id, work.criteria, results, timing)
+
+    async def close(self) -> None:
+        """Abort what is in flight and wait until it has ended."""
+        await self._in_flight.close()
+
+    def _mint_keys(self, request: ScoringRequest) -> _Work:
+        criteria = self._checked_criteria(request.criteria)
+        query = canonicalize(request.query)
+        notes = [Note(canonicalize(note.title), canonicalize(note.body)) for note in request.notes]
+        fingerprint = scoring_fingerprint(self._manifest.fingerprint, criteria, self._engine.profile.numbers)
+        return _Work(
+            request=request,
+            criteria=criteria,
+            query=query,
+            notes=notes,
+            query_key=query_key(query, fingerprint),
+            note_keys=[note_key(note.title, note.body) for note in notes],
+            readings=[None] * len(notes),
+            sources=[None] * len(notes),
+        )
+
+    def _checked_criteria(self, name: str | None) -> str:
+        if name is None:
+            return self._renderer.default_criteria
+        if name not in self._renderer.criteria_names:
+            known = ", ".join(self._renderer.criteria_names)
+            message = f"this checkpoint has no such criteria; it has {known}"
+            raise InvalidRequestError(message, [BadField("criteria", message)])
+        return name
+
+    async def _read_cache(self, work: _Work) -> None:
+        found = await self._cache.get_many(work.query_key, work.note_keys)
+        for index, hit in enumerate(found):
+            reading = hit and unpack_reading(hit[0], len(self._manifest.labels))
+            if hit and reading:
+                work.readings[index], work.sources[index] = reading, hit[1]
+
+    def _join_flights(self, work: _Work) -> None:
+        for index in work.missing():
+            flight = self._in_flight.join((work.query_key, work.note_keys[index]))
+            if flight:
+                work.board(index, flight, "coalesced")
+
+    async def _take_off(self, work: _Work) -> None:
+        missing = work.missing()
+        if not missing:
+            return
+        # Rendering tells the exact cost; while the budget is spent anyway, not even that work is done.
+        if not self._admission.can_admit(self._renderer.max_overhead_tokens(work.criteria)):
+            work.shed.update(missing)
+            return
+        notes = [work.notes[index] for index in missing]
+        rendering = _now()
+        prompts = await asyncio.to_thread(self._renderer.render, work.query, notes, work.criteria)
+        self._metrics.stage_seconds.labels("render").observe(_now() - rendering)
+        # Another request may have started the same pair meanwhile.
+        self._join_flights(work)
+        for index, prompt in zip(missing, prompts, strict=True):
+            if index not in work.flights:
+                self._start_or_shed(work, index, prompt)
+
+    def _start_or_shed(self, work: _Work, index: int, prompt: Prompt) -> None:
+        key = (work.query_key, work.note_keys[index])
+        twin = self._in_flight.join(key)
+        if twin:  # the same text stands twice in this request
+            work.board(index, twin, "coalesced")
+            return
+        cost = len(prompt.token_ids)
+        if not self._admission.can_admit(cost):
+            work.shed.add(index)
+            return
+        self._admission.admit(cost)
+        call = self._read_pair(prompt, ENGINE_PRIORITY[work.request.priority])
+        flight = self._in_flight.start(key, call)
+        # Not in a `finally` of the call: one that is cancelled before its first step never runs it.
+        flight.task.add_done_callback(self._releaser(cost))
+        work.board(index, flight, "engine")
+
+    def _releaser(self, cost: int) -> "Callable[[asyncio.Task[EngineReading | EngineError]], None]":
+        def release(task: "asyncio.Task[EngineReading | EngineError]") -> None:
+            done = not task.cancelled() and not task.exception() and isinstance(task.result(), EngineReading)
+            self._admission.release(cost, done=done)
+
+        return release
+
+    async def _read_pair(self, prompt: Prompt, priority: int) -> EngineReading | EngineError:
+        # Returned, not raised: every sharer of the flight looks at it.
+        try:
+            answer = await self._engine.score(prompt.token_ids, priority)
+            distribution = LabelDistribution.from_logprobs(answer.label_logprobs)
+        except EngineError as error:
+            return error
+        except ValueError as error:
+            return EngineRequestError(f"the engine gave no usable label probabilities: {error}")
+        self._metrics.prompt_tokens.labels("computed").inc(answer.prompt_tokens - answer.reused_tokens)
+        self._metrics.prompt_tokens.labels("reused").inc(answer.reused_tokens)
+        return EngineReading(Reading(distribution, prompt.truncated), answer.queued_s)
+
+    def _result(self, work: _Work, index: int) -> PairResult:
+        note_id = work.request.notes[index].id
+        flight = work.flights.get(index)
+        if index in work.shed:
+            return PairResult(note_id, "shed")
+        if flight:
+            if not flight.task.done():
+                return PairResult(note_id, "deadline_exceeded")
+            landed = _landed(flight)
+            if isinstance(landed, EngineError):
+                return PairResult(note_id, "failed")
+            work.readings[index] = landed.reading
+        reading = work.readings[index]
+        assert reading  # noqa: S101 - a note is in the cache, in flight, or shed
+        judgement = judge(reading.distribution, self._manifest)
+        return PairResult(note_id, "scored", judgement, work.sources[index], reading.truncated)
+
+    async def _write_cache(self, work: _Work) -> None:
+        entries = {
+            work.note_keys[index]: pack_reading(reading)
+            for index, flight in work.flights.items()
+            if (reading := work.readings[index]) and flight.claim()
+        }
+        if entries:
+            await self._cache.put_many_behind(work.query_key, entries)
+
+    def _count(self, results: Sequence[PairResult], timing: Timing) -> None:
+        for result in results:
+            self._metrics.pair_outcomes.labels(result.outcome).inc()
+            if result.outcome == "shed":
+                self._metrics.shed.labels("backlog").inc()
+            if result.judgement:
+                self._metrics.pair_source.labels(result.source).inc()
+                self._metrics.grades.labels(str(result.judgement.grade)).inc()
+                self._metrics.score.observe(result.judgement.score)
+                self._metrics.label_mass.observe(result.judgement.label_mass)
+        for stage in ("cache", "queue", "engine"):
+            self._metrics.stage_seconds.labels(stage).observe(getattr(timing, stage) / 1000)
+
+    def _raise_unless_scored(self, work: _Work, results: Sequence[PairResult]) -> None:
+        outcomes = {result.outcome for result in results}
+        if "scored" in outcomes:
+            return
+        if "shed" in outcomes:
+            raise OverloadedError(
+                "every pair was shed: retry after the time given", self._admission.retry_after_s()
+            )
+        if "deadline_exceeded" in outcomes:
+            raise DeadlineExceededError(
+                f"no pair was scored within {work.request.deadline_ms} ms: allow more time or send fewer notes"
+            )
+        failures = [_landed(flight) for flight in work.flights.values()]
+        lost = next((failure for failure in failures if isinstance(failure, EngineLostError)), None)
+        raise lost or EngineRequestError(
+            "the engine failed on every pair: retry, then look at the service's log"
+        )
+
+
+async def _land(flights: Iterable[PairFlight], deadline: Deadline) -> None:
+    tasks = {flight.task for flight in flights}
+    if tasks:
+        # `wait` never cancels what it waits for: leaving the flights does, for those nobody else is on.
+        await asyncio.wait(tasks, timeout=deadline.remaining_s())
+
+
+def _landed(flight: PairFlight) -> EngineReading | EngineError:
+    if flight.task.cancelled():  # only `close` cancels a call that somebody waits on
+        return EngineLostError("the service is shutting down: retry elsewhere")
+    return flight.task.result()
+
+
+def _timing(work: _Work, started: float, cache_read: float, launched: float, landed: float) -> Timing:
+    waits = [
+        landed_pair.queued_s
+        for flight in work.flights.values()
+        if flight.task.done() and isinstance(landed_pair := _landed(flight), EngineReading)
+    ]
+    in_engine = landed - launched
+    queue = min([*waits, in_engine]) if work.flights else 0.0
+    return Timing(
+        total=(landed - started) * 1000,
+        cache=(cache_read - started) * 1000,
+        queue=queue * 1000,
+        engine=(in_engine - queue) * 1000,
+    )
+
+
+def _now() -> float:
+    # Not the loop's clock: uvloop's stands still within one turn of the loop, and ticks in whole milliseconds.
+    return time.perf_counter()

@@ -1,0 +1,83 @@
+import asyncio
+from dataclasses import replace
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from service.contract.checkpoint import Checkpoint
+from service.engines.base import EngineProfile
+from service.engines.fake_engine import FakeEngine
+from service.errors import EngineLostError, NotReadyError
+from service.metrics import Metrics
+from service.scoring.readiness import Readiness, bring_up, watch
+from tests.checkpoints import fake_engine_for, load_tiny
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return load_tiny(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def readiness(registry: CollectorRegistry) -> Readiness:
+    return Readiness(Metrics(registry))
+
+
+class UnstartableEngine(FakeEngine):
+    async def start(self) -> None:
+        raise EngineLostError("no memory")
+
+
+class HalfPrecisionEngine(FakeEngine):
+    @property
+    def profile(self) -> EngineProfile:
+        return EngineProfile(dtype="float16")
+
+
+async def test_reproduced_probes_make_ready(
+    checkpoint: Checkpoint, readiness: Readiness, registry: CollectorRegistry
+) -> None:
+    with pytest.raises(NotReadyError, match="engine_starting"):
+        readiness.require()
+    await bring_up(fake_engine_for(checkpoint), checkpoint, readiness)
+    assert (readiness.is_ready, readiness.is_live) == (True, True)
+    readiness.require()
+    assert registry.get_sample_value("notegrade_ready", {"reason": "ok"}) == 1
+    assert registry.get_sample_value("notegrade_ready", {"reason": "engine_starting"}) == 0
+
+
+async def test_wrong_numbers_stay_red(checkpoint: Checkpoint, readiness: Readiness) -> None:
+    wrong = checkpoint.probes[1].model_copy(update={"distribution": (0.97, 0.01, 0.01, 0.01)})
+    doubted = replace(checkpoint, probes=(checkpoint.probes[0], wrong))
+    await bring_up(fake_engine_for(doubted), doubted, readiness)
+    assert (readiness.reason, readiness.is_live) == ("probe_mismatch", False)
+    with pytest.raises(NotReadyError, match="1 of 2 probes differ"):
+        readiness.require()
+
+
+async def test_dtype_without_a_tolerance_stays_red(checkpoint: Checkpoint, readiness: Readiness) -> None:
+    engine = HalfPrecisionEngine(fake_engine_for(checkpoint)._model)
+    await bring_up(engine, checkpoint, readiness)
+    assert readiness.reason == "probe_mismatch"
+    assert "no probe tolerance for float16" in readiness.detail
+
+
+async def test_engine_that_does_not_start_stays_red(checkpoint: Checkpoint, readiness: Readiness) -> None:
+    await bring_up(UnstartableEngine(fake_engine_for(checkpoint)._model), checkpoint, readiness)
+    assert (readiness.reason, readiness.is_live) == ("engine_lost", False)
+    with pytest.raises(EngineLostError, match="no memory"):
+        readiness.require()
+
+
+async def test_watch_sees_the_engine_die(checkpoint: Checkpoint, readiness: Readiness) -> None:
+    engine = fake_engine_for(checkpoint)
+    await bring_up(engine, checkpoint, readiness)
+    watching = asyncio.create_task(watch(engine, readiness, interval_s=0.001))
+    engine.kill()
+    await asyncio.wait_for(watching, 5)
+    assert readiness.reason == "engine_lost"

@@ -1,0 +1,357 @@
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from service.caches.breaker import Breaker
+from service.caches.keys import note_key, query_key, scoring_fingerprint
+from service.caches.memory_cache import MemoryCache
+from service.caches.tiered_cache import TieredCache
+from service.contract.checkpoint import Checkpoint
+from service.contract.judgement import judge
+from service.contract.labels import LabelDistribution
+from service.contract.prompt import Note
+from service.engines.fake_engine import FakeEngine
+from service.errors import (
+    DeadlineExceededError,
+    EngineLostError,
+    EngineRequestError,
+    InvalidRequestError,
+    OverloadedError,
+)
+from service.metrics import Metrics
+from service.scoring.admission import Admission
+from service.scoring.scorer import Scorer
+from service.scoring.types import ScoringNote, ScoringRequest
+from tests.checkpoints import fake_engine_for, load_tiny
+from tests.waiting import until
+
+BODIES = ("A quiet cafe with good light.", "The best surf beaches.", "Laptops welcome, slow wifi.")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return load_tiny(tmp_path_factory.mktemp("checkpoint"))
+
+
+class House:
+    """A scorer over twins, and what a test wants to see of them."""
+
+    def __init__(self, checkpoint: Checkpoint, max_backlog_tokens: int = 100_000) -> None:
+        self.registry = CollectorRegistry()
+        metrics = Metrics(self.registry)
+        self.checkpoint = checkpoint
+        self.engine: FakeEngine = fake_engine_for(checkpoint)
+        self.local, self.remote = MemoryCache(1_000, 60), MemoryCache(1_000, 60)
+        self.cache = TieredCache(self.local, self.remote, Breaker(5, 1), metrics)
+        self.admission = Admission(max_backlog_tokens, lambda: 0.0, metrics)
+        self.scorer = Scorer(checkpoint, self.engine, self.cache, self.admission, metrics)
+
+    def count(self, metric: str, **labels: str) -> float:
+        return self.registry.get_sample_value(f"notegrade_{metric}", labels) or 0.0
+
+    async def held(self, prompts: int) -> None:
+        """Until that many prompts are in the engine."""
+        await until(lambda: self.engine.in_flight == prompts)
+
+    async def written(self, pairs: int) -> None:
+        """Until that many pairs are in Redis, which no answer waits for."""
+        await until(lambda: self.count("cache_operations_total", tier="redis", result="written") == pairs)
+
+    def other_replica(self) -> "House":
+        """Another process: it shares Redis, and nothing else."""
+        other = House(self.checkpoint)
+        other.remote = self.remote
+        other.cache = TieredCache(other.local, self.remote, Breaker(5, 1), Metrics(CollectorRegistry()))
+        other.scorer = Scorer(
+            self.checkpoint, other.engine, other.cache, other.admission, Metrics(CollectorRegistry())
+        )
+        return other
+
+
+@pytest.fixture
+async def house(checkpoint: Checkpoint) -> AsyncIterator[House]:
+    house = House(checkpoint)
+    await house.engine.start()
+    yield house
+    await house.scorer.close()
+    await house.cache.close()
+    assert house.admission.backlog_tokens == 0
+
+
+def request(bodies: tuple[str, ...] = BODIES, **changes: Any) -> ScoringRequest:
+    notes = tuple(ScoringNote(f"n{i}", None, body) for i, body in enumerate(bodies))
+    return replace(ScoringRequest("r-1", "quiet cafe", notes, deadline_ms=5_000), **changes)
+
+
+def render(checkpoint: Checkpoint, body: str, query: str = "quiet cafe") -> tuple[int, ...]:
+    return checkpoint.renderer.render(query, [Note("", body)], "general-1")[0].token_ids
+
+
+async def test_results_are_the_engines_in_request_order(house: House) -> None:
+    answer = await house.scorer.score(request())
+    assert [result.note_id for result in answer.results] == ["n0", "n1", "n2"]
+    for body, result in zip(BODIES, answer.results, strict=True):
+        raw = LabelDistribution.from_logprobs(house.engine.logprobs(render(house.checkpoint, body)))
+        assert result.judgement == judge(raw, house.checkpoint.manifest)
+        assert (result.outcome, result.source, result.truncated) == ("scored", "engine", False)
+    assert answer.criteria == "general-1"
+
+
+async def test_second_identical_request_comes_from_the_local_cache(house: House) -> None:
+    first = await house.scorer.score(request())
+    second = await house.scorer.score(request())
+    assert [result.source for result in second.results] == ["local"] * 3
+    assert [r.judgement for r in second.results] == [r.judgement for r in first.results]
+    assert house.engine.finished == 3
+
+
+async def test_another_replica_reads_it_from_redis(house: House) -> None:
+    first = await house.scorer.score(request())
+    await house.written(3)
+    other = house.other_replica()
+    second = await other.scorer.score(request())
+    assert [result.source for result in second.results] == ["redis"] * 3
+    assert [r.judgement for r in second.results] == [r.judgement for r in first.results]
+
+
+async def test_canonically_equal_text_is_one_pair(house: House) -> None:
+    await house.scorer.score(request(("caf\u00e9 de   paris",)))
+    answer = await house.scorer.score(request((" cafe\u0301 de\tparis\x00",), query=" quiet\ncafe "))
+    assert answer.results[0].source == "local"
+
+
+async def test_truncation_is_told_from_the_cache_too(house: House) -> None:
+    bodies = ("word " * 200, "short")
+    fresh = await house.scorer.score(request(bodies))
+    cached = await house.scorer.score(request(bodies))
+    assert [r.truncated for r in fresh.results] == [r.truncated for r in cached.results] == [True, False]
+
+
+async def test_criteria_are_part_of_the_key(house: House) -> None:
+    await house.scorer.score(request())
+    answer = await house.scorer.score(request(criteria="strict-1"))
+    assert [result.source for result in answer.results] == ["engine"] * 3
+    assert answer.criteria == "strict-1"
+
+
+async def test_a_new_checkpoint_never_reads_an_old_ones_entries(house: House, tmp_path: Path) -> None:
+    await house.scorer.score(request())
+    await house.written(3)
+    new = load_tiny(tmp_path, limits={"max_query_tokens": 64, "max_note_tokens": 40})
+    other = House(new)
+    await other.engine.start()
+    metrics = Metrics(CollectorRegistry())
+    cache = TieredCache(MemoryCache(10, 60), house.remote, Breaker(5, 1), metrics)
+    answer = await Scorer(new, other.engine, cache, other.admission, metrics).score(request())
+    assert [result.source for result in answer.results] == ["engine"] * 3
+
+
+async def test_a_new_calibration_reuses_entries(house: House, tmp_path: Path) -> None:
+    fresh = await house.scorer.score(request())
+    await house.written(3)
+    softened = {"name": "temperature-1", "method": "temperature", "temperature": 3.0}
+    new = load_tiny(tmp_path, calibration=softened)
+    metrics = Metrics(CollectorRegistry())
+    cache = TieredCache(MemoryCache(10, 60), house.remote, Breaker(5, 1), metrics)
+    answer = await Scorer(new, fake_engine_for(new), cache, house.admission, metrics).score(request())
+    for old, result in zip(fresh.results, answer.results, strict=True):
+        assert result.source == "redis"
+        assert old.judgement is not None
+        assert result.judgement is not None
+        assert result.judgement.margin < old.judgement.margin
+
+
+async def test_unknown_criteria_are_refused_with_the_known_ones(house: House) -> None:
+    with pytest.raises(InvalidRequestError, match="it has general-1, strict-1"):
+        await house.scorer.score(request(criteria="nope"))
+
+
+async def test_too_long_a_query_is_refused(house: House) -> None:
+    with pytest.raises(InvalidRequestError, match="limit 64"):
+        await house.scorer.score(request(query="x1" * 70))
+    assert house.engine.priorities == []
+
+
+async def test_same_note_twice_is_scored_once(house: House) -> None:
+    answer = await house.scorer.score(request(("same", "same", "other")))
+    assert [result.source for result in answer.results] == ["engine", "coalesced", "engine"]
+    assert answer.results[0].judgement == answer.results[1].judgement
+    assert house.engine.finished == 2
+
+
+async def test_concurrent_requests_share_pairs_in_flight(house: House) -> None:
+    house.engine.hold()
+    first = asyncio.create_task(house.scorer.score(request()))
+    await house.held(3)
+    second = asyncio.create_task(house.scorer.score(request((*BODIES, "one more"))))
+    await house.held(4)
+    house.engine.let_go()
+    one, two = await first, await second
+    assert [result.source for result in one.results] == ["engine"] * 3
+    assert [result.source for result in two.results] == ["coalesced"] * 3 + ["engine"]
+    assert [r.judgement for r in two.results[:3]] == [r.judgement for r in one.results]
+
+
+async def test_what_misses_the_deadline_says_so_and_is_aborted(house: House) -> None:
+    await house.scorer.score(request(BODIES[:1]))
+    house.engine.hold()
+    answer = await house.scorer.score(request(deadline_ms=30))
+    assert [result.outcome for result in answer.results] == ["scored"] + ["deadline_exceeded"] * 2
+    await house.held(0)
+    assert house.engine.aborted == 2
+
+
+async def test_nothing_by_the_deadline_is_an_error(house: House) -> None:
+    house.engine.hold()
+    with pytest.raises(DeadlineExceededError, match="within 20 ms"):
+        await house.scorer.score(request(deadline_ms=20))
+    await house.held(0)
+    assert house.count("pair_outcomes_total", outcome="deadline_exceeded") == 3
+
+
+async def test_cancelled_request_aborts_its_engine_work(house: House) -> None:
+    house.engine.hold()
+    task = asyncio.create_task(house.scorer.score(request()))
+    await house.held(3)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await house.held(0)
+    assert (house.engine.aborted, house.engine.finished) == (3, 0)
+
+
+async def test_cancelled_request_leaves_shared_pairs_to_the_others(house: House) -> None:
+    house.engine.hold()
+    leaver = asyncio.create_task(house.scorer.score(request()))
+    await house.held(3)
+    stayer = asyncio.create_task(house.scorer.score(request((BODIES[0], "one more"))))
+    await house.held(4)
+    leaver.cancel()
+    await asyncio.wait({leaver})
+    await house.held(2)
+    house.engine.let_go()
+    answer = await stayer
+    assert answer.results[0].outcome == "scored"
+    # The one who started it is gone: who stayed has written it.
+    again = await house.scorer.score(request(BODIES[:1]))
+    assert again.results[0].source == "local"
+
+
+async def test_over_budget_pairs_are_shed_and_the_rest_is_scored(checkpoint: Checkpoint) -> None:
+    cost = len(render(checkpoint, BODIES[0]))
+    house = House(checkpoint, max_backlog_tokens=cost)
+    await house.engine.start()
+    answer = await house.scorer.score(request())
+    assert [result.outcome for result in answer.results] == ["scored", "shed", "shed"]
+    assert house.count("shed_total", reason="backlog") == 2
+    await until(lambda: house.admission.backlog_tokens == 0)
+
+
+async def test_all_shed_is_an_error_with_a_time_to_retry(checkpoint: Checkpoint) -> None:
+    house = House(checkpoint, max_backlog_tokens=1)
+    await house.engine.start()
+    house.engine.hold()
+    first = asyncio.create_task(house.scorer.score(request(BODIES[:1])))
+    await house.held(1)
+    with pytest.raises(OverloadedError) as caught:
+        await house.scorer.score(request(BODIES[1:]))
+    assert (caught.value.retry_after_s or 0) >= 1
+    house.engine.let_go()
+    assert (await first).results[0].outcome == "scored"
+
+
+async def test_shed_pairs_never_reach_the_engine(checkpoint: Checkpoint) -> None:
+    house = House(checkpoint, max_backlog_tokens=1)
+    await house.engine.start()
+    answer = await house.scorer.score(request())
+    assert [result.outcome for result in answer.results] == ["scored", "shed", "shed"]
+    assert len(house.engine.priorities) == 1
+
+
+async def test_one_failing_pair_fails_alone(house: House) -> None:
+    house.engine.fail_on(render(house.checkpoint, BODIES[1]))
+    answer = await house.scorer.score(request())
+    assert [result.outcome for result in answer.results] == ["scored", "failed", "scored"]
+    # A failure is not remembered.
+    house.engine.fail_on(())
+    assert house.count("pair_outcomes_total", outcome="failed") == 1
+
+
+async def test_all_failing_is_an_engine_error(house: House) -> None:
+    house.engine.fail_on(render(house.checkpoint, BODIES[0]))
+    with pytest.raises(EngineRequestError, match="failed on every pair"):
+        await house.scorer.score(request(BODIES[:1]))
+
+
+async def test_lost_engine_is_told_as_such(house: House) -> None:
+    house.engine.hold()
+    task = asyncio.create_task(house.scorer.score(request()))
+    await house.held(3)
+    house.engine.kill()
+    with pytest.raises(EngineLostError):
+        await task
+
+
+async def test_closing_fails_what_is_in_flight(house: House) -> None:
+    house.engine.hold()
+    task = asyncio.create_task(house.scorer.score(request()))
+    await house.held(3)
+    await house.scorer.close()
+    with pytest.raises(EngineLostError, match="shutting down"):
+        await task
+
+
+async def test_batch_work_lets_online_work_go_first(house: House) -> None:
+    await house.scorer.score(request(BODIES[:1], priority="batch"))
+    await house.scorer.score(request(BODIES[1:2], priority="online"))
+    batch, online = house.engine.priorities
+    assert online < batch
+
+
+async def test_a_broken_cache_costs_no_score(house: House) -> None:
+    await house.local.close()
+    await house.remote.close()
+    for _ in range(2):
+        answer = await house.scorer.score(request())
+        assert [result.source for result in answer.results] == ["engine"] * 3
+
+
+async def test_a_foreign_cache_entry_is_recomputed(house: House) -> None:
+    good = await house.scorer.score(request())
+    await house.written(3)
+
+    numbers = house.engine.profile.numbers
+    fingerprint = scoring_fingerprint(house.checkpoint.manifest.fingerprint, "general-1", numbers)
+    foreign = {note_key("", body): b"not ours" for body in BODIES}
+    for cache in (house.local, house.remote):
+        assert all(await cache.get_many(query_key("quiet cafe", fingerprint), list(foreign)))
+        await cache.put_many(query_key("quiet cafe", fingerprint), foreign)
+    answer = await house.scorer.score(request())
+    assert [result.source for result in answer.results] == ["engine"] * 3
+    assert [r.judgement for r in answer.results] == [r.judgement for r in good.results]
+
+
+async def test_metrics_add_up_to_what_was_asked(house: House) -> None:
+    await house.scorer.score(request())
+    await house.scorer.score(request((*BODIES, "new", "new")))
+    outcomes = house.count("pair_outcomes_total", outcome="scored")
+    sources = {
+        s: house.count("pair_source_total", source=s) for s in ("engine", "local", "redis", "coalesced")
+    }
+    assert outcomes == 8
+    assert sources == {"engine": 4, "local": 3, "redis": 0, "coalesced": 1}
+    assert house.count("score_count") == house.count("label_mass_count") == 8
+    assert sum(house.count("grade_total", grade=str(g)) for g in range(4)) == 8
+
+
+async def test_times_are_parts_of_the_total(house: House) -> None:
+    timing = (await house.scorer.score(request())).timing
+    assert min(timing.total, timing.cache, timing.engine) >= 0
+    assert timing.cache + timing.queue + timing.engine <= timing.total
+    cached = (await house.scorer.score(request())).timing
+    assert cached.queue == 0

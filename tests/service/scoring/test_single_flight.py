@@ -1,0 +1,105 @@
+import asyncio
+
+import pytest
+
+from service.scoring.single_flight import SingleFlight
+from tests.waiting import until
+
+
+class Call:
+    """A call that ends when it is told to, and knows whether it was cancelled."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+        self.cancelled = False
+        self.end = asyncio.Event()
+
+    async def __call__(self) -> str:
+        self.runs += 1
+        try:
+            await self.end.wait()
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+        return "result"
+
+
+async def test_sharers_get_one_calls_result() -> None:
+    flights: SingleFlight[str, str] = SingleFlight()
+    call = Call()
+    first = flights.start("key", call())
+    second = flights.join("key")
+    assert second is first
+    call.end.set()
+    await asyncio.wait({first.task})
+    assert (first.task.result(), call.runs) == ("result", 1)
+
+
+async def test_a_finished_call_is_forgotten() -> None:
+    flights: SingleFlight[str, str] = SingleFlight()
+    call = Call()
+    call.end.set()
+    await flights.start("key", call()).task
+    await asyncio.sleep(0)
+    assert flights.join("key") is None
+    assert len(flights) == 0
+
+
+async def test_the_last_to_leave_cancels_the_call() -> None:
+    flights: SingleFlight[str, str] = SingleFlight()
+    call = Call()
+    flight = flights.start("key", call())
+    flights.join("key")
+    await until(lambda: call.runs == 1)
+    flight.leave()
+    await asyncio.sleep(0)
+    assert not call.cancelled
+    flight.leave()
+    assert flights.join("key") is None  # at once: a newcomer must not board a call that is being cancelled
+    await asyncio.wait({flight.task})
+    assert call.cancelled
+
+
+async def test_a_newcomer_after_that_starts_its_own_call() -> None:
+    flights: SingleFlight[str, str] = SingleFlight()
+    old, new = Call(), Call()
+    leaving = flights.start("key", old())
+    leaving.leave()
+    fresh = flights.start("key", new())
+    await asyncio.wait({leaving.task})
+    # The old call's end must not forget the new one.
+    assert flights.join("key") is fresh
+    new.end.set()
+    assert await fresh.task == "result"
+
+
+async def test_only_the_first_claims() -> None:
+    flights: SingleFlight[str, str] = SingleFlight()
+    call = Call()
+    flight = flights.start("key", call())
+    assert [flight.claim(), flight.claim()] == [True, False]
+    flight.leave()
+    await asyncio.wait({flight.task})
+
+
+async def test_close_cancels_and_waits_for_all() -> None:
+    flights: SingleFlight[str, str] = SingleFlight()
+    calls = [Call(), Call()]
+    tasks = [flights.start(str(i), call()).task for i, call in enumerate(calls)]
+    await until(lambda: calls[1].runs == 1)
+    await flights.close()
+    assert all(task.cancelled() for task in tasks)
+    assert all(call.cancelled for call in calls)
+    assert len(flights) == 0
+
+
+async def test_a_raising_call_reaches_its_sharers_only() -> None:
+    async def fail() -> str:
+        raise ValueError("broken")
+
+    flights: SingleFlight[str, str] = SingleFlight()
+    flight = flights.start("key", fail())
+    await asyncio.wait({flight.task})
+    with pytest.raises(ValueError, match="broken"):
+        flight.task.result()
+    assert flights.join("key") is None
