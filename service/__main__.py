@@ -1,0 +1,181 @@
+"""The `notegrade` command."""
+
+import asyncio
+import contextlib
+import socket
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvicorn
+from prometheus_client import REGISTRY, CollectorRegistry
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from service.api.auth import hash_key, new_key
+from service.app import ScoringStack, build_app, build_stack, listening_host, request_limits
+from service.contract.checkpoint import Checkpoint, load_checkpoint
+from service.errors import ConfigurationError, NotegradeError
+from service.hub import locate_checkpoint
+from service.logs import configure_logs
+from service.offline import read_notes, score_notes, to_json_line, to_table
+from service.scoring.types import PairResult, ScoringNote
+from service.settings import Settings, load_settings
+
+app = typer.Typer(
+    help="Grades how well notes answer a query.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+# stdout belongs to results; everything said to a person goes beside it.
+to_person = Console(stderr=True)
+
+CheckpointOption = Annotated[
+    str | None, typer.Option(help="Folder or hub id; else NOTEGRADE_CHECKPOINT, else checkpoints/default")
+]
+
+
+class Server(uvicorn.Server):
+    """uvicorn, with readiness off from the moment that it starts to stop."""
+
+    def __init__(self, config: uvicorn.Config, stack: ScoringStack) -> None:
+        super().__init__(config)
+        self._stack = stack
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._stack.readiness.set("draining", "the service is stopping")
+        await super().shutdown(sockets)
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Else NOTEGRADE_HOST")] = None,
+    port: Annotated[int | None, typer.Option(help="Else NOTEGRADE_PORT, else 8000")] = None,
+    checkpoint: CheckpointOption = None,
+) -> None:
+    """Serve a checkpoint over HTTP."""
+    settings = load_settings(host=host, port=port, checkpoint=checkpoint)
+    configure_logs(settings.log_level, settings.log_format)
+    address = listening_host(settings)
+    stack = build_stack(settings, _load(settings), REGISTRY)
+    config = uvicorn.Config(
+        build_app(settings, stack),
+        host=address,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=round(settings.drain_timeout_s),
+    )
+    if not settings.keys.get_secret_value():
+        to_person.print(f"[yellow]No keys are set: serving on {address} alone, to anybody there.[/]")
+    to_person.print(
+        f"Serving {stack.checkpoint.manifest.name} on http://{address}:{settings.port} (docs at /docs)"
+    )
+    to_person.print("The engine is loading; /readyz turns 200 when the checkpoint's probes are reproduced.")
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises Ctrl-C again once everything has stopped
+        Server(config, stack).run()
+
+
+@app.command()
+def score(
+    query: Annotated[str, typer.Option(help="What the notes should answer")],
+    notes: Annotated[Path, typer.Option(help="JSON lines of {id, title, body}", exists=True, dir_okay=False)],
+    json_lines: Annotated[
+        bool, typer.Option("--json", help="JSON lines instead of a table, in the file's order")
+    ] = False,
+    criteria: Annotated[str | None, typer.Option(help="One of the checkpoint's criteria, by name")] = None,
+    checkpoint: CheckpointOption = None,
+) -> None:
+    """Score a file of notes offline. Exits with 1 when a line could not be read or a note not be scored."""
+    settings = load_settings(checkpoint=checkpoint)
+    configure_logs("warning", "text")
+    with notes.open(encoding="utf-8", errors="replace") as file:
+        found = read_notes(file, request_limits(settings))
+    stack = build_stack(settings, _load(settings), CollectorRegistry())
+    results = asyncio.run(_score_offline(stack, query, found.notes, criteria))
+    if json_lines:
+        for result in results:
+            typer.echo(to_json_line(result))
+    else:
+        Console().print(to_table(query, found.notes, results))
+    for bad in found.unreadable:
+        to_person.print(f"[red]{notes}, {bad.field}[/] skipped: {bad.message}", soft_wrap=True)
+    failed = sum(result.judgement is None for result in results)
+    if failed:
+        to_person.print(f"[red]{failed} of {len(results)} notes could not be scored[/]")
+    if found.unreadable or failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def check(
+    checkpoint: Annotated[
+        str | None, typer.Argument(help="Folder or hub id; else NOTEGRADE_CHECKPOINT")
+    ] = None,
+) -> None:
+    """Check settings and a checkpoint folder (files, fingerprint, labels, probes' form) without loading weights."""
+    settings = load_settings(checkpoint=checkpoint)
+    listening_host(settings)
+    manifest = _load(settings).manifest
+    to_person.print(f"[green]{manifest.name} can be served[/]: {manifest.fingerprint}")
+    to_person.print(
+        f"criteria {', '.join(c.name for c in manifest.criteria)}; template {manifest.template.name}"
+    )
+
+
+@app.command()
+def key(role: Annotated[str, typer.Option(help="`score` or `admin`")] = "score") -> None:
+    """Make a key: printed once, with the entry for NOTEGRADE_KEYS that lets it in."""
+    if role not in ("score", "admin"):
+        raise ConfigurationError(f"a key's role is score or admin, not {role}")
+    secret = new_key()
+    typer.echo(f"key:   {secret}")
+    typer.echo(f"entry: {role}:{hash_key(secret)}")
+
+
+def main() -> None:
+    """Run the command; what we foresaw going wrong is one line and exit code 2."""
+    try:
+        app()
+    except NotegradeError as error:
+        to_person.print(f"[bold red]{error.title}:[/] {error}", soft_wrap=True, highlight=False)
+        sys.exit(2)
+
+
+def _load(settings: Settings) -> Checkpoint:
+    return load_checkpoint(locate_checkpoint(settings.checkpoint))
+
+
+async def _score_offline(
+    stack: ScoringStack, query: str, notes: tuple[ScoringNote, ...], criteria: str | None
+) -> list[PairResult]:
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=to_person, transient=True) as progress:
+        loading = progress.add_task("loading the engine", total=None)
+        async with stack.running() as bringing_up:
+            await bringing_up
+            stack.readiness.require()
+            progress.remove_task(loading)
+            scoring = progress.add_task("scoring", total=len(notes))
+            return await score_notes(
+                stack.scorer, query, notes, criteria, lambda n: progress.advance(scoring, n)
+            )
+
+
+if __name__ == "__main__":
+    main()

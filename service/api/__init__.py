@@ -1,0 +1,1 @@
+"""The HTTP door: schemas, keys, errors as problem+json, routes."""

@@ -1,0 +1,72 @@
+"""Every error as application/problem+json (RFC 9457)."""
+
+import logging
+import math
+from typing import Any
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from service.errors import (
+    PROBLEM_PREFIX,
+    InvalidRequestError,
+    NotAllowedError,
+    NotegradeError,
+    RoleMissingError,
+)
+from service.logs import request_id_var
+
+logger = logging.getLogger(__name__)
+
+
+def problem_response(error: NotegradeError) -> JSONResponse:
+    """The error as a problem, with Retry-After where the error knows it."""
+    extra: dict[str, Any] = {"retryable": error.retryable}
+    headers = {}
+    if isinstance(error, InvalidRequestError) and error.fields:
+        extra["errors"] = [{"field": bad.field, "message": bad.message} for bad in error.fields]
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    if isinstance(error, NotAllowedError) and not isinstance(error, RoleMissingError):
+        headers["WWW-Authenticate"] = "Bearer"
+    return _problem(error.type, error.title, error.status, str(error), extra, headers)
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Answer the error tree, the framework's own errors and anything unforeseen as problems."""
+
+    @app.exception_handler(NotegradeError)
+    async def _ours(_request: Request, error: NotegradeError) -> JSONResponse:
+        if error.status >= 500:
+            logger.warning("request failed", extra={"problem": error.type, "detail": str(error)})
+        return problem_response(error)
+
+    @app.exception_handler(HTTPException)
+    async def _framework(request: Request, error: HTTPException) -> JSONResponse:
+        kind = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "http")
+        title = str(error.detail)
+        detail = f"{request.method} {request.url.path} is not served here: see /docs"
+        return _problem(
+            f"{PROBLEM_PREFIX}{kind}", title, error.status_code, detail, {}, dict(error.headers or {})
+        )
+
+    @app.exception_handler(Exception)
+    async def _unforeseen(_request: Request, error: Exception) -> JSONResponse:
+        # Not its text: what a library puts into a message may hold the caller's.
+        logger.error("unforeseen error", extra={"error": type(error).__name__}, exc_info=error)
+        detail = "this is a fault of the service: report it with the request id"
+        return _problem(NotegradeError.type, NotegradeError.title, 500, detail, {"retryable": True}, {})
+
+
+def _problem(
+    kind: str, title: str, status: int, detail: str, extra: dict[str, Any], headers: dict[str, str]
+) -> JSONResponse:
+    content = {
+        "type": kind,
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "request_id": request_id_var.get(),
+    }
+    return JSONResponse({**content, **extra}, status, headers, media_type="application/problem+json")

@@ -1,0 +1,114 @@
+"""Pure ASGI middleware: request ids with one log event and one observation a request; bounded bodies."""
+
+import asyncio
+import logging
+import time
+import uuid
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.error_handlers import problem_response
+from service.errors import BodyTimeoutError, RequestTooLargeError
+from service.logs import request_id_var
+from service.metrics import Metrics
+
+logger = logging.getLogger("service.request")
+
+# Asked every few seconds by machines; their events would drown the others.
+QUIET_ROUTES = frozenset({"/livez", "/readyz", "/metrics"})
+
+
+class RequestObserver:
+    """Gives each request an id, and when it is over logs one event and observes its time."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._seconds = metrics.request_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        scope.setdefault("state", {})["event"] = {}
+        token = request_id_var.set(uuid.uuid4().hex)
+        status = 500
+
+        async def observed_send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message.setdefault("headers", []).append(
+                    (b"x-request-id", (request_id_var.get() or "").encode())
+                )
+            await send(message)
+
+        try:
+            await self._app(scope, receive, observed_send)
+        finally:
+            self._report(scope, status, time.perf_counter() - started)
+            request_id_var.reset(token)
+
+    def _report(self, scope: Scope, status: int, seconds: float) -> None:
+        # The template of the route, not the path: paths are the caller's, and would be endless label values.
+        route = getattr(scope.get("route"), "path", "unmatched")
+        self._seconds.labels(route, str(status)).observe(seconds)
+        event = {"route": route, "status": status, "ms": round(seconds * 1000, 2), **scope["state"]["event"]}
+        logger.log(logging.DEBUG if route in QUIET_ROUTES else logging.INFO, "request", extra=event)
+
+
+class BodyLimiter:
+    """Reads the body before the application sees the request, within a size and a time."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int, timeout_s: float) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+        self._timeout_s = timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
+            await self._app(scope, receive, send)
+            return
+        try:
+            body = await self._read(scope, receive)
+        except (RequestTooLargeError, BodyTimeoutError) as error:
+            response = problem_response(error)
+            # What the client still sends of this body would be read as its next request.
+            response.headers["Connection"] = "close"
+            await response(scope, receive, send)
+            return
+        if body is None:
+            return
+        pending = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def replay() -> Message:
+            return pending.pop() if pending else await receive()
+
+        await self._app(scope, replay, send)
+
+    async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
+        """The whole body, or None when the client left before its end."""
+        stated = dict(scope["headers"]).get(b"content-length", b"0")
+        if stated.isdigit() and int(stated) > self._max_bytes:
+            raise self._too_large()
+        chunks = bytearray()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return None
+                    chunks += message.get("body", b"")
+                    if len(chunks) > self._max_bytes:
+                        raise self._too_large()
+                    if not message.get("more_body", False):
+                        return bytes(chunks)
+        except TimeoutError as error:
+            raise BodyTimeoutError(
+                f"the body did not arrive within {self._timeout_s:g} s: send it again"
+            ) from error
+
+    def _too_large(self) -> RequestTooLargeError:
+        return RequestTooLargeError(
+            f"the body has more than {self._max_bytes:,} bytes: send fewer or shorter notes"
+        )

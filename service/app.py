@@ -1,0 +1,174 @@
+"""The composition root: the only place that builds parts from Settings."""
+
+import asyncio
+import contextlib
+import importlib.metadata
+import ipaddress
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from time import monotonic
+
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from service.api.auth import Keyring
+from service.api.error_handlers import install_error_handlers
+from service.api.middleware import BodyLimiter, RequestObserver
+from service.api.openapi import install_openapi
+from service.api.routes import Parts, build_router
+from service.api.schemas import RequestLimits
+from service.caches.breaker import Breaker
+from service.caches.memory_cache import MemoryCache
+from service.caches.redis_cache import RedisCache
+from service.caches.tiered_cache import TieredCache
+from service.contract.checkpoint import Checkpoint
+from service.engines.base import Engine, EngineModel
+from service.engines.fake_engine import FakeEngine
+from service.engines.vllm_engine import VllmEngine, VllmOptions
+from service.errors import ConfigurationError
+from service.metrics import Metrics
+from service.scoring.admission import Admission
+from service.scoring.readiness import Readiness, bring_up, watch
+from service.scoring.scorer import Scorer
+from service.settings import Settings
+
+ENGINE_WATCH_INTERVAL_S = 1.0
+VERSION = importlib.metadata.version("notegrade")
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringStack:
+    """Everything behind the door. Enter it to bring the engine up in the background; leaving it stops all of it."""
+
+    checkpoint: Checkpoint
+    engine: Engine
+    cache: TieredCache
+    scorer: Scorer
+    readiness: Readiness
+    metrics: Metrics
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator["asyncio.Task[None]"]:
+        """Yields the task that brings the engine up; readiness tells how it ended."""
+        self.cache.start()
+        bringing_up = asyncio.create_task(bring_up(self.engine, self.checkpoint, self.readiness))
+        watching = asyncio.create_task(self._watch_after(bringing_up))
+        try:
+            yield bringing_up
+        finally:
+            self.readiness.set("draining", "the service is stopping")
+            watching.cancel()
+            # The engine is told to close first: a load that is under way then ends early, and its task with it.
+            await self.scorer.close()
+            await self.engine.close()
+            await asyncio.gather(bringing_up, watching, return_exceptions=True)
+            await self.cache.close()
+
+    async def _watch_after(self, bringing_up: "asyncio.Task[None]") -> None:
+        await asyncio.wait({bringing_up})
+        if self.readiness.is_ready:
+            await watch(self.engine, self.readiness, ENGINE_WATCH_INTERVAL_S)
+
+
+def build_stack(settings: Settings, checkpoint: Checkpoint, registry: CollectorRegistry) -> ScoringStack:
+    """The scoring path over the checkpoint; nothing is started yet."""
+    metrics = Metrics(registry)
+    metrics.build_info.labels(VERSION, checkpoint.manifest.fingerprint).set(1)
+    engine = _build_engine(settings, checkpoint)
+    cache = _build_cache(settings, metrics)
+    admission = Admission(settings.max_backlog_tokens, monotonic, metrics)
+    scorer = Scorer(checkpoint, engine, cache, admission, metrics)
+    return ScoringStack(checkpoint, engine, cache, scorer, Readiness(metrics), metrics)
+
+
+def build_app(settings: Settings, stack: ScoringStack) -> FastAPI:
+    """The HTTP application over the stack, which it starts and stops. Raises ConfigurationError for bad keys."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        async with stack.running():
+            yield
+
+    app = FastAPI(
+        title="Notegrade", version=VERSION, lifespan=lifespan, summary="Grades how well notes answer a query."
+    )
+    app.add_middleware(
+        BodyLimiter, max_bytes=settings.max_request_bytes, timeout_s=settings.request_body_timeout_s
+    )
+    app.add_middleware(RequestObserver, metrics=stack.metrics)
+    install_error_handlers(app)
+    app.include_router(build_router(_route_parts(settings, stack)))
+    install_openapi(app)
+    return app
+
+
+def request_limits(settings: Settings) -> RequestLimits:
+    """The limits on one request."""
+    return RequestLimits(
+        max_notes=settings.max_notes,
+        max_query_chars=settings.max_query_chars,
+        max_title_chars=settings.max_title_chars,
+        max_body_chars=settings.max_body_chars,
+        default_deadline_ms=settings.default_deadline_ms,
+        max_deadline_ms=settings.max_deadline_ms,
+    )
+
+
+def listening_host(settings: Settings) -> str:
+    """Where to listen: loopback alone while no keys are set. Raises ConfigurationError for anything wider."""
+    keyless = Keyring.parse(settings.keys.get_secret_value()).is_empty
+    host = settings.host or ("127.0.0.1" if keyless else "0.0.0.0")  # noqa: S104 - keys are set
+    if keyless and not _is_loopback(host):
+        raise ConfigurationError(
+            f"without NOTEGRADE_KEYS only loopback is served, not {host}: `notegrade key` makes one"
+        )
+    return host
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _build_engine(settings: Settings, checkpoint: Checkpoint) -> Engine:
+    manifest = checkpoint.manifest
+    model = EngineModel(checkpoint.folder, manifest.label_token_ids, checkpoint.renderer.max_prompt_tokens)
+    if settings.engine == "fake":
+        return FakeEngine(model)
+    options = VllmOptions(
+        dtype=settings.engine_dtype,
+        max_batched_tokens=settings.engine_max_batched_tokens,
+        max_sequences=settings.engine_max_sequences,
+        kv_cache_gib=settings.engine_kv_cache_gib,
+    )
+    return VllmEngine(model, options)
+
+
+def _build_cache(settings: Settings, metrics: Metrics) -> TieredCache:
+    local = MemoryCache(settings.local_cache_pairs, settings.cache_ttl_s)
+    remote = None
+    if settings.redis_url is not None:
+        remote = RedisCache(
+            settings.redis_url.get_secret_value(),
+            settings.cache_ttl_s,
+            settings.redis_timeout_ms / 1000,
+            settings.redis_max_connections,
+        )
+    breaker = Breaker(settings.breaker_failures, settings.breaker_open_s)
+    return TieredCache(local, remote, breaker, metrics)
+
+
+def _route_parts(settings: Settings, stack: ScoringStack) -> Parts:
+    return Parts(
+        scorer=stack.scorer,
+        engine=stack.engine,
+        manifest=stack.checkpoint.manifest,
+        readiness=stack.readiness,
+        metrics=stack.metrics,
+        keyring=Keyring.parse(settings.keys.get_secret_value()),
+        limits=request_limits(settings),
+        version=VERSION,
+        log_texts=settings.log_texts,
+    )

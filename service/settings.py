@@ -1,0 +1,117 @@
+"""Every setting, read once from the environment (NOTEGRADE_*) and passed down; see docs/settings.md."""
+
+import os
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.errors import ConfigurationError
+
+PREFIX = "NOTEGRADE_"
+
+
+class Settings(BaseSettings):
+    """All settings; frozen. A description is the text of its row in docs/settings.md."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    checkpoint: str = Field(
+        "checkpoints/default",
+        description="Checkpoint to serve: a folder, or the id of a hub repository (`owner/name`)",
+    )
+    host: str | None = Field(
+        None,
+        description="Address to listen on; unset: 127.0.0.1 without keys, 0.0.0.0 with keys. Without keys only loopback is allowed",
+    )
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one")
+    keys: SecretStr = Field(
+        SecretStr(""),
+        description="Keys that may call: `role:sha256-of-the-key`, separated by commas, role `score` or `admin` (`notegrade key` makes one). Empty: no key is asked for",
+    )
+
+    redis_url: SecretStr | None = Field(
+        None,
+        description="Redis for the pair cache (`redis://`, `rediss://`, `unix://`); unset: only the local cache",
+    )
+    redis_timeout_ms: int = Field(50, ge=1, le=10_000, description="Longest wait for one Redis call")
+    redis_max_connections: int = Field(64, ge=1, le=10_000, description="Most connections to Redis")
+    cache_ttl_s: int = Field(86_400, ge=1, description="How long a cached reading may live")
+    local_cache_pairs: int = Field(
+        100_000, ge=1, description="Most pairs in the local cache (about 0.5 KB each)"
+    )
+    breaker_failures: int = Field(5, ge=1, description="Redis failures in a row that open the breaker")
+    breaker_open_s: float = Field(
+        5.0, gt=0, description="How long the breaker stays open before Redis is tried again"
+    )
+
+    engine: Literal["vllm", "fake"] = Field(
+        "vllm",
+        description="`vllm`, or `fake`: deterministic made-up scores without a model, for trying out clients",
+    )
+    engine_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="Number format of the engine; `auto` measures fp32 against bf16 at start (CPU), or takes the checkpoint's (GPU)",
+    )
+    engine_max_batched_tokens: int = Field(1024, ge=32, description="Most tokens in one engine step")
+    engine_max_sequences: int = Field(64, ge=1, description="Most prompts in one engine step")
+    engine_kv_cache_gib: float = Field(2.0, gt=0, description="Memory for the prefix cache on a CPU, in GiB")
+
+    max_notes: int = Field(256, ge=1, description="Most notes in a request")
+    max_query_chars: int = Field(
+        2_000, ge=1, description="Longest query, in characters (the checkpoint also limits its tokens)"
+    )
+    max_title_chars: int = Field(2_000, ge=1, description="Longest title, in characters")
+    max_body_chars: int = Field(
+        100_000, ge=1, description="Longest body, in characters; what the checkpoint can't read of it is cut"
+    )
+    max_request_bytes: int = Field(1_000_000, ge=1_000, description="Largest request body, in bytes")
+    request_body_timeout_s: float = Field(
+        10.0, gt=0, description="Longest wait for a request's body to arrive"
+    )
+    default_deadline_ms: int = Field(10_000, ge=1, description="Deadline of a request that states none")
+    max_deadline_ms: int = Field(
+        60_000, ge=1, description="Longest deadline; a longer one that is asked for is cut to it"
+    )
+    max_backlog_tokens: int = Field(
+        200_000,
+        ge=1_000,
+        description="Most prompt tokens under way in the engine; what would go over it is shed",
+    )
+
+    drain_timeout_s: float = Field(
+        15.0, ge=0, description="Longest wait for open requests when the service stops"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe log event that is written"
+    )
+    log_format: Literal["json", "text"] = Field(
+        "json", description="One JSON object a line, or plain text for a terminal"
+    )
+    log_texts: bool = Field(
+        False,
+        description="Write queries and notes into the log. They are private: for debugging on test data only",
+    )
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """The settings from the environment, with what a command line overrides.
+
+    Raises ConfigurationError in one line for a value that is not valid, and for a NOTEGRADE_ variable that is no
+    setting: a misspelt one would otherwise do nothing, silently.
+    """
+    unknown = sorted(
+        name
+        for name in os.environ
+        if name.startswith(PREFIX) and name.removeprefix(PREFIX).lower() not in Settings.model_fields
+    )
+    if unknown:
+        raise ConfigurationError(f"no such setting: {', '.join(unknown)} (docs/settings.md lists them all)")
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        parts = [
+            f"{PREFIX}{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}"
+            for e in error.errors(include_input=False)
+        ]
+        raise ConfigurationError("; ".join(parts)) from error

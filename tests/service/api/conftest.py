@@ -1,0 +1,72 @@
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from service.app import ScoringStack, build_app, build_stack
+from service.contract.checkpoint import Checkpoint
+from service.engines.fake_engine import FakeEngine
+from service.settings import Settings
+from tests.checkpoints import load_tiny
+
+
+@dataclass
+class Service:
+    """The whole application on twins, its client, and what stands behind it."""
+
+    app: FastAPI
+    client: httpx.AsyncClient
+    stack: ScoringStack
+    registry: CollectorRegistry
+
+    @property
+    def engine(self) -> FakeEngine:
+        assert isinstance(self.stack.engine, FakeEngine)
+        return self.stack.engine
+
+    def count(self, metric: str, **labels: str) -> float:
+        return self.registry.get_sample_value(f"notegrade_{metric}", labels) or 0.0
+
+    async def score(self, **changes: Any) -> httpx.Response:
+        return await self.client.post("/score", json={**REQUEST, **changes})
+
+
+REQUEST: dict[str, Any] = {
+    "request_id": "r-1",
+    "query": "quiet cafes",
+    "notes": [
+        {"id": "n1", "title": "Cafes", "body": "A quiet cafe with light."},
+        {"id": "n2", "title": None, "body": "Surf beaches."},
+    ],
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return load_tiny(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture
+def settings_changes() -> dict[str, Any]:
+    """Overridden by a test's parametrisation to change settings."""
+    return {}
+
+
+@pytest.fixture
+async def service(tiny_checkpoint: Checkpoint, settings_changes: dict[str, Any]) -> AsyncIterator[Service]:
+    settings = Settings(checkpoint=str(Path(tiny_checkpoint.folder)), engine="fake", **settings_changes)
+    registry = CollectorRegistry()
+    stack = build_stack(settings, tiny_checkpoint, registry)
+    app = build_app(settings, stack)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with (
+        stack.running() as bringing_up,
+        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+    ):
+        await bringing_up
+        yield Service(app, client, stack, registry)

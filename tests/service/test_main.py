@@ -1,0 +1,76 @@
+"""The command line without an engine: what is refused, and how it says so."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from service.__main__ import app, main
+from service.api.auth import Keyring
+from tests.checkpoints import make_checkpoint
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make_checkpoint(tmp_path / "checkpoint")
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["notegrade", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+def test_whole_checkpoint_passes_the_check(folder: Path) -> None:
+    result = CliRunner().invoke(app, ["check", str(folder)])
+    assert result.exit_code == 0
+    assert "tiny-1 can be served" in result.output
+
+
+@pytest.mark.parametrize(
+    "command", [["check"], ["serve", "--checkpoint"], ["score", "--query", "q", "--notes"]]
+)
+def test_broken_checkpoint_is_refused_in_one_clear_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    (folder / "model.safetensors").unlink()
+    arguments = [*command, str(folder)]
+    if command[0] == "score":
+        (folder / "notes.jsonl").write_text("", encoding="utf-8")
+        arguments = [*command, str(folder / "notes.jsonl"), "--checkpoint", str(folder)]
+    assert run_main(monkeypatch, *arguments) == 2
+    written = capsys.readouterr().err
+    assert "model.safetensors is missing" in written
+    assert len(written.strip().splitlines()) == 1
+
+
+def test_serving_wider_than_loopback_needs_keys(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(monkeypatch, "serve", "--host", "0.0.0.0", "--checkpoint", str(folder)) == 2
+    assert "only loopback is served" in capsys.readouterr().err
+
+
+def test_made_key_lets_in() -> None:
+    result = CliRunner().invoke(app, ["key", "--role", "admin"])
+    found = re.search(r"key: +(\S+)\nentry: +(\S+)", result.output)
+    assert found
+    Keyring.parse(found[2]).check(f"Bearer {found[1]}", "admin")
+
+
+def test_notes_are_scored_on_the_fake_engine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTEGRADE_ENGINE", "fake")
+    notes = folder / "notes.jsonl"
+    notes.write_text(
+        '{"id": "a", "title": "A cafe", "body": "x"}\n\n{"id": "b", "body": "y"}\n', encoding="utf-8"
+    )
+    result = CliRunner().invoke(
+        app, ["score", "--query", "q", "--notes", str(notes), "--checkpoint", str(folder)]
+    )
+    assert result.exit_code == 0, result.output
+    assert "2 notes answer" in result.output
+    assert "A cafe" in result.output

@@ -1,0 +1,52 @@
+"""Docs that would otherwise go stale."""
+
+import json
+import re
+from pathlib import Path
+
+from pydantic_core import PydanticUndefined
+
+from service.contract.manifest import Manifest
+from service.settings import PREFIX, Settings
+
+ROOT = Path(__file__).parent.parent
+
+
+def settings_table() -> str:
+    """The table of docs/settings.md, as Settings makes it."""
+    rows = ["| setting | default | what it does |", "| --- | --- | --- |"]
+    for name, field in Settings.model_fields.items():
+        assert field.default is not PydanticUndefined
+        default = field.default
+        shown = (
+            "unset"
+            if default is None
+            else "empty"
+            if not str(getattr(default, "get_secret_value", lambda d=default: d)())
+            else f"`{default}`"
+        )
+        rows.append(f"| `{PREFIX}{name.upper()}` | {shown} | {field.description} |")
+    return "\n".join(rows)
+
+
+def test_settings_are_documented() -> None:
+    documented = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert settings_table() in documented
+
+
+def test_manifest_schema_is_published() -> None:
+    published = json.loads((ROOT / "docs" / "manifest.schema.json").read_text(encoding="utf-8"))
+    assert published == json.loads(json.dumps(Manifest.model_json_schema()))
+
+
+def test_decisions_are_numbered_and_have_a_status() -> None:
+    decisions = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+    numbers = [int(path.name[:4]) for path in decisions]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert all("\nStatus: " in path.read_text(encoding="utf-8") for path in decisions)
+
+
+def test_links_lead_somewhere() -> None:
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
