@@ -1,0 +1,1 @@
+"""Load tests: they drive a running service over HTTP only, and import neither half of the project."""

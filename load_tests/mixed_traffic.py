@@ -1,0 +1,124 @@
+"""Concurrent clients that mix repeated and new pairs, with every answer checked against its request.
+
+.venv/bin/python -m load_tests.mixed_traffic http://127.0.0.1:8000 --requests 1000 --clients 16
+"""
+
+import argparse
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+
+from load_tests.client import Answer, new_session, post_score, read_metrics
+from load_tests.texts import make_note, make_query
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What was sent, what came back, and what was wrong with it."""
+
+    requests: int = 0
+    pairs: int = 0
+    statuses: Counter[int] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    sources: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    def add(self, body: dict[str, Any], answer: Answer) -> None:
+        """Count one answer and check that it is the answer to that body."""
+        self.requests += 1
+        self.pairs += len(body["notes"])
+        self.statuses[answer.status] += 1
+        self.seconds.append(answer.seconds)
+        results = answer.body.get("results", [])
+        self.outcomes.update(result["outcome"] for result in results)
+        self.sources.update(result["source"] for result in results if result["source"])
+        sent, got = [note["id"] for note in body["notes"]], [result["id"] for result in results]
+        if sent != got or answer.body.get("request_id") != body["request_id"]:
+            self.wrong.append(f"{body['request_id']}: sent {sent}, got {answer.status} {got}")
+
+
+def plan(count: int, seed: int, *, new_share: float = 0.15, notes: int = 3) -> list[dict[str, Any]]:
+    """That many bodies of 1 to `notes` notes; about `new_share` of the requests ask what no other one asks."""
+    rng = random.Random(seed)
+    queries = [make_query(rng) for _ in range(8)]
+    pool = [make_note(rng, f"pool-{i}", words=20) for i in range(12)]
+    bodies = []
+    for number in range(count):
+        is_new = rng.random() < new_share
+        query = f"{make_query(rng)} {rng.random()}" if is_new else rng.choice(queries)
+        chosen = rng.sample(pool, 1 if is_new else rng.randint(1, notes))
+        bodies.append(
+            {"request_id": f"mixed-{number}", "query": query, "notes": chosen, "deadline_ms": 60_000}
+        )
+    return bodies
+
+
+async def drive(
+    session: aiohttp.ClientSession,
+    url: str,
+    bodies: list[dict[str, Any]],
+    clients: int,
+    at: dict[int, Callable[[], Awaitable[None]]] | None = None,
+) -> Traffic:
+    """Send the bodies from that many clients at once; before sending body number n, `at[n]` is awaited."""
+    traffic, todo = Traffic(), iter(enumerate(bodies))
+
+    async def client() -> None:
+        for number, body in todo:
+            if at and number in at:
+                await at[number]()
+            traffic.add(body, await post_score(session, url, body))
+
+    await asyncio.gather(*(client() for _ in range(clients)))
+    return traffic
+
+
+def differences(traffic: Traffic, before: dict[str, float], after: dict[str, float]) -> list[str]:
+    """What the service's metrics say differently from what was sent and seen; empty when they agree."""
+
+    def grown(sample: str) -> float:
+        return after.get(f"notegrade_{sample}", 0) - before.get(f"notegrade_{sample}", 0)
+
+    expected = {'request_seconds_count{route="/score",status="200"}': traffic.statuses[200]}
+    for outcome in ("scored", "deadline_exceeded", "shed", "failed"):
+        expected[f'pair_outcomes_total{{outcome="{outcome}"}}'] = traffic.outcomes[outcome]
+    for source in ("engine", "redis", "local", "coalesced"):
+        expected[f'pair_source_total{{source="{source}"}}'] = traffic.sources[source]
+    expected["score_count"] = traffic.outcomes["scored"]
+    return [f"{sample}: {grown(sample):g}, sent {n}" for sample, n in expected.items() if grown(sample) != n]
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("url")
+    parser.add_argument("--requests", type=int, default=1000)
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randint(0, 10**9))
+    options = parser.parse_args()
+    url = options.url.rstrip("/")
+    async with new_session() as session:
+        before = await read_metrics(session, url)
+        traffic = await drive(session, url, plan(options.requests, options.seed), options.clients)
+        after = await read_metrics(session, url)
+    ordered = sorted(traffic.seconds)
+    print(f"{traffic.requests} requests, {traffic.pairs} pairs, seed {options.seed}")
+    print(
+        f"statuses {dict(traffic.statuses)}  outcomes {dict(traffic.outcomes)}  sources {dict(traffic.sources)}"
+    )
+    print(
+        f"p50 {ordered[len(ordered) // 2] * 1000:.1f} ms  p99 {ordered[len(ordered) * 99 // 100] * 1000:.1f} ms"
+    )
+    for wrong in traffic.wrong + differences(traffic, before, after):
+        print(f"WRONG {wrong}")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
