@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 from prometheus_client import CollectorRegistry
 
 from service.api.auth import Keyring
@@ -23,7 +24,6 @@ from service.caches.redis_cache import RedisCache
 from service.caches.tiered_cache import TieredCache
 from service.contract.checkpoint import Checkpoint
 from service.engines.base import Engine, EngineModel
-from service.engines.fake_engine import FakeEngine
 from service.engines.vllm_engine import VllmEngine, VllmOptions
 from service.errors import ConfigurationError
 from service.metrics import Metrics
@@ -70,11 +70,13 @@ class ScoringStack:
             await watch(self.engine, self.readiness, ENGINE_WATCH_INTERVAL_S)
 
 
-def build_stack(settings: Settings, checkpoint: Checkpoint, registry: CollectorRegistry) -> ScoringStack:
-    """The scoring path over the checkpoint; nothing is started yet."""
+def build_stack(
+    settings: Settings, checkpoint: Checkpoint, registry: CollectorRegistry, engine: Engine | None = None
+) -> ScoringStack:
+    """The scoring path over the checkpoint, on vLLM unless an engine is given; nothing is started yet."""
     metrics = Metrics(registry)
     metrics.build_info.labels(VERSION, checkpoint.manifest.fingerprint).set(1)
-    engine = _build_engine(settings, checkpoint)
+    engine = engine or _build_engine(settings, checkpoint)
     cache = _build_cache(settings, metrics)
     admission = Admission(settings.max_backlog_tokens, monotonic, metrics)
     scorer = Scorer(checkpoint, engine, cache, admission, metrics)
@@ -89,8 +91,13 @@ def build_app(settings: Settings, stack: ScoringStack) -> FastAPI:
         async with stack.running():
             yield
 
-    app = FastAPI(
-        title="Notegrade", version=VERSION, lifespan=lifespan, summary="Grades how well notes answer a query."
+    # Offline: the page's scripts come from the package, since clusters seldom reach a public CDN.
+    app = FastAPIOffline(
+        redoc_url=None,
+        title="Notegrade",
+        version=VERSION,
+        lifespan=lifespan,
+        summary="Grades how well notes answer a query.",
     )
     app.add_middleware(
         BodyLimiter, max_bytes=settings.max_request_bytes, timeout_s=settings.request_body_timeout_s
@@ -135,8 +142,6 @@ def _is_loopback(host: str) -> bool:
 def _build_engine(settings: Settings, checkpoint: Checkpoint) -> Engine:
     manifest = checkpoint.manifest
     model = EngineModel(checkpoint.folder, manifest.label_token_ids, checkpoint.renderer.max_prompt_tokens)
-    if settings.engine == "fake":
-        return FakeEngine(model)
     options = VllmOptions(
         dtype=settings.engine_dtype,
         max_batched_tokens=settings.engine_max_batched_tokens,

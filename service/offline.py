@@ -88,11 +88,12 @@ def to_json_line(result: PairResult) -> str:
 
 def to_table(query: str, notes: Sequence[ScoringNote], results: Sequence[PairResult]) -> Table:
     """Best first, for people."""
-    table = Table(title=f"How well {len(notes)} notes answer “{query}”", title_justify="left")
+    table = Table(title=f"How well {len(notes)} notes answer “{query}”", title_justify="left", expand=True)
     for heading, justify in (("#", "right"), ("score", "right"), ("grade", "right"), ("margin", "right")):
         table.add_column(heading, justify=justify)  # type: ignore[arg-type]  # a literal, seen as str
-    table.add_column("id", overflow="fold")
-    table.add_column("note", overflow="ellipsis", no_wrap=True)
+    table.add_column("id", overflow="ellipsis", no_wrap=True, max_width=32)
+    # Takes what width is left: without a ratio, long notes would squeeze the ids away.
+    table.add_column("note", overflow="ellipsis", no_wrap=True, ratio=1)
     for rank, (note, result) in enumerate(_best_first(notes, results), 1):
         shown = note.title or note.body
         judgement = result.judgement

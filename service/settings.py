@@ -45,10 +45,6 @@ class Settings(BaseSettings):
         5.0, gt=0, description="How long the breaker stays open before Redis is tried again"
     )
 
-    engine: Literal["vllm", "fake"] = Field(
-        "vllm",
-        description="`vllm`, or `fake`: deterministic made-up scores without a model, for trying out clients",
-    )
     engine_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
         description="Number format of the engine; `auto` measures fp32 against bf16 at start (CPU), or takes the checkpoint's (GPU)",

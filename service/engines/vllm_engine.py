@@ -5,9 +5,11 @@ The worker runs in vLLM's engine-core process; this process only sends token ids
 
 import asyncio
 import contextlib
+import importlib
 import itertools
 import json
 import logging
+import multiprocessing
 import os
 import statistics
 import time
@@ -48,26 +50,35 @@ class VllmEngine:
     def __init__(self, model: EngineModel, options: VllmOptions) -> None:
         self._model = model
         self._options = options
-        self._llm: AsyncLLM | None = None
-        self._profile = EngineProfile(dtype="unknown")
+        self._loading: asyncio.Task[tuple[AsyncLLM, EngineProfile]] | None = None
+        self._closed = False
         self._ids = itertools.count()
 
     @property
     def profile(self) -> EngineProfile:
-        return self._profile
+        loaded = self._loaded()
+        return loaded[1] if loaded else EngineProfile(dtype="unknown")
 
     async def start(self) -> None:
-        # In a thread: loading takes seconds to minutes, and /livez must answer meanwhile.
+        self._loading = asyncio.create_task(self._load())
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
-                self._llm, self._profile = await asyncio.to_thread(_load, self._model, self._options)
+                await asyncio.shield(self._loading)
         except Exception as error:  # whatever vLLM, torch or the driver raise: there is no engine
             raise EngineLostError(
                 f"vLLM can't load {self._model.folder}: {type(error).__name__}: {error}"
             ) from error
 
+    async def _load(self) -> "tuple[AsyncLLM, EngineProfile]":
+        # In threads: loading takes seconds to minutes, and /livez must answer meanwhile. In two of them: something
+        # that vLLM imports keeps the frames it was imported from, and with them the engine would live for ever.
+        await asyncio.to_thread(_import_vllm)
+        if self._closed:
+            raise EngineLostError("closed while it was loading")
+        return await asyncio.to_thread(_load, self._model, self._options)
+
     async def score(self, prompt: tuple[int, ...], priority: int) -> EngineAnswer:
-        llm = self._running()
+        llm, _ = self._running()
         from vllm import SamplingParams
         from vllm.inputs.engine import tokens_input
 
@@ -85,21 +96,32 @@ class VllmEngine:
         raise EngineRequestError("vLLM ended the request without an output")
 
     async def check(self) -> None:
+        llm, _ = self._running()
         with translate_vllm_errors():
-            await self._running().check_health()
+            await llm.check_health()
 
     async def close(self) -> None:
-        llm, self._llm = self._llm, None
-        if llm is not None:
-            if llm.output_handler is not None:
-                # First: it would take the engine core's planned end for a crash, and log it as one.
-                llm.output_handler.cancel()
-            await asyncio.to_thread(llm.shutdown)
+        self._closed = True
+        while self._loading is not None and not self._loading.done():
+            # A thread can't be cancelled, but a load whose engine core has ended fails soon.
+            for child in multiprocessing.active_children():
+                child.terminate()
+            await asyncio.wait({self._loading}, timeout=0.5)
+        loaded, self._loading = self._loaded(), None
+        if loaded is not None:
+            await _shut_down(loaded[0])
 
-    def _running(self) -> "AsyncLLM":
-        if self._llm is None:
+    def _loaded(self) -> "tuple[AsyncLLM, EngineProfile] | None":
+        loading = self._loading
+        if loading is None or not loading.done() or loading.cancelled() or loading.exception():
+            return None
+        return loading.result()
+
+    def _running(self) -> "tuple[AsyncLLM, EngineProfile]":
+        loaded = self._loaded()
+        if loaded is None or self._closed:
             raise EngineLostError("the engine is not running")
-        return self._llm
+        return loaded
 
     def _answer(self, output: "RequestOutput") -> EngineAnswer:
         if not output.outputs or not output.outputs[0].logprobs:
@@ -112,6 +134,13 @@ class VllmEngine:
             reused_tokens=output.num_cached_tokens or 0,
             queued_s=max(0.0, waited.scheduled_ts - waited.queued_ts) if waited else 0.0,
         )
+
+
+async def _shut_down(llm: "AsyncLLM") -> None:
+    if llm.output_handler is not None:
+        # First: it would take the engine core's planned end for a crash, and log it as one.
+        llm.output_handler.cancel()
+    await asyncio.to_thread(llm.shutdown)
 
 
 @contextlib.contextmanager
@@ -128,7 +157,7 @@ def translate_vllm_errors() -> Iterator[None]:
         raise EngineRequestError(f"vLLM failed on this prompt: {type(error).__name__}") from error
 
 
-def _load(model: EngineModel, options: VllmOptions) -> "tuple[AsyncLLM, EngineProfile]":
+def _import_vllm() -> None:
     # vLLM reads these while it is imported and started; what the operator has set stays.
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     # Errors as JSON lines from both processes: on a CPU, vLLM warns hundreds of times of what is meant to be so.
@@ -136,6 +165,10 @@ def _load(model: EngineModel, options: VllmOptions) -> "tuple[AsyncLLM, EnginePr
     os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
     # Never fork: this process has threads (torch's among them), and a forked copy of them hangs.
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    importlib.import_module("vllm.v1.engine.async_llm")
+
+
+def _load(model: EngineModel, options: VllmOptions) -> "tuple[AsyncLLM, EngineProfile]":
     import vllm
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.platforms import current_platform

@@ -60,17 +60,3 @@ def test_made_key_lets_in() -> None:
     found = re.search(r"key: +(\S+)\nentry: +(\S+)", result.output)
     assert found
     Keyring.parse(found[2]).check(f"Bearer {found[1]}", "admin")
-
-
-def test_notes_are_scored_on_the_fake_engine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NOTEGRADE_ENGINE", "fake")
-    notes = folder / "notes.jsonl"
-    notes.write_text(
-        '{"id": "a", "title": "A cafe", "body": "x"}\n\n{"id": "b", "body": "y"}\n', encoding="utf-8"
-    )
-    result = CliRunner().invoke(
-        app, ["score", "--query", "q", "--notes", str(notes), "--checkpoint", str(folder)]
-    )
-    assert result.exit_code == 0, result.output
-    assert "2 notes answer" in result.output
-    assert "A cafe" in result.output

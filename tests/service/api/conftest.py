@@ -12,7 +12,7 @@ from service.app import ScoringStack, build_app, build_stack
 from service.contract.checkpoint import Checkpoint
 from service.engines.fake_engine import FakeEngine
 from service.settings import Settings
-from tests.checkpoints import load_tiny
+from tests.checkpoints import fake_engine_for, load_tiny
 
 
 @dataclass
@@ -59,9 +59,9 @@ def settings_changes() -> dict[str, Any]:
 
 @pytest.fixture
 async def service(tiny_checkpoint: Checkpoint, settings_changes: dict[str, Any]) -> AsyncIterator[Service]:
-    settings = Settings(checkpoint=str(Path(tiny_checkpoint.folder)), engine="fake", **settings_changes)
+    settings = Settings(checkpoint=str(Path(tiny_checkpoint.folder)), **settings_changes)
     registry = CollectorRegistry()
-    stack = build_stack(settings, tiny_checkpoint, registry)
+    stack = build_stack(settings, tiny_checkpoint, registry, fake_engine_for(tiny_checkpoint))
     app = build_app(settings, stack)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (

@@ -58,7 +58,12 @@ async def test_routes_are_labels_paths_are_not(service: Service) -> None:
 
 
 async def test_docs_and_schema_are_served(service: Service) -> None:
-    assert (await service.client.get("/docs")).status_code == 200
+    page = await service.client.get("/docs")
+    assert page.status_code == 200
+    sources = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(sources) >= 3
+    for source in sources:  # all of them ours: clusters seldom reach a public CDN
+        assert (await service.client.get(source)).status_code == 200, source
     document = (await service.client.get("/openapi.json")).json()
     body = document["paths"]["/score"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     name = body["$ref"].rsplit("/", 1)[1]

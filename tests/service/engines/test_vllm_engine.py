@@ -1,14 +1,19 @@
 """What is vLLM's own: its exceptions, its dtype."""
 
+import asyncio
 import inspect
 import json
+import multiprocessing
 from pathlib import Path
 
 import pytest
 
+from service.contract.checkpoint import Checkpoint
 from service.engines.base import EngineModel
 from service.engines.vllm_engine import VllmEngine, VllmOptions, measure_faster_dtype, translate_vllm_errors
 from service.errors import EngineError, EngineLostError, EngineRequestError
+from tests.checkpoints import engine_model
+from tests.waiting import until
 
 pytestmark = pytest.mark.engine
 
@@ -51,3 +56,13 @@ async def test_folder_that_vllm_can_t_load_is_a_lost_engine(tmp_path: Path) -> N
     with pytest.raises(EngineLostError, match="vLLM can't load"):
         await engine.start()
     await engine.close()
+
+
+async def test_closing_while_loading_ends_soon_and_leaves_no_process(default_checkpoint: Checkpoint) -> None:
+    engine = VllmEngine(engine_model(default_checkpoint), VllmOptions(dtype="float32"))
+    starting = asyncio.create_task(engine.start())
+    await until(lambda: bool(multiprocessing.active_children()), within_s=120)
+    await engine.close()
+    with pytest.raises(EngineLostError):
+        await starting
+    assert multiprocessing.active_children() == []

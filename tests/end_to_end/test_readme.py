@@ -1,0 +1,85 @@
+"""Every command that README.md shows, run as it is shown."""
+
+import json
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.conftest import ROOT, ServiceProcess, free_port, start_service
+from tests.tiny_base import make_tiny_base
+
+pytestmark = [pytest.mark.engine, pytest.mark.redis]
+
+RUN_ELSEWHERE = {
+    "make serve": "the fixture of test_serving.py",
+    "make test": "CI",
+    '.venv/bin/notegrade score --query "quiet cafes to work in lisbon" --notes examples/notes.jsonl': "test_commands.py",
+    '.venv/bin/notegrade score --query "quiet cafes to work in lisbon" --notes examples/notes.jsonl --json': "test_commands.py",
+}
+
+
+def shown_commands() -> list[str]:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```bash\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    commands, pending = [], ""
+    for line in "".join(blocks).splitlines():
+        pending += re.sub(r"\s+#.*", "", line) + "\n"
+        try:
+            shlex.split(pending)
+        except ValueError:  # a quoted body that goes on
+            continue
+        if pending.strip():
+            commands.append(pending.strip())
+        pending = ""
+    return commands
+
+
+def bash(command: str) -> str:
+    done = subprocess.run(
+        ["/bin/bash", "-ec", command], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_curl_examples_answer_as_shown(service: ServiceProcess) -> None:
+    examples = [command for command in shown_commands() if command.startswith("curl")]
+    score, rerank = (json.loads(bash(example.replace("localhost:8000", service.url))) for example in examples)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = json.loads(re.findall(r"^```json\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)[0])
+    assert score["request_id"] == shown["request_id"]
+    assert score["model"] == shown["model"]
+    for got, printed in zip(score["results"], shown["results"], strict=True):
+        assert (got["id"], got["grade"], got["outcome"]) == (
+            printed["id"],
+            printed["grade"],
+            printed["outcome"],
+        )
+        # The page was written on one machine, this runs on another: bf16 there may be fp32 here.
+        assert got["distribution"] == pytest.approx(printed["distribution"], abs=0.05)
+    assert rerank["results"][0]["relevance_score"] > 0
+
+
+def test_a_checkpoint_of_one_s_own_is_made_checked_and_served(tmp_path: Path) -> None:
+    base, mine, port = make_tiny_base(tmp_path / "base"), tmp_path / "mine", free_port()
+    assemble, check, serve = (command for command in shown_commands() if "checkpoints/mine" in command)
+    bash(assemble.replace("path/or/hub-id", str(base)).replace("checkpoints/mine", str(mine)))
+    bash(check.replace("checkpoints/mine", str(mine)))
+    command = serve.replace("checkpoints/mine", str(mine)).replace(
+        "make serve", f"exec make serve PORT={port}"
+    )
+    service = start_service(tmp_path / "log", ["/bin/bash", "-c", command], port)
+    try:
+        service.wait_for("ok", "probe_mismatch", "engine_lost")
+        assert service.readiness[-1] == (200, "ok"), service.written()
+    finally:
+        service.interrupt()
+
+
+def test_no_command_is_shown_that_nothing_runs() -> None:
+    run_here = [c for c in shown_commands() if c.startswith("curl") or "checkpoints/mine" in c]
+    assert [c for c in shown_commands() if c not in run_here and c not in RUN_ELSEWHERE] == []
+    assert len(run_here) == 5
