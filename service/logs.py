@@ -37,10 +37,14 @@ class _UtcJsonFormatter(JsonFormatter):
 
 
 def configure_logs(level: str, log_format: str) -> None:
-    """Send every logger of the process to stderr in one format. Call once, at the start of a command."""
+    """Send every logger of the process to stderr in one format. Call once, at the start of a command.
+
+    `log_format` is `json`, `text`, or `auto`: text when stderr is a terminal.
+    """
+    in_json = log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(_AddRequestId())
-    handler.setFormatter(_json_formatter() if log_format == "json" else _text_formatter())
+    handler.setFormatter(_json_formatter() if in_json else _text_formatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for chatty in (
         "httpx",

@@ -81,8 +81,9 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log event that is written"
     )
-    log_format: Literal["json", "text"] = Field(
-        "json", description="One JSON object a line, or plain text for a terminal"
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto",
+        description="One JSON object a line, or plain text; `auto`: text on a terminal, JSON elsewhere",
     )
     log_texts: bool = Field(
         False,

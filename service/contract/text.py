@@ -1,6 +1,10 @@
 """Canonical text: the one form that is hashed for the cache and rendered for the engine."""
 
+import re
 import unicodedata
+
+# General category Cc, which Unicode's stability policy has closed for ever.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]+")
 
 
 def canonicalize(text: str | None) -> str:
@@ -12,9 +16,12 @@ def canonicalize(text: str | None) -> str:
     if not text:
         return ""
     # White space goes first: tab and newline are control characters too, but they separate words.
-    collapsed = " ".join(unicodedata.normalize("NFC", text).split())
-    if collapsed.isprintable():
+    collapsed = _collapse(text)
+    if not _CONTROL.search(collapsed):
         return collapsed
-    # A control character can have stood alone between two blanks, or between a letter and its combining mark.
-    kept = "".join(c for c in collapsed if unicodedata.category(c) != "Cc")
-    return " ".join(unicodedata.normalize("NFC", kept).split())
+    # One can have stood alone between two blanks, or between a letter and its combining mark.
+    return _collapse(_CONTROL.sub("", collapsed))
+
+
+def _collapse(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).split())

@@ -16,8 +16,11 @@ def _restored_root_logger() -> Iterator[None]:
     root.setLevel(level)
 
 
-def test_json_lines_carry_event_request_id_and_extras(capsys: pytest.CaptureFixture[str]) -> None:
-    configure_logs("info", "json")
+@pytest.mark.parametrize("log_format", ["json", "auto"])
+def test_json_lines_carry_event_request_id_and_extras(
+    capsys: pytest.CaptureFixture[str], log_format: str
+) -> None:
+    configure_logs("info", log_format)
     token = request_id_var.set("r-7")
     logging.getLogger("service.request").info("request", extra={"status": 200, "outcomes": {"scored": 2}})
     request_id_var.reset(token)
