@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     )
     engine_max_batched_tokens: int = Field(1024, ge=32, description="Most tokens in one engine step")
     engine_max_sequences: int = Field(64, ge=1, description="Most prompts in one engine step")
-    engine_kv_cache_gib: float = Field(2.0, gt=0, description="Memory for the prefix cache on a CPU, in GiB")
+    engine_kv_cache_gib: int = Field(2, ge=1, description="Memory for the prefix cache on a CPU, in GiB")
 
     max_notes: int = Field(256, ge=1, description="Most notes in a request")
     max_query_chars: int = Field(

@@ -43,7 +43,7 @@ def read_probes(folder: Path, manifest: Manifest) -> tuple[Probe, ...]:
     """The probes of a checkpoint folder. Raises CheckpointError when they are missing, ManifestError when not valid."""
     path = folder / PROBES_NAME
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: U+2028 may stand in a text
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(
             f"{folder} is no whole checkpoint: {PROBES_NAME} can't be read ({error})"

@@ -41,7 +41,7 @@ class VllmOptions:
     dtype: Dtype = "auto"
     max_batched_tokens: int = 1024
     max_sequences: int = 64
-    kv_cache_gib: float = 2.0
+    kv_cache_gib: int = 2
 
 
 class VllmEngine:
@@ -198,7 +198,7 @@ def _cpu_arguments(model: EngineModel, options: VllmOptions) -> dict[str, Any]:
     # vLLM's own binding leaves one of two cores idle.
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     os.environ.setdefault("OMP_NUM_THREADS", str(cores))
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", f"{options.kv_cache_gib:g}")
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(options.kv_cache_gib))
     # The worker inside the engine core: as a third process, it makes the core spin on a shared queue.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     dtype = options.dtype if options.dtype != "auto" else measure_faster_dtype(model.folder)
