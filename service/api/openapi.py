@@ -1,4 +1,4 @@
-"""The OpenAPI document: FastAPI's, with the bodies that routes parse themselves."""
+"""The OpenAPI document: FastAPI's, with the bodies that routes parse themselves and the problems they answer."""
 
 from typing import Any
 
@@ -6,17 +6,17 @@ from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
 from service.api.rerank import RerankBody
-from service.api.schemas import ScoreBody
+from service.api.schemas import Problem, ScoreBody
 
 
 def install_openapi(app: FastAPI) -> None:
-    """Add the request bodies' schemas to what /docs and /openapi.json show."""
+    """Add the schemas of request bodies and problems to what /docs and /openapi.json show."""
     make_default = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             _, bodies = models_json_schema(
-                [(ScoreBody, "validation"), (RerankBody, "validation")],
+                [(model, "validation") for model in (ScoreBody, RerankBody, Problem)],
                 ref_template="#/components/schemas/{model}",
             )
             document = make_default()

@@ -62,7 +62,7 @@ class RerankResult(BaseModel):
 
 
 class RerankUsage(BaseModel):
-    """Jina's count of work; here the number of documents that were scored."""
+    """Jina's count of work: prompt tokens that went to the engine, so 0 for an answer from the cache."""
 
     total_tokens: int
 
@@ -100,7 +100,7 @@ def to_rerank_response(body: RerankBody, answer: ScoringAnswer, model: str) -> R
         id=answer.request_id,
         model=model,
         results=results,
-        usage=RerankUsage(total_tokens=len(scored)),
+        usage=RerankUsage(total_tokens=answer.engine_tokens),
         meta=RerankMeta(warnings=_warnings(answer.results)),
     )
 

@@ -33,6 +33,18 @@ from service.scoring.scorer import Scorer
 from service.scoring.types import PairResult, ScoringAnswer, ScoringNote, ScoringRequest
 
 
+PROBLEMS: dict[int | str, str] = {
+    401: "A valid key is needed",
+    403: "The key lacks the role",
+    408: "The body did not arrive in time",
+    413: "The body is too large",
+    422: "Something is wrong with the request; `errors` lists all of it",
+    500: "The engine failed on every pair",
+    503: "Every pair was shed, or the service is not ready; see Retry-After",
+    504: "No pair was scored by the deadline",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What the routes stand on."""
@@ -115,8 +127,10 @@ def _documents(body: type[BaseModel], response: type[BaseModel]) -> dict[str, An
     """How a route that parses its own body shows up in /docs; api/openapi.py adds the schema it points to."""
     schema = {"$ref": f"#/components/schemas/{body.__name__}"}
     content = {"application/json": {"schema": schema}}
+    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {
         "response_model": response,
+        "responses": {status: {"description": why, "content": problem} for status, why in PROBLEMS.items()},
         "openapi_extra": {"requestBody": {"required": True, "content": content}},
     }
 

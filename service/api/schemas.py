@@ -63,6 +63,16 @@ Query = Annotated[str, _limit("max_query_chars", "characters"), AfterValidator(_
 Body = Annotated[str, _limit("max_body_chars", "characters")]
 
 
+EXAMPLE: dict[str, Any] = {
+    "request_id": "r-1",
+    "query": "quiet cafes to work in lisbon",
+    "notes": [
+        {"id": "n1", "title": "Cafes for laptops", "body": "Three quiet places with sockets and good light."}
+    ],
+    "deadline_ms": 5000,
+}
+
+
 class NoteBody(_Wire):
     """One note to judge. Title and body may both be empty."""
 
@@ -84,6 +94,8 @@ def _distinct_ids(notes: list[NoteBody]) -> list[NoteBody]:
 class ScoreBody(_Wire):
     """A query and the notes to grade against it."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
+
     request_id: RequestId | None = Field(None, description="Echoed; made up when missing")
     query: Query
     notes: Annotated[
@@ -99,6 +111,25 @@ class ScoreBody(_Wire):
     criteria: str | None = Field(
         None, description="One of the checkpoint's criteria by name; the first is the default"
     )
+
+
+class BadFieldBody(BaseModel):
+    """One thing wrong with the request; `field` is a path like `notes.3.body`."""
+
+    field: str
+    message: str
+
+
+class Problem(BaseModel):
+    """RFC 9457. `type` is stable; `retryable` says whether the same request may succeed later."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    request_id: str
+    retryable: bool = False
+    errors: list[BadFieldBody] | None = None
 
 
 class ModelIdentity(BaseModel):

@@ -39,6 +39,7 @@ class EngineReading:
 
     reading: Reading
     queued_s: float
+    prompt_tokens: int
 
 
 PairFlight = Flight[PairKey, EngineReading | EngineError]
@@ -120,7 +121,7 @@ class Scorer:
         timing = _timing(work, started, cache_read, launched, landed)
         self._count(results, timing)
         self._raise_unless_scored(work, results)
-        return ScoringAnswer(request.request_id, work.criteria, results, timing)
+        return ScoringAnswer(request.request_id, work.criteria, results, timing, _engine_tokens(work))
 
     async def close(self) -> None:
         """Abort what is in flight and wait until it has ended."""
@@ -217,7 +218,7 @@ class Scorer:
             return EngineRequestError(f"the engine gave no usable label probabilities: {error}")
         self._metrics.prompt_tokens.labels("computed").inc(answer.prompt_tokens - answer.reused_tokens)
         self._metrics.prompt_tokens.labels("reused").inc(answer.reused_tokens)
-        return EngineReading(Reading(distribution, prompt.truncated), answer.queued_s)
+        return EngineReading(Reading(distribution, prompt.truncated), answer.queued_s, answer.prompt_tokens)
 
     def _result(self, work: _Work, index: int) -> PairResult:
         note_id = work.request.notes[index].id
@@ -282,6 +283,12 @@ async def _land(flights: Iterable[PairFlight], deadline: Deadline) -> None:
     if tasks:
         # `wait` never cancels what it waits for: leaving the flights does, for those nobody else is on.
         await asyncio.wait(tasks, timeout=deadline.remaining_s())
+
+
+def _engine_tokens(work: _Work) -> int:
+    own = [flight for index, flight in work.flights.items() if work.sources[index] == "engine"]
+    landed = [_landed(flight) for flight in own if flight.task.done()]
+    return sum(found.prompt_tokens for found in landed if isinstance(found, EngineReading))
 
 
 def _landed(flight: PairFlight) -> EngineReading | EngineError:

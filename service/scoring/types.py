@@ -61,9 +61,13 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class ScoringAnswer:
-    """Results in the order of the request's notes."""
+    """Results in the order of the request's notes.
+
+    `engine_tokens` counts the prompt tokens of the pairs that the engine scored for this very request.
+    """
 
     request_id: str
     criteria: str
     results: tuple[PairResult, ...]
     timing: Timing
+    engine_tokens: int

@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 
+from service.contract.prompt import Note
 from tests.service.api.conftest import Service
 
 DOCUMENTS = ["A quiet cafe.", "Surf beaches.", "A loud bar with light."]
@@ -28,6 +29,14 @@ async def test_documents_are_ranked_by_their_scores(service: Service, path: str)
     assert body["meta"]["warnings"] is None
 
 
+async def test_usage_counts_the_engines_tokens(service: Service) -> None:
+    renderer = service.stack.checkpoint.renderer
+    notes = [Note("", text) for text in DOCUMENTS]
+    tokens = sum(len(prompt.token_ids) for prompt in renderer.render("quiet cafes", notes, "general-1"))
+    assert (await rerank(service))["usage"] == {"total_tokens": tokens}
+    assert (await rerank(service))["usage"] == {"total_tokens": 0}
+
+
 async def test_top_n_keeps_the_best(service: Service) -> None:
     whole, top = await rerank(service), await rerank(service, top_n=1)
     assert top["results"] == whole["results"][:1]
@@ -52,8 +61,6 @@ async def test_objects_and_foreign_fields_are_taken(service: Service) -> None:
 
 async def test_what_could_not_be_scored_is_named(service: Service) -> None:
     prompt = service.stack.checkpoint.renderer
-    from service.contract.prompt import Note
-
     service.engine.fail_on(prompt.render("quiet cafes", [Note("", DOCUMENTS[1])], "general-1")[0].token_ids)
     body = await rerank(service)
     assert sorted(result["index"] for result in body["results"]) == [0, 2]

@@ -1,0 +1,45 @@
+"""What a person sees while the trainer works."""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from model_export.assemble import OnProgress
+
+
+def quiet_vendors() -> None:
+    """Keep transformers' own bars and hints off the terminal; for when it isn't imported yet."""
+    os.environ["TQDM_DISABLE"] = "1"
+    os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    os.environ["HF_HUB_VERBOSITY"] = "error"
+
+
+@contextlib.contextmanager
+def show_progress() -> Iterator[OnProgress]:
+    """A bar for the stage at work, and one line for each that is done, on stderr."""
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    stage, started = "", time.monotonic()
+
+    def finish() -> None:
+        if stage:
+            console.print(f"[green]✓[/green] {stage} ({time.monotonic() - started:.1f} s)", highlight=False)
+
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+
+        def on_progress(name: str, done: int, total: int) -> None:
+            nonlocal stage, started
+            if name != stage:
+                finish()
+                stage, started = name, time.monotonic()
+                bar.reset(task)
+            bar.update(task, description=name, completed=done, total=total if total > 1 else None)
+
+        yield on_progress
+    finish()

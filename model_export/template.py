@@ -1,0 +1,76 @@
+"""Prompt templates, as data: the order of criteria, note, query and cue is a checkpoint's choice."""
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from service.contract.manifest import SlotPiece, Template, TextPiece
+from service.contract.tokenizer import ContractTokenizer
+from service.errors import NotegradeError
+
+DEFAULT_TEMPLATE = "note-first-1"
+
+Pieces = tuple[TextPiece | SlotPiece, ...]
+
+_QUERY: Pieces = (TextPiece(text="\nQuery:"), SlotPiece(slot="query", lead=" "))
+_NOTE: Pieces = (
+    TextPiece(text="\nTitle:", only_with="title"),
+    SlotPiece(slot="title", lead=" "),
+    TextPiece(text="\nNote:"),
+    SlotPiece(slot="body", lead=" "),
+)
+
+
+def _chatml(*pair: Pieces) -> Pieces:
+    opening = (
+        TextPiece(text="<|im_start|>system\n"),
+        SlotPiece(slot="criteria"),
+        TextPiece(text="<|im_end|>\n<|im_start|>user"),
+    )
+    # The blank belongs to the cue: tokenizers part it from the digit after it, so that without it
+    # the model's next token is the blank, and label mass falls to noise.
+    return (*opening, *_join(pair), TextPiece(text="<|im_end|>\n<|im_start|>assistant\nGrade: "))
+
+
+def _plain(*pair: Pieces) -> Pieces:
+    return (SlotPiece(slot="criteria"), TextPiece(text="\n"), *_join(pair), TextPiece(text="\nGrade: "))
+
+
+def _join(parts: tuple[Pieces, ...]) -> Pieces:
+    return tuple(piece for part in parts for piece in part)
+
+
+_ALL = (
+    Template(name="note-first-1", pieces=_chatml(_NOTE, _QUERY)),
+    Template(name="query-first-1", pieces=_chatml(_QUERY, _NOTE)),
+    Template(name="note-first-plain-1", pieces=_plain(_NOTE, _QUERY)),
+    Template(name="query-first-plain-1", pieces=_plain(_QUERY, _NOTE)),
+)
+
+TEMPLATES: Mapping[str, Template] = MappingProxyType({template.name: template for template in _ALL})
+
+
+class TemplateError(NotegradeError):
+    """A template that is not there, or that the base does not speak."""
+
+
+def find_template(name: str) -> Template:
+    """The template of that name. Raises TemplateError naming those there are."""
+    try:
+        return TEMPLATES[name]
+    except KeyError:
+        raise TemplateError(f"no template {name!r}: it is one of {', '.join(TEMPLATES)}") from None
+
+
+def check_control_tokens(template: Template, tokenizer: ContractTokenizer) -> None:
+    """Make sure that each `<|...|>` of the template is one token of this base, and not text that it spells out.
+
+    Raises TemplateError naming the first that is not.
+    """
+    for piece in template.pieces:
+        for control in re.findall(r"<\|\w+\|>", piece.text) if isinstance(piece, TextPiece) else ():
+            if len(tokenizer.encode_template(control)) != 1:
+                raise TemplateError(
+                    f"template {template.name} uses {control}, which this base's tokenizer does not know: "
+                    "take a template for plain text, such as note-first-plain-1"
+                )

@@ -1,0 +1,29 @@
+from pathlib import Path
+
+import pytest
+
+from model_export.assemble import Plan, assemble
+from model_export.criteria import load_criteria
+from model_export.template import find_template
+from tests.tiny_base import make_tiny_base
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A transformers folder; a test that changes it makes its own."""
+    import torch
+
+    # On matrices this small a second thread only waits, on a busy machine a hundred times longer than the work takes.
+    torch.set_num_threads(1)
+    return make_tiny_base(tmp_path_factory.mktemp("bases") / "tiny-base")
+
+
+@pytest.fixture(scope="session")
+def tiny_plan(tiny_base: Path) -> Plan:
+    return Plan(str(tiny_base), find_template("note-first-1"), load_criteria("general-1"))
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny_plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `assemble` made of the tiny base; read only."""
+    return assemble(tiny_plan, tmp_path_factory.mktemp("checkpoints") / "tiny")

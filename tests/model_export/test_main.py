@@ -1,0 +1,123 @@
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from model_export.__main__ import main
+from service.contract.checkpoint import load_checkpoint
+from tests.tiny_base import make_tiny_base
+from tests.waiting import until
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["notegrade-train", *arguments])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+def test_assemble_makes_a_folder(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    arguments = [
+        "assemble",
+        "--base",
+        str(tiny_base),
+        "--out",
+        str(out),
+        "--name",
+        "mine",
+        "--template",
+        "query-first-1",
+    ]
+    assert run(monkeypatch, *arguments) == 0
+    manifest = load_checkpoint(out).manifest
+    assert (manifest.name, manifest.template.name) == ("mine", "query-first-1")
+    captured = capsys.readouterr()
+    assert captured.out == f"{out} is ready\n"
+    assert "Compute probes" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--base", "nowhere"], "no base 'nowhere'"),
+        (["--template", "cue-first"], "no template 'cue-first'"),
+        (["--criteria", "strict"], "no criteria 'strict'"),
+        (["--name", "a b"], "'a b' can't be"),
+    ],
+)
+def test_mistake_is_one_line_and_exit_code_2(
+    arguments: list[str],
+    complaint: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(monkeypatch, "assemble", "--out", str(tmp_path / "out"), *arguments) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"notegrade-train: {complaint}")
+    assert names(tmp_path) == []
+
+
+def test_place_that_can_not_be_written_is_one_line(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    out = str(tmp_path / "file" / "out")
+    assert run(monkeypatch, "assemble", "--out", out, "--base", str(tiny_base)) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_help_does_not_load_torch() -> None:
+    script = "import sys; from model_export.__main__ import main\n"
+    script += "try: main()\nexcept SystemExit: print(sorted({'torch', 'transformers', 'pydantic'} & set(sys.modules)))"
+    found = subprocess.run(
+        [sys.executable, "-c", script, "--help"], capture_output=True, text=True, check=True
+    )
+    assert "assemble" in found.stdout
+    assert found.stdout.splitlines()[-1] == "[]"
+
+
+async def test_terminated_run_leaves_nothing(tiny_base: Path, tmp_path: Path) -> None:
+    command = ["-m", "model_export", "assemble", "--base", str(tiny_base), "--out", str(tmp_path / "out")]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *command, stderr=asyncio.subprocess.DEVNULL
+    )
+    await until(lambda: names(tmp_path) != [], within_s=60)
+    process.terminate()
+    assert await asyncio.wait_for(process.wait(), 60) == 128 + signal.SIGTERM
+    assert names(tmp_path) == []
+
+
+@pytest.mark.engine
+def test_hub_base_is_named_with_its_commit(tmp_path: Path) -> None:
+    repository, commit = tmp_path / "hub" / "models--owner--tiny", "0123456789" * 4
+    make_tiny_base(repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    command = [
+        sys.executable,
+        "-m",
+        "model_export",
+        "assemble",
+        "--base",
+        "owner/tiny",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    base = load_checkpoint(tmp_path / "out").manifest.base
+    assert (base.name, base.licence, base.source) == ("owner/tiny", "cc0-1.0", f"hub owner/tiny@{commit}")

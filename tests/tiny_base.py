@@ -1,0 +1,37 @@
+"""A base model for tests: a tiny Llama with random weights and a real tokenizer, as transformers saves them."""
+
+import json
+from pathlib import Path
+
+from tests.checkpoints import tiny_tokenizer_json
+
+
+def make_tiny_base(folder: Path, *, tokenizer_json: str | None = None, max_positions: int = 2048) -> Path:
+    """A transformers folder, the same bytes each time, made in about a second."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder.mkdir(parents=True, exist_ok=True)
+    config = LlamaConfig(
+        vocab_size=512,
+        hidden_size=128,  # heads of 32: the least that vLLM takes on a CPU
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=max_positions,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config)
+        for parameter in model.parameters():  # wide enough that probabilities differ between prompts
+            torch.nn.init.normal_(parameter, std=0.25)
+    model.save_pretrained(folder)
+    (folder / "tokenizer.json").write_text(tokenizer_json or tiny_tokenizer_json(), encoding="utf-8")
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    (folder / "README.md").write_text("---\nlicense: cc0-1.0\n---\n# Tiny\n", encoding="utf-8")
+    return folder
