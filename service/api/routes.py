@@ -32,7 +32,6 @@ from service.scoring.readiness import Readiness
 from service.scoring.scorer import Scorer
 from service.scoring.types import PairResult, ScoringAnswer, ScoringNote, ScoringRequest
 
-
 PROBLEMS: dict[int | str, str] = {
     401: "A valid key is needed",
     403: "The key lacks the role",
