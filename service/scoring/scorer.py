@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 
 from service.caches.keys import note_key, pack_reading, query_key, scoring_fingerprint, unpack_reading
 from service.caches.tiered_cache import TieredCache
@@ -25,56 +24,11 @@ from service.errors import (
 from service.metrics import Metrics
 from service.scoring.admission import Admission
 from service.scoring.deadline import Deadline
-from service.scoring.single_flight import Flight, SingleFlight
-from service.scoring.types import PairResult, ScoringAnswer, ScoringRequest, Source, Timing
+from service.scoring.single_flight import SingleFlight
+from service.scoring.types import PairResult, ScoringAnswer, ScoringRequest, Timing
+from service.scoring.work import EngineReading, PairFlight, PairKey, Work, landed
 
 ENGINE_PRIORITY = {"online": 0, "batch": 1}
-
-PairKey = tuple[str, bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class EngineReading:
-    """A reading fresh from the engine, and how long the engine let the pair wait before it."""
-
-    reading: Reading
-    queued_s: float
-    prompt_tokens: int
-
-
-PairFlight = Flight[PairKey, EngineReading | EngineError]
-
-
-@dataclass(slots=True)
-class _Work:
-    """One request under way. The lists run over its notes, in the request's order."""
-
-    request: ScoringRequest
-    criteria: str
-    query: str
-    notes: list[Note]
-    query_key: str
-    note_keys: list[bytes]
-    readings: list[Reading | None]
-    sources: list[Source | None]
-    flights: dict[int, PairFlight] = field(default_factory=dict)
-    shed: set[int] = field(default_factory=set)
-
-    def missing(self) -> list[int]:
-        """Notes with neither a reading nor a flight, and not shed."""
-        return [
-            i
-            for i, r in enumerate(self.readings)
-            if r is None and i not in self.flights and i not in self.shed
-        ]
-
-    def board(self, index: int, flight: PairFlight, source: Source) -> None:
-        self.flights[index] = flight
-        self.sources[index] = source
-
-    def leave(self) -> None:
-        for flight in self.flights.values():
-            flight.leave()
 
 
 class Scorer:
@@ -113,13 +67,13 @@ class Scorer:
             await self._take_off(work)
             launched = _now()
             await _land(work.flights.values(), deadline)
-            landed = _now()
+            ended = _now()
             results = tuple(self._result(work, i) for i in range(len(request.notes)))
             await self._write_cache(work)
         finally:
             work.leave()
-        timing = _timing(work, started, cache_read, launched, landed)
-        self._count(results, timing)
+        timing = _timing(work, started, cache_read, launched, ended)
+        self._count(work, results, timing)
         self._raise_unless_scored(work, results)
         return ScoringAnswer(request.request_id, work.criteria, results, timing, _engine_tokens(work))
 
@@ -127,12 +81,12 @@ class Scorer:
         """Abort what is in flight and wait until it has ended."""
         await self._in_flight.close()
 
-    def _mint_keys(self, request: ScoringRequest) -> _Work:
+    def _mint_keys(self, request: ScoringRequest) -> Work:
         criteria = self._checked_criteria(request.criteria)
         query = canonicalize(request.query)
         notes = [Note(canonicalize(note.title), canonicalize(note.body)) for note in request.notes]
         fingerprint = scoring_fingerprint(self._manifest.fingerprint, criteria, self._engine.profile.numbers)
-        return _Work(
+        return Work(
             request=request,
             criteria=criteria,
             query=query,
@@ -152,20 +106,20 @@ class Scorer:
             raise InvalidRequestError(message, [BadField("criteria", message)])
         return name
 
-    async def _read_cache(self, work: _Work) -> None:
+    async def _read_cache(self, work: Work) -> None:
         found = await self._cache.get_many(work.query_key, work.note_keys)
         for index, hit in enumerate(found):
             reading = hit and unpack_reading(hit[0], len(self._manifest.labels))
             if hit and reading:
                 work.readings[index], work.sources[index] = reading, hit[1]
 
-    def _join_flights(self, work: _Work) -> None:
+    def _join_flights(self, work: Work) -> None:
         for index in work.missing():
-            flight = self._in_flight.join((work.query_key, work.note_keys[index]))
+            flight = self._in_flight.join(work.key(index))
             if flight:
                 work.board(index, flight, "coalesced")
 
-    async def _take_off(self, work: _Work) -> None:
+    async def _take_off(self, work: Work) -> None:
         missing = work.missing()
         if not missing:
             return
@@ -183,8 +137,8 @@ class Scorer:
             if index not in work.flights:
                 self._start_or_shed(work, index, prompt)
 
-    def _start_or_shed(self, work: _Work, index: int, prompt: Prompt) -> None:
-        key = (work.query_key, work.note_keys[index])
+    def _start_or_shed(self, work: Work, index: int, prompt: Prompt) -> None:
+        key = work.key(index)
         twin = self._in_flight.join(key)
         if twin:  # the same text stands twice in this request
             work.board(index, twin, "coalesced")
@@ -220,7 +174,7 @@ class Scorer:
         self._metrics.prompt_tokens.labels("reused").inc(answer.reused_tokens)
         return EngineReading(Reading(distribution, prompt.truncated), answer.queued_s, answer.prompt_tokens)
 
-    def _result(self, work: _Work, index: int) -> PairResult:
+    def _result(self, work: Work, index: int) -> PairResult:
         note_id = work.request.notes[index].id
         flight = work.flights.get(index)
         if index in work.shed:
@@ -228,16 +182,16 @@ class Scorer:
         if flight:
             if not flight.task.done():
                 return PairResult(note_id, "deadline_exceeded")
-            landed = _landed(flight)
-            if isinstance(landed, EngineError):
+            found = landed(flight)
+            if isinstance(found, EngineError):
                 return PairResult(note_id, "failed")
-            work.readings[index] = landed.reading
+            work.readings[index] = found.reading
         reading = work.readings[index]
         assert reading  # noqa: S101 - a note is in the cache, in flight, or shed
         judgement = judge(reading.distribution, self._manifest)
         return PairResult(note_id, "scored", judgement, work.sources[index], reading.truncated)
 
-    async def _write_cache(self, work: _Work) -> None:
+    async def _write_cache(self, work: Work) -> None:
         entries = {
             work.note_keys[index]: pack_reading(reading)
             for index, flight in work.flights.items()
@@ -246,7 +200,7 @@ class Scorer:
         if entries:
             await self._cache.put_many_behind(work.query_key, entries)
 
-    def _count(self, results: Sequence[PairResult], timing: Timing) -> None:
+    def _count(self, work: Work, results: Sequence[PairResult], timing: Timing) -> None:
         for result in results:
             self._metrics.pair_outcomes.labels(result.outcome).inc()
             if result.outcome == "shed":
@@ -256,10 +210,11 @@ class Scorer:
                 self._metrics.grades.labels(str(result.judgement.grade)).inc()
                 self._metrics.score.observe(result.judgement.score)
                 self._metrics.label_mass.observe(result.judgement.label_mass)
-        for stage in ("cache", "queue", "engine"):
+        # What never went to the engine has no times there: zeros would hide how long the others took.
+        for stage in ("cache", "queue", "engine") if work.flights else ("cache",):
             self._metrics.stage_seconds.labels(stage).observe(getattr(timing, stage) / 1000)
 
-    def _raise_unless_scored(self, work: _Work, results: Sequence[PairResult]) -> None:
+    def _raise_unless_scored(self, work: Work, results: Sequence[PairResult]) -> None:
         outcomes = {result.outcome for result in results}
         if "scored" in outcomes:
             return
@@ -271,7 +226,7 @@ class Scorer:
             raise DeadlineExceededError(
                 f"no pair was scored within {work.request.deadline_ms} ms: allow more time or send fewer notes"
             )
-        failures = [_landed(flight) for flight in work.flights.values()]
+        failures = [landed(flight) for flight in work.flights.values()]
         lost = next((failure for failure in failures if isinstance(failure, EngineLostError)), None)
         raise lost or EngineRequestError(
             "the engine failed on every pair: retry, then look at the service's log"
@@ -285,32 +240,20 @@ async def _land(flights: Iterable[PairFlight], deadline: Deadline) -> None:
         await asyncio.wait(tasks, timeout=deadline.remaining_s())
 
 
-def _engine_tokens(work: _Work) -> int:
-    own = [flight for index, flight in work.flights.items() if work.sources[index] == "engine"]
-    landed = [_landed(flight) for flight in own if flight.task.done()]
-    return sum(found.prompt_tokens for found in landed if isinstance(found, EngineReading))
-
-
-def _landed(flight: PairFlight) -> EngineReading | EngineError:
-    if flight.task.cancelled():  # only `close` cancels a call that somebody waits on
-        return EngineLostError("the service is shutting down: retry elsewhere")
-    return flight.task.result()
-
-
-def _timing(work: _Work, started: float, cache_read: float, launched: float, landed: float) -> Timing:
-    waits = [
-        landed_pair.queued_s
-        for flight in work.flights.values()
-        if flight.task.done() and isinstance(landed_pair := _landed(flight), EngineReading)
-    ]
-    in_engine = landed - launched
+def _timing(work: Work, started: float, cache_read: float, launched: float, ended: float) -> Timing:
+    in_engine = ended - launched
+    waits = [found.queued_s for _, found in work.engine_readings()]
     queue = min([*waits, in_engine]) if work.flights else 0.0
     return Timing(
-        total=(landed - started) * 1000,
+        total=(ended - started) * 1000,
         cache=(cache_read - started) * 1000,
         queue=queue * 1000,
         engine=(in_engine - queue) * 1000,
     )
+
+
+def _engine_tokens(work: Work) -> int:
+    return sum(found.prompt_tokens for i, found in work.engine_readings() if work.sources[i] == "engine")
 
 
 def _now() -> float:

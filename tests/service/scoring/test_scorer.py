@@ -355,3 +355,7 @@ async def test_times_are_parts_of_the_total(house: House) -> None:
     assert timing.cache + timing.queue + timing.engine <= timing.total
     cached = (await house.scorer.score(request())).timing
     assert cached.queue == 0
+    observed = {
+        s: house.count("stage_seconds_count", stage=s) for s in ("cache", "render", "queue", "engine")
+    }
+    assert observed == {"cache": 2, "render": 1, "queue": 1, "engine": 1}
