@@ -11,6 +11,11 @@ from pythonjsonlogger.json import JsonFormatter
 request_id_var: contextvars.ContextVar[str | None] = contextvars.ContextVar("request_id", default=None)
 
 
+# What libraries put on records for formatters of their own: uvicorn the message in colours, vLLM (through a record
+# factory, so on every record of the process) the name of the process.
+FOREIGN_EXTRAS = ("color_message", "vllm_process_name")
+
+
 class _AddRequestId(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         record.request_id = request_id_var.get()
@@ -20,7 +25,7 @@ class _AddRequestId(logging.Filter):
 class _TextFormatter(logging.Formatter):
     """`time level logger: event key=value ...`, for people at a terminal."""
 
-    _standard = frozenset((*vars(logging.makeLogRecord({})), "message", "asctime", "color_message"))
+    _standard = frozenset((*vars(logging.makeLogRecord({})), "message", "asctime", *FOREIGN_EXTRAS))
 
     def format(self, record: logging.LogRecord) -> str:
         line = super().format(record)
@@ -58,10 +63,7 @@ def _json_formatter() -> logging.Formatter:
     return _UtcJsonFormatter(
         "%(asctime)s %(levelname)s %(name)s %(message)s",
         rename_fields={"asctime": "time", "levelname": "level", "name": "logger", "message": "event"},
-        reserved_attrs=[
-            *RESERVED_ATTRS,
-            "color_message",
-        ],  # uvicorn's own extra, the message again with colours
+        reserved_attrs=[*RESERVED_ATTRS, *FOREIGN_EXTRAS],
         json_ensure_ascii=False,
     )
 

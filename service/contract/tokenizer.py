@@ -64,11 +64,6 @@ class ContractTokenizer:
         """The text of these tokens, special ones spelled out."""
         return str(self._template_side.decode(list(token_ids), skip_special_tokens=False))
 
-    def token_text(self, token_id: int) -> str | None:
-        """How the vocabulary spells this token, or None when there is no such token."""
-        spelled = self._template_side.id_to_token(token_id)
-        return None if spelled is None else str(spelled)
-
     def _check_user_side(self) -> None:
         added = {i: t.content for i, t in self._template_side.get_added_tokens_decoder().items()}
         reachable = set(added)

@@ -22,18 +22,21 @@ def test_json_lines_carry_event_request_id_and_extras(
 ) -> None:
     configure_logs("info", log_format)
     token = request_id_var.set("r-7")
-    logging.getLogger("service.request").info("request", extra={"status": 200, "outcomes": {"scored": 2}})
+    extra = {"status": 200, "outcomes": {"scored": 2}, "vllm_process_name": "MainProcess"}
+    logging.getLogger("service.request").info("request", extra=extra)
     request_id_var.reset(token)
     [line] = capsys.readouterr().err.splitlines()
     event = json.loads(line)
     assert (event["event"], event["level"], event["logger"]) == ("request", "INFO", "service.request")
     assert (event["request_id"], event["status"], event["outcomes"]) == ("r-7", 200, {"scored": 2})
-    assert event["time"]
+    assert "vllm_process_name" not in event
+    assert event["time"].endswith("Z")
 
 
 def test_text_lines_are_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logs("info", "text")
-    logging.getLogger("service").warning("request failed", extra={"status": 503})
+    extra = {"status": 503, "vllm_process_name": "MainProcess", "color_message": "in colours"}
+    logging.getLogger("service").warning("request failed", extra=extra)
     [line] = capsys.readouterr().err.splitlines()
     assert line.endswith("WARNING service: request failed status=503")
 

@@ -73,6 +73,7 @@ async def test_what_could_not_be_scored_is_named(service: Service) -> None:
         ({"documents": []}, "documents"),
         ({"documents": ["x"] * 257}, "documents"),
         ({"documents": [3]}, "documents.0"),
+        ({"documents": "one text"}, "documents"),
         ({"query": " "}, "query"),
         ({"top_n": 0}, "top_n"),
     ],

@@ -59,6 +59,19 @@ def test_missing_file_is_refused_by_name(folder: Path, name: str) -> None:
         load_checkpoint(folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("config.json", r"does not list config\.json"),
+        ("model.safetensors", r"lists no \.safetensors weights"),
+    ],
+)
+def test_unlisted_file_is_refused(folder: Path, name: str, message: str) -> None:
+    edit(folder, lambda data: data["files"].pop(name))
+    with pytest.raises(ManifestError, match=message):
+        load_checkpoint(folder)
+
+
 def test_changed_weights_are_refused(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"other weights")
     with pytest.raises(CheckpointError, match=r"model\.safetensors is not the file of the manifest"):

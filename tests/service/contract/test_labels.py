@@ -75,3 +75,9 @@ def test_label_that_merges_with_the_cue_is_refused(checkpoint: Checkpoint) -> No
         check_with(
             checkpoint, [{"token": "a", "token_id": a}, {"token": "0", "token_id": zero}], cue="Grade: "
         )
+
+
+def test_cue_that_is_no_token_is_refused(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ContractTokenizer, "encode_template", lambda *_: ())
+    with pytest.raises(LabelTokenError, match="encodes to no token"):
+        check_labels(checkpoint.manifest, ContractTokenizer.load(checkpoint.folder))

@@ -10,7 +10,7 @@ from service.engines.fake_engine import FakeEngine
 from service.errors import EngineLostError, NotReadyError
 from service.metrics import Metrics
 from service.scoring.readiness import Readiness, bring_up, watch
-from tests.checkpoints import fake_engine_for, load_tiny
+from tests.checkpoints import engine_model, fake_engine_for, load_tiny
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +61,14 @@ async def test_wrong_numbers_stay_red(checkpoint: Checkpoint, readiness: Readine
 
 
 async def test_dtype_without_a_tolerance_stays_red(checkpoint: Checkpoint, readiness: Readiness) -> None:
-    engine = HalfPrecisionEngine(fake_engine_for(checkpoint)._model)
+    engine = HalfPrecisionEngine(engine_model(checkpoint))
     await bring_up(engine, checkpoint, readiness)
     assert readiness.reason == "probe_mismatch"
     assert "no probe tolerance for float16" in readiness.detail
 
 
 async def test_engine_that_does_not_start_stays_red(checkpoint: Checkpoint, readiness: Readiness) -> None:
-    await bring_up(UnstartableEngine(fake_engine_for(checkpoint)._model), checkpoint, readiness)
+    await bring_up(UnstartableEngine(engine_model(checkpoint)), checkpoint, readiness)
     assert (readiness.reason, readiness.is_live) == ("engine_lost", False)
     with pytest.raises(EngineLostError, match="no memory"):
         readiness.require()

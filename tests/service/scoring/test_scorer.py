@@ -1,4 +1,5 @@
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -284,6 +285,12 @@ async def test_one_failing_pair_fails_alone(house: House) -> None:
 
 async def test_all_failing_is_an_engine_error(house: House) -> None:
     house.engine.fail_on(render(house.checkpoint, BODIES[0]))
+    with pytest.raises(EngineRequestError, match="failed on every pair"):
+        await house.scorer.score(request(BODIES[:1]))
+
+
+async def test_numbers_that_are_none_fail_their_pair(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeEngine, "logprobs", lambda *_: (math.nan,) * 4)
     with pytest.raises(EngineRequestError, match="failed on every pair"):
         await house.scorer.score(request(BODIES[:1]))
 
