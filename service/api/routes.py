@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from service.api.auth import Keyring, Role
 from service.api.disconnects import CLIENT_CLOSED_REQUEST, ClientLeftError, unless_disconnected
@@ -88,14 +88,14 @@ def build_router(parts: Parts) -> APIRouter:
         answer = await _score(request, parts, body.to_scoring(request_id_var.get() or "", parts.limits))
         return _json(to_rerank_response(body, answer, parts.manifest.name)) if answer else _client_left()
 
-    @router.get("/livez", tags=["operate"])
+    @router.get("/livez", tags=["operate"], responses={503: {"description": "Only a restart helps"}})
     async def livez() -> JSONResponse:
         """200 while the process is worth keeping; 503 when only a restart helps."""
         readiness = parts.readiness
         body = {"live": readiness.is_live, "reason": readiness.reason, "detail": readiness.detail}
         return JSONResponse(body, 200 if readiness.is_live else 503)
 
-    @router.get("/readyz", tags=["operate"])
+    @router.get("/readyz", tags=["operate"], responses={503: {"description": "Not ready, and why"}})
     async def readyz() -> JSONResponse:
         """200 when requests can be scored; 503 with the reason until then."""
         readiness = parts.readiness
@@ -107,7 +107,7 @@ def build_router(parts: Parts) -> APIRouter:
         """What runs: release, checkpoint, engine profile."""
         return _version(parts)
 
-    @router.get("/metrics", tags=["operate"])
+    @router.get("/metrics", tags=["operate"], response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Metrics in the Prometheus text format; vLLM's own are beside ours."""
         return Response(parts.metrics.render(), media_type=CONTENT_TYPE_LATEST)

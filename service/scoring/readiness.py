@@ -60,6 +60,8 @@ async def bring_up(engine: Engine, checkpoint: Checkpoint, readiness: Readiness)
     except (ProbeMismatchError, ManifestError) as error:
         readiness.set("probe_mismatch", str(error))
     except EngineError as error:
+        if readiness.reason == "draining":
+            return  # stopped while it was loading: as meant
         logger.exception("the engine did not come up")
         readiness.set("engine_lost", str(error))
     else:

@@ -74,6 +74,15 @@ async def test_engine_that_does_not_start_stays_red(checkpoint: Checkpoint, read
         readiness.require()
 
 
+async def test_stopping_while_loading_is_no_failure(
+    checkpoint: Checkpoint, readiness: Readiness, caplog: pytest.LogCaptureFixture
+) -> None:
+    readiness.set("draining", "the service is stopping")
+    await bring_up(UnstartableEngine(engine_model(checkpoint)), checkpoint, readiness)
+    assert readiness.reason == "draining"
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 async def test_watch_sees_the_engine_die(checkpoint: Checkpoint, readiness: Readiness) -> None:
     engine = fake_engine_for(checkpoint)
     await bring_up(engine, checkpoint, readiness)
