@@ -15,7 +15,7 @@ help: ## List the targets
 
 serve: setup ## Serve on PORT (8000); NOTEGRADE_CHECKPOINT=folder-or-hub-id serves another checkpoint
 	@[[ -n "$$NOTEGRADE_CHECKPOINT" ]] || $(MAKE) --no-print-directory checkpoint
-	@exec env -u NOTEGRADE_GPU $(bin)/notegrade serve --port $(PORT)
+	@exec $(bin)/notegrade serve --port $(PORT)
 
 test: setup-dev checkpoint ## Run the whole suite, with a real engine and a real Redis; ARGS= goes to pytest
 	@redis=$$(scripts/ensure_redis.sh) && echo "redis: $$redis" && \

@@ -2,7 +2,7 @@
 # Makes .venv from the pinned locks: `scripts/setup.sh` for serving, `scripts/setup.sh dev` with the dev tools on top.
 #
 #   PYTHON=python3.12     the interpreter to build .venv with (3.11, 3.12 or 3.13; default: the first one found)
-#   NOTEGRADE_GPU=1       upstream vLLM for a GPU in place of the CPU lock; kept until NOTEGRADE_GPU=0 says otherwise
+#   WITH_GPU=1            upstream vLLM for a GPU in place of the CPU lock; kept until WITH_GPU=0 says otherwise
 #
 # pip's own settings (index, find-links, certificate) are honoured, so a mirror needs to be set up once only.
 # A second run finds its stamp and does nothing; a changed lock runs it again; what an interrupted run left is made anew.
@@ -32,11 +32,11 @@ kind=${1:-runtime}
 
 # The build asked for now, else the one that .venv was made with.
 build=cpu
-case "${NOTEGRADE_GPU:-}" in
+case "${WITH_GPU:-}" in
     "") [[ -r $venv/.build ]] && build=$(<"$venv/.build") ;;
     0) ;;
     1) build=gpu ;;
-    *) die "NOTEGRADE_GPU is '${NOTEGRADE_GPU}': say 1 or 0" ;;
+    *) die "WITH_GPU is '${WITH_GPU}': say 1 or 0" ;;
 esac
 
 # A stamp is a digest of all that the set-up is made from; the folder counts, since a venv can't be moved.
