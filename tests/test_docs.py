@@ -4,9 +4,13 @@ import json
 import re
 from pathlib import Path
 
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics import MetricWrapperBase
 from pydantic_core import PydanticUndefined
 
 from service.contract.manifest import Manifest
+from service.errors import CacheUnavailableError, CheckpointError, ConfigurationError, NotegradeError
+from service.metrics import Metrics
 from service.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parent.parent
@@ -32,6 +36,45 @@ def settings_table() -> str:
 def test_settings_are_documented() -> None:
     documented = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
     assert settings_table() in documented
+
+
+def problems_table() -> str:
+    """The table of docs/errors.md: every error that answers a request, as the tree has it."""
+    rows = ["| `type` | status | title | retry | error |", "| --- | --- | --- | --- | --- |"]
+    for error in sorted(answering_errors(), key=lambda error: (error.status, error.type)):
+        retry = "yes" if error.retryable else "no"
+        rows.append(f"| `{error.type}` | {error.status} | {error.title} | {retry} | `{error.__name__}` |")
+    return "\n".join(rows)
+
+
+def answering_errors() -> list[type[NotegradeError]]:
+    silent = (CacheUnavailableError, CheckpointError, ConfigurationError)
+    found, todo = [], [NotegradeError]
+    while todo:
+        error = todo.pop()
+        found.append(error)
+        todo += error.__subclasses__()
+    return [e for e in found if e.__module__ == "service.errors" and not issubclass(e, silent)]
+
+
+def metrics_table() -> str:
+    """The table of docs/metrics.md, as Metrics defines them."""
+    rows = ["| metric | type | labels | what it counts |", "| --- | --- | --- | --- |"]
+    for metric in vars(Metrics(CollectorRegistry())).values():
+        if isinstance(metric, MetricWrapperBase):
+            [family] = metric.describe()
+            labels = ", ".join(f"`{label}`" for label in metric._labelnames)
+            name = family.name + ("_total" if family.type == "counter" else "")
+            rows.append(f"| `{name}` | {family.type} | {labels} | {family.documentation} |")
+    return "\n".join(rows)
+
+
+def test_problem_types_are_documented() -> None:
+    assert problems_table() in (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+
+
+def test_metrics_are_documented() -> None:
+    assert metrics_table() in (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
 
 
 def test_manifest_schema_is_published() -> None:
