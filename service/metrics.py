@@ -43,7 +43,7 @@ class Metrics:
         self.prompt_tokens = counter(
             "prompt_tokens_total", "Prompt tokens by how the engine got them", "kind"
         )
-        self.backlog_tokens = gauge("backlog_tokens", "Estimated tokens admitted and not yet answered")
+        self.backlog_tokens = gauge("backlog_tokens", "Prompt tokens admitted and not yet answered")
         self.shed = counter("shed_total", "Pairs that were not admitted", "reason")
         self.cache_operations = counter(
             "cache_operations_total",

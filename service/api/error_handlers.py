@@ -56,7 +56,14 @@ def install_error_handlers(app: FastAPI) -> None:
         # Not its text: what a library puts into a message may hold the caller's.
         logger.error("unforeseen error", extra={"error": type(error).__name__}, exc_info=error)
         detail = "this is a fault of the service: report it with the request id"
-        return _problem(NotegradeError.type, NotegradeError.title, 500, detail, {"retryable": True}, {})
+        return _problem(
+            NotegradeError.type,
+            NotegradeError.title,
+            500,
+            detail,
+            {"retryable": NotegradeError.retryable},
+            {},
+        )
 
 
 def _problem(
