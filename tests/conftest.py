@@ -2,10 +2,17 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 from tests.redis_server import RedisServer, find_redis_binary
+
+# No deadline: on a busy machine any example may be slow, and that says nothing about the code.
+hypothesis.settings.register_profile(
+    "notegrade", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("notegrade")
 
 
 @pytest.fixture(scope="session")
