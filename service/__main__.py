@@ -11,6 +11,7 @@ import typer
 import uvicorn
 from prometheus_client import REGISTRY, CollectorRegistry
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -37,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 # stdout belongs to results; everything said to a person goes beside it.
-to_person = Console(stderr=True)
+to_person = Console(stderr=True, highlight=False, soft_wrap=True)
 
 CheckpointOption = Annotated[
     str | None, typer.Option(help="Folder or hub id; else NOTEGRADE_CHECKPOINT, else checkpoints/default")
@@ -108,7 +109,7 @@ def score(
     else:
         Console().print(to_table(query, found.notes, results))
     for bad in found.unreadable:
-        to_person.print(f"[red]{notes}, {bad.field}[/] skipped: {bad.message}", soft_wrap=True)
+        to_person.print(f"[red]{escape(str(notes))}, {bad.field}[/] skipped: {escape(bad.message)}")
     failed = sum(result.judgement is None for result in results)
     if failed:
         to_person.print(f"[red]{failed} of {len(results)} notes could not be scored[/]")
@@ -147,7 +148,7 @@ def main() -> None:
     try:
         app()
     except NotegradeError as error:
-        to_person.print(f"[bold red]{error.title}:[/] {error}", soft_wrap=True, highlight=False)
+        to_person.print(f"[bold red]{error.title}:[/] {escape(str(error))}")
         sys.exit(2)
 
 

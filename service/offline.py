@@ -7,6 +7,7 @@ from typing import TextIO
 
 from pydantic import ValidationError
 from rich.table import Table
+from rich.text import Text
 
 from service.api.schemas import NoteBody, RequestLimits
 from service.errors import BadField, DeadlineExceededError, EngineRequestError
@@ -88,9 +89,12 @@ def to_json_line(result: PairResult) -> str:
 
 def to_table(query: str, notes: Sequence[ScoringNote], results: Sequence[PairResult]) -> Table:
     """Best first, for people."""
-    table = Table(title=f"How well {len(notes)} notes answer “{query}”", title_justify="left", expand=True)
-    for heading, justify in (("#", "right"), ("score", "right"), ("grade", "right"), ("margin", "right")):
-        table.add_column(heading, justify=justify)  # type: ignore[arg-type]  # a literal, seen as str
+    # Text, not str: a title such as "[red]" is the user's, and no markup.
+    table = Table(
+        title=Text(f"How well {len(notes)} notes answer “{query}”"), title_justify="left", expand=True
+    )
+    for heading in ("#", "score", "grade", "margin"):
+        table.add_column(heading, justify="right")
     table.add_column("id", overflow="ellipsis", no_wrap=True, max_width=32)
     # Takes what width is left: without a ratio, long notes would squeeze the ids away.
     table.add_column("note", overflow="ellipsis", no_wrap=True, ratio=1)
@@ -98,10 +102,12 @@ def to_table(query: str, notes: Sequence[ScoringNote], results: Sequence[PairRes
         shown = note.title or note.body
         judgement = result.judgement
         if judgement is None:
-            table.add_row(str(rank), "–", "–", "–", note.id, f"[{result.outcome}] {shown}", style="red")
+            table.add_row(
+                str(rank), "–", "–", "–", Text(note.id), Text(f"{result.outcome}: {shown}"), style="red"
+            )
             continue
         cells = (f"{judgement.score:.3f}", str(judgement.grade), f"{judgement.margin:.3f}")
-        table.add_row(str(rank), *cells, note.id, shown + (" (cut)" if result.truncated else ""))
+        table.add_row(str(rank), *cells, Text(note.id), Text(shown + (" (cut)" if result.truncated else "")))
     return table
 
 

@@ -1,5 +1,7 @@
 import io
 
+from rich.console import Console
+
 from service.api.schemas import RequestLimits
 from service.contract.judgement import Judgement
 from service.offline import read_notes, to_json_line, to_table
@@ -24,9 +26,12 @@ def test_unreadable_lines_are_told_by_number_and_the_rest_is_kept() -> None:
 def test_results_read_as_json_lines_and_as_a_table() -> None:
     judgement = Judgement(grade=3, score=0.9, distribution=(0.1, 0.9), margin=0.8, label_mass=0.99)
     results = [PairResult("a", "failed"), PairResult("b", "scored", judgement, "engine", truncated=True)]
-    notes = [ScoringNote("a", None, "body of a"), ScoringNote("b", "Title of b", "")]
+    notes = [ScoringNote("a", None, "body of [a]"), ScoringNote("b", "[red] title", "")]
     assert to_json_line(results[0]) == '{"id": "a", "outcome": "failed"}'
     assert '"score": 0.9, "grade": 3' in to_json_line(results[1])
-    table = to_table("q", notes, results)
-    assert list(table.columns[4].cells) == ["b", "a"]
-    assert list(table.columns[5].cells) == ["Title of b (cut)", "[failed] body of a"]
+    console = Console(width=100, file=io.StringIO())
+    console.print(to_table("q [bold]", notes, results))
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    assert "2 notes answer “q [bold]”" in shown
+    assert shown.index("[red] title (cut)") < shown.index("failed: body of [a]")
