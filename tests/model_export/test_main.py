@@ -1,4 +1,5 @@
 import asyncio
+import inspect
 import os
 import signal
 import subprocess
@@ -7,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from model_export.__main__ import main
+from model_export.__main__ import assemble, main
+from model_export.base_model import DEFAULT_BASE
+from model_export.criteria import DEFAULT_CRITERIA
+from model_export.template import DEFAULT_TEMPLATE
 from service.contract.checkpoint import load_checkpoint
 from tests.tiny_base import make_tiny_base
 from tests.waiting import until
@@ -121,3 +125,10 @@ def test_hub_base_is_named_with_its_commit(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     base = load_checkpoint(tmp_path / "out").manifest.base
     assert (base.name, base.licence, base.source) == ("owner/tiny", "cc0-1.0", f"hub owner/tiny@{commit}")
+
+
+def test_defaults_are_those_of_their_modules() -> None:
+    """Written out in the command, which must not import them before it knows that it needs them."""
+    parameters = inspect.signature(assemble).parameters
+    defaults = [parameters[name].default for name in ("base", "template", "criteria")]
+    assert defaults == [DEFAULT_BASE, DEFAULT_TEMPLATE, DEFAULT_CRITERIA]
