@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from service.contract.labels import LabelDistribution
+from service.errors import EngineRequestError
+
 
 @dataclass(frozen=True, slots=True)
 class EngineModel:
@@ -43,6 +46,13 @@ class EngineAnswer:
     prompt_tokens: int
     reused_tokens: int = 0
     queued_s: float = 0.0
+
+    def distribution(self) -> LabelDistribution:
+        """The labels' distribution. Raises EngineRequestError when the logprobs are no numbers."""
+        try:
+            return LabelDistribution.from_logprobs(self.label_logprobs)
+        except ValueError as error:
+            raise EngineRequestError(f"the engine gave no usable label probabilities: {error}") from error
 
 
 class Engine(Protocol):

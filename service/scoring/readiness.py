@@ -8,7 +8,7 @@ from service.contract.checkpoint import Checkpoint
 from service.contract.labels import LabelDistribution
 from service.contract.probes import Probe, check_probes
 from service.engines.base import Engine
-from service.errors import EngineError, EngineLostError, ManifestError, NotReadyError, ProbeMismatchError
+from service.errors import EngineLostError, ManifestError, NotegradeError, NotReadyError
 from service.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -26,8 +26,8 @@ class Readiness:
         self.set(self.reason, "the engine is loading the checkpoint")
 
     def set(self, reason: Reason, detail: str) -> None:
-        """Change the reason; the detail is for people."""
-        if (reason, detail) == (self.reason, self.detail):
+        """Change the reason, unless draining, which nothing that still ends may undo; the detail is for people."""
+        if self.reason == "draining":
             return
         self.reason, self.detail = reason, detail
         for known in get_args(Reason):
@@ -57,13 +57,17 @@ async def bring_up(engine: Engine, checkpoint: Checkpoint, readiness: Readiness)
         await engine.start()
         readiness.set("probing", f"reproducing {len(checkpoint.probes)} probes in {engine.profile.dtype}")
         worst = await reproduce_probes(engine, checkpoint)
-    except (ProbeMismatchError, ManifestError) as error:
-        readiness.set("probe_mismatch", str(error))
-    except EngineError as error:
-        if readiness.reason == "draining":
-            return  # stopped while it was loading: as meant
-        logger.exception("the engine did not come up")
+    except EngineLostError as error:
+        if readiness.reason != "draining":  # stopped while it was loading: as meant
+            logger.exception("the engine did not come up")
         readiness.set("engine_lost", str(error))
+    except NotegradeError as error:
+        # Numbers that are none, or a probe that can't be rendered, are no better than wrong numbers.
+        readiness.set("probe_mismatch", str(error))
+    except Exception:
+        # The top of a task: without this, readiness would say "probing" for ever and nobody why.
+        logger.exception("unforeseen error while starting")
+        readiness.set("engine_lost", "unforeseen error while starting: the log has it")
     else:
         readiness.set("ok", f"probes reproduced within {worst:.2g}")
 
@@ -96,5 +100,4 @@ async def reproduce_probes(engine: Engine, checkpoint: Checkpoint) -> float:
 async def _read(engine: Engine, checkpoint: Checkpoint, probe: Probe) -> LabelDistribution:
     query, note = probe.canonical()
     [prompt] = await asyncio.to_thread(checkpoint.renderer.render, query, [note], probe.criteria)
-    answer = await engine.score(prompt.token_ids, priority=0)
-    return LabelDistribution.from_logprobs(answer.label_logprobs)
+    return (await engine.score(prompt.token_ids, priority=0)).distribution()

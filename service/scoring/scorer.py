@@ -8,7 +8,7 @@ from service.caches.keys import note_key, pack_reading, query_key, scoring_finge
 from service.caches.tiered_cache import TieredCache
 from service.contract.checkpoint import Checkpoint
 from service.contract.judgement import judge
-from service.contract.labels import LabelDistribution, Reading
+from service.contract.labels import Reading
 from service.contract.prompt import Note, Prompt
 from service.contract.text import canonicalize
 from service.engines.base import Engine
@@ -165,11 +165,9 @@ class Scorer:
         # Returned, not raised: every sharer of the flight looks at it.
         try:
             answer = await self._engine.score(prompt.token_ids, priority)
-            distribution = LabelDistribution.from_logprobs(answer.label_logprobs)
+            distribution = answer.distribution()
         except EngineError as error:
             return error
-        except ValueError as error:
-            return EngineRequestError(f"the engine gave no usable label probabilities: {error}")
         self._metrics.prompt_tokens.labels("computed").inc(answer.prompt_tokens - answer.reused_tokens)
         self._metrics.prompt_tokens.labels("reused").inc(answer.reused_tokens)
         return EngineReading(Reading(distribution, prompt.truncated), answer.queued_s, answer.prompt_tokens)

@@ -1,4 +1,5 @@
 import asyncio
+import math
 from dataclasses import replace
 
 import pytest
@@ -81,6 +82,36 @@ async def test_stopping_while_loading_is_no_failure(
     await bring_up(UnstartableEngine(engine_model(checkpoint)), checkpoint, readiness)
     assert readiness.reason == "draining"
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+class NumblessEngine(FakeEngine):
+    def logprobs(self, prompt: tuple[int, ...]) -> tuple[float, ...]:
+        return (math.nan,) * 4
+
+
+class BuggyEngine(FakeEngine):
+    async def start(self) -> None:
+        raise RuntimeError("a bug")
+
+
+async def test_numbers_that_are_none_stay_red(checkpoint: Checkpoint, readiness: Readiness) -> None:
+    await bring_up(NumblessEngine(engine_model(checkpoint)), checkpoint, readiness)
+    assert (readiness.reason, readiness.is_live) == ("probe_mismatch", False)
+    assert "no usable label probabilities" in readiness.detail
+
+
+async def test_unforeseen_error_stays_red_and_is_logged(
+    checkpoint: Checkpoint, readiness: Readiness, caplog: pytest.LogCaptureFixture
+) -> None:
+    await bring_up(BuggyEngine(engine_model(checkpoint)), checkpoint, readiness)
+    assert (readiness.reason, readiness.is_live) == ("engine_lost", False)
+    assert any(record.exc_info and "while starting" in record.message for record in caplog.records)
+
+
+async def test_draining_is_not_undone(checkpoint: Checkpoint, readiness: Readiness) -> None:
+    readiness.set("draining", "the service is stopping")
+    await bring_up(fake_engine_for(checkpoint), checkpoint, readiness)
+    assert readiness.reason == "draining"
 
 
 async def test_watch_sees_the_engine_die(checkpoint: Checkpoint, readiness: Readiness) -> None:
