@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service.api.schemas import NoteBody, RequestLimits
+from service.contract.validation import one_line
 from service.errors import BadField, DeadlineExceededError, EngineRequestError
 from service.scoring.scorer import Scorer
 from service.scoring.types import PairResult, ScoringNote, ScoringRequest
@@ -36,7 +37,7 @@ def read_notes(file: TextIO, limits: RequestLimits) -> NotesFile:
         try:
             note = NoteBody.model_validate_json(line, context=limits)
         except ValidationError as error:
-            unreadable.append(BadField(f"line {number}", _reasons(error)))
+            unreadable.append(BadField(f"line {number}", one_line(error)))
             continue
         if note.id in notes:
             unreadable.append(BadField(f"line {number}", "its id stands on an earlier line too"))
@@ -116,10 +117,3 @@ def _best_first(
 ) -> Iterator[tuple[ScoringNote, PairResult]]:
     pairs = list(zip(notes, results, strict=True))
     yield from sorted(pairs, key=lambda pair: -pair[1].judgement.score if pair[1].judgement else 1.0)
-
-
-def _reasons(error: ValidationError) -> str:
-    details = error.errors(include_input=False, include_url=False, include_context=False)
-    return "; ".join(
-        f"{'.'.join(map(str, e['loc']))}: {e['msg']}" if e["loc"] else str(e["msg"]) for e in details
-    )

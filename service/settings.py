@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.contract.validation import bad_fields
 from service.errors import ConfigurationError
 
 PREFIX = "NOTEGRADE_"
@@ -107,8 +108,5 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as error:
-        parts = [
-            f"{PREFIX}{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}"
-            for e in error.errors(include_input=False)
-        ]
+        parts = [f"{PREFIX}{bad.field.upper()}: {bad.message}" for bad in bad_fields(error, "")]
         raise ConfigurationError("; ".join(parts)) from error

@@ -10,6 +10,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 from service.contract.labels import LabelDistribution
 from service.contract.manifest import Manifest, compute_fingerprint, hash_file
+from service.contract.probes import Probe, ProbeNote
 from service.contract.prompt import PromptRenderer
 from service.contract.tokenizer import ContractTokenizer
 from service.engines.base import EngineModel
@@ -127,8 +128,6 @@ def load_tiny(folder: Path, **changes: Any) -> Checkpoint:
 
 
 def _write_probes(folder: Path, manifest: Manifest, tokenizer: ContractTokenizer) -> None:
-    from service.contract.probes import Probe, ProbeNote
-
     renderer = PromptRenderer(manifest, tokenizer)
     engine = FakeEngine(EngineModel(folder, manifest.label_token_ids, renderer.max_prompt_tokens))
     lines = []

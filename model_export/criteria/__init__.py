@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from service.contract.manifest import Criteria
+from service.contract.validation import one_line
 from service.errors import NotegradeError
 
 DEFAULT_CRITERIA = "general-1"
@@ -48,7 +49,6 @@ def _parse(where: str, content: bytes) -> Criteria:
             raw["text"] = raw["text"].strip()
         return Criteria.model_validate(raw)
     except ValidationError as error:
-        parts = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False)]
-        raise CriteriaError(f"criteria {where} are not valid: {'; '.join(parts)}") from error
+        raise CriteriaError(f"criteria {where} are not valid: {one_line(error)}") from error
     except ValueError as error:  # bytes that are no UTF-8, text that is no TOML
         raise CriteriaError(f"criteria {where} are not valid TOML: {error}") from error

@@ -12,7 +12,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import PydanticCustomError
 
 from service.contract.text import canonicalize
-from service.errors import BadField, InvalidRequestError
+from service.contract.validation import bad_fields
+from service.errors import InvalidRequestError
 from service.scoring.types import Outcome, Priority, Source
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
@@ -189,8 +190,5 @@ def parse_body(model: type[BodyT], body: bytes, limits: RequestLimits) -> BodyT:
     try:
         return model.model_validate_json(body, context=limits)
     except ValidationError as error:
-        fields = [
-            BadField(".".join(map(str, e["loc"])) or "body", e["msg"])
-            for e in error.errors(include_input=False, include_url=False, include_context=False)
-        ]
+        fields = bad_fields(error, "body")
         raise InvalidRequestError(f"{len(fields)} field(s) are not valid: see `errors`", fields) from None

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from service.contract.validation import one_line
 from service.errors import CheckpointError, ManifestError
 
 FORMAT_VERSION: Final = 1
@@ -205,7 +206,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         manifest = Manifest.model_validate(raw)
     except ValidationError as error:
-        raise ManifestError(f"{path} is not valid: {_one_line(error)}") from error
+        raise ManifestError(f"{path} is not valid: {one_line(error, 'manifest')}") from error
     # Over the parsed manifest, so that defaults left out of the file don't change it.
     expected = compute_fingerprint(manifest.model_dump(mode="json"))
     if manifest.fingerprint != expected:
@@ -213,10 +214,3 @@ def read_manifest(folder: Path) -> Manifest:
             f"{path} states fingerprint {manifest.fingerprint} but its contents make {expected}"
         )
     return manifest
-
-
-def _one_line(error: ValidationError) -> str:
-    parts = [
-        f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in error.errors(include_input=False)
-    ]
-    return "; ".join(parts)

@@ -9,6 +9,7 @@ from service.contract.labels import LabelDistribution
 from service.contract.manifest import Manifest
 from service.contract.prompt import Note
 from service.contract.text import canonicalize
+from service.contract.validation import one_line
 from service.errors import CheckpointError, ManifestError, ProbeMismatchError
 
 PROBES_NAME = "probes.jsonl"
@@ -62,9 +63,7 @@ def _parse(path: Path, number: int, line: str) -> Probe:
     try:
         return Probe.model_validate_json(line)
     except ValidationError as error:
-        first = error.errors(include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ManifestError(f"{path} line {number} is not valid: {where}: {first['msg']}") from error
+        raise ManifestError(f"{path} line {number} is not valid: {one_line(error)}") from error
 
 
 def largest_difference(probe: Probe, found: LabelDistribution) -> float:

@@ -18,6 +18,7 @@ from service.contract.prompt import Note
 from service.contract.text import canonicalize
 from tests.end_to_end.conftest import ROOT, ServiceProcess
 from tests.redis_server import RedisServer
+from tests.waiting import until
 
 pytestmark = [pytest.mark.engine, pytest.mark.redis]
 
@@ -130,8 +131,6 @@ def test_redis_comes_back_by_itself(client: httpx.Client, shared_redis: RedisSer
 
 
 def wait_until(condition: Any, within_s: float = 60) -> None:
-    from tests.waiting import until
-
     asyncio.run(until(condition, within_s))
 
 

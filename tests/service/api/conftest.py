@@ -1,6 +1,5 @@
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -59,7 +58,7 @@ def settings_changes() -> dict[str, Any]:
 
 @pytest.fixture
 async def service(tiny_checkpoint: Checkpoint, settings_changes: dict[str, Any]) -> AsyncIterator[Service]:
-    settings = Settings(checkpoint=str(Path(tiny_checkpoint.folder)), **settings_changes)
+    settings = Settings(**settings_changes)
     registry = CollectorRegistry()
     stack = build_stack(settings, tiny_checkpoint, registry, fake_engine_for(tiny_checkpoint))
     app = build_app(settings, stack)
