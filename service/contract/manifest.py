@@ -75,10 +75,11 @@ class Template(_Strict):
 
 
 class Criteria(_Strict):
-    """A named statement of what makes a note relevant."""
+    """A named statement of what makes a note relevant, and the steps of reasoning that a trace goes through, in order."""
 
     name: Name
     text: str = Field(min_length=1)
+    steps: tuple[Name, ...] = ()
 
 
 class Limits(_Strict):

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from service.contract.manifest import Manifest, Slot, SlotPiece, TextPiece
+from service.contract.manifest import Criteria, Limits, Slot, SlotPiece, Template, TextPiece
 from service.contract.tokenizer import ContractTokenizer, EncodedText
 from service.errors import BadField, InvalidRequestError
 
@@ -24,6 +25,17 @@ class Prompt:
     truncated: bool
 
 
+class PromptForm(Protocol):
+    """What a prompt is made by: a manifest, or what a trainer has before there is one."""
+
+    @property
+    def template(self) -> Template: ...
+    @property
+    def criteria(self) -> tuple[Criteria, ...]: ...
+    @property
+    def limits(self) -> Limits: ...
+
+
 class PromptRenderer:
     """Splices user text, encoded so that it stays text, into template pieces that were encoded once.
 
@@ -31,10 +43,10 @@ class PromptRenderer:
     the next token is prose, and label mass falls to noise.
     """
 
-    def __init__(self, manifest: Manifest, tokenizer: ContractTokenizer) -> None:
-        self._limits = manifest.limits
+    def __init__(self, form: PromptForm, tokenizer: ContractTokenizer) -> None:
+        self._limits = form.limits
         self._tokenizer = tokenizer
-        self._pieces = manifest.template.pieces
+        self._pieces = form.template.pieces
         self._leads = {piece.slot: piece.lead for piece in self._pieces if isinstance(piece, SlotPiece)}
         self._literals = {
             piece.text: tokenizer.encode_template(piece.text)
@@ -43,9 +55,9 @@ class PromptRenderer:
         }
         self._criteria = {
             criteria.name: tokenizer.encode_template(self._leads["criteria"] + criteria.text)
-            for criteria in manifest.criteria
+            for criteria in form.criteria
         }
-        self.default_criteria = manifest.criteria[0].name
+        self.default_criteria = form.criteria[0].name
 
     @property
     def criteria_names(self) -> tuple[str, ...]:

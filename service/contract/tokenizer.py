@@ -4,6 +4,7 @@ The only file that imports `tokenizers`: both halves encode through it, so that 
 """
 
 import json
+import os.path
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,20 @@ class ContractTokenizer:
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of these tokens, special ones spelled out."""
         return str(self._template_side.decode(list(token_ids), skip_special_tokens=False))
+
+    def decode_with_ends(self, token_ids: Sequence[int]) -> tuple[str, tuple[int, ...]]:
+        """The text without special tokens, and where in it each token ends (in characters).
+
+        Of these very tokens, which a model may have chosen otherwise than encoding their text again would.
+        """
+        decode = self._template_side.decode
+        text = str(decode(list(token_ids), skip_special_tokens=True))
+        # A prefix that ends inside a character decodes to a replacement mark there, which is no prefix of the text.
+        prefixes = (
+            decode(list(token_ids[:end]), skip_special_tokens=True) for end in range(1, len(token_ids) + 1)
+        )
+        # By character is what is wanted here, and no path is meant.
+        return text, tuple(len(os.path.commonprefix([text, str(prefix)])) for prefix in prefixes)  # noqa: RUF071
 
     def _check_user_side(self) -> None:
         added = {i: t.content for i, t in self._template_side.get_added_tokens_decoder().items()}

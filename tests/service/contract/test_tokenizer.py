@@ -8,9 +8,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from service.contract.tokenizer import ContractTokenizer
 from service.errors import CheckpointError, ManifestError
-from tests.checkpoints import SPECIAL_TOKENS, tiny_tokenizer_json
+from tests.byte_tokens import TOKENIZER, any_tokens, byte_tokens, encode
+from tests.checkpoints import SPECIAL_TOKENS
 
-TOKENIZER = ContractTokenizer(tiny_tokenizer_json())
 SPECIAL_IDS = {TOKENIZER.encode_template(token)[0] for token in SPECIAL_TOKENS}
 
 
@@ -54,3 +54,31 @@ def test_file_that_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps({"not": "a tokenizer"}), encoding="utf-8")
     with pytest.raises(CheckpointError, match="can't be read as a tokenizer"):
         ContractTokenizer.load(tmp_path)
+
+
+@given(st.text(max_size=40).filter(lambda text: "\ufffd" not in text).flatmap(any_tokens))
+def test_token_ends_after_the_characters_that_are_whole_with_it(token_ids: list[int]) -> None:
+    text, ends = TOKENIZER.decode_with_ends(token_ids)
+    so_far = [TOKENIZER.decode(token_ids[: index + 1]) for index in range(len(token_ids))]
+    # A character that is not whole yet is a replacement mark, of which the text has none.
+    assert ends == tuple(len(prefix.rstrip("\ufffd")) for prefix in so_far)
+    assert all(text.startswith(prefix.rstrip("\ufffd")) for prefix in so_far)
+    assert ends[-1:] == ((len(text),) if token_ids else ())
+
+
+def test_ends_of_an_emoji_spread_over_tokens() -> None:
+    assert TOKENIZER.decode_with_ends(byte_tokens("a🎧b".encode())) == ("a🎧b", (1, 1, 1, 1, 2, 3))
+
+
+def test_special_tokens_have_no_width() -> None:
+    start, end, think = (TOKENIZER.encode_template(token)[0] for token in SPECIAL_TOKENS)
+    ids = [start, *encode("1"), think, *encode("2"), end]
+    assert TOKENIZER.decode_with_ends(ids) == ("1<think>2", (0, 1, 8, 9, 9))
+
+
+@given(st.binary(max_size=30))
+def test_ends_of_bytes_that_are_no_text_never_go_back(data: bytes) -> None:
+    text, ends = TOKENIZER.decode_with_ends(byte_tokens(data))
+    assert text == data.decode(errors="replace")
+    assert list(ends) == sorted(ends)
+    assert ends[-1:] == ((len(text),) if data else ())

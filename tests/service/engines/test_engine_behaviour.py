@@ -54,7 +54,10 @@ def slowed(engine: Engine) -> AbstractContextManager[None]:
 
 def prompts(checkpoint: Checkpoint, count: int, words: int = 10) -> list[tuple[int, ...]]:
     notes = [Note("", f"{i} " + "quiet cafe with light " * (words // 4)) for i in range(count)]
-    return [prompt.token_ids for prompt in checkpoint.renderer.render("cafe", notes, "general-1")]
+    return [
+        prompt.token_ids
+        for prompt in checkpoint.renderer.render("cafe", notes, checkpoint.renderer.default_criteria)
+    ]
 
 
 async def test_labels_get_logprobs_over_the_whole_vocabulary(engine: Engine, checkpoint: Checkpoint) -> None:

@@ -1,0 +1,101 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.contract.text import canonicalize
+from service.contract.trace import Step, Trace, parse_steps, parse_trace, write_step
+
+CRITERIA = ("topic", "constraints")
+TOP_GRADE = 3
+TEXT = "topic: both are about night trains => 3\nconstraints: the note is about day trains => 1\nGrade: 1"
+
+
+def test_trace_is_parted_into_steps_and_answer() -> None:
+    first, second = TEXT.index("constraints"), TEXT.index("Grade")
+    assert parse_trace(TEXT, CRITERIA, TOP_GRADE) == Trace(
+        steps=(
+            Step("topic", "both are about night trains", 3, (0, first)),
+            Step("constraints", "the note is about day trains", 1, (first, second)),
+        ),
+        grade=1,
+        answer_span=(second, len(TEXT)),
+    )
+
+
+def test_without_criteria_the_answer_is_all() -> None:
+    assert parse_trace("Grade: 2", (), TOP_GRADE) == Trace((), 2, (0, 8))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Grade: 1",
+        TEXT.removesuffix("\nGrade: 1"),
+        TEXT.removesuffix("1"),
+        TEXT + "\n",
+        TEXT + "2",
+        " " + TEXT,
+        "\n" + TEXT,
+        TEXT.replace("\n", "\n\n", 1),
+        TEXT.replace("\n", "\r\n"),
+        TEXT.replace("Grade: 1", "Grade: 4"),
+        TEXT.replace("=> 3", "=> 4"),
+        TEXT.replace("=> 3", "=> -1"),
+        TEXT.replace("=> 3", "=> 3."),
+        TEXT.replace("=> 3", "=> 11"),
+        TEXT.replace("=> 3", "=> "),
+        TEXT.replace(" => 3", ""),
+        TEXT.replace(" => ", "=>"),
+        TEXT.replace("topic", "Topic"),
+        TEXT.replace("topic", "intent"),
+        TEXT.replace("topic: ", ""),
+        TEXT.replace("topic: ", "topic:"),
+        TEXT.replace("constraints", "topic"),
+        TEXT.replace("=> 3", "=> ٣"),
+        TEXT.replace("Grade: 1", "Grade: １"),
+    ],
+)
+def test_anything_else_is_no_trace(text: str) -> None:
+    assert parse_trace(text, CRITERIA, TOP_GRADE) is None
+
+
+def test_steps_come_in_the_order_of_the_criteria_and_each_once() -> None:
+    assert parse_trace(TEXT, CRITERIA[::-1], TOP_GRADE) is None
+    assert parse_trace(TEXT, CRITERIA[:1], TOP_GRADE) is None
+    assert parse_trace(TEXT, (*CRITERIA, "quality"), TOP_GRADE) is None
+
+
+@pytest.mark.parametrize(
+    "finding", ["a => 2", "Grade: 0", "topic: x => 1", "=> 3", "", "a: b: c", "=> 1 => 2"]
+)
+def test_finding_may_quote_a_trace(finding: str) -> None:
+    text = write_step("topic", finding, 0)
+    [step], end = parse_steps(text, TOP_GRADE)
+    assert (step.criterion, step.finding, step.grade) == ("topic", finding, 0)
+    assert step.span == (0, end) == (0, len(text))
+
+
+def test_steps_end_where_a_line_is_none() -> None:
+    good = write_step("topic", "near", 2)
+    assert parse_steps(good + "and so on\n" + good, TOP_GRADE)[1] == len(good)
+    assert parse_steps(good + write_step("quality", "great", 9), TOP_GRADE)[1] == len(good)
+    assert parse_steps("Steps:\n" + good, TOP_GRADE, start=7) == (
+        (Step("topic", "near", 2, (7, 7 + len(good))),),
+        7 + len(good),
+    )
+
+
+@given(
+    st.lists(st.tuples(st.text(max_size=30).map(canonicalize), st.integers(0, 3)), max_size=5),
+    st.integers(0, 3),
+)
+def test_what_is_written_parses_back(steps: list[tuple[str, int]], grade: int) -> None:
+    criteria = [f"step-{number}" for number in range(len(steps))]
+    lines = [write_step(name, finding, grade) for name, (finding, grade) in zip(criteria, steps, strict=True)]
+    text = "".join(lines) + f"Grade: {grade}"
+    trace = parse_trace(text, criteria, TOP_GRADE)
+    assert trace is not None
+    assert [(step.finding, step.grade) for step in trace.steps] == steps
+    assert [text[slice(*step.span)] for step in trace.steps] == lines
+    assert (trace.grade, text[slice(*trace.answer_span)]) == (grade, f"Grade: {grade}")
