@@ -8,7 +8,7 @@ ARGS ?=
 bin := .venv/bin
 default_checkpoint := checkpoints/default
 
-.PHONY: help serve test test-fast check format clean distclean setup setup-dev checkpoint
+.PHONY: help serve train-tiny test test-fast check format clean distclean setup setup-train setup-dev checkpoint
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,6 +16,9 @@ help: ## List the targets
 serve: setup ## Serve on PORT (8000); NOTEGRADE_CHECKPOINT=folder-or-hub-id serves another checkpoint
 	@[[ -n "$$NOTEGRADE_CHECKPOINT" ]] || $(MAKE) --no-print-directory checkpoint
 	@exec $(bin)/notegrade serve --port $(PORT)
+
+train-tiny: setup-train ## Train by recipes/tiny.toml, every stage for real: runs/tiny/checkpoint and report.html; ARGS= goes to notegrade-train run
+	@$(bin)/notegrade-train run recipes/tiny.toml $(ARGS)
 
 test: setup-dev checkpoint ## Run the whole suite, with a real engine and a real Redis; ARGS= goes to pytest
 	@redis=$$(scripts/ensure_redis.sh) && echo "redis: $$redis" && \
@@ -41,6 +44,9 @@ checkpoint: setup ## Assemble the default checkpoint, if there is none
 
 setup: ## Make .venv from the serving lock
 	@scripts/setup.sh runtime
+
+setup-train: ## Make .venv with the trainer on top
+	@scripts/setup.sh train
 
 setup-dev: ## Make .venv with the dev tools on top
 	@scripts/setup.sh dev

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv from the pinned locks: `scripts/setup.sh` for serving, `scripts/setup.sh dev` with the dev tools on top.
+# Makes .venv from the pinned locks: `scripts/setup.sh` for serving, `scripts/setup.sh train` with the trainer on top,
+# `scripts/setup.sh dev` with the dev tools on top of both.
 #
 #   PYTHON=python3.12     the interpreter to build .venv with (3.11, 3.12 or 3.13; default: the first one found)
 #   WITH_GPU=1            upstream vLLM for a GPU in place of the CPU lock; kept until WITH_GPU=0 says otherwise
@@ -25,8 +26,9 @@ die() {
 
 case "${1:-runtime}" in
     runtime) locks=(locks/cpu.lock) ;;
-    dev) locks=(locks/cpu.lock locks/dev.lock) ;;
-    *) die "unknown set-up '$1': say 'runtime' or 'dev'" ;;
+    train) locks=(locks/cpu.lock locks/train.lock) ;;
+    dev) locks=(locks/cpu.lock locks/train.lock locks/dev.lock) ;;
+    *) die "unknown set-up '$1': say 'runtime', 'train' or 'dev'" ;;
 esac
 kind=${1:-runtime}
 
@@ -155,7 +157,8 @@ install_gpu() {
     say "installing upstream vLLM for a GPU, and what it needs (several GB)"
     "$venv/bin/uv" pip install "${uv_output[@]}" --torch-backend auto -e ".[gpu]"
     "$venv/bin/uv" pip install "${uv_output[@]}" --no-deps "${pins[@]}"
-    if [[ $kind == dev ]]; then "$venv/bin/uv" pip install "${uv_output[@]}" --no-deps -r locks/dev.lock; fi
+    local lock
+    for lock in "${locks[@]:1}"; do "$venv/bin/uv" pip install "${uv_output[@]}" --no-deps -r "$lock"; done
 }
 
 verify() {
@@ -223,7 +226,9 @@ say "installing notegrade itself, editable"
 "$venv/bin/uv" pip install "${uv_output[@]}" --no-deps --no-build-isolation -e .
 verify
 
+# Each set-up holds those before it.
 digest_inputs locks/cpu.lock >"$venv/.stamp-runtime"
-if [[ $kind == dev ]]; then digest_inputs locks/cpu.lock locks/dev.lock >"$venv/.stamp-dev"; fi
+if [[ $kind != runtime ]]; then digest_inputs locks/cpu.lock locks/train.lock >"$venv/.stamp-train"; fi
+if [[ $kind == dev ]]; then digest_inputs "${locks[@]}" >"$venv/.stamp-dev"; fi
 rm -f "$unfinished"
 say "$venv is ready ($kind, $build)"
