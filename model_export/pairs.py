@@ -1,0 +1,259 @@
+"""Query-note pairs with a gold grade: the rows of a data file, checked one by one.
+
+A row that is not in order is refused with its line, never dropped: a trainer that skips rows quietly reports
+figures of other data than its user has.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from service.contract.manifest import Name
+from service.contract.probes import ProbeNote
+from service.contract.prompt import Note
+from service.contract.text import canonicalize
+from service.contract.validation import bad_fields
+from service.errors import NotegradeError
+
+UNJUDGED = -1
+_MOST_NAMED = 20
+
+
+class DataError(NotegradeError):
+    """Data that can't be trained or tested on: which lines or pairs, and why, in one line and without their text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is to be said at one step of a reasoning trace, and the grade so far: what speaks for after that step."""
+
+    text: str
+    grade: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One judged pair, its texts canonical.
+
+    Attributes:
+        id: unique within a recipe's data.
+        label: gold grade on the recipe's scale, from 0; UNJUDGED where a teacher has yet to say.
+        source: which of the recipe's sources it came from.
+        criteria: the name of the criteria it was judged by.
+        findings: the steps of a reasoning trace, by criterion; empty where the data has none.
+        label_variance: variance of the annotators' grades, in squares of the recipe's grades (a scale that was spread
+            spreads it too); None where the data doesn't say.
+    """
+
+    id: str
+    query: str
+    note: Note
+    label: int
+    source: str
+    criteria: str
+    findings: Mapping[str, Finding] = field(default_factory=dict)
+    label_variance: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What the rows of a file have in common.
+
+    `grades[label]` is the grade, on the recipe's scale, that a label of the file stands for: (0, 1, 3) spreads a
+    scale of three over one of four.
+    """
+
+    name: str
+    criteria: str
+    grades: tuple[int, ...]
+
+    @property
+    def spread(self) -> float:
+        """Grades of the recipe's scale to one of the file's."""
+        steps = len(self.grades) - 1
+        return (max(self.grades) - min(self.grades)) / steps if steps else 1.0
+
+
+class _RowFinding(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    text: str
+    grade: int
+
+
+class _AnyRow(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    id: str
+    query: str
+    note: ProbeNote
+    label: int | None = None
+    # Rows may say where they are from. What a recipe calls its source counts.
+    source: str = ""
+    label_variance: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    findings: dict[Name, _RowFinding] = Field(default_factory=dict)
+
+    def to_pair(self, source: Source) -> Pair:
+        note = Note(canonicalize(self.note.title), canonicalize(self.note.body))
+        return Pair(
+            id=self.id,
+            query=canonicalize(self.query),
+            note=note,
+            label=UNJUDGED if self.label is None else source.grades[self.label],
+            source=source.name,
+            criteria=source.criteria,
+            findings={
+                name: Finding(canonicalize(finding.text), source.grades[finding.grade])
+                for name, finding in self.findings.items()
+            },
+            label_variance=None if self.label_variance is None else self.label_variance * source.spread**2,
+        )
+
+
+class _Row(_AnyRow):
+    label: int
+
+
+class _Rows:
+    """The rows of one file so far: its pairs, and where each id and each text was seen first."""
+
+    def __init__(self, source: Source, row_type: type[_AnyRow]) -> None:
+        self.pairs: list[Pair] = []
+        self._source = source
+        self._row_type = row_type
+        self._lines_of_ids: dict[str, int] = {}
+        self._seen: dict[tuple[str, Note], tuple[int, int | None]] = {}
+
+    def add(self, number: int, line: str) -> str:
+        """What is wrong with a line; empty where it became a pair."""
+        try:
+            row = self._row_type.model_validate_json(line)
+        except ValidationError as error:
+            return _describe(error)
+        if wrong := "; ".join(self._complaints(row)):
+            return wrong
+        pair = row.to_pair(self._source)
+        wrong = "; ".join([*_empty_texts(pair), *self._repeats(number, pair, row.label)])
+        if not wrong:
+            self.pairs.append(pair)
+        return wrong
+
+    def _complaints(self, row: _AnyRow) -> Iterator[str]:
+        if not row.id:
+            yield "id: is empty"
+        # Files of ids hold one a line.
+        if row.id != row.id.strip() or "\n" in row.id:
+            yield "id: has a blank around it or a line break in it"
+        grades = {} if row.label is None else {"label": row.label}
+        grades |= {f"findings.{name}.grade": finding.grade for name, finding in row.findings.items()}
+        for name, grade in grades.items():
+            if not 0 <= grade < len(self._source.grades):
+                yield f"{name}: {grade} is out of range 0..{len(self._source.grades) - 1}"
+
+    def _repeats(self, number: int, pair: Pair, label: int | None) -> Iterator[str]:
+        first = self._lines_of_ids.setdefault(pair.id, number)
+        if first != number:
+            yield f"id: the same as in line {first}"
+        first, first_label = self._seen.setdefault((pair.query, pair.note), (number, label))
+        if first != number:
+            yield f"the same pair as line {first}{'' if label == first_label else ', with another label'}"
+
+
+def _describe(error: ValidationError) -> str:
+    if error.errors(include_input=False)[0]["type"] == "json_invalid":
+        reason = error.errors(include_input=False)[0]["msg"].removeprefix("Invalid JSON: ")
+        return f"not JSON ({reason.replace('at line 1 column', 'at column')})"
+    # Canonical: a key may hold a line break.
+    return "; ".join(f"{canonicalize(bad.field)}: {bad.message}" for bad in bad_fields(error, "row"))
+
+
+def _empty_texts(pair: Pair) -> Iterator[str]:
+    if not pair.query:
+        yield "query: is empty"
+    if not pair.note.title and not pair.note.body:
+        yield "note: title and body are empty"
+    for criterion, finding in pair.findings.items():
+        if not finding.text:
+            yield f"findings.{criterion}.text: is empty"
+
+
+def read_pairs(path: Path, source: Source, *, judged: bool = True) -> list[Pair]:
+    """The pairs of a file of JSON lines, in file order; blank lines don't count.
+
+    A line is `{"id", "query", "note": {"title", "body"}, "label"}` and may have `source`, `label_variance` and
+    `findings`; with `judged` false it may do without its label, for a teacher to give one. Raises one DataError that names what is wrong with each line (20 of them, and how many more).
+    """
+    rows, wrong = _Rows(source, _Row if judged else _AnyRow), []
+    for number, line in enumerate(read_lines(path), 1):
+        if line.strip() and (complaint := rows.add(number, line)):
+            wrong.append(f"line {number}: {complaint}")
+    if wrong:
+        raise DataError(f"{path}: {listed(wrong, '; ')}")
+    if not rows.pairs:
+        raise DataError(f"{path}: holds no pair")
+    return rows.pairs
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 file, parted at line feeds alone. Raises DataError when it can't be read."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")  # as editors on Windows write it, or without their mark
+    except OSError as error:
+        raise DataError(f"{path} can't be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}: line {line}: not UTF-8") from error
+    return text.split("\n")  # not splitlines: U+2028 may stand in a text
+
+
+def listed(items: Sequence[str], joiner: str = ", ") -> str:
+    """The first 20 items in one line, and how many more there are."""
+    more = len(items) - _MOST_NAMED
+    return joiner.join(items[:_MOST_NAMED]) + (f"{joiner}and {more:,} more" if more > 0 else "")
+
+
+def write_pairs(path: Path, pairs: Iterable[Pair]) -> None:
+    """Write JSON lines that `read_pairs` reads back as they are, with grades that map to themselves."""
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for pair in pairs:
+            file.write(json.dumps(_to_row(pair), ensure_ascii=False) + "\n")
+
+
+def _to_row(pair: Pair) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "id": pair.id,
+        "query": pair.query,
+        "note": {"title": pair.note.title or None, "body": pair.note.body},
+        "label": pair.label,
+        "source": pair.source,
+    }
+    if pair.label_variance is not None:
+        row["label_variance"] = pair.label_variance
+    findings = {name: asdict(finding) for name, finding in pair.findings.items()}
+    return row | ({"findings": findings} if findings else {})
+
+
+def check_split(train: Sequence[Pair], dev: Sequence[Pair]) -> None:
+    """Make sure that nothing in `dev` was trained on. Raises DataError naming the pairs whose query or id was.
+
+    Queries are the same when they differ in case alone.
+    """
+    queries, ids = {_folded(pair) for pair in train}, {pair.id for pair in train}
+    if leaked := [pair.id for pair in dev if _folded(pair) in queries]:
+        raise DataError(f"dev pairs whose query is in train as well: {listed(leaked)}")
+    if shared := [pair.id for pair in dev if pair.id in ids]:
+        raise DataError(f"dev pairs whose id is in train as well: {listed(shared)}")
+
+
+def leaking_ids(train: Sequence[Pair], dev: Sequence[Pair]) -> frozenset[str]:
+    """Ids of the dev pairs whose query occurs in train as well, whatever its case."""
+    trained = {_folded(pair) for pair in train}
+    return frozenset(pair.id for pair in dev if _folded(pair) in trained)
+
+
+def _folded(pair: Pair) -> str:
+    return canonicalize(pair.query).casefold()

@@ -1,0 +1,301 @@
+"""A recipe: everything that a training run is made of, as one TOML file."""
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from service.contract.manifest import Limits, Name
+from service.contract.validation import one_line
+from service.errors import NotegradeError
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(gt=0, lt=1)]
+TINY_BASE = "tiny"
+
+
+class RecipeError(NotegradeError):
+    """A recipe that can't be read or can't be run."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SyntheticConfig(_Strict):
+    """Pairs that the project generates itself, see synthetic.py."""
+
+    train_queries: Positive
+    dev_queries: Positive
+    notes_per_query: Positive
+
+
+class SourceConfig(_Strict):
+    """One source of judged pairs: JSON-lines files under the data folder.
+
+    Attributes:
+        criteria: packaged criteria or a TOML file, which the pairs were judged by.
+        grades: what each label of the files is on the recipe's scale: [0, 1, 3] maps 0-2 to 0-3.
+        long_tail: ids of dev pairs, one a line; by default, the rarest third of the queries is taken.
+        licence: whose the pairs are, for the model card.
+        max_train: how many pairs to take, picked by the recipe's seed; all by default.
+        max_dev: the same for dev, of which whole queries are taken.
+    """
+
+    name: Name
+    train: str
+    dev: str
+    criteria: str = "general-1"
+    grades: tuple[Annotated[int, Field(ge=0, le=3)], ...] = (0, 1, 2, 3)
+    long_tail: str | None = None
+    licence: str = "licence not stated"
+    max_train: Positive | None = None
+    max_dev: Positive | None = None
+
+
+class DataConfig(_Strict):
+    """Either `synthetic` or at least one source. The criteria of the first source are the checkpoint's default.
+
+    Attributes:
+        leaking_dev: what to do with dev pairs whose query *another* source trains on: refuse the data, or leave those
+            pairs out and say so in the report. Within a source they are always refused.
+    """
+
+    synthetic: SyntheticConfig | None = None
+    leaking_dev: Literal["refuse", "drop"] = "refuse"
+    sources: tuple[SourceConfig, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> Self:
+        if (self.synthetic is None) == (not self.sources):
+            raise ValueError("state either [data.synthetic] or at least one [[data.sources]]")
+        names = [source.name for source in self.sources]
+        if len(set(names)) < len(names):
+            raise ValueError(f"sources must have distinct names, not {names}")
+        return self
+
+
+class TinyConfig(_Strict):
+    """Shape of the model made from scratch for the base `tiny`; heads of 32, the least that vLLM takes on a CPU."""
+
+    vocabulary: Positive = 1024
+    hidden: Annotated[int, Field(ge=64, multiple_of=32)] = 192
+    layers: Positive = 4
+
+
+class ModelConfig(_Strict):
+    """Bases by name as `notegrade-train assemble` takes them, or `tiny`; the student's is the teacher's by default."""
+
+    teacher: str
+    student: str | None = None
+    template: str = "note-first-1"
+    limits: Limits = Limits(max_query_tokens=128, max_note_tokens=256)
+    tiny: TinyConfig = TinyConfig()
+
+    @property
+    def student_base(self) -> str:
+        """The base that the student and the label-only control start from."""
+        return self.student or self.teacher
+
+
+class TrainConfig(_Strict):
+    """One supervised stage. `train` says which weights learn: all linear ones, or those of the upper layers alone.
+
+    Attributes:
+        schedule: of the learning rate, after its warm-up.
+        pairs: how many pairs an epoch takes; all by default.
+        save_steps: how often the stage's state is kept, for a rerun to go on from; never by default.
+        precision: arithmetic of forward and backward passes; weights and optimizer are float32.
+    """
+
+    steps: Positive
+    batch_size: Positive = 16
+    learning_rate: Rate = 1e-4
+    warmup_share: Share = 0.1
+    schedule: Literal["cosine", "constant"] = "cosine"
+    weight_decay: Share = 0.0
+    pairs: Positive | None = None
+    frozen_layers: Annotated[int, Field(ge=0)] = 0
+    save_steps: Positive | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+
+class LabelOnlyConfig(TrainConfig):
+    """The control: cross-entropy on the grade token alone."""
+
+    smoothing: Share = 0.0
+
+
+class CotConfig(TrainConfig):
+    """The warm-up on reasoning traces. Below `min_parse_rate` no RL is started: it would see no reward."""
+
+    min_parse_rate: Share = 0.9
+    start: Literal["base", "label_only_sft"] = "base"
+
+
+class RlConfig(_Strict):
+    """GRPO on TRL, with and without the step mask; both start from the warm-up and take the same steps.
+
+    Attributes:
+        prompts: prompts a step; `rollouts` is the group of each.
+        distance_weight: share of the reward that falls with the distance of the grade; the rest is for the exact one.
+        format_weight: reward of a trace that parses, added to the grade's.
+        loss: TRL's loss type; sequence-level ones are refused, since they would undo the step mask.
+    """
+
+    steps: Positive
+    prompts: Positive = 8
+    rollouts: Annotated[int, Field(ge=2)] = 8
+    learning_rate: Rate = 1e-5
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    max_tokens: Positive = 96
+    beta: Annotated[float, Field(ge=0)] = 0.0
+    iterations: Positive = 1
+    loss: str = "dapo"
+    importance_sampling: str = "token"
+    distance_weight: Share = 0.0
+    format_weight: Share = 0.1
+    vllm: bool = False
+    frozen_layers: Annotated[int, Field(ge=0)] = 0
+    save_steps: Positive | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+
+class LabelConfig(_Strict):
+    """Soft labels: the teacher's answer distribution, averaged over `paths` sampled reasoning paths of each pair.
+
+    Attributes:
+        folder: what `notegrade-train label` made, under the data folder; then nothing is sampled here.
+    """
+
+    teacher: Literal["cot_sft", "grpo", "sam"] = "sam"
+    pairs: Positive | None = None
+    paths: Positive = 4
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    batch_size: Positive = 64
+    folder: str | None = None
+
+
+class DistilConfig(TrainConfig):
+    """The student: answers first, by soft labels, then writes the teacher's trace.
+
+    Attributes:
+        start: what it is trained from; `teacher`, where both have one base, is the model that wrote the labels.
+        layers: how many layers to keep, evenly spaced, the first and last among them; all by default.
+        gold_weight: share of the gold label in the target, beside the teacher's distribution.
+        temperature: of the teacher's distribution: above 1 flattens it.
+        trace_weight: weight of the loss on the trace's tokens; the grade token's is 1.
+        variance_smoothing: spread the gold label by the annotators' variance, where the data carries it.
+    """
+
+    start: Literal["base", "label_only_sft", "teacher"] = "base"
+    layers: Positive | None = None
+    gold_weight: Share = 0.5
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    trace_weight: Annotated[float, Field(ge=0)] = 0.1
+    variance_smoothing: bool = False
+    smoothing: Share = 0.0
+
+
+class EvaluateConfig(_Strict):
+    """How many dev pairs (whole queries) each kind of system is measured on: reasoning costs a hundred times more."""
+
+    max_pairs: Positive | None = None
+    draws: Positive = 1000
+    batch_size: Positive = 32
+
+
+class ExportConfig(_Strict):
+    """The checkpoint.
+
+    Attributes:
+        name: in its manifest; the recipe's by default.
+        adapter_rank: cut the student's difference to its base to this rank first, and write the adapter too.
+        gate_pairs: how many dev pairs the gates measure macro-F1 on.
+        with_vllm: start plain vLLM on the folder and hold it against transformers.
+    """
+
+    name: Name | None = None
+    int8: bool = False
+    adapter_rank: Positive | None = None
+    gate_pairs: Positive = 100
+    with_vllm: bool = True
+
+
+class LaunchConfig(_Strict):
+    """How training stages start: in one process, or by torchrun on several, which share each batch.
+
+    Attributes:
+        fsdp: they share the weights as well, and compute activations twice.
+    """
+
+    processes: Positive = 1
+    fsdp: bool = False
+
+
+class Recipe(_Strict):
+    """The whole file."""
+
+    name: Name
+    seed: Annotated[int, Field(ge=0)] = 0
+    model: ModelConfig
+    data: DataConfig
+    label_only_sft: LabelOnlyConfig
+    cot_sft: CotConfig
+    rl: RlConfig
+    label: LabelConfig
+    distil: DistilConfig
+    evaluate: EvaluateConfig = EvaluateConfig()
+    export: ExportConfig = ExportConfig()
+    launch: LaunchConfig = LaunchConfig()
+
+    @model_validator(mode="after")
+    def _starts_fit_bases(self) -> Self:
+        if self.model.teacher != self.model.student_base and self.cot_sft.start == "label_only_sft":
+            raise ValueError(
+                "cot_sft.start: label_only_sft is trained on the student's base, the teacher has another"
+            )
+        if self.model.teacher != self.model.student_base and self.distil.start == "teacher":
+            raise ValueError("distil.start: the student can't start from the teacher, which has another base")
+        if self.export.adapter_rank and self.distil.layers:
+            raise ValueError(
+                "export.adapter_rank: an adapter fits the whole base, and distil.layers drops layers of it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _processes_can_share(self) -> Self:
+        processes = self.launch.processes
+        if self.launch.fsdp and processes == 1:
+            raise ValueError("launch.fsdp: one process has none to share its weights with")
+        batches = {
+            "label_only_sft.batch_size": self.label_only_sft.batch_size,
+            "cot_sft.batch_size": self.cot_sft.batch_size,
+            "rl.prompts * rl.rollouts": self.rl.prompts * self.rl.rollouts,
+            "distil.batch_size": self.distil.batch_size,
+        }
+        if uneven := [name for name, size in batches.items() if size % processes]:
+            raise ValueError(f"launch.processes: {processes} can't share {', '.join(uneven)} evenly")
+        return self
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read and check a recipe; RecipeError names every bad field at once."""
+    try:
+        return Recipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise RecipeError(f"the recipe {path} can't be read: {error.strerror}") from error
+    except ValidationError as error:
+        raise RecipeError(f"the recipe {path} is not valid: {one_line(error, 'recipe')}") from error
+    except ValueError as error:
+        raise RecipeError(f"the recipe {path} is not valid TOML: {error}") from error
+
+
+def hash_of(value: object) -> str:
+    """`sha256:<hex>` of JSON-like data, whatever the order of its keys."""
+    canonical = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return f"sha256:{hashlib.sha256(canonical.encode()).hexdigest()}"

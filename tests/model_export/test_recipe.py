@@ -1,0 +1,120 @@
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from model_export.recipe import Recipe, RecipeError, hash_of, load_recipe
+from tests.tiny_teacher import MICRO
+
+RECIPES = sorted((Path(__file__).parent.parent.parent / "recipes").glob("*.toml"))
+SOURCE = {"name": "mine", "train": "train.jsonl", "dev": "dev.jsonl"}
+
+
+def micro() -> dict[str, Any]:
+    return tomllib.loads(MICRO)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+def test_shipped_recipes_load_under_their_own_names(path: Path) -> None:
+    assert load_recipe(path).name == path.stem
+    assert path.read_text(encoding="utf-8").startswith("# notegrade-train run recipes/" + path.name)
+
+
+def test_recipes_are_shipped() -> None:
+    assert {"tiny.toml", "small.toml"} <= {path.name for path in RECIPES}
+
+
+def test_all_bad_fields_are_named_at_once_and_in_one_line(tmp_path: Path) -> None:
+    text = MICRO.replace("steps = 60", "steps = 0\nstpes = 1").replace("seed = 3", 'seed = "x"')
+    path = tmp_path / "bad.toml"
+    path.write_text(text.replace("rollouts = 4", "rollouts = 1"), encoding="utf-8")
+    with pytest.raises(RecipeError) as error:
+        load_recipe(path)
+    message = str(error.value)
+    assert message.startswith(f"the recipe {path} is not valid: ")
+    assert [
+        field
+        for field in ("seed", "cot_sft.steps", "cot_sft.stpes", "rl.rollouts")
+        if f"{field}: " not in message
+    ] == []
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("name = ", "is not valid TOML"),
+        ("", "name: Field required"),
+        ('name = "a b"', "name: "),
+        ("name = 'é'", "name: "),
+    ],
+)
+def test_what_is_no_recipe_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
+    (tmp_path / "bad.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(RecipeError, match=complaint):
+        load_recipe(tmp_path / "bad.toml")
+
+
+def test_recipe_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"nowhere.toml can't be read: No such file"):
+        load_recipe(tmp_path / "nowhere.toml")
+
+
+def test_recipe_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(RecipeError, match="is not valid"):
+        load_recipe(tmp_path / "bad.toml")
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        ({}, "either"),
+        ({"synthetic": micro()["data"]["synthetic"], "sources": [SOURCE]}, "either"),
+        ({"sources": [SOURCE, SOURCE]}, "distinct names"),
+        ({"sources": [{**SOURCE, "grades": [0, 4]}]}, "less than or equal to 3"),
+    ],
+)
+def test_data_comes_from_one_place(data: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValidationError, match=complaint):
+        Recipe.model_validate({**micro(), "data": data})
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "complaint"),
+    [
+        ("cot_sft", {"start": "label_only_sft"}, "the teacher has another"),
+        ("distil", {"start": "teacher"}, "which has another base"),
+    ],
+)
+def test_stage_can_not_start_from_another_base(section: str, changes: dict[str, Any], complaint: str) -> None:
+    recipe = micro()
+    recipe[section] |= changes
+    assert Recipe.model_validate(recipe).name == "micro"
+    recipe["model"]["student"] = "smollm2"
+    with pytest.raises(ValidationError, match=complaint):
+        Recipe.model_validate(recipe)
+
+
+def test_adapter_and_fewer_layers_do_not_go_together() -> None:
+    recipe = micro()
+    recipe["export"] |= {"adapter_rank": 4}
+    recipe["distil"] |= {"layers": 1}
+    with pytest.raises(ValidationError, match="an adapter fits the whole base"):
+        Recipe.model_validate(recipe)
+
+
+def test_student_s_base_is_the_teacher_s_by_default() -> None:
+    recipe = micro()
+    assert Recipe.model_validate(recipe).model.student_base == "tiny"
+    recipe["model"]["student"] = "smollm2"
+    assert Recipe.model_validate(recipe).model.student_base == "smollm2"
+
+
+def test_hash_knows_values_and_not_the_order_of_keys() -> None:
+    assert hash_of({"a": 1, "b": [1, 2]}) == hash_of({"b": [1, 2], "a": 1})
+    values: list[object] = [{"a": 1}, {"a": 2}, {"a": [1]}, {"b": 1}, {"a": "1"}, []]
+    assert len({hash_of(value) for value in values}) == len(values)
+    assert hash_of({}).startswith("sha256:")
