@@ -1,5 +1,6 @@
 """The `notegrade-train` command."""
 
+import json
 import signal
 import sys
 from pathlib import Path
@@ -21,35 +22,184 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _root() -> None:
-    """Keeps `assemble` a subcommand while it is the only one."""
-
-
 @app.command()
 def assemble(
     out: Annotated[Path, typer.Option(help="Folder to make.")],
     base: Annotated[
         str, typer.Option(help="`smollm2`, a transformers folder, a GGUF file, or a hub id (owner/name).")
     ] = "smollm2",
-    template: Annotated[str, typer.Option(help="Order of the prompt.")] = "note-first-1",
-    criteria: Annotated[str, typer.Option(help="Name of packaged criteria, or a TOML file.")] = "general-1",
-    name: Annotated[str | None, typer.Option(help="Name in the manifest; the base's by default.")] = None,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(help="Adapter folder to merge in; the packaged one for `smollm2` by default."),
+    ] = None,
+    zero_shot: Annotated[bool, typer.Option("--zero-shot", help="Take no adapter.")] = False,
+    template: Annotated[
+        str | None, typer.Option(help="Order of a zero-shot prompt; note-first-1 by default.")
+    ] = None,
+    criteria: Annotated[
+        str | None,
+        typer.Option(help="Criteria of a zero-shot prompt, packaged or a TOML file; general-1 by default."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name in the manifest; the base's or the adapter's by default.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a checkpoint that lies there.")] = False,
 ) -> None:
-    """Make a checkpoint of a base model and a criteria prompt, without training."""
+    """Make a checkpoint of a base model: with a trained adapter merged in, or zero-shot with a criteria prompt."""
     # Not at the top: torch and transformers take seconds, and `--help` needs neither.
+    from model_export.adapter import default_adapter
     from model_export.assemble import Plan
     from model_export.assemble import assemble as make
+    from model_export.base_model import DEFAULT_BASE
     from model_export.criteria import load_criteria
     from model_export.progress import quiet_vendors, show_progress
     from model_export.template import find_template
 
-    plan = Plan(base, find_template(template), load_criteria(criteria), name)
+    zero_shot = zero_shot or template is not None or criteria is not None
+    if adapter is None and base == DEFAULT_BASE and not zero_shot:
+        adapter = default_adapter()
+    plan = Plan(
+        base,
+        find_template(template) if template else None,
+        load_criteria(criteria) if criteria else None,
+        name,
+        adapter,
+    )
     quiet_vendors()
     with show_progress() as on_progress:
         make(plan, out, force=force, on_progress=on_progress)
     typer.echo(f"{out} is ready")
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="Recipe, a TOML file.")],
+    data: Annotated[Path, typer.Option(help="Folder that the recipe's data files lie in.")] = Path(),
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; runs/<name of the recipe> by default.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed in place of the recipe's.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and do nothing.")] = False,
+) -> None:
+    """Train a teacher and its student by a recipe, and export the student; a rerun goes on where this one ended."""
+    from model_export.recipe import load_recipe
+
+    plan = load_recipe(recipe)
+    if seed is not None:
+        plan = plan.model_copy(update={"seed": seed})
+    if dry_run:
+        from model_export.dry_run import describe_plan
+
+        typer.echo(describe_plan(plan, data))
+        return
+    from model_export.progress import quiet_vendors, show_progress
+
+    quiet_vendors()
+    from model_export.evaluate import format_table
+    from model_export.run import run as train
+
+    folder = out or Path("runs") / plan.name
+    with show_progress() as on_progress:
+        evaluation = train(plan, recipe.read_text(encoding="utf-8"), data, folder, on_progress)
+    typer.echo(format_table(evaluation))
+    typer.echo(f"{folder}/checkpoint is ready; {folder}/report.html tells of it")
+
+
+@app.command()
+def evaluate(
+    checkpoints: Annotated[
+        list[Path], typer.Argument(help="Checkpoint folders; the first against all others.")
+    ],
+    recipe: Annotated[Path, typer.Option(help="Recipe whose data to measure on.")],
+    data: Annotated[Path, typer.Option(help="Folder that the recipe's data files lie in.")] = Path(),
+    out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
+) -> None:
+    """Measure checkpoints side by side, beside majority and BM25, on all dev pairs of a recipe's data."""
+    from model_export.progress import quiet_vendors, show_progress
+    from model_export.recipe import load_recipe
+
+    plan = load_recipe(recipe)
+    quiet_vendors()
+    from model_export.evaluate import format_table
+    from model_export.evaluate_checkpoints import evaluate_checkpoints
+    from model_export.prepare import read_data
+
+    with show_progress() as on_progress:
+        pairs = read_data(plan, data)
+        found = evaluate_checkpoints(
+            checkpoints, pairs, seed=plan.seed, draws=plan.evaluate.draws, on_progress=on_progress
+        )
+    if out is not None:
+        out.write_text(json.dumps(found.to_json(), indent=1) + "\n", encoding="utf-8")
+    typer.echo(format_table(found))
+
+
+@app.command()
+def label(
+    pairs: Annotated[Path, typer.Argument(help="Pairs in JSON lines; they need no label.")],
+    teacher: Annotated[
+        Path, typer.Option(help="Transformers folder of the teacher, such as a run's sam-... stage.")
+    ],
+    recipe: Annotated[Path, typer.Option(help="Recipe that the teacher was made by.")],
+    out: Annotated[Path, typer.Option(help="Folder for the labels; a rerun goes on in it.")],
+    source: Annotated[str | None, typer.Option(help="The recipe's source that the pairs are like.")] = None,
+    paths: Annotated[
+        int | None, typer.Option(help="Reasoning paths of each pair; the recipe's by default.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Of the sampling; the recipe's by default.")
+    ] = None,
+    engines: Annotated[
+        int, typer.Option(help="vLLM engines, each on a GPU of its own where there are GPUs.")
+    ] = 1,
+    address: Annotated[str, typer.Option(help="A running Ray cluster; `local` starts one here.")] = "local",
+    shard_size: Annotated[int, typer.Option(help="Pairs in a file of labels.")] = 10_000,
+) -> None:
+    """Let a teacher label any number of pairs, on Ray Data and vLLM: soft labels, as `label.folder` takes them."""
+    from model_export.progress import quiet_vendors, show_progress
+    from model_export.recipe import load_recipe
+
+    made_by = load_recipe(recipe)
+    quiet_vendors()
+    from functools import partial
+
+    from model_export.label_at_scale import label_file
+    from model_export.label_plan import LabelPlan, recipe_form, recipe_sampling, recipe_source
+    from model_export.ray_engine import RayOptions, start_ray_engine
+
+    sampling = recipe_sampling(made_by, paths, temperature)
+    plan = LabelPlan(
+        pairs, recipe_source(made_by, source), teacher, recipe_form(made_by), sampling, shard_size
+    )
+    with show_progress() as on_progress:
+        start = partial(start_ray_engine, options=RayOptions(engines, address))
+        summary = label_file(plan, out, start, on_progress)
+    typer.echo(str(summary))
+
+
+@app.command()
+def verify(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder.")],
+    pairs: Annotated[
+        Path | None, typer.Option(help="Judged pairs, JSON lines: macro-F1 is held too then.")
+    ] = None,
+    criteria: Annotated[str | None, typer.Option(help="Criteria the pairs are judged by.")] = None,
+    vllm: Annotated[bool, typer.Option(help="Start plain vLLM on the folder, and hold it too.")] = True,
+) -> None:
+    """Run the export gates on any checkpoint folder; exit code 1 when one is not passed."""
+    from model_export.gates import verify as measure
+    from model_export.pairs import Source, read_pairs
+    from model_export.progress import quiet_vendors
+    from service.contract.manifest import read_manifest
+
+    quiet_vendors()
+    manifest = read_manifest(checkpoint)
+    source = Source("pairs", criteria or manifest.criteria[0].name, tuple(range(len(manifest.labels))))
+    report = measure(checkpoint, read_pairs(pairs, source) if pairs else (), with_vllm=vllm)
+    for gate in report.gates:
+        typer.echo(f"{'passed' if gate.passed else 'FAILED'}  {gate.what}: {gate.figure:.4g}, {gate.bound}")
+    if not all(gate.passed for gate in report.gates):
+        raise typer.Exit(1)
 
 
 def _stop(signum: int, _frame: FrameType | None) -> NoReturn:

@@ -25,8 +25,9 @@ def new_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
     out = out.absolute()
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.parent / f".{out.name}.partial-{uuid4().hex[:8]}"
-    partial.mkdir()
     try:
+        # Inside, so that a signal which ends the run right after it finds the way out below.
+        partial.mkdir()
         yield partial
         _open_to_readers(partial)
         _check_place(out, force)

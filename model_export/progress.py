@@ -3,12 +3,13 @@
 import contextlib
 import os
 import time
+import warnings
 from collections.abc import Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from model_export.assemble import OnProgress
+from model_export.checkpoint_writer import OnProgress
 
 
 def quiet_vendors() -> None:
@@ -17,6 +18,9 @@ def quiet_vendors() -> None:
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     os.environ["HF_HUB_VERBOSITY"] = "error"
+    os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"  # TRL imports it
+    # It concerns rollouts by vLLM alone, and is said five times.
+    warnings.filterwarnings("ignore", message="TRL currently supports vLLM versions")
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from model_export.assemble import Plan, assemble
 from model_export.criteria import load_criteria
 from model_export.template import find_template
 from tests.tiny_base import make_tiny_base
+from tests.tiny_teacher import TinyTeacher, make_tiny_teacher
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +28,9 @@ def tiny_plan(tiny_base: Path) -> Plan:
 def tiny_checkpoint(tiny_plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `assemble` made of the tiny base; read only."""
     return assemble(tiny_plan, tmp_path_factory.mktemp("checkpoints") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> TinyTeacher:
+    """A teacher that knows eight pairs by heart; read only."""
+    return make_tiny_teacher(tmp_path_factory.mktemp("teacher"))

@@ -3,19 +3,23 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-import model_export.assemble as assemble_module
+import model_export.checkpoint_writer as writer_module
+from model_export.adapter import AdapterError
 from model_export.assemble import Plan, PlanError, assemble
 from model_export.base_model import BaseModelError
+from model_export.criteria import load_criteria
 from model_export.new_folder import FolderExistsError
 from model_export.reference_scorer import ReferenceScorer
 from model_export.template import TemplateError, find_template
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 from service.contract.probes import Probe, check_probes
 from service.errors import LabelTokenError
+from tests.tiny_adapter import describe, make_adapter
 from tests.tiny_base import make_tiny_base
 
 
@@ -127,7 +131,7 @@ def test_failure_in_the_middle_leaves_no_folder(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(assemble_module, "load_checkpoint", interrupt)
+    monkeypatch.setattr(writer_module, "load_checkpoint", interrupt)
     with pytest.raises(KeyboardInterrupt):
         assemble(tiny_plan, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -195,3 +199,55 @@ def test_default_checkpoint_is_the_wheel_s_model(default_checkpoint: Checkpoint)
     assert check_probes(probes, list(scorer.distributions(prompts)), 1e-4) <= 1e-4
     # Most of the probability is on a grade: the cue works.
     assert min(probe.label_mass for probe in default_checkpoint.probes) > 0.4
+
+
+@pytest.fixture(scope="module")
+def tiny_adapter(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_adapter(tiny_base, tmp_path_factory.mktemp("adapters") / "adapter")
+
+
+def test_adapter_is_merged_and_brings_its_contract(
+    tiny_base: Path, tiny_adapter: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    out = assemble(Plan(str(tiny_base), adapter=tiny_adapter), tmp_path / "out")
+    checkpoint, described = load_checkpoint(out), describe()
+    manifest = checkpoint.manifest
+    assert (manifest.name, manifest.template.name) == (described.name, described.template)
+    assert (manifest.criteria, manifest.limits) == (described.criteria, described.limits)
+    assert (manifest.calibration, manifest.lineage) == (described.calibration, described.lineage)
+    assert (manifest.dev_metrics, manifest.base.name) == (described.dev_metrics, "tiny-base")
+    weights = "model.safetensors"
+    assert manifest.files[weights] != load_checkpoint(tiny_checkpoint).manifest.files[weights]
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert "Not trained for relevance" not in card
+    assert "made-up pairs, cc0-1.0" in card
+
+
+def test_adapter_makes_the_same_fingerprint_each_time(
+    tiny_base: Path, tiny_adapter: Path, tmp_path: Path
+) -> None:
+    plan = Plan(str(tiny_base), adapter=tiny_adapter)
+    one, two = (load_checkpoint(assemble(plan, tmp_path / name)).manifest for name in ("one", "two"))
+    assert one.fingerprint == two.fingerprint
+
+
+def test_adapter_of_another_base_is_refused(tiny_base: Path, tmp_path: Path) -> None:
+    adapter = make_adapter(tiny_base, tmp_path / "adapter", base="other-base")
+    with pytest.raises(AdapterError, match="made for the base other-base, not tiny-base"):
+        assemble(Plan(str(tiny_base), adapter=adapter), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "own", [{"template": find_template("note-first-1")}, {"criteria": load_criteria("general-1")}]
+)
+def test_adapter_is_not_asked_in_another_way(own: dict[str, Any], tiny_base: Path, tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="leave both out, or the adapter"):
+        assemble(Plan(str(tiny_base), adapter=tmp_path / "adapter", **own), tmp_path / "out")
+
+
+def test_defaults_are_the_packaged_template_and_criteria(
+    tiny_base: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    made = load_checkpoint(assemble(Plan(str(tiny_base)), tmp_path / "out")).manifest
+    assert made.fingerprint == load_checkpoint(tiny_checkpoint).manifest.fingerprint

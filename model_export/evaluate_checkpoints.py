@@ -1,0 +1,50 @@
+"""Any checkpoint folders side by side, beside majority and BM25, on the dev pairs of a recipe's data."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from model_export.baselines import bm25, majority
+from model_export.checkpoint_writer import OnProgress
+from model_export.evaluate import Evaluation, EvaluationError, Predictions, evaluate
+from model_export.pairs import Pair
+from model_export.predict import make_predictions
+from model_export.prepare import Data
+from model_export.quantize import load_as_served
+from model_export.rollout import Sampler
+from service.contract.checkpoint import Checkpoint, load_checkpoint
+
+_BATCH_SIZE = 32
+
+
+def evaluate_checkpoints(
+    folders: Sequence[Path], data: Data, *, seed: int, draws: int, on_progress: OnProgress
+) -> Evaluation:
+    """The table of these checkpoints, each under its manifest's name; every other system is a control of the first.
+
+    Probabilities are raw; the table's ECE tells what a temperature would make of them. Raises CheckpointError for a
+    folder that is none, EvaluationError for two of one name.
+    """
+    checkpoints = [load_checkpoint(folder) for folder in folders]
+    names = [checkpoint.manifest.name for checkpoint in checkpoints]
+    if len(set(names)) < len(names):
+        raise EvaluationError(f"checkpoints must have distinct names to be told apart, not {names}")
+    grades = len(checkpoints[0].manifest.labels)
+    systems = [majority(data.train, data.dev, grades), bm25(data.train, data.dev, grades)]
+    systems += [_predict(checkpoint, data.dev, on_progress) for checkpoint in checkpoints]
+    controls = ["bm25", "majority", *names[1:]]
+    return evaluate(systems, data.dev, data.long_tail, controls=controls, seed=seed, draws=draws)
+
+
+def _predict(checkpoint: Checkpoint, pairs: Sequence[Pair], on_progress: OnProgress) -> Predictions:
+    manifest, renderer = checkpoint.manifest, checkpoint.renderer
+    prompts = []
+    for pair in pairs:
+        # A checkpoint that was made for other data grades by what it has.
+        known = pair.criteria in renderer.criteria_names
+        criteria = pair.criteria if known else renderer.default_criteria
+        [prompt] = renderer.render(pair.query, [pair.note], criteria)
+        prompts.append(list(prompt.token_ids))
+    sampler = Sampler(load_as_served(checkpoint.folder), manifest.label_token_ids, 0)
+    stage = f"Predict {manifest.name}"
+    probabilities, _ = sampler.distributions(prompts, _BATCH_SIZE, lambda *at: on_progress(stage, *at))
+    return make_predictions(manifest.name, probabilities.double().numpy(), None)

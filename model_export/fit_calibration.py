@@ -1,0 +1,122 @@
+"""Fits the calibration of a checkpoint on its dev pairs, and says honestly what it gained."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+import torch
+from scipy.optimize import minimize_scalar
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from service.contract.manifest import Calibration
+from service.errors import NotegradeError
+
+TEMPERATURE_BOUNDS = (0.05, 20.0)
+ECE_BINS = 10
+# A label at probability 0 has an infinite loss at every temperature; with a floor, being sure and wrong still counts.
+_FLOOR = 1e-12
+
+
+class CalibrationDataError(NotegradeError):
+    """Dev pairs that no calibration can be fitted on."""
+
+
+def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """What service.contract.calibration.calibrate does, on many rows at once.
+
+    Args:
+        probabilities: (pairs, grades), each row summing to 1; zeros stay zeros.
+        temperature: above 0; 1 changes nothing.
+    Returns: (pairs, grades) float64.
+    """
+    with np.errstate(divide="ignore"):
+        logits = np.log(np.asarray(probabilities, dtype=np.float64)) / temperature
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature in TEMPERATURE_BOUNDS that makes the gold grades most likely.
+
+    Args:
+        probabilities: (pairs, grades) raw label probabilities.
+        labels: (pairs,) gold grades.
+    Raises: CalibrationDataError without pairs.
+    Source: Guo et al., On Calibration of Modern Neural Networks, arXiv 1706.04599.
+    """
+    if len(labels) == 0:
+        raise CalibrationDataError("calibration needs dev pairs, and there are none")
+    floored = np.maximum(probabilities, _FLOOR)
+    rows = np.arange(len(labels))
+
+    def mean_loss(log_temperature: float) -> float:
+        calibrated = apply_temperature(floored, float(np.exp(log_temperature)))
+        return float(-np.log(np.maximum(calibrated[rows, labels], np.finfo(float).tiny)).mean())
+
+    best = minimize_scalar(mean_loss, bounds=tuple(np.log(TEMPERATURE_BOUNDS)), method="bounded")
+    return float(np.clip(np.exp(best.x), *TEMPERATURE_BOUNDS))
+
+
+def cross_fitted(
+    probabilities: np.ndarray, labels: np.ndarray, query_ids: Sequence[str], seed: int
+) -> np.ndarray:
+    """Each half of the queries, calibrated by the temperature of the other half: nothing is judged by its own fit.
+
+    Args:
+        probabilities: (pairs, grades) raw label probabilities.
+        labels: (pairs,) gold grades.
+        query_ids: of each pair; a query's pairs stay in one half.
+        seed: draws the halves.
+    Returns: (pairs, grades) float64. Raises: CalibrationDataError with fewer than two queries.
+    """
+    queries, query_of = np.unique(np.asarray(query_ids), return_inverse=True)
+    if len(queries) < 2:
+        raise CalibrationDataError(
+            f"cross-fitting needs at least two dev queries, and there are {len(queries)}"
+        )
+    order = np.random.default_rng(seed).permutation(len(queries))
+    in_second = (order < len(queries) // 2)[query_of]
+    calibrated = np.empty(np.shape(probabilities), dtype=np.float64)
+    for half in (in_second, ~in_second):
+        calibrated[half] = apply_temperature(
+            probabilities[half], fit_temperature(probabilities[~half], labels[~half])
+        )
+    return calibrated
+
+
+def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Top-label ECE over ECE_BINS bins of equal width, in [0, 1].
+
+    Args:
+        probabilities: (pairs, grades).
+        labels: (pairs,) gold grades.
+    """
+    # Rounding may leave 1.0000001, which torchmetrics would take for a logit.
+    bounded = torch.from_numpy(np.clip(np.asarray(probabilities, dtype=np.float64), 0.0, 1.0))
+    target = torch.from_numpy(np.asarray(labels, dtype=np.int64))
+    grades = bounded.shape[1]
+    error = multiclass_calibration_error(bounded, target, num_classes=grades, n_bins=ECE_BINS, norm="l1")
+    return cast(float, error.item())
+
+
+def make_calibration(
+    probabilities: np.ndarray, labels: np.ndarray, query_ids: Sequence[str], data_name: str, seed: int
+) -> Calibration:
+    """The calibration to export: one temperature fitted on all dev pairs, or identity where that does not help.
+
+    Whether it helps is the ECE of the cross-fitted probabilities against that of the raw ones.
+    Args: as for cross_fitted; `data_name` names the dev data in the manifest.
+    Raises: CalibrationDataError with fewer than two queries.
+    """
+    before = expected_calibration_error(probabilities, labels)
+    after = expected_calibration_error(cross_fitted(probabilities, labels, query_ids, seed), labels)
+    if after >= before:
+        return Calibration(ece_before=before, ece_after=before, data=data_name)
+    return Calibration(
+        name="temperature-1",
+        method="temperature",
+        temperature=fit_temperature(probabilities, labels),
+        ece_before=before,
+        ece_after=after,
+        data=data_name,
+    )

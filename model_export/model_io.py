@@ -1,0 +1,42 @@
+"""Transformers folders in and out of memory, for the stages."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+
+def load_model(folder: Path) -> PreTrainedModel:
+    """The model in float32, on a GPU where there is one, in evaluation mode."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer as transformers sees it: for padding and saving, never for encoding pairs."""
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def save_model(
+    model: PreTrainedModel, tokenizer: Any, folder: Path, weights: Mapping[str, torch.Tensor] | None = None
+) -> None:
+    """Float32 weights (the model's own, unless others are given), configuration and tokenizer files."""
+    model.save_pretrained(folder, state_dict=weights)
+    tokenizer.save_pretrained(folder)
+
+
+def keep_layers(model: PreTrainedModel, count: int) -> None:
+    """Drop all but `count` layers, evenly spaced, the first and the last among those that stay."""
+    layers = model.model.layers
+    if count >= len(layers):
+        return
+    last = len(layers) - 1
+    kept = [round(index * last / max(count - 1, 1)) for index in range(count)]
+    model.model.layers = type(layers)(layers[index] for index in kept)
+    for index, layer in enumerate(model.model.layers):
+        layer.self_attn.layer_idx = index  # where its keys and values are cached
+    model.config.num_hidden_layers = count
+    if kinds := getattr(model.config, "layer_types", None):
+        model.config.layer_types = [kinds[index] for index in kept]

@@ -1,0 +1,194 @@
+"""What a run leaves behind: results.json, report.html and, through the gates, the checkpoint and its adapter."""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from model_export.adapter import AdapterDescription, describe_adapter
+from model_export.checkpoint_writer import CheckpointSpec, OnProgress, code_version
+from model_export.evaluate import ALL, Evaluation, Predictions, number_queries
+from model_export.export import ExportPlan, export
+from model_export.fit_calibration import make_calibration
+from model_export.gates import sample_pairs
+from model_export.model_card import TrainingNotes
+from model_export.pairs import Pair, listed
+from model_export.prepare import Data, read_base
+from model_export.prompting import PromptForm
+from model_export.recipe import Recipe, hash_of
+from model_export.report import RunReport, write_report
+from model_export.run_log import read_log
+from model_export.stages import StageRecord
+from model_export.winners import METRIC_TITLES
+from model_export.work import ADAPTER, CUT
+from service.contract.manifest import Calibration, Lineage, hash_file
+
+CHECKPOINT, REPORT, RESULTS = "checkpoint", "report.html", "results.json"
+_STUDENT = "student"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A run whose stages are done. `systems` and `evaluation` are on `pairs`, of the dev data."""
+
+    recipe: Recipe
+    recipe_text: str
+    data: Data
+    pairs: Sequence[Pair]
+    systems: Sequence[Predictions]
+    evaluation: Evaluation
+    stages: Sequence[StageRecord]
+
+    @property
+    def student(self) -> Predictions:
+        """What is exported."""
+        return next(each for each in self.systems if each.system == _STUDENT)
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """Folders of the models that the checkpoint's lineage names. `student` is as it is served."""
+
+    student: Path
+    base: Path
+    teacher: Path
+
+
+def write_results_and_report(outcome: Outcome, logs: Sequence[Path], out: Path) -> None:
+    """The table as data, and the page; both say when a control won, and whether RL taught anything."""
+    results = {
+        "recipe": outcome.recipe.name,
+        "seed": outcome.recipe.seed,
+        "code_version": code_version(),
+        **outcome.evaluation.to_json(),
+        "stages": [asdict(stage) for stage in outcome.stages],
+    }
+    (out / RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    report = RunReport(
+        name=outcome.recipe.name,
+        recipe_text=outcome.recipe_text,
+        evaluation=outcome.evaluation,
+        predictions=outcome.systems,
+        pairs=outcome.pairs,
+        log=[row for log in logs for row in read_log(log)],
+        notes=tuple(_notes(outcome)),
+        stages=[asdict(stage) for stage in outcome.stages],
+    )
+    write_report(out / REPORT, report)
+
+
+def write_checkpoint(
+    outcome: Outcome, form: PromptForm, models: Models, out: Path, on_progress: OnProgress
+) -> None:
+    """The student as the service takes it. Raises GateError, and then leaves what lay there."""
+    recipe = outcome.recipe
+    spec = CheckpointSpec(
+        name=recipe.export.name or recipe.name,
+        base=read_base(models.base),
+        template=form.template,
+        criteria=form.criteria,
+        limits=form.limits,
+        lineage=_lineage(outcome, models),
+        calibration=_calibration(outcome),
+        dev_metrics=_dev_metrics(outcome.evaluation),
+        quantization="w8a8" if recipe.export.int8 else None,
+        training=_training_notes(outcome),
+    )
+    dev = sample_pairs(outcome.pairs, recipe.export.gate_pairs)
+    plan = ExportPlan(models.student, spec, dev, with_vllm=recipe.export.with_vllm)
+    export(plan, out / CHECKPOINT, force=True, on_progress=on_progress)
+    if recipe.export.adapter_rank:
+        _write_adapter(spec, models.student, out / ADAPTER, recipe.export.adapter_rank)
+
+
+def _write_adapter(spec: CheckpointSpec, student: Path, out: Path, rank: int) -> None:
+    assert spec.training is not None  # noqa: S101 - set above
+    energy = json.loads((student / CUT).read_text(encoding="utf-8"))["energy_kept"]
+    shutil.copytree(student / ADAPTER, out, dirs_exist_ok=True)
+    description = AdapterDescription(
+        name=spec.name,
+        base=spec.base.name,
+        rank=rank,
+        energy_kept=energy,
+        template=spec.template.name,
+        criteria=spec.criteria,
+        limits=spec.limits,
+        calibration=spec.calibration,
+        lineage=spec.lineage,
+        dev_metrics=dict(spec.dev_metrics),
+        training=spec.training,
+    )
+    describe_adapter(out, description)
+
+
+def _notes(outcome: Outcome) -> Iterator[str]:
+    if left_out := outcome.data.left_out:
+        yield (
+            f"{len(left_out)} dev pairs were left out, since another source trains on their query: "
+            f"{listed(left_out)}."
+        )
+
+
+def _lineage(outcome: Outcome, models: Models) -> Lineage:
+    weights = {path.name: hash_file(path) for path in sorted(models.teacher.glob("*.safetensors"))}
+    return Lineage(
+        recipe_hash=hash_of(outcome.recipe.model_dump(mode="json")),
+        data_hashes=outcome.data.hashes,
+        teacher_fingerprint=hash_of(weights),
+        code_version=code_version(),
+    )
+
+
+def _calibration(outcome: Outcome) -> Calibration:
+    labels = np.array([pair.label for pair in outcome.pairs])
+    queries = number_queries(outcome.pairs)
+    name = f"{len(outcome.pairs)} dev pairs of {', '.join(_sources(outcome.pairs))}"
+    return make_calibration(outcome.student.probabilities, labels, queries, name, outcome.recipe.seed)
+
+
+def _dev_metrics(evaluation: Evaluation) -> dict[str, float]:
+    found = evaluation.rows[_STUDENT][ALL]
+    figures = {name: round(value, 4) for name, value in found.items() if value is not None}
+    return figures | {"pairs": evaluation.sizes[ALL]["pairs"]}
+
+
+def _training_notes(outcome: Outcome) -> TrainingNotes:
+    recipe = outcome.recipe
+    stages = (
+        f"Recipe `{recipe.name}`, seed {recipe.seed}: {recipe.label_only_sft.steps} steps of label-only training for the "
+        f"control; teacher: {recipe.cot_sft.steps} steps on reasoning traces, {recipe.rl.steps} of RL; soft labels of "
+        f"{recipe.label.paths} paths by the teacher `{recipe.label.teacher}`; student: {recipe.distil.steps} steps from "
+        f"{recipe.distil.start}, gold labels weighing {recipe.distil.gold_weight:g}."
+    )
+    return TrainingNotes(
+        data=tuple(_data_lines(outcome)),
+        recipe=stages,
+        controls=tuple(_control_rows(outcome.evaluation)),
+        limits=(
+            f"Measured on {len(outcome.pairs):,} dev pairs whose queries were not trained on; other queries, other figures.",
+        ),
+    )
+
+
+def _data_lines(outcome: Outcome) -> Iterator[str]:
+    train, dev = _sources(outcome.data.train), _sources(outcome.pairs)
+    licences = {source.name: source.licence for source in outcome.recipe.data.sources}
+    for name, pairs in train.items():
+        licence = licences.get(name, "made by the project's own generator")
+        yield f"{name}: {pairs:,} pairs to train, {dev.get(name, 0):,} to measure ({licence})"
+
+
+def _control_rows(evaluation: Evaluation) -> Iterator[tuple[str, ...]]:
+    metrics = ("accuracy", "macro_f1", "qwk", "ndcg_at_10", "ece_after", "parse_rate")
+    yield ("system", *(METRIC_TITLES[metric] for metric in metrics))
+    for system, splits in evaluation.rows.items():
+        values = (splits[ALL][metric] for metric in metrics)
+        yield (system, *("–" if value is None else f"{value:.3f}" for value in values))
+
+
+def _sources(pairs: Sequence[Pair]) -> Counter[str]:
+    return Counter(pair.source for pair in pairs)

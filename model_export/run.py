@@ -1,0 +1,75 @@
+"""A recipe's run, top to bottom: from data to a checkpoint, a table and a report."""
+
+import shutil
+from pathlib import Path
+
+from model_export.baselines import bm25, majority
+from model_export.checkpoint_writer import OnProgress, check_probes
+from model_export.evaluate import Evaluation, evaluate
+from model_export.outcome import CHECKPOINT, Models, Outcome, write_checkpoint, write_results_and_report
+from model_export.prompting import GRADES, PromptForm, Prompting
+from model_export.recipe import Recipe
+from model_export.stages import Stages, lock
+from model_export.template import find_template
+from model_export.work import Work
+
+
+def run(recipe: Recipe, recipe_text: str, root: Path, out: Path, on_progress: OnProgress) -> Evaluation:
+    """Run the recipe on the data under `root` in the folder `out`, from where an earlier run of it got to.
+
+        data > bases > label-only control
+                     > warm-up > GRPO
+                               > GRPO with the step mask > soft labels > student
+
+    Leaves `checkpoint/`, `report.html` and `results.json` in `out`. Raises NotegradeError with one line for what a
+    user can put right: bad data, a warm-up that teaches no traces, a gate that is not passed.
+    """
+    with lock(out):
+        _remove_remains(out)
+        stages = Stages(out)
+        work = Work(recipe, root, stages, on_progress)
+
+        data = work.data()
+        student_base = work.base("student_base", recipe.model.student_base, data)
+        one_base = recipe.model.teacher == recipe.model.student_base
+        teacher_base = student_base if one_base else work.base("teacher_base", recipe.model.teacher, data)
+        form = PromptForm(find_template(recipe.model.template), data.criteria, recipe.model.limits)
+        answers_first = Prompting.load(form, student_base)
+        reasons_first = answers_first if one_base else Prompting.load(form, teacher_base)
+
+        check_probes(form, answers_first.tokenizer)
+        control = work.label_only(data, answers_first, student_base)
+        warm_start = control if recipe.cot_sft.start == "label_only_sft" else teacher_base
+        warm = work.warm_up(data, reasons_first, warm_start)
+        work.check_parse_rate(data, reasons_first, warm)
+        grpo = work.reinforce("grpo", data, reasons_first, warm)
+        sam = work.reinforce("sam", data, reasons_first, warm)
+        teacher = {"cot_sft": warm, "grpo": grpo, "sam": sam}[recipe.label.teacher]
+        soft_labels = work.label(data, reasons_first, teacher)
+        student_start = {"base": student_base, "label_only_sft": control, "teacher": teacher}[
+            recipe.distil.start
+        ]
+        student = work.cut(work.distil(data, soft_labels, answers_first, student_start), student_base)
+
+        pairs = work.dev_pairs(data)
+        systems = [
+            majority(data.train, pairs, len(GRADES)),
+            bm25(data.train, pairs, len(GRADES)),
+            work.predict_directly("zero_shot", pairs, answers_first, student_base),
+            work.predict_directly("label_only_sft", pairs, answers_first, control),
+            work.predict_by_reasoning("cot_sft", pairs, reasons_first, warm),
+            work.predict_by_reasoning("grpo", pairs, reasons_first, grpo),
+            work.predict_by_reasoning("sam", pairs, reasons_first, sam),
+            work.predict_directly("student", pairs, answers_first, student),
+        ]
+        evaluation = evaluate(systems, pairs, data.long_tail, seed=recipe.seed, draws=recipe.evaluate.draws)
+        outcome = Outcome(recipe, recipe_text, data, pairs, systems, evaluation, stages.records)
+        write_results_and_report(outcome, work.logs, out)
+        write_checkpoint(outcome, form, Models(student, student_base, teacher), out, on_progress)
+        return evaluation
+
+
+def _remove_remains(out: Path) -> None:
+    """What an export that was killed left: it starts anew."""
+    for remains in out.glob(f".{CHECKPOINT}.*"):
+        shutil.rmtree(remains)

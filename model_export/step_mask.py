@@ -1,0 +1,66 @@
+"""Stepwise Advantage Masking (SAM): which tokens of a rollout its advantage may move.
+
+Source: arXiv 2512.00968; this is our reading of it. With A_i the advantage of rollout i relative to its group (GRPO,
+arXiv 2402.03300) and g the gold grade, token t of step s gets A_it = A_i * m:
+  m = 1 where the step is right (its intermediate grade is g) and A_i > 0, or wrong and A_i < 0; else 0
+  m = 1 for the answer, always
+So a lucky answer does not reward the wrong steps before it, and a wrong one does not punish the right ones.
+
+A rollout that doesn't parse, or was cut off before its end, has no steps that could be told apart: it is all answer,
+and its advantage acts on all of it, as in GRPO. So does that of a rollout whose criteria have no steps.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from service.contract.tokenizer import ContractTokenizer
+from service.contract.trace import Step, Trace, parse_trace
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """What was read of one completion.
+
+    Attributes:
+        starts: where each token starts in the decoded text (in characters), the end token included.
+        trace: its steps and answer; None where it does not parse or was cut off.
+    """
+
+    starts: tuple[int, ...]
+    trace: Trace | None
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutReader:
+    """Reads completions of one tokenizer; `end_token_id` is how a whole one ends."""
+
+    tokenizer: ContractTokenizer
+    end_token_id: int
+    top_grade: int
+
+    def read(self, token_ids: Sequence[int], criteria: Sequence[str]) -> Rollout:
+        """A completion's tokens without padding, and the criteria that its steps have to go through."""
+        text, ends = self.tokenizer.decode_with_ends(token_ids)
+        whole = bool(token_ids) and token_ids[-1] == self.end_token_id
+        # A control token on the way, which the text does not show, is no part of a trace.
+        whole = whole and self.tokenizer.decode(token_ids[:-1]) == text
+        trace = parse_trace(text, criteria, self.top_grade) if whole else None
+        return Rollout((0, *ends)[: len(ends)], trace)
+
+
+def step_mask(rollout: Rollout, gold: int, advantage: float) -> list[float]:
+    """1.0 for each token that the advantage may move, else 0.0; one value a token of the rollout."""
+    if rollout.trace is None:
+        return [1.0] * len(rollout.starts)
+    steps = (_step_at(start, rollout.trace.steps) for start in rollout.starts)
+    return [float(step is None or _counts(step, gold, advantage)) for step in steps]
+
+
+def _counts(step: Step, gold: int, advantage: float) -> bool:
+    right = step.grade == gold
+    return (right and advantage > 0) or (not right and advantage < 0)
+
+
+def _step_at(position: int, steps: Sequence[Step]) -> Step | None:
+    """The step in whose line a token starts; None in the answer."""
+    return next((step for step in steps if step.span[0] <= position < step.span[1]), None)

@@ -1,0 +1,196 @@
+"""vLLM as anybody runs it: its own server, in a process of its own, asked over HTTP.
+
+Nothing of ours stands between the folder and its answers, so that a checkpoint which passes here is one that plain
+vLLM loads. It listens on a socket in a private folder: no port to race for, and no other server to mistake for it.
+"""
+
+import contextlib
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from service.contract.labels import LabelDistribution
+from service.errors import NotegradeError
+
+START_TIMEOUT_S = 600.0
+REQUEST_TIMEOUT_S = 600.0
+_STOP_TIMEOUT_S = 20.0
+_POLL_S = 0.2
+_BATCH = 8
+_MODEL = "checkpoint"
+_LOG_TAIL_LINES = 12
+
+
+class VllmServerError(NotegradeError):
+    """vLLM is not there, does not start with this folder, or does not answer."""
+
+
+class VllmServer:
+    """A running server's label probabilities; the same questions as `ReferenceScorer` takes."""
+
+    def __init__(self, client: httpx.Client, label_token_ids: Sequence[int]) -> None:
+        self._client = client
+        self._label_token_ids = list(label_token_ids)
+
+    def distributions(self, prompts: Sequence[Sequence[int]]) -> Iterator[LabelDistribution]:
+        """The raw label distribution of each prompt of token ids, in order, a batch at a time.
+
+        Raises VllmServerError when the server fails on a batch.
+        """
+        for start in range(0, len(prompts), _BATCH):
+            for logprobs in self._label_logprobs(prompts[start : start + _BATCH]):
+                yield LabelDistribution.from_logprobs(logprobs)
+
+    def _label_logprobs(self, prompts: Sequence[Sequence[int]]) -> Iterator[list[float]]:
+        body = {
+            "model": _MODEL,
+            "prompt": [list(token_ids) for token_ids in prompts],
+            "max_tokens": 1,
+            "temperature": 0,
+            "logprobs": len(self._label_token_ids),
+            "logprob_token_ids": self._label_token_ids,  # over the whole vocabulary, so that label mass shows
+            "return_tokens_as_token_ids": True,
+        }
+        for choice in sorted(self._post(body)["choices"], key=lambda choice: int(choice["index"])):
+            [found] = choice["logprobs"]["top_logprobs"]
+            yield [float(found[f"token_id:{token_id}"]) for token_id in self._label_token_ids]
+
+    def _post(self, body: dict[str, Any]) -> dict[str, Any]:
+        try:
+            answer: dict[str, Any] = self._client.post("/v1/completions", json=body).raise_for_status().json()
+        except (httpx.HTTPError, ValueError) as error:
+            raise VllmServerError(f"vLLM failed on a batch of prompts: {error}") from error
+        return answer
+
+
+@contextlib.contextmanager
+def run_vllm(folder: Path, max_prompt_tokens: int, label_token_ids: Sequence[int]) -> Iterator[VllmServer]:
+    """Start vLLM on a transformers folder in float32 (15-40 s), and end it with all its processes after the block.
+
+    Raises VllmServerError when it isn't installed or doesn't start; the message ends with the tail of its log.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        raise VllmServerError("vLLM is not installed here: install it, or leave its gates out")
+    with tempfile.TemporaryDirectory(prefix="notegrade-vllm-") as private:
+        paths = _Paths(Path(private))
+        command = _command(folder, max_prompt_tokens, paths.socket)
+        process = start_tied(command, _environment(paths.private), paths.log)
+        try:
+            transport = httpx.HTTPTransport(uds=str(paths.socket))
+            with httpx.Client(
+                transport=transport, base_url="http://vllm", timeout=REQUEST_TIMEOUT_S
+            ) as client:
+                _wait_until_up(process, client, paths)
+                yield VllmServer(client, label_token_ids)
+        finally:
+            _stop(process)
+
+
+@dataclass(frozen=True, slots=True)
+class _Paths:
+    private: Path
+
+    @property
+    def socket(self) -> Path:
+        return self.private / "http"
+
+    @property
+    def log(self) -> Path:
+        return self.private / "log"
+
+
+def start_tied(command: Sequence[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """Start a command in a process group of its own that can't outlive this process, not even by SIGKILL.
+
+    Its standard input is the pipe that a watcher in the group reads: when this end closes, the whole group is killed.
+    A parent-death signal would not do, since it reaches the server alone and leaves its engine core behind.
+    """
+    watch = 'exec 3<&0; { read -r _ <&3; kill -KILL 0; } & exec "$@" 3<&- </dev/null'
+    with log.open("wb") as output:
+        return subprocess.Popen(  # noqa: S603 - a fixed script, and what the caller runs
+            ["/bin/sh", "-c", watch, "sh", *command],
+            env=dict(environment),
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def _command(folder: Path, max_prompt_tokens: int, socket_path: Path) -> list[str]:
+    server = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    options: dict[str, object] = {
+        "model": folder.absolute(),
+        "served-model-name": _MODEL,
+        "uds": socket_path,
+        "dtype": "float32",
+        "max-model-len": max_prompt_tokens + 1,
+        "max-num-seqs": _BATCH,
+        "block-size": 32,
+        "generation-config": "vllm",
+    }
+    flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    return [*server, *flags, "--enforce-eager", "--disable-uvicorn-access-log"]
+
+
+def _environment(private: Path) -> dict[str, str]:
+    # The same as the service sets for its own engine; what the user has set stays.
+    defaults = {
+        "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        "HF_HUB_OFFLINE": "1",
+    }
+    return {**defaults, **os.environ, "VLLM_RPC_BASE_PATH": str(private)}
+
+
+def _wait_until_up(process: subprocess.Popen[bytes], client: httpx.Client, paths: _Paths) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while process.poll() is None:
+        if _is_listening(paths.socket) and client.get("/health").is_success:
+            return
+        if time.monotonic() > deadline:
+            raise VllmServerError(
+                f"vLLM was not up after {START_TIMEOUT_S:.0f} s; its log ends:\n{_tail(paths.log)}"
+            )
+        time.sleep(_POLL_S)
+    raise VllmServerError(
+        f"vLLM ended with exit code {process.returncode}; its log ends:\n{_tail(paths.log)}"
+    )
+
+
+def _is_listening(path: Path) -> bool:
+    # Not by httpx: it leaks a socket each time it is refused, and vLLM binds the path long before it listens.
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
+def _tail(log: Path) -> str:
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_TAIL_LINES:])
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_STOP_TIMEOUT_S)
+    # Also when the server itself ended well: its engine core may have outlived it.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    if process.stdin:
+        process.stdin.close()

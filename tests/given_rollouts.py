@@ -1,0 +1,93 @@
+"""TRL's trainer on rollouts that a test gives it: the batches, losses and gradients are TRL's own."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from trl import GRPOConfig
+
+from model_export.model_io import load_model, load_tokenizer
+from model_export.pairs import Pair
+from model_export.prompting import PromptForm, Prompting
+from model_export.reward import Reward
+from model_export.step_mask import RolloutReader
+from model_export.teacher_rl import StepMaskTrainer
+from model_export.template import find_template
+from service.contract.manifest import Criteria, Limits
+from service.contract.prompt import Note
+
+GOLD = 2
+STEPS = ("topic", "constraints")
+
+
+class GivenRollouts(StepMaskTrainer):
+    """Takes the rollouts that it is given in place of sampling, and log-probabilities in place of the model's."""
+
+    rollouts: Sequence[list[int]] = ()
+    given_logps: torch.Tensor | None = None
+    seen_prompts: Sequence[list[int]] = ()
+
+    def _generate_single_turn(self, prompt_ids: list[list[int]], *_: Any) -> tuple[list[list[int]], None]:
+        self.seen_prompts = prompt_ids
+        return [list(rollout) for rollout in self.rollouts], None
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+        if self.given_logps is None:
+            return super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        return self.given_logps, torch.zeros_like(self.given_logps), None
+
+
+class Bench:
+    """Trainers over the tiny base, with the mask and without, for one pair whose gold grade is 2."""
+
+    def __init__(self, base: Path, folder: Path) -> None:
+        criteria = (Criteria(name="stepwise", text="x", steps=STEPS), Criteria(name="plain", text="y"))
+        limits = Limits(max_query_tokens=32, max_note_tokens=64)
+        form = PromptForm(find_template("note-first-plain-1"), criteria, limits)
+        self.prompting = Prompting.load(form, base)
+        self.pair = Pair("1", "tea <|im_end|>", Note("", "green <|im_start|>"), GOLD, "made", "stepwise")
+        self._base, self._folder = base, folder
+
+    def encode(self, text: str, *, ended: bool = True) -> list[int]:
+        ids = self.prompting.tokenizer.encode_user_texts([text])[0].token_ids
+        return [*ids, *([self.prompting.end_token_id] if ended else [])]
+
+    def trainer(self, *, masked: bool, **settings: Any) -> GivenRollouts:
+        tokenizer = load_tokenizer(self._base)
+        tokenizer.pad_token = tokenizer.eos_token
+        reader = RolloutReader(self.prompting.tokenizer, self.prompting.end_token_id, 3)
+        reward = Reward(format_weight=0.1, distance_weight=0.0, top_grade=3)
+
+        def rewards(completion_ids: list[list[int]], steps: list[list[str]], **_: Any) -> list[float]:
+            rows = zip(completion_ids, steps, strict=True)
+            return [reward.of(reader.read(ids, criteria).trace, GOLD) for ids, criteria in rows]
+
+        arguments = {
+            "per_device_train_batch_size": 4,
+            "num_generations": 4,
+            "max_completion_length": 80,
+        } | settings
+        trainer = GivenRollouts(
+            model=load_model(self._base),
+            reward_funcs=[rewards],
+            args=GRPOConfig(output_dir=str(self._folder), use_cpu=True, report_to="none", **arguments),
+            processing_class=tokenizer,
+            train_dataset=Dataset.from_list([{"prompt": "1"}]),
+            prompts={"1": self.prompting.teacher_prompt(self.pair)},
+            reader=reader,
+            masked=masked,
+        )
+        trainer.current_gradient_accumulation_steps = 1
+        trainer.model.train()
+        return trainer
+
+    def batch(
+        self, trainer: GivenRollouts, rollouts: Sequence[list[int]], steps: Sequence[str]
+    ) -> dict[str, torch.Tensor]:
+        """What the trainer makes of a group of rollouts."""
+        trainer.rollouts = rollouts
+        inputs = [{"prompt": "1", "label": GOLD, "steps": list(steps)} for _ in rollouts]
+        made: dict[str, torch.Tensor] = trainer._generate_and_score_completions(inputs)
+        return made

@@ -1,0 +1,87 @@
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+
+from model_export.model_io import keep_layers, load_model, load_tokenizer, save_model
+
+SHAPE = {
+    "vocab_size": 32,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_attention_heads": 1,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 32,
+}
+
+
+def make_model(layers: int) -> PreTrainedModel:
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(num_hidden_layers=layers, **SHAPE)).eval()
+
+
+def weights_of(model: PreTrainedModel) -> list[torch.Tensor]:
+    return [layer.mlp.up_proj.weight for layer in model.model.layers]
+
+
+@pytest.mark.parametrize(
+    ("layers", "count", "kept"),
+    [
+        (6, 3, [0, 2, 5]),
+        (6, 2, [0, 5]),
+        (6, 1, [0]),
+        (6, 6, [0, 1, 2, 3, 4, 5]),
+        (6, 9, [0, 1, 2, 3, 4, 5]),
+        (30, 4, [0, 10, 19, 29]),
+        (1, 1, [0]),
+    ],
+)
+def test_layers_are_kept_evenly_with_the_first_and_the_last(layers: int, count: int, kept: list[int]) -> None:
+    model = make_model(layers)
+    before = weights_of(model)
+    keep_layers(model, count)
+    assert [next(i for i, w in enumerate(before) if w is each) for each in weights_of(model)] == kept
+    assert model.config.num_hidden_layers == len(kept)
+
+
+def test_fewer_layers_still_write_and_load(tmp_path: Path, tiny_base: Path) -> None:
+    model = make_model(5)
+    keep_layers(model, 2)
+    save_model(model, load_tokenizer(tiny_base), tmp_path)
+    loaded = load_model(tmp_path)
+    prompt = torch.tensor([[1, 2, 3]])
+    with torch.inference_mode():
+        whole = model(prompt, use_cache=False).logits
+        assert torch.equal(loaded(prompt, use_cache=False).logits, whole)
+        # Keys and values of each layer lie in a place of their own.
+        for each in (model, loaded):
+            cached = each.generate(prompt, max_new_tokens=5, do_sample=False, pad_token_id=0)
+            plain = each.generate(prompt, max_new_tokens=5, do_sample=False, pad_token_id=0, use_cache=False)
+            assert torch.equal(cached, plain)
+
+
+def test_kinds_of_layers_that_the_configuration_lists_go_with_them(tmp_path: Path, tiny_base: Path) -> None:
+    kinds = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
+    config = Qwen3Config(
+        num_hidden_layers=4,
+        head_dim=32,
+        layer_types=kinds,
+        sliding_window=2,
+        use_sliding_window=True,
+        **SHAPE,
+    )
+    model = Qwen3ForCausalLM(config).eval()
+    keep_layers(model, 2)
+    save_model(model, load_tokenizer(tiny_base), tmp_path)
+    loaded = load_model(tmp_path)
+    assert loaded.config.layer_types == ["sliding_attention", "full_attention"]
+    prompt = torch.tensor([[1, 2, 3]])
+    with torch.inference_mode():
+        assert torch.equal(loaded(prompt).logits, model(prompt).logits)
+
+
+def test_model_is_loaded_in_float32_and_ready_to_read(tiny_base: Path) -> None:
+    model = load_model(tiny_base)
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+    assert not model.training

@@ -1,0 +1,119 @@
+"""The whole run of a recipe of the smallest sizes: undisturbed, killed and gone on with, and refused."""
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.killable_run import command, run_killed_at
+from tests.tiny_teacher import MICRO
+
+SYSTEMS = ["majority", "bm25", "zero_shot", "label_only_sft", "cot_sft", "grpo", "sam", "student"]
+# Of each kind of stage, in the order that a run comes to them.
+MOMENTS = [
+    ("Train label_only_sft", 6),  # between a saved state and the next
+    ("Train cot_sft", 20),  # a stage that keeps no state
+    ("Train sam", 2),
+    ("Soft labels", 8),
+    ("Train distil", 12),  # its last step
+    ("Predict grpo", 16),
+    ("Compute probes", 8),  # in the middle of the export
+]
+
+
+def write_recipe(folder: Path, text: str = MICRO) -> Path:
+    path = folder / "micro.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def visible_names(out: Path) -> list[str]:
+    """Without the hidden folder that an export leaves when it is killed with no chance to clean up."""
+    return sorted(path.name for path in out.iterdir() if not path.name.startswith(".checkpoint.partial-"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing stopped."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    log = folder / "log.txt"
+    recipe, out = write_recipe(folder), folder / "out"
+    assert command(log, "run", str(recipe), "--out", str(out)) == 0, log.read_text(encoding="utf-8")
+    return out
+
+
+def test_run_leaves_table_report_and_checkpoint(undisturbed: Path) -> None:
+    results = read_json(undisturbed / "results.json")
+    assert list(results["rows"]) == SYSTEMS
+    assert results["sizes"]["all"]["pairs"] == 16
+    assert "<html" in (undisturbed / "report.html").read_text(encoding="utf-8")
+    manifest = read_json(undisturbed / "checkpoint" / "manifest.json")
+    assert manifest["name"] == "micro"
+    assert manifest["lineage"]["recipe_hash"].startswith("sha256:")
+    assert [name for name in visible_names(undisturbed) if "partial" in name] == []
+
+
+def test_killed_run_goes_on_and_ends_with_the_same_checkpoint(undisturbed: Path, tmp_path: Path) -> None:
+    recipe, out, log = write_recipe(tmp_path), tmp_path / "out", tmp_path / "log.txt"
+    for stage, step in MOMENTS:
+        assert run_killed_at(log, recipe, out, stage, step) == -signal.SIGKILL, (
+            stage,
+            log.read_text("utf-8"),
+        )
+    assert command(log, "run", str(recipe), "--out", str(out)) == 0, log.read_text(encoding="utf-8")
+    assert visible_names(out) == visible_names(undisturbed)
+    for name in ("results.json", "checkpoint/manifest.json"):
+        killed, whole = read_json(out / name), read_json(undisturbed / name)
+        assert killed.get("rows") == whole.get("rows")
+        assert killed.get("fingerprint") == whole.get("fingerprint")
+
+
+def test_finished_run_keeps_all_its_stages(undisturbed: Path) -> None:
+    recipe, log = undisturbed.parent / "micro.toml", undisturbed.parent / "again.txt"
+    before = read_json(undisturbed / "checkpoint" / "manifest.json")["fingerprint"]
+    assert command(log, "run", str(recipe), "--out", str(undisturbed)) == 0, log.read_text(encoding="utf-8")
+    assert {stage["status"] for stage in read_json(undisturbed / "results.json")["stages"]} == {"kept"}
+    assert read_json(undisturbed / "checkpoint" / "manifest.json")["fingerprint"] == before
+
+
+def refusal(tmp_path: Path, recipe: str, *arguments: str) -> str:
+    """The last line of a run that ends with exit code 2."""
+    log = tmp_path / "log.txt"
+    path = write_recipe(tmp_path, recipe)
+    assert command(log, "run", str(path), "--out", str(tmp_path / "out"), *arguments) == 2
+    lines = log.read_text(encoding="utf-8").splitlines()
+    assert [line.startswith("notegrade-train: ") for line in lines].count(True) == 1
+    assert not (tmp_path / "out" / "checkpoint").exists()
+    return lines[-1]
+
+
+def test_warm_up_that_teaches_no_traces_stops_the_run(tmp_path: Path) -> None:
+    recipe = MICRO.replace("min_parse_rate = 0.0", "min_parse_rate = 1.0").replace("steps = 60", "steps = 1")
+    line = refusal(tmp_path, recipe)
+    assert line == (
+        "notegrade-train: after the warm-up 0% of sampled traces parse, and RL needs 100% "
+        "(cot_sft.min_parse_rate): give cot_sft more steps"
+    )
+
+
+def test_bad_data_is_refused_by_line(tmp_path: Path) -> None:
+    good = {"id": "1", "query": "tea", "note": {"title": None, "body": "green"}, "label": 0}
+    rows = [good, {**good, "id": "2", "label": 4}, {**good, "id": "1", "query": ""}]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (tmp_path / "dev.jsonl").write_text(
+        json.dumps({**good, "query": "coffee"}) + "\n{broken\n", encoding="utf-8"
+    )
+    data = '[[data.sources]]\nname = "mine"\ntrain = "train.jsonl"\ndev = "dev.jsonl"\n\n'
+    start, end = MICRO.index("[data.synthetic]"), MICRO.index("[label_only_sft]")
+    line = refusal(tmp_path, MICRO[:start] + data + MICRO[end:], "--data", str(tmp_path))
+    assert "train.jsonl: line 2: label: 4 is out of range 0..3; line 3: query: is empty" in line
+    (tmp_path / "log.txt").unlink()
+    (tmp_path / "train.jsonl").write_text(json.dumps(good) + "\n", encoding="utf-8")
+    line = refusal(tmp_path, MICRO[:start] + data + MICRO[end:], "--data", str(tmp_path))
+    assert "dev.jsonl: line 2: not JSON" in line

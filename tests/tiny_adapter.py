@@ -1,0 +1,60 @@
+"""Fine-tunes of the tiny base, and adapters cut from them, as a training run leaves them."""
+
+from pathlib import Path
+from typing import Any
+
+from model_export.adapter import AdapterDescription, cut, describe_adapter
+from model_export.base_model import load_base, locate_base, save_base
+from model_export.criteria import load_criteria
+from model_export.model_card import TrainingNotes
+from service.contract.manifest import Calibration, Limits, Lineage
+
+RANK = 4
+NOTES = TrainingNotes(
+    data=("made-up pairs, cc0-1.0",),
+    recipe="Random changes of rank 4.",
+    controls=(("run", "macro-F1"), ("majority", "0.187"), ("student", "0.317")),
+    limits=("Knows nothing.",),
+)
+
+
+def make_tuned(base: Path, folder: Path, *, also: str | None = None) -> Path:
+    """The base with a random change of rank 4 in each linear weight, and in the weight that `also` names."""
+    import torch
+
+    loaded = load_base(locate_base(str(base)))
+    generator = torch.Generator().manual_seed(1)
+    for name, weight in loaded.model.named_parameters():
+        if name.endswith("proj.weight"):
+            left = torch.randn(weight.shape[0], RANK, generator=generator)
+            weight.data += 0.02 * left @ torch.randn(RANK, weight.shape[1], generator=generator)
+        elif name == also:
+            weight.data += 0.5
+    save_base(loaded, folder)
+    return folder
+
+
+def describe(**changes: Any) -> AdapterDescription:
+    """A whole description of an adapter to the tiny base; `changes` replace its keys."""
+    whole: dict[str, Any] = {
+        "name": "tiny-student",
+        "base": "tiny-base",
+        "rank": RANK,
+        "energy_kept": 1.0,
+        "template": "query-first-1",
+        "criteria": (load_criteria("general-1"),),
+        "limits": Limits(max_query_tokens=64, max_note_tokens=64),
+        "calibration": Calibration(name="temperature-1", method="temperature", temperature=1.5),
+        "lineage": Lineage(recipe_hash="sha256:" + "a" * 64, code_version="0.0.9"),
+        "dev_metrics": {"macro_f1": 0.317},
+        "training": NOTES,
+    }
+    return AdapterDescription.model_validate({**whole, **changes})
+
+
+def make_adapter(base: Path, folder: Path, /, **changes: Any) -> Path:
+    """A whole adapter folder to the tiny base."""
+    tuned = make_tuned(base, folder.with_name(f"{folder.name}-tuned"))
+    cut(str(base), tuned, folder, RANK)
+    describe_adapter(folder, describe(**changes))
+    return folder
