@@ -16,6 +16,9 @@ pytestmark = [pytest.mark.engine, pytest.mark.redis]
 RUN_ELSEWHERE = {
     "make serve": "the fixture of test_serving.py",
     "make test": "CI",
+    "make train-tiny": "test_training.py",
+    ".venv/bin/notegrade-train run recipes/small.toml --data path/to/data": "its stages are those of the tiny recipe",
+    ".venv/bin/notegrade-train run recipes/full.toml --dry-run": "tests/model_export/test_dry_run.py",
     '.venv/bin/notegrade score --query "quiet cafes to work in lisbon" --notes examples/notes.jsonl': "test_commands.py",
     '.venv/bin/notegrade score --query "quiet cafes to work in lisbon" --notes examples/notes.jsonl --json': "test_commands.py",
 }
