@@ -74,14 +74,17 @@ def quantize_folder(source: Path, target: Path) -> None:
 
 
 def load_as_served(folder: Path) -> Any:
-    """The transformers model of a folder that `quantize_folder` wrote, in float32, rounding as vLLM rounds.
+    """The transformers model of a checkpoint folder, in float32; of one that `quantize_folder` wrote, rounding as vLLM rounds.
 
-    transformers would load the folder by itself, through compressed-tensors, but scales activations by max|x| / 127.5
+    transformers would load such a folder by itself, through compressed-tensors, but scales activations by max|x| / 127.5
     there: on a model of two layers that moves label probabilities by 0.018, where this differs from vLLM by 3e-7 in
     the median and by 0.004 at most. In deep models the median grows too (0.04 over SmolLM2's 30 layers): wherever a
     value falls to the other side of a half, all later layers round differently.
     """
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    if getattr(config, "quantization_config", None) is None:
+        plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        return plain.eval()
     if json.loads(json.dumps(config.quantization_config)) != _SETTINGS:
         raise QuantizeError(f"{folder.name} is quantized in another way than this release writes")
     del config.quantization_config

@@ -1,6 +1,5 @@
 """Label log-probabilities by plain transformers in float32: what every engine is held against."""
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -19,15 +18,9 @@ class ReferenceScorer:
     @classmethod
     def load(cls, folder: Path, label_token_ids: Sequence[int]) -> Self:
         """From a checkpoint folder; of one in int8 the rounding is computed as an engine does it, in float32."""
-        import torch
-        from transformers import AutoModelForCausalLM
+        from model_export.quantize import load_as_served
 
-        if "quantization_config" in json.loads((folder / "config.json").read_text(encoding="utf-8")):
-            from model_export.quantize import load_as_served
-
-            return cls(load_as_served(folder), label_token_ids)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-        return cls(model.eval(), label_token_ids)
+        return cls(load_as_served(folder), label_token_ids)
 
     def label_logprobs(self, token_ids: Sequence[int]) -> tuple[float, ...]:
         """Natural-log probability of each label as the token after the prompt, over the whole vocabulary."""
