@@ -11,6 +11,7 @@ from typing import Literal
 
 from model_export.base_model import BaseModelError
 from model_export.model_card import TrainingNotes
+from model_export.pairs import GRADES
 from model_export.reference_scorer import ReferenceScorer
 from model_export.template import check_control_tokens
 from service.contract.checkpoint import Checkpoint, load_checkpoint
@@ -34,7 +35,6 @@ from service.contract.prompt import Prompt, PromptForm, PromptRenderer
 from service.contract.tokenizer import ContractTokenizer
 from service.errors import InvalidRequestError, LabelTokenError, NotegradeError
 
-GRADES = (0, 1, 2, 3)
 LIMITS = Limits(max_query_tokens=128, max_note_tokens=256)
 # vLLM 0.32 on a CPU differs by up to 7e-6, 0.027 and 0.004 on the default checkpoint.
 PROBE_TOLERANCE = {"float32": 0.002, "bfloat16": 0.05, "float16": 0.01}

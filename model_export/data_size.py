@@ -9,7 +9,7 @@ from statistics import fmean
 
 from model_export.criteria import load_criteria
 from model_export.pairs import Pair
-from model_export.recipe import Recipe, SourceConfig
+from model_export.recipe import Recipe, SourceConfig, SyntheticConfig
 from model_export.synthetic import CRITERIA, SOURCE, generate
 from model_export.template import find_template
 from service.contract.manifest import Limits, TextPiece
@@ -40,7 +40,7 @@ def measure_data(recipe: Recipe, root: Path) -> DataSize:
     Raises TemplateError or CriteriaError for what the recipe names and this machine does not have.
     """
     if recipe.data.synthetic:
-        return _synthetic(recipe)
+        return _synthetic(recipe, recipe.data.synthetic)
     train = [_count(root / source.train) for source in recipe.data.sources]
     dev = [_count(root / source.dev) for source in recipe.data.sources]
     lines = [
@@ -65,9 +65,7 @@ def measure_data(recipe: Recipe, root: Path) -> DataSize:
     )
 
 
-def _synthetic(recipe: Recipe) -> DataSize:
-    config = recipe.data.synthetic
-    assert config is not None  # noqa: S101 - the caller looked
+def _synthetic(recipe: Recipe, config: SyntheticConfig) -> DataSize:
     train, dev = (queries * config.notes_per_query for queries in (config.train_queries, config.dev_queries))
     made = generate(recipe.seed, _SAMPLE_QUERIES, _SAMPLE_QUERIES, config.notes_per_query)
     text = fmean(_tokens_of_pair(pair) for pair in made.train)
@@ -109,8 +107,7 @@ def _taken(there: int | None, most: int | None) -> str:
 
 def _missing(recipe: Recipe, root: Path) -> Iterator[str]:
     for source in recipe.data.sources:
-        names = (source.train, source.dev, source.long_tail)
-        yield from (name for name in names if name and not (root / name).is_file())
+        yield from (name for name in source.files if not (root / name).is_file())
 
 
 def _capped(there: int | None, most: int | None) -> int | None:

@@ -19,11 +19,10 @@ from model_export.estimates import (
     inference_memory,
 )
 from model_export.model_shape import Shape, find_shape
-from model_export.recipe import TINY_BASE, LaunchConfig, Recipe, TrainConfig
+from model_export.recipe import PARSE_SAMPLE, TINY_BASE, LaunchConfig, Recipe, TrainConfig
 
 # Two cores in bfloat16, as they trained SmolLM2-135M; what a current data-centre GPU may sustain: an assumption.
 CPU_FLOPS, GPU_FLOPS = 0.25e12, 300e12
-_PARSE_SAMPLE = 96
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +139,7 @@ class _Plan:
         return PlannedStage(name, what, memory, shape.parameters * length * a_token, self._launch.processes)
 
     def _parse_rate(self) -> PlannedStage:
-        pairs = _PARSE_SAMPLE if self.data.dev is None else min(_PARSE_SAMPLE, self.data.dev)
+        pairs = PARSE_SAMPLE if self.data.dev is None else min(PARSE_SAMPLE, self.data.dev)
         least = self._recipe.cot_sft.min_parse_rate
         what = f"gate: at least {least:.0%} of {pairs} sampled traces parse"
         return self._infer("parse_rate", what, self._teacher, pairs, self._recipe.evaluate.batch_size)

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 
-from model_export.pairs import Finding, Pair
+from model_export.pairs import GRADES, Finding, Pair
 from service.contract.trace import write_step
 
 _WORD = re.compile(r"\w+")
@@ -18,7 +18,6 @@ _NO_CONTENT = (
     "where which who why will with you your"
 )
 _STOP_WORDS = frozenset(_NO_CONTENT.split())
-_TOP_GRADE = 3
 _MOST_WORDS = 4
 _LONG_BODY = 30
 _SOME_BODY = 8
@@ -47,15 +46,15 @@ def _read_off(pair: Pair) -> tuple[Finding, Finding, Finding, Finding]:
     everywhere = set(_words(f"{pair.note.title} {pair.note.body}"))
     missing = [word for word in words if word not in everywhere]
     return (
-        Finding(_listed("wants", words), _TOP_GRADE),
+        Finding(_listed("wants", words), GRADES[-1]),
         Finding(_listed("title has", title), _grade_by_share(title, words)),
-        Finding(_listed("missing", missing), _TOP_GRADE - _grade_by_share(missing, words)),
+        Finding(_listed("missing", missing), GRADES[-1] - _grade_by_share(missing, words)),
         Finding(_amount(pair.note.body), pair.label),
     )
 
 
 def _grade_by_share(some: Sequence[str], all_: Sequence[str]) -> int:
-    return math.ceil(_TOP_GRADE * len(some) / max(len(all_), 1))
+    return math.ceil(GRADES[-1] * len(some) / max(len(all_), 1))
 
 
 def _words(text: str) -> list[str]:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from model_export.checkpoint_writer import OnProgress
 from model_export.label_plan import LabelError, LabelPlan, PathSampling, ask_paths
-from model_export.pairs import DataError, Pair, listed, read_pairs
-from model_export.prompting import GRADES, PromptForm, Prompting, teacher_template
+from model_export.pairs import GRADES, DataError, Pair, listed, read_pairs
+from model_export.prompting import PromptForm, Prompting, teacher_template
 from model_export.rollout import read_path
 from model_export.stages import lock
 from model_export.step_mask import RolloutReader

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from model_export.criteria import load_criteria
-from model_export.pairs import Pair, Source, listed
-from model_export.prompting import GRADES, PromptForm, Prompting
+from model_export.pairs import GRADES, Pair, Source, listed
+from model_export.prompting import PromptForm, Prompting
 from model_export.recipe import Recipe, hash_of
 from model_export.synthetic import CRITERIA as SYNTHETIC_CRITERIA
 from model_export.synthetic import SOURCE as SYNTHETIC

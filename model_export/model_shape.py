@@ -14,7 +14,6 @@ _UNITS = {"b": 1e9, "m": 1e6}
 # Guessed where a name tells of the parameters alone: layers of 12 hidden^2 parameters, 128 wide for each layer there
 # is, and the vocabulary of a model for many languages.
 _GUESSED_ASPECT, _GUESSED_VOCABULARY, _GUESSED_IN_LAYERS = 128, 150_000, 0.9
-_TINY_HEAD = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +70,9 @@ _SMOLLM2 = {
 def _tiny_config(tiny: TinyConfig) -> dict[str, Any]:
     return {
         "hidden_size": tiny.hidden,
-        "intermediate_size": tiny.hidden * 3,
+        "intermediate_size": tiny.intermediate,
         "num_hidden_layers": tiny.layers,
-        "num_attention_heads": tiny.hidden // _TINY_HEAD,
+        "num_attention_heads": tiny.heads,
         "vocab_size": tiny.vocabulary,
         "tie_word_embeddings": True,
     }

@@ -11,7 +11,7 @@ import numpy as np
 
 from model_export.adapter import AdapterDescription, describe_adapter
 from model_export.checkpoint_writer import CheckpointSpec, OnProgress, code_version
-from model_export.evaluate import ALL, Evaluation, Predictions, number_queries
+from model_export.evaluate import ALL, Evaluation, Predictions, format_number, number_queries
 from model_export.export import ExportPlan, export
 from model_export.fit_calibration import make_calibration
 from model_export.gates import sample_pairs
@@ -187,7 +187,7 @@ def _control_rows(evaluation: Evaluation) -> Iterator[tuple[str, ...]]:
     yield ("system", *(METRIC_TITLES[metric] for metric in metrics))
     for system, splits in evaluation.rows.items():
         values = (splits[ALL][metric] for metric in metrics)
-        yield (system, *("–" if value is None else f"{value:.3f}" for value in values))
+        yield (system, *map(format_number, values))
 
 
 def _sources(pairs: Sequence[Pair]) -> Counter[str]:

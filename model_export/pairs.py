@@ -20,6 +20,8 @@ from service.contract.validation import bad_fields
 from service.errors import NotegradeError
 
 UNJUDGED = -1
+# The recipe's scale: what labels of every source are mapped to.
+GRADES = (0, 1, 2, 3)
 _MOST_NAMED = 20
 
 
@@ -185,7 +187,8 @@ def read_pairs(path: Path, source: Source, *, judged: bool = True) -> list[Pair]
     """The pairs of a file of JSON lines, in file order; blank lines don't count.
 
     A line is `{"id", "query", "note": {"title", "body"}, "label"}` and may have `source`, `label_variance` and
-    `findings`; with `judged` false it may do without its label, for a teacher to give one. Raises one DataError that names what is wrong with each line (20 of them, and how many more).
+    `findings`; with `judged` false it may do without its label, for a teacher to give one.
+    Raises one DataError that names what is wrong with each line (20 of them, and how many more).
     """
     rows, wrong = _Rows(source, _Row if judged else _AnyRow), []
     for number, line in enumerate(read_lines(path), 1):
@@ -242,17 +245,17 @@ def check_split(train: Sequence[Pair], dev: Sequence[Pair]) -> None:
 
     Queries are the same when they differ in case alone.
     """
-    queries, ids = {_folded(pair) for pair in train}, {pair.id for pair in train}
-    if leaked := [pair.id for pair in dev if _folded(pair) in queries]:
+    ids = {pair.id for pair in train}
+    if leaked := leaking_ids(train, dev):
         raise DataError(f"dev pairs whose query is in train as well: {listed(leaked)}")
     if shared := [pair.id for pair in dev if pair.id in ids]:
         raise DataError(f"dev pairs whose id is in train as well: {listed(shared)}")
 
 
-def leaking_ids(train: Sequence[Pair], dev: Sequence[Pair]) -> frozenset[str]:
-    """Ids of the dev pairs whose query occurs in train as well, whatever its case."""
+def leaking_ids(train: Sequence[Pair], dev: Sequence[Pair]) -> list[str]:
+    """Ids of the dev pairs whose query occurs in train as well, whatever its case; in dev's order."""
     trained = {_folded(pair) for pair in train}
-    return frozenset(pair.id for pair in dev if _folded(pair) in trained)
+    return [pair.id for pair in dev if _folded(pair) in trained]
 
 
 def _folded(pair: Pair) -> str:

@@ -7,8 +7,8 @@ import numpy as np
 
 from model_export.evaluate import Predictions
 from model_export.model_io import load_model
-from model_export.pairs import Pair
-from model_export.prompting import GRADES, Prompting
+from model_export.pairs import GRADES, Pair
+from model_export.prompting import Prompting
 from model_export.rollout import OnBatch, Sampler, Sampling, read_path
 from model_export.step_mask import RolloutReader
 

@@ -11,6 +11,7 @@ from model_export.criteria import load_criteria
 from model_export.gold_traces import gold_steps
 from model_export.long_tail import long_tail_ids, read_long_tail
 from model_export.pairs import (
+    GRADES,
     DataError,
     Pair,
     Source,
@@ -20,10 +21,10 @@ from model_export.pairs import (
     read_pairs,
     write_pairs,
 )
-from model_export.recipe import TINY_BASE, DataConfig, Recipe, SourceConfig, hash_of
+from model_export.recipe import TINY_BASE, DataConfig, Recipe, SourceConfig, SyntheticConfig, hash_of
 from service.contract.manifest import Base, Criteria, hash_file
+from service.contract.trace import ANSWER_CUE, STEPS_CUE
 
-_SCALE = (0, 1, 2, 3)
 _INDEX = "data.json"
 _BASE_FILE = "base.json"
 
@@ -61,7 +62,8 @@ def data_inputs(recipe: Recipe, root: Path) -> dict[str, object]:
 
 def read_data(recipe: Recipe, root: Path) -> Data:
     """Read, check and sample the pairs of all sources. Raises DataError naming lines and ids."""
-    data = _generate(recipe) if recipe.data.synthetic else _read_sources(recipe, root)
+    synthetic = recipe.data.synthetic
+    data = _generate(recipe.seed, synthetic) if synthetic else _read_sources(recipe, root)
     if recipe.data.leaking_dev == "drop":
         data = _without_leaks(data)
     check_split(data.train, data.dev)
@@ -76,7 +78,7 @@ def _check_ids(pairs: Sequence[Pair]) -> None:
 
 
 def _without_leaks(data: Data) -> Data:
-    leaking = leaking_ids(data.train, data.dev)
+    leaking = frozenset(leaking_ids(data.train, data.dev))
     dev = tuple(pair for pair in data.dev if pair.id not in leaking)
     return replace(data, dev=dev, long_tail=data.long_tail - leaking, left_out=tuple(sorted(leaking)))
 
@@ -104,7 +106,7 @@ def load_data(folder: Path) -> Data:
     train: list[Pair] = []
     dev: list[Pair] = []
     for name, criteria in index["sources"]:
-        source = Source(name, criteria, _SCALE)
+        source = Source(name, criteria, GRADES)
         train += read_pairs(folder / f"{name}.train.jsonl", source)
         measured = folder / f"{name}.dev.jsonl"
         # Dropping what leaks may have left nothing.
@@ -142,17 +144,14 @@ def read_base(folder: Path) -> Base:
 
 
 def _data_files(data: DataConfig, root: Path) -> dict[str, Path]:
-    names = (name for source in data.sources for name in (source.train, source.dev, source.long_tail) if name)
-    return {name: root / name for name in names}
+    return {name: root / name for source in data.sources for name in source.files}
 
 
-def _generate(recipe: Recipe) -> Data:
+def _generate(seed: int, config: SyntheticConfig) -> Data:
     from model_export.synthetic import CRITERIA, generate
 
-    config = recipe.data.synthetic
-    assert config is not None  # noqa: S101 - the caller looked
-    made = generate(recipe.seed, config.train_queries, config.dev_queries, config.notes_per_query)
-    stated = hash_of({"seed": recipe.seed, **config.model_dump()})
+    made = generate(seed, config.train_queries, config.dev_queries, config.notes_per_query)
+    stated = hash_of({"seed": seed, **config.model_dump()})
     return Data(made.train, made.dev, made.long_tail, (CRITERIA,), {"synthetic": stated})
 
 
@@ -211,5 +210,5 @@ def _texts(data: Data) -> list[str]:
     steps = {criteria.name: criteria.steps for criteria in data.criteria}
     for pair in data.train:
         texts += [f" {pair.query}", f" {pair.note.title}", f" {pair.note.body}"]
-        texts.append(f"\nSteps:\n{gold_steps(pair, steps[pair.criteria])}Grade: {pair.label}")
+        texts.append(f"\n{STEPS_CUE}{gold_steps(pair, steps[pair.criteria])}{ANSWER_CUE}{pair.label}")
     return texts

@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from model_export.pairs import Pair
+from model_export.pairs import GRADES, Pair
 from service.contract.manifest import Criteria, Limits, Template, TextPiece
 from service.contract.prompt import PromptRenderer
 from service.contract.tokenizer import ContractTokenizer
 from service.contract.trace import ANSWER_CUE, STEPS_CUE
 from service.errors import NotegradeError
-
-GRADES = (0, 1, 2, 3)
 
 
 class PromptingError(NotegradeError):

@@ -16,6 +16,7 @@ Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
 TINY_BASE = "tiny"
+PARSE_SAMPLE = 96  # traces whose parse rate gates RL
 
 
 class RecipeError(NotegradeError):
@@ -56,6 +57,11 @@ class SourceConfig(_Strict):
     max_train: Positive | None = None
     max_dev: Positive | None = None
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of all its files."""
+        return tuple(name for name in (self.train, self.dev, self.long_tail) if name)
+
 
 class DataConfig(_Strict):
     """Either `synthetic` or at least one source. The criteria of the first source are the checkpoint's default.
@@ -85,6 +91,16 @@ class TinyConfig(_Strict):
     vocabulary: Positive = 1024
     hidden: Annotated[int, Field(ge=64, multiple_of=32)] = 192
     layers: Positive = 4
+
+    @property
+    def heads(self) -> int:
+        """Attention heads, each with keys and values of its own."""
+        return self.hidden // 32
+
+    @property
+    def intermediate(self) -> int:
+        """Width inside a layer."""
+        return self.hidden * 3
 
 
 class ModelConfig(_Strict):

@@ -268,7 +268,8 @@ def saved_state(folder: Path) -> str | None:
 def choose_weights(model: PreTrainedModel, frozen_layers: int) -> None:
     """Let the linear weights of the layers from `frozen_layers` on learn, and nothing else.
 
-    Raises TrainingError where that is none. Embeddings and norms stay: what changed can then be cut to a low-rank adapter, linear by linear.
+    Embeddings and norms stay: what changed can then be cut to a low-rank adapter, linear by linear.
+    Raises TrainingError where no weight is left to learn.
     """
     for name, weight in model.named_parameters():
         layer = name.split(".layers.")[-1].split(".")[0]

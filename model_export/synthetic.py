@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import cycle, islice, product
 
 from model_export.long_tail import long_tail_ids
-from model_export.pairs import DataError, Finding, Pair
+from model_export.pairs import GRADES, DataError, Finding, Pair
 from service.contract.manifest import Criteria
 from service.contract.prompt import Note
 
@@ -23,7 +23,6 @@ CRITERIA = Criteria(
     text="0 another thing, else 1, and 1 each for colour and place or day",
     steps=STEPS,
 )
-GRADES = (0, 1, 2, 3)
 
 # Each from common to rare: a wish is drawn by the inverse of the places of its words.
 _THINGS = (

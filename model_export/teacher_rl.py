@@ -5,7 +5,6 @@ rollout, unless `iterations` does. Added: with the mask, advantages are (rollout
 """
 
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,9 +15,9 @@ from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from model_export.model_io import load_model, load_tokenizer
-from model_export.pairs import Pair
+from model_export.pairs import GRADES, Pair
 from model_export.processes import save_trained, share
-from model_export.prompting import GRADES, Prompting
+from model_export.prompting import Prompting
 from model_export.recipe import RlConfig
 from model_export.reward import Reward
 from model_export.run_log import RunLog
@@ -147,7 +146,6 @@ def train_rl(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=saved_state(place.folder / "state"))
-    shutil.rmtree(place.folder / "state", ignore_errors=True)
     save_trained(trainer, tokenizer, place.folder)
 
 

@@ -9,7 +9,7 @@ from model_export.gold_traces import gold_steps
 from model_export.model_io import keep_layers, load_model, load_tokenizer
 from model_export.pairs import Pair
 from model_export.processes import save_trained
-from model_export.prompting import GRADES, Prompting, gold_label
+from model_export.prompting import Prompting, gold_label
 from model_export.recipe import TINY_BASE, CotConfig, LabelOnlyConfig, LaunchConfig, Recipe, TrainConfig
 from model_export.run_log import RunLog
 from model_export.supervised import (
@@ -98,7 +98,6 @@ def train_examples(
         choose_all_weights(model)
     else:
         choose_weights(model, config.frozen_layers)
-    label_token_ids = prompting.label_token_ids[: len(GRADES)]
-    job = Job(config, place.seed, place.folder, label_token_ids, trace_weight, place.launch)
+    job = Job(config, place.seed, place.folder, prompting.label_token_ids, trace_weight, place.launch)
     report = Reporter(RunLog(place.folder / LOG_NAME, place.stage), place.on_step)
     save_trained(train(model, tokenizer, examples, job, report), tokenizer, place.folder)

@@ -9,7 +9,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from model_export.recipe import TinyConfig
 
-_HEAD = 32  # the least that vLLM takes on a CPU
 _MAX_POSITIONS = 1024
 _SPREAD = 0.05  # of the random weights: with the usual 0.02 a model this narrow takes twice the steps to learn to copy
 _CHATML = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -23,10 +22,10 @@ def make_tiny_model(texts: Iterable[str], config: TinyConfig, seed: int, folder:
         LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=config.hidden,
-            intermediate_size=config.hidden * 3,
+            intermediate_size=config.intermediate,
             num_hidden_layers=config.layers,
-            num_attention_heads=config.hidden // _HEAD,
-            num_key_value_heads=config.hidden // _HEAD,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.heads,
             max_position_embeddings=_MAX_POSITIONS,
             tie_word_embeddings=True,
             initializer_range=_SPREAD,

@@ -27,7 +27,7 @@ from model_export.prepare import (
     sample_queries,
 )
 from model_export.prompting import Prompting
-from model_export.recipe import TINY_BASE, Recipe, RlConfig, TrainConfig, hash_of
+from model_export.recipe import PARSE_SAMPLE, TINY_BASE, Recipe, RlConfig, TrainConfig, hash_of
 from model_export.rollout import Sampling
 from model_export.stages import RunError, Stages
 from model_export.teacher_label import label_pairs, read_soft_labels, write_soft_labels
@@ -39,7 +39,6 @@ ADAPTER, CUT = "adapter", "cut.json"
 _SOFT_LABELS = "soft_labels.jsonl"
 _PREDICTIONS = "predictions.npz"
 _PARSE_RATE = "parse_rate.json"
-_PARSE_SAMPLE = 96
 # How often a stage keeps its state changes no result.
 _NOT_COUNTED = {"save_steps"}
 
@@ -87,7 +86,7 @@ class Work:
     def check_parse_rate(self, data: Data, prompting: Prompting, warm: Path) -> None:
         """Raise RunError where too few sampled traces parse: RL would see no reward to learn from."""
         least = self._recipe.cot_sft.min_parse_rate
-        pairs = Random(self._recipe.seed).sample(data.dev, min(_PARSE_SAMPLE, len(data.dev)))
+        pairs = Random(self._recipe.seed).sample(data.dev, min(PARSE_SAMPLE, len(data.dev)))
         sampling = self._sampling(self._recipe.rl.temperature)
 
         def work(folder: Path) -> None:
@@ -114,11 +113,10 @@ class Work:
     def label(self, data: Data, prompting: Prompting, teacher: Path) -> Path:
         """The teacher's soft labels."""
         config, seed, max_tokens = self._recipe.label, self._recipe.seed, self._recipe.rl.max_tokens
-        most = len(data.train) if config.pairs is None else min(config.pairs, len(data.train))
-        pairs = Random(seed).sample(data.train, most)
-
         if config.folder is not None:
             return self._labels_made_before(self._root / config.folder)
+        most = len(data.train) if config.pairs is None else min(config.pairs, len(data.train))
+        pairs = Random(seed).sample(data.train, most)
 
         def work(folder: Path) -> None:
             set_seed(seed)

@@ -15,7 +15,9 @@ STEPS_CUE = "Steps:\n"
 ANSWER_CUE = "Grade: "
 _ARROW = " => "
 # The arrow that counts is the line's last: a finding may quote one. Not \d, which takes every script's digits.
-_STEP = re.compile(r"(?P<criterion>[^\s:][^\n:]*): (?P<finding>[^\n]*) => (?P<grade>[0-9])\n")
+_STEP = re.compile(
+    r"(?P<criterion>[^\s:][^\n:]*): (?P<finding>[^\n]*)" + re.escape(_ARROW) + r"(?P<grade>[0-9])\n"
+)
 _ANSWER = re.compile(re.escape(ANSWER_CUE) + r"(?P<grade>[0-9])")
 
 

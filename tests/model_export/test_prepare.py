@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from model_export.criteria import load_criteria
-from model_export.pairs import DataError, Pair
+from model_export.pairs import GRADES, DataError, Pair
 from model_export.prepare import (
     data_inputs,
     load_data,
@@ -17,7 +17,6 @@ from model_export.prepare import (
     read_data,
     sample_queries,
 )
-from model_export.prompting import GRADES
 from model_export.recipe import Recipe
 from service.contract.prompt import Note
 from service.contract.tokenizer import ContractTokenizer

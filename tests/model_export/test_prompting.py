@@ -6,9 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from model_export.pairs import Pair
+from model_export.pairs import GRADES, Pair
 from model_export.prompting import (
-    GRADES,
     PromptForm,
     Prompting,
     PromptingError,

@@ -10,8 +10,8 @@ import torch
 from model_export.label_at_scale import label_file
 from model_export.label_plan import LabelError, LabelPlan, PathSampling
 from model_export.model_io import load_model
-from model_export.pairs import Pair, Source, write_pairs
-from model_export.prompting import GRADES, PromptForm, Prompting
+from model_export.pairs import GRADES, Pair, Source, write_pairs
+from model_export.prompting import PromptForm, Prompting
 from model_export.ray_engine import RayOptions, reason_of, start_ray_engine
 from model_export.recipe import CotConfig, TinyConfig
 from model_export.rollout import Sampler, read_path

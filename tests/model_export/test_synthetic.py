@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_export.pairs import DataError, Finding, Pair, Source, check_split, read_pairs, write_pairs
-from model_export.synthetic import CRITERIA, GRADES, SOURCE, STEPS, SyntheticData, generate
+from model_export.pairs import GRADES, DataError, Finding, Pair, Source, check_split, read_pairs, write_pairs
+from model_export.synthetic import CRITERIA, SOURCE, STEPS, SyntheticData, generate
 from service.contract.prompt import Note
 from service.contract.trace import parse_steps, write_step
 
