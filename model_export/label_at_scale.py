@@ -16,11 +16,10 @@ from pathlib import Path
 
 from model_export.checkpoint_writer import OnProgress
 from model_export.label_plan import LabelError, LabelPlan, PathSampling, ask_paths
-from model_export.pairs import GRADES, DataError, Pair, listed, read_pairs
+from model_export.pairs import DataError, Pair, listed, read_pairs
 from model_export.prompting import PromptForm, Prompting, teacher_template
 from model_export.rollout import read_path
 from model_export.stages import lock
-from model_export.step_mask import RolloutReader
 from model_export.teacher_label import SoftLabel, average, read_soft_labels, write_soft_labels
 from model_export.trace_engine import Completion, EngineSetup, StartEngine, TraceEngine
 from service.contract.labels import LabelDistribution
@@ -108,8 +107,8 @@ class PathReader:
         return average(pair.id, paths) if paths else None
 
     def _read(self, pair: Pair, completion: Completion) -> tuple[str, tuple[float, ...]] | None:
-        reader = RolloutReader(self.prompting.tokenizer, self.prompting.end_token_id, GRADES[-1])
-        path = read_path([], completion.token_ids, reader, self.prompting.steps(pair.criteria))
+        steps = self.prompting.steps(pair.criteria)
+        path = read_path([], completion.token_ids, self.prompting.reader, steps)
         if path is None:
             return None
         at_answer = completion.label_logprobs[len(path.before_answer)]

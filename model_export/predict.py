@@ -9,8 +9,7 @@ from model_export.evaluate import Predictions
 from model_export.model_io import load_model
 from model_export.pairs import GRADES, Pair
 from model_export.prompting import Prompting
-from model_export.rollout import OnBatch, Sampler, Sampling, read_path
-from model_export.step_mask import RolloutReader
+from model_export.rollout import OnBatch, Sampler, Sampling, sample_paths
 
 _GAINS = np.array([2.0**grade - 1 for grade in GRADES])
 
@@ -38,13 +37,7 @@ def by_reasoning(
     A trace that does not parse gives no answer: its row is uniform, and so its grade the lowest.
     """
     sampler = Sampler(load_model(folder), prompting.label_token_ids, prompting.end_token_id)
-    reader = RolloutReader(prompting.tokenizer, prompting.end_token_id, GRADES[-1])
-    prompts = [prompting.teacher_prompt(pair) for pair in pairs]
-    completions = sampler.sample(prompts, sampling, on_batch)
-    paths = [
-        read_path(prompt, completion, reader, prompting.steps(pair.criteria))
-        for pair, prompt, completion in zip(pairs, prompts, completions, strict=True)
-    ]
+    paths = sample_paths(pairs, prompting, sampler, sampling, on_batch)
     parsed = np.array([path is not None for path in paths])
     probabilities = np.full((len(pairs), len(GRADES)), 1 / len(GRADES))
     if parsed.any():

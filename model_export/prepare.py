@@ -205,6 +205,17 @@ def sample_queries(pairs: Sequence[Pair], most: int | None, random: Random) -> l
     return taken
 
 
+def sample_dev(pairs: Sequence[Pair], most: int | None, random: Random) -> list[Pair]:
+    """As many pairs of each source, whole queries: drawn from all at once, one source with long lists could be all."""
+    if most is None:
+        return list(pairs)
+    by_source: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        by_source.setdefault(pair.source, []).append(pair)
+    share = max(1, most // max(1, len(by_source)))
+    return [pair for theirs in by_source.values() for pair in sample_queries(theirs, share, random)]
+
+
 def _texts(data: Data) -> list[str]:
     texts = [criteria.text for criteria in data.criteria]
     steps = {criteria.name: criteria.steps for criteria in data.criteria}

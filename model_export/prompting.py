@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from model_export.pairs import GRADES, Pair
+from model_export.step_mask import RolloutReader
 from service.contract.manifest import Criteria, Limits, Template, TextPiece
 from service.contract.prompt import PromptRenderer
 from service.contract.tokenizer import ContractTokenizer
@@ -71,6 +72,11 @@ class Prompting:
                 f"each grade must be one token of its own right after {cue!r}: take another base"
             )
         return found
+
+    @property
+    def reader(self) -> RolloutReader:
+        """Reads what the teacher writes."""
+        return RolloutReader(self.tokenizer, self.end_token_id, GRADES[-1])
 
     def steps(self, criteria: str) -> tuple[str, ...]:
         """The steps that a trace under these criteria goes through."""

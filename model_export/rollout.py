@@ -7,7 +7,10 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
-from model_export.step_mask import Rollout, RolloutReader
+from model_export.pairs import Pair
+from model_export.prompting import Prompting
+from model_export.step_mask import RolloutReader
+from service.contract.trace import write_step
 
 OnBatch = Callable[[int, int], None]
 
@@ -105,11 +108,22 @@ def read_path(
     prompt: list[int], completion: list[int], reader: RolloutReader, criteria: Sequence[str]
 ) -> Path | None:
     """The path that a completion took; None where it does not parse."""
-    rollout: Rollout = reader.read(completion, criteria)
+    rollout = reader.read(completion, criteria)
     if rollout.trace is None:
         return None
-    text, _ = reader.tokenizer.decode_with_ends(completion)
-    start, end = rollout.trace.answer_span
+    steps = "".join(write_step(step.criterion, step.finding, step.grade) for step in rollout.trace.steps)
     # The answer's digit is a token of its own, as every digit is (checked at load).
-    answer = rollout.starts.index(end - 1)
-    return Path(text[:start], prompt + completion[:answer])
+    answer = rollout.starts.index(rollout.trace.answer_span[1] - 1)
+    return Path(steps, prompt + completion[:answer])
+
+
+def sample_paths(
+    pairs: Sequence[Pair], prompting: Prompting, sampler: Sampler, sampling: Sampling, on_batch: OnBatch
+) -> list[Path | None]:
+    """One path of each pair, in order; None where it does not parse."""
+    prompts = [prompting.teacher_prompt(pair) for pair in pairs]
+    completions = sampler.sample(prompts, sampling, on_batch)
+    return [
+        read_path(prompt, completion, prompting.reader, prompting.steps(pair.criteria))
+        for pair, prompt, completion in zip(pairs, prompts, completions, strict=True)
+    ]

@@ -6,11 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from model_export.model_io import load_model
-from model_export.pairs import GRADES, Pair
+from model_export.pairs import Pair
 from model_export.prompting import Prompting
 from model_export.recipe import LabelConfig
-from model_export.rollout import OnBatch, Sampler, Sampling, read_path
-from model_export.step_mask import RolloutReader
+from model_export.rollout import OnBatch, Sampler, Sampling, sample_paths
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +38,10 @@ def label_pairs(
 ) -> list[SoftLabel]:
     """The soft labels of the pairs, in order; a pair none of whose paths parses has none."""
     sampler = Sampler(load_model(teacher), prompting.label_token_ids, prompting.end_token_id)
-    reader = RolloutReader(prompting.tokenizer, prompting.end_token_id, GRADES[-1])
     asked = [pair for pair in pairs for _ in range(config.paths)]
-    prompts = [prompting.teacher_prompt(pair) for pair in asked]
-    completions = sampler.sample(
-        prompts, Sampling(max_tokens, config.temperature, config.batch_size), on_batch
-    )
-    found = [
-        (pair, path)
-        for pair, prompt, completion in zip(asked, prompts, completions, strict=True)
-        if (path := read_path(prompt, completion, reader, prompting.steps(pair.criteria)))
-    ]
+    sampling = Sampling(max_tokens, config.temperature, config.batch_size)
+    paths = sample_paths(asked, prompting, sampler, sampling, on_batch)
+    found = [(pair, path) for pair, path in zip(asked, paths, strict=True) if path]
     if not found:
         return []
     answers, _ = sampler.distributions([path.before_answer for _, path in found], config.batch_size)

@@ -125,7 +125,7 @@ def train_rl(
         choose_weights(model, config.frozen_layers)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    reader = RolloutReader(prompting.tokenizer, prompting.end_token_id, GRADES[-1])
+    reader = prompting.reader
     prompts = {pair.id: prompting.teacher_prompt(pair) for pair in pairs}
     rows = [
         {"prompt": pair.id, "label": pair.label, "steps": list(prompting.steps(pair.criteria))}

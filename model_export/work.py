@@ -24,7 +24,7 @@ from model_export.prepare import (
     prepare_base,
     prepare_data,
     read_base,
-    sample_queries,
+    sample_dev,
 )
 from model_export.prompting import Prompting
 from model_export.recipe import PARSE_SAMPLE, TINY_BASE, Recipe, RlConfig, TrainConfig, hash_of
@@ -165,7 +165,7 @@ class Work:
 
     def dev_pairs(self, data: Data) -> list[Pair]:
         """What every system is measured on."""
-        return sample_queries(data.dev, self._recipe.evaluate.max_pairs, Random(self._recipe.seed))
+        return sample_dev(data.dev, self._recipe.evaluate.max_pairs, Random(self._recipe.seed))
 
     def predict_directly(
         self, system: str, pairs: Sequence[Pair], prompting: Prompting, model: Path

@@ -12,7 +12,6 @@ from model_export.model_io import load_model, load_tokenizer
 from model_export.pairs import Pair
 from model_export.prompting import PromptForm, Prompting
 from model_export.reward import Reward
-from model_export.step_mask import RolloutReader
 from model_export.teacher_rl import StepMaskTrainer
 from model_export.template import find_template
 from service.contract.manifest import Criteria, Limits
@@ -57,7 +56,7 @@ class Bench:
     def trainer(self, *, masked: bool, **settings: Any) -> GivenRollouts:
         tokenizer = load_tokenizer(self._base)
         tokenizer.pad_token = tokenizer.eos_token
-        reader = RolloutReader(self.prompting.tokenizer, self.prompting.end_token_id, 3)
+        reader = self.prompting.reader
         reward = Reward(format_weight=0.1, distance_weight=0.0, top_grade=3)
 
         def rewards(completion_ids: list[list[int]], steps: list[list[str]], **_: Any) -> list[float]:

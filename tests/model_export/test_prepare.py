@@ -1,5 +1,6 @@
 import json
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -15,6 +16,7 @@ from model_export.prepare import (
     prepare_data,
     read_base,
     read_data,
+    sample_dev,
     sample_queries,
 )
 from model_export.recipe import Recipe
@@ -201,6 +203,14 @@ def test_queries_are_taken_whole_and_at_most_as_many_pairs_as_asked_but_one_quer
     taken = sample_queries(pairs, most, Random(1))
     assert len(taken) == expected
     assert all([pair.query for pair in taken].count(pair.query) == 2 for pair in taken)
+
+
+@pytest.mark.parametrize(("most", "expected"), [(None, [4, 12]), (8, [4, 3]), (6, [3, 3]), (1, [1, 3])])
+def test_each_source_has_its_share_of_what_is_measured(most: int | None, expected: list[int]) -> None:
+    short = pairs_of(*"abcd")
+    long = [replace(pair, source="long") for pair in pairs_of(*"xxxyyyzzzwww")]
+    taken = sample_dev([*short, *long], most, Random(1))
+    assert [sum(pair.source == source for pair in taken) for source in ("s", "long")] == expected
 
 
 def leaking_sources(folder: Path, leaking_dev: str) -> Recipe:

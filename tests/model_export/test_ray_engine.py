@@ -15,7 +15,6 @@ from model_export.prompting import PromptForm, Prompting
 from model_export.ray_engine import RayOptions, reason_of, start_ray_engine
 from model_export.recipe import CotConfig, TinyConfig
 from model_export.rollout import Sampler, read_path
-from model_export.step_mask import RolloutReader
 from model_export.synthetic import CRITERIA, SOURCE, generate
 from model_export.teacher_label import SoftLabel, average, read_soft_labels
 from model_export.teacher_sft import Workplace, train_cot
@@ -83,7 +82,7 @@ def test_labels_are_those_of_transformers_on_the_same_paths(plan: LabelPlan, tmp
 
     prompting = Prompting.load(FORM, plan.teacher)
     sampler = Sampler(load_model(plan.teacher), prompting.label_token_ids, prompting.end_token_id)
-    reader = RolloutReader(prompting.tokenizer, prompting.end_token_id, GRADES[-1])
+    reader = prompting.reader
     distinct = 0
     for pair, completions in zip(PAIRS, listeners[0].heard, strict=True):
         assert len(completions) == plan.sampling.paths

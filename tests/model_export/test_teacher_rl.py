@@ -11,7 +11,6 @@ from trl import GRPOConfig
 from model_export.model_io import load_model
 from model_export.recipe import RlConfig
 from model_export.run_log import read_log
-from model_export.step_mask import RolloutReader
 from model_export.teacher_rl import StepMaskError, check_settings, masked_advantages, train_rl
 from model_export.teacher_sft import Workplace
 from service.contract.trace import write_step
@@ -145,7 +144,7 @@ def test_equal_rewards_move_nothing(bench: Bench, masked: GivenRollouts) -> None
 
 
 def test_advantages_are_spread_over_tokens_and_padding_gets_none(bench: Bench) -> None:
-    reader = RolloutReader(bench.prompting.tokenizer, bench.prompting.end_token_id, 3)
+    reader = bench.prompting.reader
     token_ids = [bench.encode(trace_text(2, 0, 2)), bench.encode("Grade: 2"), []]
     rollouts = [reader.read(ids, STEPS) for ids in token_ids]
     longest = len(token_ids[0]) + 2
