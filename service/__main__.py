@@ -21,12 +21,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from service.api.auth import hash_key, new_key
-from service.app import ScoringStack, build_app, build_stack, listening_host, request_limits
+from service.api.auth import Keyring, hash_key, new_key
+from service.app import ScoringStack, build_app, build_stack, listening_host, load_keyring, request_limits
 from service.contract.checkpoint import Checkpoint, load_checkpoint
-from service.errors import ConfigurationError, NotegradeError
+from service.errors import NotegradeError
 from service.hub import locate_checkpoint
 from service.logs import configure_logs
+from service.mode_command import Remote, describe, describe_flip, parse_ttl
 from service.offline import read_notes, score_notes, to_json_line, to_table
 from service.scoring.types import PairResult, ScoringNote
 from service.settings import Settings, load_settings
@@ -76,7 +77,7 @@ def serve(
         access_log=False,
         timeout_graceful_shutdown=round(settings.drain_timeout_s),
     )
-    if not settings.keys.get_secret_value():
+    if load_keyring(settings).is_empty:
         to_person.print(f"[yellow]No keys are set: serving on {address} alone, to anybody there.[/]")
     to_person.print(
         f"Serving {stack.checkpoint.manifest.name} on http://{address}:{settings.port} (docs at /docs)"
@@ -134,13 +135,38 @@ def check(
 
 
 @app.command()
-def key(role: Annotated[str, typer.Option(help="`score` or `admin`")] = "score") -> None:
+def key(
+    role: Annotated[str, typer.Option(help="`score` or `admin`")] = "score",
+    name: Annotated[str | None, typer.Option(help="Shown in logs and in the history of flips")] = None,
+) -> None:
     """Make a key: printed once, with the entry for NOTEGRADE_KEYS that lets it in."""
-    if role not in ("score", "admin"):
-        raise ConfigurationError(f"a key's role is score or admin, not {role}")
     secret = new_key()
+    entry = ":".join(filter(None, (role, hash_key(secret), name)))
+    Keyring.parse(entry)  # refuses a role or a name that would be refused there
     typer.echo(f"key:   {secret}")
-    typer.echo(f"entry: {role}:{hash_key(secret)}")
+    typer.echo(f"entry: {entry}")
+
+
+@app.command()
+def mode(
+    to: Annotated[
+        str | None, typer.Argument(help="off, on_request, sample or all; left out, the mode is shown")
+    ] = None,
+    ttl: Annotated[str | None, typer.Option(help="How long it holds: 90s, 30m, 2h")] = None,
+    reason: Annotated[str, typer.Option(help="Why, for whoever is on call next")] = "",
+    rate: Annotated[float | None, typer.Option(help="Share of pairs to explain, for sample")] = None,
+    history: Annotated[int, typer.Option(help="Show that many of the last flips as well")] = 0,
+    url: Annotated[str | None, typer.Option(help="Else NOTEGRADE_URL, else http://127.0.0.1:8000")] = None,
+) -> None:
+    """Show or flip explanation mode of a running service; NOTEGRADE_KEY holds an admin key."""
+    remote = Remote.from_environment(url)
+    now = remote.read()
+    if to is not None:
+        change = {"mode": to, "reason": reason, "ttl_s": parse_ttl(ttl) if ttl else None, "rate": rate}
+        now = remote.flip({name: value for name, value in change.items() if value is not None}, now["etag"])
+    typer.echo(describe(now))
+    for flip in remote.history(history) if history else ():
+        typer.echo(describe_flip(flip))
 
 
 def main() -> None:

@@ -12,20 +12,32 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CollectorRegistry
 
-from service.api.auth import Keyring
+from service.api.auth import Keyring, reload_keys
 from service.api.error_handlers import install_error_handlers
+from service.api.explaining import build_explaining_router
 from service.api.middleware import BodyLimiter, RequestObserver
 from service.api.openapi import install_openapi
-from service.api.routes import Parts, build_router
+from service.api.parts import Parts
+from service.api.routes import build_router
 from service.api.schemas import RequestLimits
 from service.caches.breaker import Breaker
 from service.caches.memory_cache import MemoryCache
 from service.caches.redis_cache import RedisCache
+from service.caches.redis_connection import RedisConnection
 from service.caches.tiered_cache import TieredCache
 from service.contract.checkpoint import Checkpoint
 from service.engines.base import Engine, EngineModel
 from service.engines.vllm_engine import VllmEngine, VllmOptions
-from service.errors import ConfigurationError
+from service.errors import ConfigurationError, ExplanationStoreError
+from service.explaining.base import ModeStore, TraceStore
+from service.explaining.explainer import DropReason, Explainer, ExplainerLimits
+from service.explaining.explanations import Explanations
+from service.explaining.guard import Guard, GuardLimits
+from service.explaining.memory_stores import MemoryModeStore, MemoryTraceStore
+from service.explaining.mode import FlipLimits
+from service.explaining.redis_stores import RedisModeStore, RedisTraceStore
+from service.explaining.switch import Switch
+from service.live import LiveFigures
 from service.metrics import Metrics
 from service.scoring.admission import Admission
 from service.scoring.readiness import Readiness, bring_up, watch
@@ -33,6 +45,7 @@ from service.scoring.scorer import Scorer
 from service.settings import Settings
 
 ENGINE_WATCH_INTERVAL_S = 1.0
+EXPLANATION_CONNECTIONS = 16
 VERSION = importlib.metadata.version("notegrade")
 
 
@@ -46,11 +59,15 @@ class ScoringStack:
     scorer: Scorer
     readiness: Readiness
     metrics: Metrics
+    live: LiveFigures
+    explanations: Explanations
+    stores: tuple[ModeStore, TraceStore]
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["asyncio.Task[None]"]:
         """Yields the task that brings the engine up; readiness tells how it ended."""
         self.cache.start()
+        self.explanations.start()
         bringing_up = asyncio.create_task(bring_up(self.engine, self.checkpoint, self.readiness))
         watching = asyncio.create_task(self._watch_after(bringing_up))
         try:
@@ -59,10 +76,13 @@ class ScoringStack:
             self.readiness.set("draining", "the service is stopping")
             watching.cancel()
             # The engine is told to close first: a load that is under way then ends early, and its task with it.
+            await self.explanations.close()
             await self.scorer.close()
             await self.engine.close()
             await asyncio.gather(bringing_up, watching, return_exceptions=True)
             await self.cache.close()
+            for store in self.stores:
+                await store.close()
 
     async def _watch_after(self, bringing_up: "asyncio.Task[None]") -> None:
         await asyncio.wait({bringing_up})
@@ -79,16 +99,33 @@ def build_stack(
     engine = engine or _build_engine(settings, checkpoint)
     cache = _build_cache(settings, metrics)
     admission = Admission(settings.max_backlog_tokens, monotonic, metrics)
-    scorer = Scorer(checkpoint, engine, cache, admission, metrics)
-    return ScoringStack(checkpoint, engine, cache, scorer, Readiness(metrics), metrics)
+    live = LiveFigures()
+    scorer = Scorer(checkpoint, engine, cache, admission, metrics, live)
+    stores = _build_stores(settings)
+    switch = Switch(stores[0], metrics)
+    guard_limits = GuardLimits(settings.guard_p99_ms / 1000, settings.guard_backlog_share)
+    guard = Guard(switch, live, lambda: admission.backlog_share, guard_limits)
+
+    def why_not_now() -> DropReason | None:
+        if switch.now.name == "off":
+            return "mode_off"
+        return "scoring_busy" if guard.is_breached else None
+
+    explainer = Explainer(checkpoint, engine, _explainer_limits(settings), why_not_now, metrics)
+    flip_limits = FlipLimits(settings.explanation_max_ttl_s)
+    explanations = Explanations(switch, guard, explainer, stores[1], flip_limits)
+    readiness = Readiness(metrics)
+    return ScoringStack(checkpoint, engine, cache, scorer, readiness, metrics, live, explanations, stores)
 
 
 def build_app(settings: Settings, stack: ScoringStack) -> FastAPI:
     """The HTTP application over the stack, which it starts and stops. Raises ConfigurationError for bad keys."""
 
+    keyring = load_keyring(settings)
+
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        async with stack.running():
+        async with stack.running(), _following_keys(settings, keyring):
             yield
 
     # Offline: the page's scripts come from the package, since clusters seldom reach a public CDN.
@@ -104,7 +141,9 @@ def build_app(settings: Settings, stack: ScoringStack) -> FastAPI:
     )
     app.add_middleware(RequestObserver, metrics=stack.metrics)
     install_error_handlers(app)
-    app.include_router(build_router(_route_parts(settings, stack)))
+    parts = _route_parts(settings, stack, keyring)
+    app.include_router(build_router(parts))
+    app.include_router(build_explaining_router(parts))
     install_openapi(app)
     return app
 
@@ -123,13 +162,33 @@ def request_limits(settings: Settings) -> RequestLimits:
 
 def listening_host(settings: Settings) -> str:
     """Where to listen: loopback alone while no keys are set. Raises ConfigurationError for anything wider."""
-    keyless = Keyring.parse(settings.keys.get_secret_value()).is_empty
+    keyless = load_keyring(settings).is_empty
     host = settings.host or ("127.0.0.1" if keyless else "0.0.0.0")  # noqa: S104 - keys are set
     if keyless and not _is_loopback(host):
         raise ConfigurationError(
             f"without NOTEGRADE_KEYS only loopback is served, not {host}: `notegrade key` makes one"
         )
     return host
+
+
+def load_keyring(settings: Settings) -> Keyring:
+    """The keys of the settings and of their file. Raises ConfigurationError."""
+    return Keyring.load(settings.keys.get_secret_value(), settings.keys_file)
+
+
+@contextlib.asynccontextmanager
+async def _following_keys(settings: Settings, keyring: Keyring) -> AsyncIterator[None]:
+    if settings.keys_file is None:
+        yield
+        return
+    following = asyncio.create_task(
+        reload_keys(keyring, settings.keys.get_secret_value(), settings.keys_file)
+    )
+    try:
+        yield
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
 
 
 def _is_loopback(host: str) -> bool:
@@ -141,7 +200,13 @@ def _is_loopback(host: str) -> bool:
 
 def _build_engine(settings: Settings, checkpoint: Checkpoint) -> Engine:
     manifest = checkpoint.manifest
-    model = EngineModel(checkpoint.folder, manifest.label_token_ids, checkpoint.renderer.max_prompt_tokens)
+    model = EngineModel(
+        checkpoint.folder,
+        manifest.label_token_ids,
+        checkpoint.renderer.max_prompt_tokens,
+        checkpoint.end_token_ids,
+        settings.explanation_max_tokens,
+    )
     options = VllmOptions(
         dtype=settings.engine_dtype,
         max_batched_tokens=settings.engine_max_batched_tokens,
@@ -165,14 +230,40 @@ def _build_cache(settings: Settings, metrics: Metrics) -> TieredCache:
     return TieredCache(local, remote, breaker, metrics)
 
 
-def _route_parts(settings: Settings, stack: ScoringStack) -> Parts:
+def _build_stores(settings: Settings) -> tuple[ModeStore, TraceStore]:
+    kept_s, kept_requests = settings.explanation_kept_s, settings.explanation_kept_requests
+    if settings.redis_url is None:
+        return MemoryModeStore(), MemoryTraceStore(kept_s, kept_requests)
+    connection = RedisConnection(
+        settings.redis_url.get_secret_value(),
+        # Nobody waits for a score here: rather a second than a flip that is refused for a slow moment.
+        timeout_s=max(1.0, settings.redis_timeout_ms / 1000),
+        max_connections=EXPLANATION_CONNECTIONS,
+        failure=ExplanationStoreError,
+    )
+    return RedisModeStore(connection), RedisTraceStore(connection, kept_s, kept_requests)
+
+
+def _explainer_limits(settings: Settings) -> ExplainerLimits:
+    return ExplainerLimits(
+        queue=settings.explanation_queue,
+        workers=settings.explanation_workers,
+        tokens_per_s=settings.explanation_tokens_per_s,
+        max_tokens=settings.explanation_max_tokens,
+        wait_s=settings.explanation_wait_s,
+    )
+
+
+def _route_parts(settings: Settings, stack: ScoringStack, keyring: Keyring) -> Parts:
     return Parts(
         scorer=stack.scorer,
+        explanations=stack.explanations,
         engine=stack.engine,
         manifest=stack.checkpoint.manifest,
         readiness=stack.readiness,
         metrics=stack.metrics,
-        keyring=Keyring.parse(settings.keys.get_secret_value()),
+        live=stack.live,
+        keyring=keyring,
         limits=request_limits(settings),
         version=VERSION,
         log_texts=settings.log_texts,

@@ -12,11 +12,20 @@ NotegradeError                       .type (stable, the problem+json type)  .sta
 ├── EngineError                500
 │   ├── EngineRequestError     500   this pair failed, the engine lives
 │   └── EngineLostError        503   the engine is dead, readiness off
-├── CacheUnavailableError        –   never leaves scoring: counted, breaker told, scored without the cache
+├── RemoteStoreError           503   a store did not answer in time
+│   ├── CacheUnavailableError    –   never leaves scoring: counted, breaker told, scored without the cache
+│   └── ExplanationStoreError  503   nothing was changed or read: explanation mode ends by itself
+├── ModeConflictError          412   somebody else flipped explanation mode meanwhile
+├── ModeUnconditionalError     428   a flip must say which state it is meant for (If-Match)
+├── ModeRefusedError           409   the guard's limits are breached, or were a moment ago
+├── ExplanationsOffError       409   explanation mode does not allow it
+├── ExplanationDroppedError    503   explanations give way to scores
+├── ExplanationNotFoundError   404   none was made, or it has expired
 ├── CheckpointError              –   at load, one clear line
 │   ├── ManifestError            –
 │   ├── LabelTokenError          –
 │   └── ProbeMismatchError       –   readiness stays red
+├── CommandError                 –   what a command was told to do can't be done, one clear line
 └── ConfigurationError           –   settings that can't be served with, one clear line
 
 A status of – means the error never answers a request by itself.
@@ -126,10 +135,69 @@ class EngineLostError(EngineError):
     retry_after_s = 30.0
 
 
-class CacheUnavailableError(NotegradeError):
+class RemoteStoreError(NotegradeError):
+    type = f"{PROBLEM_PREFIX}store-unavailable"
+    title = "A store did not answer"
+    status = 503
+    retryable = True
+    retry_after_s = 5.0
+
+
+class CacheUnavailableError(RemoteStoreError):
     type = f"{PROBLEM_PREFIX}cache-unavailable"
     title = "The cache did not answer"
+
+
+class ExplanationStoreError(RemoteStoreError):
+    type = f"{PROBLEM_PREFIX}explanation-store-unavailable"
+    title = "The store of modes and explanations did not answer"
+
+
+class ModeConflictError(NotegradeError):
+    type = f"{PROBLEM_PREFIX}mode-conflict"
+    title = "Explanation mode was flipped meanwhile"
+    status = 412
+
+
+class ModeUnconditionalError(NotegradeError):
+    type = f"{PROBLEM_PREFIX}mode-unconditional"
+    title = "A flip needs If-Match"
+    status = 428
+
+
+class ModeRefusedError(NotegradeError):
+    type = f"{PROBLEM_PREFIX}mode-refused"
+    title = "Explanation mode can't be turned on now"
+    status = 409
     retryable = True
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class ExplanationsOffError(NotegradeError):
+    type = f"{PROBLEM_PREFIX}explanations-off"
+    title = "Explanation mode is off"
+    status = 409
+
+
+class ExplanationDroppedError(NotegradeError):
+    type = f"{PROBLEM_PREFIX}explanation-dropped"
+    title = "The explanation was dropped"
+    status = 503
+    retryable = True
+    retry_after_s = 5.0
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class ExplanationNotFoundError(NotegradeError):
+    type = f"{PROBLEM_PREFIX}explanation-not-found"
+    title = "There is no such explanation"
+    status = 404
 
 
 class CheckpointError(NotegradeError):
@@ -150,6 +218,11 @@ class LabelTokenError(CheckpointError):
 class ProbeMismatchError(CheckpointError):
     type = f"{PROBLEM_PREFIX}probe-mismatch"
     title = "The engine does not reproduce the checkpoint's probes"
+
+
+class CommandError(NotegradeError):
+    type = f"{PROBLEM_PREFIX}command"
+    title = "The command can't be carried out"
 
 
 class ConfigurationError(NotegradeError):

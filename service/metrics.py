@@ -3,6 +3,9 @@
 Label values are closed sets, so that a caller can't make new series.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import generate_latest
 
@@ -55,9 +58,33 @@ class Metrics:
         self.grades = counter("grade_total", "Scored pairs by grade", "grade")
         self.score = histogram("score", "Scores that were answered", UNIT_BUCKETS)
         self.label_mass = histogram("label_mass", "Probability of all labels together", MASS_BUCKETS)
+        self.explanation_mode = gauge("explanation_mode", "1 under the mode that applies now", "mode")
+        self.explanations = counter("explanations_total", "Explanations by what became of them", "outcome")
+        self.explanation_drops = counter(
+            "explanation_drops_total", "Explanations that gave way, by why", "reason"
+        )
+        self.explanation_agreement = counter(
+            "explanation_agreement_total",
+            "Parsed traces by whether their last grade is the served one",
+            "agrees",
+        )
+        self.explanation_seconds = histogram(
+            "explanation_seconds", "Time that an explanation spent in a stage", SECONDS_BUCKETS, "stage"
+        )
+        self.explanation_tokens = counter("explanation_tokens_total", "Trace tokens written")
+        self.explanation_queue = gauge("explanation_queue", "Explanations that wait for their turn")
         self.ready = gauge("ready", "1 under the one reason that holds now; reason ok means ready", "reason")
         self.build_info = gauge("build_info", "Always 1", "version", "fingerprint")
+
+    def follow_mode(self, mode: Callable[[], str]) -> None:
+        """Show what `mode` tells at each scrape: a mode ends by the clock, with nobody there to set the gauge."""
+        for name in ("off", "on_request", "sample", "all"):
+            self.explanation_mode.labels(name).set_function(partial(_is, mode, name))
 
     def render(self) -> bytes:
         """The registry in the Prometheus text format (version 0.0.4)."""
         return generate_latest(self._registry)
+
+
+def _is(mode: Callable[[], str], name: str) -> float:
+    return float(mode() == name)

@@ -1,6 +1,7 @@
 """Every setting, read once from the environment (NOTEGRADE_*) and passed down; see docs/settings.md."""
 
 import os
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError
@@ -10,6 +11,8 @@ from service.contract.validation import bad_fields
 from service.errors import ConfigurationError
 
 PREFIX = "NOTEGRADE_"
+# Read by `notegrade mode`, in a shell that may start a service as well.
+FOR_COMMANDS = ("NOTEGRADE_URL", "NOTEGRADE_KEY")
 
 
 class Settings(BaseSettings):
@@ -28,12 +31,16 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one")
     keys: SecretStr = Field(
         SecretStr(""),
-        description="Keys that may call: `role:sha256-of-the-key`, separated by commas, role `score` or `admin` (`notegrade key` makes one). Empty: no key is asked for",
+        description="Keys that may call: `role:sha256-of-the-key` or `role:sha256-of-the-key:name`, separated by commas, role `score` or `admin` (`notegrade key` makes one). Empty: no key is asked for",
+    )
+    keys_file: Path | None = Field(
+        None,
+        description="File with more keys, one a line, read again every second: keys are rotated there without a restart",
     )
 
     redis_url: SecretStr | None = Field(
         None,
-        description="Redis for the pair cache (`redis://`, `rediss://`, `unix://`); unset: only the local cache",
+        description="Redis for the pair cache and explanation mode (`redis://`, `rediss://`, `unix://`); unset: this process's memory alone",
     )
     redis_timeout_ms: int = Field(50, ge=1, le=10_000, description="Longest wait for one Redis call")
     redis_max_connections: int = Field(64, ge=1, le=10_000, description="Most connections to Redis")
@@ -76,6 +83,36 @@ class Settings(BaseSettings):
         description="Most prompt tokens under way in the engine; what would go over it is shed",
     )
 
+    explanation_max_ttl_s: int = Field(
+        14_400, ge=1, description="Longest time that explanation mode may be turned on for, in seconds"
+    )
+    explanation_queue: int = Field(
+        64, ge=2, description="Most explanations waiting; half of them are kept free for what is asked for"
+    )
+    explanation_workers: int = Field(2, ge=1, description="Most explanations being written at once")
+    explanation_tokens_per_s: float = Field(
+        100.0, gt=0, description="Tokens that explanations may take from the engine in a second, over time"
+    )
+    explanation_max_tokens: int = Field(160, ge=1, description="Longest trace, in tokens")
+    explanation_wait_s: float = Field(
+        30.0, gt=0, description="Longest time from asking for an explanation to its end; then it is dropped"
+    )
+    explanation_kept_s: int = Field(3600, ge=1, description="How long deferred explanations are kept")
+    explanation_kept_requests: int = Field(
+        1000, ge=1, description="Most requests whose deferred explanations are kept; the oldest make room"
+    )
+    guard_p99_ms: int = Field(
+        5000,
+        ge=1,
+        description="p99 of online requests over 10 s at which the guard turns explanation mode off",
+    )
+    guard_backlog_share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="Share of the largest backlog at which the guard turns explanation mode off",
+    )
+
     drain_timeout_s: float = Field(
         15.0, ge=0, description="Longest wait for open requests when the service stops"
     )
@@ -101,7 +138,9 @@ def load_settings(**overrides: Any) -> Settings:
     unknown = sorted(
         name
         for name in os.environ
-        if name.startswith(PREFIX) and name.removeprefix(PREFIX).lower() not in Settings.model_fields
+        if name.startswith(PREFIX)
+        and name.removeprefix(PREFIX).lower() not in Settings.model_fields
+        and name not in FOR_COMMANDS
     )
     if unknown:
         raise ConfigurationError(f"no such setting: {', '.join(unknown)} (docs/settings.md lists them all)")

@@ -75,7 +75,7 @@ def manifest_data(folder: Path, tokenizer: ContractTokenizer) -> dict[str, Any]:
         "labels": labels,
         "template": {"name": "note-first-tiny", "pieces": [dict(piece) for piece in PIECES]},
         "criteria": [
-            {"name": "general-1", "text": "Grade the note."},
+            {"name": "general-1", "text": "Grade the note.", "steps": ["topic", "constraints"]},
             {"name": "strict-1", "text": "Grade the note, strictly and with care."},
         ],
         "limits": {"max_query_tokens": 64, "max_note_tokens": 48},
@@ -101,7 +101,7 @@ def write_manifest(folder: Path, data: dict[str, Any]) -> None:
 def make_checkpoint(folder: Path, **changes: Any) -> Path:
     """A checkpoint folder that FakeEngine reproduces the probes of; `changes` replace top-level manifest keys."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text("{}", encoding="utf-8")
+    (folder / "config.json").write_text('{"eos_token_id": 1}', encoding="utf-8")
     (folder / "tokenizer.json").write_text(tiny_tokenizer_json(), encoding="utf-8")
     (folder / "model.safetensors").write_bytes(b"weights")
     tokenizer = ContractTokenizer.load(folder)
@@ -118,8 +118,13 @@ def fake_engine_for(checkpoint: Checkpoint) -> FakeEngine:
 
 def engine_model(checkpoint: Checkpoint) -> EngineModel:
     """What an engine must know of this checkpoint."""
-    labels = checkpoint.manifest.label_token_ids
-    return EngineModel(checkpoint.folder, labels, checkpoint.renderer.max_prompt_tokens)
+    return EngineModel(
+        checkpoint.folder,
+        checkpoint.manifest.label_token_ids,
+        checkpoint.renderer.max_prompt_tokens,
+        checkpoint.end_token_ids,
+        max_trace_tokens=64,
+    )
 
 
 def load_tiny(folder: Path, **changes: Any) -> Checkpoint:

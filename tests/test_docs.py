@@ -9,7 +9,13 @@ from prometheus_client.metrics import MetricWrapperBase
 from pydantic_core import PydanticUndefined
 
 from service.contract.manifest import Manifest
-from service.errors import CacheUnavailableError, CheckpointError, ConfigurationError, NotegradeError
+from service.errors import (
+    CacheUnavailableError,
+    CheckpointError,
+    CommandError,
+    ConfigurationError,
+    NotegradeError,
+)
 from service.metrics import Metrics
 from service.settings import PREFIX, Settings
 
@@ -48,7 +54,7 @@ def problems_table() -> str:
 
 
 def answering_errors() -> list[type[NotegradeError]]:
-    silent = (CacheUnavailableError, CheckpointError, ConfigurationError)
+    silent = (CacheUnavailableError, CheckpointError, CommandError, ConfigurationError)
     found, todo = [], [NotegradeError]
     while todo:
         error = todo.pop()

@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
+from service.api.explaining import ExplainBody, ModeChange
 from service.api.rerank import RerankBody
 from service.api.schemas import Problem, ScoreBody
 
@@ -16,7 +17,10 @@ def install_openapi(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             _, bodies = models_json_schema(
-                [(model, "validation") for model in (ScoreBody, RerankBody, Problem)],
+                [
+                    (model, "validation")
+                    for model in (ScoreBody, RerankBody, ExplainBody, ModeChange, Problem)
+                ],
                 ref_template="#/components/schemas/{model}",
             )
             document = make_default()

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from service.api.schemas import Body, Query, RequestLimits, _limit
+from service.api.schemas import Body, Query, RequestLimits, limit
 from service.scoring.types import PairResult, ScoringAnswer, ScoringNote, ScoringRequest
 
 
@@ -28,7 +28,7 @@ class RerankBody(BaseModel):
 
     model: str | None = Field(None, description="Taken and passed over: one model is served")
     query: Query
-    documents: Annotated[list[RerankDocument], Field(min_length=1), _limit("max_notes", "documents")]
+    documents: Annotated[list[RerankDocument], Field(min_length=1), limit("max_notes", "documents")]
     top_n: int | None = Field(None, ge=1)
     return_documents: bool = False
 

@@ -6,7 +6,7 @@ lists everything that is wrong with a request, over-long texts included.
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
 from pydantic_core import PydanticCustomError
@@ -14,6 +14,8 @@ from pydantic_core import PydanticCustomError
 from service.contract.text import canonicalize
 from service.contract.validation import bad_fields
 from service.errors import InvalidRequestError
+from service.explaining.explanations import Outcome as ExplanationOutcome
+from service.explaining.mode import ModeName
 from service.scoring.types import Outcome, Priority, Source
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
@@ -35,12 +37,14 @@ class RequestLimits:
         return min(asked_ms or self.default_deadline_ms, self.max_deadline_ms)
 
 
-def _limit(name: str, unit: str) -> AfterValidator:
+def limit(name: str, unit: str) -> AfterValidator:
+    """At most as long as the RequestLimits of that name."""
+
     def check(value: Any, info: ValidationInfo) -> Any:
-        limit = getattr(info.context, name)
-        if len(value) > limit:
+        most = getattr(info.context, name)
+        if len(value) > most:
             message = "has {found} {unit}, limit {limit}"
-            found = {"found": f"{len(value):,}", "unit": unit, "limit": f"{limit:,}"}
+            found = {"found": f"{len(value):,}", "unit": unit, "limit": f"{most:,}"}
             raise PydanticCustomError("too_long", message, found)
         return value
 
@@ -53,15 +57,17 @@ def _not_blank(value: str) -> str:
     return value
 
 
-class _Wire(BaseModel):
+class Wire(BaseModel):
+    """What is taken over the wire: strictly typed, and nothing unknown."""
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 Id = Annotated[str, Field(min_length=1, max_length=256)]
 # Shows up in logs and in an HTTP header: one line of printable ASCII.
 RequestId = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\x20-\x7e]+$")]
-Query = Annotated[str, _limit("max_query_chars", "characters"), AfterValidator(_not_blank)]
-Body = Annotated[str, _limit("max_body_chars", "characters")]
+Query = Annotated[str, limit("max_query_chars", "characters"), AfterValidator(_not_blank)]
+Body = Annotated[str, limit("max_body_chars", "characters")]
 
 
 EXAMPLE: dict[str, Any] = {
@@ -74,11 +80,11 @@ EXAMPLE: dict[str, Any] = {
 }
 
 
-class NoteBody(_Wire):
+class NoteBody(Wire):
     """One note to judge. Title and body may both be empty."""
 
     id: Id
-    title: Annotated[str, _limit("max_title_chars", "characters")] | None = None
+    title: Annotated[str, limit("max_title_chars", "characters")] | None = None
     body: Body
 
 
@@ -92,7 +98,7 @@ def _distinct_ids(notes: list[NoteBody]) -> list[NoteBody]:
     return notes
 
 
-class ScoreBody(_Wire):
+class ScoreBody(Wire):
     """A query and the notes to grade against it."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
@@ -100,7 +106,7 @@ class ScoreBody(_Wire):
     request_id: RequestId | None = Field(None, description="Echoed; made up when missing")
     query: Query
     notes: Annotated[
-        list[NoteBody], Field(min_length=1), _limit("max_notes", "notes"), AfterValidator(_distinct_ids)
+        list[NoteBody], Field(min_length=1), limit("max_notes", "notes"), AfterValidator(_distinct_ids)
     ]
     deadline_ms: int | None = Field(
         None, ge=1, description="Answer by then with what is scored; capped by a setting"
@@ -142,10 +148,27 @@ class ModelIdentity(BaseModel):
     calibration: str
 
 
-class ExplanationBody(BaseModel):
-    """What became of an asked-for trace. `off`: explanation mode is off, so none was made."""
+class StepBody(BaseModel):
+    """One step of a trace: what was looked at, what was found, and the grade so far."""
 
-    outcome: Literal["off"]
+    criterion: str
+    finding: str
+    grade: int
+
+
+class ExplanationBody(BaseModel):
+    """What became of a pair's trace.
+
+    `off`: explanation mode is off. `deferred`: GET /explanations/{request_id} has it when it is written. `dropped`:
+    explanations give way to scores; `reason` says how. `failed`: the engine did.
+    """
+
+    outcome: ExplanationOutcome
+    reason: str | None = None
+    text: str | None = Field(None, description="The trace as it was written")
+    parsed: bool | None = Field(None, description="Whether steps could be read off the text")
+    agrees: bool | None = Field(None, description="Whether the last step's grade is the served one")
+    steps: list[StepBody] | None = None
 
 
 class ResultBody(BaseModel):
@@ -181,6 +204,7 @@ class ScoreResponse(BaseModel):
 
     request_id: str
     model: ModelIdentity
+    explanation_mode: ModeName = Field(description="The mode that applied")
     results: list[ResultBody]
     timing_ms: TimingBody
 

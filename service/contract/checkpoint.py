@@ -1,5 +1,6 @@
 """A checkpoint folder, read and checked whole: what is refused is refused before an engine is started."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +16,14 @@ REQUIRED_FILES = ("config.json", "tokenizer.json")
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What the folder holds besides weights."""
+    """What the folder holds besides weights. `end_token_ids` are those that end what the model writes."""
 
     folder: Path
     manifest: Manifest
+    tokenizer: ContractTokenizer
     renderer: PromptRenderer
     probes: tuple[Probe, ...]
+    end_token_ids: tuple[int, ...]
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
@@ -33,7 +36,20 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     _check_files(folder, manifest)
     tokenizer = ContractTokenizer.load(folder)
     check_labels(manifest, tokenizer)
-    return Checkpoint(folder, manifest, PromptRenderer(manifest, tokenizer), read_probes(folder, manifest))
+    return Checkpoint(
+        folder,
+        manifest,
+        tokenizer,
+        PromptRenderer(manifest, tokenizer),
+        read_probes(folder, manifest),
+        _end_token_ids(folder),
+    )
+
+
+def _end_token_ids(folder: Path) -> tuple[int, ...]:
+    # transformers' own field: one id, a list, or nothing.
+    found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("eos_token_id")
+    return tuple(found) if isinstance(found, list) else () if found is None else (int(found),)
 
 
 def _check_files(folder: Path, manifest: Manifest) -> None:

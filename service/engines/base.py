@@ -1,6 +1,6 @@
 """The engine port."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -11,11 +11,18 @@ from service.errors import EngineRequestError
 
 @dataclass(frozen=True, slots=True)
 class EngineModel:
-    """What an engine must know of a checkpoint."""
+    """What an engine must know of a checkpoint.
+
+    Attributes:
+        end_token_ids: tokens that end a trace; none of them is part of it.
+        max_trace_tokens: the longest trace that `write` may be asked for.
+    """
 
     folder: Path
     label_token_ids: tuple[int, ...]
     max_prompt_tokens: int
+    end_token_ids: tuple[int, ...] = ()
+    max_trace_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,19 @@ class EngineAnswer:
             raise EngineRequestError(f"the engine gave no usable label probabilities: {error}") from error
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What an engine has written since it last told.
+
+    Attributes:
+        token_ids: without the token that ends the trace.
+        computed_tokens: prompt tokens that were not in the prefix cache; told once, with the first tokens.
+    """
+
+    token_ids: tuple[int, ...]
+    computed_tokens: int = 0
+
+
 class Engine(Protocol):
     """One loaded model. Started once, closed once, used from one event loop."""
 
@@ -72,6 +92,13 @@ class Engine(Protocol):
 
         Cancelling it aborts the work in the engine.
         Raises EngineRequestError when this prompt failed, EngineLostError when the engine is dead.
+        """
+        ...
+
+    def write(self, prompt: tuple[int, ...], max_tokens: int, priority: int) -> AsyncGenerator[Written]:
+        """Go on from the prompt with the most probable tokens, up to an end token or `max_tokens` of them.
+
+        Closing it early aborts the work in the engine. Raises as `score` does.
         """
         ...
 

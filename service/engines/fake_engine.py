@@ -3,13 +3,14 @@
 import asyncio
 import hashlib
 import math
+from collections.abc import AsyncGenerator
 
-from service.engines.base import EngineAnswer, EngineModel, EngineProfile
+from service.engines.base import EngineAnswer, EngineModel, EngineProfile, Written
 from service.errors import EngineLostError, EngineRequestError
 
 
 class FakeEngine:
-    """Logprobs from a hash of the prompt. `hold` keeps prompts in the engine, `fail_on` and `kill` break it."""
+    """Logprobs from a hash of the prompt, and `trace` after any. `hold` keeps prompts in it, `fail_on` and `kill` break it."""
 
     def __init__(self, model: EngineModel) -> None:
         self._model = model
@@ -22,6 +23,8 @@ class FakeEngine:
         self.finished = 0
         self.aborted = 0
         self.priorities: list[int] = []
+        self.trace: tuple[int, ...] = ()
+        self.continued: list[tuple[int, ...]] = []
 
     @property
     def profile(self) -> EngineProfile:
@@ -44,6 +47,23 @@ class FakeEngine:
             self.in_flight -= 1
         self.finished += 1
         return EngineAnswer(self.logprobs(prompt), prompt_tokens=len(prompt))
+
+    async def write(self, prompt: tuple[int, ...], max_tokens: int, priority: int) -> AsyncGenerator[Written]:
+        self.priorities.append(priority)
+        self.continued.append(prompt)
+        self.in_flight += 1
+        try:
+            for position, token_id in enumerate(self.trace[:max_tokens]):
+                await self._pass_gate()
+                if prompt in self._failing:
+                    raise EngineRequestError("the fake engine was told to fail on this prompt")
+                yield Written((token_id,), 0 if position else len(prompt))
+        except (asyncio.CancelledError, GeneratorExit):
+            self.aborted += 1
+            raise
+        finally:
+            self.in_flight -= 1
+        self.finished += 1
 
     async def check(self) -> None:
         if not self._alive:

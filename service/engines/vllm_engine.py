@@ -13,12 +13,12 @@ import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from service.engines.base import EngineAnswer, EngineModel, EngineProfile
+from service.engines.base import EngineAnswer, EngineModel, EngineProfile, Written
 from service.errors import EngineLostError, EngineRequestError
 
 if TYPE_CHECKING:
@@ -94,6 +94,31 @@ class VllmEngine:
                 async for output in stream:  # one token, so one output
                     return self._answer(output)
         raise EngineRequestError("vLLM ended the request without an output")
+
+    async def write(self, prompt: tuple[int, ...], max_tokens: int, priority: int) -> AsyncGenerator[Written]:
+        llm, _ = self._running()
+        from vllm import SamplingParams
+        from vllm.inputs.engine import tokens_input
+        from vllm.sampling_params import RequestOutputKind
+
+        ends = self._model.end_token_ids
+        params = SamplingParams(
+            max_tokens=max_tokens,
+            temperature=0,
+            detokenize=False,
+            stop_token_ids=list(ends),
+            output_kind=RequestOutputKind.DELTA,
+        )
+        outputs = llm.generate(
+            tokens_input(list(prompt)), params, f"trace-{next(self._ids)}", priority=priority
+        )
+        untold = True
+        with translate_vllm_errors():
+            async with contextlib.aclosing(outputs) as stream:
+                async for output in stream:
+                    computed, untold = len(prompt) - (output.num_cached_tokens or 0) if untold else 0, False
+                    token_ids = tuple(t for t in output.outputs[0].token_ids if t not in ends)
+                    yield Written(token_ids, computed)
 
     async def check(self) -> None:
         llm, _ = self._running()
@@ -175,13 +200,15 @@ def _load(model: EngineModel, options: VllmOptions) -> "tuple[AsyncLLM, EnginePr
     from vllm.v1.engine.async_llm import AsyncLLM
 
     arguments = _cpu_arguments(model, options) if current_platform.is_cpu() else _gpu_arguments(options)
+    # A score's one token, or a trace after the grade's.
+    longest = model.max_prompt_tokens + 1 + model.max_trace_tokens
     args = AsyncEngineArgs(
         model=str(model.folder),
         served_model_name="notegrade",
         skip_tokenizer_init=True,
         generation_config="vllm",
-        max_model_len=model.max_prompt_tokens + 1,
-        max_num_batched_tokens=max(options.max_batched_tokens, model.max_prompt_tokens + 1),
+        max_model_len=longest,
+        max_num_batched_tokens=max(options.max_batched_tokens, longest),
         max_num_seqs=options.max_sequences,
         enable_prefix_caching=True,
         use_tqdm_on_load=False,

@@ -28,6 +28,11 @@ class Admission:
         """Tokens admitted and not yet released."""
         return self._backlog_tokens
 
+    @property
+    def backlog_share(self) -> float:
+        """The same as a share of the budget; 0 when idle."""
+        return self._backlog_tokens / self._max_backlog_tokens
+
     def can_admit(self, cost_tokens: int) -> bool:
         """Whether the budget has room. An idle engine admits anything: one huge pair must not starve for ever."""
         return self._backlog_tokens == 0 or self._backlog_tokens + cost_tokens <= self._max_backlog_tokens

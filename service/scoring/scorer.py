@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from service.caches.keys import note_key, pack_reading, query_key, scoring_fingerprint, unpack_reading
@@ -21,6 +22,7 @@ from service.errors import (
     InvalidRequestError,
     OverloadedError,
 )
+from service.live import LiveFigures
 from service.metrics import Metrics
 from service.scoring.admission import Admission
 from service.scoring.deadline import Deadline
@@ -41,6 +43,7 @@ class Scorer:
         cache: TieredCache,
         admission: Admission,
         metrics: Metrics,
+        live: LiveFigures,
     ) -> None:
         self._manifest = checkpoint.manifest
         self._renderer = checkpoint.renderer
@@ -48,6 +51,7 @@ class Scorer:
         self._cache = cache
         self._admission = admission
         self._metrics = metrics
+        self._live = live
         self._in_flight: SingleFlight[PairKey, EngineReading | EngineError] = SingleFlight()
 
     async def score(self, request: ScoringRequest) -> ScoringAnswer:
@@ -208,6 +212,11 @@ class Scorer:
                 self._metrics.grades.labels(str(result.judgement.grade)).inc()
                 self._metrics.score.observe(result.judgement.score)
                 self._metrics.label_mass.observe(result.judgement.label_mass)
+        outcomes = Counter(result.outcome for result in results)
+        cached = sum(result.source in ("local", "redis") for result in results)
+        self._live.count_pairs(outcomes["scored"], cached, outcomes["shed"], len(results))
+        if work.request.priority == "online":
+            self._live.count_latency(timing.total / 1000)
         # What never went to the engine has no times there: zeros would hide how long the others took.
         for stage in ("cache", "queue", "engine") if work.flights else ("cache",):
             self._metrics.stage_seconds.labels(stage).observe(getattr(timing, stage) / 1000)

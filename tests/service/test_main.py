@@ -60,3 +60,27 @@ def test_made_key_lets_in() -> None:
     found = re.search(r"key: +(\S+)\nentry: +(\S+)", result.output)
     assert found
     Keyring.parse(found[2]).check(f"Bearer {found[1]}", "admin")
+
+
+def test_a_key_may_have_a_name() -> None:
+    result = CliRunner().invoke(app, ["key", "--name", "ranker"])
+    assert result.exit_code == 0
+    entry = result.output.split("entry: ")[1].strip()
+    assert Keyring.parse(entry).check(f"Bearer {result.output.split()[1]}", "score").key_id == "ranker"
+
+
+@pytest.mark.parametrize("arguments", [["--role", "root"], ["--name", "a:b"]])
+def test_a_key_that_no_entry_could_hold_is_not_made(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert run_main(monkeypatch, "key", *arguments) == 2
+    assert "entry 1 must be" in capsys.readouterr().err
+
+
+def test_a_service_that_is_not_there_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(monkeypatch, "mode", "--url", "http://127.0.0.1:1") == 2
+    written = capsys.readouterr().err
+    assert "http://127.0.0.1:1 did not answer" in written
+    assert len(written.strip().splitlines()) == 1

@@ -20,7 +20,7 @@ async def test_answer_has_the_shape_of_the_contract(service: Service) -> None:
     response = await service.score()
     body = response.json()
     assert response.status_code == 200
-    assert list(body) == ["request_id", "model", "results", "timing_ms"]
+    assert list(body) == ["request_id", "model", "explanation_mode", "results", "timing_ms"]
     assert body["request_id"] == response.headers["x-request-id"] == "r-1"
     manifest = service.stack.checkpoint.manifest
     assert body["model"] == {
@@ -54,7 +54,7 @@ async def test_made_up_request_id_is_echoed(service: Service) -> None:
 
 async def test_asked_for_explanation_says_that_the_mode_is_off(service: Service) -> None:
     results = (await service.score(explain=True)).json()["results"]
-    assert [result["explanation"] for result in results] == [{"outcome": "off"}] * 2
+    assert [result["explanation"]["outcome"] for result in results] == ["off"] * 2
 
 
 async def test_unscored_notes_have_null_results(service: Service) -> None:

@@ -8,7 +8,8 @@ import pytest
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
-from service.caches.redis_cache import RedisCache, translate_redis_errors
+from service.caches.redis_cache import RedisCache
+from service.caches.redis_connection import translate_redis_errors
 from service.errors import CacheUnavailableError, ConfigurationError
 from tests.redis_server import RedisServer
 
@@ -23,7 +24,7 @@ REDIS_EXCEPTIONS = [
 async def test_every_failure_of_redis_is_translated(kind: type[Exception]) -> None:
     error = kind.__new__(kind)  # some parse what they are given
     with pytest.raises(CacheUnavailableError, match=kind.__name__) as caught:
-        async with translate_redis_errors():
+        async with translate_redis_errors(CacheUnavailableError):
             raise error
     assert caught.value.__cause__ is error
 
@@ -35,7 +36,7 @@ def test_the_list_of_redis_exceptions_is_not_empty() -> None:
 @pytest.mark.parametrize("kind", [asyncio.CancelledError, KeyError, AssertionError])
 async def test_cancellation_and_bugs_are_not_translated(kind: type[BaseException]) -> None:
     with pytest.raises(kind):
-        async with translate_redis_errors():
+        async with translate_redis_errors(CacheUnavailableError):
             raise kind
 
 

@@ -1,6 +1,7 @@
 """What every engine does: one suite on the fake and on vLLM."""
 
 import asyncio
+import contextlib
 import math
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -29,7 +30,9 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(checkpoint: Checkpoint) -> AsyncIterator[Engine]:
     if checkpoint.manifest.name == "tiny-1":
-        engine: Engine = fake_engine_for(checkpoint)
+        fake = fake_engine_for(checkpoint)
+        fake.trace = (5, 6, 7, 8)
+        engine: Engine = fake
     else:
         from service.engines.vllm_engine import VllmEngine, VllmOptions
 
@@ -93,6 +96,41 @@ async def test_cancelled_work_leaves_and_the_engine_goes_on(
     [prompt] = prompts(checkpoint, 1)
     await engine.score(prompt, priority=0)
     await engine.check()
+
+
+async def test_writing_goes_on_from_the_prompt_up_to_the_longest_trace(
+    engine: Engine, checkpoint: Checkpoint
+) -> None:
+    [prompt] = prompts(checkpoint, 1)
+    first = [written async for written in engine.write(prompt, max_tokens=3, priority=2)]
+    again = [written async for written in engine.write(prompt, max_tokens=3, priority=2)]
+    token_ids = [token_id for written in first for token_id in written.token_ids]
+    assert token_ids == [token_id for written in again for token_id in written.token_ids]
+    assert 0 < len(token_ids) <= 3
+    assert not set(token_ids) & set(checkpoint.end_token_ids)
+    assert 0 < first[0].computed_tokens <= len(prompt)
+    assert all(written.computed_tokens == 0 for written in first[1:])
+
+
+async def test_writing_that_is_left_leaves_the_engine(engine: Engine, checkpoint: Checkpoint) -> None:
+    [prompt] = prompts(checkpoint, 1)
+    async with contextlib.aclosing(engine.write(prompt, max_tokens=60, priority=2)) as writing:
+        async for _ in writing:
+            break
+    await engine.score(prompt, priority=0)
+    if isinstance(engine, FakeEngine):
+        assert (engine.in_flight, engine.aborted) == (0, 9)  # eight by the test above
+
+
+async def test_a_score_is_the_same_bit_for_bit_before_and_after_its_trace(
+    engine: Engine, checkpoint: Checkpoint
+) -> None:
+    [prompt] = prompts(checkpoint, 1)
+    before = await engine.score(prompt, priority=0)
+    label = checkpoint.manifest.label_token_ids[0]
+    assert [written async for written in engine.write((*prompt, label), max_tokens=8, priority=2)]
+    after = await engine.score(prompt, priority=0)
+    assert after.label_logprobs == before.label_logprobs
 
 
 async def test_profile_tells_what_changes_numbers(engine: Engine) -> None:

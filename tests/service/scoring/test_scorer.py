@@ -24,6 +24,7 @@ from service.errors import (
     InvalidRequestError,
     OverloadedError,
 )
+from service.live import LiveFigures
 from service.metrics import Metrics
 from service.scoring.admission import Admission
 from service.scoring.scorer import Scorer
@@ -50,7 +51,8 @@ class House:
         self.local, self.remote = MemoryCache(1_000, 60), MemoryCache(1_000, 60)
         self.cache = TieredCache(self.local, self.remote, Breaker(5, 1), metrics)
         self.admission = Admission(max_backlog_tokens, lambda: 0.0, metrics)
-        self.scorer = Scorer(checkpoint, self.engine, self.cache, self.admission, metrics)
+        self.live = LiveFigures()
+        self.scorer = Scorer(checkpoint, self.engine, self.cache, self.admission, metrics, self.live)
 
     def count(self, metric: str, **labels: str) -> float:
         return self.registry.get_sample_value(f"notegrade_{metric}", labels) or 0.0
@@ -69,7 +71,12 @@ class House:
         other.remote = self.remote
         other.cache = TieredCache(other.local, self.remote, Breaker(5, 1), Metrics(CollectorRegistry()))
         other.scorer = Scorer(
-            self.checkpoint, other.engine, other.cache, other.admission, Metrics(CollectorRegistry())
+            self.checkpoint,
+            other.engine,
+            other.cache,
+            other.admission,
+            Metrics(CollectorRegistry()),
+            other.live,
         )
         return other
 
@@ -148,7 +155,7 @@ async def test_a_new_checkpoint_never_reads_an_old_ones_entries(house: House, tm
     await other.engine.start()
     metrics = Metrics(CollectorRegistry())
     cache = TieredCache(MemoryCache(10, 60), house.remote, Breaker(5, 1), metrics)
-    answer = await Scorer(new, other.engine, cache, other.admission, metrics).score(request())
+    answer = await Scorer(new, other.engine, cache, other.admission, metrics, other.live).score(request())
     assert [result.source for result in answer.results] == ["engine"] * 3
 
 
@@ -159,7 +166,9 @@ async def test_a_new_calibration_reuses_entries(house: House, tmp_path: Path) ->
     new = load_tiny(tmp_path, calibration=softened)
     metrics = Metrics(CollectorRegistry())
     cache = TieredCache(MemoryCache(10, 60), house.remote, Breaker(5, 1), metrics)
-    answer = await Scorer(new, fake_engine_for(new), cache, house.admission, metrics).score(request())
+    answer = await Scorer(new, fake_engine_for(new), cache, house.admission, metrics, house.live).score(
+        request()
+    )
     for old, result in zip(fresh.results, answer.results, strict=True):
         assert result.source == "redis"
         assert old.judgement is not None

@@ -1,0 +1,116 @@
+"""What the routes stand on, and what several of them do."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from service.api.auth import Caller, Keyring, Role
+from service.api.disconnects import CLIENT_CLOSED_REQUEST, unless_disconnected
+from service.api.schemas import RequestLimits
+from service.contract.manifest import Manifest
+from service.engines.base import Engine
+from service.explaining.explanations import Explanations
+from service.live import LiveFigures
+from service.logs import request_id_var
+from service.metrics import Metrics
+from service.scoring.readiness import Readiness
+from service.scoring.scorer import Scorer
+from service.scoring.types import ScoringAnswer, ScoringRequest
+
+PROBLEMS: dict[int | str, str] = {
+    401: "A valid key is needed",
+    403: "The key lacks the role",
+    408: "The body did not arrive in time",
+    413: "The body is too large",
+    422: "Something is wrong with the request; `errors` lists all of it",
+    500: "The engine failed on every pair",
+    503: "Every pair was shed, or the service is not ready; see Retry-After",
+    504: "No pair was scored by the deadline",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything behind the routes."""
+
+    scorer: Scorer
+    explanations: Explanations
+    engine: Engine
+    manifest: Manifest
+    readiness: Readiness
+    metrics: Metrics
+    live: LiveFigures
+    keyring: Keyring
+    limits: RequestLimits
+    version: str
+    log_texts: bool
+
+    async def score(self, request: Request, scoring: ScoringRequest) -> ScoringAnswer:
+        """The answer; adds what was done to the request's log event. Raises ClientLeftError, and as Scorer does."""
+        request_id_var.set(scoring.request_id)
+        event = request.state.event
+        event.update(notes=len(scoring.notes), deadline_ms=scoring.deadline_ms, priority=scoring.priority)
+        if self.log_texts:
+            event.update(query=scoring.query, texts=[(note.title, note.body) for note in scoring.notes])
+        answer = await unless_disconnected(request, self.scorer.score(scoring))
+        event["outcomes"] = dict(Counter(result.outcome for result in answer.results))
+        event["sources"] = dict(Counter(result.source for result in answer.results if result.source))
+        event["criteria"] = answer.criteria
+        return answer
+
+
+_bearer = HTTPBearer(
+    auto_error=False,
+    description="A key with the role `score` or `admin`; none is needed while no keys are set",
+)
+
+
+def require(keyring: Keyring, role: Role) -> Callable[..., Caller]:
+    """A dependency that lets in callers with the role, tells who it is, and has the key's id logged."""
+
+    def check(
+        request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+    ) -> Caller:
+        header = f"{credentials.scheme} {credentials.credentials}" if credentials else None
+        caller = keyring.check(header, role)
+        request.state.event["key"] = caller.key_id
+        return caller
+
+    return check
+
+
+def documents(body: type[BaseModel] | None = None, **problems: str) -> dict[str, Any]:
+    """How a route that parses its own body shows up in /docs; api/openapi.py adds the schema it points to."""
+    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    known = PROBLEMS | {int(status.removeprefix("_")): why for status, why in problems.items()}
+    documented: dict[str, Any] = {
+        "responses": {status: {"description": why, "content": problem} for status, why in known.items()}
+    }
+    if body is not None:
+        schema = {"$ref": f"#/components/schemas/{body.__name__}"}
+        documented["openapi_extra"] = {
+            "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}
+        }
+    return documented
+
+
+def to_json(body: BaseModel, headers: dict[str, str] | None = None) -> Response:
+    """A body that was made here, and needs no checking again."""
+    return Response(body.model_dump_json(), media_type="application/json", headers=headers)
+
+
+def to_ascii_json(data: Any) -> str:
+    """One line whatever the text holds: some of Unicode's line breaks would end an event."""
+    return json.dumps(data, ensure_ascii=True)
+
+
+def client_left() -> Response:
+    """For the log and the metrics: nobody reads it."""
+    return Response(status_code=CLIENT_CLOSED_REQUEST)

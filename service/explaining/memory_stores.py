@@ -1,0 +1,87 @@
+"""Explanation mode in this process alone: for a single replica without Redis, and the twins that tests use."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Mapping
+
+from cachetools import TTLCache
+
+from service.errors import ExplanationStoreError
+from service.explaining.base import ModeReading
+from service.explaining.mode import NEVER_FLIPPED, Flip, Mode, conflict
+
+
+class MemoryModeStore:
+    """Forgets everything with its process: a restart is `off`."""
+
+    def __init__(self, max_history: int = 1000, clock: Callable[[], float] = time.time) -> None:
+        """`clock` gives seconds since 1970."""
+        self._clock = clock
+        self._history: deque[Mode] = deque(maxlen=max_history)
+        self._changed = asyncio.Condition()
+        self._closed = False
+
+    async def read(self) -> ModeReading:
+        self._check_open()
+        mode = self._history[-1] if self._history else NEVER_FLIPPED
+        return ModeReading(mode, None if mode.expires is None else mode.expires - self._clock())
+
+    async def flip(self, flip: Flip, expected_revision: int) -> ModeReading:
+        before = (await self.read()).mode
+        if before.revision != expected_revision:
+            raise conflict(before, expected_revision)
+        now = self._clock()
+        expires = None if flip.ttl_s is None else now + flip.ttl_s
+        self._history.append(
+            Mode(before.revision + 1, flip.mode, flip.owner, flip.reason, now, expires, flip.rate)
+        )
+        async with self._changed:
+            self._changed.notify_all()
+        return await self.read()
+
+    async def history(self, most: int) -> list[Mode]:
+        self._check_open()
+        return list(reversed(self._history))[:most]
+
+    async def changes(self) -> AsyncGenerator[None]:
+        while True:
+            async with self._changed:
+                self._check_open()
+                await self._changed.wait()
+            yield
+
+    async def close(self) -> None:
+        self._closed = True
+        async with self._changed:
+            self._changed.notify_all()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ExplanationStoreError("the store of modes is closed")
+
+
+class MemoryTraceStore:
+    """The traces of at most `max_requests` requests, each for `ttl_s` from its last one on."""
+
+    def __init__(self, ttl_s: float, max_requests: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._requests: TTLCache[str, dict[str, bytes]] = TTLCache(max_requests, ttl_s, clock)
+        self._closed = False
+
+    async def put(self, request_id: str, traces: Mapping[str, bytes]) -> None:
+        self._check_open()
+        # Taken out first: one that is put over keeps its old place, and would make room before older ones.
+        kept = self._requests.pop(request_id, {})
+        self._requests[request_id] = {**kept, **traces}
+
+    async def get(self, request_id: str) -> dict[str, bytes]:
+        self._check_open()
+        return dict(self._requests.get(request_id, {}))
+
+    async def close(self) -> None:
+        self._closed = True
+        self._requests.clear()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ExplanationStoreError("the store of explanations is closed")

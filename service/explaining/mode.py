@@ -1,0 +1,87 @@
+"""What explanation mode can be, and what a flip of it must say."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from service.contract.text import canonicalize
+from service.errors import BadField, InvalidRequestError, ModeConflictError
+
+ModeName = Literal["off", "on_request", "sample", "all"]
+GUARD = "guard"
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """What somebody asks for. `ttl_s` is how long it holds; `off` has none. `rate` is the share of pairs to sample."""
+
+    mode: ModeName
+    owner: str
+    reason: str
+    ttl_s: float | None = None
+    rate: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """A flip that took place; times are seconds since 1970 by the store's clock.
+
+    `revision` counts flips, so that two of the same content can be told apart. 0: nobody has ever flipped it.
+    """
+
+    revision: int
+    mode: ModeName
+    owner: str
+    reason: str
+    since: float
+    expires: float | None = None
+    rate: float | None = None
+
+
+NEVER_FLIPPED = Mode(revision=0, mode="off", owner="", reason="", since=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class FlipLimits:
+    """Longest time to live, in seconds, and longest reason, in characters."""
+
+    max_ttl_s: float
+    max_reason_chars: int = 500
+
+
+def conflict(now: Mode, expected_revision: int) -> ModeConflictError:
+    """Tells who flipped it meanwhile."""
+    by = f" by {now.owner}" if now.owner else ""
+    return ModeConflictError(
+        f"this was meant for revision {expected_revision}, and the mode is {now.mode} at revision {now.revision}{by}: "
+        "read it again, then decide"
+    )
+
+
+def check_flip(flip: Flip, limits: FlipLimits) -> Flip:
+    """The flip with its reason in canonical text. Raises InvalidRequestError listing all that is wrong with it."""
+    reason = canonicalize(flip.reason)
+    wrong = []
+    if not reason:
+        wrong.append(BadField("reason", "say why: whoever is on call next will read it"))
+    elif len(reason) > limits.max_reason_chars:
+        wrong.append(BadField("reason", f"has {len(reason):,} characters, limit {limits.max_reason_chars}"))
+    if flip.mode not in get_args(ModeName):
+        wrong.append(BadField("mode", f"is one of {', '.join(get_args(ModeName))}"))
+    wrong += _check_ttl(flip, limits)
+    if flip.mode == "sample" and (flip.rate is None or not 0 < flip.rate <= 1):
+        wrong.append(BadField("rate", "sample needs the share of pairs to explain, above 0 and up to 1"))
+    if flip.mode != "sample" and flip.rate is not None:
+        wrong.append(BadField("rate", "is for sample alone"))
+    if wrong:
+        raise InvalidRequestError(f"{len(wrong)} field(s) are not valid: see `errors`", wrong)
+    return Flip(flip.mode, flip.owner, reason, flip.ttl_s, flip.rate)
+
+
+def _check_ttl(flip: Flip, limits: FlipLimits) -> list[BadField]:
+    if flip.mode == "off":
+        return [] if flip.ttl_s is None else [BadField("ttl_s", "off has no end: leave it out")]
+    if flip.ttl_s is None:
+        return [BadField("ttl_s", "say how long, in seconds: explanations must end by themselves")]
+    if not 1 <= flip.ttl_s <= limits.max_ttl_s:
+        return [BadField("ttl_s", f"must be between 1 and {limits.max_ttl_s:g} seconds")]
+    return []

@@ -1,0 +1,137 @@
+"""Explanation mode in Redis, for all replicas together. Redis's clock is the one that counts: theirs may differ."""
+
+import math
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any, cast
+
+from service.caches.redis_connection import RedisConnection
+from service.errors import ExplanationStoreError
+from service.explaining.base import ModeReading
+from service.explaining.mode import NEVER_FLIPPED, Flip, Mode, ModeName, conflict
+
+# The braces are a Redis Cluster hash tag: what one script touches lies in one slot.
+_MODE_KEY, _HISTORY_KEY, _CHANNEL = "ng:{mode}", "ng:{mode}:history", "ng:{mode}:changes"
+_TRACES_KEY, _TRACES_INDEX = "ng:{traces}:", "ng:{traces}"
+
+# KEYS: mode, history. ARGV: expected revision, time to live in ms or "", channel, longest history, fields and values.
+_FLIP = """
+local revision = tonumber(redis.call('HGET', KEYS[1], 'revision') or '0')
+if revision ~= tonumber(ARGV[1]) then return 0 end
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+local fields = {'revision', string.format('%d', revision + 1), 'since_ms', string.format('%.0f', now_ms)}
+if ARGV[2] ~= '' then
+    fields[#fields + 1] = 'expires_ms'
+    fields[#fields + 1] = string.format('%.0f', now_ms + tonumber(ARGV[2]))
+end
+for i = 5, #ARGV do fields[#fields + 1] = ARGV[i] end
+redis.call('DEL', KEYS[1])
+redis.call('HSET', KEYS[1], unpack(fields))
+redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[4], '*', unpack(fields))
+redis.call('PUBLISH', ARGV[3], revision + 1)
+return 1
+"""
+
+# KEYS: this request's traces, the index. ARGV: time to live in ms, most requests, request id, prefix, fields and values.
+_PUT_TRACES = """
+redis.call('HSET', KEYS[1], unpack(ARGV, 5))
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+local time = redis.call('TIME')
+redis.call('ZADD', KEYS[2], time[1] * 1000000 + time[2], ARGV[3])
+redis.call('PEXPIRE', KEYS[2], ARGV[1])
+local over = redis.call('ZCARD', KEYS[2]) - tonumber(ARGV[2])
+if over > 0 then
+    for _, id in ipairs(redis.call('ZRANGE', KEYS[2], 0, over - 1)) do redis.call('DEL', ARGV[4] .. id) end
+    redis.call('ZREMRANGEBYRANK', KEYS[2], 0, over - 1)
+end
+"""
+
+
+class RedisModeStore:
+    """The mode as a hash, its history as a stream, flips by a script and told by pub/sub."""
+
+    def __init__(self, connection: RedisConnection, max_history: int = 1000) -> None:
+        self._connection = connection
+        self._max_history = max_history
+
+    async def read(self) -> ModeReading:
+        async with self._connection.call() as redis, redis.pipeline(transaction=True) as pipeline:
+            pipeline.hgetall(_MODE_KEY)
+            pipeline.time()
+            fields, (seconds, microseconds) = await pipeline.execute()
+        mode = _to_mode(fields) if fields else NEVER_FLIPPED
+        now = seconds + microseconds / 1e6
+        return ModeReading(mode, None if mode.expires is None else mode.expires - now)
+
+    async def flip(self, flip: Flip, expected_revision: int) -> ModeReading:
+        fields: dict[str, str | float] = {"mode": flip.mode, "owner": flip.owner, "reason": flip.reason}
+        if flip.rate is not None:
+            fields["rate"] = flip.rate
+        ttl_ms = "" if flip.ttl_s is None else math.ceil(flip.ttl_s * 1000)
+        arguments = (expected_revision, ttl_ms, _CHANNEL, self._max_history, *_flat(fields))
+        async with self._connection.call() as redis:
+            flipped = await cast("Any", redis.eval(_FLIP, 2, _MODE_KEY, _HISTORY_KEY, *arguments))
+        found = await self.read()
+        if not flipped:
+            raise conflict(found.mode, expected_revision)
+        return found
+
+    async def history(self, most: int) -> list[Mode]:
+        async with self._connection.call() as redis:
+            entries = cast("Any", await redis.xrevrange(_HISTORY_KEY, count=most))
+        return [_to_mode(fields) for _, fields in entries]
+
+    async def changes(self) -> AsyncGenerator[None]:
+        async with self._connection.listen() as redis, redis.pubsub() as channel:
+            await channel.subscribe(_CHANNEL)
+            async for message in channel.listen():
+                if message["type"] == "message":
+                    yield
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+
+class RedisTraceStore:
+    """One hash a request, and an index of the requests by the time of their last trace."""
+
+    def __init__(self, connection: RedisConnection, ttl_s: float, max_requests: int) -> None:
+        self._connection = connection
+        self._ttl_ms = max(1, round(ttl_s * 1000))
+        self._max_requests = max_requests
+
+    async def put(self, request_id: str, traces: Mapping[str, bytes]) -> None:
+        if not traces:
+            return
+        arguments = (self._ttl_ms, self._max_requests, request_id, _TRACES_KEY, *_flat(traces))
+        async with self._connection.call() as redis:
+            await cast("Any", redis.eval(_PUT_TRACES, 2, _TRACES_KEY + request_id, _TRACES_INDEX, *arguments))
+
+    async def get(self, request_id: str) -> dict[str, bytes]:
+        async with self._connection.call() as redis:
+            found = await cast("Any", redis.hgetall(_TRACES_KEY + request_id))
+        return {field.decode(): value for field, value in found.items()}
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+
+def _flat(fields: Mapping[str, Any]) -> list[Any]:
+    return [part for item in fields.items() for part in item]
+
+
+def _to_mode(raw: Mapping[bytes, bytes]) -> Mode:
+    fields = {name.decode(): value.decode() for name, value in raw.items()}
+    try:
+        expires, rate = fields.get("expires_ms"), fields.get("rate")
+        return Mode(
+            revision=int(fields["revision"]),
+            mode=cast("ModeName", fields["mode"]),
+            owner=fields["owner"],
+            reason=fields["reason"],
+            since=int(fields["since_ms"]) / 1000,
+            expires=int(expires) / 1000 if expires else None,
+            rate=float(rate) if rate else None,
+        )
+    except (KeyError, ValueError) as error:
+        raise ExplanationStoreError(f"what Redis holds under {_MODE_KEY} is no mode of ours") from error

@@ -1,0 +1,64 @@
+"""Stands for a replica's explanation mode on twins, with clocks that a test turns."""
+
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry
+
+from service.errors import ExplanationStoreError
+from service.explaining.base import ModeReading
+from service.explaining.memory_stores import MemoryModeStore
+from service.explaining.mode import Flip
+from service.explaining.switch import Switch
+from service.metrics import Metrics
+
+
+@dataclass
+class Clock:
+    """Seconds, by hand."""
+
+    now: float = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class FaultyModeStore(MemoryModeStore):
+    """A store that doesn't answer while `failing`."""
+
+    failing = False
+
+    async def read(self) -> ModeReading:
+        self._check()
+        return await super().read()
+
+    async def flip(self, flip: Flip, expected_revision: int) -> ModeReading:
+        self._check()
+        return await super().flip(flip, expected_revision)
+
+    def _check(self) -> None:
+        if self.failing:
+            raise ExplanationStoreError("told to fail")
+
+
+@dataclass
+class Replica:
+    """A switch over a store that others may share."""
+
+    clock: Clock = field(default_factory=Clock)
+    store: FaultyModeStore = field(init=False)
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    switch: Switch = field(init=False)
+    metrics: Metrics = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.store = FaultyModeStore(clock=self.clock)
+        self.metrics = Metrics(self.registry)
+        self.switch = Switch(self.store, self.metrics, self.clock, poll_s=0.01)
+
+    def count(self, metric: str, **labels: str) -> float:
+        return self.registry.get_sample_value(f"notegrade_{metric}", labels) or 0.0
+
+
+def turn_on(mode: str = "all", ttl_s: float = 60.0, owner: str = "ann", rate: float | None = None) -> Flip:
+    """A flip as somebody would ask for it."""
+    return Flip(mode, owner, "a note ranks absurdly high", ttl_s, rate)  # type: ignore[arg-type]  # tests try others

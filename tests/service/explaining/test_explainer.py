@@ -1,0 +1,238 @@
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from service.contract.checkpoint import Checkpoint
+from service.contract.prompt import Note
+from service.engines.fake_engine import FakeEngine
+from service.errors import EngineRequestError, ExplanationDroppedError, InvalidRequestError
+from service.explaining.explainer import (
+    ENGINE_PRIORITY,
+    DropReason,
+    Explainer,
+    ExplainerLimits,
+    Finished,
+    GradedPair,
+    TokenBudget,
+)
+from service.explaining.traces import Explanation
+from service.metrics import Metrics
+from tests.checkpoints import fake_engine_for, load_tiny
+from tests.service.explaining.house import Clock
+from tests.waiting import until
+
+TRACE = "\nSteps:\ntopic: both are about cafes \u6771\u4eac => 3\nconstraints: no light => 1\n"
+PAIR = GradedPair("quiet cafes", "Cafes", "A quiet cafe.", "general-1", 1)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return load_tiny(tmp_path_factory.mktemp("checkpoint"))
+
+
+class House:
+    """An explainer over a fake engine that writes TRACE."""
+
+    def __init__(self, checkpoint: Checkpoint, limits: ExplainerLimits) -> None:
+        self.registry = CollectorRegistry()
+        self.checkpoint = checkpoint
+        self.engine: FakeEngine = fake_engine_for(checkpoint)
+        self.engine.trace = checkpoint.tokenizer.encode_user_texts([TRACE])[0].token_ids
+        self.why_not: DropReason | None = None
+        self.explainer = Explainer(
+            checkpoint, self.engine, limits, lambda: self.why_not, Metrics(self.registry)
+        )
+
+    def count(self, metric: str, **labels: str) -> float:
+        return self.registry.get_sample_value(f"notegrade_{metric}", labels) or 0.0
+
+
+@pytest.fixture
+def limits() -> ExplainerLimits:
+    """Overridden by a test's parametrisation."""
+    return ExplainerLimits(queue=4, workers=1, tokens_per_s=1e9)
+
+
+@pytest.fixture
+async def house(checkpoint: Checkpoint, limits: ExplainerLimits) -> AsyncIterator[House]:
+    made = House(checkpoint, limits)
+    await made.engine.start()
+    made.explainer.start()
+    yield made
+    await made.explainer.close()
+    await made.engine.close()
+
+
+async def test_a_trace_goes_on_from_the_served_sequence(house: House) -> None:
+    found = await house.explainer.submit(PAIR, asked=True).finished
+    assert isinstance(found, Explanation)
+    assert (found.parsed, found.agrees, len(found.steps)) == (True, True, 2)
+    assert found.text == TRACE.removeprefix("\nSteps:\n").strip("\n")
+    [prompt] = house.checkpoint.renderer.render("quiet cafes", [_note()], "general-1")
+    label = house.checkpoint.manifest.label_token_ids[1]
+    assert house.engine.continued == [(*prompt.token_ids, label)]
+    assert house.engine.priorities == [ENGINE_PRIORITY]
+    assert house.count("explanations_total", outcome="parsed") == 1
+    assert house.count("explanation_agreement_total", agrees="true") == 1
+    assert house.count("explanation_tokens_total") == len(house.engine.trace)
+    assert house.count("explanation_seconds_count", stage="write") == 1
+
+
+async def test_what_does_not_parse_is_text_and_counted(house: House) -> None:
+    house.engine.trace = house.engine.trace[:9]
+    found = await house.explainer.submit(PAIR, asked=True).finished
+    assert isinstance(found, Explanation)
+    assert not found.parsed
+    assert found.text
+    assert house.count("explanations_total", outcome="unparsed") == 1
+
+
+async def test_pieces_make_up_the_text_and_never_cut_a_character(house: House) -> None:
+    job = house.explainer.submit(PAIR, asked=True, read_along=True)
+    assert job.pieces is not None
+    pieces = []
+    while (piece := await job.pieces.get()) is not None:
+        pieces.append(piece)
+    assert "".join(pieces) == TRACE
+    assert len(pieces) > 10
+    assert "\ufffd" not in "".join(pieces)
+
+
+async def test_a_full_queue_drops_at_once_and_keeps_room_for_what_is_asked_for(house: House) -> None:
+    house.engine.hold()
+    house.explainer.submit(PAIR, asked=True)
+    await until(lambda: house.engine.in_flight == 1)
+    for _ in range(2):
+        house.explainer.submit(PAIR, asked=False)
+    with pytest.raises(ExplanationDroppedError) as caught:
+        house.explainer.submit(PAIR, asked=False)
+    assert caught.value.reason == "queue_full"
+    for _ in range(2):
+        house.explainer.submit(PAIR, asked=True)
+    with pytest.raises(ExplanationDroppedError):
+        house.explainer.submit(PAIR, asked=True)
+    assert house.count("explanation_drops_total", reason="queue_full") == 2
+    assert house.count("explanations_total", outcome="dropped") == 2
+    assert house.count("explanation_queue") == 4
+    house.engine.let_go()
+
+
+async def test_what_is_asked_for_overtakes_what_is_sampled(house: House) -> None:
+    house.engine.hold()
+    first = house.explainer.submit(PAIR, asked=True)
+    await until(lambda: house.engine.in_flight == 1)
+    sampled = house.explainer.submit(PAIR, asked=False)
+    asked = house.explainer.submit(PAIR, asked=True)
+    order: list[str] = []
+    sampled.finished.add_done_callback(lambda _: order.append("sampled"))
+    asked.finished.add_done_callback(lambda _: order.append("asked"))
+    house.engine.let_go()
+    await asyncio.gather(first.finished, sampled.finished, asked.finished)
+    assert order == ["asked", "sampled"]
+
+
+@pytest.mark.parametrize("reason", ["mode_off", "scoring_busy"])
+async def test_it_gives_way_before_and_while_it_writes(house: House, reason: DropReason) -> None:
+    house.engine.hold()
+    writing, waiting = (house.explainer.submit(PAIR, asked=True) for _ in range(2))
+    await until(lambda: house.engine.in_flight == 1)
+    house.why_not = reason
+    house.engine.let_go()
+    for job in (writing, waiting):
+        assert _reason(await job.finished) == reason
+    with pytest.raises(ExplanationDroppedError, match=reason):
+        house.explainer.submit(PAIR, asked=True)
+    await until(lambda: house.engine.in_flight == 0)
+    assert house.count("explanation_drops_total", reason=reason) == 3
+    assert house.count("explanation_tokens_total") == 1
+
+
+async def test_an_abandoned_one_leaves_the_engine_or_never_enters(house: House) -> None:
+    house.engine.hold()
+    writing, waiting = (house.explainer.submit(PAIR, asked=True) for _ in range(2))
+    await until(lambda: house.engine.in_flight == 1)
+    writing.abandon()
+    waiting.abandon()
+    await until(lambda: house.count("explanations_total", outcome="abandoned") == 2)
+    assert house.engine.in_flight == 0
+    assert len(house.engine.continued) == 1
+
+
+@pytest.mark.parametrize("limits", [ExplainerLimits(queue=4, workers=1, wait_s=0.05)])
+async def test_it_has_a_deadline_in_the_queue_and_in_the_engine(
+    house: House, limits: ExplainerLimits
+) -> None:
+    house.engine.hold()
+    jobs = [house.explainer.submit(PAIR, asked=True) for _ in range(2)]
+    assert [_reason(await job.finished) for job in jobs] == ["waited_too_long"] * 2
+    assert house.engine.in_flight == 0
+
+
+async def test_a_failing_engine_fails_the_one_and_goes_on(house: House) -> None:
+    [prompt] = house.checkpoint.renderer.render("quiet cafes", [_note()], "general-1")
+    house.engine.fail_on((*prompt.token_ids, house.checkpoint.manifest.label_token_ids[1]))
+    assert isinstance(await house.explainer.submit(PAIR, asked=True).finished, EngineRequestError)
+    other = GradedPair("quiet cafes", "Cafes", "A quiet cafe.", "general-1", 2)
+    assert isinstance(await house.explainer.submit(other, asked=True).finished, Explanation)
+    assert house.count("explanations_total", outcome="failed") == 1
+
+
+async def test_a_pair_that_can_t_be_rendered_fails(house: House) -> None:
+    pair = GradedPair("cafe " * 200, None, "", "general-1", 1)
+    assert isinstance(await house.explainer.submit(pair, asked=True).finished, InvalidRequestError)
+
+
+async def test_a_result_nobody_waits_for_is_kept(house: House) -> None:
+    kept: list[Finished] = []
+
+    async def keep(result: Finished) -> None:
+        kept.append(result)
+
+    job = house.explainer.submit(PAIR, asked=False)
+    job.keep = keep
+    await until(lambda: bool(kept))
+    assert kept == [job.finished.result()]
+
+
+async def test_closing_drops_what_is_written_and_what_waits(house: House) -> None:
+    house.engine.hold()
+    jobs = [house.explainer.submit(PAIR, asked=True) for _ in range(2)]
+    await until(lambda: house.engine.in_flight == 1)
+    await house.explainer.close()
+    assert [_reason(await job.finished) for job in jobs] == ["stopping"] * 2
+    assert house.engine.in_flight == 0
+
+
+def test_the_budget_is_kept_over_time_and_saves_up_one_second() -> None:
+    clock = Clock()
+    budget = TokenBudget(100, clock)
+    assert budget.wait_s() == 0
+    budget.spend(350)
+    assert budget.wait_s() == pytest.approx(2.5)
+    clock.now += 2
+    assert budget.wait_s() == pytest.approx(0.5)
+    clock.now += 1000
+    budget.spend(150)
+    assert budget.wait_s() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("limits", [ExplainerLimits(queue=4, workers=1, tokens_per_s=200)])
+async def test_the_next_one_waits_for_the_budget(house: House, limits: ExplainerLimits) -> None:
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    await asyncio.gather(*(house.explainer.submit(PAIR, asked=True).finished for _ in range(3)))
+    each = len(house.engine.continued[0]) + len(house.engine.trace)
+    # The third begins when what the first two took is paid for, all but the second's worth there was at first.
+    assert loop.time() - started > 2 * each / 200 - 1
+    assert 2 * each > 200
+
+
+def _note() -> Note:
+    return Note("Cafes", "A quiet cafe.")
+
+
+def _reason(found: Finished) -> str:
+    assert isinstance(found, ExplanationDroppedError)
+    return found.reason

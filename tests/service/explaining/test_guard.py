@@ -1,0 +1,101 @@
+import pytest
+
+from service.errors import ModeRefusedError
+from service.explaining.guard import CALM_S, Guard, GuardLimits
+from service.live import LiveFigures
+from tests.service.explaining.house import Replica, turn_on
+
+
+class House:
+    """A guard over a switch that is on, and what it looks at."""
+
+    def __init__(self) -> None:
+        self.replica = Replica()
+        self.switch = self.replica.switch
+        self.live = LiveFigures(self.replica.clock)
+        self.backlog = 0.0
+        limits = GuardLimits(p99_s=1.0)
+        self.guard = Guard(self.switch, self.live, lambda: self.backlog, limits, self.replica.clock)
+
+    async def seconds(self, count: int, latency_s: float, requests: int = 30) -> None:
+        for _ in range(count):
+            for _ in range(requests):
+                self.live.count_latency(latency_s)
+            await self.guard.check()
+            self.replica.clock.now += 1
+
+
+@pytest.fixture
+async def house() -> House:
+    made = House()
+    await made.switch.flip(turn_on("all", ttl_s=1000), 0)
+    return made
+
+
+async def test_while_scoring_is_well_it_does_nothing(house: House) -> None:
+    await house.seconds(20, latency_s=0.5)
+    assert house.switch.now.name == "all"
+    house.guard.require_calm()
+
+
+async def test_late_scores_turn_it_off_with_the_figures(house: House) -> None:
+    await house.seconds(3, latency_s=2.0)
+    now = house.switch.now
+    assert (now.name, now.last.owner, now.last.mode) == ("off", "guard", "off")
+    assert "p99 1949 ms of 90 requests" in now.last.reason
+    assert "limit 1000 ms" in now.last.reason
+    assert [mode.owner for mode in await house.switch.history(10)] == ["guard", "ann"]
+
+
+async def test_a_long_backlog_turns_it_off(house: House) -> None:
+    house.backlog = 0.7
+    await house.seconds(3, latency_s=0.1)
+    assert house.switch.now.last.owner == "guard"
+    assert "backlog 70%" in house.switch.now.last.reason
+
+
+async def test_a_short_hiccup_does_not(house: House) -> None:
+    for _ in range(5):
+        house.backlog = 0.7
+        await house.seconds(2, latency_s=0.1)
+        assert house.guard.is_breached
+        house.backlog = 0.0
+        await house.seconds(1, latency_s=0.1)
+        assert not house.guard.is_breached
+    assert house.switch.now.name == "all"
+
+
+async def test_a_few_slow_requests_are_no_percentile(house: House) -> None:
+    await house.seconds(8, latency_s=9.0, requests=2)
+    assert house.switch.now.name == "all"
+
+
+async def test_it_does_not_flap(house: House) -> None:
+    await house.seconds(20, latency_s=2.0)
+    assert len(await house.switch.history(100)) == 2
+    with pytest.raises(ModeRefusedError, match="over its limits") as caught:
+        house.guard.require_calm()
+    assert caught.value.retry_after_s == CALM_S
+    await house.seconds(60, latency_s=0.1)
+    with pytest.raises(ModeRefusedError):  # the window still held late ones for ten seconds of these
+        house.guard.require_calm()
+    await house.seconds(15, latency_s=0.1)
+    house.guard.require_calm()
+    assert len(await house.switch.history(100)) == 2
+
+
+async def test_without_the_store_it_turns_off_here(house: House) -> None:
+    house.replica.store.failing = True
+    await house.seconds(3, latency_s=2.0)
+    assert house.switch.now.name == "off"
+    assert house.switch.now.last.mode == "all"
+
+
+async def test_somebody_who_flips_at_the_same_moment_is_not_overwritten(house: House) -> None:
+    await house.seconds(2, latency_s=2.0)
+    await house.replica.store.flip(turn_on("on_request", owner="bob"), 1)
+    await house.seconds(1, latency_s=2.0)
+    assert (await house.switch.history(1))[0].owner == "bob"
+    await house.switch.look()
+    await house.seconds(1, latency_s=2.0)
+    assert (await house.switch.history(1))[0].owner == "guard"

@@ -1,0 +1,44 @@
+import pytest
+
+from service.errors import InvalidRequestError
+from service.explaining.mode import NEVER_FLIPPED, Flip, FlipLimits, check_flip, conflict
+from tests.service.explaining.house import turn_on
+
+LIMITS = FlipLimits(max_ttl_s=3600)
+
+
+@pytest.mark.parametrize("flip", [turn_on(), turn_on("sample", rate=0.1), Flip("off", "ann", "seen enough")])
+def test_whole_flips_are_taken(flip: Flip) -> None:
+    assert check_flip(flip, LIMITS) == flip
+
+
+@pytest.mark.parametrize(
+    ("flip", "fields"),
+    [
+        (Flip("all", "ann", "  ", 60), ["reason"]),
+        (Flip("all", "ann", "x" * 501, 60), ["reason"]),
+        (Flip("all", "ann", "why"), ["ttl_s"]),
+        (turn_on(ttl_s=0), ["ttl_s"]),
+        (turn_on(ttl_s=3601), ["ttl_s"]),
+        (turn_on(ttl_s=float("nan")), ["ttl_s"]),
+        (Flip("off", "ann", "done", 60), ["ttl_s"]),
+        (turn_on("sample"), ["rate"]),
+        (turn_on("sample", rate=0.0), ["rate"]),
+        (turn_on("sample", rate=1.1), ["rate"]),
+        (turn_on("sample", rate=float("nan")), ["rate"]),
+        (turn_on("all", rate=0.5), ["rate"]),
+        (turn_on("loud", ttl_s=-1), ["mode", "ttl_s"]),
+    ],
+)
+def test_all_that_is_wrong_with_a_flip_is_told(flip: Flip, fields: list[str]) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        check_flip(flip, LIMITS)
+    assert [bad.field for bad in caught.value.fields] == fields
+
+
+def test_a_reason_is_one_line_of_canonical_text() -> None:
+    assert check_flip(Flip("off", "ann", " seen\n\tenough "), LIMITS).reason == "seen enough"
+
+
+def test_a_conflict_says_what_there_is_now() -> None:
+    assert "the mode is off at revision 0" in str(conflict(NEVER_FLIPPED, 3))

@@ -1,0 +1,206 @@
+"""What every store of modes and of traces must do, on the twins and on a real Redis."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+import pytest
+from redis.asyncio import Redis
+
+from service.caches.redis_connection import RedisConnection
+from service.errors import ExplanationStoreError, ModeConflictError
+from service.explaining.base import ModeStore, TraceStore
+from service.explaining.memory_stores import MemoryModeStore, MemoryTraceStore
+from service.explaining.mode import NEVER_FLIPPED, Flip
+from service.explaining.redis_stores import RedisModeStore, RedisTraceStore
+from tests.redis_server import RedisServer
+from tests.service.explaining.house import Clock, turn_on
+
+TTL_S, MAX_REQUESTS = 1000.0, 3
+
+
+@dataclass
+class Subject:
+    modes: ModeStore
+    traces: TraceStore
+    age: Callable[[float], Awaitable[None]]  # makes the traces that many seconds older
+
+
+async def _memory_subject() -> AsyncIterator[Subject]:
+    clock = Clock()
+
+    async def age(seconds: float) -> None:
+        clock.now += seconds
+
+    yield Subject(MemoryModeStore(max_history=3), MemoryTraceStore(TTL_S, MAX_REQUESTS, clock), age)
+
+
+async def _redis_subject(server: RedisServer) -> AsyncIterator[Subject]:
+    async def age(seconds: float) -> None:
+        for key in await client.keys("ng:{traces}*"):
+            left_ms = await client.pttl(key)
+            assert left_ms > 0, f"{key!r} never expires"
+            await client.pexpire(key, left_ms - round(seconds * 1000))
+
+    client = Redis.from_url(server.url)
+    connection = RedisConnection(server.url, 5, 8, ExplanationStoreError)
+    yield Subject(
+        RedisModeStore(connection, max_history=3), RedisTraceStore(connection, TTL_S, MAX_REQUESTS), age
+    )
+    await connection.close()
+    await client.aclose()
+
+
+@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
+async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
+    if request.param == "memory":
+        subjects = _memory_subject()
+    else:
+        subjects = _redis_subject(request.getfixturevalue("redis_server"))
+    async for made in subjects:
+        yield made
+
+
+@pytest.fixture
+def modes(subject: Subject) -> ModeStore:
+    return subject.modes
+
+
+@pytest.fixture
+def traces(subject: Subject) -> TraceStore:
+    return subject.traces
+
+
+async def test_nobody_has_flipped_it_at_first(modes: ModeStore) -> None:
+    reading = await modes.read()
+    assert (reading.mode, reading.left_s) == (NEVER_FLIPPED, None)
+    assert await modes.history(10) == []
+
+
+async def test_a_flip_is_read_back_whole(modes: ModeStore) -> None:
+    flipped = await modes.flip(turn_on("sample", ttl_s=60, rate=0.25), 0)
+    reading = await modes.read()
+    assert reading.mode == flipped.mode
+    mode = reading.mode
+    assert (mode.revision, mode.mode, mode.owner, mode.rate) == (1, "sample", "ann", 0.25)
+    assert mode.reason == "a note ranks absurdly high"
+    assert mode.expires is not None
+    assert mode.expires - mode.since == pytest.approx(60, abs=0.01)
+    assert reading.left_s == pytest.approx(60, abs=2)
+
+
+async def test_a_later_flip_leaves_nothing_of_the_earlier_one(modes: ModeStore) -> None:
+    await modes.flip(turn_on("sample", rate=0.25), 0)
+    reading = await modes.flip(Flip("off", "bob", "seen enough: \u6771\u4eac \r\n*3"), 1)
+    assert (reading.left_s, reading.mode.expires, reading.mode.rate) == (None, None, None)
+    assert reading.mode.reason == "seen enough: \u6771\u4eac \r\n*3"
+
+
+async def test_time_left_shrinks_and_goes_below_nothing(modes: ModeStore) -> None:
+    first = await modes.flip(turn_on(ttl_s=0.05), 0)
+    await asyncio.sleep(0.1)
+    second = await modes.read()
+    assert first.left_s is not None
+    assert second.left_s is not None
+    assert second.left_s < 0 < first.left_s
+    assert second.mode == first.mode
+
+
+async def test_history_is_newest_first_and_bounded(modes: ModeStore) -> None:
+    for revision in range(5):
+        await modes.flip(turn_on(owner=f"o{revision}"), revision)
+    assert [mode.owner for mode in await modes.history(10)] == ["o4", "o3", "o2"]
+    assert [mode.owner for mode in await modes.history(2)] == ["o4", "o3"]
+
+
+async def test_of_two_who_flip_at_once_one_is_refused_and_told(modes: ModeStore) -> None:
+    flips = [modes.flip(turn_on(owner=owner), 0) for owner in ("ann", "bob", "cat")]
+    ended = await asyncio.gather(*flips, return_exceptions=True)
+    refused = [error for error in ended if isinstance(error, ModeConflictError)]
+    assert len(refused) == 2
+    winner = (await modes.read()).mode.owner
+    assert all(winner in str(error) for error in refused)
+    assert len(await modes.history(10)) == 1
+
+
+async def test_a_change_is_told(modes: ModeStore) -> None:
+    async with contextlib.aclosing(modes.changes()) as changes:
+        listening = asyncio.ensure_future(anext(changes))
+        revision = 0
+        while not listening.done():  # the first flips may come before it listens
+            await modes.flip(turn_on(), revision)
+            revision += 1
+            await asyncio.wait({listening}, timeout=0.1)
+        assert listening.result() is None
+
+
+async def test_traces_are_kept_by_request(traces: TraceStore) -> None:
+    await traces.put("r1", {"n1": b"one"})
+    await traces.put("r1", {"n2": b"two", "n1": b"new"})
+    await traces.put("r2", {"n1": b"other"})
+    assert await traces.get("r1") == {"n1": b"new", "n2": b"two"}
+    assert await traces.get("r2") == {"n1": b"other"}
+    assert await traces.get("r3") == {}
+
+
+async def test_any_text_is_a_field_and_nothing_put_is_fine(traces: TraceStore) -> None:
+    fields = {"\u6771\u4eac \r\n$3": b"\x00\xff", "": b""}
+    await traces.put("r {x}\u00fc", fields)
+    await traces.put("r {x}\u00fc", {})
+    assert await traces.get("r {x}\u00fc") == fields
+
+
+async def test_the_oldest_requests_make_room(traces: TraceStore) -> None:
+    for name in ("r1", "r2", "r3"):
+        await traces.put(name, {"n": b"1"})
+    await traces.put("r1", {"n": b"again"})
+    await traces.put("r4", {"n": b"1"})
+    kept = [name for name in ("r1", "r2", "r3", "r4") if await traces.get(name)]
+    assert kept == ["r1", "r3", "r4"]
+
+
+async def test_traces_expire(subject: Subject) -> None:
+    await subject.traces.put("r1", {"n": b"1"})
+    await subject.age(TTL_S - 10)
+    assert await subject.traces.get("r1")
+    await subject.age(20)
+    assert await subject.traces.get("r1") == {}
+
+
+async def test_closed_stores_say_so(subject: Subject) -> None:
+    for store in (subject.modes, subject.traces):
+        await store.close()
+        await store.close()
+    with pytest.raises(ExplanationStoreError):
+        await subject.modes.read()
+    with pytest.raises(ExplanationStoreError):
+        await subject.modes.flip(turn_on(), 0)
+    with pytest.raises(ExplanationStoreError):
+        await anext(subject.modes.changes())
+    with pytest.raises(ExplanationStoreError):
+        await subject.traces.put("r1", {"n": b"1"})
+    with pytest.raises(ExplanationStoreError):
+        await subject.traces.get("r1")
+
+
+@pytest.mark.redis
+async def test_what_is_no_mode_of_ours_is_refused(redis_server: RedisServer) -> None:
+    client = Redis.from_url(redis_server.url)
+    await client.hset("ng:{mode}", mapping={"mode": "all"})
+    store = RedisModeStore(RedisConnection(redis_server.url, 5, 8, ExplanationStoreError))
+    with pytest.raises(ExplanationStoreError, match="no mode of ours"):
+        await store.read()
+    await store.close()
+    await client.aclose()
+
+
+@pytest.mark.redis
+async def test_a_listener_whose_redis_dies_is_told(redis_server: RedisServer) -> None:
+    store = RedisModeStore(RedisConnection(redis_server.url, 5, 8, ExplanationStoreError))
+    listening = asyncio.ensure_future(anext(store.changes()))
+    await asyncio.sleep(0.2)
+    redis_server.kill()
+    with pytest.raises(ExplanationStoreError):
+        await asyncio.wait_for(listening, 10)
+    await store.close()

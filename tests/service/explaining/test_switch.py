@@ -1,0 +1,123 @@
+import asyncio
+from dataclasses import replace
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from service.errors import ExplanationStoreError
+from service.explaining.base import ModeReading
+from service.explaining.mode import Flip
+from service.explaining.switch import Switch
+from service.metrics import Metrics
+from tests.service.explaining.house import Clock, FaultyModeStore, Replica, turn_on
+from tests.waiting import until
+
+
+async def test_it_is_off_until_somebody_flips_it() -> None:
+    replica = Replica()
+    assert replica.switch.now.name == "off"
+    assert replica.count("explanation_mode", mode="off") == 1
+    now = await replica.switch.flip(turn_on("on_request", ttl_s=60), 0)
+    assert (now.name, now.left_s, now.last.owner) == ("on_request", 60, "ann")
+    assert replica.count("explanation_mode", mode="on_request") == 1
+    assert replica.count("explanation_mode", mode="off") == 0
+
+
+async def test_it_ends_by_itself() -> None:
+    replica = Replica()
+    await replica.switch.flip(turn_on(ttl_s=60), 0)
+    replica.clock.now += 59
+    assert replica.switch.now.left_s == pytest.approx(1)
+    replica.clock.now += 1
+    assert (replica.switch.now.name, replica.switch.now.left_s) == ("off", None)
+    assert replica.switch.now.last.mode == "all"
+    assert replica.count("explanation_mode", mode="off") == 1
+
+
+async def test_others_flips_are_followed_when_told() -> None:
+    replica = Replica()
+    # So seldom that only the message can be what it follows.
+    follower = Switch(replica.store, Metrics(CollectorRegistry()), replica.clock, poll_s=1000)
+    follower.start()
+    await asyncio.sleep(0.05)
+    await replica.store.flip(turn_on("all"), 0)
+    await until(lambda: follower.now.name == "all")
+    await follower.close()
+
+
+async def test_others_flips_are_followed_without_a_message() -> None:
+    class MuteStore(FaultyModeStore):
+        async def flip(self, flip: Flip, expected_revision: int) -> ModeReading:
+            muted, self._changed = self._changed, asyncio.Condition()
+            reading = await super().flip(flip, expected_revision)
+            self._changed = muted
+            return reading
+
+    store = MuteStore()
+    switch = Switch(store, Metrics(CollectorRegistry()), poll_s=0.01)
+    switch.start()
+    await store.flip(turn_on("all"), 0)
+    await until(lambda: switch.now.name == "all")
+    await switch.close()
+
+
+async def test_without_the_store_it_keeps_its_copy_until_that_ends() -> None:
+    replica = Replica()
+    replica.switch.start()
+    await replica.switch.flip(turn_on(ttl_s=60), 0)
+    replica.store.failing = True
+    await until(lambda: replica.switch.now.unread_s is not None)
+    replica.clock.now += 59
+    kept = replica.switch.now
+    assert kept.name == "all"
+    assert kept.unread_s == pytest.approx(59)
+    replica.clock.now += 2
+    ended = replica.switch.now
+    assert ended.name == "off"
+    replica.store.failing = False
+    await until(lambda: replica.switch.now.unread_s is None)
+    assert replica.switch.now == replace(ended, unread_s=None)
+    await replica.switch.close()
+
+
+async def test_a_restart_keeps_the_time_that_is_left() -> None:
+    replica = Replica()
+    await replica.switch.flip(turn_on(ttl_s=60), 0)
+    replica.clock.now += 20
+    restarted = Switch(replica.store, Metrics(CollectorRegistry()), replica.clock)
+    assert restarted.now.name == "off"
+    assert (await restarted.look()).left_s == pytest.approx(40)
+
+
+async def test_clocks_of_replicas_need_not_agree() -> None:
+    store = FaultyModeStore(clock=Clock(5.0))
+    switch = Switch(store, Metrics(CollectorRegistry()), Clock(9_999_999.0))
+    assert (await switch.flip(turn_on(ttl_s=60), 0)).left_s == pytest.approx(60)
+
+
+async def test_off_here_holds_until_the_next_flip() -> None:
+    replica = Replica()
+    await replica.switch.flip(turn_on(), 0)
+    replica.switch.turn_off_here()
+    assert (await replica.switch.look()).name == "off"
+    assert (await replica.switch.flip(turn_on("on_request"), 1)).name == "on_request"
+
+
+async def test_off_here_does_not_outlive_an_emptied_store() -> None:
+    replica = Replica()
+    for revision in range(5):
+        await replica.switch.flip(turn_on(), revision)
+    replica.switch.turn_off_here()
+    replica.store._history.clear()
+    await replica.switch.look()
+    assert (await replica.switch.flip(turn_on(), 0)).name == "all"
+
+
+async def test_a_failed_look_says_so_and_a_failed_flip_changes_nothing() -> None:
+    replica = Replica()
+    replica.store.failing = True
+    with pytest.raises(ExplanationStoreError):
+        await replica.switch.look()
+    with pytest.raises(ExplanationStoreError):
+        await replica.switch.flip(turn_on(), 0)
+    assert replica.switch.now.name == "off"
