@@ -20,12 +20,13 @@ serve: setup ## Serve on PORT (8000); NOTEGRADE_CHECKPOINT=folder-or-hub-id serv
 train-tiny: setup-train ## Train by recipes/tiny.toml, every stage for real: runs/tiny/checkpoint and report.html; ARGS= goes to notegrade-train run
 	@$(bin)/notegrade-train run recipes/tiny.toml $(ARGS)
 
-test: setup-dev checkpoint ## Run the whole suite, with a real engine and a real Redis; ARGS= goes to pytest
+test: setup-dev checkpoint ## Run the whole suite, with a real engine, Redis and Chromium; ARGS= goes to pytest
 	@redis=$$(scripts/ensure_redis.sh) && echo "redis: $$redis" && \
-		TEST_REDIS_SERVER="$$redis" $(bin)/python -m pytest --cov --cov-report=term $(ARGS)
+		chromium=$$(scripts/ensure_chromium.sh) && echo "chromium: $$chromium" && \
+		TEST_REDIS_SERVER="$$redis" TEST_CHROMIUM="$$chromium" $(bin)/python -m pytest --cov --cov-report=term $(ARGS)
 
-test-fast: setup-dev ## Run what needs no engine, no Redis and no network; ARGS= goes to pytest
-	@$(bin)/python -m pytest -m "not engine and not redis" $(ARGS)
+test-fast: setup-dev ## Run what needs no engine, no Redis, no browser and no network; ARGS= goes to pytest
+	@$(bin)/python -m pytest -m "not engine and not redis and not browser" $(ARGS)
 
 check: setup-dev ## Check format, lint, types, import contracts, spelling and shell scripts
 	$(bin)/ruff format --check .

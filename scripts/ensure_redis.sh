@@ -24,17 +24,9 @@ on_path() {
 # Debian's redis-tools carries the server's binary under the name of one of its tools; the package redis-server adds a link
 # to it and a system service. The link is all that is wanted: a service would start by itself on port 6379 and stay.
 from_debian() {
-    local as_root=() tool
-    command -v apt-get >/dev/null && [[ -d $root/.venv/bin ]] || return 1
-    if [[ ! -x /usr/bin/redis-check-rdb ]]; then
-        if [[ $EUID -ne 0 ]]; then
-            command -v sudo >/dev/null && sudo -n true 2>/dev/null || return 1
-            as_root=(sudo -n)
-        fi
-        say "installing Debian package redis-tools"
-        local install=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends redis-tools)
-        "${install[@]}" >&2 || { "${as_root[@]}" apt-get update -qq >&2 && "${install[@]}" >&2; } || return 1
-    fi
+    local tool
+    [[ -d $root/.venv/bin ]] || return 1
+    [[ -x /usr/bin/redis-check-rdb ]] || "$root/scripts/install_debian.sh" redis-tools || return 1
     tool=$(command -v redis-check-rdb) && ln -sf "$tool" "$linked" && is_server "$linked" && printf '%s\n' "$linked"
 }
 

@@ -13,6 +13,7 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import CollectorRegistry
 
 from service.api.auth import Keyring, reload_keys
+from service.api.console_page import build_console_router
 from service.api.error_handlers import install_error_handlers
 from service.api.explaining import build_explaining_router
 from service.api.middleware import BodyLimiter, RequestObserver
@@ -144,6 +145,7 @@ def build_app(settings: Settings, stack: ScoringStack) -> FastAPI:
     parts = _route_parts(settings, stack, keyring)
     app.include_router(build_router(parts))
     app.include_router(build_explaining_router(parts))
+    app.include_router(build_console_router())
     install_openapi(app)
     return app
 

@@ -15,7 +15,15 @@ from service.metrics import Metrics
 logger = logging.getLogger("service.request")
 
 # Asked every few seconds by machines; their events would drown the others.
-QUIET_ROUTES = frozenset({"/livez", "/readyz", "/metrics"})
+QUIET_ROUTES = frozenset(
+    {
+        "/livez",
+        "/readyz",
+        "/metrics",
+        "/admin/explanation-mode",
+        "/admin/figures",
+    }  # the last two by each console
+)
 
 
 class RequestObserver:
@@ -54,7 +62,8 @@ class RequestObserver:
         route = getattr(scope.get("route"), "path", "unmatched")
         self._seconds.labels(route, str(status)).observe(seconds)
         event = {"route": route, "status": status, "ms": round(seconds * 1000, 2), **scope["state"]["event"]}
-        logger.log(logging.DEBUG if route in QUIET_ROUTES else logging.INFO, "request", extra=event)
+        quiet = route in QUIET_ROUTES and scope["method"] == "GET"
+        logger.log(logging.DEBUG if quiet else logging.INFO, "request", extra=event)
 
 
 class BodyLimiter:

@@ -1,81 +1,34 @@
 """The real thing: `make serve` with vLLM, SmolLM2 and Redis, as a process of its own."""
 
 import os
-import signal
-import socket
+import shutil
 import subprocess
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 import pytest
 
 from service.contract.checkpoint import Checkpoint
+from tests.end_to_end.replicas import Replicas, started_replicas
+from tests.end_to_end.service_process import ROOT, ServiceProcess, free_port, start_service
 from tests.redis_server import RedisServer
 
-ROOT = Path(__file__).parent.parent.parent
-START_TIMEOUT_S = 240
 
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@dataclass
-class ServiceProcess:
-    """A running service, what it wrote, and the readiness it went through while it started."""
-
-    url: str
-    process: "subprocess.Popen[bytes]"
-    log: Path
-    readiness: list[tuple[int, str]] = field(default_factory=list)
-
-    def wait_for(self, *reasons: str) -> None:
-        """Poll /readyz until it gives one of the reasons, noting each one on the way."""
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not self.readiness or self.readiness[-1][1] not in reasons:
-            assert time.monotonic() < deadline, (
-                f"not there in time: {self.readiness}\n{self.written()[-4000:]}"
-            )
-            assert self.process.poll() is None, f"it ended:\n{self.written()[-4000:]}"
-            try:
-                response = httpx.get(f"{self.url}/readyz", timeout=10)
-            except httpx.TransportError:
-                pass
-            else:
-                state = (response.status_code, response.json()["reason"])
-                if state not in self.readiness:
-                    self.readiness.append(state)
-            time.sleep(0.2)
-
-    def written(self) -> str:
-        return self.log.read_text(encoding="utf-8", errors="replace")
-
-    def interrupt(self) -> None:
-        """What Ctrl-C does: SIGINT to the whole group; returns when all of it has ended."""
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGINT)
-            self.process.wait(60)
-
-
-def start_service(log: Path, command: list[str], port: int, **environment: str) -> ServiceProcess:
-    """Start the command in a process group of its own, its output in the log."""
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env={**os.environ, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    return ServiceProcess(f"http://127.0.0.1:{port}", process, log)
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that `make train-tiny` leaves: a few minutes, once for all tests."""
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    done = subprocess.run(
+        ["make", "train-tiny", f"ARGS=--out {out}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=1500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return out
 
 
 @pytest.fixture(scope="session")
@@ -107,6 +60,28 @@ def service(
     assert process.readiness[-1] == (200, "ok"), process.written()[-4000:]
     yield process
     process.interrupt()
+
+
+@pytest.fixture(scope="session")
+def replicas(
+    tiny_run: Path, redis_binary: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Replicas]:
+    """Three replicas on one Redis of their own. Tests leave them running, and the mode as they like."""
+    redis = RedisServer(redis_binary)
+    redis.start()
+    with started_replicas(tiny_run / "checkpoint", redis, tmp_path_factory.mktemp("replicas")) as replicas:
+        yield replicas
+    redis.kill()
+
+
+@pytest.fixture(scope="session")
+def chromium_binary() -> str:
+    """The Chromium that `make test` found or installed, else one on PATH."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    binary = os.environ.get("TEST_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    if binary is None and os.environ.get("CI") == "true":
+        pytest.fail("CI needs a Chromium: scripts/ensure_chromium.sh gets one")
+    return binary or pytest.skip("no Chromium here: scripts/ensure_chromium.sh gets one")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 from service.contract.checkpoint import Checkpoint
 from service.contract.manifest import read_manifest
-from tests.end_to_end.conftest import ROOT, free_port, start_service
+from tests.end_to_end.service_process import ROOT, free_port, start_service
 
 pytestmark = pytest.mark.engine
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.conftest import ROOT, ServiceProcess, free_port, start_service
+from tests.end_to_end.service_process import ROOT, ServiceProcess, free_port, start_service
 from tests.tiny_base import make_tiny_base
 
 pytestmark = [pytest.mark.engine, pytest.mark.redis]
@@ -49,7 +49,7 @@ def bash(command: str) -> str:
 
 
 def test_curl_examples_answer_as_shown(service: ServiceProcess) -> None:
-    examples = [command for command in shown_commands() if command.startswith("curl")]
+    examples = [c for c in shown_commands() if c.startswith("curl") and "/explain" not in c]
     # Its deadline is a sensible one for a reader; on a busy machine the answer shown may take longer.
     patient = [example.replace('"deadline_ms": 5000', '"deadline_ms": 60000') for example in examples]
     score, rerank = (json.loads(bash(example.replace("localhost:8000", service.url))) for example in patient)
@@ -66,6 +66,22 @@ def test_curl_examples_answer_as_shown(service: ServiceProcess) -> None:
         # The page was written on one machine, this runs on another: bf16 there may be fp32 here.
         assert got["distribution"] == pytest.approx(printed["distribution"], abs=0.05)
     assert rerank["results"][0]["relevance_score"] > 0
+
+
+def test_explanation_mode_is_flipped_used_and_flipped_back(
+    service: ServiceProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTEGRADE_URL", service.url)
+    turn_on, explain, turn_off = (c for c in shown_commands() if is_of_explaining(c))
+    assert bash(turn_on).startswith("on_request (1800 s left)")
+    events = bash(explain.replace("localhost:8000", service.url))
+    assert re.findall("^event: (score|explanation)$", events, re.MULTILINE) == ["score", "explanation"]
+    assert '"outcome": "made"' in events
+    assert bash(turn_off).startswith("off (no end)")
+
+
+def is_of_explaining(command: str) -> bool:
+    return command.startswith(".venv/bin/notegrade mode") or "/explain" in command
 
 
 def test_a_checkpoint_of_one_s_own_is_made_checked_and_served(tmp_path: Path) -> None:
@@ -85,6 +101,8 @@ def test_a_checkpoint_of_one_s_own_is_made_checked_and_served(tmp_path: Path) ->
 
 
 def test_no_command_is_shown_that_nothing_runs() -> None:
-    run_here = [c for c in shown_commands() if c.startswith("curl") or "checkpoints/mine" in c]
+    run_here = [
+        c for c in shown_commands() if c.startswith("curl") or "checkpoints/mine" in c or is_of_explaining(c)
+    ]
     assert [c for c in shown_commands() if c not in run_here and c not in RUN_ELSEWHERE] == []
-    assert len(run_here) == 5
+    assert len(run_here) == 8

@@ -16,7 +16,7 @@ from service.contract.checkpoint import Checkpoint
 from service.contract.judgement import judge
 from service.contract.prompt import Note
 from service.contract.text import canonicalize
-from tests.end_to_end.conftest import ROOT, ServiceProcess
+from tests.end_to_end.service_process import ROOT, ServiceProcess
 from tests.redis_server import RedisServer
 from tests.waiting import until
 

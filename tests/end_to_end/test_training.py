@@ -1,14 +1,13 @@
 """A relevance engineer's first run: `make train-tiny`, then the service on what it made."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import httpx
 import pytest
 
 from service.contract.checkpoint import load_checkpoint
-from tests.end_to_end.conftest import ROOT, free_port, start_service
+from tests.end_to_end.service_process import free_port, start_service
 
 # Every stage for real: a few minutes on a quiet machine with two cores.
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
@@ -16,56 +15,41 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
 ROWS = ["majority", "bm25", "zero_shot", "label_only_sft", "cot_sft", "grpo", "sam", "student"]
 
 
-@pytest.fixture(scope="module")
-def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("runs") / "tiny"
-    done = subprocess.run(
-        ["make", "train-tiny", f"ARGS=--out {out}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=1500,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return out
-
-
-def test_it_leaves_a_table_with_every_control_and_a_report(run_folder: Path) -> None:
-    results = json.loads((run_folder / "results.json").read_text(encoding="utf-8"))
+def test_it_leaves_a_table_with_every_control_and_a_report(tiny_run: Path) -> None:
+    results = json.loads((tiny_run / "results.json").read_text(encoding="utf-8"))
     assert list(results["rows"]) == ROWS
     assert {"all", "long_tail"} <= results["rows"]["student"].keys()
-    report = (run_folder / "report.html").read_text(encoding="utf-8")
+    report = (tiny_run / "report.html").read_text(encoding="utf-8")
     assert "data:image/png;base64," in report
 
 
-def test_what_was_learned_is_more_than_nothing(run_folder: Path) -> None:
-    rows = json.loads((run_folder / "results.json").read_text(encoding="utf-8"))["rows"]
+def test_what_was_learned_is_more_than_nothing(tiny_run: Path) -> None:
+    rows = json.loads((tiny_run / "results.json").read_text(encoding="utf-8"))["rows"]
     assert rows["cot_sft"]["all"]["parse_rate"] > 0.9
     for metric in ("macro_f1", "qwk", "ndcg_at_10"):
         assert rows["student"]["all"][metric] > rows["zero_shot"]["all"][metric]
         assert rows["student"]["all"][metric] > rows["majority"]["all"][metric]
 
 
-def test_every_gate_was_passed_vllm_among_them(run_folder: Path) -> None:
-    gates = json.loads((run_folder / "checkpoint" / "gates.json").read_text(encoding="utf-8"))
+def test_every_gate_was_passed_vllm_among_them(tiny_run: Path) -> None:
+    gates = json.loads((tiny_run / "checkpoint" / "gates.json").read_text(encoding="utf-8"))
     assert all(gate["passed"] for gate in gates)
     assert any("vllm" in gate["gate"] for gate in gates)
 
 
-def test_the_service_scores_with_it_as_the_trainer_measured(run_folder: Path, tmp_path: Path) -> None:
+def test_the_service_scores_with_it_as_the_trainer_measured(tiny_run: Path, tmp_path: Path) -> None:
     port = free_port()
     service = start_service(
         tmp_path / "log",
         ["make", "serve", f"PORT={port}"],
         port,
-        NOTEGRADE_CHECKPOINT=str(run_folder / "checkpoint"),
+        NOTEGRADE_CHECKPOINT=str(tiny_run / "checkpoint"),
         NOTEGRADE_ENGINE_DTYPE="float32",
     )
     try:
         service.wait_for("ok", "probe_mismatch", "engine_lost")
         assert service.readiness[-1] == (200, "ok"), service.written()[-4000:]
-        probe = load_checkpoint(run_folder / "checkpoint").probes[0]
+        probe = load_checkpoint(tiny_run / "checkpoint").probes[0]
         note = {"id": "n", "title": probe.note.title, "body": probe.note.body}
         body = {"query": probe.query, "notes": [note], "deadline_ms": 60_000}
         answer = httpx.post(f"{service.url}/score", json=body, timeout=120).json()

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# install_debian.sh PACKAGE...: installs Debian packages where this user may, and fails where that can't be. Says all on stderr.
+set -euo pipefail
+
+as_root=()
+command -v apt-get >/dev/null || exit 1
+if [[ $EUID -ne 0 ]]; then
+    command -v sudo >/dev/null && sudo -n true 2>/dev/null || exit 1
+    as_root=(sudo -n)
+fi
+printf 'installing Debian packages: %s\n' "$*" >&2
+install=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@")
+# The list of packages may be missing or old: then it is fetched, and tried again.
+"${install[@]}" >&2 || { "${as_root[@]}" apt-get update -qq >&2 && "${install[@]}" >&2; }

@@ -1,0 +1,243 @@
+// The console of one replica. Text from anywhere goes into the page through textContent alone: it can't become markup.
+
+const $ = (id) => document.getElementById(id);
+const MODE = "admin/explanation-mode";
+const POLL_MS = 1000;
+
+let key = "";
+let etag = null; // of the mode that is shown
+let editing = null; // of the mode that was shown when somebody began to fill in the form
+let shown = null; // the mode as the service told it, and when
+let historyOf = null; // the revision that the table shows
+
+async function call(path, options = {}) {
+  const headers = { ...(options.headers ?? {}), ...(key ? { Authorization: `Bearer ${key}` } : {}) };
+  const response = await fetch(path, { ...options, headers, cache: "no-store" });
+  if (response.ok || options.anyStatus) return response;
+  const problem = await response.json().catch(() => ({}));
+  const wrong = (problem.errors ?? []).map((bad) => `${bad.field}: ${bad.message}`).join("; ");
+  const error = new Error([problem.detail ?? `HTTP ${response.status}`, wrong].filter(Boolean).join(" — "));
+  error.status = response.status;
+  throw error;
+}
+
+function tell(element, text, failed = false) {
+  // Written only when it changes: a screen reader reads it again each time.
+  if (element.textContent !== text) element.textContent = text;
+  element.classList.toggle("failed", failed);
+}
+
+// --- the mode
+
+const NAMES = { off: "off", on_request: "on request", sample: "sample", all: "all" };
+const time = (seconds) => new Date(seconds * 1000).toLocaleString();
+
+function leftNow() {
+  if (!shown || shown.mode.left_s === null) return null;
+  return Math.max(0, shown.mode.left_s - (performance.now() - shown.at) / 1000);
+}
+
+function showMode() {
+  if (!shown) return;
+  const { mode } = shown;
+  const left = leftNow();
+  const name = left === 0 ? "off" : mode.mode;
+  tell($("mode"), NAMES[name] + (name === "sample" ? ` ${mode.last.rate * 100}%` : ""));
+  $("mode").classList.toggle("is-on", name !== "off");
+  const expired = name === "off" && mode.last.mode !== "off";
+  $("countdown").textContent = expired ? "its time is over" : left === null ? "" : `${countdown(left)} left`;
+  const last = mode.last;
+  tell($("last-flip"), last.revision ? `${NAMES[last.mode]} since ${time(last.since)}, by ${last.owner}: ${last.reason}` : "Nobody has flipped it yet.");
+  $("unread").hidden = mode.unread_s === null;
+  if (mode.unread_s !== null) tell($("unread"), "Redis does not answer this replica: this is the last mode that it knows of.");
+}
+
+function countdown(seconds) {
+  const whole = Math.ceil(seconds);
+  const parts = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
+  return parts.map((part) => String(part).padStart(2, "0")).join(":");
+}
+
+async function readMode() {
+  const response = await call(MODE);
+  shown = { mode: await response.json(), at: performance.now() };
+  etag = response.headers.get("etag");
+  showMode();
+  if (historyOf !== shown.mode.last.revision) await readHistory();
+}
+
+async function readHistory() {
+  const { flips } = await (await call(`${MODE}/history`)).json();
+  fill($("history"), flips.map((flip) => [
+    time(flip.since),
+    NAMES[flip.mode] + (flip.rate === null ? "" : ` ${flip.rate * 100}%`),
+    flip.expires === null ? "" : countdown(flip.expires - flip.since),
+    flip.owner,
+    flip.reason,
+  ]));
+  historyOf = shown.mode.last.revision;
+}
+
+function fill(table, rows) {
+  table.tBodies[0].replaceChildren(...rows.map((cells) => {
+    const row = document.createElement("tr");
+    for (const cell of cells) row.insertCell().textContent = cell;
+    return row;
+  }));
+}
+
+function chosenMode() {
+  return new FormData($("flip-form")).get("mode");
+}
+
+$("flip-form").addEventListener("change", () => {
+  $("ttl-field").hidden = chosenMode() === "off";
+  $("ttl").required = chosenMode() !== "off";
+  $("rate-field").hidden = chosenMode() !== "sample";
+});
+
+// What is being decided upon is the mode that was shown when the deciding began.
+$("flip-form").addEventListener("focusin", () => { editing ??= etag; });
+
+$("flip-form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const mode = chosenMode();
+  const change = { mode, reason: $("reason").value };
+  if (mode !== "off") change.ttl_s = Number($("ttl").value) * 60;
+  if (mode === "sample") change.rate = Number($("rate").value) / 100;
+  try {
+    await call(MODE, { method: "PUT", headers: { "If-Match": editing ?? etag ?? "" }, body: JSON.stringify(change) });
+    tell($("flip-result"), `Flipped to ${NAMES[mode]}.`);
+    $("reason").value = "";
+  } catch (error) {
+    tell($("flip-result"), `Not flipped: ${error.message}`, true);
+  }
+  editing = null;
+  await poll();
+});
+
+// --- figures
+
+const PLOTS = [
+  ["Latency", "ms", (s) => s.p50_ms, (s) => s.p99_ms, "p50 / p99"],
+  ["Throughput", "pairs/s", (s) => s.pairs_per_s],
+  ["Cache hits", "%", (s) => (s.hit_rate === null ? null : s.hit_rate * 100)],
+  ["Shed", "%", (s) => (s.shed_rate === null ? null : s.shed_rate * 100)],
+];
+
+async function readFigures() {
+  const { minute, seconds } = await (await call("admin/figures")).json();
+  $("plots").replaceChildren(...PLOTS.map((plot) => draw(plot, minute, seconds)));
+}
+
+function draw([name, unit, first, second, what], minute, seconds) {
+  const series = [first, second].filter(Boolean);
+  const figure = document.createElement("figure");
+  const caption = document.createElement("figcaption");
+  const value = document.createElement("strong");
+  value.textContent = `${series.map((read) => number(read(minute))).join(" / ")} ${unit}`;
+  caption.append(what ? `${name} ${what}` : name, value);
+  const svg = svgElement("svg", { viewBox: "0 0 100 100", preserveAspectRatio: "none", role: "img" });
+  svg.setAttribute("aria-label", `${name}, second by second: now ${value.textContent}`);
+  const top = Math.max(1, ...seconds.flatMap((second_) => series.map((read) => read(second_) ?? 0)));
+  series.forEach((read, i) => {
+    const points = seconds.map((s, at) => [(at / (seconds.length - 1)) * 100, 97 - ((read(s) ?? 0) / top) * 94]);
+    svg.append(svgElement("polyline", { points: points.join(" "), class: i ? "second" : "first" }));
+  });
+  figure.append(caption, svg);
+  return figure;
+}
+
+const number = (value) => (value === null ? "–" : value < 10 ? value.toFixed(1) : Math.round(value).toString());
+
+function svgElement(name, attributes) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [attribute, value] of Object.entries(attributes)) element.setAttribute(attribute, value);
+  return element;
+}
+
+// --- trying a pair
+
+$("try-form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const button = event.submitter ?? $("try-form").querySelector("button");
+  button.disabled = true;
+  $("trace").hidden = $("steps").hidden = true;
+  $("trace").textContent = "";
+  tell($("try-result"), "scoring…");
+  try {
+    const note = { title: $("title").value || null, body: $("body").value };
+    const response = await call("explain", { method: "POST", body: JSON.stringify({ query: $("query").value, note }) });
+    for await (const [name, data] of events(response.body)) ON_EVENT[name]?.(data);
+  } catch (error) {
+    tell($("try-result"), error.message, true);
+  }
+  button.disabled = false;
+});
+
+const ON_EVENT = {
+  score(data) {
+    tell($("try-result"), `grade ${data.grade}, score ${data.score.toFixed(3)}, margin ${data.margin.toFixed(3)}`);
+    $("trace").hidden = false;
+  },
+  text(data) {
+    $("trace").textContent += data;
+  },
+  explanation(data) {
+    if (data.outcome !== "made") {
+      tell($("try-result"), `${$("try-result").textContent}; the explanation was ${data.outcome}: ${data.reason}`, true);
+      return;
+    }
+    const verdict = !data.parsed ? "its steps can't be read off" : data.agrees ? "its last step agrees with the grade" : "its last step DISAGREES with the grade";
+    tell($("try-result"), `${$("try-result").textContent}; ${verdict}`);
+    if (data.parsed) fill($("steps"), data.steps.map((step) => [step.criterion, step.finding, step.grade]));
+    $("steps").hidden = !data.parsed;
+  },
+};
+
+async function* events(stream) {
+  let rest = "";
+  const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
+  for (let read = await reader.read(); !read.done; read = await reader.read()) {
+    const blocks = (rest + read.value).split("\n\n");
+    rest = blocks.pop();
+    for (const block of blocks) {
+      const fields = Object.fromEntries(block.split("\n").map((line) => line.split(/: (.*)/s)));
+      yield [fields.event, JSON.parse(fields.data)];
+    }
+  }
+}
+
+// --- the rhythm
+
+async function readReadiness() {
+  const { reason, detail } = await (await call("readyz", { anyStatus: true })).json();
+  tell($("readiness"), reason === "ok" ? "ready" : `not ready: ${reason} (${detail})`, reason !== "ok");
+}
+
+async function poll() {
+  const problems = [];
+  for (const read of [readReadiness, readMode, readFigures]) {
+    try {
+      await read();
+    } catch (error) {
+      problems.push(error.status ? error.message : `The service does not answer: ${error.message}`);
+    }
+  }
+  $("problem").hidden = problems.length === 0;
+  tell($("problem"), [...new Set(problems)].join(" "));
+}
+
+$("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  key = $("key").value.trim();
+  poll();
+});
+
+async function keepPolling() {
+  await poll();
+  setTimeout(keepPolling, POLL_MS);
+}
+
+setInterval(showMode, 250);
+keepPolling();

@@ -1,0 +1,86 @@
+"""Three replicas of the service on one Redis, with the tiny checkpoint, and keys for those who call them."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from service.api.auth import hash_key
+from tests.end_to_end.service_process import ServiceProcess, free_port, start_service
+from tests.redis_server import RedisServer
+
+ADMIN_KEY, OTHER_ADMIN_KEY, SCORE_KEY = "admin-key", "other-admin-key", "score-key"
+KEYS = f"admin:{hash_key(ADMIN_KEY)}:ann,admin:{hash_key(OTHER_ADMIN_KEY)}:bob,score:{hash_key(SCORE_KEY)}:ranker"
+MODE = "/admin/explanation-mode"
+# One of them gives way early, so that a test can make it.
+GUARDED_P99_MS = 20
+
+
+@dataclass
+class Replicas:
+    """The processes and their Redis; the last one's guard has the low limit."""
+
+    processes: list[ServiceProcess]
+    redis: RedisServer
+    clients: list[httpx.Client] = field(default_factory=list)
+
+    def mode(self, replica: int = 0) -> dict[str, Any]:
+        response = self.clients[replica].get(MODE)
+        return {**response.json(), "etag": response.headers["etag"]}
+
+    def flip(self, mode: str, ttl_s: float | None = 60, replica: int = 0, **changes: Any) -> httpx.Response:
+        body = {"mode": mode, "reason": "a test", **({} if mode == "off" else {"ttl_s": ttl_s}), **changes}
+        etag = self.mode(replica)["etag"]
+        return self.clients[replica].put(MODE, json=body, headers={"If-Match": etag})
+
+    def followed(self, replica: int) -> str:
+        """The mode by which the replica acts. Not what GET answers, which asks Redis first."""
+        text = self.clients[replica].get("/metrics").text
+        [name] = re.findall(r'^notegrade_explanation_mode\{mode="(\w+)"\} 1\.0$', text, re.MULTILINE)
+        return str(name)
+
+    def score(self, replica: int = 0, **changes: Any) -> dict[str, Any]:
+        body = {"query": "quiet cafes", "notes": [{"id": "n", "body": "A quiet cafe."}], **changes}
+        response = self.clients[replica].post("/score", json={"deadline_ms": 60_000, **body})
+        assert response.status_code == 200, response.text
+        answer: dict[str, Any] = response.json()
+        return answer
+
+
+@contextmanager
+def started_replicas(checkpoint: Path, redis: RedisServer, logs: Path) -> Iterator[Replicas]:
+    """All three, ready."""
+    environment = {
+        "NOTEGRADE_CHECKPOINT": str(checkpoint),
+        "NOTEGRADE_REDIS_URL": redis.url,
+        "NOTEGRADE_KEYS": KEYS,
+        "NOTEGRADE_HOST": "127.0.0.1",
+        "NOTEGRADE_ENGINE_DTYPE": "float32",
+        "NOTEGRADE_ENGINE_KV_CACHE_GIB": "1",
+        # Three engines on few cores: one thread each, or they wait for one another.
+        "OMP_NUM_THREADS": "1",
+    }
+    processes = []
+    try:
+        for number in range(3):
+            port = free_port()
+            guard = {"NOTEGRADE_GUARD_P99_MS": str(GUARDED_P99_MS)} if number == 2 else {}
+            command = [str(Path(".venv/bin/notegrade")), "serve", "--port", str(port)]
+            log = logs / f"replica-{number}.log"
+            processes.append(start_service(log, command, port, **{**os.environ, **environment, **guard}))
+        for process in processes:
+            process.wait_for("ok", "engine_lost", "probe_mismatch")
+            assert process.readiness[-1] == (200, "ok"), process.written()[-4000:]
+        headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
+        clients = [httpx.Client(base_url=process.url, headers=headers, timeout=60) for process in processes]
+        yield Replicas(processes, redis, clients)
+        for client in clients:
+            client.close()
+    finally:
+        for process in processes:
+            process.interrupt()

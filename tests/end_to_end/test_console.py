@@ -1,0 +1,188 @@
+"""The console in a real Chromium, over a real service."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.async_api import ConsoleMessage, Page, async_playwright, expect
+
+from service.contract.checkpoint import load_checkpoint
+from tests.end_to_end.replicas import ADMIN_KEY, OTHER_ADMIN_KEY, SCORE_KEY, Replicas
+from tests.end_to_end.service_process import ROOT
+
+pytestmark = [pytest.mark.engine, pytest.mark.redis, pytest.mark.browser, pytest.mark.timeout(1800)]
+
+# Kept after the tests, for people to look at.
+SCREENSHOTS = ROOT / "runs" / "screenshots"
+HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
+expect.set_options(timeout=20_000)
+
+
+@pytest.fixture
+async def page(replicas: Replicas, chromium_binary: str) -> AsyncIterator[Page]:
+    """The console of the first replica, with the mode off. Whatever the page complains of fails the test."""
+    await asyncio.to_thread(replicas.flip, "off")
+    complaints: list[str] = []
+
+    def complain(message: ConsoleMessage) -> None:
+        # Refusals are meant: the page shows them.
+        if message.type in ("error", "warning") and "status of 4" not in message.text:
+            complaints.append(message.text)
+
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=chromium_binary,
+            args=["--no-sandbox"],  # refused to root, which containers run tests as
+        )
+        page = await browser.new_page(viewport={"width": 1280, "height": 900})
+        page.on("console", complain)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        await page.goto(f"{replicas.processes[0].url}/console")
+        yield page
+        await browser.close()
+    assert complaints == []
+
+
+async def use_key(page: Page, key: str) -> None:
+    await page.get_by_label("Key").fill(key)
+    await page.get_by_role("button", name="Use").click()
+
+
+async def flip(page: Page, mode: str, reason: str, minutes: str = "30") -> None:
+    await page.get_by_role("radio", name=mode, exact=True).check()
+    if mode != "off":
+        await page.get_by_label("Minutes").fill(minutes)
+    await page.get_by_label("Reason").fill(reason)
+    await page.get_by_role("button", name="Flip").click()
+
+
+async def test_it_flips_counts_down_and_shows_who_did_it(page: Page) -> None:
+    await use_key(page, ADMIN_KEY)
+    await expect(page.locator("#mode")).to_have_text("off")
+    await flip(page, "on request", "a note ranks high")
+    await expect(page.locator("#flip-result")).to_have_text("Flipped to on request.")
+    await expect(page.locator("#mode")).to_have_text("on request")
+    await expect(page.locator("#countdown")).to_contain_text("00:29:5")
+    await expect(page.locator("#last-flip")).to_contain_text("by ann: a note ranks high")
+    await expect(page.locator("#history tbody tr").first).to_contain_text("a note ranks high")
+    await expect(page.locator("#readiness")).to_have_text("ready")
+    await flip(page, "off", "seen enough")
+    await expect(page.locator("#mode")).to_have_text("off")
+
+
+async def test_the_countdown_reaches_zero_and_the_mode_is_off(page: Page) -> None:
+    await use_key(page, ADMIN_KEY)
+    await flip(page, "all", "for a moment", minutes="0.1")
+    await expect(page.locator("#mode")).to_have_text("all")
+    await expect(page.locator("#countdown")).to_contain_text("00:00:0")
+    await expect(page.locator("#countdown")).to_have_text("its time is over")
+    await expect(page.locator("#mode")).to_have_text("off")
+
+
+async def test_a_flip_that_came_between_is_not_overwritten(page: Page, replicas: Replicas) -> None:
+    await use_key(page, ADMIN_KEY)
+    await expect(page.locator("#mode")).to_have_text("off")
+    await page.get_by_label("Reason").fill("mine")
+
+    def flip_as_bob() -> httpx.Response:
+        mode = replicas.mode()
+        return httpx.put(
+            f"{replicas.processes[1].url}/admin/explanation-mode",
+            json={"mode": "all", "ttl_s": 60, "reason": "his"},
+            headers={"If-Match": mode["etag"], "Authorization": f"Bearer {OTHER_ADMIN_KEY}"},
+        )
+
+    assert (await asyncio.to_thread(flip_as_bob)).status_code == 200
+    await expect(page.locator("#mode")).to_have_text("all")
+    await page.get_by_role("button", name="Flip").click()
+    await expect(page.locator("#flip-result")).to_contain_text("Not flipped")
+    await expect(page.locator("#flip-result")).to_contain_text("by bob")
+    await expect(page.locator("#mode")).to_have_text("all")
+    # Read by now: the second time it is meant.
+    await page.get_by_role("button", name="Flip").click()
+    await expect(page.locator("#mode")).to_have_text("on request")
+
+
+async def test_a_trace_streams_into_the_page(page: Page, tiny_run: Path) -> None:
+    probe = load_checkpoint(tiny_run / "checkpoint").probes[0]
+    await use_key(page, ADMIN_KEY)
+    await flip(page, "on request", "to try a pair")
+    await expect(page.locator("#mode")).to_have_text("on request")
+    await page.get_by_label("Query").fill(probe.query)
+    await page.get_by_label("Title").fill(probe.note.title or "")
+    await page.get_by_label("Note", exact=True).fill(probe.note.body)
+    await page.get_by_role("button", name="Score and explain").click()
+    await expect(page.locator("#try-result")).to_contain_text("grade")
+    await expect(page.locator("#trace")).to_contain_text("=>")
+    await expect(page.locator("#steps tbody tr").first).to_be_visible()
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    for scheme in ("light", "dark"):
+        await page.emulate_media(color_scheme=scheme)
+        await page.screenshot(path=SCREENSHOTS / f"console-{scheme}.png", full_page=True)
+
+
+async def test_hostile_text_stays_text(page: Page) -> None:
+    await use_key(page, ADMIN_KEY)
+    await flip(page, "on request", HOSTILE)
+    await expect(page.locator("#last-flip")).to_contain_text("<img src=x")
+    await expect(page.locator("#history tbody tr").first).to_contain_text("<script>")
+    for field in ("Query", "Title"):
+        await page.get_by_label(field).fill(HOSTILE)
+    await page.get_by_label("Note", exact=True).fill(HOSTILE)
+    await page.get_by_role("button", name="Score and explain").click()
+    await expect(page.locator("#try-result")).to_contain_text("grade")
+    await expect(page.locator("#try-result")).to_contain_text(";")
+    assert await page.title() == "Notegrade console"
+    assert await page.locator("main img, main script").count() == 0
+
+
+async def test_without_the_admin_key_nothing_is_shown_or_flipped(page: Page) -> None:
+    await expect(page.locator("#problem")).to_contain_text("send a key")
+    await use_key(page, SCORE_KEY)
+    await expect(page.locator("#problem")).to_contain_text("role admin")
+    await flip(page, "all", "let me")
+    await expect(page.locator("#flip-result")).to_contain_text(
+        "Not flipped: this needs a key with the role admin"
+    )
+    await expect(page.locator("#mode")).to_have_text("unknown")
+
+
+async def test_nothing_from_elsewhere_may_run_or_be_loaded(page: Page, replicas: Replicas) -> None:
+    response = await page.request.get(f"{replicas.processes[0].url}/console")
+    policy = response.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    ran = await page.evaluate(
+        """() => new Promise((told) => {
+            document.addEventListener("securitypolicyviolation", (event) => told(event.effectiveDirective));
+            const script = document.createElement("script");
+            try { script.text = "document.title = 'owned'"; document.body.append(script); } catch { told("trusted-types"); }
+        })"""
+    )
+    assert ran in ("script-src-elem", "trusted-types", "require-trusted-types-for")
+    assert await page.title() == "Notegrade console"
+
+
+async def test_it_is_worked_by_keyboard_alone(page: Page) -> None:
+    await page.keyboard.press("Tab")
+    assert await page.evaluate("document.activeElement.className") == "skip"
+    await page.keyboard.press("Tab")
+    await page.keyboard.type(ADMIN_KEY)
+    await page.keyboard.press("Enter")
+    await expect(page.locator("#mode")).to_have_text("off")
+    for _ in range(2):
+        await page.keyboard.press("Tab")
+    await page.keyboard.press("ArrowRight")  # from "on request" to "sample"
+    await page.keyboard.press("ArrowRight")  # to "all"
+    for text in ("5", "by keyboard"):
+        await page.keyboard.press("Tab")
+        await page.keyboard.press("Control+a")
+        await page.keyboard.type(text)
+    await page.keyboard.press("Enter")
+    await expect(page.locator("#mode")).to_have_text("all")
+    unnamed = await page.evaluate(
+        "[...document.querySelectorAll('input, textarea, button')].filter(e => !(e.labels?.length || e.textContent.trim())).length"
+    )
+    assert unnamed == 0
