@@ -94,7 +94,8 @@ def describe_flip(flip: dict[str, Any]) -> str:
 def _detail(response: httpx.Response) -> str:
     try:
         problem = response.json()
-        wrong = "; ".join(f"{bad['field']} {bad['message']}" for bad in problem.get("errors") or ())
+        errors = problem.get("errors") or ()
+        wrong = "; ".join(f"{bad['field']}: {bad['message']}" for bad in errors)
         return f"{problem['detail']}{f' ({wrong})' if wrong else ''}"
     except (ValueError, KeyError, AttributeError):
         return f"HTTP {response.status_code}, and not by Notegrade"

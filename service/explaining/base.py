@@ -9,10 +9,16 @@ from service.explaining.mode import Flip, Mode
 
 @dataclass(frozen=True, slots=True)
 class ModeReading:
-    """The last flip, and how long it still holds by the store's clock (in seconds; None: it has no end)."""
+    """The last flip, and by the store's clock how long ago it was and how long it still holds (None: it has no end)."""
 
     mode: Mode
+    age_s: float
     left_s: float | None
+
+
+def read_at(mode: Mode, now: float) -> ModeReading:
+    """The mode as it stands at that moment of the store's clock, in seconds since 1970."""
+    return ModeReading(mode, now - mode.since, None if mode.expires is None else mode.expires - now)
 
 
 class ModeStore(Protocol):

@@ -101,6 +101,7 @@ class Explanations:
         """
         checked = check_flip(flip, self._limits)
         if checked.mode != "off":
+            await self.look()  # a guard may have flipped it a moment ago
             self._guard.require_calm()
         return await self._switch.flip(checked, expected_revision)
 

@@ -68,13 +68,19 @@ class Guard:
         return self._in_a_row > 0
 
     def require_calm(self) -> None:
-        """Raises ModeRefusedError while a limit is breached, and for CALM_S after that."""
-        wait_s = CALM_S if self.is_breached else self._calm_at - self._clock()
-        if wait_s > 0:
+        """Raises ModeRefusedError while a limit is breached here, and for CALM_S after that or after any guard's flip."""
+        now = self._switch.now
+        waits_s = [CALM_S if self.is_breached else self._calm_at - self._clock()]
+        if now.last.owner == GUARD:  # on another replica, maybe
+            waits_s.append(CALM_S - now.age_s)
+        if max(waits_s) > 0:
+            why = (
+                now.last.reason
+                if now.last.owner == GUARD
+                else f"scoring is over its limits: {self._figures()}"
+            )
             raise ModeRefusedError(
-                f"scoring was over its limits ({self._figures()}): explanations can be turned on when it has been "
-                f"calm for {CALM_S:g} s",
-                wait_s,
+                f"{why}. Explanations can be turned on when it has been calm for {CALM_S:g} s", max(waits_s)
             )
 
     async def check(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from cachetools import TTLCache
 
 from service.errors import ExplanationStoreError
-from service.explaining.base import ModeReading
+from service.explaining.base import ModeReading, read_at
 from service.explaining.mode import NEVER_FLIPPED, Flip, Mode, conflict
 
 
@@ -25,7 +25,7 @@ class MemoryModeStore:
     async def read(self) -> ModeReading:
         self._check_open()
         mode = self._history[-1] if self._history else NEVER_FLIPPED
-        return ModeReading(mode, None if mode.expires is None else mode.expires - self._clock())
+        return read_at(mode, self._clock())
 
     async def flip(self, flip: Flip, expected_revision: int) -> ModeReading:
         before = (await self.read()).mode

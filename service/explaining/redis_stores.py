@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from service.caches.redis_connection import RedisConnection
 from service.errors import ExplanationStoreError
-from service.explaining.base import ModeReading
+from service.explaining.base import ModeReading, read_at
 from service.explaining.mode import NEVER_FLIPPED, Flip, Mode, ModeName, conflict
 
 # The braces are a Redis Cluster hash tag: what one script touches lies in one slot.
@@ -60,8 +60,7 @@ class RedisModeStore:
             pipeline.time()
             fields, (seconds, microseconds) = await pipeline.execute()
         mode = _to_mode(fields) if fields else NEVER_FLIPPED
-        now = seconds + microseconds / 1e6
-        return ModeReading(mode, None if mode.expires is None else mode.expires - now)
+        return read_at(mode, seconds + microseconds / 1e6)
 
     async def flip(self, flip: Flip, expected_revision: int) -> ModeReading:
         fields: dict[str, str | float] = {"mode": flip.mode, "owner": flip.owner, "reason": flip.reason}

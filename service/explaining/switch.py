@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from service.errors import ExplanationStoreError
-from service.explaining.base import ModeReading, ModeStore
+from service.explaining.base import ModeReading, ModeStore, read_at
 from service.explaining.mode import NEVER_FLIPPED, Flip, Mode, ModeName
 from service.metrics import Metrics
 
@@ -25,12 +25,14 @@ class ModeNow:
     Attributes:
         name: the mode that applies; `off` where the last flip's time is over.
         last: the last flip that this replica knows of.
+        age_s: how long ago it was.
         left_s: how long the mode still holds; None where it has no end.
         unread_s: how long the store hasn't answered; None while it answers.
     """
 
     name: ModeName
     last: Mode
+    age_s: float
     left_s: float | None
     unread_s: float | None
 
@@ -53,7 +55,7 @@ class Switch:
         self._store = store
         self._clock = clock
         self._poll_s = poll_s
-        self._reading = ModeReading(NEVER_FLIPPED, None)
+        self._reading = read_at(NEVER_FLIPPED, 0.0)
         self._read_at = clock()
         self._failing_since: float | None = None
         self._off_at_revision = -1
@@ -76,13 +78,14 @@ class Switch:
     @property
     def now(self) -> ModeNow:
         """What applies now."""
-        last = self._reading.mode
-        left_s = self._reading.left_s
+        last, left_s = self._reading.mode, self._reading.left_s
+        passed_s = self._clock() - self._read_at
         if left_s is not None:
-            left_s = max(0.0, left_s - (self._clock() - self._read_at))
+            left_s = max(0.0, left_s - passed_s)
         name: ModeName = "off" if left_s == 0 or last.revision <= self._off_at_revision else last.mode
         unread_s = None if self._failing_since is None else self._clock() - self._failing_since
-        return ModeNow(name, last, None if name == "off" else left_s, unread_s)
+        age_s = self._reading.age_s + passed_s
+        return ModeNow(name, last, age_s, None if name == "off" else left_s, unread_s)
 
     async def look(self) -> ModeNow:
         """Read the store. Raises ExplanationStoreError."""

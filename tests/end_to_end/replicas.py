@@ -17,6 +17,12 @@ from tests.redis_server import RedisServer
 ADMIN_KEY, OTHER_ADMIN_KEY, SCORE_KEY = "admin-key", "other-admin-key", "score-key"
 KEYS = f"admin:{hash_key(ADMIN_KEY)}:ann,admin:{hash_key(OTHER_ADMIN_KEY)}:bob,score:{hash_key(SCORE_KEY)}:ranker"
 MODE = "/admin/explanation-mode"
+# Of the kind that the tiny model was made for; of any other it writes no steps.
+PAIR = {
+    "query": "amber chair saturday",
+    "title": "large chair",
+    "body": "city paris . colour red . also amber chair saturday . day friday",
+}
 # One of them gives way early, so that a test can make it.
 GUARDED_P99_MS = 20
 

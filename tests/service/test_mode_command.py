@@ -45,7 +45,7 @@ def test_reading_and_flipping_name_the_revision() -> None:
 
 def test_a_refusal_says_what_the_service_said() -> None:
     problem = {"detail": "1 field(s) are not valid", "errors": [{"field": "reason", "message": "say why"}]}
-    with pytest.raises(CommandError, match=r"refused: 1 field.*\(reason say why\)"):
+    with pytest.raises(CommandError, match=r"refused: 1 field.*\(reason: say why\)"):
         remote(httpx.Response(422, json=problem)).history(5)
 
 

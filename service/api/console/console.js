@@ -15,7 +15,9 @@ async function call(path, options = {}) {
   const response = await fetch(path, { ...options, headers, cache: "no-store" });
   if (response.ok || options.anyStatus) return response;
   const problem = await response.json().catch(() => ({}));
-  const wrong = (problem.errors ?? []).map((bad) => `${bad.field}: ${bad.message}`).join("; ");
+  // Where one thing is wrong, the detail may be its message.
+  const errors = (problem.errors ?? []).filter((bad) => bad.message !== problem.detail);
+  const wrong = errors.map((bad) => `${bad.field}: ${bad.message}`).join("; ");
   const error = new Error([problem.detail ?? `HTTP ${response.status}`, wrong].filter(Boolean).join(" — "));
   error.status = response.status;
   throw error;

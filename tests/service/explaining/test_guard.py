@@ -2,6 +2,7 @@ import pytest
 
 from service.errors import ModeRefusedError
 from service.explaining.guard import CALM_S, Guard, GuardLimits
+from service.explaining.mode import Flip
 from service.live import LiveFigures
 from tests.service.explaining.house import Replica, turn_on
 
@@ -81,7 +82,17 @@ async def test_it_does_not_flap(house: House) -> None:
         house.guard.require_calm()
     await house.seconds(15, latency_s=0.1)
     house.guard.require_calm()
+    assert not house.guard.is_breached
     assert len(await house.switch.history(100)) == 2
+
+
+async def test_a_guard_that_is_calm_refuses_for_another_replica_s(house: House) -> None:
+    await house.switch.flip(Flip("off", "guard", "scoring is over its limits: there"), 1)
+    with pytest.raises(ModeRefusedError, match="over its limits: there") as caught:
+        house.guard.require_calm()
+    assert caught.value.retry_after_s == CALM_S
+    house.replica.clock.now += CALM_S
+    house.guard.require_calm()
 
 
 async def test_without_the_store_it_turns_off_here(house: House) -> None:

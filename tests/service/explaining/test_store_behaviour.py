@@ -75,6 +75,7 @@ def traces(subject: Subject) -> TraceStore:
 async def test_nobody_has_flipped_it_at_first(modes: ModeStore) -> None:
     reading = await modes.read()
     assert (reading.mode, reading.left_s) == (NEVER_FLIPPED, None)
+    assert reading.age_s > 1e9
     assert await modes.history(10) == []
 
 
@@ -88,6 +89,7 @@ async def test_a_flip_is_read_back_whole(modes: ModeStore) -> None:
     assert mode.expires is not None
     assert mode.expires - mode.since == pytest.approx(60, abs=0.01)
     assert reading.left_s == pytest.approx(60, abs=2)
+    assert reading.age_s == pytest.approx(0, abs=2)
 
 
 async def test_a_later_flip_leaves_nothing_of_the_earlier_one(modes: ModeStore) -> None:
