@@ -17,7 +17,9 @@ def train_student(
     config: DistilConfig,
     place: Workplace,
 ) -> None:
-    """Train on every pair: on the teacher's soft label and trace where it has given them, else on gold alone."""
+    """Train on the teacher's soft label and trace, and on pairs without them by gold alone unless `labelled_only`."""
+    if config.labelled_only:
+        pairs = [pair for pair in pairs if pair.id in labels]
     examples = [
         make_example(pair, labels.get(pair.id), prompting, config) for pair in pick(pairs, config, place.seed)
     ]

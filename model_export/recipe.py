@@ -206,6 +206,8 @@ class DistilConfig(TrainConfig):
         temperature: of the teacher's distribution: above 1 flattens it.
         trace_weight: weight of the loss on the trace's tokens; the grade token's is 1.
         variance_smoothing: spread the gold label by the annotators' variance, where the data carries it.
+        labelled_only: leave out the pairs that the teacher has not labelled. Where it has labelled few, a student that
+            learns from all pairs sees too few traces to write one.
     """
 
     start: Literal["base", "label_only_sft", "teacher"] = "base"
@@ -215,6 +217,7 @@ class DistilConfig(TrainConfig):
     trace_weight: Annotated[float, Field(ge=0)] = 0.1
     variance_smoothing: bool = False
     smoothing: Share = 0.0
+    labelled_only: bool = False
 
 
 class EvaluateConfig(_Strict):

@@ -6,13 +6,15 @@ import signal
 import socket
 import subprocess
 from importlib.util import find_spec
+from pathlib import Path
 
 
 class RedisServer:
-    """One server process on a free port of 127.0.0.1, without persistence; every start begins empty."""
+    """One server process on a free port of 127.0.0.1. Every start begins empty, unless it has a folder to keep its data in."""
 
-    def __init__(self, binary: str, *, password: str | None = None) -> None:
+    def __init__(self, binary: str, *, password: str | None = None, folder: Path | None = None) -> None:
         self._binary = binary
+        self._folder = folder
         self._password = password
         self._process: subprocess.Popen[str] | None = None
         self.port = _free_port()
@@ -24,7 +26,10 @@ class RedisServer:
 
     def start(self) -> None:
         """Return once the server accepts connections."""
-        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        options += (
+            ["--dir", str(self._folder), "--appendonly", "yes"] if self._folder else ["--appendonly", "no"]
+        )
         if self._password:
             options += ["--requirepass", self._password]
         self._process = subprocess.Popen(

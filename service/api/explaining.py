@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -138,9 +139,11 @@ def build_explaining_router(parts: Parts) -> APIRouter:
         response_model=ModeBody,
         **documents(
             ModeChange,
-            _409="Scoring is over its limits: not now",
-            _412="Somebody flipped it meanwhile",
-            _428="If-Match is missing",
+            {
+                409: "Scoring is over its limits: not now",
+                412: "Somebody flipped it meanwhile",
+                428: "If-Match is missing",
+            },
         ),
     )
     async def flip_mode(
@@ -170,10 +173,10 @@ def build_explaining_router(parts: Parts) -> APIRouter:
         return to_json(LiveBody(minute=_to_figures(parts.live.over(WINDOW_S)), seconds=seconds))
 
     @router.get(
-        "/explanations/{request_id}",
+        "/explanations/{request_id:path}",  # a caller's id may hold slashes
         tags=["explain"],
         response_model=ExplanationsBody,
-        **documents(_404="None is kept"),
+        **documents(problems={404: "None is kept"}),
     )
     async def kept(request_id: str, caller: Annotated[Caller, may_score]) -> Response:
         """Deferred explanations of one's own request; an admin key reads everybody's."""
@@ -185,7 +188,7 @@ def build_explaining_router(parts: Parts) -> APIRouter:
         "/explain",
         tags=["explain"],
         response_class=EventStream,
-        **documents(ExplainBody, _409="Explanation mode is off"),
+        **documents(ExplainBody, {409: "Explanation mode is off"}),
     )
     async def explain(request: Request, _caller: Annotated[Caller, may_score]) -> Response:
         """Score one pair, then stream its trace: events `score`, `text` (as it is written), `explanation`."""
@@ -207,16 +210,13 @@ async def _events(parts: Parts, answer: ScoringAnswer, job: Job) -> AsyncGenerat
     result = to_result(answer.results[0]).model_dump(exclude={"id", "outcome", "explanation"})
     mode = parts.explanations.now.name
     yield _event("score", {**result, "criteria": answer.criteria, "explanation_mode": mode})
-    reading = parts.explanations.read_along(job)
-    try:
+    async with aclosing(parts.explanations.read_along(job)) as reading:
         async for piece in reading:
             if isinstance(piece, str):
                 yield _event("text", piece)
             else:
                 told = ExplanationBody.model_validate(told_fields(told_of(piece)))
                 yield _event("explanation", told.model_dump())
-    finally:
-        await reading.aclose()
 
 
 def _event(name: str, data: Any) -> bytes:

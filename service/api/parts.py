@@ -2,8 +2,9 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -24,7 +25,7 @@ from service.scoring.readiness import Readiness
 from service.scoring.scorer import Scorer
 from service.scoring.types import ScoringAnswer, ScoringRequest
 
-PROBLEMS: dict[int | str, str] = {
+PROBLEMS: dict[int, str] = {
     401: "A valid key is needed",
     403: "The key lacks the role",
     408: "The body did not arrive in time",
@@ -86,19 +87,20 @@ def require(keyring: Keyring, role: Role) -> Callable[..., Caller]:
     return check
 
 
-def documents(body: type[BaseModel] | None = None, **problems: str) -> dict[str, Any]:
-    """How a route that parses its own body shows up in /docs; api/openapi.py adds the schema it points to."""
-    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    known = PROBLEMS | {int(status.removeprefix("_")): why for status, why in problems.items()}
-    documented: dict[str, Any] = {
-        "responses": {status: {"description": why, "content": problem} for status, why in known.items()}
+def documents(
+    body: type[BaseModel] | None = None, problems: Mapping[int, str] = MappingProxyType({})
+) -> dict[str, Any]:
+    """How a route shows up in /docs: the body that it parses itself, and its problems beside those of every route."""
+    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    responses: dict[int | str, Any] = {
+        status: {"description": why, "content": content} for status, why in {**PROBLEMS, **problems}.items()
     }
-    if body is not None:
-        schema = {"$ref": f"#/components/schemas/{body.__name__}"}
-        documented["openapi_extra"] = {
-            "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}
-        }
-    return documented
+    if body is None:
+        return {"responses": responses}
+    # api/openapi.py adds the schema that this points to.
+    schema = {"$ref": f"#/components/schemas/{body.__name__}"}
+    request_body = {"required": True, "content": {"application/json": {"schema": schema}}}
+    return {"responses": responses, "openapi_extra": {"requestBody": request_body}}
 
 
 def to_json(body: BaseModel, headers: dict[str, str] | None = None) -> Response:

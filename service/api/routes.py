@@ -40,20 +40,8 @@ def build_router(parts: Parts) -> APIRouter:
         parts.readiness.require()
         body = parse_body(ScoreBody, await request.body(), parts.limits)
         scoring = _to_scoring(body, parts.limits)
-        deadline = Deadline.after_ms(scoring.deadline_ms)
-        # Read once: what the answer says of the mode must be what its explanations were made by.
-        mode = parts.explanations.now.name
         try:
-            answer = await parts.score(request, scoring)
-            told = await unless_disconnected(
-                request,
-                parts.explanations.explain(
-                    Asker(scoring.request_id, caller.key_id),
-                    graded_pairs(scoring, answer),
-                    asked=body.explain,
-                    remaining_s=deadline.remaining_s(),
-                ),
-            )
+            answer, mode, told = await _score_and_explain(request, parts, caller, scoring, asked=body.explain)
         except ClientLeftError:
             return client_left()
         return to_json(_to_response(parts.manifest, answer, mode, told))
@@ -61,13 +49,14 @@ def build_router(parts: Parts) -> APIRouter:
     @router.post("/rerank", tags=["score"], response_model=RerankResponse, **documents(RerankBody))
     @router.post("/v1/rerank", include_in_schema=False)
     @router.post("/v2/rerank", include_in_schema=False)
-    async def rerank(request: Request, _caller: Annotated[Caller, may_score]) -> Response:
+    async def rerank(request: Request, caller: Annotated[Caller, may_score]) -> Response:
         """Put documents in order, in the shape of Cohere's and Jina's rerank clients."""
         parts.readiness.require()
         body = parse_body(RerankBody, await request.body(), parts.limits)
         scoring = body.to_scoring(request_id_var.get() or "", parts.limits)
         try:
-            answer = await parts.score(request, scoring)
+            # What the mode explains by itself is read by the `id` of the answer.
+            answer, _, _ = await _score_and_explain(request, parts, caller, scoring, asked=False)
         except ClientLeftError:
             return client_left()
         return to_json(to_rerank_response(body, answer, parts.manifest.name))
@@ -108,6 +97,20 @@ def _to_scoring(body: ScoreBody, limits: RequestLimits) -> ScoringRequest:
         priority=body.priority,
         criteria=body.criteria,
     )
+
+
+async def _score_and_explain(
+    request: Request, parts: Parts, caller: Caller, scoring: ScoringRequest, *, asked: bool
+) -> tuple[ScoringAnswer, ModeName, dict[str, Told]]:
+    """The answer, the mode that applied, and what became of explanations. Raises as Parts.score does."""
+    deadline = Deadline.after_ms(scoring.deadline_ms)
+    answer = await parts.score(request, scoring)
+    # Read before explaining: what is said of the mode must be what the explanations were made by.
+    mode = parts.explanations.now.name
+    asker = Asker(scoring.request_id, caller.key_id)
+    pairs, remaining_s = graded_pairs(scoring, answer), deadline.remaining_s()
+    explaining = parts.explanations.explain(asker, pairs, asked=asked, remaining_s=remaining_s)
+    return answer, mode, await unless_disconnected(request, explaining)
 
 
 def graded_pairs(scoring: ScoringRequest, answer: ScoringAnswer) -> dict[str, GradedPair]:

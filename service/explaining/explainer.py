@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -207,17 +208,14 @@ class Explainer:
         self._go_on_or_drop()
         prompt = await asyncio.to_thread(self._prompt, job.pair)
         token_ids: list[int] = []
-        # aclosing is the port's way to abort; a plain loop that is left would leave the engine at work.
-        writing = self._engine.write(prompt, self._limits.max_tokens, ENGINE_PRIORITY)
-        try:
+        # aclosing: leaving in any way aborts it in the engine.
+        async with aclosing(self._engine.write(prompt, self._limits.max_tokens, ENGINE_PRIORITY)) as writing:
             async for written in writing:
                 self._budget.spend(len(written.token_ids) + written.computed_tokens)
                 self._metrics.explanation_tokens.inc(len(written.token_ids))
                 token_ids += written.token_ids
                 self._tell(job, self._checkpoint.tokenizer.decode(token_ids))
                 self._go_on_or_drop()
-        finally:
-            await writing.aclose()
 
     def _tell(self, job: Job, text: str) -> None:
         # A character may be spread over tokens: until the last of them it decodes to a replacement mark.

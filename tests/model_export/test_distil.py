@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,20 @@ def test_pair_that_the_teacher_has_not_labelled_is_learned_from_gold(tiny_teache
     example = make_example(PAIR, None, tiny_teacher.prompting, config(gold_weight=0.0, smoothing=0.4))
     assert example.completion == []
     assert example.soft_label == pytest.approx([0.1, 0.1, 0.7, 0.1])
+
+
+@pytest.mark.parametrize(("labelled_only", "expected"), [(False, 3), (True, 1)])
+def test_pairs_without_a_label_may_be_left_out(
+    tiny_teacher: TinyTeacher, monkeypatch: pytest.MonkeyPatch, labelled_only: bool, expected: int
+) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(
+        "model_export.distil.train_examples", lambda examples, *_, **__: seen.append(len(examples))
+    )
+    pairs = [replace(PAIR, id=str(number)) for number in range(3)]
+    place = Workplace("distil", Path("unused"), Path("unused"), 1, False, lambda *_: None)
+    train_student(pairs, {"1": LABEL}, tiny_teacher.prompting, config(labelled_only=labelled_only), place)
+    assert seen == [expected]
 
 
 def test_student_follows_its_teacher_with_fewer_layers(tiny_teacher: TinyTeacher, tmp_path: Path) -> None:

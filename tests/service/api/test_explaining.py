@@ -1,6 +1,7 @@
 import asyncio
 import json
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -139,6 +140,25 @@ async def test_all_defers_and_keeps(service: Service) -> None:
         ("n1", "made", True),
         ("n2", "made", True),
     ]
+
+
+@pytest.mark.parametrize("request_id", ["a/b", "a b?c=%2F&d", "x" * 128])
+async def test_any_request_id_is_found_again(service: Service, request_id: str) -> None:
+    await flip(service, "all")
+    write_traces(service)
+    await service.score(request_id=request_id)
+    await until(lambda: service.count("explanations_total", outcome="parsed") == 2)
+    found = await service.client.get(f"/explanations/{quote(request_id, safe='')}")
+    assert (found.status_code, found.json()["request_id"]) == (200, request_id)
+
+
+async def test_all_explains_reranked_documents_too(service: Service) -> None:
+    await flip(service, "all")
+    write_traces(service)
+    answer = (await service.client.post("/rerank", json={"query": "cafes", "documents": ["a", "b"]})).json()
+    await until(lambda: service.count("explanations_total", outcome="parsed") == 2)
+    kept = (await service.client.get(f"/explanations/{answer['id']}")).json()["explanations"]
+    assert [explanation["note_id"] for explanation in kept] == ["0", "1"]
 
 
 async def test_sample_takes_its_share(service: Service) -> None:

@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
 from service.caches.redis_connection import RedisConnection
@@ -14,6 +16,8 @@ from service.explaining.base import ModeStore, TraceStore
 from service.explaining.memory_stores import MemoryModeStore, MemoryTraceStore
 from service.explaining.mode import NEVER_FLIPPED, Flip
 from service.explaining.redis_stores import RedisModeStore, RedisTraceStore
+from service.explaining.switch import Switch
+from service.metrics import Metrics
 from tests.redis_server import RedisServer
 from tests.service.explaining.house import Clock, turn_on
 
@@ -206,3 +210,24 @@ async def test_a_listener_whose_redis_dies_is_told(redis_server: RedisServer) ->
     with pytest.raises(ExplanationStoreError):
         await asyncio.wait_for(listening, 10)
     await store.close()
+
+
+@pytest.mark.redis
+async def test_a_restart_of_redis_and_of_every_replica_keeps_the_time_that_is_left(
+    redis_binary: str, tmp_path: Path
+) -> None:
+    server = RedisServer(redis_binary, folder=tmp_path)
+    server.start()
+    before = RedisModeStore(RedisConnection(server.url, 5, 8, ExplanationStoreError))
+    await before.flip(turn_on(ttl_s=60), 0)
+    await before.close()
+    server.restart()
+    store = RedisModeStore(RedisConnection(server.url, 5, 8, ExplanationStoreError))
+    restarted = Switch(store, Metrics(CollectorRegistry()))
+    now = await restarted.look()
+    assert (now.name, now.last.owner) == ("all", "ann")
+    assert now.left_s is not None
+    assert 30 < now.left_s < 60
+    assert len(await store.history(10)) == 1
+    await store.close()
+    server.kill()
