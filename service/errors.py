@@ -65,6 +65,11 @@ class InvalidRequestError(NotegradeError):
         super().__init__(message)
         self.fields = tuple(fields)
 
+    @classmethod
+    def listing(cls, fields: Sequence[BadField]) -> "InvalidRequestError":
+        """An error that says no more than its fields do."""
+        return cls(f"{len(fields)} field(s) are not valid: see `errors`", fields)
+
 
 class RequestTooLargeError(InvalidRequestError):
     type = f"{PROBLEM_PREFIX}request-too-large"

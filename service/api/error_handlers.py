@@ -5,11 +5,13 @@ import math
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from service.errors import (
     PROBLEM_PREFIX,
+    BadField,
     InvalidRequestError,
     NotAllowedError,
     NotegradeError,
@@ -41,6 +43,12 @@ def install_error_handlers(app: FastAPI) -> None:
         if error.status >= 500:
             logger.warning("request failed", extra={"problem": error.type, "detail": str(error)})
         return problem_response(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def _parameters(_request: Request, error: RequestValidationError) -> JSONResponse:
+        # Of the query string: bodies are parsed by ourselves. The value is never quoted.
+        fields = [BadField(".".join(map(str, e["loc"][1:])), e["msg"]) for e in error.errors()]
+        return problem_response(InvalidRequestError.listing(fields))
 
     @app.exception_handler(HTTPException)
     async def _framework(request: Request, error: HTTPException) -> JSONResponse:

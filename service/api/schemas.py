@@ -214,5 +214,4 @@ def parse_body(model: type[BodyT], body: bytes, limits: RequestLimits) -> BodyT:
     try:
         return model.model_validate_json(body, context=limits)
     except ValidationError as error:
-        fields = bad_fields(error, "body")
-        raise InvalidRequestError(f"{len(fields)} field(s) are not valid: see `errors`", fields) from None
+        raise InvalidRequestError.listing(bad_fields(error, "body")) from None

@@ -73,7 +73,7 @@ def check_flip(flip: Flip, limits: FlipLimits) -> Flip:
     if flip.mode != "sample" and flip.rate is not None:
         wrong.append(BadField("rate", "is for sample alone"))
     if wrong:
-        raise InvalidRequestError(f"{len(wrong)} field(s) are not valid: see `errors`", wrong)
+        raise InvalidRequestError.listing(wrong)
     return Flip(flip.mode, flip.owner, reason, flip.ttl_s, flip.rate)
 
 

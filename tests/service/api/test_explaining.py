@@ -58,6 +58,13 @@ async def test_a_flip_is_answered_and_told_in_scores(service: Service) -> None:
     assert history == [body["last"]]
 
 
+@pytest.mark.parametrize("most", ["0", "1001", "many", ""])
+async def test_a_bad_parameter_is_a_problem_like_any_other(service: Service, most: str) -> None:
+    response = await service.client.get(f"{MODE}/history", params={"most": most})
+    assert (response.status_code, response.json()["errors"][0]["field"]) == (422, "most")
+    assert response.headers["content-type"] == "application/problem+json"
+
+
 async def test_a_flip_without_if_match_is_refused(service: Service) -> None:
     response = await service.client.put(MODE, json=FLIP)
     assert response.status_code == 428
