@@ -130,8 +130,10 @@ def evaluate(
             checkpoints, pairs, seed=plan.seed, draws=plan.evaluate.draws, on_progress=on_progress
         )
     if out is not None:
-        out.write_text(json.dumps(found.to_json(), indent=1) + "\n", encoding="utf-8")
-    typer.echo(format_table(found))
+        calibrations = {name: fitted.model_dump() for name, fitted in found.calibrations.items()}
+        figures = {**found.evaluation.to_json(), "calibrations": calibrations}
+        out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    typer.echo(format_table(found.evaluation))
 
 
 @app.command()

@@ -1,24 +1,37 @@
 """Any checkpoint folders side by side, beside majority and BM25, on the dev pairs of a recipe's data."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from model_export.baselines import bm25, majority
 from model_export.checkpoint_writer import OnProgress
-from model_export.evaluate import Evaluation, EvaluationError, Predictions, evaluate
+from model_export.evaluate import Evaluation, EvaluationError, Predictions, evaluate, number_queries
+from model_export.fit_calibration import make_calibration
 from model_export.pairs import Pair
 from model_export.predict import make_predictions
 from model_export.prepare import Data
 from model_export.quantize import load_as_served
 from model_export.rollout import Sampler
 from service.contract.checkpoint import Checkpoint, load_checkpoint
+from service.contract.manifest import Calibration
 
 _BATCH_SIZE = 32
 
 
+@dataclass(frozen=True)
+class Measured:
+    """The table, and by checkpoint the calibration that these dev pairs ask for."""
+
+    evaluation: Evaluation
+    calibrations: dict[str, Calibration]
+
+
 def evaluate_checkpoints(
     folders: Sequence[Path], data: Data, *, seed: int, draws: int, on_progress: OnProgress
-) -> Evaluation:
+) -> Measured:
     """The table of these checkpoints, each under its manifest's name; every other system is a control of the first.
 
     Probabilities are raw; the table's ECE tells what a temperature would make of them. Raises CheckpointError for a
@@ -30,9 +43,19 @@ def evaluate_checkpoints(
         raise EvaluationError(f"checkpoints must have distinct names to be told apart, not {names}")
     grades = len(checkpoints[0].manifest.labels)
     systems = [majority(data.train, data.dev, grades), bm25(data.train, data.dev, grades)]
-    systems += [_predict(checkpoint, data.dev, on_progress) for checkpoint in checkpoints]
+    predicted = [_predict(checkpoint, data.dev, on_progress) for checkpoint in checkpoints]
     controls = ["bm25", "majority", *names[1:]]
-    return evaluate(systems, data.dev, data.long_tail, controls=controls, seed=seed, draws=draws)
+    systems += predicted
+    found = evaluate(systems, data.dev, data.long_tail, controls=controls, seed=seed, draws=draws)
+    return Measured(found, {each.system: calibrate(each, data.dev, seed) for each in predicted})
+
+
+def calibrate(predictions: Predictions, pairs: Sequence[Pair], seed: int) -> Calibration:
+    """The calibration that these dev pairs ask for."""
+    labels = np.array([pair.label for pair in pairs])
+    sources = ", ".join(dict.fromkeys(pair.source for pair in pairs))
+    data_name = f"{len(pairs)} dev pairs of {sources}"
+    return make_calibration(predictions.probabilities, labels, number_queries(pairs), data_name, seed)
 
 
 def _predict(checkpoint: Checkpoint, pairs: Sequence[Pair], on_progress: OnProgress) -> Predictions:

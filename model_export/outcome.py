@@ -7,13 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-
 from model_export.adapter import AdapterDescription, describe_adapter
 from model_export.checkpoint_writer import CheckpointSpec, OnProgress, code_version
-from model_export.evaluate import ALL, Evaluation, Predictions, format_number, number_queries
+from model_export.evaluate import ALL, Evaluation, Predictions, format_number
+from model_export.evaluate_checkpoints import calibrate
 from model_export.export import ExportPlan, export
-from model_export.fit_calibration import make_calibration
 from model_export.gates import sample_pairs
 from model_export.model_card import TrainingNotes
 from model_export.pairs import Pair, listed
@@ -144,10 +142,7 @@ def _lineage(outcome: Outcome, models: Models) -> Lineage:
 
 
 def _calibration(outcome: Outcome) -> Calibration:
-    labels = np.array([pair.label for pair in outcome.pairs])
-    queries = number_queries(outcome.pairs)
-    name = f"{len(outcome.pairs)} dev pairs of {', '.join(_sources(outcome.pairs))}"
-    return make_calibration(outcome.student.probabilities, labels, queries, name, outcome.recipe.seed)
+    return calibrate(outcome.student, outcome.pairs, outcome.recipe.seed)
 
 
 def _dev_metrics(evaluation: Evaluation) -> dict[str, float]:
