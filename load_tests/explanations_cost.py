@@ -2,9 +2,8 @@
 
     .venv/bin/python -m load_tests.explanations_cost http://127.0.0.1:8000
 
-Finds the capacity first (closed loop), then sends single new notes at random moments (Poisson arrivals, open loop: they
-don't wait for answers, and latency counts from the moment that a request was meant to be sent). Prints both p99s and
-their ratio for each round, and what became of scores and explanations. NOTEGRADE_KEY holds an admin key where keys are set.
+Single new notes, open loop. Prints both p99s and their ratio for each round, and what became of scores and explanations.
+NOTEGRADE_KEY holds an admin key where keys are set.
 """
 
 import argparse
@@ -12,83 +11,15 @@ import asyncio
 import os
 import random
 import statistics
-import time
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import Any
 
 import aiohttp
 
-from load_tests.client import post_score, read_metrics
-from load_tests.texts import make_note, make_query
+from load_tests.client import read_metrics
+from load_tests.open_loop import Arrival, measure_capacity, new_body, percentile, send
 
 MODE = "/admin/explanation-mode"
-
-
-@dataclass(slots=True)
-class Phase:
-    """One stretch of load: latencies in seconds, and outcomes of pairs and of their explanations."""
-
-    seconds: list[float] = field(default_factory=list)
-    outcomes: Counter[str] = field(default_factory=Counter)
-    explanations: Counter[str] = field(default_factory=Counter)
-
-    def p(self, share: float) -> float:
-        """Nearest-rank percentile of the latencies."""
-        ranked = sorted(self.seconds)
-        return ranked[min(len(ranked) - 1, int(share * len(ranked)))]
-
-
-def new_body(rng: random.Random) -> dict[str, Any]:
-    """A request that no cache has seen."""
-    return {
-        "query": f"{make_query(rng)} {rng.random()}",
-        "notes": [make_note(rng, "n")],
-        "deadline_ms": 60_000,
-    }
-
-
-async def measure_capacity(
-    session: aiohttp.ClientSession, url: str, rng: random.Random, seconds: float, clients: int = 16
-) -> float:
-    """Pairs a second from clients that each send the next request when the last one is answered."""
-    done = 0
-    until = time.perf_counter() + seconds
-
-    async def client() -> None:
-        nonlocal done
-        while time.perf_counter() < until:
-            await post_score(session, url, new_body(rng))
-            done += 1
-
-    started = time.perf_counter()
-    await asyncio.gather(*(client() for _ in range(clients)))
-    return done / (time.perf_counter() - started)
-
-
-async def run_phase(
-    session: aiohttp.ClientSession, url: str, rng: random.Random, rate: float, seconds: float
-) -> Phase:
-    """Open loop at that many requests a second."""
-    phase = Phase()
-    started = time.perf_counter()
-    asking: list[asyncio.Task[None]] = []
-
-    async def ask(meant_at: float) -> None:
-        answer = await post_score(session, url, new_body(rng))
-        phase.seconds.append(time.perf_counter() - meant_at)
-        results = answer.body.get("results") or [{"outcome": f"HTTP {answer.status}"}]
-        phase.outcomes.update(result["outcome"] for result in results)
-        found = [result["explanation"] for result in results if result.get("explanation")]
-        phase.explanations.update(each["reason"] or each["outcome"] for each in found)
-
-    at = started
-    while at < started + seconds:
-        await asyncio.sleep(max(0.0, at - time.perf_counter()))
-        asking.append(asyncio.create_task(ask(at)))
-        at += rng.expovariate(rate)
-    await asyncio.gather(*asking)
-    return phase
+COUNTERS = ("notegrade_explanations_total", "notegrade_explanation_drops_total", "notegrade_shed_total")
 
 
 async def flip(session: aiohttp.ClientSession, url: str, mode: str) -> None:
@@ -101,46 +32,45 @@ async def flip(session: aiohttp.ClientSession, url: str, mode: str) -> None:
         response.raise_for_status()
 
 
-def describe(name: str, phase: Phase) -> str:
+def p99(arrivals: list[Arrival]) -> float:
+    """Of all answers, in seconds."""
+    return percentile([arrival.seconds for arrival in arrivals], 0.99)
+
+
+def describe(mode: str, arrivals: list[Arrival]) -> str:
     """A line for a person."""
-    told = f", explanations {dict(phase.explanations)}" if phase.explanations else ""
+    results = [result for arrival in arrivals for result in arrival.results]
+    told = Counter(each["reason"] or each["outcome"] for r in results if (each := r["explanation"]))
+    p50 = percentile([arrival.seconds for arrival in arrivals], 0.5)
     return (
-        f"  {name:3}  {len(phase.seconds)} requests: p50 {phase.p(0.5) * 1000:.0f} ms, p99 {phase.p(0.99) * 1000:.0f} ms, "
-        f"{dict(phase.outcomes)}{told}"
+        f"  {mode:3}  {len(arrivals)} requests: p50 {p50 * 1000:.0f} ms, p99 {p99(arrivals) * 1000:.0f} ms, "
+        f"{dict(Counter(result['outcome'] for result in results))}{f', explanations {dict(told)}' if told else ''}"
     )
 
 
 async def compare(url: str, rounds: int, seconds: float, load: float, seed: int) -> float:
     """Print all of it; the median ratio."""
     rng = random.Random(seed)
-    headers = (
-        {"Authorization": f"Bearer {os.environ['NOTEGRADE_KEY']}"} if "NOTEGRADE_KEY" in os.environ else {}
-    )
-    connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
+    key = os.environ.get("NOTEGRADE_KEY")
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    ratios = []
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), headers=headers) as session:
         await flip(session, url, "off")
-        await measure_capacity(session, url, rng, seconds / 4)  # warms up
-        capacity = await measure_capacity(session, url, rng, seconds)
+        await measure_capacity(session, url, lambda: new_body(rng), seconds / 4)  # warms up
+        capacity = await measure_capacity(session, url, lambda: new_body(rng), seconds)
         print(f"capacity {capacity:.1f} pairs/s; load {load:.0%} of it: {load * capacity:.1f} pairs/s")
-        ratios = []
         for number in range(rounds):
-            phases = {}
+            found = {}
             # In turn, and the other way round each time: a machine that slows down must not look like a mode.
             for mode in ("off", "all") if number % 2 == 0 else ("all", "off"):
                 await flip(session, url, mode)
-                phases[mode] = await run_phase(session, url, rng, load * capacity, seconds)
+                found[mode] = await send(session, url, lambda: new_body(rng), load * capacity, seconds)
             await flip(session, url, "off")
-            ratios.append(phases["all"].p(0.99) / phases["off"].p(0.99))
+            ratios.append(p99(found["all"]) / p99(found["off"]))
             print(f"round {number + 1}: p99 with all / p99 with off = {ratios[-1]:.2f}")
-            print(describe("off", phases["off"]), describe("all", phases["all"]), sep="\n")
-        made = {
-            name: value
-            for name, value in (await read_metrics(session, url)).items()
-            if name.startswith(
-                ("notegrade_explanations_total", "notegrade_explanation_drops_total", "notegrade_shed")
-            )
-        }
-    print(f"since the service started: {made}")
+            print(describe("off", found["off"]), describe("all", found["all"]), sep="\n")
+        counted = await read_metrics(session, url)
+    print({name: value for name, value in counted.items() if name.startswith(COUNTERS)})
     print(
         f"ratio of p99s: min {min(ratios):.2f}, median {statistics.median(ratios):.2f}, max {max(ratios):.2f}"
     )
@@ -156,7 +86,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=40, help="length of each phase")
     parser.add_argument("--load", type=float, default=0.6, help="share of the capacity")
-    parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000)
+    parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
     arguments = parser.parse_args()
     asyncio.run(compare(arguments.url, arguments.rounds, arguments.seconds, arguments.load, arguments.seed))
 

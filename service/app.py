@@ -99,7 +99,7 @@ def build_stack(
     metrics.build_info.labels(VERSION, checkpoint.manifest.fingerprint).set(1)
     engine = engine or _build_engine(settings, checkpoint)
     cache = _build_cache(settings, metrics)
-    admission = Admission(settings.max_backlog_tokens, monotonic, metrics)
+    admission = Admission(settings.max_backlog_tokens, settings.engine_max_batched_tokens, monotonic, metrics)
     live = LiveFigures()
     scorer = Scorer(checkpoint, engine, cache, admission, metrics, live)
     stores = _build_stores(settings)

@@ -47,6 +47,10 @@ class Metrics:
             "prompt_tokens_total", "Prompt tokens by how the engine got them", "kind"
         )
         self.backlog_tokens = gauge("backlog_tokens", "Prompt tokens admitted and not yet answered")
+        self.service_rate_tokens = gauge(
+            "service_rate_tokens",
+            "Prompt tokens that the engine computes in a second under load; 0: not measured",
+        )
         self.shed = counter("shed_total", "Pairs that were not admitted", "reason")
         self.cache_operations = counter(
             "cache_operations_total",

@@ -190,12 +190,12 @@ def build_explaining_router(parts: Parts) -> APIRouter:
         response_class=EventStream,
         **documents(ExplainBody, {409: "Explanation mode is off"}),
     )
-    async def explain(request: Request, _caller: Annotated[Caller, may_score]) -> Response:
+    async def explain(request: Request, caller: Annotated[Caller, may_score]) -> Response:
         """Score one pair, then stream its trace: events `score`, `text` (as it is written), `explanation`."""
         parts.readiness.require()
         body = parse_body(ExplainBody, await request.body(), parts.limits)
         parts.explanations.require_on()
-        scoring = _to_scoring(body, parts.limits)
+        scoring = _to_scoring(body, parts.limits, caller)
         try:
             answer = await parts.score(request, scoring)
         except ClientLeftError:
@@ -223,11 +223,16 @@ def _event(name: str, data: Any) -> bytes:
     return f"event: {name}\ndata: {to_ascii_json(data)}\n\n".encode()
 
 
-def _to_scoring(body: ExplainBody, limits: RequestLimits) -> ScoringRequest:
+def _to_scoring(body: ExplainBody, limits: RequestLimits, caller: Caller) -> ScoringRequest:
     note = ScoringNote("note", body.note.title, body.note.body)
     deadline_ms = limits.deadline_ms(body.deadline_ms)
     return ScoringRequest(
-        request_id_var.get() or "", body.query, (note,), deadline_ms, criteria=body.criteria
+        request_id_var.get() or "",
+        body.query,
+        (note,),
+        deadline_ms,
+        criteria=body.criteria,
+        caller=caller.key_id,
     )
 
 

@@ -39,12 +39,12 @@ class RerankBody(BaseModel):
             return documents
         return [{"text": document} if isinstance(document, str) else document for document in documents]
 
-    def to_scoring(self, request_id: str, limits: RequestLimits) -> ScoringRequest:
+    def to_scoring(self, request_id: str, limits: RequestLimits, caller: str) -> ScoringRequest:
         """The same as a scoring request; note ids are positions."""
         notes = [
             ScoringNote(str(i), document.title, document.text) for i, document in enumerate(self.documents)
         ]
-        return ScoringRequest(request_id, self.query, tuple(notes), limits.deadline_ms(None))
+        return ScoringRequest(request_id, self.query, tuple(notes), limits.deadline_ms(None), caller=caller)
 
 
 class RerankedDocument(BaseModel):

@@ -39,7 +39,7 @@ def build_router(parts: Parts) -> APIRouter:
         """Grade every note against the query."""
         parts.readiness.require()
         body = parse_body(ScoreBody, await request.body(), parts.limits)
-        scoring = _to_scoring(body, parts.limits)
+        scoring = _to_scoring(body, parts.limits, caller)
         try:
             answer, mode, told = await _score_and_explain(request, parts, caller, scoring, asked=body.explain)
         except ClientLeftError:
@@ -53,7 +53,7 @@ def build_router(parts: Parts) -> APIRouter:
         """Put documents in order, in the shape of Cohere's and Jina's rerank clients."""
         parts.readiness.require()
         body = parse_body(RerankBody, await request.body(), parts.limits)
-        scoring = body.to_scoring(request_id_var.get() or "", parts.limits)
+        scoring = body.to_scoring(request_id_var.get() or "", parts.limits, caller.key_id)
         try:
             # What the mode explains by itself is read by the `id` of the answer.
             answer, _, _ = await _score_and_explain(request, parts, caller, scoring, asked=False)
@@ -88,7 +88,7 @@ def build_router(parts: Parts) -> APIRouter:
     return router
 
 
-def _to_scoring(body: ScoreBody, limits: RequestLimits) -> ScoringRequest:
+def _to_scoring(body: ScoreBody, limits: RequestLimits, caller: Caller) -> ScoringRequest:
     return ScoringRequest(
         request_id=body.request_id or request_id_var.get() or "",
         query=body.query,
@@ -96,6 +96,7 @@ def _to_scoring(body: ScoreBody, limits: RequestLimits) -> ScoringRequest:
         deadline_ms=limits.deadline_ms(body.deadline_ms),
         priority=body.priority,
         criteria=body.criteria,
+        caller=caller.key_id,
     )
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
@@ -12,12 +13,14 @@ from service.contract.checkpoint import Checkpoint
 from service.contract.prompt import Note
 from service.contract.text import canonicalize
 from service.engines.base import Engine
-from service.errors import EngineError, ExplanationDroppedError, InvalidRequestError
+from service.errors import EngineError, EngineRequestError, ExplanationDroppedError, InvalidRequestError
 from service.explaining.traces import Explanation, read_trace
 from service.metrics import Metrics
 
-# Below every score, which have 0 and 1.
-ENGINE_PRIORITY = 2
+logger = logging.getLogger(__name__)
+
+# Lower than any score's turn, of whatever priority (scoring/admission.py).
+ENGINE_PRIORITY = 1 << 61
 
 DropReason = Literal["queue_full", "waited_too_long", "mode_off", "scoring_busy", "stopping"]
 _ADVICE: dict[DropReason, str] = {
@@ -170,6 +173,10 @@ class Explainer:
             *_, job = await self._queue.get()
             try:
                 await self._attend(job)
+            except Exception:
+                # Not its pair's text; and the next one is not to wait for ever.
+                logger.exception("unforeseen error while explaining")
+                await self._finish(job, EngineRequestError("an unforeseen error: the service's log has it"))
             finally:  # closed meanwhile
                 if not job.finished.done():
                     await self._finish(job, _dropped("stopping"))

@@ -156,8 +156,11 @@ class Explanations:
         Raises ExplanationNotFoundError, ExplanationStoreError.
         """
         found = await self._store.get(request_id)
-        entries = [json.loads(value) for value in found.values()]
-        mine = [entry["told"] for entry in entries if key_id in (None, entry["key_id"])]
+        try:
+            entries = [json.loads(value) for value in found.values()]
+            mine = [entry["told"] for entry in entries if key_id in (None, entry["key_id"])]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ExplanationStoreError("what the store holds there are no explanations of ours") from error
         if not mine:
             raise ExplanationNotFoundError(
                 "none is kept for this request: it was not sampled, is not written yet, or its time is over"

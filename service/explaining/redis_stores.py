@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from service.caches.redis_connection import RedisConnection
 from service.errors import ExplanationStoreError
@@ -120,8 +120,10 @@ def _flat(fields: Mapping[str, Any]) -> list[Any]:
 
 
 def _to_mode(raw: Mapping[bytes, bytes]) -> Mode:
-    fields = {name.decode(): value.decode() for name, value in raw.items()}
     try:
+        fields = {name.decode(): value.decode() for name, value in raw.items()}
+        if fields["mode"] not in get_args(ModeName):
+            raise ValueError(fields["mode"])
         expires, rate = fields.get("expires_ms"), fields.get("rate")
         return Mode(
             revision=int(fields["revision"]),

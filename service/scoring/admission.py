@@ -1,31 +1,70 @@
-"""Admission by token cost: what can't be worked off is refused at once, not queued."""
+"""Admission by token cost: what can't make its deadline is refused at once, not queued.
+
+Callers share the engine by start-time fair queueing (Goyal, Vin, Cheng, SIGCOMM 1996): each pair gets a turn in virtual time,
+which the engine takes as its priority, so that a caller with few notes never stands behind all of another's many.
+"""
 
 import math
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 from service.metrics import Metrics
+from service.scoring.types import Priority
 
 # How far back the measured rate looks, in seconds of work.
 RATE_MEMORY_S = 10.0
+# Less says nothing yet.
+SHORTEST_MEASURE_S = 0.5
 RETRY_AFTER_RANGE_S = (1.0, 60.0)
+# The rate is an average and a wait an estimate: what is admitted must make it within this share of its time.
+TIME_SHARE = 0.8
+# How much one answer moves the share of prompt tokens that the engine has to compute.
+REUSE_WEIGHT = 0.02
+# Above any turn of `online`; both fit the engine's 64 bits for as long as a machine lives.
+FIRST_TURN: dict[Priority, int] = {"online": 0, "batch": 1 << 60}
+
+ShedReason = Literal["backlog", "deadline"]
+
+
+class Flow(NamedTuple):
+    """What shares fairly with others of its kind: a caller at a priority."""
+
+    priority: Priority
+    caller: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A pair that was admitted: what it is thought to cost, and its turn (lower ones go first)."""
+
+    flow: Flow
+    tokens: int
+    turn: int
 
 
 class Admission:
-    """The budget of tokens that may be under way at once, and the rate at which they get done."""
+    """The tokens under way, by flow, and the rate at which they get done. Used from one event loop."""
 
-    def __init__(self, max_backlog_tokens: int, clock: Callable[[], float], metrics: Metrics) -> None:
-        """`clock` gives monotonic seconds."""
+    def __init__(
+        self, max_backlog_tokens: int, saturated_tokens: int, clock: Callable[[], float], metrics: Metrics
+    ) -> None:
+        """`saturated_tokens` is a backlog that fills the engine's step; `clock` gives monotonic seconds."""
         self._max_backlog_tokens = max_backlog_tokens
         self._clock = clock
         self._gauge = metrics.backlog_tokens
+        self._backlog: Counter[Flow] = Counter()
         self._backlog_tokens = 0
-        self._done_tokens = 0.0
-        self._busy_s = 0.0
-        self._looked_at = clock()
+        self._rate = _Rate(saturated_tokens, clock())
+        self._computed_share = 1.0
+        self._virtual_time = 0
+        self._next_turns: dict[Flow, int] = {}
+        metrics.service_rate_tokens.set_function(lambda: self.rate or 0.0)
 
     @property
     def backlog_tokens(self) -> int:
-        """Tokens admitted and not yet released."""
+        """Tokens admitted and not yet released, as estimated."""
         return self._backlog_tokens
 
     @property
@@ -33,39 +72,97 @@ class Admission:
         """The same as a share of the budget; 0 when idle."""
         return self._backlog_tokens / self._max_backlog_tokens
 
-    def can_admit(self, cost_tokens: int) -> bool:
-        """Whether the budget has room. An idle engine admits anything: one huge pair must not starve for ever."""
-        return self._backlog_tokens == 0 or self._backlog_tokens + cost_tokens <= self._max_backlog_tokens
+    @property
+    def rate(self) -> float | None:
+        """Tokens a second that the engine computes when it has enough to do; None while that was never measured."""
+        return self._rate.value
 
-    def admit(self, cost_tokens: int) -> None:
-        """Take the cost out of the budget; give it back with `release`."""
-        self._age()
-        self._set_backlog(self._backlog_tokens + cost_tokens)
+    def why_not(self, flow: Flow, prompt_tokens: int, remaining_s: float) -> ShedReason | None:
+        """Why a prompt of that length can't be admitted now, or None.
 
-    def release(self, cost_tokens: int, *, done: bool) -> None:
-        """Give the cost back; only work that was `done` (not aborted, not failed) counts for the rate."""
-        self._age()
-        self._set_backlog(self._backlog_tokens - cost_tokens)
-        if done:
-            self._done_tokens += cost_tokens
+        An idle engine admits anything: one huge pair must not starve for ever.
+        """
+        cost = self._cost(prompt_tokens)
+        if not self._backlog_tokens:
+            return None
+        if self._backlog_tokens + cost > self._max_backlog_tokens:
+            return "backlog"
+        if self.rate and (self._ahead(flow, cost) + cost) / self.rate > remaining_s * TIME_SHARE:
+            return "deadline"
+        return None
+
+    def admit(self, flow: Flow, prompt_tokens: int) -> Ticket:
+        """Count it as under way; `release` it in the end."""
+        cost = self._cost(prompt_tokens)
+        turn = max(self._virtual_time, self._next_turns.get(flow, 0))
+        self._next_turns[flow] = turn + cost
+        self._change(flow, cost)
+        return Ticket(flow, cost, FIRST_TURN[flow.priority] + turn)
+
+    def release(self, ticket: Ticket, prompt_tokens: int = 0, computed_tokens: int = 0) -> None:
+        """It is over: done, with what the engine computed of its prompt, or (with neither) aborted or failed."""
+        self._change(ticket.flow, -ticket.tokens, computed_tokens)
+        if prompt_tokens:
+            share = computed_tokens / prompt_tokens
+            self._computed_share += REUSE_WEIGHT * (share - self._computed_share)
+        self._virtual_time = max(self._virtual_time, ticket.turn - FIRST_TURN[ticket.flow.priority])
+        if not self._backlog_tokens:  # nobody is ahead of anybody
+            self._virtual_time = 0
+            self._next_turns.clear()
 
     def retry_after_s(self) -> float:
-        """Measured backlog / measured rate, within RETRY_AFTER_RANGE_S; the upper end while nothing is measured."""
+        """Backlog / rate, within RETRY_AFTER_RANGE_S; the upper end while nothing is measured."""
         shortest, longest = RETRY_AFTER_RANGE_S
-        if not self._done_tokens or not self._busy_s:
+        if not self.rate:
             return longest if self._backlog_tokens else shortest
-        wait_s = self._backlog_tokens / (self._done_tokens / self._busy_s)
-        return min(longest, max(shortest, wait_s))
+        return min(longest, max(shortest, self._backlog_tokens / self.rate))
 
-    def _age(self) -> None:
-        # The rate is tokens per *busy* second: idle time says nothing about how fast the engine is.
-        now = self._clock()
-        elapsed_s, self._looked_at = now - self._looked_at, now
-        if self._backlog_tokens and elapsed_s > 0:
+    def _cost(self, prompt_tokens: int) -> int:
+        return math.ceil(prompt_tokens * self._computed_share)
+
+    def _ahead(self, flow: Flow, cost: int) -> int:
+        """Tokens that go before the next pair of this flow: of each equal, no more than the flow has itself by then."""
+        own = self._backlog[flow] + cost
+        ahead = 0
+        for other, tokens in self._backlog.items():
+            if other.priority == flow.priority:
+                ahead += min(tokens, own)
+            elif FIRST_TURN[other.priority] < FIRST_TURN[flow.priority]:
+                ahead += tokens
+        return ahead
+
+    def _change(self, flow: Flow, tokens: int, computed_tokens: int = 0) -> None:
+        self._rate.note(self._clock(), self._backlog_tokens, computed_tokens)
+        self._backlog[flow] += tokens
+        if not self._backlog[flow]:
+            del self._backlog[flow]
+        self._backlog_tokens += tokens
+        self._gauge.set(self._backlog_tokens)
+
+
+class _Rate:
+    """Tokens a second over the last RATE_MEMORY_S of saturated time.
+
+    A lone prompt is slow for its tokens, and an idle engine does none: neither says what it can do.
+    """
+
+    def __init__(self, saturated_tokens: int, now: float) -> None:
+        self._saturated_tokens = saturated_tokens
+        self._noted_at = now
+        self._tokens = 0.0
+        self._seconds = 0.0
+
+    def note(self, now: float, backlog_tokens: int, done_tokens: int) -> None:
+        """That there was such a backlog up to now, and that so many tokens have just been done."""
+        elapsed_s, self._noted_at = now - self._noted_at, now
+        if backlog_tokens < self._saturated_tokens:
+            return
+        if elapsed_s > 0:
             kept = math.exp(-elapsed_s / RATE_MEMORY_S)
-            self._done_tokens *= kept
-            self._busy_s = self._busy_s * kept + elapsed_s
+            self._tokens *= kept
+            self._seconds = self._seconds * kept + elapsed_s
+        self._tokens += done_tokens
 
-    def _set_backlog(self, tokens: int) -> None:
-        self._backlog_tokens = tokens
-        self._gauge.set(tokens)
+    @property
+    def value(self) -> float | None:
+        return self._tokens / self._seconds if self._seconds >= SHORTEST_MEASURE_S and self._tokens else None

@@ -24,13 +24,11 @@ from service.errors import (
 )
 from service.live import LiveFigures
 from service.metrics import Metrics
-from service.scoring.admission import Admission
+from service.scoring.admission import Admission, Ticket
 from service.scoring.deadline import Deadline
 from service.scoring.single_flight import SingleFlight
 from service.scoring.types import PairResult, ScoringAnswer, ScoringRequest, Timing
 from service.scoring.work import EngineReading, PairFlight, PairKey, Work, landed
-
-ENGINE_PRIORITY = {"online": 0, "batch": 1}
 
 
 class Scorer:
@@ -63,7 +61,7 @@ class Scorer:
         """
         started = _now()
         deadline = Deadline.after_ms(request.deadline_ms)
-        work = self._mint_keys(request)
+        work = self._mint_keys(request, deadline)
         await self._read_cache(work)
         cache_read = _now()
         try:
@@ -85,13 +83,14 @@ class Scorer:
         """Abort what is in flight and wait until it has ended."""
         await self._in_flight.close()
 
-    def _mint_keys(self, request: ScoringRequest) -> Work:
+    def _mint_keys(self, request: ScoringRequest, deadline: Deadline) -> Work:
         criteria = self._checked_criteria(request.criteria)
         query = canonicalize(request.query)
         notes = [Note(canonicalize(note.title), canonicalize(note.body)) for note in request.notes]
         fingerprint = scoring_fingerprint(self._manifest.fingerprint, criteria, self._engine.profile.numbers)
         return Work(
             request=request,
+            deadline=deadline,
             criteria=criteria,
             query=query,
             notes=notes,
@@ -127,9 +126,10 @@ class Scorer:
         missing = work.missing()
         if not missing:
             return
-        # Rendering tells the exact cost; while the budget is spent anyway, not even that work is done.
-        if not self._admission.can_admit(self._renderer.max_overhead_tokens(work.criteria)):
-            work.shed.update(missing)
+        # Rendering tells the exact length; while not even a note without text would be admitted, that work is spared.
+        shortest = self._renderer.max_overhead_tokens(work.criteria)
+        if reason := self._admission.why_not(work.flow, shortest, work.deadline.remaining_s()):
+            work.shed.update(dict.fromkeys(missing, reason))
             return
         notes = [work.notes[index] for index in missing]
         rendering = _now()
@@ -147,21 +147,23 @@ class Scorer:
         if twin:  # the same text stands twice in this request
             work.board(index, twin, "coalesced")
             return
-        cost = len(prompt.token_ids)
-        if not self._admission.can_admit(cost):
-            work.shed.add(index)
+        tokens = len(prompt.token_ids)
+        if reason := self._admission.why_not(work.flow, tokens, work.deadline.remaining_s()):
+            work.shed[index] = reason
             return
-        self._admission.admit(cost)
-        call = self._read_pair(prompt, ENGINE_PRIORITY[work.request.priority])
-        flight = self._in_flight.start(key, call)
+        ticket = self._admission.admit(work.flow, tokens)
+        flight = self._in_flight.start(key, self._read_pair(prompt, ticket.turn))
         # Not in a `finally` of the call: one that is cancelled before its first step never runs it.
-        flight.task.add_done_callback(self._releaser(cost))
+        flight.task.add_done_callback(self._releaser(ticket))
         work.board(index, flight, "engine")
 
-    def _releaser(self, cost: int) -> "Callable[[asyncio.Task[EngineReading | EngineError]], None]":
+    def _releaser(self, ticket: Ticket) -> "Callable[[asyncio.Task[EngineReading | EngineError]], None]":
         def release(task: "asyncio.Task[EngineReading | EngineError]") -> None:
-            done = not task.cancelled() and not task.exception() and isinstance(task.result(), EngineReading)
-            self._admission.release(cost, done=done)
+            found = None if task.cancelled() or task.exception() else task.result()
+            if isinstance(found, EngineReading):
+                self._admission.release(ticket, found.prompt_tokens, found.computed_tokens)
+            else:
+                self._admission.release(ticket)
 
         return release
 
@@ -172,9 +174,11 @@ class Scorer:
             distribution = answer.distribution()
         except EngineError as error:
             return error
-        self._metrics.prompt_tokens.labels("computed").inc(answer.prompt_tokens - answer.reused_tokens)
+        computed = answer.prompt_tokens - answer.reused_tokens
+        self._metrics.prompt_tokens.labels("computed").inc(computed)
         self._metrics.prompt_tokens.labels("reused").inc(answer.reused_tokens)
-        return EngineReading(Reading(distribution, prompt.truncated), answer.queued_s, answer.prompt_tokens)
+        reading = Reading(distribution, prompt.truncated)
+        return EngineReading(reading, answer.queued_s, answer.prompt_tokens, computed)
 
     def _result(self, work: Work, index: int) -> PairResult:
         note_id = work.request.notes[index].id
@@ -203,10 +207,10 @@ class Scorer:
             await self._cache.put_many_behind(work.query_key, entries)
 
     def _count(self, work: Work, results: Sequence[PairResult], timing: Timing) -> None:
+        for reason in work.shed.values():
+            self._metrics.shed.labels(reason).inc()
         for result in results:
             self._metrics.pair_outcomes.labels(result.outcome).inc()
-            if result.outcome == "shed":
-                self._metrics.shed.labels("backlog").inc()
             if result.judgement:
                 self._metrics.pair_source.labels(result.source).inc()
                 self._metrics.grades.labels(str(result.judgement.grade)).inc()

@@ -21,7 +21,10 @@ class ScoringNote:
 
 @dataclass(frozen=True, slots=True)
 class ScoringRequest:
-    """One query and its notes. `deadline_ms` counts from the moment that the scorer takes the request."""
+    """One query and its notes. `deadline_ms` counts from the moment that the scorer takes the request.
+
+    `caller` is whom the engine is shared with fairly: the id of a key.
+    """
 
     request_id: str
     query: str
@@ -29,6 +32,7 @@ class ScoringRequest:
     deadline_ms: int
     priority: Priority = "online"
     criteria: str | None = None
+    caller: str = ""
 
 
 @dataclass(frozen=True, slots=True)

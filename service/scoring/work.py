@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from service.contract.labels import Reading
 from service.contract.prompt import Note
 from service.errors import EngineError, EngineLostError
+from service.scoring.admission import Flow, ShedReason
+from service.scoring.deadline import Deadline
 from service.scoring.single_flight import Flight
 from service.scoring.types import ScoringRequest, Source
 
@@ -15,11 +17,12 @@ PairKey = tuple[str, bytes]
 
 @dataclass(frozen=True, slots=True)
 class EngineReading:
-    """A reading fresh from the engine, how long it waited there before its turn, and its prompt's length."""
+    """A reading fresh from the engine, how long it waited there before its turn, and its prompt's tokens."""
 
     reading: Reading
     queued_s: float
     prompt_tokens: int
+    computed_tokens: int
 
 
 PairFlight = Flight[PairKey, EngineReading | EngineError]
@@ -37,6 +40,7 @@ class Work:
     """The lists run over the request's notes, in its order; flights and shed hold positions in them."""
 
     request: ScoringRequest
+    deadline: Deadline
     criteria: str
     query: str
     notes: list[Note]
@@ -45,12 +49,17 @@ class Work:
     readings: list[Reading | None]
     sources: list[Source | None]
     flights: dict[int, PairFlight] = field(default_factory=dict)
-    shed: set[int] = field(default_factory=set)
+    shed: dict[int, ShedReason] = field(default_factory=dict)
 
     def missing(self) -> list[int]:
         """Notes that are neither read, nor in flight, nor shed."""
-        settled = self.flights.keys() | self.shed
+        settled = self.flights.keys() | self.shed.keys()
         return [i for i, reading in enumerate(self.readings) if reading is None and i not in settled]
+
+    @property
+    def flow(self) -> Flow:
+        """What it shares the engine as."""
+        return Flow(self.request.priority, self.request.caller)
 
     def key(self, index: int) -> PairKey:
         return (self.query_key, self.note_keys[index])

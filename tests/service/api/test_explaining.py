@@ -201,6 +201,13 @@ async def test_drops_are_told(service: Service) -> None:
     service.engine.let_go()
 
 
+async def test_foreign_values_in_the_store_are_told_apart(service: Service) -> None:
+    await service.stack.stores[1].put("r-1", {"x": b"\xff not ours"})
+    response = await service.client.get("/explanations/r-1")
+    assert response.status_code == 503
+    assert response.json()["type"].endswith("explanation-store-unavailable")
+
+
 async def test_nothing_kept_is_not_found(service: Service) -> None:
     response = await service.client.get("/explanations/r-9")
     assert response.status_code == 404

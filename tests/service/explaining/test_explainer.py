@@ -179,6 +179,16 @@ async def test_a_failing_engine_fails_the_one_and_goes_on(house: House) -> None:
     assert house.count("explanations_total", outcome="failed") == 1
 
 
+async def test_an_unforeseen_error_fails_the_one_and_goes_on(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(house.explainer, "_prompt", lambda pair: 1 / 0)
+        assert isinstance(await house.explainer.submit(PAIR, asked=True).finished, EngineRequestError)
+    assert "unforeseen error while explaining" in caplog.text
+    assert isinstance(await house.explainer.submit(PAIR, asked=True).finished, Explanation)
+
+
 async def test_a_pair_that_can_t_be_rendered_fails(house: House) -> None:
     pair = GradedPair("cafe " * 200, None, "", "general-1", 1)
     assert isinstance(await house.explainer.submit(pair, asked=True).finished, InvalidRequestError)

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -191,9 +192,18 @@ async def test_closed_stores_say_so(subject: Subject) -> None:
 
 
 @pytest.mark.redis
-async def test_what_is_no_mode_of_ours_is_refused(redis_server: RedisServer) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"mode": "all"},
+        {"mode": "all", "revision": "one", "owner": "", "reason": "", "since_ms": "0"},
+        {"mode": "loud", "revision": "1", "owner": "", "reason": "", "since_ms": "0"},
+        {"mode": b"\xff", "revision": "1", "owner": "", "reason": "", "since_ms": "0"},
+    ],
+)
+async def test_what_is_no_mode_of_ours_is_refused(redis_server: RedisServer, content: dict[Any, Any]) -> None:
     client = Redis.from_url(redis_server.url)
-    await client.hset("ng:{mode}", mapping={"mode": "all"})
+    await client.hset("ng:{mode}", mapping=content)
     store = RedisModeStore(RedisConnection(redis_server.url, 5, 8, ExplanationStoreError))
     with pytest.raises(ExplanationStoreError, match="no mode of ours"):
         await store.read()

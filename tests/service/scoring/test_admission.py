@@ -4,7 +4,11 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from service.metrics import Metrics
-from service.scoring.admission import RETRY_AFTER_RANGE_S, Admission
+from service.scoring.admission import FIRST_TURN, RETRY_AFTER_RANGE_S, TIME_SHARE, Admission, Flow, Ticket
+
+ANN, BOB, BATCH = Flow("online", "ann"), Flow("online", "bob"), Flow("batch", "ann")
+LONG_S = 1e9
+SATURATED = 100
 
 
 class Clock:
@@ -15,70 +19,176 @@ class Clock:
         return self.now_s
 
 
-def make(limit: int = 100) -> tuple[Admission, Clock, CollectorRegistry]:
-    clock, registry = Clock(), CollectorRegistry()
-    return Admission(limit, clock, Metrics(registry)), clock, registry
+class House:
+    """An admission whose engine does 1,000 tokens a second, once `measure` was called."""
+
+    def __init__(self, limit: int = 100_000) -> None:
+        self.clock, self.registry = Clock(), CollectorRegistry()
+        self.admission = Admission(limit, SATURATED, self.clock, Metrics(self.registry))
+
+    def measure(self) -> None:
+        ticket = self.admission.admit(ANN, 2_000)
+        self.clock.now_s += 2
+        self.admission.release(ticket, 2_000, 2_000)
+
+    def admits(self, flow: Flow, tokens: int, remaining_s: float = LONG_S) -> bool:
+        return self.admission.why_not(flow, tokens, remaining_s) is None
+
+    def fill(self, flow: Flow, tokens: int, remaining_s: float) -> list[Ticket]:
+        """Admit pairs of 100 tokens until one is refused, or so many tokens are in."""
+        tickets: list[Ticket] = []
+        while self.admits(flow, 100, remaining_s) and len(tickets) * 100 < tokens:
+            tickets.append(self.admission.admit(flow, 100))
+        return tickets
 
 
 def test_budget_is_kept() -> None:
-    admission, _, registry = make(100)
-    admission.admit(60)
-    assert admission.can_admit(40)
-    assert not admission.can_admit(41)
-    admission.release(60, done=True)
-    assert admission.can_admit(100)
-    assert registry.get_sample_value("notegrade_backlog_tokens") == 0
+    house = House(100)
+    ticket = house.admission.admit(ANN, 60)
+    assert house.admits(BOB, 40)
+    assert house.admission.why_not(BOB, 41, LONG_S) == "backlog"
+    assert house.admission.backlog_share == 0.6
+    house.admission.release(ticket)
+    assert house.admits(BOB, 100)
+    assert house.registry.get_sample_value("notegrade_backlog_tokens") == 0
 
 
 def test_an_idle_engine_admits_even_what_is_over_the_budget() -> None:
-    admission, _, _ = make(100)
-    assert admission.can_admit(1_000)
-    admission.admit(1_000)
-    assert not admission.can_admit(1)
+    house = House(100)
+    house.measure()
+    assert house.admits(ANN, 1_000, remaining_s=0.001)
+    house.admission.admit(ANN, 1_000)
+    assert not house.admits(ANN, 1)
 
 
-@given(st.lists(st.tuples(st.integers(1, 80), st.booleans()), max_size=40))
-def test_backlog_is_what_was_admitted_and_not_released(steps: list[tuple[int, bool]]) -> None:
-    admission, _, _ = make(100)
-    held: list[int] = []
-    for cost, release in steps:
+@given(
+    st.lists(st.tuples(st.integers(1, 80), st.booleans(), st.sampled_from([ANN, BOB, BATCH])), max_size=40)
+)
+def test_backlog_is_what_was_admitted_and_not_released(steps: list[tuple[int, bool, Flow]]) -> None:
+    house = House(100)
+    held: list[Ticket] = []
+    for cost, release, flow in steps:
         if release and held:
-            admission.release(held.pop(), done=True)
-        elif admission.can_admit(cost):
-            admission.admit(cost)
-            held.append(cost)
-        assert admission.backlog_tokens == sum(held)
-        assert admission.backlog_tokens <= 100
+            house.admission.release(held.pop(0))
+        elif house.admits(flow, cost):
+            held.append(house.admission.admit(flow, cost))
+        assert house.admission.backlog_tokens == sum(ticket.tokens for ticket in held) <= 100
+    for ticket in held:
+        house.admission.release(ticket)
+    # Nothing is kept of callers who have left.
+    assert not house.admission._backlog
+    assert not house.admission._next_turns
 
 
-def test_retry_after_is_backlog_over_rate() -> None:
-    admission, clock, _ = make(10_000)
-    admission.admit(1_000)
-    clock.now_s += 2
-    admission.release(1_000, done=True)  # 500 tokens a second
-    admission.admit(4_000)
-    assert admission.retry_after_s() == pytest.approx(8, rel=0.01)
+def test_what_can_t_make_its_deadline_is_refused() -> None:
+    house = House()
+    house.measure()
+    house.admission.admit(ANN, 4_000)
+    makes_it_in = 5_000 / 1_000 / TIME_SHARE
+    assert house.admits(ANN, 1_000, makes_it_in + 0.01)
+    assert house.admission.why_not(ANN, 1_000, makes_it_in - 0.01) == "deadline"
 
 
-def test_idle_time_and_undone_work_say_nothing_about_the_rate() -> None:
-    admission, clock, _ = make(10_000)
-    admission.admit(1_000)
-    clock.now_s += 2
-    admission.release(1_000, done=True)
-    clock.now_s += 3_600
-    admission.admit(4_000)
-    assert admission.retry_after_s() == pytest.approx(8, rel=0.01)
-    clock.now_s += 2
-    admission.release(2_000, done=False)
-    assert admission.retry_after_s() > 2_000 / 500
+def test_before_anything_is_measured_only_the_budget_counts() -> None:
+    house = House()
+    house.admission.admit(ANN, 50_000)
+    assert house.admission.rate is None
+    assert house.admits(ANN, 1_000, remaining_s=0.001)
 
 
-def test_retry_after_stays_in_its_range() -> None:
-    admission, clock, _ = make(10_000)
+def test_the_rate_is_of_saturated_time_alone() -> None:
+    house = House()
+    house.measure()
+    assert house.admission.rate == pytest.approx(1_000)
+    # An idle hour, and a lone prompt that took its time, say nothing of what the engine can do.
+    house.clock.now_s += 3_600
+    lone = house.admission.admit(ANN, SATURATED - 1)
+    house.clock.now_s += 5
+    house.admission.release(lone, SATURATED - 1, SATURATED - 1)
+    assert house.admission.rate == pytest.approx(1_000)
+    slow = house.admission.admit(ANN, 5_000)
+    house.clock.now_s += 50
+    house.admission.release(slow, 5_000, 5_000)
+    assert house.admission.rate is not None
+    assert 100 <= house.admission.rate < 110
+
+
+def test_aborted_work_is_no_work_done() -> None:
+    house = House()
+    house.measure()
+    ticket = house.admission.admit(ANN, 5_000)
+    house.clock.now_s += 2
+    house.admission.release(ticket)
+    assert house.admission.rate is not None
+    assert house.admission.rate < 600
+
+
+def test_tokens_that_the_engine_reuses_cost_nothing() -> None:
+    house = House()
+    for _ in range(500):
+        ticket = house.admission.admit(ANN, 1_000)
+        house.clock.now_s += 0.25
+        house.admission.release(ticket, 1_000, 250)
+    assert house.admission.admit(ANN, 1_000).tokens == 251  # rounded up
+    assert house.admission.rate == pytest.approx(1_000, rel=0.01)
+
+
+def test_batch_waits_for_online_and_online_never_for_batch() -> None:
+    house = House()
+    house.measure()
+    house.fill(BATCH, 8_000, LONG_S)
+    assert house.admits(ANN, 500, remaining_s=1)
+    first, second = house.admission.admit(BATCH, 100), house.admission.admit(ANN, 100)
+    assert second.turn < FIRST_TURN["batch"] <= first.turn
+    house.fill(ANN, 4_000, LONG_S)
+    assert not house.admits(BATCH, 100, remaining_s=4)
+
+
+def test_a_caller_with_little_is_admitted_beside_one_with_much() -> None:
+    house = House()
+    house.measure()
+    greedy = house.fill(ANN, 100_000, remaining_s=5)
+    assert sum(ticket.tokens for ticket in greedy) == 5 * 1_000 * TIME_SHARE
+    # Behind the greedy one's it would take four seconds; beside it, each gets half.
+    small = house.fill(BOB, 2_000, remaining_s=5)
+    assert len(small) == 20
+    assert small[0].turn <= greedy[0].turn
+    assert small[-1].turn < greedy[len(small)].turn
+    assert not house.admits(ANN, 100, remaining_s=5)
+
+
+def test_turns_alternate_whatever_was_there_first() -> None:
+    house = House()
+    ann = [house.admission.admit(ANN, 100) for _ in range(50)]
+    for ticket in ann[:10]:
+        house.admission.release(ticket, 100, 100)
+    bob = [house.admission.admit(BOB, 100) for _ in range(5)]
+    waiting = sorted([*ann[10:], *bob], key=lambda ticket: ticket.turn)
+    served = [ticket.flow.caller for ticket in waiting[:11]]
+    assert served.count("bob") == 5
+
+
+def test_a_caller_who_was_away_has_saved_nothing_up() -> None:
+    house = House()
+    ann = [house.admission.admit(ANN, 100) for _ in range(50)]
+    for ticket in ann[:40]:
+        house.admission.release(ticket, 100, 100)
+    bob = house.admission.admit(BOB, 100)
+    assert bob.turn == ann[39].turn
+
+
+def test_retry_after_is_backlog_over_rate_within_its_range() -> None:
     shortest, longest = RETRY_AFTER_RANGE_S
-    assert admission.retry_after_s() == shortest
-    admission.admit(5_000)
-    assert admission.retry_after_s() == longest  # nothing measured yet
-    clock.now_s += 1_000
-    admission.release(1, done=True)
-    assert admission.retry_after_s() == longest
+    house = House()
+    assert house.admission.retry_after_s() == shortest
+    held = house.admission.admit(ANN, 5_000)
+    assert house.admission.retry_after_s() == longest  # nothing measured yet
+    house.admission.release(held)
+    house.measure()
+    house.admission.admit(ANN, 8_000)
+    rate = house.admission.rate
+    assert rate is not None
+    assert house.admission.retry_after_s() == pytest.approx(8_000 / rate)
+    house.admission.admit(ANN, 90_000)
+    assert house.admission.retry_after_s() == longest
+    assert house.registry.get_sample_value("notegrade_service_rate_tokens") == rate

@@ -50,7 +50,7 @@ class House:
         self.engine: FakeEngine = fake_engine_for(checkpoint)
         self.local, self.remote = MemoryCache(1_000, 60), MemoryCache(1_000, 60)
         self.cache = TieredCache(self.local, self.remote, Breaker(5, 1), metrics)
-        self.admission = Admission(max_backlog_tokens, lambda: 0.0, metrics)
+        self.admission = Admission(max_backlog_tokens, 1_024, lambda: 0.0, metrics)
         self.live = LiveFigures()
         self.scorer = Scorer(checkpoint, self.engine, self.cache, self.admission, metrics, self.live)
 

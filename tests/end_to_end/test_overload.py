@@ -1,0 +1,100 @@
+"""More asked than can be done, on the real engine: who gets what."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from service.api.auth import hash_key
+from tests.end_to_end.service_process import ServiceProcess, free_port, start_service
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
+
+KEYS = f"score:{hash_key('greedy')}:greedy,score:{hash_key('modest')}:modest"
+
+
+@pytest.fixture(scope="module")
+def keyed_service(
+    default_checkpoint: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServiceProcess]:
+    """A service on the default checkpoint that knows two callers."""
+    port = free_port()
+    process = start_service(
+        tmp_path_factory.mktemp("overload") / "log",
+        [str(Path(".venv/bin/notegrade")), "serve", "--port", str(port)],
+        port,
+        NOTEGRADE_KEYS=KEYS,
+        NOTEGRADE_HOST="127.0.0.1",
+    )
+    process.wait_for("ok", "engine_lost", "probe_mismatch")
+    assert process.readiness[-1] == (200, "ok"), process.written()[-4000:]
+    yield process
+    process.interrupt()
+
+
+class Caller:
+    """Sends requests under one key, and counts what becomes of their pairs."""
+
+    def __init__(self, service: ServiceProcess, key: str) -> None:
+        self._url = f"{service.url}/score"
+        self._headers = {"Authorization": f"Bearer {key}"}
+        self._key = key
+        self._count = 0
+        self.outcomes: Counter[str] = Counter()
+
+    def score(self, notes: int, deadline_ms: int, priority: str = "online") -> None:
+        self._count += 1
+        bodies = [
+            f"{self._key} {self._count} {number} a quiet cafe with light " * 6 for number in range(notes)
+        ]
+        body = {
+            "query": "quiet cafes to work in lisbon",
+            "notes": [{"id": str(number), "body": text} for number, text in enumerate(bodies)],
+            "deadline_ms": deadline_ms,
+            "priority": priority,
+        }
+        response = httpx.post(self._url, json=body, headers=self._headers, timeout=120)
+        assert response.status_code in (200, 503, 504), response.text
+        if response.status_code == 503:
+            assert int(response.headers["retry-after"]) >= 1
+        results = response.json().get("results") or [{"outcome": f"HTTP {response.status_code}"}] * notes
+        self.outcomes.update(result["outcome"] for result in results)
+
+
+@pytest.fixture
+def greedy(keyed_service: ServiceProcess) -> Iterator[Caller]:
+    """A caller who keeps more in the engine than it can do in any deadline, until the test ends."""
+    stopped = threading.Event()
+    callers = [Caller(keyed_service, "greedy") for _ in range(4)]
+
+    def keep_asking(caller: Caller) -> None:
+        while not stopped.is_set():
+            caller.score(notes=250, deadline_ms=15_000)
+
+    with ThreadPoolExecutor() as pool:
+        asking = [pool.submit(keep_asking, caller) for caller in callers]
+        yield callers[0]
+        stopped.set()
+        for each in asking:
+            each.result()
+    together = sum((caller.outcomes for caller in callers), Counter[str]())
+    # It did ask for too much, and what could be done was done.
+    assert together["shed"] + together["HTTP 503"] > 0
+    assert together["scored"] > 0
+
+
+def test_one_who_asks_for_much_does_not_starve_one_who_asks_for_little(
+    keyed_service: ServiceProcess, greedy: Caller
+) -> None:
+    modest = Caller(keyed_service, "modest")
+    while not greedy.outcomes:  # its first answer says that the engine is full, and its rate measured
+        threading.Event().wait(0.1)
+    for _ in range(12):
+        # Far less time than all that the greedy one has in there would take.
+        modest.score(notes=5, deadline_ms=6_000)
+    assert modest.outcomes["scored"] >= 0.9 * modest.outcomes.total(), modest.outcomes
