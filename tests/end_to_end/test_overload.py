@@ -1,6 +1,7 @@
 """More asked than can be done, on the real engine: who gets what."""
 
 import threading
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -43,15 +44,11 @@ class Caller:
     def __init__(self, service: ServiceProcess, key: str) -> None:
         self._url = f"{service.url}/score"
         self._headers = {"Authorization": f"Bearer {key}"}
-        self._key = key
-        self._count = 0
         self.outcomes: Counter[str] = Counter()
 
     def score(self, notes: int, deadline_ms: int, priority: str = "online") -> None:
-        self._count += 1
-        bodies = [
-            f"{self._key} {self._count} {number} a quiet cafe with light " * 6 for number in range(notes)
-        ]
+        # Nobody else's, and never asked before: what is known already costs nothing, and takes no turn.
+        bodies = [f"{uuid.uuid4()} a quiet cafe with light and sockets " * 4 for _ in range(notes)]
         body = {
             "query": "quiet cafes to work in lisbon",
             "notes": [{"id": str(number), "body": text} for number, text in enumerate(bodies)],

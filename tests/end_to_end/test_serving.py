@@ -3,6 +3,7 @@
 import asyncio
 import json
 import statistics
+from collections import Counter
 from typing import Any
 
 import httpx
@@ -143,13 +144,14 @@ LONG_NOTES = [{"id": str(i), "body": f"{i} " + "wide open road " * 200} for i in
 """More than ten seconds of work on two cores: whatever cuts it short, cuts it short by far."""
 
 
-def test_deadline_aborts_engine_work(client: httpx.Client) -> None:
+def test_what_can_t_make_its_deadline_is_not_computed(client: httpx.Client) -> None:
     before = engine_sample(client, "prompt_tokens_total")
     response = client.post(
         "/score", json={"query": "the deadline", "notes": LONG_NOTES, "deadline_ms": 1_500}
     )
-    outcomes = [result["outcome"] for result in response.json().get("results", [])]
-    assert response.status_code == 504 or outcomes.count("deadline_exceeded") > 20
+    outcomes = Counter(result["outcome"] for result in response.json().get("results", []))
+    # Shed where the service knows its rate by now, else begun and aborted.
+    assert response.status_code in (503, 504) or outcomes["shed"] + outcomes["deadline_exceeded"] > 20
     wait_until(lambda: engine_sample(client, "num_requests_running") == 0)
     wait_until(lambda: engine_sample(client, "num_requests_waiting") == 0)
     assert_most_was_never_computed(client, before)
