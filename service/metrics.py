@@ -3,7 +3,7 @@
 Label values are closed sets, so that a caller can't make new series.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -80,9 +80,9 @@ class Metrics:
         self.ready = gauge("ready", "1 under the one reason that holds now; reason ok means ready", "reason")
         self.build_info = gauge("build_info", "Always 1", "version", "fingerprint")
 
-    def follow_mode(self, mode: Callable[[], str]) -> None:
+    def follow_mode(self, names: Iterable[str], mode: Callable[[], str]) -> None:
         """Show what `mode` tells at each scrape: a mode ends by the clock, with nobody there to set the gauge."""
-        for name in ("off", "on_request", "sample", "all"):
+        for name in names:
             self.explanation_mode.labels(name).set_function(partial(_is, mode, name))
 
     def render(self) -> bytes:

@@ -8,6 +8,8 @@ import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
+from redis.asyncio import Redis
+
 
 class RedisServer:
     """One server process on a free port of 127.0.0.1. Every start begins empty, unless it has a folder to keep its data in."""
@@ -73,6 +75,14 @@ class RedisServer:
             process.send_signal(number)
             process.send_signal(signal.SIGCONT)  # a paused process can't act on SIGTERM
         self._process = None
+
+
+async def age_keys(client: Redis, pattern: str, seconds: float) -> None:
+    """Make the keys that many seconds older. Fails for one that never expires."""
+    for key in await client.keys(pattern):
+        left_ms = await client.pttl(key)
+        assert left_ms > 0, f"{key!r} never expires"
+        await client.pexpire(key, left_ms - round(seconds * 1000))
 
 
 def find_redis_binary() -> str | None:

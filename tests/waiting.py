@@ -1,4 +1,5 @@
 import asyncio
+import time
 from collections.abc import Callable
 
 
@@ -7,3 +8,12 @@ async def until(condition: Callable[[], bool], within_s: float = 5) -> None:
     async with asyncio.timeout(within_s):
         while not condition():
             await asyncio.sleep(0.001)
+
+
+def wait_until(condition: Callable[[], bool], within_s: float = 30) -> float:
+    """Seconds until the condition held, for tests without an event loop. Fails when it never does."""
+    started = time.monotonic()
+    while not condition():
+        assert time.monotonic() - started < within_s, "it did not come about in time"
+        time.sleep(0.02)
+    return time.monotonic() - started

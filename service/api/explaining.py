@@ -1,5 +1,6 @@
 """The routes of explanation mode: the switch, explanations, and what the console shows."""
 
+import json
 import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -12,7 +13,7 @@ from starlette.responses import Response, StreamingResponse
 
 from service.api.auth import Caller
 from service.api.disconnects import ClientLeftError
-from service.api.parts import Parts, client_left, documents, require, to_ascii_json, to_json
+from service.api.parts import Parts, client_left, documents, require, to_json
 from service.api.routes import graded_pairs, to_result
 from service.api.schemas import Body, ExplanationBody, RequestLimits, Wire, limit, parse_body
 from service.api.schemas import Query as QueryText
@@ -220,7 +221,8 @@ async def _events(parts: Parts, answer: ScoringAnswer, job: Job) -> AsyncGenerat
 
 
 def _event(name: str, data: Any) -> bytes:
-    return f"event: {name}\ndata: {to_ascii_json(data)}\n\n".encode()
+    # ASCII, so that it is one line whatever the text holds: some of Unicode's line breaks would end an event.
+    return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=True)}\n\n".encode()
 
 
 def _to_scoring(body: ExplainBody, limits: RequestLimits, caller: Caller) -> ScoringRequest:

@@ -1,6 +1,5 @@
 """What the routes stand on, and what several of them do."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -106,11 +105,6 @@ def documents(
 def to_json(body: BaseModel, headers: dict[str, str] | None = None) -> Response:
     """A body that was made here, and needs no checking again."""
     return Response(body.model_dump_json(), media_type="application/json", headers=headers)
-
-
-def to_ascii_json(data: Any) -> str:
-    """One line whatever the text holds: some of Unicode's line breaks would end an event."""
-    return json.dumps(data, ensure_ascii=True)
 
 
 def client_left() -> Response:

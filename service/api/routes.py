@@ -106,12 +106,12 @@ async def _score_and_explain(
     """The answer, the mode that applied, and what became of explanations. Raises as Parts.score does."""
     deadline = Deadline.after_ms(scoring.deadline_ms)
     answer = await parts.score(request, scoring)
-    # Read before explaining: what is said of the mode must be what the explanations were made by.
-    mode = parts.explanations.now.name
+    # Read once: what is said of the mode must be what the explanations were made by.
+    now = parts.explanations.now
     asker = Asker(scoring.request_id, caller.key_id)
     pairs, remaining_s = graded_pairs(scoring, answer), deadline.remaining_s()
-    explaining = parts.explanations.explain(asker, pairs, asked=asked, remaining_s=remaining_s)
-    return answer, mode, await unless_disconnected(request, explaining)
+    explaining = parts.explanations.explain(asker, pairs, now, asked=asked, remaining_s=remaining_s)
+    return answer, now.name, await unless_disconnected(request, explaining)
 
 
 def graded_pairs(scoring: ScoringRequest, answer: ScoringAnswer) -> dict[str, GradedPair]:

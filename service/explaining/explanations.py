@@ -110,18 +110,18 @@ class Explanations:
         return await self._switch.history(most)
 
     async def explain(
-        self, asker: Asker, pairs: Mapping[str, GradedPair], *, asked: bool, remaining_s: float
+        self, asker: Asker, pairs: Mapping[str, GradedPair], now: ModeNow, *, asked: bool, remaining_s: float
     ) -> dict[str, Told]:
-        """Explain the pairs of one answer, by note id, as the mode allows.
+        """Explain the pairs of one answer, by note id, as the mode `now` allows.
 
         What was asked for is waited for until the time that remains is over, and then deferred; what the mode
         alone wants is deferred at once. Deferred ones are read with `kept`. Cancelling it abandons what is waited for.
         """
-        if self.now.name == "off":
+        if now.name == "off":
             return dict.fromkeys(pairs, Told("off")) if asked else {}
         told: dict[str, Told] = {}
         jobs: dict[str, Job] = {}
-        for note_id in pairs if asked else self._chosen(list(pairs)):
+        for note_id in pairs if asked else self._chosen(list(pairs), now):
             try:
                 jobs[note_id] = self._explainer.submit(pairs[note_id], asked=asked)
             except ExplanationDroppedError as error:
@@ -167,8 +167,7 @@ class Explanations:
             )
         return sorted(mine, key=lambda entry: str(entry["note_id"]))
 
-    def _chosen(self, note_ids: Sequence[str]) -> list[str]:
-        now = self.now
+    def _chosen(self, note_ids: Sequence[str], now: ModeNow) -> list[str]:
         if now.name == "all":
             return list(note_ids)
         if now.name == "sample":

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
 from service.errors import ExplanationStoreError
 from service.explaining.base import ModeReading, ModeStore, read_at
@@ -63,7 +64,7 @@ class Switch:
         # A slow look must not put an older mode over the one that a flip has just brought.
         self._one_at_a_time = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
-        metrics.follow_mode(lambda: self.now.name)
+        metrics.follow_mode(get_args(ModeName), lambda: self.now.name)
 
     def start(self) -> None:
         """Begin to follow the store."""

@@ -4,25 +4,18 @@ import json
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.end_to_end.replicas import GUARDED_P99_MS, MODE, PAIR, Replicas
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.engine, pytest.mark.redis, pytest.mark.timeout(1800)]
-
-
-def wait_until(condition: Callable[[], bool], within_s: float = 30) -> float:
-    """Seconds until the condition held."""
-    started = time.monotonic()
-    while not condition():
-        assert time.monotonic() - started < within_s, "not in time"
-        time.sleep(0.02)
-    return time.monotonic() - started
 
 
 @pytest.fixture(autouse=True)
@@ -31,12 +24,16 @@ def off_at_first(replicas: Replicas) -> None:
     wait_until(lambda: {replicas.followed(replica) for replica in range(3)} == {"off"})
 
 
+def others_follow(replicas: Replicas, mode: str) -> bool:
+    return replicas.followed(1) == replicas.followed(2) == mode
+
+
 def follow_times(replicas: Replicas) -> list[float]:
     """How long the others took to follow flips of the first one, to on and off."""
     found = []
     for mode in ("all", "off") * 3:
         assert replicas.flip(mode).status_code == 200
-        found.append(wait_until(lambda mode=mode: replicas.followed(1) == replicas.followed(2) == mode))  # type: ignore[misc]
+        found.append(wait_until(partial(others_follow, replicas, mode)))
     return found
 
 
@@ -184,5 +181,5 @@ def test_the_guard_turns_it_off_everywhere_and_does_not_flap(replicas: Replicas,
         assert refused.status_code == 409
         assert refused.json()["type"].endswith("mode-refused")
         assert 0 < int(refused.headers["retry-after"]) <= 60
-    time.sleep(5)
+    time.sleep(5)  # five more looks of every guard
     assert len(replicas.clients[0].get(f"{MODE}/history").json()["flips"]) == before + 2

@@ -19,7 +19,7 @@ from service.contract.prompt import Note
 from service.contract.text import canonicalize
 from tests.end_to_end.service_process import ROOT, ServiceProcess
 from tests.redis_server import RedisServer
-from tests.waiting import until
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.engine, pytest.mark.redis]
 
@@ -123,16 +123,12 @@ def test_redis_comes_back_by_itself(client: httpx.Client, shared_redis: RedisSer
         return float(line.split()[1])
 
     shared_redis.kill()
-    wait_until(lambda: breaker_open() == 1)
+    wait_until(lambda: breaker_open() == 1, within_s=60)
     assert (
         score(client, notes=[{"id": "n", "body": "while Redis is away"}])["results"][0]["outcome"] == "scored"
     )
     shared_redis.start()
-    wait_until(lambda: breaker_open() == 0)
-
-
-def wait_until(condition: Any, within_s: float = 60) -> None:
-    asyncio.run(until(condition, within_s))
+    wait_until(lambda: breaker_open() == 0, within_s=60)
 
 
 def engine_sample(client: httpx.Client, name: str) -> float:
@@ -152,8 +148,8 @@ def test_what_can_t_make_its_deadline_is_not_computed(client: httpx.Client) -> N
     outcomes = Counter(result["outcome"] for result in response.json().get("results", []))
     # Shed where the service knows its rate by now, else begun and aborted.
     assert response.status_code in (503, 504) or outcomes["shed"] + outcomes["deadline_exceeded"] > 20
-    wait_until(lambda: engine_sample(client, "num_requests_running") == 0)
-    wait_until(lambda: engine_sample(client, "num_requests_waiting") == 0)
+    wait_until(lambda: engine_sample(client, "num_requests_running") == 0, within_s=60)
+    wait_until(lambda: engine_sample(client, "num_requests_waiting") == 0, within_s=60)
     assert_most_was_never_computed(client, before)
 
 
@@ -163,7 +159,7 @@ def test_client_that_leaves_aborts_engine_work(client: httpx.Client) -> None:
         client.post(
             "/score", json={"query": "who leaves", "notes": LONG_NOTES, "deadline_ms": 60_000}, timeout=1.5
         )
-    wait_until(lambda: engine_sample(client, "num_requests_running") == 0)
+    wait_until(lambda: engine_sample(client, "num_requests_running") == 0, within_s=60)
     assert_most_was_never_computed(client, before)
     counted = 'notegrade_request_seconds_count{route="/score",status="499"}'
     assert counted in client.get("/metrics").text

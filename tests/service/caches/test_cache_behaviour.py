@@ -11,7 +11,7 @@ from service.caches.base import Cache
 from service.caches.memory_cache import MemoryCache
 from service.caches.redis_cache import RedisCache
 from service.errors import CacheUnavailableError
-from tests.redis_server import RedisServer
+from tests.redis_server import RedisServer, age_keys
 
 TTL_S = 1000.0
 A, B, C = b"a" * 32, b"b" * 32, b"c" * 32
@@ -35,10 +35,7 @@ async def _memory_subject() -> AsyncIterator[Subject]:
 
 async def _redis_subject(server: RedisServer) -> AsyncIterator[Subject]:
     async def age(seconds: float) -> None:
-        for key in await client.keys():
-            left_ms = await client.pttl(key)
-            assert left_ms > 0, f"{key!r} never expires"
-            await client.pexpire(key, left_ms - round(seconds * 1000))
+        await age_keys(client, "*", seconds)
 
     client = Redis.from_url(server.url)
     cache = RedisCache(server.url, ttl_s=TTL_S, timeout_s=5)

@@ -19,7 +19,7 @@ from service.explaining.mode import NEVER_FLIPPED, Flip
 from service.explaining.redis_stores import RedisModeStore, RedisTraceStore
 from service.explaining.switch import Switch
 from service.metrics import Metrics
-from tests.redis_server import RedisServer
+from tests.redis_server import RedisServer, age_keys
 from tests.service.explaining.house import Clock, turn_on
 
 TTL_S, MAX_REQUESTS = 1000.0, 3
@@ -43,10 +43,7 @@ async def _memory_subject() -> AsyncIterator[Subject]:
 
 async def _redis_subject(server: RedisServer) -> AsyncIterator[Subject]:
     async def age(seconds: float) -> None:
-        for key in await client.keys("ng:{traces}*"):
-            left_ms = await client.pttl(key)
-            assert left_ms > 0, f"{key!r} never expires"
-            await client.pexpire(key, left_ms - round(seconds * 1000))
+        await age_keys(client, "ng:{traces}*", seconds)
 
     client = Redis.from_url(server.url)
     connection = RedisConnection(server.url, 5, 8, ExplanationStoreError)
