@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import uvicorn
 from prometheus_client import REGISTRY, CollectorRegistry
 from rich.console import Console
 from rich.markup import escape
@@ -22,7 +21,15 @@ from rich.progress import (
 )
 
 from service.api.auth import Keyring, hash_key, new_key
-from service.app import ScoringStack, build_app, build_stack, listening_host, load_keyring, request_limits
+from service.app import (
+    ScoringStack,
+    build_app,
+    build_stack,
+    listening_addresses,
+    load_keyring,
+    request_limits,
+)
+from service.connections import ConnectionLimits
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 from service.errors import NotegradeError
 from service.hub import locate_checkpoint
@@ -30,6 +37,7 @@ from service.logs import configure_logs
 from service.mode_command import Remote, describe, describe_flip, parse_ttl
 from service.offline import read_notes, score_notes, to_json_line, to_table
 from service.scoring.types import PairResult, ScoringNote
+from service.server import Server, StopTimes, allow_open_files, bind
 from service.settings import Settings, load_settings
 
 app = typer.Typer(
@@ -46,18 +54,6 @@ CheckpointOption = Annotated[
 ]
 
 
-class Server(uvicorn.Server):
-    """uvicorn, with readiness off from the moment that it starts to stop."""
-
-    def __init__(self, config: uvicorn.Config, stack: ScoringStack) -> None:
-        super().__init__(config)
-        self._stack = stack
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._stack.readiness.set("draining", "the service is stopping")
-        await super().shutdown(sockets)
-
-
 @app.command()
 def serve(
     host: Annotated[str | None, typer.Option(help="Else NOTEGRADE_HOST")] = None,
@@ -67,24 +63,18 @@ def serve(
     """Serve a checkpoint over HTTP."""
     settings = load_settings(host=host, port=port, checkpoint=checkpoint)
     configure_logs(settings.log_level, settings.log_format)
-    address = listening_host(settings)
-    stack = build_stack(settings, _load(settings), REGISTRY)
-    config = uvicorn.Config(
-        build_app(settings, stack),
-        host=address,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=round(settings.drain_timeout_s),
-    )
-    if load_keyring(settings).is_empty:
-        to_person.print(f"[yellow]No keys are set: serving on {address} alone, to anybody there.[/]")
-    to_person.print(
-        f"Serving {stack.checkpoint.manifest.name} on http://{address}:{settings.port} (docs at /docs)"
-    )
-    to_person.print("The engine is loading; /readyz turns 200 when the checkpoint's probes are reproduced.")
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises Ctrl-C again once everything has stopped
-        Server(config, stack).run()
+    allow_open_files(settings.max_connections)
+    with contextlib.ExitStack() as sockets:
+        listeners = [sockets.enter_context(bind(*address)) for address in listening_addresses(settings)]
+        stack = build_stack(settings, _load(settings), REGISTRY)
+        ports = [listener.getsockname()[1] for listener in listeners]
+        web = build_app(settings, stack, private_port=ports[1] if ports[1:] else None)
+        server = Server(web, stack, _connection_limits(settings), _stop_times(settings))
+        _tell_what_is_served(settings, stack, listeners)
+        server.run(listeners)
+    if server.failed:
+        _tell("[bold red]The engine was lost:[/] the log says why")
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -126,7 +116,7 @@ def check(
 ) -> None:
     """Check settings and a checkpoint folder (files, fingerprint, labels, probes' form) without loading weights."""
     settings = load_settings(checkpoint=checkpoint)
-    listening_host(settings)
+    listening_addresses(settings)
     manifest = _load(settings).manifest
     to_person.print(f"[green]{manifest.name} can be served[/]: {manifest.fingerprint}")
     to_person.print(
@@ -176,6 +166,39 @@ def main() -> None:
     except NotegradeError as error:
         to_person.print(f"[bold red]{error.title}:[/] {escape(str(error))}")
         sys.exit(2)
+
+
+def _tell(message: str) -> None:
+    # A full disk behind stderr is no reason not to serve.
+    with contextlib.suppress(OSError):
+        to_person.print(message)
+
+
+def _tell_what_is_served(settings: Settings, stack: ScoringStack, listeners: list[socket.socket]) -> None:
+    urls = [_url(*listener.getsockname()[:2]) for listener in listeners]
+    if load_keyring(settings).is_empty:
+        _tell(f"[yellow]No keys are set: serving on {urls[0]} alone, to anybody there.[/]")
+    _tell(f"Serving {stack.checkpoint.manifest.name} on {urls[0]} (docs at /docs)")
+    for url in urls[1:]:
+        _tell(f"For operators (/admin, /metrics, /console): {url}")
+    _tell("The engine is loading; /readyz turns 200 when the checkpoint's probes are reproduced.")
+
+
+def _connection_limits(settings: Settings) -> ConnectionLimits:
+    return ConnectionLimits(
+        connections=settings.max_connections,
+        head_bytes=settings.max_head_bytes,
+        head_timeout_s=settings.request_head_timeout_s,
+        write_timeout_s=settings.response_timeout_s,
+    )
+
+
+def _stop_times(settings: Settings) -> StopTimes:
+    return StopTimes(settings.drain_delay_s, settings.drain_timeout_s, settings.engine_lost_exit_s)
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _load(settings: Settings) -> Checkpoint:

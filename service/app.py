@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import importlib.metadata
 import ipaddress
+import math
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from time import monotonic
@@ -16,9 +17,10 @@ from service.api.auth import Keyring, reload_keys
 from service.api.console_page import build_console_router
 from service.api.error_handlers import install_error_handlers
 from service.api.explaining import build_explaining_router
-from service.api.middleware import BodyLimiter, RequestObserver
+from service.api.middleware import BodyLimiter, PrivateRoutes, RequestObserver
 from service.api.openapi import install_openapi
 from service.api.parts import Parts
+from service.api.rate_limit import PairsLimiter
 from service.api.routes import build_router
 from service.api.schemas import RequestLimits
 from service.caches.breaker import Breaker
@@ -29,6 +31,7 @@ from service.caches.tiered_cache import TieredCache
 from service.contract.checkpoint import Checkpoint
 from service.engines.base import Engine, EngineModel
 from service.engines.vllm_engine import VllmEngine, VllmOptions
+from service.engines.watched_engine import WatchedEngine
 from service.errors import ConfigurationError, ExplanationStoreError
 from service.explaining.base import ModeStore, TraceStore
 from service.explaining.explainer import DropReason, Explainer, ExplainerLimits
@@ -70,25 +73,24 @@ class ScoringStack:
         self.cache.start()
         self.explanations.start()
         bringing_up = asyncio.create_task(bring_up(self.engine, self.checkpoint, self.readiness))
-        watching = asyncio.create_task(self._watch_after(bringing_up))
+        watching = asyncio.create_task(watch(self.engine, self.readiness, ENGINE_WATCH_INTERVAL_S))
         try:
             yield bringing_up
         finally:
             self.readiness.set("draining", "the service is stopping")
             watching.cancel()
+            await self.end_work()
             # The engine is told to close first: a load that is under way then ends early, and its task with it.
-            await self.explanations.close()
-            await self.scorer.close()
             await self.engine.close()
             await asyncio.gather(bringing_up, watching, return_exceptions=True)
             await self.cache.close()
             for store in self.stores:
                 await store.close()
 
-    async def _watch_after(self, bringing_up: "asyncio.Task[None]") -> None:
-        await asyncio.wait({bringing_up})
-        if self.readiness.is_ready:
-            await watch(self.engine, self.readiness, ENGINE_WATCH_INTERVAL_S)
+    async def end_work(self) -> None:
+        """Have every request answered now: what is not scored yet has failed."""
+        await self.explanations.close()
+        await self.scorer.close()
 
 
 def build_stack(
@@ -119,8 +121,11 @@ def build_stack(
     return ScoringStack(checkpoint, engine, cache, scorer, readiness, metrics, live, explanations, stores)
 
 
-def build_app(settings: Settings, stack: ScoringStack) -> FastAPI:
-    """The HTTP application over the stack, which it starts and stops. Raises ConfigurationError for bad keys."""
+def build_app(settings: Settings, stack: ScoringStack, private_port: int | None = None) -> FastAPI:
+    """The HTTP application over the stack, which it starts and stops. Raises ConfigurationError for bad keys.
+
+    With a private port, what is for operators is served on that alone.
+    """
 
     keyring = load_keyring(settings)
 
@@ -140,6 +145,8 @@ def build_app(settings: Settings, stack: ScoringStack) -> FastAPI:
     app.add_middleware(
         BodyLimiter, max_bytes=settings.max_request_bytes, timeout_s=settings.request_body_timeout_s
     )
+    if private_port is not None:
+        app.add_middleware(PrivateRoutes, port=private_port)
     app.add_middleware(RequestObserver, metrics=stack.metrics)
     install_error_handlers(app)
     parts = _route_parts(settings, stack, keyring)
@@ -162,15 +169,21 @@ def request_limits(settings: Settings) -> RequestLimits:
     )
 
 
-def listening_host(settings: Settings) -> str:
-    """Where to listen: loopback alone while no keys are set. Raises ConfigurationError for anything wider."""
+def listening_addresses(settings: Settings) -> list[tuple[str, int]]:
+    """Host and port to listen on, and those for operators where these are set apart.
+
+    Loopback alone while no keys are set: raises ConfigurationError for anything wider.
+    """
     keyless = load_keyring(settings).is_empty
     host = settings.host or ("127.0.0.1" if keyless else "0.0.0.0")  # noqa: S104 - keys are set
-    if keyless and not _is_loopback(host):
+    addresses = [(host, settings.port)]
+    if settings.admin_port is not None:
+        addresses.append((settings.admin_host or host, settings.admin_port))
+    for wide in (host for host, _ in addresses if keyless and not _is_loopback(host)):
         raise ConfigurationError(
-            f"without NOTEGRADE_KEYS only loopback is served, not {host}: `notegrade key` makes one"
+            f"without NOTEGRADE_KEYS only loopback is served, not {wide}: `notegrade key` makes one"
         )
-    return host
+    return addresses
 
 
 def load_keyring(settings: Settings) -> Keyring:
@@ -215,7 +228,8 @@ def _build_engine(settings: Settings, checkpoint: Checkpoint) -> Engine:
         max_sequences=settings.engine_max_sequences,
         kv_cache_gib=settings.engine_kv_cache_gib,
     )
-    return VllmEngine(model, options)
+    silent_checks = math.ceil(settings.engine_hang_s / ENGINE_WATCH_INTERVAL_S)
+    return WatchedEngine(VllmEngine(model, options), silent_checks)
 
 
 def _build_cache(settings: Settings, metrics: Metrics) -> TieredCache:
@@ -267,6 +281,7 @@ def _route_parts(settings: Settings, stack: ScoringStack, keyring: Keyring) -> P
         live=stack.live,
         keyring=keyring,
         limits=request_limits(settings),
+        pairs_limiter=PairsLimiter(settings.rate_limit) if settings.rate_limit else None,
         version=VERSION,
         log_texts=settings.log_texts,
     )

@@ -3,10 +3,15 @@
 NotegradeError                       .type (stable, the problem+json type)  .status  .title  .retryable
 ├── InvalidRequestError        422   lists every bad field
 │   ├── RequestTooLargeError   413
-│   └── BodyTimeoutError       408   the body did not arrive in time
+│   ├── HeadTooLargeError      431   the connection is closed
+│   ├── HeadTimeoutError       408   the headers did not arrive in time; the connection is closed
+│   ├── BodyTimeoutError       408   the body did not arrive in time
+│   └── MalformedHttpError     400   no HTTP; the connection is closed
 ├── NotAllowedError            401   no key, or an unknown one
 │   └── RoleMissingError       403   a known key without the role
+├── RateLimitedError           429   this key asks for more than its share; carries retry_after_s
 ├── OverloadedError            503   carries retry_after_s; only when every pair was shed
+├── TooManyConnectionsError    503   the connection is closed
 ├── NotReadyError              503   still starting, draining, or probes not reproduced
 ├── DeadlineExceededError      504   only when no pair was scored
 ├── EngineError                500
@@ -77,6 +82,25 @@ class RequestTooLargeError(InvalidRequestError):
     status = 413
 
 
+class HeadTooLargeError(InvalidRequestError):
+    type = f"{PROBLEM_PREFIX}head-too-large"
+    title = "The request's target and headers are too large"
+    status = 431
+
+
+class HeadTimeoutError(InvalidRequestError):
+    type = f"{PROBLEM_PREFIX}head-timeout"
+    title = "The request's headers did not arrive in time"
+    status = 408
+    retryable = True
+
+
+class MalformedHttpError(InvalidRequestError):
+    type = f"{PROBLEM_PREFIX}malformed-http"
+    title = "This is no HTTP/1.1"
+    status = 400
+
+
 class BodyTimeoutError(InvalidRequestError):
     type = f"{PROBLEM_PREFIX}body-timeout"
     title = "The request body did not arrive in time"
@@ -94,6 +118,25 @@ class RoleMissingError(NotAllowedError):
     type = f"{PROBLEM_PREFIX}role-missing"
     title = "The key lacks the role"
     status = 403
+
+
+class RateLimitedError(NotegradeError):
+    type = f"{PROBLEM_PREFIX}rate-limited"
+    title = "The key asks for more than its share"
+    status = 429
+    retryable = True
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class TooManyConnectionsError(NotegradeError):
+    type = f"{PROBLEM_PREFIX}too-many-connections"
+    title = "Too many connections are open"
+    status = 503
+    retryable = True
+    retry_after_s = 1.0
 
 
 class OverloadedError(NotegradeError):

@@ -38,6 +38,32 @@ class Settings(BaseSettings):
         description="File with more keys, one a line, read again every second: keys are rotated there without a restart",
     )
 
+    admin_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port on which alone `/admin/`, `/metrics` and `/console` are served, beside all else; unset: on the one port",
+    )
+    admin_host: str | None = Field(
+        None, description="Address to listen on with the admin port; unset: as `NOTEGRADE_HOST`"
+    )
+    rate_limit: str | None = Field(
+        None,
+        description="Most pairs that one key may ask this replica for: `600/second`, `20000/minute`; unset: no limit",
+    )
+    max_connections: int = Field(
+        1000, ge=1, le=100_000, description="Most connections of clients; more are refused with a 503"
+    )
+    max_head_bytes: int = Field(
+        65_536, ge=1_000, description="Largest request target and headers together, in bytes"
+    )
+    request_head_timeout_s: float = Field(
+        10.0, gt=0, description="Longest wait for a request's headers to arrive"
+    )
+    response_timeout_s: float = Field(
+        30.0, gt=0, description="How long a client may not read its answer before the connection is cut"
+    )
+
     redis_url: SecretStr | None = Field(
         None,
         description="Redis for the pair cache and explanation mode (`redis://`, `rediss://`, `unix://`); unset: this process's memory alone",
@@ -60,6 +86,17 @@ class Settings(BaseSettings):
     engine_max_batched_tokens: int = Field(1024, ge=32, description="Most tokens in one engine step")
     engine_max_sequences: int = Field(64, ge=1, description="Most prompts in one engine step")
     engine_kv_cache_gib: int = Field(2, ge=1, description="Memory for the prefix cache on a CPU, in GiB")
+
+    engine_hang_s: float = Field(
+        30.0,
+        ge=1,
+        description="How long the engine may have work and answer none of it before it is given up as lost",
+    )
+    engine_lost_exit_s: float = Field(
+        10.0,
+        ge=0,
+        description="How long the service stays, red, once its engine is lost; then it exits with 1, to be started again",
+    )
 
     max_notes: int = Field(256, ge=1, description="Most notes in a request")
     max_query_chars: int = Field(
@@ -113,8 +150,15 @@ class Settings(BaseSettings):
         description="Share of the largest backlog at which the guard turns explanation mode off",
     )
 
+    drain_delay_s: float = Field(
+        5.0,
+        ge=0,
+        description="How long the service still serves after SIGTERM, red in `/readyz`, so that balancers hear of it first",
+    )
     drain_timeout_s: float = Field(
-        15.0, ge=0, description="Longest wait for open requests when the service stops"
+        15.0,
+        ge=0,
+        description="Longest wait after that for open requests; what is not scored then has failed",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log event that is written"

@@ -14,8 +14,17 @@ from redis.asyncio import Redis
 class RedisServer:
     """One server process on a free port of 127.0.0.1. Every start begins empty, unless it has a folder to keep its data in."""
 
-    def __init__(self, binary: str, *, password: str | None = None, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        binary: str,
+        *,
+        password: str | None = None,
+        folder: Path | None = None,
+        tls: tuple[Path, Path] | None = None,
+    ) -> None:
+        """`tls`: the server's key with its certificates, and those of its authority; it then speaks nothing else."""
         self._binary = binary
+        self._tls = tls
         self._folder = folder
         self._password = password
         self._process: subprocess.Popen[str] | None = None
@@ -24,14 +33,25 @@ class RedisServer:
     @property
     def url(self) -> str:
         login = f":{self._password}@" if self._password else ""
-        return f"redis://{login}127.0.0.1:{self.port}/0"
+        return f"{'rediss' if self._tls else 'redis'}://{login}127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
         """Return once the server accepts connections."""
-        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        options = ["--port", "0" if self._tls else str(self.port), "--bind", "127.0.0.1", "--save", ""]
         options += (
             ["--dir", str(self._folder), "--appendonly", "yes"] if self._folder else ["--appendonly", "no"]
         )
+        if self._tls:
+            key, authority = self._tls
+            options += ["--tls-port", str(self.port), "--tls-auth-clients", "no"]
+            options += [
+                "--tls-key-file",
+                str(key),
+                "--tls-cert-file",
+                str(key),
+                "--tls-ca-cert-file",
+                str(authority),
+            ]
         if self._password:
             options += ["--requirepass", self._password]
         self._process = subprocess.Popen(

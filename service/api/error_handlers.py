@@ -35,6 +35,15 @@ def problem_response(error: NotegradeError) -> JSONResponse:
     return _problem(error.type, error.title, error.status, str(error), extra, headers)
 
 
+def not_served(
+    method: str, path: str, status: int = 404, title: str = "Not Found", headers: dict[str, str] | None = None
+) -> JSONResponse:
+    """That there is no such thing here."""
+    kind = {404: "not-found", 405: "method-not-allowed"}.get(status, "http")
+    detail = f"{method} {path} is not served here: see /docs"
+    return _problem(f"{PROBLEM_PREFIX}{kind}", title, status, detail, {}, headers or {})
+
+
 def install_error_handlers(app: FastAPI) -> None:
     """Answer the error tree, the framework's own errors and anything unforeseen as problems."""
 
@@ -52,12 +61,8 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _framework(request: Request, error: HTTPException) -> JSONResponse:
-        kind = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "http")
-        title = str(error.detail)
-        detail = f"{request.method} {request.url.path} is not served here: see /docs"
-        return _problem(
-            f"{PROBLEM_PREFIX}{kind}", title, error.status_code, detail, {}, dict(error.headers or {})
-        )
+        headers = dict(error.headers or {})
+        return not_served(request.method, request.url.path, error.status_code, str(error.detail), headers)
 
     @app.exception_handler(Exception)
     async def _unforeseen(_request: Request, error: Exception) -> JSONResponse:

@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
+import re
 import time
 import uuid
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.error_handlers import problem_response
+from service.api.error_handlers import not_served, problem_response
 from service.errors import BodyTimeoutError, RequestTooLargeError
 from service.logs import request_id_var
 from service.metrics import Metrics
@@ -24,6 +25,9 @@ QUIET_ROUTES = frozenset(
         "/admin/figures",
     }  # the last two by each console
 )
+
+
+PRIVATE = re.compile(r"/(admin|metrics|console)(/|$)")
 
 
 class RequestObserver:
@@ -64,6 +68,21 @@ class RequestObserver:
         event = {"route": route, "status": status, "ms": round(seconds * 1000, 2), **scope["state"]["event"]}
         quiet = route in QUIET_ROUTES and scope["method"] == "GET"
         logger.log(logging.DEBUG if quiet else logging.INFO, "request", extra=event)
+
+
+class PrivateRoutes:
+    """Serves what is for operators on connections to one port alone; elsewhere it is not there."""
+
+    def __init__(self, app: ASGIApp, port: int) -> None:
+        self._app = app
+        self._port = port
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # The port of the socket, which no header of the caller's can change.
+        if scope["type"] == "http" and PRIVATE.match(scope["path"]) and scope["server"][1] != self._port:
+            await not_served(scope["method"], scope["path"])(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
 
 class BodyLimiter:

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from service.api.auth import Caller, Keyring, Role
 from service.api.disconnects import CLIENT_CLOSED_REQUEST, unless_disconnected
+from service.api.rate_limit import PairsLimiter
 from service.api.schemas import RequestLimits
 from service.contract.manifest import Manifest
 from service.engines.base import Engine
@@ -29,6 +30,7 @@ PROBLEMS: dict[int, str] = {
     403: "The key lacks the role",
     408: "The body did not arrive in time",
     413: "The body is too large",
+    429: "The key asks for more pairs than it may; see Retry-After",
     422: "Something is wrong with the request; `errors` lists all of it",
     500: "The engine failed on every pair",
     503: "Every pair was shed, or the service is not ready; see Retry-After",
@@ -49,16 +51,22 @@ class Parts:
     live: LiveFigures
     keyring: Keyring
     limits: RequestLimits
+    pairs_limiter: PairsLimiter | None
     version: str
     log_texts: bool
 
     async def score(self, request: Request, scoring: ScoringRequest) -> ScoringAnswer:
-        """The answer; adds what was done to the request's log event. Raises ClientLeftError, and as Scorer does."""
+        """The answer; adds what was done to the request's log event.
+
+        Raises ClientLeftError, RateLimitedError, and as Scorer does.
+        """
         request_id_var.set(scoring.request_id)
         event = request.state.event
         event.update(notes=len(scoring.notes), deadline_ms=scoring.deadline_ms, priority=scoring.priority)
         if self.log_texts:
             event.update(query=scoring.query, texts=[(note.title, note.body) for note in scoring.notes])
+        if self.pairs_limiter:
+            await self.pairs_limiter.count(scoring.caller, len(scoring.notes))
         answer = await unless_disconnected(request, self.scorer.score(scoring))
         event["outcomes"] = dict(Counter(result.outcome for result in answer.results))
         event["sources"] = dict(Counter(result.source for result in answer.results if result.source))

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import cast
 
-from service.caches.redis_connection import RedisConnection
+from service.caches.redis_connection import RedisConnection, is_of_another_type
 from service.errors import CacheUnavailableError
 
 
@@ -19,9 +19,18 @@ class RedisCache:
         self._connection = RedisConnection(url, timeout_s, max_connections, CacheUnavailableError)
 
     async def get_many(self, query_key: str, note_keys: Sequence[bytes]) -> list[bytes | None]:
-        async with self._connection.call() as redis:
-            values = await redis.hmget(query_key, list(note_keys)) if note_keys else []
-        return cast("list[bytes | None]", values)
+        values: list[bytes | None] = [None] * len(note_keys)
+        try:
+            async with self._connection.call() as redis:
+                if note_keys:
+                    values = cast("list[bytes | None]", await redis.hmget(query_key, list(note_keys)))
+        except CacheUnavailableError as failure:
+            if not is_of_another_type(failure):
+                raise
+            # Nothing of ours: it would make every lookup of this query fail, and with enough of them open the breaker.
+            async with self._connection.call() as redis:
+                await redis.unlink(query_key)
+        return values
 
     async def put_many(self, query_key: str, entries: Mapping[bytes, bytes]) -> None:
         async with self._connection.call() as redis:

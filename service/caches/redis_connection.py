@@ -40,6 +40,11 @@ async def translate_redis_errors(
         raise failure(message) from error
 
 
+def is_of_another_type(failure: RemoteStoreError) -> bool:
+    """Whether Redis refused since the key holds something else than what the command is for."""
+    return str(failure.__cause__).startswith("WRONGTYPE")
+
+
 class RedisConnection:
     """Connects on first use and again after every loss; whatever goes wrong is a `failure`.
 

@@ -176,8 +176,9 @@ def translate_vllm_errors() -> Iterator[None]:
 
     try:
         yield
-    except EngineDeadError as error:
-        raise EngineLostError("vLLM's engine core died: the service must be restarted") from error
+    except EngineDeadError:
+        # Not chained: it is one object for all requests in flight, says nothing, and gathers all their tracebacks.
+        raise EngineLostError("vLLM's engine core died: the service must be restarted") from None
     except VLLMError as error:
         raise EngineRequestError(f"vLLM failed on this prompt: {type(error).__name__}") from error
 

@@ -21,6 +21,7 @@ class Readiness:
 
     def __init__(self, metrics: Metrics) -> None:
         self._gauge = metrics.ready
+        self._came_up = False
         self.reason: Reason = "engine_starting"
         self.detail = ""
         self.set(self.reason, "the engine is loading the checkpoint")
@@ -30,6 +31,7 @@ class Readiness:
         if self.reason == "draining":
             return
         self.reason, self.detail = reason, detail
+        self._came_up = self._came_up or reason == "ok"
         for known in get_args(Reason):
             self._gauge.labels(known).set(known == reason)
         logger.info("readiness", extra={"reason": reason, "detail": detail})
@@ -44,10 +46,13 @@ class Readiness:
         return self.reason not in ("engine_lost", "probe_mismatch")
 
     def require(self) -> None:
-        """Raise NotReadyError unless ready."""
+        """Raise EngineLostError or NotReadyError unless requests can be scored.
+
+        They still can while draining: readiness is red then so that no more are sent, and those that come are served.
+        """
         if self.reason == "engine_lost":
             raise EngineLostError(self.detail)
-        if not self.is_ready:
+        if not self.is_ready and not (self.reason == "draining" and self._came_up):
             raise NotReadyError(f"{self.reason}: {self.detail}")
 
 
@@ -73,9 +78,11 @@ async def bring_up(engine: Engine, checkpoint: Checkpoint, readiness: Readiness)
 
 
 async def watch(engine: Engine, readiness: Readiness, interval_s: float) -> None:
-    """Turn readiness off when the engine dies; runs until then or until cancelled."""
-    while True:
+    """Turn readiness off when the engine is lost after its start; runs until then or until cancelled."""
+    while readiness.reason != "engine_lost":
         await asyncio.sleep(interval_s)
+        if readiness.reason == "engine_starting":
+            continue
         try:
             await engine.check()
         except EngineLostError as error:

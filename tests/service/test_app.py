@@ -6,8 +6,8 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 from service.api.auth import hash_key
-from service.app import ScoringStack, build_stack, listening_host
-from service.engines.vllm_engine import VllmEngine
+from service.app import ScoringStack, build_stack, listening_addresses
+from service.engines.watched_engine import WatchedEngine
 from service.errors import ConfigurationError
 from service.settings import Settings
 from tests.checkpoints import fake_engine_for, load_tiny
@@ -27,19 +27,31 @@ KEYS = SecretStr(f"score:{hash_key('key')}")
     ],
 )
 def test_keys_decide_how_widely_is_listened(settings: Settings, host: str) -> None:
-    assert listening_host(settings) == host
+    assert listening_addresses(settings) == [(host, 8000)]
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org"])
 def test_without_keys_only_loopback(host: str) -> None:
     with pytest.raises(ConfigurationError, match="only loopback is served"):
-        listening_host(Settings(host=host))
+        listening_addresses(Settings(host=host))
+
+
+def test_the_port_for_operators_has_a_host_of_its_own_or_the_same() -> None:
+    same = Settings(keys=KEYS, host="10.0.0.1", admin_port=9000)
+    assert listening_addresses(same)[1] == ("10.0.0.1", 9000)
+    apart = Settings(keys=KEYS, host="10.0.0.1", admin_port=9000, admin_host="127.0.0.1")
+    assert listening_addresses(apart)[1] == ("127.0.0.1", 9000)
+
+
+def test_without_keys_the_port_for_operators_is_on_loopback_too() -> None:
+    with pytest.raises(ConfigurationError, match=r"not 10\.0\.0\.1"):
+        listening_addresses(Settings(admin_port=9000, admin_host="10.0.0.1"))
 
 
 def test_stack_is_on_vllm_and_redis_as_set(tmp_path: Path) -> None:
     settings = Settings(redis_url=SecretStr("redis://127.0.0.1:1/0"))
     stack = build_stack(settings, load_tiny(tmp_path), CollectorRegistry())
-    assert isinstance(stack.engine, VllmEngine)
+    assert isinstance(stack.engine, WatchedEngine)
 
 
 async def test_engine_that_dies_turns_readiness_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,11 @@
 
 import asyncio
 import traceback
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 import pytest
+import trustme
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
@@ -13,7 +15,7 @@ from service.caches.redis_connection import translate_redis_errors
 from service.errors import CacheUnavailableError, ConfigurationError
 from tests.redis_server import RedisServer
 
-A = b"a" * 32
+A, B = b"a" * 32, b"b" * 32
 SECRET = "s3cr3t"
 REDIS_EXCEPTIONS = [
     kind for kind in vars(redis_errors).values() if isinstance(kind, type) and issubclass(kind, Exception)
@@ -159,12 +161,60 @@ async def test_the_url_can_not_undo_what_the_cache_relies_on(redis_server: Redis
 
 
 @pytest.mark.redis
-async def test_an_entry_of_another_type_is_an_error_of_the_cache(cache: RedisCache, admin: Redis) -> None:
+async def test_an_entry_of_another_type_is_dropped_and_a_miss(cache: RedisCache, admin: Redis) -> None:
     await admin.set("q", "not a hash")
     with pytest.raises(CacheUnavailableError, match="WRONGTYPE"):
-        await cache.get_many("q", [A])
-    with pytest.raises(CacheUnavailableError, match="WRONGTYPE"):
         await cache.put_many("q", {A: b"1"})
+    assert await cache.get_many("q", [A, B]) == [None, None]
+    assert not await admin.exists("q")
+    await cache.put_many("q", {A: b"1"})
+    assert await cache.get_many("q", [A, B]) == [b"1", None]
+
+
+@pytest.fixture
+def tls_server(redis_binary: str, tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis that speaks TLS alone and wants a password; its authority's certificate is `ca.pem` in `tmp_path`."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(
+        str(tmp_path / "server.pem")
+    )
+    server = RedisServer(redis_binary, password=SECRET, tls=(tmp_path / "server.pem", tmp_path / "ca.pem"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.mark.redis
+async def test_tls_and_a_password_open_a_locked_server(tls_server: RedisServer, tmp_path: Path) -> None:
+    cache = RedisCache(f"{tls_server.url}?ssl_ca_certs={tmp_path / 'ca.pem'}", ttl_s=60, timeout_s=5)
+    await cache.put_many("q", {A: b"1"})
+    assert await cache.get_many("q", [A]) == [b"1"]
+    await cache.close()
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize(
+    ("made_wrong", "why"),
+    [
+        (lambda url, ca: url, "certificate verify failed"),
+        (
+            lambda url, ca: f"{url.replace('127.0.0.1', 'localhost')}?ssl_ca_certs={ca}",
+            "certificate verify failed",
+        ),
+        (lambda url, ca: f"{url.replace('rediss', 'redis')}", "Connection"),
+        (lambda url, ca: f"{url.replace(SECRET, 'wrong')}?ssl_ca_certs={ca}", "invalid username-password"),
+    ],
+    ids=["unknown-authority", "other-host", "no-tls", "wrong-password"],
+)
+async def test_a_server_that_is_not_the_right_one_gets_nothing(
+    tls_server: RedisServer, tmp_path: Path, made_wrong: Callable[[str, Path], str], why: str
+) -> None:
+    cache = RedisCache(made_wrong(tls_server.url, tmp_path / "ca.pem"), ttl_s=60, timeout_s=5)
+    with pytest.raises(CacheUnavailableError, match=why) as caught:
+        await cache.ping()
+    assert SECRET not in str(caught.value)
+    await cache.close()
 
 
 @pytest.mark.redis

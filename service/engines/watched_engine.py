@@ -1,0 +1,77 @@
+"""An engine that is given up once it hangs: vLLM notices when its process dies, not when it stands still."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+
+from service.engines.base import Engine, EngineAnswer, EngineProfile, Written
+from service.errors import EngineLostError
+
+
+class WatchedEngine:
+    """Another engine. What is in flight fails with EngineLostError once it had work and told nothing for too many checks.
+
+    Checks are counted, not seconds: when the whole process was stopped for a while, or its clock leapt, that is one.
+    """
+
+    def __init__(self, engine: Engine, max_silent_checks: int) -> None:
+        self._engine = engine
+        self._max_silent_checks = max_silent_checks
+        self._silent_checks = 0
+        self._at_work: set[asyncio.Timeout] = set()
+        self._lost = ""
+
+    @property
+    def profile(self) -> EngineProfile:
+        return self._engine.profile
+
+    async def start(self) -> None:
+        await self._engine.start()
+
+    async def score(self, prompt: tuple[int, ...], priority: int) -> EngineAnswer:
+        async with self._unless_lost():
+            answer = await self._engine.score(prompt, priority)
+        self._silent_checks = 0
+        return answer
+
+    async def write(self, prompt: tuple[int, ...], max_tokens: int, priority: int) -> AsyncGenerator[Written]:
+        async with aclosing(self._engine.write(prompt, max_tokens, priority)) as stream:
+            while True:
+                # Around each step and not around the whole: a reader who takes his time is no engine that hangs.
+                async with self._unless_lost():
+                    written = await anext(stream, None)
+                self._silent_checks = 0
+                if written is None:
+                    return
+                yield written
+
+    async def check(self) -> None:
+        if self._lost:
+            raise EngineLostError(self._lost)
+        await self._engine.check()
+        self._silent_checks = self._silent_checks + 1 if self._at_work else 0
+        if self._silent_checks > self._max_silent_checks:
+            self._lost = (
+                f"the engine has told nothing for {self._silent_checks} checks: the service must be restarted"
+            )
+            now = asyncio.get_running_loop().time()
+            for leash in self._at_work:
+                leash.reschedule(now)
+            raise EngineLostError(self._lost)
+
+    async def close(self) -> None:
+        await self._engine.close()
+
+    @asynccontextmanager
+    async def _unless_lost(self) -> AsyncIterator[None]:
+        if self._lost:
+            raise EngineLostError(self._lost)
+        leash = asyncio.timeout(None)
+        try:
+            async with leash:
+                self._at_work.add(leash)
+                yield
+        except TimeoutError:
+            raise EngineLostError(self._lost) from None
+        finally:
+            self._at_work.discard(leash)
