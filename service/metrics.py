@@ -3,6 +3,8 @@
 Label values are closed sets, so that a caller can't make new series.
 """
 
+import asyncio
+import math
 from collections.abc import Callable, Iterable
 from functools import partial
 
@@ -78,6 +80,10 @@ class Metrics:
         self.explanation_tokens = counter("explanation_tokens_total", "Trace tokens written")
         self.explanation_queue = gauge("explanation_queue", "Explanations that wait for their turn")
         self.ready = gauge("ready", "1 under the one reason that holds now; reason ok means ready", "reason")
+        self.tasks = gauge(
+            "tasks", "Tasks of the event loop; more and more of them with the same load: a leak"
+        )
+        self.tasks.set_function(_count_tasks)
         self.build_info = gauge("build_info", "Always 1", "version", "fingerprint")
 
     def follow_mode(self, names: Iterable[str], mode: Callable[[], str]) -> None:
@@ -88,6 +94,13 @@ class Metrics:
     def render(self) -> bytes:
         """The registry in the Prometheus text format (version 0.0.4)."""
         return generate_latest(self._registry)
+
+
+def _count_tasks() -> float:
+    try:
+        return float(len(asyncio.all_tasks()))
+    except RuntimeError:  # read from outside of the loop
+        return math.nan
 
 
 def _is(mode: Callable[[], str], name: str) -> float:

@@ -8,6 +8,7 @@ import uuid
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.disconnects import CLIENT_CLOSED_REQUEST
 from service.api.error_handlers import not_served, problem_response
 from service.errors import BodyTimeoutError, RequestTooLargeError
 from service.logs import request_id_var
@@ -44,7 +45,7 @@ class RequestObserver:
         started = time.perf_counter()
         scope.setdefault("state", {})["event"] = {}
         token = request_id_var.set(uuid.uuid4().hex)
-        status = 500
+        status = CLIENT_CLOSED_REQUEST  # unless somebody is answered
 
         async def observed_send(message: Message) -> None:
             nonlocal status
@@ -57,6 +58,9 @@ class RequestObserver:
 
         try:
             await self._app(scope, receive, observed_send)
+        except Exception:
+            status = 500  # which is sent further out
+            raise
         finally:
             self._report(scope, status, time.perf_counter() - started)
             request_id_var.reset(token)

@@ -15,7 +15,8 @@ from service.contract.labels import LabelDistribution, Reading
 # a checkpoint's fingerprint covers its files, not our code.
 SCORING_VERSION = 1
 
-_PACK_VERSION = 1
+_PACK_VERSION = 2
+_SEAL_BYTES = 8
 _MAX_SUM_ERROR = 1e-6
 
 
@@ -45,22 +46,24 @@ def scoring_fingerprint(checkpoint_fingerprint: str, criteria: str, numbers: Map
     return _hash(b"scoring", 16, str(SCORING_VERSION), checkpoint_fingerprint, criteria, *settings).hex()
 
 
-def pack_reading(reading: Reading) -> bytes:
-    """A version byte, whether the note was cut, the label mass, then the probabilities as little-endian float64.
+def pack_reading(reading: Reading, query_key: str, note_key: bytes) -> bytes:
+    """A version byte, whether the note was cut, the label mass, the probabilities as little-endian float64, and a seal.
 
     Not float32: a cached score must equal the computed one to the last digit that is served.
     """
     values = (reading.distribution.label_mass, *reading.distribution.probabilities)
-    return struct.pack(f"<B?{len(values)}d", _PACK_VERSION, reading.truncated, *values)
+    packed = struct.pack(f"<B?{len(values)}d", _PACK_VERSION, reading.truncated, *values)
+    return packed + _seal(packed, query_key, note_key)
 
 
-def unpack_reading(packed: bytes, labels: int) -> Reading | None:
-    """The packed reading over that many labels; None for bytes that can't be one.
+def unpack_reading(packed: bytes, labels: int, query_key: str, note_key: bytes) -> Reading | None:
+    """The reading over that many labels that was packed for these keys; None for bytes that can't be it.
 
-    A cache is shared and outlives releases, so a foreign, damaged or poisoned entry is a miss, never an error.
+    A cache is shared and outlives releases, so a foreign, damaged, misplaced or poisoned entry is a miss, never an error.
     """
     layout = struct.Struct(f"<B?{labels + 1}d")
-    if len(packed) != layout.size:
+    packed, seal = packed[:-_SEAL_BYTES], packed[-_SEAL_BYTES:]
+    if len(packed) != layout.size or seal != _seal(packed, query_key, note_key):
         return None
     version, truncated, label_mass, *probabilities = layout.unpack(packed)
     # NaN fails every comparison, so it is caught here too.
@@ -68,6 +71,15 @@ def unpack_reading(packed: bytes, labels: int) -> Reading | None:
     if version != _PACK_VERSION or not in_range or abs(math.fsum(probabilities) - 1.0) > _MAX_SUM_ERROR:
         return None
     return Reading(LabelDistribution(tuple(probabilities), label_mass), truncated)
+
+
+def _seal(packed: bytes, query_key: str, note_key: bytes) -> bytes:
+    # A flipped bit of a float mostly gives another good float, and an entry copied under another fingerprint is whole.
+    # It keeps out accidents, not whoever may write to Redis and knows this code.
+    digest = hashlib.blake2b(packed, digest_size=_SEAL_BYTES, person=b"reading")
+    digest.update(query_key.encode("utf-8"))
+    digest.update(note_key)
+    return digest.digest()
 
 
 def _hash(kind: bytes, size: int, *fields: str) -> bytes:

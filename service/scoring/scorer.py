@@ -112,7 +112,7 @@ class Scorer:
     async def _read_cache(self, work: Work) -> None:
         found = await self._cache.get_many(work.query_key, work.note_keys)
         for index, hit in enumerate(found):
-            reading = hit and unpack_reading(hit[0], len(self._manifest.labels))
+            reading = hit and unpack_reading(hit[0], len(self._manifest.labels), *work.key(index))
             if hit and reading:
                 work.readings[index], work.sources[index] = reading, hit[1]
 
@@ -199,7 +199,7 @@ class Scorer:
 
     async def _write_cache(self, work: Work) -> None:
         entries = {
-            work.note_keys[index]: pack_reading(reading)
+            work.note_keys[index]: pack_reading(reading, *work.key(index))
             for index, flight in work.flights.items()
             if (reading := work.readings[index]) and flight.claim()
         }

@@ -1,5 +1,4 @@
 import math
-import struct
 
 import pytest
 from hypothesis import given
@@ -88,44 +87,64 @@ def test_the_order_of_settings_does_not_matter() -> None:
     assert scoring_fingerprint("c", "general", one) == scoring_fingerprint("c", "general", other)
 
 
+KEYS = (query_key("quiet cafes", "fingerprint"), note_key("Cafes", "A quiet cafe."))
+WHOLE = Reading(LabelDistribution((0.5, 0.5), 0.9), truncated=False)
+
+
 @given(logprobs, st.booleans())
 def test_a_reading_comes_back_to_the_last_digit(values: list[float], truncated: bool) -> None:
     reading = Reading(LabelDistribution.from_logprobs(values), truncated)
-    assert unpack_reading(pack_reading(reading), len(values)) == reading
+    assert unpack_reading(pack_reading(reading, *KEYS), len(values), *KEYS) == reading
 
 
 @given(st.binary(max_size=60), st.integers(2, 6))
-def test_foreign_bytes_never_raise_nor_make_a_bad_distribution(packed: bytes, labels: int) -> None:
-    reading = unpack_reading(packed, labels)
-    assert reading is None or math.isclose(sum(reading.distribution.probabilities), 1, abs_tol=1e-5)
+def test_foreign_bytes_never_raise_nor_make_a_reading(packed: bytes, labels: int) -> None:
+    assert unpack_reading(packed, labels, *KEYS) is None
 
 
 @pytest.mark.parametrize(
-    ("version", "values"),
+    "values",
     [
-        (1, (math.nan, 0.5, 0.5)),
-        (1, (0.9, math.nan, 1.0)),
-        (1, (0.9, math.inf, 0.0)),
-        (1, (0.9, -0.5, 1.5)),
-        (1, (1.1, 0.5, 0.5)),
-        (1, (-0.1, 0.5, 0.5)),
-        (1, (0.9, 0.5, 0.4)),
-        (1, (0.9, 0.0, 0.0)),
-        (0, (0.9, 0.5, 0.5)),
-        (2, (0.9, 0.5, 0.5)),
-        (1, (0.9, 0.5, 0.25, 0.25)),
-        (1, (0.9, 1.0)),
+        (math.nan, 0.5, 0.5), (0.9, math.nan, 1.0), (0.9, math.inf, 0.0), (0.9, -0.5, 1.5), (1.1, 0.5, 0.5),
+        (-0.1, 0.5, 0.5), (0.9, 0.5, 0.4), (0.9, 0.0, 0.0), (0.9, 0.5, 0.25, 0.25), (0.9, 1.0),
     ],
-)
-def test_a_poisoned_entry_is_a_miss(version: int, values: tuple[float, ...]) -> None:
-    packed = struct.pack(f"<B?{len(values)}d", version, False, *values)
-    assert unpack_reading(packed, labels=2) is None
-    # The same bytes in good order are served: the refusal above is for what is wrong with them.
-    assert unpack_reading(struct.pack("<B?3d", 1, False, 0.9, 0.5, 0.5), labels=2) is not None
+)  # fmt: skip
+def test_an_entry_that_is_no_distribution_is_a_miss(values: tuple[float, ...]) -> None:
+    poisoned = Reading(LabelDistribution(values[1:], values[0]), truncated=False)
+    assert unpack_reading(pack_reading(poisoned, *KEYS), 2, *KEYS) is None
+    assert unpack_reading(pack_reading(WHOLE, *KEYS), 2, *KEYS) == WHOLE
+
+
+def test_an_entry_of_another_version_is_a_miss(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.caches.keys._PACK_VERSION", 1)
+    packed = pack_reading(WHOLE, *KEYS)
+    monkeypatch.undo()
+    assert unpack_reading(packed, 2, *KEYS) is None
 
 
 @pytest.mark.parametrize("cut", [slice(0), slice(1), slice(-1), slice(1, None)])
 def test_a_cut_entry_is_a_miss(cut: slice) -> None:
-    packed = pack_reading(Reading(LabelDistribution((0.5, 0.5), 0.9), truncated=False))
-    assert unpack_reading(packed[cut], labels=2) is None
-    assert unpack_reading(packed + b"\x00", labels=2) is None
+    packed = pack_reading(WHOLE, *KEYS)
+    assert unpack_reading(packed[cut], 2, *KEYS) is None
+    assert unpack_reading(packed + b"\x00", 2, *KEYS) is None
+
+
+def test_every_flipped_bit_makes_a_miss() -> None:
+    packed = pack_reading(WHOLE, *KEYS)
+    for bit in range(8 * len(packed)):
+        flipped = bytearray(packed)
+        flipped[bit // 8] ^= 1 << bit % 8
+        assert unpack_reading(bytes(flipped), 2, *KEYS) is None
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        (query_key("quiet cafes", "another-fingerprint"), KEYS[1]),
+        (query_key("loud cafes", "fingerprint"), KEYS[1]),
+        (KEYS[0], note_key("Cafes", "A loud cafe.")),
+    ],
+    ids=["fingerprint", "query", "note"],
+)
+def test_an_entry_of_other_keys_is_a_miss(elsewhere: tuple[str, bytes]) -> None:
+    assert unpack_reading(pack_reading(WHOLE, *elsewhere), 2, *KEYS) is None
