@@ -1,0 +1,106 @@
+"""What goes wrong meanwhile: one fault at a time, of random kind and length, healed before the next."""
+
+import asyncio
+import contextlib
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import cast
+
+from redis.asyncio import Redis as Client
+from redis.exceptions import RedisError
+
+from load_tests.soak.processes import Redis
+
+Fault = Callable[[float], Awaitable[None]]
+
+
+class Faults:
+    """Injects faults into Redis until cancelled, and counts them."""
+
+    def __init__(self, redis: Redis, seed: int) -> None:
+        self._redis = redis
+        self._rng = random.Random(seed)
+        self._client = Client.from_url(redis.url)
+        self._kinds: dict[str, Fault] = {
+            "Redis killed, started empty": self._killed,
+            "Redis hangs": self._hung,
+            "Redis slow": self._slow,
+            "Redis flaps": self._flapping,
+            "Redis out of memory": self._full,
+            "Redis holds damaged values": self._damaged,
+        }
+        self.injected: Counter[str] = Counter()
+
+    async def run(
+        self, pause_s: tuple[float, float] = (2.0, 6.0), length_s: tuple[float, float] = (1.0, 4.0)
+    ) -> None:
+        """Until cancelled; what is wrong then is healed."""
+        try:
+            while True:
+                await asyncio.sleep(self._rng.uniform(*pause_s))
+                name = self._rng.choice(list(self._kinds))
+                self.injected[name] += 1
+                await self._kinds[name](self._rng.uniform(*length_s))
+        finally:
+            await self._client.aclose()
+
+    async def _killed(self, seconds: float) -> None:
+        self._redis.kill()
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._redis.start()
+
+    async def _hung(self, seconds: float) -> None:
+        self._redis.stand_still()
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._redis.go_on()
+
+    async def _slow(self, seconds: float) -> None:
+        for _ in range(int(seconds / 0.25)):
+            with contextlib.suppress(RedisError, OSError):
+                await self._client.client_pause(self._rng.randint(20, 200))
+            await asyncio.sleep(0.25)
+
+    async def _flapping(self, seconds: float) -> None:
+        for _ in range(int(seconds / 0.1)):
+            with contextlib.suppress(RedisError, OSError):
+                await self._client.client_kill_filter(_type="normal", skipme=True)
+            await asyncio.sleep(0.1)
+
+    async def _full(self, seconds: float) -> None:
+        with contextlib.suppress(RedisError, OSError):
+            await self._client.config_set("maxmemory", "1mb")
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            with contextlib.suppress(RedisError, OSError):
+                await self._client.config_set("maxmemory", "0")
+
+    async def _damaged(self, seconds: float) -> None:
+        with contextlib.suppress(RedisError, OSError):
+            keys = [key async for key in self._client.scan_iter("ng:*")]
+            for key in keys:
+                if self._rng.random() < 0.1:
+                    await self._client.set(key, "no hash")
+                    continue
+                values = cast("dict[bytes, bytes]", await self._client.hgetall(key))
+                for field, value in values.items():
+                    await self._client.hset(key, field, self._damage(value))
+        await asyncio.sleep(seconds)
+
+    def _damage(self, value: bytes) -> bytes:
+        position = self._rng.randrange(len(value))
+        flipped = bytes([value[position] ^ 1 << self._rng.randrange(8)])
+        return self._rng.choice(
+            [
+                value[:position],
+                value + b"\0",
+                b"",
+                self._rng.randbytes(50),
+                value[:position] + flipped + value[position + 1 :],
+            ]
+        )

@@ -1,0 +1,127 @@
+"""The service and its Redis as processes of the soak's own."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+from pathlib import Path
+from typing import IO
+
+import aiohttp
+import psutil
+
+START_TIMEOUT_S = 300
+# A small local cache, full soon: what grows after that is a leak.
+SETTINGS = {
+    "NOTEGRADE_LOCAL_CACHE_PAIRS": "500",
+    "NOTEGRADE_CACHE_TTL_S": "120",
+    "NOTEGRADE_ENGINE_KV_CACHE_GIB": "1",
+    # Or the bursts keep explanation mode off all along.
+    "NOTEGRADE_GUARD_P99_MS": "30000",
+    "NOTEGRADE_GUARD_BACKLOG_SHARE": "1",
+    "NOTEGRADE_BREAKER_OPEN_S": "1",
+    "NOTEGRADE_REQUEST_HEAD_TIMEOUT_S": "2",
+    "NOTEGRADE_RESPONSE_TIMEOUT_S": "2",
+    "NOTEGRADE_EXPLANATION_KEPT_S": "60",
+    "NOTEGRADE_EXPLANATION_KEPT_REQUESTS": "50",
+}
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Redis:
+    """A server that can be killed, stopped for a while, and started again, empty, on the same port."""
+
+    def __init__(self, binary: str) -> None:
+        self._binary = binary
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        """Return at once: the service, too, must wait for it."""
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        self._process = subprocess.Popen([self._binary, *options], stdout=subprocess.DEVNULL)
+
+    def kill(self) -> None:
+        """As a crash does."""
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+
+    def stand_still(self) -> None:
+        """Keep all connections and answer nothing."""
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """After `stand_still`."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process:
+            self._process.send_signal(number)
+
+
+class Service:
+    """`notegrade serve` on a checkpoint, and what it takes of the machine."""
+
+    def __init__(self, command: str, checkpoint: str, redis: Redis, log: Path) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._redis = redis
+        self._log: IO[bytes] = log.open("wb")
+        self._process = subprocess.Popen(
+            [command, "serve", "--port", str(self.port), "--checkpoint", checkpoint],
+            env={**os.environ, **SETTINGS, "NOTEGRADE_REDIS_URL": redis.url, "NOTEGRADE_LOG_FORMAT": "json"},
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+        )
+        self._seen = psutil.Process(self._process.pid)
+
+    def has_ended(self) -> bool:
+        """Whether it is gone, which it should not be."""
+        return self._process.poll() is not None
+
+    def rss_mib(self) -> tuple[float, float]:
+        """Resident memory of the process that answers and of those that it started (the engine core)."""
+        children = sum(child.memory_info().rss for child in self._seen.children(recursive=True))
+        return self._seen.memory_info().rss / 2**20, children / 2**20
+
+    def open_files(self) -> int:
+        """File descriptors but for connections to Redis, of which there may be as many as the pools hold."""
+        remote = [getattr(c.raddr, "port", None) for c in self._seen.net_connections()]
+        files: int = self._seen.num_fds()
+        return files - remote.count(self._redis.port)
+
+    def terminate(self) -> int:
+        """Its exit code."""
+        self._process.terminate()
+        return self._process.wait(60)
+
+    def kill(self) -> None:
+        """If it has not ended."""
+        self._process.kill()
+        self._process.wait()
+        self._log.close()
+
+
+async def wait_for_start(session: aiohttp.ClientSession, service: Service) -> None:
+    """Until it is ready. Raises RuntimeError when it ends, TimeoutError when it takes too long."""
+    async with asyncio.timeout(START_TIMEOUT_S):
+        while True:
+            with contextlib.suppress(aiohttp.ClientError):
+                async with session.get(f"{service.url}/readyz") as response:
+                    if response.status == 200:
+                        return
+            if service.has_ended():
+                raise RuntimeError("the service ended: see its log")
+            await asyncio.sleep(0.5)

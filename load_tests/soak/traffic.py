@@ -1,0 +1,230 @@
+"""Callers of every kind. Each counts what it sent and what came back, and checks that the answer is to its request."""
+
+import asyncio
+import contextlib
+import json
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+
+from load_tests.texts import make_note, make_query
+
+# In every text that is sent: may be found in no log.
+CANARY = "zebrafinch"
+# Scores of one pair from different batches differ by rounding; in bf16 by up to this.
+SAME_SCORE = 0.1
+
+
+@dataclass(slots=True)
+class Tally:
+    """`sent` by kind of request, `answered` by kind and status; `left` are those whose client went away."""
+
+    sent: Counter[str] = field(default_factory=Counter)
+    answered: Counter[tuple[str, int]] = field(default_factory=Counter)
+    left: Counter[str] = field(default_factory=Counter)
+    raw: Counter[str] = field(default_factory=Counter)
+    pairs: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    scores: dict[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
+
+    def complain(self, what: str) -> None:
+        """Keep it, if it is not one of very many."""
+        if len(self.wrong) < 50:
+            self.wrong.append(what)
+
+    def unanswered(self) -> int:
+        """Requests that got no answer, and whose client had not left."""
+        return self.sent.total() - self.answered.total() - self.left.total()
+
+    def see_score(self, query: str, note: str, score: float) -> None:
+        """Check that a pair's scores are the same all along."""
+        low, high = self.scores.get((query, note), (score, score))
+        low, high = min(low, score), max(high, score)
+        self.scores[query, note] = low, high
+        if high - low > SAME_SCORE:
+            self.complain(f"one pair was scored {low:.3f} and {high:.3f}")
+
+
+class Callers:
+    """Sends to one service until cancelled."""
+
+    def __init__(self, url: str, session: aiohttp.ClientSession, seed: int) -> None:
+        self._url = url
+        self._session = session
+        self._rng = random.Random(seed)
+        self._queries = [f"{make_query(self._rng)} {CANARY}" for _ in range(8)]
+        self._pool = [make_note(self._rng, f"pool-{i}", words=20) for i in range(12)]
+        self._number = 0
+        self.tally = Tally()
+
+    async def run(self) -> None:
+        """All kinds at once. Cancelled, each ends its request first."""
+        kinds: list[tuple[Callable[[], Awaitable[None]], int, float]] = [
+            (self._score, 4, 0.02),
+            (self._rerank, 1, 0.2),
+            (self._explain, 1, 1.0),
+            (self._leave, 2, 0.3),
+            (self._burst, 1, 20.0),
+            (self._flip, 1, 5.0),
+            (self._refused, 1, 0.5),
+            (self._raw, 1, 0.5),
+        ]
+        stopping = asyncio.Event()
+        callers = [
+            asyncio.create_task(self._keep_on(call, pause_s, stopping))
+            for call, count, pause_s in kinds
+            for _ in range(count)
+        ]
+        try:
+            await asyncio.gather(*callers)
+        finally:
+            stopping.set()
+            await asyncio.gather(*callers, return_exceptions=True)
+
+    async def _keep_on(
+        self, call: Callable[[], Awaitable[None]], pause_s: float, stopping: asyncio.Event
+    ) -> None:
+        while not stopping.is_set():
+            # Shielded: a request that is cut off by our own end would count as unanswered.
+            await asyncio.shield(asyncio.ensure_future(call()))
+            with contextlib.suppress(TimeoutError, asyncio.CancelledError):
+                await asyncio.wait_for(stopping.wait(), self._rng.expovariate(1 / pause_s))
+
+    async def _send(self, kind: str, method: str, path: str, body: Any, **options: Any) -> tuple[int, Any]:
+        self.tally.sent[kind] += 1
+        try:
+            async with self._session.request(method, self._url + path, json=body, **options) as response:
+                text = await response.text()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            self.tally.complain(f"{kind}: no answer: {type(error).__name__} {error}")
+            return 0, None
+        self.tally.answered[kind, response.status] += 1
+        return response.status, text if "event-stream" in response.content_type else json.loads(text)
+
+    def _body(self) -> dict[str, Any]:
+        self._number += 1
+        rng = self._rng
+        is_new = rng.random() < 0.2
+        query = f"{make_query(rng)} {CANARY} {rng.random()}" if is_new else rng.choice(self._queries)
+        return {
+            "request_id": f"soak-{self._number}",
+            "query": query,
+            "notes": rng.sample(self._pool, rng.randint(1, 4)),
+            "deadline_ms": rng.choice([300, 2_000, 20_000]),
+            "priority": "batch" if rng.random() < 0.1 else "online",
+            "explain": rng.random() < 0.02,
+        }
+
+    async def _score(self) -> None:
+        body = self._body()
+        status, answer = await self._send("score", "POST", "/score", body)
+        self._check_score(body, status, answer)
+
+    def _check_score(self, body: dict[str, Any], status: int, answer: Any) -> None:
+        if status not in (200, 503, 504):
+            self.tally.complain(f"score: {status} {answer}")
+        if status != 200:
+            return
+        if answer["request_id"] != body["request_id"] or [r["id"] for r in answer["results"]] != [
+            note["id"] for note in body["notes"]
+        ]:
+            self.tally.complain(f"score: {body['request_id']} got the answer of {answer['request_id']}")
+        for result in answer["results"]:
+            self.tally.pairs[result["outcome"]] += 1
+            if result["outcome"] == "scored" and body["query"] in self._queries:
+                self.tally.see_score(body["query"], result["id"], result["score"])
+
+    async def _rerank(self) -> None:
+        notes = self._rng.sample(self._pool, 3)
+        body = {"query": self._rng.choice(self._queries), "documents": [note["body"] for note in notes]}
+        status, answer = await self._send("rerank", "POST", "/v2/rerank", body)
+        if status not in (200, 503, 504):
+            self.tally.complain(f"rerank: {status} {answer}")
+
+    async def _explain(self) -> None:
+        note = self._rng.choice(self._pool)
+        body = {"query": self._rng.choice(self._queries), "note": {"body": note["body"]}}
+        status, answer = await self._send("explain", "POST", "/explain", body)
+        if status not in (200, 409, 503, 504):
+            self.tally.complain(f"explain: {status} {answer}")
+        if status == 200 and "event: explanation" not in answer:
+            self.tally.complain("explain: the stream ended without its last event")
+
+    async def _leave(self) -> None:
+        """Sends a whole request, and goes away before its answer, or so."""
+        self.tally.sent["leave"] += 1
+        body = {**self._body(), "query": f"{CANARY} {self._rng.random()}"}
+        try:
+            timeout = aiohttp.ClientTimeout(total=self._rng.uniform(0.02, 0.5))
+            async with self._session.post(f"{self._url}/score", json=body, timeout=timeout) as response:
+                await response.read()
+        except TimeoutError:
+            self.tally.left["leave"] += 1
+        except (aiohttp.ClientError, OSError) as error:
+            self.tally.complain(f"leave: {type(error).__name__} {error}")
+        else:
+            self.tally.answered["leave", response.status] += 1
+
+    async def _burst(self) -> None:
+        """More at once than can be done in time."""
+        bodies = [
+            {**self._body(), "query": f"{CANARY} {self._rng.random()}", "deadline_ms": 1_000}
+            for _ in range(60)
+        ]
+        answers = await asyncio.gather(*(self._send("score", "POST", "/score", body) for body in bodies))
+        for body, (status, answer) in zip(bodies, answers, strict=True):
+            self._check_score(body, status, answer)
+
+    async def _flip(self) -> None:
+        mode = self._rng.choice(["off", "on_request", "all"])
+        body = {"mode": mode, "reason": "soak", **({} if mode == "off" else {"ttl_s": 10})}
+        status, now = await self._send("mode", "GET", "/admin/explanation-mode", None)
+        if status != 200:
+            self.tally.complain(f"mode: {status} {now}")
+            return
+        etag = {"If-Match": f'"{now["last"]["revision"]}"'}
+        status, answer = await self._send("flip", "PUT", "/admin/explanation-mode", body, headers=etag)
+        if status not in (200, 409, 412, 503):
+            self.tally.complain(f"flip: {status} {answer}")
+
+    async def _refused(self) -> None:
+        bad = self._rng.choice(
+            [{}, {"query": CANARY}, {"query": CANARY, "notes": [{}]}, [CANARY], {"query": "x" * 9_000}]
+        )
+        status, answer = await self._send("refused", "POST", "/score", bad)
+        if status != 422 or CANARY in json.dumps(answer):
+            self.tally.complain(f"refused: {status} {answer}")
+
+    async def _raw(self) -> None:
+        """What is hardly a request. None of it is given to the application, so it is not counted as sent."""
+        head = b"POST /score HTTP/1.1\r\nHost: soak\r\n"
+        name, data = self._rng.choice(
+            [
+                ("silent", b""),
+                ("slow head", head),
+                ("rubbish", self._rng.randbytes(200) + b"\r\n\r\n"),
+                ("huge head", head + b"X: " + b"a" * 100_000 + b"\r\n\r\n"),
+                ("half closed", head[:-5]),
+            ]
+        )
+        self.tally.raw[name] += 1
+        address = self._url.removeprefix("http://").split(":")
+        try:
+            reader, writer = await asyncio.open_connection(address[0], int(address[1]))
+            writer.write(data)
+            if name == "half closed":
+                writer.write_eof()
+            with contextlib.suppress(OSError):
+                answer = await asyncio.wait_for(reader.read(), 30)
+                if b" 500 " in answer[:20] or CANARY.encode() in answer:
+                    self.tally.complain(f"{name}: {answer[:200]!r}")
+        except TimeoutError:
+            self.tally.complain(f"{name}: the connection was kept for 30 s")
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
