@@ -5,10 +5,11 @@ SHELL := /bin/bash
 
 PORT ?= 8000
 ARGS ?=
+SBOM ?= build/sbom.cdx.json
 bin := .venv/bin
 default_checkpoint := checkpoints/default
 
-.PHONY: help serve train-tiny test test-fast check format clean distclean setup setup-train setup-dev checkpoint
+.PHONY: help serve train-tiny test test-fast check format clean distclean setup setup-train setup-dev checkpoint image sbom audit
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,13 +29,14 @@ test: setup-dev checkpoint ## Run the whole suite, with a real engine, Redis and
 test-fast: setup-dev ## Run what needs no engine, no Redis, no browser and no network; ARGS= goes to pytest
 	@$(bin)/python -m pytest -m "not engine and not redis and not browser" $(ARGS)
 
-check: setup-dev ## Check format, lint, types, import contracts, spelling and shell scripts
+check: setup-dev ## Check format, lint, types, import contracts, spelling, shell scripts and the Dockerfile
 	$(bin)/ruff format --check .
 	$(bin)/ruff check .
 	$(bin)/mypy
 	$(bin)/lint-imports
 	$(bin)/codespell
-	$(bin)/shellcheck scripts/*.sh .ci/run
+	$(bin)/shellcheck scripts/*.sh tests/deploy/*.sh .ci/run
+	$(bin)/hadolint Dockerfile
 
 format: setup-dev ## Format the code, and fix what lint can fix
 	$(bin)/ruff format .
@@ -42,6 +44,18 @@ format: setup-dev ## Format the code, and fix what lint can fix
 
 checkpoint: setup ## Assemble the default checkpoint, if there is none
 	@[[ -e $(default_checkpoint)/manifest.json ]] || $(bin)/notegrade-train assemble --out $(default_checkpoint)
+
+image: ## Build the serving image; TARGET=gpu, BASE=image, CHECKPOINT=folder to bake in; ARGS= goes to the builder
+	@scripts/build_image.sh $(ARGS)
+
+sbom: setup-dev ## List what the image serves with, as CycloneDX, in SBOM (build/sbom.cdx.json)
+	@mkdir -p $(dir $(SBOM))
+	@unserved=$$(sed -n 's/^ARG UNSERVED="\(.*\)"$$/\1/p' Dockerfile) && \
+		grep -vE "^($${unserved// /|})==" locks/cpu.lock | \
+		PYTHONWARNINGS=ignore $(bin)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --of JSON -o $(SBOM) -
+
+audit: setup-dev ## Hold the serving lock against PyPI's advisories; fails as well when these can't be reached
+	@scripts/audit.sh $(ARGS)
 
 setup: ## Make .venv from the serving lock
 	@scripts/setup.sh runtime

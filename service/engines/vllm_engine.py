@@ -229,6 +229,8 @@ def _cpu_arguments(model: EngineModel, options: VllmOptions) -> dict[str, Any]:
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(options.kv_cache_gib))
     # The worker inside the engine core: as a third process, it makes the core spin on a shared queue.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    # One function of the sampler is compiled even in eager mode: where there is no C++ compiler, the first step fails.
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     dtype = options.dtype if options.dtype != "auto" else measure_faster_dtype(model.folder)
     return {
         "dtype": dtype,

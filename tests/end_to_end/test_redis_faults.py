@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -179,10 +179,14 @@ def test_out_of_memory(rig: Rig, expected: dict[tuple[str, str], float]) -> None
     recovers(rig, "out of memory")
 
 
+def values_of(rig: Rig, key: Any) -> dict[bytes, bytes]:
+    return cast("dict[bytes, bytes]", rig.admin.hgetall(key))
+
+
 def damage(rig: Rig, to: Callable[[bytes], bytes]) -> None:
     """Change every value of the cache."""
     for key in list(rig.admin.scan_iter("ng:*")):
-        for field, value in dict(rig.admin.hgetall(key)).items():  # type: ignore[arg-type]
+        for field, value in values_of(rig, key).items():
             rig.admin.hset(key, field, to(value))
 
 
@@ -210,7 +214,7 @@ def test_damaged_values(
 
 def test_values_of_another_pair(rig: Rig, expected: dict[tuple[str, str], float]) -> None:
     for key in list(rig.admin.scan_iter("ng:*")):
-        values = dict(rig.admin.hgetall(key))  # type: ignore[arg-type]
+        values = values_of(rig, key)
         for field, other in zip(
             values, [*list(values.values())[1:], next(iter(values.values()))], strict=True
         ):
@@ -223,10 +227,11 @@ def test_values_of_another_pair(rig: Rig, expected: dict[tuple[str, str], float]
 def test_values_of_another_fingerprint(rig: Rig, expected: dict[tuple[str, str], float]) -> None:
     # As if somebody had renamed the keys of an older checkpoint.
     for key in list(rig.admin.scan_iter("ng:*")):
-        values = dict(rig.admin.hgetall(key))  # type: ignore[arg-type]
+        values = values_of(rig, key)
         for other in list(rig.admin.scan_iter("ng:*")):
             if other != key:
-                rig.admin.hset(other, mapping=values)
+                for field, value in values.items():
+                    rig.admin.hset(other, field, value)
     ask_a_lot(rig, expected)
     recovers(rig, "mixed fingerprints")
 

@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# Builds the serving image with docker, podman or buildah, whichever is there; arguments go to its `build`.
+#
+#   IMAGE=notegrade          its name; the tag is the version
+#   TARGET=cpu               or gpu
+#   BASE=python:3.12-slim    another base, see Dockerfile
+#   CHECKPOINT=FOLDER        bakes a checkpoint in
+#   BUILDER=buildah          one of the three, rather than the first found
+#
+# pip's own settings (index, find-links, certificate) are honoured while building, and are not kept in the image.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+
+die() {
+    printf 'image: %s\n' "$*" >&2
+    exit 1
+}
+
+find_builder() {
+    if [[ -n ${BUILDER:-} ]]; then
+        printf '%s\n' "$BUILDER"
+    elif docker info &>/dev/null; then
+        echo docker
+    elif command -v podman >/dev/null; then
+        echo podman
+    elif command -v buildah >/dev/null; then
+        echo buildah
+    else
+        die "no builder here: start Docker, or install podman or buildah"
+    fi
+}
+
+builder=$(find_builder)
+target=${TARGET:-cpu}
+version=$(sed -n 's/^version = "\(.*\)"$/\1/p' pyproject.toml)
+name=${IMAGE:-notegrade}:$version
+[[ $target == cpu ]] || name+=-$target
+options=(--target "$target" --tag "$name" --build-arg "VERSION=$version")
+
+if [[ -n ${BASE:-} ]]; then options+=(--build-arg "BASE=$BASE"); fi
+if [[ -n ${CHECKPOINT:-} ]]; then
+    [[ -e $CHECKPOINT/manifest.json ]] || die "CHECKPOINT is '$CHECKPOINT', where no manifest.json is"
+    options+=(--build-context "checkpoint=$(realpath "$CHECKPOINT")")
+fi
+if revision=$(git describe --always --dirty --abbrev=40 --match= 2>/dev/null); then
+    options+=(--build-arg "REVISION=$revision" --build-arg "CREATED=$(TZ=UTC git log -1 --date=iso-strict-local --format=%cd)")
+fi
+# The OCI format has no health check.
+[[ $builder == docker ]] || options+=(--format docker)
+
+# --- pip's settings ----------------------------------------------------------------------------------------------
+
+secrets=$(mktemp -d)
+trap 'rm -rf "$secrets"' EXIT
+python=.venv/bin/python
+[[ -x $python ]] || python=python3
+# pip.conf as it should be inside; what is a file or folder of this machine goes on a line of its own to stdout.
+local_files=$(PYTHONPATH=scripts "$python" - "$secrets/pip.conf" <<'PYTHON'
+import sys
+from pathlib import Path
+
+from pip_settings_for_uv import read_pip_settings
+
+settings = read_pip_settings()
+if certificates := settings.pop("cert", None):
+    print(f"ca.crt={certificates}")
+    settings["cert"] = "/etc/ssl/certs/ca-certificates.crt"
+wheels = [folder for folder in settings.pop("find-links", "").split() if Path(folder).is_dir()]
+if wheels:
+    print(f"wheels={wheels[0]}")
+settings.pop("constraint", None)
+lines = [f"{name} = {value}".replace("\n", "\n    ") for name, value in settings.items()]
+Path(sys.argv[1]).write_text("\n".join(["[global]", *lines, ""]), encoding="utf-8")
+PYTHON
+)
+options+=(--secret "id=pip.conf,src=$secrets/pip.conf")
+while IFS='=' read -r what path; do
+    case $what in
+        ca.crt) options+=(--secret "id=ca.crt,src=$path") ;;
+        wheels) options+=(--build-context "wheels=$path") ;;
+    esac
+done <<<"$local_files"
+
+printf 'image: building %s with %s\n' "$name" "$builder" >&2
+"$builder" build "${options[@]}" "$@" .
+printf 'image: %s\n' "$name" >&2

