@@ -32,7 +32,7 @@ SAMPLE_EVERY_S = 5.0
 # Until caches are full; the engine core's grows until every page of its prefix cache has been used once.
 WARM_UP_SHARE = 0.5
 MAX_GROWTH_MIB_PER_HOUR = 100.0
-# All is quiet: what still may be there are the last keep-alives of the client's own.
+# All is quiet: what still may be there are connections that the client keeps.
 MAX_MORE_FILES = 3
 MAX_MORE_TASKS = 3
 

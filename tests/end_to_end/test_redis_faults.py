@@ -77,11 +77,13 @@ def rig(
             NOTEGRADE_REDIS_TIMEOUT_MS="100",
             NOTEGRADE_BREAKER_OPEN_S="1",
         )
-        service.wait_for("ok", "engine_lost", "probe_mismatch")
-        with httpx.Client(base_url=service.url, timeout=60) as client:
-            yield Rig(service, redis, link, client, Redis.from_url(redis.url))
-        service.interrupt()
-        redis.kill()
+        try:
+            service.wait_for("ok", "engine_lost", "probe_mismatch")
+            with httpx.Client(base_url=service.url, timeout=60) as client:
+                yield Rig(service, redis, link, client, Redis.from_url(redis.url))
+        finally:
+            service.interrupt()
+            redis.kill()
 
 
 @pytest.fixture

@@ -1,0 +1,253 @@
+"""What happens around a real service: its checkpoint's folder changes, the disk is full, the clock leaps, files run out."""
+
+import contextlib
+import json
+import re
+import resource
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from service.contract.checkpoint import Checkpoint
+from tests.end_to_end.service_process import ROOT, ServiceProcess, free_port, start_service
+from tests.redis_server import RedisServer
+from tests.waiting import wait_until
+
+pytestmark = [pytest.mark.engine, pytest.mark.redis, pytest.mark.timeout(900)]
+
+NOTES = [{"id": str(number), "body": f"{number} quiet cafes with light and sockets"} for number in range(3)]
+COMMAND = [str(Path(".venv/bin/notegrade")), "serve", "--port"]
+DAY_S = 86_400
+
+
+def score(client: httpx.Client, query: str = "quiet cafes") -> list[float]:
+    response = client.post("/score", json={"query": query, "notes": NOTES, "deadline_ms": 60_000})
+    assert response.status_code == 200, response.text
+    return [result["score"] for result in response.json()["results"]]
+
+
+def ready(service: ServiceProcess) -> ServiceProcess:
+    service.wait_for("ok", "engine_lost", "probe_mismatch")
+    assert service.readiness[-1] == (200, "ok"), service.written()[-4000:]
+    return service
+
+
+class Clock:
+    """The wall clock of a service: `leap` moves it. As when somebody sets it, the monotonic one goes on."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        file.touch()
+        self.leap(0)
+        hook = Path(__file__).with_name("leaping_clock")
+        self.environment = {"PYTHONPATH": str(hook), "LEAPING_CLOCK": str(file)}
+
+    def leap(self, seconds: int) -> None:
+        """To so much from what it really is."""
+        # Over what is there, in one step: it is read all the time, by a process that keeps it open.
+        with self._file.open("r+b", buffering=0) as file:
+            file.write(f"{seconds:32d}".encode())
+
+
+@pytest.fixture(scope="module")
+def folder(default_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint's folder that may be spoilt."""
+    copy = tmp_path_factory.mktemp("faults") / "checkpoint"
+    shutil.copytree(default_checkpoint.folder, copy)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def clock(tmp_path_factory: pytest.TempPathFactory) -> Clock:
+    return Clock(tmp_path_factory.mktemp("clock") / "offset")
+
+
+@pytest.fixture(scope="module")
+def service(folder: Path, clock: Clock, redis_binary: str) -> Iterator[ServiceProcess]:
+    redis = RedisServer(redis_binary)
+    redis.start()
+    port = free_port()
+    environment = {
+        **clock.environment,
+        "NOTEGRADE_CHECKPOINT": str(folder),
+        "NOTEGRADE_REDIS_URL": redis.url,
+        "NOTEGRADE_LOCAL_CACHE_PAIRS": "1",
+        "NOTEGRADE_ENGINE_DTYPE": "float32",
+    }
+    process = start_service(folder.parent / "log", [*COMMAND, str(port)], port, **environment)
+    try:
+        yield ready(process)
+    finally:
+        process.interrupt()
+        redis.kill()
+
+
+@pytest.fixture
+def client(service: ServiceProcess) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=service.url, timeout=90) as client:
+        yield client
+
+
+# --- the clock ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def leaping(clock: Clock) -> Iterator[Clock]:
+    yield clock
+    clock.leap(0)
+
+
+def told_date(client: httpx.Client) -> float:
+    return parsedate_to_datetime(client.get("/livez").headers["date"]).timestamp()
+
+
+@pytest.mark.parametrize("seconds", [DAY_S, -DAY_S, 400 * DAY_S], ids=["a day on", "a day back", "a year on"])
+def test_a_leaping_clock_changes_no_answer(client: httpx.Client, leaping: Clock, seconds: int) -> None:
+    before = score(client)
+    leaping.leap(seconds)
+    wait_until(lambda: abs(told_date(client) - time.time() - seconds) < 60)
+    assert score(client) == before
+    assert len(score(client, query=f"asked after {seconds}")) == len(NOTES)
+    assert client.get("/readyz").status_code == 200
+    metrics = client.get("/metrics").text
+    assert "notegrade_cache_breaker_open 0.0" in metrics
+
+
+def test_a_leaping_clock_neither_ends_nor_prolongs_explanation_mode(
+    client: httpx.Client, leaping: Clock
+) -> None:
+    etag = client.get("/admin/explanation-mode").headers["etag"]
+    body = {"mode": "on_request", "ttl_s": 8, "reason": "a test"}
+    turned_on = time.monotonic()
+    assert client.put("/admin/explanation-mode", json=body, headers={"If-Match": etag}).status_code == 200
+    for seconds in (DAY_S, -DAY_S):
+        leaping.leap(seconds)
+        time.sleep(1.5)
+        if time.monotonic() < turned_on + 6:
+            assert client.get("/admin/explanation-mode").json()["mode"] == "on_request"
+    ended_after = wait_until(
+        lambda: client.get("/admin/explanation-mode").json()["mode"] == "off", within_s=60
+    )
+    assert ended_after < 30
+
+
+# --- open files ---------------------------------------------------------------------------------------------------
+
+
+def test_running_out_of_files_keeps_who_is_connected(service: ServiceProcess, client: httpx.Client) -> None:
+    before = score(client)
+    process = psutil.Process(service.process.pid)
+    whole = process.rlimit(psutil.RLIMIT_NOFILE)
+    address = ("127.0.0.1", int(service.url.rpartition(":")[2]))
+    with contextlib.ExitStack() as stack:
+        process.rlimit(
+            psutil.RLIMIT_NOFILE, (process.num_fds() + 8, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+        )
+        stack.callback(process.rlimit, psutil.RLIMIT_NOFILE, whole)
+        connections = [stack.enter_context(socket.create_connection(address, 10)) for _ in range(40)]
+        time.sleep(1)
+        # The kept connection of this client is served on, from cache and engine.
+        assert score(client) == before
+        assert len(score(client, query="while files are scarce")) == len(NOTES)
+        # Those that are one too many are closed, not left to wait for ever.
+        refused = 0
+        for connection in connections:
+            connection.settimeout(0.05)
+            with contextlib.suppress(TimeoutError):
+                try:
+                    refused += connection.recv(1) == b""
+                except ConnectionError:
+                    refused += 1
+        assert refused >= 25
+    with httpx.Client(base_url=service.url, timeout=90) as another:
+        assert score(another) == before
+
+
+# --- the checkpoint's folder --------------------------------------------------------------------------------------
+
+
+def spoil(folder: Path) -> None:
+    """As a copy does that was broken off, over a folder that is being served."""
+    weights = folder / "model.safetensors"
+    with weights.open("r+b") as file:
+        file.truncate(weights.stat().st_size // 2)
+        file.write(b"\xff" * 1_000_000)
+    (folder / "tokenizer.json").write_text("{}", encoding="utf-8")
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    manifest["name"] = "another"
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def test_a_folder_spoilt_while_it_is_served_changes_no_answer(
+    service: ServiceProcess, client: httpx.Client, folder: Path
+) -> None:
+    model = client.get("/version").json()["model"]
+    before = score(client)
+    spoil(folder)
+    assert score(client) == before
+    for number in range(20):  # each from the engine
+        assert len(score(client, query=f"after the folder was spoilt {number}")) == len(NOTES)
+    assert client.get("/version").json()["model"] == model
+    assert client.get("/readyz").status_code == 200
+    # The next start says no, in one line.
+    done = subprocess.run(
+        [*COMMAND, str(free_port()), "--checkpoint", str(folder)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert re.search(r"manifest", done.stderr)
+
+
+def test_a_folder_swapped_after_it_was_checked_is_never_served(
+    default_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(default_checkpoint.folder, folder)
+    port = free_port()
+    environment = {"NOTEGRADE_CHECKPOINT": str(folder), "NOTEGRADE_ENGINE_LOST_EXIT_S": "1"}
+    service = start_service(tmp_path / "log", [*COMMAND, str(port)], port, **environment)
+    try:
+        wait_until(lambda: "engine_starting" in service.written(), within_s=120)
+        # Checked by now; vLLM reads it seconds later. The weights stay whole, but are others.
+        weights = folder / "model.safetensors"
+        data = bytearray(weights.read_bytes())
+        middle = len(data) // 2
+        data[middle : middle + 4_000_000] = data[middle - 4_000_000 : middle]
+        weights.write_bytes(data)
+        service.wait_for("ok", "probe_mismatch", "engine_lost")
+        assert service.readiness[-1] in ((503, "probe_mismatch"), (503, "engine_lost"))
+        refused = httpx.post(f"{service.url}/score", json={"query": "q", "notes": NOTES}, timeout=60)
+        assert refused.status_code == 503
+    finally:
+        service.interrupt()
+
+
+# --- the log's disk -----------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_behind_the_log_stops_nothing(default_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    port = free_port()
+    # Every write to it fails with "no space left on device", from the first line on.
+    command = f"exec {' '.join(COMMAND)} {port} >/dev/full 2>&1"
+    service = start_service(tmp_path / "log", ["bash", "-c", command], port, NOTEGRADE_DRAIN_DELAY_S="0")
+    ready(service)
+    with httpx.Client(base_url=service.url, timeout=90) as client:
+        assert len(score(client)) == len(NOTES)
+        problem: dict[str, Any] = client.post("/score", json={}).json()
+        assert problem["type"] == "urn:notegrade:problem:invalid-request"
+    service.process.terminate()
+    assert service.process.wait(60) == 0
