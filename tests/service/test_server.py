@@ -1,5 +1,6 @@
 """How the service stops: as told, or because its engine is lost. Over real sockets."""
 
+import asyncio
 import resource
 import signal
 import socket
@@ -10,13 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
+from service.api.auth import hash_key
 from service.contract.checkpoint import Checkpoint
 from service.engines.watched_engine import WatchedEngine
 from service.errors import ConfigurationError
 from service.server import StopTimes, allow_open_files, bind
 from tests.checkpoints import fake_engine_for, load_tiny
 from tests.served import Served, served
-from tests.waiting import wait_until
+from tests.waiting import until, wait_until
 
 BODY = {"query": "quiet cafes", "notes": [{"id": "n", "body": "A quiet cafe."}], "deadline_ms": 60_000}
 PATIENT = StopTimes(drain_delay_s=1.5, drain_timeout_s=20, engine_lost_exit_s=1.5)
@@ -209,3 +211,42 @@ def test_the_soft_limit_of_open_files_is_raised_as_needed(monkeypatch: pytest.Mo
     allow_open_files(500)
     allow_open_files(1000)
     assert made == [(1256, 4096)]
+
+
+async def test_a_hundred_at_once_cost_one_engine_pass_though_the_first_one_leaves(
+    checkpoint: Checkpoint,
+) -> None:
+    with served(checkpoint) as service:
+        before = service.engine.finished
+        service.engine.hold()
+        async with httpx.AsyncClient(base_url=service.url, timeout=30, limits=httpx.Limits()) as client:
+            first = asyncio.create_task(client.post("/score", json=BODY))
+            await until(lambda: service.engine.in_flight == 1)
+            others = [asyncio.create_task(client.post("/score", json=BODY)) for _ in range(99)]
+            await until(lambda: len(service.server.server_state.tasks) == 100, within_s=20)
+            first.cancel()
+            await until(lambda: len(service.server.server_state.tasks) == 99, within_s=20)
+            assert (service.engine.in_flight, service.engine.aborted) == (1, 0)
+            service.engine.let_go()
+            answers = [(await other).json()["results"][0] for other in others]
+        assert service.engine.finished == before + 1
+        assert {answer["outcome"] for answer in answers} == {"scored"}
+        assert {answer["source"] for answer in answers} <= {"coalesced", "local"}
+        assert len({answer["score"] for answer in answers}) == 1
+
+
+def test_no_secret_is_told_to_anybody(checkpoint: Checkpoint, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    secrets = ("admin-key", hash_key("admin-key"), "hunter2")
+    keys, redis_url = f"admin:{hash_key('admin-key')}:ann", "redis://:hunter2@127.0.0.1:1/0"
+    with served(checkpoint, admin_port=0, keys=keys, redis_url=redis_url) as service:
+        headers = {"Authorization": "Bearer admin-key"}
+        for path in (*PRIVATE, *PUBLIC):
+            for sent in (headers, {"Authorization": "Bearer wrong"}, {}):
+                answer = httpx.get(service.private_url + path, headers=sent)
+                assert not [secret for secret in secrets if secret in answer.text], path
+        # Redis is not there, which both the cache and explanation mode complain of.
+        scored = httpx.post(f"{service.url}/score", json=BODY, headers=headers)
+        assert scored.status_code == 200
+        wait_until(lambda: "can't be followed" in caplog.text)
+    assert not [secret for secret in secrets if secret in caplog.text]
