@@ -99,3 +99,14 @@ def test_links_lead_somewhere() -> None:
     for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_fault_has_its_test() -> None:
+    text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| ---")]
+    rows = [row for row in rows if not row.startswith("| fault ")]
+    assert len(rows) >= 30
+    for row in rows:
+        found = re.search(r"`(tests/[\w/]+\.py)::(test_\w+)` \|$", row)
+        assert found, f"no test: {row}"
+        assert re.search(rf"def {found[2]}\(", (ROOT / found[1]).read_text(encoding="utf-8")), row

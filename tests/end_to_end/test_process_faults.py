@@ -194,7 +194,7 @@ def test_a_folder_spoilt_while_it_is_served_changes_no_answer(
     before = score(client)
     spoil(folder)
     assert score(client) == before
-    for number in range(20):  # each from the engine
+    for number in range(6):  # each from the engine
         assert len(score(client, query=f"after the folder was spoilt {number}")) == len(NOTES)
     assert client.get("/version").json()["model"] == model
     assert client.get("/readyz").status_code == 200

@@ -109,7 +109,7 @@ def repeated(action: Callable[[], None], every_s: float) -> Iterator[None]:
     thread.join()
 
 
-def ask_a_lot(rig: Rig, expected: dict[tuple[str, str], float], requests: int = 80) -> Counter[str]:
+def ask_a_lot(rig: Rig, expected: dict[tuple[str, str], float], requests: int = 32) -> Counter[str]:
     """Known and new pairs from four clients at once; each answered whole, and with its own scores. Where they came from."""
     sources: Counter[str] = Counter()
 
@@ -251,10 +251,10 @@ def test_answers_that_come_after_the_breaker_has_opened(
 ) -> None:
     for _ in range(3):
         rig.link.delay_s = 1.5  # later than the timeout, the breaker and the first trial after it
-        ask_a_lot(rig, expected, requests=24)
+        ask_a_lot(rig, expected)
         assert rig.metric("cache_breaker_open ") == 1
         rig.link.delay_s = 0  # the late ones arrive among those in time
-        ask_a_lot(rig, expected, requests=24)
+        ask_a_lot(rig, expected)
     recovers(rig, "late answers")
 
 
