@@ -1,4 +1,4 @@
-"""What every engine does: one suite on the fake and on vLLM."""
+"""What every engine does: one suite on the fake, on the fake under watch, and on vLLM."""
 
 import asyncio
 import contextlib
@@ -13,26 +13,34 @@ from service.contract.checkpoint import Checkpoint
 from service.contract.prompt import Note
 from service.engines.base import Engine
 from service.engines.fake_engine import FakeEngine
+from service.engines.watched_engine import WatchedEngine
 from service.errors import EngineLostError
 from tests.checkpoints import engine_model, fake_engine_for, load_tiny
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest.fixture(scope="module", params=["fake", pytest.param("vllm", marks=pytest.mark.engine)])
-def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    if request.param == "fake":
+@pytest.fixture(scope="module", params=["fake", "watched", pytest.param("vllm", marks=pytest.mark.engine)])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(
+    kind: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Checkpoint:
+    if kind != "vllm":
         return load_tiny(tmp_path_factory.mktemp("checkpoint"))
     loaded: Checkpoint = request.getfixturevalue("default_checkpoint")
     return loaded
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def engine(checkpoint: Checkpoint) -> AsyncIterator[Engine]:
-    if checkpoint.manifest.name == "tiny-1":
+async def engine(kind: str, checkpoint: Checkpoint) -> AsyncIterator[Engine]:
+    if kind != "vllm":
         fake = fake_engine_for(checkpoint)
         fake.trace = (5, 6, 7, 8)
-        engine: Engine = fake
+        engine: Engine = fake if kind == "fake" else WatchedEngine(fake, max_silent_checks=1000)
     else:
         from service.engines.vllm_engine import VllmEngine, VllmOptions
 
@@ -52,7 +60,8 @@ def slowed(engine: Engine) -> AbstractContextManager[None]:
         yield
         fake.let_go()
 
-    return held(engine) if isinstance(engine, FakeEngine) else nullcontext()
+    inner = engine._engine if isinstance(engine, WatchedEngine) else engine
+    return held(inner) if isinstance(inner, FakeEngine) else nullcontext()
 
 
 def prompts(checkpoint: Checkpoint, count: int, words: int = 10) -> list[tuple[int, ...]]:
