@@ -21,7 +21,7 @@ from tests.served import Served, served
 from tests.waiting import until, wait_until
 
 BODY = {"query": "quiet cafes", "notes": [{"id": "n", "body": "A quiet cafe."}], "deadline_ms": 60_000}
-PATIENT = StopTimes(drain_delay_s=1.5, drain_timeout_s=20, engine_lost_exit_s=1.5)
+PATIENT = StopTimes(drain_delay_s=4, drain_timeout_s=20, engine_lost_exit_s=4)
 
 
 @pytest.fixture(scope="module")
