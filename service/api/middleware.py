@@ -26,8 +26,7 @@ QUIET_ROUTES = frozenset(
         "/admin/figures",
     }  # the last two by each console
 )
-
-
+# What is for operators.
 PRIVATE = re.compile(r"/(admin|metrics|console)(/|$)")
 
 
