@@ -37,11 +37,16 @@ class Flow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A pair that was admitted: what it is thought to cost, and its turn (lower ones go first)."""
+    """A pair that was admitted: what it is thought to cost, its turn (lower ones go first), and when that was.
+
+    `admitted_at_s` is the clock's, `saturated_s` how long the engine had had enough to do until then.
+    """
 
     flow: Flow
     tokens: int
     turn: int
+    admitted_at_s: float
+    saturated_s: float
 
 
 class Admission:
@@ -52,6 +57,7 @@ class Admission:
     ) -> None:
         """`saturated_tokens` is a backlog that fills the engine's step; `clock` gives monotonic seconds."""
         self._max_backlog_tokens = max_backlog_tokens
+        self._saturated_tokens = saturated_tokens
         self._clock = clock
         self._gauge = metrics.backlog_tokens
         self._backlog: Counter[Flow] = Counter()
@@ -80,13 +86,17 @@ class Admission:
     def why_not(self, flow: Flow, prompt_tokens: int, remaining_s: float) -> ShedReason | None:
         """Why a prompt of that length can't be admitted now, or None.
 
-        An idle engine admits anything: one huge pair must not starve for ever.
+        An idle engine admits anything: one huge pair must not starve for ever. While the engine's next step is not filled,
+        nothing waits for its turn; were it refused all the same, a rate once measured too low would keep the engine from ever
+        having enough to do, and so from being measured again.
         """
         cost = self._cost(prompt_tokens)
         if not self._backlog_tokens:
             return None
         if self._backlog_tokens + cost > self._max_backlog_tokens:
             return "backlog"
+        if self._backlog_tokens < self._saturated_tokens:
+            return None
         if self.rate and (self._ahead(flow, cost) + cost) / self.rate > remaining_s * TIME_SHARE:
             return "deadline"
         return None
@@ -97,12 +107,13 @@ class Admission:
         turn = max(self._virtual_time, self._next_turns.get(flow, 0))
         self._next_turns[flow] = turn + cost
         self._change(flow, cost)
-        return Ticket(flow, cost, FIRST_TURN[flow.priority] + turn)
+        return Ticket(flow, cost, FIRST_TURN[flow.priority] + turn, self._clock(), self._rate.saturated_s)
 
     def release(self, ticket: Ticket, prompt_tokens: int = 0, computed_tokens: int = 0) -> None:
         """It is over: done, with what the engine computed of its prompt, or (with neither) aborted or failed."""
-        self._change(ticket.flow, -ticket.tokens, computed_tokens)
+        self._change(ticket.flow, -ticket.tokens)
         if prompt_tokens:
+            self._rate.count(computed_tokens * self._saturated_share(ticket))
             share = computed_tokens / prompt_tokens
             self._computed_share += REUSE_WEIGHT * (share - self._computed_share)
         self._virtual_time = max(self._virtual_time, ticket.turn - FIRST_TURN[ticket.flow.priority])
@@ -116,6 +127,12 @@ class Admission:
         if not self.rate:
             return longest if self._backlog_tokens else shortest
         return min(longest, max(shortest, self._backlog_tokens / self.rate))
+
+    def _saturated_share(self, ticket: Ticket) -> float:
+        # Of the time that the pair was under way. Whether the engine has enough to do at its end says little: the pairs of
+        # one step end together, and all but the first then see a backlog that is nearly gone.
+        under_way_s = self._clock() - ticket.admitted_at_s
+        return (self._rate.saturated_s - ticket.saturated_s) / under_way_s if under_way_s > 0 else 0.0
 
     def _cost(self, prompt_tokens: int) -> int:
         return math.ceil(prompt_tokens * self._computed_share)
@@ -131,8 +148,8 @@ class Admission:
                 ahead += tokens
         return ahead
 
-    def _change(self, flow: Flow, tokens: int, computed_tokens: int = 0) -> None:
-        self._rate.note(self._clock(), self._backlog_tokens, computed_tokens)
+    def _change(self, flow: Flow, tokens: int) -> None:
+        self._rate.pass_time(self._clock(), self._backlog_tokens)
         self._backlog[flow] += tokens
         if not self._backlog[flow]:
             del self._backlog[flow]
@@ -148,20 +165,23 @@ class _Rate:
 
     def __init__(self, saturated_tokens: int, now: float) -> None:
         self._saturated_tokens = saturated_tokens
-        self._noted_at = now
+        self._passed_to = now
         self._tokens = 0.0
         self._seconds = 0.0
+        self.saturated_s = 0.0
 
-    def note(self, now: float, backlog_tokens: int, done_tokens: int) -> None:
-        """That there was such a backlog up to now, and that so many tokens have just been done."""
-        elapsed_s, self._noted_at = now - self._noted_at, now
-        if backlog_tokens < self._saturated_tokens:
-            return
-        if elapsed_s > 0:
+    def pass_time(self, now: float, backlog_tokens: int) -> None:
+        """There was such a backlog up to now."""
+        elapsed_s, self._passed_to = now - self._passed_to, now
+        if backlog_tokens >= self._saturated_tokens and elapsed_s > 0:
             kept = math.exp(-elapsed_s / RATE_MEMORY_S)
             self._tokens *= kept
             self._seconds = self._seconds * kept + elapsed_s
-        self._tokens += done_tokens
+            self.saturated_s += elapsed_s
+
+    def count(self, tokens: float) -> None:
+        """So many were done in saturated time."""
+        self._tokens += tokens
 
     @property
     def value(self) -> float | None:

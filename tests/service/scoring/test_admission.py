@@ -113,6 +113,58 @@ def test_the_rate_is_of_saturated_time_alone() -> None:
     assert 100 <= house.admission.rate < 110
 
 
+def test_the_pairs_of_one_step_count_all_though_the_backlog_is_gone_after_the_first() -> None:
+    house = House()
+    for _ in range(20):
+        step = [house.admission.admit(ANN, 20) for _ in range(6)]  # just over what fills a step
+        house.clock.now_s += 0.12
+        for ticket in step:
+            house.admission.release(ticket, 20, 20)
+    assert house.admission.rate == pytest.approx(1_000, rel=0.01)
+
+
+def test_a_moment_of_saturation_is_no_measure_of_all_that_was_under_way() -> None:
+    house = House()
+    house.measure()
+    for _ in range(200):
+        first = [house.admission.admit(ANN, 20) for _ in range(4)]
+        house.clock.now_s += 0.09
+        last = [house.admission.admit(ANN, 20) for _ in range(2)]
+        house.clock.now_s += 0.01  # saturated for a tenth of the time of most
+        for ticket in first + last:
+            house.admission.release(ticket, 20, 20)
+    assert house.admission.rate is not None
+    assert house.admission.rate < 6_000
+
+
+def test_a_rate_measured_too_low_does_not_stay_so() -> None:
+    house = House()
+    slow = house.admission.admit(ANN, 2_000)
+    house.clock.now_s += 100  # something else had the machine
+    house.admission.release(slow, 2_000, 2_000)
+    assert house.admission.rate == pytest.approx(20)
+    for _ in range(300):
+        held = house.fill(ANN, 10_000, remaining_s=1.0)
+        # However wrong the rate is, the engine's steps are full.
+        assert sum(ticket.tokens for ticket in held) >= SATURATED
+        house.clock.now_s += 0.12
+        for ticket in held:
+            house.admission.release(ticket, ticket.tokens, ticket.tokens)
+    assert house.admission.rate is not None
+    assert house.admission.rate > 500
+
+
+def test_while_the_next_step_is_not_filled_nothing_is_refused() -> None:
+    house = House()
+    slow = house.admission.admit(ANN, 2_000)
+    house.clock.now_s += 100
+    house.admission.release(slow, 2_000, 2_000)
+    house.admission.admit(BOB, SATURATED - 1)
+    assert house.admits(ANN, 1_000, remaining_s=0.001)
+    house.admission.admit(BOB, 1)
+    assert not house.admits(ANN, 1, remaining_s=0.001)
+
+
 def test_aborted_work_is_no_work_done() -> None:
     house = House()
     house.measure()
