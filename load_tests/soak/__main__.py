@@ -164,7 +164,7 @@ class Soak:
     async def run(self, seconds: float) -> tuple[Report, float]:
         """The report, not judged yet, and how many requests the service says it had from callers."""
         callers = Callers(self._service.url, self._session, self._seed)
-        await self._work(callers, min(20.0, seconds / 10))  # imports, pools and caches
+        await callers.run(min(20.0, seconds / 10))  # imports, pools and caches
         warm = callers.tally
         before = await self._quiet()
         callers.tally = Tally(scores=warm.scores, wrong=warm.wrong)
@@ -172,21 +172,17 @@ class Soak:
         faults = Faults(self._redis, self._seed)
         failing = asyncio.create_task(faults.run())
         sampling = asyncio.create_task(self._sample())
-        await self._work(callers, seconds)
+        await callers.run(seconds)
         for task in (failing, sampling):
             task.cancel()
-        await asyncio.gather(failing, sampling, return_exceptions=True)
+        for ended in await asyncio.gather(failing, sampling, return_exceptions=True):
+            if not isinstance(ended, asyncio.CancelledError):
+                callers.tally.complain(f"the soak itself failed: {ended!r}")
         after = await self._quiet()
         counted = await self._counted() - counted_before
         return Report(
             seconds, self._seed, callers.tally, dict(faults.injected), self._samples, before, after
         ), counted
-
-    async def _work(self, callers: Callers, seconds: float) -> None:
-        working = asyncio.create_task(callers.run())
-        await asyncio.wait({working}, timeout=seconds)
-        working.cancel()
-        await asyncio.gather(working, return_exceptions=True)
 
     async def _quiet(self) -> Sample:
         await asyncio.sleep(8)
@@ -232,7 +228,8 @@ def soak(seconds: float, seed: int, command: str, checkpoint: str, redis_server:
 
 
 async def _run(service: Service, redis: Redis, seconds: float, seed: int) -> tuple[Report, float]:
-    connector = aiohttp.TCPConnector(limit=0)
+    # Kept for less long than `_quiet` waits: what is open then is not the callers'.
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2)
     timeout = aiohttp.ClientTimeout(total=90)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         await wait_for_start(session, service)

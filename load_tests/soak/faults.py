@@ -93,6 +93,8 @@ class Faults:
         await asyncio.sleep(seconds)
 
     def _damage(self, value: bytes) -> bytes:
+        if not value:  # damaged before
+            return b"foreign"
         position = self._rng.randrange(len(value))
         flipped = bytes([value[position] ^ 1 << self._rng.randrange(8)])
         return self._rng.choice(

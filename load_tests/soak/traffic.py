@@ -50,7 +50,7 @@ class Tally:
 
 
 class Callers:
-    """Sends to one service until cancelled."""
+    """Sends to one service."""
 
     def __init__(self, url: str, session: aiohttp.ClientSession, seed: int) -> None:
         self._url = url
@@ -61,37 +61,30 @@ class Callers:
         self._number = 0
         self.tally = Tally()
 
-    async def run(self) -> None:
-        """All kinds at once. Cancelled, each ends its request first."""
+    async def run(self, seconds: float) -> None:
+        """All kinds at once for so long; returns when every request has ended."""
         kinds: list[tuple[Callable[[], Awaitable[None]], int, float]] = [
-            (self._score, 4, 0.02),
-            (self._rerank, 1, 0.2),
+            (self._score, 4, 0.1),
+            (self._rerank, 1, 0.3),
             (self._explain, 1, 1.0),
-            (self._leave, 2, 0.3),
+            (self._leave, 2, 1.0),
             (self._burst, 1, 20.0),
             (self._flip, 1, 5.0),
             (self._refused, 1, 0.5),
             (self._raw, 1, 0.5),
         ]
         stopping = asyncio.Event()
-        callers = [
-            asyncio.create_task(self._keep_on(call, pause_s, stopping))
-            for call, count, pause_s in kinds
-            for _ in range(count)
-        ]
-        try:
-            await asyncio.gather(*callers)
-        finally:
-            stopping.set()
-            await asyncio.gather(*callers, return_exceptions=True)
+        asyncio.get_running_loop().call_later(seconds, stopping.set)
+        await asyncio.gather(
+            *(self._keep_on(call, pause_s, stopping) for call, count, pause_s in kinds for _ in range(count))
+        )
 
     async def _keep_on(
         self, call: Callable[[], Awaitable[None]], pause_s: float, stopping: asyncio.Event
     ) -> None:
         while not stopping.is_set():
-            # Shielded: a request that is cut off by our own end would count as unanswered.
-            await asyncio.shield(asyncio.ensure_future(call()))
-            with contextlib.suppress(TimeoutError, asyncio.CancelledError):
+            await call()
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), self._rng.expovariate(1 / pause_s))
 
     async def _send(self, kind: str, method: str, path: str, body: Any, **options: Any) -> tuple[int, Any]:
@@ -108,7 +101,7 @@ class Callers:
     def _body(self) -> dict[str, Any]:
         self._number += 1
         rng = self._rng
-        is_new = rng.random() < 0.2
+        is_new = rng.random() < 0.1
         query = f"{make_query(rng)} {CANARY} {rng.random()}" if is_new else rng.choice(self._queries)
         return {
             "request_id": f"soak-{self._number}",
