@@ -1,0 +1,245 @@
+"""The client against the service on twins, and against answers that are hard to get from it."""
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from notegrade_client import AsyncNotegrade, Note, Notegrade, NotegradeError, Retries, UnreachableError
+from notegrade_client.models import ScoreAnswer as ClientAnswer
+from service.api.auth import hash_key
+from service.api.schemas import ScoreResponse
+from service.contract.checkpoint import Checkpoint
+from service.server import StopTimes
+from tests.checkpoints import load_tiny
+from tests.served import Served, served
+from tests.waiting import until
+
+NOTES = [Note("n1", "A quiet cafe with light.", title="Cafes"), Note("n2", "Surf beaches.")]
+KEYS = f"score:{hash_key('key')}:ranker,admin:{hash_key('admin')}:ann"
+AT_ONCE = Retries(first_pause_s=0.001, longest_pause_s=0.001)
+Asked = Callable[..., Awaitable[Any]]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return load_tiny(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture
+def service(checkpoint: Checkpoint) -> Iterator[Served]:
+    with served(checkpoint, keys=KEYS) as service:
+        yield service
+
+
+Handler = Callable[[httpx.Request], httpx.Response]
+
+
+@pytest.fixture(params=["sync", "async"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+async def ask(
+    kind: str, url: str, *, handler: Handler | None = None, key: str | None = "key", **options: Any
+) -> Any:
+    """One call of `score` by either client."""
+    retries = options.pop("retries", AT_ONCE)
+    transport = httpx.MockTransport(handler) if handler else None
+    if kind == "async":
+        async with AsyncNotegrade(url, key, retries=retries, transport=transport) as client:
+            return await client.score("quiet cafes", NOTES, **options)
+
+    def call() -> Any:
+        with Notegrade(url, key, retries=retries, transport=transport) as client:
+            return client.score("quiet cafes", NOTES, **options)
+
+    return await asyncio.to_thread(call)
+
+
+async def test_it_scores(kind: str, service: Served) -> None:
+    answer = await ask(kind, service.url, deadline_s=20, request_id="r-1", criteria="strict-1")
+    assert answer.request_id == "r-1"
+    assert answer.model.criteria == "strict-1"
+    assert [(result.id, result.outcome) for result in answer.results] == [("n1", "scored"), ("n2", "scored")]
+    assert all(0 <= result.score <= 1 for result in answer.results)
+
+
+async def test_it_tells_the_service_its_deadline(kind: str, service: Served) -> None:
+    service.engine.hold()
+    started = time.monotonic()
+    with pytest.raises(NotegradeError) as caught:
+        await ask(kind, service.url, deadline_s=4)
+    assert caught.value.type == "urn:notegrade:problem:deadline-exceeded"
+    assert caught.value.status == 504
+    assert time.monotonic() - started < 20
+    assert (service.engine.aborted, service.engine.in_flight) == (2, 0)
+
+
+async def test_problems_are_told_as_the_service_tells_them(kind: str, service: Served) -> None:
+    with pytest.raises(NotegradeError, match="no such criteria") as caught:
+        await ask(kind, service.url, deadline_s=20, criteria="none")
+    assert [bad.field for bad in caught.value.errors] == ["criteria"]
+    with pytest.raises(NotegradeError) as caught:
+        await ask(kind, service.url, key="wrong")
+    assert (caught.value.status, caught.value.retryable) == (401, False)
+
+
+async def test_nobody_there_is_an_error_within_the_deadline(kind: str) -> None:
+    with pytest.raises(UnreachableError, match="ConnectError"):
+        await ask(kind, "http://127.0.0.1:1", deadline_s=1)
+
+
+async def test_a_service_that_drains_is_left_without_an_error(kind: str, checkpoint: Checkpoint) -> None:
+    times = StopTimes(drain_delay_s=3, drain_timeout_s=5, engine_lost_exit_s=0)
+    with served(checkpoint, keys=KEYS, times=times) as service:
+        service.stack.readiness.set("draining", "a test")
+        assert (await ask(kind, service.url, deadline_s=20)).results
+
+
+class Answers:
+    """Answers one after the other, then the last one again; keeps what was asked."""
+
+    def __init__(self, *answers: tuple[int, dict[str, str], Any] | Exception) -> None:
+        self._answers = list(answers)
+        self.asked: list[dict[str, Any]] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.asked.append(json.loads(request.content))
+        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        status, headers, body = answer
+        return httpx.Response(status, headers=headers, json=body)
+
+
+SCORED: tuple[int, dict[str, str], Any] = (200, {}, {
+    "request_id": "r", "model": {"name": "m", "fingerprint": "f", "criteria": "c", "calibration": "none"},
+    "explanation_mode": "off", "timing_ms": {"total": 1, "cache": 0, "queue": 0, "engine": 1},
+    "results": [{"id": "n1", "outcome": "scored", "score": 0.5, "from_a_later_version": 1}],
+})  # fmt: skip
+
+
+def overloaded(after: str = "0", status: int = 503) -> tuple[int, dict[str, str], Any]:
+    body = {"type": "urn:notegrade:problem:overloaded", "detail": "shed", "retryable": True}
+    return status, {"retry-after": after}, body
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        overloaded(),
+        overloaded(status=429),
+        (502, {}, "a balancer's page"),
+        httpx.ReadError("reset"),
+        httpx.ConnectError("no"),
+    ],
+    ids=["shed", "rate-limited", "balancer", "reset", "refused"],
+)
+async def test_what_may_succeed_later_is_tried_again(kind: str, failure: Any) -> None:
+    answers = Answers(failure, failure, SCORED)
+    answer = await ask(kind, "http://x", handler=answers, deadline_s=20)
+    assert answer.results[0].score == 0.5
+    assert len(answers.asked) == 3
+    left = [asked["deadline_ms"] for asked in answers.asked]
+    assert left == sorted(left, reverse=True)
+    assert left[0] < 20_000
+
+
+async def test_tries_are_counted(kind: str) -> None:
+    answers = Answers(overloaded())
+    with pytest.raises(NotegradeError, match="shed"):
+        await ask(kind, "http://x", handler=answers, deadline_s=20)
+    assert len(answers.asked) == 3
+
+
+async def test_retry_after_beyond_the_deadline_is_no_wait(kind: str) -> None:
+    answers = Answers(overloaded(after="5"))
+    started = time.monotonic()
+    with pytest.raises(NotegradeError) as caught:
+        await ask(kind, "http://x", handler=answers, deadline_s=4)
+    assert caught.value.retry_after_s == 5
+    assert len(answers.asked) == 1
+    assert time.monotonic() - started < 4
+
+
+async def test_retry_after_is_waited_for(kind: str) -> None:
+    answers = Answers(overloaded(after="1"), SCORED)
+    started = time.monotonic()
+    await ask(kind, "http://x", handler=answers, deadline_s=30)
+    assert time.monotonic() - started >= 1
+
+
+async def test_what_can_t_succeed_is_not_tried_again(kind: str) -> None:
+    answers = Answers(
+        (422, {}, {"type": "t", "detail": "bad", "errors": [{"field": "query", "message": "m"}]})
+    )
+    with pytest.raises(NotegradeError, match="bad"):
+        await ask(kind, "http://x", handler=answers, deadline_s=20)
+    assert len(answers.asked) == 1
+
+
+async def test_cancelling_aborts_the_service_s_work(service: Served) -> None:
+    service.engine.hold()
+    async with AsyncNotegrade(service.url, "key") as client:
+        asking = asyncio.create_task(client.score("quiet cafes", NOTES, deadline_s=60))
+        await until(lambda: service.engine.in_flight == 2, within_s=20)
+        asking.cancel()
+        await until(lambda: service.engine.aborted == 2, within_s=20)
+
+
+async def test_deferred_explanations_are_read_later(service: Served) -> None:
+    service.engine.trace = (5, 6, 7)
+    async with httpx.AsyncClient(base_url=service.url, headers={"Authorization": "Bearer admin"}) as admin:
+        etag = (await admin.get("/admin/explanation-mode")).headers["etag"]
+        flip = {"mode": "all", "ttl_s": 60, "reason": "a test"}
+        turned = await admin.put("/admin/explanation-mode", json=flip, headers={"If-Match": etag})
+        assert turned.status_code == 200
+    async with AsyncNotegrade(service.url, "key") as client:
+        answer = await client.score("quiet cafes", NOTES, deadline_s=20, request_id="r-1")
+        assert answer.results[0].explanation is not None
+        assert answer.results[0].explanation.outcome == "deferred"
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    found = await client.explanations("r-1")
+                except NotegradeError as error:
+                    assert error.status == 404  # noqa: PT017 - until then
+                    found = {}
+                if len(found) == 2:
+                    break
+                await asyncio.sleep(0.01)
+    assert set(found) == {"n1", "n2"}
+
+
+def fields(schema: dict[str, Any], name: str) -> dict[str, set[str]]:
+    """The fields of an object of a JSON schema and of all that it refers to: name of each, by path."""
+    found: dict[str, set[str]] = {}
+
+    def walk(path: str, node: Any) -> None:
+        if isinstance(node, dict):
+            if "$ref" in node:
+                walk(path, schema["$defs"][node["$ref"].rpartition("/")[2]])
+            elif "properties" in node:
+                found[path] = set(node["properties"])
+                for key, value in node["properties"].items():
+                    walk(f"{path}.{key}", value)
+            else:
+                for value in node.values():
+                    walk(path, value)
+        elif isinstance(node, list):
+            for value in node:
+                walk(path, value)
+
+    walk(name, {**schema, "$defs": {}})
+    return found
+
+
+def test_it_knows_every_field_of_the_wire_contract() -> None:
+    assert fields(ClientAnswer.model_json_schema(), "answer") == fields(
+        ScoreResponse.model_json_schema(), "answer"
+    )
