@@ -9,7 +9,7 @@ SBOM ?= build/sbom.cdx.json
 bin := .venv/bin
 default_checkpoint := checkpoints/default
 
-.PHONY: help serve train-tiny test test-fast check format clean distclean setup setup-train setup-dev checkpoint image sbom audit
+.PHONY: help serve train-tiny test test-fast check format clean distclean setup setup-train setup-dev checkpoint image sbom audit docs
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,7 @@ train-tiny: setup-train ## Train by recipes/tiny.toml, every stage for real: run
 test: setup-dev checkpoint ## Run the whole suite, with a real engine, Redis and Chromium; ARGS= goes to pytest
 	@redis=$$(scripts/ensure_redis.sh) && echo "redis: $$redis" && \
 		chromium=$$(scripts/ensure_chromium.sh) && echo "chromium: $$chromium" && \
+		prometheus=$$(scripts/ensure_prometheus.sh) && echo "prometheus: $$prometheus" && \
 		TEST_REDIS_SERVER="$$redis" TEST_CHROMIUM="$$chromium" $(bin)/python -m pytest --cov --cov-report=term $(ARGS)
 
 test-fast: setup-dev ## Run what needs no engine, no Redis, no browser and no network; ARGS= goes to pytest
@@ -35,7 +36,7 @@ check: setup-dev ## Check format, lint, types, import contracts, spelling, shell
 	$(bin)/mypy
 	$(bin)/lint-imports
 	$(bin)/codespell
-	$(bin)/shellcheck scripts/*.sh tests/deploy/*.sh .ci/run
+	$(bin)/shellcheck scripts/*.sh tests/deploy/*.sh deploy/kubernetes/*.sh .ci/run
 	$(bin)/hadolint Dockerfile
 
 format: setup-dev ## Format the code, and fix what lint can fix
@@ -44,6 +45,9 @@ format: setup-dev ## Format the code, and fix what lint can fix
 
 checkpoint: setup ## Assemble the default checkpoint, if there is none
 	@[[ -e $(default_checkpoint)/manifest.json ]] || $(bin)/notegrade-train assemble --out $(default_checkpoint)
+
+docs: setup-dev ## Build the docs as a site, build/site/index.html
+	@NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --quiet
 
 image: ## Build the serving image; TARGET=gpu, BASE=image, CHECKPOINT=folder to bake in; ARGS= goes to the builder
 	@scripts/build_image.sh $(ARGS)

@@ -2,12 +2,16 @@
 
 import json
 import re
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 from pydantic_core import PydanticUndefined
 
+from service.app import build_app, build_stack
 from service.contract.manifest import Manifest
 from service.errors import (
     CacheUnavailableError,
@@ -18,6 +22,7 @@ from service.errors import (
 )
 from service.metrics import Metrics
 from service.settings import PREFIX, Settings
+from tests.checkpoints import fake_engine_for, load_tiny
 
 ROOT = Path(__file__).parent.parent
 
@@ -86,6 +91,40 @@ def test_metrics_are_documented() -> None:
 def test_manifest_schema_is_published() -> None:
     published = json.loads((ROOT / "docs" / "manifest.schema.json").read_text(encoding="utf-8"))
     assert published == json.loads(json.dumps(Manifest.model_json_schema()))
+
+
+def published_openapi() -> str:
+    """docs/openapi.json, as the application makes it; no part of it depends on the checkpoint."""
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = load_tiny(Path(folder))
+        settings = Settings()
+        stack = build_stack(settings, checkpoint, CollectorRegistry(), fake_engine_for(checkpoint))
+        return json.dumps(build_app(settings, stack).openapi(), indent=1, ensure_ascii=False) + "\n"
+
+
+def test_the_api_is_published() -> None:
+    assert (ROOT / "docs" / "openapi.json").read_text(encoding="utf-8") == published_openapi()
+
+
+def test_the_site_builds_and_no_link_leads_nowhere(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "--quiet",
+        "--site-dir",
+        str(tmp_path / "site"),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for page in ("index", "api", "settings", "reliability", "decisions/index"):
+        assert (tmp_path / "site" / f"{page}.html").is_file()
+    # Nothing of the site is fetched from elsewhere.
+    for file in (tmp_path / "site").rglob("*.html"):
+        html = file.read_text(encoding="utf-8")
+        assert not re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="https?://', html), file
 
 
 def test_decisions_are_numbered_and_have_a_status() -> None:

@@ -1,0 +1,198 @@
+"""A real Prometheus and a real Alertmanager on free ports, with the files of deploy/."""
+
+import json
+import os
+import re
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml  # type: ignore[import-untyped]  # it comes with vLLM, its stubs don't
+
+from tests.deploy.containers import ROOT
+from tests.end_to_end.service_process import free_port
+from tests.waiting import wait_until
+
+PROMETHEUS_FILES = ROOT / "deploy" / "prometheus"
+RULES = sorted((PROMETHEUS_FILES / "rules").glob("*.yaml"))
+ALERTMANAGER_FILE = ROOT / "deploy" / "alertmanager" / "alertmanager.yml"
+RUNBOOKS = ROOT / "deploy" / "runbooks"
+OFTEN = "500ms"
+
+
+@cache
+def tools() -> Path:
+    """The folder that scripts/ensure_prometheus.sh prints. Only in CI are they brought here."""
+    in_ci = os.environ.get("CI") == "true"
+    command = [str(ROOT / "scripts" / "ensure_prometheus.sh"), *([] if in_ci else ["--here"])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.fail(done.stderr) if in_ci else pytest.skip(done.stderr.strip())
+    return Path(done.stdout.strip())
+
+
+def told(tool: str, *arguments: str | Path) -> str:
+    """What the tool wrote; fails unless it exits with 0."""
+    done = subprocess.run([tools() / tool, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def read(path: Path) -> Any:
+    """The YAML file's content."""
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def rules(kind: str) -> dict[str, dict[str, Any]]:
+    """All rules of the kind, `alert` or `record`, by name."""
+    found = [rule for path in RULES for group in read(path)["groups"] for rule in group["rules"]]
+    named = [rule for rule in found if kind in rule]
+    assert len({rule[kind] for rule in named}) == len(named), "two rules have one name"
+    return {rule[kind]: rule for rule in named}
+
+
+def metric_names(query: str) -> set[str]:
+    """The metrics that a query reads: its words that are no keyword, function, label, string or duration."""
+    query = re.sub(r'"[^"]*"|\{[^}]*\}|\[[^\]]*\]', " ", query)
+    query = re.sub(r"\b(by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)", " ", query)
+    words = re.findall(r"(?<![\w:.$])[a-zA-Z_:][\w:]*+(?!\s*\()", query)
+    return set(words) - {"and", "or", "unless", "offset", "bool", "group_left", "group_right", "by", "on"}
+
+
+@dataclass
+class Prometheus:
+    """One that listens."""
+
+    url: str
+
+    def ask(self, path: str, **parameters: Any) -> Any:
+        answer = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=30).json()
+        assert answer["status"] == "success", answer
+        return answer["data"]
+
+    def series(self, query: str, start: float, end: float) -> list[dict[str, Any]]:
+        """The query's series over the time, each with its labels and what it has of numbers."""
+        found = self.ask("query_range", query=query, start=start, end=end, step=1)["result"]
+        for each in found:
+            each["values"] = [value for _, value in each["values"] if value != "NaN"]
+        return [each for each in found if each["values"]]
+
+    def value(self, query: str) -> float | None:
+        found = self.ask("query", query=query)["result"]
+        return float(found[0]["value"][1]) if found else None
+
+
+@contextmanager
+def prometheus(
+    folder: Path,
+    target: str,
+    *,
+    alertmanager: str = "127.0.0.1:9",
+    change: Callable[[str], str] = str,
+) -> Iterator[Prometheus]:
+    """Scrapes the target as deploy/prometheus/prometheus.yml says, but often; `change` is applied to the rules' text."""
+    config = read(PROMETHEUS_FILES / "prometheus.yml")
+    config["global"] |= {"scrape_interval": OFTEN, "scrape_timeout": OFTEN, "evaluation_interval": OFTEN}
+    config["scrape_configs"][0]["static_configs"][0]["targets"] = [target]
+    config["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = [alertmanager]
+    (folder / "rules").mkdir()
+    for path in RULES:
+        (folder / "rules" / path.name).write_text(change(path.read_text(encoding="utf-8")), encoding="utf-8")
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    url = f"127.0.0.1:{free_port()}"
+    command: list[str | Path] = [
+        "--config.file",
+        folder / "prometheus.yml",
+        "--storage.tsdb.path",
+        folder / "data",
+    ]
+    with _running("prometheus", url, [*command, "--storage.tsdb.retention.time=15d"], folder):
+        yield Prometheus(f"http://{url}")
+
+
+@contextmanager
+def alertmanager(folder: Path, change: Callable[[str], str]) -> Iterator[str]:
+    """Its address. `change` is applied to the text of deploy/alertmanager/alertmanager.yml."""
+    config = folder / "alertmanager.yml"
+    config.write_text(change(ALERTMANAGER_FILE.read_text(encoding="utf-8")), encoding="utf-8")
+    url = f"127.0.0.1:{free_port()}"
+    command: list[str | Path] = [
+        "--config.file",
+        config,
+        "--storage.path",
+        folder / "alertmanager",
+        "--cluster.listen-address=",
+    ]
+    with _running("alertmanager", url, command, folder):
+        yield url
+
+
+@contextmanager
+def _running(tool: str, address: str, command: Sequence[str | Path], folder: Path) -> Iterator[None]:
+    log = folder / f"{tool}.log"
+    with (
+        log.open("w") as written,
+        subprocess.Popen(
+            [tools() / tool, f"--web.listen-address={address}", *command], stdout=written, stderr=written
+        ) as process,
+    ):
+        try:
+            wait_until(lambda: process.poll() is not None or _is_ready(address))
+            assert process.poll() is None, log.read_text(encoding="utf-8")
+            yield
+        finally:
+            process.terminate()
+
+
+def _is_ready(address: str) -> bool:
+    try:
+        return httpx.get(f"http://{address}/-/ready", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@dataclass
+class Webhook:
+    """Takes what Alertmanager posts: `told` has each alert with the path that it was posted to."""
+
+    url: str
+    told: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+
+    def has(self, status: str, **labels: str) -> list[tuple[str, dict[str, Any]]]:
+        """The alerts with that status and at least these labels."""
+        return [
+            (path, alert)
+            for path, alert in list(self.told)
+            if alert["status"] == status and labels.items() <= alert["labels"].items()
+        ]
+
+
+@contextmanager
+def webhook() -> Iterator[Webhook]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            receiver.told += [(self.path, alert) for alert in body["alerts"]]
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *arguments: Any) -> None:
+            """Not on the tests' stderr."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        receiver = Webhook(f"http://127.0.0.1:{server.server_address[1]}")
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield receiver
+        finally:
+            server.shutdown()
+            thread.join()

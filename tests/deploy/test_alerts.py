@@ -1,0 +1,199 @@
+"""Alerts: every one is tested, documented, about metrics that exist; and a real one goes its whole way."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from service.contract.checkpoint import Checkpoint
+from service.server import StopTimes
+from tests.checkpoints import load_tiny
+from tests.deploy.containers import ROOT
+from tests.deploy.prometheus_metrics import our_metrics, process_metrics, unknown_labels
+from tests.deploy.prometheus_rig import (
+    ALERTMANAGER_FILE,
+    PROMETHEUS_FILES,
+    RULES,
+    RUNBOOKS,
+    alertmanager,
+    metric_names,
+    prometheus,
+    read,
+    rules,
+    told,
+    webhook,
+)
+from tests.redis_server import RedisServer
+from tests.served import served
+from tests.waiting import wait_until
+
+RULE_TESTS = sorted((PROMETHEUS_FILES / "tests").glob("*.yaml"))
+ALERTS = rules("alert")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return load_tiny(tmp_path_factory.mktemp("checkpoint"))
+
+
+def test_prometheus_takes_its_files() -> None:
+    told("promtool", "check", "config", PROMETHEUS_FILES / "prometheus.yml")
+    told("promtool", "check", "rules", "--lint=all", "--lint-fatal", *RULES)
+
+
+def test_alertmanager_takes_its_file() -> None:
+    told("amtool", "check-config", ALERTMANAGER_FILE)
+
+
+@pytest.mark.parametrize("path", RULE_TESTS, ids=lambda path: path.name)
+def test_rules_fire_and_resolve_as_their_tests_say(path: Path) -> None:
+    told("promtool", "test", "rules", path)
+
+
+def test_every_alert_has_a_test_that_sees_it_silent_firing_and_silent_again() -> None:
+    seen = {}
+    for case in [case for path in RULE_TESTS for case in read(path)["tests"]]:
+        asked = [each for each in case["promql_expr_test"] if 'alertstate="firing"' in each["expr"]]
+        seen[case["name"]] = [_expects(each, case["name"]) for each in asked]
+    assert seen == {name: [False, True, False] for name in ALERTS}
+
+
+def _expects(asked: dict[str, Any], alert: str) -> bool:
+    samples = asked.get("exp_samples", [])
+    return any(alert in asked["expr"] or alert in sample["labels"] for sample in samples)
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_an_alert_says_what_it_is_and_what_to_do(name: str) -> None:
+    alert = ALERTS[name]
+    assert alert["labels"]["severity"] in ("page", "ticket")
+    assert set(alert["annotations"]) == {"summary", "description", "runbook_url"}
+    assert "irst " in alert["annotations"]["description"], "what to do first"
+    runbook = (ROOT / alert["annotations"]["runbook_url"]).read_text(encoding="utf-8")
+    assert f"`{name}`" in runbook
+    assert re.findall(r"^## (.*)$", runbook, re.MULTILINE) == ["Cause", "Check", "Action"]
+    assert f"| `{name}` |" in (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+
+
+def test_runbooks_and_operations_name_no_alert_that_is_none() -> None:
+    for path in [*RUNBOOKS.glob("*.md"), ROOT / "docs" / "operations.md", ALERTMANAGER_FILE]:
+        named = set(re.findall(r"`(Notegrade\w+)`", path.read_text(encoding="utf-8")))
+        assert named <= set(ALERTS), path.name
+
+
+def test_the_objectives_are_measured_in_every_window() -> None:
+    """Burn-rate rules differ in their window alone: one that was changed and its siblings not is a mistake."""
+    for objective in ("errors", "slow"):
+        shapes = {}
+        for name, rule in rules("record").items():
+            if window := re.fullmatch(rf"job:notegrade_{objective}:ratio_rate(\w+)", name):
+                shapes[window[1]] = rule["expr"].replace(f"[{window[1]}]", "[]")
+        assert set(shapes) == {"5m", "30m", "1h", "6h", "3d"}
+        assert len(set(shapes.values())) == 1
+
+
+@pytest.mark.parametrize(
+    "rule", [*ALERTS.values(), *rules("record").values()], ids=lambda rule: next(iter(rule.values()))
+)
+def test_rules_are_about_metrics_that_exist(rule: dict[str, Any]) -> None:
+    known = {*our_metrics(), *process_metrics(), *rules("record"), "up"}
+    names = metric_names(rule["expr"])
+    assert names
+    assert names <= known
+    assert not unknown_labels(rule["expr"])
+
+
+def test_inhibition_holds_back_what_follows_and_never_errors(tmp_path: Path) -> None:
+    """The real Alertmanager, told of many alerts at once: which ones it holds back."""
+    sent = {
+        "NotegradeNotReady": {"instance": "a"},
+        "NotegradeLatencyBurnFast": {},
+        "NotegradeErrorsBurnFast": {},
+        "NotegradeErrorsBurnMedium": {},
+        "NotegradeErrorsBurnSlow": {},
+        "NotegradeShedding": {},
+        "NotegradeTasksGrowing": {"instance": "a"},
+    }
+    alerts = [_alert(name, job="notegrade", **labels) for name, labels in sent.items()]
+    # Another job, and another replica of it: nothing that is said above concerns them.
+    alerts += [
+        _alert("NotegradeLatencyBurnFast", job="other"),
+        _alert("NotegradeNotReady", job="other", instance="a"),
+    ]
+    alerts += [_alert("NotegradeEngineLost", job="third", instance="a")]
+    alerts += [_alert("NotegradeNotReady", job="third", instance=instance) for instance in "ab"]
+    with alertmanager(tmp_path, str) as address:
+        url = f"http://{address}/api/v2/alerts"
+        assert httpx.post(url, json=alerts).status_code == 200
+
+        def states() -> dict[tuple[str, ...], str]:
+            return {
+                tuple(each["labels"].get(name, "") for name in ("job", "alertname", "instance")): each[
+                    "status"
+                ]["state"]
+                for each in httpx.get(url).json()
+            }
+
+        wait_until(lambda: len(states()) == len(alerts) and "unprocessed" not in states().values())
+        held_back = {key for key, state in states().items() if state == "suppressed"}
+    assert held_back == {
+        ("notegrade", "NotegradeLatencyBurnFast", ""),
+        ("notegrade", "NotegradeErrorsBurnMedium", ""),
+        ("notegrade", "NotegradeErrorsBurnSlow", ""),
+        ("notegrade", "NotegradeShedding", ""),
+        ("other", "NotegradeLatencyBurnFast", ""),
+        ("third", "NotegradeNotReady", "a"),
+    }
+
+
+def _alert(name: str, **labels: str) -> dict[str, Any]:
+    ends = datetime.now(UTC) + timedelta(hours=1)
+    return {"labels": {"alertname": name, **ALERTS[name]["labels"], **labels}, "endsAt": ends.isoformat()}
+
+
+@pytest.mark.redis
+def test_a_real_fault_is_told_and_told_over(
+    checkpoint: Checkpoint, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    """Redis dies under the service: Prometheus sees it, Alertmanager tells the tickets' receiver; and again when it is back."""
+
+    def at_once(rule_file: str) -> str:
+        # Five minutes of patience are for people's sake. All else of the rules is as it is deployed.
+        return re.sub(r"(alert: NotegradeBreakerOpen\n.*\n +for: )5m", r"\g<1>1s", rule_file)
+
+    def to_the_test(config: str) -> str:
+        config = re.sub(r"\b(group_wait|group_interval): \w+", r"\1: 1s", config)
+        return config.replace("http://127.0.0.1:9095", receiver.url)
+
+    settings: dict[str, Any] = {
+        "redis_url": redis_server.url,
+        "redis_timeout_ms": 5000,  # on a busy machine a living Redis may take its time
+        "breaker_failures": 1,
+        "breaker_open_s": 0.5,
+    }
+    with (
+        webhook() as receiver,
+        alertmanager(tmp_path, to_the_test) as address,
+        served(checkpoint, times=StopTimes(0, 5, engine_lost_exit_s=60), **settings) as service,
+        prometheus(
+            tmp_path, service.url.removeprefix("http://"), alertmanager=address, change=at_once
+        ) as watching,
+    ):
+        wait_until(lambda: watching.value("notegrade_cache_breaker_open") == 0)
+        redis_server.kill()
+        wait_until(lambda: bool(receiver.has("firing", alertname="NotegradeBreakerOpen")))
+        told_path, alert = receiver.has("firing", alertname="NotegradeBreakerOpen")[0]
+        instance = service.url.removeprefix("http://")
+        assert told_path == "/tickets"
+        assert alert["annotations"]["summary"] == f"{instance} does without Redis"
+        assert not receiver.has("resolved", alertname="NotegradeBreakerOpen")
+        redis_server.start()
+        wait_until(lambda: bool(receiver.has("resolved", alertname="NotegradeBreakerOpen")), within_s=60)
+        # A replica that is well but for that is told of for nothing else.
+        assert {alert["labels"]["alertname"] for _, alert in receiver.told} == {"NotegradeBreakerOpen"}
+        service.stack.readiness.set("engine_lost", "as the test says")
+        wait_until(lambda: bool(receiver.has("firing", alertname="NotegradeEngineLost")))
+        assert receiver.has("firing", alertname="NotegradeEngineLost")[0][0] == "/pager"

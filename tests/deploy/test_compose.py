@@ -1,0 +1,205 @@
+"""deploy/compose.yaml: read by Docker Compose itself, and held against the files that it mounts."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import yaml  # type: ignore[import-untyped]  # it comes with vLLM, its stubs don't
+
+from service.api.auth import Keyring, hash_key
+from service.app import listening_addresses
+from service.server import LAST_ANSWERS_S
+from service.settings import PREFIX, Settings
+from tests.deploy.test_kubernetes import ENGINE_CLOSES_S
+
+ROOT = Path(__file__).parent.parent.parent
+DEPLOY = ROOT / "deploy"
+ENTRY = f"admin:{hash_key('a test')}:test"
+
+Composed = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def docker_compose() -> str:
+    """Debian's Compose 2, which needs no daemon to read a file."""
+    if found := shutil.which("docker-compose"):
+        return found
+    subprocess.run([ROOT / "scripts/install_debian.sh", "docker-compose"], check=False)
+    reason = "no docker-compose here, and it could not be installed"
+    return shutil.which("docker-compose") or (
+        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
+    )
+
+
+def read_by(docker_compose: str, file: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    ours = {name: value for name, value in os.environ.items() if name not in ("NOTEGRADE_KEYS", "CHECKPOINT")}
+    command = [docker_compose, "-f", str(file), "config", "--format", "json"]
+    return subprocess.run(command, env={**ours, **environment}, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def composed(docker_compose: str) -> Composed:
+    done = read_by(docker_compose, DEPLOY / "compose.yaml", NOTEGRADE_KEYS=ENTRY)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr, "what is obsolete is said there"
+    whole: Composed = json.loads(done.stdout)
+    return whole
+
+
+def test_a_misspelt_key_is_refused(docker_compose: str, tmp_path: Path) -> None:
+    written = (DEPLOY / "compose.yaml").read_text().replace("cap_drop:", "cap_dropped:")
+    (tmp_path / "compose.yaml").write_text(written)
+    done = read_by(docker_compose, tmp_path / "compose.yaml", NOTEGRADE_KEYS=ENTRY)
+    assert done.returncode != 0
+    assert "cap_dropped" in done.stderr
+
+
+def test_it_does_not_start_without_keys(docker_compose: str) -> None:
+    done = read_by(docker_compose, DEPLOY / "compose.yaml")
+    assert done.returncode != 0
+    assert "NOTEGRADE_KEYS" in done.stderr
+
+
+def binds(service: Composed) -> dict[str, Path]:
+    return {
+        each["target"]: Path(each["source"]) for each in service.get("volumes", ()) if each["type"] == "bind"
+    }
+
+
+def test_what_is_mounted_is_there_and_is_not_written_to(composed: Composed) -> None:
+    mounted = {
+        target: source for each in composed["services"].values() for target, source in binds(each).items()
+    }
+    default = re.search(r"^default_checkpoint := (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert default is not None
+    assert mounted.pop("/checkpoint") == ROOT / default[1]
+    assert set(mounted) == {
+        "/etc/prometheus",
+        "/etc/alertmanager",
+        "/etc/grafana/provisioning",
+        "/var/lib/grafana/dashboards",
+    }
+    assert all(any(source.iterdir()) for source in mounted.values())
+    for each in composed["services"].values():
+        assert all(volume["read_only"] for volume in each.get("volumes", ()) if volume["type"] == "bind")
+    named = {
+        volume["source"]
+        for each in composed["services"].values()
+        for volume in each.get("volumes", ())
+        if volume["type"] == "volume"
+    }
+    assert named == set(composed["volumes"])
+
+
+@pytest.fixture
+def settings(composed: Composed, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """As the service reads them in its container."""
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        monkeypatch.delenv(name)
+    given = composed["services"]["notegrade"]["environment"]
+    assert {name.removeprefix(PREFIX).lower() for name in given} <= set(Settings.model_fields)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    return Settings()
+
+
+def test_the_service_can_be_reached_with_the_key(settings: Settings) -> None:
+    assert listening_addresses(settings) == [("0.0.0.0", settings.port)]
+    assert (
+        Keyring.load(settings.keys.get_secret_value(), None).check("Bearer a test", "admin").key_id == "test"
+    )
+
+
+def listening_ports(composed: Composed, settings: Settings) -> dict[str, int]:
+    """By service, from how each is started; Redis and Grafana at their defaults."""
+    ports = {"notegrade": settings.port, "redis": 6379, "grafana": 3000}
+    for name in ("prometheus", "alertmanager"):
+        [option] = [each for each in composed["services"][name]["command"] if "--web.listen-address" in each]
+        ports[name] = int(option.rpartition(":")[2])
+    return ports
+
+
+def test_each_finds_the_others(composed: Composed, settings: Settings) -> None:
+    """All in one network namespace, so on 127.0.0.1."""
+    services = composed["services"]
+    assert all(
+        each["network_mode"] == "service:network" for name, each in services.items() if name != "network"
+    )
+    port = listening_ports(composed, settings)
+    assert len(set(port.values())) == len(port), "two of them want one port"
+    assert settings.redis_url is not None
+    redis = urlsplit(settings.redis_url.get_secret_value())
+    assert (redis.hostname, redis.port) == ("127.0.0.1", port["redis"])
+
+    prometheus = yaml.safe_load(
+        (binds(services["prometheus"])["/etc/prometheus"] / "prometheus.yml").read_text()
+    )
+    [job] = [each for each in prometheus["scrape_configs"] if each["job_name"] == "notegrade"]
+    # With an admin port, /metrics would be on that alone.
+    assert settings.admin_port is None
+    assert targets(job) == [f"127.0.0.1:{port['notegrade']}"]
+    [alerting] = prometheus["alerting"]["alertmanagers"]
+    assert targets(alerting) == [f"127.0.0.1:{port['alertmanager']}"]
+    assert any((DEPLOY / "prometheus").glob(prometheus["rule_files"][0]))
+
+    provisioning = binds(services["grafana"])["/etc/grafana/provisioning"]
+    [sources] = [yaml.safe_load(file.read_text()) for file in (provisioning / "datasources").iterdir()]
+    assert [each["url"] for each in sources["datasources"]] == [f"http://127.0.0.1:{port['prometheus']}"]
+    [providers] = [yaml.safe_load(file.read_text()) for file in (provisioning / "dashboards").iterdir()]
+    for provider in providers["providers"]:
+        folder = binds(services["grafana"])[provider["options"]["path"]]
+        assert any(folder.glob("*.json"))
+
+
+def targets(config: Composed) -> list[str]:
+    return [target for static in config["static_configs"] for target in static["targets"]]
+
+
+def test_the_started_files_are_mounted(composed: Composed) -> None:
+    for name in ("prometheus", "alertmanager"):
+        service = composed["services"][name]
+        [option] = [each for each in service["command"] if each.startswith("--config.file=")]
+        file = Path(option.partition("=")[2])
+        assert (binds(service)[str(file.parent)] / file.name).is_file()
+
+
+def test_only_this_machine_reaches_them(composed: Composed, settings: Settings) -> None:
+    published = composed["services"]["network"]["ports"]
+    assert {each["host_ip"] for each in published} == {"127.0.0.1"}
+    ports = listening_ports(composed, settings)
+    assert {each["target"] for each in published} == set(ports.values()) - {ports["redis"]}
+    assert not any("ports" in each for name, each in composed["services"].items() if name != "network")
+
+
+def test_all_are_hardened(composed: Composed) -> None:
+    for each in composed["services"].values():
+        assert each["read_only"]
+        assert each["cap_drop"] == ["ALL"]
+        assert each["security_opt"] == ["no-new-privileges:true"]
+        assert not each.get("privileged")
+        assert "mem_limit" in each
+        assert ":" in each["image"].rpartition("/")[2], "an image without a version is another one tomorrow"
+    user = re.search(r"^USER (\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert user is not None
+    assert composed["services"]["notegrade"]["user"] == user[1]
+
+
+def test_the_image_is_the_one_that_is_built(composed: Composed) -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert composed["services"]["notegrade"]["image"] == f"notegrade:{version}"
+    assert composed["services"]["network"]["image"] == f"notegrade:{version}"
+
+
+def test_there_is_time_to_stop(composed: Composed, settings: Settings) -> None:
+    written = composed["services"]["notegrade"]["stop_grace_period"]
+    found = re.fullmatch(r"(\d+)m(\d+)s", written)
+    assert found is not None
+    needed_s = settings.drain_delay_s + settings.drain_timeout_s + LAST_ANSWERS_S + ENGINE_CLOSES_S
+    assert int(found[1]) * 60 + int(found[2]) >= needed_s

@@ -1,0 +1,336 @@
+"""Dashboards and runbooks: every query and command is run, against a real Prometheus that scrapes the service on twins."""
+
+import json
+import os
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client import ProcessCollector
+
+from deploy.grafana.make_dashboards import DASHBOARDS, FOLDER, text
+from service.contract.checkpoint import Checkpoint
+from service.contract.prompt import Note
+from tests.checkpoints import load_tiny
+from tests.deploy.containers import ROOT
+from tests.deploy.prometheus_metrics import our_metrics, process_metrics, unknown_labels, vllm_metrics
+from tests.deploy.prometheus_rig import (
+    Prometheus,
+    metric_names,
+    prometheus,
+    read,
+    rules,
+    told,
+    tools,
+)
+from tests.redis_server import RedisServer
+from tests.served import Served, served
+from tests.waiting import wait_until
+
+# The twin has no vLLM: these can't be drawn here, and are held against vLLM's source.
+OF_VLLM = {
+    "vllm:num_requests_running",
+    "vllm:num_requests_waiting",
+    "vllm:kv_cache_usage_perc",
+    "vllm:prefix_cache_hits_total",
+    "vllm:prefix_cache_queries_total",
+}
+TRACE = "\nSteps:\ntopic: both are about cafes => 3\nconstraints: no light => {grade}\n"
+DAY_S = 86_400
+
+
+@dataclass(frozen=True)
+class Query:
+    """A panel's query, with Grafana's variables in it."""
+
+    dashboard: str
+    panel: str
+    text: str
+    legend: str
+
+    @property
+    def is_of_vllm(self) -> bool:
+        return "vllm:" in self.text
+
+    @property
+    def filled_in(self) -> str:
+        chosen = {"$__rate_interval": "5s", "$job": "notegrade", "$instance": ".+"}
+        filled = self.text
+        for variable, value in chosen.items():
+            filled = filled.replace(variable, value)
+        assert "$" not in filled, "a variable that Grafana may know and this test does not"
+        return filled
+
+
+def dashboard(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def queries() -> list[Query]:
+    return [
+        Query(name, panel["title"], target["expr"], target["legendFormat"])
+        for name in DASHBOARDS
+        for panel in dashboard(name)["panels"]
+        for target in panel.get("targets", [])
+    ]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return load_tiny(tmp_path_factory.mktemp("checkpoint"))
+
+
+@dataclass
+class Rig:
+    """The service under traffic, and who watches it since `begun`."""
+
+    service: Served
+    watching: Prometheus
+    begun: float
+
+
+@pytest.fixture(scope="module")
+def rig(checkpoint: Checkpoint, redis_binary: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    """After some rounds of everything that the dashboards draw: counters need two scrapes to have a rate."""
+    folder = tmp_path_factory.mktemp("prometheus")
+    redis = RedisServer(redis_binary)
+    settings: dict[str, Any] = {
+        "redis_url": redis.url,
+        "engine_max_batched_tokens": 32,  # a small backlog fills it, so that a rate is measured
+        "max_backlog_tokens": 1000,
+        "explanation_queue": 2,
+        "explanation_workers": 1,
+        "explanation_tokens_per_s": 1e6,
+        "guard_backlog_share": 1.0,  # however slow this machine is, explanation mode stays on
+        "guard_p99_ms": 600_000,
+    }
+    with _running(redis), served(checkpoint, **settings) as service:
+        # `notegrade serve` tells of its process; the twin's registry is empty at first.
+        ProcessCollector(registry=service.registry)
+        target = service.url.removeprefix("http://")
+        _remember_yesterday(folder, target)
+        with prometheus(folder, target) as watching, ThreadPoolExecutor(16) as pool:
+            wait_until(lambda: watching.value("up") == 1)
+            begun = time.time()
+            _explain_all(service)
+            for number in range(3):
+                _round(service, pool, number)
+                _wait_for_scrapes(watching)
+            yield Rig(service, watching, begun)
+
+
+@contextmanager
+def _running(redis: RedisServer) -> Iterator[None]:
+    redis.start()
+    try:
+        yield
+    finally:
+        redis.kill()
+
+
+def _remember_yesterday(folder: Path, target: str) -> None:
+    """An hour of grades a day ago, which drift is measured from: all of them 0."""
+    now = time.time()
+    lines = [
+        f'notegrade_grade_total{{job="notegrade",instance="{target}",grade="0"}} {second // 60} {now - DAY_S - 3600 + second}'
+        for second in range(0, 7200, 60)
+    ]
+    (folder / "yesterday").write_text(
+        "\n".join(["# TYPE notegrade_grade counter", *lines, "# EOF", ""]), encoding="utf-8"
+    )
+    told("promtool", "tsdb", "create-blocks-from", "openmetrics", folder / "yesterday", folder / "data")
+
+
+def _explain_all(service: Served) -> None:
+    url = f"{service.url}/admin/explanation-mode"
+    etag = httpx.get(url).headers["etag"]
+    body = {"mode": "all", "ttl_s": 600, "reason": "to have some to draw"}
+    assert httpx.put(url, json=body, headers={"If-Match": etag}).status_code == 200
+
+
+def _round(service: Served, pool: ThreadPoolExecutor, number: int) -> None:
+    """Scores new, cached, shed, failed and refused, reranks, and explanations made and dropped."""
+
+    def ask(query: str, notes: int, **more: Any) -> httpx.Response:
+        bodies = [{"id": str(note), "body": f"{note} quiet cafes"} for note in range(notes)]
+        body = {"query": f"{query} {number}", "notes": bodies, "deadline_ms": 60_000, **more}
+        return httpx.post(f"{service.url}/score", json=body, timeout=60)
+
+    engine, renderer = service.engine, service.stack.checkpoint.renderer
+    served_grade = ask("cafes", 1).json()["results"][0]["grade"]
+    for grade in (served_grade, (served_grade + 1) % 4):
+        trace = service.stack.checkpoint.tokenizer.encode_user_texts([TRACE.format(grade=grade)])
+        engine.trace = trace[0].token_ids
+        [result] = ask("cafes", 1, explain=True).json()["results"]
+        assert result["explanation"]["agrees"] is (grade == served_grade)
+    assert ask("cafes", 6, explain=True).status_code == 200  # more than fit into the queue
+    documents = {"query": f"bars {number}", "documents": ["A quiet cafe.", "A loud bar."]}
+    assert httpx.post(f"{service.url}/rerank", json=documents).status_code == 200
+    assert ask("cafes", 1, criteria="none of these").status_code == 422
+    [prompt] = renderer.render(f"a bad one {number}", [Note("", "0 quiet cafes")], renderer.default_criteria)
+    engine.fail_on(prompt.token_ids)
+    assert ask("a bad one", 1).status_code == 500
+
+    engine.hold()
+    full = pool.submit(ask, "too much", 64)
+    wait_until(lambda: engine.in_flight > 4)
+    # Longer pairs: there is no gap that one of them would fit into.
+    assert ask("one more of them, and a long one at that", 8).status_code == 503
+    time.sleep(0.6)  # a shorter time under load measures no rate
+    engine.let_go()
+    assert full.result().status_code == 200
+
+
+def _wait_for_scrapes(watching: Prometheus) -> None:
+    """Until what there is now was scraped twice, and its rules were evaluated."""
+    for _ in range(3):
+        now = time.time()
+        wait_until(lambda now=now: (watching.value("timestamp(notegrade_tasks)") or 0) > now)  # type: ignore[misc]
+
+
+def test_the_files_are_what_the_script_makes() -> None:
+    for name in DASHBOARDS:
+        assert (FOLDER / f"{name}.json").read_text(encoding="utf-8") == text(name)
+    assert {path.stem for path in FOLDER.glob("*.json")} == set(DASHBOARDS)
+
+
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_panels_have_ids_of_their_own_and_do_not_overlap(name: str) -> None:
+    panels = dashboard(name)["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    cells = [
+        (x, y)
+        for place in (panel["gridPos"] for panel in panels)
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    ]
+    assert len(set(cells)) == len(cells)
+    assert max(x for x, _ in cells) < 24
+
+
+def test_queries_are_about_metrics_that_exist() -> None:
+    known = {*our_metrics(), *process_metrics(), *rules("record"), *OF_VLLM}
+    for query in queries():
+        names = metric_names(query.filled_in)
+        assert names, query
+        assert names <= known, query
+        assert not unknown_labels(query.filled_in), query
+
+
+def test_the_engine_s_metrics_are_those_of_vllm() -> None:
+    assert vllm_metrics() >= OF_VLLM
+
+
+def test_every_metric_of_ours_is_drawn() -> None:
+    drawn = set().union(*(metric_names(query.filled_in) for query in queries()))
+    families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in our_metrics()}
+    assert families <= {re.sub(r"_(bucket|sum|count)$", "", name) for name in drawn}
+
+
+def test_provisioned_files_are_there() -> None:
+    provisioning = ROOT / "deploy" / "grafana" / "provisioning"
+    [source] = read(provisioning / "datasources" / "prometheus.yaml")["datasources"]
+    scraped = read(ROOT / "deploy" / "prometheus" / "prometheus.yml")["global"]["scrape_interval"]
+    assert (source["type"], source["jsonData"]["timeInterval"]) == ("prometheus", scraped)
+    [provider] = read(provisioning / "dashboards" / "notegrade.yaml")["providers"]
+    assert provider["options"]["path"] in (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_no_panel_is_empty(rig: Rig, name: str) -> None:
+    end = time.time()
+    for query in [query for query in queries() if query.dashboard == name]:
+        found = rig.watching.series(query.filled_in, rig.begun, end)
+        # What the twin does not have must at least be PromQL: nothing is found, and nothing is wrong.
+        assert bool(found) is not query.is_of_vllm, query
+        for label in re.findall(r"{{(\w+)}}", query.legend):
+            assert all(label in each["metric"] for each in found), query
+
+
+@pytest.mark.redis
+def test_panels_draw_what_happened(rig: Rig) -> None:
+    """By label, as the legends have them: a sum over all of it would look right with half of it missing."""
+
+    def legends(panel: str, label: str) -> set[str]:
+        [query] = [query for query in queries() if query.panel == panel]
+        return {
+            each["metric"][label] for each in rig.watching.series(query.filled_in, rig.begun, time.time())
+        }
+
+    assert legends("Requests for scores by status", "status") == {"200", "422", "500", "503"}
+    assert legends("Pairs by outcome", "outcome") == {"scored", "shed", "failed"}
+    assert legends("Pairs by source", "source") >= {"engine", "local"}
+    assert legends("Pairs shed by reason", "reason") >= {"backlog"}
+    assert legends("Errors: share of the requests for scores", "status") == {"500", "503"}
+    assert legends("Stages: p99", "stage") == {"cache", "render", "queue", "engine"}
+    assert legends("Hits, share of what was looked up", "tier") == {"local", "redis"}
+    assert legends("By outcome", "outcome") >= {"parsed", "dropped"}
+    assert legends("Dropped by reason", "reason") >= {"queue_full"}
+    assert legends("Agreement with the served grade", "agrees") == {"true", "false"}
+    # All grades were 0 yesterday, and are not today.
+    drift = rig.watching.value("job:notegrade_grade:drift1d")
+    assert drift is not None
+    assert 0 < drift <= 1
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_variables_find_what_can_be_chosen(rig: Rig, name: str) -> None:
+    asked = [each["query"] for each in dashboard(name)["templating"]["list"] if each["type"] == "query"]
+    found = {}
+    for query in asked:
+        matched = re.fullmatch(r"label_values\((.*), (\w+)\)", query)
+        assert matched, query
+        series = rig.watching.ask("series", **{"match[]": matched[1].replace("$job", ".+")})
+        found[matched[2]] = {each[matched[2]] for each in series}
+    assert found == {"job": {"notegrade"}, "instance": {rig.service.url.removeprefix("http://")}}
+
+
+def runbook_commands() -> list[tuple[str, str]]:
+    """Those of the alerts' runbooks; explanations.md has a test of its own."""
+    named = {rule["annotations"]["runbook_url"] for rule in rules("alert").values()}
+    return [
+        (name, command)
+        for name in sorted(named)
+        for command in re.findall(
+            r"^```bash\n(.*?)^```", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+        )
+    ]
+
+
+@pytest.mark.redis
+def test_commands_of_the_runbooks_answer(rig: Rig) -> None:
+    """As they stand there. One that finds nothing while there is something to find has a mistake."""
+    commands = runbook_commands()
+    assert {name for name, _ in commands} == {
+        alert["annotations"]["runbook_url"] for alert in rules("alert").values()
+    }
+    environment = {"NOTEGRADE_URL": rig.service.url, "PROMETHEUS_URL": rig.watching.url}
+    path = f"{tools()}:{os.environ['PATH']}"
+    with ThreadPoolExecutor(2) as pool:
+        ran = pool.map(lambda each: _run(each[1], {**os.environ, **environment, "PATH": path}), commands)
+        for (name, command), done in zip(commands, ran, strict=True):
+            assert done.returncode == 0, f"{name}: {command}{done.stderr}"
+            assert done.stdout.strip(), f"{name}: {command}found nothing"
+
+
+def _run(command: str, environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        ["bash", "-euc", command],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )

@@ -1,0 +1,447 @@
+"""The manifests of deploy/kubernetes: built by kustomize, held against schemas, and against what schemas can't know."""
+
+import importlib
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import kubernetes_validate  # type: ignore[import-untyped]
+import pytest
+import yaml  # type: ignore[import-untyped]  # it comes with vLLM, its stubs don't
+from prometheus_client import CollectorRegistry, generate_latest
+
+from service.api.auth import Keyring, hash_key, new_key
+from service.metrics import Metrics
+from service.server import LAST_ANSWERS_S
+from service.settings import PREFIX, Settings
+from tests.checkpoints import load_tiny
+from tests.deploy.prometheus_rig import told
+from tests.served import served
+from tests.waiting import wait_until
+
+ROOT = Path(__file__).parent.parent.parent
+MANIFESTS = ROOT / "deploy" / "kubernetes"
+OVERLAYS = sorted(path.name for path in (MANIFESTS / "overlays").iterdir())
+COMPONENTS = sorted(path.name for path in (MANIFESTS / "components").iterdir())
+# What each of them promises; the newest has the checkpoint's image volume on by default.
+KUBERNETES = ("1.33", "1.37")
+# Operators' schemas, as models made from their definitions.
+DEFINITIONS = {
+    "keda.sh/v1alpha1": "cloudcoil.models.keda.v1alpha1",
+    "monitoring.coreos.com/v1": "cloudcoil.models.prometheus_operator.v1",
+}
+# Made by hand, as docs/kubernetes.md says.
+SECRETS = {"notegrade-keys": {"keys"}, "notegrade-redis": {"url"}}
+CLAIMS = {"notegrade-checkpoint"}
+# Measured in docs/deploy.md: 5 s beyond the drain on an idle service.
+ENGINE_CLOSES_S = 15.0
+
+Manifest = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def kustomize() -> str:
+    if found := shutil.which("kustomize"):
+        return found
+    subprocess.run([ROOT / "scripts/install_debian.sh", "kustomize"], check=False)
+    reason = "no kustomize here, and it could not be installed"
+    return shutil.which("kustomize") or (
+        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
+    )
+
+
+def build(kustomize: str, folder: Path) -> list[Manifest]:
+    done = subprocess.run([kustomize, "build", folder], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr, "what is deprecated is said there"
+    return list(yaml.safe_load_all(done.stdout))
+
+
+@pytest.fixture(scope="module", params=[*OVERLAYS, *(f"cpu+{name}" for name in COMPONENTS if name != "hpa")])
+def manifests(
+    request: pytest.FixtureRequest, kustomize: str, tmp_path_factory: pytest.TempPathFactory
+) -> list[Manifest]:
+    """Every overlay as it is, and `cpu` with each component that it lacks."""
+    name, _, component = request.param.partition("+")
+    if not component:
+        return build(kustomize, MANIFESTS / "overlays" / name)
+    copied = tmp_path_factory.mktemp("kubernetes") / "kubernetes"
+    shutil.copytree(MANIFESTS, copied)
+    mine = copied / "overlays" / "mine"
+    mine.mkdir()
+    lines = ["kind: Kustomization", f"resources: [../{name}]", f"components: [../../components/{component}]"]
+    (mine / "kustomization.yaml").write_text("\n".join(lines))
+    return build(kustomize, mine)
+
+
+def of_kind(manifests: list[Manifest], kind: str) -> dict[str, Manifest]:
+    return {each["metadata"]["name"]: each for each in manifests if each["kind"] == kind}
+
+
+def deployment(manifests: list[Manifest]) -> Manifest:
+    return of_kind(manifests, "Deployment")["notegrade"]
+
+
+def pod(manifests: list[Manifest]) -> Manifest:
+    spec: Manifest = deployment(manifests)["spec"]["template"]["spec"]
+    return spec
+
+
+def container(manifests: list[Manifest]) -> Manifest:
+    [only] = pod(manifests)["containers"]
+    return dict(only)
+
+
+def settings_data(manifests: list[Manifest]) -> dict[str, str]:
+    [source] = container(manifests)["envFrom"]
+    return dict(of_kind(manifests, "ConfigMap")[source["configMapRef"]["name"]]["data"])
+
+
+def settings_of(manifests: list[Manifest], monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """As the service reads them in the pod."""
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        monkeypatch.delenv(name)
+    for name, value in settings_data(manifests).items():
+        monkeypatch.setenv(name, value)
+    return Settings()
+
+
+def validate(manifest: Manifest) -> None:
+    module = DEFINITIONS.get(manifest["apiVersion"])
+    if module:
+        model = getattr(importlib.import_module(module), manifest["kind"])
+        model.model_validate(manifest, extra="forbid")
+    else:
+        for version in KUBERNETES:
+            kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def test_schemas_take_every_manifest(manifests: list[Manifest]) -> None:
+    for manifest in manifests:
+        validate(manifest)
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "ScaledObject", "ServiceMonitor", "NetworkPolicy"])
+def test_schemas_refuse_a_misspelt_field(kustomize: str, kind: str) -> None:
+    full = build(kustomize, MANIFESTS / "overlays" / "full")
+    manifest = next(each for each in full if each["kind"] == kind)
+    manifest["spec"]["misspelt"] = 1
+    with pytest.raises((kubernetes_validate.ValidationError, ValueError), match="misspelt"):
+        validate(manifest)
+
+
+def test_settings_are_settings_that_can_be_read(
+    manifests: list[Manifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {name.removeprefix(PREFIX).lower() for name in settings_data(manifests)}
+    assert names <= set(Settings.model_fields)
+    settings_of(manifests, monkeypatch)
+    mine = {each["name"] for each in container(manifests)["env"] if each["name"].startswith(PREFIX)}
+    assert mine == {"NOTEGRADE_REDIS_URL"}
+    # Else the Service of that name would set NOTEGRADE_PORT to an address.
+    assert pod(manifests)["enableServiceLinks"] is False
+
+
+def test_ports_are_those_that_the_service_listens_on(
+    manifests: list[Manifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_of(manifests, monkeypatch)
+    ports = {port["name"]: port["containerPort"] for port in container(manifests)["ports"]}
+    assert ports == {"http": settings.port, "admin": settings.admin_port}
+    for service in of_kind(manifests, "Service").values():
+        labels = service["spec"]["selector"]
+        [chosen] = [each for each in of_kind(manifests, "Deployment").values() if selects(labels, each)]
+        names = {
+            port["name"]: port["containerPort"]
+            for port in chosen["spec"]["template"]["spec"]["containers"][0]["ports"]
+        }
+        for port in service["spec"]["ports"]:
+            assert names[port["targetPort"]] == port["port"]
+
+
+def selects(labels: dict[str, str], workload: Manifest) -> bool:
+    return bool(labels.items() <= workload["spec"]["template"]["metadata"]["labels"].items())
+
+
+def test_probes_ask_what_the_service_serves_to_everybody(
+    manifests: list[Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {
+        name: container(manifests)[name]["httpGet"]
+        for name in ("startupProbe", "livenessProbe", "readinessProbe")
+    }
+    assert {name: get["path"] for name, get in asked.items()} == {
+        # A start that ends red must be ended soon, and one that loads for long must not.
+        "startupProbe": "/livez",
+        "livenessProbe": "/livez",
+        "readinessProbe": "/readyz",
+    }
+    ports = {port["name"] for port in container(manifests)["ports"]}
+    with served(load_tiny(tmp_path), admin_port=0) as service:
+        for get in asked.values():
+            assert get["port"] in ports
+            url = {"http": service.url, "admin": service.private_url}[get["port"]]
+            assert httpx.get(f"{url}{get['path']}").status_code == 200
+        service.stack.readiness.set("engine_starting", "as a test will have it")
+        assert httpx.get(f"{service.url}/livez").status_code == 200
+        assert httpx.get(f"{service.url}/readyz").status_code == 503
+
+
+def test_there_is_time_to_stop(manifests: list[Manifest], monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_of(manifests, monkeypatch)
+    needed_s = settings.drain_delay_s + settings.drain_timeout_s + LAST_ANSWERS_S + ENGINE_CLOSES_S
+    assert pod(manifests)["terminationGracePeriodSeconds"] >= needed_s
+    assert "lifecycle" not in container(manifests)
+    # Endpoints are taken away once the probe has failed; the service must still serve then.
+    probe = container(manifests)["readinessProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] < settings.drain_delay_s
+
+
+def test_what_is_named_is_there(manifests: list[Manifest]) -> None:
+    secrets = SECRETS | {name: set(each["data"]) for name, each in of_kind(manifests, "Secret").items()}
+    for each in container(manifests)["env"]:
+        if wanted := each.get("valueFrom", {}).get("secretKeyRef"):
+            assert wanted["key"] in secrets[wanted["name"]]
+    volumes = {volume["name"]: volume for volume in pod(manifests)["volumes"]}
+    mounts = {mount["name"]: mount for mount in container(manifests)["volumeMounts"]}
+    assert set(volumes) == set(mounts)
+    assert volumes["keys"]["secret"]["secretName"] in secrets
+    claims = [
+        v["persistentVolumeClaim"]["claimName"] for v in volumes.values() if "persistentVolumeClaim" in v
+    ]
+    assert set(claims) <= CLAIMS
+    accounts = of_kind(manifests, "ServiceAccount")
+    assert accounts[pod(manifests)["serviceAccountName"]]["automountServiceAccountToken"] is False
+    spaces = {each["metadata"].get("namespace") for each in manifests if each["kind"] != "Namespace"}
+    assert spaces == set(of_kind(manifests, "Namespace"))
+
+
+def test_secrets_are_documented() -> None:
+    page = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    for name, keys in SECRETS.items():
+        for key in keys:
+            assert re.search(rf"create secret generic {name} .*--from-\w+={key}=", page)
+    assert all(claim in page for claim in CLAIMS)
+    assert all(f"`{name}`" in page for name in [*OVERLAYS, *COMPONENTS])
+
+
+def test_the_file_of_keys_is_where_the_service_looks(
+    manifests: list[Manifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys_file = settings_of(manifests, monkeypatch).keys_file
+    assert keys_file is not None
+    [mount] = [each for each in container(manifests)["volumeMounts"] if each["name"] == "keys"]
+    assert keys_file == Path(mount["mountPath"]) / "keys"
+    assert "subPath" not in mount, "a file that is mounted by itself never changes"
+    for secret in of_kind(manifests, "Secret").values():
+        assert secret["metadata"]["name"] in SECRETS, "with a hash in its name, a new key would restart pods"
+
+
+def test_the_local_key_lets_in() -> None:
+    keyring = Keyring.load("", MANIFESTS / "overlays" / "local" / "keys")
+    assert keyring.check("Bearer local", "admin").key_id == "local"
+
+
+def test_keys_are_rotated_as_the_kubelet_does_it(tmp_path: Path) -> None:
+    """It writes a new folder, and lets a link point there in one step."""
+    mount = tmp_path / "keys"
+    mount.mkdir()
+    (mount / "keys").symlink_to("..data/keys")
+    old, new = new_key(), new_key()
+
+    def write(version: str, *keys: str) -> None:
+        (mount / version).mkdir()
+        (mount / version / "keys").write_text("".join(f"score:{hash_key(key)}\n" for key in keys))
+        (mount / "..next").symlink_to(version)
+        (mount / "..next").replace(mount / "..data")
+
+    def status(key: str) -> int:
+        body = {"query": "quiet cafes", "notes": [{"id": "n", "body": "A quiet cafe."}]}
+        headers = {"Authorization": f"Bearer {key}"}
+        return httpx.post(f"{service.url}/score", json=body, headers=headers).status_code
+
+    write("..1", old)
+    with served(load_tiny(tmp_path / "checkpoint"), keys_file=mount / "keys") as service:
+        assert (status(old), status(new)) == (200, 401)
+        write("..2", old, new)
+        wait_until(lambda: (status(old), status(new)) == (200, 200))
+        write("..3", new)
+        wait_until(lambda: (status(old), status(new)) == (401, 200))
+
+
+def test_selectors_match_the_pods(manifests: list[Manifest]) -> None:
+    workload = deployment(manifests)
+    assert selects(workload["spec"]["selector"]["matchLabels"], workload)
+    [budget] = of_kind(manifests, "PodDisruptionBudget").values()
+    assert selects(budget["spec"]["selector"]["matchLabels"], workload)
+    assert selects(
+        of_kind(manifests, "NetworkPolicy")["notegrade"]["spec"]["podSelector"]["matchLabels"], workload
+    )
+    for spread in pod(manifests)["topologySpreadConstraints"]:
+        assert selects(spread["labelSelector"]["matchLabels"], workload)
+    for monitor in of_kind(manifests, "ServiceMonitor").values():
+        wanted = monitor["spec"]["selector"]["matchLabels"].items()
+        [found] = [
+            s for s in of_kind(manifests, "Service").values() if wanted <= s["metadata"]["labels"].items()
+        ]
+        [endpoint] = monitor["spec"]["endpoints"]
+        assert endpoint["port"] in {port["name"] for port in found["spec"]["ports"]}
+        # The rules name this job.
+        assert found["metadata"]["labels"][monitor["spec"]["jobLabel"]] == "notegrade"
+
+
+def test_the_network_is_closed_but_for_what_is_needed(
+    manifests: list[Manifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_of(manifests, monkeypatch)
+    policy = of_kind(manifests, "NetworkPolicy")["notegrade"]["spec"]
+    assert set(policy["policyTypes"]) == {"Ingress", "Egress"}
+    callers, operators = policy["ingress"]
+    assert [port["port"] for port in callers["ports"]] == [settings.port]
+    assert [port["port"] for port in operators["ports"]] == [settings.admin_port]
+    redis, dns = policy["egress"]
+    assert [port["port"] for port in redis["ports"]] == [6379]
+    assert [(port["port"], port["protocol"]) for port in dns["ports"]] == [(53, "UDP"), (53, "TCP")]
+    # No rule is without a `from` or `to`, which would mean everybody.
+    assert all(rule.get("from") or rule.get("to") for rule in policy["ingress"] + policy["egress"])
+    for name, workload in of_kind(manifests, "Deployment").items():
+        if name == "redis":
+            assert selects(redis["to"][0]["podSelector"]["matchLabels"], workload)
+
+
+def test_pods_may_do_no_more_than_they_need(manifests: list[Manifest]) -> None:
+    assert (
+        of_kind(manifests, "Namespace")["notegrade"]["metadata"]["labels"][
+            "pod-security.kubernetes.io/enforce"
+        ]
+        == "restricted"
+    )
+    for workload in of_kind(manifests, "Deployment").values():
+        spec = workload["spec"]["template"]["spec"]
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert spec["automountServiceAccountToken"] is False
+        for each in spec["containers"]:
+            assert each["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert each["resources"]["limits"]["memory"] == each["resources"]["requests"]["memory"]
+    user = re.search(r"^USER (\d+):(\d+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert user is not None
+    context = pod(manifests)["securityContext"]
+    assert (context["runAsUser"], context["runAsGroup"]) == (int(user[1]), int(user[2]))
+    writable = {
+        mount["mountPath"]: volume["emptyDir"]
+        for mount in container(manifests)["volumeMounts"]
+        for volume in pod(manifests)["volumes"]
+        if volume["name"] == mount["name"] and "emptyDir" in volume
+    }
+    assert set(writable) == {"/tmp", "/dev/shm"}
+    assert all(volume["sizeLimit"] for volume in writable.values())
+
+
+def test_the_engine_takes_as_many_threads_as_it_may_use(manifests: list[Manifest]) -> None:
+    limits = container(manifests)["resources"]["limits"]
+    threads = [each for each in container(manifests)["env"] if each["name"] == "OMP_NUM_THREADS"]
+    if "nvidia.com/gpu" in limits:
+        assert not threads
+    else:
+        assert limits["cpu"]
+        assert threads[0]["valueFrom"]["resourceFieldRef"]["resource"] == "limits.cpu"
+
+
+def test_autoscalers_go_by_metrics_that_there_are(manifests: list[Manifest]) -> None:
+    registry = CollectorRegistry()
+    Metrics(registry)
+    known = set(
+        re.findall(r"^# TYPE (notegrade_\w+) gauge$", generate_latest(registry).decode(), re.MULTILINE)
+    )
+    documented = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    scalers = [
+        *of_kind(manifests, "HorizontalPodAutoscaler").values(),
+        *of_kind(manifests, "ScaledObject").values(),
+    ]
+    used: set[str] = set()
+    for scaler in scalers:
+        assert scaler["spec"]["scaleTargetRef"]["name"] == deployment(manifests)["metadata"]["name"]
+        used |= {each["pods"]["metric"]["name"] for each in scaler["spec"].get("metrics", ())}
+        for trigger in scaler["spec"].get("triggers", ()):
+            used |= set(re.findall(r"notegrade_\w+", trigger["metadata"]["query"]))
+        # Or each apply would undo what the autoscaler did.
+        assert "replicas" not in deployment(manifests)["spec"]
+    assert used <= known
+    assert all(f"`{metric}`" in documented for metric in used)
+
+
+def test_waiting_seconds_are_reckoned_right(kustomize: str, tmp_path: Path) -> None:
+    """KEDA's query, by Prometheus itself: per replica, and no zero where nothing is known."""
+    scaler = of_kind(build(kustomize, MANIFESTS / "overlays" / "full"), "ScaledObject")["notegrade"]
+    [trigger] = scaler["spec"]["triggers"]
+    query = trigger["metadata"]["query"]
+
+    def series(metric: str, *values: int) -> list[Manifest]:
+        return [
+            {"series": f'notegrade_{metric}{{namespace="notegrade",pod="{pod}"}}', "values": f"{value}"}
+            for pod, value in enumerate(values)
+        ]
+
+    def asked(*given: Manifest, seconds: float | None) -> Manifest:
+        expected = [] if seconds is None else [{"labels": "{}", "value": seconds}]
+        question = {"expr": query, "eval_time": "0s", "exp_samples": expected}
+        return {"interval": "15s", "input_series": list(given), "promql_expr_test": [question]}
+
+    cases = [
+        asked(*series("backlog_tokens", 6000, 1000), *series("service_rate_tokens", 2000, 500), seconds=5),
+        asked(*series("backlog_tokens", 6000, 1000), *series("service_rate_tokens", 2000, 0), seconds=3),
+        asked(*series("backlog_tokens", 6000, 1000), *series("service_rate_tokens", 0, 0), seconds=0),
+        asked(seconds=None),
+    ]
+    (tmp_path / "query.test.yaml").write_text(yaml.safe_dump({"tests": cases}))
+    told("promtool", "test", "rules", tmp_path / "query.test.yaml")
+    assert trigger["metadata"]["ignoreNullValues"] == "false"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_one_autoscaler_at_most(kustomize: str, overlay: str) -> None:
+    manifests = build(kustomize, MANIFESTS / "overlays" / overlay)
+    scalers = {each["kind"] for each in manifests} & {"HorizontalPodAutoscaler", "ScaledObject"}
+    assert scalers == {"local": set(), "full": {"ScaledObject"}}.get(overlay, {"HorizontalPodAutoscaler"})
+
+
+def test_rules_are_made_from_those_of_prometheus() -> None:
+    done = subprocess.run([MANIFESTS / "prometheus_rules.sh"], capture_output=True, text=True, check=True)
+    made = list(yaml.safe_load_all(done.stdout))
+    files = sorted((ROOT / "deploy" / "prometheus" / "rules").iterdir())
+    assert [each["spec"] for each in made] == [yaml.safe_load(file.read_text()) for file in files]
+    for each in made:
+        validate(each)
+        assert each["metadata"]["namespace"] == "notegrade"
+    assert sum(len(group["rules"]) for each in made for group in each["spec"]["groups"]) > 0
+
+
+def test_the_script_passes_shellcheck() -> None:
+    shellcheck = ROOT / ".venv" / "bin" / "shellcheck"
+    subprocess.run([shellcheck, MANIFESTS / "prometheus_rules.sh"], check=True)
+
+
+def documented_kustomization() -> Iterator[str]:
+    page = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    yield from re.findall(r"```yaml\n(# .*kustomization\.yaml\n.*?)```", page, re.DOTALL)
+
+
+def test_the_documented_overlay_builds(kustomize: str, tmp_path: Path) -> None:
+    copied = tmp_path / "kubernetes"
+    shutil.copytree(MANIFESTS, copied)
+    [written] = documented_kustomization()
+    mine = copied / "overlays" / "mine"
+    mine.mkdir()
+    (mine / "kustomization.yaml").write_text(written)
+    for manifest in build(kustomize, mine):
+        validate(manifest)

@@ -1,0 +1,406 @@
+"""deploy/routing, run by a real HAProxy in front of services on twins, over real sockets."""
+
+import hashlib
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.contract.checkpoint import Checkpoint
+from service.server import StopTimes
+from tests.checkpoints import load_tiny
+from tests.end_to_end.service_process import free_port
+from tests.served import Served, served
+from tests.waiting import wait_until
+
+ROOT = Path(__file__).parent.parent.parent
+ROUTING = ROOT / "deploy" / "routing"
+REPLICAS = ("replica1", "replica2", "replica3")
+QUERIES = [f"quiet cafes near station {number}" for number in range(60)]
+# Ends with a second SIGTERM.
+SERVES_ON = StopTimes(drain_delay_s=600, drain_timeout_s=5, engine_lost_exit_s=0)
+
+
+@pytest.fixture(scope="module")
+def haproxy() -> str:
+    def find() -> str | None:
+        return shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
+
+    if find() is None:
+        subprocess.run([ROOT / "scripts/install_debian.sh", "haproxy"], check=False)
+    reason = "no haproxy here, and it could not be installed"
+    return find() or (pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return load_tiny(tmp_path_factory.mktemp("checkpoint"))
+
+
+@dataclass
+class Router:
+    """A running HAProxy."""
+
+    client: httpx.Client
+    metrics_url: str
+    servers: tuple[str, ...]
+
+    def score(
+        self, query: str, notes: int = 1, padding: int = 0, headers: Mapping[str, str] | None = None
+    ) -> httpx.Response:
+        body = {
+            "query": query,
+            "notes": [
+                {"id": str(number), "body": f"Note {number}." + "x" * padding} for number in range(notes)
+            ],
+            "deadline_ms": 60_000,
+        }
+        return self.client.post("/score", json=body, headers=headers)
+
+    def replica_of(self, query: str, notes: int = 1) -> str:
+        """The replica that scores it, by the hash that a caller sends."""
+        digest = hashlib.sha256(query.encode()).hexdigest()
+        return answered(self.score(query, notes, headers={"X-Query-Hash": digest})).headers["x-replica"]
+
+    def is_up(self, server: str) -> bool:
+        written = httpx.get(self.metrics_url).text
+        found = re.search(
+            rf'^haproxy_server_status{{proxy="\w+",server="{server}",state="UP"}} 1', written, re.M
+        )
+        return found is not None
+
+    def wait_for(self, *, down: str | None = None) -> None:
+        """Until it sees all servers up, but for one."""
+        wait_until(lambda: all(self.is_up(server) == (server != down) for server in self.servers))
+
+
+def answered(response: httpx.Response) -> httpx.Response:
+    assert response.status_code == 200, response.text
+    assert all(result["outcome"] == "scored" for result in response.json()["results"])
+    return response
+
+
+@contextmanager
+def routed(haproxy: str, folder: Path, config: str, environment: Mapping[str, str]) -> Iterator[Router]:
+    """HAProxy with defaults.cfg and that text."""
+    port, metrics_port = free_port(), free_port()
+    (folder / "routing.cfg").write_text(config)
+    command = [haproxy, "-db", "-f", str(ROUTING / "defaults.cfg"), "-f", str(folder / "routing.cfg")]
+    listening = {"LISTEN": f"127.0.0.1:{port}", "METRICS_LISTEN": f"127.0.0.1:{metrics_port}"}
+    with (folder / "haproxy.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, env={**os.environ, **environment, **listening}, stdout=log, stderr=subprocess.STDOUT
+        )
+    try:
+        wait_until(lambda: answers(f"http://127.0.0.1:{metrics_port}/metrics", process))
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            servers = tuple(re.findall(r"^ +server (\S+)", config, re.MULTILINE))
+            yield Router(client, f"http://127.0.0.1:{metrics_port}/metrics", servers)
+    finally:
+        process.kill()
+        process.wait()
+    written = (folder / "haproxy.log").read_text()
+    assert "cafes" not in written, "queries are private"
+
+
+def answers(url: str, process: "subprocess.Popen[bytes]") -> bool:
+    assert process.poll() is None, "haproxy ended"
+    try:
+        return httpx.get(url).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@contextmanager
+def three_replicas(checkpoint: Checkpoint, times: StopTimes) -> Iterator[dict[str, Served]]:
+    with ExitStack() as services:
+        yield {name: services.enter_context(served(checkpoint, times=times)) for name in REPLICAS}
+
+
+def addresses(replicas: Mapping[str, Served]) -> dict[str, str]:
+    return {
+        f"REPLICA_{number}": replica.url.removeprefix("http://")
+        for number, replica in enumerate(replicas.values(), 1)
+    }
+
+
+@dataclass
+class Cluster:
+    replicas: dict[str, Served]
+    router: Router
+
+
+@pytest.fixture
+def cluster(haproxy: str, checkpoint: Checkpoint, tmp_path: Path) -> Iterator[Cluster]:
+    config = (ROUTING / "by_query.cfg").read_text()
+    with (
+        three_replicas(checkpoint, SERVES_ON) as replicas,
+        routed(haproxy, tmp_path, config, addresses(replicas)) as router,
+    ):
+        router.wait_for()
+        yield Cluster(replicas, router)
+
+
+def test_one_query_always_reaches_one_replica(cluster: Cluster) -> None:
+    first = {query: cluster.router.replica_of(query) for query in QUERIES}
+    assert {query: cluster.router.replica_of(query, notes=3) for query in reversed(QUERIES)} == first
+    # No replica has twice its share.
+    shares = [list(first.values()).count(replica) for replica in REPLICAS]
+    print("queries by replica:", shares)
+    assert min(shares) > 0
+    assert max(shares) < 2 * len(QUERIES) / len(REPLICAS)
+
+
+@pytest.mark.parametrize("padding", [0, 50_000], ids=["small", "larger than HAProxy's buffer"])
+def test_without_a_header_it_goes_by_the_query_in_the_body(cluster: Cluster, padding: int) -> None:
+    first = {query: cluster.router.score(query).headers["x-replica"] for query in QUERIES}
+    again = {query: answered(cluster.router.score(query, 2, padding)).headers["x-replica"] for query in first}
+    assert again == first
+    assert set(first.values()) == set(REPLICAS)
+
+
+def test_two_routers_agree_in_whatever_order_they_know_the_replicas(
+    cluster: Cluster, haproxy: str, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    turned = dict(zip(REPLICAS, reversed(cluster.replicas.values()), strict=True))
+    config = (ROUTING / "by_query.cfg").read_text()
+    with routed(haproxy, other, config, addresses(turned)) as second:
+        second.wait_for()
+        names = dict(zip(REPLICAS, reversed(REPLICAS), strict=True))
+        for query in QUERIES:
+            assert names[second.replica_of(query)] == cluster.router.replica_of(query)
+
+
+def test_a_replica_that_is_gone_takes_only_its_own_queries_along(cluster: Cluster) -> None:
+    before = {query: cluster.router.replica_of(query) for query in QUERIES}
+    gone = cluster.replicas["replica2"]
+    gone.server.force_exit = gone.server.should_exit = True
+    gone.thread.join(30)
+    # At once, before any check has seen it: none fails, since what could not be handed over is handed to another.
+    after = {query: cluster.router.replica_of(query) for query in QUERIES}
+    cluster.router.wait_for(down="replica2")
+    settled = {query: cluster.router.replica_of(query) for query in QUERIES}
+    for moved in (after, settled):
+        assert {query for query in QUERIES if moved[query] != before[query]} == {
+            query for query in QUERIES if before[query] == "replica2"
+        }
+    # They go to both of the others.
+    assert {settled[query] for query in QUERIES if before[query] == "replica2"} == {"replica1", "replica3"}
+
+
+def test_a_draining_replica_gets_nothing_new_and_nothing_fails(cluster: Cluster) -> None:
+    router, draining = cluster.router, cluster.replicas["replica1"]
+    before = {query: router.replica_of(query) for query in QUERIES}
+    query = next(query for query in QUERIES if before[query] == "replica1")
+    draining.engine.hold()
+    with ThreadPoolExecutor(4) as pool:
+        # Under way when it is told to stop, and answered long after it is out.
+        open_requests = [pool.submit(router.replica_of, query, notes=number) for number in range(2, 5)]
+        wait_until(lambda: draining.engine.in_flight == 3)  # notes that it has not seen
+        draining.server.handle_exit(signal.SIGTERM, None)
+
+        def heard_while_all_go_on() -> bool:
+            # Whatever comes until HAProxy has heard of it is served, and only its own queries move.
+            for each in QUERIES:
+                assert before[each] in (router.replica_of(each), "replica1")
+            return not router.is_up("replica1")
+
+        wait_until(heard_while_all_go_on)
+        received = draining.count("pair_outcomes_total", outcome="scored")
+        assert "replica1" not in {router.replica_of(query) for query in QUERIES}
+        assert draining.count("pair_outcomes_total", outcome="scored") == received
+        draining.engine.let_go()
+        assert [each.result() for each in open_requests] == ["replica1"] * 3
+    draining.server.handle_exit(signal.SIGTERM, None)
+    draining.thread.join(30)
+    assert {router.replica_of(query) for query in QUERIES} == {"replica2", "replica3"}
+
+
+@contextmanager
+def failing(status: int | None, asked: list[str]) -> Iterator[str]:
+    """The address of what is ready, and answers requests with that status, or with a closed connection."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def do_POST(self) -> None:
+            asked.append(self.path)
+            self.close_connection = True
+            if status is not None:
+                self.send_response(status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=[0.05])
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(("status", "seen"), [(None, 502), (503, 503)], ids=["it breaks off", "503"])
+def test_what_a_replica_has_got_is_given_to_no_other(
+    haproxy: str, tmp_path: Path, status: int | None, seen: int
+) -> None:
+    asked: list[str] = []
+    config = (ROUTING / "by_query.cfg").read_text()
+    with ExitStack() as replicas:
+        where = {f"REPLICA_{n}": replicas.enter_context(failing(status, asked)) for n in (1, 2, 3)}
+        with routed(haproxy, tmp_path, config, where) as router:
+            router.wait_for()
+            assert router.score("quiet cafes").status_code == seen
+    assert asked == ["/score"]
+
+
+def local_hits(replicas: Mapping[str, Served]) -> float:
+    """The share of pairs that the replicas' local caches had."""
+    by_result = {
+        result: sum(
+            each.count("cache_operations_total", tier="local", result=result) for each in replicas.values()
+        )
+        for result in ("hit", "miss")
+    }
+    return by_result["hit"] / sum(by_result.values())
+
+
+def test_more_is_found_in_the_local_caches_than_by_round_robin(
+    haproxy: str, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    # Repeated queries as they come: few often, many seldom.
+    chance = random.Random(1)
+    ranks = range(1, 301)
+    asked = chance.choices([f"query {rank}" for rank in ranks], [1 / rank for rank in ranks], k=900)
+    by_hash = (ROUTING / "by_query.cfg").read_text()
+    by_turns = by_hash.replace("balance hash var(txn.query)", "balance roundrobin")
+    assert by_turns != by_hash
+    found = {}
+    for name, config in {"hashing": by_hash, "round robin": by_turns}.items():
+        with (
+            three_replicas(checkpoint, SERVES_ON) as replicas,
+            routed(haproxy, tmp_path, config, addresses(replicas)) as router,
+        ):
+            router.wait_for()
+            for query in asked:
+                router.replica_of(query, notes=3)
+            found[name] = local_hits(replicas)
+    best = 1 - len(set(asked)) / len(asked)
+    print(
+        "local cache hit rate:",
+        {name: round(rate, 3) for name, rate in found.items()},
+        "best",
+        round(best, 3),
+    )
+    assert found["hashing"] > found["round robin"]
+    # Each pair is computed once, wherever: no more can be had.
+    assert found["hashing"] == pytest.approx(best)
+
+
+@dataclass
+class Experiment:
+    arms: dict[str, Served]
+    router: Router
+
+    def arm_of(self, unit: str) -> str:
+        """Whose checkpoint the answer says it is."""
+        response = answered(self.router.score("quiet cafes", headers={"X-Experiment-Unit": unit}))
+        name = response.json()["model"]["name"]
+        assert response.headers["x-experiment-arm"] == name
+        return str(name)
+
+
+@contextmanager
+def experiment(haproxy: str, folder: Path, arms: dict[str, Served], percent: int) -> Iterator[Experiment]:
+    environment = {f"{name.upper()}_1": arm.url.removeprefix("http://") for name, arm in arms.items()}
+    environment["TREATMENT_PERCENT"] = str(percent)
+    config = (ROUTING / "experiment.cfg").read_text()
+    with routed(haproxy, folder, config, environment) as router:
+        router.wait_for()
+        yield Experiment(arms, router)
+
+
+@pytest.fixture
+def arms(tmp_path: Path) -> Iterator[dict[str, Served]]:
+    with ExitStack() as services:
+        yield {
+            name: services.enter_context(served(load_tiny(tmp_path / name, name=name), times=SERVES_ON))
+            for name in ("control", "treatment")
+        }
+
+
+def test_an_experiment_splits_by_weight_and_sticks(
+    haproxy: str, arms: dict[str, Served], tmp_path: Path
+) -> None:
+    units = [f"user-{number}" for number in range(600)]
+    treated: dict[int, set[str]] = {}
+    for percent in (10, 30):
+        with experiment(haproxy, tmp_path, arms, percent) as running:
+            treated[percent] = {unit for unit in units if running.arm_of(unit) == "treatment"}
+            again = random.Random(2).sample(units, 100)
+            assert {unit for unit in again if running.arm_of(unit) == "treatment"} == treated[percent] & set(
+                again
+            )
+        share = len(treated[percent]) / len(units)
+        print(f"treatment at {percent} %: {share:.1%} of {len(units)} units")
+        # Four standard deviations of what chance allows.
+        assert share == pytest.approx(
+            percent / 100, abs=4 * (percent / 100 * (1 - percent / 100) / 600) ** 0.5
+        )
+    # More of them, and none that was in is out.
+    assert treated[10] < treated[30]
+
+
+def test_who_is_in_no_experiment_gets_the_control(
+    haproxy: str, arms: dict[str, Served], tmp_path: Path
+) -> None:
+    with experiment(haproxy, tmp_path, arms, 99) as running:
+        for query in QUERIES[:20]:
+            assert answered(running.router.score(query)).json()["model"]["name"] == "control"
+
+
+def test_the_control_answers_while_the_treatment_is_gone(
+    haproxy: str, arms: dict[str, Served], tmp_path: Path
+) -> None:
+    with experiment(haproxy, tmp_path, arms, 100) as running:
+        assert running.arm_of("user-1") == "treatment"
+        arms["treatment"].server.force_exit = arms["treatment"].server.should_exit = True
+        running.router.wait_for(down="treatment1")
+        assert running.arm_of("user-1") == "control"
+
+
+def test_replicas_found_by_dns_are_taken_too(haproxy: str, tmp_path: Path) -> None:
+    """What docs/kubernetes.md puts in the place of the three `server` lines."""
+    page = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    [written] = re.findall(r"```haproxy\n(.*?)```", page, re.DOTALL)
+    resolvers, template = written.split("\n\n")
+    config = (ROUTING / "by_query.cfg").read_text()
+    config = (
+        re.sub(r"^    server replica\d .*\n", "", config, flags=re.MULTILINE) + f"    {template.strip()}\n"
+    )
+    (tmp_path / "routing.cfg").write_text(f"{resolvers}\n\n{config}")
+    command = [haproxy, "-c", "-f", str(ROUTING / "defaults.cfg"), "-f", str(tmp_path / "routing.cfg")]
+    environment = {**os.environ, "LISTEN": "127.0.0.1:8080", "METRICS_LISTEN": "127.0.0.1:8405"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
