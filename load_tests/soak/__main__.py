@@ -23,13 +23,14 @@ from typing import Any
 
 import aiohttp
 
-from load_tests.client import read_metrics
+from load_tests.client import post_score, read_metrics
 from load_tests.soak.faults import Faults
 from load_tests.soak.processes import Redis, Service, wait_for_start
 from load_tests.soak.traffic import CANARY, Callers, Tally
+from load_tests.texts import make_note
 
 SAMPLE_EVERY_S = 5.0
-# Until caches are full; the engine core's grows until every page of its prefix cache has been used once.
+# Until caches are full.
 WARM_UP_SHARE = 0.5
 MAX_GROWTH_MIB_PER_HOUR = 100.0
 # All is quiet: what still may be there are connections that the client keeps.
@@ -163,6 +164,7 @@ class Soak:
 
     async def run(self, seconds: float) -> tuple[Report, float]:
         """The report, not judged yet, and how many requests the service says it had from callers."""
+        await self._fill_prefix_cache()
         callers = Callers(self._service.url, self._session, self._seed)
         await callers.run(min(20.0, seconds / 10))  # imports, pools and caches
         warm = callers.tally
@@ -183,6 +185,23 @@ class Soak:
         return Report(
             seconds, self._seed, callers.tally, dict(faults.injected), self._samples, before, after
         ), counted
+
+    async def _fill_prefix_cache(self) -> None:
+        """Use every page of it once: until then, the engine core's memory grows as it is meant to."""
+        rng = random.Random(self._seed)
+        metrics = await read_metrics(self._session, self._service.url)
+        [size] = (
+            re.search(r'kv_cache_size_tokens="(\d+)"', name)
+            for name in metrics
+            if "cache_config_info" in name
+        )
+        computed = 'notegrade_prompt_tokens_total{kind="computed"}'
+        until = metrics.get(computed, 0) + int(size[1] if size else 0)
+        while metrics.get(computed, 0) < until:
+            notes = [make_note(rng, str(number), words=100) for number in range(50)]
+            body = {"query": f"{CANARY} {rng.random()}", "notes": notes, "deadline_ms": 60_000}
+            await post_score(self._session, self._service.url, body)
+            metrics = await read_metrics(self._session, self._service.url)
 
     async def _quiet(self) -> Sample:
         await asyncio.sleep(8)
