@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, ClassVar
 
+from prometheus_client import Counter
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.api.error_handlers import problem_response
 from service.errors import (
+    PROBLEM_PREFIX,
     HeadTimeoutError,
     HeadTooLargeError,
     MalformedHttpError,
@@ -38,7 +40,8 @@ class ConnectionLimits:
 class Connection(HttpToolsProtocol):
     """Refuses, in a problem of its own, what goes over the limits. Make a class with `within`."""
 
-    limits: ClassVar[ConnectionLimits] = ConnectionLimits()
+    limits: ClassVar[ConnectionLimits]
+    refused: ClassVar[Counter]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -50,9 +53,11 @@ class Connection(HttpToolsProtocol):
         self._refusal: NotegradeError | None = None
 
     @classmethod
-    def within(cls, limits: ConnectionLimits) -> "type[Connection]":
-        """The class for these limits: uvicorn makes the objects."""
-        return type("Connection", (cls,), {"limits": limits})
+    def within(cls, limits: ConnectionLimits, refused: Counter) -> "type[Connection]":
+        """The class for these limits, which counts what it refuses: uvicorn makes the objects."""
+        for error in (HeadTimeoutError, HeadTooLargeError, MalformedHttpError, TooManyConnectionsError):
+            refused.labels(_problem(error))  # there from the start, or the first one has no rate
+        return type("Connection", (cls,), {"limits": limits, "refused": refused})
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -139,6 +144,7 @@ class Connection(HttpToolsProtocol):
         if self._refusal or self.transport.is_closing():
             return
         self._refusal = error
+        self.refused.labels(_problem(type(error))).inc()
         answering: Any = self.cycle  # None before the first request, whatever uvicorn's type says
         if answering and not answering.response_complete:
             self.transport.abort()  # an answer is being written, into which this must not be mixed
@@ -150,6 +156,10 @@ class Connection(HttpToolsProtocol):
         self.transport.write(b"\r\n".join([*lines, b"", bytes(response.body)]))
         self.transport.write_eof()
         self._head.start(LINGER_S, self.transport.abort)
+
+
+def _problem(error: type[NotegradeError]) -> str:
+    return error.type.removeprefix(PROBLEM_PREFIX)
 
 
 class _Timer:

@@ -80,6 +80,12 @@ class Metrics:
         self.explanation_tokens = counter("explanation_tokens_total", "Trace tokens written")
         self.explanation_queue = gauge("explanation_queue", "Explanations that wait for their turn")
         self.ready = gauge("ready", "1 under the one reason that holds now; reason ok means ready", "reason")
+        self.connections = gauge("connections", "Connections of clients that are open")
+        self.refused_connections = counter(
+            "refused_connections_total",
+            "Connections that were closed for what they sent, how slowly, or how many there were, by problem",
+            "problem",
+        )
         self.tasks = gauge(
             "tasks", "Tasks of the event loop; more and more of them with the same load: a leak"
         )

@@ -42,7 +42,7 @@ class Server(uvicorn.Server):
     def __init__(self, app: FastAPI, stack: ScoringStack, limits: ConnectionLimits, times: StopTimes) -> None:
         config = uvicorn.Config(
             app,
-            http=Connection.within(limits),
+            http=Connection.within(limits, stack.metrics.refused_connections),
             ws="none",
             log_config=None,
             access_log=False,
@@ -50,6 +50,7 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=round(times.drain_timeout_s + LAST_ANSWERS_S),
         )
         super().__init__(config)
+        stack.metrics.connections.set_function(lambda: len(self.server_state.connections))
         self.failed = False
         self._stack = stack
         self._times = times

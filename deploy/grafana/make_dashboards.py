@@ -181,6 +181,14 @@ SCORING: Rows = {
             {"{{instance}}": "notegrade_tasks{@}"},
             what="Each open connection has some.",
         ),
+        Panel("Connections of clients", {"{{instance}}": "notegrade_connections{@}"}),
+        Panel(
+            "Refused connections",
+            {
+                "{{problem}}": "sum by (problem) (rate(notegrade_refused_connections_total{@}[$__rate_interval]))"
+            },
+            what="A second. They reach no route, and are in no other figure.",
+        ),
         Panel(
             "Open files, share of the most",
             {"{{instance}}": "process_open_fds{@} / process_max_fds{@}"},

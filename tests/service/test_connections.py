@@ -158,6 +158,8 @@ def test_too_many_connections_are_refused_and_the_others_go_on(service: Served) 
             refused.sendall(WHOLE)
             status, body = problem(read_all(refused))
         assert (status, body["type"]) == (503, "urn:notegrade:problem:too-many-connections")
+        assert service.count("refused_connections_total", problem="too-many-connections") == 1
+        assert service.count("connections") >= len(held)
         assert body["retryable"] is True
         for connection in held:
             connection.sendall(WHOLE)
