@@ -33,9 +33,13 @@ SAMPLE_EVERY_S = 5.0
 # Until caches are full.
 WARM_UP_SHARE = 0.5
 MAX_GROWTH_MIB_PER_HOUR = 100.0
-# All is quiet: what still may be there are connections that the client keeps.
-MAX_MORE_FILES = 3
+# The engine core grows for half an hour and then levels off: presumably what oneDNN keeps prepared for each number of tokens
+# that it meets. Its slope says something after that alone.
+ENGINE_SETTLES_S, MAX_ENGINE_GROWTH_MIB = 1800.0, 1000.0
+# When all is quiet. Redis' pools keep sockets to servers that were killed until they are used again: 64 and 16.
+MAX_MORE_FILES = 83
 MAX_MORE_TASKS = 3
+MAX_CONNECTIONS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,7 @@ class Sample:
     rss_mib: float
     engine_rss_mib: float
     open_files: int
+    connections: float
     tasks: float
 
 
@@ -102,10 +107,19 @@ class Report:
             self.wrong.append(
                 f"the service counted {counted:g} requests, sent were {self.tally.sent.total()}"
             )
-        for name, slope in self.slopes.items():
+        slopes = self.slopes
+        if self.seconds * WARM_UP_SHARE < ENGINE_SETTLES_S:
+            del slopes["engine core"]
+        for name, slope in slopes.items():
             # Grown for certain, and by more than matters: a short run's slope is noise.
             if slope.per_hour - 2 * slope.error > MAX_GROWTH_MIB_PER_HOUR:
                 self.wrong.append(f"{name}: memory grows by {slope.per_hour:.0f} MiB an hour")
+        if self.after.engine_rss_mib > self.before.engine_rss_mib + MAX_ENGINE_GROWTH_MIB:
+            self.wrong.append(
+                f"engine core: {self.after.engine_rss_mib - self.before.engine_rss_mib:.0f} MiB more"
+            )
+        if self.after.connections > MAX_CONNECTIONS:
+            self.wrong.append(f"{self.after.connections:g} connections are still open")
         if self.after.open_files > self.before.open_files + MAX_MORE_FILES:
             self.wrong.append(f"open files: {self.before.open_files} before, {self.after.open_files} after")
         if self.after.tasks > self.before.tasks + MAX_MORE_TASKS:
@@ -225,7 +239,10 @@ class Soak:
     async def _look(self, seconds: float) -> Sample:
         metrics = await read_metrics(self._session, self._service.url)
         own, engine = self._service.rss_mib()
-        return Sample(seconds, own, engine, self._service.open_files(), metrics["notegrade_tasks"])
+        files = self._service.open_files()
+        return Sample(
+            seconds, own, engine, files, metrics["notegrade_connections"], metrics["notegrade_tasks"]
+        )
 
 
 def soak(seconds: float, seed: int, command: str, checkpoint: str, redis_server: str, out: Path) -> Report:
