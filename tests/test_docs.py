@@ -143,7 +143,7 @@ def test_links_lead_somewhere() -> None:
 def test_every_fault_has_its_test() -> None:
     text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
     rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| ---")]
-    rows = [row for row in rows if not row.startswith("| fault ")]
+    rows = [row for row in rows if row.count("|") > 4 and not row.startswith("| fault ")]
     assert len(rows) >= 30
     for row in rows:
         found = re.search(r"`(tests/[\w/]+\.py)::(test_\w+)` \|$", row)
