@@ -19,7 +19,7 @@ RATE_MEMORY_S = 10.0
 SHORTEST_MEASURE_S = 0.5
 RETRY_AFTER_RANGE_S = (1.0, 60.0)
 # The rate is an average and a wait an estimate: what is admitted must make it within this share of its time.
-TIME_SHARE = 0.8
+TIME_SHARE = 0.65
 # How much one answer moves the share of prompt tokens that the engine has to compute.
 REUSE_WEIGHT = 0.02
 # Above any turn of `online`; both fit the engine's 64 bits for as long as a machine lives.
