@@ -123,8 +123,9 @@ class Connection(HttpToolsProtocol):
     def _count_head(self, *parts: bytes) -> None:
         self._head_bytes += sum(map(len, parts))
         if self._head_bytes > self.limits.head_bytes:
-            self._refuse(self._head_too_large())
-            raise self._head_too_large()  # stops the parser
+            error = self._head_too_large()
+            self._refuse(error)
+            raise error  # stops the parser
 
     def _head_too_large(self) -> HeadTooLargeError:
         return HeadTooLargeError(

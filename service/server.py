@@ -67,7 +67,7 @@ class Server(uvicorn.Server):
             self.should_exit = True
 
     async def on_tick(self, counter: int) -> bool:
-        if self._told_to_stop and not self._is_draining:
+        if self._told_to_stop and self._stack.readiness.reason != "draining":
             self._drain()
         elif self._stack.readiness.reason == "engine_lost" and self._leave_at is None:
             self.failed = True
@@ -85,10 +85,6 @@ class Server(uvicorn.Server):
         finally:
             ending.cancel()
             await asyncio.gather(ending, return_exceptions=True)
-
-    @property
-    def _is_draining(self) -> bool:
-        return self._stack.readiness.reason == "draining"
 
     def _drain(self) -> None:
         # Only a service that was ready has anybody who must first hear that it no longer is.

@@ -1,4 +1,3 @@
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +6,7 @@ import pytest
 
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 from tests.redis_server import RedisServer, find_redis_binary
+from tests.tools import lacks
 
 # No deadline: on a busy machine any example may be slow, and that says nothing about the code.
 hypothesis.settings.register_profile(
@@ -17,10 +17,7 @@ hypothesis.settings.load_profile("notegrade")
 
 @pytest.fixture(scope="session")
 def redis_binary() -> str:
-    binary = find_redis_binary()
-    if binary is None and os.environ.get("CI") == "true":
-        pytest.fail("CI needs a Redis server: scripts/ensure_redis.sh says how to get one")
-    return binary or pytest.skip("no Redis server here: scripts/ensure_redis.sh says how to get one")
+    return find_redis_binary() or lacks("no Redis server here: scripts/ensure_redis.sh says how to get one")
 
 
 @pytest.fixture
@@ -37,6 +34,5 @@ def default_checkpoint() -> Checkpoint:
     """The checkpoint that `make checkpoint` assembles from SmolLM2."""
     folder = Path(__file__).parent.parent / "checkpoints" / "default"
     if not folder.exists():
-        reason = "no checkpoints/default here: `make checkpoint` assembles it"
-        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
+        lacks("no checkpoints/default here: `make checkpoint` assembles it")
     return load_checkpoint(folder)

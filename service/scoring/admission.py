@@ -57,7 +57,6 @@ class Admission:
     ) -> None:
         """`saturated_tokens` is a backlog that fills the engine's step; `clock` gives monotonic seconds."""
         self._max_backlog_tokens = max_backlog_tokens
-        self._saturated_tokens = saturated_tokens
         self._clock = clock
         self._gauge = metrics.backlog_tokens
         self._backlog: Counter[Flow] = Counter()
@@ -95,7 +94,7 @@ class Admission:
             return None
         if self._backlog_tokens + cost > self._max_backlog_tokens:
             return "backlog"
-        if self._backlog_tokens < self._saturated_tokens:
+        if not self._rate.is_saturated(self._backlog_tokens):
             return None
         if self.rate and (self._ahead(flow, cost) + cost) / self.rate > remaining_s * TIME_SHARE:
             return "deadline"
@@ -173,11 +172,15 @@ class _Rate:
     def pass_time(self, now: float, backlog_tokens: int) -> None:
         """There was such a backlog up to now."""
         elapsed_s, self._passed_to = now - self._passed_to, now
-        if backlog_tokens >= self._saturated_tokens and elapsed_s > 0:
+        if self.is_saturated(backlog_tokens) and elapsed_s > 0:
             kept = math.exp(-elapsed_s / RATE_MEMORY_S)
             self._tokens *= kept
             self._seconds = self._seconds * kept + elapsed_s
             self.saturated_s += elapsed_s
+
+    def is_saturated(self, backlog_tokens: int) -> bool:
+        """Whether such a backlog fills the engine's step."""
+        return backlog_tokens >= self._saturated_tokens
 
     def count(self, tokens: float) -> None:
         """So many were done in saturated time."""

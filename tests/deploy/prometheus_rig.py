@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 import yaml  # type: ignore[import-untyped]  # it comes with vLLM, its stubs don't
 
 from tests.deploy.containers import ROOT
 from tests.end_to_end.service_process import free_port
+from tests.tools import lacks
 from tests.waiting import wait_until
 
 PROMETHEUS_FILES = ROOT / "deploy" / "prometheus"
@@ -35,7 +35,7 @@ def tools() -> Path:
     command = [str(ROOT / "scripts" / "ensure_prometheus.sh"), *([] if in_ci else ["--here"])]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        pytest.fail(done.stderr) if in_ci else pytest.skip(done.stderr.strip())
+        lacks(done.stderr.strip())
     return Path(done.stdout.strip())
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -18,6 +17,7 @@ from service.app import listening_addresses
 from service.server import LAST_ANSWERS_S
 from service.settings import PREFIX, Settings
 from tests.deploy.test_kubernetes import ENGINE_CLOSES_S
+from tests.tools import debian_tool
 
 ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy"
@@ -29,13 +29,7 @@ Composed = dict[str, Any]
 @pytest.fixture(scope="module")
 def docker_compose() -> str:
     """Debian's Compose 2, which needs no daemon to read a file."""
-    if found := shutil.which("docker-compose"):
-        return found
-    subprocess.run([ROOT / "scripts/install_debian.sh", "docker-compose"], check=False)
-    reason = "no docker-compose here, and it could not be installed"
-    return shutil.which("docker-compose") or (
-        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
-    )
+    return debian_tool("docker-compose")
 
 
 def read_by(docker_compose: str, file: Path, **environment: str) -> "subprocess.CompletedProcess[str]":

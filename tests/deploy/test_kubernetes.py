@@ -22,6 +22,7 @@ from service.settings import PREFIX, Settings
 from tests.checkpoints import load_tiny
 from tests.deploy.prometheus_rig import told
 from tests.served import served
+from tests.tools import debian_tool
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parent.parent.parent
@@ -46,13 +47,7 @@ Manifest = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def kustomize() -> str:
-    if found := shutil.which("kustomize"):
-        return found
-    subprocess.run([ROOT / "scripts/install_debian.sh", "kustomize"], check=False)
-    reason = "no kustomize here, and it could not be installed"
-    return shutil.which("kustomize") or (
-        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
-    )
+    return debian_tool("kustomize")
 
 
 def build(kustomize: str, folder: Path) -> list[Manifest]:

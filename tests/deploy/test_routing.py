@@ -4,7 +4,6 @@ import hashlib
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import threading
@@ -23,6 +22,7 @@ from service.server import StopTimes
 from tests.checkpoints import load_tiny
 from tests.end_to_end.service_process import free_port
 from tests.served import Served, served
+from tests.tools import debian_tool
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parent.parent.parent
@@ -35,13 +35,7 @@ SERVES_ON = StopTimes(drain_delay_s=600, drain_timeout_s=5, engine_lost_exit_s=0
 
 @pytest.fixture(scope="module")
 def haproxy() -> str:
-    def find() -> str | None:
-        return shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
-
-    if find() is None:
-        subprocess.run([ROOT / "scripts/install_debian.sh", "haproxy"], check=False)
-    reason = "no haproxy here, and it could not be installed"
-    return find() or (pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason))
+    return debian_tool("haproxy")
 
 
 @pytest.fixture(scope="module")

@@ -80,8 +80,7 @@ def started_replicas(checkpoint: Path, redis: RedisServer, logs: Path) -> Iterat
             log = logs / f"replica-{number}.log"
             processes.append(start_service(log, command, port, **{**os.environ, **environment, **guard}))
         for process in processes:
-            process.wait_for("ok", "engine_lost", "probe_mismatch")
-            assert process.readiness[-1] == (200, "ok"), process.written()[-4000:]
+            process.wait_until_ready()
         headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
         clients = [httpx.Client(base_url=process.url, headers=headers, timeout=60) for process in processes]
         yield Replicas(processes, redis, clients)

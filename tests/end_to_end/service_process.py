@@ -48,6 +48,11 @@ class ServiceProcess:
                     self.readiness.append(state)
             time.sleep(0.2)
 
+    def wait_until_ready(self) -> None:
+        """Fails when it ends, or stays red."""
+        self.wait_for("ok", "engine_lost", "probe_mismatch")
+        assert self.readiness[-1] == (200, "ok"), self.written()[-4000:]
+
     def written(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")
 

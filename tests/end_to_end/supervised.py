@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,8 +30,7 @@ class Supervised:
             command = [str(Path(".venv/bin/notegrade")), "serve", "--port", str(self.port)]
             log = self.folder / f"log-{len(self.started)}"
             self.started.append(start_service(log, command, self.port, **self.environment))
-            self.started[-1].wait_for("ok", "engine_lost", "probe_mismatch")
-            assert self.started[-1].readiness[-1] == (200, "ok"), self.started[-1].written()[-4000:]
+            self.started[-1].wait_until_ready()
         return self.started[-1]
 
     def kill(self) -> None:
@@ -66,12 +64,3 @@ def readiness(service: ServiceProcess) -> tuple[int, str]:
     """Status and reason of now."""
     response = httpx.get(f"{service.url}/readyz", timeout=30)
     return response.status_code, response.json()["reason"]
-
-
-def is_refused(call: Callable[[], object]) -> bool:
-    """Whether nobody listens."""
-    try:
-        call()
-    except httpx.ConnectError:
-        return True
-    return False

@@ -35,12 +35,6 @@ def score(client: httpx.Client, query: str = "quiet cafes") -> list[float]:
     return [result["score"] for result in response.json()["results"]]
 
 
-def ready(service: ServiceProcess) -> ServiceProcess:
-    service.wait_for("ok", "engine_lost", "probe_mismatch")
-    assert service.readiness[-1] == (200, "ok"), service.written()[-4000:]
-    return service
-
-
 class Clock:
     """The wall clock of a service: `leap` moves it. As when somebody sets it, the monotonic one goes on."""
 
@@ -85,7 +79,8 @@ def service(folder: Path, clock: Clock, redis_binary: str) -> Iterator[ServicePr
     }
     process = start_service(folder.parent / "log", [*COMMAND, str(port)], port, **environment)
     try:
-        yield ready(process)
+        process.wait_until_ready()
+        yield process
     finally:
         process.interrupt()
         redis.kill()
@@ -244,7 +239,7 @@ def test_a_full_disk_behind_the_log_stops_nothing(default_checkpoint: Checkpoint
     # Every write to it fails with "no space left on device", from the first line on.
     command = f"exec {' '.join(COMMAND)} {port} >/dev/full 2>&1"
     service = start_service(tmp_path / "log", ["bash", "-c", command], port, NOTEGRADE_DRAIN_DELAY_S="0")
-    ready(service)
+    service.wait_until_ready()
     with httpx.Client(base_url=service.url, timeout=90) as client:
         assert len(score(client)) == len(NOTES)
         problem: dict[str, Any] = client.post("/score", json={}).json()

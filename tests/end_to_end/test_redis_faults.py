@@ -78,7 +78,7 @@ def rig(
             NOTEGRADE_BREAKER_OPEN_S="1",
         )
         try:
-            service.wait_for("ok", "engine_lost", "probe_mismatch")
+            service.wait_until_ready()
             with httpx.Client(base_url=service.url, timeout=60) as client:
                 yield Rig(service, redis, link, client, Redis.from_url(redis.url))
         finally:
