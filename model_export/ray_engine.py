@@ -19,6 +19,7 @@ from typing import Any
 from model_export.label_plan import LabelError
 from model_export.pairs import Pair
 from model_export.trace_engine import Ask, Completion, EngineSetup
+from service.contract.vllm_settings import cpu_environment
 
 _BLOCK = 64  # pairs that travel together: few, since a block's rows come back when its last is done
 _BATCH = 64
@@ -168,14 +169,7 @@ def _quiet() -> None:
 
 
 def _environment(engines: int) -> dict[str, str]:
-    # As vllm_server.py sets it; what the user has set stays.
-    defaults = {
-        "OMP_NUM_THREADS": str(max(1, _cores() // engines)),
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "HF_HUB_OFFLINE": "1",
-    }
+    defaults = cpu_environment(threads=max(1, _cores() // engines)) | {"HF_HUB_OFFLINE": "1"}
     return {name: os.environ.get(name, value) for name, value in defaults.items()}
 
 

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import torch
 
 from service.contract.labels import LabelDistribution
+from service.contract.vllm_settings import cpu_environment, refuses_float32
 from service.errors import NotegradeError
 
 START_TIMEOUT_S = 600.0
@@ -39,9 +41,10 @@ class VllmServerError(NotegradeError):
 class VllmServer:
     """A running server's label probabilities; the same questions as `ReferenceScorer` takes."""
 
-    def __init__(self, client: httpx.Client, label_token_ids: Sequence[int]) -> None:
+    def __init__(self, client: httpx.Client, label_token_ids: Sequence[int], log: Path) -> None:
         self._client = client
         self._label_token_ids = list(label_token_ids)
+        self._log = log
 
     def distributions(self, prompts: Sequence[Sequence[int]]) -> Iterator[LabelDistribution]:
         """The raw label distribution of each prompt of token ids, in order, a batch at a time.
@@ -70,13 +73,15 @@ class VllmServer:
         try:
             answer: dict[str, Any] = self._client.post("/v1/completions", json=body).raise_for_status().json()
         except (httpx.HTTPError, ValueError) as error:
-            raise VllmServerError(f"vLLM failed on a batch of prompts: {error}") from error
+            raise VllmServerError(
+                f"vLLM failed on a batch of prompts: {error}; its log ends:\n{_tail(self._log)}"
+            ) from error
         return answer
 
 
 @contextlib.contextmanager
 def run_vllm(folder: Path, max_prompt_tokens: int, label_token_ids: Sequence[int]) -> Iterator[VllmServer]:
-    """Start vLLM on a transformers folder in float32 (15-40 s), and end it with all its processes after the block.
+    """Start vLLM on a transformers folder in float32 where it can (15-40 s), and end it with all its processes after the block.
 
     Raises VllmServerError when it isn't installed or doesn't start; the message ends with the tail of its log.
     """
@@ -92,7 +97,7 @@ def run_vllm(folder: Path, max_prompt_tokens: int, label_token_ids: Sequence[int
                 transport=transport, base_url="http://vllm", timeout=REQUEST_TIMEOUT_S
             ) as client:
                 _wait_until_up(process, client, paths)
-                yield VllmServer(client, label_token_ids)
+                yield VllmServer(client, label_token_ids, paths.log)
         finally:
             _stop(process)
 
@@ -134,7 +139,7 @@ def _command(folder: Path, max_prompt_tokens: int, socket_path: Path) -> list[st
         "model": folder.absolute(),
         "served-model-name": _MODEL,
         "uds": socket_path,
-        "dtype": "float32",
+        "dtype": "bfloat16" if refuses_float32(folder, torch.cpu.get_capabilities()) else "float32",
         "max-model-len": max_prompt_tokens + 1,
         "max-num-seqs": _BATCH,
         "block-size": 32,
@@ -145,16 +150,7 @@ def _command(folder: Path, max_prompt_tokens: int, socket_path: Path) -> list[st
 
 
 def _environment(private: Path) -> dict[str, str]:
-    # The same as the service sets for its own engine; what the user has set stays.
-    defaults = {
-        "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-        "HF_HUB_OFFLINE": "1",
-    }
+    defaults = cpu_environment(threads=len(os.sched_getaffinity(0))) | {"HF_HUB_OFFLINE": "1"}
     return {**defaults, **os.environ, "VLLM_RPC_BASE_PATH": str(private)}
 
 

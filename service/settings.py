@@ -81,7 +81,7 @@ class Settings(BaseSettings):
 
     engine_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="Number format of the engine; `auto` measures fp32 against bf16 at start (CPU), or takes the checkpoint's (GPU)",
+        description="Number format of the engine; `auto` measures fp32 against bf16 at start (CPU), or takes the checkpoint's (GPU). Int8 checkpoints need bf16 or fp16 on processors with AMX",
     )
     engine_max_batched_tokens: int = Field(1024, ge=32, description="Most tokens in one engine step")
     engine_max_sequences: int = Field(64, ge=1, description="Most prompts in one engine step")

@@ -13,11 +13,12 @@ import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from service.contract.vllm_settings import ENVIRONMENT, cpu_environment, refuses_float32
 from service.engines.base import EngineAnswer, EngineModel, EngineProfile, Written
 from service.errors import EngineLostError, EngineRequestError
 
@@ -185,13 +186,16 @@ def translate_vllm_errors() -> Iterator[None]:
 
 def _import_vllm() -> None:
     # vLLM reads these while it is imported and started; what the operator has set stays.
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     # Errors as JSON lines from both processes: on a CPU, vLLM warns hundreds of times of what is meant to be so.
     os.environ.setdefault("VLLM_LOGGING_CONFIG_PATH", str(Path(__file__).with_name("vllm_logging.json")))
     os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
-    # Never fork: this process has threads (torch's among them), and a forked copy of them hangs.
-    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    _set_defaults(ENVIRONMENT)
     importlib.import_module("vllm.v1.engine.async_llm")
+
+
+def _set_defaults(environment: Mapping[str, str]) -> None:
+    for name, value in environment.items():
+        os.environ.setdefault(name, value)
 
 
 def _load(model: EngineModel, options: VllmOptions) -> "tuple[AsyncLLM, EngineProfile]":
@@ -223,17 +227,9 @@ def _load(model: EngineModel, options: VllmOptions) -> "tuple[AsyncLLM, EnginePr
 
 def _cpu_arguments(model: EngineModel, options: VllmOptions) -> dict[str, Any]:
     cores = len(os.sched_getaffinity(0))
-    # vLLM's own binding leaves one of two cores idle.
-    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-    os.environ.setdefault("OMP_NUM_THREADS", str(cores))
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(options.kv_cache_gib))
-    # The worker inside the engine core: as a third process, it makes the core spin on a shared queue.
-    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    # One function of the sampler is compiled even in eager mode: where there is no C++ compiler, the first step fails.
-    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
-    dtype = options.dtype if options.dtype != "auto" else measure_faster_dtype(model.folder)
+    _set_defaults(cpu_environment(cores, options.kv_cache_gib))
     return {
-        "dtype": dtype,
+        "dtype": _cpu_dtype(model.folder, options.dtype),
         # 128, the default on CPU, shares nothing between short prompts; 16 is refused.
         "block_size": 32,
         "enforce_eager": True,
@@ -243,6 +239,18 @@ def _cpu_arguments(model: EngineModel, options: VllmOptions) -> dict[str, Any]:
 
 def _gpu_arguments(options: VllmOptions) -> dict[str, Any]:
     return {"dtype": options.dtype, "gpu_memory_utilization": 0.9}
+
+
+def _cpu_dtype(folder: Path, asked: Dtype) -> Dtype:
+    import torch
+
+    if not refuses_float32(folder, torch.cpu.get_capabilities()):
+        return measure_faster_dtype(folder) if asked == "auto" else asked
+    if asked == "float32":
+        raise ValueError(
+            "it can't compute int8 weights in float32 on this processor: ask for auto or bfloat16"
+        )
+    return "bfloat16" if asked == "auto" else asked
 
 
 def measure_faster_dtype(folder: Path) -> Literal["float32", "bfloat16"]:

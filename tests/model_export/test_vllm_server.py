@@ -14,9 +14,9 @@ from model_export.vllm_server import VllmServer, VllmServerError, run_vllm, star
 LABELS = (16, 17, 18, 19)
 
 
-def serve(answer: httpx.Response) -> VllmServer:
+def serve(answer: httpx.Response, log: Path = Path(os.devnull)) -> VllmServer:
     transport = httpx.MockTransport(lambda _: answer)
-    return VllmServer(httpx.Client(transport=transport, base_url="http://vllm"), LABELS)
+    return VllmServer(httpx.Client(transport=transport, base_url="http://vllm"), LABELS, log)
 
 
 def choice(index: int, logprobs: tuple[float, ...]) -> dict[str, object]:
@@ -38,9 +38,13 @@ def test_label_mass_is_of_the_whole_vocabulary() -> None:
 
 
 @pytest.mark.parametrize("answer", [httpx.Response(500), httpx.Response(200, text="no JSON")])
-def test_failed_batch_is_one_line(answer: httpx.Response) -> None:
-    with pytest.raises(VllmServerError, match="vLLM failed on a batch of prompts"):
-        list(serve(answer).distributions([[1]]))
+def test_failed_batch_shows_the_end_of_the_log(answer: httpx.Response, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("the engine core says why\n", encoding="utf-8")
+    with pytest.raises(
+        VllmServerError, match=r"vLLM failed on a batch of prompts: (.*\n)*the engine core says why"
+    ):
+        list(serve(answer, log).distributions([[1]]))
 
 
 def test_missing_vllm_is_one_line(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

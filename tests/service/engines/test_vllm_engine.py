@@ -58,6 +58,17 @@ async def test_folder_that_vllm_can_t_load_is_a_lost_engine(tmp_path: Path) -> N
     await engine.close()
 
 
+async def test_int8_in_float32_is_refused_where_vllm_would_die_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text('{"quantization_config": {}}', encoding="utf-8")
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"amx_int8": True})
+    engine = VllmEngine(EngineModel(tmp_path, (1, 2), 10), VllmOptions(dtype="float32"))
+    with pytest.raises(EngineLostError, match="ask for auto or bfloat16"):
+        await engine.start()
+    await engine.close()
+
+
 async def test_closing_while_loading_ends_soon_and_leaves_no_process(default_checkpoint: Checkpoint) -> None:
     engine = VllmEngine(engine_model(default_checkpoint), VllmOptions(dtype="float32"))
     starting = asyncio.create_task(engine.start())

@@ -1,0 +1,42 @@
+"""How vLLM is made to run a checkpoint: the same in the service, in the trainer and in Ray's engines.
+
+Imports neither vLLM nor torch. Names and meanings: vLLM's `envs.py`, and
+https://docs.vllm.ai/en/stable/getting_started/installation/cpu.html
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+# Variables for vLLM's processes, to be set before it is imported. What an operator has set goes first.
+ENVIRONMENT: Final[Mapping[str, str]] = {
+    "VLLM_NO_USAGE_STATS": "1",
+    # Never fork: the caller has threads (torch's among them), and a forked copy of them hangs.
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+}
+
+
+def cpu_environment(threads: int, kv_cache_gib: int = 1) -> dict[str, str]:
+    """`ENVIRONMENT`, and what vLLM needs besides where there is no GPU."""
+    return {
+        **ENVIRONMENT,
+        "OMP_NUM_THREADS": str(threads),
+        # vLLM's own binding leaves one of two cores idle.
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_CPU_KVCACHE_SPACE": str(kv_cache_gib),
+        # The worker inside the engine core: as a third process, it makes the core spin on a shared queue.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        # One function of the sampler is compiled even in eager mode: without a C++ compiler, the first step fails.
+        "TORCHDYNAMO_DISABLE": "1",
+    }
+
+
+def refuses_float32(folder: Path, capabilities: Mapping[str, object]) -> bool:
+    """Whether vLLM needs bf16 or fp16 for this model here: its int8 kernel for AMX loads in float32, and fails at work.
+
+    capabilities: what `torch.cpu.get_capabilities()` says of the processor.
+    Source: vLLM 0.32, `csrc/cpu/sgl-kernels/gemm_int8.cpp`: "expect A to be bfloat16 or half".
+    """
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return "quantization_config" in config and bool(capabilities.get("amx_int8"))
