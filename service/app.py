@@ -47,6 +47,7 @@ from service.scoring.admission import Admission
 from service.scoring.readiness import Readiness, bring_up, watch
 from service.scoring.scorer import Scorer
 from service.settings import Settings
+from service.tracing import Tracer
 
 ENGINE_WATCH_INTERVAL_S = 1.0
 EXPLANATION_CONNECTIONS = 16
@@ -128,11 +129,16 @@ def build_app(settings: Settings, stack: ScoringStack, private_port: int | None 
     """
 
     keyring = load_keyring(settings)
+    tracer = _build_tracer(stack.checkpoint.manifest.fingerprint) if settings.tracing else None
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        async with stack.running(), _following_keys(settings, keyring):
-            yield
+        try:
+            async with stack.running(), _following_keys(settings, keyring):
+                yield
+        finally:
+            if tracer:
+                await asyncio.to_thread(tracer.close)
 
     # Offline: the page's scripts come from the package, since clusters seldom reach a public CDN.
     app = FastAPIOffline(
@@ -147,7 +153,7 @@ def build_app(settings: Settings, stack: ScoringStack, private_port: int | None 
     )
     if private_port is not None:
         app.add_middleware(PrivateRoutes, port=private_port)
-    app.add_middleware(RequestObserver, metrics=stack.metrics)
+    app.add_middleware(RequestObserver, metrics=stack.metrics, tracer=tracer)
     install_error_handlers(app)
     parts = _route_parts(settings, stack, keyring)
     app.include_router(build_router(parts))
@@ -258,6 +264,14 @@ def _build_stores(settings: Settings) -> tuple[ModeStore, TraceStore]:
         failure=ExplanationStoreError,
     )
     return RedisModeStore(connection), RedisTraceStore(connection, kept_s, kept_requests)
+
+
+def _build_tracer(fingerprint: str) -> Tracer:
+    try:
+        from service.otel_tracer import OtelTracer
+    except ImportError as error:
+        raise ConfigurationError(f"NOTEGRADE_TRACING needs the extra `tracing`: {error}") from error
+    return OtelTracer(VERSION, {"notegrade.fingerprint": fingerprint})
 
 
 def _explainer_limits(settings: Settings) -> ExplainerLimits:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.exposition import generate_latest
+from prometheus_client.exposition import choose_encoder
 
 # Laid around the service level objective: 5 ms (all from cache) to 10 s (a long list on a small machine).
 SECONDS_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0)
@@ -97,9 +97,11 @@ class Metrics:
         for name in names:
             self.explanation_mode.labels(name).set_function(partial(_is, mode, name))
 
-    def render(self) -> bytes:
-        """The registry in the Prometheus text format (version 0.0.4)."""
-        return generate_latest(self._registry)
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """The registry and its content type: in OpenMetrics, with exemplars, where the `Accept` header asks for it, else in
+        the Prometheus text format (version 0.0.4)."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self._registry), content_type
 
 
 def _count_tasks() -> float:

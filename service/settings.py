@@ -167,6 +167,10 @@ class Settings(BaseSettings):
         "auto",
         description="One JSON object a line, or plain text; `auto`: text on a terminal, JSON elsewhere",
     )
+    tracing: bool = Field(
+        False,
+        description="Trace requests by OpenTelemetry (extra `tracing`), which is set by its own `OTEL_` variables",
+    )
     log_texts: bool = Field(
         False,
         description="Write queries and notes into the log. They are private: for debugging on test data only",

@@ -48,7 +48,8 @@ def install_error_handlers(app: FastAPI) -> None:
     """Answer the error tree, the framework's own errors and anything unforeseen as problems."""
 
     @app.exception_handler(NotegradeError)
-    async def _ours(_request: Request, error: NotegradeError) -> JSONResponse:
+    async def _ours(request: Request, error: NotegradeError) -> JSONResponse:
+        request.state.event["problem"] = error.type
         if error.status >= 500:
             logger.warning("request failed", extra={"problem": error.type, "detail": str(error)})
         return problem_response(error)

@@ -5,6 +5,8 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Mapping
+from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -13,6 +15,7 @@ from service.api.error_handlers import not_served, problem_response
 from service.errors import BodyTimeoutError, RequestTooLargeError
 from service.logs import request_id_var
 from service.metrics import Metrics
+from service.tracing import UNTRACED, Trace, Tracer, exemplar, trace_var
 
 logger = logging.getLogger("service.request")
 
@@ -30,12 +33,17 @@ QUIET_ROUTES = frozenset(
 PRIVATE = re.compile(r"/(admin|metrics|console)(/|$)")
 
 
-class RequestObserver:
-    """Gives each request an id, and when it is over logs one event and observes its time."""
+# Of a request's event, what a trace shows too: neither texts, which may be in it, nor whose key it was.
+TRACED = ("notes", "deadline_ms", "priority", "criteria", "outcomes", "sources")
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+
+class RequestObserver:
+    """Gives each request an id and a trace, and when it is over logs one event and observes its time."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracer: Tracer | None = None) -> None:
         self._app = app
         self._seconds = metrics.request_seconds
+        self._tracer = tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -43,7 +51,8 @@ class RequestObserver:
             return
         started = time.perf_counter()
         scope.setdefault("state", {})["event"] = {}
-        token = request_id_var.set(uuid.uuid4().hex)
+        trace = self._begin_trace(scope)
+        tokens = request_id_var.set(uuid.uuid4().hex), trace_var.set(trace)
         status = CLIENT_CLOSED_REQUEST  # unless somebody is answered
 
         async def observed_send(message: Message) -> None:
@@ -61,16 +70,43 @@ class RequestObserver:
             status = 500  # which is sent further out
             raise
         finally:
-            self._report(scope, status, time.perf_counter() - started)
-            request_id_var.reset(token)
+            self._report(scope, status, time.perf_counter() - started, trace)
+            request_id_var.reset(tokens[0])
+            trace_var.reset(tokens[1])
 
-    def _report(self, scope: Scope, status: int, seconds: float) -> None:
+    def _begin_trace(self, scope: Scope) -> Trace:
+        quiet = scope["method"] == "GET" and scope["path"] in QUIET_ROUTES
+        return self._tracer.begin(scope["headers"]) if self._tracer and not quiet else UNTRACED
+
+    def _report(self, scope: Scope, status: int, seconds: float, trace: Trace) -> None:
         # The template of the route, not the path: paths are the caller's, and would be endless label values.
         route = getattr(scope.get("route"), "path", "unmatched")
-        self._seconds.labels(route, str(status)).observe(seconds)
+        self._seconds.labels(route, str(status)).observe(seconds, exemplar(trace))
         event = {"route": route, "status": status, "ms": round(seconds * 1000, 2), **scope["state"]["event"]}
+        if trace.trace_id:
+            event["trace_id"] = trace.trace_id
+            _end_trace(trace, scope["method"], event)
         quiet = route in QUIET_ROUTES and scope["method"] == "GET"
         logger.log(logging.DEBUG if quiet else logging.INFO, "request", extra=event)
+
+
+def _end_trace(trace: Trace, method: str, event: Mapping[str, Any]) -> None:
+    # Names are OpenTelemetry's where it has one. Left out: the path, which is the caller's own text.
+    attributes = {
+        "http.request.method": method,
+        "http.route": event["route"],
+        "http.response.status_code": event["status"],
+        "notegrade.request_id": request_id_var.get() or "",
+    }
+    if "problem" in event:
+        attributes["error.type"] = event["problem"]
+    for name in TRACED:
+        value = event.get(name)
+        if isinstance(value, Mapping):
+            attributes |= {f"notegrade.{name}.{key}": count for key, count in value.items()}
+        elif value is not None:
+            attributes[f"notegrade.{name}"] = value
+    trace.end(f"{method} {event['route']}", attributes, failed=event["status"] >= 500)
 
 
 class PrivateRoutes:

@@ -1,7 +1,7 @@
 """What the routes stand on, and what several of them do."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Any
@@ -80,10 +80,11 @@ _bearer = HTTPBearer(
 )
 
 
-def require(keyring: Keyring, role: Role) -> Callable[..., Caller]:
+def require(keyring: Keyring, role: Role) -> Callable[..., Awaitable[Caller]]:
     """A dependency that lets in callers with the role, tells who it is, and has the key's id logged."""
 
-    def check(
+    # A coroutine, or FastAPI would take it to a thread and back for each request.
+    async def check(
         request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
     ) -> Caller:
         header = f"{credentials.scheme} {credentials.credentials}" if credentials else None

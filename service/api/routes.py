@@ -3,7 +3,6 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
-from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from service.api.auth import Caller
@@ -81,9 +80,10 @@ def build_router(parts: Parts) -> APIRouter:
         return _version(parts)
 
     @router.get("/metrics", tags=["operate"], response_class=PlainTextResponse)
-    async def metrics() -> Response:
-        """Metrics in the Prometheus text format; vLLM's own are beside ours."""
-        return Response(parts.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+    async def metrics(request: Request) -> Response:
+        """Metrics in the Prometheus text format, or in OpenMetrics; vLLM's own are beside ours."""
+        text, content_type = parts.metrics.render(request.headers.get("accept", ""))
+        return Response(text, headers={"content-type": content_type})
 
     return router
 

@@ -16,6 +16,7 @@ from service.engines.base import Engine
 from service.errors import EngineError, EngineRequestError, ExplanationDroppedError, InvalidRequestError
 from service.explaining.traces import Explanation, read_trace
 from service.metrics import Metrics
+from service.tracing import Trace, exemplar, trace_var
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ class Job:
         finished: what came of it, set once.
         pieces: the trace's text as it is written, then None; only where somebody reads along.
         keep: what the worker does with the result, for when nobody waits for it any more.
+        trace: of the request that it is for.
     """
 
     pair: GradedPair
@@ -81,6 +83,7 @@ class Job:
     finished: "asyncio.Future[Finished]"
     pieces: "asyncio.Queue[str | None] | None" = None
     keep: Keep | None = None
+    trace: Trace = field(default_factory=trace_var.get, init=False)
     text: str = field(default="", init=False)
 
     def abandon(self) -> None:
@@ -187,7 +190,7 @@ class Explainer:
         if job.finished.done() or owed_s >= patience_s:
             await self._finish(job, _dropped("waited_too_long"))
             return
-        self._metrics.explanation_seconds.labels("queue").observe(self._clock() - job.asked_at)
+        self._observe_stage(job, "queue", job.asked_at)
         begun = self._clock()
         writing = asyncio.create_task(self._write(job))
         try:
@@ -196,8 +199,13 @@ class Explainer:
             writing.cancel()
             # Waited for: what it has in the engine must be aborted before the next one is begun.
             await asyncio.gather(writing, return_exceptions=True)
-        self._metrics.explanation_seconds.labels("write").observe(self._clock() - begun)
+        self._observe_stage(job, "write", begun)
         await self._finish(job, _dropped("stopping") if writing.cancelled() else writing.result())
+
+    def _observe_stage(self, job: Job, stage: str, begun: float) -> None:
+        seconds, now = self._clock() - begun, time.perf_counter()
+        job.trace.add(f"explanation {stage}", now - seconds, now)
+        self._metrics.explanation_seconds.labels(stage).observe(seconds, exemplar(job.trace))
 
     async def _write(self, job: Job) -> Finished:
         try:

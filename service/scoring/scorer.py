@@ -29,6 +29,7 @@ from service.scoring.deadline import Deadline
 from service.scoring.single_flight import SingleFlight
 from service.scoring.types import PairResult, ScoringAnswer, ScoringRequest, Timing
 from service.scoring.work import EngineReading, PairFlight, PairKey, Work, landed
+from service.tracing import exemplar, trace_var
 
 
 class Scorer:
@@ -76,6 +77,7 @@ class Scorer:
             work.leave()
         timing = _timing(work, started, cache_read, launched, ended)
         self._count(work, results, timing)
+        self._observe_stages(work, started, launched, timing)
         self._raise_unless_scored(work, results)
         return ScoringAnswer(request.request_id, work.criteria, results, timing, _engine_tokens(work))
 
@@ -134,7 +136,7 @@ class Scorer:
         notes = [work.notes[index] for index in missing]
         rendering = _now()
         prompts = await asyncio.to_thread(self._renderer.render, work.query, notes, work.criteria)
-        self._metrics.stage_seconds.labels("render").observe(_now() - rendering)
+        self._observe_stage("render", rendering, _now() - rendering)
         # Another request may have started the same pair meanwhile.
         self._join_flights(work)
         for index, prompt in zip(missing, prompts, strict=True):
@@ -221,9 +223,19 @@ class Scorer:
         self._live.count_pairs(outcomes["scored"], cached, outcomes["shed"], len(results))
         if work.request.priority == "online":
             self._live.count_latency(timing.total / 1000)
+
+    def _observe_stages(self, work: Work, started: float, launched: float, timing: Timing) -> None:
+        self._observe_stage("cache", started, timing.cache / 1000)
         # What never went to the engine has no times there: zeros would hide how long the others took.
-        for stage in ("cache", "queue", "engine") if work.flights else ("cache",):
-            self._metrics.stage_seconds.labels(stage).observe(getattr(timing, stage) / 1000)
+        if work.flights:
+            queued_s = timing.queue / 1000
+            self._observe_stage("queue", launched, queued_s)
+            self._observe_stage("engine", launched + queued_s, timing.engine / 1000)
+
+    def _observe_stage(self, stage: str, started: float, seconds: float) -> None:
+        trace = trace_var.get()
+        trace.add(stage, started, started + seconds)
+        self._metrics.stage_seconds.labels(stage).observe(seconds, exemplar(trace))
 
     def _raise_unless_scored(self, work: Work, results: Sequence[PairResult]) -> None:
         outcomes = {result.outcome for result in results}

@@ -14,6 +14,6 @@ NAMES = {
 
 def test_names_are_those_of_the_contract() -> None:
     registry = CollectorRegistry()
-    families = text_string_to_metric_families(Metrics(registry).render().decode())
+    families = text_string_to_metric_families(Metrics(registry).render()[0].decode())
     names = {family.name for family in families if not family.name.endswith("_created")}
     assert names == {f"notegrade_{name}" for name in NAMES}

@@ -1,0 +1,138 @@
+"""A rerank integration that others made, Haystack's for Cohere, unchanged against the service on twins: the example, as a user runs it."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.api.auth import hash_key
+from service.contract.checkpoint import Checkpoint
+from tests.checkpoints import load_tiny
+from tests.served import Served, served
+from tests.waiting import wait_until
+
+ROOT = Path(__file__).parent.parent.parent
+EXAMPLE = ROOT / "examples" / "rerank_with_haystack.py"
+NOTES = ROOT / "examples" / "notes.jsonl"
+QUERY = "quiet cafes with good light"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return load_tiny(tmp_path_factory.mktemp("checkpoint"))
+
+
+@contextmanager
+def keyed(checkpoint: Checkpoint) -> Iterator[Served]:
+    with served(checkpoint, keys=f"score:{hash_key('key')}:ranker") as service:
+        yield service
+
+
+@pytest.fixture
+def service(checkpoint: Checkpoint) -> Iterator[Served]:
+    with keyed(checkpoint) as service:
+        yield service
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What the example left: exit code, (score, id) of each line, and what it said beside."""
+
+    code: int
+    lines: list[tuple[float, str]]
+    stderr: str
+
+    @property
+    def ids(self) -> list[str]:
+        return [document for _, document in self.lines]
+
+
+def start(service: Served, key: str = "key") -> "subprocess.Popen[str]":
+    ours = {"NOTEGRADE_URL": service.url, "NOTEGRADE_KEY": key}
+    # A test reports its use to nobody.
+    environment = {**os.environ, **ours, "HAYSTACK_TELEMETRY_ENABLED": "false"}
+    command = [sys.executable, str(EXAMPLE), QUERY]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(example: "subprocess.Popen[str]") -> Ran:
+    with example:
+        try:
+            out, err = example.communicate(timeout=100)
+        finally:
+            example.kill()
+    lines = [line.split("  ", 2) for line in out.splitlines()]
+    return Ran(example.returncode, [(float(score), document) for score, document, _ in lines], err)
+
+
+def answers(service: Served, status: int) -> float:
+    return service.count("request_seconds_count", route="/v2/rerank", status=str(status))
+
+
+@pytest.fixture(scope="module")
+def not_ready(checkpoint: Checkpoint) -> tuple[Ran, float]:
+    """The example against a service that stays not ready, and how often that was asked."""
+    with keyed(checkpoint) as service:
+        service.stack.readiness.set("probing", "a test")
+        return finish(start(service)), answers(service, 503)
+
+
+def score(url: str, ids: list[str]) -> dict[str, float]:
+    """What /score says of these notes, written as Haystack hands them over: the title is the first line."""
+    notes = [json.loads(line) for line in NOTES.read_text(encoding="utf-8").splitlines()]
+    asked = [
+        {"id": note["id"], "body": "\n".join(filter(None, [note["title"], note["body"]]))}
+        for note in notes
+        if note["id"] in ids
+    ]
+    with httpx.Client(timeout=60, headers={"Authorization": "Bearer key"}) as client:
+        answer = client.post(f"{url}/score", json={"query": QUERY, "notes": asked})
+    return {result["id"]: result["score"] for result in answer.json()["results"]}
+
+
+def test_it_ranks_as_score_does(service: Served, not_ready: tuple[Ran, float]) -> None:
+    ran = finish(start(service))
+    assert ran.code == 0, ran.stderr
+    retrieved = not_ready[0].ids
+    scores = score(service.url, retrieved)
+    best = sorted(retrieved, key=lambda document: -scores[document])[:3]
+    assert best != retrieved[:3], "in the retriever's order already: this would show nothing"
+    assert ran.ids == best
+    assert [score for score, _ in ran.lines] == pytest.approx([scores[each] for each in best], abs=1e-4)
+
+
+def test_a_wrong_key_is_seen(service: Served) -> None:
+    ran = finish(start(service, key="wrong"))
+    assert (ran.code, ran.lines) == (1, [])
+    told = ran.stderr.splitlines()[-1]
+    assert told.startswith("cohere.errors.unauthorized_error.UnauthorizedError")
+    assert "'detail': 'this key is not known here'" in told
+    assert answers(service, 401) == 1
+
+
+def test_while_nothing_can_be_scored_the_retriever_s_order_stays(not_ready: tuple[Ran, float]) -> None:
+    ran, asked = not_ready
+    assert (ran.code, ran.stderr) == (0, "not reranked: ServiceUnavailableError\n")
+    assert len(ran.lines) == 8
+    assert ran.lines == sorted(ran.lines, key=lambda line: -line[0])
+    assert asked == 3  # the SDK's tries
+
+
+def test_the_sdk_comes_again_when_the_service_was_not_ready(service: Served) -> None:
+    service.stack.readiness.set("probing", "a test")
+    example = start(service)
+    try:
+        wait_until(lambda: answers(service, 503) >= 1, within_s=60)
+    finally:
+        service.stack.readiness.set("ok", "a test")
+        ran = finish(example)
+    assert (ran.code, len(ran.lines), ran.stderr) == (0, 3, "")

@@ -1,0 +1,61 @@
+"""A collector of traces: takes OTLP over HTTP, as OpenTelemetry's own does, and keeps what it was sent."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+
+@dataclass
+class Collector:
+    """Spans in the order of their ends, and the resource that the last came from."""
+
+    url: str
+    spans: list[Span] = field(default_factory=list)
+    resource: dict[str, str] = field(default_factory=dict)
+
+    def take(self, body: bytes) -> None:
+        for group in ExportTraceServiceRequest.FromString(body).resource_spans:
+            self.resource = {each.key: each.value.string_value for each in group.resource.attributes}
+            self.spans += [span for scope in group.scope_spans for span in scope.spans]
+
+    def named(self, name: str) -> Span:
+        """The one span of this name."""
+        [found] = [span for span in self.spans if span.name == name]
+        return found
+
+    def names(self) -> list[str]:
+        return sorted(span.name for span in self.spans)
+
+
+def attributes(span: Span) -> dict[str, str | int | float | bool]:
+    return {
+        each.key: getattr(each.value, each.value.WhichOneof("value") or "string_value")
+        for each in span.attributes
+    }
+
+
+@contextmanager
+def collector() -> Iterator[Collector]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            found.take(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        found = Collector(f"http://127.0.0.1:{server.server_address[1]}")
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield found
+        finally:
+            server.shutdown()
+            thread.join()
