@@ -5,7 +5,8 @@ import os
 import re
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -89,19 +90,29 @@ class Prometheus:
         found = self.ask("query", query=query)["result"]
         return float(found[0]["value"][1]) if found else None
 
+    def values(self, query: str, label: str) -> dict[str, float]:
+        """The value now of each of the query's series, by its label."""
+        found = self.ask("query", query=query)["result"]
+        return {each["metric"][label]: float(each["value"][1]) for each in found}
+
+    def wait_for_scrapes(self) -> None:
+        """Until what there is now was scraped twice, of every target that is up, and the rules were evaluated."""
+        for _ in range(3):
+            now = time.time()
+            wait_until(lambda now=now: (self.value("min(timestamp(notegrade_tasks))") or 0) > now)  # type: ignore[misc]
+
 
 @contextmanager
 def prometheus(
     folder: Path,
-    target: str,
-    *,
+    *targets: str,
     alertmanager: str = "127.0.0.1:9",
     change: Callable[[str], str] = str,
 ) -> Iterator[Prometheus]:
-    """Scrapes the target as deploy/prometheus/prometheus.yml says, but often; `change` is applied to the rules' text."""
+    """Scrapes the targets as deploy/prometheus/prometheus.yml says, but often; `change` is applied to the rules' text."""
     config = read(PROMETHEUS_FILES / "prometheus.yml")
     config["global"] |= {"scrape_interval": OFTEN, "scrape_timeout": OFTEN, "evaluation_interval": OFTEN}
-    config["scrape_configs"][0]["static_configs"][0]["targets"] = [target]
+    config["scrape_configs"][0]["static_configs"][0]["targets"] = list(targets)
     config["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = [alertmanager]
     (folder / "rules").mkdir()
     for path in RULES:
@@ -116,6 +127,19 @@ def prometheus(
     ]
     with _running("prometheus", url, [*command, "--storage.tsdb.retention.time=15d"], folder):
         yield Prometheus(f"http://{url}")
+
+
+def hurried(alerts: Collection[str], wait: str) -> Callable[[str], str]:
+    """For `prometheus`: these alerts wait no longer than that. All else of the rules is as it is deployed."""
+
+    def change(rule_file: str) -> str:
+        content = yaml.safe_load(rule_file)
+        for rule in [rule for group in content["groups"] for rule in group["rules"]]:
+            if "for" in rule and rule["alert"] in alerts:
+                rule["for"] = wait
+        return str(yaml.safe_dump(content))
+
+    return change
 
 
 @contextmanager
@@ -173,6 +197,16 @@ class Webhook:
             for path, alert in list(self.told)
             if alert["status"] == status and labels.items() <= alert["labels"].items()
         ]
+
+
+def posting_to(receiver: Webhook) -> Callable[[str], str]:
+    """For `alertmanager`: it posts to the receiver, without waiting for more to tell."""
+
+    def change(config: str) -> str:
+        config = re.sub(r"\b(group_wait|group_interval): \w+", r"\1: 1s", config)
+        return config.replace("http://127.0.0.1:9095", receiver.url)
+
+    return change
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Dashboards and runbooks: every query and command is run, against a real Prometheus that scrapes the service on twins."""
 
-import json
 import os
 import re
 import subprocess
@@ -9,7 +8,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,6 +19,14 @@ from service.contract.checkpoint import Checkpoint
 from service.contract.prompt import Note
 from tests.checkpoints import load_tiny
 from tests.deploy.containers import ROOT
+from tests.deploy.dashboard_queries import (
+    OF_VLLM,
+    dashboard,
+    empty_queries,
+    queries,
+    remember_yesterday,
+    turn_on_explanations,
+)
 from tests.deploy.prometheus_metrics import our_metrics, process_metrics, unknown_labels, vllm_metrics
 from tests.deploy.prometheus_rig import (
     Prometheus,
@@ -28,60 +34,13 @@ from tests.deploy.prometheus_rig import (
     prometheus,
     read,
     rules,
-    told,
     tools,
 )
 from tests.redis_server import RedisServer
 from tests.served import Served, served
 from tests.waiting import wait_until
 
-# The twin has no vLLM: these can't be drawn here, and are held against vLLM's source.
-OF_VLLM = {
-    "vllm:num_requests_running",
-    "vllm:num_requests_waiting",
-    "vllm:kv_cache_usage_perc",
-    "vllm:prefix_cache_hits_total",
-    "vllm:prefix_cache_queries_total",
-}
 TRACE = "\nSteps:\ntopic: both are about cafes => 3\nconstraints: no light => {grade}\n"
-DAY_S = 86_400
-
-
-@dataclass(frozen=True)
-class Query:
-    """A panel's query, with Grafana's variables in it."""
-
-    dashboard: str
-    panel: str
-    text: str
-    legend: str
-
-    @property
-    def is_of_vllm(self) -> bool:
-        return "vllm:" in self.text
-
-    @property
-    def filled_in(self) -> str:
-        chosen = {"$__rate_interval": "5s", "$job": "notegrade", "$instance": ".+"}
-        filled = self.text
-        for variable, value in chosen.items():
-            filled = filled.replace(variable, value)
-        assert "$" not in filled, "a variable that Grafana may know and this test does not"
-        return filled
-
-
-def dashboard(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
-    return found
-
-
-def queries() -> list[Query]:
-    return [
-        Query(name, panel["title"], target["expr"], target["legendFormat"])
-        for name in DASHBOARDS
-        for panel in dashboard(name)["panels"]
-        for target in panel.get("targets", [])
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -117,14 +76,14 @@ def rig(checkpoint: Checkpoint, redis_binary: str, tmp_path_factory: pytest.Temp
         # `notegrade serve` tells of its process; the twin's registry is empty at first.
         ProcessCollector(registry=service.registry)
         target = service.url.removeprefix("http://")
-        _remember_yesterday(folder, target)
+        remember_yesterday(folder, target)
         with prometheus(folder, target) as watching, ThreadPoolExecutor(16) as pool:
             wait_until(lambda: watching.value("up") == 1)
             begun = time.time()
-            _explain_all(service)
+            turn_on_explanations(service.url, "all")
             for number in range(3):
                 _round(service, pool, number)
-                _wait_for_scrapes(watching)
+                watching.wait_for_scrapes()
             yield Rig(service, watching, begun)
 
 
@@ -135,26 +94,6 @@ def _running(redis: RedisServer) -> Iterator[None]:
         yield
     finally:
         redis.kill()
-
-
-def _remember_yesterday(folder: Path, target: str) -> None:
-    """An hour of grades a day ago, which drift is measured from: all of them 0."""
-    now = time.time()
-    lines = [
-        f'notegrade_grade_total{{job="notegrade",instance="{target}",grade="0"}} {second // 60} {now - DAY_S - 3600 + second}'
-        for second in range(0, 7200, 60)
-    ]
-    (folder / "yesterday").write_text(
-        "\n".join(["# TYPE notegrade_grade counter", *lines, "# EOF", ""]), encoding="utf-8"
-    )
-    told("promtool", "tsdb", "create-blocks-from", "openmetrics", folder / "yesterday", folder / "data")
-
-
-def _explain_all(service: Served) -> None:
-    url = f"{service.url}/admin/explanation-mode"
-    etag = httpx.get(url).headers["etag"]
-    body = {"mode": "all", "ttl_s": 600, "reason": "to have some to draw"}
-    assert httpx.put(url, json=body, headers={"If-Match": etag}).status_code == 200
 
 
 def _round(service: Served, pool: ThreadPoolExecutor, number: int) -> None:
@@ -188,13 +127,6 @@ def _round(service: Served, pool: ThreadPoolExecutor, number: int) -> None:
     time.sleep(0.6)  # a shorter time under load measures no rate
     engine.let_go()
     assert full.result().status_code == 200
-
-
-def _wait_for_scrapes(watching: Prometheus) -> None:
-    """Until what there is now was scraped twice, and its rules were evaluated."""
-    for _ in range(3):
-        now = time.time()
-        wait_until(lambda now=now: (watching.value("timestamp(notegrade_tasks)") or 0) > now)  # type: ignore[misc]
 
 
 def test_the_files_are_what_the_script_makes() -> None:
@@ -248,13 +180,9 @@ def test_provisioned_files_are_there() -> None:
 @pytest.mark.redis
 @pytest.mark.parametrize("name", DASHBOARDS)
 def test_no_panel_is_empty(rig: Rig, name: str) -> None:
-    end = time.time()
-    for query in [query for query in queries() if query.dashboard == name]:
-        found = rig.watching.series(query.filled_in, rig.begun, end)
-        # What the twin does not have must at least be PromQL: nothing is found, and nothing is wrong.
-        assert bool(found) is not query.is_of_vllm, query
-        for label in re.findall(r"{{(\w+)}}", query.legend):
-            assert all(label in each["metric"] for each in found), query
+    # What the twin does not have must at least be PromQL: nothing is found, and nothing is wrong.
+    of_vllm = [query for query in queries() if query.dashboard == name and query.is_of_vllm]
+    assert empty_queries(name, rig.watching, rig.begun, time.time()) == of_vllm
 
 
 @pytest.mark.redis

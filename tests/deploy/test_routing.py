@@ -1,6 +1,5 @@
 """deploy/routing, run by a real HAProxy in front of services on twins, over real sockets."""
 
-import hashlib
 import os
 import random
 import re
@@ -14,19 +13,17 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import httpx
 import pytest
 
 from service.contract.checkpoint import Checkpoint
 from service.server import StopTimes
 from tests.checkpoints import load_tiny
-from tests.end_to_end.service_process import free_port
+from tests.deploy.containers import ROOT
+from tests.deploy.haproxy_rig import ROUTING, Router, answered, routed
 from tests.served import Served, served
 from tests.tools import debian_tool
 from tests.waiting import wait_until
 
-ROOT = Path(__file__).parent.parent.parent
-ROUTING = ROOT / "deploy" / "routing"
 REPLICAS = ("replica1", "replica2", "replica3")
 QUERIES = [f"quiet cafes near station {number}" for number in range(60)]
 # Ends with a second SIGTERM.
@@ -41,80 +38,6 @@ def haproxy() -> str:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return load_tiny(tmp_path_factory.mktemp("checkpoint"))
-
-
-@dataclass
-class Router:
-    """A running HAProxy."""
-
-    client: httpx.Client
-    metrics_url: str
-    servers: tuple[str, ...]
-
-    def score(
-        self, query: str, notes: int = 1, padding: int = 0, headers: Mapping[str, str] | None = None
-    ) -> httpx.Response:
-        body = {
-            "query": query,
-            "notes": [
-                {"id": str(number), "body": f"Note {number}." + "x" * padding} for number in range(notes)
-            ],
-            "deadline_ms": 60_000,
-        }
-        return self.client.post("/score", json=body, headers=headers)
-
-    def replica_of(self, query: str, notes: int = 1) -> str:
-        """The replica that scores it, by the hash that a caller sends."""
-        digest = hashlib.sha256(query.encode()).hexdigest()
-        return answered(self.score(query, notes, headers={"X-Query-Hash": digest})).headers["x-replica"]
-
-    def is_up(self, server: str) -> bool:
-        written = httpx.get(self.metrics_url).text
-        found = re.search(
-            rf'^haproxy_server_status{{proxy="\w+",server="{server}",state="UP"}} 1', written, re.M
-        )
-        return found is not None
-
-    def wait_for(self, *, down: str | None = None) -> None:
-        """Until it sees all servers up, but for one."""
-        wait_until(lambda: all(self.is_up(server) == (server != down) for server in self.servers))
-
-
-def answered(response: httpx.Response) -> httpx.Response:
-    assert response.status_code == 200, response.text
-    assert all(result["outcome"] == "scored" for result in response.json()["results"])
-    return response
-
-
-@contextmanager
-def routed(haproxy: str, folder: Path, config: str, environment: Mapping[str, str]) -> Iterator[Router]:
-    """HAProxy with defaults.cfg and that text."""
-    port, metrics_port = free_port(), free_port()
-    (folder / "routing.cfg").write_text(config)
-    command = [haproxy, "-db", "-f", str(ROUTING / "defaults.cfg"), "-f", str(folder / "routing.cfg")]
-    listening = {"LISTEN": f"127.0.0.1:{port}", "METRICS_LISTEN": f"127.0.0.1:{metrics_port}"}
-    with (folder / "haproxy.log").open("wb") as log:
-        process = subprocess.Popen(
-            command, env={**os.environ, **environment, **listening}, stdout=log, stderr=subprocess.STDOUT
-        )
-    try:
-        wait_until(lambda: answers(f"http://127.0.0.1:{metrics_port}/metrics", process))
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-            servers = tuple(re.findall(r"^ +server (\S+)", config, re.MULTILINE))
-            yield Router(client, f"http://127.0.0.1:{metrics_port}/metrics", servers)
-    finally:
-        process.kill()
-        process.wait()
-    written = (folder / "haproxy.log").read_text()
-    assert "cafes" not in written, "queries are private"
-
-
-def answers(url: str, process: "subprocess.Popen[bytes]") -> bool:
-    assert process.poll() is None, "haproxy ended"
-    try:
-        return httpx.get(url).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """A service that is started again when it has ended, on the same port, as a supervisor does."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -34,11 +35,11 @@ class Supervised:
         return self.started[-1]
 
     def kill(self) -> None:
-        """In the end."""
+        """In the end: also what is left of one whose service is gone already."""
         for service in self.started:
-            if service.process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):  # all of it has ended
                 os.killpg(service.process.pid, signal.SIGKILL)
-                service.process.wait(30)
+            service.process.wait(30)
 
 
 def engine_core(service: ServiceProcess) -> psutil.Process:

@@ -1,4 +1,5 @@
-from prometheus_client import CollectorRegistry
+import pytest
+from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.metrics import Metrics
@@ -17,3 +18,14 @@ def test_names_are_those_of_the_contract() -> None:
     families = text_string_to_metric_families(Metrics(registry).render()[0].decode())
     names = {family.name for family in families if not family.name.endswith("_created")}
     assert names == {f"notegrade_{name}" for name in NAMES}
+
+
+@pytest.mark.parametrize(
+    "accept",
+    ["", "application/openmetrics-text; version=1.0.0", "application/openmetrics-text; version=0.0.1"],
+)
+def test_the_engine_s_names_are_the_same_in_every_format(accept: str) -> None:
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    Gauge("vllm:num_requests_running", "As vLLM names it", ["engine"], registry=registry).labels("0").set(1)
+    assert b'\nvllm:num_requests_running{engine="0"} 1.0\n' in metrics.render(accept)[0]

@@ -1,0 +1,93 @@
+"""What the dashboards in deploy/grafana ask Prometheus, and what must have happened for them to draw it."""
+
+import json
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from deploy.grafana.make_dashboards import DASHBOARDS, FOLDER
+from tests.deploy.prometheus_rig import Prometheus, told
+
+# A twin has none of these: where it serves, they are held against vLLM's source alone.
+OF_VLLM = {
+    "vllm:num_requests_running",
+    "vllm:num_requests_waiting",
+    "vllm:kv_cache_usage_perc",
+    "vllm:prefix_cache_hits_total",
+    "vllm:prefix_cache_queries_total",
+}
+DAY_S = 86_400
+
+
+@dataclass(frozen=True)
+class Query:
+    """A panel's query, with Grafana's variables in it."""
+
+    dashboard: str
+    panel: str
+    text: str
+    legend: str
+
+    @property
+    def is_of_vllm(self) -> bool:
+        return "vllm:" in self.text
+
+    @property
+    def filled_in(self) -> str:
+        chosen = {"$__rate_interval": "5s", "$job": "notegrade", "$instance": ".+"}
+        filled = self.text
+        for variable, value in chosen.items():
+            filled = filled.replace(variable, value)
+        assert "$" not in filled, "a variable that Grafana may know and this test does not"
+        return filled
+
+
+def dashboard(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def queries() -> list[Query]:
+    return [
+        Query(name, panel["title"], target["expr"], target["legendFormat"])
+        for name in DASHBOARDS
+        for panel in dashboard(name)["panels"]
+        for target in panel.get("targets", [])
+    ]
+
+
+def empty_queries(name: str, watching: Prometheus, start: float, end: float) -> list[Query]:
+    """Those of the dashboard that draw nothing. Fails if one is no PromQL, or lacks a label that its legend shows."""
+    empty = []
+    for query in [query for query in queries() if query.dashboard == name]:
+        found = watching.series(query.filled_in, start, end)
+        for label in re.findall(r"{{(\w+)}}", query.legend):
+            assert all(label in each["metric"] for each in found), query
+        if not found:
+            empty.append(query)
+    return empty
+
+
+def remember_yesterday(folder: Path, target: str) -> None:
+    """An hour of grades a day ago, which drift is measured from: all of them 0."""
+    now = time.time()
+    lines = [
+        f'notegrade_grade_total{{job="notegrade",instance="{target}",grade="0"}} {second // 60} {now - DAY_S - 3600 + second}'
+        for second in range(0, 7200, 60)
+    ]
+    (folder / "yesterday").write_text(
+        "\n".join(["# TYPE notegrade_grade counter", *lines, "# EOF", ""]), encoding="utf-8"
+    )
+    told("promtool", "tsdb", "create-blocks-from", "openmetrics", folder / "yesterday", folder / "data")
+
+
+def turn_on_explanations(url: str, mode: str) -> None:
+    """Of the service there, or of all replicas that share a Redis with it."""
+    mode_url = f"{url}/admin/explanation-mode"
+    etag = httpx.get(mode_url).headers["etag"]
+    body = {"mode": mode, "ttl_s": 600, "reason": "to have some to draw"}
+    assert httpx.put(mode_url, json=body, headers={"If-Match": etag}).status_code == 200

@@ -1,0 +1,104 @@
+"""A real HAProxy on free ports, with the files of deploy/routing."""
+
+import hashlib
+import os
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from tests.deploy.containers import ROOT
+from tests.end_to_end.service_process import free_port
+from tests.waiting import wait_until
+
+ROUTING = ROOT / "deploy" / "routing"
+
+
+@dataclass
+class Router:
+    """A running HAProxy."""
+
+    client: httpx.Client
+    metrics_url: str
+    servers: tuple[str, ...]
+
+    def score(
+        self, query: str, notes: int = 1, padding: int = 0, headers: Mapping[str, str] | None = None
+    ) -> httpx.Response:
+        body = {
+            "query": query,
+            "notes": [
+                {"id": str(number), "body": f"Note {number}." + "x" * padding} for number in range(notes)
+            ],
+            "deadline_ms": 60_000,
+        }
+        return self.client.post("/score", json=body, headers=headers)
+
+    def replica_of(self, query: str, notes: int = 1) -> str:
+        """The replica that scores it, by the hash that a caller sends."""
+        return answered(self.score(query, notes, headers=hashed(query))).headers["x-replica"]
+
+    def is_up(self, server: str) -> bool:
+        written = httpx.get(self.metrics_url).text
+        found = re.search(
+            rf'^haproxy_server_status{{proxy="\w+",server="{server}",state="UP"}} 1', written, re.M
+        )
+        return found is not None
+
+    def open_on(self, server: str) -> int:
+        """How many requests it has given to the server and has no answer to."""
+        written = httpx.get(self.metrics_url).text
+        [found] = re.findall(
+            rf'^haproxy_server_current_sessions{{proxy="\w+",server="{server}"}} (\d+)', written, re.M
+        )
+        return int(found)
+
+    def wait_for(self, *, down: str | None = None) -> None:
+        """Until it sees all servers up, but for one."""
+        wait_until(lambda: all(self.is_up(server) == (server != down) for server in self.servers))
+
+
+def hashed(query: str) -> dict[str, str]:
+    """The header by which a caller makes equal queries reach one replica."""
+    return {"X-Query-Hash": hashlib.sha256(query.encode()).hexdigest()}
+
+
+def answered(response: httpx.Response) -> httpx.Response:
+    assert response.status_code == 200, response.text
+    assert all(result["outcome"] == "scored" for result in response.json()["results"])
+    return response
+
+
+@contextmanager
+def routed(haproxy: str, folder: Path, config: str, environment: Mapping[str, str]) -> Iterator[Router]:
+    """HAProxy with defaults.cfg and that text."""
+    port, metrics_port = free_port(), free_port()
+    (folder / "routing.cfg").write_text(config)
+    command = [haproxy, "-db", "-f", str(ROUTING / "defaults.cfg"), "-f", str(folder / "routing.cfg")]
+    listening = {"LISTEN": f"127.0.0.1:{port}", "METRICS_LISTEN": f"127.0.0.1:{metrics_port}"}
+    with (folder / "haproxy.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, env={**os.environ, **environment, **listening}, stdout=log, stderr=subprocess.STDOUT
+        )
+    try:
+        wait_until(lambda: answers(f"http://127.0.0.1:{metrics_port}/metrics", process))
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            servers = tuple(re.findall(r"^ +server (\S+)", config, re.MULTILINE))
+            yield Router(client, f"http://127.0.0.1:{metrics_port}/metrics", servers)
+    finally:
+        process.kill()
+        process.wait()
+    written = (folder / "haproxy.log").read_text()
+    assert "cafes" not in written, "queries are private"
+
+
+def answers(url: str, process: "subprocess.Popen[bytes]") -> bool:
+    assert process.poll() is None, "haproxy ended"
+    try:
+        return httpx.get(url).status_code == 200
+    except httpx.TransportError:
+        return False

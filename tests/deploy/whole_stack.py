@@ -1,0 +1,153 @@
+"""All of the stack that runs on one machine: three replicas with vLLM, their Redis, HAProxy, Prometheus, Alertmanager."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+
+from tests.deploy.containers import ROOT
+from tests.deploy.dashboard_queries import remember_yesterday
+from tests.deploy.haproxy_rig import ROUTING, Router, hashed, routed
+from tests.deploy.prometheus_rig import (
+    Prometheus,
+    Webhook,
+    alertmanager,
+    hurried,
+    posting_to,
+    prometheus,
+    rules,
+    webhook,
+)
+from tests.end_to_end.service_process import free_port
+from tests.end_to_end.supervised import Supervised
+from tests.redis_server import RedisServer
+from tests.tiny_base import make_tiny_base
+from tests.waiting import wait_until
+
+QUERIES = [f"quiet cafes near station {number}" for number in range(40)]
+SETTINGS = {
+    "OMP_NUM_THREADS": "1",  # three engines on few cores: with more threads they wait for one another
+    "NOTEGRADE_ENGINE_DTYPE": "float32",
+    "NOTEGRADE_ENGINE_KV_CACHE_GIB": "1",
+    "NOTEGRADE_ENGINE_MAX_BATCHED_TOKENS": "128",  # a small backlog fills it, so that a rate is measured
+    "NOTEGRADE_MAX_BACKLOG_TOKENS": "5000",
+    "NOTEGRADE_EXPLANATION_MAX_TOKENS": "16",
+    "NOTEGRADE_EXPLANATION_QUEUE": "2",
+    "NOTEGRADE_EXPLANATION_WORKERS": "1",
+    # On a busy machine a living Redis may take its time, and so may scoring.
+    "NOTEGRADE_REDIS_TIMEOUT_MS": "5000",
+    "NOTEGRADE_GUARD_P99_MS": "600000",
+    "NOTEGRADE_GUARD_BACKLOG_SHARE": "1",
+}
+# They would fire for what a test does (a start, explanation mode), for how slow its machine is, and for random weights,
+# which want to say anything but a grade. All others wait for this long only, and so must be silent for a reason.
+PATIENT = {
+    *("NotegradeNotReady", "NotegradeExplanationsOnLong", "NotegradeBacklogHigh", "NotegradeLabelMassLow"),
+    *("NotegradeLatencyBurnFast", "NotegradeLatencyBurnMedium", "NotegradeLatencyBurnSlow"),
+}
+WAIT = "5s"
+
+
+class Answer(NamedTuple):
+    """Who gave it, and where all of its scores came from."""
+
+    replica: str
+    source: str
+
+
+@dataclass
+class Stack:
+    """What runs, and what was sent through HAProxy since it does."""
+
+    replicas: dict[str, Supervised]
+    router: Router
+    watching: Prometheus
+    receiver: Webhook
+    statuses: list[int] = field(default_factory=list)
+    outcomes: list[str] = field(default_factory=list)
+    fingerprints: set[str] = field(default_factory=set)
+
+    def instance(self, replica: str) -> str:
+        """As Prometheus calls it."""
+        return f"127.0.0.1:{self.replicas[replica].port}"
+
+    def score(self, query: str, notes: int = 2, **more: Any) -> httpx.Response:
+        bodies = [{"id": str(number), "body": f"{number} cafes and {query}"} for number in range(notes)]
+        body = {"query": query, "notes": bodies, "deadline_ms": 60_000, **more}
+        response = self.router.client.post("/score", json=body, headers=hashed(query))
+        self.statuses.append(response.status_code)
+        if response.status_code == 200:
+            answer = response.json()
+            self.fingerprints.add(answer["model"]["fingerprint"])
+            self.outcomes += [result["outcome"] for result in answer["results"]]
+        return response
+
+    def ask_all(self) -> dict[str, Answer]:
+        """Each query once."""
+        return {query: self._answer(query) for query in QUERIES}
+
+    def _answer(self, query: str) -> Answer:
+        response = self.score(query)
+        assert response.status_code == 200, response.text
+        [source] = {result["source"] for result in response.json()["results"]}
+        return Answer(response.headers["x-replica"], source)
+
+    def counted(self, label: str) -> dict[str, int]:
+        """The requests for scores that the replicas have counted since their starts, by the label."""
+        self.watching.wait_for_scrapes()
+        query = f'sum by ({label}) (notegrade_request_seconds_count{{route="/score"}})'
+        return {value: round(count) for value, count in self.watching.values(query, label).items()}
+
+    def fired(self) -> set[str]:
+        """All alerts that ever did."""
+        return set(self.watching.values('max_over_time(ALERTS{alertstate="firing"}[1h])', "alertname"))
+
+
+def tiny_checkpoint(folder: Path) -> Path:
+    """A tiny model with random weights, which the real engine loads."""
+    base, out = make_tiny_base(folder / "tiny"), folder / "checkpoint"
+    command = [sys.executable, "-m", "model_export", "assemble", "--base", str(base), "--out", str(out)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    return out
+
+
+@contextmanager
+def whole_stack(checkpoint: Path, redis: RedisServer, haproxy: str, folder: Path) -> Iterator[Stack]:
+    """All of it is ready, and watched from now on."""
+    with ExitStack() as running:
+        replicas = running.enter_context(_replicas(checkpoint, redis.url, folder))
+        addresses = [f"127.0.0.1:{replica.port}" for replica in replicas.values()]
+        where = {f"REPLICA_{number}": address for number, address in enumerate(addresses, 1)}
+        config = (ROUTING / "by_query.cfg").read_text()
+        router = running.enter_context(routed(haproxy, folder, config, where))
+        router.wait_for()
+        receiver = running.enter_context(webhook())
+        alerts = running.enter_context(alertmanager(folder, posting_to(receiver)))
+        remember_yesterday(folder, addresses[0])
+        change = hurried(set(rules("alert")) - PATIENT, WAIT)
+        watching = running.enter_context(prometheus(folder, *addresses, alertmanager=alerts, change=change))
+        wait_until(lambda: watching.value("sum(up)") == len(addresses))
+        yield Stack(replicas, router, watching, receiver)
+
+
+@contextmanager
+def _replicas(checkpoint: Path, redis_url: str, folder: Path) -> Iterator[dict[str, Supervised]]:
+    """Three that are ready, by HAProxy's names for them."""
+    environment = {**SETTINGS, "NOTEGRADE_CHECKPOINT": str(checkpoint), "NOTEGRADE_REDIS_URL": redis_url}
+    replicas = {}
+    for name in ("replica1", "replica2", "replica3"):
+        (folder / name).mkdir()
+        replicas[name] = Supervised(free_port(), folder / name, environment)
+    try:
+        with ThreadPoolExecutor(len(replicas)) as pool:
+            list(pool.map(Supervised.running, replicas.values()))
+        yield replicas
+    finally:
+        for replica in replicas.values():
+            replica.kill()
