@@ -9,7 +9,7 @@ SBOM ?= build/sbom.cdx.json
 bin := .venv/bin
 default_checkpoint := checkpoints/default
 
-.PHONY: help serve train-tiny test test-fast check format clean distclean setup setup-train setup-dev checkpoint image sbom audit docs
+.PHONY: help serve train-tiny test test-fast check format clean distclean setup setup-train setup-dev checkpoint image image-train sbom audit docs
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,14 +30,14 @@ test: setup-dev checkpoint ## Run the whole suite, with a real engine, Redis and
 test-fast: setup-dev ## Run what needs no engine, no Redis, no browser and no network; ARGS= goes to pytest
 	@$(bin)/python -m pytest -m "not engine and not redis and not browser" $(ARGS)
 
-check: setup-dev ## Check format, lint, types, import contracts, spelling, shell scripts and the Dockerfile
+check: setup-dev ## Check format, lint, types, import contracts, spelling, shell scripts and the Dockerfiles
 	$(bin)/ruff format --check .
 	$(bin)/ruff check .
 	$(bin)/mypy
 	$(bin)/lint-imports
 	$(bin)/codespell
 	$(bin)/shellcheck scripts/*.sh tests/deploy/*.sh deploy/kubernetes/*.sh .ci/run
-	$(bin)/hadolint Dockerfile
+	$(bin)/hadolint Dockerfile model_export/Dockerfile
 
 format: setup-dev ## Format the code, and fix what lint can fix
 	$(bin)/ruff format .
@@ -51,6 +51,9 @@ docs: setup-dev ## Build the docs as a site, build/site/index.html
 
 image: ## Build the serving image; TARGET=gpu, BASE=image, CHECKPOINT=folder to bake in; ARGS= goes to the builder
 	@scripts/build_image.sh $(ARGS)
+
+image-train: ## Build the trainer's image; TARGET=gpu, BASE=image; ARGS= goes to the builder
+	@IMAGE=$${IMAGE:-notegrade-train} scripts/build_image.sh --file model_export/Dockerfile $(ARGS)
 
 sbom: setup-dev ## List what the image serves with, as CycloneDX, in SBOM (build/sbom.cdx.json)
 	@mkdir -p $(dir $(SBOM))

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds the serving image with docker, podman or buildah, whichever is there; arguments go to its `build`.
+# Builds the serving image with docker, podman or buildah, whichever is there; arguments go to its `build`: with
+# `--file model_export/Dockerfile` it is the trainer's.
 #
 #   IMAGE=notegrade          its name; the tag is the version
 #   TARGET=cpu               or gpu

