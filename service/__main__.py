@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import json
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +34,8 @@ from service.app import (
 from service.connections import ConnectionLimits
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 from service.errors import NotegradeError
+from service.experiment_command import judge_experiment, parse_period
+from service.experiment_counts import Prometheus
 from service.hub import locate_checkpoint
 from service.logs import configure_logs
 from service.mode_command import Remote, describe, describe_flip, parse_ttl
@@ -157,6 +161,33 @@ def mode(
     typer.echo(describe(now))
     for flip in remote.history(history) if history else ():
         typer.echo(describe_flip(flip))
+
+
+@app.command()
+def experiment(
+    control: Annotated[str, typer.Option(help="Its fingerprint, or the start of it")],
+    treatment: Annotated[str, typer.Option(help="Its fingerprint, or the start of it")],
+    prometheus: Annotated[str, typer.Option(help="Where it listens")] = "http://127.0.0.1:9090",
+    since: Annotated[
+        str, typer.Option(help="When it began (2026-01-31T12:00, UTC), or how long ago (90m, 24h, 7d)")
+    ] = "24h",
+    until: Annotated[str | None, typer.Option(help="When it ended, likewise; else now")] = None,
+    window: Annotated[
+        str | None, typer.Option(help="What counts as independent: 30m, 1h; else a 24th of the time")
+    ] = None,
+    where: Annotated[str, typer.Option(help="Of all series, only these: 'namespace=\"notegrade\"'")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table")] = False,
+) -> None:
+    """Judge two checkpoints that serve side by side. Exits with 1 when the treatment is worse by any measure."""
+    report = judge_experiment(
+        Prometheus(prometheus, where), control, treatment, parse_period(since, until, window, time.time())
+    )
+    if as_json:
+        typer.echo(json.dumps(report.to_json(), indent=1))
+    else:
+        Console(highlight=False).print(report.to_table())
+    if report.is_worse:
+        raise typer.Exit(1)
 
 
 def main() -> None:

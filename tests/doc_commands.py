@@ -34,6 +34,11 @@ REPOSITORY_PATH = re.compile(r"(?:\./)?([\w.-]+)/[\w./*-]+")
 # A comment, or else a quoted text, in which a # means nothing.
 COMMENT = re.compile(r"""('[^']*'|"(?:\\.|[^"\\])*")|(?:^|(?<=\s))#[^\n]*""", re.MULTILINE)
 
+# What its files hold by whether a variable is set.
+HAPROXY_CHOICE = re.compile(
+    r"^\.if defined\((\w+)\)\n(.*?)(?:^\.else\n(.*?))?^\.endif$", re.MULTILINE | re.DOTALL
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Shown:
@@ -262,6 +267,7 @@ def _of_haproxy(command: Command) -> Iterator[str]:
     """Every variable that the files read is set, and none that they don't."""
     files = [ROOT / path for path in command.arguments if path.endswith(".cfg") and (ROOT / path).is_file()]
     text = "".join(path.read_text(encoding="utf-8") for path in files)
+    text = HAPROXY_CHOICE.sub(lambda choice: choice[2 if choice[1] in command.variables else 3] or "", text)
     read = set(re.findall(r"\$\{(\w+)\}", re.sub(r"#.*", "", text)))
     yield from (f"haproxy's files read no {name}" for name in sorted(command.variables.keys() - read))
     if command.is_whole:
@@ -285,5 +291,7 @@ CHECKS: dict[str, Callable[[Command], Iterator[str]]] = {
     # Queries and addresses of these are run, by tests/deploy/test_dashboards.py and tests/end_to_end/test_runbooks.py.
     "promtool": _nothing,
     "curl": _nothing,
-    **dict.fromkeys(("alertmanager", "cp", "docker", "export", "pip", "prometheus"), _nothing),
+    **dict.fromkeys(
+        ("alertmanager", "cp", "docker", "export", "mkdir", "pip", "prometheus", "sudo"), _nothing
+    ),
 }

@@ -112,6 +112,7 @@ WRONG = {
     "kubectl apply -k deploy/kubernetes/base/..": "deploy/kubernetes/base/.. is no kustomization",
     "kustomize build deploy/routing": "deploy/routing is no kustomization",
     "LISTEN=:1 haproxy -f deploy/routing/defaults.cfg": "haproxy's files want METRICS_LISTEN",
+    "CONTROL_DNS=a:1 haproxy -f deploy/routing/experiment.cfg": "haproxy's files want TREATMENT_1",
     "LISTN=:1 haproxy -f deploy/routing/defaults.cfg": "haproxy's files read no LISTN",
     "notegrad key": "no check knows the program notegrad",
     "curl -d '{": "unexpected EOF",

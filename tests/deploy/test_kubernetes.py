@@ -27,8 +27,12 @@ from tests.waiting import wait_until
 
 ROOT = Path(__file__).parent.parent.parent
 MANIFESTS = ROOT / "deploy" / "kubernetes"
+ROUTING = ROOT / "deploy" / "routing"
 OVERLAYS = sorted(path.name for path in (MANIFESTS / "overlays").iterdir())
 COMPONENTS = sorted(path.name for path in (MANIFESTS / "components").iterdir())
+# Overlays with two of the service's Deployments, which are told apart by the ends of their names.
+ARMS = {"experiment": ("control", "treatment")}
+WHOLE = [name for name in OVERLAYS if name not in ARMS]
 # What each of them promises; the newest has the checkpoint's image volume on by default.
 KUBERNETES = ("1.33", "1.37")
 # Operators' schemas, as models made from their definitions.
@@ -57,12 +61,32 @@ def build(kustomize: str, folder: Path) -> list[Manifest]:
     return list(yaml.safe_load_all(done.stdout))
 
 
-@pytest.fixture(scope="module", params=[*OVERLAYS, *(f"cpu+{name}" for name in COMPONENTS if name != "hpa")])
+@pytest.fixture(
+    scope="module",
+    params=[
+        *WHOLE,
+        *(f"cpu+{name}" for name in COMPONENTS if name != "hpa"),
+        *(f"{overlay}:{arm}" for overlay, arms in ARMS.items() for arm in arms),
+        *(f"{overlay}+monitoring:{arm}" for overlay, arms in ARMS.items() for arm in arms),
+    ],
+)
 def manifests(
     request: pytest.FixtureRequest, kustomize: str, tmp_path_factory: pytest.TempPathFactory
 ) -> list[Manifest]:
-    """Every overlay as it is, and `cpu` with each component that it lacks."""
-    name, _, component = request.param.partition("+")
+    """Every overlay as it is, or an arm of it beside all that is not the other's; and with components that it lacks."""
+    what, _, arm = request.param.partition(":")
+    name, _, component = what.partition("+")
+    others = "|".join(set(ARMS.get(name, ())) - {arm})
+    built = build_with(kustomize, name, component, tmp_path_factory)
+    # A generated name ends in a hash after that.
+    is_other = re.compile(rf"-({others})(-[a-z0-9]{{10}})?$") if others else None
+    return [each for each in built if not (is_other and is_other.search(each["metadata"]["name"]))]
+
+
+def build_with(
+    kustomize: str, name: str, component: str, tmp_path_factory: pytest.TempPathFactory
+) -> list[Manifest]:
+    """The overlay, with a component that it lacks."""
     if not component:
         return build(kustomize, MANIFESTS / "overlays" / name)
     copied = tmp_path_factory.mktemp("kubernetes") / "kubernetes"
@@ -78,8 +102,24 @@ def of_kind(manifests: list[Manifest], kind: str) -> dict[str, Manifest]:
     return {each["metadata"]["name"]: each for each in manifests if each["kind"] == kind}
 
 
+def choosing(manifests: list[Manifest], kind: str) -> Manifest:
+    """The only one whose selector has the service's pods."""
+    name = {"PodDisruptionBudget": "selector", "NetworkPolicy": "podSelector"}[kind]
+    [only] = [
+        each
+        for each in of_kind(manifests, kind).values()
+        if selects(each["spec"][name]["matchLabels"], deployment(manifests))
+    ]
+    return only
+
+
 def deployment(manifests: list[Manifest]) -> Manifest:
-    return of_kind(manifests, "Deployment")["notegrade"]
+    [only] = [
+        each
+        for each in of_kind(manifests, "Deployment").values()
+        if each["metadata"]["labels"]["app.kubernetes.io/name"] == "notegrade"
+    ]
+    return only
 
 
 def pod(manifests: list[Manifest]) -> Manifest:
@@ -272,11 +312,8 @@ def test_keys_are_rotated_as_the_kubelet_does_it(tmp_path: Path) -> None:
 def test_selectors_match_the_pods(manifests: list[Manifest]) -> None:
     workload = deployment(manifests)
     assert selects(workload["spec"]["selector"]["matchLabels"], workload)
-    [budget] = of_kind(manifests, "PodDisruptionBudget").values()
-    assert selects(budget["spec"]["selector"]["matchLabels"], workload)
-    assert selects(
-        of_kind(manifests, "NetworkPolicy")["notegrade"]["spec"]["podSelector"]["matchLabels"], workload
-    )
+    assert choosing(manifests, "PodDisruptionBudget")
+    assert choosing(manifests, "NetworkPolicy")
     for spread in pod(manifests)["topologySpreadConstraints"]:
         assert selects(spread["labelSelector"]["matchLabels"], workload)
     for monitor in of_kind(manifests, "ServiceMonitor").values():
@@ -294,7 +331,7 @@ def test_the_network_is_closed_but_for_what_is_needed(
     manifests: list[Manifest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_of(manifests, monkeypatch)
-    policy = of_kind(manifests, "NetworkPolicy")["notegrade"]["spec"]
+    policy = choosing(manifests, "NetworkPolicy")["spec"]
     assert set(policy["policyTypes"]) == {"Ingress", "Egress"}
     callers, operators = policy["ingress"]
     assert [port["port"] for port in callers["ports"]] == [settings.port]
@@ -440,3 +477,117 @@ def test_the_documented_overlay_builds(kustomize: str, tmp_path: Path) -> None:
     (mine / "kustomization.yaml").write_text(written)
     for manifest in build(kustomize, mine):
         validate(manifest)
+
+
+@pytest.fixture(scope="module")
+def experiment(kustomize: str) -> list[Manifest]:
+    return build(kustomize, MANIFESTS / "overlays" / "experiment")
+
+
+def config_of(manifests: list[Manifest], name: str) -> dict[str, str]:
+    """The data of the ConfigMap that is called so, up to its hash."""
+    [found] = [
+        each
+        for full, each in of_kind(manifests, "ConfigMap").items()
+        if re.fullmatch(rf"{name}-[a-z0-9]{{10}}", full)
+    ]
+    return dict(found["data"])
+
+
+def test_arms_differ_in_their_image_alone(experiment: list[Manifest]) -> None:
+    arms = {arm: of_kind(experiment, "Deployment")[f"notegrade-{arm}"] for arm in ARMS["experiment"]}
+    images = {
+        arm: each["spec"]["template"]["spec"]["containers"][0].pop("image") for arm, each in arms.items()
+    }
+    assert images["control"] != images["treatment"]
+    assert yaml.safe_dump(arms["treatment"]).replace("treatment", "control") == yaml.safe_dump(
+        arms["control"]
+    )
+
+
+def test_what_selects_an_arm_selects_it_alone(experiment: list[Manifest]) -> None:
+    workloads = of_kind(experiment, "Deployment")
+    for arm in ARMS["experiment"]:
+        mine = [each for each in experiment if each["metadata"]["name"].endswith(f"-{arm}")]
+        chosen = [
+            each["spec"]["selector"] for each in mine if each["kind"] in ("Service", "PodDisruptionBudget")
+        ]
+        chosen += [each["spec"]["podSelector"] for each in mine if each["kind"] == "NetworkPolicy"]
+        assert len(chosen) == 5
+        for each in chosen:
+            labels = each.get("matchLabels", each)
+            assert [name for name, workload in workloads.items() if selects(labels, workload)] == [
+                f"notegrade-{arm}"
+            ]
+
+
+def test_the_router_has_the_files_of_routing(experiment: list[Manifest]) -> None:
+    files = config_of(experiment, "notegrade-routing")
+    assert set(files) == {"defaults.cfg", "experiment.cfg"}
+    for name, text in files.items():
+        assert text == (ROUTING / name).read_text(encoding="utf-8"), "cp deploy/routing/*.cfg to the overlay"
+
+
+def test_haproxy_takes_the_router_as_it_is_rendered(experiment: list[Manifest], tmp_path: Path) -> None:
+    for name, text in config_of(experiment, "notegrade-routing").items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    [router] = of_kind(experiment, "Deployment")["notegrade-router"]["spec"]["template"]["spec"]["containers"]
+    [mount] = router["volumeMounts"]
+    _, *arguments = [each.replace(mount["mountPath"], str(tmp_path)) for each in router["args"]]
+    done = subprocess.run(
+        [debian_tool("haproxy"), "-c", *arguments],
+        env=config_of(experiment, "notegrade-router"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_router_finds_every_replica_of_each_arm(experiment: list[Manifest]) -> None:
+    environment = config_of(experiment, "notegrade-router")
+    routing = config_of(experiment, "notegrade-routing")["experiment.cfg"]
+    for arm in ARMS["experiment"]:
+        host, port = environment[f"{arm.upper()}_DNS"].split(":")
+        name, namespace, *_ = host.split(".")
+        service = of_kind(experiment, "Service")[name]
+        assert service["metadata"]["namespace"] == namespace
+        assert service["spec"]["clusterIP"] == "None"
+        assert [each["port"] for each in service["spec"]["ports"]] == [int(port)]
+        assert selects(service["spec"]["selector"], of_kind(experiment, "Deployment")[f"notegrade-{arm}"])
+        [most] = re.findall(rf"server-template {arm} (\d+) ", routing)
+        scaler = of_kind(experiment, "HorizontalPodAutoscaler")[f"notegrade-{arm}"]
+        assert scaler["spec"]["scaleTargetRef"]["name"] == f"notegrade-{arm}"
+        assert int(most) >= scaler["spec"]["maxReplicas"]
+
+
+def test_callers_reach_the_router_and_it_the_arms(experiment: list[Manifest]) -> None:
+    workloads = of_kind(experiment, "Deployment")
+    router, policies = workloads["notegrade-router"], of_kind(experiment, "NetworkPolicy")
+    selector = of_kind(experiment, "Service")["notegrade"]["spec"]["selector"]
+    assert [name for name, workload in workloads.items() if selects(selector, workload)] == [
+        "notegrade-router"
+    ]
+    mine = policies["notegrade-router"]["spec"]
+    assert selects(mine["podSelector"]["matchLabels"], router)
+    environment = config_of(experiment, "notegrade-router")
+    ports = [f":{port['port']}" for rule in mine["ingress"] for port in rule["ports"]]
+    assert ports == [environment["LISTEN"], environment["METRICS_LISTEN"]]
+    [arms_rule, _] = mine["egress"]
+    for arm in ARMS["experiment"]:
+        theirs = policies[f"notegrade-{arm}"]["spec"]["ingress"][0]
+        assert selects(theirs["from"][0]["podSelector"]["matchLabels"], router)
+        assert selects(arms_rule["to"][0]["podSelector"]["matchLabels"], workloads[f"notegrade-{arm}"])
+        assert arms_rule["ports"] == theirs["ports"]
+    assert mine["ingress"][0]["from"] == theirs["from"], "it takes the callers that the arms take"
+    assert selects(
+        of_kind(experiment, "PodDisruptionBudget")["notegrade-router"]["spec"]["selector"]["matchLabels"],
+        router,
+    )
+
+
+def test_the_router_stops_after_the_longest_request(experiment: list[Manifest]) -> None:
+    spec = of_kind(experiment, "Deployment")["notegrade-router"]["spec"]["template"]["spec"]
+    [longest_s] = re.findall(r"timeout server (\d+)s", (ROUTING / "defaults.cfg").read_text())
+    sleep_s = spec["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert spec["terminationGracePeriodSeconds"] >= sleep_s + int(longest_s)

@@ -1,0 +1,247 @@
+"""`notegrade experiment` on what a real Prometheus scraped of two services behind a real HAProxy; and its queries, by Prometheus itself."""
+
+import json
+import random
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml  # type: ignore[import-untyped]  # it comes with vLLM, its stubs don't
+from typer.testing import CliRunner
+
+from service.__main__ import app
+from service.engines.base import EngineAnswer
+from service.engines.fake_engine import FakeEngine
+from service.errors import CommandError, EngineRequestError
+from service.experiment_counts import arms_in, grown_in
+from tests.checkpoints import engine_model, load_tiny
+from tests.deploy.haproxy_rig import ROUTING, Router, routed
+from tests.deploy.prometheus_rig import Prometheus, prometheus, told
+from tests.served import Served, served
+from tests.tools import debian_tool
+from tests.waiting import wait_until
+
+# Windows of 4 scrapes; 12 of them are two more than are needed.
+WINDOW_S, WINDOWS = 2, 12
+QUERY = "quiet cafes"
+# Other limits make another fingerprint, and the same prompts: the twins grade alike.
+LIMITS = {
+    "control": {"max_query_tokens": 64, "max_note_tokens": 48},
+    "treatment": {"max_query_tokens": 63, "max_note_tokens": 48},
+}
+
+
+class Failing(FakeEngine):
+    """Fails every pair while it is told to."""
+
+    fails = False
+
+    async def score(self, prompt: tuple[int, ...], priority: int) -> EngineAnswer:
+        if self.fails:
+            raise EngineRequestError("as a test will have it")
+        return await super().score(prompt, priority)
+
+
+@dataclass
+class Experiment:
+    """Two services with checkpoints of their own, and a user for whom the router picks each."""
+
+    router: Router
+    prometheus: Prometheus
+    arms: Mapping[str, Served]
+    failing: Failing
+    users: Mapping[str, str]
+    notes: list[tuple[str, str]]
+    period: tuple[str, ...] = ()
+
+    def ask(self, number: int) -> None:
+        """The same of both arms, each first every other time. A third of the treatment's requests fail."""
+        # By chance: every third would keep step with the scrapes.
+        self.failing.fails = random.Random(number).random() < 1 / 3
+        notes = self.notes[number % len(self.notes)]
+        body = {"query": QUERY, "notes": [{"id": body, "body": body} for body in notes]}
+        for arm in sorted(self.users, reverse=number % 2 == 0):
+            answer = self.router.client.post("/score", json=body, headers=as_user(self.users[arm]))
+            assert answer.headers["x-experiment-arm"] == arm
+
+    def judge(self, control: str, treatment: str, *more: str) -> tuple[int, str]:
+        """The command's exit code, and what it printed. Raises what it raises."""
+        fingerprints = [self.arms[arm].stack.checkpoint.manifest.fingerprint for arm in (control, treatment)]
+        arms = ["--control", fingerprints[0][:16], "--treatment", fingerprints[1].removeprefix("sha256:")]
+        command = ["experiment", "--prometheus", self.prometheus.url, *arms, *more]
+        result = CliRunner().invoke(app, command, env={"COLUMNS": "120"})
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.exit_code, result.stdout
+
+    def verdicts(self, control: str, treatment: str) -> dict[str, dict[str, Any]]:
+        _, written = self.judge(control, treatment, *self.period, *WINDOW, "--json")
+        return {each["name"]: each for each in json.loads(written)["measures"]}
+
+
+WINDOW = ("--window", f"{WINDOW_S}s")
+
+
+def as_user(user: str) -> dict[str, str]:
+    return {"X-Experiment-Unit": user}
+
+
+def by_grade(router: Router) -> list[tuple[str, str]]:
+    """Notes of the lowest grade, each beside one of another: what a request brings to the mix of grades is always the same."""
+    notes = [{"id": f"Note {number}.", "body": f"Note {number}."} for number in range(40)]
+    results = router.client.post("/score", json={"query": QUERY, "notes": notes}).json()["results"]
+    low, high = ([each["id"] for each in results if each["grade"] == grade] for grade in (0, 3))
+    return list(zip(low, high, strict=False))
+
+
+def start(folder: Path, services: ExitStack) -> Experiment:
+    """Both arms answer."""
+    arms: dict[str, Served] = {}
+    engines: dict[str, Failing] = {}
+    for name, limits in LIMITS.items():
+        checkpoint = load_tiny(folder / name, name=name, limits=limits)
+        engines[name] = Failing(engine_model(checkpoint))
+        # Next to no cache, which would know the answers of what has failed once and not again.
+        arms[name] = services.enter_context(served(checkpoint, engine=engines[name], local_cache_pairs=1))
+    addresses = {name: arm.url.removeprefix("http://") for name, arm in arms.items()}
+    environment = {f"{name.upper()}_1": address for name, address in addresses.items()}
+    config = (ROUTING / "experiment.cfg").read_text()
+    environment["TREATMENT_PERCENT"] = "50"
+    router = services.enter_context(routed(debian_tool("haproxy"), folder, config, environment))
+    scraping = services.enter_context(prometheus(folder, *addresses.values()))
+    router.wait_for()
+    users = {}
+    for user in (f"user-{number}" for number in range(20)):
+        users[router.score(QUERY, headers=as_user(user)).headers["x-experiment-arm"]] = user
+    assert users.keys() == arms.keys()
+    notes = by_grade(router)
+    assert len(notes) > 1, "one alone would be cached"
+    return Experiment(router, scraping, arms, engines["treatment"], users, notes)
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Experiment]:
+    """With all its traffic behind it."""
+    with ExitStack() as services:
+        running = start(tmp_path_factory.mktemp("experiment"), services)
+        running.prometheus.wait_for_scrapes()
+        # A second more at both ends, so that no window is without traffic.
+        begins, numbers = time.time() + 1, iter(range(1_000_000))
+        ends = begins + WINDOW_S * WINDOWS
+
+        def is_over() -> bool:
+            running.ask(next(numbers))
+            return time.time() > ends + 1
+
+        wait_until(is_over, within_s=120)
+        running.period = ("--since", as_written(begins), "--until", as_written(ends))
+        yield running
+
+
+def as_written(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat()
+
+
+def test_an_arm_that_fails_is_worse_by_that_alone(experiment: Experiment) -> None:
+    code, table = experiment.judge("control", "treatment", *experiment.period, *WINDOW)
+    print(table)
+    assert code == 1
+    found = experiment.verdicts("control", "treatment")
+    for name in ("errors (5xx)", "pairs not scored"):
+        each = found.pop(name)
+        assert (each["control"], each["verdict"]) == (0, "worse")
+        assert each["difference"] == pytest.approx(1 / 3, abs=0.1)
+    # The times are the machine's. A pair or two is cached where what came between has failed.
+    assert found["pairs from a cache"]["verdict"] in {"no difference seen", "too little data"}
+    for name in ("mean grade", *(f"grade {grade}" for grade in range(4))):
+        assert found[name]["verdict"] == "no difference seen", found[name]
+
+
+def test_the_other_way_round_it_is_better(experiment: Experiment) -> None:
+    found = experiment.verdicts("treatment", "control")
+    assert found["errors (5xx)"]["verdict"] == found["pairs not scored"]["verdict"] == "better"
+
+
+def test_too_few_windows_are_not_judged(experiment: Experiment) -> None:
+    code, table = experiment.judge("control", "treatment", *experiment.period, "--window", "4s")
+    assert code == 0
+    assert "worse" not in table
+    assert "Fewer than 10 windows are not judged" in table
+
+
+@pytest.mark.parametrize(
+    ("arms", "more", "message"),
+    [
+        (("control", "control"), (), "the same checkpoint"),
+        (("control", "treatment"), ("--where", 'job="another"'), "saw in that time: none at all"),
+        (("control", "treatment"), ("--since", "2h", "--until", "1h"), "saw in that time: none at all"),
+        (("control", "treatment"), ("--window", "300ms"), "--window is a time"),
+        (
+            ("control", "treatment"),
+            ("--since", "20s", "--window", "0.4s"),
+            "a window shorter than two scrapes",
+        ),
+        (("control", "treatment"), ("--where", "job="), "refused: .*parse error"),
+    ],
+)
+def test_what_can_not_be_judged_is_told(
+    experiment: Experiment, arms: tuple[str, str], more: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(CommandError, match=message):
+        experiment.judge(*arms, *more)
+
+
+# Two replicas, by the start of their series' labels.
+OLD, NEW = ('{job="notegrade", instance="old"', '{job="notegrade", instance="new"')
+
+
+def asked(expression: str, series: Mapping[str, str], *expected: tuple[str, float]) -> dict[str, Any]:
+    """A test for promtool: what the expression is after ten minutes of scrapes, four a minute."""
+    samples = [{"labels": labels, "value": value} for labels, value in expected]
+    return {
+        "interval": "15s",
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "promql_expr_test": [{"expr": expression, "eval_time": "10m", "exp_samples": samples}],
+    }
+
+
+def test_counts_are_those_of_the_window_and_the_arm(tmp_path: Path) -> None:
+    build = "notegrade_build_info"
+    grown = grown_in("notegrade_grade_total{}", f"{build}{{}}", "300000ms")
+    arms = arms_in(f"{build}{{}}", "300000ms")
+    there = {f'{build}{OLD}, fingerprint="a"}}': "1x40"}
+    cases = [
+        # 10 with each scrape, through a restart in the window: 20 scrapes.
+        asked(grown, there | {f"notegrade_grade_total{OLD}}}": "0+10x30 10+10x9"}, (f"{OLD}}}", 200)),
+        # The first of its kind that a known replica has counted.
+        asked(
+            grown,
+            there | {f'notegrade_grade_total{OLD}, grade="3"}}': "_x25 1x14"},
+            (f'{OLD}, grade="3"}}', 1),
+        ),
+        # A replica that is new to Prometheus may have counted long before.
+        asked(grown, there | {f"notegrade_grade_total{NEW}}}": "_x25 500x14"}, (f"{NEW}}}", 0)),
+        # One that came with another checkpoint within the window belongs to neither arm.
+        asked(
+            arms,
+            there
+            | {f'{build}{NEW}, fingerprint="a"}}': "1x25", f'{build}{NEW}, fingerprint="b"}}': "_x26 1x14"},
+            (f'{OLD}, fingerprint="a"}}', 1),
+        ),
+        # Nor does another version of the service make another checkpoint.
+        asked(
+            arms,
+            {
+                f'{build}{OLD}, fingerprint="a", version="1"}}': "1x25",
+                f'{build}{OLD}, fingerprint="a", version="2"}}': "_x26 1x14",
+            },
+            (f'{OLD}, fingerprint="a"}}', 1),
+        ),
+    ]
+    (tmp_path / "queries.test.yaml").write_text(yaml.safe_dump({"tests": cases}))
+    told("promtool", "test", "rules", tmp_path / "queries.test.yaml")
