@@ -9,7 +9,7 @@ SBOM ?= build/sbom.cdx.json
 bin := .venv/bin
 default_checkpoint := checkpoints/default
 
-.PHONY: help serve train-tiny test test-fast check format clean distclean setup setup-train setup-dev checkpoint image image-train sbom audit docs
+.PHONY: help serve train-tiny test test-fast check bench format clean distclean setup setup-train setup-dev checkpoint image image-train sbom audit docs
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ check: setup-dev ## Check format, lint, types, import contracts, spelling, shell
 	$(bin)/codespell
 	$(bin)/shellcheck scripts/*.sh tests/deploy/*.sh deploy/kubernetes/*.sh .ci/run
 	$(bin)/hadolint Dockerfile model_export/Dockerfile
+
+bench: setup-dev checkpoint ## Compare with other servers over HTTP, for hours unless told otherwise; ARGS= goes to load_tests.bench
+	@$(bin)/python -m load_tests.bench $(ARGS)
 
 format: setup-dev ## Format the code, and fix what lint can fix
 	$(bin)/ruff format .

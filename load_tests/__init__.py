@@ -1,1 +1,1 @@
-"""Load tests: they drive a running service over HTTP only, and import neither half of the project."""
+"""Load tests: they drive running services over HTTP. `load_tests.bench` alone imports the project, to ask other servers for the same."""

@@ -1,0 +1,162 @@
+"""The engine alone, with all prompts at hand and no HTTP before it: what a server can reach at most.
+
+vLLM's own `LLM.generate`, set up as Notegrade's engine is, in a child process that reads a line of prompts and writes a line of
+answers. Not started by hand.
+"""
+
+import ctypes
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from load_tests.bench.peer import Running, Tuning
+from load_tests.bench.peers.faster_dtype import find_faster_dtype
+from load_tests.bench.peers.grades import calibrated_grade
+from load_tests.bench.records import OFFLINE
+from service.contract.checkpoint import Checkpoint, load_checkpoint
+from service.contract.labels import LabelDistribution
+from service.contract.vllm_settings import ENVIRONMENT, cpu_environment
+
+if TYPE_CHECKING:
+    from vllm import LLM
+
+_READY = "ready"
+# What the service sets by default: NOTEGRADE_ENGINE_MAX_BATCHED_TOKENS, _MAX_SEQUENCES and _KV_CACHE_GIB.
+BATCHED_TOKENS, SEQUENCES, KV_CACHE_GIB = 1024, 64, 2
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Seconds that the engine took for all prompts, and their expected grades."""
+
+    seconds: float
+    grades: list[float]
+
+
+@dataclass
+class OfflineEngine:
+    """A contestant that is asked through a pipe."""
+
+    checkpoint: Checkpoint
+    name: str = OFFLINE
+    tuning: Tuning = "best"
+    _child: "subprocess.Popen[str] | None" = None
+
+    @contextmanager
+    def running(self) -> Iterator[Running]:
+        """Raises RuntimeError when it ends while it loads."""
+        command = [sys.executable, "-m", "load_tests.bench.offline", str(self.checkpoint.folder.absolute())]
+        started = time.monotonic()
+        with tempfile.TemporaryFile() as log:
+            self._child = _start(command, log)
+            try:
+                if self._read_line() != _READY:
+                    raise RuntimeError(f"the offline engine did not load: {_tail(log)}")
+                yield Running("", self._child.pid, time.monotonic() - started)
+            finally:
+                self._child.kill()  # it has nothing to save
+                self._child.communicate()
+                self._child = None
+
+    def score(self, prompts: Sequence[Sequence[int]]) -> Scored:
+        """Blocks. Raises RuntimeError when the engine has ended."""
+        if self._child is None or self._child.stdin is None:
+            raise RuntimeError("the offline engine is not running")
+        self._child.stdin.write(json.dumps([list(prompt) for prompt in prompts]) + "\n")
+        self._child.stdin.flush()
+        found = json.loads(self._read_line() or "null")
+        if found is None:
+            raise RuntimeError("the offline engine ended at work")
+        return Scored(found["seconds"], found["grades"])
+
+    def _read_line(self) -> str:
+        if self._child is None or self._child.stdout is None:
+            raise RuntimeError("the offline engine is not running")
+        return self._child.stdout.readline().strip()
+
+
+def _start(command: Sequence[str], log: IO[bytes]) -> "subprocess.Popen[str]":
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+
+
+def _tail(log: IO[bytes]) -> str:
+    """Its last line: what Python says of the exception."""
+    log.seek(0)
+    lines = log.read().decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"
+
+
+def main() -> None:
+    """Load the checkpoint named on the command line, and score each line of prompts until there are no more."""
+    # By the kernel: a process that stands still (see stage.py) would not notice that nobody reads any more.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # vLLM logs to standard output, which holds the answers here.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    checkpoint = load_checkpoint(Path(sys.argv[1]))
+    llm = _load(checkpoint)
+    print(_READY, file=answers, flush=True)
+    for line in sys.stdin:
+        print(json.dumps(_score(llm, checkpoint, json.loads(line))), file=answers, flush=True)
+
+
+def _load(checkpoint: Checkpoint) -> "LLM":
+    for name, value in {**ENVIRONMENT, **cpu_environment(len(os.sched_getaffinity(0)), KV_CACHE_GIB)}.items():
+        os.environ.setdefault(name, value)
+    from vllm import LLM
+    from vllm.platforms import current_platform
+
+    longest = checkpoint.renderer.max_prompt_tokens + 1
+    hardware: dict[str, Any] = {}
+    if current_platform.is_cpu():
+        hardware = {
+            "dtype": find_faster_dtype(checkpoint.folder),
+            "block_size": 32,
+            "enforce_eager": True,
+            "distributed_executor_backend": "uni",
+        }
+    return LLM(
+        model=str(checkpoint.folder),
+        skip_tokenizer_init=True,
+        generation_config="vllm",
+        max_model_len=longest,
+        max_num_batched_tokens=max(BATCHED_TOKENS, longest),
+        max_num_seqs=SEQUENCES,
+        enable_prefix_caching=True,
+        **hardware,
+    )
+
+
+def _score(llm: "LLM", checkpoint: Checkpoint, prompts: list[list[int]]) -> dict[str, Any]:
+    from vllm import SamplingParams
+
+    labels = checkpoint.manifest.label_token_ids
+    params = SamplingParams(max_tokens=1, temperature=0, detokenize=False, logprob_token_ids=list(labels))
+    started = time.perf_counter()
+    outputs = llm.generate([{"prompt_token_ids": ids} for ids in prompts], params, use_tqdm=False)
+    seconds = time.perf_counter() - started
+    return {"seconds": seconds, "grades": [_grade(output, checkpoint) for output in outputs]}
+
+
+def _grade(output: Any, checkpoint: Checkpoint) -> float:
+    [found] = output.outputs[0].logprobs
+    logprobs = [
+        found[token_id].logprob if token_id in found else -math.inf
+        for token_id in checkpoint.manifest.label_token_ids
+    ]
+    return calibrated_grade(LabelDistribution.from_logprobs(logprobs).probabilities, checkpoint)
+
+
+if __name__ == "__main__":
+    main()

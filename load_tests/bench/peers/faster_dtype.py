@@ -1,0 +1,32 @@
+"""The number format that Notegrade's engine would choose here: what the peers at their best get as well.
+
+.venv/bin/python -m load_tests.bench.peers.faster_dtype checkpoints/default
+"""
+
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+from service.contract.vllm_settings import refuses_float32
+from service.engines.vllm_engine import measure_faster_dtype
+
+
+@cache
+def ask_faster_dtype(folder: Path) -> str:
+    """`float32` or `bfloat16`, measured once, in a process of its own: the load generator should not import torch."""
+    command = [sys.executable, "-m", "load_tests.bench.peers.faster_dtype", str(folder.absolute())]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def find_faster_dtype(folder: Path) -> str:
+    """The same, measured in this process (0.2 s beside the import of torch)."""
+    import torch
+
+    if refuses_float32(folder, torch.cpu.get_capabilities()):
+        return "bfloat16"
+    return measure_faster_dtype(folder)
+
+
+if __name__ == "__main__":
+    print(find_faster_dtype(Path(sys.argv[1])))

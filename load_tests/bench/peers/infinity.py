@@ -1,0 +1,69 @@
+"""infinity-emb, a server for small embedders, rerankers and classifiers, in an environment of its own.
+
+Asked by /classify with the very prompts, as texts that it tokenises itself. Not by /rerank: a reranker is one number a pair
+for infinity (a model with one class), and knows of no instruction, so that its prompts would be shorter and its answers no grades.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from load_tests.bench.peer import Call, Request, Running, Tuning
+from load_tests.bench.peers.faster_dtype import ask_faster_dtype
+from load_tests.bench.peers.grades import calibrated_grade
+from load_tests.bench.peers.infinity_environment import ensure_infinity
+from load_tests.bench.peers.infinity_model import cue_ids, write_classifier
+from load_tests.bench.peers.process import Server, run_server
+from load_tests.soak.processes import free_port
+from service.contract.checkpoint import Checkpoint
+
+_QUIET = {"INFINITY_ANONYMOUS_USAGE_STATS": "0", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
+
+
+@dataclass
+class Infinity:
+    """Its torch engine: float32 in batches of 32 by default."""
+
+    checkpoint: Checkpoint
+    tuning: Tuning
+    name: str = "infinity-emb /classify"
+
+    @contextmanager
+    def running(self) -> Iterator[Running]:
+        """Installed at its first use, and ready when it has warmed up. Raises Unavailable when it can't be installed."""
+        command = ensure_infinity()
+        with tempfile.TemporaryDirectory(prefix="notegrade-infinity-") as made:
+            model = Path(made) / "model"
+            model.mkdir()
+            write_classifier(self.checkpoint, model)
+            port = free_port()
+            options = ["--model-id", str(model), "--host", "127.0.0.1", "--port", str(port)]
+            engine = ["--engine", "torch", "--device", "cpu", *self._tuned()]
+            environment = {**_QUIET, "INFINITY_HOME": made, **os.environ}
+            with run_server(Server([str(command), "v2", *options, *engine], environment, port)) as running:
+                yield running
+
+    def _tuned(self) -> list[str]:
+        if self.tuning == "default":
+            return []
+        # Lengths in tokens: it sorts what waits by length, in characters unless told otherwise.
+        dtype = ask_faster_dtype(self.checkpoint.folder)
+        return ["--dtype", dtype, "--batch-size", "16", "--lengths-via-tokenize"]
+
+    def calls(self, request: Request) -> Sequence[Call]:
+        """One call with all prompts, as texts without the cue, which the tokenizer appends."""
+        end = -len(cue_ids(self.checkpoint))
+        texts = [self.checkpoint.tokenizer.decode(prompt[:end]) for prompt in request.prompts]
+        return [Call("/classify", {"input": texts})]
+
+    def grades(self, answers: Sequence[Any]) -> list[float]:
+        """From the classes' probabilities, which come most probable first."""
+        return [self._grade(found) for answer in answers for found in answer["data"]]
+
+    def _grade(self, found: Sequence[Any]) -> float:
+        by_grade = {int(one["label"]): float(one["score"]) for one in found}
+        return calibrated_grade([by_grade[grade] for grade in sorted(by_grade)], self.checkpoint)

@@ -1,0 +1,87 @@
+"""The results for people: `bench.json` as tables in Markdown."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+Row = Mapping[str, Any]
+
+_RATIOS = ("ratio", "median", "least", "greatest", "of what")
+_SUMMARY = (
+    "part", "who", "notes", "note tokens", "pairs/s: least", "median", "greatest", "p50 ms", "p90", "p99", "p99.9", "unanswered",
+    "CPU ms/pair", "RSS MiB", "prompt tokens", "computed", "of the peak",
+)  # fmt: skip
+
+
+def to_markdown(document: Mapping[str, Any]) -> str:
+    """The whole of `report.md`."""
+    machine = document["machine"]
+    peaks = ", ".join(f"{name} {rate:.0f}" for name, rate in machine["gemm_gflops"].items())
+    lines = [
+        f"# {document['checkpoint']['name']} on {machine['processor']}, {machine['cores']} cores",
+        "",
+        f"{document['date']}, seed {document['plan']['seed']}. Busy processes before: {machine['load_before']:.2f}. "
+        f"Matrix products at most, in GFLOPS: {peaks or 'not measured'}.",
+        "",
+        *_table(_RATIOS, (_ratio_cells(name, row) for name, row in document["ratio_details"].items())),
+        "",
+        *_table(_SUMMARY, (_summary_cells(row) for row in document["summary"])),
+        "",
+        *_remarks(document),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return [f"| {' | '.join(map(_escape, cells))} |" for cells in lines]
+
+
+def _escape(cell: str) -> str:
+    return cell.replace("|", r"\|")
+
+
+def _ratio_cells(name: str, row: Row) -> list[str]:
+    if row["value"] is None:
+        return [name, "–", "–", "–", row["reason"]]
+    numbers = [f"{row[key]:.2f}" for key in ("value", "low", "high")]
+    return [name, *numbers, f"{row['over']} / {row['under']}, {row['rounds']} rounds"]
+
+
+def _summary_cells(row: Row) -> list[str]:
+    rates = row["pairs_per_s"]
+    share = row["share_of_peak"]
+    return [
+        row["part"] if row["load"] is None else f"{row['part']} at {row['load']:.0%}",
+        f"{row['peer']} ({row['tuning']})",
+        str(row["notes"]),
+        _number(row["note_tokens"], 0),
+        *(_number(rates[key], 2) for key in ("min", "median", "max")),
+        *(_number(row["latency_ms"][name], 0) for name in ("p50", "p90", "p99", "p99.9")),
+        str(row["unanswered"]),
+        _number(row["cpu_ms_per_pair"], 1),
+        _number(row["peak_rss_mib"], 0),
+        _number(row["prompt_tokens_per_pair"], 0),
+        _number(row["computed_tokens_per_pair"], 0),
+        "–" if share is None else f"{share:.0%} ({row['peak']})",
+    ]
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _remarks(document: Mapping[str, Any]) -> Iterator[str]:
+    for each in document["agreement"]:
+        greatest, mean = _number(each["greatest"], 4), _number(each["mean"], 4)
+        yield f"- {each['peer']} ({each['tuning']}): expected grades up to {greatest} from ours, {mean} on average"
+    for name, found in document["saturation"].items():
+        kept, lost = _number(found["kept_up"], 2), _number(found["not_kept_up"], 2)
+        yield f"- {name} keeps up with {kept} requests a second, and not with {lost}"
+    for name, seconds in document["ready_s"].items():
+        yield f"- {name} was ready after {_number(seconds, 1)} s"
+    for name, reason in document["absent"].items():
+        yield f"- {name} did not start: {reason}"
+    for name, reason in document["disagreeing"].items():
+        yield f"- {name} is not compared: {reason}"
+    for reason in document["skipped"].values():
+        yield f"- not measured: {reason}"

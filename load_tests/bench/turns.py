@@ -1,0 +1,155 @@
+"""One contestant's turn: warmed up, driven, watched and written down."""
+
+import asyncio
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from load_tests.bench.drive import Drive, Job, closed_loop, count_scored, make_jobs, open_loop, read_grades
+from load_tests.bench.latencies import Latencies
+from load_tests.bench.measure import Usage, Watch, read_prompt_tokens
+from load_tests.bench.offline import OfflineEngine
+from load_tests.bench.peer import Peer, Request
+from load_tests.bench.records import Measurement, Part
+from load_tests.bench.stage import Entrant
+from load_tests.bench.workloads import Shape, mean_prompt_tokens
+
+# A server that is asked over HTTP, or the engine alone.
+AnyEntrant = Entrant[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What a turn is: of which part and round, with what requests, and how long each of them may take.
+
+    Attributes:
+        warm_up: requests that go first and are not measured.
+        clients: of a closed loop.
+    """
+
+    part: Part
+    round: int
+    shape: Shape
+    requests: Sequence[Request]
+    warm_up: Sequence[Request]
+    clients: int
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """Moments of an open loop, one for each request that there is, and the seconds that they lie in.
+
+    load: the rate as a share of the best peer's saturation, where that is known.
+    """
+
+    moments: Sequence[float]
+    seconds: float
+    load: float | None = None
+
+
+async def closed_turn(entrant: Entrant[Peer], turn: Turn) -> Measurement:
+    """Clients that wait for their answers."""
+    jobs = make_jobs(entrant.contestant, turn.requests)
+    with entrant.turn() as running:
+        await _warm_up(entrant, turn)
+        before = await read_prompt_tokens(running.url)
+        async with Watch(entrant.tree) as usage:
+            drive = await closed_loop(running.url, jobs, turn.clients, turn.timeout_s)
+        after = await read_prompt_tokens(running.url)
+    computed = (after - before).computed if before and after else None
+    scored = sum(count_scored(entrant.contestant, drive, jobs))
+    return _write_down(entrant, turn, drive, scored, usage, computed)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTurn:
+    """What came of an open loop: the drive itself, and how many pairs were scored of each of `drive.sent`."""
+
+    measurement: Measurement
+    drive: Drive
+    scored: Sequence[int]
+
+
+async def open_turn(entrant: Entrant[Peer], turn: Turn, arrivals: Arrivals) -> OpenTurn:
+    """Arrivals that wait for nobody."""
+    jobs = make_jobs(entrant.contestant, turn.requests)
+    plan: list[tuple[float, Job]] = list(zip(arrivals.moments, jobs, strict=False))
+    with entrant.turn() as running:
+        await _warm_up(entrant, turn)
+        async with Watch(entrant.tree) as usage:
+            drive = await open_loop(running.url, plan, turn.timeout_s)
+    scored = count_scored(entrant.contestant, drive, jobs)
+    measured = _write_down(entrant, turn, drive, sum(scored), usage, None)
+    lag = Latencies(each.started_s - each.meant_s for each in drive.sent).percentiles_ms().get("p99")
+    offered = len(plan) / arrivals.seconds
+    measured = replace(measured, offered_per_s=offered, load=arrivals.load, lag_p99_ms=lag)
+    return OpenTurn(measured, drive, scored)
+
+
+async def offline_turn(entrant: Entrant[OfflineEngine], turn: Turn) -> Measurement:
+    """All prompts at once, without HTTP."""
+    engine = entrant.contestant
+    with entrant.turn():
+        for request in turn.warm_up:
+            await asyncio.to_thread(engine.score, request.prompts)
+        prompts = [prompt for request in turn.requests for prompt in request.prompts]
+        async with Watch(entrant.tree) as usage:
+            found = await asyncio.to_thread(engine.score, prompts)
+    scored = sum(not math.isnan(grade) for grade in found.grades)
+    return _write_down(entrant, turn, Drive((), found.seconds), scored, usage, None)
+
+
+async def any_turn(entrant: AnyEntrant, turn: Turn) -> Measurement:
+    """As the contestant is asked: over HTTP or not."""
+    if isinstance(entrant.contestant, OfflineEngine):
+        return await offline_turn(entrant, turn)
+    return await closed_turn(entrant, turn)
+
+
+async def grades_of(entrant: AnyEntrant, requests: Sequence[Request], timeout_s: float) -> list[float]:
+    """Expected grades of all pairs of the requests in order; NaN where there is none."""
+    contestant = entrant.contestant
+    with entrant.turn() as running:
+        if isinstance(contestant, OfflineEngine):
+            prompts = [prompt for request in requests for prompt in request.prompts]
+            return (await asyncio.to_thread(contestant.score, prompts)).grades
+        jobs = make_jobs(contestant, requests)
+        drive = await closed_loop(running.url, jobs, 1, timeout_s)
+    return [grade for each in drive.sent for grade in read_grades(contestant, each, jobs[each.job])]
+
+
+async def _warm_up(entrant: Entrant[Peer], turn: Turn) -> None:
+    jobs = make_jobs(entrant.contestant, turn.warm_up)
+    await closed_loop(entrant.running.url, jobs, turn.clients, turn.timeout_s)
+
+
+def _write_down(
+    entrant: AnyEntrant,
+    turn: Turn,
+    drive: Drive,
+    scored: int,
+    usage: Usage,
+    computed: float | None,
+) -> Measurement:
+    pairs = sum(len(request.notes) for request in turn.requests)
+    return Measurement(
+        part=turn.part,
+        peer=entrant.contestant.name,
+        tuning=entrant.contestant.tuning,
+        round=turn.round,
+        notes=turn.shape.notes,
+        note_tokens=turn.shape.note_tokens,
+        requests=len(turn.requests),
+        pairs=pairs,
+        seconds=drive.seconds,
+        pairs_per_s=scored / drive.seconds,
+        outcomes={str(outcome): count for outcome, count in drive.outcomes.items()},
+        latency_ms=dict(drive.latencies(turn.timeout_s).percentiles_ms()),
+        cpu_s=usage.cpu_s,
+        client_cpu_s=usage.client_cpu_s,
+        peak_rss_mib=usage.peak_rss_mib,
+        prompt_tokens_per_pair=mean_prompt_tokens(turn.requests),
+        computed_tokens_per_pair=None if computed is None or not scored else computed / scored,
+    )

@@ -1,0 +1,176 @@
+"""Traffic by stated models, seeded: who asks what about which notes, as texts and as the checkpoint's own prompts.
+
+Texts are made of the words in `load_tests.texts`. A note's length is drawn from a log-normal distribution: most notes are
+shorter than the mean and a few are several times as long, as texts that people write are. The mean of 90 tokens and the
+spread (sigma 0.5: half of all notes have 57 to 111) are assumptions; a run states the mean that came out. `replay` takes
+a user's own traffic in place of all that.
+"""
+
+import bisect
+import itertools
+import json
+import math
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from load_tests.bench.peer import Request
+from load_tests.texts import FILLER, TOPICS, make_query
+from service.contract.manifest import Manifest, read_manifest
+from service.contract.prompt import Note, PromptRenderer
+from service.contract.text import canonicalize
+from service.contract.tokenizer import ContractTokenizer
+
+LENGTH_SIGMA = 0.5
+SHORTEST_NOTE_TOKENS = 8
+# Of these words under SmolLM2's tokenizer; they are common ones.
+TOKENS_PER_WORD = 1.03
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A query and its notes (`id`, `title`, `body`), not rendered yet."""
+
+    query: str
+    notes: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How large requests are: notes in each, and the mean length of a note in tokens (title and body)."""
+
+    notes: int = 20
+    note_tokens: float = 90
+
+
+@dataclass(frozen=True, slots=True)
+class Repetition:
+    """How traffic repeats itself: the k-th most popular query or note is asked with weight k^-exponent."""
+
+    exponent: float = 1.0
+    queries: int = 2_000
+    notes: int = 5_000
+
+
+def cold(seed: str, shape: Shape) -> Iterator[Asked]:
+    """Endless requests in which no query and no note comes twice: no cache can know any pair."""
+    rng = random.Random(seed)
+    queries, notes = new_queries(rng), new_notes(rng, shape.note_tokens)
+    while True:
+        yield Asked(next(queries), tuple(itertools.islice(notes, shape.notes)))
+
+
+def zipf(seed: str, shape: Shape, repetition: Repetition) -> Iterator[Asked]:
+    """Endless requests whose query and notes are drawn by Zipf's law, independently of each other.
+
+    Independence makes pairs repeat less than in real search, where a query brings much the same notes each time.
+    A request holds a note once, so the most popular notes come a little less often than the law says.
+    """
+    rng = random.Random(seed)
+    queries = list(itertools.islice(new_queries(rng), repetition.queries))
+    notes = list(itertools.islice(new_notes(rng, shape.note_tokens), repetition.notes))
+    if shape.notes > len(notes):
+        raise ValueError(f"requests of {shape.notes} notes need more than {len(notes)} notes to draw from")
+    query_ranks = zipf_ranks(rng, len(queries), repetition.exponent)
+    note_ranks = zipf_ranks(rng, len(notes), repetition.exponent)
+    while True:
+        chosen: dict[int, None] = {}
+        while len(chosen) < shape.notes:
+            chosen[next(note_ranks)] = None
+        yield Asked(queries[next(query_ranks)], tuple(notes[rank] for rank in chosen))
+
+
+def replay(path: Path) -> Iterator[Asked]:
+    """The requests of a JSON lines file, `{"query", "notes": [{"id", "title", "body"}]}`, in its order, once.
+
+    Raises ValueError that names the line which is none.
+    """
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield _read_line(line, f"{path}, line {number}")
+
+
+def _read_line(line: str, where: str) -> Asked:
+    try:
+        row = json.loads(line)
+        notes = tuple(
+            {"id": str(note["id"]), "title": note.get("title"), "body": str(note["body"])}
+            for note in row["notes"]
+        )
+        query = str(row["query"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{where}: no request: {type(error).__name__}: {error}") from error
+    if not notes or not canonicalize(query):
+        raise ValueError(f"{where}: it needs a query and at least one note")
+    return Asked(query, notes)
+
+
+def zipf_ranks(rng: random.Random, count: int, exponent: float) -> Iterator[int]:
+    """Endless ranks from 0: rank k comes with probability proportional to (k + 1)^-exponent."""
+    cumulative = list(itertools.accumulate((rank + 1) ** -exponent for rank in range(count)))
+    while True:
+        yield bisect.bisect_left(cumulative, rng.random() * cumulative[-1], hi=count - 1)
+
+
+def new_queries(rng: random.Random) -> Iterator[str]:
+    """Endless queries of four to seven words, none twice."""
+    seen: set[str] = set()
+    while True:
+        query = make_query(rng)
+        if query not in seen:
+            seen.add(query)
+            yield query
+
+
+def new_notes(rng: random.Random, mean_tokens: float) -> Iterator[dict[str, Any]]:
+    """Endless notes, none twice, their lengths log-normal around the mean."""
+    seen: set[str] = set()
+    for number in itertools.count():
+        note = _make_note(rng, f"n{number}", mean_tokens)
+        while note["body"] in seen:
+            note = _make_note(rng, f"n{number}", mean_tokens)
+        seen.add(note["body"])
+        yield note
+
+
+def _make_note(rng: random.Random, note_id: str, mean_tokens: float) -> dict[str, Any]:
+    # The mean of a log-normal is exp(mu + sigma^2 / 2).
+    drawn = rng.lognormvariate(math.log(mean_tokens) - LENGTH_SIGMA**2 / 2, LENGTH_SIGMA)
+    words = round(max(drawn, SHORTEST_NOTE_TOKENS) / TOKENS_PER_WORD)
+    topic = TOPICS[rng.choice(list(TOPICS))].split()
+    title_words = min(rng.randint(3, 7), words // 2)
+    body = (
+        rng.choice(topic) if rng.random() < 0.4 else rng.choice(FILLER) for _ in range(words - title_words)
+    )
+    return {"id": note_id, "title": " ".join(rng.choices(topic, k=title_words)), "body": " ".join(body)}
+
+
+class Renderer:
+    """Requests with their prompts, as the service itself would render them."""
+
+    def __init__(self, manifest: Manifest, tokenizer: ContractTokenizer) -> None:
+        self._renderer = PromptRenderer(manifest, tokenizer)
+
+    @classmethod
+    def load(cls, checkpoint: Path) -> "Renderer":
+        """Of a checkpoint folder. Raises CheckpointError where it is none."""
+        return cls(read_manifest(checkpoint), ContractTokenizer.load(checkpoint))
+
+    def render(self, asked: Asked) -> Request:
+        """Raises InvalidRequestError when the query is longer than the checkpoint takes."""
+        notes = [Note(canonicalize(note.get("title")), canonicalize(note["body"])) for note in asked.notes]
+        prompts = self._renderer.render(canonicalize(asked.query), notes, self._renderer.default_criteria)
+        return Request(asked.query, asked.notes, tuple(prompt.token_ids for prompt in prompts))
+
+    def take(self, traffic: Iterable[Asked], count: int) -> list[Request]:
+        """The next requests, fewer where the traffic ends. Rendered before anything is timed."""
+        return [self.render(asked) for asked in itertools.islice(traffic, count)]
+
+
+def mean_prompt_tokens(requests: Sequence[Request]) -> float:
+    """Over all pairs; NaN of none."""
+    lengths = [len(prompt) for request in requests for prompt in request.prompts]
+    return sum(lengths) / len(lengths) if lengths else math.nan

@@ -1,0 +1,61 @@
+import math
+from typing import Any
+
+import pytest
+
+from load_tests.bench.peer import Request
+from load_tests.bench.peers.notegrade import Notegrade
+from service.api.schemas import ScoreBody
+from service.app import request_limits
+from service.contract.checkpoint import Checkpoint
+from service.settings import load_settings
+
+
+def result(note_id: str, distribution: list[float] | None) -> dict[str, Any]:
+    scored = {"outcome": "scored", "distribution": distribution, "source": "engine"}
+    return {"id": note_id, **(scored if distribution else {"outcome": "shed", "distribution": None})}
+
+
+def test_its_call_is_one_that_the_service_takes(tiny: Checkpoint, request_of_three: Request) -> None:
+    [call] = Notegrade(tiny, "default", cached=False).calls(request_of_three)
+    body = ScoreBody.model_validate(call.body, context=request_limits(load_settings()))
+    assert call.path == "/score"
+    assert [note.id for note in body.notes] == ["n1", "n2", "n3"]
+    assert body.deadline_ms == load_settings().max_deadline_ms
+
+
+def test_its_distributions_are_calibrated_already(tiny: Checkpoint) -> None:
+    answer = {"results": [result("n1", [0.64, 0.36, 0.0, 0.0]), result("n2", [0.0, 0.0, 0.5, 0.5])]}
+    assert Notegrade(tiny, "default", cached=False).grades([answer]) == pytest.approx([0.36, 2.5])
+
+
+def test_a_note_without_a_score_is_no_grade(tiny: Checkpoint) -> None:
+    answer = {"results": [result("n1", [0.25] * 4), result("n2", None)]}
+    scored, missing = Notegrade(tiny, "default", cached=False).grades([answer])
+    assert scored == pytest.approx(1.5)
+    assert math.isnan(missing)
+
+
+def test_settings_made_for_another_service_are_left_out(
+    tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTEGRADE_REDIS_URL", "redis://elsewhere")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    environment = Notegrade(tiny, "default", cached=True).environment()
+    assert {name for name in environment if name.startswith("NOTEGRADE_")} == {
+        "NOTEGRADE_DRAIN_DELAY_S",
+        "NOTEGRADE_MAX_NOTES",
+    }
+    assert environment["OMP_NUM_THREADS"] == "1"
+
+
+@pytest.mark.parametrize("tuning", ["default", "best"])
+@pytest.mark.parametrize("cached", [True, False])
+def test_its_settings_are_ones_that_the_service_has(
+    tiny: Checkpoint, tuning: Any, cached: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in Notegrade(tiny, tuning, cached).environment().items():
+        monkeypatch.setenv(name, value)
+    settings = load_settings()
+    assert settings.local_cache_pairs == (100_000 if cached else 1)
+    assert settings.log_level == ("warning" if tuning == "best" else "info")

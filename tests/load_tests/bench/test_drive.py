@@ -1,0 +1,112 @@
+"""The load generator, on servers that are known to be slow, full or broken. Compared with each other, never with a clock."""
+
+import itertools
+import math
+import statistics
+
+import pytest
+
+from load_tests.bench.drive import (
+    Drive,
+    Job,
+    Sent,
+    closed_loop,
+    count_scored,
+    make_jobs,
+    open_loop,
+    poisson,
+    read_grades,
+)
+from tests.load_tests.bench.toy import Toy, ToyPeer, TwoCallsPeer, grade_of, made_requests, serving
+
+PEER = ToyPeer("toy")
+
+
+async def test_clients_that_wait_send_every_job_once_and_never_more_than_there_are_clients() -> None:
+    jobs = make_jobs(PEER, made_requests(12, notes=2))
+    async with serving(Toy(0.002)) as url:
+        drive = await closed_loop(url, jobs, clients=3, timeout_s=30)
+    assert [each.job for each in drive.sent] == list(range(12))
+    assert drive.outcomes == {"answered": 12}
+    assert count_scored(PEER, drive, jobs) == [2] * 12
+    at_once = [sum(a.sent_s <= each.sent_s < a.done_s for a in drive.sent) for each in drive.sent]
+    assert max(at_once) == 3
+
+
+async def test_latency_of_an_open_loop_counts_the_wait_that_a_slow_server_causes() -> None:
+    """All are meant to be sent at once: the last waits for all the others, in the server or before it."""
+    jobs = make_jobs(PEER, made_requests(10))
+    async with serving(Toy(0.02)) as url:
+        at_once = await open_loop(url, [(0.0, job) for job in jobs], timeout_s=30)
+        one_seat = await open_loop(url, [(0.0, job) for job in jobs], timeout_s=30, max_in_flight=1)
+        waiting = await closed_loop(url, jobs, clients=1, timeout_s=30)
+    worst = {
+        name: drive.latencies(30).percentiles_ms()["max"]
+        for name, drive in {"at once": at_once, "one seat": one_seat, "waiting": waiting}.items()
+    }
+    # A client that waits for its answers sees one service time where ten have to be waited for.
+    assert worst["at once"] > 3 * worst["waiting"]
+    assert worst["one seat"] > 3 * worst["waiting"]
+    # With one seat each request is answered soon after it was sent: without its wait it would look fast.
+    fastest_look = statistics.median(each.done_s - each.sent_s for each in one_seat.sent)
+    assert statistics.median(each.done_s - each.meant_s for each in one_seat.sent) > 2 * fastest_look
+
+
+async def test_what_is_in_flight_is_bounded() -> None:
+    jobs = make_jobs(PEER, made_requests(12))
+    async with serving(Toy(0.005)) as url:
+        drive = await open_loop(url, [(0.0, job) for job in jobs], timeout_s=30, max_in_flight=4)
+    at_once = [sum(a.sent_s <= each.sent_s < a.done_s for a in drive.sent) for each in drive.sent]
+    assert max(at_once) <= 4
+    assert drive.outcomes["answered"] == 12
+
+
+async def test_refusals_failures_and_timeouts_are_counted_and_none_looks_fast() -> None:
+    jobs = make_jobs(PEER, made_requests(12))
+    async with serving(Toy(0.001, fail_every=3, refuse_every=4)) as url:
+        drive = await closed_loop(url, jobs, clients=1, timeout_s=30)
+    assert drive.outcomes == {"answered": 6, "failed": 4, "refused": 2}
+    assert sum(count_scored(PEER, drive, jobs)) == 6
+    assert drive.latencies(30).percentiles_ms()["max"] == pytest.approx(30_000, rel=1e-3)
+    assert len(drive.latencies(30)) == 12
+
+
+async def test_a_request_that_is_not_answered_in_time_is_a_timeout_and_the_drive_ends() -> None:
+    jobs = make_jobs(PEER, made_requests(6))
+    async with serving(Toy(60)) as url:
+        drive = await open_loop(url, [(0.0, job) for job in jobs], timeout_s=0.2, max_in_flight=2)
+    # Those too that never left for want of a seat.
+    assert drive.outcomes == {"timeout": 6}
+
+
+async def test_a_server_that_is_not_there_is_a_failure() -> None:
+    jobs = make_jobs(PEER, made_requests(2))
+    drive = await closed_loop("http://127.0.0.1:9", jobs, clients=1, timeout_s=30)
+    assert drive.outcomes == {"failed": 2}
+
+
+async def test_a_request_of_several_calls_is_as_good_as_all_of_them() -> None:
+    peer = TwoCallsPeer("toy")
+    requests = made_requests(4, notes=2)
+    jobs = make_jobs(peer, requests)
+    async with serving(Toy(0.001, fail_every=8)) as url:
+        drive = await closed_loop(url, jobs, clients=1, timeout_s=30)
+    assert drive.outcomes == {"answered": 3, "failed": 1}
+    assert read_grades(peer, drive.sent[0], jobs[0]) == [grade_of(prompt) for prompt in requests[0].prompts]
+
+
+@pytest.mark.parametrize("answer", [b"nonsense", b"[1.0]", b"[1.0, 2.0, 3.0]", b'{"detail": "no"}'])
+def test_an_answer_of_another_shape_scores_nothing(answer: bytes) -> None:
+    sent = Sent(0, 0, 0, 0, 1, "answered", (answer,))
+    assert all(map(math.isnan, read_grades(PEER, sent, Job((), pairs=2))))
+    assert count_scored(PEER, Drive((sent,), 1.0), [Job((), pairs=2)]) == [0]
+
+
+def test_arrivals_come_at_the_rate_that_is_asked_for_and_independently() -> None:
+    moments = poisson("seed", rate=50, seconds=200)
+    assert len(moments) == pytest.approx(10_000, rel=0.05)
+    assert moments == sorted(moments) == poisson("seed", rate=50, seconds=200)
+    assert max(moments) < 200
+    gaps = [b - a for a, b in itertools.pairwise(moments)]
+    # Of an exponential distribution, mean and standard deviation are the same.
+    assert statistics.stdev(gaps) == pytest.approx(statistics.fmean(gaps), rel=0.05)

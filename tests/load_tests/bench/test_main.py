@@ -1,0 +1,62 @@
+"""The command line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from load_tests.bench import __main__ as main_module
+from load_tests.bench import run as run_module
+from load_tests.bench.__main__ import PARTS, bench, parse, plan_of
+from load_tests.bench.machine import Machine
+from load_tests.bench.peer import Peer
+from load_tests.bench.records import OURS
+from tests.checkpoints import load_tiny
+from tests.load_tests.bench.toy import ToyPeer
+
+
+def test_everything_is_measured_unless_told_otherwise() -> None:
+    options = parse([])
+    assert options.parts == PARTS
+    assert options.peers == []
+
+
+def test_parts_come_in_their_own_order_since_later_ones_use_the_earlier() -> None:
+    assert parse(["--parts", "p99, cold"]).parts == ("cold", "p99")
+
+
+@pytest.mark.parametrize(
+    ("parts", "told"), [("cold,warm", "no such part: warm"), (",", "no such part: nothing")]
+)
+def test_a_part_that_is_none_is_refused(capsys: pytest.CaptureFixture[str], parts: str, told: str) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--parts", parts])
+    assert told in capsys.readouterr().err
+
+
+def test_quick_is_less_of_everything() -> None:
+    whole, quick = plan_of(parse(["--seed", "3"])), plan_of(parse(["--seed", "3", "--quick"]))
+    assert (whole.seed, quick.seed) == (3, 3)
+    assert (
+        quick.rounds * quick.requests * quick.shape.notes < whole.rounds * whole.requests * whole.shape.notes
+    )
+    assert quick.open_seconds < whole.open_seconds
+    assert plan_of(parse(["--rounds", "9"])).rounds == 9
+
+
+async def test_a_run_writes_its_results_and_says_what_it_did_not_measure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "checkpoint"
+    load_tiny(folder, limits={"max_query_tokens": 400, "max_note_tokens": 400})
+    peers: list[Peer] = [ToyPeer(OURS), ToyPeer("peer")]
+    monkeypatch.setattr(run_module, "all_peers", lambda folder, cached: peers)
+    monkeypatch.setattr(main_module, "read_machine", lambda folder: Machine("A", 2, 4.0, "Linux", 0.0))
+    monkeypatch.setattr(main_module, "count_multiplied_parameters", lambda folder: 1)
+    out = tmp_path / "results"
+    await bench(parse(["--quick", "--parts", "cold", "--checkpoint", str(folder), "--out", str(out)]))
+    found = json.loads((out / "bench.json").read_text(encoding="utf-8"))
+    assert found["ratios"]["cold_vs_best_peer"] > 0
+    assert found["skipped"]["p99"] == "p99: not asked for"
+    assert found["agreement"][0]["greatest"] == 0
+    assert capsys.readouterr().out.strip() == (out / "report.md").read_text(encoding="utf-8").strip()

@@ -1,0 +1,132 @@
+"""What a server takes of the machine."""
+
+import asyncio
+import json
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from load_tests.bench.measure import (
+    ProcessTree,
+    PromptTokens,
+    Watch,
+    count_multiplied_parameters,
+    read_prompt_tokens,
+    share_of_peak,
+)
+from tests.load_tests.bench.toy import busy_for
+from tests.waiting import wait_until
+
+# A parent that only waits, and a child that works until it is told to stop.
+PARENT = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+print("started", flush=True)
+sys.stdin.read()
+child.kill()
+child.wait()
+"""
+
+
+@pytest.fixture
+def busy_tree() -> Iterator[ProcessTree]:
+    process = subprocess.Popen([sys.executable, "-c", PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    yield ProcessTree(process.pid)
+    process.communicate()
+
+
+@pytest.fixture
+def idle_tree() -> Iterator[ProcessTree]:
+    process = subprocess.Popen(["/bin/sleep", "60"])
+    yield ProcessTree(process.pid)
+    process.kill()
+    process.wait()
+
+
+def test_a_trees_time_and_memory_are_those_of_its_children_too(busy_tree: ProcessTree) -> None:
+    before = busy_tree.cpu_seconds()
+    wait_until(lambda: busy_tree.cpu_seconds() > before + 0.1)
+    parent, child = busy_tree.processes()
+    times = child.cpu_times()
+    assert busy_tree.cpu_seconds() >= times.user + times.system
+    assert busy_tree.rss_mib() > child.memory_info().rss / 2**20
+    assert parent.pid != child.pid
+
+
+def test_a_tree_that_has_ended_is_empty() -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    tree = ProcessTree(process.pid)
+    process.wait()
+    assert (tree.processes(), tree.cpu_seconds(), tree.rss_mib()) == ([], 0, 0)
+
+
+async def test_a_watch_tells_the_servers_time_from_the_clients(
+    busy_tree: ProcessTree, idle_tree: ProcessTree
+) -> None:
+    async with Watch(busy_tree) as served:
+        start = busy_tree.cpu_seconds()
+        while busy_tree.cpu_seconds() < start + 0.2:
+            await asyncio.sleep(0.01)
+    async with Watch(idle_tree) as asked:
+        busy_for(0.1)
+    assert served.cpu_s >= 0.2
+    assert served.peak_rss_mib > 1
+    assert asked.client_cpu_s >= 0.1 > asked.cpu_s
+
+
+@pytest.mark.parametrize(
+    ("text", "computed"),
+    [
+        ('vllm:prompt_tokens_total{engine="0"} 100.0\nvllm:prompt_tokens_total{engine="1"} 50\nvllm:prompt_tokens_cached_total{engine="0"} 30\n', 120),
+        ("# HELP nothing\nother_total 3\n", None),
+    ],
+)  # fmt: skip
+async def test_tokens_are_read_off_the_metrics_of_vllm(text: str, computed: float | None) -> None:
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(text=text)
+
+    app = web.Application()
+    app.router.add_get("/metrics", metrics)
+    async with TestServer(app) as server:
+        found = await read_prompt_tokens(str(server.make_url("")).rstrip("/"))
+    assert (found and found.computed) == computed
+
+
+async def test_a_server_without_metrics_tells_no_tokens() -> None:
+    async with TestServer(web.Application()) as server:
+        assert await read_prompt_tokens(str(server.make_url("")).rstrip("/")) is None
+    assert await read_prompt_tokens("http://127.0.0.1:9") is None
+
+
+def test_tokens_of_a_drive_are_the_difference_of_two_readings() -> None:
+    assert PromptTokens(500, 200) - PromptTokens(100, 50) == PromptTokens(400, 150)
+
+
+def test_parameters_are_those_that_tokens_are_multiplied_by(tmp_path: Path) -> None:
+    shapes = {
+        "model.embed_tokens.weight": [50, 4],
+        "lm_head.weight": [50, 4],
+        "model.layers.0.up_proj.weight": [8, 4],
+        "model.norm.weight": [4],
+    }
+    header = {
+        name: {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()
+    }
+    text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
+    (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text)
+    assert count_multiplied_parameters(tmp_path) == 36
+
+
+def test_the_share_of_the_peak_grows_with_the_rate_and_falls_with_the_peak() -> None:
+    share = share_of_peak(106_000_000, 110, 11.3, 420)
+    # PERF's own example: bf16 on two cores, 65 %.
+    assert 0.6 < share < 0.7
+    assert share_of_peak(106_000_000, 110, 22.6, 840) == pytest.approx(share)

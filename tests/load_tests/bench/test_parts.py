@@ -1,0 +1,117 @@
+"""Whole parts, on toys in place of servers: the one that is four times as slow comes out as slower."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from load_tests.bench import run as run_module
+from load_tests.bench.parts import run_part
+from load_tests.bench.peer import Peer
+from load_tests.bench.plan import quick
+from load_tests.bench.records import OURS, Records, compute_ratios
+from load_tests.bench.run import Run
+from load_tests.bench.workloads import Shape
+from service.contract.checkpoint import Checkpoint
+from tests.checkpoints import load_tiny
+from tests.load_tests.bench.toy import ToyPeer
+
+PLAN = replace(
+    quick(11), requests=4, shape=Shape(3, 20), open_shape=Shape(1, 20), open_seconds=0.6, probe_seconds=0.6, resolution=0.5,
+    sweep_notes=(1, 4), sweep_note_tokens=(20,), sweep_pairs=8, timeout_s=30,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return load_tiny(
+        tmp_path_factory.mktemp("checkpoint"), limits={"max_query_tokens": 400, "max_note_tokens": 400}
+    )
+
+
+@pytest.fixture
+def make_run(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
+    def make(peers: list[Peer], **changes: object) -> Run:
+        monkeypatch.setattr(run_module, "all_peers", lambda folder, cached: peers)
+        made = Run(PLAN, checkpoint, [], None, None, Records())
+        return replace(made, **changes)  # type: ignore[arg-type]
+
+    return make
+
+
+def toys() -> list[Peer]:
+    return [ToyPeer(OURS, 0.004), ToyPeer("slow", 0.016), ToyPeer("other", 0.03)]
+
+
+async def test_the_slower_one_loses_round_by_round(make_run: Callable[..., Run]) -> None:
+    run = make_run(toys())
+    await run_part(run, "cold")
+    assert [(each.peer, each.round) for each in run.records.measurements] == [
+        (OURS, 0), ("slow", 0), ("other", 0), ("other", 1), ("slow", 1), (OURS, 1),
+    ]  # fmt: skip
+    assert run.records.best_peer("cold") == "slow"
+    ratio = compute_ratios(run.records)["cold_vs_best_peer"]
+    assert ratio.value is not None
+    assert ratio.value > 1.5
+    assert [each.greatest for each in run.records.agreements] == [0, 0]
+    assert set(run.records.ready_s) == {"Notegrade (best)", "slow (best)", "other (best)"}
+    assert all(each.pairs == 12 and each.outcomes == {"answered": 4} for each in run.records.measurements)
+
+
+async def test_one_that_computes_something_else_is_no_comparison(make_run: Callable[..., Run]) -> None:
+    run = make_run([ToyPeer(OURS), ToyPeer("wrong", wrong_by=0.5)])
+    await run_part(run, "cold")
+    assert run.records.measurements == []
+    assert "up to 0.5000 from ours" in run.records.disagreeing["wrong (best)"]
+    assert compute_ratios(run.records)["cold_vs_best_peer"].reason == "cold: nobody to compare with"
+
+
+async def test_latency_is_compared_at_rates_that_the_best_peer_keeps_up_with(
+    make_run: Callable[..., Run],
+) -> None:
+    run = make_run(toys()[:2])
+    await run_part(run, "p99")
+    kept_up = [found.kept_up for found in run.records.saturation.values()]
+    assert kept_up[0] > kept_up[1] > 0
+    ours, theirs = run.records.of("p99", OURS), run.records.of("p99", "slow")
+    assert [each.offered_per_s for each in ours] == [each.offered_per_s for each in theirs]
+    assert {each.load for each in run.records.measurements} == set(run.plan.open_loads)
+    assert {each.load for each in ours} == {max(run.plan.open_loads)}
+    assert compute_ratios(run.records)["best_peer_p99_over_ours"].value is not None
+
+
+async def test_sweeps_measure_every_shape_once(make_run: Callable[..., Run]) -> None:
+    run = make_run(toys()[:2])
+    await run_part(run, "sweeps")
+    shapes = [(each.notes, each.note_tokens) for each in run.records.of("sweeps", OURS)]
+    assert shapes == [(1, 20), (4, 20), (3, 20)]
+
+
+async def test_zipf_and_replay_are_answered_as_well(make_run: Callable[..., Run], tmp_path: Path) -> None:
+    file = tmp_path / "traffic.jsonl"
+    file.write_text('{"query": "cafes", "notes": [{"id": "1", "body": "A cafe."}]}\n' * 6, encoding="utf-8")
+    run = make_run(toys()[:2], traffic_file=file)
+    await run_part(run, "zipf")
+    await run_part(run, "replay")
+    assert len(run.records.of("zipf", OURS)) == 2
+    # One goes to warm up in each round, four are asked; the second round finds nothing left.
+    assert [each.requests for each in run.records.of("replay", OURS)] == [4]
+
+
+@pytest.mark.parametrize(("part", "option"), [("student", "--student"), ("replay", "--replay")])
+async def test_a_part_that_lacks_its_input_says_so(
+    make_run: Callable[..., Run], part: str, option: str
+) -> None:
+    run = make_run(toys())
+    await run_part(run, part)  # type: ignore[arg-type]
+    assert option in run.records.skipped[part]
+
+
+def test_peers_are_chosen_by_words_of_their_names_and_we_always_take_part(
+    make_run: Callable[..., Run],
+) -> None:
+    run = make_run([*toys(), ToyPeer(OURS, tuning="default")], wanted=["SLO"])
+    assert [peer.name for peer in run.peers("best")] == [OURS, "slow"]
+    assert [peer.name for peer in run.peers("default")] == [OURS]
+    assert run.ours().name == OURS

@@ -1,0 +1,93 @@
+"""Those that are not on turn take nothing, and everything ends."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import psutil
+import pytest
+
+from load_tests.bench.peer import Running, Tuning
+from load_tests.bench.peers.process import Server, run_server
+from load_tests.bench.stage import Entrant, in_turn, label, stage
+from load_tests.soak.processes import free_port
+from tests.waiting import wait_until
+
+# It spins, and so does a child of it: as an idle vLLM may.
+SPINNER = """
+import http.server, subprocess, sys, threading
+subprocess.Popen([sys.executable, "-c", "while True: pass"])
+threading.Thread(target=lambda: [None for _ in iter(int, 1)], daemon=True).start()
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), http.server.SimpleHTTPRequestHandler).serve_forever()
+"""
+
+
+@dataclass
+class Spinner:
+    name: str
+    tuning: Tuning = "best"
+
+    @contextmanager
+    def running(self) -> Iterator[Running]:
+        port = free_port()
+        with run_server(
+            Server([sys.executable, "-c", SPINNER, str(port)], {}, port, "/", timeout_s=60)
+        ) as running:
+            yield running
+
+
+class NotThere(Spinner):
+    @contextmanager
+    def running(self) -> Iterator[Running]:
+        raise RuntimeError("not installed\nand much more")
+        yield
+
+
+def cpu_of(entrant: Entrant[Spinner], seconds: float = 0.3) -> float:
+    """Processor seconds in so much time."""
+    before = entrant.tree.cpu_seconds()
+    time.sleep(seconds)
+    return entrant.tree.cpu_seconds() - before
+
+
+@pytest.mark.timeout(120)
+def test_one_works_while_the_others_stand_still_and_all_end() -> None:
+    with stage([Spinner("a"), Spinner("b")], {}) as (first, second):
+        assert len(first.tree.processes()) >= 2
+        assert cpu_of(first) == cpu_of(second) == 0
+        with first.turn():
+            wait_until(lambda: cpu_of(first) > 0)
+            assert cpu_of(second) == 0
+        assert cpu_of(first) == 0
+        everybody = [*first.tree.processes(), *second.tree.processes()]
+        # The shell that would end them if this process died is awake.
+        asleep = {process.status() for process in everybody if process.name() != "sh"}
+        assert asleep == {psutil.STATUS_STOPPED}
+        assert psutil.STATUS_STOPPED not in {
+            process.status() for process in everybody if process.name() == "sh"
+        }
+    wait_until(lambda: not any(process.is_running() for process in everybody))
+
+
+@pytest.mark.timeout(120)
+def test_a_turn_that_fails_still_ends_in_standing_still() -> None:
+    with stage([Spinner("a")], {}) as [entrant]:
+        with pytest.raises(ValueError, match="broken"), entrant.turn():
+            raise ValueError("broken")
+        assert cpu_of(entrant) == 0
+
+
+def test_one_that_does_not_start_is_told_of_and_the_others_go_on() -> None:
+    absent: dict[str, str] = {}
+    with stage([NotThere("a"), NotThere("b", "default")], absent) as entrants:
+        assert entrants == []
+    assert absent == {"a (best)": "RuntimeError: not installed", "b (default)": "RuntimeError: not installed"}
+
+
+def test_every_other_round_goes_the_other_way_round() -> None:
+    made = [Entrant(Spinner(name), Running("", 1, 0.0), None) for name in "abc"]  # type: ignore[arg-type]
+    orders = ["".join(each.contestant.name for each in in_turn(made, number)) for number in range(3)]
+    assert orders == ["abc", "cba", "abc"]
+    assert made[0].label == label(Spinner("a")) == "a (best)"

@@ -1,0 +1,138 @@
+"""A server whose capacity is known: one note at a time, so many seconds each. In this process, or in one of its own."""
+
+import argparse
+import asyncio
+import contextlib
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from load_tests.bench.peer import Call, Request, Running, Tuning
+from load_tests.soak.processes import free_port
+from tests.waiting import wait_until
+
+ROOT = Path(__file__).parents[3]
+
+
+def grade_of(prompt: Sequence[int]) -> float:
+    """What every toy says of a prompt."""
+    return sum(prompt) % 31 / 10
+
+
+class Toy:
+    """Answers one pair after the other. Every `fail_every`th request is answered by a 500, every `refuse_every`th by a 503."""
+
+    def __init__(self, seconds: float, fail_every: int = 0, refuse_every: int = 0) -> None:
+        self._seconds = seconds
+        self._fail_every, self._refuse_every = fail_every, refuse_every
+        self._worker = asyncio.Lock()
+        self.requests = 0
+
+    async def score(self, request: web.Request) -> web.Response:
+        prompts = (await request.json())["prompts"]
+        self.requests += 1
+        if self._fail_every and self.requests % self._fail_every == 0:
+            raise web.HTTPInternalServerError
+        if self._refuse_every and self.requests % self._refuse_every == 0:
+            raise web.HTTPServiceUnavailable
+        async with self._worker:
+            await asyncio.sleep(self._seconds * len(prompts))
+        return web.json_response([grade_of(prompt) for prompt in prompts])
+
+    def app(self) -> web.Application:
+        app = web.Application()
+        app.router.add_post("/score", self.score)
+        return app
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
+        return True
+    return False
+
+
+@asynccontextmanager
+async def serving(toy: Toy) -> AsyncIterator[str]:
+    """Its URL, in this process."""
+    server = TestServer(toy.app())
+    await server.start_server()
+    try:
+        yield str(server.make_url("")).rstrip("/")
+    finally:
+        await server.close()
+
+
+@dataclass
+class ToyPeer:
+    """A toy in a process of its own. `wrong_by` is added to its grades."""
+
+    name: str
+    seconds: float = 0.001
+    tuning: Tuning = "best"
+    wrong_by: float = 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[Running]:
+        port = free_port()
+        command = [sys.executable, __file__, "--port", str(port), "--seconds", str(self.seconds)]
+        process = subprocess.Popen(command, env={"PYTHONPATH": str(ROOT)})
+        try:
+            wait_until(lambda: _listens(port))
+            yield Running(f"http://127.0.0.1:{port}", process.pid, 0.1)
+        finally:
+            process.terminate()
+            # It has to be able to: one that stands still never would.
+            process.wait(30)
+
+    def calls(self, request: Request) -> Sequence[Call]:
+        return [Call("/score", {"prompts": [list(prompt) for prompt in request.prompts]})]
+
+    def grades(self, answers: Sequence[Any]) -> list[float]:
+        return [grade + self.wrong_by for answer in answers for grade in answer]
+
+
+class TwoCallsPeer(ToyPeer):
+    """Asks for each note on its own."""
+
+    def calls(self, request: Request) -> Sequence[Call]:
+        return [Call("/score", {"prompts": [list(prompt)]}) for prompt in request.prompts]
+
+
+def made_requests(count: int, notes: int = 1) -> list[Request]:
+    """Requests that need no checkpoint."""
+    return [
+        Request(
+            f"query {number}",
+            tuple({"id": str(note), "title": None, "body": "text"} for note in range(notes)),
+            tuple((number, note) for note in range(notes)),
+        )
+        for number in range(count)
+    ]
+
+
+def busy_for(seconds: float) -> None:
+    """Take the processor."""
+    until = time.process_time() + seconds
+    while time.process_time() < until:
+        pass
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--seconds", type=float, required=True)
+    options = parser.parse_args()
+
+    async def make_app() -> web.Application:
+        return Toy(options.seconds).app()
+
+    web.run_app(make_app(), host="127.0.0.1", port=options.port, print=None, shutdown_timeout=0.1)
