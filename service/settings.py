@@ -117,7 +117,7 @@ class Settings(BaseSettings):
     max_backlog_tokens: int = Field(
         200_000,
         ge=1_000,
-        description="Most prompt tokens under way in the engine; what would go over it is shed",
+        description="Most prompt tokens that may wait before a pair, itself included; what would go over it is shed",
     )
 
     explanation_max_ttl_s: int = Field(

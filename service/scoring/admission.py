@@ -55,7 +55,10 @@ class Admission:
     def __init__(
         self, max_backlog_tokens: int, saturated_tokens: int, clock: Callable[[], float], metrics: Metrics
     ) -> None:
-        """`saturated_tokens` is a backlog that fills the engine's step; `clock` gives monotonic seconds."""
+        """`max_backlog_tokens` bounds what goes before a pair and the pair itself, so that k callers have at most
+        1 + 1/2 + ... + 1/k times as much under way. `saturated_tokens` is a backlog that fills the engine's step;
+        `clock` gives monotonic seconds.
+        """
         self._max_backlog_tokens = max_backlog_tokens
         self._clock = clock
         self._gauge = metrics.backlog_tokens
@@ -63,7 +66,7 @@ class Admission:
         self._backlog_tokens = 0
         self._rate = _Rate(saturated_tokens, clock())
         self._computed_share = 1.0
-        self._virtual_time = 0
+        self._virtual_times: Counter[Priority] = Counter()
         self._next_turns: dict[Flow, int] = {}
         metrics.service_rate_tokens.set_function(lambda: self.rate or 0.0)
 
@@ -74,7 +77,7 @@ class Admission:
 
     @property
     def backlog_share(self) -> float:
-        """The same as a share of the budget; 0 when idle."""
+        """The same as a share of the budget; 0 when idle, over 1 when several callers use theirs."""
         return self._backlog_tokens / self._max_backlog_tokens
 
     @property
@@ -85,25 +88,26 @@ class Admission:
     def why_not(self, flow: Flow, prompt_tokens: int, remaining_s: float) -> ShedReason | None:
         """Why a prompt of that length can't be admitted now, or None.
 
-        An idle engine admits anything: one huge pair must not starve for ever. While the engine's next step is not filled,
-        nothing waits for its turn; were it refused all the same, a rate once measured too low would keep the engine from ever
-        having enough to do, and so from being measured again.
+        What nothing goes before is admitted, however large: one huge pair must not starve for ever. While the engine's next
+        step is not filled, nothing waits for its turn; were it refused all the same, a rate once measured too low would keep
+        the engine from ever having enough to do, and so from being measured again.
         """
         cost = self._cost(prompt_tokens)
-        if not self._backlog_tokens:
+        ahead = self._ahead(flow, cost)
+        if not ahead:
             return None
-        if self._backlog_tokens + cost > self._max_backlog_tokens:
+        if ahead + cost > self._max_backlog_tokens:
             return "backlog"
         if not self._rate.is_saturated(self._backlog_tokens):
             return None
-        if self.rate and (self._ahead(flow, cost) + cost) / self.rate > remaining_s * TIME_SHARE:
+        if self.rate and (ahead + cost) / self.rate > remaining_s * TIME_SHARE:
             return "deadline"
         return None
 
     def admit(self, flow: Flow, prompt_tokens: int) -> Ticket:
         """Count it as under way; `release` it in the end."""
         cost = self._cost(prompt_tokens)
-        turn = max(self._virtual_time, self._next_turns.get(flow, 0))
+        turn = max(self._virtual_times[flow.priority], self._next_turns.get(flow, 0))
         self._next_turns[flow] = turn + cost
         self._change(flow, cost)
         return Ticket(flow, cost, FIRST_TURN[flow.priority] + turn, self._clock(), self._rate.saturated_s)
@@ -115,17 +119,30 @@ class Admission:
             self._rate.count(computed_tokens * self._saturated_share(ticket))
             share = computed_tokens / prompt_tokens
             self._computed_share += REUSE_WEIGHT * (share - self._computed_share)
-        self._virtual_time = max(self._virtual_time, ticket.turn - FIRST_TURN[ticket.flow.priority])
+            self._reach(ticket)
+        else:
+            # What was aborted took no turn. Time must not leap to it either, past others that still wait for theirs.
+            self._next_turns[ticket.flow] -= ticket.tokens
         if not self._backlog_tokens:  # nobody is ahead of anybody
-            self._virtual_time = 0
+            self._virtual_times.clear()
             self._next_turns.clear()
 
-    def retry_after_s(self) -> float:
-        """Backlog / rate, within RETRY_AFTER_RANGE_S; the upper end while nothing is measured."""
+    def retry_after_s(self, priority: Priority) -> float:
+        """Backlog / rate, within RETRY_AFTER_RANGE_S, of what does not yield to that priority; the upper end while nothing is measured."""
         shortest, longest = RETRY_AFTER_RANGE_S
+        before = sum(
+            tokens
+            for flow, tokens in self._backlog.items()
+            if FIRST_TURN[flow.priority] <= FIRST_TURN[priority]
+        )
         if not self.rate:
-            return longest if self._backlog_tokens else shortest
-        return min(longest, max(shortest, self._backlog_tokens / self.rate))
+            return longest if before else shortest
+        return min(longest, max(shortest, before / self.rate))
+
+    def _reach(self, ticket: Ticket) -> None:
+        priority = ticket.flow.priority
+        turn = ticket.turn - FIRST_TURN[priority]
+        self._virtual_times[priority] = max(self._virtual_times[priority], turn)
 
     def _saturated_share(self, ticket: Ticket) -> float:
         # Of the time that the pair was under way. Whether the engine has enough to do at its end says little: the pairs of

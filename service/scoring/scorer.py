@@ -1,6 +1,7 @@
 """The whole request path. `Scorer.score` reads in the order in which things happen."""
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -28,8 +29,10 @@ from service.scoring.admission import Admission, Ticket
 from service.scoring.deadline import Deadline
 from service.scoring.single_flight import SingleFlight
 from service.scoring.types import PairResult, ScoringAnswer, ScoringRequest, Timing
-from service.scoring.work import EngineReading, PairFlight, PairKey, Work, landed
+from service.scoring.work import CLOSING, EngineReading, FlightKey, PairFlight, Work, landed
 from service.tracing import exemplar, trace_var
+
+logger = logging.getLogger(__name__)
 
 
 class Scorer:
@@ -51,7 +54,8 @@ class Scorer:
         self._admission = admission
         self._metrics = metrics
         self._live = live
-        self._in_flight: SingleFlight[PairKey, EngineReading | EngineError] = SingleFlight()
+        self._in_flight: SingleFlight[FlightKey, EngineReading | EngineError] = SingleFlight()
+        self._closing = False
 
     async def score(self, request: ScoringRequest) -> ScoringAnswer:
         """Score every pair that can be scored by the deadline.
@@ -82,7 +86,8 @@ class Scorer:
         return ScoringAnswer(request.request_id, work.criteria, results, timing, _engine_tokens(work))
 
     async def close(self) -> None:
-        """Abort what is in flight and wait until it has ended."""
+        """Abort what is in flight and wait until it has ended; what is asked for from now on fails as if it had been."""
+        self._closing = True
         await self._in_flight.close()
 
     def _mint_keys(self, request: ScoringRequest, deadline: Deadline) -> Work:
@@ -120,9 +125,14 @@ class Scorer:
 
     def _join_flights(self, work: Work) -> None:
         for index in work.missing():
-            flight = self._in_flight.join(work.key(index))
-            if flight:
+            self._join_flight(work, index)
+
+    def _join_flight(self, work: Work, index: int) -> bool:
+        for key in work.flights_to_join(index):
+            if flight := self._in_flight.join(key):
                 work.board(index, flight, "coalesced")
+                return True
+        return False
 
     async def _take_off(self, work: Work) -> None:
         missing = work.missing()
@@ -133,28 +143,30 @@ class Scorer:
         if reason := self._admission.why_not(work.flow, shortest, work.deadline.remaining_s()):
             work.shed.update(dict.fromkeys(missing, reason))
             return
-        notes = [work.notes[index] for index in missing]
         rendering = _now()
-        prompts = await asyncio.to_thread(self._renderer.render, work.query, notes, work.criteria)
+        try:
+            async with asyncio.timeout(work.deadline.remaining_s()):
+                prompts = await self._render(work, missing)
+        except TimeoutError:
+            work.shed.update(dict.fromkeys(missing, "deadline"))
+            return
         self._observe_stage("render", rendering, _now() - rendering)
-        # Another request may have started the same pair meanwhile.
-        self._join_flights(work)
         for index, prompt in zip(missing, prompts, strict=True):
-            if index not in work.flights:
+            # Another request may have started the same pair meanwhile, or the same text stands twice in this one.
+            if not self._join_flight(work, index):
                 self._start_or_shed(work, index, prompt)
 
+    async def _render(self, work: Work, missing: Sequence[int]) -> Sequence[Prompt]:
+        notes = [work.notes[index] for index in missing]
+        return await asyncio.to_thread(self._renderer.render, work.query, notes, work.criteria)
+
     def _start_or_shed(self, work: Work, index: int, prompt: Prompt) -> None:
-        key = work.key(index)
-        twin = self._in_flight.join(key)
-        if twin:  # the same text stands twice in this request
-            work.board(index, twin, "coalesced")
-            return
         tokens = len(prompt.token_ids)
         if reason := self._admission.why_not(work.flow, tokens, work.deadline.remaining_s()):
             work.shed[index] = reason
             return
         ticket = self._admission.admit(work.flow, tokens)
-        flight = self._in_flight.start(key, self._read_pair(prompt, ticket.turn))
+        flight = self._in_flight.start(work.flight_key(index), self._read_pair(prompt, ticket.turn))
         # Not in a `finally` of the call: one that is cancelled before its first step never runs it.
         flight.task.add_done_callback(self._releaser(ticket))
         work.board(index, flight, "engine")
@@ -171,11 +183,19 @@ class Scorer:
 
     async def _read_pair(self, prompt: Prompt, priority: int) -> EngineReading | EngineError:
         # Returned, not raised: every sharer of the flight looks at it.
+        if self._closing:
+            return EngineLostError(CLOSING)
         try:
             answer = await self._engine.score(prompt.token_ids, priority)
             distribution = answer.distribution()
         except EngineError as error:
             return error
+        except Exception as error:  # a fault of ours or of the engine's that shows on one pair is no reason to lose the others
+            # Without its text, which may be the caller's.
+            logger.error("a pair failed", extra={"error": type(error).__name__})
+            return EngineRequestError(
+                f"the engine's answer to this pair can't be read: {type(error).__name__}"
+            )
         computed = answer.prompt_tokens - answer.reused_tokens
         self._metrics.prompt_tokens.labels("computed").inc(computed)
         self._metrics.prompt_tokens.labels("reused").inc(answer.reused_tokens)
@@ -242,9 +262,9 @@ class Scorer:
         if "scored" in outcomes:
             return
         if "shed" in outcomes:
-            raise OverloadedError(
-                "every pair was shed: retry after the time given", self._admission.retry_after_s()
-            )
+            which = "every pair was shed" if len(outcomes) == 1 else "pairs were shed, and none was scored"
+            retry_after_s = self._admission.retry_after_s(work.request.priority)
+            raise OverloadedError(f"{which}: retry after the time given", retry_after_s)
         if "deadline_exceeded" in outcomes:
             raise DeadlineExceededError(
                 f"no pair was scored within {work.request.deadline_ms} ms: allow more time or send fewer notes"

@@ -9,10 +9,15 @@ from service.errors import EngineError, EngineLostError
 from service.scoring.admission import Flow, ShedReason
 from service.scoring.deadline import Deadline
 from service.scoring.single_flight import Flight
-from service.scoring.types import ScoringRequest, Source
+from service.scoring.types import Priority, ScoringRequest, Source
 
 PairKey = tuple[str, bytes]
 """Query key and note key, as in the cache."""
+
+FlightKey = tuple[Priority, str, bytes]
+"""Priority, query key and note key."""
+
+CLOSING = "the service is shutting down: retry elsewhere"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +30,13 @@ class EngineReading:
     computed_tokens: int
 
 
-PairFlight = Flight[PairKey, EngineReading | EngineError]
+PairFlight = Flight[FlightKey, EngineReading | EngineError]
 
 
 def landed(flight: PairFlight) -> EngineReading | EngineError:
     """What a flight that is done has brought."""
     if flight.task.cancelled():  # only closing the scorer cancels a call that somebody waits on
-        return EngineLostError("the service is shutting down: retry elsewhere")
+        return EngineLostError(CLOSING)
     return flight.task.result()
 
 
@@ -62,7 +67,19 @@ class Work:
         return Flow(self.request.priority, self.request.caller)
 
     def key(self, index: int) -> PairKey:
+        """Of the pair, in the cache."""
         return (self.query_key, self.note_keys[index])
+
+    def flight_key(self, index: int) -> FlightKey:
+        """Of the pair, in flight for this request."""
+        return (self.request.priority, *self.key(index))
+
+    def flights_to_join(self, index: int) -> Iterator[FlightKey]:
+        """Of the pair, in flight for anybody: `online` first, and nothing later than this request's own."""
+        for priority in ("online", "batch"):
+            yield (priority, *self.key(index))
+            if priority == self.request.priority:
+                return
 
     def board(self, index: int, flight: PairFlight, source: Source) -> None:
         """Have the note scored by a flight that was joined for it."""

@@ -45,12 +45,29 @@ class House:
 def test_budget_is_kept() -> None:
     house = House(100)
     ticket = house.admission.admit(ANN, 60)
-    assert house.admits(BOB, 40)
-    assert house.admission.why_not(BOB, 41, LONG_S) == "backlog"
+    assert house.admits(ANN, 40)
+    assert house.admission.why_not(ANN, 41, LONG_S) == "backlog"
     assert house.admission.backlog_share == 0.6
     house.admission.release(ticket)
-    assert house.admits(BOB, 100)
+    assert house.admits(ANN, 100)
     assert house.registry.get_sample_value("notegrade_backlog_tokens") == 0
+
+
+def test_one_caller_can_not_use_up_the_budget_of_the_others() -> None:
+    house = House(10_000)
+    greedy = house.fill(ANN, 100_000, LONG_S)
+    assert sum(ticket.tokens for ticket in greedy) == 10_000
+    assert sum(ticket.tokens for ticket in house.fill(BOB, 100_000, LONG_S)) == 5_000
+    assert house.admission.why_not(ANN, 1, LONG_S) == "backlog"
+    assert house.admission.backlog_share == 1.5
+
+
+def test_batch_can_not_use_up_the_budget_of_online() -> None:
+    house = House(10_000)
+    house.fill(BATCH, 100_000, LONG_S)
+    assert house.admission.backlog_tokens == 10_000
+    assert sum(ticket.tokens for ticket in house.fill(ANN, 100_000, LONG_S)) == 10_000
+    assert house.admission.why_not(BATCH, 1, LONG_S) == "backlog"
 
 
 def test_an_idle_engine_admits_even_what_is_over_the_budget() -> None:
@@ -72,7 +89,11 @@ def test_backlog_is_what_was_admitted_and_not_released(steps: list[tuple[int, bo
             house.admission.release(held.pop(0))
         elif house.admits(flow, cost):
             held.append(house.admission.admit(flow, cost))
-        assert house.admission.backlog_tokens == sum(ticket.tokens for ticket in held) <= 100
+        by_flow = {one: sum(t.tokens for t in held if t.flow == one) for one in (ANN, BOB, BATCH)}
+        assert house.admission.backlog_tokens == sum(by_flow.values())
+        # Of the second caller, no more than goes before it is counted: half a budget is left for it, however much the first has.
+        assert max(by_flow.values()) <= 100
+        assert by_flow[ANN] + by_flow[BOB] <= 150
     for ticket in held:
         house.admission.release(ticket)
     # Nothing is kept of callers who have left.
@@ -229,18 +250,51 @@ def test_a_caller_who_was_away_has_saved_nothing_up() -> None:
     assert bob.turn == ann[39].turn
 
 
+def test_time_does_not_leap_to_the_turn_of_aborted_work() -> None:
+    """Or whoever comes next would stand behind what has not had its turn."""
+    house = House()
+    waiting = [house.admission.admit(ANN, 100) for _ in range(10)]
+    aborted = [house.admission.admit(ANN, 100) for _ in range(10)]
+    for ticket in aborted:
+        house.admission.release(ticket)
+    assert house.admission.admit(BOB, 100).turn == waiting[0].turn
+    # And what was never done is not held against its caller.
+    assert house.admission.admit(ANN, 100).turn == aborted[0].turn
+
+
+def test_time_passes_for_each_priority_alone() -> None:
+    house = House()
+    online = [house.admission.admit(ANN, 100) for _ in range(10)]
+    batch = [house.admission.admit(BATCH, 100) for _ in range(2)]
+    for ticket in online[:8]:
+        house.admission.release(ticket, 100, 100)
+    other = house.admission.admit(Flow("batch", "bob"), 100)
+    assert other.turn == batch[0].turn
+
+
+def test_retry_after_is_of_what_does_not_yield() -> None:
+    house = House()
+    house.measure()
+    house.admission.admit(BATCH, 8_000)
+    house.admission.admit(ANN, 2_000)
+    rate = house.admission.rate
+    assert rate is not None
+    assert house.admission.retry_after_s("online") == pytest.approx(2_000 / rate)
+    assert house.admission.retry_after_s("batch") == pytest.approx(10_000 / rate)
+
+
 def test_retry_after_is_backlog_over_rate_within_its_range() -> None:
     shortest, longest = RETRY_AFTER_RANGE_S
     house = House()
-    assert house.admission.retry_after_s() == shortest
+    assert house.admission.retry_after_s("online") == shortest
     held = house.admission.admit(ANN, 5_000)
-    assert house.admission.retry_after_s() == longest  # nothing measured yet
+    assert house.admission.retry_after_s("online") == longest  # nothing measured yet
     house.admission.release(held)
     house.measure()
     house.admission.admit(ANN, 8_000)
     rate = house.admission.rate
     assert rate is not None
-    assert house.admission.retry_after_s() == pytest.approx(8_000 / rate)
+    assert house.admission.retry_after_s("online") == pytest.approx(8_000 / rate)
     house.admission.admit(ANN, 90_000)
-    assert house.admission.retry_after_s() == longest
+    assert house.admission.retry_after_s("online") == longest
     assert house.registry.get_sample_value("notegrade_service_rate_tokens") == rate

@@ -1,5 +1,6 @@
 import asyncio
 import math
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from service.contract.checkpoint import Checkpoint
 from service.contract.judgement import judge
 from service.contract.labels import LabelDistribution
 from service.contract.prompt import Note
+from service.engines.base import EngineAnswer
 from service.engines.fake_engine import FakeEngine
 from service.errors import (
     DeadlineExceededError,
@@ -207,6 +209,30 @@ async def test_concurrent_requests_share_pairs_in_flight(house: House) -> None:
     assert [r.judgement for r in two.results[:3]] == [r.judgement for r in one.results]
 
 
+async def test_online_work_never_waits_for_a_pair_that_batch_work_has_begun(house: House) -> None:
+    house.engine.hold()
+    batch = asyncio.create_task(house.scorer.score(request(priority="batch")))
+    await house.held(3)
+    online = asyncio.create_task(house.scorer.score(request()))
+    await house.held(6)
+    assert max(house.engine.priorities[3:]) < min(house.engine.priorities[:3])
+    house.engine.let_go()
+    one, two = await batch, await online
+    assert [result.source for result in two.results] == ["engine"] * 3
+    assert [r.judgement for r in two.results] == [r.judgement for r in one.results]
+
+
+async def test_batch_work_joins_what_is_in_flight_for_online(house: House) -> None:
+    house.engine.hold()
+    online = asyncio.create_task(house.scorer.score(request()))
+    await house.held(3)
+    batch = asyncio.create_task(house.scorer.score(request((*BODIES, "one more"), priority="batch")))
+    await house.held(4)
+    house.engine.let_go()
+    await online
+    assert [result.source for result in (await batch).results] == ["coalesced"] * 3 + ["engine"]
+
+
 async def test_what_misses_the_deadline_says_so_and_is_aborted(house: House) -> None:
     await house.scorer.score(request(BODIES[:1]))
     house.engine.hold()
@@ -275,6 +301,15 @@ async def test_all_shed_is_an_error_with_a_time_to_retry(checkpoint: Checkpoint)
     assert (await first).results[0].outcome == "scored"
 
 
+async def test_an_error_does_not_say_that_all_were_shed_when_some_were_late(checkpoint: Checkpoint) -> None:
+    house = House(checkpoint, max_backlog_tokens=1)
+    await house.engine.start()
+    house.engine.hold()
+    with pytest.raises(OverloadedError, match="pairs were shed, and none was scored"):
+        await house.scorer.score(request(deadline_ms=50))
+    await house.held(0)
+
+
 async def test_shed_pairs_never_reach_the_engine(checkpoint: Checkpoint) -> None:
     house = House(checkpoint, max_backlog_tokens=1)
     await house.engine.start()
@@ -304,6 +339,41 @@ async def test_numbers_that_are_none_fail_their_pair(house: House, monkeypatch: 
         await house.scorer.score(request(BODIES[:1]))
 
 
+async def test_a_fault_that_nobody_knows_fails_its_pair_alone_and_tells_no_text(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    score, unlucky = house.engine.score, render(house.checkpoint, BODIES[1])
+
+    async def score_most(prompt: tuple[int, ...], priority: int) -> EngineAnswer:
+        if prompt == unlucky:
+            raise KeyError(BODIES[1])
+        return await score(prompt, priority)
+
+    monkeypatch.setattr(house.engine, "score", score_most)
+    answer = await house.scorer.score(request())
+    assert [result.outcome for result in answer.results] == ["scored", "failed", "scored"]
+    assert "a pair failed" in caplog.text
+    assert BODIES[1] not in caplog.text
+
+
+async def test_pairs_that_are_not_rendered_in_time_are_shed(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rendering = threading.Event()
+
+    def render_late(*_: Any) -> None:
+        rendering.wait(30)
+
+    monkeypatch.setattr(house.checkpoint.renderer, "render", render_late)
+    try:
+        with pytest.raises(OverloadedError, match="every pair was shed"):
+            await house.scorer.score(request(deadline_ms=20))
+    finally:
+        rendering.set()
+    assert house.count("shed_total", reason="deadline") == 3
+    assert house.engine.priorities == []
+
+
 async def test_lost_engine_is_told_as_such(house: House) -> None:
     house.engine.hold()
     task = asyncio.create_task(house.scorer.score(request()))
@@ -320,6 +390,13 @@ async def test_closing_fails_what_is_in_flight(house: House) -> None:
     await house.scorer.close()
     with pytest.raises(EngineLostError, match="shutting down"):
         await task
+
+
+async def test_what_comes_while_it_closes_fails_as_what_was_in_flight(house: House) -> None:
+    await house.scorer.close()
+    with pytest.raises(EngineLostError, match="shutting down"):
+        await house.scorer.score(request())
+    assert house.engine.priorities == []
 
 
 async def test_batch_work_lets_online_work_go_first(house: House) -> None:
