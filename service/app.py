@@ -255,7 +255,7 @@ def _build_cache(settings: Settings, metrics: Metrics) -> TieredCache:
 def _build_stores(settings: Settings) -> tuple[ModeStore, TraceStore]:
     kept_s, kept_requests = settings.explanation_kept_s, settings.explanation_kept_requests
     if settings.redis_url is None:
-        return MemoryModeStore(), MemoryTraceStore(kept_s, kept_requests)
+        return MemoryModeStore(), MemoryTraceStore(kept_s, kept_requests, max_traces=settings.max_notes)
     connection = RedisConnection(
         settings.redis_url.get_secret_value(),
         # Nobody waits for a score here: rather a second than a flip that is refused for a slow moment.
@@ -263,7 +263,8 @@ def _build_stores(settings: Settings) -> tuple[ModeStore, TraceStore]:
         max_connections=EXPLANATION_CONNECTIONS,
         failure=ExplanationStoreError,
     )
-    return RedisModeStore(connection), RedisTraceStore(connection, kept_s, kept_requests)
+    traces = RedisTraceStore(connection, kept_s, kept_requests, max_traces=settings.max_notes)
+    return RedisModeStore(connection), traces
 
 
 def _build_tracer(fingerprint: str) -> Tracer:

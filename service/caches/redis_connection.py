@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any
 
 from redis import exceptions as redis_errors
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -23,26 +23,28 @@ _REDIS_ERRORS = (
 
 
 @asynccontextmanager
-async def translate_redis_errors(
-    failure: type[RemoteStoreError], secret: str | None = None
-) -> AsyncIterator[None]:
-    """Turn whatever redis-py, the socket or a timeout raises into a `failure`.
+async def translate_redis_errors(failure: type[RemoteStoreError]) -> AsyncIterator[None]:
+    """Turn whatever redis-py, the socket or a timeout raises into a `failure` that tells its kind alone.
 
-    `secret` never shows in the error: some servers and proxies quote the AUTH command when they refuse it.
+    Its text holds host and port, and the password where a server quotes the AUTH command that it refuses.
     """
     try:
         yield
     except (*_REDIS_ERRORS, OSError, TimeoutError) as error:
-        message = f"Redis did not answer: {type(error).__name__}: {error}".rstrip(": ")
-        if secret and secret in message:
-            # Not chained: a traceback would print the original message.
-            raise failure(message.replace(secret, "***")) from None
-        raise failure(message) from error
+        # Not chained: a traceback would print that text.
+        raise failure(f"Redis did not answer: {_kind(error)}") from None
+
+
+def _kind(error: Exception) -> str:
+    beneath = error.__cause__ or error.__context__
+    name = type(error).__name__
+    # For redis-py a refused connection, an unknown host and a bad certificate are all of one type.
+    return f"{name} ({type(beneath).__name__})" if isinstance(beneath, OSError) else name
 
 
 def is_of_another_type(failure: RemoteStoreError) -> bool:
     """Whether Redis refused since the key holds something else than what the command is for."""
-    return str(failure.__cause__).startswith("WRONGTYPE")
+    return str(failure.__context__).startswith("WRONGTYPE")
 
 
 class RedisConnection:
@@ -58,9 +60,7 @@ class RedisConnection:
         self._timeout_s = timeout_s
         self._failure = failure
         self._closed = False
-        pool = _make_pool(url, timeout_s, max_connections)
-        self._password = cast("str | None", pool.connection_kwargs.get("password"))
-        self._redis = Redis(connection_pool=pool)
+        self._redis = Redis(connection_pool=_make_pool(url, timeout_s, max_connections))
 
     @asynccontextmanager
     async def call(self) -> AsyncIterator[Redis]:
@@ -73,13 +73,13 @@ class RedisConnection:
         """The client without a timeout, for what waits for messages."""
         if self._closed:
             raise self._failure("the connection to Redis is closed")
-        async with translate_redis_errors(self._failure, self._password):
+        async with translate_redis_errors(self._failure):
             yield self._redis
 
     async def close(self) -> None:
         """Give up all connections; closing twice is fine."""
         self._closed = True
-        async with translate_redis_errors(self._failure, self._password):
+        async with translate_redis_errors(self._failure):
             await self._redis.connection_pool.aclose()
 
 

@@ -6,6 +6,9 @@ from typing import Protocol
 
 from service.explaining.mode import Flip, Mode
 
+# Most traces that are kept of one request id: as many as a request may have notes by default.
+MAX_TRACES = 256
+
 
 @dataclass(frozen=True, slots=True)
 class ModeReading:
@@ -49,7 +52,10 @@ class ModeStore(Protocol):
 
 
 class TraceStore(Protocol):
-    """Traces by request id, one a field; all of a request expire together, and the oldest requests make room."""
+    """Traces by request id, one a field; all of a request expire together, and the oldest requests make room.
+
+    So do the oldest traces of a request that has too many: callers may use an id again, and it would never end.
+    """
 
     async def put(self, request_id: str, traces: Mapping[str, bytes]) -> None:
         """Store the traces, over older ones of the same field. Raises ExplanationStoreError."""

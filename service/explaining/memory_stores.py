@@ -1,6 +1,7 @@
 """Explanation mode in this process alone: for a single replica without Redis, and the twins that tests use."""
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -8,16 +9,24 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from cachetools import TTLCache
 
 from service.errors import ExplanationStoreError
-from service.explaining.base import ModeReading, read_at
+from service.explaining.base import MAX_TRACES, ModeReading
 from service.explaining.mode import NEVER_FLIPPED, Flip, Mode, conflict
 
 
 class MemoryModeStore:
     """Forgets everything with its process: a restart is `off`."""
 
-    def __init__(self, max_history: int = 1000, clock: Callable[[], float] = time.time) -> None:
-        """`clock` gives seconds since 1970."""
+    def __init__(
+        self,
+        max_history: int = 1000,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`clock` gives monotonic seconds, and the mode ends by it; `wall_clock` gives those since 1970, for people."""
         self._clock = clock
+        self._wall_clock = wall_clock
+        self._flipped_at = -math.inf
+        self._ends_at: float | None = None
         self._history: deque[Mode] = deque(maxlen=max_history)
         self._changed = asyncio.Condition()
         self._closed = False
@@ -25,16 +34,22 @@ class MemoryModeStore:
     async def read(self) -> ModeReading:
         self._check_open()
         mode = self._history[-1] if self._history else NEVER_FLIPPED
-        return read_at(mode, self._clock())
+        # Not from the mode's own times: the wall clock may have leapt since.
+        now = self._clock()
+        return ModeReading(
+            mode, now - self._flipped_at, None if self._ends_at is None else self._ends_at - now
+        )
 
     async def flip(self, flip: Flip, expected_revision: int) -> ModeReading:
         before = (await self.read()).mode
         if before.revision != expected_revision:
             raise conflict(before, expected_revision)
-        now = self._clock()
-        expires = None if flip.ttl_s is None else now + flip.ttl_s
+        self._flipped_at = self._clock()
+        self._ends_at = None if flip.ttl_s is None else self._flipped_at + flip.ttl_s
+        since = self._wall_clock()
+        expires = None if flip.ttl_s is None else since + flip.ttl_s
         self._history.append(
-            Mode(before.revision + 1, flip.mode, flip.owner, flip.reason, now, expires, flip.rate)
+            Mode(before.revision + 1, flip.mode, flip.owner, flip.reason, since, expires, flip.rate)
         )
         async with self._changed:
             self._changed.notify_all()
@@ -62,17 +77,31 @@ class MemoryModeStore:
 
 
 class MemoryTraceStore:
-    """The traces of at most `max_requests` requests, each for `ttl_s` from its last one on."""
+    """At most `max_traces` traces of each of at most `max_requests` requests, for `ttl_s` from its last one on."""
 
-    def __init__(self, ttl_s: float, max_requests: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        ttl_s: float,
+        max_requests: int,
+        clock: Callable[[], float] = time.monotonic,
+        max_traces: int = MAX_TRACES,
+    ) -> None:
         self._requests: TTLCache[str, dict[str, bytes]] = TTLCache(max_requests, ttl_s, clock)
+        self._max_traces = max_traces
         self._closed = False
 
     async def put(self, request_id: str, traces: Mapping[str, bytes]) -> None:
         self._check_open()
-        # Taken out first: one that is put over keeps its old place, and would make room before older ones.
+        if not traces:
+            return
+        # Taken out first, here and below: what is put over keeps its old place, and would make room before older ones.
         kept = self._requests.pop(request_id, {})
-        self._requests[request_id] = {**kept, **traces}
+        for field, trace in traces.items():
+            kept.pop(field, None)
+            kept[field] = trace
+        for field in list(kept)[: max(0, len(kept) - self._max_traces)]:
+            del kept[field]
+        self._requests[request_id] = kept
 
     async def get(self, request_id: str) -> dict[str, bytes]:
         self._check_open()

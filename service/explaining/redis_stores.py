@@ -6,12 +6,12 @@ from typing import Any, cast, get_args
 
 from service.caches.redis_connection import RedisConnection
 from service.errors import ExplanationStoreError
-from service.explaining.base import ModeReading, read_at
+from service.explaining.base import MAX_TRACES, ModeReading, read_at
 from service.explaining.mode import NEVER_FLIPPED, Flip, Mode, ModeName, conflict
 
 # The braces are a Redis Cluster hash tag: what one script touches lies in one slot.
 _MODE_KEY, _HISTORY_KEY, _CHANNEL = "ng:{mode}", "ng:{mode}:history", "ng:{mode}:changes"
-_TRACES_KEY, _TRACES_INDEX = "ng:{traces}:", "ng:{traces}"
+_TRACES_KEY, _ORDER_KEY, _TRACES_INDEX = "ng:{traces}:", "ng:{traces}order:", "ng:{traces}"
 
 # KEYS: mode, history. ARGV: expected revision, time to live in ms or "", channel, longest history, fields and values.
 _FLIP = """
@@ -32,18 +32,29 @@ redis.call('PUBLISH', ARGV[3], revision + 1)
 return 1
 """
 
-# KEYS: this request's traces, the index. ARGV: time to live in ms, most requests, request id, prefix, fields and values.
+# KEYS: this request's traces, their order, the index. ARGV: time to live in ms, most requests, most traces of one,
+# request id, prefixes of the first two keys, fields and values.
 _PUT_TRACES = """
-redis.call('HSET', KEYS[1], unpack(ARGV, 5))
-redis.call('PEXPIRE', KEYS[1], ARGV[1])
-local time = redis.call('TIME')
-redis.call('ZADD', KEYS[2], time[1] * 1000000 + time[2], ARGV[3])
-redis.call('PEXPIRE', KEYS[2], ARGV[1])
-local over = redis.call('ZCARD', KEYS[2]) - tonumber(ARGV[2])
-if over > 0 then
-    for _, id in ipairs(redis.call('ZRANGE', KEYS[2], 0, over - 1)) do redis.call('DEL', ARGV[4] .. id) end
-    redis.call('ZREMRANGEBYRANK', KEYS[2], 0, over - 1)
+-- By a count rather than by the time: a clock may leap, and what is new would then be taken for the oldest.
+local function put_last(key, member)
+    local last = redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')
+    redis.call('ZADD', key, (last[2] or 0) + 1, member)
 end
+local function take_oldest(key, most)
+    local over = redis.call('ZCARD', key) - tonumber(most)
+    if over <= 0 then return {} end
+    local oldest = redis.call('ZRANGE', key, 0, over - 1)
+    redis.call('ZREMRANGEBYRANK', key, 0, over - 1)
+    return oldest
+end
+for i = 7, #ARGV, 2 do
+    redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1])
+    put_last(KEYS[2], ARGV[i])
+end
+for _, field in ipairs(take_oldest(KEYS[2], ARGV[3])) do redis.call('HDEL', KEYS[1], field) end
+put_last(KEYS[3], ARGV[4])
+for _, id in ipairs(take_oldest(KEYS[3], ARGV[2])) do redis.call('DEL', ARGV[5] .. id, ARGV[6] .. id) end
+for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, ARGV[1]) end
 """
 
 
@@ -92,19 +103,21 @@ class RedisModeStore:
 
 
 class RedisTraceStore:
-    """One hash a request, and an index of the requests by the time of their last trace."""
+    """One hash a request with the order of its traces beside it, and an index of the requests by their last trace."""
 
-    def __init__(self, connection: RedisConnection, ttl_s: float, max_requests: int) -> None:
+    def __init__(
+        self, connection: RedisConnection, ttl_s: float, max_requests: int, max_traces: int = MAX_TRACES
+    ) -> None:
         self._connection = connection
-        self._ttl_ms = max(1, round(ttl_s * 1000))
-        self._max_requests = max_requests
+        self._limits = (max(1, round(ttl_s * 1000)), max_requests, max_traces)
 
     async def put(self, request_id: str, traces: Mapping[str, bytes]) -> None:
         if not traces:
             return
-        arguments = (self._ttl_ms, self._max_requests, request_id, _TRACES_KEY, *_flat(traces))
+        keys = (_TRACES_KEY + request_id, _ORDER_KEY + request_id, _TRACES_INDEX)
+        arguments = (*self._limits, request_id, _TRACES_KEY, _ORDER_KEY, *_flat(traces))
         async with self._connection.call() as redis:
-            await cast("Any", redis.eval(_PUT_TRACES, 2, _TRACES_KEY + request_id, _TRACES_INDEX, *arguments))
+            await cast("Any", redis.eval(_PUT_TRACES, len(keys), *keys, *arguments))
 
     async def get(self, request_id: str) -> dict[str, bytes]:
         async with self._connection.call() as redis:

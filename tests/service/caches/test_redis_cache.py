@@ -28,7 +28,7 @@ async def test_every_failure_of_redis_is_translated(kind: type[Exception]) -> No
     with pytest.raises(CacheUnavailableError, match=kind.__name__) as caught:
         async with translate_redis_errors(CacheUnavailableError):
             raise error
-    assert caught.value.__cause__ is error
+    assert str(caught.value) == f"Redis did not answer: {kind.__name__}"
 
 
 def test_the_list_of_redis_exceptions_is_not_empty() -> None:
@@ -74,7 +74,7 @@ async def test_a_password_that_the_server_quotes_back_stays_secret() -> None:
     async with server:
         host, port = server.sockets[0].getsockname()
         cache = RedisCache(f"redis://:{SECRET}@{host}:{port}", ttl_s=60, timeout_s=5)
-        with pytest.raises(CacheUnavailableError, match=r"unknown command.*\*\*\*") as caught:
+        with pytest.raises(CacheUnavailableError, match="ResponseError") as caught:
             await cache.ping()
         await cache.close()
     assert SECRET not in "".join(traceback.format_exception(caught.value))
@@ -163,7 +163,7 @@ async def test_the_url_can_not_undo_what_the_cache_relies_on(redis_server: Redis
 @pytest.mark.redis
 async def test_an_entry_of_another_type_is_dropped_and_a_miss(cache: RedisCache, admin: Redis) -> None:
     await admin.set("q", "not a hash")
-    with pytest.raises(CacheUnavailableError, match="WRONGTYPE"):
+    with pytest.raises(CacheUnavailableError, match="ResponseError"):
         await cache.put_many("q", {A: b"1"})
     assert await cache.get_many("q", [A, B]) == [None, None]
     assert not await admin.exists("q")
@@ -197,13 +197,13 @@ async def test_tls_and_a_password_open_a_locked_server(tls_server: RedisServer, 
 @pytest.mark.parametrize(
     ("made_wrong", "why"),
     [
-        (lambda url, ca: url, "certificate verify failed"),
+        (lambda url, ca: url, "SSLCertVerificationError"),
         (
             lambda url, ca: f"{url.replace('127.0.0.1', 'localhost')}?ssl_ca_certs={ca}",
-            "certificate verify failed",
+            "SSLCertVerificationError",
         ),
         (lambda url, ca: f"{url.replace('rediss', 'redis')}", "Connection"),
-        (lambda url, ca: f"{url.replace(SECRET, 'wrong')}?ssl_ca_certs={ca}", "invalid username-password"),
+        (lambda url, ca: f"{url.replace(SECRET, 'wrong')}?ssl_ca_certs={ca}", "AuthenticationError"),
     ],
     ids=["unknown-authority", "other-host", "no-tls", "wrong-password"],
 )

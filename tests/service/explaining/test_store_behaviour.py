@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -22,7 +23,7 @@ from service.metrics import Metrics
 from tests.redis_server import RedisServer, age_keys
 from tests.service.explaining.house import Clock, turn_on
 
-TTL_S, MAX_REQUESTS = 1000.0, 3
+TTL_S, MAX_REQUESTS, MAX_TRACES = 1000.0, 3, 4
 
 
 @dataclass
@@ -38,7 +39,9 @@ async def _memory_subject() -> AsyncIterator[Subject]:
     async def age(seconds: float) -> None:
         clock.now += seconds
 
-    yield Subject(MemoryModeStore(max_history=3), MemoryTraceStore(TTL_S, MAX_REQUESTS, clock), age)
+    # The wall clock is looked up anew each time, so that a test can move it.
+    modes = MemoryModeStore(max_history=3, wall_clock=lambda: time.time())
+    yield Subject(modes, MemoryTraceStore(TTL_S, MAX_REQUESTS, clock, max_traces=MAX_TRACES), age)
 
 
 async def _redis_subject(server: RedisServer) -> AsyncIterator[Subject]:
@@ -47,9 +50,8 @@ async def _redis_subject(server: RedisServer) -> AsyncIterator[Subject]:
 
     client = Redis.from_url(server.url)
     connection = RedisConnection(server.url, 5, 8, ExplanationStoreError)
-    yield Subject(
-        RedisModeStore(connection, max_history=3), RedisTraceStore(connection, TTL_S, MAX_REQUESTS), age
-    )
+    traces = RedisTraceStore(connection, TTL_S, MAX_REQUESTS, max_traces=MAX_TRACES)
+    yield Subject(RedisModeStore(connection, max_history=3), traces, age)
     await connection.close()
     await client.aclose()
 
@@ -111,6 +113,25 @@ async def test_time_left_shrinks_and_goes_below_nothing(modes: ModeStore) -> Non
     assert second.mode == first.mode
 
 
+@pytest.mark.parametrize("seconds", [86_400, -86_400], ids=["a day on", "a day back"])
+async def test_a_leap_of_the_wall_clock_neither_ends_nor_prolongs_it(
+    modes: ModeStore, monkeypatch: pytest.MonkeyPatch, seconds: int
+) -> None:
+    real_time = time.time
+    flipped = await modes.flip(turn_on(ttl_s=60), 0)
+    monkeypatch.setattr(time, "time", lambda: real_time() + seconds)
+    reading = await modes.read()
+    assert reading.left_s == pytest.approx(60, abs=5)
+    assert reading.age_s == pytest.approx(0, abs=5)
+    assert reading.mode == flipped.mode
+
+
+async def test_people_are_told_when_it_was_flipped_by_the_wall_clock(modes: ModeStore) -> None:
+    mode = (await modes.flip(turn_on(ttl_s=60), 0)).mode
+    assert mode.since == pytest.approx(time.time(), abs=5)
+    assert mode.expires == pytest.approx(time.time() + 60, abs=5)
+
+
 async def test_history_is_newest_first_and_bounded(modes: ModeStore) -> None:
     for revision in range(5):
         await modes.flip(turn_on(owner=f"o{revision}"), revision)
@@ -164,6 +185,24 @@ async def test_the_oldest_requests_make_room(traces: TraceStore) -> None:
     assert kept == ["r1", "r3", "r4"]
 
 
+async def test_a_request_id_that_is_used_again_and_again_does_not_grow(traces: TraceStore) -> None:
+    for number in range(10 * MAX_TRACES):
+        await traces.put("r1", {f"n{number}": b"1"})
+    assert set(await traces.get("r1")) == {"n36", "n37", "n38", "n39"}
+
+
+async def test_the_oldest_traces_of_a_request_make_room(traces: TraceStore) -> None:
+    for name in ("n1", "n2", "n3", "n4", "n1", "n5"):
+        await traces.put("r1", {name: b"1"})
+    await traces.put("r2", {"n1": b"other"})
+    assert set(await traces.get("r1")) == {"n1", "n3", "n4", "n5"}
+    await traces.put("r1", {f"m{number}": b"1" for number in range(MAX_TRACES + 3)})
+    kept = await traces.get("r1")
+    assert len(kept) == MAX_TRACES
+    assert all(name.startswith("m") for name in kept)
+    assert set(await traces.get("r2")) == {"n1"}
+
+
 async def test_traces_expire(subject: Subject) -> None:
     await subject.traces.put("r1", {"n": b"1"})
     await subject.age(TTL_S - 10)
@@ -186,6 +225,19 @@ async def test_closed_stores_say_so(subject: Subject) -> None:
         await subject.traces.put("r1", {"n": b"1"})
     with pytest.raises(ExplanationStoreError):
         await subject.traces.get("r1")
+
+
+@pytest.mark.redis
+async def test_nothing_stays_in_redis_of_requests_that_made_room(redis_server: RedisServer) -> None:
+    connection = RedisConnection(redis_server.url, 5, 8, ExplanationStoreError)
+    store = RedisTraceStore(connection, TTL_S, max_requests=2, max_traces=MAX_TRACES)
+    for number in range(20):
+        await store.put(f"r{number % 7}", {f"n{number}": b"1"})
+    client = Redis.from_url(redis_server.url)
+    left = {key.decode() for key in cast("list[bytes]", await client.keys("*"))}
+    assert left == {"ng:{traces}", *(f"ng:{{traces}}{key}" for key in (":r4", ":r5", "order:r4", "order:r5"))}
+    await store.close()
+    await client.aclose()
 
 
 @pytest.mark.redis

@@ -1,0 +1,43 @@
+"""What a failure of Redis tells: its kind, and no part of the URL. The rest of the connection is in test_redis_cache."""
+
+import socket
+import traceback
+from collections.abc import Iterator
+
+import pytest
+
+from service.caches.redis_connection import RedisConnection, translate_redis_errors
+from service.errors import ExplanationStoreError
+
+USER, PASSWORD = "ann-of-redis", "s3cr3t"
+
+
+@pytest.fixture
+def refused_port() -> Iterator[int]:
+    """A port that is taken but not listened on: whoever connects is refused."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_a_refused_connection_tells_its_kind_alone(refused_port: int, host: str) -> None:
+    url = f"redis://{USER}:{PASSWORD}@{host}:{refused_port}/0"
+    connection = RedisConnection(url, 5, 2, ExplanationStoreError)
+    with pytest.raises(ExplanationStoreError) as caught:
+        async with connection.call() as redis:
+            await redis.ping()
+    await connection.close()
+    assert str(caught.value).startswith("Redis did not answer: ConnectionError (")
+    printed = "".join(traceback.format_exception(caught.value))
+    for part in (host, "127.0.0.1", str(refused_port), USER, PASSWORD):
+        assert part not in printed
+
+
+async def test_what_lies_beneath_is_told_by_its_kind() -> None:
+    error = ConnectionError("Error -2 connecting to redis.example:6379. Name or service not known.")
+    error.__context__ = socket.gaierror(-2, "Name or service not known")
+    with pytest.raises(ExplanationStoreError) as caught:
+        async with translate_redis_errors(ExplanationStoreError):
+            raise error
+    assert str(caught.value) == "Redis did not answer: ConnectionError (gaierror)"
