@@ -1,28 +1,25 @@
 """The client against the service on twins, and against answers that are hard to get from it."""
 
 import asyncio
-import json
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
-from notegrade_client import AsyncNotegrade, Note, Notegrade, NotegradeError, Retries, UnreachableError
+from notegrade_client import AsyncNotegrade, NotegradeError, UnreachableError
 from notegrade_client.models import ScoreAnswer as ClientAnswer
 from service.api.auth import hash_key
 from service.api.schemas import ScoreResponse
 from service.contract.checkpoint import Checkpoint
 from service.server import StopTimes
 from tests.checkpoints import load_tiny
+from tests.clients.asking import NOTES, SCORED, Answers, ask, overloaded
 from tests.served import Served, served
 from tests.waiting import until
 
-NOTES = [Note("n1", "A quiet cafe with light.", title="Cafes"), Note("n2", "Surf beaches.")]
 KEYS = f"score:{hash_key('key')}:ranker,admin:{hash_key('admin')}:ann"
-AT_ONCE = Retries(first_pause_s=0.001, longest_pause_s=0.001)
-Asked = Callable[..., Awaitable[Any]]
 
 
 @pytest.fixture(scope="module")
@@ -34,31 +31,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 def service(checkpoint: Checkpoint) -> Iterator[Served]:
     with served(checkpoint, keys=KEYS) as service:
         yield service
-
-
-Handler = Callable[[httpx.Request], httpx.Response]
-
-
-@pytest.fixture(params=["sync", "async"])
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-async def ask(
-    kind: str, url: str, *, handler: Handler | None = None, key: str | None = "key", **options: Any
-) -> Any:
-    """One call of `score` by either client."""
-    retries = options.pop("retries", AT_ONCE)
-    transport = httpx.MockTransport(handler) if handler else None
-    if kind == "async":
-        async with AsyncNotegrade(url, key, retries=retries, transport=transport) as client:
-            return await client.score("quiet cafes", NOTES, **options)
-
-    def call() -> Any:
-        with Notegrade(url, key, retries=retries, transport=transport) as client:
-            return client.score("quiet cafes", NOTES, **options)
-
-    return await asyncio.to_thread(call)
 
 
 async def test_it_scores(kind: str, service: Served) -> None:
@@ -99,34 +71,6 @@ async def test_a_service_that_drains_is_left_without_an_error(kind: str, checkpo
     with served(checkpoint, keys=KEYS, times=times) as service:
         service.stack.readiness.set("draining", "a test")
         assert (await ask(kind, service.url, deadline_s=20)).results
-
-
-class Answers:
-    """Answers one after the other, then the last one again; keeps what was asked."""
-
-    def __init__(self, *answers: tuple[int, dict[str, str], Any] | Exception) -> None:
-        self._answers = list(answers)
-        self.asked: list[dict[str, Any]] = []
-
-    def __call__(self, request: httpx.Request) -> httpx.Response:
-        self.asked.append(json.loads(request.content))
-        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
-        if isinstance(answer, Exception):
-            raise answer
-        status, headers, body = answer
-        return httpx.Response(status, headers=headers, json=body)
-
-
-SCORED: tuple[int, dict[str, str], Any] = (200, {}, {
-    "request_id": "r", "model": {"name": "m", "fingerprint": "f", "criteria": "c", "calibration": "none"},
-    "explanation_mode": "off", "timing_ms": {"total": 1, "cache": 0, "queue": 0, "engine": 1},
-    "results": [{"id": "n1", "outcome": "scored", "score": 0.5, "from_a_later_version": 1}],
-})  # fmt: skip
-
-
-def overloaded(after: str = "0", status: int = 503) -> tuple[int, dict[str, str], Any]:
-    body = {"type": "urn:notegrade:problem:overloaded", "detail": "shed", "retryable": True}
-    return status, {"retry-after": after}, body
 
 
 @pytest.mark.parametrize(

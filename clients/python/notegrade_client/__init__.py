@@ -1,13 +1,14 @@
 """A client of Notegrade for ranking backends."""
 
 from notegrade_client.client import AsyncNotegrade, Note, Notegrade
-from notegrade_client.errors import BadField, NotegradeError, UnreachableError
+from notegrade_client.errors import BadField, DeadlineError, NotegradeError, UnreachableError
 from notegrade_client.models import Explanation, Model, Result, ScoreAnswer, Step, Timing
 from notegrade_client.retries import Retries
 
 __all__ = [
     "AsyncNotegrade",
     "BadField",
+    "DeadlineError",
     "Explanation",
     "Model",
     "Note",

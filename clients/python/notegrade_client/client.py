@@ -2,20 +2,24 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
 
-from notegrade_client.errors import NotegradeError, UnreachableError, read_problem
+from notegrade_client.errors import DeadlineError, NotegradeError, UnreachableError, read_problem
 from notegrade_client.models import Explanation, Priority, ScoreAnswer
 from notegrade_client.retries import Retries
 
 # What the way there and back may take of the time that is left: what was scored by then must still arrive.
 WAY_S = 0.02
 WAY_SHARE = 0.05
+
+# The events before a wait for the network, of those that httpx traces:
+# https://www.python-httpx.org/advanced/extensions/#trace
+STEPS = ("connect_tcp.started", "start_tls.started", "_headers.started")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,24 +39,44 @@ class _Call:
         self._ends_at = time.monotonic() + deadline_s
         self._retries = retries
         self._tried = 0
+        self._failure: NotegradeError = DeadlineError()  # of the last try
 
     @property
-    def _left_s(self) -> float:
+    def left_s(self) -> float:
         return self._ends_at - time.monotonic()
 
     def request(self) -> dict[str, Any]:
-        """Arguments of httpx for the next try."""
+        """Arguments of httpx for the next try. Raises when too little time is left: a pause may have lasted too long."""
+        left_s = self.left_s
+        deadline_ms = int((left_s - max(WAY_S, WAY_SHARE * left_s)) * 1000)
+        if deadline_ms < 1 or (self._tried and not self._retries.worth_a_try(left_s)):
+            raise self._failure
         self._tried += 1
-        left_s = max(0.001, self._left_s)
-        deadline_ms = max(1, round((left_s - max(WAY_S, WAY_SHARE * left_s)) * 1000))
         return {"json": {**self._body, "deadline_ms": deadline_ms}, "timeout": left_s}
 
-    def pause_after(self, error: NotegradeError) -> float:
-        """How long to wait for the next try. Raises the error when there is none."""
-        pause_s = self._retries.pause_s(self._tried, error, self._left_s)
-        if pause_s is None or error.status == 504:  # the call's time, as the service was told it, is over
-            raise error
+    def pause_after(self, failure: NotegradeError) -> float:
+        """How long to wait for the next try. Raises the failure when there is none."""
+        self._failure = failure
+        pause_s = self._retries.pause_s(self._tried, failure, self.left_s)
+        if pause_s is None or failure.status == 504:  # the call's time, as the service was told it, is over
+            raise failure
         return pause_s
+
+    def check(self) -> None:
+        """Raise when the time is over."""
+        if self.left_s <= 0:
+            raise DeadlineError
+
+    def check_step(self, event: str, info: dict[str, Any]) -> None:  # noqa: ARG002 - httpx's `trace`
+        """Raise before a step of the connection when the time is over; never while httpx closes it."""
+        if event.endswith(STEPS):
+            self.check()
+
+    def in_time(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """The chunks, while there is time."""
+        for chunk in chunks:
+            self.check()
+            yield chunk
 
 
 def _score_body(
@@ -80,12 +104,19 @@ def _options(url: str, key: str | None) -> dict[str, Any]:
 
 def _read_explanations(response: httpx.Response) -> dict[str, Explanation]:
     if not response.is_success:
-        raise read_problem(response)
+        raise read_problem(response, response.content)
     return {kept["note_id"]: Explanation.model_validate(kept) for kept in response.json()["explanations"]}
 
 
 class Notegrade:
-    """A service at a URL. Keep one: it keeps its connections; use it from any thread."""
+    """A service at a URL. Keep one: it keeps its connections; use it from any thread.
+
+    What its deadline is worth: a call looks at the clock before it connects, before it sends, before it waits for the answer,
+    and at each piece of the answer's body. httpx bounds each single wait in between, here by what was left when the try
+    began. So a call may end late by one wait, at twice its deadline at the most; on an open connection, a service that hangs
+    is left at the deadline. Not bounded are a slow name lookup, the addresses of a name beyond the first, and a request or
+    an answer's head that passes in small pieces. AsyncNotegrade has none of these limits.
+    """
 
     def __init__(
         self,
@@ -96,6 +127,8 @@ class Notegrade:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._http = httpx.Client(**_options(url, key), transport=transport)
+        # Decompressing may hold back pieces, and the clock is looked at when one comes out.
+        self._http.headers["Accept-Encoding"] = "identity"
         self._retries = retries or Retries()
 
     def score(
@@ -113,14 +146,19 @@ class Notegrade:
         body = _score_body(query, notes, priority, explain, criteria, request_id)
         call = _Call(body, deadline_s, self._retries)
         while True:
+            request = call.request()
+            trace = {"trace": call.check_step}
             try:
-                response = self._http.post("/score", **call.request())
+                with self._http.stream("POST", "/score", **request, extensions=trace) as response:
+                    content = b"".join(call.in_time(response.iter_bytes()))
+            except httpx.TimeoutException as error:
+                raise DeadlineError from error
             except httpx.TransportError as error:
                 failure: NotegradeError = UnreachableError(error)
             else:
                 if response.is_success:
-                    return ScoreAnswer.model_validate_json(response.content)
-                failure = read_problem(response)
+                    return ScoreAnswer.model_validate_json(content)
+                failure = read_problem(response, content)
             time.sleep(call.pause_after(failure))
 
     def explanations(self, request_id: str) -> dict[str, Explanation]:
@@ -145,7 +183,7 @@ class Notegrade:
 
 
 class AsyncNotegrade:
-    """The same for asyncio; use it from one event loop."""
+    """The same for asyncio; use it from one event loop. A call is cancelled at its deadline, whatever it waits for."""
 
     def __init__(
         self,
@@ -173,14 +211,18 @@ class AsyncNotegrade:
         body = _score_body(query, notes, priority, explain, criteria, request_id)
         call = _Call(body, deadline_s, self._retries)
         while True:
+            request = call.request()
             try:
-                response = await self._http.post("/score", **call.request())
+                async with asyncio.timeout(call.left_s):
+                    response = await self._http.post("/score", **request)
+            except (TimeoutError, httpx.TimeoutException) as error:
+                raise DeadlineError from error
             except httpx.TransportError as error:
                 failure: NotegradeError = UnreachableError(error)
             else:
                 if response.is_success:
                     return ScoreAnswer.model_validate_json(response.content)
-                failure = read_problem(response)
+                failure = read_problem(response, response.content)
             await asyncio.sleep(call.pause_after(failure))
 
     async def explanations(self, request_id: str) -> dict[str, Explanation]:

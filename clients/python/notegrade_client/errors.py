@@ -1,5 +1,6 @@
 """What can go wrong with a call."""
 
+import json
 from dataclasses import dataclass
 
 import httpx
@@ -40,7 +41,7 @@ class NotegradeError(Exception):
 
 
 class UnreachableError(NotegradeError):
-    """Nobody answered: no connection, a broken one, or none in time."""
+    """Nobody answered: no connection, or a broken one."""
 
     def __init__(self, error: httpx.TransportError) -> None:
         super().__init__(
@@ -48,10 +49,19 @@ class UnreachableError(NotegradeError):
         )
 
 
-def read_problem(response: httpx.Response) -> NotegradeError:
-    """The error that an answer tells of; whatever it is that answered."""
+class DeadlineError(NotegradeError):
+    """The call's time was over before there was an answer, or too short to ask at all."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "no answer within the deadline", type_="urn:notegrade:client:deadline", retryable=True
+        )
+
+
+def read_problem(response: httpx.Response, content: bytes) -> NotegradeError:
+    """The error that an answer with this body tells of; whatever it is that answered."""
     try:
-        problem = response.json()
+        problem = json.loads(content)
         if not isinstance(problem, dict):
             problem = {}
     except ValueError:  # a balancer's page
