@@ -108,7 +108,7 @@ def build_stack(
     stores = _build_stores(settings)
     switch = Switch(stores[0], metrics)
     guard_limits = GuardLimits(settings.guard_p99_ms / 1000, settings.guard_backlog_share)
-    guard = Guard(switch, live, lambda: admission.backlog_share, guard_limits)
+    guard = Guard(switch, live, lambda: admission.backlog_share, guard_limits, metrics)
 
     def why_not_now() -> DropReason | None:
         if switch.now.name == "off":

@@ -70,6 +70,9 @@ class Metrics:
         self.explanation_drops = counter(
             "explanation_drops_total", "Explanations that gave way, by why", "reason"
         )
+        self.explanation_guard_trips = counter(
+            "explanation_guard_trips_total", "Times that the guard here turned explanation mode off"
+        )
         self.explanation_agreement = counter(
             "explanation_agreement_total",
             "Parsed traces by whether their last grade is the served one",

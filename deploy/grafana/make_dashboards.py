@@ -310,6 +310,11 @@ EXPLANATIONS: Rows = {
         ),
         Panel("Waiting for their turn", {"{{instance}}": "notegrade_explanation_queue{@}"}),
         Panel(
+            "Turned off by the guard",
+            {"{{instance}}": "increase(notegrade_explanation_guard_trips_total{@}[$__rate_interval])"},
+            what="The replica whose guard did it. The mode's history has the figures.",
+        ),
+        Panel(
             "Scoring: p99",
             {
                 "p99": "histogram_quantile(0.99, "

@@ -10,6 +10,7 @@ from service.errors import ExplanationStoreError, ModeConflictError, ModeRefused
 from service.explaining.mode import GUARD, Flip
 from service.explaining.switch import Switch
 from service.live import LiveFigures
+from service.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class Guard:
         live: LiveFigures,
         backlog_share: Callable[[], float],
         limits: GuardLimits,
+        metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`backlog_share` tells how much of the largest backlog there is now; `clock` gives monotonic seconds."""
@@ -47,6 +49,7 @@ class Guard:
         self._live = live
         self._backlog_share = backlog_share
         self._limits = limits
+        self._trips = metrics.explanation_guard_trips
         self._clock = clock
         self._in_a_row = 0
         self._calm_at = clock()
@@ -99,9 +102,10 @@ class Guard:
         try:
             await self._switch.flip(Flip("off", GUARD, reason), self._switch.now.last.revision)
         except ModeConflictError:
-            pass  # somebody flipped it meanwhile: the next look sees to what
+            return  # somebody flipped it meanwhile: the next look sees to what
         except ExplanationStoreError:
             self._switch.turn_off_here()
+        self._trips.inc()
 
     def _breached(self) -> bool:
         found = self._live.over(WINDOW_S)

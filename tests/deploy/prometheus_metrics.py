@@ -8,6 +8,8 @@ from tests.deploy.containers import ROOT
 
 # What Prometheus adds to a series, and a histogram to its buckets.
 ADDED_LABELS = {"job", "instance", "le"}
+# Those of HAProxy that rules read. A real one is asked for them in test_alerts.py.
+OF_HAPROXY = {"haproxy_backend_http_responses_total", "haproxy_server_http_responses_total"}
 
 
 def our_metrics() -> dict[str, set[str]]:

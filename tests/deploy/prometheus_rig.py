@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -27,6 +28,8 @@ RULES = sorted((PROMETHEUS_FILES / "rules").glob("*.yaml"))
 ALERTMANAGER_FILE = ROOT / "deploy" / "alertmanager" / "alertmanager.yml"
 RUNBOOKS = ROOT / "deploy" / "runbooks"
 OFTEN = "500ms"
+# What stands before a runbook's path in `runbook_url`: an external label of Prometheus, nothing where it has none.
+RUNBOOK_PREFIX = "{{ $externalLabels.notegrade_repository }}"
 
 
 @cache
@@ -58,6 +61,37 @@ def rules(kind: str) -> dict[str, dict[str, Any]]:
     named = [rule for rule in found if kind in rule]
     assert len({rule[kind] for rule in named}) == len(named), "two rules have one name"
     return {rule[kind]: rule for rule in named}
+
+
+def runbook_of(alert: dict[str, Any]) -> str:
+    """The path of its runbook in the repository."""
+    url: str = alert["annotations"]["runbook_url"]
+    assert url.startswith(RUNBOOK_PREFIX), url
+    return url.removeprefix(RUNBOOK_PREFIX)
+
+
+def run_runbook(page: Path, **environment: str) -> None:
+    """Runs its commands as they stand there. One that finds nothing while there is something to find has a mistake."""
+    found = re.findall(r"^```bash\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert found, page.name
+    path = f"{tools()}:{os.environ['PATH']}"
+    with ThreadPoolExecutor(2) as pool:
+        ran = pool.map(lambda command: _run(command, {**os.environ, **environment, "PATH": path}), found)
+        for command, done in zip(found, ran, strict=True):
+            assert done.returncode == 0, f"{page.name}: {command}{done.stderr}"
+            assert done.stdout.strip(), f"{page.name}: {command}found nothing"
+
+
+def _run(command: str, environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        ["bash", "-euc", command],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 def metric_names(query: str) -> set[str]:
@@ -106,13 +140,17 @@ class Prometheus:
 def prometheus(
     folder: Path,
     *targets: str,
+    router: str | None = None,
     alertmanager: str = "127.0.0.1:9",
     change: Callable[[str], str] = str,
 ) -> Iterator[Prometheus]:
-    """Scrapes the targets as deploy/prometheus/prometheus.yml says, but often; `change` is applied to the rules' text."""
+    """Scrapes the targets, and HAProxy's exporter at `router`, as deploy/prometheus/prometheus.yml says, but often; `change` is
+    applied to the rules' text."""
     config = read(PROMETHEUS_FILES / "prometheus.yml")
     config["global"] |= {"scrape_interval": OFTEN, "scrape_timeout": OFTEN, "evaluation_interval": OFTEN}
-    config["scrape_configs"][0]["static_configs"][0]["targets"] = list(targets)
+    for job, found in (("notegrade", list(targets)), ("notegrade-router", [router] if router else [])):
+        [scraped] = [each for each in config["scrape_configs"] if each["job_name"] == job]
+        scraped["static_configs"][0]["targets"] = found
     config["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = [alertmanager]
     (folder / "rules").mkdir()
     for path in RULES:

@@ -9,14 +9,17 @@ import httpx
 import pytest
 
 from service.contract.checkpoint import Checkpoint
+from service.contract.prompt import Note
 from service.server import StopTimes
 from tests.checkpoints import load_tiny
 from tests.deploy.containers import ROOT
-from tests.deploy.prometheus_metrics import our_metrics, process_metrics, unknown_labels
+from tests.deploy.haproxy_rig import ROUTING, answered, routed
+from tests.deploy.prometheus_metrics import OF_HAPROXY, our_metrics, process_metrics, unknown_labels
 from tests.deploy.prometheus_rig import (
     ALERTMANAGER_FILE,
     PROMETHEUS_FILES,
     RULES,
+    RUNBOOK_PREFIX,
     RUNBOOKS,
     alertmanager,
     hurried,
@@ -25,11 +28,15 @@ from tests.deploy.prometheus_rig import (
     prometheus,
     read,
     rules,
+    run_runbook,
+    runbook_of,
     told,
     webhook,
 )
+from tests.end_to_end.service_process import free_port
 from tests.redis_server import RedisServer
 from tests.served import served
+from tests.tools import debian_tool
 from tests.waiting import wait_until
 
 RULE_TESTS = sorted((PROMETHEUS_FILES / "tests").glob("*.yaml"))
@@ -57,7 +64,8 @@ def test_rules_fire_and_resolve_as_their_tests_say(path: Path) -> None:
 
 def test_every_alert_has_a_test_that_sees_it_silent_firing_and_silent_again() -> None:
     seen = {}
-    for case in [case for path in RULE_TESTS for case in read(path)["tests"]]:
+    # Cases that are called otherwise are about several of them.
+    for case in [case for path in RULE_TESTS for case in read(path)["tests"] if case["name"] in ALERTS]:
         asked = [each for each in case["promql_expr_test"] if 'alertstate="firing"' in each["expr"]]
         seen[case["name"]] = [_expects(each, case["name"]) for each in asked]
     assert seen == {name: [False, True, False] for name in ALERTS}
@@ -74,10 +82,25 @@ def test_an_alert_says_what_it_is_and_what_to_do(name: str) -> None:
     assert alert["labels"]["severity"] in ("page", "ticket")
     assert set(alert["annotations"]) == {"summary", "description", "runbook_url"}
     assert "irst " in alert["annotations"]["description"], "what to do first"
-    runbook = (ROOT / alert["annotations"]["runbook_url"]).read_text(encoding="utf-8")
+    runbook = (ROOT / runbook_of(alert)).read_text(encoding="utf-8")
     assert f"`{name}`" in runbook
+    assert "In Kubernetes: " in runbook
+    assert "](README.md)" in runbook
     assert re.findall(r"^## (.*)$", runbook, re.MULTILINE) == ["Cause", "Check", "Action"]
     assert f"| `{name}` |" in (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+
+
+def test_the_label_before_a_runbook_s_path_is_no_label_of_alerts() -> None:
+    label = RUNBOOK_PREFIX.strip("{} ").removeprefix("$externalLabels.")
+    [dropped] = read(PROMETHEUS_FILES / "prometheus.yml")["alerting"]["alert_relabel_configs"]
+    assert dropped == {"action": "labeldrop", "regex": label}
+    assert f"`{label}`" in (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+
+
+def test_every_aggregation_keeps_namespaces_apart() -> None:
+    for path in RULES:
+        sets = re.findall(r"\b(?:by|on) \(([^)]*)\)", path.read_text(encoding="utf-8"))
+        assert all({"job", "namespace"} <= set(labels.split(", ")) for labels in sets), path.name
 
 
 def test_runbooks_and_operations_name_no_alert_that_is_none() -> None:
@@ -101,14 +124,14 @@ def test_the_objectives_are_measured_in_every_window() -> None:
     "rule", [*ALERTS.values(), *rules("record").values()], ids=lambda rule: next(iter(rule.values()))
 )
 def test_rules_are_about_metrics_that_exist(rule: dict[str, Any]) -> None:
-    known = {*our_metrics(), *process_metrics(), *rules("record"), "up"}
+    known = {*our_metrics(), *process_metrics(), *rules("record"), *OF_HAPROXY, "up"}
     names = metric_names(rule["expr"])
     assert names
     assert names <= known
     assert not unknown_labels(rule["expr"])
 
 
-def test_inhibition_holds_back_what_follows_and_never_errors(tmp_path: Path) -> None:
+def test_inhibition_holds_back_what_follows_and_never_what_callers_see(tmp_path: Path) -> None:
     """The real Alertmanager, told of many alerts at once: which ones it holds back."""
     sent = {
         "NotegradeNotReady": {"instance": "a"},
@@ -120,31 +143,47 @@ def test_inhibition_holds_back_what_follows_and_never_errors(tmp_path: Path) -> 
         "NotegradeTasksGrowing": {"instance": "a"},
     }
     alerts = [_alert(name, job="notegrade", **labels) for name, labels in sent.items()]
-    # Another job, and another replica of it: nothing that is said above concerns them.
+    # Another job: nothing that is said above concerns it. One replica of many is down, and still all are late.
     alerts += [
-        _alert("NotegradeLatencyBurnFast", job="other"),
-        _alert("NotegradeNotReady", job="other", instance="a"),
+        _alert("NotegradeShedding", job="other"),
+        _alert("NotegradeLatencyBurnFast", job="late"),
+        _alert("NotegradeLatencyBurnSlow", job="late"),
+        _alert("NotegradeTargetDown", job="late", instance="a"),
+        _alert("NotegradeGuardTripped", job="guarded", instance="a"),
+        _alert("NotegradeGuardBreached", job="guarded", instance="b"),
     ]
     alerts += [_alert("NotegradeEngineLost", job="third", instance="a")]
     alerts += [_alert("NotegradeNotReady", job="third", instance=instance) for instance in "ab"]
+    # One job in two namespaces.
+    alerts += [
+        _alert("NotegradeTargetDown", job="cluster", namespace="staging", instance="a"),
+        _alert("NotegradeErrorsBurnFast", job="cluster", namespace="staging"),
+        *(
+            _alert(name, job="cluster", namespace=namespace)
+            for name in ("NotegradeShedding", "NotegradeErrorsBurnSlow")
+            for namespace in ("staging", "prod")
+        ),
+    ]
     with alertmanager(tmp_path, str) as address:
         url = f"http://{address}/api/v2/alerts"
         assert httpx.post(url, json=alerts).status_code == 200
 
         def held_back() -> set[tuple[str, ...]]:
             return {
-                tuple(each["labels"].get(name, "") for name in ("job", "alertname", "instance"))
+                tuple(each["labels"].get(name, "") for name in ("job", "alertname", "instance", "namespace"))
                 for each in httpx.get(url).json()
                 if each["status"]["state"] == "suppressed"
             }
 
         expected = {
-            ("notegrade", "NotegradeLatencyBurnFast", ""),
-            ("notegrade", "NotegradeErrorsBurnMedium", ""),
-            ("notegrade", "NotegradeErrorsBurnSlow", ""),
-            ("notegrade", "NotegradeShedding", ""),
-            ("other", "NotegradeLatencyBurnFast", ""),
-            ("third", "NotegradeNotReady", "a"),
+            ("notegrade", "NotegradeErrorsBurnMedium", "", ""),
+            ("notegrade", "NotegradeErrorsBurnSlow", "", ""),
+            ("notegrade", "NotegradeShedding", "", ""),
+            ("late", "NotegradeLatencyBurnSlow", "", ""),
+            ("guarded", "NotegradeGuardBreached", "b", ""),
+            ("third", "NotegradeNotReady", "a", ""),
+            ("cluster", "NotegradeShedding", "", "staging"),
+            ("cluster", "NotegradeErrorsBurnSlow", "", "staging"),
         }
         # It takes alerts in one by one: what it tells at once may be of some of them alone.
         wait_until(lambda: held_back() >= expected)
@@ -194,3 +233,46 @@ def test_a_real_fault_is_told_and_told_over(
         service.stack.readiness.set("engine_lost", "as the test says")
         wait_until(lambda: bool(receiver.has("firing", alertname="NotegradeEngineLost")))
         assert receiver.has("firing", alertname="NotegradeEngineLost")[0][0] == "/pager"
+
+
+def test_what_the_router_answers_by_itself_is_told_and_what_replicas_answer_is_not(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    """HAProxy in front of one replica: first that fails, then none is up. The runbook's commands find something then."""
+    haproxy = debian_tool("haproxy")
+    config = (ROUTING / "by_query.cfg").read_text(encoding="utf-8")
+    firing = 'ALERTS{alertname="NotegradeRouterErrors", alertstate="firing"}'
+    with served(checkpoint) as service:
+        where = {
+            "REPLICA_1": service.url.removeprefix("http://"),
+            **{f"REPLICA_{number}": f"127.0.0.1:{free_port()}" for number in (2, 3)},
+        }
+        with (
+            routed(haproxy, tmp_path, config, where) as router,
+            prometheus(
+                tmp_path,
+                where["REPLICA_1"],
+                router=httpx.URL(router.metrics_url).netloc.decode(),
+                change=hurried(["NotegradeRouterErrors"], "1s"),
+            ) as watching,
+        ):
+            assert set(re.findall(r"^(\w+)", httpx.get(router.metrics_url).text, re.MULTILINE)) >= OF_HAPROXY
+            wait_until(lambda: router.is_up("replica1"))
+            watching.wait_for_scrapes()
+            answered(router.score("bars"))
+            renderer = service.stack.checkpoint.renderer
+            [prompt] = renderer.render("a bad one", [Note("", "Note 0.")], renderer.default_criteria)
+            service.engine.fail_on(prompt.token_ids)
+            assert router.score("a bad one").status_code == 500
+            of_replicas = 'sum(increase(haproxy_server_http_responses_total{code="5xx"}[1m]))'
+            wait_until(lambda: (watching.value(of_replicas) or 0) > 0)
+            watching.wait_for_scrapes()
+            assert watching.value("job_proxy:notegrade_router_errors:ratio_rate5m") == 0
+            assert watching.value(firing) is None
+
+            service.stack.readiness.set("draining", "as the test says")
+            wait_until(lambda: not router.is_up("replica1"))
+            assert router.score("bars").status_code == 503
+            wait_until(lambda: watching.value(firing) == 1, within_s=60)
+            assert set(watching.values(firing, "proxy")) == {"replicas"}
+            run_runbook(RUNBOOKS / "router.md", PROMETHEUS_URL=watching.url)

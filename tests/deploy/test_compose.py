@@ -17,6 +17,7 @@ from service.app import listening_addresses
 from service.server import LAST_ANSWERS_S
 from service.settings import PREFIX, Settings
 from tests.deploy.test_kubernetes import ENGINE_CLOSES_S
+from tests.doc_commands import problems
 from tests.tools import debian_tool
 
 ROOT = Path(__file__).parent.parent.parent
@@ -45,6 +46,15 @@ def composed(docker_compose: str) -> Composed:
     assert not done.stderr, "what is obsolete is said there"
     whole: Composed = json.loads(done.stdout)
     return whole
+
+
+def test_what_it_says_to_type_is_right_on_a_fresh_clone() -> None:
+    head = (DEPLOY / "compose.yaml").read_text(encoding="utf-8").partition("\nname:")[0]
+    typed = re.findall(r"^# {3}(.*)$", head, re.MULTILINE)
+    assert problems("```bash\n" + "\n".join(typed) + "\n```\n") == []
+    # Git has no checkpoint, and what is not there is not mounted.
+    assert [line.split("#")[0].strip() for line in typed[:2]] == ["make checkpoint", "make image"]
+    assert "docker compose -f deploy/compose.yaml up" in typed[-1]
 
 
 def test_a_misspelt_key_is_refused(docker_compose: str, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from tests.deploy.containers import ROOT
 from tests.deploy.dashboard_queries import empty_queries, turn_on_explanations
 from tests.deploy.prometheus_rig import tools
 from tests.deploy.whole_stack import QUERIES, Answer, Stack, tiny_checkpoint, whole_stack
-from tests.end_to_end.supervised import engine_core
+from tests.end_to_end.supervised import engine_core, exit_code
 from tests.redis_server import RedisServer
 from tests.tools import debian_tool
 from tests.waiting import wait_until
@@ -169,6 +169,56 @@ def strained(stack: Stack, bereft: Bereft) -> float:
     return time.time()
 
 
+@dataclass(frozen=True)
+class Overloaded:
+    """What callers and people were told of it, and of its end."""
+
+    statuses: set[int]
+    sources: set[str]
+    firing: list[tuple[str, dict[str, Any]]]
+    resolved: list[tuple[str, dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def overloaded(stack: Stack, strained: float) -> Overloaded:
+    """Far more is asked for than can be done until somebody is told; then nothing but what is in the caches until that is over."""
+    alert, numbers = {"alertname": "NotegradeShedding"}, count()
+    statuses: set[int] = set()
+
+    def told_in_a_flood() -> bool:
+        with ThreadPoolExecutor(8) as pool:
+            queries = [f"one of a flood {next(numbers)}" for _ in range(8)]
+            statuses.update(pool.map(lambda query: stack.score(query, 200).status_code, queries))
+        return bool(stack.receiver.has("firing", **alert))
+
+    def told_over_in_a_calm() -> bool:
+        answers.append(stack.score(QUERIES[0], 200).json()["results"])
+        return bool(stack.receiver.has("resolved", **alert))
+
+    answers: list[list[dict[str, Any]]] = []
+    wait_until(told_in_a_flood, within_s=120)
+    wait_until(told_over_in_a_calm, within_s=120)
+    return Overloaded(
+        statuses,
+        {result["source"] for result in answers[-1]},
+        stack.receiver.has("firing", **alert),
+        stack.receiver.has("resolved", **alert),
+    )
+
+
+@pytest.fixture(scope="module")
+def without_engine(stack: Stack, overloaded: Overloaded) -> list[tuple[str, dict[str, Any]]]:
+    """What the pager was told when the engine's process of one replica had been killed; the replica is back."""
+    service = stack.replicas[VICTIM].running()
+    engine_core(service).kill()
+    alert = {"alertname": "NotegradeEngineLost", "instance": stack.instance(VICTIM)}
+    wait_until(lambda: bool(stack.receiver.has("firing", **alert)), within_s=120)
+    assert exit_code(service, within_s=120) == 1
+    stack.replicas[VICTIM].running()
+    stack.router.wait_for()
+    return stack.receiver.has("firing", **alert)
+
+
 def test_equal_queries_reach_one_replica_and_its_cache(well: Well, stack: Stack) -> None:
     assert {answer.replica for answer in well.first.values()} == set(stack.replicas)
     assert well.again == {query: Answer(answer.replica, "local") for query, answer in well.first.items()}
@@ -245,3 +295,24 @@ def test_the_pager_is_told_of_it_and_that_it_is_over(stack: Stack, bereft: Beref
 def test_panels_draw_it(stack: Stack, well: Well, strained: float, name: str) -> None:
     empty = {query.panel for query in empty_queries(name, stack.watching, well.begun, strained)}
     assert empty <= UNDRAWN
+
+
+def test_an_overload_is_told_and_told_over(overloaded: Overloaded) -> None:
+    """Callers get what can be done, or are told when to come again."""
+    assert overloaded.statuses <= {200, 503}
+    assert overloaded.sources == {"local"}
+    for told in (overloaded.firing, overloaded.resolved):
+        [(path, alert)] = told
+        assert path == "/tickets"
+        assert (ROOT / "deploy" / "runbooks" / "overload.md").name in alert["annotations"]["runbook_url"]
+
+
+def test_a_killed_engine_is_told_to_the_pager(
+    stack: Stack, without_engine: list[tuple[str, dict[str, Any]]]
+) -> None:
+    """By name, and the replica is back behind the balancer."""
+    assert {path for path, _ in without_engine} == {"/pager"}
+    assert {alert["annotations"]["summary"] for _, alert in without_engine} == {
+        f"{stack.instance(VICTIM)} lost its engine"
+    }
+    assert stack.ask_all().keys() == set(QUERIES)

@@ -16,7 +16,13 @@ class House:
         self.live = LiveFigures(self.replica.clock)
         self.backlog = 0.0
         limits = GuardLimits(p99_s=1.0)
-        self.guard = Guard(self.switch, self.live, lambda: self.backlog, limits, self.replica.clock)
+        self.guard = Guard(
+            self.switch, self.live, lambda: self.backlog, limits, self.replica.metrics, self.replica.clock
+        )
+
+    @property
+    def trips(self) -> float:
+        return self.replica.count("explanation_guard_trips_total")
 
     async def seconds(self, count: int, latency_s: float, requests: int = 30) -> None:
         for _ in range(count):
@@ -37,6 +43,7 @@ async def test_while_scoring_is_well_it_does_nothing(house: House) -> None:
     await house.seconds(20, latency_s=0.5)
     assert house.switch.now.name == "all"
     house.guard.require_calm()
+    assert house.trips == 0
 
 
 async def test_late_scores_turn_it_off_with_the_figures(house: House) -> None:
@@ -46,6 +53,7 @@ async def test_late_scores_turn_it_off_with_the_figures(house: House) -> None:
     assert "p99 1949 ms of 90 requests" in now.last.reason
     assert "limit 1000 ms" in now.last.reason
     assert [mode.owner for mode in await house.switch.history(10)] == ["guard", "ann"]
+    assert house.trips == 1
 
 
 async def test_a_long_backlog_turns_it_off(house: House) -> None:
@@ -77,6 +85,7 @@ async def test_it_does_not_flap(house: House) -> None:
     with pytest.raises(ModeRefusedError, match="over its limits") as caught:
         house.guard.require_calm()
     assert caught.value.retry_after_s == CALM_S
+    assert house.trips == 1
     await house.seconds(60, latency_s=0.1)
     with pytest.raises(ModeRefusedError):  # the window still held late ones for ten seconds of these
         house.guard.require_calm()
@@ -97,9 +106,10 @@ async def test_a_guard_that_is_calm_refuses_for_another_replica_s(house: House) 
 
 async def test_without_the_store_it_turns_off_here(house: House) -> None:
     house.replica.store.failing = True
-    await house.seconds(3, latency_s=2.0)
+    await house.seconds(5, latency_s=2.0)
     assert house.switch.now.name == "off"
     assert house.switch.now.last.mode == "all"
+    assert house.trips == 1
 
 
 async def test_somebody_who_flips_at_the_same_moment_is_not_overwritten(house: House) -> None:
@@ -107,6 +117,8 @@ async def test_somebody_who_flips_at_the_same_moment_is_not_overwritten(house: H
     await house.replica.store.flip(turn_on("on_request", owner="bob"), 1)
     await house.seconds(1, latency_s=2.0)
     assert (await house.switch.history(1))[0].owner == "bob"
+    assert house.trips == 0
     await house.switch.look()
     await house.seconds(1, latency_s=2.0)
     assert (await house.switch.history(1))[0].owner == "guard"
+    assert house.trips == 1
