@@ -52,10 +52,10 @@ checkpoint: setup ## Assemble the default checkpoint, if there is none
 docs: setup-dev ## Build the docs as a site, build/site/index.html
 	@NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --quiet
 
-image: ## Build the serving image; TARGET=gpu, BASE=image, CHECKPOINT=folder to bake in; ARGS= goes to the builder
+image: ## Build the serving image; TARGET=gpu, BASE=image, CHECKPOINT=folder to bake in, IMAGE=name, TAG=tag; ARGS= goes to the builder
 	@scripts/build_image.sh $(ARGS)
 
-image-train: ## Build the trainer's image; TARGET=gpu, BASE=image; ARGS= goes to the builder
+image-train: ## Build the trainer's image; TARGET=gpu, BASE=image, IMAGE=name, TAG=tag; ARGS= goes to the builder
 	@IMAGE=$${IMAGE:-notegrade-train} scripts/build_image.sh --file model_export/Dockerfile $(ARGS)
 
 sbom: setup-dev ## List what the image serves with, as CycloneDX, in SBOM (build/sbom.cdx.json)

@@ -2,7 +2,8 @@
 # Builds the serving image with docker, podman or buildah, whichever is there; arguments go to its `build`: with
 # `--file model_export/Dockerfile` it is the trainer's.
 #
-#   IMAGE=notegrade          its name; the tag is the version
+#   IMAGE=notegrade          its name
+#   TAG=0.1.0                its tag; else the version, and for a GPU -gpu behind it
 #   TARGET=cpu               or gpu
 #   BASE=python:3.12-slim    another base, see Dockerfile
 #   CHECKPOINT=FOLDER        bakes a checkpoint in
@@ -36,8 +37,9 @@ find_builder() {
 builder=$(find_builder)
 target=${TARGET:-cpu}
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' pyproject.toml)
-name=${IMAGE:-notegrade}:$version
-[[ $target == cpu ]] || name+=-$target
+tag=$version
+[[ $target == cpu ]] || tag+=-$target
+name=${IMAGE:-notegrade}:${TAG:-$tag}
 options=(--target "$target" --tag "$name" --build-arg "VERSION=$version")
 
 if [[ -n ${BASE:-} ]]; then options+=(--build-arg "BASE=$BASE"); fi

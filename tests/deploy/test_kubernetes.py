@@ -1,13 +1,9 @@
 """The manifests of deploy/kubernetes: built by kustomize, held against schemas, and against what schemas can't know."""
 
-import importlib
 import os
 import re
-import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import kubernetes_validate  # type: ignore[import-untyped]
@@ -20,45 +16,38 @@ from service.metrics import Metrics
 from service.server import LAST_ANSWERS_S
 from service.settings import PREFIX, Settings
 from tests.checkpoints import load_tiny
+from tests.deploy.containers import ROOT
+from tests.deploy.kustomize_rig import (
+    MANIFESTS,
+    Manifest,
+    build,
+    build_mine,
+    build_with,
+    found_by,
+    of_kind,
+    selects,
+    validate,
+)
 from tests.deploy.prometheus_rig import told
 from tests.served import served
 from tests.tools import debian_tool
 from tests.waiting import wait_until
 
-ROOT = Path(__file__).parent.parent.parent
-MANIFESTS = ROOT / "deploy" / "kubernetes"
-ROUTING = ROOT / "deploy" / "routing"
 OVERLAYS = sorted(path.name for path in (MANIFESTS / "overlays").iterdir())
 COMPONENTS = sorted(path.name for path in (MANIFESTS / "components").iterdir())
-# Overlays with two of the service's Deployments, which are told apart by the ends of their names.
+# Overlays with two of the service's Deployments: the install's own, and one whose name ends in -treatment.
 ARMS = {"experiment": ("control", "treatment")}
 WHOLE = [name for name in OVERLAYS if name not in ARMS]
-# What each of them promises; the newest has the checkpoint's image volume on by default.
-KUBERNETES = ("1.33", "1.37")
-# Operators' schemas, as models made from their definitions.
-DEFINITIONS = {
-    "keda.sh/v1alpha1": "cloudcoil.models.keda.v1alpha1",
-    "monitoring.coreos.com/v1": "cloudcoil.models.prometheus_operator.v1",
-}
 # Made by hand, as docs/kubernetes.md says.
 SECRETS = {"notegrade-keys": {"keys"}, "notegrade-redis": {"url"}}
 CLAIMS = {"notegrade-checkpoint"}
 # Measured in docs/deploy.md: 5 s beyond the drain on an idle service.
 ENGINE_CLOSES_S = 15.0
 
-Manifest = dict[str, Any]
-
 
 @pytest.fixture(scope="module")
 def kustomize() -> str:
     return debian_tool("kustomize")
-
-
-def build(kustomize: str, folder: Path) -> list[Manifest]:
-    done = subprocess.run([kustomize, "build", folder], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert not done.stderr, "what is deprecated is said there"
-    return list(yaml.safe_load_all(done.stdout))
 
 
 @pytest.fixture(
@@ -76,30 +65,26 @@ def manifests(
     """Every overlay as it is, or an arm of it beside all that is not the other's; and with components that it lacks."""
     what, _, arm = request.param.partition(":")
     name, _, component = what.partition("+")
-    others = "|".join(set(ARMS.get(name, ())) - {arm})
-    built = build_with(kustomize, name, component, tmp_path_factory)
+    built = build_with(kustomize, name, component, tmp_path_factory.mktemp("kubernetes"))
+    if not arm:
+        return built
     # A generated name ends in a hash after that.
-    is_other = re.compile(rf"-({others})(-[a-z0-9]{{10}})?$") if others else None
-    return [each for each in built if not (is_other and is_other.search(each["metadata"]["name"]))]
+    twins = {
+        (each["kind"], re.sub(r"-treatment\b", "", each["metadata"]["name"]))
+        for each in built
+        if re.search(r"-treatment\b", each["metadata"]["name"])
+    }
 
+    def is_of(arm: str, each: Manifest) -> bool:
+        name = each["metadata"]["name"]
+        return (
+            re.search(r"-treatment\b", name) is not None
+            if arm == "treatment"
+            else (each["kind"], name) in twins
+        )
 
-def build_with(
-    kustomize: str, name: str, component: str, tmp_path_factory: pytest.TempPathFactory
-) -> list[Manifest]:
-    """The overlay, with a component that it lacks."""
-    if not component:
-        return build(kustomize, MANIFESTS / "overlays" / name)
-    copied = tmp_path_factory.mktemp("kubernetes") / "kubernetes"
-    shutil.copytree(MANIFESTS, copied)
-    mine = copied / "overlays" / "mine"
-    mine.mkdir()
-    lines = ["kind: Kustomization", f"resources: [../{name}]", f"components: [../../components/{component}]"]
-    (mine / "kustomization.yaml").write_text("\n".join(lines))
-    return build(kustomize, mine)
-
-
-def of_kind(manifests: list[Manifest], kind: str) -> dict[str, Manifest]:
-    return {each["metadata"]["name"]: each for each in manifests if each["kind"] == kind}
+    [other] = set(ARMS[name]) - {arm}
+    return [each for each in built if not is_of(other, each)]
 
 
 def choosing(manifests: list[Manifest], kind: str) -> Manifest:
@@ -117,7 +102,7 @@ def deployment(manifests: list[Manifest]) -> Manifest:
     [only] = [
         each
         for each in of_kind(manifests, "Deployment").values()
-        if each["metadata"]["labels"]["app.kubernetes.io/name"] == "notegrade"
+        if each["metadata"]["labels"]["app.kubernetes.io/name"] in ("notegrade", "notegrade-treatment")
     ]
     return only
 
@@ -146,16 +131,6 @@ def settings_of(manifests: list[Manifest], monkeypatch: pytest.MonkeyPatch) -> S
     return Settings()
 
 
-def validate(manifest: Manifest) -> None:
-    module = DEFINITIONS.get(manifest["apiVersion"])
-    if module:
-        model = getattr(importlib.import_module(module), manifest["kind"])
-        model.model_validate(manifest, extra="forbid")
-    else:
-        for version in KUBERNETES:
-            kubernetes_validate.validate(manifest, version, strict=True)
-
-
 def test_schemas_take_every_manifest(manifests: list[Manifest]) -> None:
     for manifest in manifests:
         validate(manifest)
@@ -173,8 +148,9 @@ def test_schemas_refuse_a_misspelt_field(kustomize: str, kind: str) -> None:
 def test_settings_are_settings_that_can_be_read(
     manifests: list[Manifest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = {name.removeprefix(PREFIX).lower() for name in settings_data(manifests)}
-    assert names <= set(Settings.model_fields)
+    names = {name for name in settings_data(manifests) if not name.startswith("OTEL_")}
+    assert all(name.startswith(PREFIX) for name in names)
+    assert {name.removeprefix(PREFIX).lower() for name in names} <= set(Settings.model_fields)
     settings_of(manifests, monkeypatch)
     mine = {each["name"] for each in container(manifests)["env"] if each["name"].startswith(PREFIX)}
     assert mine == {"NOTEGRADE_REDIS_URL"}
@@ -197,10 +173,6 @@ def test_ports_are_those_that_the_service_listens_on(
         }
         for port in service["spec"]["ports"]:
             assert names[port["targetPort"]] == port["port"]
-
-
-def selects(labels: dict[str, str], workload: Manifest) -> bool:
-    return bool(labels.items() <= workload["spec"]["template"]["metadata"]["labels"].items())
 
 
 def test_probes_ask_what_the_service_serves_to_everybody(
@@ -242,10 +214,13 @@ def test_what_is_named_is_there(manifests: list[Manifest]) -> None:
     for each in container(manifests)["env"]:
         if wanted := each.get("valueFrom", {}).get("secretKeyRef"):
             assert wanted["key"] in secrets[wanted["name"]]
+            # The service runs without a Redis, and must not without keys: those are a volume, and no pod starts before it is there.
+            assert wanted["optional"] is (wanted["name"] == "notegrade-redis")
     volumes = {volume["name"]: volume for volume in pod(manifests)["volumes"]}
     mounts = {mount["name"]: mount for mount in container(manifests)["volumeMounts"]}
     assert set(volumes) == set(mounts)
     assert volumes["keys"]["secret"]["secretName"] in secrets
+    assert "optional" not in volumes["keys"]["secret"]
     claims = [
         v["persistentVolumeClaim"]["claimName"] for v in volumes.values() if "persistentVolumeClaim" in v
     ]
@@ -317,14 +292,14 @@ def test_selectors_match_the_pods(manifests: list[Manifest]) -> None:
     for spread in pod(manifests)["topologySpreadConstraints"]:
         assert selects(spread["labelSelector"]["matchLabels"], workload)
     for monitor in of_kind(manifests, "ServiceMonitor").values():
-        wanted = monitor["spec"]["selector"]["matchLabels"].items()
-        [found] = [
-            s for s in of_kind(manifests, "Service").values() if wanted <= s["metadata"]["labels"].items()
-        ]
-        [endpoint] = monitor["spec"]["endpoints"]
-        assert endpoint["port"] in {port["name"] for port in found["spec"]["ports"]}
-        # The rules name this job.
-        assert found["metadata"]["labels"][monitor["spec"]["jobLabel"]] == "notegrade"
+        found = found_by(monitor, manifests)
+        ports = {endpoint["port"] for endpoint in monitor["spec"]["endpoints"]}
+        for service in found:
+            assert len(ports & {port["name"] for port in service["spec"]["ports"]}) == 1
+        # The rules name the first of these jobs.
+        jobs = [service["metadata"]["labels"][monitor["spec"]["jobLabel"]] for service in found]
+        routers = [name for name in of_kind(manifests, "Deployment") if name == "notegrade-router"]
+        assert sorted(jobs) == ["notegrade", *routers]
 
 
 def test_the_network_is_closed_but_for_what_is_needed(
@@ -336,9 +311,15 @@ def test_the_network_is_closed_but_for_what_is_needed(
     callers, operators = policy["ingress"]
     assert [port["port"] for port in callers["ports"]] == [settings.port]
     assert [port["port"] for port in operators["ports"]] == [settings.admin_port]
-    redis, dns = policy["egress"]
+    redis, dns, *traces = policy["egress"]
     assert [port["port"] for port in redis["ports"]] == [6379]
     assert [(port["port"], port["protocol"]) for port in dns["ports"]] == [(53, "UDP"), (53, "TCP")]
+    # And OTLP over HTTP, to where the SDK is told to send.
+    assert [port["port"] for rule in traces for port in rule["ports"]] == ([4318] if settings.tracing else [])
+    collector = settings_data(manifests).get("OTEL_EXPORTER_OTLP_ENDPOINT", "")
+    for rule in traces:
+        namespace = rule["to"][0]["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
+        assert re.fullmatch(rf"http://[\w-]+\.{namespace}\.svc:4318", collector)
     # No rule is without a `from` or `to`, which would mean everybody.
     assert all(rule.get("from") or rule.get("to") for rule in policy["ingress"] + policy["egress"])
     for name, workload in of_kind(manifests, "Deployment").items():
@@ -458,136 +439,52 @@ def test_rules_are_made_from_those_of_prometheus() -> None:
     assert sum(len(group["rules"]) for each in made for group in each["spec"]["groups"]) > 0
 
 
+def test_rules_may_carry_what_a_prometheus_chooses_by() -> None:
+    def run(*labels: str) -> "subprocess.CompletedProcess[str]":
+        environment = {**os.environ, "NAMESPACE": "other"}
+        command = [str(MANIFESTS / "prometheus_rules.sh"), *labels]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    for each in yaml.safe_load_all(run("release=kube-prometheus-stack", "team=a: b").stdout):
+        validate(each)
+        assert each["metadata"]["namespace"] == "other"
+        labels = each["metadata"]["labels"]
+        assert (labels["release"], labels["team"]) == ("kube-prometheus-stack", "a: b")
+    refused = run("release")
+    assert (refused.returncode, refused.stdout) == (2, "")
+
+
 def test_the_script_passes_shellcheck() -> None:
     shellcheck = ROOT / ".venv" / "bin" / "shellcheck"
     subprocess.run([shellcheck, MANIFESTS / "prometheus_rules.sh"], check=True)
 
 
-def documented_kustomization() -> Iterator[str]:
+def documented(beginning: str) -> list[Manifest]:
+    """The kustomizations of docs/kubernetes.md, or parts of one, that begin with such a comment."""
     page = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
-    yield from re.findall(r"```yaml\n(# .*kustomization\.yaml\n.*?)```", page, re.DOTALL)
+    found = re.findall(
+        rf"```yaml\n# {beginning}/overlays/mine/kustomization\.yaml\n(.*?)```", page, re.DOTALL
+    )
+    return [yaml.safe_load(each) for each in found]
 
 
 def test_the_documented_overlay_builds(kustomize: str, tmp_path: Path) -> None:
-    copied = tmp_path / "kubernetes"
-    shutil.copytree(MANIFESTS, copied)
-    [written] = documented_kustomization()
-    mine = copied / "overlays" / "mine"
-    mine.mkdir()
-    (mine / "kustomization.yaml").write_text(written)
-    for manifest in build(kustomize, mine):
+    [whole] = documented("deploy/kubernetes")
+    for manifest in build_mine(kustomize, yaml.safe_dump(whole), tmp_path):
         validate(manifest)
 
 
-@pytest.fixture(scope="module")
-def experiment(kustomize: str) -> list[Manifest]:
-    return build(kustomize, MANIFESTS / "overlays" / "experiment")
-
-
-def config_of(manifests: list[Manifest], name: str) -> dict[str, str]:
-    """The data of the ConfigMap that is called so, up to its hash."""
-    [found] = [
-        each
-        for full, each in of_kind(manifests, "ConfigMap").items()
-        if re.fullmatch(rf"{name}-[a-z0-9]{{10}}", full)
-    ]
-    return dict(found["data"])
-
-
-def test_arms_differ_in_their_image_alone(experiment: list[Manifest]) -> None:
-    arms = {arm: of_kind(experiment, "Deployment")[f"notegrade-{arm}"] for arm in ARMS["experiment"]}
-    images = {
-        arm: each["spec"]["template"]["spec"]["containers"][0].pop("image") for arm, each in arms.items()
-    }
-    assert images["control"] != images["treatment"]
-    assert yaml.safe_dump(arms["treatment"]).replace("treatment", "control") == yaml.safe_dump(
-        arms["control"]
-    )
-
-
-def test_what_selects_an_arm_selects_it_alone(experiment: list[Manifest]) -> None:
-    workloads = of_kind(experiment, "Deployment")
-    for arm in ARMS["experiment"]:
-        mine = [each for each in experiment if each["metadata"]["name"].endswith(f"-{arm}")]
-        chosen = [
-            each["spec"]["selector"] for each in mine if each["kind"] in ("Service", "PodDisruptionBudget")
-        ]
-        chosen += [each["spec"]["podSelector"] for each in mine if each["kind"] == "NetworkPolicy"]
-        assert len(chosen) == 5
-        for each in chosen:
-            labels = each.get("matchLabels", each)
-            assert [name for name, workload in workloads.items() if selects(labels, workload)] == [
-                f"notegrade-{arm}"
-            ]
-
-
-def test_the_router_has_the_files_of_routing(experiment: list[Manifest]) -> None:
-    files = config_of(experiment, "notegrade-routing")
-    assert set(files) == {"defaults.cfg", "experiment.cfg"}
-    for name, text in files.items():
-        assert text == (ROUTING / name).read_text(encoding="utf-8"), "cp deploy/routing/*.cfg to the overlay"
-
-
-def test_haproxy_takes_the_router_as_it_is_rendered(experiment: list[Manifest], tmp_path: Path) -> None:
-    for name, text in config_of(experiment, "notegrade-routing").items():
-        (tmp_path / name).write_text(text, encoding="utf-8")
-    [router] = of_kind(experiment, "Deployment")["notegrade-router"]["spec"]["template"]["spec"]["containers"]
-    [mount] = router["volumeMounts"]
-    _, *arguments = [each.replace(mount["mountPath"], str(tmp_path)) for each in router["args"]]
-    done = subprocess.run(
-        [debian_tool("haproxy"), "-c", *arguments],
-        env=config_of(experiment, "notegrade-router"),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def test_the_router_finds_every_replica_of_each_arm(experiment: list[Manifest]) -> None:
-    environment = config_of(experiment, "notegrade-router")
-    routing = config_of(experiment, "notegrade-routing")["experiment.cfg"]
-    for arm in ARMS["experiment"]:
-        host, port = environment[f"{arm.upper()}_DNS"].split(":")
-        name, namespace, *_ = host.split(".")
-        service = of_kind(experiment, "Service")[name]
-        assert service["metadata"]["namespace"] == namespace
-        assert service["spec"]["clusterIP"] == "None"
-        assert [each["port"] for each in service["spec"]["ports"]] == [int(port)]
-        assert selects(service["spec"]["selector"], of_kind(experiment, "Deployment")[f"notegrade-{arm}"])
-        [most] = re.findall(rf"server-template {arm} (\d+) ", routing)
-        scaler = of_kind(experiment, "HorizontalPodAutoscaler")[f"notegrade-{arm}"]
-        assert scaler["spec"]["scaleTargetRef"]["name"] == f"notegrade-{arm}"
-        assert int(most) >= scaler["spec"]["maxReplicas"]
-
-
-def test_callers_reach_the_router_and_it_the_arms(experiment: list[Manifest]) -> None:
-    workloads = of_kind(experiment, "Deployment")
-    router, policies = workloads["notegrade-router"], of_kind(experiment, "NetworkPolicy")
-    selector = of_kind(experiment, "Service")["notegrade"]["spec"]["selector"]
-    assert [name for name, workload in workloads.items() if selects(selector, workload)] == [
-        "notegrade-router"
-    ]
-    mine = policies["notegrade-router"]["spec"]
-    assert selects(mine["podSelector"]["matchLabels"], router)
-    environment = config_of(experiment, "notegrade-router")
-    ports = [f":{port['port']}" for rule in mine["ingress"] for port in rule["ports"]]
-    assert ports == [environment["LISTEN"], environment["METRICS_LISTEN"]]
-    [arms_rule, _] = mine["egress"]
-    for arm in ARMS["experiment"]:
-        theirs = policies[f"notegrade-{arm}"]["spec"]["ingress"][0]
-        assert selects(theirs["from"][0]["podSelector"]["matchLabels"], router)
-        assert selects(arms_rule["to"][0]["podSelector"]["matchLabels"], workloads[f"notegrade-{arm}"])
-        assert arms_rule["ports"] == theirs["ports"]
-    assert mine["ingress"][0]["from"] == theirs["from"], "it takes the callers that the arms take"
-    assert selects(
-        of_kind(experiment, "PodDisruptionBudget")["notegrade-router"]["spec"]["selector"]["matchLabels"],
-        router,
-    )
-
-
-def test_the_router_stops_after_the_longest_request(experiment: list[Manifest]) -> None:
-    spec = of_kind(experiment, "Deployment")["notegrade-router"]["spec"]["template"]["spec"]
-    [longest_s] = re.findall(r"timeout server (\d+)s", (ROUTING / "defaults.cfg").read_text())
-    sleep_s = spec["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert spec["terminationGracePeriodSeconds"] >= sleep_s + int(longest_s)
+def test_the_documented_patches_do_what_they_are_for(kustomize: str, tmp_path: Path) -> None:
+    [whole] = documented("deploy/kubernetes")
+    parts = documented("in deploy/kubernetes")
+    assert len(parts) == 3
+    whole["patches"] = [patch for part in parts for patch in part["patches"]]
+    built = build_mine(kustomize, yaml.safe_dump(whole), tmp_path)
+    for manifest in built:
+        validate(manifest)
+    assert of_kind(built, "ServiceMonitor")["notegrade"]["metadata"]["labels"]["release"]
+    [mount] = [each for each in container(built)["volumeMounts"] if each["name"] == "redis-ca"]
+    page = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    assert f"?ssl_ca_certs={mount['mountPath']}/ca.crt" in page
+    *_, redis, hub = choosing(built, "NetworkPolicy")["spec"]["egress"]
+    assert [each["ports"][0]["port"] for each in (redis, hub)] == [6379, 443]

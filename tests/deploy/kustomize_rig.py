@@ -1,0 +1,84 @@
+"""The manifests of deploy/kubernetes, as kustomize builds them."""
+
+import importlib
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate  # type: ignore[import-untyped]
+import yaml  # type: ignore[import-untyped]  # it comes with vLLM, its stubs don't
+
+from tests.deploy.containers import ROOT
+
+MANIFESTS = ROOT / "deploy" / "kubernetes"
+# What each of them promises; the newest has the checkpoint's image volume on by default.
+KUBERNETES = ("1.33", "1.37")
+# Operators' schemas, as models made from their definitions.
+DEFINITIONS = {
+    "keda.sh/v1alpha1": "cloudcoil.models.keda.v1alpha1",
+    "monitoring.coreos.com/v1": "cloudcoil.models.prometheus_operator.v1",
+}
+
+Manifest = dict[str, Any]
+
+
+def build(kustomize: str, folder: Path) -> list[Manifest]:
+    done = subprocess.run([kustomize, "build", folder], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr, "what is deprecated is said there"
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def build_mine(kustomize: str, kustomization: str, folder: Path) -> list[Manifest]:
+    """An overlay `mine`, written beside the others in a copy of them all."""
+    copied = folder / "kubernetes"
+    shutil.copytree(MANIFESTS, copied)
+    mine = copied / "overlays" / "mine"
+    mine.mkdir()
+    (mine / "kustomization.yaml").write_text(kustomization, encoding="utf-8")
+    return build(kustomize, mine)
+
+
+def build_with(kustomize: str, name: str, component: str, folder: Path) -> list[Manifest]:
+    """The overlay, with a component that it lacks."""
+    if not component:
+        return build(kustomize, MANIFESTS / "overlays" / name)
+    lines = ["kind: Kustomization", f"resources: [../{name}]", f"components: [../../components/{component}]"]
+    return build_mine(kustomize, "\n".join(lines), folder)
+
+
+def of_kind(manifests: list[Manifest], kind: str) -> dict[str, Manifest]:
+    return {each["metadata"]["name"]: each for each in manifests if each["kind"] == kind}
+
+
+def config_of(manifests: list[Manifest], name: str) -> dict[str, str]:
+    """The data of the ConfigMap that is called so, up to its hash."""
+    [found] = [
+        each
+        for full, each in of_kind(manifests, "ConfigMap").items()
+        if re.fullmatch(rf"{name}-[a-z0-9]{{10}}", full)
+    ]
+    return dict(found["data"])
+
+
+def selects(labels: dict[str, str], workload: Manifest) -> bool:
+    return bool(labels.items() <= workload["spec"]["template"]["metadata"]["labels"].items())
+
+
+def found_by(monitor: Manifest, manifests: list[Manifest]) -> list[Manifest]:
+    """The Services that the ServiceMonitor finds."""
+    wanted = monitor["spec"]["selector"]["matchLabels"].items()
+    services = of_kind(manifests, "Service").values()
+    return [each for each in services if wanted <= each["metadata"]["labels"].items()]
+
+
+def validate(manifest: Manifest) -> None:
+    module = DEFINITIONS.get(manifest["apiVersion"])
+    if module:
+        model = getattr(importlib.import_module(module), manifest["kind"])
+        model.model_validate(manifest, extra="forbid")
+    else:
+        for version in KUBERNETES:
+            kubernetes_validate.validate(manifest, version, strict=True)

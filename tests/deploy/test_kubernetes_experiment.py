@@ -1,0 +1,293 @@
+"""The overlay `experiment`: beside the normal install, applied over it, and taken away again."""
+
+import copy
+import os
+import re
+import subprocess
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml  # type: ignore[import-untyped]  # it comes with vLLM, its stubs don't
+
+from service.settings import Settings
+from tests.deploy.containers import ROOT
+from tests.deploy.haproxy_rig import ROUTING, routed
+from tests.deploy.kustomize_rig import (
+    MANIFESTS,
+    Manifest,
+    build,
+    build_with,
+    config_of,
+    found_by,
+    of_kind,
+    selects,
+)
+from tests.deploy.test_routing import failing
+from tests.end_to_end.service_process import free_port
+from tests.tools import debian_tool
+
+ARMS = {"control": "notegrade", "treatment": "notegrade-treatment"}
+# The kubelet's, every router's and Prometheus' connections, and those that a side has closed before the other knows.
+RESERVED_CONNECTIONS = 100
+
+
+@pytest.fixture(scope="module")
+def kustomize() -> str:
+    return debian_tool("kustomize")
+
+
+@pytest.fixture(scope="module")
+def experiment(kustomize: str) -> list[Manifest]:
+    return build(kustomize, MANIFESTS / "overlays" / "experiment")
+
+
+def named(manifests: list[Manifest]) -> dict[tuple[str, str], Manifest]:
+    """By what an apply goes by; all are in one namespace."""
+    return {(each["kind"], each["metadata"]["name"]): each for each in manifests}
+
+
+def of_the_service(manifests: list[Manifest], kind: str) -> dict[str, Manifest]:
+    """By arm."""
+    found = of_kind(manifests, kind)
+    return {arm: found[name] for arm, name in ARMS.items()}
+
+
+def test_arms_differ_in_their_image_alone(experiment: list[Manifest]) -> None:
+    arms = copy.deepcopy(of_the_service(experiment, "Deployment"))
+    images = {
+        arm: each["spec"]["template"]["spec"]["containers"][0].pop("image") for arm, each in arms.items()
+    }
+    assert images["control"] != images["treatment"]
+    treatment = yaml.safe_load(yaml.safe_dump(arms["treatment"]).replace("-treatment", ""))
+    assert treatment == arms["control"]
+
+
+def test_applied_over_the_normal_install_it_changes_one_service(
+    kustomize: str, experiment: list[Manifest]
+) -> None:
+    before, after = named(build(kustomize, MANIFESTS / "overlays" / "cpu")), named(experiment)
+    assert before.keys() <= after.keys()
+    assert [name for name in before if after[name] != before[name]] == [("Service", "notegrade")]
+
+
+def test_it_comes_in_parts_and_goes_without_the_install(kustomize: str, experiment: list[Manifest]) -> None:
+    """docs/experiments.md applies the parts before the whole, and deletes them in the end."""
+    overlays = MANIFESTS / "overlays"
+    install = named(build(kustomize, overlays / "cpu"))
+    parts = {
+        part: named(build(kustomize, overlays / "experiment" / part)) for part in ("treatment", "router")
+    }
+    for part in parts.values():
+        assert not part.keys() & install.keys()
+        # Nothing of a part changes when the whole is applied.
+        assert all(named(experiment)[name] == each for name, each in part.items())
+    assert named(experiment).keys() == install.keys() | parts["treatment"].keys() | parts["router"].keys()
+
+
+SELECTORS: dict[str, Callable[[Manifest], dict[str, str]]] = {
+    "Deployment": lambda each: dict(each["spec"]["selector"]["matchLabels"]),
+    "PodDisruptionBudget": lambda each: dict(each["spec"]["selector"]["matchLabels"]),
+    "NetworkPolicy": lambda each: dict(each["spec"]["podSelector"]["matchLabels"]),
+}
+
+
+def test_beside_the_normal_install_no_pod_is_counted_twice(kustomize: str, tmp_path: Path) -> None:
+    """All objects that there may be at once, from either: eviction refuses a pod with two budgets, an HPA one with two."""
+    both: list[Manifest] = []
+    for overlay in ("cpu", "experiment"):
+        (tmp_path / overlay).mkdir()
+        both += build_with(kustomize, overlay, "monitoring", tmp_path / overlay)
+    # The same name twice is one object, as it was applied last: which also says where the Service leads.
+    manifests = list(named(both).values())
+    workloads = of_kind(manifests, "Deployment")
+    assert set(workloads) == {*ARMS.values(), "notegrade-router"}
+    for name, workload in workloads.items():
+        for kind, selector in SELECTORS.items():
+            choosing = [
+                other for other, each in of_kind(manifests, kind).items() if selects(selector(each), workload)
+            ]
+            assert choosing == [name]
+        scraped = [
+            (service["metadata"]["name"], port["name"])
+            for monitor in of_kind(manifests, "ServiceMonitor").values()
+            for service in found_by(monitor, manifests)
+            if selects(service["spec"]["selector"], workload)
+            for port in service["spec"]["ports"]
+            for endpoint in monitor["spec"]["endpoints"]
+            if endpoint["port"] == port["name"]
+        ]
+        assert len(scraped) == 1, f"{name}: {scraped}"
+    # Before the Service `notegrade` is switched, too.
+    for service in (each for each in both if each["kind"] == "Service"):
+        assert sum(selects(service["spec"]["selector"], each) for each in workloads.values()) == 1
+    scalers = [
+        each["spec"]["scaleTargetRef"]["name"]
+        for each in of_kind(manifests, "HorizontalPodAutoscaler").values()
+    ]
+    assert sorted(scalers) == sorted(ARMS.values())
+
+
+def test_the_documented_promotion_gives_the_control_the_treatments_image(
+    kustomize: str, tmp_path: Path
+) -> None:
+    page = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
+    [written] = re.findall(
+        r"```yaml\n# in deploy/kubernetes/overlays/cpu/kustomization\.yaml\n(.*?)```", page, re.DOTALL
+    )
+    copied = tmp_path / "kubernetes"
+    subprocess.run(["cp", "-r", MANIFESTS, copied], check=True)
+    with (copied / "overlays" / "cpu" / "kustomization.yaml").open("a", encoding="utf-8") as file:
+        file.write(written)
+    arms = of_the_service(build(kustomize, copied / "overlays" / "experiment"), "Deployment")
+    [image] = {
+        arm["spec"]["template"]["spec"]["containers"][0]["image"] for arm in arms.values()
+    }  # the same for both
+    assert image == "notegrade:0.1.0-treatment"
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("make image", "notegrade:0.1.0"),
+        ("make image TARGET=gpu", "notegrade:0.1.0-gpu"),
+        ("make image TARGET=gpu TAG=mine", "notegrade:mine"),
+        ("make image-train TAG=mine", "notegrade-train:mine"),
+        # As docs/experiments.md has it, but for the checkpoint, which a test may lack.
+        ("make image TAG=0.1.0-treatment", None),
+    ],
+)
+def test_images_are_named_as_the_overlays_want_them(
+    experiment: list[Manifest], tmp_path: Path, command: str, name: str | None
+) -> None:
+    """By a builder that only says what it is asked for."""
+    builder = tmp_path / "builder"
+    builder.write_text('#!/bin/sh\necho "$@"\n', encoding="utf-8")
+    builder.chmod(0o755)
+    own = {key: value for key, value in os.environ.items() if key not in ("TAG", "IMAGE", "TARGET")}
+    done = subprocess.run(
+        [*command.split(), f"BUILDER={builder}", "CHECKPOINT="],
+        cwd=ROOT,
+        env=own,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    [tag] = re.findall(r"--tag (\S+)", done.stdout)
+    if name is None:
+        assert f"{command} CHECKPOINT=" in (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
+        treatment = of_the_service(experiment, "Deployment")["treatment"]
+        name = treatment["spec"]["template"]["spec"]["containers"][0]["image"]
+    assert tag == name
+
+
+def test_the_router_has_the_files_of_routing(experiment: list[Manifest]) -> None:
+    files = config_of(experiment, "notegrade-routing")
+    assert set(files) == {"defaults.cfg", "experiment.cfg"}
+    for name, text in files.items():
+        assert text == (ROUTING / name).read_text(encoding="utf-8"), "cp deploy/routing/*.cfg to the overlay"
+
+
+def test_haproxy_takes_the_router_as_it_is_rendered(experiment: list[Manifest], tmp_path: Path) -> None:
+    for name, text in config_of(experiment, "notegrade-routing").items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    [router] = of_kind(experiment, "Deployment")["notegrade-router"]["spec"]["template"]["spec"]["containers"]
+    [mount] = router["volumeMounts"]
+    _, *arguments = [each.replace(mount["mountPath"], str(tmp_path)) for each in router["args"]]
+    done = subprocess.run(
+        [debian_tool("haproxy"), "-c", *arguments],
+        env=config_of(experiment, "notegrade-router"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_router_finds_every_replica_of_each_arm(experiment: list[Manifest]) -> None:
+    environment = config_of(experiment, "notegrade-router")
+    routing = config_of(experiment, "notegrade-routing")["experiment.cfg"]
+    for arm, workload in of_the_service(experiment, "Deployment").items():
+        host, port = environment[f"{arm.upper()}_DNS"].split(":")
+        name, namespace, *_ = host.split(".")
+        service = of_kind(experiment, "Service")[name]
+        assert service["metadata"]["namespace"] == namespace
+        assert service["spec"]["clusterIP"] == "None"
+        assert [each["port"] for each in service["spec"]["ports"]] == [int(port)]
+        assert selects(service["spec"]["selector"], workload)
+        [most] = re.findall(rf"server-template {arm} (\d+) ", routing)
+        scaler = of_kind(experiment, "HorizontalPodAutoscaler")[ARMS[arm]]
+        assert scaler["spec"]["scaleTargetRef"]["name"] == ARMS[arm]
+        assert int(most) >= scaler["spec"]["maxReplicas"]
+
+
+def test_callers_reach_the_router_and_it_the_arms(experiment: list[Manifest]) -> None:
+    workloads = of_kind(experiment, "Deployment")
+    router, policies = workloads["notegrade-router"], of_kind(experiment, "NetworkPolicy")
+    services = of_kind(experiment, "Service")
+    for name in ("notegrade", "notegrade-router"):
+        assert selects(services[name]["spec"]["selector"], router)
+    mine = policies["notegrade-router"]["spec"]
+    assert selects(mine["podSelector"]["matchLabels"], router)
+    environment = config_of(experiment, "notegrade-router")
+    ports = [f":{port['port']}" for rule in mine["ingress"] for port in rule["ports"]]
+    assert ports == [environment["LISTEN"], environment["METRICS_LISTEN"]]
+    # Prometheus comes by the second.
+    [metrics] = services["notegrade-router"]["spec"]["ports"]
+    assert f":{metrics['port']}" == environment["METRICS_LISTEN"]
+    arms_rule, _ = mine["egress"]
+    for name, peer in zip(ARMS.values(), arms_rule["to"], strict=True):
+        theirs = policies[name]["spec"]["ingress"][0]
+        assert selects(theirs["from"][0]["podSelector"]["matchLabels"], router)
+        assert selects(peer["podSelector"]["matchLabels"], workloads[name])
+        assert arms_rule["ports"] == theirs["ports"]
+        assert mine["ingress"][0]["from"] == theirs["from"], "it takes the callers that the arms take"
+
+
+def test_the_router_stops_after_the_longest_request(experiment: list[Manifest]) -> None:
+    spec = of_kind(experiment, "Deployment")["notegrade-router"]["spec"]["template"]["spec"]
+    [longest_s] = re.findall(r"timeout server (\d+)s", (ROUTING / "defaults.cfg").read_text())
+    sleep_s = spec["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert spec["terminationGracePeriodSeconds"] >= sleep_s + int(longest_s)
+
+
+def test_saturated_routers_leave_probes_and_scrapes_their_connections(experiment: list[Manifest]) -> None:
+    router = of_kind(experiment, "Deployment")["notegrade-router"]["spec"]
+    # After each change of it, as many stop as start, with requests open.
+    routers = 2 * router["replicas"]
+    assert router["strategy"]["rollingUpdate"]["maxSurge"] <= router["replicas"]
+    [(busy, idle)] = re.findall(
+        r"^    default-server .*maxconn (\d+) pool-max-conn (\d+)$",
+        config_of(experiment, "notegrade-routing")["defaults.cfg"],
+        re.MULTILINE,
+    )
+    settings = {
+        "max_connections": Settings.model_fields["max_connections"].default,
+        **{
+            name.removeprefix("NOTEGRADE_").lower(): value
+            for name, value in config_of(experiment, "notegrade-settings").items()
+        },
+    }
+    assert routers * (int(busy) + int(idle)) <= int(str(settings["max_connections"])) - RESERVED_CONNECTIONS
+
+
+def test_haproxy_counts_the_503s_that_are_its_own(tmp_path: Path) -> None:
+    """And only those: docs/kubernetes.md names the metric."""
+
+    def counted(address: str, folder: Path) -> float:
+        folder.mkdir()
+        where = dict.fromkeys(("REPLICA_1", "REPLICA_2", "REPLICA_3"), address)
+        config = (ROUTING / "by_query.cfg").read_text(encoding="utf-8")
+        with routed(debian_tool("haproxy"), folder, config, where) as router:
+            assert router.score("quiet cafes").status_code == 503
+            written = httpx.get(router.metrics_url).text
+        [found] = re.findall(
+            r'^haproxy_backend_connection_errors_total\{proxy="replicas"\} (\d+)', written, re.M
+        )
+        return float(found)
+
+    with ExitStack() as replicas:
+        assert counted(replicas.enter_context(failing(503, [])), tmp_path / "theirs") == 0
+    assert counted(f"127.0.0.1:{free_port()}", tmp_path / "its own") == 1
