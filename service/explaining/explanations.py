@@ -137,8 +137,15 @@ class Explanations:
         return told
 
     def begin(self, pair: GradedPair) -> Job:
-        """Begin to explain one pair, to be read along with `read_along`. Raises ExplanationDroppedError."""
-        return self._explainer.submit(pair, asked=True, read_along=True)
+        """Begin to explain one pair, to be read along with `read_along`.
+
+        Raises ExplanationsOffError, also where the mode went off while the pair was scored, and ExplanationDroppedError.
+        """
+        try:
+            return self._explainer.submit(pair, asked=True, read_along=True)
+        except ExplanationDroppedError:
+            self.require_on()  # to try again would be of no use
+            raise
 
     async def read_along(self, job: Job) -> AsyncGenerator[str | Finished]:
         """The trace's text as it is written, then what came of it. Leaving early abandons it."""

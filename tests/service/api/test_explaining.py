@@ -247,6 +247,18 @@ async def test_streaming_is_refused_while_the_mode_is_off(service: Service) -> N
     assert service.engine.finished == len(service.stack.checkpoint.probes)  # not even scored
 
 
+async def test_off_while_the_pair_is_scored_is_no_reason_to_try_again(service: Service) -> None:
+    await flip(service)
+    service.engine.hold()
+    task = asyncio.create_task(service.client.post("/explain", json=PAIR))
+    await until(lambda: service.engine.in_flight == 1)
+    await flip(service, "off")
+    service.engine.let_go()
+    response = await task
+    assert (response.status_code, response.json()["retryable"]) == (409, False)
+    assert response.json()["type"].endswith("explanations-off")
+
+
 async def test_a_reader_who_leaves_ends_the_work(service: Service) -> None:
     await service.score()
     await flip(service)
