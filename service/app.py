@@ -115,7 +115,9 @@ def build_stack(
             return "mode_off"
         return "scoring_busy" if guard.is_breached else None
 
-    explainer = Explainer(checkpoint, engine, _explainer_limits(settings), why_not_now, metrics)
+    explainer = Explainer(
+        checkpoint, engine, _explainer_limits(settings), why_not_now, metrics, log_texts=settings.log_texts
+    )
     flip_limits = FlipLimits(settings.explanation_max_ttl_s)
     explanations = Explanations(switch, guard, explainer, stores[1], flip_limits)
     readiness = Readiness(metrics)
@@ -154,7 +156,7 @@ def build_app(settings: Settings, stack: ScoringStack, private_port: int | None 
     if private_port is not None:
         app.add_middleware(PrivateRoutes, port=private_port)
     app.add_middleware(RequestObserver, metrics=stack.metrics, tracer=tracer)
-    install_error_handlers(app)
+    install_error_handlers(app, log_texts=settings.log_texts)
     parts = _route_parts(settings, stack, keyring)
     app.include_router(build_router(parts))
     app.include_router(build_explaining_router(parts))

@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import Any, ClassVar
 
 from prometheus_client import Counter
+from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.api.error_handlers import problem_response
@@ -22,6 +23,7 @@ from service.errors import (
     NotegradeError,
     TooManyConnectionsError,
 )
+from service.unforeseen import without_text
 
 # Closed with bytes unread, a connection is reset, and the client may lose what it was told: it gets a moment to read it.
 LINGER_S = 1.0
@@ -45,6 +47,7 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.app = _without_texts(self.app)
         self._head = _Timer(self.loop)
         self._writing = _Timer(self.loop)
         self._head_bytes = 0
@@ -79,6 +82,10 @@ class Connection(HttpToolsProtocol):
         super().data_received(data)
         if self._in_head and self._received_bytes > self.limits.head_bytes:
             self._refuse(self._head_too_large())
+        elif self._is_idle and not self._head.is_running:
+            # Of bytes that begin no request (a stray line end, a body of which the answer has gone out) uvicorn
+            # stops its keep-alive timer and starts none. Once, and not at each: they may trickle in for ever.
+            self._head.start(self.limits.head_timeout_s, self._give_up_head)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -120,6 +127,15 @@ class Connection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's words
         self._refuse(MalformedHttpError("this is no HTTP/1.1 request: see RFC 9112"))
 
+    @property
+    def _is_answering(self) -> bool:
+        cycle: Any = self.cycle  # None before the first request, whatever uvicorn's type says
+        return bool(cycle) and not cycle.response_complete
+
+    @property
+    def _is_idle(self) -> bool:
+        return not self._in_head and not self._is_answering
+
     def _count_head(self, *parts: bytes) -> None:
         self._head_bytes += sum(map(len, parts))
         if self._head_bytes > self.limits.head_bytes:
@@ -139,15 +155,14 @@ class Connection(HttpToolsProtocol):
                 HeadTimeoutError(f"the headers did not arrive within {timeout_s:g} s: send it again")
             )
         else:
-            self.transport.close()
+            self.timeout_keep_alive_handler()
 
     def _refuse(self, error: NotegradeError) -> None:
         if self._refusal or self.transport.is_closing():
             return
         self._refusal = error
         self.refused.labels(_problem(type(error))).inc()
-        answering: Any = self.cycle  # None before the first request, whatever uvicorn's type says
-        if answering and not answering.response_complete:
+        if self._is_answering:
             self.transport.abort()  # an answer is being written, into which this must not be mixed
             return
         response = problem_response(error)
@@ -157,6 +172,18 @@ class Connection(HttpToolsProtocol):
         self.transport.write(b"\r\n".join([*lines, b"", bytes(response.body)]))
         self.transport.write_eof()
         self._head.start(LINGER_S, self.transport.abort)
+
+
+def _without_texts(app: ASGI3Application) -> ASGI3Application:
+    # Starlette raises what it has answered once more, for the server to log: uvicorn does, with the text.
+    async def called(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        try:
+            return await app(scope, receive, send)
+        except Exception as error:
+            shown = without_text(error)
+        raise shown  # here, where the exception itself is not its context
+
+    return called
 
 
 def _problem(error: type[NotegradeError]) -> str:
@@ -169,6 +196,10 @@ class _Timer:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._handle: asyncio.TimerHandle | None = None
+
+    @property
+    def is_running(self) -> bool:
+        return self._handle is not None
 
     def start(self, seconds: float, then: Callable[[], object]) -> None:
         self.stop()

@@ -108,9 +108,9 @@ class Metrics:
         if not content_type.startswith("application/openmetrics-text"):
             return encode(self._registry), content_type
         # Its encoder of choice (0.26) writes vllm_ for vllm:, as if a colon were no part of a name; one that escapes nothing does not.
-        return openmetrics.generate_latest(
-            self._registry, openmetrics.ALLOWUTF8
-        ), openmetrics.CONTENT_TYPE_LATEST
+        # prometheus_client gives this one of its functions no types.
+        text: bytes = openmetrics.generate_latest(self._registry, openmetrics.ALLOWUTF8)  # type: ignore[no-untyped-call]
+        return text, openmetrics.CONTENT_TYPE_LATEST
 
 
 def _count_tasks() -> float:

@@ -18,6 +18,7 @@ from service.errors import (
     RoleMissingError,
 )
 from service.logs import request_id_var
+from service.unforeseen import log_unforeseen
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ def not_served(
     return _problem(f"{PROBLEM_PREFIX}{kind}", title, status, detail, {}, headers or {})
 
 
-def install_error_handlers(app: FastAPI) -> None:
+def install_error_handlers(app: FastAPI, *, log_texts: bool = False) -> None:
     """Answer the error tree, the framework's own errors and anything unforeseen as problems."""
 
     @app.exception_handler(NotegradeError)
@@ -67,8 +68,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def _unforeseen(_request: Request, error: Exception) -> JSONResponse:
-        # Not its text: what a library puts into a message may hold the caller's.
-        logger.error("unforeseen error", extra={"error": type(error).__name__}, exc_info=error)
+        log_unforeseen(logger, "unforeseen error", error, log_texts=log_texts)
         detail = "this is a fault of the service: report it with the request id"
         return _problem(
             NotegradeError.type,

@@ -10,6 +10,7 @@ from service.caches.base import Cache
 from service.caches.breaker import Breaker
 from service.errors import CacheUnavailableError
 from service.metrics import Metrics
+from service.unforeseen import log_unforeseen
 
 Source = Literal["local", "redis"]
 Result = Literal["hit", "miss", "error", "skipped", "written", "dropped"]
@@ -162,15 +163,15 @@ class TieredCache:
                 with self._guard("redis", pairs=0) as admitted:
                     if admitted:
                         await remote.ping()
-            except Exception:
+            except Exception as error:
                 # The top of a task: one bug must not end the pings, and with them the gauge's truth.
-                _log.exception("pinging the cache failed")
+                log_unforeseen(_log, "pinging the cache failed", error)
             await asyncio.sleep(self._ping_every_s)
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._pending.pop(task, None)
         if not task.cancelled() and (error := task.exception()):
-            _log.error("writing to the cache failed", exc_info=error)
+            log_unforeseen(_log, "writing to the cache failed", error)
 
     def _count(self, tier: Source, result: Result, pairs: int) -> None:
         self._operations.labels(tier, result).inc(pairs)

@@ -9,17 +9,18 @@ import importlib
 import itertools
 import json
 import logging
-import multiprocessing
 import os
 import statistics
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from service.contract.vllm_settings import ENVIRONMENT, cpu_environment, refuses_float32
 from service.engines.base import EngineAnswer, EngineModel, EngineProfile, Written
+from service.engines.ending import end_load, in_thread, shut_down
 from service.errors import EngineLostError, EngineRequestError
 
 if TYPE_CHECKING:
@@ -73,10 +74,13 @@ class VllmEngine:
     async def _load(self) -> "tuple[AsyncLLM, EngineProfile]":
         # In threads: loading takes seconds to minutes, and /livez must answer meanwhile. In two of them: something
         # that vLLM imports keeps the frames it was imported from, and with them the engine would live for ever.
-        await asyncio.to_thread(_import_vllm)
-        if self._closed:
-            raise EngineLostError("closed while it was loading")
-        return await asyncio.to_thread(_load, self._model, self._options)
+        try:
+            await in_thread(_import_vllm)
+            if not self._closed:
+                return await in_thread(partial(_load, self._model, self._options))
+        except asyncio.CancelledError:  # by `close`, which can't wait any longer
+            pass
+        raise EngineLostError("closed while it was loading")
 
     async def score(self, prompt: tuple[int, ...], priority: int) -> EngineAnswer:
         llm, _ = self._running()
@@ -128,11 +132,8 @@ class VllmEngine:
 
     async def close(self) -> None:
         self._closed = True
-        while self._loading is not None and not self._loading.done():
-            # A thread can't be cancelled, but a load whose engine core has ended fails soon.
-            for child in multiprocessing.active_children():
-                child.terminate()
-            await asyncio.wait({self._loading}, timeout=0.5)
+        if self._loading is not None:
+            await end_load(self._loading)
         loaded, self._loading = self._loaded(), None
         if loaded is not None:
             await _shut_down(loaded[0])
@@ -166,7 +167,7 @@ async def _shut_down(llm: "AsyncLLM") -> None:
     if llm.output_handler is not None:
         # First: it would take the engine core's planned end for a crash, and log it as one.
         llm.output_handler.cancel()
-    await asyncio.to_thread(llm.shutdown)
+    await shut_down(llm.shutdown)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from service.errors import EngineError, EngineRequestError, ExplanationDroppedEr
 from service.explaining.traces import Explanation, read_trace
 from service.metrics import Metrics
 from service.tracing import Trace, exemplar, trace_var
+from service.unforeseen import log_unforeseen
 
 logger = logging.getLogger(__name__)
 
@@ -127,6 +128,8 @@ class Explainer:
         why_not_now: Callable[[], DropReason | None],
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        log_texts: bool = False,
     ) -> None:
         """`why_not_now` is asked before a trace is begun and at each of its tokens; `clock` gives monotonic seconds."""
         self._checkpoint = checkpoint
@@ -136,6 +139,8 @@ class Explainer:
         self._why_not_now = why_not_now
         self._metrics = metrics
         self._clock = clock
+        self._log_texts = log_texts
+        self._closing = False
         self._budget = TokenBudget(limits.tokens_per_s, clock)
         # What somebody asked for goes before what the mode alone wants; then in order.
         self._queue: asyncio.PriorityQueue[tuple[bool, int, Job]] = asyncio.PriorityQueue(limits.queue)
@@ -148,7 +153,8 @@ class Explainer:
         self._workers = [asyncio.create_task(self._work()) for _ in range(self._limits.workers)]
 
     async def close(self) -> None:
-        """Abort what is being written, and drop what waits."""
+        """Abort what is being written, and drop what waits and what is still asked for."""
+        self._closing = True  # what is put into the queue from now on would wait for ever
         for worker in self._workers:
             worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
@@ -160,10 +166,7 @@ class Explainer:
 
         Raises ExplanationDroppedError at once when it can't be explained now.
         """
-        # Half of the queue stays free for what is asked for, however much there is to sample.
-        room = self._limits.queue if asked else (self._limits.queue + 1) // 2
-        reason = self._why_not_now() or ("queue_full" if self._queue.qsize() >= room else None)
-        if reason:
+        if reason := self._why_not_taken(asked):
             self._count(error := _dropped(reason))
             raise error
         pieces: asyncio.Queue[str | None] | None = asyncio.Queue() if read_along else None
@@ -171,14 +174,21 @@ class Explainer:
         self._queue.put_nowait((not asked, next(self._order), job))
         return job
 
+    def _why_not_taken(self, asked: bool) -> DropReason | None:
+        if self._closing:
+            return "stopping"
+        # Half of the queue stays free for what is asked for, however much there is to sample.
+        room = self._limits.queue if asked else (self._limits.queue + 1) // 2
+        return self._why_not_now() or ("queue_full" if self._queue.qsize() >= room else None)
+
     async def _work(self) -> None:
         while True:
             *_, job = await self._queue.get()
             try:
                 await self._attend(job)
-            except Exception:
-                # Not its pair's text; and the next one is not to wait for ever.
-                logger.exception("unforeseen error while explaining")
+            except Exception as error:
+                # The next one is not to wait for ever.
+                log_unforeseen(logger, "unforeseen error while explaining", error, log_texts=self._log_texts)
                 await self._finish(job, EngineRequestError("an unforeseen error: the service's log has it"))
             finally:  # closed meanwhile
                 if not job.finished.done():

@@ -10,6 +10,7 @@ from service.contract.probes import Probe, check_probes
 from service.engines.base import Engine
 from service.errors import EngineLostError, ManifestError, NotegradeError, NotReadyError
 from service.metrics import Metrics
+from service.unforeseen import log_unforeseen
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +89,9 @@ async def watch(engine: Engine, readiness: Readiness, interval_s: float) -> None
         except EngineLostError as error:
             readiness.set("engine_lost", str(error))
             return
+        except Exception as error:
+            # The top of a task: one bug must not end the watch, which alone notices an engine that hangs.
+            log_unforeseen(logger, "the engine could not be checked", error)
 
 
 async def reproduce_probes(engine: Engine, checkpoint: Checkpoint) -> float:

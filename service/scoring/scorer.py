@@ -31,6 +31,7 @@ from service.scoring.single_flight import SingleFlight
 from service.scoring.types import PairResult, ScoringAnswer, ScoringRequest, Timing
 from service.scoring.work import CLOSING, EngineReading, FlightKey, PairFlight, Work, landed
 from service.tracing import exemplar, trace_var
+from service.unforeseen import log_unforeseen
 
 logger = logging.getLogger(__name__)
 
@@ -191,8 +192,7 @@ class Scorer:
         except EngineError as error:
             return error
         except Exception as error:  # a fault of ours or of the engine's that shows on one pair is no reason to lose the others
-            # Without its text, which may be the caller's.
-            logger.error("a pair failed", extra={"error": type(error).__name__})
+            log_unforeseen(logger, "a pair failed", error)
             return EngineRequestError(
                 f"the engine's answer to this pair can't be read: {type(error).__name__}"
             )

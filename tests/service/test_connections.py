@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import httpx
@@ -150,6 +150,44 @@ def test_silence_is_closed_without_a_word(impatient: Served) -> None:
         assert read_all(connection) == b""
 
 
+LIVEZ = b"GET /livez HTTP/1.1\r\nHost: x\r\n"
+# A request that is answered before it has ended, or is followed by what begins no other; and more of that.
+UNENDING = [
+    (LIVEZ + b"\r\n", b"\r\n"),
+    (LIVEZ + b"Content-Length: 1000\r\n\r\n", b"a"),
+    (LIVEZ + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n"),
+    (LIVEZ + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n", b"\r\n"),
+    (b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n", b"a"),
+]
+
+
+@pytest.mark.parametrize("often", [False, True], ids=["once", "again-and-again"])
+def test_bytes_that_begin_no_request_hold_no_connection(checkpoint: Checkpoint, often: bool) -> None:
+    with ExitStack() as stack:
+        # With a port apart for operators: on the other one, /metrics is refused before its body is read.
+        service = stack.enter_context(served(checkpoint, limits=IMPATIENT, admin_port=0))
+        held = [stack.enter_context(connected(service)) for _ in UNENDING]
+        for connection, (request_bytes, more) in zip(held, UNENDING, strict=True):
+            connection.sendall(request_bytes)
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 ")
+            connection.sendall(more)
+        stopped = time.monotonic() + 20 * IMPATIENT.head_timeout_s  # less than an idle one may stay
+        while left := service.server.server_state.connections:
+            assert time.monotonic() < stopped, f"{len(left)} are held"
+            time.sleep(0.2)
+            for connection, (_, more) in zip(held, UNENDING, strict=True):
+                with suppress(ConnectionError):
+                    connection.sendall(more * often)
+        assert is_served(service)
+
+
+def test_a_line_end_after_a_request_costs_no_connection(impatient: Served) -> None:
+    with connected(impatient) as connection:
+        for _ in range(3):
+            connection.sendall(WHOLE + b"\r\n")
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
+
+
 def test_too_many_connections_are_refused_and_the_others_go_on(service: Served) -> None:
     with ExitStack() as stack:
         held = [stack.enter_context(connected(service)) for _ in range(PATIENT.connections)]
@@ -215,3 +253,22 @@ def test_rubbish_after_a_request_is_not_answered_into_its_answer(service: Served
         wait_until(lambda: service.engine.aborted == 1)
     service.engine.let_go()
     assert is_served(service)
+
+
+CANARY = "a note that nobody may read"
+
+
+def test_an_unforeseen_error_is_nowhere_logged_with_its_text(
+    service: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def explode(*_: object) -> None:
+        raise RuntimeError(CANARY)
+
+    monkeypatch.setattr(type(service.stack.scorer), "score", explode)
+    with connected(service) as connection:
+        connection.sendall(WHOLE)
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 500 ")
+    wait_until(lambda: "Exception in ASGI application" in caplog.text)
+    assert CANARY not in caplog.text
+    places = re.findall(r'test_connections\.py", line \d+, in explode', caplog.text)
+    assert len(places) == 2, "of the service's own event, and of uvicorn's"

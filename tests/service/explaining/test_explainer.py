@@ -1,4 +1,5 @@
 import asyncio
+import re
 from collections.abc import AsyncIterator
 
 import pytest
@@ -182,10 +183,16 @@ async def test_a_failing_engine_fails_the_one_and_goes_on(house: House) -> None:
 async def test_an_unforeseen_error_fails_the_one_and_goes_on(
     house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    def explode(pair: GradedPair) -> None:
+        raise RuntimeError(f"can't render {pair.body}")
+
     with monkeypatch.context() as broken:
-        broken.setattr(house.explainer, "_prompt", lambda pair: 1 / 0)
+        broken.setattr(house.explainer, "_prompt", explode)
         assert isinstance(await house.explainer.submit(PAIR, asked=True).finished, EngineRequestError)
     assert "unforeseen error while explaining" in caplog.text
+    assert re.search(r'test_explainer\.py", line \d+, in explode', caplog.text)
+    assert "RuntimeError" in caplog.text
+    assert PAIR.body not in caplog.text
     assert isinstance(await house.explainer.submit(PAIR, asked=True).finished, Explanation)
 
 
@@ -213,6 +220,21 @@ async def test_closing_drops_what_is_written_and_what_waits(house: House) -> Non
     await house.explainer.close()
     assert [_reason(await job.finished) for job in jobs] == ["stopping"] * 2
     assert house.engine.in_flight == 0
+
+
+async def test_nothing_is_taken_on_once_it_closes(house: House) -> None:
+    house.engine.hold()
+    house.explainer.submit(PAIR, asked=True)
+    await until(lambda: house.engine.in_flight == 1)
+    closing = asyncio.create_task(house.explainer.close())
+    await asyncio.sleep(0)  # it has begun
+    for _ in ("while it closes", "afterwards"):
+        with pytest.raises(ExplanationDroppedError) as caught:
+            house.explainer.submit(PAIR, asked=True)
+        assert caught.value.reason == "stopping"
+        await closing
+    assert house.count("explanation_queue") == 0
+    assert house.count("explanation_drops_total", reason="stopping") == 3
 
 
 def test_the_budget_is_kept_over_time_and_saves_up_one_second() -> None:

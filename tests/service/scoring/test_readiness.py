@@ -1,6 +1,7 @@
 import asyncio
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -8,10 +9,11 @@ from prometheus_client import CollectorRegistry
 from service.contract.checkpoint import Checkpoint
 from service.engines.base import EngineProfile
 from service.engines.fake_engine import FakeEngine
-from service.errors import EngineLostError, NotReadyError
+from service.errors import EngineLostError, EngineRequestError, NotReadyError
 from service.metrics import Metrics
 from service.scoring.readiness import Readiness, bring_up, watch
 from tests.checkpoints import engine_model, fake_engine_for, load_tiny
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +123,35 @@ async def test_watch_sees_the_engine_die(checkpoint: Checkpoint, readiness: Read
     engine.kill()
     await asyncio.wait_for(watching, 5)
     assert readiness.reason == "engine_lost"
+
+
+CANARY = "a note that nobody may read"
+
+
+class OnceBuggyEngine(FakeEngine):
+    """Its first checks fail in ways that say nothing of the engine."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.bugs: list[Exception] = [RuntimeError(CANARY), EngineRequestError("not on this prompt")]
+
+    async def check(self) -> None:
+        if self.bugs:
+            raise self.bugs.pop()
+        await super().check()
+
+
+async def test_watch_outlives_a_check_that_fails_otherwise(
+    checkpoint: Checkpoint, readiness: Readiness, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = OnceBuggyEngine(engine_model(checkpoint))
+    watching = asyncio.create_task(watch(engine, readiness, interval_s=0.001))
+    readiness.set("ok", "as a test will have it")
+    await until(lambda: not engine.bugs)
+    assert readiness.is_ready
+    engine.kill()
+    await asyncio.wait_for(watching, 5)
+    assert readiness.reason == "engine_lost"
+    logged = [record for record in caplog.records if record.message == "the engine could not be checked"]
+    assert [vars(record)["error"] for record in logged] == ["EngineRequestError", "RuntimeError"]
+    assert CANARY not in caplog.text
