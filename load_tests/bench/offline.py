@@ -13,9 +13,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from load_tests.bench.peers.grades import calibrated_grade
 from load_tests.bench.records import OFFLINE
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 from service.contract.labels import LabelDistribution
-from service.contract.vllm_settings import ENVIRONMENT, cpu_environment
+from service.contract.vllm_settings import cpu_environment
 
 if TYPE_CHECKING:
     from vllm import LLM
@@ -44,6 +44,14 @@ class Scored:
     grades: list[float]
 
 
+@dataclass(frozen=True, slots=True)
+class Knobs:
+    """What is set otherwise than in the service: arguments of vLLM's `LLM`, and variables."""
+
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
 @dataclass
 class OfflineEngine:
     """A contestant that is asked through a pipe."""
@@ -51,12 +59,14 @@ class OfflineEngine:
     checkpoint: Checkpoint
     name: str = OFFLINE
     tuning: Tuning = "best"
+    knobs: Knobs = field(default_factory=Knobs)
     _child: "subprocess.Popen[str] | None" = None
 
     @contextmanager
     def running(self) -> Iterator[Running]:
         """Raises RuntimeError when it ends while it loads."""
-        command = [sys.executable, "-m", "load_tests.bench.offline", str(self.checkpoint.folder.absolute())]
+        folder, knobs = str(self.checkpoint.folder.absolute()), json.dumps(asdict(self.knobs))
+        command = [sys.executable, "-m", "load_tests.bench.offline", folder, knobs]
         started = time.monotonic()
         with tempfile.TemporaryFile() as log:
             self._child = _start(command, log)
@@ -98,21 +108,22 @@ def _tail(log: IO[bytes]) -> str:
 
 
 def main() -> None:
-    """Load the checkpoint named on the command line, and score each line of prompts until there are no more."""
+    """Load the checkpoint named on the command line with the knobs that follow it, and score each line of prompts until there are no more."""
     # By the kernel: a process that stands still (see stage.py) would not notice that nobody reads any more.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     # vLLM logs to standard output, which holds the answers here.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     checkpoint = load_checkpoint(Path(sys.argv[1]))
-    llm = _load(checkpoint)
+    llm = _load(checkpoint, Knobs(**json.loads(sys.argv[2])))
     print(_READY, file=answers, flush=True)
     for line in sys.stdin:
         print(json.dumps(_score(llm, checkpoint, json.loads(line))), file=answers, flush=True)
 
 
-def _load(checkpoint: Checkpoint) -> "LLM":
-    for name, value in {**ENVIRONMENT, **cpu_environment(len(os.sched_getaffinity(0)), KV_CACHE_GIB)}.items():
+def _load(checkpoint: Checkpoint, knobs: Knobs) -> "LLM":
+    os.environ.update(knobs.environment)
+    for name, value in cpu_environment(len(os.sched_getaffinity(0)), KV_CACHE_GIB).items():
         os.environ.setdefault(name, value)
     from vllm import LLM
     from vllm.platforms import current_platform
@@ -126,16 +137,17 @@ def _load(checkpoint: Checkpoint) -> "LLM":
             "enforce_eager": True,
             "distributed_executor_backend": "uni",
         }
-    return LLM(
-        model=str(checkpoint.folder),
-        skip_tokenizer_init=True,
-        generation_config="vllm",
-        max_model_len=longest,
-        max_num_batched_tokens=max(BATCHED_TOKENS, longest),
-        max_num_seqs=SEQUENCES,
-        enable_prefix_caching=True,
+    arguments = {
+        "skip_tokenizer_init": True,
+        "generation_config": "vllm",
+        "max_model_len": longest,
+        "max_num_batched_tokens": max(BATCHED_TOKENS, longest),
+        "max_num_seqs": SEQUENCES,
+        "enable_prefix_caching": True,
         **hardware,
-    )
+        **knobs.arguments,
+    }
+    return LLM(model=str(checkpoint.folder), **arguments)
 
 
 def _score(llm: "LLM", checkpoint: Checkpoint, prompts: list[list[int]]) -> dict[str, Any]:

@@ -1,0 +1,105 @@
+"""What one knob of the engine is worth: vLLM alone as the service sets it up, and the same with one thing set otherwise.
+
+    .venv/bin/python -m load_tests.engine_knobs --rounds 10 --knobs compiled,blocks-64
+
+All engines are up, and those that are not on turn stand still; each round asks all of them for the same new pairs. Give as many
+knobs at once as there is memory for: an engine of a 135M model takes about 1.5 GiB.
+"""
+
+import argparse
+import random
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from load_tests.bench.offline import Knobs, OfflineEngine, Scored
+from load_tests.bench.stage import Entrant, in_turn, stage
+from load_tests.bench.workloads import Renderer, Shape, cold
+from service.contract.checkpoint import load_checkpoint
+
+AS_SERVED = "as served"
+KNOBS: Mapping[str, Knobs] = {
+    "compiled": Knobs({"enforce_eager": False}, {"TORCHDYNAMO_DISABLE": "0"}),
+    "blocks-64": Knobs({"block_size": 64}),
+    "step-2048": Knobs({"max_num_batched_tokens": 2048}),
+    "step-4096": Knobs({"max_num_batched_tokens": 4096}),
+    "seats-16": Knobs({"max_num_seqs": 16}),
+    "seats-256": Knobs({"max_num_seqs": 256}),
+    "no-prefix-cache": Knobs({"enable_prefix_caching": False}),
+    "no-chunked-prefill": Knobs({"enable_chunked_prefill": False}),
+    "no-async-scheduling": Knobs({"async_scheduling": False}),
+    "executor-mp": Knobs({"distributed_executor_backend": "mp"}),
+    "threads-bound": Knobs({}, {"VLLM_CPU_OMP_THREADS_BIND": "auto"}),
+    "one-thread": Knobs({}, {"OMP_NUM_THREADS": "1"}),
+    "float32": Knobs({"dtype": "float32"}),
+    "bfloat16": Knobs({"dtype": "bfloat16"}),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print a line for each engine: pairs a second, their ratio to those as served, and how far its grades are from those."""
+    options = _parse(arguments)
+    checkpoint = load_checkpoint(options.checkpoint)
+    engines = [OfflineEngine(checkpoint, AS_SERVED)]
+    engines += [OfflineEngine(checkpoint, name, knobs=KNOBS[name]) for name in options.knobs]
+    traffic = cold(f"{options.seed} knobs", Shape(notes=options.notes))
+    renderer = Renderer(checkpoint.manifest, checkpoint.tokenizer)
+    absent: dict[str, str] = {}
+    found: dict[str, list[Scored]] = {}
+    with stage(engines, absent) as entrants:
+        for number in range(-1, options.rounds):  # the first one warms up
+            prompts = [ids for each in renderer.take(traffic, options.requests) for ids in each.prompts]
+            for entrant in in_turn(entrants, number):
+                scored = _turn(entrant, prompts)
+                if number >= 0:
+                    found.setdefault(entrant.contestant.name, []).append(scored)
+        ready = {entrant.contestant.name: entrant.running.ready_s for entrant in entrants}
+    print(f"{options.rounds} rounds of {options.requests} x {options.notes} pairs, seed {options.seed}")
+    for name, rounds in found.items():
+        print(f"{_line(name, rounds, found[AS_SERVED])}, up after {ready[name]:.0f} s")
+    for label, reason in absent.items():
+        print(f"{label} did not start: {reason}")
+
+
+def _turn(entrant: Entrant[OfflineEngine], prompts: Sequence[Sequence[int]]) -> Scored:
+    with entrant.turn():
+        return entrant.contestant.score(prompts)
+
+
+def _line(name: str, rounds: Sequence[Scored], as_served: Sequence[Scored]) -> str:
+    rates = _spread([len(each.grades) / each.seconds for each in rounds])
+    ratios = _spread([base.seconds / each.seconds for each, base in zip(rounds, as_served, strict=True)])
+    apart = max(
+        abs(a - b)
+        for each, base in zip(rounds, as_served, strict=True)
+        for a, b in zip(each.grades, base.grades, strict=True)
+    )
+    return f"{name:20} {rates} pairs/s, {ratios} times as served, grades up to {apart:.3f} apart"
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{min(values):.2f} / {statistics.median(values):.2f} / {max(values):.2f}"
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--checkpoint", type=Path, default=Path("checkpoints/default"))
+    parser.add_argument("--knobs", type=_knobs, default=list(KNOBS), help=", ".join(KNOBS))
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--requests", type=int, default=4)
+    parser.add_argument("--notes", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randint(0, 10**9))
+    return parser.parse_args(arguments)
+
+
+def _knobs(names: str) -> list[str]:
+    chosen = names.split(",")
+    if unknown := [name for name in chosen if name not in KNOBS]:
+        raise argparse.ArgumentTypeError(f"no such knob: {', '.join(unknown)}; there are {', '.join(KNOBS)}")
+    return chosen
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""What a rate takes, by hand."""
+
+import math
+import re
+from dataclasses import replace
+
+import pytest
+
+from load_tests.capacity.devices import DEVICES, SMOLLM2_135M, Device, Model
+from load_tests.capacity.model import (
+    Caching,
+    Engine,
+    Processes,
+    Site,
+    Surroundings,
+    plan,
+    replica_limits,
+    steady_caching,
+)
+from load_tests.capacity.prefix import Prompt
+from load_tests.capacity.traffic import Traffic
+
+# Two operations a token and nothing else.
+UNIT = Model("unit", parameters=1, layers=0, hidden=0, intermediate=0, attention=0, kv=0, vocabulary=0)
+FREE = Processes(0, 0, 0, 0)
+DEVICE = Device("device", flops=4_000, bandwidth=math.inf, memory=1e9, price=2.0, source="a test")
+PROMPT = Prompt(head=0, note=8, query=2)
+SITE = Site(DEVICE, PROMPT, UNIT, Engine(share=0.5), FREE, load=0.5)
+NEW = Caching(hit_rate=0, found=0)
+
+
+def test_operations_of_a_pair() -> None:
+    # 2 a parameter and token.
+    assert UNIT.flops(10, reused=4) == 12
+    # 4 layers x dimensions of attention, times tokens attended to: 10 x 10 / 2 of a whole prompt.
+    attentive = replace(UNIT, parameters=0, layers=3, attention=7)
+    assert attentive.flops(10, 0) == 4 * 3 * 7 * 50
+    assert attentive.flops(10, 6) == 4 * 3 * 7 * (50 - 18)
+    # lm_head, once.
+    assert replace(UNIT, parameters=0, hidden=5, vocabulary=11).flops(10, 9) == 2 * 5 * 11
+
+
+def test_the_default_model_is_what_its_shapes_make() -> None:
+    model = SMOLLM2_135M
+    layer = 2 * model.hidden * (model.attention + model.kv) + 3 * model.hidden * model.intermediate
+    norms = (2 * model.layers + 1) * model.hidden
+    assert model.parameters == model.layers * layer + norms
+    assert model.weight_bytes == pytest.approx(2 * 134.5e6, rel=0.001)
+    assert model.kv_bytes_per_token == 23_040
+
+
+def test_a_replica_is_full_when_its_first_part_is() -> None:
+    # 2,000 operations a second are reached, 20 a pair.
+    assert replica_limits(SITE, NEW, 4)["arithmetic"] == 100
+    assert replica_limits(SITE, Caching(0.75, 0), 4)["arithmetic"] == 400
+    busy = replace(SITE, processes=Processes(request_s=0.04, note_s=0.01, pair_s=0.02, core_s=0.05))
+    limits = replica_limits(busy, Caching(0.5, 0), 4)
+    assert limits["front process"] == pytest.approx(1 / (0.01 + 0.01 + 0.01))
+    assert limits["engine core process"] == pytest.approx(1 / 0.025)
+    # On shared cores, all take turns: 10 ms for the pair, (10 + 10 + 20 + 50) ms on two cores.
+    shared = replace(busy, device=replace(DEVICE, shared_cores=2))
+    assert replica_limits(shared, NEW, 4) == {"processor": pytest.approx(1 / (0.01 + 0.045))}
+
+
+def test_reused_tokens_are_not_computed() -> None:
+    blocks = replace(SITE, prompt=Prompt(head=4, note=4, query=2, block=2))
+    assert replica_limits(blocks, NEW, 1)["arithmetic"] == pytest.approx(2_000 / 12)
+    assert replica_limits(blocks, Caching(0, 1.0), 1)["arithmetic"] == pytest.approx(2_000 / 4)
+
+
+def test_memory_can_be_the_limit() -> None:
+    heavy = replace(UNIT, parameters=1_000, bytes_per_number=2)
+    narrow = replace(SITE, model=heavy, device=replace(DEVICE, flops=1e12, bandwidth=200.0))
+    # 10 tokens, each with its part of the weights: 2,000 bytes in steps of 1,000 tokens.
+    narrow = replace(narrow, engine=Engine(step_tokens=1_000))
+    assert replica_limits(narrow, NEW, 1)["memory bandwidth"] == pytest.approx(200 / (10 * 2))
+
+
+def test_replicas_and_shared_things_round_up() -> None:
+    # 50 notes a second at half of what a replica can do.
+    for rate, replicas in ((1, 1), (50, 1), (50.1, 2), (100, 2), (100.1, 3)):
+        found = plan(rate, NEW, 4, SITE)
+        assert (found.replicas, found.dollars_per_hour) == (replicas, 2.0 * replicas)
+    assert (found.replica_rate, found.limit, found.busy) == (100, "arithmetic", 0.5)
+
+
+def test_what_is_full_first() -> None:
+    around = Surroundings(
+        redis_commands=100, redis_fields=math.inf, redis_memory=1_000, entry_bytes=10, query_bytes=100,
+        link_bytes=1e9, note_bytes=1, redis_price=1e9,
+    )  # fmt: skip
+    site = replace(SITE, surroundings=around)
+    small = plan(10, Caching(0, 0, pairs=50, queries=2), 4, site)
+    assert small.first == "arithmetic of a replica"
+    assert small.redis_bytes == 700
+    assert small.dollars_per_hour == 2.0 + 700
+    # Five commands for each of 2.5 requests, and half of 100 a second.
+    assert small.needs["Redis commands"] == pytest.approx(0.25)
+    full = plan(10, Caching(0, 0, pairs=500, queries=2), 4, site)
+    assert (full.first, full.redis) == ("Redis memory", 6)
+    fast = plan(100, Caching(0, 0, pairs=50, queries=2), 4, site)
+    assert (fast.first, fast.redis) == ("Redis commands", 3)
+    # Where all is known, nothing is written.
+    assert plan(100, Caching(1, 0), 4, site).needs["Redis commands"] == pytest.approx(0.5)
+
+
+def test_more_traffic_hits_more_and_never_takes_less() -> None:
+    traffic = Traffic(queries=10**6, notes=10**7)
+    site = Site(DEVICES["L4"], Prompt(31, 67, 13))
+    rates = (1e3, 1e4, 1e5, 1e6)
+    found = [plan(rate, steady_caching(traffic, rate, 86_400, math.inf, site), 20, site) for rate in rates]
+    for values in (
+        [each.caching.hit_rate for each in found],
+        [each.replicas for each in found],
+        [each.dollars_per_hour for each in found],
+        [each.redis_bytes for each in found],
+    ):
+        assert values == sorted(values)
+        assert values[0] < values[-1]
+    # The cache's own formulas are tested elsewhere; here, that a limit is kept to.
+    limited = steady_caching(traffic, 1e6, 86_400, 1e7, site)
+    assert limited.pairs == pytest.approx(1e7)
+    assert limited.hit_rate < found[-1].caching.hit_rate
+
+
+def test_room_for_keys_and_values() -> None:
+    model = SMOLLM2_135M
+    of_gpu = Engine(kv_share=0.5).prefix_cache(DEVICES["L4"], model).tokens
+    assert of_gpu == pytest.approx(0.5 * (24e9 - model.weight_bytes) / 23_040)
+    assert Engine(kv_bytes=23_040e3).prefix_cache(DEVICES["L4"], model).tokens == 1_000
+
+
+def test_devices_say_where_their_figures_are_from() -> None:
+    for device in DEVICES.values():
+        told = re.search(r"data sheet.*: (\d+) TFLOPS bf16( with sparsity)?$", device.source)
+        assert told, device.name
+        # Dense is half of what is told with sparsity, give or take the data sheet's rounding.
+        assert device.flops / 1e12 == pytest.approx(int(told[1]) / (2 if told[2] else 1), abs=1)

@@ -1,0 +1,63 @@
+"""The table of knobs, on stand-ins for the engine whose speed hangs on the knob that they were given."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from load_tests.bench import offline
+from load_tests.engine_knobs import KNOBS, main
+from tests.checkpoints import load_tiny
+
+ANSWERS = """
+import json, sys
+print("ready", flush=True)
+for line in sys.stdin:
+    prompts = json.loads(line)
+    print(json.dumps({"seconds": len(prompts) / RATE, "grades": [GRADE] * len(prompts)}), flush=True)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    start = offline._start
+
+    def start_other(command: Sequence[str], log: IO[bytes]) -> "subprocess.Popen[str]":
+        knobs = json.loads(command[-1])
+        if knobs["arguments"].get("distributed_executor_backend") == "mp":
+            return start([sys.executable, "-c", "import sys; sys.exit('ValueError: not here')"], log)
+        rate, grade = (150, 1.25) if knobs["arguments"].get("block_size") == 64 else (100, 1.0)
+        script = ANSWERS.replace("RATE", str(rate)).replace("GRADE", str(grade))
+        return start([sys.executable, "-c", script], log)
+
+    monkeypatch.setattr(offline, "_start", start_other)
+    return load_tiny(tmp_path / "checkpoint").folder
+
+
+def test_each_knob_is_set_beside_the_engine_as_served(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = ["--rounds", "2", "--requests", "1", "--notes", "4"]
+    main(["--checkpoint", str(folder), "--knobs", "blocks-64,seats-16,executor-mp", *size])
+    _, served, blocks, seats, absent = capsys.readouterr().out.splitlines()
+    assert served.startswith("as served")
+    assert "1.00 / 1.00 / 1.00 times as served" in served
+    assert blocks.startswith("blocks-64")
+    assert "1.50 / 1.50 / 1.50 times as served, grades up to 0.250 apart" in blocks
+    assert "1.00 / 1.00 / 1.00 times as served, grades up to 0.000 apart" in seats
+    assert absent.startswith("executor-mp")
+    assert "not here" in absent
+
+
+def test_a_knob_that_there_is_not_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--knobs", "blocks-65"])
+    assert "no such knob: blocks-65" in capsys.readouterr().err
+
+
+def test_every_knob_changes_something() -> None:
+    assert all(knobs.arguments or knobs.environment for knobs in KNOBS.values())

@@ -1,0 +1,126 @@
+"""locust drives a service with it. In a process of its own: locust replaces sockets and threads by gevent's where it is imported."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from service.api.auth import hash_key
+from service.contract.checkpoint import Checkpoint
+from tests.checkpoints import load_tiny
+from tests.served import served
+
+ROOT = Path(__file__).parent.parent.parent
+KEY = "a-key-of-a-test"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return load_tiny(tmp_path_factory.mktemp("checkpoint"))
+
+
+def locust(folder: Path, url: str, *more: str) -> tuple[int, dict[str, int], str]:
+    """Exit status, requests and failures of /score by its own count, and what it printed."""
+    # Users end what they have begun (-s), so that nothing is under way when it counts.
+    command = [
+        sys.executable, "-m", "locust", "-f", str(ROOT / "load_tests" / "locustfile.py"), "--headless", "--host", url,
+        "-u", "3", "-r", "3", "-t", "2s", "-s", "30", "--pace", "6", "--json-file", str(folder / "stats"),
+        "--notes-per-request", "4", *more,
+    ]  # fmt: skip
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("NOTEGRADE_")}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    told = done.stdout + done.stderr
+    rows = json.loads((folder / "stats.json").read_text(encoding="utf-8"))
+    assert [row["name"] for row in rows] == ["/score"], told
+    return done.returncode, {"requests": rows[0]["num_requests"], "failures": rows[0]["num_failures"]}, told
+
+
+def test_zipf_traffic_repeats_pairs_and_cold_traffic_none(tmp_path: Path, checkpoint: Checkpoint) -> None:
+    with served(checkpoint) as service:
+        status, counts, told = locust(tmp_path, service.url, "--traffic", "cold")
+        assert (status, counts["failures"]) == (0, 0), told
+        # Each of the three users at least once, however busy the machine is.
+        assert counts["requests"] >= 3
+        scored = service.count("pair_source_total", source="engine")
+        assert scored == 4 * counts["requests"]
+        assert service.count("pair_source_total", source="local") == 0
+
+        small = ("--traffic", "zipf", "--zipf-queries", "1", "--zipf-notes", "4")
+        status, counts, told = locust(tmp_path, service.url, *small)
+        assert (status, counts["failures"]) == (0, 0), told
+        # There are four pairs; the three users' first requests may come at one moment.
+        assert 4 <= service.count("pair_source_total", source="engine") - scored <= 12
+
+
+def test_a_key_is_sent_and_what_is_not_scored_has_failed(tmp_path: Path, checkpoint: Checkpoint) -> None:
+    with served(checkpoint, keys=f"score:{hash_key(KEY)}") as service:
+        status, counts, told = locust(tmp_path, service.url, "--traffic", "cold", "--api-key", KEY)
+        assert (status, counts["failures"]) == (0, 0), told
+        assert counts["requests"] >= 3
+        status, counts, told = locust(tmp_path, service.url, "--traffic", "cold", "--api-key", "another")
+        assert status == 1
+        assert counts["failures"] == counts["requests"] >= 3
+        service.engine.hold()
+        status, counts, told = locust(
+            tmp_path, service.url, "--traffic", "cold", "--api-key", KEY, "--deadline-ms", "50"
+        )
+        assert (status, counts["failures"]) == (1, counts["requests"])
+        service.engine.let_go()
+
+
+def run_beside(code: str) -> None:
+    """With the locustfile imported, in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"from load_tests.locustfile import *\n{code}\nprint('done')"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout == "done\n", done.stderr
+
+
+def test_streams_share_the_traffic_out() -> None:
+    """As several locust processes do: together they send what one alone would, and no request twice."""
+    run_beside("""
+from types import SimpleNamespace
+def first(stream, streams, traffic):
+    options = SimpleNamespace(
+        traffic_seed="7", streams=streams, notes_per_request=3, note_tokens=30, traffic=traffic,
+        zipf_exponent=1.0, zipf_queries=20, zipf_notes=50,
+    )
+    return list(itertools.islice(make_traffic(options, stream), 12 // streams))
+for traffic in ("cold", "zipf"):
+    alone = first(0, 1, traffic)
+    assert alone[0] != alone[1]
+    assert alone[0::3] == first(0, 3, traffic)
+    assert alone[2::3] == first(2, 3, traffic)
+""")
+
+
+def test_problems_are_told_in_the_same_words() -> None:
+    run_beside("""
+from types import SimpleNamespace
+def told(status, text, error=None):
+    return problem_of(SimpleNamespace(status_code=status, text=text, error=error))
+def results(*outcomes):
+    return json.dumps({"results": [{"outcome": outcome} for outcome in outcomes]})
+assert told(200, results("scored", "scored")) is None
+assert told(200, results("shed", "scored", "failed", "shed")) == "notes not scored: failed, shed"
+assert told(503, json.dumps({"type": "urn:x:overloaded"})) == "503: urn:x:overloaded"
+assert told(502, "<html>") == "502: no JSON"
+assert told(0, None, TimeoutError("after 3 s")) == "no answer: TimeoutError"
+""")
+
+
+def test_locust_takes_nothing_over_in_the_other_tests(pytestconfig: pytest.Config) -> None:
+    """Its pytest plugin is off (pyproject.toml), and nothing here has imported it."""
+    assert not pytestconfig.pluginmanager.hasplugin("locust")
+    assert "locust" not in sys.modules
+    assert "gevent" not in sys.modules
