@@ -10,16 +10,17 @@ from typing import cast
 from redis.asyncio import Redis as Client
 from redis.exceptions import RedisError
 
-from load_tests.soak.processes import Redis
+from load_tests.soak.processes import Redis, Service
 
 Fault = Callable[[float], Awaitable[None]]
 
 
 class Faults:
-    """Injects faults into Redis until cancelled, and counts them."""
+    """Injects faults into Redis and the engine until cancelled, and counts them."""
 
-    def __init__(self, redis: Redis, seed: int) -> None:
+    def __init__(self, redis: Redis, service: Service, seed: int) -> None:
         self._redis = redis
+        self._service = service
         self._rng = random.Random(seed)
         self._client = Client.from_url(redis.url)
         self._kinds: dict[str, Fault] = {
@@ -29,13 +30,14 @@ class Faults:
             "Redis flaps": self._flapping,
             "Redis out of memory": self._full,
             "Redis holds damaged values": self._damaged,
+            "engine stands still": self._engine_hung,
         }
         self.injected: Counter[str] = Counter()
 
     async def run(
         self, pause_s: tuple[float, float] = (2.0, 6.0), length_s: tuple[float, float] = (1.0, 4.0)
     ) -> None:
-        """Until cancelled; what is wrong then is healed."""
+        """Until cancelled; what is wrong then is healed. Lengths are far below NOTEGRADE_ENGINE_HANG_S."""
         try:
             while True:
                 await asyncio.sleep(self._rng.uniform(*pause_s))
@@ -58,6 +60,14 @@ class Faults:
             await asyncio.sleep(seconds)
         finally:
             self._redis.go_on()
+
+    async def _engine_hung(self, seconds: float) -> None:
+        # Not for so long that it is given up: that ends the service, and with it the books that are kept of one process.
+        self._service.suspend_engine()
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._service.resume_engine()
 
     async def _slow(self, seconds: float) -> None:
         for _ in range(int(seconds / 0.25)):

@@ -87,20 +87,57 @@ class Service:
         )
         self._seen = psutil.Process(self._process.pid)
 
+    @property
+    def pid(self) -> int:
+        """Of the process that answers."""
+        return self._process.pid
+
     def has_ended(self) -> bool:
         """Whether it is gone, which it should not be."""
         return self._process.poll() is not None
+
+    def suspend_engine(self) -> None:
+        """The process in which vLLM computes stands still, as on a machine that is out of memory."""
+        self._engine_core().suspend()
+
+    def resume_engine(self) -> None:
+        """After `suspend_engine`."""
+        self._engine_core().resume()
+
+    def _engine_core(self) -> psutil.Process:
+        children = self._seen.children(recursive=True)
+        [core] = [
+            child
+            for child in children
+            if any("EngineCore" in part for part in (child.name(), *child.cmdline()))
+        ]
+        return core
 
     def rss_mib(self) -> tuple[float, float]:
         """Resident memory of the process that answers and of those that it started (the engine core)."""
         children = sum(child.memory_info().rss for child in self._seen.children(recursive=True))
         return self._seen.memory_info().rss / 2**20, children / 2**20
 
-    def open_files(self) -> int:
-        """File descriptors but for connections to Redis, of which there may be as many as the pools hold."""
-        remote = [getattr(c.raddr, "port", None) for c in self._seen.net_connections()]
-        files: int = self._seen.num_fds()
-        return files - remote.count(self._redis.port)
+    def open_files(self) -> tuple[int, int]:
+        """File descriptors: those to Redis, of which there may be as many as the pools hold, and all others.
+
+        A socket that its other end has both closed and reset is in no table of connections. It is taken for one to
+        Redis: a pool keeps those to a server that was killed until it uses them again, asyncio closes all others.
+        """
+        peers = {c.fd: getattr(c.raddr, "port", None) for c in self._seen.net_connections("all")}
+        files = self._files()
+        to_redis = sum(
+            file.startswith("socket:") and peers.get(number, self._redis.port) == self._redis.port
+            for number, file in files.items()
+        )
+        return to_redis, len(files) - to_redis
+
+    def _files(self) -> dict[int, str]:
+        files = {}
+        for link in Path(f"/proc/{self._process.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                files[int(link.name)] = str(link.readlink())
+        return files
 
     def terminate(self) -> int:
         """Its exit code."""

@@ -18,9 +18,11 @@ import pytest
 from redis import Redis
 
 from service.contract.checkpoint import Checkpoint
+from tests.checkpoints import PIECES, load_tiny
 from tests.end_to_end.service_process import ServiceProcess, free_port, start_service
 from tests.link import Link, link_to
 from tests.redis_server import RedisServer
+from tests.served import served
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.engine, pytest.mark.redis, pytest.mark.timeout(900)]
@@ -181,14 +183,14 @@ def test_out_of_memory(rig: Rig, expected: dict[tuple[str, str], float]) -> None
     recovers(rig, "out of memory")
 
 
-def values_of(rig: Rig, key: Any) -> dict[bytes, bytes]:
-    return cast("dict[bytes, bytes]", rig.admin.hgetall(key))
+def values_of(admin: Redis, key: Any) -> dict[bytes, bytes]:
+    return cast("dict[bytes, bytes]", admin.hgetall(key))
 
 
 def damage(rig: Rig, to: Callable[[bytes], bytes]) -> None:
     """Change every value of the cache."""
     for key in list(rig.admin.scan_iter("ng:*")):
-        for field, value in values_of(rig, key).items():
+        for field, value in values_of(rig.admin, key).items():
             rig.admin.hset(key, field, to(value))
 
 
@@ -216,7 +218,7 @@ def test_damaged_values(
 
 def test_values_of_another_pair(rig: Rig, expected: dict[tuple[str, str], float]) -> None:
     for key in list(rig.admin.scan_iter("ng:*")):
-        values = values_of(rig, key)
+        values = values_of(rig.admin, key)
         for field, other in zip(
             values, [*list(values.values())[1:], next(iter(values.values()))], strict=True
         ):
@@ -226,16 +228,48 @@ def test_values_of_another_pair(rig: Rig, expected: dict[tuple[str, str], float]
     recovers(rig, "misplaced values")
 
 
-def test_values_of_another_fingerprint(rig: Rig, expected: dict[tuple[str, str], float]) -> None:
-    # As if somebody had renamed the keys of an older checkpoint.
-    for key in list(rig.admin.scan_iter("ng:*")):
-        values = values_of(rig, key)
-        for other in list(rig.admin.scan_iter("ng:*")):
-            if other != key:
-                for field, value in values.items():
-                    rig.admin.hset(other, field, value)
+def exchange(admin: Redis, one: Any, other: Any) -> None:
+    """Each of the keys gets the other's values: of the same notes, and whole."""
+    values = values_of(admin, one), values_of(admin, other)
+    assert set(values[0]) == set(values[1])
+    for key, foreign in zip((other, one), values, strict=True):
+        for field, value in foreign.items():
+            admin.hset(key, field, value)
+
+
+def test_values_of_another_query(rig: Rig, expected: dict[tuple[str, str], float]) -> None:
+    rig.admin.flushall()
+    rig.sources()
+    wait_until(lambda: rig.sources() == {"redis"})
+    exchange(rig.admin, *rig.admin.scan_iter("ng:*"))
+    assert rig.sources() == {"engine"}
     ask_a_lot(rig, expected)
-    recovers(rig, "mixed fingerprints")
+    recovers(rig, "values of another query")
+
+
+def test_values_of_another_fingerprint(tmp_path: Path, redis_server: RedisServer) -> None:
+    # The twin, on two checkpoints that differ in a word of the template, and thus in their scores.
+    pieces = [{**piece, "text": "\nAsked:"} if piece.get("text") == "\nQuery:" else piece for piece in PIECES]
+    changed = {"name": "another-tiny", "pieces": pieces}
+    both = [load_tiny(tmp_path / "one"), load_tiny(tmp_path / "other", template=changed)]
+    own = [
+        scores_of(each, redis_server, "engine") for each in both
+    ]  # one Redis, the same pairs: none is shared
+    assert all(one != other for one, other in zip(*own, strict=True))
+    assert [scores_of(each, redis_server, "redis") for each in both] == own
+    with Redis.from_url(redis_server.url) as admin:
+        exchange(admin, *admin.scan_iter("ng:*"))
+    assert [scores_of(each, redis_server, "engine") for each in both] == own
+    assert [scores_of(each, redis_server, "redis") for each in both] == own
+
+
+def scores_of(checkpoint: Checkpoint, redis: RedisServer, source: str) -> list[float]:
+    """By a service of its own, whose local cache is empty; each comes from there."""
+    body = {"query": QUERIES[0], "notes": NOTES, "deadline_ms": 60_000}
+    with served(checkpoint, redis_url=redis.url) as service:
+        results = httpx.post(f"{service.url}/score", json=body, timeout=60).json()["results"]
+    assert [result["source"] for result in results] == [source] * len(NOTES)
+    return [result["score"] for result in results]
 
 
 def test_keys_of_another_type(rig: Rig, expected: dict[tuple[str, str], float]) -> None:

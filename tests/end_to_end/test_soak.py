@@ -29,4 +29,5 @@ def test_ten_minutes_lose_and_leak_nothing(
     assert report.tally.pairs["scored"] > 1_000
     assert report.tally.left.total() > 10
     assert sum(report.faults.values()) > 30
+    assert report.faults["engine stands still"] > 0
     assert len(report.samples) > 60
