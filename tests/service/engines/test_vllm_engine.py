@@ -4,10 +4,8 @@ import asyncio
 import inspect
 import json
 import multiprocessing
-import os
 from pathlib import Path
 
-import psutil
 import pytest
 
 from service.contract.checkpoint import Checkpoint
@@ -69,21 +67,6 @@ async def test_int8_in_float32_is_refused_where_vllm_would_die_of_it(
     with pytest.raises(EngineLostError, match="ask for auto or bfloat16"):
         await engine.start()
     await engine.close()
-
-
-async def test_the_core_is_forked_from_a_process_that_imported_vllm_meanwhile(
-    default_checkpoint: Checkpoint,
-) -> None:
-    engine = VllmEngine(engine_model(default_checkpoint), VllmOptions(dtype="float32"))
-    await engine.start()
-    try:
-        [core] = multiprocessing.active_children()
-        parent = psutil.Process(core.pid).parent()
-        assert parent is not None
-        assert "vllm.v1.engine.core" in " ".join(parent.cmdline())
-        assert parent.ppid() == os.getpid()
-    finally:
-        await engine.close()
 
 
 async def test_closing_while_loading_ends_soon_and_leaves_no_process(default_checkpoint: Checkpoint) -> None:
