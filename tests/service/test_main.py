@@ -1,7 +1,9 @@
 """The command line without an engine: what is refused, and how it says so."""
 
+import logging
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,16 @@ from typer.testing import CliRunner
 from service.__main__ import app, main
 from service.api.auth import Keyring
 from tests.checkpoints import make_checkpoint
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """Commands set up the log of their own process, which is the tests' here, and write to a captured stream that is closed afterwards."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture
