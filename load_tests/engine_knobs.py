@@ -11,6 +11,7 @@ import random
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from sys import prefix
 
 from load_tests.bench.offline import Knobs, OfflineEngine, Scored
 from load_tests.bench.stage import Entrant, in_turn, stage
@@ -31,6 +32,9 @@ KNOBS: Mapping[str, Knobs] = {
     "executor-mp": Knobs({"distributed_executor_backend": "mp"}),
     "threads-bound": Knobs({}, {"VLLM_CPU_OMP_THREADS_BIND": "auto"}),
     "one-thread": Knobs({}, {"OMP_NUM_THREADS": "1"}),
+    # What vLLM's documentation asks for on a CPU; the second is of Debian's libtcmalloc-minimal4.
+    "intel-openmp": Knobs({}, {"LD_PRELOAD": f"{prefix}/lib/libiomp5.so"}),
+    "tcmalloc": Knobs({}, {"LD_PRELOAD": "/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4"}),
     "float32": Knobs({"dtype": "float32"}),
     "bfloat16": Knobs({"dtype": "bfloat16"}),
 }

@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -65,8 +65,10 @@ class OfflineEngine:
     @contextmanager
     def running(self) -> Iterator[Running]:
         """Raises RuntimeError when it ends while it loads."""
-        folder, knobs = str(self.checkpoint.folder.absolute()), json.dumps(asdict(self.knobs))
-        command = [sys.executable, "-m", "load_tests.bench.offline", folder, knobs]
+        # `env` sets them before the process begins: some (LD_PRELOAD) count from its first moment on.
+        variables = [f"{name}={value}" for name, value in self.knobs.environment.items()]
+        child = [sys.executable, "-m", "load_tests.bench.offline", str(self.checkpoint.folder.absolute())]
+        command = ["env", *variables, *child, json.dumps(self.knobs.arguments)]
         started = time.monotonic()
         with tempfile.TemporaryFile() as log:
             self._child = _start(command, log)
@@ -108,21 +110,20 @@ def _tail(log: IO[bytes]) -> str:
 
 
 def main() -> None:
-    """Load the checkpoint named on the command line with the knobs that follow it, and score each line of prompts until there are no more."""
+    """Load the checkpoint named on the command line with the arguments that follow it (JSON), and score each line of prompts until there are no more."""
     # By the kernel: a process that stands still (see stage.py) would not notice that nobody reads any more.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     # vLLM logs to standard output, which holds the answers here.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     checkpoint = load_checkpoint(Path(sys.argv[1]))
-    llm = _load(checkpoint, Knobs(**json.loads(sys.argv[2])))
+    llm = _load(checkpoint, json.loads(sys.argv[2]))
     print(_READY, file=answers, flush=True)
     for line in sys.stdin:
         print(json.dumps(_score(llm, checkpoint, json.loads(line))), file=answers, flush=True)
 
 
-def _load(checkpoint: Checkpoint, knobs: Knobs) -> "LLM":
-    os.environ.update(knobs.environment)
+def _load(checkpoint: Checkpoint, changes: Mapping[str, Any]) -> "LLM":
     for name, value in cpu_environment(len(os.sched_getaffinity(0)), KV_CACHE_GIB).items():
         os.environ.setdefault(name, value)
     from vllm import LLM
@@ -145,7 +146,7 @@ def _load(checkpoint: Checkpoint, knobs: Knobs) -> "LLM":
         "max_num_seqs": SEQUENCES,
         "enable_prefix_caching": True,
         **hardware,
-        **knobs.arguments,
+        **changes,
     }
     return LLM(model=str(checkpoint.folder), **arguments)
 

@@ -10,6 +10,7 @@ from typing import IO
 import pytest
 
 from load_tests.bench import offline
+from load_tests.bench.offline import OfflineEngine
 from load_tests.engine_knobs import KNOBS, main
 from tests.checkpoints import load_tiny
 
@@ -27,10 +28,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     start = offline._start
 
     def start_other(command: Sequence[str], log: IO[bytes]) -> "subprocess.Popen[str]":
-        knobs = json.loads(command[-1])
-        if knobs["arguments"].get("distributed_executor_backend") == "mp":
+        arguments = json.loads(command[-1])
+        if arguments.get("distributed_executor_backend") == "mp":
             return start([sys.executable, "-c", "import sys; sys.exit('ValueError: not here')"], log)
-        rate, grade = (150, 1.25) if knobs["arguments"].get("block_size") == 64 else (100, 1.0)
+        rate, grade = (150, 1.25) if arguments.get("block_size") == 64 else (100, 1.0)
         script = ANSWERS.replace("RATE", str(rate)).replace("GRADE", str(grade))
         return start([sys.executable, "-c", script], log)
 
@@ -51,6 +52,22 @@ def test_each_knob_is_set_beside_the_engine_as_served(
     assert "1.00 / 1.00 / 1.00 times as served, grades up to 0.000 apart" in seats
     assert absent.startswith("executor-mp")
     assert "not here" in absent
+
+
+def test_variables_are_there_from_the_first_moment_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    started: list[Sequence[str]] = []
+
+    def start_none(command: Sequence[str], _: IO[bytes]) -> "subprocess.Popen[str]":
+        started.append(command)
+        raise OSError("enough")
+
+    monkeypatch.setattr(offline, "_start", start_none)
+    engine = OfflineEngine(load_tiny(tmp_path / "checkpoint"), knobs=KNOBS["one-thread"])
+    with pytest.raises(OSError, match="enough"), engine.running():
+        pass
+    assert started[0][:3] == ["env", "OMP_NUM_THREADS=1", sys.executable]
 
 
 def test_a_knob_that_there_is_not_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
