@@ -10,23 +10,18 @@ import argparse
 import asyncio
 import os
 import random
-import statistics
 import subprocess
-import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from load_tests.bench.drive import Job, closed_loop, make_jobs
-from load_tests.bench.peer import Running, Tuning
 from load_tests.bench.peers.notegrade import Notegrade
-from load_tests.bench.peers.process import Server, run_server
 from load_tests.bench.stage import Entrant, in_turn, stage
 from load_tests.bench.workloads import Renderer, Shape, cold
 from load_tests.client import new_session, read_metrics
-from load_tests.soak.processes import Redis, free_port
+from load_tests.soak.processes import Redis
+from load_tests.spread import spread
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -34,36 +29,12 @@ TIMEOUT_S = 120.0
 SOURCES = ("engine", "redis", "local", "coalesced")
 
 
-@dataclass
-class Pinned:
+def pinned(name: str, checkpoint: Checkpoint, redis_url: str, local_pairs: int) -> Notegrade:
     """A service on the first core; `name` is where its answers come from, given its local cache of so many pairs."""
-
-    name: str
-    checkpoint: Checkpoint
-    redis_url: str
-    local_pairs: int
-    tuning: Tuning = "best"
-
-    @contextmanager
-    def running(self) -> Iterator[Running]:
-        """Ready once the engine has reproduced the checkpoint's probes."""
-        port = free_port()
-        serve = [
-            str(Path(sys.executable).with_name("notegrade")),
-            "serve",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(port),
-        ]
-        environment = {
-            **Notegrade(self.checkpoint, self.tuning, cached=True).environment(),
-            "NOTEGRADE_CHECKPOINT": str(self.checkpoint.folder.absolute()),
-            "NOTEGRADE_LOCAL_CACHE_PAIRS": str(self.local_pairs),
-            "NOTEGRADE_REDIS_URL": self.redis_url,
-        }
-        with run_server(Server(["taskset", "-c", "0", *serve], environment, port, "/readyz")) as running:
-            yield running
+    settings = {"NOTEGRADE_REDIS_URL": redis_url, "NOTEGRADE_LOCAL_CACHE_PAIRS": str(local_pairs)}
+    return Notegrade(
+        checkpoint, "best", cached=True, name=name, settings=settings, launcher=("taskset", "-c", "0")
+    )
 
 
 async def measure(options: argparse.Namespace, redis_url: str) -> None:
@@ -71,11 +42,11 @@ async def measure(options: argparse.Namespace, redis_url: str) -> None:
     checkpoint = load_checkpoint(options.checkpoint)
     renderer = Renderer(checkpoint.manifest, checkpoint.tokenizer)
     known = renderer.take(cold(f"{options.seed} cached", Shape(notes=options.notes)), options.requests)
-    jobs = make_jobs(Notegrade(checkpoint, "best", cached=True), known)
-    pinned = [Pinned("local", checkpoint, redis_url, 50_000), Pinned("redis", checkpoint, redis_url, 1)]
-    rates: dict[str, list[float]] = {each.name: [] for each in pinned}
+    services = [pinned("local", checkpoint, redis_url, 50_000), pinned("redis", checkpoint, redis_url, 1)]
+    jobs = make_jobs(services[0], known)
+    rates: dict[str, list[float]] = {each.name: [] for each in services}
     absent: dict[str, str] = {}
-    with stage(pinned, absent) as entrants:
+    with stage(services, absent) as entrants:
         if absent:
             raise RuntimeError(f"not started: {absent}")
         for entrant in entrants:
@@ -85,15 +56,15 @@ async def measure(options: argparse.Namespace, redis_url: str) -> None:
                 rate = await turn(entrant, jobs * options.repeats, options.clients, checked=True)
                 rates[entrant.contestant.name].append(rate)
     print(
-        f"{options.rounds} rounds of {len(jobs) * options.repeats} x {options.notes} notes, seed {options.seed}; notes/s on one core"
+        f"{options.rounds} rounds of {len(jobs) * options.repeats} x {options.notes} notes, seed {options.seed}; notes/s on one core, least / median / greatest"
     )
     for name, found in rates.items():
-        print(f"{name}: {_spread(found)}")
-    print(f"local / redis: {_spread([a / b for a, b in zip(rates['local'], rates['redis'], strict=True)])}")
+        print(f"{name}: {spread(found)}")
+    print(f"local / redis: {spread([a / b for a, b in zip(rates['local'], rates['redis'], strict=True)])}")
 
 
 async def turn(
-    entrant: Entrant[Pinned], jobs: Sequence[Job], clients: int, *, checked: bool = False
+    entrant: Entrant[Notegrade], jobs: Sequence[Job], clients: int, *, checked: bool = False
 ) -> float:
     """Notes a second. Raises RuntimeError when it is checked, and an answer did not come from where it should."""
     with entrant.turn() as running:
@@ -113,10 +84,6 @@ async def _sources(url: str) -> Counter[str]:
         metrics = await read_metrics(session, url)
     names = {source: f'notegrade_pair_source_total{{source="{source}"}}' for source in SOURCES}
     return Counter({source: round(metrics.get(name, 0)) for source, name in names.items()})
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"{min(values):,.2f} / {statistics.median(values):,.2f} / {max(values):,.2f} (min / median / max)"
 
 
 def main() -> None:

@@ -8,7 +8,6 @@ knobs at once as there is memory for: an engine of a 135M model takes about 1.5 
 
 import argparse
 import random
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from sys import prefix
@@ -16,6 +15,7 @@ from sys import prefix
 from load_tests.bench.offline import Knobs, OfflineEngine, Scored
 from load_tests.bench.stage import Entrant, in_turn, stage
 from load_tests.bench.workloads import Renderer, Shape, cold
+from load_tests.spread import spread
 from service.contract.checkpoint import load_checkpoint
 
 AS_SERVED = "as served"
@@ -71,18 +71,14 @@ def _turn(entrant: Entrant[OfflineEngine], prompts: Sequence[Sequence[int]]) -> 
 
 
 def _line(name: str, rounds: Sequence[Scored], as_served: Sequence[Scored]) -> str:
-    rates = _spread([len(each.grades) / each.seconds for each in rounds])
-    ratios = _spread([base.seconds / each.seconds for each, base in zip(rounds, as_served, strict=True)])
+    rates = spread([len(each.grades) / each.seconds for each in rounds])
+    ratios = spread([base.seconds / each.seconds for each, base in zip(rounds, as_served, strict=True)])
     apart = max(
         abs(a - b)
         for each, base in zip(rounds, as_served, strict=True)
         for a, b in zip(each.grades, base.grades, strict=True)
     )
     return f"{name:20} {rates} pairs/s, {ratios} times as served, grades up to {apart:.3f} apart"
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"{min(values):.2f} / {statistics.median(values):.2f} / {max(values):.2f}"
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

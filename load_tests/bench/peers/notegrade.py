@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +27,31 @@ _BEST = {"NOTEGRADE_LOG_LEVEL": "warning"}
 
 @dataclass
 class Notegrade:
-    """The service at its defaults, or tuned; `cached`: whether a pair may be answered from the local cache."""
+    """The service at its defaults, or tuned.
+
+    Attributes:
+        cached: whether a pair may be answered from the local cache.
+        settings: variables that go before all of these.
+        launcher: a command that starts the service's own, `taskset` say.
+    """
 
     checkpoint: Checkpoint
     tuning: Tuning
     cached: bool
     name: str = "Notegrade"
+    settings: Mapping[str, str] = field(default_factory=dict)
+    launcher: Sequence[str] = ()
 
     def running(self) -> AbstractContextManager[Running]:
         """Ready once the engine has reproduced the checkpoint's probes."""
         port = free_port()
-        command = [str(Path(sys.executable).with_name("notegrade")), "serve", "--host", "127.0.0.1"]
+        command = [
+            *self.launcher,
+            str(Path(sys.executable).with_name("notegrade")),
+            "serve",
+            "--host",
+            "127.0.0.1",
+        ]
         options = ["--port", str(port), "--checkpoint", str(self.checkpoint.folder.absolute())]
         return run_server(Server([*command, *options], self.environment(), port, "/readyz"))
 
@@ -45,7 +59,7 @@ class Notegrade:
         """Without settings that somebody made for another service, a Redis above all."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("NOTEGRADE_")}
         best = _BEST if self.tuning == "best" else {}
-        return {**inherited, **_ALWAYS, **({} if self.cached else _UNCACHED), **best}
+        return {**inherited, **_ALWAYS, **({} if self.cached else _UNCACHED), **best, **self.settings}
 
     def calls(self, request: Request) -> Sequence[Call]:
         """One POST /score of texts: rendering and tokenising are part of its time, as of no other peer's but infinity's."""
