@@ -99,6 +99,10 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randint(0, 10**9))
     options = parser.parse_args()
+    if options.requests <= options.clients:
+        parser.error(
+            "with as few requests as clients, one follows itself, and finds the one pair of the local cache"
+        )
     cores = os.sched_getaffinity(0)
     if len(cores) < 2:
         parser.error("it needs a second core, for Redis and the load generator")
