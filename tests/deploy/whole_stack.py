@@ -45,10 +45,10 @@ SETTINGS = {
     "NOTEGRADE_GUARD_P99_MS": "600000",
     "NOTEGRADE_GUARD_BACKLOG_SHARE": "1",
 }
-# They would fire for what a test does (a start, explanation mode), for how slow its machine is, and for random weights,
+# They would fire for what a test does (starts, of Prometheus too; explanation mode), for how slow its machine is, and for random weights,
 # which want to say anything but a grade. All others wait for this long only, and so must be silent for a reason.
 PATIENT = {
-    *("NotegradeNotReady", "NotegradeExplanationsOnLong", "NotegradeBacklogHigh", "NotegradeLabelMassLow"),
+    *("NotegradeAbsent", "NotegradeNotReady", "NotegradeExplanationsOnLong", "NotegradeBacklogHigh", "NotegradeLabelMassLow"),
     *("NotegradeLatencyBurnFast", "NotegradeLatencyBurnMedium", "NotegradeLatencyBurnSlow"),
 }
 WAIT = "5s"
