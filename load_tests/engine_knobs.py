@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from sys import prefix
 
-from load_tests.bench.offline import Knobs, OfflineEngine, Scored
+from load_tests.bench.offline import COMPILED, Knobs, OfflineEngine, Scored
 from load_tests.bench.stage import Entrant, in_turn, stage
 from load_tests.bench.workloads import Renderer, Shape, cold
 from load_tests.spread import spread
@@ -20,7 +20,7 @@ from service.contract.checkpoint import load_checkpoint
 
 AS_SERVED = "as served"
 KNOBS: Mapping[str, Knobs] = {
-    "compiled": Knobs({"enforce_eager": False}, {"TORCHDYNAMO_DISABLE": "0"}),
+    "compiled": COMPILED,
     "blocks-64": Knobs({"block_size": 64}),
     "step-2048": Knobs({"max_num_batched_tokens": 2048}),
     "step-4096": Knobs({"max_num_batched_tokens": 4096}),

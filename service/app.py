@@ -232,6 +232,7 @@ def _build_engine(settings: Settings, checkpoint: Checkpoint) -> Engine:
     )
     options = VllmOptions(
         dtype=settings.engine_dtype,
+        compile=settings.engine_compile,
         max_batched_tokens=settings.engine_max_batched_tokens,
         max_sequences=settings.engine_max_sequences,
         kv_cache_gib=settings.engine_kv_cache_gib,

@@ -9,8 +9,8 @@ bench.json, report.md and plots. Parts:
 
     cold      no query and no note comes twice; everybody at their best
     defaults  the same, everybody as they come
-    student   Notegrade with --student, the best peer with --checkpoint, on the same pairs
-    zipf      queries and notes repeat by Zipf's law; Notegrade may use its cache
+    student   Notegrade with --checkpoint, the best peer with --base (the undistilled model), on the same pairs
+    zipf      queries and notes repeat by Zipf's law; Notegrade may use its cache, and the best peer has its own
     replay    your own traffic, from --replay: {"query", "notes": [{"id", "title", "body"}]} on each line
     offline   Notegrade over HTTP beside the engine alone
     p99       saturation of Notegrade and the best peer, and latencies of both at up to 80 % of the peer's
@@ -51,7 +51,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="turns of each contestant in a part (5; 2 when quick)")
     parser.add_argument("--peers", type=_words, default=[], help="words in the names of those that take part")
     parser.add_argument("--checkpoint", type=Path, default=Path("checkpoints/default"))
-    parser.add_argument("--student", type=Path, help="the checkpoint of the part student")
+    parser.add_argument("--base", type=Path, help="what the best peer serves in the part student")
     parser.add_argument("--replay", type=Path, help="the traffic of the part replay")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randint(0, 10**9))
     parser.add_argument("--out", type=Path, default=Path("load_tests/results"))
@@ -83,7 +83,7 @@ async def bench(options: argparse.Namespace) -> None:
     subject = Subject(checkpoint.manifest, count_multiplied_parameters(options.checkpoint))
     machine = read_machine(options.checkpoint)
     records = Records(skipped={part: f"{part}: not asked for" for part in PARTS if part not in options.parts})
-    run = Run(plan_of(options), checkpoint, options.peers, options.student, options.replay, records)
+    run = Run(plan_of(options), checkpoint, options.peers, options.base, options.replay, records)
     for part in options.parts:
         await run_part(run, part)
         document = to_json(machine, run.plan, subject, records)

@@ -52,6 +52,9 @@ class Knobs:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
+COMPILED = Knobs({"enforce_eager": False}, {"TORCHDYNAMO_DISABLE": "0"})
+
+
 @dataclass
 class OfflineEngine:
     """A contestant that is asked through a pipe."""

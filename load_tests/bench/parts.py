@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from load_tests.bench.drive import poisson
-from load_tests.bench.offline import OfflineEngine
+from load_tests.bench.machine import has_compiler
+from load_tests.bench.offline import COMPILED, Knobs, OfflineEngine
 from load_tests.bench.peer import Peer
 from load_tests.bench.peers.notegrade import Notegrade
 from load_tests.bench.records import STUDENT, Part
@@ -35,18 +36,19 @@ async def _defaults(run: Run) -> None:
 
 async def _zipf(run: Run) -> None:
     asked = zipf(run.seed("zipf"), run.plan.shape, run.plan.repetition)
-    await _rounds(run, "zipf", run.peers("best", cached=True), asked, run.plan.zipf_history)
+    await _rounds(run, "zipf", [run.ours(cached=True), *run.rivals()], asked, run.plan.zipf_history)
 
 
 async def _replay(run: Run) -> None:
     if run.traffic_file is None:
         run.skip("replay", "no --replay FILE")
         return
-    await _rounds(run, "replay", run.peers("best", cached=True), replay(run.traffic_file))
+    await _rounds(run, "replay", [run.ours(cached=True), *run.rivals()], replay(run.traffic_file))
 
 
 async def _offline(run: Run) -> None:
-    contestants: list[Peer | OfflineEngine] = [run.ours(), OfflineEngine(run.checkpoint)]
+    alone = OfflineEngine(run.checkpoint, knobs=COMPILED if has_compiler() else Knobs())
+    contestants: list[Peer | OfflineEngine] = [run.ours(), alone]
     await _rounds(run, "offline", contestants, run.cold("offline", run.plan.shape))
 
 
@@ -75,18 +77,18 @@ async def _rounds(
 
 
 async def _student(run: Run) -> None:
-    """Notegrade with the student, and the peers with the checkpoint: the same pairs in each one's own prompts."""
-    if run.student is None:
-        run.skip("student", "no --student FOLDER")
+    """Notegrade with the checkpoint, and the peers with its base: the same pairs in each one's own prompts."""
+    if run.base is None:
+        run.skip("student", "no --base FOLDER")
         return
-    student = load_checkpoint(run.student)
-    ours = Notegrade(student, "best", cached=False, name=STUDENT)
+    base = load_checkpoint(run.base)
+    ours = Notegrade(run.checkpoint, "best", cached=False, name=STUDENT)
     asked = run.cold("student", run.plan.shape)
-    with run.stage([ours, *run.rivals()]) as entrants:
+    with run.stage([ours, *run.rivals(run.base)]) as entrants:
         for number in range(run.plan.rounds):
             texts = [next(asked) for _ in range(run.plan.warm_up_requests + run.plan.requests)]
-            theirs = run.turn("student", number, texts, run.plan.requests)
-            own = _rendered(theirs, Renderer(student.manifest, student.tokenizer), texts)
+            own = run.turn("student", number, texts, run.plan.requests)
+            theirs = _rendered(own, Renderer(base.manifest, base.tokenizer), texts)
             for entrant in in_turn(entrants, number):
                 turn = own if entrant.contestant.name == STUDENT else theirs
                 run.keep(await closed_turn(entrant, turn))

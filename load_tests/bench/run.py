@@ -23,14 +23,14 @@ class Run:
 
     Attributes:
         wanted: words in the names of the peers that take part beside Notegrade; all where there are none.
-        student: the checkpoint that Notegrade alone serves in the part `student`.
+        base: the checkpoint that the peers serve in the part `student`.
         traffic_file: what the part `replay` asks.
     """
 
     plan: Plan
     checkpoint: Checkpoint
     wanted: Sequence[str]
-    student: Path | None
+    base: Path | None
     traffic_file: Path | None
     records: Records
 
@@ -45,22 +45,23 @@ class Run:
         """Traffic without repetition, a part's own."""
         return cold(self.seed(name), shape)
 
-    def peers(self, tuning: Tuning, *, cached: bool = False) -> list[Peer]:
-        """Notegrade first, and the wanted peers, in that tuning. cached: Notegrade may use its cache."""
-        found = [peer for peer in all_peers(self.checkpoint.folder, cached=cached) if peer.tuning == tuning]
+    def peers(self, tuning: Tuning, *, cached: bool = False, folder: Path | None = None) -> list[Peer]:
+        """Notegrade first, and the wanted peers, in that tuning. cached: Notegrade may use its cache. folder: of another checkpoint."""
+        found = all_peers(folder or self.checkpoint.folder, cached=cached)
+        found = [peer for peer in found if peer.tuning == tuning]
         return [peer for peer in found if peer.name == OURS or self._is_wanted(peer)]
 
     def _is_wanted(self, peer: Peer) -> bool:
         return not self.wanted or any(word.lower() in peer.name.lower() for word in self.wanted)
 
-    def ours(self) -> Peer:
-        """Notegrade at its best, without its cache."""
-        return next(peer for peer in self.peers("best") if peer.name == OURS)
+    def ours(self, *, cached: bool = False) -> Peer:
+        """Notegrade at its best."""
+        return next(peer for peer in self.peers("best", cached=cached) if peer.name == OURS)
 
-    def rivals(self) -> list[Peer]:
-        """The best peer of `cold` where that has been measured, else all that are wanted."""
+    def rivals(self, folder: Path | None = None) -> list[Peer]:
+        """The best peer of `cold` where that has been measured, else all that are wanted. folder: of another checkpoint."""
         best = self.records.best_peer("cold")
-        peers = [peer for peer in self.peers("best") if peer.name != OURS]
+        peers = [peer for peer in self.peers("best", folder=folder) if peer.name != OURS]
         return [peer for peer in peers if best is None or peer.name == best]
 
     def turn(

@@ -17,8 +17,8 @@ ENVIRONMENT: Final[Mapping[str, str]] = {
 }
 
 
-def cpu_environment(threads: int, kv_cache_gib: int = 1) -> dict[str, str]:
-    """`ENVIRONMENT`, and what vLLM needs besides where there is no GPU."""
+def cpu_environment(threads: int, kv_cache_gib: int = 1, *, compiled: bool = False) -> dict[str, str]:
+    """`ENVIRONMENT`, and what vLLM needs besides where there is no GPU. compiled: whether the model is, by torch.compile."""
     return {
         **ENVIRONMENT,
         "OMP_NUM_THREADS": str(threads),
@@ -28,7 +28,7 @@ def cpu_environment(threads: int, kv_cache_gib: int = 1) -> dict[str, str]:
         # The worker inside the engine core: as a third process, it makes the core spin on a shared queue.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         # One function of the sampler is compiled even in eager mode: without a C++ compiler, the first step fails.
-        "TORCHDYNAMO_DISABLE": "1",
+        **({} if compiled else {"TORCHDYNAMO_DISABLE": "1"}),
     }
 
 

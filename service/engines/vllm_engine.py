@@ -10,6 +10,7 @@ import itertools
 import json
 import logging
 import os
+import shutil
 import statistics
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Compile = Literal["auto", "on", "off"]
 
 # bf16 must be clearly faster to be worth its rounding (label probabilities move by up to 0.016).
 BF16_WORTHWHILE_SPEEDUP = 1.2
@@ -41,6 +43,7 @@ class VllmOptions:
     """What an operator may choose; the rest is picked from the hardware."""
 
     dtype: Dtype = "auto"
+    compile: Compile = "auto"
     max_batched_tokens: int = 1024
     max_sequences: int = 64
     kv_cache_gib: int = 2
@@ -227,19 +230,28 @@ def _load(model: EngineModel, options: VllmOptions) -> "tuple[AsyncLLM, EnginePr
 
 
 def _cpu_arguments(model: EngineModel, options: VllmOptions) -> dict[str, Any]:
+    compiled = options.compile == "on"
+    if compiled and not shutil.which(os.environ.get("CXX", "g++")):
+        raise ValueError(
+            "compiling the model on a CPU needs a C++ compiler: install g++, or turn compiling off"
+        )
     cores = len(os.sched_getaffinity(0))
-    _set_defaults(cpu_environment(cores, options.kv_cache_gib))
+    _set_defaults(cpu_environment(cores, options.kv_cache_gib, compiled=compiled))
     return {
         "dtype": _cpu_dtype(model.folder, options.dtype),
         # 128, the default on CPU, shares nothing between short prompts; 16 is refused.
         "block_size": 32,
-        "enforce_eager": True,
+        "enforce_eager": not compiled,
         "distributed_executor_backend": "uni",
     }
 
 
 def _gpu_arguments(options: VllmOptions) -> dict[str, Any]:
-    return {"dtype": options.dtype, "gpu_memory_utilization": 0.9}
+    return {
+        "dtype": options.dtype,
+        "gpu_memory_utilization": 0.9,
+        "enforce_eager": options.compile == "off",
+    }
 
 
 def _cpu_dtype(folder: Path, asked: Dtype) -> Dtype:
@@ -294,13 +306,14 @@ def _describe(llm: "AsyncLLM", device: str, version: str) -> EngineProfile:
             "dtype": dtype,
             "quantization": str(config.model_config.quantization),
             "kv_cache_dtype": str(config.cache_config.cache_dtype),
+            # What is fused is rounded less often.
+            "eager": str(config.model_config.enforce_eager),
         },
         speed={
             "version": version,
             "device": device,
             "block_size": str(config.cache_config.block_size),
             "executor": str(config.parallel_config.distributed_executor_backend),
-            "eager": str(config.model_config.enforce_eager),
             "max_batched_tokens": str(config.scheduler_config.max_num_batched_tokens),
             "threads": os.environ.get("OMP_NUM_THREADS", "default"),
         },

@@ -48,7 +48,13 @@ SETTINGS = {
 # They would fire for what a test does (starts, of Prometheus too; explanation mode), for how slow its machine is, and for random weights,
 # which want to say anything but a grade. All others wait for this long only, and so must be silent for a reason.
 PATIENT = {
-    *("NotegradeAbsent", "NotegradeNotReady", "NotegradeExplanationsOnLong", "NotegradeBacklogHigh", "NotegradeLabelMassLow"),
+    *(
+        "NotegradeAbsent",
+        "NotegradeNotReady",
+        "NotegradeExplanationsOnLong",
+        "NotegradeBacklogHigh",
+        "NotegradeLabelMassLow",
+    ),
     *("NotegradeLatencyBurnFast", "NotegradeLatencyBurnMedium", "NotegradeLatencyBurnSlow"),
 }
 WAIT = "5s"

@@ -99,7 +99,7 @@ async def test_zipf_and_replay_are_answered_as_well(make_run: Callable[..., Run]
     assert [each.requests for each in run.records.of("replay", OURS)] == [4]
 
 
-@pytest.mark.parametrize(("part", "option"), [("student", "--student"), ("replay", "--replay")])
+@pytest.mark.parametrize(("part", "option"), [("student", "--base"), ("replay", "--replay")])
 async def test_a_part_that_lacks_its_input_says_so(
     make_run: Callable[..., Run], part: str, option: str
 ) -> None:

@@ -9,6 +9,9 @@ from service.contract.vllm_settings import ENVIRONMENT, cpu_environment, refuses
 def test_processors_need_what_all_need_and_more() -> None:
     environment = cpu_environment(threads=3, kv_cache_gib=5)
     assert ENVIRONMENT.items() < environment.items()
+    assert environment.items() - cpu_environment(3, 5, compiled=True).items() == {
+        ("TORCHDYNAMO_DISABLE", "1")
+    }
     assert (environment["OMP_NUM_THREADS"], environment["VLLM_CPU_KVCACHE_SPACE"]) == ("3", "5")
 
 

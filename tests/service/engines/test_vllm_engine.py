@@ -69,6 +69,16 @@ async def test_int8_in_float32_is_refused_where_vllm_would_die_of_it(
     await engine.close()
 
 
+async def test_compiling_without_a_compiler_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "a-compiler-that-is-not-there")
+    engine = VllmEngine(EngineModel(tmp_path, (1, 2), 10), VllmOptions(dtype="float32", compile="on"))
+    with pytest.raises(EngineLostError, match=r"needs a C\+\+ compiler"):
+        await engine.start()
+    await engine.close()
+
+
 async def test_closing_while_loading_ends_soon_and_leaves_no_process(default_checkpoint: Checkpoint) -> None:
     engine = VllmEngine(engine_model(default_checkpoint), VllmOptions(dtype="float32"))
     starting = asyncio.create_task(engine.start())

@@ -31,7 +31,7 @@ def test_as_it_comes_no_option_is_set() -> None:
 
 
 @pytest.mark.usefixtures("_with_compiler")
-def test_at_its_best_it_is_set_up_as_our_engine_but_compiled(tiny: Checkpoint) -> None:
+def test_at_its_best_it_is_set_up_as_our_engine_is(tiny: Checkpoint) -> None:
     settings = best_settings(tiny)
     longest = tiny.renderer.max_prompt_tokens + 1
     assert option(settings.flags, "--dtype") == "float32"
