@@ -236,6 +236,7 @@ def _build_engine(settings: Settings, checkpoint: Checkpoint) -> Engine:
         max_batched_tokens=settings.engine_max_batched_tokens,
         max_sequences=settings.engine_max_sequences,
         kv_cache_gib=settings.engine_kv_cache_gib,
+        import_beside=True,
     )
     silent_checks = math.ceil(settings.engine_hang_s / ENGINE_WATCH_INTERVAL_S)
     return WatchedEngine(VllmEngine(model, options), silent_checks)

@@ -4,7 +4,6 @@ import json
 import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -44,11 +43,6 @@ class Machine:
         floats = ("float32", "bfloat16")
         name = "int8" if quantization else max(floats, key=lambda each: self.gemm_gflops[each])
         return name, self.gemm_gflops[name]
-
-
-def has_compiler() -> bool:
-    """Whether vLLM can compile a model for processors here, which takes g++ or what CXX names."""
-    return shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
 def read_machine(checkpoint: Path) -> Machine:

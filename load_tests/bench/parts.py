@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from load_tests.bench.drive import poisson
-from load_tests.bench.machine import has_compiler
 from load_tests.bench.offline import COMPILED, Knobs, OfflineEngine
 from load_tests.bench.peer import Peer
 from load_tests.bench.peers.notegrade import Notegrade
@@ -18,6 +17,7 @@ from load_tests.bench.stage import Entrant, in_turn
 from load_tests.bench.turns import Arrivals, Turn, any_turn, closed_turn, open_turn
 from load_tests.bench.workloads import Asked, Renderer, replay, zipf
 from service.contract.checkpoint import load_checkpoint
+from service.contract.vllm_settings import has_compiler
 
 
 async def run_part(run: Run, part: Part) -> None:

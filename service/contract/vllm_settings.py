@@ -5,6 +5,8 @@ https://docs.vllm.ai/en/stable/getting_started/installation/cpu.html
 """
 
 import json
+import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -30,6 +32,11 @@ def cpu_environment(threads: int, kv_cache_gib: int = 1, *, compiled: bool = Fal
         # One function of the sampler is compiled even in eager mode: without a C++ compiler, the first step fails.
         **({} if compiled else {"TORCHDYNAMO_DISABLE": "1"}),
     }
+
+
+def has_compiler() -> bool:
+    """Whether a model can be compiled for processors here, which takes g++, or what CXX names."""
+    return shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
 def refuses_float32(folder: Path, capabilities: Mapping[str, object]) -> bool:

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from load_tests.bench.machine import has_compiler
 from load_tests.bench.peer import Call, Request, Running, Tuning
 from load_tests.bench.peers.grades import expected_grade
 from load_tests.bench.peers.process import Server, run_server
 from load_tests.soak.processes import free_port
 from service.contract.checkpoint import Checkpoint
+from service.contract.vllm_settings import has_compiler
 
 # The longest that the service grants by default: here a late answer is a slow one, not a missing one.
 DEADLINE_MS = 60_000

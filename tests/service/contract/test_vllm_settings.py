@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from service.contract.vllm_settings import ENVIRONMENT, cpu_environment, refuses_float32
+from service.contract.vllm_settings import ENVIRONMENT, cpu_environment, has_compiler, refuses_float32
 
 
 def test_processors_need_what_all_need_and_more() -> None:
@@ -13,6 +13,12 @@ def test_processors_need_what_all_need_and_more() -> None:
         ("TORCHDYNAMO_DISABLE", "1")
     }
     assert (environment["OMP_NUM_THREADS"], environment["VLLM_CPU_KVCACHE_SPACE"]) == ("3", "5")
+
+
+@pytest.mark.parametrize(("command", "there"), [("sh", True), ("a-compiler-that-is-not-there", False)])
+def test_a_compiler_is_what_cxx_names(command: str, there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", command)
+    assert has_compiler() is there
 
 
 @pytest.mark.parametrize(

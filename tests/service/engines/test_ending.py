@@ -51,11 +51,11 @@ def load(how):
     return llm, EngineProfile(dtype="float32")
 
 async def main(how):
-    vllm_engine._import_vllm = lambda: None
+    vllm_engine._import_vllm = lambda *_: None
     vllm_engine._load = lambda *_: load(how)
     engine = vllm_engine.VllmEngine(EngineModel("nowhere", (1, 2), 10), vllm_engine.VllmOptions())
     starting = asyncio.create_task(engine.start())
-    while not started.is_set():
+    while not started.is_set() and not starting.done():
         await asyncio.sleep(0.01)
     if how != "loads for ever":
         await starting

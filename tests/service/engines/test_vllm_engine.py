@@ -4,6 +4,9 @@ import asyncio
 import inspect
 import json
 import multiprocessing
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,6 +80,47 @@ async def test_compiling_without_a_compiler_is_refused(
     with pytest.raises(EngineLostError, match=r"needs a C\+\+ compiler"):
         await engine.start()
     await engine.close()
+
+
+FORKED = """
+import asyncio, os, psutil
+from pathlib import Path
+from service.contract.checkpoint import load_checkpoint
+from service.engines.vllm_engine import VllmEngine, VllmOptions
+from tests.checkpoints import engine_model
+
+async def main(folder):
+    model = engine_model(load_checkpoint(Path(folder)))
+    engine = VllmEngine(model, VllmOptions(dtype="float32", import_beside=True))
+    await engine.start()
+    await engine.score((1, 2, 3), 0)
+    [server] = [each for each in psutil.Process().children() if "forkserver" in " ".join(each.cmdline())]
+    print("core's parent imported", "vllm.v1.engine.core" in " ".join(server.cmdline()), len(server.children()))
+    await engine.close()
+    for _ in range(100):  # until the server has noticed
+        if not server.children():
+            print("none is left")
+            break
+        await asyncio.sleep(0.1)
+
+if __name__ == "__main__":
+    import sys
+    asyncio.run(main(sys.argv[1]))
+"""
+
+
+def test_the_core_is_forked_from_a_process_that_imported_vllm_meanwhile(
+    default_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    """In a process of its own: the fork server stays for as long as the one that started it."""
+    script = tmp_path / "forked.py"
+    script.write_text(FORKED, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    command = [sys.executable, str(script), str(default_checkpoint.folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "core's parent imported True 1" in done.stdout
+    assert "none is left" in done.stdout
 
 
 async def test_closing_while_loading_ends_soon_and_leaves_no_process(default_checkpoint: Checkpoint) -> None:

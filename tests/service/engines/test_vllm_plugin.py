@@ -8,6 +8,8 @@ import threading
 from importlib.metadata import entry_points
 from pathlib import Path
 
+import pytest
+
 from service.engines.vllm_plugin import end_with_parent
 from tests.waiting import wait_until
 
@@ -22,7 +24,7 @@ def work(told):
     time.sleep(600)
 
 if __name__ == "__main__":
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context(sys.argv[1])
     here, there = context.Pipe()
     child = context.Process(target=work, args=[there])
     child.start()
@@ -40,12 +42,13 @@ def is_running(pid: int) -> bool:
     return state != "Z"  # ended, and nobody has asked yet how
 
 
-def test_a_killed_parent_takes_its_child_along(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_killed_parent_takes_its_child_along(tmp_path: Path, method: str) -> None:
     script = tmp_path / "parent.py"
     script.write_text(PARENT, encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     parent = subprocess.Popen(
-        [sys.executable, str(script)], env=environment, stdout=subprocess.PIPE, text=True
+        [sys.executable, str(script), method], env=environment, stdout=subprocess.PIPE, text=True
     )
     with parent:
         assert parent.stdout
