@@ -1,6 +1,7 @@
 """What one knob of the engine is worth: vLLM alone as the service sets it up, and the same with one thing set otherwise.
 
     .venv/bin/python -m load_tests.engine_knobs --rounds 10 --knobs compiled,blocks-64
+    .venv/bin/python -m load_tests.engine_knobs --rounds 10 --beside checkpoints/int8     # other weights, the same prompts
 
 All engines are up, and those that are not on turn stand still; each round asks all of them for the same new pairs. Give as many
 knobs at once as there is memory for: an engine of a 135M model takes about 1.5 GiB.
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     checkpoint = load_checkpoint(options.checkpoint)
     engines = [OfflineEngine(checkpoint, AS_SERVED)]
     engines += [OfflineEngine(checkpoint, name, knobs=KNOBS[name]) for name in options.knobs]
+    engines += [OfflineEngine(load_checkpoint(folder), folder.name) for folder in options.beside]
     traffic = cold(f"{options.seed} knobs", Shape(notes=options.notes))
     renderer = Renderer(checkpoint.manifest, checkpoint.tokenizer)
     absent: dict[str, str] = {}
@@ -86,12 +88,18 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--checkpoint", type=Path, default=Path("checkpoints/default"))
-    parser.add_argument("--knobs", type=_knobs, default=list(KNOBS), help=", ".join(KNOBS))
+    parser.add_argument("--knobs", type=_knobs, default=[], help=", ".join(KNOBS))
+    parser.add_argument(
+        "--beside", type=Path, nargs="+", default=[], help="checkpoints of the same tokenizer"
+    )
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--requests", type=int, default=4)
     parser.add_argument("--notes", type=int, default=20)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randint(0, 10**9))
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if not options.knobs and not options.beside:
+        parser.error("name something to compare with: --knobs or --beside")
+    return options
 
 
 def _knobs(names: str) -> list[str]:

@@ -43,6 +43,12 @@ def assemble(
     name: Annotated[
         str | None, typer.Option(help="Name in the manifest; the base's or the adapter's by default.")
     ] = None,
+    int8: Annotated[
+        bool,
+        typer.Option(
+            "--int8", help="Write int8 weights (W8A8); `notegrade-train verify` tells what they cost."
+        ),
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a checkpoint that lies there.")] = False,
 ) -> None:
     """Make a checkpoint of a base model: with a trained adapter merged in, or zero-shot with a criteria prompt."""
@@ -64,6 +70,7 @@ def assemble(
         load_criteria(criteria) if criteria else None,
         name,
         adapter,
+        int8,
     )
     quiet_vendors()
     with show_progress() as on_progress:

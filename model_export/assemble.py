@@ -1,7 +1,8 @@
 """From a base model, and an adapter where there is one, to a checkpoint folder that the service accepts."""
 
 import re
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -19,6 +20,7 @@ from model_export.checkpoint_writer import CheckpointSpec, OnProgress, code_vers
 from model_export.criteria import DEFAULT_CRITERIA, load_criteria
 from model_export.model_card import render_model_card
 from model_export.new_folder import new_folder
+from model_export.quantize import quantize_folder
 from model_export.template import DEFAULT_TEMPLATE, find_template
 from service.contract.manifest import Base, Criteria, Lineage, Name, Template
 from service.errors import NotegradeError
@@ -33,7 +35,7 @@ class Plan:
     """What a checkpoint is to be made of.
 
     An adapter brings the template and criteria that it was trained with; without one they are the packaged defaults
-    unless stated.
+    unless stated. `int8` weights (W8A8) pass no gates here: `notegrade-train verify` runs them.
     """
 
     base: str
@@ -41,6 +43,7 @@ class Plan:
     criteria: Criteria | None = None
     name: str | None = None
     adapter: Path | None = None
+    int8: bool = False
 
 
 def assemble(
@@ -54,15 +57,19 @@ def assemble(
     _check_plan(plan)
     location = locate_base(plan.base)
     adapter = _read_adapter(plan.adapter, location.name) if plan.adapter else None
-    with new_folder(out, force=force) as folder:
+    with new_folder(out, force=force) as folder, tempfile.TemporaryDirectory() as private:
+        full = Path(private) if plan.int8 else folder
         on_progress(f"Load {location.name}", 0, 1)
         loaded = load_base(location)
         if adapter:
             on_progress(f"Merge {adapter[0].name}", 0, 1)
             merge(loaded, adapter[1])
         on_progress("Write weights and tokenizer", 0, 1)
-        save_base(loaded, folder)
+        save_base(loaded, full)
+        if plan.int8:
+            quantize_folder(full, folder)
         spec = _trained(plan, loaded.base, adapter[0]) if adapter else _zero_shot(plan, loaded.base)
+        spec = replace(spec, quantization="w8a8" if plan.int8 else None)
         checkpoint = write_contract(folder, spec, on_progress)
         card = render_model_card(checkpoint.manifest, spec.training)
         (folder / "README.md").write_text(card, encoding="utf-8")

@@ -54,6 +54,13 @@ def test_each_knob_is_set_beside_the_engine_as_served(
     assert "not here" in absent
 
 
+def test_other_weights_are_asked_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    load_tiny(folder.parent / "other")
+    size = ["--rounds", "2", "--requests", "1", "--notes", "4"]
+    main(["--checkpoint", str(folder), "--beside", str(folder.parent / "other"), *size])
+    assert "1.00 / 1.00 / 1.00 times as served" in capsys.readouterr().out.splitlines()[-1]
+
+
 def test_variables_are_there_from_the_first_moment_on(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -74,6 +81,12 @@ def test_a_knob_that_there_is_not_is_refused(capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit):
         main(["--knobs", "blocks-65"])
     assert "no such knob: blocks-65" in capsys.readouterr().err
+
+
+def test_nothing_to_compare_with_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([])
+    assert "--knobs or --beside" in capsys.readouterr().err
 
 
 def test_every_knob_changes_something() -> None:

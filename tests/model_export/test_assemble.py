@@ -68,6 +68,18 @@ def test_probes_differ_enough_to_tell_a_wrong_engine(tiny_checkpoint: Path) -> N
     )
 
 
+def test_int8_is_the_same_model_but_for_its_rounding(
+    tiny_plan: Plan, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    made = load_checkpoint(assemble(dataclasses.replace(tiny_plan, int8=True), tmp_path / "int8"))
+    full = load_checkpoint(tiny_checkpoint)
+    assert made.manifest.quantization == "w8a8"
+    assert made.manifest.fingerprint != full.manifest.fingerprint
+    scorer = ReferenceScorer.load(made.folder, made.manifest.label_token_ids)
+    prompts = [render(full, probe) for probe in full.probes]
+    assert 0 < check_probes(full.probes, list(scorer.distributions(prompts)), 0.1) < 0.1
+
+
 def test_same_plan_makes_the_same_fingerprint(tiny_plan: Plan, tiny_checkpoint: Path, tmp_path: Path) -> None:
     again = assemble(tiny_plan, tmp_path / "again")
     assert (
