@@ -21,6 +21,9 @@ SAMPLE_EVERY_S = 0.25
 # vLLM's counters of prompt tokens: all that were asked for, and those that its prefix cache saved.
 # Source: vLLM 0.32, v1/metrics/loggers.py; prometheus_client appends `_total`.
 PROMPT_TOKENS, CACHED_TOKENS = "vllm:prompt_tokens_total", "vllm:prompt_tokens_cached_total"
+# Notegrade's counter of scored pairs; those that no engine scored were known, or being scored for somebody else.
+SCORED_PAIRS = "notegrade_pair_source_total"
+_BY_ENGINE = 'source="engine"'
 # They are looked up for every token, and not multiplied by: lm_head works on the last position alone.
 _NOT_MULTIPLIED = ("embed_tokens", "lm_head")
 
@@ -93,13 +96,21 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class PromptTokens:
-    """Counts since a server started; subtract an earlier reading."""
+    """Counts since a server started; subtract an earlier reading.
+
+    Attributes:
+        asked, cached: tokens that the engine was asked for, and those of them that its prefix cache saved.
+        known: pairs that needed no engine; 0 where the server has no cache of pairs.
+    """
 
     asked: float
     cached: float
+    known: float = 0.0
 
     def __sub__(self, earlier: Self) -> "PromptTokens":
-        return PromptTokens(self.asked - earlier.asked, self.cached - earlier.cached)
+        return PromptTokens(
+            self.asked - earlier.asked, self.cached - earlier.cached, self.known - earlier.known
+        )
 
     @property
     def computed(self) -> float:
@@ -120,7 +131,12 @@ async def read_prompt_tokens(url: str) -> PromptTokens | None:
         return sum(found) if found else None
 
     asked, cached = total(PROMPT_TOKENS), total(CACHED_TOKENS)
-    return None if asked is None or cached is None else PromptTokens(asked, cached)
+    known = sum(
+        value
+        for name, value in samples.items()
+        if name.startswith(SCORED_PAIRS + "{") and _BY_ENGINE not in name
+    )
+    return None if asked is None or cached is None else PromptTokens(asked, cached, known)
 
 
 def count_multiplied_parameters(checkpoint: Path) -> int:

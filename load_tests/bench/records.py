@@ -26,6 +26,7 @@ class Measurement:
         peak_rss_mib: highest sum of resident memory.
         prompt_tokens_per_pair: length of the prompts, mean.
         computed_tokens_per_pair: what went through the model, by vLLM's counters; None where there are none.
+        known_share: pairs that needed no engine, of those scored; 0 where the server has no cache of pairs.
         offered_per_s: rate of arrivals in requests a second; None for clients that wait for answers.
         load: that rate as a share of the best peer's saturation.
         lag_p99_ms: how late the load generator itself was.
@@ -49,6 +50,7 @@ class Measurement:
     peak_rss_mib: float
     prompt_tokens_per_pair: float
     computed_tokens_per_pair: float | None = None
+    known_share: float | None = None
     offered_per_s: float | None = None
     load: float | None = None
     lag_p99_ms: float | None = None

@@ -83,6 +83,7 @@ def _summary(machine: Machine, subject: Subject, group: Sequence[Measurement]) -
     pairs = max(1, sum(each.pairs for each in group))
     computed = [each.computed_tokens_per_pair for each in group if each.computed_tokens_per_pair is not None]
     tokens = median(computed) if computed else None
+    known = [each.known_share for each in group if each.known_share is not None]
     return {
         "part": first.part,
         "peer": first.peer,
@@ -101,6 +102,7 @@ def _summary(machine: Machine, subject: Subject, group: Sequence[Measurement]) -
         "peak_rss_mib": max(each.peak_rss_mib for each in group),
         "prompt_tokens_per_pair": median(each.prompt_tokens_per_pair for each in group),
         "computed_tokens_per_pair": tokens,
+        "known_share": median(known) if known else None,
         **_peak(machine, subject, tokens, median(rates)),
     }
 

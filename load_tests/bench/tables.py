@@ -8,7 +8,7 @@ Row = Mapping[str, Any]
 _RATIOS = ("ratio", "median", "least", "greatest", "of what")
 _SUMMARY = (
     "part", "who", "notes", "note tokens", "pairs/s: least", "median", "greatest", "p50 ms", "p90", "p99", "p99.9", "unanswered",
-    "CPU ms/pair", "RSS MiB", "prompt tokens", "computed", "of the peak",
+    "CPU ms/pair", "RSS MiB", "prompt tokens", "computed", "known pairs", "of the peak",
 )  # fmt: skip
 
 
@@ -62,6 +62,7 @@ def _summary_cells(row: Row) -> list[str]:
         _number(row["peak_rss_mib"], 0),
         _number(row["prompt_tokens_per_pair"], 0),
         _number(row["computed_tokens_per_pair"], 0),
+        "–" if row["known_share"] is None else f"{row['known_share']:.0%}",
         "–" if share is None else f"{share:.0%} ({row['peak']})",
     ]
 

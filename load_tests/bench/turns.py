@@ -8,7 +8,7 @@ from typing import Any
 
 from load_tests.bench.drive import Drive, Job, closed_loop, count_scored, make_jobs, open_loop, read_grades
 from load_tests.bench.latencies import Latencies
-from load_tests.bench.measure import Usage, Watch, read_prompt_tokens
+from load_tests.bench.measure import PromptTokens, Usage, Watch, read_prompt_tokens
 from load_tests.bench.offline import OfflineEngine
 from load_tests.bench.peer import Peer, Request
 from load_tests.bench.records import Measurement, Part
@@ -58,9 +58,9 @@ async def closed_turn(entrant: Entrant[Peer], turn: Turn) -> Measurement:
         async with Watch(entrant.tree) as usage:
             drive = await closed_loop(running.url, jobs, turn.clients, turn.timeout_s)
         after = await read_prompt_tokens(running.url)
-    computed = (after - before).computed if before and after else None
+    spent = after - before if before and after else None
     scored = sum(count_scored(entrant.contestant, drive, jobs))
-    return _write_down(entrant, turn, drive, scored, usage, computed)
+    return _write_down(entrant, turn, drive, scored, usage, spent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ def _write_down(
     drive: Drive,
     scored: int,
     usage: Usage,
-    computed: float | None,
+    spent: PromptTokens | None,
 ) -> Measurement:
     pairs = sum(len(request.notes) for request in turn.requests)
     return Measurement(
@@ -151,5 +151,6 @@ def _write_down(
         client_cpu_s=usage.client_cpu_s,
         peak_rss_mib=usage.peak_rss_mib,
         prompt_tokens_per_pair=mean_prompt_tokens(turn.requests),
-        computed_tokens_per_pair=None if computed is None or not scored else computed / scored,
+        computed_tokens_per_pair=spent.computed / scored if spent and scored else None,
+        known_share=spent.known / scored if spent and scored else None,
     )

@@ -83,13 +83,15 @@ async def test_a_watch_tells_the_servers_time_from_the_clients(
 
 
 @pytest.mark.parametrize(
-    ("text", "computed"),
+    ("text", "told"),
     [
-        ('vllm:prompt_tokens_total{engine="0"} 100.0\nvllm:prompt_tokens_total{engine="1"} 50\nvllm:prompt_tokens_cached_total{engine="0"} 30\n', 120),
+        ('vllm:prompt_tokens_total{engine="0"} 100.0\nvllm:prompt_tokens_total{engine="1"} 50\nvllm:prompt_tokens_cached_total{engine="0"} 30\n', (120, 0)),
+        ('vllm:prompt_tokens_total 100\nvllm:prompt_tokens_cached_total 0\nnotegrade_pair_source_total{source="engine"} 9\n'
+         'notegrade_pair_source_total{source="local"} 3\nnotegrade_pair_source_total{source="coalesced"} 1\n', (100, 4)),
         ("# HELP nothing\nother_total 3\n", None),
     ],
 )  # fmt: skip
-async def test_tokens_are_read_off_the_metrics_of_vllm(text: str, computed: float | None) -> None:
+async def test_tokens_are_read_off_the_metrics_of_vllm(text: str, told: tuple[float, float] | None) -> None:
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(text=text)
 
@@ -97,7 +99,7 @@ async def test_tokens_are_read_off_the_metrics_of_vllm(text: str, computed: floa
     app.router.add_get("/metrics", metrics)
     async with TestServer(app) as server:
         found = await read_prompt_tokens(str(server.make_url("")).rstrip("/"))
-    assert (found and found.computed) == computed
+    assert (found and (found.computed, found.known)) == told
 
 
 async def test_a_server_without_metrics_tells_no_tokens() -> None:
@@ -107,7 +109,7 @@ async def test_a_server_without_metrics_tells_no_tokens() -> None:
 
 
 def test_tokens_of_a_drive_are_the_difference_of_two_readings() -> None:
-    assert PromptTokens(500, 200) - PromptTokens(100, 50) == PromptTokens(400, 150)
+    assert PromptTokens(500, 200, 9) - PromptTokens(100, 50, 4) == PromptTokens(400, 150, 5)
 
 
 def test_parameters_are_those_that_tokens_are_multiplied_by(tmp_path: Path) -> None:

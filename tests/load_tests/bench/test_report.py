@@ -103,7 +103,7 @@ def test_the_files_are_there_and_say_the_same(document: dict[str, Any], tmp_path
     assert "infinity (best) did not start: Unavailable: no network" in report
     assert "not measured: zipf: not asked for" in report
     rows = [line for line in report.splitlines() if line.startswith("| ")]
-    assert {line.replace(r"\|", "").count("|") for line in rows} == {6, 18}
+    assert {line.replace(r"\|", "").count("|") for line in rows} == {6, 19}
 
 
 def test_a_run_that_found_nothing_still_reports(checkpoint: Checkpoint, tmp_path: Path) -> None:
