@@ -6,6 +6,7 @@ On a CPU alone, and by `multiprocessing`'s fork server. See docs/decisions/0018-
 import importlib
 import importlib.metadata
 import multiprocessing
+from functools import partial
 from multiprocessing import forkserver
 
 # What vLLM's engine core imports on a CPU before it serves; the last one is the model's own, where it is of that family.
@@ -38,5 +39,6 @@ def import_beside() -> None:
 def fork_from_there() -> None:
     """Have vLLM's next engine core forked from that process."""
     # vLLM knows `spawn` and `fork` alone (VLLM_WORKER_MULTIPROC_METHOD), and forking this process, with its threads, is unsafe.
+    # mypy knows no attributes of a module that is imported by its name.
     launching = importlib.import_module("vllm.v1.engine.utils")
-    launching.get_mp_context = lambda: multiprocessing.get_context("forkserver")  # type: ignore[attr-defined]
+    launching.get_mp_context = partial(multiprocessing.get_context, "forkserver")  # type: ignore[attr-defined]

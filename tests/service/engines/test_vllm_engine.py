@@ -83,11 +83,12 @@ async def test_compiling_without_a_compiler_is_refused(
 
 
 FORKED = """
-import asyncio, os, psutil
+import asyncio, sys, psutil
 from pathlib import Path
 from service.contract.checkpoint import load_checkpoint
 from service.engines.vllm_engine import VllmEngine, VllmOptions
 from tests.checkpoints import engine_model
+from tests.waiting import until
 
 async def main(folder):
     model = engine_model(load_checkpoint(Path(folder)))
@@ -97,14 +98,10 @@ async def main(folder):
     [server] = [each for each in psutil.Process().children() if "forkserver" in " ".join(each.cmdline())]
     print("core's parent imported", "vllm.v1.engine.core" in " ".join(server.cmdline()), len(server.children()))
     await engine.close()
-    for _ in range(100):  # until the server has noticed
-        if not server.children():
-            print("none is left")
-            break
-        await asyncio.sleep(0.1)
+    await until(lambda: not server.children(), within_s=10)
+    print("none is left")
 
 if __name__ == "__main__":
-    import sys
     asyncio.run(main(sys.argv[1]))
 """
 
