@@ -84,17 +84,22 @@ def make_jobs(peer: Peer, requests: Sequence[Request]) -> list[Job]:
     ]
 
 
-async def closed_loop(url: str, jobs: Sequence[Job], clients: int, timeout_s: float) -> Drive:
+async def closed_loop(
+    url: str, jobs: Sequence[Job], clients: int, timeout_s: float, longest_s: float = math.inf
+) -> Drive:
     """Every job once, from so many clients that send the next one when the last is answered.
 
     A fixed amount of work, and not a fixed time: so every peer is asked the very same. There should be many times as many
-    jobs as clients, or the end, when clients run out of work, weighs on the rate.
+    jobs as clients, or the end, when clients run out of work, weighs on the rate. After `longest_s` no further job is begun:
+    who is twenty times as slow as the others shall not make them wait twenty times as long.
     """
     sender = _Sender(url, seats=clients, timeout_s=timeout_s)
     waiting = iter(enumerate(jobs))
 
     async def client() -> None:
         for number, job in waiting:
+            if sender.now() >= longest_s:
+                return
             await sender.send(number, job, meant_s=sender.now())
 
     async with sender.session:

@@ -73,7 +73,7 @@ async def _rounds(
             if not turn.requests:
                 return  # a file of traffic ends
             for entrant in in_turn(agreed, number):
-                run.keep(await any_turn(entrant, turn))
+                run.keep(await any_turn(entrant, replace(turn, longest_s=run.plan.longest_turn_s)))
 
 
 async def _student(run: Run) -> None:

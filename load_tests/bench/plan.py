@@ -14,6 +14,7 @@ class Plan:
         rounds: each contestant's turns in a part.
         requests, shape, clients: of a closed-loop turn. 4 clients with 20 notes keep 64 seats of an engine taken.
         warm_up_requests: before each turn.
+        longest_turn_s: after that, a closed-loop turn begins no further request: a peer that is far behind has told enough.
         timeout_s: after that long a request is given up; over the longest deadline that the service grants.
         zipf_history: requests that everybody has answered before the rounds of `zipf`: caches are as they leave them.
         sample_requests: whose grades are compared.
@@ -31,6 +32,7 @@ class Plan:
     shape: Shape = field(default_factory=Shape)
     clients: int = 4
     warm_up_requests: int = 4
+    longest_turn_s: float = 60.0
     timeout_s: float = 120.0
     zipf_history: int = 100
     sample_requests: int = 2

@@ -26,6 +26,7 @@ class Turn:
     Attributes:
         warm_up: requests that go first and are not measured.
         clients: of a closed loop.
+        longest_s: after that, a closed loop begins no further request.
     """
 
     part: Part
@@ -35,6 +36,7 @@ class Turn:
     warm_up: Sequence[Request]
     clients: int
     timeout_s: float
+    longest_s: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ async def closed_turn(entrant: Entrant[Peer], turn: Turn) -> Measurement:
         await _warm_up(entrant, turn)
         before = await read_prompt_tokens(running.url)
         async with Watch(entrant.tree) as usage:
-            drive = await closed_loop(running.url, jobs, turn.clients, turn.timeout_s)
+            drive = await closed_loop(running.url, jobs, turn.clients, turn.timeout_s, turn.longest_s)
         after = await read_prompt_tokens(running.url)
     spent = after - before if before and after else None
     scored = sum(count_scored(entrant.contestant, drive, jobs))
@@ -133,7 +135,9 @@ def _write_down(
     usage: Usage,
     spent: PromptTokens | None,
 ) -> Measurement:
-    pairs = sum(len(request.notes) for request in turn.requests)
+    asked = [
+        turn.requests[each.job] for each in drive.sent
+    ] or turn.requests  # the engine alone is sent them all at once
     return Measurement(
         part=turn.part,
         peer=entrant.contestant.name,
@@ -141,8 +145,8 @@ def _write_down(
         round=turn.round,
         notes=turn.shape.notes,
         note_tokens=turn.shape.note_tokens,
-        requests=len(turn.requests),
-        pairs=pairs,
+        requests=len(asked),
+        pairs=sum(len(request.notes) for request in asked),
         seconds=drive.seconds,
         pairs_per_s=scored / drive.seconds,
         outcomes={str(outcome): count for outcome, count in drive.outcomes.items()},
@@ -150,7 +154,7 @@ def _write_down(
         cpu_s=usage.cpu_s,
         client_cpu_s=usage.client_cpu_s,
         peak_rss_mib=usage.peak_rss_mib,
-        prompt_tokens_per_pair=mean_prompt_tokens(turn.requests),
+        prompt_tokens_per_pair=mean_prompt_tokens(asked),
         computed_tokens_per_pair=spent.computed / scored if spent and scored else None,
         known_share=spent.known / scored if spent and scored else None,
     )

@@ -33,6 +33,16 @@ async def test_clients_that_wait_send_every_job_once_and_never_more_than_there_a
     assert max(at_once) == 3
 
 
+async def test_clients_begin_nothing_after_the_longest_time_and_end_what_they_have_begun() -> None:
+    jobs = make_jobs(PEER, made_requests(50))
+    async with serving(Toy(0.05)) as url:
+        drive = await closed_loop(url, jobs, clients=2, timeout_s=30, longest_s=0.2)
+    assert [each.job for each in drive.sent] == list(range(len(drive.sent)))
+    assert 2 <= len(drive.sent) < 50
+    assert drive.outcomes == {"answered": len(drive.sent)}
+    assert max(each.meant_s for each in drive.sent) < 0.2
+
+
 async def test_latency_of_an_open_loop_counts_the_wait_that_a_slow_server_causes() -> None:
     """All are meant to be sent at once: the last waits for all the others, in the server or before it."""
     jobs = make_jobs(PEER, made_requests(10))

@@ -59,6 +59,16 @@ async def test_the_slower_one_loses_round_by_round(make_run: Callable[..., Run])
     assert all(each.pairs == 12 and each.outcomes == {"answered": 4} for each in run.records.measurements)
 
 
+async def test_a_turn_that_takes_too_long_is_cut_and_counts_what_was_asked(
+    make_run: Callable[..., Run],
+) -> None:
+    run = make_run(toys()[:2], plan=replace(PLAN, requests=40, longest_turn_s=0.1))
+    await run_part(run, "cold")
+    for each in run.records.measurements:
+        assert each.requests < 40
+        assert (each.pairs, each.outcomes) == (3 * each.requests, {"answered": each.requests})
+
+
 async def test_one_that_computes_something_else_is_no_comparison(make_run: Callable[..., Run]) -> None:
     run = make_run([ToyPeer(OURS), ToyPeer("wrong", wrong_by=0.5)])
     await run_part(run, "cold")
