@@ -144,6 +144,29 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="Checkpoint folder: the one that serves.")],
+    second: Annotated[Path, typer.Argument(help="Checkpoint folder: the one that might.")],
+    pairs: Annotated[Path, typer.Option(help="Pairs in JSON lines; they need no label.")],
+    criteria: Annotated[
+        str | None, typer.Option(help="Criteria of both; each one's default by default.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file for all of it, pair by pair.")] = None,
+) -> None:
+    """Tell what would change if the second checkpoint took the first one's place: grades, order, scores, cost."""
+    from model_export.progress import quiet_vendors, show_progress
+
+    quiet_vendors()
+    from model_export.compare_checkpoints import compare_checkpoints
+
+    with show_progress() as on_progress:
+        found = compare_checkpoints(first, second, pairs, criteria, seed=0, on_progress=on_progress)
+    if out is not None:
+        out.write_text(json.dumps(found.to_json(), indent=1) + "\n", encoding="utf-8")
+    typer.echo(found.describe())
+
+
+@app.command()
 def label(
     pairs: Annotated[Path, typer.Argument(help="Pairs in JSON lines; they need no label.")],
     teacher: Annotated[

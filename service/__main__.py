@@ -38,11 +38,13 @@ from service.experiment_command import judge_experiment, parse_period
 from service.experiment_counts import Prometheus
 from service.hub import locate_checkpoint
 from service.logs import configure_logs
-from service.mode_command import Remote, describe, describe_flip, parse_ttl
+from service.mode_command import describe, describe_flip, flip_mode, parse_ttl, read_history, read_mode
 from service.offline import read_notes, score_notes, to_json_line, to_table
+from service.remote import Remote
 from service.scoring.types import PairResult, ScoringNote
 from service.server import Server, StopTimes, allow_open_files, bind
 from service.settings import Settings, load_settings
+from service.shadow_command import describe_shadow, read_shadow
 
 app = typer.Typer(
     help="Grades how well notes answer a query.",
@@ -154,13 +156,24 @@ def mode(
 ) -> None:
     """Show or flip explanation mode of a running service; NOTEGRADE_KEY holds an admin key."""
     remote = Remote.from_environment(url)
-    now = remote.read()
+    now = read_mode(remote)
     if to is not None:
         change = {"mode": to, "reason": reason, "ttl_s": parse_ttl(ttl) if ttl else None, "rate": rate}
-        now = remote.flip({name: value for name, value in change.items() if value is not None}, now["etag"])
+        asked = {name: value for name, value in change.items() if value is not None}
+        now = flip_mode(remote, asked, now["etag"])
     typer.echo(describe(now))
-    for flip in remote.history(history) if history else ():
+    for flip in read_history(remote, history) if history else ():
         typer.echo(describe_flip(flip))
+
+
+@app.command()
+def shadow(
+    url: Annotated[str | None, typer.Option(help="Else NOTEGRADE_URL, else http://127.0.0.1:8000")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of text")] = False,
+) -> None:
+    """Show how another checkpoint differs from the one that a running service serves; NOTEGRADE_KEY holds an admin key."""
+    found = read_shadow(Remote.from_environment(url))
+    typer.echo(json.dumps(found, indent=1) if as_json else describe_shadow(found))
 
 
 @app.command()

@@ -23,6 +23,7 @@ from service.api.parts import Parts
 from service.api.rate_limit import PairsLimiter
 from service.api.routes import build_router
 from service.api.schemas import RequestLimits
+from service.api.shadow import build_shadow_router
 from service.caches.breaker import Breaker
 from service.caches.memory_cache import MemoryCache
 from service.caches.redis_cache import RedisCache
@@ -47,6 +48,8 @@ from service.scoring.admission import Admission
 from service.scoring.readiness import Readiness, bring_up, watch
 from service.scoring.scorer import Scorer
 from service.settings import Settings
+from service.shadowing.http_target import HttpTarget
+from service.shadowing.shadow import Shadow, ShadowLimits
 from service.tracing import Tracer
 
 ENGINE_WATCH_INTERVAL_S = 1.0
@@ -67,12 +70,15 @@ class ScoringStack:
     live: LiveFigures
     explanations: Explanations
     stores: tuple[ModeStore, TraceStore]
+    shadow: Shadow | None
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["asyncio.Task[None]"]:
         """Yields the task that brings the engine up; readiness tells how it ended."""
         self.cache.start()
         self.explanations.start()
+        if self.shadow:
+            self.shadow.start()
         bringing_up = asyncio.create_task(bring_up(self.engine, self.checkpoint, self.readiness))
         watching = asyncio.create_task(watch(self.engine, self.readiness, ENGINE_WATCH_INTERVAL_S))
         try:
@@ -85,6 +91,8 @@ class ScoringStack:
             await self.engine.close()
             await asyncio.gather(bringing_up, watching, return_exceptions=True)
             await self.cache.close()
+            if self.shadow:
+                await self.shadow.close()
             for store in self.stores:
                 await store.close()
 
@@ -121,7 +129,10 @@ def build_stack(
     flip_limits = FlipLimits(settings.explanation_max_ttl_s)
     explanations = Explanations(switch, guard, explainer, stores[1], flip_limits)
     readiness = Readiness(metrics)
-    return ScoringStack(checkpoint, engine, cache, scorer, readiness, metrics, live, explanations, stores)
+    shadow = _build_shadow(settings, len(checkpoint.manifest.labels), metrics)
+    return ScoringStack(
+        checkpoint, engine, cache, scorer, readiness, metrics, live, explanations, stores, shadow
+    )
 
 
 def build_app(settings: Settings, stack: ScoringStack, private_port: int | None = None) -> FastAPI:
@@ -160,6 +171,7 @@ def build_app(settings: Settings, stack: ScoringStack, private_port: int | None 
     parts = _route_parts(settings, stack, keyring)
     app.include_router(build_router(parts))
     app.include_router(build_explaining_router(parts))
+    app.include_router(build_shadow_router(parts))
     app.include_router(build_console_router())
     install_openapi(app)
     return app
@@ -271,6 +283,15 @@ def _build_stores(settings: Settings) -> tuple[ModeStore, TraceStore]:
     return RedisModeStore(connection), traces
 
 
+def _build_shadow(settings: Settings, grades: int, metrics: Metrics) -> Shadow | None:
+    if settings.shadow_url is None:
+        return None
+    key, timeout_s = settings.shadow_key.get_secret_value(), settings.shadow_timeout_ms / 1000
+    limits = ShadowLimits(settings.shadow_rate, settings.shadow_queue)
+    target = HttpTarget(settings.shadow_url, key, timeout_s)
+    return Shadow(target, grades, limits, metrics, log_texts=settings.log_texts)
+
+
 def _build_tracer(fingerprint: str) -> Tracer:
     try:
         from service.otel_tracer import OtelTracer
@@ -293,6 +314,7 @@ def _route_parts(settings: Settings, stack: ScoringStack, keyring: Keyring) -> P
     return Parts(
         scorer=stack.scorer,
         explanations=stack.explanations,
+        shadow=stack.shadow,
         engine=stack.engine,
         manifest=stack.checkpoint.manifest,
         readiness=stack.readiness,

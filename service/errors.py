@@ -26,6 +26,8 @@ NotegradeError                       .type (stable, the problem+json type)  .sta
 ├── ExplanationsOffError       409   explanation mode does not allow it
 ├── ExplanationDroppedError    503   explanations give way to scores
 ├── ExplanationNotFoundError   404   none was made, or it has expired
+├── ShadowOffError             404   no shadow is set
+├── ShadowError                  –   never answers a request: counted, and told of in the log
 ├── CheckpointError              –   at load, one clear line
 │   ├── ManifestError            –
 │   ├── LabelTokenError          –
@@ -246,6 +248,17 @@ class ExplanationNotFoundError(NotegradeError):
     type = f"{PROBLEM_PREFIX}explanation-not-found"
     title = "There is no such explanation"
     status = 404
+
+
+class ShadowOffError(NotegradeError):
+    type = f"{PROBLEM_PREFIX}shadow-off"
+    title = "No shadow is set"
+    status = 404
+
+
+class ShadowError(NotegradeError):
+    type = f"{PROBLEM_PREFIX}shadow"
+    title = "The shadow did not score a mirrored request"
 
 
 class CheckpointError(NotegradeError):

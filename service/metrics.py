@@ -15,6 +15,8 @@ from prometheus_client.openmetrics import exposition as openmetrics
 # Laid around the service level objective: 5 ms (all from cache) to 10 s (a long list on a small machine).
 SECONDS_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0)
 UNIT_BUCKETS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+# Around no shift; everything above 0.5 is one as well.
+SHIFT_BUCKETS = (-0.5, -0.2, -0.1, -0.05, -0.02, 0.0, 0.02, 0.05, 0.1, 0.2, 0.5)
 # Half of the health of a prompt shows below one percent.
 MASS_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1.0)
 
@@ -83,6 +85,18 @@ class Metrics:
         )
         self.explanation_tokens = counter("explanation_tokens_total", "Trace tokens written")
         self.explanation_queue = gauge("explanation_queue", "Explanations that wait for their turn")
+        self.shadow_requests = counter(
+            "shadow_requests_total", "Requests that were to be mirrored, by what became of them", "outcome"
+        )
+        self.shadow_grades = counter(
+            "shadow_grades_total",
+            "Mirrored pairs by the grade that was served and the one of the shadow",
+            "served",
+            "shadow",
+        )
+        self.shadow_score_shift = histogram(
+            "shadow_score_shift", "The shadow's score less the one that was served", SHIFT_BUCKETS
+        )
         self.ready = gauge("ready", "1 under the one reason that holds now; reason ok means ready", "reason")
         self.connections = gauge("connections", "Connections of clients that are open")
         self.refused_connections = counter(

@@ -154,6 +154,21 @@ class Settings(BaseSettings):
         description="Share of the largest backlog at which the guard turns explanation mode off",
     )
 
+    shadow_url: str | None = Field(
+        None,
+        description="Base URL of another Notegrade service, which is sent a share of the requests after they were answered, queries and notes with them; unset: none",
+    )
+    shadow_key: SecretStr = Field(
+        SecretStr(""), description="Key of that service, with the role `score`; empty where it needs none"
+    )
+    shadow_rate: float = Field(0.05, gt=0, le=1, description="Share of requests that it is sent")
+    shadow_queue: int = Field(
+        32, ge=1, description="Most requests that wait to be sent there; what finds it full is not sent"
+    )
+    shadow_timeout_ms: int = Field(
+        10_000, ge=1, description="Longest wait for its answer, and the deadline that it is given"
+    )
+
     drain_delay_s: float = Field(
         5.0,
         ge=0,

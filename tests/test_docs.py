@@ -19,6 +19,7 @@ from service.errors import (
     CommandError,
     ConfigurationError,
     NotegradeError,
+    ShadowError,
 )
 from service.metrics import Metrics
 from service.settings import PREFIX, Settings
@@ -59,7 +60,7 @@ def problems_table() -> str:
 
 
 def answering_errors() -> list[type[NotegradeError]]:
-    silent = (CacheUnavailableError, CheckpointError, CommandError, ConfigurationError)
+    silent = (CacheUnavailableError, CheckpointError, CommandError, ConfigurationError, ShadowError)
     found, todo = [], [NotegradeError]
     while todo:
         error = todo.pop()

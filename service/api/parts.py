@@ -15,6 +15,7 @@ from service.api.auth import Caller, Keyring, Role
 from service.api.disconnects import CLIENT_CLOSED_REQUEST, unless_disconnected
 from service.api.rate_limit import PairsLimiter
 from service.api.schemas import RequestLimits
+from service.contract.comparison import Graded
 from service.contract.manifest import Manifest
 from service.engines.base import Engine
 from service.explaining.explanations import Explanations
@@ -23,7 +24,9 @@ from service.logs import request_id_var
 from service.metrics import Metrics
 from service.scoring.readiness import Readiness
 from service.scoring.scorer import Scorer
-from service.scoring.types import ScoringAnswer, ScoringRequest
+from service.scoring.types import PairResult, ScoringAnswer, ScoringRequest
+from service.shadowing.base import SHADOW_HEADER, Mirrored, MirroredNote
+from service.shadowing.shadow import Shadow
 
 PROBLEMS: dict[int, str] = {
     401: "A valid key is needed",
@@ -44,6 +47,7 @@ class Parts:
 
     scorer: Scorer
     explanations: Explanations
+    shadow: Shadow | None
     engine: Engine
     manifest: Manifest
     readiness: Readiness
@@ -56,7 +60,7 @@ class Parts:
     log_texts: bool
 
     async def score(self, request: Request, scoring: ScoringRequest) -> ScoringAnswer:
-        """The answer; adds what was done to the request's log event.
+        """The answer; adds what was done to the request's log event, and has the shadow score the same where it samples that.
 
         Raises ClientLeftError, RateLimitedError, and as Scorer does.
         """
@@ -71,7 +75,33 @@ class Parts:
         event["outcomes"] = dict(Counter(result.outcome for result in answer.results))
         event["sources"] = dict(Counter(result.source for result in answer.results if result.source))
         event["criteria"] = answer.criteria
+        if self.shadow and not is_mirrored(request) and self.shadow.samples():
+            self.shadow.offer(_mirrored(scoring, answer))
         return answer
+
+
+def is_mirrored(request: Request) -> bool:
+    """Whether another service's shadowing sent it: for its scores alone, once."""
+    return SHADOW_HEADER in request.headers
+
+
+def _mirrored(scoring: ScoringRequest, answer: ScoringAnswer) -> Mirrored:
+    computed = all(result.source == "engine" for result in answer.results)
+    return Mirrored(
+        request_id=scoring.request_id,
+        query=scoring.query,
+        criteria=scoring.criteria,
+        notes=tuple(
+            MirroredNote(note.id, note.title, note.body, _graded(result))
+            for note, result in zip(scoring.notes, answer.results, strict=True)
+        ),
+        engine_ms=answer.timing.engine if computed else None,
+    )
+
+
+def _graded(result: PairResult) -> Graded | None:
+    judgement = result.judgement
+    return Graded(judgement.grade, judgement.score) if judgement else None
 
 
 _bearer = HTTPBearer(

@@ -7,7 +7,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from service.api.auth import Caller
 from service.api.disconnects import ClientLeftError, unless_disconnected
-from service.api.parts import Parts, client_left, documents, require, to_json
+from service.api.parts import Parts, client_left, documents, is_mirrored, require, to_json
 from service.api.rerank import RerankBody, RerankResponse, to_rerank_response
 from service.api.schemas import (
     ExplanationBody,
@@ -109,7 +109,9 @@ async def _score_and_explain(
     # Read once: what is said of the mode must be what the explanations were made by.
     now = parts.explanations.now
     asker = Asker(scoring.request_id, caller.key_id)
-    pairs, remaining_s = graded_pairs(scoring, answer), deadline.remaining_s()
+    # The mode of two services that share a Redis is one: a request would be explained by both.
+    pairs = graded_pairs(scoring, answer) if asked or not is_mirrored(request) else {}
+    remaining_s = deadline.remaining_s()
     explaining = parts.explanations.explain(asker, pairs, now, asked=asked, remaining_s=remaining_s)
     return answer, now.name, await unless_disconnected(request, explaining)
 

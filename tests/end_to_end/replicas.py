@@ -29,7 +29,7 @@ GUARDED_P99_MS = 20
 
 @dataclass
 class Replicas:
-    """The processes and their Redis; the last one's guard has the low limit."""
+    """The processes and their Redis; the second has the first for a shadow, the last one's guard has the low limit."""
 
     processes: list[ServiceProcess]
     redis: RedisServer
@@ -71,14 +71,17 @@ def started_replicas(checkpoint: Path, redis: RedisServer, logs: Path) -> Iterat
         # Three engines on few cores: one thread each, or they wait for one another.
         "OMP_NUM_THREADS": "1",
     }
-    processes = []
+    processes: list[ServiceProcess] = []
     try:
         for number in range(3):
             port = free_port()
-            guard = {"NOTEGRADE_GUARD_P99_MS": str(GUARDED_P99_MS)} if number == 2 else {}
+            own = {"NOTEGRADE_GUARD_P99_MS": str(GUARDED_P99_MS)} if number == 2 else {}
+            if number == 1:
+                own = {"NOTEGRADE_SHADOW_URL": processes[0].url, "NOTEGRADE_SHADOW_KEY": SCORE_KEY}
+                own["NOTEGRADE_SHADOW_RATE"] = "1"
             command = [str(Path(".venv/bin/notegrade")), "serve", "--port", str(port)]
             log = logs / f"replica-{number}.log"
-            processes.append(start_service(log, command, port, **{**os.environ, **environment, **guard}))
+            processes.append(start_service(log, command, port, **{**os.environ, **environment, **own}))
         for process in processes:
             process.wait_until_ready()
         headers = {"Authorization": f"Bearer {ADMIN_KEY}"}

@@ -45,6 +45,8 @@ TYPES_AND_STATUS = {
     "ExplanationsOffError": ("explanations-off", 409),
     "ExplanationDroppedError": ("explanation-dropped", 503),
     "ExplanationNotFoundError": ("explanation-not-found", 404),
+    "ShadowOffError": ("shadow-off", 404),
+    "ShadowError": ("shadow", 500),
     "CheckpointError": ("checkpoint", 500),
     "ManifestError": ("manifest", 500),
     "LabelTokenError": ("label-token", 500),

@@ -6,7 +6,8 @@ import httpx
 import pytest
 
 from service.errors import CommandError
-from service.mode_command import Remote, describe, describe_flip, parse_ttl
+from service.mode_command import describe, describe_flip, flip_mode, parse_ttl, read_history, read_mode
+from service.remote import Remote
 
 FLIP: dict[str, Any] = {
     "revision": 3,
@@ -36,8 +37,8 @@ def test_reading_and_flipping_name_the_revision() -> None:
     there = remote(
         httpx.Response(200, json=MODE, headers={"etag": '"3"'}), httpx.Response(200, json=MODE), seen=seen
     )
-    now = there.read()
-    there.flip({"mode": "off", "reason": "done"}, now["etag"])
+    now = read_mode(there)
+    flip_mode(there, {"mode": "off", "reason": "done"}, now["etag"])
     assert [request.method for request in seen] == ["GET", "PUT"]
     assert seen[1].headers["if-match"] == '"3"'
     assert all(request.headers["authorization"] == "Bearer secret" for request in seen)
@@ -46,12 +47,12 @@ def test_reading_and_flipping_name_the_revision() -> None:
 def test_a_refusal_says_what_the_service_said() -> None:
     problem = {"detail": "1 field(s) are not valid", "errors": [{"field": "reason", "message": "say why"}]}
     with pytest.raises(CommandError, match=r"refused: 1 field.*\(reason: say why\)"):
-        remote(httpx.Response(422, json=problem)).history(5)
+        read_history(remote(httpx.Response(422, json=problem)), 5)
 
 
 def test_an_answer_of_something_else_is_told_apart() -> None:
     with pytest.raises(CommandError, match="HTTP 502, and not by Notegrade"):
-        remote(httpx.Response(502, text="<html>")).read()
+        read_mode(remote(httpx.Response(502, text="<html>")))
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("30m", 1800), ("1.5h", 5400)])

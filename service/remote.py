@@ -1,0 +1,50 @@
+"""A running service, as commands for people ask it over HTTP."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from service.errors import CommandError
+
+# For the commands alone: a service is told neither.
+URL_VARIABLE, KEY_VARIABLE = "NOTEGRADE_URL", "NOTEGRADE_KEY"
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """Whatever it refuses is a CommandError that says what it said."""
+
+    url: str
+    key: str | None = None
+    transport: httpx.BaseTransport | None = None
+
+    @classmethod
+    def from_environment(cls, url: str | None) -> "Remote":
+        """At the URL, else NOTEGRADE_URL, else on this machine; with the key of NOTEGRADE_KEY."""
+        return cls(url or os.environ.get(URL_VARIABLE, "http://127.0.0.1:8000"), os.environ.get(KEY_VARIABLE))
+
+    def send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Its answer, which is no error. `options` are httpx's. Raises CommandError."""
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        try:
+            with httpx.Client(base_url=self.url, timeout=10, transport=self.transport) as client:
+                response = client.request(
+                    method, path, **{**options, "headers": {**headers, **options.get("headers", {})}}
+                )
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise CommandError(f"{self.url} did not answer: {error}") from error
+        if response.is_error:
+            raise CommandError(f"{self.url} refused: {_detail(response)}")
+        return response
+
+
+def _detail(response: httpx.Response) -> str:
+    try:
+        problem = response.json()
+        errors = problem.get("errors") or ()
+        wrong = "; ".join(f"{bad['field']}: {bad['message']}" for bad in errors)
+        return f"{problem['detail']}{f' ({wrong})' if wrong else ''}"
+    except (ValueError, KeyError, AttributeError):
+        return f"HTTP {response.status_code}, and not by Notegrade"

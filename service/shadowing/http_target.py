@@ -1,0 +1,73 @@
+"""Another Notegrade service over HTTP, asked at the wire contract's `/score`."""
+
+import asyncio
+from typing import Any
+
+import httpx
+
+from service.contract.comparison import Graded
+from service.errors import ShadowError
+from service.shadowing.base import SHADOW_HEADER, Mirrored, TargetAnswer
+
+
+class HttpTarget:
+    """At a base URL. Each request is one attempt, bounded as a whole, connecting included."""
+
+    def __init__(
+        self, url: str, key: str, timeout_s: float, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        """`key` may be empty, where the other service needs none. `transport` is a test's."""
+        headers = {SHADOW_HEADER: "1", **({"Authorization": f"Bearer {key}"} if key else {})}
+        self._timeout_s = timeout_s
+        # httpx's own timeout is for each part of a request; `score` has one for all of it.
+        self._client = httpx.AsyncClient(
+            base_url=url, headers=headers, timeout=timeout_s, transport=transport
+        )
+
+    async def score(self, mirrored: Mirrored) -> TargetAnswer:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                response = await self._client.post("/score", json=self._body(mirrored))
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, TimeoutError) as error:
+            # Not chained: nothing that the other side wrote belongs into our log.
+            raise ShadowError(f"the shadow did not answer: {type(error).__name__}") from None
+        if not response.is_success:
+            raise ShadowError(f"the shadow refused: HTTP {response.status_code}")
+        try:
+            return _read(response.json(), mirrored)
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise ShadowError("the shadow's answer has not the shape of an answer to /score") from None
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    def _body(self, mirrored: Mirrored) -> dict[str, Any]:
+        return {
+            "request_id": mirrored.request_id,
+            "query": mirrored.query,
+            "notes": [{"id": note.id, "title": note.title, "body": note.body} for note in mirrored.notes],
+            "criteria": mirrored.criteria,
+            "deadline_ms": int(self._timeout_s * 1000),
+            "priority": "batch",
+        }
+
+
+def _read(answer: dict[str, Any], mirrored: Mirrored) -> TargetAnswer:
+    results = {result["id"]: result for result in answer["results"]}
+    found = [results[note.id] for note in mirrored.notes]
+    scored = [result for result in found if result["outcome"] == "scored"]
+    computed = bool(found) and all(result["source"] == "engine" for result in found)
+    return TargetAnswer(
+        name=str(answer["model"]["name"]),
+        fingerprint=str(answer["model"]["fingerprint"]),
+        grades=len(scored[0]["distribution"]) if scored else None,
+        notes=tuple(_graded(result) if result["outcome"] == "scored" else None for result in found),
+        engine_ms=float(answer["timing_ms"]["engine"]) if computed else None,
+    )
+
+
+def _graded(result: dict[str, Any]) -> Graded:
+    grade, score = int(result["grade"]), float(result["score"])
+    if not (0 <= grade < len(result["distribution"]) and 0 <= score <= 1):
+        raise ValueError("a grade or a score out of its range")
+    return Graded(grade, score)

@@ -1,0 +1,35 @@
+"""The target's twin in memory."""
+
+from collections.abc import Callable
+
+from service.contract.comparison import Graded
+from service.errors import ShadowError
+from service.shadowing.base import Mirrored, MirroredNote, TargetAnswer
+
+
+class MemoryTarget:
+    """Judges each note by a function; while `is_down`, it does not answer."""
+
+    def __init__(
+        self,
+        judge: Callable[[str, MirroredNote], Graded | None],
+        grades: int,
+        fingerprint: str = "sha256:memory",
+    ) -> None:
+        """`judge` is given query and note, and gives None for what can't be scored."""
+        self.asked: list[Mirrored] = []
+        self.is_down = False
+        self.fingerprint = fingerprint
+        self._judge = judge
+        self._grades = grades
+
+    async def score(self, mirrored: Mirrored) -> TargetAnswer:
+        if self.is_down:
+            raise ShadowError("the shadow did not answer: it is down")
+        self.asked.append(mirrored)
+        notes = tuple(self._judge(mirrored.query, note) for note in mirrored.notes)
+        grades = self._grades if any(notes) else None
+        return TargetAnswer("memory", self.fingerprint, grades, notes, engine_ms=float(len(notes)))
+
+    async def close(self) -> None:
+        self.is_down = True

@@ -1,0 +1,38 @@
+"""One replica shadows another, of the same checkpoint: what differs between them is nothing."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+from tests.end_to_end.replicas import ADMIN_KEY, Replicas
+from tests.end_to_end.service_process import ROOT
+from tests.waiting import wait_until
+
+NOTES = [
+    {"id": f"n{number}", "title": f"large chair {number}", "body": f"colour red . also amber chair {number}"}
+    for number in range(6)
+]
+
+
+def test_a_shadow_of_the_same_checkpoint_agrees_and_a_person_can_read_it(replicas: Replicas) -> None:
+    before = _compared(replicas)
+    for number in range(12):
+        replicas.score(1, query=f"amber chair {number}", notes=NOTES)
+    wait_until(lambda: _compared(replicas) == before + 12)
+    found = replicas.clients[1].get("/admin/shadow").json()
+    assert found["shadow"] == found["served"]
+    assert found["comparison"]["pairs"] >= 72
+    assert found["comparison"]["same_grade"]["mean"] == 1
+    assert found["comparison"]["score_distance"]["mean"] < 1e-4
+
+    environment = {**os.environ, "NOTEGRADE_URL": replicas.processes[1].url, "NOTEGRADE_KEY": ADMIN_KEY}
+    command = [str(ROOT / Path(".venv/bin/notegrade")), "shadow"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert "same grade        100.0 % [100.0, 100.0]" in done.stdout
+    assert re.search(r"^shadow  \S+ sha256:\w{64}, since ", done.stdout, re.MULTILINE)
+    assert replicas.clients[0].get("/admin/shadow").status_code == 404
+
+
+def _compared(replicas: Replicas) -> int:
+    return int(replicas.clients[1].get("/admin/shadow").json()["mirrored"]["compared"])

@@ -1,0 +1,105 @@
+"""What is said over HTTP, and every way in which it can go wrong."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from service.errors import ShadowError
+from service.shadowing.http_target import HttpTarget
+from tests.service.shadowing.house import mirrored
+
+RESULT: dict[str, Any] = {
+    "id": "n0", "outcome": "scored", "grade": 2, "score": 0.5, "distribution": [0.1, 0.2, 0.6, 0.1], "source": "engine",
+}  # fmt: skip
+ANSWER: dict[str, Any] = {
+    "model": {"name": "other", "fingerprint": "sha256:1"}, "results": [RESULT], "timing_ms": {"engine": 7.0},
+}  # fmt: skip
+
+
+def target(
+    answer: Callable[[httpx.Request], httpx.Response], key: str = "", timeout_s: float = 5
+) -> HttpTarget:
+    return HttpTarget("http://shadow/base", key, timeout_s, httpx.MockTransport(answer))
+
+
+def answering(**changes: Any) -> HttpTarget:
+    return target(lambda _: httpx.Response(200, json={**ANSWER, **changes}))
+
+
+async def test_it_asks_for_a_score_that_nobody_mirrors_again_and_that_gives_way() -> None:
+    seen: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200, json=ANSWER)
+
+    await target(answer, key="secret").score(mirrored("body"))
+    [request] = seen
+    assert str(request.url) == "http://shadow/base/score"
+    assert request.headers["notegrade-shadow"] == "1"
+    assert request.headers["authorization"] == "Bearer secret"
+    assert json.loads(request.content) == {
+        "request_id": "r-1",
+        "query": "quiet cafes",
+        "notes": [{"id": "n0", "title": "A title", "body": "body"}],
+        "criteria": None,
+        "deadline_ms": 5000,
+        "priority": "batch",
+    }
+
+
+async def test_what_came_from_a_cache_tells_no_time() -> None:
+    found = await answering(results=[{**RESULT, "source": "redis"}]).score(mirrored("body"))
+    assert found.engine_ms is None
+    found = await answering().score(mirrored("body"))
+    assert found.engine_ms == 7.0
+
+
+async def test_a_refusal_is_told_by_its_status_and_no_more() -> None:
+    with pytest.raises(ShadowError, match=r"^the shadow refused: HTTP 422$"):
+        await target(lambda _: httpx.Response(422, text="quiet cafes")).score(mirrored("body"))
+
+
+async def test_one_that_can_not_be_reached_is_told_by_the_kind_of_failure() -> None:
+    def fail(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("no route to http://user:secret@shadow")
+
+    with pytest.raises(ShadowError, match=r"^the shadow did not answer: ConnectError$"):
+        await target(fail).score(mirrored("body"))
+
+
+async def test_one_that_hangs_is_given_up() -> None:
+    async def hang(request: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(60)
+        return httpx.Response(200)
+
+    hanging = HttpTarget("http://shadow", "", 0.05, httpx.MockTransport(hang))
+    with pytest.raises(ShadowError, match="TimeoutError"):
+        await hanging.score(mirrored("body"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"results": []},
+        {"results": None},
+        {"results": [{**RESULT, "grade": 4}]},
+        {"results": [{**RESULT, "grade": -1}]},
+        {"results": [{**RESULT, "score": 1.5}]},
+        {"results": [{**RESULT, "score": None}]},
+        {"model": {}},
+        {"timing_ms": []},
+    ],
+)
+async def test_an_answer_of_another_shape_is_an_error_of_ours(changes: dict[str, Any]) -> None:
+    with pytest.raises(ShadowError, match="has not the shape"):
+        await answering(**changes).score(mirrored("body"))
+
+
+async def test_an_answer_that_is_no_json_is_an_error_of_ours() -> None:
+    with pytest.raises(ShadowError, match="has not the shape"):
+        await target(lambda _: httpx.Response(200, text="<html>")).score(mirrored("body"))

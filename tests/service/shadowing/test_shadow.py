@@ -1,0 +1,184 @@
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from service.contract.comparison import Graded
+from service.metrics import Metrics
+from service.shadowing.base import Mirrored, MirroredNote, TargetAnswer
+from service.shadowing.memory_target import MemoryTarget
+from service.shadowing.shadow import Shadow, ShadowLimits
+from tests.service.shadowing.house import mirrored
+from tests.waiting import until
+
+SHIFTED = Graded(2, 0.5)
+
+
+def judge(_query: str, note: MirroredNote) -> Graded | None:
+    return None if note.body == "unscored" else SHIFTED
+
+
+class HeldTarget(MemoryTarget):
+    """One that answers when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__(judge, grades=4)
+        self.gate = asyncio.Event()
+
+    async def score(self, mirrored: Mirrored) -> TargetAnswer:
+        await self.gate.wait()
+        return await super().score(mirrored)
+
+
+class House:
+    def __init__(self, target: MemoryTarget, rate: float, queue: int, draw: Callable[[], float]) -> None:
+        self.registry = CollectorRegistry()
+        self.shadow = Shadow(target, 4, ShadowLimits(rate, queue), Metrics(self.registry), draw)
+
+    def count(self, metric: str, **labels: str) -> float:
+        return self.registry.get_sample_value(f"notegrade_shadow_{metric}", labels) or 0.0
+
+    async def settled(self, requests: int) -> None:
+        """Until so many have been attended to."""
+        await until(lambda: sum(self.shadow.report()["mirrored"].values()) == requests)
+
+
+@asynccontextmanager
+async def house(
+    target: MemoryTarget, rate: float = 1.0, queue: int = 8, draw: Callable[[], float] = lambda: 0.5
+) -> AsyncIterator[House]:
+    made = House(target, rate, queue, draw)
+    made.shadow.start()
+    try:
+        yield made
+    finally:
+        await made.shadow.close()
+
+
+async def test_both_are_held_against_each_other() -> None:
+    async with house(MemoryTarget(judge, 4)) as there:
+        for _ in range(3):
+            there.shadow.offer(mirrored("one", "two"))
+        await there.settled(3)
+        report = there.shadow.report()
+    assert report["shadow"] == {"name": "memory", "fingerprint": "sha256:memory"}
+    assert report["mirrored"] == {"compared": 3, "failed": 0, "dropped": 0}
+    comparison = report["comparison"]
+    assert (comparison["requests"], comparison["pairs"]) == (3, 6)
+    assert comparison["flips"][1][2] == 6
+    assert comparison["score_shift"]["mean"] == pytest.approx(0.2)
+    assert report["engine_ms_per_pair"]["served"]["mean"] == pytest.approx(2.5)
+    assert report["engine_ms_per_pair"]["shadow"]["mean"] == pytest.approx(1)
+    assert there.count("grades_total", served="1", shadow="2") == 6
+    assert there.count("requests_total", outcome="compared") == 3
+    assert there.count("score_shift_bucket", le="0.2") == 6
+    assert there.count("score_shift_bucket", le="0.1") == 0
+
+
+async def test_pairs_that_only_one_has_scored_are_left_out() -> None:
+    async with house(MemoryTarget(judge, 4)) as there:
+        there.shadow.offer(mirrored("one", "unscored"))
+        there.shadow.offer(mirrored("one", served=None))
+        await there.settled(2)
+        assert there.shadow.report()["comparison"]["pairs"] == 1
+
+
+async def test_times_are_held_against_each_other_only_where_both_have_computed() -> None:
+    async with house(MemoryTarget(judge, 4)) as there:
+        there.shadow.offer(mirrored("one", engine_ms=None))
+        await there.settled(1)
+        cost = there.shadow.report()["engine_ms_per_pair"]
+    assert cost["served"]["mean"] is None
+    assert cost["shadow"]["mean"] is None
+
+
+async def test_the_rate_is_that_of_the_draw() -> None:
+    draws = iter([0.0, 0.09, 0.1, 0.9])
+    async with house(MemoryTarget(judge, 4), rate=0.1, draw=lambda: next(draws)) as there:
+        assert [there.shadow.samples() for _ in range(4)] == [True, True, False, False]
+
+
+async def test_what_finds_the_queue_full_is_dropped_and_nobody_waits() -> None:
+    target = HeldTarget()
+    async with house(target, queue=2) as there:
+        for _ in range(20):
+            there.shadow.offer(mirrored("one"))
+        # Nothing was awaited, so no worker had a turn: two wait, eighteen have gone.
+        assert there.shadow.report()["mirrored"]["dropped"] == 18
+        target.gate.set()
+        await there.settled(20)
+    assert len(target.asked) == 2
+
+
+async def test_failures_are_counted_and_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    target = MemoryTarget(judge, 4)
+    target.is_down = True
+    async with house(target) as there:
+        with caplog.at_level(logging.WARNING):
+            for _ in range(5):
+                there.shadow.offer(mirrored("one"))
+            await there.settled(5)
+            target.is_down = False
+            there.shadow.offer(mirrored("one"))
+            await there.settled(6)
+            target.is_down = True
+            there.shadow.offer(mirrored("one"))
+            await there.settled(7)
+        assert there.shadow.report()["mirrored"] == {"compared": 1, "failed": 6, "dropped": 0}
+    assert [record.getMessage() for record in caplog.records] == ["shadowing fails"] * 2
+    assert "quiet cafes" not in caplog.text
+
+
+async def test_what_nobody_foresaw_is_logged_and_the_next_is_mirrored(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail_once(query: str, note: MirroredNote) -> Graded | None:
+        if note.body == "bad":
+            raise RuntimeError("bug")
+        return judge(query, note)
+
+    async with house(MemoryTarget(fail_once, 4)) as there:
+        there.shadow.offer(mirrored("bad"))
+        there.shadow.offer(mirrored("good"))
+        await there.settled(2)
+        assert there.shadow.report()["mirrored"] == {"compared": 1, "failed": 1, "dropped": 0}
+    assert "unforeseen error while shadowing" in caplog.text
+
+
+async def test_another_scale_can_not_be_compared(caplog: pytest.LogCaptureFixture) -> None:
+    async with house(MemoryTarget(judge, 5)) as there:
+        there.shadow.offer(mirrored("one"))
+        await there.settled(1)
+        assert there.shadow.report()["mirrored"]["failed"] == 1
+    assert "5 grades, this checkpoint has 4" in str(
+        [record.__dict__.get("detail") for record in caplog.records]
+    )
+
+
+async def test_another_checkpoint_over_there_begins_anew() -> None:
+    target = MemoryTarget(judge, 4)
+    async with house(target) as there:
+        there.shadow.offer(mirrored("one"))
+        await there.settled(1)
+        before = there.shadow.report()["since"]
+        target.fingerprint = "sha256:newer"
+        there.shadow.offer(mirrored("one"))
+        await there.settled(2)
+        report = there.shadow.report()
+    assert report["shadow"]["fingerprint"] == "sha256:newer"
+    assert report["since"] >= before
+    assert report["comparison"]["pairs"] == 1
+
+
+async def test_nothing_is_known_at_first_and_closing_leaves_what_waits() -> None:
+    target = HeldTarget()
+    async with house(target) as there:
+        report = there.shadow.report()
+        assert (report["shadow"], report["since"], report["comparison"]["requests"]) == (None, None, 0)
+        for _ in range(5):
+            there.shadow.offer(mirrored("one"))
+        await asyncio.sleep(0)
+    assert target.asked == []
