@@ -87,6 +87,27 @@ def manifests(
     return [each for each in built if not is_of(other, each)]
 
 
+def test_a_shadow_is_let_in_where_the_candidate_knows_callers(kustomize: str, tmp_path: Path) -> None:
+    """The candidate, in another namespace, is the same overlay: its policy knows callers by their label alone."""
+    serving = build_with(kustomize, "cpu", "shadow", tmp_path)
+    [callers, *_] = choosing(build(kustomize, MANIFESTS / "overlays" / "cpu"), "NetworkPolicy")["spec"][
+        "ingress"
+    ]
+    assert selects(callers["from"][0]["podSelector"]["matchLabels"], deployment(serving))
+    url = httpx.URL(settings_data(serving)["NOTEGRADE_SHADOW_URL"])
+    assert url.port in [port["port"] for port in callers["ports"]]
+    namespace = url.host.split(".")[1]
+    [leave] = [
+        rule
+        for rule in choosing(serving, "NetworkPolicy")["spec"]["egress"]
+        if {"kubernetes.io/metadata.name": namespace}
+        in [to.get("namespaceSelector", {}).get("matchLabels") for to in rule["to"]]
+    ]
+    assert leave["ports"] == [{"port": url.port}]
+    names = {entry["name"]: entry for entry in container(serving)["env"]}
+    assert names["NOTEGRADE_SHADOW_KEY"]["valueFrom"]["secretKeyRef"]["name"] == "notegrade-shadow"
+
+
 def choosing(manifests: list[Manifest], kind: str) -> Manifest:
     """The only one whose selector has the service's pods."""
     name = {"PodDisruptionBudget": "selector", "NetworkPolicy": "podSelector"}[kind]
