@@ -94,7 +94,7 @@ def evaluate(
     seed: int,
     draws: int = DRAWS,
 ) -> Evaluation:
-    """Measure every system on all pairs, on the long tail, and on each source where there are several.
+    """Measure every system on all pairs, on the long tail, and on each source and its long tail where there are several.
 
     `long_tail` holds ids of pairs; `controls` names systems, the main one first, and is by default those of
     DEFAULT_CONTROLS that are among the systems. Macro-F1, QWK, nDCG and accuracy
@@ -181,8 +181,9 @@ def _splits(pairs: Sequence[Pair], long_tail: frozenset[str]) -> dict[str, np.nd
     sources = sorted({pair.source for pair in pairs})
     if taken := sorted(splits.keys() & sources):
         raise EvaluationError(f"a source can't be named {taken[0]!r}: that is the name of a split")
-    if len(sources) > 1:
-        splits |= {source: np.flatnonzero([pair.source == source for pair in pairs]) for source in sources}
+    for source in sources if len(sources) > 1 else ():
+        rows = np.flatnonzero([pair.source == source for pair in pairs])
+        splits |= {source: rows, f"{source}_{LONG_TAIL}": np.intersect1d(rows, splits[LONG_TAIL])}
     return {split: rows for split, rows in splits.items() if len(rows)}
 
 

@@ -113,6 +113,7 @@ def test_splits_are_long_tail_and_each_source() -> None:
         "long_tail": {"pairs": 3, "queries": 2, "ranked_queries": 1},
         "forum": {"pairs": 2, "queries": 1, "ranked_queries": 0},
         "shop": {"pairs": 8, "queries": 4, "ranked_queries": 3},
+        "shop_long_tail": {"pairs": 3, "queries": 2, "ranked_queries": 1},
     }
 
 

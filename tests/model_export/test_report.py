@@ -137,7 +137,13 @@ def test_differences_whose_interval_excludes_zero_are_bold(page: str) -> None:
 
 
 def test_every_split_has_its_table(page: str) -> None:
-    assert re.findall(r"<h3>(\w+)</h3>\n<div", page) == ["all", "long_tail", "forum", "shop"]
+    assert re.findall(r"<h3>(\w+)</h3>\n<div", page) == [
+        "all",
+        "long_tail",
+        "forum",
+        "shop",
+        "shop_long_tail",
+    ]
 
 
 def test_stages_show_their_times_and_the_recipe_its_text(page: str) -> None:
