@@ -10,12 +10,11 @@ from pydantic import TypeAdapter, ValidationError
 from model_export.adapter import (
     AdapterDescription,
     AdapterError,
-    Factors,
     merge,
     read_description,
     read_factors,
 )
-from model_export.base_model import load_base, locate_base, save_base
+from model_export.base_model import PRUNED, BaseLocation, first_layers, load_base, locate_base, save_base
 from model_export.checkpoint_writer import CheckpointSpec, OnProgress, code_version, write_contract
 from model_export.criteria import DEFAULT_CRITERIA, load_criteria
 from model_export.model_card import render_model_card
@@ -55,20 +54,22 @@ def assemble(
     Raises NotegradeError with one line that says what is wrong.
     """
     _check_plan(plan)
-    location = locate_base(plan.base)
-    adapter = _read_adapter(plan.adapter, location.name) if plan.adapter else None
+    location, adapter = locate_base(plan.base), None
+    if plan.adapter:
+        adapter, factors = read_description(plan.adapter), read_factors(plan.adapter)
+        location = _fitting(location, adapter)
     with new_folder(out, force=force) as folder, tempfile.TemporaryDirectory() as private:
         full = Path(private) if plan.int8 else folder
         on_progress(f"Load {location.name}", 0, 1)
         loaded = load_base(location)
         if adapter:
-            on_progress(f"Merge {adapter[0].name}", 0, 1)
-            merge(loaded, adapter[1])
+            on_progress(f"Merge {adapter.name}", 0, 1)
+            merge(loaded, factors)
         on_progress("Write weights and tokenizer", 0, 1)
         save_base(loaded, full)
         if plan.int8:
             quantize_folder(full, folder)
-        spec = _trained(plan, loaded.base, adapter[0]) if adapter else _zero_shot(plan, loaded.base)
+        spec = _trained(plan, loaded.base, adapter) if adapter else _zero_shot(plan, loaded.base)
         spec = replace(spec, quantization="w8a8" if plan.int8 else None)
         checkpoint = write_contract(folder, spec, on_progress)
         card = render_model_card(checkpoint.manifest, spec.training)
@@ -89,13 +90,16 @@ def _check_plan(plan: Plan) -> None:
         )
 
 
-def _read_adapter(folder: Path, base: str) -> tuple[AdapterDescription, Factors]:
-    description = read_description(folder)
-    if description.base != base:
+def _fitting(location: BaseLocation, adapter: AdapterDescription) -> BaseLocation:
+    """The base with as many layers as the adapter was made for. Raises AdapterError where it is another base."""
+    pruned = PRUNED.fullmatch(adapter.base)
+    if pruned and location.name == pruned[1]:
+        location = first_layers(location, int(pruned[2]))
+    if location.name != adapter.base:
         raise AdapterError(
-            f"the adapter {description.name} was made for the base {description.base}, not {base}"
+            f"the adapter {adapter.name} was made for the base {adapter.base}, not {location.name}"
         )
-    return description, read_factors(folder)
+    return location
 
 
 def _zero_shot(plan: Plan, base: Base) -> CheckpointSpec:

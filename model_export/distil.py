@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
+from model_export.batches import Example
 from model_export.pairs import Pair
 from model_export.prompting import Prompting, gold_label, soft_label
 from model_export.recipe import DistilConfig
-from model_export.supervised import Example
 from model_export.teacher_label import SoftLabel
 from model_export.teacher_sft import Workplace, pick, train_examples
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from model_export.base_model import DEFAULT_BASE, BaseModelError
+from model_export.base_model import DEFAULT_BASE, PRUNED, BaseModelError
 from model_export.recipe import TINY_BASE, TinyConfig
 
 _IN_NAME = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)([bm])(?![a-z])", re.IGNORECASE)
@@ -47,6 +47,9 @@ def find_shape(name: str, tiny: TinyConfig) -> Shape | None:
 
     Raises BaseModelError for a folder whose config.json is not that of a decoder.
     """
+    if pruned := PRUNED.fullmatch(name):
+        whole = find_shape(pruned[1], tiny)
+        return whole and whole.keep_layers(min(int(pruned[2]), whole.layers))
     if name == TINY_BASE:
         return _of_config(_tiny_config(tiny), "the recipe")
     if name == DEFAULT_BASE:

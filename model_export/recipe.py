@@ -124,6 +124,8 @@ class TrainConfig(_Strict):
     Attributes:
         schedule: of the learning rate, after its warm-up.
         pairs: how many pairs an epoch takes; all by default.
+        keep_outputs: what the frozen layers make of each pair is computed once and kept on disk while the stage trains: worth
+            it from the second epoch on.
         save_steps: how often the stage's state is kept, for a rerun to go on from; never by default.
         precision: arithmetic of forward and backward passes; weights and optimizer are float32.
     """
@@ -136,8 +138,17 @@ class TrainConfig(_Strict):
     weight_decay: Share = 0.0
     pairs: Positive | None = None
     frozen_layers: Annotated[int, Field(ge=0)] = 0
+    keep_outputs: bool = False
     save_steps: Positive | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
+
+    @model_validator(mode="after")
+    def _outputs_are_of_frozen_layers(self) -> Self:
+        if self.keep_outputs and not self.frozen_layers:
+            raise ValueError(
+                "keep_outputs: no layers are frozen (frozen_layers), so there are no outputs to keep"
+            )
+        return self
 
 
 class LabelOnlyConfig(TrainConfig):
@@ -289,6 +300,10 @@ class Recipe(_Strict):
     @model_validator(mode="after")
     def _processes_can_share(self) -> Self:
         processes = self.launch.processes
+        if processes > 1 and any(
+            stage.keep_outputs for stage in (self.label_only_sft, self.cot_sft, self.distil)
+        ):
+            raise ValueError("keep_outputs: one process keeps them, and launch.processes asks for more")
         if self.launch.fsdp and processes == 1:
             raise ValueError("launch.fsdp: one process has none to share its weights with")
         batches = {

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import torch
@@ -27,31 +26,22 @@ from transformers import (
     TrainingArguments,
 )
 
+from model_export.batches import IGNORED, Example, collate, collate_outputs, plan_order
+from model_export.frozen_outputs import keep_outputs, layers_above
 from model_export.processes import share
 from model_export.recipe import LaunchConfig, TrainConfig
 from model_export.run_log import RunLog
 from service.errors import NotegradeError
 
-IGNORED = -100  # what torch's cross-entropy leaves out
+OUTPUTS_NAME = "frozen_outputs.bin"
 _CORRELATION_WINDOW = 512
 _LOG_STEPS = 5
-_BATCHES_SORTED = 20
 
 OnStep = Callable[[int, int], None]
 
 
 class TrainingError(NotegradeError):
     """A stage that has nothing to train."""
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """Token ids of prompt and completion; `soft_label` is the target of the token right after the prompt, or None."""
-
-    prompt: list[int]
-    completion: list[int]
-    soft_label: list[float] | None
-    label: int
 
 
 def losses(
@@ -77,64 +67,6 @@ def losses(
     return grade, tokens
 
 
-def collate(examples: Sequence[Example], pad_token_id: int, grades: int) -> dict[str, torch.Tensor]:
-    """Prompts padded on the left, completions on the right, so that every completion starts in the same column.
-
-    `input_ids`, `attention_mask`, `position_ids`: (batch, prompt + completion length). See `losses` for the rest.
-    """
-    width = max(len(example.prompt) for example in examples)
-    tail = max(len(example.completion) for example in examples)
-    rows, targets = [], []
-    for example in examples:
-        left, right = width - len(example.prompt), tail - len(example.completion)
-        rows.append(
-            (
-                [pad_token_id] * left + example.prompt + example.completion + [pad_token_id] * right,
-                left,
-                right,
-            )
-        )
-        # A grade that has a soft label is learned from that alone.
-        learned = [IGNORED, *example.completion[1:]] if example.soft_label else example.completion
-        targets.append((learned + [IGNORED] * (1 + tail - len(learned)))[: 1 + tail])
-    mask = torch.tensor(
-        [[0] * left + [1] * (width + tail - left - right) + [0] * right for _, left, right in rows]
-    )
-    return {
-        "input_ids": torch.tensor([row for row, _, _ in rows]),
-        "attention_mask": mask,
-        "position_ids": (mask.cumsum(-1) - 1).clamp(min=0),
-        "targets": torch.tensor(targets),
-        "soft_labels": torch.tensor([example.soft_label or [0.0] * grades for example in examples]),
-        "labels": torch.tensor([example.label for example in examples]),
-    }
-
-
-def plan_order(lengths: Sequence[int], batch_size: int, steps: int, seed: int) -> list[int]:
-    """Which example comes when, for the whole stage: epochs of shuffled batches, each of like lengths.
-
-    Made beforehand, so that a stage which goes on from its saved state sees what it would have seen.
-    """
-    random = Random(seed)
-    order: list[int] = []
-    while len(order) < steps * batch_size:
-        epoch = random.sample(range(len(lengths)), len(lengths))
-        pool = batch_size * _BATCHES_SORTED
-        epoch = [
-            index
-            for start in range(0, len(epoch), pool)
-            for index in sorted(epoch[start : start + pool], key=lambda i: lengths[i])
-        ]
-        batches = [epoch[start : start + batch_size] for start in range(0, len(epoch), batch_size)]
-        # A short batch would shift all that follow; its examples have their turn in another epoch.
-        batches = [batch for batch in batches if len(batch) == batch_size] or [
-            (epoch * batch_size)[:batch_size]
-        ]
-        random.shuffle(batches)
-        order += [index for batch in batches for index in batch]
-    return order[: steps * batch_size]
-
-
 class SupervisedTrainer(Trainer):  # type: ignore[misc]  # mypy does not read transformers
     """transformers' Trainer with our two losses, and the correlation of expected and gold grade beside them.
 
@@ -158,7 +90,7 @@ class SupervisedTrainer(Trainer):  # type: ignore[misc]  # mypy does not read tr
         gold = inputs.pop("labels")
         tail = inputs["targets"].shape[1]
         logits = model(
-            input_ids=inputs["input_ids"],
+            **{name: inputs[name] for name in ("input_ids", "inputs_embeds") if name in inputs},
             attention_mask=inputs["attention_mask"],
             position_ids=inputs["position_ids"],
             logits_to_keep=tail,
@@ -194,6 +126,10 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # mypy does not read tra
     def __init__(self, log: RunLog, on_step: OnStep) -> None:
         self._log = log
         self._on_step = on_step
+
+    def on_kept(self, done: int, total: int) -> None:
+        """Tell how many examples the frozen layers have read."""
+        self._on_step(done, total)
 
     def on_step_end(
         self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_: Any
@@ -237,11 +173,27 @@ def train(
     lengths = [len(example.prompt) + len(example.completion) for example in examples]
     order = plan_order(lengths, job.config.batch_size, job.config.steps, job.seed)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    padding = {"pad_token_id": pad, "grades": len(job.label_token_ids)}
+    if not job.config.keep_outputs:
+        return _train(model, [examples[index] for index in order], partial(collate, **padding), job, report)
+    frozen, file = job.config.frozen_layers, job.folder / OUTPUTS_NAME
+    rows = [example.prompt + example.completion for example in examples]
+    outputs = keep_outputs(model, frozen, rows, file, report.on_kept)
+    numbered = [(index, examples[index]) for index in order]
+    with layers_above(model, frozen):
+        trainer = _train(model, numbered, partial(collate_outputs, outputs=outputs, **padding), job, report)
+    file.unlink()
+    return trainer
+
+
+def _train(
+    model: PreTrainedModel, dataset: Sequence[Any], collator: Callable[..., Any], job: Job, report: Reporter
+) -> SupervisedTrainer:
     trainer = SupervisedTrainer(
         model=model,
         args=_arguments(job),
-        train_dataset=[examples[index] for index in order],
-        data_collator=partial(collate, pad_token_id=pad, grades=len(job.label_token_ids)),
+        train_dataset=dataset,
+        data_collator=collator,
         callbacks=[report],
         label_token_ids=job.label_token_ids,
         trace_weight=job.trace_weight,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+from model_export.batches import Example
 from model_export.gold_traces import gold_steps
 from model_export.model_io import keep_layers, load_model, load_tokenizer
 from model_export.pairs import Pair
@@ -13,7 +14,6 @@ from model_export.prompting import Prompting, gold_label
 from model_export.recipe import TINY_BASE, CotConfig, LabelOnlyConfig, LaunchConfig, Recipe, TrainConfig
 from model_export.run_log import RunLog
 from model_export.supervised import (
-    Example,
     Job,
     OnStep,
     Reporter,

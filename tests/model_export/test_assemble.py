@@ -243,6 +243,18 @@ def test_adapter_makes_the_same_fingerprint_each_time(
     assert one.fingerprint == two.fingerprint
 
 
+def test_adapter_of_the_first_layers_takes_no_others(tiny_base: Path, tmp_path: Path) -> None:
+    adapter = make_adapter(Path(f"{tiny_base}:1"), tmp_path / "adapter", base=f"{tiny_base.name}:1")
+    folders = [
+        assemble(Plan(str(base), adapter=adapter), tmp_path / name)
+        for name, base in (("named", f"{tiny_base}:1"), ("found", tiny_base))
+    ]
+    one, two = (load_checkpoint(folder).manifest for folder in folders)
+    assert one.fingerprint == two.fingerprint
+    assert one.base.name == f"{tiny_base.name}:1"
+    assert json.loads((folders[1] / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"] == 1
+
+
 def test_adapter_of_another_base_is_refused(tiny_base: Path, tmp_path: Path) -> None:
     adapter = make_adapter(tiny_base, tmp_path / "adapter", base="other-base")
     with pytest.raises(AdapterError, match="made for the base other-base, not tiny-base"):

@@ -101,3 +101,18 @@ def test_licence_is_read_from_the_card_or_unknown(tiny_base: Path, tmp_path: Pat
     silent = make_tiny_base(tmp_path / "silent")
     (silent / "README.md").unlink()
     assert load_base(locate_base(str(silent))).base.licence == "unknown"
+
+
+def test_first_layers_of_a_base_are_a_base(tiny_base: Path) -> None:
+    whole, pruned = (load_base(locate_base(name)) for name in (str(tiny_base), f"{tiny_base}:1"))
+    assert pruned.base.name == f"{whole.base.name}:1"
+    assert pruned.model.config.num_hidden_layers == len(pruned.model.model.layers) == 1
+    kept, all_of_them = pruned.model.state_dict(), whole.model.state_dict()
+    assert set(kept) < set(all_of_them)
+    assert all(kept[name].equal(all_of_them[name]) for name in kept)
+
+
+@pytest.mark.parametrize("count", [0, 9])
+def test_more_layers_than_there_are_is_one_line(tiny_base: Path, count: int) -> None:
+    with pytest.raises(BaseModelError, match=rf"has 2 layers, and the first {count} are asked for"):
+        load_base(locate_base(f"{tiny_base}:{count}"))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
-from model_export.model_io import keep_layers, load_model, load_tokenizer, save_model
+from model_export.model_io import keep_first_layers, keep_layers, load_model, load_tokenizer, save_model
 
 SHAPE = {
     "vocab_size": 32,
@@ -43,6 +43,16 @@ def test_layers_are_kept_evenly_with_the_first_and_the_last(layers: int, count: 
     keep_layers(model, count)
     assert [next(i for i, w in enumerate(before) if w is each) for each in weights_of(model)] == kept
     assert model.config.num_hidden_layers == len(kept)
+
+
+def test_first_layers_are_kept_in_their_order() -> None:
+    model = make_model(6)
+    before = weights_of(model)
+    keep_first_layers(model, 4)
+    assert all(a is b for a, b in zip(weights_of(model), before[:4], strict=True))
+    assert model.config.num_hidden_layers == 4
+    with pytest.raises(ValueError, match="has 4 layers, and the first 5 are asked for"):
+        keep_first_layers(model, 5)
 
 
 def test_fewer_layers_still_write_and_load(tmp_path: Path, tiny_base: Path) -> None:

@@ -86,6 +86,13 @@ def test_fewer_layers_are_smaller() -> None:
     assert whole.parameters - half.parameters == whole.linear // 2
 
 
+def test_first_layers_of_a_base_are_known_by_its_name() -> None:
+    whole, half = find_shape("smollm2", TINY), find_shape("smollm2:15", TINY)
+    assert whole is not None
+    assert half == whole.keep_layers(15)
+    assert find_shape("owner/model:15", TINY) is None
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"model_type": "bert"}'])
 def test_folder_of_something_else_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(content, encoding="utf-8")

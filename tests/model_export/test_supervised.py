@@ -1,4 +1,3 @@
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from model_export.batches import Example, collate
 from model_export.recipe import TrainConfig
 from model_export.run_log import RunLog, read_log
 from model_export.supervised import (
-    IGNORED,
-    Example,
+    OUTPUTS_NAME,
     Job,
     Reporter,
     choose_all_weights,
     choose_weights,
-    collate,
     losses,
-    plan_order,
     saved_state,
     train,
 )
@@ -90,24 +87,6 @@ def label_probabilities(model: PreTrainedModel, example: Example) -> torch.Tenso
     return probabilities
 
 
-def test_batch_worked_by_hand() -> None:
-    student = Example([11, 12], [5, 13, 3], [0.1, 0.7, 0.1, 0.1], 1)
-    warm_up = Example([9], [10, 3], None, 2)
-    control = Example([8, 8, 8], [], [0.0, 0.0, 0.0, 1.0], 3)
-    batch = collate([student, warm_up, control], PAD, 4)
-    x = IGNORED
-    assert {name: tensor.tolist() for name, tensor in batch.items() if name != "soft_labels"} == {
-        "input_ids": [[0, 11, 12, 5, 13, 3], [0, 0, 9, 10, 3, 0], [8, 8, 8, 0, 0, 0]],
-        "attention_mask": [[0, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 0], [1, 1, 1, 0, 0, 0]],
-        "position_ids": [[0, 0, 1, 2, 3, 4], [0, 0, 0, 1, 2, 2], [0, 1, 2, 2, 2, 2]],
-        # Of the student's grade the soft label alone is learned; nothing comes after an end.
-        "targets": [[x, 13, 3, x], [10, 3, x, x], [x, x, x, x]],
-        "labels": [1, 2, 3],
-    }
-    soft = torch.tensor([[0.1, 0.7, 0.1, 0.1], [0.0] * 4, [0.0, 0.0, 0.0, 1.0]])
-    assert torch.equal(batch["soft_labels"], soft)
-
-
 @st.composite
 def examples(draw: st.DrawFn) -> list[Example]:
     tokens = st.integers(1, 15)
@@ -148,36 +127,6 @@ def test_soft_label_is_held_against_the_whole_vocabulary() -> None:
     grade, tokens = losses(logits, collate([example], PAD, 4), LABELS)
     assert grade.item() == pytest.approx(2.772588722)
     assert tokens.item() == 0.0
-
-
-@pytest.mark.parametrize(
-    ("count", "batch_size", "steps"), [(40, 4, 25), (10, 4, 12), (3, 8, 4), (1, 3, 2), (8, 8, 3)]
-)
-def test_order_has_batches_as_asked_and_no_example_twice_in_an_epoch(
-    count: int, batch_size: int, steps: int
-) -> None:
-    lengths = [7 * index % 13 for index in range(count)]
-    order = plan_order(lengths, batch_size, steps, seed=1)
-    assert len(order) == batch_size * steps
-    assert order == plan_order(lengths, batch_size, steps, seed=1)
-    whole = max(count // batch_size, 1) * batch_size
-    for start in range(0, len(order) - whole + 1, whole):
-        seen = Counter(order[start : start + whole])
-        assert max(seen.values()) <= max(-(-batch_size // count), 1)
-
-
-def test_order_covers_all_over_the_epochs_and_differs_by_seed() -> None:
-    lengths = [1] * 10
-    assert set(plan_order(lengths, 4, 20, seed=1)) == set(range(10))
-    assert plan_order(lengths, 4, 20, seed=1) != plan_order(lengths, 4, 20, seed=2)
-
-
-def test_batches_are_of_like_length_and_in_no_order_of_it() -> None:
-    lengths = [index * 37 % 80 for index in range(80)]
-    order = plan_order(lengths, 8, 10, seed=1)
-    batches = [[lengths[i] for i in order[start : start + 8]] for start in range(0, 80, 8)]
-    assert all(max(batch) - min(batch) == 7 for batch in batches)
-    assert batches != sorted(batches)
 
 
 def test_newest_whole_state_is_taken_and_a_half_one_removed(tmp_path: Path) -> None:
@@ -249,3 +198,42 @@ def test_linear_weights_of_upper_layers_learn_and_nothing_else() -> None:
     assert chosen == {f"model.layers.{layer}.{name}_proj.weight" for layer in (1, 2) for name in linear}
     choose_all_weights(model)
     assert all(weight.requires_grad for weight in model.parameters())
+
+
+def run_upper(folder: Path, *, stop_at: int = 0, **changes: Any) -> PreTrainedModel:
+    """Train the last of three layers of a fresh model."""
+
+    def on_step(step: int, _steps: int) -> None:
+        if step == stop_at:
+            raise KeyboardInterrupt
+
+    folder.mkdir(exist_ok=True)
+    model = make_model(layers=3)
+    choose_weights(model, 2)
+    report = Reporter(RunLog(folder / "log.jsonl", "stage"), on_step)
+    train(model, PadToken(), EXAMPLES, job(folder, frozen_layers=2, **changes), report)
+    return model
+
+
+def test_training_on_kept_outputs_makes_the_same_of_the_layers_above(tmp_path: Path) -> None:
+    """Outputs are kept in bfloat16, so the weights are alike, and not equal; what is frozen stays as it is."""
+    before = make_model(layers=3).state_dict()
+    plain = run_upper(tmp_path / "plain").state_dict()
+    kept = run_upper(tmp_path / "kept", keep_outputs=True).state_dict()
+    assert not (tmp_path / "kept" / OUTPUTS_NAME).exists()
+    assert set(kept) == set(before)
+    changed = {name for name in before if not kept[name].equal(before[name])}
+    assert changed == {name for name in before if "layers.2." in name and "proj" in name}
+    for name in changed:
+        ours, theirs = ((after[name] - before[name]).flatten() for after in (kept, plain))
+        assert torch.nn.functional.cosine_similarity(ours, theirs, dim=0) > 0.98
+
+
+def test_training_on_kept_outputs_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+    whole = run_upper(tmp_path / "whole", keep_outputs=True)
+    with pytest.raises(KeyboardInterrupt):
+        run_upper(tmp_path / "killed", keep_outputs=True, stop_at=7)
+    (tmp_path / "killed" / OUTPUTS_NAME).write_bytes(b"torn")
+    resumed = run_upper(tmp_path / "killed", keep_outputs=True)
+    weights = zip(whole.named_parameters(), resumed.named_parameters(), strict=True)
+    assert [name for (name, one), (_, other) in weights if not torch.equal(one, other)] == []
