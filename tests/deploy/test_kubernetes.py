@@ -39,7 +39,7 @@ COMPONENTS = sorted(path.name for path in (MANIFESTS / "components").iterdir())
 ARMS = {"experiment": ("control", "treatment")}
 WHOLE = [name for name in OVERLAYS if name not in ARMS]
 # Made by hand, as docs/kubernetes.md says.
-SECRETS = {"notegrade-keys": {"keys"}, "notegrade-redis": {"url"}}
+SECRETS = {"notegrade-keys": {"keys"}, "notegrade-redis": {"url"}, "notegrade-shadow": {"key"}}
 CLAIMS = {"notegrade-checkpoint"}
 # Measured in docs/deploy.md: 5 s beyond the drain on an idle service.
 ENGINE_CLOSES_S = 15.0
@@ -85,27 +85,6 @@ def manifests(
 
     [other] = set(ARMS[name]) - {arm}
     return [each for each in built if not is_of(other, each)]
-
-
-def test_a_shadow_is_let_in_where_the_candidate_knows_callers(kustomize: str, tmp_path: Path) -> None:
-    """The candidate, in another namespace, is the same overlay: its policy knows callers by their label alone."""
-    serving = build_with(kustomize, "cpu", "shadow", tmp_path)
-    [callers, *_] = choosing(build(kustomize, MANIFESTS / "overlays" / "cpu"), "NetworkPolicy")["spec"][
-        "ingress"
-    ]
-    assert selects(callers["from"][0]["podSelector"]["matchLabels"], deployment(serving))
-    url = httpx.URL(settings_data(serving)["NOTEGRADE_SHADOW_URL"])
-    assert url.port in [port["port"] for port in callers["ports"]]
-    namespace = url.host.split(".")[1]
-    [leave] = [
-        rule
-        for rule in choosing(serving, "NetworkPolicy")["spec"]["egress"]
-        if {"kubernetes.io/metadata.name": namespace}
-        in [to.get("namespaceSelector", {}).get("matchLabels") for to in rule["to"]]
-    ]
-    assert leave["ports"] == [{"port": url.port}]
-    names = {entry["name"]: entry for entry in container(serving)["env"]}
-    assert names["NOTEGRADE_SHADOW_KEY"]["valueFrom"]["secretKeyRef"]["name"] == "notegrade-shadow"
 
 
 def choosing(manifests: list[Manifest], kind: str) -> Manifest:
@@ -172,9 +151,9 @@ def test_settings_are_settings_that_can_be_read(
     names = {name for name in settings_data(manifests) if not name.startswith("OTEL_")}
     assert all(name.startswith(PREFIX) for name in names)
     assert {name.removeprefix(PREFIX).lower() for name in names} <= set(Settings.model_fields)
-    settings_of(manifests, monkeypatch)
+    settings = settings_of(manifests, monkeypatch)
     mine = {each["name"] for each in container(manifests)["env"] if each["name"].startswith(PREFIX)}
-    assert mine == {"NOTEGRADE_REDIS_URL"}
+    assert mine == {"NOTEGRADE_REDIS_URL", *(["NOTEGRADE_SHADOW_KEY"] if settings.shadow_url else [])}
     # Else the Service of that name would set NOTEGRADE_PORT to an address.
     assert pod(manifests)["enableServiceLinks"] is False
 
@@ -332,15 +311,22 @@ def test_the_network_is_closed_but_for_what_is_needed(
     callers, operators = policy["ingress"]
     assert [port["port"] for port in callers["ports"]] == [settings.port]
     assert [port["port"] for port in operators["ports"]] == [settings.admin_port]
-    redis, dns, *traces = policy["egress"]
+    redis, dns, *others = policy["egress"]
     assert [port["port"] for port in redis["ports"]] == [6379]
     assert [(port["port"], port["protocol"]) for port in dns["ports"]] == [(53, "UDP"), (53, "TCP")]
-    # And OTLP over HTTP, to where the SDK is told to send.
-    assert [port["port"] for rule in traces for port in rule["ports"]] == ([4318] if settings.tracing else [])
-    collector = settings_data(manifests).get("OTEL_EXPORTER_OTLP_ENDPOINT", "")
-    for rule in traces:
-        namespace = rule["to"][0]["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
-        assert re.fullmatch(rf"http://[\w-]+\.{namespace}\.svc:4318", collector)
+    # And what the settings send to other namespaces: traces, and requests for a shadow.
+    urls = [settings_data(manifests).get("OTEL_EXPORTER_OTLP_ENDPOINT"), settings.shadow_url]
+    leaves = [
+        f"http://{{}}.{to['namespaceSelector']['matchLabels']['kubernetes.io/metadata.name']}.svc:{port['port']}"
+        for rule in others
+        for to in rule["to"]
+        for port in rule["ports"]
+    ]
+    services = {"4318": "otel-collector", "8000": "notegrade"}
+    assert [leave.format(services[leave[-4:]]) for leave in leaves] == [url for url in urls if url]
+    # The candidate's policy is the same one: it knows callers by their label.
+    calls = selects(callers["from"][0]["podSelector"]["matchLabels"], deployment(manifests))
+    assert calls is bool(settings.shadow_url)
     # No rule is without a `from` or `to`, which would mean everybody.
     assert all(rule.get("from") or rule.get("to") for rule in policy["ingress"] + policy["egress"])
     for name, workload in of_kind(manifests, "Deployment").items():
