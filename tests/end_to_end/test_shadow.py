@@ -5,10 +5,13 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.end_to_end.replicas import ADMIN_KEY, Replicas
 from tests.end_to_end.service_process import ROOT
 from tests.waiting import wait_until
 
+pytestmark = [pytest.mark.engine, pytest.mark.redis, pytest.mark.timeout(1800)]
 NOTES = [
     {"id": f"n{number}", "title": f"large chair {number}", "body": f"colour red . also amber chair {number}"}
     for number in range(6)
