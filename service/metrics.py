@@ -15,8 +15,8 @@ from prometheus_client.openmetrics import exposition as openmetrics
 # Laid around the service level objective: 5 ms (all from cache) to 10 s (a long list on a small machine).
 SECONDS_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0)
 UNIT_BUCKETS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-# Around no shift; everything above 0.5 is one as well.
-SHIFT_BUCKETS = (-0.5, -0.2, -0.1, -0.05, -0.02, 0.0, 0.02, 0.05, 0.1, 0.2, 0.5)
+# No signed shifts: OpenMetrics allows a histogram no sum where a bucket is negative, and its parsers then refuse the whole page.
+DISTANCE_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 # Half of the health of a prompt shows below one percent.
 MASS_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1.0)
 
@@ -94,8 +94,10 @@ class Metrics:
             "served",
             "shadow",
         )
-        self.shadow_score_shift = histogram(
-            "shadow_score_shift", "The shadow's score less the one that was served", SHIFT_BUCKETS
+        self.shadow_score_distance = histogram(
+            "shadow_score_distance",
+            "How far the shadow's score is from the one that was served",
+            DISTANCE_BUCKETS,
         )
         self.ready = gauge("ready", "1 under the one reason that holds now; reason ok means ready", "reason")
         self.connections = gauge("connections", "Connections of clients that are open")

@@ -142,7 +142,7 @@ class Shadow:
         found.comparison.add([served for served, _ in both], [other for _, other in both])
         for served, other in both:
             self._metrics.shadow_grades.labels(str(served.grade), str(other.grade)).inc()
-            self._metrics.shadow_score_shift.observe(other.score - served.score)
+            self._metrics.shadow_score_distance.observe(abs(other.score - served.score))
         # Of the same pairs, all of them computed by both: a cache tells nothing of what a checkpoint costs.
         if mirrored.engine_ms is not None and answer.engine_ms is not None:
             found.served_ms.add(mirrored.engine_ms, len(mirrored.notes))

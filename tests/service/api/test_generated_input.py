@@ -53,6 +53,7 @@ WITH_PARAMETERS = [
     "GET /admin/explanation-mode",
     "GET /admin/explanation-mode/history",
     "GET /admin/figures",
+    "GET /admin/shadow",
     "GET /explanations/{request_id}",
 ]
 # They take nothing that could be wrong.

@@ -74,8 +74,8 @@ async def test_both_are_held_against_each_other() -> None:
     assert report["engine_ms_per_pair"]["shadow"]["mean"] == pytest.approx(1)
     assert there.count("grades_total", served="1", shadow="2") == 6
     assert there.count("requests_total", outcome="compared") == 3
-    assert there.count("score_shift_bucket", le="0.2") == 6
-    assert there.count("score_shift_bucket", le="0.1") == 0
+    assert there.count("score_distance_bucket", le="0.2") == 6
+    assert there.count("score_distance_bucket", le="0.1") == 0
 
 
 async def test_pairs_that_only_one_has_scored_are_left_out() -> None:
