@@ -135,9 +135,8 @@ def _write_down(
     usage: Usage,
     spent: PromptTokens | None,
 ) -> Measurement:
-    asked = [
-        turn.requests[each.job] for each in drive.sent
-    ] or turn.requests  # the engine alone is sent them all at once
+    # Those that were begun; the engine alone gets all of them at once, and its drive has none.
+    asked = [turn.requests[each.job] for each in drive.sent] or turn.requests
     return Measurement(
         part=turn.part,
         peer=entrant.contestant.name,

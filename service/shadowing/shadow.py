@@ -38,16 +38,23 @@ class ShadowLimits:
     queue: int
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """How two checkpoints differ, and what a pair took in each one's engine."""
+
+    comparison: Comparison
+    served_ms: RatioMean = field(default_factory=RatioMean)
+    shadow_ms: RatioMean = field(default_factory=RatioMean)
+
+
+@dataclass(frozen=True, slots=True)
 class _Found:
     """All that is known of one checkpoint of the other service."""
 
     name: str
     fingerprint: str
     since: float
-    comparison: Comparison
-    served_ms: RatioMean = field(default_factory=RatioMean)
-    shadow_ms: RatioMean = field(default_factory=RatioMean)
+    sums: _Sums
 
 
 class Shadow:
@@ -101,17 +108,14 @@ class Shadow:
     def report(self) -> Mapping[str, Any]:
         """What is known of the other service's checkpoint, since it was first seen, as JSON-like data."""
         found = self._found
-        comparison = found.comparison if found else Comparison(self._grades)
+        sums = found.sums if found else _Sums(Comparison(self._grades))
         return {
             "shadow": {"name": found.name, "fingerprint": found.fingerprint} if found else None,
             "since": found.since if found else None,
             "rate": self._limits.rate,
             "mirrored": dict(self._counts),
-            "comparison": comparison.to_json(),
-            "engine_ms_per_pair": {
-                "served": (found.served_ms if found else RatioMean()).to_json(),
-                "shadow": (found.shadow_ms if found else RatioMean()).to_json(),
-            },
+            "comparison": sums.comparison.to_json(),
+            "engine_ms_per_pair": {"served": sums.served_ms.to_json(), "shadow": sums.shadow_ms.to_json()},
         }
 
     async def _work(self) -> None:
@@ -133,26 +137,27 @@ class Shadow:
             raise ShadowError(
                 f"the shadow has {answer.grades} grades, this checkpoint has {self._grades}: they can't be compared"
             )
-        found = self._of(answer)
+        sums = self._sums_of(answer)
         both = [
             (note.served, other)
             for note, other in zip(mirrored.notes, answer.notes, strict=True)
             if note.served and other
         ]
-        found.comparison.add([served for served, _ in both], [other for _, other in both])
+        sums.comparison.add([served for served, _ in both], [other for _, other in both])
         for served, other in both:
             self._metrics.shadow_grades.labels(str(served.grade), str(other.grade)).inc()
             self._metrics.shadow_score_distance.observe(abs(other.score - served.score))
         # Of the same pairs, all of them computed by both: a cache tells nothing of what a checkpoint costs.
         if mirrored.engine_ms is not None and answer.engine_ms is not None:
-            found.served_ms.add(mirrored.engine_ms, len(mirrored.notes))
-            found.shadow_ms.add(answer.engine_ms, len(mirrored.notes))
+            sums.served_ms.add(mirrored.engine_ms, len(mirrored.notes))
+            sums.shadow_ms.add(answer.engine_ms, len(mirrored.notes))
 
-    def _of(self, answer: TargetAnswer) -> _Found:
+    def _sums_of(self, answer: TargetAnswer) -> _Sums:
         if self._found is None or self._found.fingerprint != answer.fingerprint:
             # Another checkpoint than before: the two are not to be mixed.
-            self._found = _Found(answer.name, answer.fingerprint, time.time(), Comparison(self._grades))
-        return self._found
+            sums = _Sums(Comparison(self._grades))
+            self._found = _Found(answer.name, answer.fingerprint, time.time(), sums)
+        return self._found.sums
 
     def _fail(self, why: str) -> None:
         self._count("failed")
