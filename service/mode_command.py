@@ -1,11 +1,10 @@
 """What `notegrade mode` does: reads and flips the explanation mode of a running service over HTTP."""
 
 import re
-import time
 from typing import Any
 
 from service.errors import CommandError
-from service.remote import Remote
+from service.remote import Remote, utc
 
 PATH = "/admin/explanation-mode"
 _UNITS = {"s": 1, "m": 60, "h": 3600}
@@ -54,7 +53,6 @@ def describe(mode: dict[str, Any]) -> str:
 
 def describe_flip(flip: dict[str, Any]) -> str:
     """A line of the history: when (UTC), what, who, why."""
-    at = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(flip["since"]))
     rate = "" if flip["rate"] is None else f" {flip['rate']:.0%}"
     ttl = "" if flip["expires"] is None else f" for {flip['expires'] - flip['since']:.0f} s"
-    return f"{at} {flip['mode']}{rate}{ttl} by {flip['owner']}: {flip['reason']}"
+    return f"{utc(flip['since'])} {flip['mode']}{rate}{ttl} by {flip['owner']}: {flip['reason']}"

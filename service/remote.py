@@ -1,6 +1,7 @@
 """A running service, as commands for people ask it over HTTP."""
 
 import os
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,11 @@ class Remote:
         if response.is_error:
             raise CommandError(f"{self.url} refused: {_detail(response)}")
         return response
+
+
+def utc(at: float) -> str:
+    """A moment, in seconds since 1970, as the commands show it."""
+    return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(at))
 
 
 def _detail(response: httpx.Response) -> str:

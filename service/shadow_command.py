@@ -1,11 +1,10 @@
 """What `notegrade shadow` does: reads from a running service how its shadow differs."""
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
 from service.contract.comparison import describe_comparison, describe_interval
-from service.remote import Remote
+from service.remote import Remote, utc
 
 PATH = "/admin/shadow"
 
@@ -21,8 +20,7 @@ def describe_shadow(found: Mapping[str, Any]) -> str:
     counts, served, other = found["mirrored"], found["served"], found["shadow"]
     lines = [f"served  {served['name']} {served['fingerprint']}"]
     if other is not None:
-        since = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(found["since"]))
-        lines.append(f"shadow  {other['name']} {other['fingerprint']}, since {since}")
+        lines.append(f"shadow  {other['name']} {other['fingerprint']}, since {utc(found['since'])}")
     lines.append(
         f"{found['rate']:.1%} of requests are mirrored: {counts['compared']:,} compared, {counts['failed']:,} failed,"
         f" {counts['dropped']:,} dropped"
