@@ -33,6 +33,8 @@ KNOBS: Mapping[str, Knobs] = {
     "executor-mp": Knobs({"distributed_executor_backend": "mp"}),
     "threads-bound": Knobs({}, {"VLLM_CPU_OMP_THREADS_BIND": "auto"}),
     "one-thread": Knobs({}, {"OMP_NUM_THREADS": "1"}),
+    # As glibc does by itself: what is empty counts as not set.
+    "memory-returned": Knobs({}, {"MALLOC_MMAP_THRESHOLD_": "", "MALLOC_TRIM_THRESHOLD_": ""}),
     # What vLLM's documentation asks for on a CPU; the second is of Debian's libtcmalloc-minimal4.
     "intel-openmp": Knobs({}, {"LD_PRELOAD": f"{prefix}/lib/libiomp5.so"}),
     "tcmalloc": Knobs({}, {"LD_PRELOAD": "/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4"}),

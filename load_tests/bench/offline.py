@@ -68,8 +68,12 @@ class OfflineEngine:
     @contextmanager
     def running(self) -> Iterator[Running]:
         """Raises RuntimeError when it ends while it loads."""
-        # `env` sets them before the process begins: some (LD_PRELOAD) count from its first moment on.
-        variables = [f"{name}={value}" for name, value in self.knobs.environment.items()]
+        # `env` sets them before the process begins: some (LD_PRELOAD, MALLOC_*) count from its first moment on.
+        environment = {
+            **cpu_environment(len(os.sched_getaffinity(0)), KV_CACHE_GIB),
+            **self.knobs.environment,
+        }
+        variables = [f"{name}={value}" for name, value in environment.items()]
         child = [sys.executable, "-m", "load_tests.bench.offline", str(self.checkpoint.folder.absolute())]
         command = ["env", *variables, *child, json.dumps(self.knobs.arguments)]
         started = time.monotonic()
@@ -127,8 +131,6 @@ def main() -> None:
 
 
 def _load(checkpoint: Checkpoint, changes: Mapping[str, Any]) -> "LLM":
-    for name, value in cpu_environment(len(os.sched_getaffinity(0)), KV_CACHE_GIB).items():
-        os.environ.setdefault(name, value)
     from vllm import LLM
     from vllm.platforms import current_platform
 

@@ -18,6 +18,13 @@ ENVIRONMENT: Final[Mapping[str, str]] = {
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
 }
 
+# Bytes up to which glibc keeps what was freed, where it would hand it back after each step, and have the kernel clear it for the next.
+# The first is the most that older glibcs take. mallopt(3), https://man7.org/linux/man-pages/man3/mallopt.3.html
+_KEPT_MEMORY: Final[Mapping[str, str]] = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+}
+
 
 def cpu_environment(threads: int, kv_cache_gib: int = 1, *, compiled: bool = False) -> dict[str, str]:
     """`ENVIRONMENT`, and what vLLM needs besides where there is no GPU. compiled: whether the model is, by torch.compile."""
@@ -27,6 +34,7 @@ def cpu_environment(threads: int, kv_cache_gib: int = 1, *, compiled: bool = Fal
         # vLLM's own binding leaves one of two cores idle.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_CPU_KVCACHE_SPACE": str(kv_cache_gib),
+        **_KEPT_MEMORY,
         # The worker inside the engine core: as a third process, it makes the core spin on a shared queue.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         # One function of the sampler is compiled even in eager mode: without a C++ compiler, the first step fails.

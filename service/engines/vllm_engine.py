@@ -251,6 +251,8 @@ def _cpu_arguments(model: EngineModel, options: VllmOptions) -> dict[str, Any]:
         raise ValueError(
             "compiling the model on a CPU needs a C++ compiler: install g++, or turn compiling off"
         )
+    if compiled and os.environ.get("TORCHDYNAMO_DISABLE") == "1":
+        raise ValueError("TORCHDYNAMO_DISABLE=1 forbids compiling: unset it, or turn compiling off")
     _set_defaults(_cpu_environment(options))
     return {
         "dtype": _cpu_dtype(model.folder, options.dtype),

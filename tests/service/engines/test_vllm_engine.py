@@ -82,6 +82,17 @@ async def test_compiling_without_a_compiler_is_refused(
     await engine.close()
 
 
+async def test_compiling_where_torch_may_not_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "sh")
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+    engine = VllmEngine(EngineModel(tmp_path, (1, 2), 10), VllmOptions(dtype="float32", compile="on"))
+    with pytest.raises(EngineLostError, match="TORCHDYNAMO_DISABLE=1 forbids"):
+        await engine.start()
+    await engine.close()
+
+
 FORKED = """
 import asyncio, sys, psutil
 from pathlib import Path
