@@ -85,7 +85,7 @@ class Settings(BaseSettings):
     )
     engine_compile: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="Whether the model is compiled (`torch.compile`); `auto` does on a GPU. On a CPU it needs a C++ compiler, takes a minute at the first start and 3 s at later ones (vLLM keeps it under `VLLM_CACHE_ROOT`), and made scoring 1.1 to 1.3 times as fast",
+        description="Whether the model is compiled (`torch.compile`); `auto` does on a GPU. On a CPU it needs a C++ compiler, takes a minute at the first start and 3 s at later ones (vLLM keeps it under `VLLM_CACHE_ROOT`), and made scoring about 1.1 times as fast",
     )
     engine_max_batched_tokens: int = Field(1024, ge=32, description="Most tokens in one engine step")
     engine_max_sequences: int = Field(64, ge=1, description="Most prompts in one engine step")
