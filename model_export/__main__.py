@@ -137,8 +137,10 @@ def evaluate(
             checkpoints, pairs, seed=plan.seed, draws=plan.evaluate.draws, on_progress=on_progress
         )
     if out is not None:
-        calibrations = {name: fitted.model_dump() for name, fitted in found.calibrations.items()}
-        figures = {**found.evaluation.to_json(), "calibrations": calibrations}
+        figures = {
+            **found.evaluation.to_json(),
+            "fitted": {name: each.to_json() for name, each in found.fitted.items()},
+        }
         out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     typer.echo(format_table(found.evaluation))
 

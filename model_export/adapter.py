@@ -20,6 +20,7 @@ from model_export.model_card import TrainingNotes
 from service.contract.manifest import (
     Calibration,
     Criteria,
+    Decision,
     FileName,
     Limits,
     Lineage,
@@ -63,6 +64,7 @@ class AdapterDescription(BaseModel):
     criteria: tuple[Criteria, ...] = Field(min_length=1)
     limits: Limits
     calibration: Calibration
+    decisions: tuple[Decision, ...] = ()
     lineage: Lineage
     dev_metrics: dict[str, float] = Field(default_factory=dict)
     training: TrainingNotes

@@ -121,6 +121,7 @@ def _trained(plan: Plan, base: Base, adapter: AdapterDescription) -> CheckpointS
         lineage=adapter.lineage,
         limits=adapter.limits,
         calibration=adapter.calibration,
+        decisions=adapter.decisions,
         dev_metrics=adapter.dev_metrics,
         training=adapter.training,
     )

@@ -22,6 +22,7 @@ from service.contract.manifest import (
     Base,
     Calibration,
     Criteria,
+    Decision,
     Label,
     Limits,
     Lineage,
@@ -68,6 +69,7 @@ class CheckpointSpec:
     lineage: Lineage
     limits: Limits = LIMITS
     calibration: Calibration = field(default_factory=Calibration)
+    decisions: tuple[Decision, ...] = ()
     dev_metrics: Mapping[str, float] = field(default_factory=dict)
     quantization: Literal["w8a8"] | None = None
     training: TrainingNotes | None = None
@@ -111,6 +113,7 @@ def _make_manifest(spec: CheckpointSpec, folder: Path, tokenizer: ContractTokeni
         criteria=spec.criteria,
         limits=spec.limits,
         calibration=spec.calibration,
+        decisions=spec.decisions,
         quantization=spec.quantization,
         dev_metrics=dict(spec.dev_metrics),
         probe_tolerance=INT8_PROBE_TOLERANCE if spec.quantization else PROBE_TOLERANCE,

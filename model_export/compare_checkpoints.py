@@ -155,7 +155,8 @@ class _Scorer:
         prompts = [list(render(pair.query, [pair.note], self._criteria)[0].token_ids) for pair in pairs]
         probabilities, masses = self._sampler.distributions(prompts, _BATCH_SIZE)
         for row, mass in zip(probabilities.tolist(), masses.tolist(), strict=True):
-            self.side.judgements.append(judge(LabelDistribution(tuple(row), mass), self._checkpoint.manifest))
+            raw = LabelDistribution(tuple(row), mass)
+            self.side.judgements.append(judge(raw, self._checkpoint.manifest, self._criteria))
         self.side.seconds.append(time.perf_counter() - started)
         self.side.prompt_tokens += sum(map(len, prompts))
 

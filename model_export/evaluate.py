@@ -1,6 +1,6 @@
 """The honest table: every system beside its controls, with paired bootstrap intervals, and who wins.
 
-What each metric counts is said in model_export/measures.py. Calibration ("after") is by a temperature that was
+What each metric counts is said in model_export/measures.py. Calibration ("after") and decisions ("decided") are by what was
 fitted on the other half of the queries. Sources may have other scales: read them one by one.
 """
 
@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from model_export.fit_calibration import cross_fitted
+from model_export.fit_decision import cross_fitted_grades
 from model_export.measures import (
     Metrics,
     calibration_metrics,
+    decision_metrics,
     grade_metrics,
     mean_defined,
     most_probable,
@@ -108,6 +110,8 @@ def evaluate(
     _check(systems, pairs, controls)
     gold, query_of = np.array([pair.label for pair in pairs]), number_queries(pairs)
     calibrated = [cross_fitted(each.probabilities, gold, query_of, seed) for each in systems]
+    criteria = [pair.criteria for pair in pairs]
+    decided = [cross_fitted_grades(each, gold, query_of, criteria, seed) for each in calibrated]
     rows: dict[str, dict[str, Metrics]] = {each.system: {} for each in systems}
     bootstraps: dict[str, PairedBootstrap] = {}
     sizes: dict[str, dict[str, int]] = {}
@@ -115,9 +119,10 @@ def evaluate(
         tallies = {each.system: _tally(each, gold, query_of, here, seed) for each in systems}
         bootstraps[split] = PairedBootstrap(tallies, draws, seed)
         sizes[split] = _sizes(here, tallies[systems[0].system])
-        for each, after in zip(systems, calibrated, strict=True):
+        for each, after, chosen in zip(systems, calibrated, decided, strict=True):
             rows[each.system][split] = _measure(each, after, gold, here) | {
-                "ndcg_at_10": mean_defined(tallies[each.system].ndcg)
+                **decision_metrics(gold[here], chosen[here]),
+                "ndcg_at_10": mean_defined(tallies[each.system].ndcg),
             }
     differences = {split: _differences(bootstrap, rows, controls) for split, bootstrap in bootstraps.items()}
     return Evaluation(

@@ -3,30 +3,45 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from model_export.baselines import bm25, majority
 from model_export.checkpoint_writer import OnProgress
 from model_export.evaluate import Evaluation, EvaluationError, Predictions, evaluate, number_queries
-from model_export.fit_calibration import make_calibration
+from model_export.fit_calibration import apply_temperature, make_calibration
+from model_export.fit_decision import make_decisions
 from model_export.pairs import Pair
 from model_export.predict import make_predictions
 from model_export.prepare import Data
 from model_export.quantize import load_as_served
 from model_export.rollout import Sampler
 from service.contract.checkpoint import Checkpoint, load_checkpoint
-from service.contract.manifest import Calibration
+from service.contract.manifest import Calibration, Decision
 
 _BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The table, and by checkpoint the calibration that these dev pairs ask for."""
+    """The table, and by checkpoint what was fitted on these dev pairs."""
 
     evaluation: Evaluation
-    calibrations: dict[str, Calibration]
+    fitted: "dict[str, Fitted]"
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The calibration and the decisions that some dev pairs ask for."""
+
+    calibration: Calibration
+    decisions: tuple[Decision, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As manifest and adapter.json have them."""
+        decisions = [each.model_dump(mode="json") for each in self.decisions]
+        return {"calibration": self.calibration.model_dump(mode="json"), "decisions": decisions}
 
 
 def evaluate_checkpoints(
@@ -47,15 +62,20 @@ def evaluate_checkpoints(
     controls = ["bm25", "majority", *names[1:]]
     systems += predicted
     found = evaluate(systems, data.dev, data.long_tail, controls=controls, seed=seed, draws=draws)
-    return Measured(found, {each.system: calibrate(each, data.dev, seed) for each in predicted})
+    return Measured(found, {each.system: fit(each, data.dev, seed) for each in predicted})
 
 
-def calibrate(predictions: Predictions, pairs: Sequence[Pair], seed: int) -> Calibration:
-    """The calibration that these dev pairs ask for."""
+def fit(predictions: Predictions, pairs: Sequence[Pair], seed: int) -> Fitted:
+    """What these dev pairs ask for. Raises CalibrationDataError with fewer than two queries."""
     labels = np.array([pair.label for pair in pairs])
     sources = ", ".join(dict.fromkeys(pair.source for pair in pairs))
     data_name = f"{len(pairs)} dev pairs of {sources}"
-    return make_calibration(predictions.probabilities, labels, number_queries(pairs), data_name, seed)
+    queries = number_queries(pairs)
+    calibration = make_calibration(predictions.probabilities, labels, queries, data_name, seed)
+    calibrated = apply_temperature(predictions.probabilities, calibration.temperature)
+    criteria = [pair.criteria for pair in pairs]
+    decisions = make_decisions(calibrated, labels, queries, criteria, seed=seed, data_name=data_name)
+    return Fitted(calibration, decisions)
 
 
 def _predict(checkpoint: Checkpoint, pairs: Sequence[Pair], on_progress: OnProgress) -> Predictions:

@@ -69,19 +69,25 @@ def cross_fitted(
         seed: draws the halves.
     Returns: (pairs, grades) float64. Raises: CalibrationDataError with fewer than two queries.
     """
-    queries, query_of = np.unique(np.asarray(query_ids), return_inverse=True)
-    if len(queries) < 2:
-        raise CalibrationDataError(
-            f"cross-fitting needs at least two dev queries, and there are {len(queries)}"
-        )
-    order = np.random.default_rng(seed).permutation(len(queries))
-    in_second = (order < len(queries) // 2)[query_of]
+    in_second = split_queries(query_ids, seed)
     calibrated = np.empty(np.shape(probabilities), dtype=np.float64)
     for half in (in_second, ~in_second):
         calibrated[half] = apply_temperature(
             probabilities[half], fit_temperature(probabilities[~half], labels[~half])
         )
     return calibrated
+
+
+def split_queries(query_ids: Sequence[str] | np.ndarray, seed: int) -> np.ndarray:
+    """(pairs,) bool: whether a pair is in the second half of the queries. Raises CalibrationDataError with fewer than two queries."""
+    queries, query_of = np.unique(np.asarray(query_ids), return_inverse=True)
+    if len(queries) < 2:
+        raise CalibrationDataError(
+            f"cross-fitting needs at least two dev queries, and there are {len(queries)}"
+        )
+    order = np.random.default_rng(seed).permutation(len(queries))
+    in_second: np.ndarray = (order < len(queries) // 2)[query_of]
+    return in_second
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:

@@ -106,6 +106,7 @@ class GateData:
     checkpoint: Checkpoint
     probe_prompts: tuple[tuple[int, ...], ...]
     dev_prompts: tuple[tuple[int, ...], ...]
+    criteria: tuple[str, ...]
     gold: tuple[int, ...]
 
     @classmethod
@@ -123,6 +124,7 @@ class GateData:
                 checkpoint.renderer.render(pair.query, [pair.note], pair.criteria)[0].token_ids
                 for pair in dev
             ),
+            tuple(pair.criteria for pair in dev),
             tuple(pair.label for pair in dev),
         )
 
@@ -132,13 +134,15 @@ class GateData:
         return max(largest_difference(p, f) for p, f in zip(self.checkpoint.probes, found, strict=True))
 
     def macro_f1(self, scorer: Scorer) -> float | None:
-        """Mean over all grades of the F1 that the most probable grades reach on dev; None without dev pairs."""
+        """Mean over all grades of the F1 that the chosen grades reach on dev; None without dev pairs."""
         if not self.dev_prompts:
             return None
         from sklearn.metrics import f1_score
 
         manifest = self.checkpoint.manifest
-        grades = [judge(found, manifest).grade for found in scorer.distributions(self.dev_prompts)]
+        distributions = scorer.distributions(self.dev_prompts)
+        judged = zip(distributions, self.criteria, strict=True)
+        grades = [judge(found, manifest, criteria).grade for found, criteria in judged]
         labels = [label.grade for label in manifest.labels]
         return float(f1_score(self.gold, grades, labels=labels, average="macro", zero_division=0))
 

@@ -4,6 +4,7 @@ How the numbers are to be read:
 - macro-F1 is over the grades that occur in the gold; QWK is quadratic weighted kappa.
 - nDCG@10 (gain 2^grade - 1) is the mean over the queries that have at least two notes and not all of one grade:
   on the others any order is perfect. Ties are broken by a seeded shuffle, the same for all systems.
+- Grades are the most probable ones, but for what is "decided": see model_export/fit_decision.py.
 - AUC asks for gold grade 2 or more, by expected grade.
 - A metric that is undefined (gold of one grade alone, say) is None.
 """
@@ -30,14 +31,20 @@ def most_probable(probabilities: np.ndarray) -> np.ndarray:
 
 def grade_metrics(gold: np.ndarray, probabilities: np.ndarray) -> Metrics:
     """accuracy, macro_f1, qwk and auc of (pairs, grades) probabilities against (pairs,) gold grades."""
-    predicted = most_probable(probabilities)
+    return {
+        **chosen_metrics(gold, most_probable(probabilities)),
+        "auc": _auc(gold >= RELEVANT_GRADE, probabilities @ np.arange(probabilities.shape[1])),
+    }
+
+
+def chosen_metrics(gold: np.ndarray, predicted: np.ndarray) -> Metrics:
+    """accuracy, macro_f1 and qwk of (pairs,) chosen grades against (pairs,) gold grades."""
     return {
         "accuracy": float(accuracy_score(gold, predicted)),
         "macro_f1": float(
             f1_score(gold, predicted, labels=np.unique(gold), average="macro", zero_division=0.0)
         ),
         "qwk": _qwk(gold, predicted),
-        "auc": _auc(gold >= RELEVANT_GRADE, probabilities @ np.arange(probabilities.shape[1])),
     }
 
 
@@ -54,6 +61,12 @@ def _scale(gold: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 
 def _auc(relevant: np.ndarray, expected_grade: np.ndarray) -> float | None:
     return float(roc_auc_score(relevant, expected_grade)) if 0 < relevant.sum() < len(relevant) else None
+
+
+def decision_metrics(gold: np.ndarray, decided: np.ndarray) -> Metrics:
+    """macro_f1_decided and qwk_decided of (pairs,) grades that were chosen by fitted utilities."""
+    found = chosen_metrics(gold, decided)
+    return {"macro_f1_decided": found["macro_f1"], "qwk_decided": found["qwk"]}
 
 
 def calibration_metrics(gold: np.ndarray, probabilities: np.ndarray, calibrated: np.ndarray) -> Metrics:

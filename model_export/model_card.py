@@ -29,6 +29,7 @@ A Notegrade checkpoint: it grades how well a note answers a search query, from 0
 | Criteria | {criteria} |
 | Reads | query up to {query} tokens, note up to {note} tokens, the rest of a note is cut |
 | Calibration | {calibration} |
+| Grade | {decisions} |
 | Made by | notegrade {version} |
 | Fingerprint | `{fingerprint}` |
 {training}
@@ -106,6 +107,7 @@ def render_model_card(
         query=manifest.limits.max_query_tokens,
         note=manifest.limits.max_note_tokens,
         calibration=_calibration(manifest),
+        decisions=_decisions(manifest),
         version=manifest.lineage.code_version,
         fingerprint=manifest.fingerprint,
         training="".join(f"\n## {title}\n\n{text}\n" for title, text in sections),
@@ -119,6 +121,19 @@ def _calibration(manifest: Manifest) -> str:
         return calibration.name
     ece = f"expected calibration error {calibration.ece_before:.3f} before, {calibration.ece_after:.3f} after"
     return f"{calibration.name} (T = {calibration.temperature:.3g}; {ece}, on {calibration.data or 'dev'})"
+
+
+def _decisions(manifest: Manifest) -> str:
+    others = [
+        f"under `{each.criteria}` of the greatest expected utility, fitted to the {each.goal or 'dev pairs'}"
+        + (
+            ""
+            if each.before is None or each.after is None
+            else f" ({each.before:.3f} before, {each.after:.3f} after)"
+        )
+        for each in manifest.decisions
+    ]
+    return "; ".join(["the most probable one", *others])
 
 
 def _criteria_texts(manifest: Manifest) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from model_export.adapter import AdapterDescription, describe_adapter
 from model_export.checkpoint_writer import CheckpointSpec, OnProgress, code_version
 from model_export.evaluate import ALL, Evaluation, Predictions, format_number
-from model_export.evaluate_checkpoints import calibrate
+from model_export.evaluate_checkpoints import fit
 from model_export.export import ExportPlan, export
 from model_export.gates import sample_pairs
 from model_export.model_card import TrainingNotes
@@ -23,7 +23,7 @@ from model_export.run_log import read_log
 from model_export.stages import StageRecord
 from model_export.winners import METRIC_TITLES
 from model_export.work import ADAPTER, CUT
-from service.contract.manifest import Calibration, Lineage, hash_file
+from service.contract.manifest import Lineage, hash_file
 
 CHECKPOINT, REPORT, RESULTS = "checkpoint", "report.html", "results.json"
 _STUDENT = "student"
@@ -84,6 +84,7 @@ def write_checkpoint(
 ) -> None:
     """The student as the service takes it. Raises GateError, and then leaves what lay there."""
     recipe = outcome.recipe
+    fitted = fit(outcome.student, outcome.pairs, recipe.seed)
     spec = CheckpointSpec(
         name=recipe.export.name or recipe.name,
         base=read_base(models.base),
@@ -91,7 +92,8 @@ def write_checkpoint(
         criteria=form.criteria,
         limits=form.limits,
         lineage=_lineage(outcome, models),
-        calibration=_calibration(outcome),
+        calibration=fitted.calibration,
+        decisions=fitted.decisions,
         dev_metrics=_dev_metrics(outcome.evaluation),
         quantization="w8a8" if recipe.export.int8 else None,
         training=_training_notes(outcome),
@@ -116,6 +118,7 @@ def _write_adapter(spec: CheckpointSpec, student: Path, out: Path, rank: int) ->
         criteria=spec.criteria,
         limits=spec.limits,
         calibration=spec.calibration,
+        decisions=spec.decisions,
         lineage=spec.lineage,
         dev_metrics=dict(spec.dev_metrics),
         training=spec.training,
@@ -139,10 +142,6 @@ def _lineage(outcome: Outcome, models: Models) -> Lineage:
         teacher_fingerprint=hash_of(weights),
         code_version=code_version(),
     )
-
-
-def _calibration(outcome: Outcome) -> Calibration:
-    return calibrate(outcome.student, outcome.pairs, outcome.recipe.seed)
 
 
 def _dev_metrics(evaluation: Evaluation) -> dict[str, float]:

@@ -12,6 +12,8 @@ METRIC_TITLES = {
     "accuracy": "accuracy",
     "macro_f1": "macro-F1",
     "qwk": "QWK",
+    "macro_f1_decided": "macro-F1 decided",
+    "qwk_decided": "QWK decided",
     "ndcg_at_10": "nDCG@10",
     "auc": "AUC",
     "ece_before": "ECE before",

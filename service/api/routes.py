@@ -178,6 +178,7 @@ def _version(parts: Parts) -> dict[str, Any]:
             "template": manifest.template.name,
             "criteria": [criteria.name for criteria in manifest.criteria],
             "calibration": manifest.calibration.name,
+            "decisions": [decision.criteria for decision in manifest.decisions],
             "max_query_tokens": manifest.limits.max_query_tokens,
             "max_note_tokens": manifest.limits.max_note_tokens,
         },

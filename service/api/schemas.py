@@ -177,7 +177,10 @@ class ResultBody(BaseModel):
     id: str
     outcome: Outcome
     score: float | None = Field(None, ge=0, le=1, description="Expected gain / top gain")
-    grade: int | None = Field(None, description="Most probable grade")
+    grade: int | None = Field(
+        None,
+        description="Most probable grade, or the one that the checkpoint's decision chooses for this criteria",
+    )
     distribution: list[float] | None = Field(
         None, description="Calibrated probability of each grade, lowest first"
     )

@@ -13,10 +13,10 @@ class Judgement:
     """How well a note answers a query.
 
     Attributes:
-        grade: the most probable grade; the lower one where two are equal.
+        grade: the most probable grade, or what the criteria's decision chooses; the lower one where two are equal.
         score: expected gain over the distribution divided by the top gain, in [0, 1].
         distribution: calibrated probabilities, lowest grade first; they sum to 1.
-        margin: first minus second probability, in [0, 1].
+        margin: first minus second probability, in [0, 1], whichever grade was chosen.
         label_mass: see LabelDistribution.
     """
 
@@ -27,17 +27,27 @@ class Judgement:
     label_mass: float
 
 
-def judge(raw: LabelDistribution, manifest: Manifest) -> Judgement:
-    """Calibrate the distribution and read grade, score and margin off it."""
+def judge(raw: LabelDistribution, manifest: Manifest, criteria: str) -> Judgement:
+    """Calibrate the distribution and read grade, score and margin off it. `criteria` names what it was read under."""
     distribution = calibrate(raw.probabilities, manifest.calibration)
     first, second = sorted(distribution, reverse=True)[:2]
     return Judgement(
-        grade=distribution.index(first),
+        grade=_choose(distribution, manifest.utilities(criteria)),
         score=_expected_gain(distribution, [label.gain for label in manifest.labels]),
         distribution=distribution,
         margin=first - second,
         label_mass=raw.label_mass,
     )
+
+
+def _choose(distribution: Sequence[float], utilities: Sequence[Sequence[float]] | None) -> int:
+    expected = distribution
+    if utilities:
+        of_chosen = zip(*utilities, strict=True)
+        expected = [
+            sum(p * value for p, value in zip(distribution, column, strict=True)) for column in of_chosen
+        ]
+    return expected.index(max(expected))
 
 
 def _expected_gain(distribution: Sequence[float], gains: Sequence[float]) -> float:

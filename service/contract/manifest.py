@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from service.contract.validation import one_line
 from service.errors import CheckpointError, ManifestError
@@ -106,6 +106,24 @@ class Calibration(_Strict):
         return self
 
 
+class Decision(_Strict):
+    """How a grade is chosen under one criteria: the one of the greatest expected utility; without it, the most probable one.
+
+    Attributes:
+        utilities: [true grade][chosen grade], whatever their unit; they are weighed with calibrated probabilities.
+        goal: the measure that they were fitted to, in words; before, after: its value on dev by the most probable grade, and by
+            utilities fitted on other queries than they are measured on.
+    Source: Elkan, The Foundations of Cost-Sensitive Learning, IJCAI 2001.
+    """
+
+    criteria: Name
+    utilities: tuple[tuple[FiniteFloat, ...], ...]
+    goal: str | None = None
+    before: float | None = None
+    after: float | None = None
+    data: str | None = None
+
+
 class Base(_Strict):
     """The model that the checkpoint was made from."""
 
@@ -136,6 +154,9 @@ class Manifest(_Strict):
     criteria: tuple[Criteria, ...] = Field(min_length=1, max_length=32)
     limits: Limits
     calibration: Calibration = Calibration()
+    decisions: tuple[Decision, ...] = Field(
+        default=(), description="criteria that are not named here choose the most probable grade"
+    )
     quantization: str | None = None
     dev_metrics: dict[str, float] = Field(default_factory=dict)
     probe_tolerance: dict[str, Probability] = Field(
@@ -165,6 +186,25 @@ class Manifest(_Strict):
             raise ValueError(f"criteria names must be distinct, not {names}")
         return self
 
+    @model_validator(mode="after")
+    def _decisions_fit(self) -> Self:
+        decided = [decision.criteria for decision in self.decisions]
+        known = {criteria.name for criteria in self.criteria}
+        if len(set(decided)) < len(decided) or not known.issuperset(decided):
+            raise ValueError(
+                f"decisions must be one for a criteria of this manifest at most, not for {decided}"
+            )
+        for decision in self.decisions:
+            if {len(decision.utilities), *map(len, decision.utilities)} != {len(self.labels)}:
+                raise ValueError(
+                    f"the decision for {decision.criteria} needs a row and a column of utilities for each label"
+                )
+        return self
+
+    def utilities(self, criteria: str) -> tuple[tuple[float, ...], ...] | None:
+        """[true grade][chosen grade] of the criteria's decision; None where the most probable grade is chosen."""
+        return next((each.utilities for each in self.decisions if each.criteria == criteria), None)
+
     @property
     def label_token_ids(self) -> tuple[int, ...]:
         """Token ids of the labels, lowest grade first."""
@@ -172,7 +212,7 @@ class Manifest(_Strict):
 
 
 def compute_fingerprint(manifest: dict[str, Any]) -> str:
-    """Hash of all that changes a raw label probability or a gain; not of calibration, names or dates.
+    """Hash of all that changes a raw label probability or a gain; not of calibration, decisions, names or dates.
 
     Takes the manifest as JSON-like data, so that a writer can compute it before the manifest is whole.
     """

@@ -216,7 +216,7 @@ class Scorer:
             work.readings[index] = found.reading
         reading = work.readings[index]
         assert reading  # noqa: S101 - a note is in the cache, in flight, or shed
-        judgement = judge(reading.distribution, self._manifest)
+        judgement = judge(reading.distribution, self._manifest, work.criteria)
         return PairResult(note_id, "scored", judgement, work.sources[index], reading.truncated)
 
     async def _write_cache(self, work: Work) -> None:

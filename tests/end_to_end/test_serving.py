@@ -60,7 +60,7 @@ def test_twenty_notes_are_scored_as_transformers_does(
     reference = ReferenceScorer.load(default_checkpoint.folder, default_checkpoint.manifest.label_token_ids)
     expected = reference.distributions([prompt.token_ids for prompt in prompts])
     for result, raw in zip(answer["results"], expected, strict=True):
-        judgement = judge(raw, default_checkpoint.manifest)
+        judgement = judge(raw, default_checkpoint.manifest, "product-1")
         assert result["outcome"] == "scored"
         assert result["distribution"] == pytest.approx(judgement.distribution, abs=1e-3)
         assert result["score"] == pytest.approx(judgement.score, abs=1e-3)

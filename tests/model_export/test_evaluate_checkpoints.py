@@ -21,8 +21,8 @@ def test_checkpoints_stand_beside_each_other_and_their_controls(
     folders = [assemble(Plan(str(tiny_base), name=name), tmp_path / name) for name in ("first", "second")]
     measured = evaluate_checkpoints(folders, data, seed=1, draws=20, on_progress=lambda *_: None)
     found = measured.evaluation
-    assert list(measured.calibrations) == ["first", "second"]
-    assert measured.calibrations["first"].data == f"{len(data.dev)} dev pairs of synthetic"
+    assert list(measured.fitted) == ["first", "second"]
+    assert measured.fitted["first"].calibration.data == f"{len(data.dev)} dev pairs of synthetic"
     assert list(found.rows) == ["majority", "bm25", "first", "second"]
     assert found.controls == ("bm25", "majority", "second")
     assert found.rows["first"] == found.rows["second"]

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from service.contract.labels import LabelDistribution
 from service.contract.manifest import Calibration, Manifest
 from tests.checkpoints import load_tiny
 
+GENERAL = "general-1"
 WEIGHTS = st.lists(st.floats(0, 1), min_size=4, max_size=4).filter(lambda weights: sum(weights) > 1e-6)
 
 
@@ -28,7 +30,7 @@ def with_calibration(manifest: Manifest, **calibration: Any) -> Manifest:
 
 
 def test_score_is_expected_gain_over_top_gain(manifest: Manifest) -> None:
-    judgement = judge(LabelDistribution((0.01, 0.02, 0.12, 0.85), 0.998), manifest)
+    judgement = judge(LabelDistribution((0.01, 0.02, 0.12, 0.85), 0.998), manifest, GENERAL)
     assert judgement.score == pytest.approx((0.02 * 1 + 0.12 * 3 + 0.85 * 7) / 7)
     assert judgement.grade == 3
     assert judgement.margin == pytest.approx(0.73)
@@ -36,17 +38,47 @@ def test_score_is_expected_gain_over_top_gain(manifest: Manifest) -> None:
 
 
 def test_equal_probabilities_give_the_lower_grade(manifest: Manifest) -> None:
-    assert judge(LabelDistribution((0.4, 0.1, 0.1, 0.4), 1.0), manifest).grade == 0
+    assert judge(LabelDistribution((0.4, 0.1, 0.1, 0.4), 1.0), manifest, GENERAL).grade == 0
 
 
 @given(weights=WEIGHTS, temperature=st.floats(0.2, 5))
 def test_score_and_margin_stay_in_range(manifest: Manifest, weights: list[float], temperature: float) -> None:
     calibrated = with_calibration(manifest, name="t-1", method="temperature", temperature=temperature)
-    judgement = judge(distribution_of(weights), calibrated)
+    judgement = judge(distribution_of(weights), calibrated, GENERAL)
     assert 0 <= judgement.score <= 1
     assert 0 <= judgement.margin <= 1
     assert math.isclose(sum(judgement.distribution), 1, abs_tol=1e-9)
     assert judgement.distribution[judgement.grade] == max(judgement.distribution)
+
+
+def decided(manifest: Manifest, utilities: list[list[float]]) -> Manifest:
+    decision = {"criteria": GENERAL, "utilities": utilities}
+    return Manifest.model_validate({**manifest.model_dump(), "decisions": [decision]})
+
+
+def test_a_decision_chooses_the_greatest_expected_utility(manifest: Manifest) -> None:
+    found = LabelDistribution((0.5, 0.0, 0.1, 0.4), 1.0)
+    nearest = decided(manifest, [[-float((true - chosen) ** 2) for chosen in range(4)] for true in range(4)])
+    assert judge(found, manifest, GENERAL).grade == 0
+    assert judge(found, nearest, GENERAL).grade == 1  # the mean is 1.4
+    assert judge(found, nearest, "another-1").grade == 0
+
+
+def test_a_decision_changes_the_grade_alone(manifest: Manifest) -> None:
+    found = LabelDistribution((0.4, 0.3, 0.2, 0.1), 0.9)
+    rare_first = decided(
+        manifest, [[float(true == chosen) * 4**true for chosen in range(4)] for true in range(4)]
+    )
+    before, after = judge(found, manifest, GENERAL), judge(found, rare_first, GENERAL)
+    assert (before.grade, after.grade) == (0, 3)
+    assert replace(before, grade=3) == after
+
+
+@given(weights=WEIGHTS)
+def test_the_identity_chooses_the_most_probable(manifest: Manifest, weights: list[float]) -> None:
+    identity = decided(manifest, [[float(true == chosen) for chosen in range(4)] for true in range(4)])
+    found = distribution_of(weights)
+    assert judge(found, identity, GENERAL) == judge(found, manifest, GENERAL)
 
 
 @given(weights=WEIGHTS, temperature=st.floats(0.2, 5))

@@ -107,7 +107,7 @@ async def test_results_are_the_engines_in_request_order(house: House) -> None:
     assert [result.note_id for result in answer.results] == ["n0", "n1", "n2"]
     for body, result in zip(BODIES, answer.results, strict=True):
         raw = LabelDistribution.from_logprobs(house.engine.logprobs(render(house.checkpoint, body)))
-        assert result.judgement == judge(raw, house.checkpoint.manifest)
+        assert result.judgement == judge(raw, house.checkpoint.manifest, "general-1")
         assert (result.outcome, result.source, result.truncated) == ("scored", "engine", False)
     assert answer.criteria == "general-1"
 
