@@ -24,14 +24,6 @@ _BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
-class Measured:
-    """The table, and by checkpoint what was fitted on these dev pairs."""
-
-    evaluation: Evaluation
-    fitted: "dict[str, Fitted]"
-
-
-@dataclass(frozen=True)
 class Fitted:
     """The calibration and the decisions that some dev pairs ask for."""
 
@@ -42,6 +34,14 @@ class Fitted:
         """As manifest and adapter.json have them."""
         decisions = [each.model_dump(mode="json") for each in self.decisions]
         return {"calibration": self.calibration.model_dump(mode="json"), "decisions": decisions}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The table, and by checkpoint what was fitted on these dev pairs."""
+
+    evaluation: Evaluation
+    fitted: dict[str, Fitted]
 
 
 def evaluate_checkpoints(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from model_export.fit_calibration import split_queries
-from model_export.measures import Metrics, chosen_metrics, most_probable
+from model_export.measures import chosen_metrics, most_probable
 from service.contract.manifest import Decision
 
 GOAL = "mean of macro-F1 and QWK"
@@ -48,7 +48,7 @@ def fit_utilities(probabilities: np.ndarray, gold: np.ndarray) -> np.ndarray:
     mean = np.zeros((grades, grades))
     for step in range(_STEPS):
         chosen = choose(probabilities, utilities)
-        if (value := goal_value(chosen_metrics(gold, chosen))) > best_value:
+        if (value := goal_value(gold, chosen)) > best_value:
             best, best_value = utilities, value
         confusion = np.zeros((grades, grades))
         np.add.at(confusion, (gold, chosen), 1 / len(gold))
@@ -57,8 +57,9 @@ def fit_utilities(probabilities: np.ndarray, gold: np.ndarray) -> np.ndarray:
     return best
 
 
-def goal_value(metrics: Metrics) -> float:
-    """GOAL; what is undefined counts as 0."""
+def goal_value(gold: np.ndarray, chosen: np.ndarray) -> float:
+    """GOAL of (pairs,) chosen grades against (pairs,) gold grades; what is undefined counts as 0."""
+    metrics = chosen_metrics(gold, chosen)
     return ((metrics["macro_f1"] or 0.0) + (metrics["qwk"] or 0.0)) / 2
 
 
@@ -112,8 +113,8 @@ def make_decisions(
     found = []
     decided = cross_fitted_grades(calibrated, gold, query_ids, criteria, seed)
     for name, here in _by_criteria(criteria, query_ids).items():
-        before = goal_value(chosen_metrics(gold[here], most_probable(calibrated[here])))
-        after = goal_value(chosen_metrics(gold[here], decided[here]))
+        before = goal_value(gold[here], most_probable(calibrated[here]))
+        after = goal_value(gold[here], decided[here])
         if after > before:
             utilities = fit_utilities(calibrated[here], gold[here])
             rows = tuple(tuple(round(float(value), 6) for value in row) for row in utilities)

@@ -35,21 +35,17 @@ QUERIES = np.arange(PAIRS) // 10
 ONE = ["product-1"] * PAIRS
 
 
-def value(gold: np.ndarray, chosen: np.ndarray) -> float:
-    return goal_value(chosen_metrics(gold, chosen))
-
-
 def test_the_fit_is_better_than_the_most_probable_grade_on_other_pairs() -> None:
     utilities = fit_utilities(PROBABILITIES, GOLD)
     others, gold = skewed(4)
-    assert value(gold, choose(others, utilities)) > 1.2 * value(gold, most_probable(others))
+    assert goal_value(gold, choose(others, utilities)) > 1.2 * goal_value(gold, most_probable(others))
 
 
 def test_no_weights_of_the_grades_are_clearly_better_than_the_fit() -> None:
-    fitted = value(GOLD, choose(PROBABILITIES, fit_utilities(PROBABILITIES, GOLD)))
+    fitted = goal_value(GOLD, choose(PROBABILITIES, fit_utilities(PROBABILITIES, GOLD)))
     rng = np.random.default_rng(5)
     drawn = [np.exp(rng.normal(0, 1, 4)) for _ in range(400)]
-    best = max(value(GOLD, most_probable(PROBABILITIES * weights)) for weights in drawn)
+    best = max(goal_value(GOLD, most_probable(PROBABILITIES * weights)) for weights in drawn)
     assert fitted > best - 0.005
 
 
@@ -62,18 +58,16 @@ def test_a_grade_that_nobody_gave_has_no_utility_beyond_measure() -> None:
     gold = np.where(GOLD == 2, 3, GOLD)
     utilities = fit_utilities(PROBABILITIES, gold)
     assert np.abs(utilities).max() < 1000
-    assert value(gold, choose(PROBABILITIES, utilities)) > value(gold, most_probable(PROBABILITIES))
+    assert goal_value(gold, choose(PROBABILITIES, utilities)) > goal_value(gold, most_probable(PROBABILITIES))
     assert np.isfinite(fit_utilities(PROBABILITIES, np.full(PAIRS, 3))).all()
 
 
 def test_noise_gains_nothing_by_a_fit_that_is_judged_on_other_queries() -> None:
     noise = np.random.default_rng(6).permutation(GOLD)
-    in_sample = value(noise, choose(PROBABILITIES, fit_utilities(PROBABILITIES, noise)))
-    crossed = value(noise, cross_fitted_grades(PROBABILITIES, noise, QUERIES, ONE, seed=1))
-    assert crossed < in_sample
-    assert chosen_metrics(noise, cross_fitted_grades(PROBABILITIES, noise, QUERIES, ONE, seed=1))[
-        "qwk"
-    ] == pytest.approx(0, abs=0.05)
+    in_sample = goal_value(noise, choose(PROBABILITIES, fit_utilities(PROBABILITIES, noise)))
+    crossed = cross_fitted_grades(PROBABILITIES, noise, QUERIES, ONE, seed=1)
+    assert goal_value(noise, crossed) < in_sample
+    assert chosen_metrics(noise, crossed)["qwk"] == pytest.approx(0, abs=0.05)
 
 
 def test_each_criteria_has_a_decision_of_its_own() -> None:
