@@ -74,6 +74,23 @@ def test_a_decision_changes_the_grade_alone(manifest: Manifest) -> None:
     assert replace(before, grade=3) == after
 
 
+@pytest.mark.parametrize(
+    ("decisions", "message"),
+    [
+        ([("another-1", 4, 4)], "of this manifest"),
+        ([(GENERAL, 4, 4), (GENERAL, 4, 4)], "one for a criteria"),
+        ([(GENERAL, 3, 4)], "a row and a column"),
+        ([(GENERAL, 4, 3)], "a row and a column"),
+    ],
+)
+def test_a_decision_that_does_not_fit_is_refused(
+    manifest: Manifest, decisions: list[tuple[str, int, int]], message: str
+) -> None:
+    stated = [{"criteria": name, "utilities": [[0.0] * columns] * rows} for name, rows, columns in decisions]
+    with pytest.raises(ValueError, match=message):
+        Manifest.model_validate({**manifest.model_dump(), "decisions": stated})
+
+
 @given(weights=WEIGHTS)
 def test_the_identity_chooses_the_most_probable(manifest: Manifest, weights: list[float]) -> None:
     identity = decided(manifest, [[float(true == chosen) for chosen in range(4)] for true in range(4)])
