@@ -109,8 +109,8 @@ def evaluate(
         controls = [control for control in DEFAULT_CONTROLS if control in names]
     _check(systems, pairs, controls)
     gold, query_of = np.array([pair.label for pair in pairs]), number_queries(pairs)
-    calibrated = [cross_fitted(each.probabilities, gold, query_of, seed) for each in systems]
     criteria = [pair.criteria for pair in pairs]
+    calibrated = [cross_fitted(each.probabilities, gold, query_of, criteria, seed) for each in systems]
     decided = [cross_fitted_grades(each, gold, query_of, criteria, seed) for each in calibrated]
     rows: dict[str, dict[str, Metrics]] = {each.system: {} for each in systems}
     bootstraps: dict[str, PairedBootstrap] = {}

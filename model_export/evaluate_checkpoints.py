@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from model_export.baselines import bm25, majority
 from model_export.checkpoint_writer import OnProgress
 from model_export.evaluate import Evaluation, EvaluationError, Predictions, evaluate, number_queries
-from model_export.fit_calibration import apply_temperature, make_calibration
+from model_export.fit_calibration import apply_calibration, make_calibration
 from model_export.fit_decision import make_decisions
 from model_export.pairs import Pair
 from model_export.predict import make_predictions
 from model_export.prepare import Data
 from model_export.quantize import load_as_served
+from model_export.recipe import Precision
 from model_export.rollout import Sampler
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 from service.contract.manifest import Calibration, Decision
@@ -45,7 +47,13 @@ class Measured:
 
 
 def evaluate_checkpoints(
-    folders: Sequence[Path], data: Data, *, seed: int, draws: int, on_progress: OnProgress
+    folders: Sequence[Path],
+    data: Data,
+    *,
+    seed: int,
+    draws: int,
+    on_progress: OnProgress,
+    precision: Precision = "float32",
 ) -> Measured:
     """The table of these checkpoints, each under its manifest's name; every other system is a control of the first.
 
@@ -58,7 +66,7 @@ def evaluate_checkpoints(
         raise EvaluationError(f"checkpoints must have distinct names to be told apart, not {names}")
     grades = len(checkpoints[0].manifest.labels)
     systems = [majority(data.train, data.dev, grades), bm25(data.train, data.dev, grades)]
-    predicted = [_predict(checkpoint, data.dev, on_progress) for checkpoint in checkpoints]
+    predicted = [_predict(checkpoint, data.dev, precision, on_progress) for checkpoint in checkpoints]
     controls = ["bm25", "majority", *names[1:]]
     systems += predicted
     found = evaluate(systems, data.dev, data.long_tail, controls=controls, seed=seed, draws=draws)
@@ -71,14 +79,17 @@ def fit(predictions: Predictions, pairs: Sequence[Pair], seed: int) -> Fitted:
     sources = ", ".join(dict.fromkeys(pair.source for pair in pairs))
     data_name = f"{len(pairs)} dev pairs of {sources}"
     queries = number_queries(pairs)
-    calibration = make_calibration(predictions.probabilities, labels, queries, data_name, seed)
-    calibrated = apply_temperature(predictions.probabilities, calibration.temperature)
     criteria = [pair.criteria for pair in pairs]
+    raw = predictions.probabilities
+    calibration = make_calibration(raw, labels, queries, criteria, data_name=data_name, seed=seed)
+    calibrated = apply_calibration(raw, calibration, criteria)
     decisions = make_decisions(calibrated, labels, queries, criteria, seed=seed, data_name=data_name)
     return Fitted(calibration, decisions)
 
 
-def _predict(checkpoint: Checkpoint, pairs: Sequence[Pair], on_progress: OnProgress) -> Predictions:
+def _predict(
+    checkpoint: Checkpoint, pairs: Sequence[Pair], precision: Precision, on_progress: OnProgress
+) -> Predictions:
     manifest, renderer = checkpoint.manifest, checkpoint.renderer
     prompts = []
     for pair in pairs:
@@ -87,7 +98,8 @@ def _predict(checkpoint: Checkpoint, pairs: Sequence[Pair], on_progress: OnProgr
         criteria = pair.criteria if known else renderer.default_criteria
         [prompt] = renderer.render(pair.query, [pair.note], criteria)
         prompts.append(list(prompt.token_ids))
-    sampler = Sampler(load_as_served(checkpoint.folder), manifest.label_token_ids, 0)
+    model = load_as_served(checkpoint.folder).to(getattr(torch, precision))
+    sampler = Sampler(model, manifest.label_token_ids, 0)
     stage = f"Predict {manifest.name}"
     probabilities, _ = sampler.distributions(prompts, _BATCH_SIZE, lambda *at: on_progress(stage, *at))
     return make_predictions(manifest.name, probabilities.double().numpy(), None)

@@ -120,7 +120,10 @@ def _calibration(manifest: Manifest) -> str:
     if calibration.ece_before is None or calibration.ece_after is None:
         return calibration.name
     ece = f"expected calibration error {calibration.ece_before:.3f} before, {calibration.ece_after:.3f} after"
-    return f"{calibration.name} (T = {calibration.temperature:.3g}; {ece}, on {calibration.data or 'dev'})"
+    temperatures = "".join(
+        f", {value:.3g} under `{name}`" for name, value in calibration.temperatures.items()
+    )
+    return f"{calibration.name} (T = {calibration.temperature:.3g}{temperatures}; {ece}, on {calibration.data or 'dev'})"
 
 
 def _decisions(manifest: Manifest) -> str:

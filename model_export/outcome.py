@@ -61,6 +61,7 @@ def write_results_and_report(outcome: Outcome, logs: Sequence[Path], out: Path) 
     results = {
         "recipe": outcome.recipe.name,
         "seed": outcome.recipe.seed,
+        "recipe_text": outcome.recipe_text,
         "code_version": code_version(),
         **outcome.evaluation.to_json(),
         "stages": [asdict(stage) for stage in outcome.stages],

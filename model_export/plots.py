@@ -137,6 +137,41 @@ def plot_reliability(gold: np.ndarray, probabilities: Mapping[str, np.ndarray]) 
     return _as_png(figure)
 
 
+def plot_spread(panels: Mapping[str, Mapping[str, Sequence[float]]], columns: int) -> bytes | None:
+    """A panel for each title, with a row for each system and a dot for each of its values; empty panels are left out."""
+    shown = {title: rows for title, rows in panels.items() if any(rows.values())}
+    if not shown:
+        return None
+    tallest = max(map(len, shown.values()))
+    rows = math.ceil(len(shown) / columns)
+    figure = Figure(figsize=(3.9 * columns, (0.26 * tallest + 0.9) * rows), layout="constrained")
+    for number, (title, by_system) in enumerate(shown.items(), start=1):
+        axes = figure.add_subplot(rows, columns, number)
+        for row, values in enumerate(by_system.values()):
+            axes.plot(values, [row] * len(values), "o", color=_COLOURS[0], markersize=5, alpha=0.75)
+        axes.set(title=title, yticks=range(len(by_system)), ylim=(len(by_system) - 0.5, -0.5))
+        axes.set_yticklabels(list(by_system) if number % columns == 1 or columns == 1 else [])
+        axes.grid(alpha=0.25)
+    return _as_png(figure)
+
+
+def plot_intervals(intervals: Mapping[str, Mapping[str, float | None]], title: str) -> bytes | None:
+    """A row for each name with its `difference` between `low` and `high`, and a line at zero; undefined ones are left out."""
+    defined = {name: found for name, found in intervals.items() if found["low"] is not None}
+    if not defined:
+        return None
+    figure = Figure(figsize=(7.5, 0.32 * len(defined) + 0.9), layout="constrained")
+    axes = figure.add_subplot()
+    axes.axvline(0, color="grey", linewidth=1, linestyle=":")
+    for row, found in enumerate(defined.values()):
+        axes.plot([found["low"], found["high"]], [row, row], "-", color=_COLOURS[0], linewidth=2)
+        axes.plot([found["difference"]], [row], "o", color=_COLOURS[0])
+    axes.set(xlabel=title, yticks=range(len(defined)), ylim=(len(defined) - 0.5, -0.5))
+    axes.set_yticklabels(list(defined))
+    axes.grid(alpha=0.25, axis="x")
+    return _as_png(figure)
+
+
 def _add_legend(figure: Figure) -> None:
     """One for all panels, below them, where it can cover no data."""
     lines = {

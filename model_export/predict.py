@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 
 from model_export.evaluate import Predictions
-from model_export.model_io import load_model
 from model_export.pairs import GRADES, Pair
 from model_export.prompting import Prompting
 from model_export.rollout import OnBatch, Sampler, Sampling, sample_paths
@@ -15,10 +14,14 @@ _GAINS = np.array([2.0**grade - 1 for grade in GRADES])
 
 
 def directly(
-    system: str, pairs: Sequence[Pair], prompting: Prompting, folder: Path, batch_size: int, on_batch: OnBatch
+    system: str,
+    pairs: Sequence[Pair],
+    prompting: Prompting,
+    sampler: Sampler,
+    batch_size: int,
+    on_batch: OnBatch,
 ) -> Predictions:
     """Of a model that answers first: the label distribution right after the prompt."""
-    sampler = Sampler(load_model(folder), prompting.label_token_ids, prompting.end_token_id)
     prompts = [prompting.student_prompt(pair) for pair in pairs]
     probabilities, _ = sampler.distributions(prompts, batch_size, on_batch)
     return make_predictions(system, probabilities.double().numpy(), None)
@@ -28,7 +31,7 @@ def by_reasoning(
     system: str,
     pairs: Sequence[Pair],
     prompting: Prompting,
-    folder: Path,
+    sampler: Sampler,
     sampling: Sampling,
     on_batch: OnBatch,
 ) -> Predictions:
@@ -36,7 +39,6 @@ def by_reasoning(
 
     A trace that does not parse gives no answer: its row is uniform, and so its grade the lowest.
     """
-    sampler = Sampler(load_model(folder), prompting.label_token_ids, prompting.end_token_id)
     paths = sample_paths(pairs, prompting, sampler, sampling, on_batch)
     parsed = np.array([path is not None for path in paths])
     probabilities = np.full((len(pairs), len(GRADES)), 1 / len(GRADES))

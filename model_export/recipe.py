@@ -3,8 +3,9 @@
 import hashlib
 import json
 import tomllib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -17,6 +18,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
 TINY_BASE = "tiny"
 PARSE_SAMPLE = 96  # traces whose parse rate gates RL
+Precision = Literal["float32", "bfloat16"]
 
 
 class RecipeError(NotegradeError):
@@ -128,6 +130,7 @@ class TrainConfig(_Strict):
             it from the second epoch on.
         save_steps: how often the stage's state is kept, for a rerun to go on from; never by default.
         precision: arithmetic of forward and backward passes; weights and optimizer are float32.
+        compile: the layers, by torch.compile: a minute at the start of the stage for a third less in each step.
     """
 
     steps: Positive
@@ -140,7 +143,8 @@ class TrainConfig(_Strict):
     frozen_layers: Annotated[int, Field(ge=0)] = 0
     keep_outputs: bool = False
     save_steps: Positive | None = None
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
+    compile: bool = False
 
     @model_validator(mode="after")
     def _outputs_are_of_frozen_layers(self) -> Self:
@@ -189,7 +193,7 @@ class RlConfig(_Strict):
     vllm: bool = False
     frozen_layers: Annotated[int, Field(ge=0)] = 0
     save_steps: Positive | None = None
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
 
 
 class LabelConfig(_Strict):
@@ -197,6 +201,7 @@ class LabelConfig(_Strict):
 
     Attributes:
         folder: what `notegrade-train label` made, under the data folder; then nothing is sampled here.
+        precision: of the teacher's weights and arithmetic.
     """
 
     teacher: Literal["cot_sft", "grpo", "sam"] = "sam"
@@ -205,6 +210,7 @@ class LabelConfig(_Strict):
     temperature: Annotated[float, Field(gt=0)] = 1.0
     batch_size: Positive = 64
     folder: str | None = None
+    precision: Precision = "float32"
 
 
 class DistilConfig(TrainConfig):
@@ -232,11 +238,16 @@ class DistilConfig(TrainConfig):
 
 
 class EvaluateConfig(_Strict):
-    """How many dev pairs (whole queries) each kind of system is measured on: reasoning costs a hundred times more."""
+    """How many dev pairs (whole queries) each kind of system is measured on: reasoning costs a hundred times more.
+
+    Attributes:
+        precision: of the weights and arithmetic of what is measured; bfloat16 is what the service runs in where it can.
+    """
 
     max_pairs: Positive | None = None
     draws: Positive = 1000
     batch_size: Positive = 32
+    precision: Precision = "float32"
 
 
 class ExportConfig(_Strict):
@@ -317,16 +328,41 @@ class Recipe(_Strict):
         return self
 
 
-def load_recipe(path: Path) -> Recipe:
-    """Read and check a recipe; RecipeError names every bad field at once."""
+def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe; RecipeError names every bad field at once.
+
+    Each of `changes` is a line of TOML with a dotted key, such as `label_only_sft.steps=300`, and goes before what the file
+    says; a value that is no TOML is a string.
+    """
     try:
-        return Recipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        stated = tomllib.loads(path.read_text(encoding="utf-8"))
+        for change in changes:
+            _merge(stated, _read_change(change))
+        return Recipe.model_validate(stated)
     except OSError as error:
         raise RecipeError(f"the recipe {path} can't be read: {error.strerror}") from error
     except ValidationError as error:
         raise RecipeError(f"the recipe {path} is not valid: {one_line(error, 'recipe')}") from error
     except ValueError as error:
         raise RecipeError(f"the recipe {path} is not valid TOML: {error}") from error
+
+
+def _read_change(change: str) -> dict[str, Any]:
+    key, equals, value = change.partition("=")
+    if not equals:
+        raise RecipeError(f"{change!r} changes nothing: write KEY=VALUE, such as label_only_sft.steps=300")
+    try:
+        return tomllib.loads(change)
+    except tomllib.TOMLDecodeError:
+        return tomllib.loads(f"{key} = {json.dumps(value)}")
+
+
+def _merge(stated: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(stated.get(key), dict):
+            _merge(stated[key], value)
+        else:
+            stated[key] = value
 
 
 def hash_of(value: object) -> str:

@@ -32,6 +32,7 @@ from model_export.plots import (
 from model_export.winners import LOWER_IS_BETTER, METHOD, METRIC_TITLES
 
 _TEMPLATE = "report_template.html"
+CSS = resources.files(__package__).joinpath("page_style.css").read_text(encoding="utf-8")
 CSS_DPI = 96
 RL_STAGES = {"grpo": "grpo (no mask)", "sam": "sam (step mask)"}
 RL_METRICS = {"reward": "reward", "parse_rate": "parse rate"}
@@ -62,8 +63,8 @@ class RunReport:
 
 
 @dataclass(frozen=True)
-class _Figure:
-    """A plot for the page. `missing` says what was not logged; without an `image` that is all there is."""
+class Picture:
+    """A plot for a page. `missing` says what was not logged; without an `image` that is all there is."""
 
     title: str
     caption: str
@@ -102,6 +103,7 @@ def write_report(out: Path, run: RunReport) -> None:
         keep_trailing_newline=True,
     )
     page = environment.from_string(text).render(
+        css=CSS,
         run=run,
         evaluation=run.evaluation,
         verdicts=rl_verdicts(run.evaluation),
@@ -129,12 +131,12 @@ def _verdict(evaluation: Evaluation, control: str, subject: str) -> str:
     difference = evaluation.differences.get(control, {}).get("sam", {}).get("accuracy")
     interval, sure = "", ""
     if difference is not None and difference.low is not None:
-        interval = f", 95 % interval {_signed(difference.low)} to {_signed(difference.high)}"
+        interval = f", 95 % interval {signed(difference.low)} to {signed(difference.high)}"
         sure = "" if difference.excludes_zero else ", which may be chance"
     claim = "helped" if ours > theirs else "did not help"
     return (
         f"{subject} {claim}{sure}: exact-grade accuracy is {ours:.3f} for sam and {theirs:.3f} for {control}"
-        f" ({_signed(ours - theirs)}{interval})."
+        f" ({signed(ours - theirs)}{interval})."
     )
 
 
@@ -176,11 +178,12 @@ def _column(
 def _difference_cell(difference: Difference) -> _Cell:
     if difference.low is None or difference.high is None:
         return _Cell("–")
-    interval = f"[{_signed(difference.low)}, {_signed(difference.high)}]"
-    return _Cell(f"{_signed(difference.difference)} {interval}", is_sure=difference.excludes_zero)
+    interval = f"[{signed(difference.low)}, {signed(difference.high)}]"
+    return _Cell(f"{signed(difference.difference)} {interval}", is_sure=difference.excludes_zero)
 
 
-def _signed(value: float | None) -> str:
+def signed(value: float | None) -> str:
+    """Three decimals with their sign; a dash where undefined."""
     # A real minus is as wide as the plus above it.
     return "–" if value is None else f"{value:+.3f}".replace("-", "−")
 
@@ -192,37 +195,37 @@ def _format_seconds(seconds: float | None) -> str:
     return f"{minutes:,} min {rest:02} s" if minutes else f"{seconds:.1f} s"
 
 
-def _draw_figures(run: RunReport) -> list[_Figure]:
+def _draw_figures(run: RunReport) -> list[Picture]:
     gold = np.array([pair.label for pair in run.pairs])
     return [*_draw_log(run.log), _draw_confusion(run, gold), _draw_reliability(run, gold)]
 
 
-def _draw_log(log: Sequence[LogRow]) -> list[_Figure]:
+def _draw_log(log: Sequence[LogRow]) -> list[Picture]:
     trained = logged_stages(log, "loss")
     criteria = {f"{STEP_ACCURACY}{name}": name for name in logged_criteria(log, list(RL_STAGES))}
     return [
-        _Figure(
+        Picture(
             "Learning curves",
             "Training loss of each stage. A loss that falls proves little: see the correlation.",
             f"Loss by step for {', '.join(trained)}.",
             plot_curves(log, "loss", "loss"),
             "" if trained else "Not logged: the loss of any stage.",
         ),
-        _Figure(
+        Picture(
             "Correlation of expected and gold grade",
             "Over the last few hundred training examples. A stage that stays near 0 has not left the prior.",
             "Correlation by step.",
             plot_curves(log, "correlation", "correlation"),
             _missing_correlation(log, trained),
         ),
-        _Figure(
+        Picture(
             "Reward and parse rate",
             "Of the rollouts, over RL steps, with and without the step mask.",
             "Reward and parse rate of rollouts by RL step, one line for grpo and one for sam.",
             plot_metrics_together(log, RL_METRICS, RL_STAGES),
             _missing_pairs(log, RL_METRICS),
         ),
-        _Figure(
+        Picture(
             "Step accuracy, with and without the mask",
             "How often the intermediate grade after a criterion is the gold grade, in rollouts, over RL steps.",
             f"Step accuracy by RL step for {', '.join(criteria.values())}, one line for grpo and one for sam.",
@@ -254,10 +257,10 @@ def _missing_pairs(log: Sequence[LogRow], metrics: Mapping[str, str]) -> str:
     return " ".join(_missing(f"the {title}", stages) for title, stages in absent.items() if stages)
 
 
-def _draw_confusion(run: RunReport, gold: np.ndarray) -> _Figure:
+def _draw_confusion(run: RunReport, gold: np.ndarray) -> Picture:
     shown = ("student", "label_only_sft")
     probabilities = {each.system: each.probabilities for each in run.predictions if each.system in shown}
-    return _Figure(
+    return Picture(
         "Confusion",
         "Rows are gold grades and sum to 100 %; below each share, the number of pairs.",
         f"Confusion matrices of {', '.join(probabilities)}.",
@@ -266,16 +269,17 @@ def _draw_confusion(run: RunReport, gold: np.ndarray) -> _Figure:
     )
 
 
-def _draw_reliability(run: RunReport, gold: np.ndarray) -> _Figure:
+def _draw_reliability(run: RunReport, gold: np.ndarray) -> Picture:
     student = next((each.probabilities for each in run.predictions if each.system == "student"), None)
     panels = {}
     if student is not None:
-        after = cross_fitted(student, gold, number_queries(run.pairs), run.evaluation.seed)
+        criteria = [pair.criteria for pair in run.pairs]
+        after = cross_fitted(student, gold, number_queries(run.pairs), criteria, run.evaluation.seed)
         panels = {"student, before calibration": student, "student, after calibration": after}
-    return _Figure(
+    return Picture(
         "Reliability",
         "Accuracy of the pairs by confidence in their grade; on the dotted line confidence can be trusted. After"
-        " calibration each half of the queries has the temperature of the other half.",
+        " calibration each half of the queries has the temperatures of the other half.",
         "Accuracy against confidence of the student before and after calibration.",
         plot_reliability(gold, panels),
         "" if panels else "Not logged: the student's grades.",

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
+from model_export.model_io import load_model
 from model_export.pairs import Pair
 from model_export.prompting import Prompting
+from model_export.recipe import Precision
 from model_export.step_mask import RolloutReader
 from service.contract.trace import write_step
 
@@ -33,6 +36,11 @@ class Sampler:
         self._model.generation_config = GenerationConfig()
         self._label_token_ids = list(label_token_ids)
         self._end = end_token_id
+
+    @classmethod
+    def load(cls, folder: Path, prompting: Prompting, precision: Precision = "float32") -> "Sampler":
+        """Of a transformers folder."""
+        return cls(load_model(folder, precision), prompting.label_token_ids, prompting.end_token_id)
 
     def sample(
         self, prompts: Sequence[list[int]], sampling: Sampling, on_batch: OnBatch = lambda *_: None
@@ -97,7 +105,7 @@ class Sampler:
 
 
 @dataclass(frozen=True, slots=True)
-class Path:
+class ReasoningPath:
     """One sampled reasoning path that parses: the text of its steps, and all tokens before the answer's."""
 
     steps: str
@@ -106,7 +114,7 @@ class Path:
 
 def read_path(
     prompt: list[int], completion: list[int], reader: RolloutReader, criteria: Sequence[str]
-) -> Path | None:
+) -> ReasoningPath | None:
     """The path that a completion took; None where it does not parse."""
     rollout = reader.read(completion, criteria)
     if rollout.trace is None:
@@ -114,12 +122,12 @@ def read_path(
     steps = "".join(write_step(step.criterion, step.finding, step.grade) for step in rollout.trace.steps)
     # The answer's digit is a token of its own, as every digit is (checked at load).
     answer = rollout.starts.index(rollout.trace.answer_span[1] - 1)
-    return Path(steps, prompt + completion[:answer])
+    return ReasoningPath(steps, prompt + completion[:answer])
 
 
 def sample_paths(
     pairs: Sequence[Pair], prompting: Prompting, sampler: Sampler, sampling: Sampling, on_batch: OnBatch
-) -> list[Path | None]:
+) -> list[ReasoningPath | None]:
     """One path of each pair, in order; None where it does not parse."""
     prompts = [prompting.teacher_prompt(pair) for pair in pairs]
     completions = sampler.sample(prompts, sampling, on_batch)

@@ -15,15 +15,24 @@ from model_export.template import find_template
 from model_export.work import Work
 
 
-def run(recipe: Recipe, recipe_text: str, root: Path, out: Path, on_progress: OnProgress) -> Evaluation:
+def run(
+    recipe: Recipe,
+    recipe_text: str,
+    root: Path,
+    out: Path,
+    on_progress: OnProgress,
+    *,
+    control_only: bool = False,
+) -> Evaluation:
     """Run the recipe on the data under `root` in the folder `out`, from where an earlier run of it got to.
 
         data > bases > label-only control
                      > warm-up > GRPO
                                > GRPO with the step mask > soft labels > student
 
-    Leaves `checkpoint/`, `report.html` and `results.json` in `out`. Raises NotegradeError with one line for what a
-    user can put right: bad data, a warm-up that teaches no traces, a gate that is not passed.
+    Leaves `checkpoint/`, `report.html` and `results.json` in `out`; with `control_only` the latter two alone, of the first line.
+    Raises NotegradeError with one line for what a user can put right: bad data, a warm-up that teaches no traces, a gate that is
+    not passed.
     """
     with lock(out):
         _remove_remains(out)
@@ -32,14 +41,31 @@ def run(recipe: Recipe, recipe_text: str, root: Path, out: Path, on_progress: On
 
         data = work.data()
         student_base = work.base("student_base", recipe.model.student_base, data)
-        one_base = recipe.model.teacher == recipe.model.student_base
-        teacher_base = student_base if one_base else work.base("teacher_base", recipe.model.teacher, data)
         form = PromptForm(find_template(recipe.model.template), data.criteria, recipe.model.limits)
         answers_first = Prompting.load(form, student_base)
-        reasons_first = answers_first if one_base else Prompting.load(form, teacher_base)
-
         check_probes(form, answers_first.tokenizer)
         control = work.label_only(data, answers_first, student_base)
+
+        pairs = work.dev_pairs(data)
+        systems = [
+            majority(data.train, pairs, len(GRADES)),
+            bm25(data.train, pairs, len(GRADES)),
+            work.predict_directly("zero_shot", pairs, answers_first, student_base),
+            work.predict_directly("label_only_sft", pairs, answers_first, control),
+        ]
+
+        def measure() -> Outcome:
+            found = evaluate(systems, pairs, data.long_tail, seed=recipe.seed, draws=recipe.evaluate.draws)
+            return Outcome(recipe, recipe_text, data, pairs, systems, found, stages.records)
+
+        if control_only:
+            outcome = measure()
+            write_results_and_report(outcome, work.logs, out)
+            return outcome.evaluation
+
+        one_base = recipe.model.teacher == recipe.model.student_base
+        teacher_base = student_base if one_base else work.base("teacher_base", recipe.model.teacher, data)
+        reasons_first = answers_first if one_base else Prompting.load(form, teacher_base)
         warm_start = control if recipe.cot_sft.start == "label_only_sft" else teacher_base
         warm = work.warm_up(data, reasons_first, warm_start)
         work.check_parse_rate(data, reasons_first, warm)
@@ -52,22 +78,16 @@ def run(recipe: Recipe, recipe_text: str, root: Path, out: Path, on_progress: On
         ]
         student = work.cut(work.distil(data, soft_labels, answers_first, student_start), student_base)
 
-        pairs = work.dev_pairs(data)
-        systems = [
-            majority(data.train, pairs, len(GRADES)),
-            bm25(data.train, pairs, len(GRADES)),
-            work.predict_directly("zero_shot", pairs, answers_first, student_base),
-            work.predict_directly("label_only_sft", pairs, answers_first, control),
+        systems += [
             work.predict_by_reasoning("cot_sft", pairs, reasons_first, warm),
             work.predict_by_reasoning("grpo", pairs, reasons_first, grpo),
             work.predict_by_reasoning("sam", pairs, reasons_first, sam),
             work.predict_directly("student", pairs, answers_first, student),
         ]
-        evaluation = evaluate(systems, pairs, data.long_tail, seed=recipe.seed, draws=recipe.evaluate.draws)
-        outcome = Outcome(recipe, recipe_text, data, pairs, systems, evaluation, stages.records)
+        outcome = measure()
         write_results_and_report(outcome, work.logs, out)
         write_checkpoint(outcome, form, Models(student, student_base, teacher), out, on_progress)
-        return evaluation
+        return outcome.evaluation
 
 
 def _remove_remains(out: Path) -> None:

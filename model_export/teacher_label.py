@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from model_export.model_io import load_model
 from model_export.pairs import Pair
 from model_export.prompting import Prompting
 from model_export.recipe import LabelConfig
@@ -37,7 +36,7 @@ def label_pairs(
     on_batch: OnBatch,
 ) -> list[SoftLabel]:
     """The soft labels of the pairs, in order; a pair none of whose paths parses has none."""
-    sampler = Sampler(load_model(teacher), prompting.label_token_ids, prompting.end_token_id)
+    sampler = Sampler.load(teacher, prompting, config.precision)
     asked = [pair for pair in pairs for _ in range(config.paths)]
     sampling = Sampling(max_tokens, config.temperature, config.batch_size)
     paths = sample_paths(asked, prompting, sampler, sampling, on_batch)

@@ -7,7 +7,7 @@ from random import Random
 
 from model_export.batches import Example
 from model_export.gold_traces import gold_steps
-from model_export.model_io import keep_layers, load_model, load_tokenizer
+from model_export.model_io import keep_layers, load_model, load_tokenizer, speed_up
 from model_export.pairs import Pair
 from model_export.processes import save_trained
 from model_export.prompting import Prompting, gold_label
@@ -98,6 +98,7 @@ def train_examples(
         choose_all_weights(model)
     else:
         choose_weights(model, config.frozen_layers)
+    speed_up(model, compiled=config.compile)
     job = Job(config, place.seed, place.folder, prompting.label_token_ids, trace_weight, place.launch)
     report = Reporter(RunLog(place.folder / LOG_NAME, place.stage), place.on_step)
     save_trained(train(model, tokenizer, examples, job, report), tokenizer, place.folder)

@@ -28,7 +28,7 @@ from model_export.prepare import (
 )
 from model_export.prompting import Prompting
 from model_export.recipe import PARSE_SAMPLE, TINY_BASE, Recipe, RlConfig, TrainConfig, hash_of
-from model_export.rollout import Sampling
+from model_export.rollout import OnBatch, Sampler, Sampling
 from model_export.stages import RunError, Stages
 from model_export.teacher_label import label_pairs, read_soft_labels, write_soft_labels
 from model_export.teacher_rl import train_rl
@@ -92,10 +92,16 @@ class Work:
         def work(folder: Path) -> None:
             set_seed(self._recipe.seed)
             on_batch = partial(self._on_progress, "Parse rate")
-            found = predict.by_reasoning("cot_sft", pairs, prompting, warm, sampling, on_batch)
+            sampler = Sampler.load(warm, prompting, self._recipe.evaluate.precision)
+            found = predict.by_reasoning("cot_sft", pairs, prompting, sampler, sampling, on_batch)
             (folder / _PARSE_RATE).write_text(json.dumps(float(np.mean(found.parsed))), encoding="utf-8")
 
-        inputs = {"teacher": warm.name, "sampling": asdict(sampling), "seed": self._recipe.seed}
+        inputs = {
+            "teacher": warm.name,
+            "sampling": asdict(sampling),
+            "precision": self._recipe.evaluate.precision,
+            "seed": self._recipe.seed,
+        }
         folder = self._stages.do("parse_rate", inputs, work)
         rate = json.loads((folder / _PARSE_RATE).read_text(encoding="utf-8"))
         if rate < least:
@@ -172,14 +178,20 @@ class Work:
     ) -> Predictions:
         """What a model that answers first says of the pairs."""
         batch_size = self._recipe.evaluate.batch_size
-        work = partial(predict.directly, system, pairs, prompting, model, batch_size)
+
+        def work(sampler: Sampler, on_batch: OnBatch) -> Predictions:
+            return predict.directly(system, pairs, prompting, sampler, batch_size, on_batch)
+
         return self._predict(system, pairs, prompting, model, work)
 
     def predict_by_reasoning(
         self, system: str, pairs: Sequence[Pair], prompting: Prompting, model: Path
     ) -> Predictions:
         """What a model that reasons first says of them, on its most probable path."""
-        work = partial(predict.by_reasoning, system, pairs, prompting, model, self._sampling(0.0))
+
+        def work(sampler: Sampler, on_batch: OnBatch) -> Predictions:
+            return predict.by_reasoning(system, pairs, prompting, sampler, self._sampling(0.0), on_batch)
+
         return self._predict(system, pairs, prompting, model, work)
 
     def _predict(
@@ -188,18 +200,21 @@ class Work:
         pairs: Sequence[Pair],
         prompting: Prompting,
         model: Path,
-        work: Callable[..., Predictions],
+        work: Callable[[Sampler, OnBatch], Predictions],
     ) -> Predictions:
         def write(folder: Path) -> None:
-            found = work(partial(self._on_progress, f"Predict {system}"))
+            sampler = Sampler.load(model, prompting, precision)
+            found = work(sampler, partial(self._on_progress, f"Predict {system}"))
             predict.write_predictions(folder / _PREDICTIONS, found)
 
+        precision = self._recipe.evaluate.precision
         inputs = {
             "model": model.name,
             "form": prompting.form.to_json(),
             "pairs": hash_of([pair.id for pair in pairs]),
             "data": self._data_name,
             "sampling": asdict(self._sampling(0.0)),
+            "precision": precision,
         }
         folder = self._stages.do(f"predict_{system}", inputs, write)
         return predict.read_predictions(folder / _PREDICTIONS, system)

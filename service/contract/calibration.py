@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from service.contract.manifest import Calibration
 
 
-def calibrate(probabilities: Sequence[float], calibration: Calibration) -> tuple[float, ...]:
-    """Calibrated probabilities in the same order; they sum to 1.
+def calibrate(
+    probabilities: Sequence[float], calibration: Calibration, criteria: str
+) -> tuple[float, ...]:
+    """Calibrated probabilities in the same order; they sum to 1. `criteria` names what they were read under.
 
     Temperature scaling on probabilities is the same as on logits: softmax(log p / T).
     Source: Guo et al., On Calibration of Modern Neural Networks, arXiv 1706.04599.
     """
     if calibration.method == "identity":
         return tuple(probabilities)
-    logits = [math.log(p) / calibration.temperature if p > 0 else -math.inf for p in probabilities]
+    temperature = calibration.temperature_under(criteria)
+    logits = [math.log(p) / temperature if p > 0 else -math.inf for p in probabilities]
     top = max(logits)
     weights = [math.exp(value - top) for value in logits]
     total = sum(weights)

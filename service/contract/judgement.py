@@ -29,7 +29,7 @@ class Judgement:
 
 def judge(raw: LabelDistribution, manifest: Manifest, criteria: str) -> Judgement:
     """Calibrate the distribution and read grade, score and margin off it. `criteria` names what it was read under."""
-    distribution = calibrate(raw.probabilities, manifest.calibration)
+    distribution = calibrate(raw.probabilities, manifest.calibration, criteria)
     first, second = sorted(distribution, reverse=True)[:2]
     return Judgement(
         grade=_choose(distribution, manifest.utilities(criteria)),

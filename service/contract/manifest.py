@@ -21,6 +21,7 @@ Slot = Literal["criteria", "query", "title", "body"]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Sha256 = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Temperature = Annotated[float, Field(gt=0)]
 Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
@@ -90,20 +91,28 @@ class Limits(_Strict):
 
 
 class Calibration(_Strict):
-    """How raw label probabilities become trusted ones. `temperature` T: p_i^(1/T), renormalised (arXiv 1706.04599)."""
+    """How raw label probabilities become trusted ones. `temperature` T: p_i^(1/T), renormalised (arXiv 1706.04599).
+
+    `temperatures` are of the criteria that have one of their own.
+    """
 
     name: Name = "identity"
     method: Literal["identity", "temperature"] = "identity"
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: Temperature = 1.0
+    temperatures: dict[Name, Temperature] = Field(default_factory=dict)
     ece_before: float | None = None
     ece_after: float | None = None
     data: str | None = None
 
     @model_validator(mode="after")
     def _identity_has_no_parameter(self) -> Self:
-        if self.method == "identity" and self.temperature != 1.0:
+        if self.method == "identity" and (self.temperature != 1.0 or self.temperatures):
             raise ValueError("the identity calibration takes no temperature")
         return self
+
+    def temperature_under(self, criteria: str) -> float:
+        """The temperature of label probabilities that were read under these criteria."""
+        return self.temperatures.get(criteria, self.temperature)
 
 
 class Decision(_Strict):
@@ -184,6 +193,12 @@ class Manifest(_Strict):
         names = [criteria.name for criteria in self.criteria]
         if len(set(names)) < len(names):
             raise ValueError(f"criteria names must be distinct, not {names}")
+        return self
+
+    @model_validator(mode="after")
+    def _temperatures_fit(self) -> Self:
+        if unknown := self.calibration.temperatures.keys() - {criteria.name for criteria in self.criteria}:
+            raise ValueError(f"temperatures are of this manifest's criteria, not of {sorted(unknown)}")
         return self
 
     @model_validator(mode="after")

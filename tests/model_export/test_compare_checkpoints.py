@@ -54,7 +54,7 @@ def test_a_checkpoint_is_equal_to_itself(
 def test_another_prompt_is_another_checkpoint(
     tiny_base: Path, tmp_path: Path, folders: list[Path], pairs_file: Path
 ) -> None:
-    criteria = load_criteria("product-1")
+    criteria = load_criteria("product-2")
     other = assemble(Plan(str(tiny_base), criteria=criteria, name="shorter"), tmp_path / "shorter")
     found = compare_checkpoints(folders[0], other, pairs_file, None, seed=0, on_progress=nothing)
     assert found.comparison.to_json()["score_distance"]["mean"] > 0

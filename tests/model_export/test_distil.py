@@ -10,6 +10,7 @@ from model_export.model_io import load_model
 from model_export.pairs import Pair
 from model_export.predict import directly
 from model_export.recipe import DistilConfig
+from model_export.rollout import Sampler
 from model_export.teacher_label import SoftLabel
 from model_export.teacher_sft import Workplace
 from service.contract.prompt import Note
@@ -99,7 +100,8 @@ def test_student_follows_its_teacher_with_fewer_layers(tiny_teacher: TinyTeacher
     )
     settings = config(steps=80, batch_size=8, learning_rate=5e-3, gold_weight=0.0, layers=1)
     train_student(tiny_teacher.pairs, labels, tiny_teacher.prompting, settings, place)
-    found = directly("student", tiny_teacher.pairs, tiny_teacher.prompting, tmp_path, 8, lambda *_: None)
+    sampler = Sampler.load(tmp_path, tiny_teacher.prompting)
+    found = directly("student", tiny_teacher.pairs, tiny_teacher.prompting, sampler, 8, lambda *_: None)
     assert found.probabilities.argmax(1).tolist() == [3 - pair.label for pair in tiny_teacher.pairs]
     student = load_model(tmp_path)
     assert student.config.num_hidden_layers == len(student.model.layers) == 1

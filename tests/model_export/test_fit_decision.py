@@ -32,7 +32,7 @@ def skewed(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 PROBABILITIES, GOLD = skewed(3)
 QUERIES = np.arange(PAIRS) // 10
-ONE = ["product-1"] * PAIRS
+ONE = ["product-2"] * PAIRS
 
 
 def test_the_fit_is_better_than_the_most_probable_grade_on_other_pairs() -> None:
@@ -71,12 +71,12 @@ def test_noise_gains_nothing_by_a_fit_that_is_judged_on_other_queries() -> None:
 
 
 def test_each_criteria_has_a_decision_of_its_own() -> None:
-    criteria = ["product-1", "passage-1"] * (PAIRS // 2)
+    criteria = ["product-2", "passage-1"] * (PAIRS // 2)
     turned = np.array([name == "passage-1" for name in criteria])
     probabilities, gold = PROBABILITIES.copy(), GOLD.copy()
     probabilities[turned], gold[turned] = probabilities[turned][:, ::-1], 3 - gold[turned]
     found = make_decisions(probabilities, gold, QUERIES, criteria, seed=1, data_name="made up")
-    assert [each.criteria for each in found] == ["product-1", "passage-1"]
+    assert [each.criteria for each in found] == ["product-2", "passage-1"]
     assert {(each.goal, each.data) for each in found} == {(GOAL, "made up")}
     assert all(each.after > each.before for each in found if each.after and each.before)
     product, passage = (np.array(each.utilities) for each in found)
@@ -109,11 +109,11 @@ def test_choosing_does_what_the_service_does(
     manifest: Manifest, weights: list[float], utilities: list[list[float]]
 ) -> None:
     row = np.array(weights) / sum(weights)
-    decision = Decision(criteria="product-1", utilities=tuple(map(tuple, utilities)))
+    decision = Decision(criteria="product-2", utilities=tuple(map(tuple, utilities)))
     served = judge(
         LabelDistribution(tuple(row.tolist()), 1.0),
         manifest.model_copy(update={"decisions": (decision,)}),
-        "product-1",
+        "product-2",
     )
     expected = row @ np.array(utilities)
     # Of two that differ by a rounding, either may be chosen.

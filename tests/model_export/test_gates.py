@@ -104,8 +104,8 @@ def test_fall_through_int8_is_held_against_its_limit(tmp_path: Path) -> None:
 
 def test_pairs_of_unknown_criteria_are_refused(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(make_checkpoint(tmp_path / "c"))
-    with pytest.raises(GateError, match=r"judged by product-1, which tiny-1 does not have"):
-        GateData.render(checkpoint, make_pairs([0], "product-1"))
+    with pytest.raises(GateError, match=r"judged by product-2, which tiny-1 does not have"):
+        GateData.render(checkpoint, make_pairs([0], "product-2"))
 
 
 def test_verify_tells_what_passed_and_what_did_not(tiny_checkpoint: Path) -> None:

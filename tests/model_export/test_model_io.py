@@ -4,7 +4,14 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
-from model_export.model_io import keep_first_layers, keep_layers, load_model, load_tokenizer, save_model
+from model_export.model_io import (
+    keep_first_layers,
+    keep_layers,
+    load_model,
+    load_tokenizer,
+    save_model,
+    speed_up,
+)
 
 SHAPE = {
     "vocab_size": 32,
@@ -95,3 +102,38 @@ def test_model_is_loaded_in_float32_and_ready_to_read(tiny_base: Path) -> None:
     model = load_model(tiny_base)
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
     assert not model.training
+
+
+# torch's own compiler asks every tensor for its gradient, and is warned of it.
+WARNED = pytest.mark.filterwarnings(r"ignore:The \.grad attribute of a Tensor that is not a leaf:UserWarning")
+
+
+def gradients(model: PreTrainedModel) -> list[torch.Tensor]:
+    ids = torch.tensor([[0, 0, 5, 6, 7], [1, 2, 3, 4, 5]])
+    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    model.zero_grad()
+    logits = model(ids, attention_mask=mask, logits_to_keep=1, use_cache=False).logits
+    logits.log_softmax(-1)[:, 0, 3].sum().backward()
+    return [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
+
+
+@WARNED
+@pytest.mark.parametrize("compiled", [False, True])
+def test_sped_up_model_has_the_same_gradients_and_names(compiled: bool) -> None:
+    model = make_model(3)
+    names, expected = list(model.state_dict()), gradients(model)
+    speed_up(model, compiled=compiled)
+    found = gradients(model)
+    assert len(found) == len(expected) > 0
+    for each, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(each, wanted, atol=1e-5, rtol=1e-4)
+    assert list(model.state_dict()) == names
+
+
+def test_how_a_model_was_sped_up_is_not_written(tmp_path: Path, tiny_base: Path) -> None:
+    plain, fast = make_model(2), make_model(2)
+    speed_up(fast, compiled=True)
+    for name, model in (("plain", plain), ("fast", fast)):
+        save_model(model, load_tokenizer(tiny_base), tmp_path / name)
+    for file in ("config.json", "model.safetensors"):
+        assert (tmp_path / "plain" / file).read_bytes() == (tmp_path / "fast" / file).read_bytes()

@@ -1,11 +1,13 @@
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from model_export.predict import by_reasoning, directly, make_predictions, read_predictions, write_predictions
+from model_export.recipe import Precision
 from model_export.reference_scorer import ReferenceScorer
-from model_export.rollout import Sampling
+from model_export.rollout import Sampler, Sampling
 from tests.tiny_teacher import TinyTeacher
 
 GREEDY = Sampling(max_tokens=48, temperature=0.0, batch_size=4)
@@ -18,7 +20,7 @@ def test_direct_answers_are_those_of_the_reference(tiny_teacher: TinyTeacher) ->
         "zero_shot",
         tiny_teacher.pairs,
         prompting,
-        tiny_teacher.base,
+        Sampler.load(tiny_teacher.base, prompting),
         3,
         lambda *numbers: told.append(numbers),
     )
@@ -30,9 +32,30 @@ def test_direct_answers_are_those_of_the_reference(tiny_teacher: TinyTeacher) ->
     assert told[-1] == (8, 8)
 
 
+def reasoner(teacher: TinyTeacher) -> Sampler:
+    return Sampler.load(teacher.folder, teacher.prompting)
+
+
+def test_bfloat16_is_near_float32_and_not_the_same(tiny_teacher: TinyTeacher) -> None:
+    prompting = tiny_teacher.prompting
+    found = [
+        directly(
+            "student",
+            tiny_teacher.pairs,
+            prompting,
+            Sampler.load(tiny_teacher.base, prompting, precision),
+            8,
+            lambda *_: None,
+        ).probabilities
+        for precision in get_args(Precision)
+    ]
+    assert found[0] == pytest.approx(found[1], abs=0.02)
+    assert (found[0] != found[1]).any()
+
+
 def test_answers_after_reasoning_are_the_teacher_s(tiny_teacher: TinyTeacher) -> None:
     found = by_reasoning(
-        "cot_sft", tiny_teacher.pairs, tiny_teacher.prompting, tiny_teacher.folder, GREEDY, lambda *_: None
+        "cot_sft", tiny_teacher.pairs, tiny_teacher.prompting, reasoner(tiny_teacher), GREEDY, lambda *_: None
     )
     assert found.parsed is not None
     assert found.parsed.all()
@@ -43,7 +66,7 @@ def test_answers_after_reasoning_are_the_teacher_s(tiny_teacher: TinyTeacher) ->
 def test_trace_that_does_not_parse_says_nothing_of_its_pair(tiny_teacher: TinyTeacher) -> None:
     short = Sampling(max_tokens=3, temperature=0.0, batch_size=4)
     found = by_reasoning(
-        "cot_sft", tiny_teacher.pairs, tiny_teacher.prompting, tiny_teacher.folder, short, lambda *_: None
+        "cot_sft", tiny_teacher.pairs, tiny_teacher.prompting, reasoner(tiny_teacher), short, lambda *_: None
     )
     assert found.parsed is not None
     assert not found.parsed.any()

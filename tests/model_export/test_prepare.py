@@ -63,7 +63,7 @@ def two_sources(tmp_path: Path) -> list[dict[str, Any]]:
     forum = write_source(
         tmp_path, "forum", [row(f"f{n}", f"how {n}", n % 3) for n in range(6)], [row("fd", "why", 2)]
     )
-    return [{**shop, "criteria": "product-1"}, {**forum, "criteria": "forum-1", "grades": [0, 1, 3]}]
+    return [{**shop, "criteria": "product-2"}, {**forum, "criteria": "forum-1", "grades": [0, 1, 3]}]
 
 
 def prepare(recipe: Recipe, root: Path) -> Path:
@@ -87,10 +87,10 @@ def test_sources_are_read_with_their_criteria_and_grades(
 ) -> None:
     data = load_data(prepare(recipe_of(two_sources), tmp_path))
     assert {(pair.source, pair.criteria) for pair in data.train} == {
-        ("shop", "product-1"),
+        ("shop", "product-2"),
         ("forum", "forum-1"),
     }
-    assert list(data.criteria) == [load_criteria("product-1"), load_criteria("forum-1")]
+    assert list(data.criteria) == [load_criteria("product-2"), load_criteria("forum-1")]
     assert [pair.label for pair in data.train if pair.source == "forum"] == [0, 1, 3, 0, 1, 3]
     assert [pair.label for pair in data.dev if pair.source == "forum"] == [3]
     assert set(data.hashes) == {"shop-train.jsonl", "shop-dev.jsonl", "forum-train.jsonl", "forum-dev.jsonl"}

@@ -82,6 +82,21 @@ def test_finished_run_keeps_all_its_stages(undisturbed: Path) -> None:
     assert read_json(undisturbed / "checkpoint" / "manifest.json")["fingerprint"] == before
 
 
+def test_control_alone_is_measured_and_nothing_is_exported(tmp_path: Path) -> None:
+    log, out = tmp_path / "log.txt", tmp_path / "out"
+    change = ("--control-only", "--set", "label_only_sft.steps=2", "--set", "name=lever")
+    ended = command(log, "run", str(write_recipe(tmp_path)), "--out", str(out), *change)
+    assert ended == 0, log.read_text(encoding="utf-8")
+    results = read_json(out / "results.json")
+    assert list(results["rows"]) == SYSTEMS[:4]
+    assert results["recipe"] == "lever"
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "# --set label_only_sft.steps=2" in page
+    assert not (out / "checkpoint").exists()
+    assert [name for name in visible_names(out) if name.startswith("cot_sft")] == []
+    assert "report.html tells of it" in log.read_text(encoding="utf-8")
+
+
 def refusal(tmp_path: Path, recipe: str, *arguments: str) -> str:
     """The last line of a run that ends with exit code 2."""
     log = tmp_path / "log.txt"

@@ -14,6 +14,8 @@ def expected_grade(probabilities: Sequence[float]) -> float:
 def calibrated_grade(raw: Sequence[float], checkpoint: Checkpoint) -> float:
     """Expected grade of raw label probabilities, lowest grade first, after the checkpoint's calibration.
 
-    Notegrade answers with calibrated probabilities; the other peers know of no calibration.
+    Notegrade answers with calibrated probabilities; the other peers know of no calibration. All are asked under the
+    checkpoint's default criteria.
     """
-    return expected_grade(calibrate(raw, checkpoint.manifest.calibration))
+    criteria = checkpoint.renderer.default_criteria
+    return expected_grade(calibrate(raw, checkpoint.manifest.calibration, criteria))

@@ -102,9 +102,39 @@ def test_the_identity_chooses_the_most_probable(manifest: Manifest, weights: lis
 def test_temperature_equals_softmax_of_scaled_logits(weights: list[float], temperature: float) -> None:
     raw = distribution_of(weights).probabilities
     powers = [p ** (1 / temperature) for p in raw]
-    calibrated = calibrate(raw, Calibration(name="t-1", method="temperature", temperature=temperature))
+    calibration = Calibration(name="t-1", method="temperature", temperature=temperature)
+    calibrated = calibrate(raw, calibration, GENERAL)
     assert calibrated == pytest.approx([power / sum(powers) for power in powers], abs=1e-9)
 
 
 def test_identity_leaves_probabilities_alone() -> None:
-    assert calibrate((0.1, 0.9), Calibration()) == (0.1, 0.9)
+    assert calibrate((0.1, 0.9), Calibration(), GENERAL) == (0.1, 0.9)
+
+
+def test_criteria_with_a_temperature_of_their_own_are_calibrated_by_it(manifest: Manifest) -> None:
+    own = Calibration(method="temperature", temperature=3.0, temperatures={GENERAL: 0.5})
+    # A square of each, renormalised.
+    assert calibrate((0.25, 0.75), own, GENERAL) == pytest.approx((0.1, 0.9))
+    assert calibrate((0.25, 0.75), own, "other") == calibrate(
+        (0.25, 0.75), Calibration(method="temperature", temperature=3.0), GENERAL
+    )
+    raw = distribution_of([0.1, 0.2, 0.3, 0.4])
+    calibrated = manifest.model_copy(update={"calibration": own})
+    assert judge(raw, calibrated, GENERAL).distribution == pytest.approx(
+        calibrate(raw.probabilities, own, GENERAL)
+    )
+
+
+@pytest.mark.parametrize(
+    ("calibration", "message"),
+    [
+        ({"temperatures": {"general-1": 2.0}}, "identity calibration takes no temperature"),
+        ({"method": "temperature", "temperatures": {"nobody-1": 2.0}}, "not of .'nobody-1'"),
+        ({"method": "temperature", "temperatures": {"general-1": 0.0}}, "greater than 0"),
+    ],
+)
+def test_temperatures_that_do_not_fit_are_refused(
+    manifest: Manifest, calibration: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Manifest.model_validate({**manifest.model_dump(), "calibration": calibration})

@@ -1,0 +1,259 @@
+"""The ladder: what each rung of a recipe gave over several seeds, what it cost, and what else was tried.
+
+Read from `results.json` of finished runs, which hold figures alone: no text of a query or a note.
+"""
+
+import json
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Self
+
+from jinja2 import Environment, StrictUndefined
+
+from model_export.evaluate import ALL
+from model_export.plots import plot_intervals, plot_spread
+from model_export.report import CSS, Picture, signed
+from model_export.winners import METRIC_TITLES
+from service.errors import NotegradeError
+
+_TEMPLATE = "ladder_template.html"
+_STUDENT = "student"
+_COMPARED = ("macro_f1", "qwk", "ndcg_at_10")
+_SHOWN = (
+    "macro_f1",
+    "qwk",
+    "macro_f1_decided",
+    "qwk_decided",
+    "ndcg_at_10",
+    "auc",
+    "ece_after",
+    "parse_rate",
+)
+_LEVER_METRICS = ("macro_f1_decided", "qwk_decided", "ndcg_at_10", "auc")
+_CHANGE = "# --set "
+# What each rung is trained by, beside what it starts from.
+_OWN_STAGES = {
+    "label_only_sft": ("label_only_sft",),
+    "cot_sft": ("cot_sft",),
+    "grpo": ("grpo",),
+    "sam": ("sam",),
+    "student": ("label", "distil"),
+}
+
+
+class LadderError(NotegradeError):
+    """Runs that make no ladder."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """One run's `results.json`."""
+
+    path: Path
+    raw: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Of a file, or of a run's folder. Raises LadderError for what is none."""
+        file = path / "results.json" if path.is_dir() else path
+        try:
+            raw = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise LadderError(f"{file} can't be read as a run's results: {error}") from error
+        if not isinstance(raw, dict) or "recipe_text" not in raw:
+            raise LadderError(f"{file} is no results.json of this release: run the recipe again")
+        return cls(file, raw)
+
+    @property
+    def systems(self) -> list[str]:
+        """From the lowest rung up."""
+        return list(self.raw["rows"])
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """What `--set` changed of the recipe, without its name."""
+        lines = (
+            line.removeprefix(_CHANGE)
+            for line in self.raw["recipe_text"].splitlines()
+            if line.startswith(_CHANGE)
+        )
+        return tuple(line for line in lines if not line.startswith("name="))
+
+    def figure(self, system: str, split: str, metric: str) -> float | None:
+        """A cell of the table; None where undefined."""
+        value = self.raw["rows"][system][split][metric]
+        return None if value is None else float(value)
+
+    def difference(self, split: str, control: str, metric: str) -> dict[str, float | None]:
+        """`difference`, `low` and `high` of the student less a control."""
+        by_control = self.raw["differences"] if split == ALL else self.raw["split_differences"][split]
+        found: dict[str, float | None] = by_control[control][_STUDENT][metric]
+        return found
+
+    def seconds(self, names: Iterable[str]) -> float:
+        """What these stages took together."""
+        of_stage = {stage["name"]: stage["seconds"] for stage in self.raw["stages"]}
+        return float(sum(of_stage.get(name, 0.0) for name in names))
+
+    def stages_below(self, system: str) -> list[str]:
+        """All training that a rung stands on, its own last."""
+        recipe = tomllib.loads(self.raw["recipe_text"])
+        if system not in _OWN_STAGES:
+            return []
+        below: list[str] = []
+        if system == "cot_sft" and recipe["cot_sft"].get("start") == "label_only_sft":
+            below = ["label_only_sft"]
+        elif system in ("grpo", "sam"):
+            below = self.stages_below("cot_sft")
+        elif system == _STUDENT:
+            below = self.stages_below(recipe["label"].get("teacher", "sam"))
+            if recipe["distil"].get("start") == "label_only_sft" and "label_only_sft" not in below:
+                below = ["label_only_sft", *below]
+        return [*below, *_OWN_STAGES[system]]
+
+    def seconds_a_pair(self, system: str) -> float | None:
+        """What its predictions took for each dev pair, the start of its process included; None where it needs no model."""
+        took = self.seconds([f"predict_{system}"])
+        return took / self.raw["sizes"][ALL]["pairs"] if took else None
+
+
+def write_ladder(runs: Sequence[Path], levers: Sequence[Path], out: Path) -> None:
+    """Write the page of these runs (one recipe, several seeds) and of runs of the control alone with something changed.
+
+    Raises LadderError for runs that don't belong together.
+    """
+    results, tried = [Results.read(path) for path in runs], [Results.read(path) for path in levers]
+    _check(results)
+    text = resources.files(__package__).joinpath(_TEMPLATE).read_text(encoding="utf-8")
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    first = results[0]
+    splits = list(first.raw["sizes"])
+    sources = [split for split in splits if f"{split}_long_tail" in splits]
+    page = environment.from_string(text).render(
+        css=CSS,
+        name=first.raw["recipe"],
+        seeds=[each.raw["seed"] for each in results],
+        titles={metric: METRIC_TITLES[metric] for metric in _SHOWN},
+        splits=[_describe_split(results, split) for split in splits],
+        compared={metric: METRIC_TITLES[metric] for metric in _COMPARED},
+        compute=[_describe_compute(results, system) for system in first.systems],
+        lever_splits=sources,
+        lever_titles=[METRIC_TITLES[metric] for metric in _LEVER_METRICS],
+        levers=[_describe_lever(each, sources) for each in tried],
+        pictures=_pictures(results, sources),
+        recipe_text=first.raw["recipe_text"],
+    )
+    out.write_text(page + "\n", encoding="utf-8")
+
+
+def _check(results: Sequence[Results]) -> None:
+    if not results:
+        raise LadderError("a ladder needs at least one run")
+    if _STUDENT not in results[0].systems:
+        raise LadderError(f"{results[0].path} is of the control alone: a ladder needs the whole run")
+    seeds = [each.raw["seed"] for each in results]
+    if len(set(seeds)) < len(seeds):
+        raise LadderError(f"runs must have distinct seeds, not {seeds}")
+    for other in results[1:]:
+        if other.raw["recipe_text"] != results[0].raw["recipe_text"] or other.systems != results[0].systems:
+            raise LadderError(f"{other.path} is of another recipe than {results[0].path}")
+
+
+def _describe_split(results: Sequence[Results], split: str) -> dict[str, Any]:
+    first = results[0]
+    controls = [system for system in first.raw["controls"] if system != _STUDENT]
+    return {
+        "name": split,
+        "sizes": [each.raw["sizes"][split] for each in results],
+        "rows": {
+            system: [_spread([each.figure(system, split, metric) for each in results]) for metric in _SHOWN]
+            for system in first.systems
+        },
+        "against": {
+            control: [
+                [_interval(each.difference(split, control, metric)) for each in results]
+                for metric in _COMPARED
+            ]
+            for control in controls
+        },
+    }
+
+
+def _spread(values: Sequence[float | None]) -> str:
+    """Mean, and least to greatest where there are several."""
+    defined = [value for value in values if value is not None]
+    if not defined:
+        return "–"
+    if len(values) == 1:
+        return f"{defined[0]:.3f}"
+    return f"{fmean(defined):.3f} ({min(defined):.3f}–{max(defined):.3f})"
+
+
+def _interval(found: Mapping[str, float | None]) -> dict[str, Any]:
+    difference, low, high = (found[key] for key in ("difference", "low", "high"))
+    if low is None or high is None:
+        return {"text": "–", "sure": False}
+    return {"text": f"{signed(difference)} [{signed(low)}, {signed(high)}]", "sure": low > 0 or high < 0}
+
+
+def _describe_compute(results: Sequence[Results], system: str) -> dict[str, Any]:
+    first, own = results[0], _OWN_STAGES.get(system, ())
+    per_pair = [value for each in results if (value := each.seconds_a_pair(system)) is not None]
+    return {
+        "system": system,
+        "stages": ", ".join(own) or "none",
+        "own": fmean(each.seconds(own) for each in results) / 60,
+        "whole": fmean(each.seconds(first.stages_below(system)) for each in results) / 60,
+        "per_pair": 1000 * fmean(per_pair) if per_pair else None,
+    }
+
+
+def _describe_lever(lever: Results, sources: Sequence[str]) -> dict[str, Any]:
+    system = lever.systems[-1]
+    cells = {
+        source: [_spread([lever.figure(system, source, metric)]) for metric in _LEVER_METRICS]
+        for source in sources
+    }
+    return {
+        "name": lever.raw["recipe"],
+        "changes": lever.changes,
+        "cells": cells,
+        "minutes": lever.seconds(["label_only_sft"]) / 60,
+    }
+
+
+def _pictures(results: Sequence[Results], sources: Sequence[str]) -> list[Picture]:
+    systems = results[0].systems
+    panels = {
+        f"{source}: {METRIC_TITLES[metric]}": {
+            system: [value for each in results if (value := each.figure(system, source, metric)) is not None]
+            for system in systems
+        }
+        for source in sources
+        for metric in ("macro_f1_decided", "qwk_decided", "ndcg_at_10")
+    }
+    over_bm25 = {
+        f"{source}, seed {each.raw['seed']}": each.difference(source, "bm25", "ndcg_at_10")
+        for source in sources
+        for each in results
+    }
+    return [
+        Picture(
+            "The rungs",
+            "A dot for each seed. Grades are chosen by utilities that were fitted on the other half of the queries, for every rung alike.",
+            f"Macro-F1, QWK and nDCG of {', '.join(systems)} on {', '.join(sources)}.",
+            plot_spread(panels, columns=3),
+        ),
+        Picture(
+            "The student's nDCG@10 less BM25's",
+            "With 95 % intervals of a paired bootstrap by query. A source that is not shown has too few queries with two notes.",
+            f"Differences in nDCG to BM25 with intervals on {', '.join(sources)}.",
+            plot_intervals(over_bm25, "nDCG@10, student less BM25"),
+        ),
+    ]
