@@ -71,6 +71,8 @@ class TrainingNotes(BaseModel):
         data: one source each, with its licence.
         recipe: how it was trained, in a paragraph.
         controls: a table's rows, its head first; empty where nothing was compared.
+        differences: the same, of what the student has more than its controls, with intervals.
+        failures: cases that it grades far off, and how many it doesn't; empty where it was asked none.
         limits: one each.
     """
 
@@ -79,6 +81,8 @@ class TrainingNotes(BaseModel):
     data: tuple[str, ...]
     recipe: str
     controls: tuple[tuple[str, ...], ...] = ()
+    differences: tuple[tuple[str, ...], ...] = ()
+    failures: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
 
 
@@ -161,6 +165,13 @@ def _training_sections(manifest: Manifest, training: TrainingNotes | None) -> li
     sections = [("Training data", _bullets(training.data)), ("Training", "\n\n".join(recipe))]
     if training.controls:
         sections.append(("Controls", _table(training.controls)))
+    if training.differences:
+        table = (
+            f"With the 95 % intervals of a paired bootstrap over queries.\n\n{_table(training.differences)}"
+        )
+        sections.append(("Against its controls", table))
+    if training.failures:
+        sections.append(("Where it fails", _bullets(training.failures)))
     if manifest.dev_metrics:
         rows = [(name, f"{value:.4g}") for name, value in manifest.dev_metrics.items()]
         sections.append(("On dev", _table([("metric", "value"), *rows])))

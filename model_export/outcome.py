@@ -12,8 +12,10 @@ from model_export.checkpoint_writer import CheckpointSpec, OnProgress, code_vers
 from model_export.evaluate import ALL, Evaluation, Predictions, format_number
 from model_export.evaluate_checkpoints import fit
 from model_export.export import ExportPlan, export
+from model_export.failures import find_failures
 from model_export.gates import sample_pairs
 from model_export.model_card import TrainingNotes
+from model_export.paired_bootstrap import Difference
 from model_export.pairs import Pair, listed
 from model_export.prepare import Data, read_base
 from model_export.prompting import PromptForm
@@ -86,6 +88,7 @@ def write_checkpoint(
     """The student as the service takes it. Raises GateError, and then leaves what lay there."""
     recipe = outcome.recipe
     fitted = fit(outcome.student, outcome.pairs, recipe.seed)
+    failures = find_failures(form, models.student, fitted.calibration, fitted.decisions)
     spec = CheckpointSpec(
         name=recipe.export.name or recipe.name,
         base=read_base(models.base),
@@ -97,7 +100,7 @@ def write_checkpoint(
         decisions=fitted.decisions,
         dev_metrics=_dev_metrics(outcome.evaluation),
         quantization="w8a8" if recipe.export.int8 else None,
-        training=_training_notes(outcome),
+        training=_training_notes(outcome, failures),
     )
     dev = sample_pairs(outcome.pairs, recipe.export.gate_pairs)
     plan = ExportPlan(models.student, spec, dev, with_vllm=recipe.export.with_vllm)
@@ -151,7 +154,7 @@ def _dev_metrics(evaluation: Evaluation) -> dict[str, float]:
     return figures | {"pairs": evaluation.sizes[ALL]["pairs"]}
 
 
-def _training_notes(outcome: Outcome) -> TrainingNotes:
+def _training_notes(outcome: Outcome, failures: tuple[str, ...]) -> TrainingNotes:
     recipe = outcome.recipe
     stages = (
         f"Recipe `{recipe.name}`, seed {recipe.seed}: {recipe.label_only_sft.steps} steps of label-only training for the "
@@ -163,6 +166,8 @@ def _training_notes(outcome: Outcome) -> TrainingNotes:
         data=tuple(_data_lines(outcome)),
         recipe=stages,
         controls=tuple(_control_rows(outcome.evaluation)),
+        differences=tuple(_difference_rows(outcome.evaluation)),
+        failures=failures,
         limits=(
             f"Measured on {len(outcome.pairs):,} dev pairs whose queries were not trained on; other queries, other figures.",
         ),
@@ -183,6 +188,24 @@ def _control_rows(evaluation: Evaluation) -> Iterator[tuple[str, ...]]:
     for system, splits in evaluation.rows.items():
         values = (splits[ALL][metric] for metric in metrics)
         yield (system, *map(format_number, values))
+
+
+def _difference_rows(evaluation: Evaluation) -> Iterator[tuple[str, ...]]:
+    metrics = ("macro_f1", "qwk", "ndcg_at_10")
+    yield ("on", "student less", *(METRIC_TITLES[metric] for metric in metrics))
+    by_split = {ALL: evaluation.differences, **evaluation.split_differences}
+    for split, by_control in by_split.items():
+        for control, by_system in by_control.items():
+            # On all pairs against every control; on a part of them against what a search engine has anyway.
+            if split == ALL or control == "bm25":
+                found = by_system[_STUDENT]
+                yield (split, control, *(_interval(found[metric]) for metric in metrics))
+
+
+def _interval(found: Difference) -> str:
+    if found.difference is None or found.low is None or found.high is None:
+        return "–"
+    return f"{found.difference:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
 
 
 def _sources(pairs: Sequence[Pair]) -> Counter[str]:

@@ -156,9 +156,14 @@ class TrainConfig(_Strict):
 
 
 class LabelOnlyConfig(TrainConfig):
-    """The control: cross-entropy on the grade token alone."""
+    """The control: cross-entropy on the grade token alone.
+
+    Attributes:
+        variance_smoothing: spread the gold label by the annotators' variance, where the data carries it.
+    """
 
     smoothing: Share = 0.0
+    variance_smoothing: bool = False
 
 
 class CotConfig(TrainConfig):

@@ -57,11 +57,14 @@ def train_label_only(
     pairs: Sequence[Pair], prompting: Prompting, config: LabelOnlyConfig, place: Workplace
 ) -> None:
     """The control: the grade right after the prompt, and nothing of reasons."""
-    examples = [
-        Example(prompting.student_prompt(pair), [], gold_label(pair, config.smoothing), pair.label)
-        for pair in pick(pairs, config, place.seed)
-    ]
+    examples = [label_only_example(pair, prompting, config) for pair in pick(pairs, config, place.seed)]
     train_examples(examples, prompting, config, place)
+
+
+def label_only_example(pair: Pair, prompting: Prompting, config: LabelOnlyConfig) -> Example:
+    """The gold grade, smoothed as the stage asks, and no completion."""
+    target = gold_label(pair, config.smoothing, by_variance=config.variance_smoothing)
+    return Example(prompting.student_prompt(pair), [], target, pair.label)
 
 
 def train_cot(pairs: Sequence[Pair], prompting: Prompting, config: CotConfig, place: Workplace) -> None:

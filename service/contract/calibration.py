@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from service.contract.manifest import Calibration
 
 
-def calibrate(
-    probabilities: Sequence[float], calibration: Calibration, criteria: str
-) -> tuple[float, ...]:
+def calibrate(probabilities: Sequence[float], calibration: Calibration, criteria: str) -> tuple[float, ...]:
     """Calibrated probabilities in the same order; they sum to 1. `criteria` names what they were read under.
 
     Temperature scaling on probabilities is the same as on logits: softmax(log p / T).

@@ -32,6 +32,21 @@ def test_trained_card_tells_data_recipe_controls_and_limits(manifest: Manifest) 
     assert "- Knows nothing.\n" in card
 
 
+def test_card_tells_intervals_and_where_it_fails(manifest: Manifest) -> None:
+    notes = NOTES.model_copy(
+        update={
+            "differences": (("on", "student less", "QWK"), ("all", "bm25", "+0.100 [+0.050, +0.150]")),
+            "failures": ("Of 40 cases 30 are right.", "Query “tea” ..."),
+        }
+    )
+    card = render_model_card(manifest, notes)
+    assert "| all | bm25 | +0.100 [+0.050, +0.150] |" in card
+    assert "## Where it fails\n\n- Of 40 cases 30 are right.\n- Query “tea” ...\n" in card
+    without = render_model_card(manifest, NOTES)
+    assert "Against its controls" not in without
+    assert "Where it fails" not in without
+
+
 def test_card_tells_what_calibration_did(manifest: Manifest) -> None:
     calibration = Calibration(
         name="temperature-1",
@@ -40,9 +55,13 @@ def test_card_tells_what_calibration_did(manifest: Manifest) -> None:
         ece_before=0.21,
         ece_after=0.04,
         data="dev",
+        temperatures={"forum-1": 2.25},
     )
     card = render_model_card(manifest.model_copy(update={"calibration": calibration}), NOTES)
-    assert "temperature-1 (T = 1.5; expected calibration error 0.210 before, 0.040 after, on dev)" in card
+    assert (
+        "temperature-1 (T = 1.5, 2.25 under `forum-1`; expected calibration error 0.210 before, 0.040 after, on dev)"
+        in card
+    )
 
 
 def test_card_shows_gates_and_dev_metrics(manifest: Manifest) -> None:
