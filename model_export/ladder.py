@@ -4,9 +4,9 @@ Read from `results.json` of finished runs, which hold figures alone: no text of 
 """
 
 import json
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from statistics import fmean
@@ -16,6 +16,7 @@ from jinja2 import Environment, StrictUndefined
 
 from model_export.evaluate import ALL
 from model_export.plots import plot_intervals, plot_spread
+from model_export.recipe import Recipe, parse_recipe, read_changes
 from model_export.report import CSS, Picture, signed
 from model_export.winners import METRIC_TITLES
 from service.errors import NotegradeError
@@ -34,7 +35,6 @@ _SHOWN = (
     "parse_rate",
 )
 _LEVER_METRICS = ("macro_f1_decided", "qwk_decided", "ndcg_at_10", "auc")
-_CHANGE = "# --set "
 # What each rung is trained by, beside what it starts from.
 _OWN_STAGES = {
     "label_only_sft": ("label_only_sft",),
@@ -73,15 +73,15 @@ class Results:
         """From the lowest rung up."""
         return list(self.raw["rows"])
 
+    @cached_property
+    def recipe(self) -> Recipe:
+        """What it was run by. Raises RecipeError where this release has no such recipes."""
+        return parse_recipe(self.raw["recipe_text"], f"the recipe of {self.path}")
+
     @property
     def changes(self) -> tuple[str, ...]:
-        """What `--set` changed of the recipe, without its name."""
-        lines = (
-            line.removeprefix(_CHANGE)
-            for line in self.raw["recipe_text"].splitlines()
-            if line.startswith(_CHANGE)
-        )
-        return tuple(line for line in lines if not line.startswith("name="))
+        """What was changed of the recipe, beside its name."""
+        return tuple(line for line in read_changes(self.raw["recipe_text"]) if not line.startswith("name="))
 
     def figure(self, system: str, split: str, metric: str) -> float | None:
         """A cell of the table; None where undefined."""
@@ -101,19 +101,16 @@ class Results:
 
     def stages_below(self, system: str) -> list[str]:
         """All training that a rung stands on, its own last."""
-        recipe = tomllib.loads(self.raw["recipe_text"])
-        if system not in _OWN_STAGES:
-            return []
         below: list[str] = []
-        if system == "cot_sft" and recipe["cot_sft"].get("start") == "label_only_sft":
+        if system == "cot_sft" and self.recipe.cot_sft.start == "label_only_sft":
             below = ["label_only_sft"]
         elif system in ("grpo", "sam"):
             below = self.stages_below("cot_sft")
         elif system == _STUDENT:
-            below = self.stages_below(recipe["label"].get("teacher", "sam"))
-            if recipe["distil"].get("start") == "label_only_sft" and "label_only_sft" not in below:
+            below = self.stages_below(self.recipe.label.teacher)
+            if self.recipe.distil.start == "label_only_sft" and "label_only_sft" not in below:
                 below = ["label_only_sft", *below]
-        return [*below, *_OWN_STAGES[system]]
+        return [*below, *_OWN_STAGES.get(system, ())]
 
     def seconds_a_pair(self, system: str) -> float | None:
         """What its predictions took for each dev pair, the start of its process included; None where it needs no model."""
@@ -223,8 +220,9 @@ def _describe_lever(lever: Results, sources: Sequence[str]) -> dict[str, Any]:
     return {
         "name": lever.raw["recipe"],
         "changes": lever.changes,
+        "rung": system,
         "cells": cells,
-        "minutes": lever.seconds(["label_only_sft"]) / 60,
+        "minutes": lever.seconds(lever.stages_below(system)) / 60,
     }
 
 

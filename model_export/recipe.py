@@ -17,6 +17,8 @@ Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
 TINY_BASE = "tiny"
+# How a recipe's text tells of a change: still TOML, and read by people, too.
+_CHANGE = "# --set "
 PARSE_SAMPLE = 96  # traces whose parse rate gates RL
 Precision = Literal["float32", "bfloat16"]
 
@@ -336,23 +338,45 @@ class Recipe(_Strict):
 def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     """Read and check a recipe; RecipeError names every bad field at once.
 
-    Each of `changes` is a line of TOML with a dotted key, such as `label_only_sft.steps=300`, and goes before what the file
-    says; a value that is no TOML is a string.
+    `changes` are as for `read_recipe_text`.
+    """
+    return parse_recipe(read_recipe_text(path, changes), f"the recipe {path}")
+
+
+def read_recipe_text(path: Path, changes: Sequence[str] = ()) -> str:
+    """The file's text, and what is changed of it, each change a line behind it. Raises RecipeError.
+
+    A change is a line of TOML with a dotted key, such as `label_only_sft.steps=300`, and goes before what the file says; a
+    value that is no TOML is a string.
     """
     try:
-        stated = tomllib.loads(path.read_text(encoding="utf-8"))
-        for change in changes:
-            _merge(stated, _read_change(change))
-        return Recipe.model_validate(stated)
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise RecipeError(f"the recipe {path} can't be read: {error.strerror}") from error
-    except ValidationError as error:
-        raise RecipeError(f"the recipe {path} is not valid: {one_line(error, 'recipe')}") from error
     except ValueError as error:
         raise RecipeError(f"the recipe {path} is not valid TOML: {error}") from error
+    return "".join([text, *(f"{_CHANGE}{change}\n" for change in changes)])
 
 
-def _read_change(change: str) -> dict[str, Any]:
+def read_changes(text: str) -> tuple[str, ...]:
+    """The changes that a recipe's text ends with."""
+    return tuple(line.removeprefix(_CHANGE) for line in text.splitlines() if line.startswith(_CHANGE))
+
+
+def parse_recipe(text: str, what: str = "the recipe") -> Recipe:
+    """The recipe that this text is, with its changes; RecipeError names every bad field at once."""
+    try:
+        stated = tomllib.loads(text)
+        for change in read_changes(text):
+            _merge(stated, _parse_change(change))
+        return Recipe.model_validate(stated)
+    except ValidationError as error:
+        raise RecipeError(f"{what} is not valid: {one_line(error, 'recipe')}") from error
+    except ValueError as error:
+        raise RecipeError(f"{what} is not valid TOML: {error}") from error
+
+
+def _parse_change(change: str) -> dict[str, Any]:
     key, equals, value = change.partition("=")
     if not equals:
         raise RecipeError(f"{change!r} changes nothing: write KEY=VALUE, such as label_only_sft.steps=300")

@@ -144,9 +144,9 @@ def test_levers_are_shown_with_what_they_changed(tmp_path: Path) -> None:
     lever = write_results(tmp_path / "lever", 5, systems=SYSTEMS[:4], text=changed)
     page = page_of(tmp_path, write_results(tmp_path, 0), levers=(lever,))
     row = page.row("micro")
-    assert row[1] == "label_only_sft.steps=9"
+    assert row[1:3] == ["label_only_sft.steps=9", "label_only_sft"]
     assert (
-        row[2].split()[0]
+        row[3].split()[0]
         == f"{Results.read(lever).figure('label_only_sft', 'forum', 'macro_f1_decided'):.3f}"
     )
     assert row[-1] == "10.0"
