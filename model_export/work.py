@@ -39,8 +39,8 @@ ADAPTER, CUT = "adapter", "cut.json"
 _SOFT_LABELS = "soft_labels.jsonl"
 _PREDICTIONS = "predictions.npz"
 _PARSE_RATE = "parse_rate.json"
-# How often a stage keeps its state changes no result.
-_NOT_COUNTED = {"save_steps"}
+# How often a stage keeps its state, and what it takes to go on from it, change no result of its own.
+_NOT_COUNTED = {"save_steps", "min_parse_rate"}
 
 
 class Work:

@@ -56,11 +56,12 @@ def test_twenty_notes_are_scored_as_transformers_does(
     assert [result["id"] for result in answer["results"]] == [note["id"] for note in notes]
 
     texts = [Note(canonicalize(note["title"]), canonicalize(note["body"])) for note in notes]
-    prompts = default_checkpoint.renderer.render(QUERY, texts, default_checkpoint.renderer.default_criteria)
+    criteria = default_checkpoint.renderer.default_criteria
+    prompts = default_checkpoint.renderer.render(QUERY, texts, criteria)
     reference = ReferenceScorer.load(default_checkpoint.folder, default_checkpoint.manifest.label_token_ids)
     expected = reference.distributions([prompt.token_ids for prompt in prompts])
     for result, raw in zip(answer["results"], expected, strict=True):
-        judgement = judge(raw, default_checkpoint.manifest, "product-1")
+        judgement = judge(raw, default_checkpoint.manifest, criteria)
         assert result["outcome"] == "scored"
         assert result["distribution"] == pytest.approx(judgement.distribution, abs=1e-3)
         assert result["score"] == pytest.approx(judgement.score, abs=1e-3)

@@ -193,4 +193,4 @@ def test_adapter_that_scales_is_refused(tiny_base: Path, tmp_path: Path) -> None
 
 def test_packaged_adapter_is_whole_where_there_is_one() -> None:
     folder = default_adapter()
-    assert folder is None or read_description(folder).base == "SmolLM2-135M-Instruct"
+    assert folder is None or read_description(folder).base.startswith("SmolLM2-135M-Instruct")

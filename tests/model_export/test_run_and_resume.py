@@ -117,6 +117,16 @@ def test_warm_up_that_teaches_no_traces_stops_the_run(tmp_path: Path) -> None:
     )
 
 
+def test_run_that_asks_less_of_the_warm_up_goes_on_from_it(tmp_path: Path) -> None:
+    refusal(tmp_path, MICRO.replace("min_parse_rate = 0.0", "min_parse_rate = 1.0"))
+    log, out = tmp_path / "log.txt", tmp_path / "out"
+    less = ("--set", "cot_sft.min_parse_rate=0.0")
+    ended = command(log, "run", str(tmp_path / "micro.toml"), "--out", str(out), *less)
+    assert ended == 0, log.read_text(encoding="utf-8")
+    kept = {stage["name"]: stage["status"] for stage in read_json(out / "results.json")["stages"]}
+    assert (kept["label_only_sft"], kept["cot_sft"], kept["sam"]) == ("kept", "kept", "done")
+
+
 def test_bad_data_is_refused_by_line(tmp_path: Path) -> None:
     good = {"id": "1", "query": "tea", "note": {"title": None, "body": "green"}, "label": 0}
     rows = [good, {**good, "id": "2", "label": 4}, {**good, "id": "1", "query": ""}]
