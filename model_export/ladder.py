@@ -165,9 +165,11 @@ def _check(results: Sequence[Results]) -> None:
 def _describe_split(results: Sequence[Results], split: str) -> dict[str, Any]:
     first = results[0]
     controls = [system for system in first.raw["controls"] if system != _STUDENT]
+    sizes = [each.raw["sizes"][split] for each in results]
     return {
         "name": split,
-        "sizes": [each.raw["sizes"][split] for each in results],
+        # Seeds may draw other dev pairs.
+        "sizes": [size for number, size in enumerate(sizes) if size not in sizes[:number]],
         "rows": {
             system: [_spread([each.figure(system, split, metric) for each in results]) for metric in _SHOWN]
             for system in first.systems
