@@ -1,7 +1,7 @@
 """Any checkpoint folders side by side, beside majority and BM25, on the dev pairs of a recipe's data."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +70,28 @@ def evaluate_checkpoints(
     controls = ["bm25", "majority", *names[1:]]
     systems += predicted
     found = evaluate(systems, data.dev, data.long_tail, controls=controls, seed=seed, draws=draws)
-    return Measured(found, {each.system: fit(each, data.dev, seed) for each in predicted})
+    fitted = {
+        checkpoint.manifest.name: fit(each, _asked(checkpoint, data.dev), seed)
+        for checkpoint, each in zip(checkpoints, predicted, strict=True)
+    }
+    return Measured(found, fitted)
+
+
+def _asked(checkpoint: Checkpoint, pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs under criteria that the checkpoint has; one that was made for other data grades by its default."""
+    renderer = checkpoint.renderer
+    known = renderer.criteria_names
+    return [
+        pair if pair.criteria in known else replace(pair, criteria=renderer.default_criteria)
+        for pair in pairs
+    ]
 
 
 def fit(predictions: Predictions, pairs: Sequence[Pair], seed: int) -> Fitted:
-    """What these dev pairs ask for. Raises CalibrationDataError with fewer than two queries."""
+    """What these dev pairs ask for, by the criteria that they were asked under.
+
+    Raises CalibrationDataError with fewer than two queries.
+    """
     labels = np.array([pair.label for pair in pairs])
     sources = ", ".join(dict.fromkeys(pair.source for pair in pairs))
     data_name = f"{len(pairs)} dev pairs of {sources}"
@@ -92,11 +109,8 @@ def _predict(
 ) -> Predictions:
     manifest, renderer = checkpoint.manifest, checkpoint.renderer
     prompts = []
-    for pair in pairs:
-        # A checkpoint that was made for other data grades by what it has.
-        known = pair.criteria in renderer.criteria_names
-        criteria = pair.criteria if known else renderer.default_criteria
-        [prompt] = renderer.render(pair.query, [pair.note], criteria)
+    for pair in _asked(checkpoint, pairs):
+        [prompt] = renderer.render(pair.query, [pair.note], pair.criteria)
         prompts.append(list(prompt.token_ids))
     model = load_as_served(checkpoint.folder).to(getattr(torch, precision))
     sampler = Sampler(model, manifest.label_token_ids, 0)
