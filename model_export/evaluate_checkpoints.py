@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from model_export.baselines import bm25, majority
 from model_export.checkpoint_writer import OnProgress
@@ -112,8 +111,7 @@ def _predict(
     for pair in _asked(checkpoint, pairs):
         [prompt] = renderer.render(pair.query, [pair.note], pair.criteria)
         prompts.append(list(prompt.token_ids))
-    model = load_as_served(checkpoint.folder).to(getattr(torch, precision))
-    sampler = Sampler(model, manifest.label_token_ids, 0)
+    sampler = Sampler(load_as_served(checkpoint.folder, precision), manifest.label_token_ids, 0)
     stage = f"Predict {manifest.name}"
     probabilities, _ = sampler.distributions(prompts, _BATCH_SIZE, lambda *at: on_progress(stage, *at))
     return make_predictions(manifest.name, probabilities.double().numpy(), None)

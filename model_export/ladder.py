@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from jinja2 import Environment, StrictUndefined
 
-from model_export.evaluate import ALL
+from model_export.evaluate import ALL, LONG_TAIL
 from model_export.plots import plot_intervals, plot_spread
 from model_export.recipe import Recipe, parse_recipe, read_changes
 from model_export.report import CSS, Picture, signed
@@ -131,7 +131,8 @@ def write_ladder(runs: Sequence[Path], levers: Sequence[Path], out: Path) -> Non
     )
     first = results[0]
     splits = list(first.raw["sizes"])
-    sources = [split for split in splits if f"{split}_long_tail" in splits]
+    # A run of one source has no split of that name.
+    sources = [split for split in splits if split != ALL and not split.endswith(LONG_TAIL)] or [ALL]
     page = environment.from_string(text).render(
         css=CSS,
         name=first.raw["recipe"],
@@ -158,7 +159,7 @@ def _check(results: Sequence[Results]) -> None:
     if len(set(seeds)) < len(seeds):
         raise LadderError(f"runs must have distinct seeds, not {seeds}")
     for other in results[1:]:
-        if other.raw["recipe_text"] != results[0].raw["recipe_text"] or other.systems != results[0].systems:
+        if other.recipe != results[0].recipe or other.systems != results[0].systems:
             raise LadderError(f"{other.path} is of another recipe than {results[0].path}")
 
 

@@ -151,6 +151,7 @@ def plot_spread(panels: Mapping[str, Mapping[str, Sequence[float]]], columns: in
             axes.plot(values, [row] * len(values), "o", color=_COLOURS[0], markersize=5, alpha=0.75)
         axes.set(title=title, yticks=range(len(by_system)), ylim=(len(by_system) - 0.5, -0.5))
         axes.set_yticklabels(list(by_system) if number % columns == 1 or columns == 1 else [])
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
         axes.grid(alpha=0.25)
     return _as_png(figure)
 

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from model_export.recipe import Precision
 from service.errors import NotegradeError
 
 W8A8: Final = "w8a8"
@@ -73,8 +74,8 @@ def quantize_folder(source: Path, target: Path) -> None:
     (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def load_as_served(folder: Path) -> Any:
-    """The transformers model of a checkpoint folder, in float32; of one that `quantize_folder` wrote, rounding as vLLM rounds.
+def load_as_served(folder: Path, precision: Precision = "float32") -> Any:
+    """The transformers model of a checkpoint folder; of one that `quantize_folder` wrote, rounding as vLLM rounds.
 
     transformers would load such a folder by itself, through compressed-tensors, but scales activations by max|x| / 127.5
     there: on a model of two layers that moves label probabilities by 0.018, where this differs from vLLM by 3e-7 in
@@ -83,15 +84,15 @@ def load_as_served(folder: Path) -> Any:
     """
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     if getattr(config, "quantization_config", None) is None:
-        plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-        return plain.eval()
+        dtype = getattr(torch, precision)
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True).eval()
     if json.loads(json.dumps(config.quantization_config)) != _SETTINGS:
         raise QuantizeError(f"{folder.name} is quantized in another way than this release writes")
     del config.quantization_config
     state = _dequantize_state(load_file(folder / _WEIGHTS))
     with torch.device("meta"):  # for its class alone: the auto class takes no weights but those of a folder
         kind = type(AutoModelForCausalLM.from_config(config))
-    model = kind.from_pretrained(None, config=config, state_dict=state, dtype=torch.float32)
+    model = kind.from_pretrained(None, config=config, state_dict=state, dtype=getattr(torch, precision))
     for name, module in model.named_modules():
         if f"{name}.weight".endswith(_QUANTIZED):
             module.register_forward_pre_hook(_round_activations)

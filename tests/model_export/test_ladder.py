@@ -161,7 +161,7 @@ class Refused:
 def test_runs_that_make_no_ladder_are_refused(tmp_path: Path) -> None:
     whole = write_results(tmp_path, 0)
     control = write_results(tmp_path / "control", 1, systems=SYSTEMS[:4])
-    other = write_results(tmp_path / "other", 2, text=MICRO + "\n# another\n")
+    other = write_results(tmp_path / "other", 2, text=MICRO.replace("steps = 60", "steps = 61"))
     broken, old = tmp_path / "broken.json", tmp_path / "old.json"
     broken.write_text("{", encoding="utf-8")
     old.write_text("{}", encoding="utf-8")
