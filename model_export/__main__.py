@@ -97,9 +97,10 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and do nothing.")] = False,
 ) -> None:
     """Train a teacher and its student by a recipe, and export the student; a rerun goes on where this one ended."""
-    from model_export.recipe import load_recipe, read_recipe_text
+    from model_export.recipe import parse_recipe, read_recipe_text
 
-    plan = load_recipe(recipe, changes or ())
+    text = read_recipe_text(recipe, changes or ())
+    plan = parse_recipe(text, f"the recipe {recipe}")
     if seed is not None:
         plan = plan.model_copy(update={"seed": seed})
     if dry_run:
@@ -114,7 +115,6 @@ def run(
     from model_export.run import run as train
 
     folder = out or Path("runs") / plan.name
-    text = read_recipe_text(recipe, changes or ())
     with show_progress() as on_progress:
         evaluation = train(plan, text, data, folder, on_progress, control_only=control_only)
     typer.echo(format_table(evaluation))

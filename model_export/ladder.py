@@ -7,17 +7,15 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Self
 
-from jinja2 import Environment, StrictUndefined
-
 from model_export.evaluate import ALL, LONG_TAIL
+from model_export.paired_bootstrap import Difference
 from model_export.plots import plot_intervals, plot_spread
 from model_export.recipe import Recipe, parse_recipe, read_changes
-from model_export.report import CSS, Picture, signed
+from model_export.report import Picture, difference_cell, render_page
 from model_export.winners import METRIC_TITLES
 from service.errors import NotegradeError
 
@@ -88,11 +86,10 @@ class Results:
         value = self.raw["rows"][system][split][metric]
         return None if value is None else float(value)
 
-    def difference(self, split: str, control: str, metric: str) -> dict[str, float | None]:
-        """`difference`, `low` and `high` of the student less a control."""
+    def difference(self, split: str, control: str, metric: str) -> Difference:
+        """The student less a control."""
         by_control = self.raw["differences"] if split == ALL else self.raw["split_differences"][split]
-        found: dict[str, float | None] = by_control[control][_STUDENT][metric]
-        return found
+        return Difference(**by_control[control][_STUDENT][metric])
 
     def seconds(self, names: Iterable[str]) -> float:
         """What these stages took together."""
@@ -125,16 +122,12 @@ def write_ladder(runs: Sequence[Path], levers: Sequence[Path], out: Path) -> Non
     """
     results, tried = [Results.read(path) for path in runs], [Results.read(path) for path in levers]
     _check(results)
-    text = resources.files(__package__).joinpath(_TEMPLATE).read_text(encoding="utf-8")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     first = results[0]
     splits = list(first.raw["sizes"])
     # A run of one source has no split of that name.
     sources = [split for split in splits if split != ALL and not split.endswith(LONG_TAIL)] or [ALL]
-    page = environment.from_string(text).render(
-        css=CSS,
+    page = render_page(
+        _TEMPLATE,
         name=first.raw["recipe"],
         seeds=[each.raw["seed"] for each in results],
         titles={metric: METRIC_TITLES[metric] for metric in _SHOWN},
@@ -147,7 +140,7 @@ def write_ladder(runs: Sequence[Path], levers: Sequence[Path], out: Path) -> Non
         pictures=_pictures(results, sources),
         recipe_text=first.raw["recipe_text"],
     )
-    out.write_text(page + "\n", encoding="utf-8")
+    out.write_text(page, encoding="utf-8")
 
 
 def _check(results: Sequence[Results]) -> None:
@@ -177,7 +170,7 @@ def _describe_split(results: Sequence[Results], split: str) -> dict[str, Any]:
         },
         "against": {
             control: [
-                [_interval(each.difference(split, control, metric)) for each in results]
+                [difference_cell(each.difference(split, control, metric)) for each in results]
                 for metric in _COMPARED
             ]
             for control in controls
@@ -193,13 +186,6 @@ def _spread(values: Sequence[float | None]) -> str:
     if len(values) == 1:
         return f"{defined[0]:.3f}"
     return f"{fmean(defined):.3f} ({min(defined):.3f}–{max(defined):.3f})"
-
-
-def _interval(found: Mapping[str, float | None]) -> dict[str, Any]:
-    difference, low, high = (found[key] for key in ("difference", "low", "high"))
-    if low is None or high is None:
-        return {"text": "–", "sure": False}
-    return {"text": f"{signed(difference)} [{signed(low)}, {signed(high)}]", "sure": low > 0 or high < 0}
 
 
 def _describe_compute(results: Sequence[Results], system: str) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from model_export.plots import (
 from model_export.winners import LOWER_IS_BETTER, METHOD, METRIC_TITLES
 
 _TEMPLATE = "report_template.html"
-CSS = resources.files(__package__).joinpath("page_style.css").read_text(encoding="utf-8")
+_STYLE = "page_style.css"
 CSS_DPI = 96
 RL_STAGES = {"grpo": "grpo (no mask)", "sam": "sam (step mask)"}
 RL_METRICS = {"reward": "reward", "parse_rate": "parse rate"}
@@ -83,7 +83,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class _Cell:
+class Cell:
     """A number of a table, what it differs by, and how both are to be marked."""
 
     text: str
@@ -94,16 +94,8 @@ class _Cell:
 
 def write_report(out: Path, run: RunReport) -> None:
     """Write the report to the file `out`; its folder must exist."""
-    text = resources.files(__package__).joinpath(_TEMPLATE).read_text(encoding="utf-8")
-    environment = Environment(
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    page = environment.from_string(text).render(
-        css=CSS,
+    page = render_page(
+        _TEMPLATE,
         run=run,
         evaluation=run.evaluation,
         verdicts=rl_verdicts(run.evaluation),
@@ -114,6 +106,20 @@ def write_report(out: Path, run: RunReport) -> None:
         stages=[{**stage, "seconds": _format_seconds(stage["seconds"])} for stage in run.stages],
     )
     out.write_text(page, encoding="utf-8")
+
+
+def render_page(template: str, **values: Any) -> str:
+    """The packaged template with these values and the style that all pages share; what is in them is escaped."""
+    text = resources.files(__package__).joinpath(template).read_text(encoding="utf-8")
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    css = resources.files(__package__).joinpath(_STYLE).read_text(encoding="utf-8")
+    return environment.from_string(text).render(css=css, **values)
 
 
 def rl_verdicts(evaluation: Evaluation) -> list[str]:
@@ -131,12 +137,12 @@ def _verdict(evaluation: Evaluation, control: str, subject: str) -> str:
     difference = evaluation.differences.get(control, {}).get("sam", {}).get("accuracy")
     interval, sure = "", ""
     if difference is not None and difference.low is not None:
-        interval = f", 95 % interval {signed(difference.low)} to {signed(difference.high)}"
+        interval = f", 95 % interval {_signed(difference.low)} to {_signed(difference.high)}"
         sure = "" if difference.excludes_zero else ", which may be chance"
     claim = "helped" if ours > theirs else "did not help"
     return (
         f"{subject} {claim}{sure}: exact-grade accuracy is {ours:.3f} for sam and {theirs:.3f} for {control}"
-        f" ({signed(ours - theirs)}{interval})."
+        f" ({_signed(ours - theirs)}{interval})."
     )
 
 
@@ -152,7 +158,7 @@ def _describe_split(evaluation: Evaluation, split: str) -> dict[str, Any]:
         "table": dict(zip(evaluation.rows, zip(*columns, strict=True), strict=True)),
         "ours": ours,
         "against": {
-            control: [_difference_cell(difference) for difference in by_system[ours].values()]
+            control: [difference_cell(difference) for difference in by_system[ours].values()]
             for control, by_system in differences.items()
             if ours in by_system
         },
@@ -161,29 +167,29 @@ def _describe_split(evaluation: Evaluation, split: str) -> dict[str, Any]:
 
 def _column(
     evaluation: Evaluation, split: str, metric: str, against_main: Mapping[str, Mapping[str, Difference]]
-) -> list[_Cell]:
+) -> list[Cell]:
     values = {system: by_split[split][metric] for system, by_split in evaluation.rows.items()}
     defined = [value for value in values.values() if value is not None]
     best = (min if metric in LOWER_IS_BETTER else max)(defined, default=None)
     cells = []
     for system, value in values.items():
         difference = against_main.get(system, {}).get(metric)
-        beside = _difference_cell(difference) if difference else _Cell("")
+        beside = difference_cell(difference) if difference else Cell("")
         cells.append(
-            _Cell(format_number(value), beside.text, value is not None and value == best, beside.is_sure)
+            Cell(format_number(value), beside.text, value is not None and value == best, beside.is_sure)
         )
     return cells
 
 
-def _difference_cell(difference: Difference) -> _Cell:
+def difference_cell(difference: Difference) -> Cell:
+    """A difference with its interval; a dash where there is none."""
     if difference.low is None or difference.high is None:
-        return _Cell("–")
-    interval = f"[{signed(difference.low)}, {signed(difference.high)}]"
-    return _Cell(f"{signed(difference.difference)} {interval}", is_sure=difference.excludes_zero)
+        return Cell("–")
+    interval = f"[{_signed(difference.low)}, {_signed(difference.high)}]"
+    return Cell(f"{_signed(difference.difference)} {interval}", is_sure=difference.excludes_zero)
 
 
-def signed(value: float | None) -> str:
-    """Three decimals with their sign; a dash where undefined."""
+def _signed(value: float | None) -> str:
     # A real minus is as wide as the plus above it.
     return "–" if value is None else f"{value:+.3f}".replace("-", "−")
 
