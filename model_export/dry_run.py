@@ -81,14 +81,20 @@ class _Plan:
         yield self._supervised("label_only_sft", recipe.label_only_sft, self._student, 0)
         yield self._supervised("cot_sft", recipe.cot_sft, self._teacher, self._trace)
         yield self._parse_rate()
-        yield self._reinforce("grpo", "without the step mask")
-        yield self._reinforce("sam", "with the step mask")
+        if recipe.rl.steps:
+            yield self._reinforce("grpo", "without the step mask")
+            yield self._reinforce("sam", "with the step mask")
         yield self._label()
         yield self._distil()
+        if share := recipe.distil.control_share:
+            yield PlannedStage("average", f"the student's weights, and {share:.0%} of label_only_sft's")
         if rank := recipe.export.adapter_rank:
             yield PlannedStage("cut", f"the student's difference to its base, to rank {rank}")
         yield from self._predictions()
-        yield PlannedStage("evaluation", f"8 systems in one table, {recipe.evaluate.draws:,} bootstrap draws")
+        yield PlannedStage(
+            "evaluation",
+            f"{8 if recipe.rl.steps else 6} systems in one table, {recipe.evaluate.draws:,} bootstrap draws",
+        )
         yield PlannedStage("export", f"calibrate, write and pass the gates: {', '.join(self._gates())}")
 
     def _supervised(self, name: str, config: TrainConfig, shape: Shape | None, tail: int) -> PlannedStage:
@@ -164,8 +170,9 @@ class _Plan:
         size = self._recipe.evaluate.batch_size
         direct = f"zero_shot, label_only_sft and student answer {on}"
         yield self._infer("predictions", direct, self._student, 3 * (pairs or 0), size, traces=False)
-        reasoned = f"cot_sft, grpo and sam reason about {on}"
-        yield self._infer("predictions", reasoned, self._teacher, 3 * (pairs or 0), size)
+        who, count = ("cot_sft, grpo and sam reason", 3) if self._recipe.rl.steps else ("cot_sft reasons", 1)
+        reasoned = f"{who} about {on}"
+        yield self._infer("predictions", reasoned, self._teacher, count * (pairs or 0), size)
 
     def _infer(
         self, name: str, what: str, shape: Shape | None, sequences: int, size: int, *, traces: bool = True

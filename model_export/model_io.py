@@ -43,6 +43,17 @@ def save_model(
     tokenizer.save_pretrained(folder)
 
 
+def average_weights(first: Path, second: Path, share: float, out: Path) -> None:
+    """Write the model whose weights are the first's and the second's mean, in which the second has this share, in [0, 1].
+
+    Both are fine-tunes of one base. Source: WiSE-FT, arXiv 2109.01903.
+    """
+    model, other = load_model(first), load_model(second).state_dict()
+    for name, weight in model.named_parameters():
+        weight.data.lerp_(other[name], share)
+    save_model(model, load_tokenizer(first), out)
+
+
 def keep_layers(model: PreTrainedModel, count: int) -> None:
     """Drop all but `count` layers, evenly spaced, the first and the last among those that stay."""
     if count >= len(model.model.layers):

@@ -19,7 +19,7 @@ Rate = Annotated[float, Field(gt=0, lt=1)]
 TINY_BASE = "tiny"
 # How a recipe's text tells of a change: still TOML, and read by people, too.
 _CHANGE = "# --set "
-PARSE_SAMPLE = 96  # traces whose parse rate gates RL
+PARSE_SAMPLE = 96  # traces whose parse rate gates what comes after the warm-up
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -169,7 +169,7 @@ class LabelOnlyConfig(TrainConfig):
 
 
 class CotConfig(TrainConfig):
-    """The warm-up on reasoning traces. Below `min_parse_rate` no RL is started: it would see no reward."""
+    """The warm-up on reasoning traces. Below `min_parse_rate` the run stops: RL would see no reward, the student no traces."""
 
     min_parse_rate: Share = 0.9
     start: Literal["base", "label_only_sft"] = "base"
@@ -179,13 +179,14 @@ class RlConfig(_Strict):
     """GRPO on TRL, with and without the step mask; both start from the warm-up and take the same steps.
 
     Attributes:
+        steps: of each; 0 leaves both out, and the warm-up is the teacher.
         prompts: prompts a step; `rollouts` is the group of each.
         distance_weight: share of the reward that falls with the distance of the grade; the rest is for the exact one.
         format_weight: reward of a trace that parses, added to the grade's.
         loss: TRL's loss type; sequence-level ones are refused, since they would undo the step mask.
     """
 
-    steps: Positive
+    steps: Annotated[int, Field(ge=0)]
     prompts: Positive = 8
     rollouts: Annotated[int, Field(ge=2)] = 8
     learning_rate: Rate = 1e-5
@@ -232,6 +233,8 @@ class DistilConfig(TrainConfig):
         variance_smoothing: spread the gold label by the annotators' variance, where the data carries it.
         labelled_only: leave out the pairs that the teacher has not labelled. Where it has labelled few, a student that
             learns from all pairs sees too few traces to write one.
+        control_share: share of the label-only control in the mean of both models' weights that becomes the student. Learning
+            traces costs grades, and a part of what it costs comes back so (arXiv 2109.01903).
     """
 
     start: Literal["base", "label_only_sft", "teacher"] = "base"
@@ -242,6 +245,7 @@ class DistilConfig(TrainConfig):
     variance_smoothing: bool = False
     smoothing: Share = 0.0
     labelled_only: bool = False
+    control_share: Share = 0.0
 
 
 class EvaluateConfig(_Strict):
@@ -302,7 +306,7 @@ class Recipe(_Strict):
     launch: LaunchConfig = LaunchConfig()
 
     @model_validator(mode="after")
-    def _starts_fit_bases(self) -> Self:
+    def _stages_fit_together(self) -> Self:
         if self.model.teacher != self.model.student_base and self.cot_sft.start == "label_only_sft":
             raise ValueError(
                 "cot_sft.start: label_only_sft is trained on the student's base, the teacher has another"
@@ -312,6 +316,14 @@ class Recipe(_Strict):
         if self.export.adapter_rank and self.distil.layers:
             raise ValueError(
                 "export.adapter_rank: an adapter fits the whole base, and distil.layers drops layers of it"
+            )
+        if self.distil.control_share and self.distil.layers:
+            raise ValueError(
+                "distil.control_share: the control has all layers, and distil.layers drops some of the student's"
+            )
+        if self.rl.steps == 0 and self.label.teacher != "cot_sft":
+            raise ValueError(
+                f"label.teacher: without RL (rl.steps = 0) there is no {self.label.teacher}; take cot_sft"
             )
         return self
 

@@ -203,12 +203,14 @@ def _format_seconds(seconds: float | None) -> str:
 
 def _draw_figures(run: RunReport) -> list[Picture]:
     gold = np.array([pair.label for pair in run.pairs])
-    return [*_draw_log(run.log), _draw_confusion(run, gold), _draw_reliability(run, gold)]
+    curves = _draw_training(run.log)
+    if "sam" in run.evaluation.rows:
+        curves += _draw_rl(run.log)
+    return [*curves, _draw_confusion(run, gold), _draw_reliability(run, gold)]
 
 
-def _draw_log(log: Sequence[LogRow]) -> list[Picture]:
+def _draw_training(log: Sequence[LogRow]) -> list[Picture]:
     trained = logged_stages(log, "loss")
-    criteria = {f"{STEP_ACCURACY}{name}": name for name in logged_criteria(log, list(RL_STAGES))}
     return [
         Picture(
             "Learning curves",
@@ -224,6 +226,12 @@ def _draw_log(log: Sequence[LogRow]) -> list[Picture]:
             plot_curves(log, "correlation", "correlation"),
             _missing_correlation(log, trained),
         ),
+    ]
+
+
+def _draw_rl(log: Sequence[LogRow]) -> list[Picture]:
+    criteria = {f"{STEP_ACCURACY}{name}": name for name in logged_criteria(log, list(RL_STAGES))}
+    return [
         Picture(
             "Reward and parse rate",
             "Of the rollouts, over RL steps, with and without the step mask.",

@@ -30,6 +30,8 @@ def run(
                      > warm-up > GRPO
                                > GRPO with the step mask > soft labels > student
 
+    Without RL (`rl.steps = 0`) the warm-up writes the soft labels.
+
     Leaves `checkpoint/`, `report.html` and `results.json` in `out`; with `control_only` the latter two alone, of the first line.
     Raises NotegradeError with one line for what a user can put right: bad data, a warm-up that teaches no traces, a gate that is
     not passed.
@@ -69,19 +71,19 @@ def run(
         warm_start = control if recipe.cot_sft.start == "label_only_sft" else teacher_base
         warm = work.warm_up(data, reasons_first, warm_start)
         work.check_parse_rate(data, reasons_first, warm)
-        grpo = work.reinforce("grpo", data, reasons_first, warm)
-        sam = work.reinforce("sam", data, reasons_first, warm)
-        teacher = {"cot_sft": warm, "grpo": grpo, "sam": sam}[recipe.label.teacher]
+        teachers = {"cot_sft": warm}
+        if recipe.rl.steps:
+            teachers |= {name: work.reinforce(name, data, reasons_first, warm) for name in ("grpo", "sam")}
+        teacher = teachers[recipe.label.teacher]
         soft_labels = work.label(data, reasons_first, teacher)
         student_start = {"base": student_base, "label_only_sft": control, "teacher": teacher}[
             recipe.distil.start
         ]
-        student = work.cut(work.distil(data, soft_labels, answers_first, student_start), student_base)
+        distilled = work.distil(data, soft_labels, answers_first, student_start)
+        student = work.cut(work.average(distilled, control), student_base)
 
         systems += [
-            work.predict_by_reasoning("cot_sft", pairs, reasons_first, warm),
-            work.predict_by_reasoning("grpo", pairs, reasons_first, grpo),
-            work.predict_by_reasoning("sam", pairs, reasons_first, sam),
+            *(work.predict_by_reasoning(name, pairs, reasons_first, each) for name, each in teachers.items()),
             work.predict_directly("student", pairs, answers_first, student),
         ]
         outcome = measure()

@@ -16,6 +16,7 @@ from model_export.checkpoint_writer import OnProgress
 from model_export.distil import train_student
 from model_export.evaluate import Predictions
 from model_export.launch import StageJob, launch
+from model_export.model_io import average_weights
 from model_export.pairs import Pair
 from model_export.prepare import (
     Data,
@@ -39,8 +40,8 @@ ADAPTER, CUT = "adapter", "cut.json"
 _SOFT_LABELS = "soft_labels.jsonl"
 _PREDICTIONS = "predictions.npz"
 _PARSE_RATE = "parse_rate.json"
-# How often a stage keeps its state, and what it takes to go on from it, change no result of its own.
-_NOT_COUNTED = {"save_steps", "min_parse_rate"}
+# How often a stage keeps its state, and what is made of its result, change no result of its own.
+_NOT_COUNTED = {"save_steps", "min_parse_rate", "control_share"}
 
 
 class Work:
@@ -84,7 +85,7 @@ class Work:
         return self._train("cot_sft", prompting, config, {"start": start}, work)
 
     def check_parse_rate(self, data: Data, prompting: Prompting, warm: Path) -> None:
-        """Raise RunError where too few sampled traces parse: RL would see no reward to learn from."""
+        """Raise RunError where too few sampled traces parse: RL would see no reward, and the student no traces to learn from."""
         least = self._recipe.cot_sft.min_parse_rate
         pairs = Random(self._recipe.seed).sample(data.dev, min(PARSE_SAMPLE, len(data.dev)))
         sampling = self._sampling(self._recipe.rl.temperature)
@@ -106,7 +107,7 @@ class Work:
         rate = json.loads((folder / _PARSE_RATE).read_text(encoding="utf-8"))
         if rate < least:
             raise RunError(
-                f"after the warm-up {rate:.0%} of sampled traces parse, and RL needs {least:.0%} "
+                f"after the warm-up {rate:.0%} of sampled traces parse, and {least:.0%} must "
                 "(cot_sft.min_parse_rate): give cot_sft more steps"
             )
 
@@ -154,6 +155,15 @@ class Work:
         labels = read_soft_labels(soft_labels / _SOFT_LABELS)
         work = partial(train_student, data.train, labels, prompting, config)
         return self._train("distil", prompting, config, {"start": start, "labels": soft_labels}, work)
+
+    def average(self, student: Path, control: Path) -> Path:
+        """The student, or what the recipe makes of its weights and the control's."""
+        share = self._recipe.distil.control_share
+        if not share:
+            return student
+        work = partial(average_weights, student, control, share)
+        inputs = {"student": student.name, "control": control.name, "share": share}
+        return self._stages.do("average", inputs, work)
 
     def cut(self, student: Path, base: Path) -> Path:
         """The student as it is served: where the recipe asks for an adapter, base and adapter merged."""

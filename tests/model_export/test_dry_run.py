@@ -63,6 +63,16 @@ def test_stages_come_in_the_order_of_the_run(tiny: Recipe) -> None:
     ]
 
 
+def test_stages_that_a_recipe_leaves_out_or_adds(tiny: Recipe) -> None:
+    tiny = change(change(tiny, "rl", steps=0), "label", teacher="cot_sft")
+    plan = describe_plan(change(tiny, "distil", control_share=0.5), Path())
+    names = re.findall(r"^  (\w+) {2,}", plan, re.MULTILINE)
+    assert names[4:9] == ["parse_rate", "label", "distil", "average", "predictions"]
+    assert "50% of label_only_sft's" in stage(plan, "average")
+    assert "6 systems in one table" in stage(plan, "evaluation")
+    assert "cot_sft reasons about" in plan
+
+
 def test_teacher_of_its_own_is_a_stage_and_a_size(full: Recipe) -> None:
     plan = describe_plan(full, Path())
     assert "teacher: Qwen/Qwen3-8B, 8B parameters" in plan

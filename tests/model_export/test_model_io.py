@@ -5,6 +5,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from model_export.model_io import (
+    average_weights,
     keep_first_layers,
     keep_layers,
     load_model,
@@ -23,9 +24,10 @@ SHAPE = {
 }
 
 
-def make_model(layers: int) -> PreTrainedModel:
+def make_model(layers: int, *, tie_word_embeddings: bool = False) -> PreTrainedModel:
     torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(num_hidden_layers=layers, **SHAPE)).eval()
+    config = LlamaConfig(num_hidden_layers=layers, tie_word_embeddings=tie_word_embeddings, **SHAPE)
+    return LlamaForCausalLM(config).eval()
 
 
 def weights_of(model: PreTrainedModel) -> list[torch.Tensor]:
@@ -76,6 +78,19 @@ def test_fewer_layers_still_write_and_load(tmp_path: Path, tiny_base: Path) -> N
             cached = each.generate(prompt, max_new_tokens=5, do_sample=False, pad_token_id=0)
             plain = each.generate(prompt, max_new_tokens=5, do_sample=False, pad_token_id=0, use_cache=False)
             assert torch.equal(cached, plain)
+
+
+def test_mean_is_of_every_weight_once(tmp_path: Path, tiny_base: Path) -> None:
+    """Embeddings that are the head's weights, too, have two names, and are one weight."""
+    folders = [tmp_path / name for name in ("first", "second", "mean")]
+    models = [make_model(2, tie_word_embeddings=True) for _ in range(2)]
+    for weight in models[1].parameters():
+        weight.data += 1
+    for model, folder in zip(models, folders, strict=False):
+        save_model(model, load_tokenizer(tiny_base), folder)
+    average_weights(folders[0], folders[1], 0.25, folders[2])
+    for first, found in zip(models[0].parameters(), load_model(folders[2]).parameters(), strict=True):
+        torch.testing.assert_close(found, first + 0.25)
 
 
 def test_kinds_of_layers_that_the_configuration_lists_go_with_them(tmp_path: Path, tiny_base: Path) -> None:

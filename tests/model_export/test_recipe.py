@@ -131,6 +131,22 @@ def test_adapter_and_fewer_layers_do_not_go_together() -> None:
         Recipe.model_validate(recipe)
 
 
+def test_mean_with_the_control_and_fewer_layers_do_not_go_together() -> None:
+    recipe = micro()
+    recipe["distil"] |= {"layers": 1, "control_share": 0.5}
+    with pytest.raises(ValidationError, match="the control has all layers"):
+        Recipe.model_validate(recipe)
+
+
+def test_without_rl_the_warm_up_labels() -> None:
+    recipe = micro()
+    recipe["rl"] |= {"steps": 0}
+    with pytest.raises(ValidationError, match=r"there is no sam; take cot_sft"):
+        Recipe.model_validate(recipe)
+    recipe["label"] |= {"teacher": "cot_sft"}
+    assert Recipe.model_validate(recipe).rl.steps == 0
+
+
 def test_student_s_base_is_the_teacher_s_by_default() -> None:
     recipe = micro()
     assert Recipe.model_validate(recipe).model.student_base == "tiny"

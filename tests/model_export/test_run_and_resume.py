@@ -82,6 +82,22 @@ def test_finished_run_keeps_all_its_stages(undisturbed: Path) -> None:
     assert read_json(undisturbed / "checkpoint" / "manifest.json")["fingerprint"] == before
 
 
+def test_without_rl_the_warm_up_is_the_teacher_and_the_student_may_be_a_mean(undisturbed: Path) -> None:
+    """In the folder of the whole run, whose stages it goes on from; the checkpoint is another then."""
+    log, out = undisturbed.parent / "without_rl.txt", undisturbed
+    changes = ("rl.steps=0", "label.teacher=cot_sft", "distil.control_share=0.5", "name=mean")
+    options = [option for change in changes for option in ("--set", change)]
+    ended = command(log, "run", str(undisturbed.parent / "micro.toml"), "--out", str(out), *options)
+    assert ended == 0, log.read_text(encoding="utf-8")
+    results = read_json(out / "results.json")
+    assert list(results["rows"]) == [system for system in SYSTEMS if system not in ("grpo", "sam")]
+    assert [stage["name"] for stage in results["stages"] if stage["name"] == "average"] == ["average"]
+    assert "Reward and parse rate" not in (out / "report.html").read_text(encoding="utf-8")
+    card = (out / "checkpoint" / "README.md").read_text(encoding="utf-8")
+    assert "no RL" in card
+    assert "50% of the control's averaged" in card
+
+
 def test_control_alone_is_measured_and_nothing_is_exported(tmp_path: Path) -> None:
     log, out = tmp_path / "log.txt", tmp_path / "out"
     change = ("--control-only", "--set", "label_only_sft.steps=2", "--set", "name=lever")
@@ -112,7 +128,7 @@ def test_warm_up_that_teaches_no_traces_stops_the_run(tmp_path: Path) -> None:
     recipe = MICRO.replace("min_parse_rate = 0.0", "min_parse_rate = 1.0").replace("steps = 60", "steps = 1")
     line = refusal(tmp_path, recipe)
     assert line == (
-        "notegrade-train: after the warm-up 0% of sampled traces parse, and RL needs 100% "
+        "notegrade-train: after the warm-up 0% of sampled traces parse, and 100% must "
         "(cot_sft.min_parse_rate): give cot_sft more steps"
     )
 
