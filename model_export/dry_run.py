@@ -10,8 +10,8 @@ from pathlib import Path
 
 from model_export.data_size import DataSize, measure_data
 from model_export.estimates import (
+    BACKWARD,
     FORWARD,
-    FORWARD_AND_BACKWARD,
     GIB,
     Batch,
     Memory,
@@ -115,7 +115,7 @@ class _Plan:
             name,
             f"{what}; {_short(learning)} of {_short(shape.parameters)} parameters learn",
             self._training_memory(training),
-            FORWARD_AND_BACKWARD * shape.parameters * examples * length,
+            length * _passes(shape, learning, examples, once=config.keep_outputs and taken),
             self._launch.processes,
         )
 
@@ -130,9 +130,10 @@ class _Plan:
         )
         if shape is None:
             return PlannedStage(name, what)
+        learning = self._learning(shape, config.frozen_layers)
         training = Training(
             shape,
-            self._learning(shape, config.frozen_layers),
+            learning,
             Batch(size // self._launch.processes, length, self._trace + 1),
             config.precision == "bfloat16",
             generates=not config.vllm,
@@ -141,8 +142,9 @@ class _Plan:
         memory = self._training_memory(training)
         if config.vllm:
             memory += ("vLLM beside it: bfloat16 weights and KV cache in 0.3 of the GPU, TRL's default",)
-        a_token = sampled * FORWARD + trained * (FORWARD_AND_BACKWARD + (FORWARD if config.beta else 0))
-        return PlannedStage(name, what, memory, shape.parameters * length * a_token, self._launch.processes)
+        read = sampled + (trained if config.beta else 0)
+        a_token = FORWARD * shape.parameters * read + _passes(shape, learning, trained)
+        return PlannedStage(name, what, memory, length * a_token, self._launch.processes)
 
     def _parse_rate(self) -> PlannedStage:
         pairs = PARSE_SAMPLE if self.data.dev is None else min(PARSE_SAMPLE, self.data.dev)
@@ -211,6 +213,12 @@ class _Plan:
         shared = _describe_memory(training.memory(LaunchConfig(processes=processes, fsdp=True)))
         chosen = ("", ", as the recipe says") if self._launch.fsdp else (", as the recipe says", "")
         return f"without FSDP{chosen[0]}: {alone}", f"with FSDP{chosen[1]}: {shared}"
+
+
+def _passes(shape: Shape, learning: int, examples: int, *, once: int | None = None) -> float:
+    """FLOPs a token to train on so many examples. Frozen weights, the lower ones, are passed forward alone: `once` by so many."""
+    frozen = FORWARD * (shape.parameters - learning) * min(once or examples, examples)
+    return frozen + (FORWARD + BACKWARD) * learning * examples
 
 
 def _least(first: int | None, second: int | None) -> int | None:

@@ -14,7 +14,7 @@ _FLOAT32, _BFLOAT16 = 4, 2
 _ADAM = 8  # two moments in float32
 _PER_LOGIT = 12  # the logit, its float32 copy and its gradient
 # FLOPs for each parameter and token (arXiv 2001.08361, 2.1): forward, and backward twice that.
-FORWARD, FORWARD_AND_BACKWARD = 2, 6
+FORWARD, BACKWARD = 2, 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,11 @@ from model_export.export import ExportPlan, export
 from model_export.failures import find_failures
 from model_export.gates import sample_pairs
 from model_export.model_card import TrainingNotes
-from model_export.paired_bootstrap import Difference
 from model_export.pairs import Pair, listed
 from model_export.prepare import Data, read_base
 from model_export.prompting import PromptForm
 from model_export.recipe import Recipe, hash_of
-from model_export.report import RunReport, write_report
+from model_export.report import RunReport, difference_cell, write_report
 from model_export.run_log import read_log
 from model_export.stages import StageRecord
 from model_export.winners import METRIC_TITLES
@@ -202,13 +201,7 @@ def _difference_rows(evaluation: Evaluation) -> Iterator[tuple[str, ...]]:
             # On all pairs against every control; on a part of them against what a search engine has anyway.
             if split == ALL or control == "bm25":
                 found = by_system[_STUDENT]
-                yield (split, control, *(_interval(found[metric]) for metric in metrics))
-
-
-def _interval(found: Difference) -> str:
-    if found.difference is None or found.low is None or found.high is None:
-        return "–"
-    return f"{found.difference:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+                yield (split, control, *(difference_cell(found[metric]).text for metric in metrics))
 
 
 def _sources(pairs: Sequence[Pair]) -> Counter[str]:

@@ -30,7 +30,10 @@ class QueryTallies:
 
 @dataclass(frozen=True)
 class Difference:
-    """A system's metric less the control's, and the 95 % percentile interval of that; None where undefined."""
+    """A system's metric less the control's, and the 95 % percentile interval of that; None where undefined.
+
+    One query alone has a difference and no interval: every resample of it is itself.
+    """
 
     difference: float | None
     low: float | None
@@ -93,7 +96,10 @@ class PairedBootstrap:
 
     def __init__(self, tallies: Mapping[str, QueryTallies], draws: int, seed: int) -> None:
         """`tallies` by system, of one or more queries in one order; `draws` resamples, drawn by `seed`."""
-        queries = len(next(iter(tallies.values())).confusion)
+        first = next(iter(tallies.values()))
+        queries = len(first.confusion)
+        self._queries = {"ndcg_at_10": int(np.isfinite(first.ndcg).sum())}
+        self._queries |= dict.fromkeys(("accuracy", "macro_f1", "qwk"), queries)
         whole, resamples = np.ones((1, queries)), draw_resamples(queries, draws, seed)
         self._points = {system: resampled_metrics(tally, whole) for system, tally in tallies.items()}
         self._drawn = {system: resampled_metrics(tally, resamples) for system, tally in tallies.items()}
@@ -105,15 +111,18 @@ class PairedBootstrap:
             metric: _interval(
                 float(points[system][metric][0] - points[control][metric][0]),
                 drawn[system][metric] - drawn[control][metric],
+                self._queries[metric],
             )
             for metric in points[system]
         }
 
 
-def _interval(difference: float, drawn: np.ndarray) -> Difference:
+def _interval(difference: float, drawn: np.ndarray, queries: int) -> Difference:
     defined = drawn[np.isfinite(drawn)]
     if not np.isfinite(difference) or len(defined) == 0:
         return Difference(None, None, None)
+    if queries < 2:
+        return Difference(difference, None, None)
     tail = (100 - COVERAGE_PERCENT) / 2
     low, high = np.percentile(defined, [tail, 100 - tail])
     return Difference(difference, float(low), float(high))

@@ -182,9 +182,9 @@ def _column(
 
 
 def difference_cell(difference: Difference) -> Cell:
-    """A difference with its interval; a dash where there is none."""
+    """A difference with its interval, where it has one; a dash where there is neither."""
     if difference.low is None or difference.high is None:
-        return Cell("–")
+        return Cell(_signed(difference.difference))
     interval = f"[{_signed(difference.low)}, {_signed(difference.high)}]"
     return Cell(f"{_signed(difference.difference)} {interval}", is_sure=difference.excludes_zero)
 

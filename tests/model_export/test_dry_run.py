@@ -94,6 +94,31 @@ def test_upper_layers_alone_are_fewer_parameters() -> None:
     assert "70.8M of 135M parameters learn" in stage(describe_plan(small, Path()), "label_only_sft")
 
 
+def test_what_is_frozen_costs_less_and_what_is_kept_costs_it_once() -> None:
+    stages = {
+        "all learn": {},
+        "frozen": {"frozen_layers": 10},
+        "kept": {"frozen_layers": 10, "keep_outputs": True},
+    }
+    small = load_recipe(RECIPES / "small.toml")
+    costs = []
+    for fields in stages.values():
+        changed = change(small, "label_only_sft", **{"frozen_layers": 0, "pairs": 1000, **fields})
+        described = stage(describe_plan(changed, Path()), "label_only_sft")
+        [cost] = re.findall(r"([\d.]+) PFLOP", described)
+        costs.append(float(cost))
+    assert costs == sorted(costs, reverse=True)
+    # 2 FLOPs a weight forward, 4 backward where it learns.
+    assert costs[1] / costs[0] == pytest.approx(
+        (2 * 135 + 4 * 70.8) / (2 * 135 + 4 * 106), abs=0.05
+    )  # of two digits each
+    # 12,800 examples, of which 1,000 are another pair.
+    frozen = 2 * (135 - 70.8)
+    assert costs[2] / costs[1] == pytest.approx(
+        1 - frozen * (1 - 1 / 12.8) / (2 * 135 + 4 * 70.8), abs=0.05
+    )  # of two digits each
+
+
 def test_processes_share_a_batch_and_with_fsdp_the_weights(full: Recipe) -> None:
     described = stage(describe_plan(full, Path()), "cot_sft")
     assert "1,000 steps of 128 examples, 16 a process" in described

@@ -73,6 +73,17 @@ def test_interval_of_a_share_is_about_the_binomial_one() -> None:
     assert difference.high == pytest.approx(0.5 + 1.96 * 0.025, abs=0.01)
 
 
+def test_one_query_has_a_difference_and_no_interval() -> None:
+    """However many pairs it has: any resample of one query is that query, which proves nothing of others."""
+    confusions = [np.array([[[right, 4 - right], [4 - right, right]]], float) for right in (3, 2)]
+    tallies = [QueryTallies(confusion, np.array([0.5])) for confusion in confusions]
+    bootstrap = PairedBootstrap({"a": tallies[0], "b": tallies[1]}, draws=20, seed=1)
+    found = bootstrap.compare("a", "b")
+    assert found["accuracy"] == Difference(0.25, None, None)
+    assert found["ndcg_at_10"] == Difference(0.0, None, None)
+    assert not found["accuracy"].excludes_zero
+
+
 def test_undefined_metric_has_no_difference() -> None:
     tallies = one_pair_a_query([1, 1], [1, 1])
     compared = PairedBootstrap({"a": tallies, "b": tallies}, draws=10, seed=1).compare("a", "b")
