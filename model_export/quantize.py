@@ -18,7 +18,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from model_export.recipe import Precision
 from service.errors import NotegradeError
 
-W8A8: Final = "w8a8"
 _WEIGHTS = "model.safetensors"
 _QUANTIZED = "proj.weight"
 _SCALE = "_scale"

@@ -48,7 +48,6 @@ class RunReport:
         log: rows of the run log, `{"stage", "step", ...metrics}`.
         notes: findings and warnings, printed first.
         stages: `{"name", "seconds", "status", "hash"}` each, in order.
-        example_texts: printed as they are; the only way for text of queries and notes to get into the report.
     """
 
     name: str
@@ -59,7 +58,6 @@ class RunReport:
     log: Sequence[LogRow]
     notes: Sequence[str]
     stages: Sequence[Mapping[str, Any]]
-    example_texts: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

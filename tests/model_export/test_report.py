@@ -113,11 +113,6 @@ def test_text_of_queries_and_notes_stays_out(page: str) -> None:
     assert not [secret for secret in SECRETS if secret in page]
 
 
-def test_examples_are_printed_when_handed_in(tmp_path: Path) -> None:
-    page = render(replace(RUN, example_texts=["a shared <example>"]), tmp_path)
-    assert "<pre>a shared &lt;example&gt;</pre>" in page
-
-
 def test_findings_come_first_and_text_is_escaped(page: str) -> None:
     assert "Run tiny &lt;1&gt;" in page
     assert page.index("the teacher &amp; the student differ") < page.index("<h2>Summary</h2>")
