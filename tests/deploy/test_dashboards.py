@@ -1,17 +1,22 @@
 """Dashboards and runbooks: every query and command is run, against a real Prometheus that scrapes the service on twins."""
 
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from prometheus_client import ProcessCollector
 
+from deploy.grafana.draw_dashboard import Prometheus as Source
+from deploy.grafana.draw_dashboard import Window, draw
 from deploy.grafana.make_dashboards import DASHBOARDS, FOLDER, text
 from service.contract.checkpoint import Checkpoint
 from service.contract.prompt import Note
@@ -212,6 +217,32 @@ def test_panels_draw_what_happened(rig: Rig) -> None:
     drift = rig.watching.value("job:notegrade_grade:drift1d")
     assert drift is not None
     assert 0 < drift <= 1
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_the_picture_of_a_dashboard_has_every_panel_with_its_lines(rig: Rig, name: str) -> None:
+    window = Window(rig.begun, time.time(), "5s")
+    figure = draw(dashboard(name), Source(rig.watching.url, window), window)
+    panels = [panel for panel in dashboard(name)["panels"] if panel["type"] != "row"]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [panel["title"] for panel in panels]
+    empty = {query.panel for query in queries() if query.is_of_vllm}
+    for axes in figure.axes:
+        if axes.get_title(loc="left") not in empty:
+            assert [words.get_text() for words in axes.texts] == []
+            assert axes.lines or axes.collections
+    if name == "scoring":
+        [by_status] = [a for a in figure.axes if a.get_title(loc="left") == "Requests for scores by status"]
+        assert {"200", "422", "500", "503"} == set(by_status.get_legend_handles_labels()[1])
+
+
+@pytest.mark.redis
+def test_a_picture_is_drawn_from_the_shell(rig: Rig, tmp_path: Path) -> None:
+    out = tmp_path / "scoring.png"
+    script = ROOT / "deploy" / "grafana" / "draw_dashboard.py"
+    options = ["--prometheus", rig.watching.url, "--minutes", "2", "--rate", "5s", "--out", str(out)]
+    subprocess.run([sys.executable, str(script), "scoring", *options], check=True, timeout=120)
+    assert out.read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.redis

@@ -1,0 +1,166 @@
+#!/usr/bin/env python3
+"""Draws a dashboard as one picture, from a Prometheus alone: python deploy/grafana/draw_dashboard.py scoring --out scoring.png
+
+For the notes of an incident, and where there is no Grafana. It asks what Grafana would ask, over the last minutes, and leaves Grafana's looks to Grafana.
+"""
+
+import argparse
+import json
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, Formatter, PercentFormatter
+
+FOLDER = Path(__file__).parent / "dashboards"
+STEPS = 150
+ROW_INCHES, WIDTH_INCHES = 2.6, 15
+MOST_NAMED = 8
+UNITS: Mapping[str, Formatter] = {
+    "s": EngFormatter("s", sep=""),
+    "bytes": EngFormatter("B", sep=""),
+    "percentunit": PercentFormatter(1, decimals=0),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What of Prometheus's memory is drawn: seconds since 1970, and the range that rates are taken over, as PromQL has it."""
+
+    start: float
+    end: float
+    rate: str
+
+    @property
+    def step(self) -> float:
+        """Seconds from point to point."""
+        return max((self.end - self.start) / STEPS, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One line: its labels, and (points,) each of days since 1970 and values."""
+
+    labels: Mapping[str, str]
+    days: np.ndarray
+    values: np.ndarray
+
+
+class Prometheus:
+    """The server that is asked; all jobs and instances that it knows."""
+
+    def __init__(self, url: str, window: Window) -> None:
+        self._url = url
+        self._window = window
+
+    def series(self, query: str) -> list[Series]:
+        """Raises httpx.HTTPError where it can't be asked, or does not understand."""
+        filled = query.replace("$__rate_interval", self._window.rate)
+        filled = filled.replace("$job", ".+").replace("$instance", ".+")
+        times = {"start": self._window.start, "end": self._window.end, "step": self._window.step}
+        answer = httpx.get(f"{self._url}/api/v1/query_range", params={"query": filled, **times}, timeout=30)
+        found = answer.raise_for_status().json()["data"]["result"]
+        return [_to_series(each) for each in found]
+
+
+def _to_series(found: Mapping[str, Any]) -> Series:
+    seconds, values = np.array(found["values"], dtype=float).T
+    return Series(found["metric"], seconds / 86_400, values)
+
+
+def draw(dashboard: Mapping[str, Any], prometheus: Prometheus, window: Window) -> Figure:
+    """Every panel where the dashboard has it; one without data says so."""
+    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    # A title takes a line of the grid, which is no height of a picture's.
+    lines = sorted({panel["gridPos"]["y"] for panel in panels})
+    figure = Figure(figsize=(WIDTH_INCHES, ROW_INCHES * len(lines) + 0.5), layout="constrained")
+    figure.suptitle(f"{dashboard['title']}, {time.strftime('%Y-%m-%d %H:%M', time.gmtime(window.end))} UTC")
+    grid = figure.add_gridspec(len(lines), 24)
+    for panel in panels:
+        place = panel["gridPos"]
+        axes = figure.add_subplot(grid[lines.index(place["y"]), place["x"] : place["x"] + place["w"]])
+        _draw_panel(axes, panel, prometheus)
+        axes.set_xlim(window.start / 86_400, window.end / 86_400)
+        locator = AutoDateLocator(maxticks=5)
+        axes.xaxis.set_major_locator(locator)
+        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, show_offset=False))
+    return figure
+
+
+def _draw_panel(axes: Any, panel: Mapping[str, Any], prometheus: Prometheus) -> None:
+    axes.set_title(panel["title"], fontsize=9, loc="left")
+    axes.tick_params(labelsize=7)
+    lines = [
+        (_legend(target["legendFormat"], series.labels), series)
+        for target in panel["targets"]
+        for series in prometheus.series(target["expr"])
+        if np.isfinite(series.values).any()
+    ]
+    if not lines:
+        axes.text(0.5, 0.5, "no data", transform=axes.transAxes, ha="center", color="grey", fontsize=8)
+    elif panel["type"] == "heatmap":
+        _draw_heatmap(axes, [series for _, series in lines])
+    else:
+        _draw_lines(axes, panel["fieldConfig"]["defaults"], lines)
+
+
+def _legend(template: str, labels: Mapping[str, str]) -> str:
+    return re.sub(r"{{(\w+)}}", lambda found: labels.get(found[1], ""), template)
+
+
+def _draw_lines(axes: Any, drawn: Mapping[str, Any], lines: Sequence[tuple[str, Series]]) -> None:
+    if "stacking" in drawn["custom"]:
+        days, values = _on_one_axis([series for _, series in lines])
+        axes.stackplot(days, np.nan_to_num(values), labels=[name for name, _ in lines], alpha=0.7)
+    else:
+        for name, series in lines:
+            axes.plot(series.days, series.values, label=name, linewidth=1)
+    axes.set_ylim(bottom=0)
+    if drawn["unit"] in UNITS:
+        axes.yaxis.set_major_formatter(UNITS[drawn["unit"]])
+    handles, names = axes.get_legend_handles_labels()
+    axes.legend(handles[:MOST_NAMED], names[:MOST_NAMED], fontsize=6, ncols=2, loc="upper left")
+
+
+def _draw_heatmap(axes: Any, buckets: Sequence[Series]) -> None:
+    """Each bucket without those below it: Prometheus counts them in."""
+    bounded = sorted(buckets, key=lambda each: float(each.labels["le"]))
+    days, values = _on_one_axis(bounded)
+    counts = np.diff(np.nan_to_num(values), axis=0, prepend=0)
+    axes.pcolormesh(days, np.arange(len(bounded)), counts, cmap="Blues", shading="nearest")
+    axes.set_yticks(range(len(bounded)), [each.labels["le"] for each in bounded])
+
+
+def _on_one_axis(lines: Sequence[Series]) -> tuple[np.ndarray, np.ndarray]:
+    """(points,) days that any line has, and (lines, points) values, NaN where one has none."""
+    days = np.unique(np.concatenate([series.days for series in lines]))
+    values = np.full((len(lines), len(days)), np.nan)
+    for row, series in zip(values, lines, strict=True):
+        row[np.searchsorted(days, series.days)] = series.values
+    return days, values
+
+
+def main() -> None:
+    """Draw what the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("dashboard", choices=sorted(path.stem for path in FOLDER.glob("*.json")))
+    parser.add_argument("--prometheus", default="http://localhost:9090", help="its base URL")
+    parser.add_argument("--minutes", type=float, default=60, help="how far back to look")
+    parser.add_argument("--rate", default="1m", help="range of rates: four scrapes or more")
+    parser.add_argument("--out", type=Path, required=True, help="PNG or SVG file")
+    options = parser.parse_args()
+    end = time.time()
+    window = Window(end - 60 * options.minutes, end, options.rate)
+    dashboard = json.loads((FOLDER / f"{options.dashboard}.json").read_text(encoding="utf-8"))
+    draw(dashboard, Prometheus(options.prometheus, window), window).savefig(options.out, dpi=110)
+
+
+if __name__ == "__main__":
+    main()
