@@ -6,12 +6,11 @@ It holds no query or note text, unless examples are handed in on purpose.
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from model_export.evaluate import ALL, Evaluation, Predictions, format_number, number_queries
 from model_export.fit_calibration import cross_fitted
@@ -32,7 +31,6 @@ from model_export.plots import (
 from model_export.winners import LOWER_IS_BETTER, METHOD, METRIC_TITLES
 
 _TEMPLATE = "report_template.html"
-_STYLE = "page_style.css"
 CSS_DPI = 96
 RL_STAGES = {"grpo": "grpo (no mask)", "sam": "sam (step mask)"}
 RL_METRICS = {"reward": "reward", "parse_rate": "parse rate"}
@@ -107,17 +105,16 @@ def write_report(out: Path, run: RunReport) -> None:
 
 
 def render_page(template: str, **values: Any) -> str:
-    """The packaged template with these values and the style that all pages share; what is in them is escaped."""
-    text = resources.files(__package__).joinpath(template).read_text(encoding="utf-8")
+    """The packaged template with these values; what is in them is escaped."""
     environment = Environment(
+        loader=PackageLoader(__package__, ""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    css = resources.files(__package__).joinpath(_STYLE).read_text(encoding="utf-8")
-    return environment.from_string(text).render(css=css, **values)
+    return environment.get_template(template).render(**values)
 
 
 def rl_verdicts(evaluation: Evaluation) -> list[str]:
