@@ -8,14 +8,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from model_export.adapter import AdapterDescription, describe_adapter
+from model_export.baselines import bm25, majority
 from model_export.checkpoint_writer import CheckpointSpec, OnProgress, code_version
-from model_export.evaluate import ALL, Evaluation, Predictions, format_number
+from model_export.evaluate import ALL, Differences, Evaluation, Predictions, evaluate, format_number
 from model_export.evaluate_checkpoints import fit
 from model_export.export import ExportPlan, export
 from model_export.failures import find_failures
 from model_export.gates import sample_pairs
 from model_export.model_card import TrainingNotes
-from model_export.pairs import Pair, listed
+from model_export.pairs import GRADES, Pair, listed
 from model_export.prepare import Data, read_base
 from model_export.prompting import PromptForm
 from model_export.recipe import Recipe, hash_of
@@ -41,11 +42,6 @@ class Outcome:
     systems: Sequence[Predictions]
     evaluation: Evaluation
     stages: Sequence[StageRecord]
-
-    @property
-    def student(self) -> Predictions:
-        """What is exported."""
-        return next(each for each in self.systems if each.system == _STUDENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +78,20 @@ def write_results_and_report(outcome: Outcome, logs: Sequence[Path], out: Path) 
 
 
 def write_checkpoint(
-    outcome: Outcome, form: PromptForm, models: Models, out: Path, on_progress: OnProgress
+    outcome: Outcome,
+    form: PromptForm,
+    models: Models,
+    student: Predictions,
+    out: Path,
+    on_progress: OnProgress,
 ) -> None:
-    """The student as the service takes it. Raises GateError, and then leaves what lay there."""
-    recipe = outcome.recipe
-    fitted = fit(outcome.student, outcome.pairs, recipe.seed)
+    """The student as the service takes it, calibrated and measured by `student`, what it says of all dev pairs.
+
+    Raises GateError, and then leaves what lay there.
+    """
+    recipe, dev_pairs = outcome.recipe, outcome.data.dev
+    fitted = fit(student, dev_pairs, recipe.seed)
+    served = _measure_served(outcome, student)
     failures = find_failures(form, models.student, fitted.calibration, fitted.decisions)
     spec = CheckpointSpec(
         name=recipe.export.name or recipe.name,
@@ -97,15 +102,23 @@ def write_checkpoint(
         lineage=_lineage(outcome, models),
         calibration=fitted.calibration,
         decisions=fitted.decisions,
-        dev_metrics=_dev_metrics(outcome.evaluation),
+        dev_metrics=_dev_metrics(served),
         quantization="w8a8" if recipe.export.int8 else None,
-        training=_training_notes(outcome, failures),
+        training=_training_notes(outcome, served, failures),
     )
-    dev = sample_pairs(outcome.pairs, recipe.export.gate_pairs)
-    plan = ExportPlan(models.student, spec, dev, with_vllm=recipe.export.with_vllm)
+    gate_pairs = sample_pairs(dev_pairs, recipe.export.gate_pairs)
+    plan = ExportPlan(models.student, spec, gate_pairs, with_vllm=recipe.export.with_vllm)
     export(plan, out / CHECKPOINT, force=True, on_progress=on_progress)
     if recipe.export.adapter_rank:
         _write_adapter(spec, models.student, out / ADAPTER, recipe.export.adapter_rank)
+
+
+def _measure_served(outcome: Outcome, student: Predictions) -> Evaluation:
+    """The student on all dev pairs, beside what needs no model."""
+    data, grades = outcome.data, len(GRADES)
+    systems = [majority(data.train, data.dev, grades), bm25(data.train, data.dev, grades), student]
+    recipe = outcome.recipe
+    return evaluate(systems, data.dev, data.long_tail, seed=recipe.seed, draws=recipe.evaluate.draws)
 
 
 def _write_adapter(spec: CheckpointSpec, student: Path, out: Path, rank: int) -> None:
@@ -153,8 +166,11 @@ def _dev_metrics(evaluation: Evaluation) -> dict[str, float]:
     return figures | {"pairs": evaluation.sizes[ALL]["pairs"]}
 
 
-def _training_notes(outcome: Outcome, failures: tuple[str, ...]) -> TrainingNotes:
-    recipe = outcome.recipe
+def _training_notes(outcome: Outcome, served: Evaluation, failures: tuple[str, ...]) -> TrainingNotes:
+    recipe, measured, compared = outcome.recipe, served.sizes[ALL]["pairs"], len(outcome.pairs)
+    beside = (
+        "" if measured == compared else f", and beside all controls (the first table) on {compared:,} of them"
+    )
     reinforced = f"{recipe.rl.steps} of RL" if recipe.rl.steps else "no RL"
     share = recipe.distil.control_share
     averaged = f"; its weights and {share:.0%} of the control's averaged" if share else ""
@@ -168,16 +184,16 @@ def _training_notes(outcome: Outcome, failures: tuple[str, ...]) -> TrainingNote
         data=tuple(_data_lines(outcome)),
         recipe=stages,
         controls=tuple(_control_rows(outcome.evaluation)),
-        differences=tuple(_difference_rows(outcome.evaluation)),
+        differences=tuple(_difference_rows(outcome.evaluation, served)),
         failures=failures,
         limits=(
-            f"Measured on {len(outcome.pairs):,} dev pairs whose queries were not trained on; other queries, other figures.",
+            f"Measured on {measured:,} dev pairs whose queries were not trained on{beside}; other queries, other figures.",
         ),
     )
 
 
 def _data_lines(outcome: Outcome) -> Iterator[str]:
-    train, dev = _sources(outcome.data.train), _sources(outcome.pairs)
+    train, dev = _sources(outcome.data.train), _sources(outcome.data.dev)
     licences = {source.name: source.licence for source in outcome.recipe.data.sources}
     for name, pairs in train.items():
         licence = licences.get(name, "made by the project's own generator")
@@ -192,16 +208,18 @@ def _control_rows(evaluation: Evaluation) -> Iterator[tuple[str, ...]]:
         yield (system, *map(format_number, values))
 
 
-def _difference_rows(evaluation: Evaluation) -> Iterator[tuple[str, ...]]:
+def _difference_rows(evaluation: Evaluation, served: Evaluation) -> Iterator[tuple[str, ...]]:
+    """Against every control on the pairs that all were measured on, and against what a search engine has anyway on all, by split."""
     metrics = ("macro_f1", "qwk", "ndcg_at_10")
     yield ("on", "student less", *(METRIC_TITLES[metric] for metric in metrics))
-    by_split = {ALL: evaluation.differences, **evaluation.split_differences}
-    for split, by_control in by_split.items():
-        for control, by_system in by_control.items():
-            # On all pairs against every control; on a part of them against what a search engine has anyway.
-            if split == ALL or control == "bm25":
-                found = by_system[_STUDENT]
-                yield (split, control, *(difference_cell(found[metric]).text for metric in metrics))
+
+    def row(on: str, control: str, found: Differences) -> tuple[str, ...]:
+        return (on, control, *(difference_cell(found[control][_STUDENT][metric]).text for metric in metrics))
+
+    for control in evaluation.controls:
+        yield row(f"{evaluation.sizes[ALL]['pairs']:,} pairs", control, evaluation.differences)
+    for split, found in {ALL: served.differences, **served.split_differences}.items():
+        yield row(f"{split}: {served.sizes[split]['pairs']:,}", "bm25", found)
 
 
 def _sources(pairs: Sequence[Pair]) -> Counter[str]:

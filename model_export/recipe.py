@@ -249,7 +249,9 @@ class DistilConfig(TrainConfig):
 
 
 class EvaluateConfig(_Strict):
-    """How many dev pairs (whole queries) each kind of system is measured on: reasoning costs a hundred times more.
+    """How many dev pairs (whole queries) the systems are measured on: reasoning costs several times more.
+
+    What is exported is measured and calibrated on all.
 
     Attributes:
         precision: of the weights and arithmetic of what is measured; bfloat16 is what the service runs in where it can.

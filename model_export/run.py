@@ -1,6 +1,7 @@
 """A recipe's run, top to bottom: from data to a checkpoint, a table and a report."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from model_export.baselines import bm25, majority
@@ -86,9 +87,14 @@ def run(
             *(work.predict_by_reasoning(name, pairs, reasons_first, each) for name, each in teachers.items()),
             work.predict_directly("student", pairs, answers_first, student),
         ]
+        served = systems[-1]
+        if len(pairs) < len(data.dev):
+            on_all = work.predict_directly("student_on_all", data.dev, answers_first, student)
+            served = replace(on_all, system="student")
         outcome = measure()
         write_results_and_report(outcome, work.logs, out)
-        write_checkpoint(outcome, form, Models(student, student_base, teacher), out, on_progress)
+        models = Models(student, student_base, teacher)
+        write_checkpoint(outcome, form, models, served, out, on_progress)
         return outcome.evaluation
 
 

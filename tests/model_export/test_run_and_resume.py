@@ -85,7 +85,7 @@ def test_finished_run_keeps_all_its_stages(undisturbed: Path) -> None:
 def test_without_rl_the_warm_up_is_the_teacher_and_the_student_may_be_a_mean(undisturbed: Path) -> None:
     """In the folder of the whole run, whose stages it goes on from; the checkpoint is another then."""
     log, out = undisturbed.parent / "without_rl.txt", undisturbed
-    changes = ("rl.steps=0", "label.teacher=cot_sft", "distil.control_share=0.5", "name=mean")
+    changes = ["rl.steps=0", "label.teacher=cot_sft", "distil.control_share=0.5", "evaluate.max_pairs=8"]
     options = [option for change in changes for option in ("--set", change)]
     ended = command(log, "run", str(undisturbed.parent / "micro.toml"), "--out", str(out), *options)
     assert ended == 0, log.read_text(encoding="utf-8")
@@ -96,6 +96,11 @@ def test_without_rl_the_warm_up_is_the_teacher_and_the_student_may_be_a_mean(und
     card = (out / "checkpoint" / "README.md").read_text(encoding="utf-8")
     assert "no RL" in card
     assert "50% of the control's averaged" in card
+    # What is exported is measured on all dev pairs, however few the table is about.
+    assert results["sizes"]["all"]["pairs"] == 8
+    assert read_json(out / "checkpoint" / "manifest.json")["dev_metrics"]["pairs"] == 16
+    assert "Measured on 16 dev pairs" in card
+    assert "on 8 of them" in card
 
 
 def test_control_alone_is_measured_and_nothing_is_exported(tmp_path: Path) -> None:
