@@ -8,8 +8,9 @@ import argparse
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ from matplotlib.ticker import EngFormatter, Formatter, PercentFormatter
 
 FOLDER = Path(__file__).parent / "dashboards"
 STEPS = 150
-ROW_INCHES, WIDTH_INCHES = 2.6, 15
+ROW_INCHES, WIDTH_INCHES = 2.8, 15
 MOST_NAMED = 8
-UNITS: Mapping[str, Formatter] = {
-    "s": EngFormatter("s", sep=""),
-    "bytes": EngFormatter("B", sep=""),
-    "percentunit": PercentFormatter(1, decimals=0),
+# Made anew for each panel: a formatter belongs to one axis.
+UNITS: Mapping[str, Callable[[], Formatter]] = {
+    "s": partial(EngFormatter, "s", sep=""),
+    "bytes": partial(EngFormatter, "B", sep=""),
+    "percentunit": partial(PercentFormatter, 1),
 }
 
 
@@ -88,7 +90,7 @@ def draw(dashboard: Mapping[str, Any], prometheus: Prometheus, window: Window) -
         axes = figure.add_subplot(grid[lines.index(place["y"]), place["x"] : place["x"] + place["w"]])
         _draw_panel(axes, panel, prometheus)
         axes.set_xlim(window.start / 86_400, window.end / 86_400)
-        locator = AutoDateLocator(maxticks=5)
+        locator = AutoDateLocator(minticks=3, maxticks=6)
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, show_offset=False))
     return figure
@@ -116,6 +118,8 @@ def _legend(template: str, labels: Mapping[str, str]) -> str:
 
 
 def _draw_lines(axes: Any, drawn: Mapping[str, Any], lines: Sequence[tuple[str, Series]]) -> None:
+    # The largest first: of many lines, the ones that are named are then those that are seen.
+    lines = sorted(lines, key=lambda line: -np.nanmax(line[1].values))
     if "stacking" in drawn["custom"]:
         days, values = _on_one_axis([series for _, series in lines])
         axes.stackplot(days, np.nan_to_num(values), labels=[name for name, _ in lines], alpha=0.7)
@@ -124,9 +128,10 @@ def _draw_lines(axes: Any, drawn: Mapping[str, Any], lines: Sequence[tuple[str, 
             axes.plot(series.days, series.values, label=name, linewidth=1)
     axes.set_ylim(bottom=0)
     if drawn["unit"] in UNITS:
-        axes.yaxis.set_major_formatter(UNITS[drawn["unit"]])
+        axes.yaxis.set_major_formatter(UNITS[drawn["unit"]]())
     handles, names = axes.get_legend_handles_labels()
-    axes.legend(handles[:MOST_NAMED], names[:MOST_NAMED], fontsize=6, ncols=2, loc="upper left")
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.1), "ncols": 4, "frameon": False}
+    axes.legend(handles[:MOST_NAMED], names[:MOST_NAMED], fontsize=6, **below)
 
 
 def _draw_heatmap(axes: Any, buckets: Sequence[Series]) -> None:
