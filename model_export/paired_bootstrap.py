@@ -98,8 +98,8 @@ class PairedBootstrap:
         """`tallies` by system, of one or more queries in one order; `draws` resamples, drawn by `seed`."""
         first = next(iter(tallies.values()))
         queries = len(first.confusion)
-        self._queries = {"ndcg_at_10": int(np.isfinite(first.ndcg).sum())}
-        self._queries |= dict.fromkeys(("accuracy", "macro_f1", "qwk"), queries)
+        ranked = int(np.isfinite(first.ndcg).sum())
+        self._queries = {**dict.fromkeys(COMPARED_METRICS, queries), "ndcg_at_10": ranked}
         whole, resamples = np.ones((1, queries)), draw_resamples(queries, draws, seed)
         self._points = {system: resampled_metrics(tally, whole) for system, tally in tallies.items()}
         self._drawn = {system: resampled_metrics(tally, resamples) for system, tally in tallies.items()}

@@ -55,30 +55,26 @@ class Series:
     values: np.ndarray
 
 
-class Prometheus:
-    """The server that is asked; all jobs and instances that it knows."""
-
-    def __init__(self, url: str, window: Window) -> None:
-        self._url = url
-        self._window = window
-
-    def series(self, query: str) -> list[Series]:
-        """Raises httpx.HTTPError where it can't be asked, or does not understand."""
-        filled = query.replace("$__rate_interval", self._window.rate)
-        filled = filled.replace("$job", ".+").replace("$instance", ".+")
-        times = {"start": self._window.start, "end": self._window.end, "step": self._window.step}
-        answer = httpx.get(f"{self._url}/api/v1/query_range", params={"query": filled, **times}, timeout=30)
-        found = answer.raise_for_status().json()["data"]["result"]
-        return [_to_series(each) for each in found]
-
-
-def _to_series(found: Mapping[str, Any]) -> Series:
-    seconds, values = np.array(found["values"], dtype=float).T
-    return Series(found["metric"], seconds / 86_400, values)
+def ask(prometheus: str, query: str, window: Window) -> list[Series]:
+    """What a panel's query finds, of all jobs and instances. Raises httpx.HTTPError where it can't be asked, or does not understand."""
+    filled = query.replace("$__rate_interval", window.rate)
+    filled = filled.replace("$job", ".+").replace("$instance", ".+")
+    parameters: dict[str, str | float] = {
+        "query": filled,
+        "start": window.start,
+        "end": window.end,
+        "step": window.step,
+    }
+    answer = httpx.get(f"{prometheus}/api/v1/query_range", params=parameters, timeout=30)
+    series = []
+    for found in answer.raise_for_status().json()["data"]["result"]:
+        seconds, values = np.array(found["values"], dtype=float).T
+        series.append(Series(found["metric"], seconds / 86_400, values))
+    return series
 
 
-def draw(dashboard: Mapping[str, Any], prometheus: Prometheus, window: Window) -> Figure:
-    """Every panel where the dashboard has it; one without data says so."""
+def draw(dashboard: Mapping[str, Any], prometheus: str, window: Window) -> Figure:
+    """Every panel where the dashboard has it, from the Prometheus of that base URL; one without data says so."""
     panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
     # A title takes a line of the grid, which is no height of a picture's.
     lines = sorted({panel["gridPos"]["y"] for panel in panels})
@@ -88,7 +84,7 @@ def draw(dashboard: Mapping[str, Any], prometheus: Prometheus, window: Window) -
     for panel in panels:
         place = panel["gridPos"]
         axes = figure.add_subplot(grid[lines.index(place["y"]), place["x"] : place["x"] + place["w"]])
-        _draw_panel(axes, panel, prometheus)
+        _draw_panel(axes, panel, prometheus, window)
         axes.set_xlim(window.start / 86_400, window.end / 86_400)
         locator = AutoDateLocator(minticks=3, maxticks=6)
         axes.xaxis.set_major_locator(locator)
@@ -96,13 +92,13 @@ def draw(dashboard: Mapping[str, Any], prometheus: Prometheus, window: Window) -
     return figure
 
 
-def _draw_panel(axes: Any, panel: Mapping[str, Any], prometheus: Prometheus) -> None:
+def _draw_panel(axes: Any, panel: Mapping[str, Any], prometheus: str, window: Window) -> None:
     axes.set_title(panel["title"], fontsize=9, loc="left")
     axes.tick_params(labelsize=7)
     lines = [
         (_legend(target["legendFormat"], series.labels), series)
         for target in panel["targets"]
-        for series in prometheus.series(target["expr"])
+        for series in ask(prometheus, target["expr"], window)
         if np.isfinite(series.values).any()
     ]
     if not lines:
@@ -164,7 +160,7 @@ def main() -> None:
     end = time.time()
     window = Window(end - 60 * options.minutes, end, options.rate)
     dashboard = json.loads((FOLDER / f"{options.dashboard}.json").read_text(encoding="utf-8"))
-    draw(dashboard, Prometheus(options.prometheus, window), window).savefig(options.out, dpi=110)
+    draw(dashboard, options.prometheus, window).savefig(options.out, dpi=110)
 
 
 if __name__ == "__main__":

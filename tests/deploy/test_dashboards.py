@@ -15,7 +15,6 @@ import httpx
 import pytest
 from prometheus_client import ProcessCollector
 
-from deploy.grafana.draw_dashboard import Prometheus as Source
 from deploy.grafana.draw_dashboard import Window, draw
 from deploy.grafana.make_dashboards import DASHBOARDS, FOLDER, text
 from service.contract.checkpoint import Checkpoint
@@ -223,7 +222,7 @@ def test_panels_draw_what_happened(rig: Rig) -> None:
 @pytest.mark.parametrize("name", DASHBOARDS)
 def test_the_picture_of_a_dashboard_has_every_panel_with_its_lines(rig: Rig, name: str) -> None:
     window = Window(rig.begun, time.time(), "5s")
-    figure = draw(dashboard(name), Source(rig.watching.url, window), window)
+    figure = draw(dashboard(name), rig.watching.url, window)
     panels = [panel for panel in dashboard(name)["panels"] if panel["type"] != "row"]
     assert [axes.get_title(loc="left") for axes in figure.axes] == [panel["title"] for panel in panels]
     empty = {query.panel for query in queries() if query.is_of_vllm}
