@@ -118,16 +118,20 @@ class SomebodyElse:
     def _score(self, client: httpx.Client, text: str) -> None:
         notes = [{"id": CANARY, "title": text, "body": text}]
         answer = client.post("/score", json={"query": text, "notes": notes, "explain": True})
+        assert answer.is_success, answer.text
         [result] = answer.json()["results"]
         assert (result["id"], result["outcome"]) == (CANARY, "scored")
         self._look_at(result["explanation"])
 
     def _be_refused(self, client: httpx.Client, text: str) -> None:
-        assert client.post("/score", json={"query": text, "notes": []}).status_code == 422
+        answer = client.post("/score", json={"query": text, "notes": []})
+        assert answer.status_code == 422, answer.text
 
     def _rerank(self, client: httpx.Client, text: str) -> None:
         body = {"query": text, "documents": [text], "return_documents": True}
-        assert client.post("/rerank", json=body).json()["results"][0]["document"]["text"] == text
+        answer = client.post("/rerank", json=body)
+        assert answer.is_success, answer.text
+        assert answer.json()["results"][0]["document"]["text"] == text
 
     def _explain(self, client: httpx.Client, text: str) -> None:
         answer = client.post("/explain", json={"query": text, "note": {"title": text, "body": text}})
@@ -207,7 +211,6 @@ def attacked(checkpoint: Checkpoint, mode: str) -> Iterator[Attacked]:
     """Serve in that mode with limits that only a fault would reach."""
     settings: dict[str, Any] = {
         "keys": f"admin:{hash_key('admin-key')}:ann,score:{hash_key('bob-key')}:bob",
-        "request_body_timeout_s": 1,
         "max_notes": 20,
         "guard_p99_ms": 600_000,
         "explanation_queue": 1000,
