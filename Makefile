@@ -9,7 +9,7 @@ SBOM ?= build/sbom.cdx.json
 bin := .venv/bin
 default_checkpoint := checkpoints/default
 
-.PHONY: help serve train-tiny test test-fast check bench format clean distclean setup setup-train setup-dev checkpoint image image-train sbom audit docs
+.PHONY: help serve train-tiny test test-fast soak check bench format clean distclean setup setup-train setup-dev checkpoint image image-train sbom audit docs
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ test: setup-dev checkpoint ## Run the whole suite, with a real engine, Redis and
 		chromium=$$(scripts/ensure_chromium.sh) && echo "chromium: $$chromium" && \
 		prometheus=$$(scripts/ensure_prometheus.sh) && echo "prometheus: $$prometheus" && \
 		TEST_REDIS_SERVER="$$redis" TEST_CHROMIUM="$$chromium" $(bin)/python -m pytest --cov --cov-report=term $(ARGS)
+
+soak: setup-dev checkpoint ## Ten minutes of mixed traffic under random faults, then the books; ARGS= goes to load_tests.soak
+	@redis=$$(scripts/ensure_redis.sh) && $(bin)/python -m load_tests.soak --redis-server "$$redis" $(ARGS)
 
 test-fast: setup-dev ## Run what needs no engine, no Redis, no browser and no network; ARGS= goes to pytest
 	@$(bin)/python -m pytest -m "not engine and not redis and not browser" $(ARGS)

@@ -21,6 +21,9 @@ MAX_FILES_TO_REDIS = 64 + 16
 MAX_MORE_FILES = 5
 MAX_MORE_TASKS = 3
 MAX_CONNECTIONS = 3
+# What a soak on two cores does at the least in each second of its time, or else it tells nothing. Measured: a fault in
+# 6 s, some twenty pairs and one client that leaves a second, a sample in 5 s.
+MIN_A_SECOND = {"pairs scored": 1.5, "requests left": 1 / 60, "faults": 1 / 20, "samples": 1 / 10}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +99,24 @@ class Report:
     def judge(self, counted: float, log: str) -> None:
         """Fill in what is wrong. `counted` are the requests that the service says it had."""
         self.wrong += self.tally.wrong
+        self._judge_what_happened()
         self._judge_books(counted)
         self._judge_memory()
         self._judge_what_is_left()
         if self.exit_code:
             self.wrong.append(f"the service ended with {self.exit_code}")
         self.wrong += [f"the log holds {bad!r}" for bad in (CANARY, "Traceback", "unforeseen") if bad in log]
+
+    def _judge_what_happened(self) -> None:
+        happened = {
+            "pairs scored": self.tally.pairs["scored"],
+            "requests left": self.tally.left.total(),
+            "faults": sum(self.faults.values()),
+            "samples": len(self.samples),
+        }
+        for name, count in happened.items():
+            if count < (wanted := MIN_A_SECOND[name] * self.seconds):
+                self.wrong.append(f"{name}: {count}, fewer than the {wanted:g} that such a soak has")
 
     def _judge_books(self, counted: float) -> None:
         if (lost := self.tally.unanswered()) != 0:

@@ -1,3 +1,4 @@
+import math
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -20,11 +21,11 @@ from load_tests.soak.traffic import CANARY, Tally
 QUIET = Sample(
     0.0, rss_mib=900, engine_rss_mib=2500, files_to_redis=10, open_files=30, connections=1, tasks=12
 )
-SENT = 7
+ANSWERED = 6
 
 
 def report(seconds: float = 600, service_growth: float = 0, engine_growth: float = 0, **after: Any) -> Report:
-    """Of a run in which memory grew so, in MiB an hour, and that left `after`."""
+    """Of a run in which as much happened as must, memory grew so, in MiB an hour, and that left `after`."""
     samples = [
         replace(
             QUIET,
@@ -32,16 +33,21 @@ def report(seconds: float = 600, service_growth: float = 0, engine_growth: float
             rss_mib=900 + service_growth * at / 3600,
             engine_rss_mib=2500 + engine_growth * at / 3600,
         )
-        for at in (seconds * number / 20 for number in range(20))
+        for at in range(0, int(seconds), 5)
     ]
+    left = math.ceil(seconds / 60)
     tally = Tally(
-        sent=Counter(score=SENT), answered=Counter({("score", 200): SENT - 1}), left=Counter(score=1)
+        sent=Counter(score=ANSWERED + left),
+        answered=Counter({("score", 200): ANSWERED}),
+        left=Counter(score=left),
+        pairs=Counter(scored=math.ceil(1.5 * seconds)),
     )
-    return Report(seconds, 1, tally, {}, samples, QUIET, replace(QUIET, **after))
+    faults = {"Redis slow": math.ceil(seconds / 20)}
+    return Report(seconds, 1, tally, faults, samples, QUIET, replace(QUIET, **after))
 
 
-def wrong(found: Report, counted: float = SENT, log: str = "") -> list[str]:
-    found.judge(counted, log)
+def wrong(found: Report, more_counted: float = 0, log: str = "") -> list[str]:
+    found.judge(found.tally.sent.total() + more_counted, log)
     return found.wrong
 
 
@@ -97,8 +103,24 @@ def test_a_slope_within_its_error_is_noise() -> None:
 def test_requests_that_are_missing_are_told() -> None:
     lost = report()
     lost.tally.answered.clear()
-    assert wrong(lost) == [f"{SENT - 1} requests were not answered"]
-    assert wrong(report(), counted=SENT + 1) == [f"the service counted {SENT + 1} requests, sent were {SENT}"]
+    assert wrong(lost) == [f"{ANSWERED} requests were not answered"]
+    assert wrong(report(), more_counted=1) == ["the service counted 17 requests, sent were 16"]
+
+
+def test_a_soak_in_which_too_little_happened_tells_nothing() -> None:
+    idle = report(600)
+    idle.tally.pairs["scored"] -= 1
+    idle.tally.left.clear()
+    idle.tally.answered["score", 200] = idle.tally.sent.total()
+    idle.faults.clear()
+    del idle.samples[59:]
+    assert [what.split(":")[0] for what in wrong(idle)] == [
+        "pairs scored",
+        "requests left",
+        "faults",
+        "samples",
+    ]
+    assert "faults: 0, fewer than the 30 that such a soak has" in idle.told()
 
 
 @pytest.mark.parametrize("log", [f"a query: {CANARY}", "Traceback (most recent call last)", "unforeseen"])
