@@ -97,7 +97,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and do nothing.")] = False,
 ) -> None:
     """Train a teacher and its student by a recipe, and export the student; a rerun goes on where this one ended."""
-    from model_export.recipe import parse_recipe, read_recipe_text
+    from model_export.recipe_file import parse_recipe, read_recipe_text
 
     text = read_recipe_text(recipe, changes or ())
     plan = parse_recipe(text, f"the recipe {recipe}")
@@ -143,7 +143,7 @@ def evaluate(
 ) -> None:
     """Measure checkpoints side by side, beside majority and BM25, on all dev pairs of a recipe's data."""
     from model_export.progress import quiet_vendors, show_progress
-    from model_export.recipe import load_recipe
+    from model_export.recipe_file import load_recipe
 
     plan = load_recipe(recipe)
     quiet_vendors()
@@ -235,7 +235,7 @@ def label(
 ) -> None:
     """Let a teacher label any number of pairs, on Ray Data and vLLM: soft labels, as `label.folder` takes them."""
     from model_export.progress import quiet_vendors, show_progress
-    from model_export.recipe import load_recipe
+    from model_export.recipe_file import load_recipe
 
     made_by = load_recipe(recipe)
     quiet_vendors()

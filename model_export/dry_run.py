@@ -81,9 +81,7 @@ class _Plan:
         yield self._supervised("label_only_sft", recipe.label_only_sft, self._student, 0)
         yield self._supervised("cot_sft", recipe.cot_sft, self._teacher, self._trace)
         yield self._parse_rate()
-        if recipe.rl.steps:
-            yield self._reinforce("grpo", "without the step mask")
-            yield self._reinforce("sam", "with the step mask")
+        yield from map(self._reinforce, recipe.rl.stages)
         yield self._label()
         yield self._distil()
         if share := recipe.distil.control_share:
@@ -93,7 +91,7 @@ class _Plan:
         yield from self._predictions()
         yield PlannedStage(
             "evaluation",
-            f"{8 if recipe.rl.steps else 6} systems in one table, {recipe.evaluate.draws:,} bootstrap draws",
+            f"{6 + len(recipe.rl.stages)} systems in one table, {recipe.evaluate.draws:,} bootstrap draws",
         )
         yield PlannedStage("export", f"calibrate, write and pass the gates: {', '.join(self._gates())}")
 
@@ -119,12 +117,12 @@ class _Plan:
             self._launch.processes,
         )
 
-    def _reinforce(self, name: str, mask: str) -> PlannedStage:
+    def _reinforce(self, name: str) -> PlannedStage:
         config, shape, length = self._recipe.rl, self._teacher, self.data.prompt + self._trace
         size = config.prompts * config.rollouts
         sampled, trained = -(-config.steps // config.iterations) * size, config.steps * size
         what = (
-            f"GRPO {mask}: {config.steps:,} steps of {config.prompts} prompts with {config.rollouts} rollouts each"
+            f"GRPO {'with' if name == 'sam' else 'without'} the step mask: {config.steps:,} steps of {config.prompts} prompts with {config.rollouts} rollouts each"
             f"{self._each(size)}: {sampled:,} rollouts{' by vLLM' if config.vllm else ''}, "
             f"about {_short(sampled * length)} tokens"
         )
@@ -170,11 +168,11 @@ class _Plan:
         pairs = _least(self._recipe.evaluate.max_pairs, self.data.dev)
         on = "all dev pairs" if pairs is None else f"{pairs:,} dev pairs"
         size = self._recipe.evaluate.batch_size
-        direct = f"zero_shot, label_only_sft and student answer {on}"
+        direct = f"direct answers of zero_shot, label_only_sft, student on {on}"
         yield self._infer("predictions", direct, self._student, 3 * (pairs or 0), size, traces=False)
-        who, count = ("cot_sft, grpo and sam reason", 3) if self._recipe.rl.steps else ("cot_sft reasons", 1)
-        reasoned = f"{who} about {on}"
-        yield self._infer("predictions", reasoned, self._teacher, count * (pairs or 0), size)
+        teachers = ("cot_sft", *self._recipe.rl.stages)
+        reasoned = f"reasoned answers of {', '.join(teachers)} on {on}"
+        yield self._infer("predictions", reasoned, self._teacher, len(teachers) * (pairs or 0), size)
 
     def _infer(
         self, name: str, what: str, shape: Shape | None, sequences: int, size: int, *, traces: bool = True

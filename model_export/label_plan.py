@@ -7,7 +7,8 @@ from pathlib import Path
 from model_export.criteria import load_criteria
 from model_export.pairs import GRADES, Pair, Source, listed
 from model_export.prompting import PromptForm, Prompting
-from model_export.recipe import Recipe, hash_of
+from model_export.recipe import Recipe
+from model_export.stages import hash_of
 from model_export.synthetic import CRITERIA as SYNTHETIC_CRITERIA
 from model_export.synthetic import SOURCE as SYNTHETIC
 from model_export.template import find_template

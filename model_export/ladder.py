@@ -14,7 +14,8 @@ from typing import Any, Self
 from model_export.evaluate import ALL, LONG_TAIL
 from model_export.paired_bootstrap import Difference
 from model_export.plots import plot_intervals, plot_spread
-from model_export.recipe import Recipe, parse_recipe, read_changes
+from model_export.recipe import Recipe
+from model_export.recipe_file import parse_recipe, read_changes
 from model_export.report import Picture, difference_cell, render_page
 from model_export.winners import METRIC_TITLES
 from service.errors import NotegradeError

@@ -19,10 +19,10 @@ from model_export.model_card import TrainingNotes
 from model_export.pairs import GRADES, Pair, listed
 from model_export.prepare import Data, read_base
 from model_export.prompting import PromptForm
-from model_export.recipe import Recipe, hash_of
+from model_export.recipe import Recipe
 from model_export.report import RunReport, difference_cell, write_report
 from model_export.run_log import read_log
-from model_export.stages import StageRecord
+from model_export.stages import StageRecord, hash_of
 from model_export.winners import METRIC_TITLES
 from model_export.work import ADAPTER, CUT
 from service.contract.manifest import Lineage, hash_file

@@ -72,9 +72,8 @@ def run(
         warm_start = control if recipe.cot_sft.start == "label_only_sft" else teacher_base
         warm = work.warm_up(data, reasons_first, warm_start)
         work.check_parse_rate(data, reasons_first, warm)
-        teachers = {"cot_sft": warm}
-        if recipe.rl.steps:
-            teachers |= {name: work.reinforce(name, data, reasons_first, warm) for name in ("grpo", "sam")}
+        reinforced = {name: work.reinforce(name, data, reasons_first, warm) for name in recipe.rl.stages}
+        teachers = {"cot_sft": warm, **reinforced}
         teacher = teachers[recipe.label.teacher]
         soft_labels = work.label(data, reasons_first, teacher)
         student_start = {"base": student_base, "label_only_sft": control, "teacher": teacher}[

@@ -5,6 +5,7 @@ that was killed finds its own remains in `<folder>.partial` and may go on from t
 """
 
 import fcntl
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from model_export.recipe import hash_of
 from service.errors import NotegradeError
 
 # Part of every hash: a release whose stages make other results from the same inputs raises it.
@@ -80,3 +80,9 @@ def lock(folder: Path) -> Iterator[IO[str]]:
                 f"another run works in {folder}: wait for it, or give this one another --out"
             ) from error
         yield file
+
+
+def hash_of(value: object) -> str:
+    """`sha256:<hex>` of JSON-like data, whatever the order of its keys."""
+    canonical = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return f"sha256:{hashlib.sha256(canonical.encode()).hexdigest()}"

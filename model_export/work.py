@@ -28,9 +28,9 @@ from model_export.prepare import (
     sample_dev,
 )
 from model_export.prompting import Prompting
-from model_export.recipe import PARSE_SAMPLE, TINY_BASE, Recipe, RlConfig, TrainConfig, hash_of
+from model_export.recipe import PARSE_SAMPLE, TINY_BASE, Recipe, RlConfig, TrainConfig
 from model_export.rollout import OnBatch, Sampler, Sampling
-from model_export.stages import RunError, Stages
+from model_export.stages import RunError, Stages, hash_of
 from model_export.teacher_label import label_pairs, read_soft_labels, write_soft_labels
 from model_export.teacher_rl import train_rl
 from model_export.teacher_sft import LOG_NAME, Workplace, train_cot, train_label_only

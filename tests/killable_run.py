@@ -51,7 +51,7 @@ def _command(log: Path, arguments: tuple[str, ...]) -> None:
 
 
 def _run_killed_at(log: Path, recipe: Path, out: Path, stage: str, step: int) -> None:
-    from model_export.recipe import load_recipe
+    from model_export.recipe_file import load_recipe
     from model_export.run import run
 
     def on_progress(name: str, done: int, _total: int) -> None:

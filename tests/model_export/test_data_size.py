@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from model_export.data_size import measure_data
-from model_export.recipe import Recipe, load_recipe
+from model_export.recipe import Recipe
+from model_export.recipe_file import load_recipe
 from model_export.synthetic import generate
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes"

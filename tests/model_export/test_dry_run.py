@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from model_export.dry_run import describe_plan
-from model_export.recipe import Recipe, load_recipe
+from model_export.recipe import Recipe
+from model_export.recipe_file import load_recipe
 from model_export.template import TemplateError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -70,7 +71,7 @@ def test_stages_that_a_recipe_leaves_out_or_adds(tiny: Recipe) -> None:
     assert names[4:9] == ["parse_rate", "label", "distil", "average", "predictions"]
     assert "50% of label_only_sft's" in stage(plan, "average")
     assert "6 systems in one table" in stage(plan, "evaluation")
-    assert "cot_sft reasons about" in plan
+    assert "reasoned answers of cot_sft on" in plan
 
 
 def test_teacher_of_its_own_is_a_stage_and_a_size(full: Recipe) -> None:

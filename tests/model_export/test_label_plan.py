@@ -16,7 +16,8 @@ from model_export.label_plan import (
 )
 from model_export.pairs import Pair, Source
 from model_export.prompting import PromptForm, Prompting
-from model_export.recipe import Recipe, load_recipe
+from model_export.recipe import Recipe
+from model_export.recipe_file import load_recipe
 from model_export.template import find_template
 from service.contract.prompt import Note
 

@@ -15,7 +15,7 @@ from model_export.prompting import (
     soft_label,
     teacher_template,
 )
-from model_export.recipe import hash_of
+from model_export.stages import hash_of
 from model_export.template import TEMPLATES, find_template
 from service.contract.manifest import Criteria, Limits, SlotPiece, Template, TextPiece
 from service.contract.prompt import Note

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from model_export.stages import RunError, Stages, lock
+from model_export.stages import RunError, Stages, hash_of, lock
 
 
 class Writer:
@@ -109,3 +109,10 @@ def test_second_run_in_a_folder_is_refused_until_the_first_ends(tmp_path: Path) 
         pass
     with lock(folder):
         assert names(folder) == [".lock"]
+
+
+def test_hash_knows_values_and_not_the_order_of_keys() -> None:
+    assert hash_of({"a": 1, "b": [1, 2]}) == hash_of({"b": [1, 2], "a": 1})
+    values: list[object] = [{"a": 1}, {"a": 2}, {"a": [1]}, {"b": 1}, {"a": "1"}, []]
+    assert len({hash_of(value) for value in values}) == len(values)
+    assert hash_of({}).startswith("sha256:")
