@@ -21,11 +21,13 @@ serve: setup ## Serve on PORT (8000); NOTEGRADE_CHECKPOINT=folder-or-hub-id serv
 train-tiny: setup-train ## Train by recipes/tiny.toml, every stage for real: runs/tiny/checkpoint and report.html; ARGS= goes to notegrade-train run
 	@$(bin)/notegrade-train run recipes/tiny.toml $(ARGS)
 
+# Two workers with a core each: most tests wait for something to start, and threads of two engines would wait for one another.
 test: setup-dev checkpoint ## Run the whole suite, with a real engine, Redis and Chromium; ARGS= goes to pytest
 	@redis=$$(scripts/ensure_redis.sh) && echo "redis: $$redis" && \
 		chromium=$$(scripts/ensure_chromium.sh) && echo "chromium: $$chromium" && \
 		prometheus=$$(scripts/ensure_prometheus.sh) && echo "prometheus: $$prometheus" && \
-		TEST_REDIS_SERVER="$$redis" TEST_CHROMIUM="$$chromium" $(bin)/python -m pytest --cov --cov-report=term $(ARGS)
+		TEST_REDIS_SERVER="$$redis" TEST_CHROMIUM="$$chromium" OMP_NUM_THREADS=1 \
+		$(bin)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --cov --cov-report=term $(ARGS)
 
 soak: setup-dev checkpoint ## Ten minutes of mixed traffic under random faults, then the books; ARGS= goes to load_tests.soak
 	@redis=$$(scripts/ensure_redis.sh) && $(bin)/python -m load_tests.soak --redis-server "$$redis" $(ARGS)

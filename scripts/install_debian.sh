@@ -2,6 +2,10 @@
 # install_debian.sh PACKAGE...: installs Debian packages where this user may, and fails where that can't be. Says all on stderr.
 set -euo pipefail
 
+# Two at once would fail on apt's locks.
+exec 9<"$0"
+flock 9
+
 as_root=()
 command -v apt-get >/dev/null || exit 1
 if [[ $EUID -ne 0 ]]; then

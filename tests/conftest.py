@@ -7,12 +7,26 @@ import pytest
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 from tests.redis_server import RedisServer, find_redis_binary
 from tests.tools import lacks
+from tests.workers import ALONE, arrange, machine
 
 # No deadline: on a busy machine any example may be slow, and that says nothing about the code.
 hypothesis.settings.register_profile(
     "notegrade", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("notegrade")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Which tests share a worker, and in what order."""
+    arrange(items)
+
+
+# Before any limit of time begins: to wait for one's turn is not to hang.
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Nothing runs beside what is to run alone."""
+    with machine(alone=item.get_closest_marker(ALONE) is not None):
+        return (yield)
 
 
 @pytest.fixture(scope="session")

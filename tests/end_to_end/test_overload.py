@@ -98,6 +98,7 @@ def greedy(keyed_service: ServiceProcess, slowness: float) -> Iterator[Caller]:
     assert together["scored"] > 0
 
 
+@pytest.mark.alone
 def test_one_who_asks_for_much_does_not_starve_one_who_asks_for_little(
     keyed_service: ServiceProcess, greedy: Caller, slowness: float
 ) -> None:

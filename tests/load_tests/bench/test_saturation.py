@@ -64,6 +64,7 @@ async def test_a_server_that_can_do_nothing_ends_the_search() -> None:
     assert not any(each.keeps_up for each in found.probes)
 
 
+@pytest.mark.alone
 async def test_on_a_real_server_saturation_is_what_clients_that_wait_get() -> None:
     jobs = make_jobs(PEER, made_requests(200))
     async with serving(Toy(0.004)) as url:

@@ -1,0 +1,60 @@
+"""Tests that run beside others, and tests that don't."""
+
+import fcntl
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.waiting import wait_until
+from tests.workers import HERE, TOGETHER, machine
+
+
+@pytest.fixture(autouse=True)
+def queue(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The lock that tests wait in, of this test's own: those of the suite are held meanwhile."""
+    for name in ("workers.py", "conftest.py"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr("tests.workers.HERE", tmp_path)
+    return tmp_path / "workers.py"
+
+
+def is_held(lock: Path) -> bool:
+    with lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
+def test_what_stands_together_is_there() -> None:
+    assert [place for places in TOGETHER.values() for place in places if not (HERE / place).is_file()] == []
+
+
+def test_who_wants_to_be_alone_waits_and_is_not_overtaken(queue: Path) -> None:
+    happened: list[str] = []
+    first_may_end = threading.Event()
+
+    def hold(name: str) -> None:
+        with machine(alone=name == "alone"):
+            happened.append(name)
+            if name == "first":
+                first_may_end.wait(30)
+            happened.append(f"{name} ends")
+
+    first, alone, later = (threading.Thread(target=hold, args=[name]) for name in ("first", "alone", "later"))
+    first.start()
+    wait_until(lambda: happened == ["first"])
+    alone.start()
+    wait_until(lambda: is_held(queue))
+    later.start()
+    first_may_end.set()
+    for thread in (first, alone, later):
+        thread.join(30)
+    assert happened == ["first", "first ends", "alone", "alone ends", "later", "later ends"]
+
+
+def test_others_are_held_beside_each_other() -> None:
+    with machine(alone=False), machine(alone=False):
+        pass
