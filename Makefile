@@ -27,7 +27,7 @@ test: setup-dev checkpoint ## Run the whole suite, with a real engine, Redis and
 		chromium=$$(scripts/ensure_chromium.sh) && echo "chromium: $$chromium" && \
 		prometheus=$$(scripts/ensure_prometheus.sh) && echo "prometheus: $$prometheus" && \
 		TEST_REDIS_SERVER="$$redis" TEST_CHROMIUM="$$chromium" OMP_NUM_THREADS=1 \
-		$(bin)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --cov --cov-report=term $(ARGS)
+		$(bin)/python -m pytest -n 2 --no-loadscope-reorder --cov --cov-report=term $(ARGS)
 
 soak: setup-dev checkpoint ## Ten minutes of mixed traffic under random faults, then the books; ARGS= goes to load_tests.soak
 	@redis=$$(scripts/ensure_redis.sh) && $(bin)/python -m load_tests.soak --redis-server "$$redis" $(ARGS)

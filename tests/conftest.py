@@ -1,5 +1,6 @@
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 from tests.redis_server import RedisServer, find_redis_binary
 from tests.tools import lacks
-from tests.workers import ALONE, arrange, machine
+from tests.workers import ALONE, Groups, arrange, machine
 
 # No deadline: on a busy machine any example may be slow, and that says nothing about the code.
 hypothesis.settings.register_profile(
@@ -17,8 +18,14 @@ hypothesis.settings.load_profile("notegrade")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Which tests share a worker, and in what order."""
+    """What takes long begins first."""
     arrange(items)
+
+
+@pytest.hookimpl(optionalhook=True)  # xdist's
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
+    """Which tests share a worker."""
+    return Groups(config, log)
 
 
 # Before any limit of time begins: to wait for one's turn is not to hang.

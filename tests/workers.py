@@ -1,4 +1,4 @@
-"""Tests in several workers (`pytest -n 2 --dist loadgroup`): which of them share one, and which have the machine to themselves."""
+"""Tests in several workers (`pytest -n 2`): which of them share one, and which have the machine to themselves."""
 
 import fcntl
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 HERE = Path(__file__).parent
 # Files whose tests share what is costly to make: a trained checkpoint, a base image, a service. What takes longest stands first.
@@ -19,22 +20,28 @@ TOGETHER = {
 ALONE = "alone"
 
 
-def group_of(item: pytest.Item) -> str:
-    """Whose tests run in one worker: those of a file, where nothing more is said."""
-    if item.get_closest_marker(ALONE):
-        return ALONE
-    place = item.path.relative_to(HERE).as_posix()
-    return next((name for name, places in TOGETHER.items() if place in places), place)
+class Groups(LoadScopeScheduling):  # type: ignore[misc]  # mypy does not read xdist
+    """Gives a worker the tests of a file, or of files that belong together, one after the other."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid.partition("::")[0].removeprefix("tests/"))
+
+
+def group_of(file: str) -> str:
+    """What the file belongs to: itself, where nothing more is said."""
+    return next((name for name, files in TOGETHER.items() if file in files), file)
 
 
 def arrange(items: list[pytest.Item]) -> None:
-    """Tell xdist the groups, in the order in which workers should take them: what takes long first, what runs alone last."""
-    groups = {item: group_of(item) for item in items}
-    for item, group in groups.items():
-        item.add_marker(pytest.mark.xdist_group(group))
+    """Put first what takes long, and last the files in which a test runs alone: then nobody waits for it."""
     first = [*TOGETHER]
-    rank = {group: first.index(group) if group in first else len(first) for group in groups.values()}
-    items.sort(key=lambda item: (groups[item] == ALONE, rank[groups[item]]))
+    last = {item.path for item in items if item.get_closest_marker(ALONE)}
+
+    def rank(item: pytest.Item) -> tuple[bool, int]:
+        group = group_of(item.path.relative_to(HERE).as_posix())
+        return item.path in last, first.index(group) if group in first else len(first)
+
+    items.sort(key=rank)
 
 
 @contextmanager
