@@ -1,6 +1,7 @@
 """What a person sees while the trainer works."""
 
 import contextlib
+import logging
 import os
 import time
 import warnings
@@ -18,7 +19,9 @@ def quiet_vendors() -> None:
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     os.environ["HF_HUB_VERBOSITY"] = "error"
-    os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"  # TRL imports it
+    # TRL imports it, and vLLM warns before it has read any level from the environment.
+    os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
+    logging.getLogger("vllm").setLevel(logging.ERROR)
     # It concerns rollouts by vLLM alone, and is said five times.
     warnings.filterwarnings("ignore", message="TRL currently supports vLLM versions")
 

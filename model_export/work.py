@@ -32,7 +32,6 @@ from model_export.recipe import PARSE_SAMPLE, TINY_BASE, Recipe, RlConfig, Train
 from model_export.rollout import OnBatch, Sampler, Sampling
 from model_export.stages import RunError, Stages, hash_of
 from model_export.teacher_label import label_pairs, read_soft_labels, write_soft_labels
-from model_export.teacher_rl import train_rl
 from model_export.teacher_sft import LOG_NAME, Workplace, train_cot, train_label_only
 from service.contract.manifest import hash_file
 
@@ -113,6 +112,8 @@ class Work:
 
     def reinforce(self, stage: str, data: Data, prompting: Prompting, warm: Path) -> Path:
         """The teacher after RL: `sam` with the step mask, `grpo` without."""
+        from model_export.teacher_rl import train_rl  # here, since TRL imports vLLM: ten seconds
+
         config = self._recipe.rl
         work = partial(train_rl, data.train, prompting, config, masked=stage == "sam")
         return self._train(stage, prompting, config, {"start": warm}, work)

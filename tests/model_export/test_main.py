@@ -1,6 +1,8 @@
 import asyncio
 import inspect
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from model_export.criteria import DEFAULT_CRITERIA
 from model_export.template import DEFAULT_TEMPLATE
 from service.contract.checkpoint import load_checkpoint
 from tests.tiny_base import make_tiny_base
+from tests.tiny_teacher import MICRO
 from tests.waiting import until
 
 
@@ -82,6 +85,23 @@ def test_place_that_can_not_be_written_is_one_line(
     out = str(tmp_path / "file" / "out")
     assert run(monkeypatch, "assemble", "--out", out, "--base", str(tiny_base)) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_wrong_line_is_named_and_nothing_else_is_said(tmp_path: Path) -> None:
+    """In a process of its own: what vendors say when they are imported would be beside it."""
+    pair = {"query": "q", "note": {"title": None, "body": "b"}, "label": 3}
+    right, wrong = {**pair, "id": "1"}, {**pair, "id": "2", "label": "3"}
+    (tmp_path / "mine.jsonl").write_text(f"{json.dumps(right)}\n{json.dumps(wrong)}\n", encoding="utf-8")
+    source = '[[data.sources]]\nname = "mine"\ntrain = "mine.jsonl"\ndev = "mine.jsonl"\n'
+    recipe = re.sub(r"\[data.synthetic\]\n(.+\n)+", source, MICRO)
+    (tmp_path / "mine.toml").write_text(recipe, encoding="utf-8")
+    command = ["run", str(tmp_path / "mine.toml"), "--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    ended = subprocess.run(
+        [sys.executable, "-m", "model_export", *command], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 2
+    [line] = ended.stderr.splitlines()
+    assert line == f"notegrade-train: {tmp_path}/mine.jsonl: line 2: label: Input should be a valid integer"
 
 
 def test_help_does_not_load_torch() -> None:
