@@ -8,8 +8,13 @@ ARGS ?=
 SBOM ?= build/sbom.cdx.json
 bin := .venv/bin
 default_checkpoint := checkpoints/default
+# What tests ask of the machine, installed if need be, and where it is.
+tools = redis=$$(scripts/ensure_redis.sh) && echo "redis: $$redis" && \
+	chromium=$$(scripts/ensure_chromium.sh) && echo "chromium: $$chromium" && \
+	prometheus=$$(scripts/ensure_prometheus.sh) && echo "prometheus: $$prometheus" && \
+	TEST_REDIS_SERVER="$$redis" TEST_CHROMIUM="$$chromium"
 
-.PHONY: help serve train-tiny test test-fast soak check bench format clean distclean setup setup-train setup-dev checkpoint image image-train sbom audit docs
+.PHONY: help serve train-tiny test test-slow test-fast check bench format clean distclean setup setup-train setup-dev checkpoint image image-train sbom audit docs
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,15 +27,11 @@ train-tiny: setup-train ## Train by recipes/tiny.toml, every stage for real: run
 	@$(bin)/notegrade-train run recipes/tiny.toml $(ARGS)
 
 # Two workers with a core each: most tests wait for something to start, and threads of two engines would wait for one another.
-test: setup-dev checkpoint ## Run the whole suite, with a real engine, Redis and Chromium; ARGS= goes to pytest
-	@redis=$$(scripts/ensure_redis.sh) && echo "redis: $$redis" && \
-		chromium=$$(scripts/ensure_chromium.sh) && echo "chromium: $$chromium" && \
-		prometheus=$$(scripts/ensure_prometheus.sh) && echo "prometheus: $$prometheus" && \
-		TEST_REDIS_SERVER="$$redis" TEST_CHROMIUM="$$chromium" OMP_NUM_THREADS=1 \
-		$(bin)/python -m pytest -n 2 --no-loadscope-reorder --cov --cov-report=term $(ARGS)
+test: setup-dev checkpoint ## Run the suite, with a real engine, Redis and Chromium; ARGS= goes to pytest
+	@$(tools) OMP_NUM_THREADS=1 $(bin)/python -m pytest -n 2 --no-loadscope-reorder -m "not slow" --cov --cov-report=term $(ARGS)
 
-soak: setup-dev checkpoint ## Ten minutes of mixed traffic under random faults, then the books; ARGS= goes to load_tests.soak
-	@redis=$$(scripts/ensure_redis.sh) && $(bin)/python -m load_tests.soak --redis-server "$$redis" $(ARGS)
+test-slow: setup-dev checkpoint ## Run what takes minutes each: images, the tiny recipe, a compiled model, a benchmark, a soak; ARGS= goes to pytest
+	@$(tools) $(bin)/python -m pytest -m slow $(ARGS)
 
 test-fast: setup-dev ## Run what needs no engine, no Redis, no browser and no network; ARGS= goes to pytest
 	@$(bin)/python -m pytest -m "not engine and not redis and not browser" $(ARGS)

@@ -38,7 +38,7 @@ from service.errors import InvalidRequestError, LabelTokenError, NotegradeError
 
 LIMITS = Limits(max_query_tokens=128, max_note_tokens=256)
 # vLLM 0.32 on a CPU differs by up to 7e-6, 0.027 and 0.004 on the default checkpoint.
-PROBE_TOLERANCE = {"float32": 0.002, "bfloat16": 0.05, "float16": 0.01}
+PROBE_TOLERANCE = {"float32": 0.002, "bfloat16": 0.1, "float16": 0.01}
 # Rounding activations makes a deep model jump: 1e-7 on SmolLM2's embeddings moves its label probabilities by 0.08, and
 # vLLM in float32 differs from the reference by up to 0.093 on 32 probes. The other dtypes are not measured yet.
 INT8_PROBE_TOLERANCE = {"float32": 0.15, "bfloat16": 0.15, "float16": 0.15}

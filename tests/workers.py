@@ -11,11 +11,15 @@ from xdist.scheduler import LoadScopeScheduling
 HERE = Path(__file__).parent
 # Files whose tests share what is costly to make: a trained checkpoint, a base image, a service. What takes longest stands first.
 TOGETHER = {
-    "a trained checkpoint": [
-        f"end_to_end/test_{name}.py" for name in ("training", "explaining", "console", "runbooks", "shadow")
+    # Two of its engines at once would leave little of 24 GiB of memory.
+    "the default checkpoint": [
+        f"end_to_end/test_{name}.py"
+        for name in (
+            *("engine_faults", "process_faults", "redis_faults", "overload"),
+            *("commands", "readme", "serving"),
+        )
     ],
-    "a base image": ["deploy/test_image.py", "deploy/test_trainer_image.py"],
-    "a service": ["end_to_end/test_serving.py", "end_to_end/test_readme.py"],
+    "replicas": [f"end_to_end/test_{name}.py" for name in ("console", "explaining", "runbooks", "shadow")],
 }
 ALONE = "alone"
 

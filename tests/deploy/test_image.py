@@ -29,7 +29,7 @@ from tests.waiting import wait_until
 
 # The first test to run builds the image: two to three minutes on two cores.
 pytest_plugins = ["tests.deploy.images"]
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from tests.tiny_teacher import MICRO
 from tests.waiting import wait_until
 
 pytest_plugins = ["tests.deploy.images"]
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 USER = 10001
 OFFLINE = ("--network", "none")

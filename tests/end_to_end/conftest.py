@@ -15,21 +15,7 @@ from tests.end_to_end.service_process import ROOT, ServiceProcess, free_port, st
 from tests.redis_server import RedisServer
 from tests.tools import lacks
 
-
-@pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that `make train-tiny` leaves: a few minutes, once for all tests."""
-    out = tmp_path_factory.mktemp("runs") / "tiny"
-    done = subprocess.run(
-        ["make", "train-tiny", f"ARGS=--out {out}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=1500,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return out
+TINY_STUDENT = Path(__file__).parent / "tiny_student"
 
 
 @pytest.fixture(scope="session")
@@ -63,13 +49,14 @@ def service(
 
 
 @pytest.fixture(scope="session")
-def replicas(
-    tiny_run: Path, redis_binary: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Replicas]:
-    """Three replicas on one Redis of their own. Tests leave them running, and the mode as they like."""
+def replicas(redis_binary: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
+    """Three replicas on one Redis of their own. Tests leave them running, and the mode as they like.
+
+    Of a student that writes traces in form: what recipes/tiny.toml once made, kept beside this file.
+    """
     redis = RedisServer(redis_binary)
     redis.start()
-    with started_replicas(tiny_run / "checkpoint", redis, tmp_path_factory.mktemp("replicas")) as replicas:
+    with started_replicas(TINY_STUDENT, redis, tmp_path_factory.mktemp("replicas")) as replicas:
         yield replicas
     redis.kill()
 

@@ -1,18 +1,35 @@
 """A relevance engineer's first run: `make train-tiny`, then the service on what it made."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import httpx
 import pytest
 
 from service.contract.checkpoint import load_checkpoint
-from tests.end_to_end.service_process import free_port, start_service
+from tests.end_to_end.service_process import ROOT, free_port, start_service
 
 # Every stage for real: a few minutes on a quiet machine with two cores.
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 ROWS = ["majority", "bm25", "zero_shot", "label_only_sft", "cot_sft", "grpo", "sam", "student"]
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that `make train-tiny` leaves: a few minutes."""
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    done = subprocess.run(
+        ["make", "train-tiny", f"ARGS=--out {out}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=1500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return out
 
 
 def test_it_leaves_a_table_with_every_control_and_a_report(tiny_run: Path) -> None:

@@ -94,6 +94,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.engine
+@pytest.mark.slow
 @pytest.mark.skipif(not has_compiler(), reason="compiling needs a C++ compiler, and there is none here")
 def test_what_was_compiled_is_loaded_at_the_next_start(tmp_path: Path) -> None:
     base = make_tiny_base(tmp_path / "base")

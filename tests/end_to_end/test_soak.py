@@ -1,0 +1,28 @@
+"""Ten minutes of everything at once. Longer: `python -m load_tests.soak --seconds 3600`."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from load_tests.soak.__main__ import soak
+from service.contract.checkpoint import Checkpoint
+from tests.end_to_end.service_process import ROOT
+
+pytestmark = [pytest.mark.engine, pytest.mark.redis, pytest.mark.slow, pytest.mark.timeout(1500)]
+
+
+def test_ten_minutes_lose_and_leak_nothing(
+    default_checkpoint: Checkpoint, redis_binary: str, tmp_path: Path
+) -> None:
+    report = soak(
+        600,
+        seed=random.randrange(1_000_000),
+        command=str(ROOT / ".venv" / "bin" / "notegrade"),
+        checkpoint=str(default_checkpoint.folder),
+        redis_server=redis_binary,
+        out=tmp_path,
+    )
+    print(report.told())
+    assert report.wrong == [], report.told()
+    assert report.faults["engine stands still"] > 0
