@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 
 from service.contract.checkpoint import Checkpoint
 from tests.end_to_end.replicas import Replicas, started_replicas
-from tests.end_to_end.service_process import ROOT, ServiceProcess, free_port, start_service
+from tests.end_to_end.service_process import ServiceProcess, free_port, start_service
 from tests.redis_server import RedisServer
 from tests.tools import lacks
 
