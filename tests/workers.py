@@ -9,18 +9,17 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 HERE = Path(__file__).parent
-# Files whose tests share what is costly to make: a trained checkpoint, a base image, a service. What takes longest stands first.
-TOGETHER = {
-    # Two of its engines at once would leave little of 24 GiB of memory.
-    "the default checkpoint": [
+# One worker has all of them, in this order: they share services, and two files at once would leave little of 24 GiB of
+# memory. The last ones leave three replicas behind, idle.
+TOGETHER = (
+    *(
         f"end_to_end/test_{name}.py"
-        for name in (
-            *("engine_faults", "process_faults", "redis_faults", "overload"),
-            *("commands", "readme", "serving"),
-        )
-    ],
-    "replicas": [f"end_to_end/test_{name}.py" for name in ("console", "explaining", "runbooks", "shadow")],
-}
+        for name in ("engine_faults", "process_faults", "redis_faults", "overload")
+    ),
+    *(f"end_to_end/test_{name}.py" for name in ("commands", "serving", "readme")),
+    "deploy/test_stack.py",
+    *(f"end_to_end/test_{name}.py" for name in ("explaining", "console", "runbooks", "shadow")),
+)
 ALONE = "alone"
 
 
@@ -28,22 +27,18 @@ class Groups(LoadScopeScheduling):  # type: ignore[misc]  # mypy does not read x
     """Gives a worker the tests of a file, or of files that belong together, one after the other."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return group_of(nodeid.partition("::")[0].removeprefix("tests/"))
-
-
-def group_of(file: str) -> str:
-    """What the file belongs to: itself, where nothing more is said."""
-    return next((name for name, files in TOGETHER.items() if file in files), file)
+        file = nodeid.partition("::")[0].removeprefix("tests/")
+        return "together" if file in TOGETHER else file
 
 
 def arrange(items: list[pytest.Item]) -> None:
     """Put first what takes long, and last the files in which a test runs alone: then nobody waits for it."""
-    first = [*TOGETHER]
     last = {item.path for item in items if item.get_closest_marker(ALONE)}
 
     def rank(item: pytest.Item) -> tuple[bool, int]:
-        group = group_of(item.path.relative_to(HERE).as_posix())
-        return item.path in last, first.index(group) if group in first else len(first)
+        file = item.path.relative_to(HERE).as_posix()
+        together = TOGETHER.index(file) if file in TOGETHER else len(TOGETHER)
+        return item.path in last, together
 
     items.sort(key=rank)
 

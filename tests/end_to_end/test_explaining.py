@@ -84,7 +84,7 @@ def test_it_ends_by_itself_on_every_replica(replicas: Replicas) -> None:
 
 
 def test_without_redis_the_copy_holds_until_it_ends_and_comes_not_back(replicas: Replicas) -> None:
-    replicas.flip("all", ttl_s=8)
+    replicas.flip("all", ttl_s=15)
     wait_until(lambda: replicas.followed(1) == replicas.followed(2) == "all")
     replicas.redis.kill()
     try:
