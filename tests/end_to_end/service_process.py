@@ -51,7 +51,7 @@ class ServiceProcess:
     def wait_until_ready(self) -> None:
         """Fails when it ends, or stays red."""
         self.wait_for("ok", "engine_lost", "probe_mismatch")
-        assert self.readiness[-1] == (200, "ok"), self.written()[-4000:]
+        assert self.readiness[-1] == (200, "ok"), f"{self.readiness}\n{self.written()[-4000:]}"
 
     def written(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")

@@ -266,10 +266,13 @@ def test_a_full_disk_behind_the_log_stops_nothing(default_checkpoint: Checkpoint
     # Every write to it fails with "no space left on device", from the first line on.
     command = f"exec {' '.join(COMMAND)} {port} >/dev/full 2>&1"
     service = start_service(tmp_path / "log", ["bash", "-c", command], port, NOTEGRADE_DRAIN_DELAY_S="0")
-    service.wait_until_ready()
-    with httpx.Client(base_url=service.url, timeout=90) as client:
-        assert len(score(client)) == len(NOTES)
-        problem: dict[str, Any] = client.post("/score", json={}).json()
-        assert problem["type"] == "urn:notegrade:problem:invalid-request"
-    service.process.terminate()
-    assert service.process.wait(60) == 0
+    try:
+        service.wait_until_ready()
+        with httpx.Client(base_url=service.url, timeout=90) as client:
+            assert len(score(client)) == len(NOTES)
+            problem: dict[str, Any] = client.post("/score", json={}).json()
+            assert problem["type"] == "urn:notegrade:problem:invalid-request"
+        service.process.terminate()
+        assert service.process.wait(60) == 0
+    finally:
+        service.interrupt()
