@@ -35,14 +35,14 @@ def report(seconds: float = 600, service_growth: float = 0, engine_growth: float
         )
         for at in range(0, int(seconds), 5)
     ]
-    left = math.ceil(seconds / 60)
+    left = math.floor(seconds / 60) + 1
     tally = Tally(
         sent=Counter(score=ANSWERED + left),
         answered=Counter({("score", 200): ANSWERED}),
         left=Counter(score=left),
-        pairs=Counter(scored=math.ceil(1.5 * seconds)),
+        pairs=Counter(scored=math.floor(5 / 3 * seconds) + 1),
     )
-    faults = {"Redis slow": math.ceil(seconds / 20)}
+    faults = {"Redis slow": math.floor(seconds / 20) + 1}
     return Report(seconds, 1, tally, faults, samples, QUIET, replace(QUIET, **after))
 
 
@@ -104,7 +104,7 @@ def test_requests_that_are_missing_are_told() -> None:
     lost = report()
     lost.tally.answered.clear()
     assert wrong(lost) == [f"{ANSWERED} requests were not answered"]
-    assert wrong(report(), more_counted=1) == ["the service counted 17 requests, sent were 16"]
+    assert wrong(report(), more_counted=1) == ["the service counted 18 requests, sent were 17"]
 
 
 def test_a_soak_in_which_too_little_happened_tells_nothing() -> None:
@@ -113,14 +113,14 @@ def test_a_soak_in_which_too_little_happened_tells_nothing() -> None:
     idle.tally.left.clear()
     idle.tally.answered["score", 200] = idle.tally.sent.total()
     idle.faults.clear()
-    del idle.samples[59:]
+    del idle.samples[60:]
     assert [what.split(":")[0] for what in wrong(idle)] == [
         "pairs scored",
         "requests left",
         "faults",
         "samples",
     ]
-    assert "faults: 0, fewer than the 30 that such a soak has" in idle.told()
+    assert "faults: 0, and such a soak has more than 30" in idle.told()
 
 
 @pytest.mark.parametrize("log", [f"a query: {CANARY}", "Traceback (most recent call last)", "unforeseen"])
