@@ -5,12 +5,13 @@ Label values are closed sets, so that a caller can't make new series.
 
 import asyncio
 import math
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.registry import Collector
 
 # Laid around the service level objective: 5 ms (all from cache) to 10 s (a long list on a small machine).
 SECONDS_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0)
@@ -19,6 +20,31 @@ UNIT_BUCKETS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 DISTANCE_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 # Half of the health of a prompt shows below one percent.
 MASS_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1.0)
+
+
+class ModeGauge(Collector):
+    """`notegrade_explanation_mode`, read at each scrape: a mode ends by the clock, with nobody there to set a gauge.
+
+    All modes' values are of one moment, so that a scrape never finds two of them, nor none.
+    """
+
+    def __init__(self) -> None:
+        self._names: tuple[str, ...] = ()
+        self._mode: Callable[[], str] = str
+
+    def follow(self, names: tuple[str, ...], mode: Callable[[], str]) -> None:
+        """Show from now on which of the names `mode` tells."""
+        self._names, self._mode = names, mode
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """All of it, as Prometheus's client asks for it."""
+        family = GaugeMetricFamily(
+            "notegrade_explanation_mode", "1 under the mode that applies now", labels=("mode",)
+        )
+        now = self._mode()
+        for name in self._names:
+            family.add_metric((name,), float(name == now))
+        yield family
 
 
 class Metrics:
@@ -67,7 +93,8 @@ class Metrics:
         self.grades = counter("grade_total", "Scored pairs by grade", "grade")
         self.score = histogram("score", "Scores that were answered", UNIT_BUCKETS)
         self.label_mass = histogram("label_mass", "Probability of all labels together", MASS_BUCKETS)
-        self.explanation_mode = gauge("explanation_mode", "1 under the mode that applies now", "mode")
+        self.explanation_mode = ModeGauge()
+        registry.register(self.explanation_mode)
         self.explanations = counter("explanations_total", "Explanations by what became of them", "outcome")
         self.explanation_drops = counter(
             "explanation_drops_total", "Explanations that gave way, by why", "reason"
@@ -112,11 +139,6 @@ class Metrics:
         self.tasks.set_function(_count_tasks)
         self.build_info = gauge("build_info", "Always 1", "version", "fingerprint")
 
-    def follow_mode(self, names: Iterable[str], mode: Callable[[], str]) -> None:
-        """Show what `mode` tells at each scrape: a mode ends by the clock, with nobody there to set the gauge."""
-        for name in names:
-            self.explanation_mode.labels(name).set_function(partial(_is, mode, name))
-
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """The registry and its content type: in OpenMetrics, with exemplars, where the `Accept` header asks for it, else in
         the Prometheus text format (version 0.0.4)."""
@@ -134,7 +156,3 @@ def _count_tasks() -> float:
         return float(len(asyncio.all_tasks()))
     except RuntimeError:  # read from outside of the loop
         return math.nan
-
-
-def _is(mode: Callable[[], str], name: str) -> float:
-    return float(mode() == name)

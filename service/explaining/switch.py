@@ -64,7 +64,7 @@ class Switch:
         # A slow look must not put an older mode over the one that a flip has just brought.
         self._one_at_a_time = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
-        metrics.follow_mode(get_args(ModeName), lambda: self.now.name)
+        metrics.explanation_mode.follow(get_args(ModeName), lambda: self.now.name)
 
     def start(self) -> None:
         """Begin to follow the store."""

@@ -45,13 +45,11 @@ class Replicas:
         return self.clients[replica].put(MODE, json=body, headers={"If-Match": etag})
 
     def followed(self, replica: int) -> str:
-        """The mode by which the replica acts. Not what GET answers, which asks Redis first.
-
-        None or two for an instant, where it is read while it changes: a metric has one value for each mode.
-        """
+        """The mode by which the replica acts. Not what GET answers, which asks Redis first."""
         text = self.clients[replica].get("/metrics").text
-        found = re.findall(r'^notegrade_explanation_mode\{mode="(\w+)"\} 1\.0$', text, re.MULTILINE)
-        return " and ".join(found)
+        found: list[str] = re.findall(r'^notegrade_explanation_mode\{mode="(\w+)"\} 1\.0$', text, re.MULTILINE)
+        [mode] = found
+        return mode
 
     def score(self, replica: int = 0, **changes: Any) -> dict[str, Any]:
         body = {"query": "quiet cafes", "notes": [{"id": "n", "body": "A quiet cafe."}], **changes}

@@ -29,3 +29,11 @@ def test_the_engine_s_names_are_the_same_in_every_format(accept: str) -> None:
     metrics = Metrics(registry)
     Gauge("vllm:num_requests_running", "As vLLM names it", ["engine"], registry=registry).labels("0").set(1)
     assert b'\nvllm:num_requests_running{engine="0"} 1.0\n' in metrics.render(accept)[0]
+
+
+def test_a_scrape_finds_one_mode_even_while_it_changes() -> None:
+    registry = CollectorRegistry()
+    told = iter(["all", "off"])  # it ends in the middle of the first scrape
+    Metrics(registry).explanation_mode.follow(("off", "sample", "all"), lambda: next(told))
+    [family] = (each for each in registry.collect() if each.name == "notegrade_explanation_mode")
+    assert [sample.value for sample in family.samples] == [0, 0, 1]
