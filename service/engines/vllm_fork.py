@@ -9,8 +9,10 @@ import multiprocessing
 from functools import partial
 from multiprocessing import forkserver
 
+_LESS = "service.engines.without_training"
 # What vLLM's engine core imports on a CPU before it serves; the last one is the model's own, where it is of that family.
 _CORE_IMPORTS = (
+    _LESS,
     "vllm.v1.engine.core",
     "vllm.v1.executor.uniproc_executor",
     "vllm.v1.worker.cpu_worker",
@@ -34,6 +36,7 @@ def import_beside() -> None:
     """
     multiprocessing.set_forkserver_preload(list(_CORE_IMPORTS))
     forkserver.ensure_running()
+    importlib.import_module(_LESS)  # here as well, before vLLM
 
 
 def fork_from_there() -> None:

@@ -108,6 +108,9 @@ async def main(folder):
     await engine.score((1, 2, 3), 0)
     [server] = [each for each in psutil.Process().children() if "forkserver" in " ".join(each.cmdline())]
     print("core's parent imported", "vllm.v1.engine.core" in " ".join(server.cmdline()), len(server.children()))
+    for process in (psutil.Process(), server):
+        packages = {part for each in process.memory_maps() for part in Path(each.path).parts}
+        print("with torch", "torch" in packages, "and of the trainer", packages & {"pyarrow", "ray", "scipy", "sklearn", "pandas"})
     await engine.close()
     await until(lambda: not server.children(), within_s=10)
     print("none is left")
@@ -128,6 +131,7 @@ def test_the_core_is_forked_from_a_process_that_imported_vllm_meanwhile(
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "core's parent imported True 1" in done.stdout
+    assert done.stdout.count("with torch True and of the trainer set()") == 2
     assert "none is left" in done.stdout
 
 
