@@ -3,17 +3,23 @@
 import importlib
 import multiprocessing
 import os
+import signal
 import threading
 from multiprocessing.connection import wait
 
 
 def end_with_parent() -> None:
-    """End this process with the one that started it, where there is one; it may be called again.
+    """End this process with the one that started it, where there is one, and not before it; it may be called again.
 
-    vLLM itself leaves the engine core running, with all its memory, when the process that serves is killed.
+    vLLM itself leaves the engine core running, with all its memory, when the process that serves is killed. And on Ctrl-C, which
+    reaches all processes of a terminal, its core ends at once, while the one that serves still answers what it has taken.
     """
     parent = multiprocessing.parent_process()
-    if parent is not None and not any(thread.name == _NAME for thread in threading.enumerate()):
+    if parent is None:
+        return
+    if threading.current_thread() is threading.main_thread():  # elsewhere it may not be set
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not any(thread.name == _NAME for thread in threading.enumerate()):
         threading.Thread(target=_end_after, args=[parent.sentinel], name=_NAME, daemon=True).start()
 
 

@@ -196,8 +196,10 @@ def test_service_told_to_stop_under_load(supervised: Supervised) -> None:
         working += [pool.submit(clients.keep_asking, 100, deadline_s=4) for _ in range(2)]
         working.append(pool.submit(clients.balance))
         wait_until(lambda: clients.statuses[200] >= 6, within_s=120)
+        core = engine_core(service)
         clients.told_at = time.monotonic()
         service.process.terminate()
+        core.send_signal(signal.SIGINT)  # Ctrl-C reaches all processes of a terminal
         for each in working:
             each.result()
     assert exit_code(service, 3 * STOP_S) == 0
@@ -213,3 +215,4 @@ def test_service_told_to_stop_under_load(supervised: Supervised) -> None:
     assert max(clients.shares) < 2
     assert max(clients.open_for) < 2 * STOP_S
     assert '"reason": "draining"' in service.written()
+    assert "leaked" not in service.written()
