@@ -35,6 +35,8 @@ def cpu_environment(threads: int, kv_cache_gib: int = 1, *, compiled: bool = Fal
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_CPU_KVCACHE_SPACE": str(kv_cache_gib),
         **_KEPT_MEMORY,
+        # torch warns of what is meant to be so (memory bound to the nodes that there are), on lines that are no JSON.
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
         # The worker inside the engine core: as a third process, it makes the core spin on a shared queue.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         # One function of the sampler is compiled even in eager mode: without a C++ compiler, the first step fails.

@@ -9,10 +9,10 @@ import multiprocessing
 from functools import partial
 from multiprocessing import forkserver
 
-_LESS = "service.engines.without_training"
+_FIRST = "service.engines.before_vllm"
 # What vLLM's engine core imports on a CPU before it serves; the last one is the model's own, where it is of that family.
 _CORE_IMPORTS = (
-    _LESS,
+    _FIRST,
     "vllm.v1.engine.core",
     "vllm.v1.executor.uniproc_executor",
     "vllm.v1.worker.cpu_worker",
@@ -36,7 +36,7 @@ def import_beside() -> None:
     """
     multiprocessing.set_forkserver_preload(list(_CORE_IMPORTS))
     forkserver.ensure_running()
-    importlib.import_module(_LESS)  # here as well, before vLLM
+    importlib.import_module(_FIRST)  # here as well, before vLLM
 
 
 def fork_from_there() -> None:

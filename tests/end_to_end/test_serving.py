@@ -198,11 +198,23 @@ def test_version_names_the_profile(client: httpx.Client) -> None:
     assert engine["speed"]["executor"] == "uni"
 
 
+def json_lines(service: ServiceProcess) -> list[str]:
+    # The last one may be half written.
+    return [line for line in service.written().split("\n")[:-1] if line.startswith("{")]
+
+
+def is_of_one_scored(event: dict[str, Any]) -> bool:
+    return event.get("route") == "/score" and event.get("outcomes") == {"scored": 1}
+
+
 def test_logs_are_json_lines_without_texts(service: ServiceProcess, client: httpx.Client) -> None:
     score(client, query="sesame opens", notes=[{"id": "n", "title": "hidden", "body": "treasure"}])
+    wait_until(
+        lambda: any(is_of_one_scored(json.loads(line)) for line in json_lines(service))
+    )  # told after the answer
     written = service.written()
-    events = [json.loads(line) for line in written.splitlines() if line.startswith("{")]
-    assert any(event.get("route") == "/score" and event["outcomes"] == {"scored": 1} for event in events)
+    for_people = [line.split()[0] for line in written.splitlines() if not line.startswith("{")]
+    assert for_people == ["No", "Serving", "The"]  # keys are set; on; engine is loading
     assert not any(word in written for word in ("sesame", "hidden", "treasure"))
     assert "Traceback" not in written
 
