@@ -89,12 +89,3 @@ def hit_rate_between(pairs: Pairs, first: float, last: float) -> float:
     """Share of known pairs among those of the requests `first` to `last`, counted from an empty cache."""
     new = pairs.total(present_after(pairs, last) - present_after(pairs, first))
     return 1 - new / ((last - first) * pairs.per_request)
-
-
-def pairs_until(pairs: Pairs, hit_rate: float) -> float:
-    """Pairs that an empty cache has served when it reaches that hit rate; it forgets nothing."""
-
-    def reached(requests: float) -> float:
-        return pairs.mean(present_after(pairs, requests))
-
-    return solve(reached, hit_rate) * pairs.per_request

@@ -4,15 +4,13 @@ Checks the formulas of `pairs` and `prefix`, and stands in for them where there 
 """
 
 import math
-import random
 from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from load_tests.bench.workloads import Asked, zipf_ranks
+from load_tests.bench.workloads import Asked
 from load_tests.capacity.model import Caching, Site
 from load_tests.capacity.pairs import PairCache
-from load_tests.capacity.traffic import Traffic
 from service.contract.text import canonicalize
 
 Request = tuple[Hashable, Sequence[Hashable]]
@@ -196,19 +194,6 @@ class Log:
             half = len(self._requests) // 2
             self._seen[key] = replay_requests(self._requests, cache, prefixes, count_from=half)
         return self._seen[key]
-
-
-def drawn_requests(traffic: Traffic, count: int, seed: int) -> Iterator[Request]:
-    """Made by the model's own assumptions; notes that a query always brings are named after it."""
-    rng = random.Random(seed)
-    queries = zipf_ranks(rng, traffic.queries, traffic.query_exponent)
-    notes = zipf_ranks(rng, traffic.notes, traffic.note_exponent)
-    own = round(traffic.own_share * traffic.notes_per_request)
-    for _ in range(count):
-        query, chosen = next(queries), dict.fromkeys(range(-own, 0))
-        while len(chosen) < traffic.notes_per_request:
-            chosen[next(notes)] = None
-        yield query, [(query, note) if note < 0 else note for note in chosen]
 
 
 def logged_requests(asked: Iterable[Asked]) -> Iterator[Request]:

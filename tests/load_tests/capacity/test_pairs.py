@@ -10,13 +10,13 @@ import pytest
 from load_tests.capacity.pairs import (
     PairCache,
     hit_rate_between,
-    pairs_until,
     present,
     present_after,
 )
-from load_tests.capacity.replay import drawn_requests, replay_requests
+from load_tests.capacity.replay import replay_requests
 from load_tests.capacity.traffic import Traffic, pairs_of
 from service.caches.memory_cache import MemoryCache
+from tests.load_tests.capacity.drawing import drawn_requests
 
 SMALL = Traffic(queries=500, notes=1_000, notes_per_request=5)
 OWN = Traffic(500, 1_000, query_exponent=0.8, note_exponent=1.2, notes_per_request=10, own_share=0.5)
@@ -54,7 +54,6 @@ def test_one_query_with_one_note_by_hand() -> None:
     two = pairs_of(Traffic(queries=2, notes=1, query_exponent=0, notes_per_request=1))
     assert two.mean(present(two, PairCache(pairs=1))) == pytest.approx(0.5)
     assert hit_rate_between(two, 0, 2) == pytest.approx((0 + 0.5) / 2)
-    assert pairs_until(two, 0.875) == pytest.approx(3)  # 1 - 2^-3
 
 
 def test_more_room_more_time_and_more_traffic_never_hit_less() -> None:
@@ -62,8 +61,7 @@ def test_more_room_more_time_and_more_traffic_never_hit_less() -> None:
     rooms, times = (10, 100, 1_000, 10_000, math.inf), (1, 10, 100, 1_000, 100_000)
     by_room = [pairs.mean(present(pairs, PairCache(room, 2_000))) for room in rooms]
     by_time = [pairs.mean(present(pairs, PairCache(ttl_requests=ttl))) for ttl in times]
-    served = [pairs_until(pairs, hit_rate) for hit_rate in (0.1, 0.5, 0.9, 0.99)]
-    for rising in (by_room, by_time, served):
+    for rising in (by_room, by_time):
         assert rising == sorted(rising)
         assert rising[0] < rising[-1]
     assert all(0 < hit_rate < 1 for hit_rate in by_room)

@@ -7,8 +7,9 @@ import pytest
 
 from load_tests.capacity.pairs import PairCache, present
 from load_tests.capacity.prefix import Order, PrefixCache, Prompt, found_after, found_steadily
-from load_tests.capacity.replay import drawn_requests, replay_requests
+from load_tests.capacity.replay import replay_requests
 from load_tests.capacity.traffic import Traffic, pairs_of
+from tests.load_tests.capacity.drawing import drawn_requests
 
 TRAFFIC = Traffic(queries=2_000, notes=5_000)
 # In these, a note (or query) takes one token, and nothing else takes any.
