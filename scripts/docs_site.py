@@ -67,10 +67,12 @@ def api_page() -> str:
         "# API",
         "",
         "From [openapi.json](openapi.json), which a running service serves too, with `/docs` to try it out.",
+        "",
+        document["info"]["description"],
     ]
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            lines += ["", f"## `{method.upper()} {path}`", "", operation.get("description", "")]
+            lines += ["", f"## `{method.upper()} {path}`", "", operation["summary"]]
             body = (
                 operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema")
             )

@@ -173,7 +173,7 @@ def build_app(settings: Settings, stack: ScoringStack, private_port: int | None 
     app.include_router(build_explaining_router(parts))
     app.include_router(build_shadow_router(parts))
     app.include_router(build_console_router())
-    install_openapi(app)
+    install_openapi(app, request_limits(settings))
     return app
 
 

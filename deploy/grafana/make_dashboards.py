@@ -157,6 +157,15 @@ SCORING: Rows = {
             what="reused: from the prefix cache.",
             stacked=True,
         ),
+        Panel(
+            "Engine: tokens computed for each second that requests spend there",
+            {
+                "{{instance}}": 'sum by (instance) (rate(notegrade_prompt_tokens_total{@,kind="computed"}[$__rate_interval]))'
+                ' / (sum by (instance) (rate(notegrade_stage_seconds_sum{@,stage="engine"}[$__rate_interval])) > 0)'
+            },
+            what="It falls on one replica: that machine is slow, or its engine gets too little of it. On all, with the stage's latency:"
+            " too much is asked at once.",
+        ),
     ],
     "Caches": [
         Panel(

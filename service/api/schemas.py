@@ -175,7 +175,9 @@ class ResultBody(BaseModel):
     """One note's result. All but id, outcome and truncated are null unless it was scored."""
 
     id: str
-    outcome: Outcome
+    outcome: Outcome = Field(
+        description="`scored`; or too much to do (`shed`), too late (`deadline_exceeded`), the engine's fault (`failed`)"
+    )
     score: float | None = Field(None, ge=0, le=1, description="Expected gain / top gain")
     grade: int | None = Field(
         None,
@@ -189,7 +191,10 @@ class ResultBody(BaseModel):
         None, description="Probability of all labels together before renormalising"
     )
     truncated: bool = Field(False, description="The note's tail was cut to the checkpoint's limit")
-    source: Source | None = None
+    source: Source | None = Field(
+        None,
+        description="Who read the pair: the engine now; before (`local`, `redis`: caches); or for another request at the same time (`coalesced`)",
+    )
     explanation: ExplanationBody | None = None
 
 

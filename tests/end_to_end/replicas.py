@@ -47,7 +47,9 @@ class Replicas:
     def followed(self, replica: int) -> str:
         """The mode by which the replica acts. Not what GET answers, which asks Redis first."""
         text = self.clients[replica].get("/metrics").text
-        found: list[str] = re.findall(r'^notegrade_explanation_mode\{mode="(\w+)"\} 1\.0$', text, re.MULTILINE)
+        found: list[str] = re.findall(
+            r'^notegrade_explanation_mode\{mode="(\w+)"\} 1\.0$', text, re.MULTILINE
+        )
         [mode] = found
         return mode
 

@@ -68,6 +68,8 @@ async def test_docs_and_schema_are_served(service: Service) -> None:
     body = document["paths"]["/score"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     name = body["$ref"].rsplit("/", 1)[1]
     assert document["components"]["schemas"][name]["additionalProperties"] is False
+    assert "256 notes" in document["info"]["description"]
+    assert document["paths"]["/score"]["post"]["summary"] == "Grade every note against the query"
     references = set(re.findall(r'"\$ref": "#/components/schemas/(\w+)"', json.dumps(document)))
     assert references <= set(document["components"]["schemas"])
 
