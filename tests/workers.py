@@ -16,7 +16,7 @@ TOGETHER = (
         f"end_to_end/test_{name}.py"
         for name in ("engine_faults", "process_faults", "redis_faults", "overload")
     ),
-    *(f"end_to_end/test_{name}.py" for name in ("commands", "serving", "readme")),
+    *(f"end_to_end/test_{name}.py" for name in ("serving", "readme")),
     "deploy/test_stack.py",
     *(f"end_to_end/test_{name}.py" for name in ("explaining", "console", "runbooks", "shadow")),
 )
