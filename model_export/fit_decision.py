@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from model_export.confusion import macro_f1, quadratic_weighted_kappa
 from model_export.fit_calibration import split_queries
-from model_export.measures import chosen_metrics, most_probable
+from model_export.measures import most_probable
 from service.contract.manifest import Decision
 
 GOAL = "mean of macro-F1 and QWK"
@@ -47,11 +48,9 @@ def fit_utilities(probabilities: np.ndarray, gold: np.ndarray) -> np.ndarray:
     best_value = -np.inf
     mean = np.zeros((grades, grades))
     for step in range(_STEPS):
-        chosen = choose(probabilities, utilities)
-        if (value := goal_value(gold, chosen)) > best_value:
+        confusion = _confusion(gold, choose(probabilities, utilities), grades)
+        if (value := _goal(confusion)) > best_value:
             best, best_value = utilities, value
-        confusion = np.zeros((grades, grades))
-        np.add.at(confusion, (gold, chosen), 1 / len(gold))
         mean += (confusion - mean) * 2 / (step + 2)
         utilities = _slopes(mean)
     return best
@@ -59,8 +58,17 @@ def fit_utilities(probabilities: np.ndarray, gold: np.ndarray) -> np.ndarray:
 
 def goal_value(gold: np.ndarray, chosen: np.ndarray) -> float:
     """GOAL of (pairs,) chosen grades against (pairs,) gold grades; what is undefined counts as 0."""
-    metrics = chosen_metrics(gold, chosen)
-    return ((metrics["macro_f1"] or 0.0) + (metrics["qwk"] or 0.0)) / 2
+    return _goal(_confusion(gold, chosen, int(max(gold.max(), chosen.max())) + 1))
+
+
+def _goal(confusion: np.ndarray) -> float:
+    return float(macro_f1(confusion) + np.nan_to_num(quadratic_weighted_kappa(confusion))) / 2
+
+
+def _confusion(gold: np.ndarray, chosen: np.ndarray, grades: int) -> np.ndarray:
+    """(grades, grades) shares [true, chosen]."""
+    counts = np.bincount(gold * grades + chosen, minlength=grades * grades)
+    return counts.reshape(grades, grades) / len(gold)
 
 
 def _slopes(confusion: np.ndarray) -> np.ndarray:

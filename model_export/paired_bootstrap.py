@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from model_export.confusion import macro_f1, quadratic_weighted_kappa
+
 COVERAGE_PERCENT = 95
 # In the order that the bootstrap gives them.
 COMPARED_METRICS = ("accuracy", "macro_f1", "qwk", "ndcg_at_10")
@@ -70,25 +72,10 @@ def resampled_metrics(tallies: QueryTallies, resamples: np.ndarray) -> dict[str,
         ndcg = resamples[:, counted] @ tallies.ndcg[counted] / resamples[:, counted].sum(axis=1)
         return {
             "accuracy": np.trace(confusion, axis1=1, axis2=2) / confusion.sum(axis=(1, 2)),
-            "macro_f1": _macro_f1(confusion),
-            "qwk": _quadratic_weighted_kappa(confusion),
+            "macro_f1": macro_f1(confusion),
+            "qwk": quadratic_weighted_kappa(confusion),
             "ndcg_at_10": ndcg,
         }
-
-
-def _macro_f1(confusion: np.ndarray) -> np.ndarray:
-    gold, predicted = confusion.sum(axis=2), confusion.sum(axis=1)
-    hits = np.diagonal(confusion, axis1=1, axis2=2)
-    f1 = np.divide(2 * hits, gold + predicted, out=np.zeros_like(gold), where=gold > 0)
-    return f1.sum(axis=1) / (gold > 0).sum(axis=1)
-
-
-def _quadratic_weighted_kappa(confusion: np.ndarray) -> np.ndarray:
-    grade = np.arange(confusion.shape[1])
-    weights = (grade[:, None] - grade[None, :]) ** 2
-    gold, predicted = confusion.sum(axis=2), confusion.sum(axis=1)
-    by_chance = gold[:, :, None] * predicted[:, None, :] / confusion.sum(axis=(1, 2))[:, None, None]
-    return 1 - (weights * confusion).sum(axis=(1, 2)) / (weights * by_chance).sum(axis=(1, 2))
 
 
 class PairedBootstrap:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
@@ -21,7 +22,7 @@ from service.errors import (
     NotegradeError,
     ShadowError,
 )
-from service.metrics import Metrics
+from service.metrics import Metrics, ModeGauge
 from service.settings import PREFIX, Settings
 from tests.checkpoints import fake_engine_for, load_tiny
 
@@ -73,9 +74,10 @@ def metrics_table() -> str:
     """The table of docs/metrics.md, as Metrics defines them."""
     rows = ["| metric | type | labels | what it counts |", "| --- | --- | --- | --- |"]
     for metric in vars(Metrics(CollectorRegistry())).values():
-        if isinstance(metric, MetricWrapperBase):
-            [family] = metric.describe()
-            labels = ", ".join(f"`{label}`" for label in metric._labelnames)
+        if isinstance(metric, MetricWrapperBase | ModeGauge):
+            [family] = metric.describe() if isinstance(metric, MetricWrapperBase) else metric.collect()
+            named: Any = metric if isinstance(metric, MetricWrapperBase) else family
+            labels = ", ".join(f"`{label}`" for label in named._labelnames)
             name = family.name + ("_total" if family.type == "counter" else "")
             rows.append(f"| `{name}` | {family.type} | {labels} | {family.documentation} |")
     return "\n".join(rows)

@@ -9,13 +9,10 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 HERE = Path(__file__).parent
-# One worker has all of them, in this order: they share services, and two files at once would leave little of 24 GiB of
-# memory. The last ones leave three replicas behind, idle.
+# One worker has all of them, in this order: some share services, and more than two files at once that run some would leave little
+# of 24 GiB of memory. The last ones leave three replicas behind, idle.
 TOGETHER = (
-    *(
-        f"end_to_end/test_{name}.py"
-        for name in ("engine_faults", "process_faults", "redis_faults", "overload")
-    ),
+    *(f"end_to_end/test_{name}.py" for name in ("engine_faults", "redis_faults", "overload")),
     *(f"end_to_end/test_{name}.py" for name in ("serving", "readme")),
     "deploy/test_stack.py",
     *(f"end_to_end/test_{name}.py" for name in ("explaining", "console", "runbooks", "shadow")),

@@ -3,18 +3,15 @@
 import os
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
 
 from service.contract.checkpoint import Checkpoint
 from tests.end_to_end.replicas import Replicas, started_replicas
-from tests.end_to_end.service_process import ServiceProcess, free_port, start_service
+from tests.end_to_end.service_process import TINY_STUDENT, ServiceProcess, free_port, start_service
 from tests.redis_server import RedisServer
 from tests.tools import lacks
-
-TINY_STUDENT = Path(__file__).parent / "tiny_student"
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +48,7 @@ def service(
 def replicas(redis_binary: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
     """Three replicas on one Redis of their own. Tests leave them running, and the mode as they like.
 
-    Of a student that writes traces in form: what recipes/tiny.toml once made, kept beside this file.
+    Of a student that writes traces in form.
     """
     redis = RedisServer(redis_binary)
     redis.start()

@@ -11,6 +11,8 @@ from pathlib import Path
 import httpx
 
 ROOT = Path(__file__).parent.parent.parent
+# What recipes/tiny.toml once made: it writes traces in form, and is loaded in a moment.
+TINY_STUDENT = Path(__file__).parent / "tiny_student"
 START_TIMEOUT_S = 240
 
 
@@ -69,7 +71,8 @@ def start_service(log: Path, command: list[str], port: int, **environment: str) 
         process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env={**os.environ, **environment},
+            # Several of them run at once: half of the usual memory for prefixes.
+            env={"NOTEGRADE_ENGINE_KV_CACHE_GIB": "1", **os.environ, **environment},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

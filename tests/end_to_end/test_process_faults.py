@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from service.contract.checkpoint import Checkpoint
-from tests.end_to_end.service_process import ROOT, ServiceProcess, free_port, start_service
+from tests.end_to_end.service_process import ROOT, TINY_STUDENT, ServiceProcess, free_port, start_service
 from tests.redis_server import RedisServer
 from tests.waiting import wait_until
 
@@ -123,12 +123,10 @@ def test_a_leaping_clock_neither_ends_nor_prolongs_explanation_mode(
     assert_ends_when_it_should(client, leaping)
 
 
-def test_a_leaping_clock_without_redis_neither_ends_nor_prolongs_explanation_mode(
-    default_checkpoint: Checkpoint, tmp_path: Path
-) -> None:
+def test_a_leaping_clock_without_redis_neither_ends_nor_prolongs_explanation_mode(tmp_path: Path) -> None:
     # With it, it is Redis' clock that counts, and that one does not leap here.
     clock, port = Clock(tmp_path / "offset"), free_port()
-    environment = {**clock.environment, "NOTEGRADE_CHECKPOINT": str(default_checkpoint.folder)}
+    environment = {**clock.environment, "NOTEGRADE_CHECKPOINT": str(TINY_STUDENT)}
     service = start_service(tmp_path / "log", [*COMMAND, str(port)], port, **environment)
     try:
         service.wait_until_ready()
@@ -261,11 +259,12 @@ def test_a_folder_swapped_after_it_was_checked_is_never_served(
 # --- the log's disk -----------------------------------------------------------------------------------------------
 
 
-def test_a_full_disk_behind_the_log_stops_nothing(default_checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_a_full_disk_behind_the_log_stops_nothing(tmp_path: Path) -> None:
     port = free_port()
     # Every write to it fails with "no space left on device", from the first line on.
     command = f"exec {' '.join(COMMAND)} {port} >/dev/full 2>&1"
-    service = start_service(tmp_path / "log", ["bash", "-c", command], port, NOTEGRADE_DRAIN_DELAY_S="0")
+    environment = {"NOTEGRADE_CHECKPOINT": str(TINY_STUDENT), "NOTEGRADE_DRAIN_DELAY_S": "0"}
+    service = start_service(tmp_path / "log", ["bash", "-c", command], port, **environment)
     try:
         service.wait_until_ready()
         with httpx.Client(base_url=service.url, timeout=90) as client:

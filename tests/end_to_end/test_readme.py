@@ -19,7 +19,7 @@ RUN_ELSEWHERE = {
     "make train-tiny": "test_training.py",
     ".venv/bin/notegrade-train run recipes/small.toml --data path/to/data": "its stages are those of the tiny recipe",
     ".venv/bin/notegrade-train run recipes/full.toml --dry-run": "tests/model_export/test_dry_run.py",
-    '.venv/bin/notegrade score --query "quiet cafes to work in lisbon" --notes examples/notes.jsonl': "test_commands.py",
+    '.venv/bin/notegrade score --query "quiet cafes to work in lisbon" --notes examples/notes.jsonl': "tests/service/test_main.py",
     '.venv/bin/notegrade score --query "quiet cafes to work in lisbon" --notes examples/notes.jsonl --json': "test_commands.py",
 }
 

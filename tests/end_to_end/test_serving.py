@@ -213,7 +213,8 @@ def test_logs_are_json_lines_without_texts(service: ServiceProcess, client: http
         lambda: any(is_of_one_scored(json.loads(line)) for line in json_lines(service))
     )  # told after the answer
     written = service.written()
-    for_people = [line.split()[0] for line in written.splitlines() if not line.startswith("{")]
+    # Under another make, make tells where it is.
+    for_people = [line.split()[0] for line in written.splitlines() if not line.startswith(("{", "make["))]
     assert for_people == ["No", "Serving", "The"]  # keys are set; on; engine is loading
     assert not any(word in written for word in ("sesame", "hidden", "treasure"))
     assert "Traceback" not in written

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from service.__main__ import app, main
 from service.api.auth import Keyring
-from tests.checkpoints import make_checkpoint
+from tests.checkpoints import fake_engine_for, make_checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +58,22 @@ def test_broken_checkpoint_is_refused_in_one_clear_line(
     written = capsys.readouterr().err
     assert "model.safetensors is missing" in written
     assert len(written.strip().splitlines()) == 1
+
+
+def test_scores_are_a_table_for_people(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """On the twin of the engine; as JSON lines, on the real one: tests/end_to_end/test_commands.py."""
+    monkeypatch.setattr(
+        "service.app._build_engine", lambda _settings, checkpoint: fake_engine_for(checkpoint)
+    )
+    notes = tmp_path / "notes.jsonl"
+    notes.write_text(
+        '{"id": "n1", "body": "A quiet cafe."}\n{"id": "n2", "body": "Surf."}\n', encoding="utf-8"
+    )
+    command = ["score", "--query", "quiet cafes", "--notes", str(notes), "--checkpoint", str(folder)]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert "How well 2 notes answer “quiet cafes”" in result.output
+    assert result.output.count("n1") == result.output.count("n2") == 1
 
 
 def test_serving_wider_than_loopback_needs_keys(
