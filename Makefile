@@ -27,8 +27,9 @@ train-tiny: setup-train ## Train by recipes/tiny.toml, every stage for real: run
 	@$(bin)/notegrade-train run recipes/tiny.toml $(ARGS)
 
 # Two workers with a core each: most tests wait for something to start, and threads of two engines would wait for one another.
+# Bytecode is kept: dozens of processes import the same modules.
 test: setup-dev checkpoint ## Run the suite, with a real engine, Redis and Chromium; ARGS= goes to pytest
-	@$(tools) OMP_NUM_THREADS=1 $(bin)/python -m pytest -n 2 --no-loadscope-reorder -m "not slow" $(ARGS)
+	@$(tools) OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(bin)/python -m pytest -n 2 --no-loadscope-reorder -m "not slow" $(ARGS)
 
 test-slow: setup-dev checkpoint ## Run what takes minutes each: images, the tiny recipe, a compiled model, a benchmark, a soak; ARGS= goes to pytest
 	@$(tools) $(bin)/python -m pytest -m slow $(ARGS)

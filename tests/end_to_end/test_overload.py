@@ -98,6 +98,14 @@ def greedy(keyed_service: ServiceProcess, slowness: float) -> Iterator[Caller]:
     assert together["scored"] > 0
 
 
+def test_callers_that_ask_for_little_are_both_served(keyed_service: ServiceProcess) -> None:
+    """Not alone: beside this test the service starts."""
+    for key in ("greedy", "modest"):
+        caller = Caller(keyed_service, key)
+        caller.score(notes=2, deadline_ms=60_000)
+        assert caller.outcomes == {"scored": 2}
+
+
 @pytest.mark.alone
 def test_one_who_asks_for_much_does_not_starve_one_who_asks_for_little(
     keyed_service: ServiceProcess, greedy: Caller, slowness: float

@@ -233,10 +233,10 @@ def test_a_folder_spoilt_while_it_is_served_changes_no_answer(
 
 
 def test_a_folder_swapped_after_it_was_checked_is_never_served(
-    default_checkpoint: Checkpoint, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
     folder = tmp_path / "checkpoint"
-    shutil.copytree(default_checkpoint.folder, folder)
+    shutil.copytree(TINY_STUDENT, folder)
     port = free_port()
     environment = {"NOTEGRADE_CHECKPOINT": str(folder), "NOTEGRADE_ENGINE_LOST_EXIT_S": "1"}
     service = start_service(tmp_path / "log", [*COMMAND, str(port)], port, **environment)
@@ -245,8 +245,8 @@ def test_a_folder_swapped_after_it_was_checked_is_never_served(
         # Checked by now; vLLM reads it seconds later. The weights stay whole, but are others.
         weights = folder / "model.safetensors"
         data = bytearray(weights.read_bytes())
-        middle = len(data) // 2
-        data[middle : middle + 4_000_000] = data[middle - 4_000_000 : middle]
+        quarter = len(data) // 4
+        data[quarter : 2 * quarter] = data[2 * quarter : 3 * quarter]
         weights.write_bytes(data)
         service.wait_for("ok", "probe_mismatch", "engine_lost")
         assert service.readiness[-1] in ((503, "probe_mismatch"), (503, "engine_lost"))
