@@ -1,9 +1,16 @@
-"""Measures of grades from confusion matrices [gold grade, chosen grade] of counts or shares, on many of them at once.
+"""Confusion matrices [gold grade, chosen grade], and measures of grades from many of them at once, of counts or shares.
 
-Equal to scikit-learn's on the rows behind them, and some hundred times as fast where there are many.
+The measures are equal to scikit-learn's on the rows behind them, and some hundred times as fast where there are many.
 """
 
 import numpy as np
+
+
+def tally_confusion(query_of: np.ndarray, gold: np.ndarray, predicted: np.ndarray, grades: int) -> np.ndarray:
+    """(queries, grades, grades) counts. `query_of`: (pairs,) query numbers from 0, as are gold and predicted grades."""
+    counts = np.zeros((int(query_of.max()) + 1, grades, grades))
+    np.add.at(counts, (query_of, gold, predicted), 1)
+    return counts
 
 
 def macro_f1(confusion: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from model_export.confusion import tally_confusion
 from model_export.fit_calibration import cross_fitted
 from model_export.fit_decision import cross_fitted_grades
 from model_export.measures import (
@@ -21,7 +22,7 @@ from model_export.measures import (
     most_probable,
     ndcg_by_query,
 )
-from model_export.paired_bootstrap import Difference, PairedBootstrap, QueryTallies, tally_confusion
+from model_export.paired_bootstrap import Difference, PairedBootstrap, QueryTallies
 from model_export.pairs import Pair
 from model_export.winners import METRIC_TITLES, Winner, find_winners
 from service.errors import NotegradeError

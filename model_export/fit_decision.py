@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from model_export.confusion import macro_f1, quadratic_weighted_kappa
+from model_export.confusion import macro_f1, quadratic_weighted_kappa, tally_confusion
 from model_export.fit_calibration import split_queries
 from model_export.measures import most_probable
 from service.contract.manifest import Decision
@@ -67,8 +67,9 @@ def _goal(confusion: np.ndarray) -> float:
 
 def _confusion(gold: np.ndarray, chosen: np.ndarray, grades: int) -> np.ndarray:
     """(grades, grades) shares [true, chosen]."""
-    counts = np.bincount(gold * grades + chosen, minlength=grades * grades)
-    return counts.reshape(grades, grades) / len(gold)
+    [counts] = tally_confusion(np.zeros_like(gold), gold, chosen, grades)
+    shares: np.ndarray = counts / len(gold)
+    return shares
 
 
 def _slopes(confusion: np.ndarray) -> np.ndarray:

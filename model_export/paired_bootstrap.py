@@ -47,13 +47,6 @@ class Difference:
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
-def tally_confusion(query_of: np.ndarray, gold: np.ndarray, predicted: np.ndarray, grades: int) -> np.ndarray:
-    """(queries, grades, grades) counts. `query_of`: (pairs,) query numbers from 0, as are gold and predicted grades."""
-    counts = np.zeros((int(query_of.max()) + 1, grades, grades))
-    np.add.at(counts, (query_of, gold, predicted), 1)
-    return counts
-
-
 def draw_resamples(queries: int, draws: int, seed: int) -> np.ndarray:
     """(draws, queries) float64: how often each query is in each resample; every row sums to `queries`."""
     counts = np.random.default_rng(seed).multinomial(queries, np.full(queries, 1 / queries), size=draws)

@@ -36,11 +36,15 @@ class ModeGauge(Collector):
         """Show from now on which of the names `mode` tells."""
         self._names, self._mode = names, mode
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        """All of it, as Prometheus's client asks for it."""
-        family = GaugeMetricFamily(
+    def describe(self) -> Iterator[GaugeMetricFamily]:
+        """What it is, without values: by this the registry knows its name, and nobody else's may be the same."""
+        yield GaugeMetricFamily(
             "notegrade_explanation_mode", "1 under the mode that applies now", labels=("mode",)
         )
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """All of it, as Prometheus's client asks for it."""
+        [family] = self.describe()
         now = self._mode()
         for name in self._names:
             family.add_metric((name,), float(name == now))

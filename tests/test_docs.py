@@ -75,8 +75,8 @@ def metrics_table() -> str:
     rows = ["| metric | type | labels | what it counts |", "| --- | --- | --- | --- |"]
     for metric in vars(Metrics(CollectorRegistry())).values():
         if isinstance(metric, MetricWrapperBase | ModeGauge):
-            [family] = metric.describe() if isinstance(metric, MetricWrapperBase) else metric.collect()
-            named: Any = metric if isinstance(metric, MetricWrapperBase) else family
+            [family] = metric.describe()
+            named: Any = family if isinstance(metric, ModeGauge) else metric
             labels = ", ".join(f"`{label}`" for label in named._labelnames)
             name = family.name + ("_total" if family.type == "counter" else "")
             rows.append(f"| `{name}` | {family.type} | {labels} | {family.documentation} |")

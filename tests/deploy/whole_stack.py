@@ -34,7 +34,6 @@ QUERIES = [f"quiet cafes near station {number}" for number in range(40)]
 SETTINGS = {
     "OMP_NUM_THREADS": "1",  # three engines on few cores: with more threads they wait for one another
     "NOTEGRADE_ENGINE_DTYPE": "float32",
-    "NOTEGRADE_ENGINE_KV_CACHE_GIB": "1",
     "NOTEGRADE_ENGINE_MAX_BATCHED_TOKENS": "128",  # a small backlog fills it, so that a rate is measured
     "NOTEGRADE_MAX_BACKLOG_TOKENS": "5000",
     "NOTEGRADE_EXPLANATION_MAX_TOKENS": "16",

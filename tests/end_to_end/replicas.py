@@ -47,11 +47,8 @@ class Replicas:
     def followed(self, replica: int) -> str:
         """The mode by which the replica acts. Not what GET answers, which asks Redis first."""
         text = self.clients[replica].get("/metrics").text
-        found: list[str] = re.findall(
-            r'^notegrade_explanation_mode\{mode="(\w+)"\} 1\.0$', text, re.MULTILINE
-        )
-        [mode] = found
-        return mode
+        [mode] = re.findall(r'^notegrade_explanation_mode\{mode="(\w+)"\} 1\.0$', text, re.MULTILINE)
+        return str(mode)
 
     def score(self, replica: int = 0, **changes: Any) -> dict[str, Any]:
         body = {"query": "quiet cafes", "notes": [{"id": "n", "body": "A quiet cafe."}], **changes}
@@ -70,7 +67,6 @@ def started_replicas(checkpoint: Path, redis: RedisServer, logs: Path) -> Iterat
         "NOTEGRADE_KEYS": KEYS,
         "NOTEGRADE_HOST": "127.0.0.1",
         "NOTEGRADE_ENGINE_DTYPE": "float32",
-        "NOTEGRADE_ENGINE_KV_CACHE_GIB": "1",
         # Three engines on few cores: one thread each, or they wait for one another.
         "OMP_NUM_THREADS": "1",
     }

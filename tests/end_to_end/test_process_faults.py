@@ -232,9 +232,7 @@ def test_a_folder_spoilt_while_it_is_served_changes_no_answer(
     assert re.search(r"manifest", done.stderr)
 
 
-def test_a_folder_swapped_after_it_was_checked_is_never_served(
-    tmp_path: Path,
-) -> None:
+def test_a_folder_swapped_after_it_was_checked_is_never_served(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoint"
     shutil.copytree(TINY_STUDENT, folder)
     port = free_port()

@@ -198,20 +198,19 @@ def test_version_names_the_profile(client: httpx.Client) -> None:
     assert engine["speed"]["executor"] == "uni"
 
 
-def json_lines(service: ServiceProcess) -> list[str]:
-    # The last one may be half written.
-    return [line for line in service.written().split("\n")[:-1] if line.startswith("{")]
-
-
-def is_of_one_scored(event: dict[str, Any]) -> bool:
-    return event.get("route") == "/score" and event.get("outcomes") == {"scored": 1}
+def logged(service: ServiceProcess) -> list[dict[str, Any]]:
+    # The last line may be half written.
+    return [json.loads(line) for line in service.written().split("\n")[:-1] if line.startswith("{")]
 
 
 def test_logs_are_json_lines_without_texts(service: ServiceProcess, client: httpx.Client) -> None:
     score(client, query="sesame opens", notes=[{"id": "n", "title": "hidden", "body": "treasure"}])
-    wait_until(
-        lambda: any(is_of_one_scored(json.loads(line)) for line in json_lines(service))
-    )  # told after the answer
+
+    def told() -> bool:  # after the answer
+        events = logged(service)
+        return any(e.get("route") == "/score" and e.get("outcomes") == {"scored": 1} for e in events)
+
+    wait_until(told)
     written = service.written()
     # Under another make, make tells where it is.
     for_people = [line.split()[0] for line in written.splitlines() if not line.startswith(("{", "make["))]

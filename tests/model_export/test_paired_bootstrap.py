@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score
 
+from model_export.confusion import tally_confusion
 from model_export.paired_bootstrap import (
     Difference,
     PairedBootstrap,
     QueryTallies,
     draw_resamples,
     resampled_metrics,
-    tally_confusion,
 )
 
 QUERIES, PAIRS, GRADES = 12, 80, 4

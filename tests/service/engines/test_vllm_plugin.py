@@ -57,6 +57,7 @@ def test_a_killed_parent_takes_its_child_along(tmp_path: Path, method: str) -> N
     with parent:
         assert parent.stdout
         child = int(parent.stdout.readline())
+        assert is_running(child)
         os.kill(child, signal.SIGINT)  # as Ctrl-C does
         with pytest.raises(AssertionError):
             wait_until(lambda: not is_running(child), within_s=1)
