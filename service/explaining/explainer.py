@@ -27,7 +27,7 @@ ENGINE_PRIORITY = 1 << 61
 DropReason = Literal["queue_full", "waited_too_long", "mode_off", "scoring_busy", "stopping"]
 _ADVICE: dict[DropReason, str] = {
     "queue_full": "too many explanations are waiting: ask for fewer notes, or later",
-    "waited_too_long": "scoring left no time for it: ask again later",
+    "waited_too_long": "its time was over before it was written, as scoring goes first: ask again later",
     "mode_off": "explanation mode went off before its turn",
     "scoring_busy": "scoring is over its limits, and goes first: ask again later",
     "stopping": "the service is stopping: ask another replica",
