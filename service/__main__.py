@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import signal
 import socket
 import sys
 import time
@@ -29,6 +30,7 @@ from service.app import (
     build_stack,
     listening_addresses,
     load_keyring,
+    prepare_engine,
     request_limits,
 )
 from service.connections import ConnectionLimits
@@ -77,6 +79,9 @@ def serve(
         web = build_app(settings, stack, private_port=ports[1] if ports[1:] else None)
         server = Server(web, stack, _connection_limits(settings), _stop_times(settings))
         _tell_what_is_served(settings, stack, listeners)
+        for told in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(told, _leave)  # until the server takes them
+        prepare_engine(settings, listeners)
         server.run(listeners)
     if server.failed:
         _tell("[bold red]The engine was lost:[/] the log says why")
@@ -99,6 +104,7 @@ def score(
     with notes.open(encoding="utf-8", errors="replace") as file:
         found = read_notes(file, request_limits(settings))
     stack = build_stack(settings, _load(settings), CollectorRegistry())
+    prepare_engine(settings)
     results = asyncio.run(_score_offline(stack, query, found.notes, criteria))
     if json_lines:
         for result in results:
@@ -210,6 +216,11 @@ def main() -> None:
     except NotegradeError as error:
         to_person.print(f"[bold red]{error.title}:[/] {escape(str(error))}")
         sys.exit(2)
+
+
+def _leave(*_signal: object) -> None:
+    # The first process of a container dies of no signal that it has no handler for.
+    sys.exit(0)
 
 
 def _tell(message: str) -> None:

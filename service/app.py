@@ -5,8 +5,9 @@ import contextlib
 import importlib.metadata
 import ipaddress
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
+from socket import socket
 from time import monotonic
 
 from fastapi import FastAPI
@@ -31,7 +32,7 @@ from service.caches.redis_connection import RedisConnection
 from service.caches.tiered_cache import TieredCache
 from service.contract.checkpoint import Checkpoint
 from service.engines.base import Engine, EngineModel
-from service.engines.vllm_engine import VllmEngine, VllmOptions
+from service.engines.vllm_engine import VllmEngine, VllmOptions, prepare
 from service.engines.watched_engine import WatchedEngine
 from service.errors import ConfigurationError, ExplanationStoreError
 from service.explaining.base import ModeStore, TraceStore
@@ -133,6 +134,11 @@ def build_stack(
     return ScoringStack(
         checkpoint, engine, cache, scorer, readiness, metrics, live, explanations, stores, shadow
     )
+
+
+def prepare_engine(settings: Settings, listeners: Iterable[socket] = ()) -> None:
+    """What takes seconds and wants this process to itself; before anything is started. See docs/decisions/0018-start.md."""
+    prepare(_engine_options(settings), listeners)
 
 
 def build_app(settings: Settings, stack: ScoringStack, private_port: int | None = None) -> FastAPI:
@@ -242,16 +248,18 @@ def _build_engine(settings: Settings, checkpoint: Checkpoint) -> Engine:
         checkpoint.end_token_ids,
         settings.explanation_max_tokens,
     )
-    options = VllmOptions(
+    silent_checks = math.ceil(settings.engine_hang_s / ENGINE_WATCH_INTERVAL_S)
+    return WatchedEngine(VllmEngine(model, _engine_options(settings)), silent_checks)
+
+
+def _engine_options(settings: Settings) -> VllmOptions:
+    return VllmOptions(
         dtype=settings.engine_dtype,
         compile=settings.engine_compile,
         max_batched_tokens=settings.engine_max_batched_tokens,
         max_sequences=settings.engine_max_sequences,
         kv_cache_gib=settings.engine_kv_cache_gib,
-        import_beside=True,
     )
-    silent_checks = math.ceil(settings.engine_hang_s / ENGINE_WATCH_INTERVAL_S)
-    return WatchedEngine(VllmEngine(model, options), silent_checks)
 
 
 def _build_cache(settings: Settings, metrics: Metrics) -> TieredCache:

@@ -12,16 +12,17 @@ import logging
 import os
 import statistics
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from socket import socket
 from typing import TYPE_CHECKING, Any, Literal
 
 from service.contract.vllm_settings import ENVIRONMENT, cpu_environment, has_compiler, refuses_float32
 from service.engines.base import EngineAnswer, EngineModel, EngineProfile, Written
 from service.engines.ending import end_load, in_thread, shut_down
-from service.engines.vllm_fork import fork_from_there, import_beside, is_built_for_cpus
+from service.engines.vllm_fork import import_and_fork, is_built_for_cpus
 from service.errors import EngineLostError, EngineRequestError
 
 if TYPE_CHECKING:
@@ -40,18 +41,13 @@ START_TIMEOUT_S = 600
 
 @dataclass(frozen=True, slots=True)
 class VllmOptions:
-    """What an operator may choose; the rest is picked from the hardware.
-
-    import_beside: on a CPU, a second process imports vLLM while this one does, and becomes the engine core: ready in two thirds of
-        the time. It takes `multiprocessing`'s fork server, of which a process has one: for a process that does nothing but serve.
-    """
+    """What an operator may choose; the rest is picked from the hardware."""
 
     dtype: Dtype = "auto"
     compile: Compile = "auto"
     max_batched_tokens: int = 1024
     max_sequences: int = 64
     kv_cache_gib: int = 2
-    import_beside: bool = False
 
 
 class VllmEngine:
@@ -83,7 +79,7 @@ class VllmEngine:
         # In threads: loading takes seconds to minutes, and /livez must answer meanwhile. In two of them: something
         # that vLLM imports keeps the frames it was imported from, and with them the engine would live for ever.
         try:
-            await in_thread(partial(_import_vllm, self._options))
+            await in_thread(_import_vllm)
             if not self._closed:
                 return await in_thread(partial(_load, self._model, self._options))
         except asyncio.CancelledError:  # by `close`, which can't wait any longer
@@ -193,19 +189,29 @@ def translate_vllm_errors() -> Iterator[None]:
         raise EngineRequestError(f"vLLM failed on this prompt: {type(error).__name__}") from error
 
 
-def _import_vllm(options: VllmOptions) -> None:
+def prepare(options: VllmOptions, listeners: Iterable[socket] = ()) -> None:
+    """Import vLLM where it is built for CPUs, which takes seconds, and fork what will be the engine core.
+
+    For a process that does nothing but serve or score with one engine, while it has one thread: everything is then imported once, not
+    twice. The engine core does not keep the sockets that the process listens on.
+    """
+    if is_built_for_cpus():
+        _set_import_environment()
+        _set_defaults(_cpu_environment(options))  # the core has them as they are now
+        import_and_fork(listeners)
+
+
+def _import_vllm() -> None:
+    _set_import_environment()
+    importlib.import_module("vllm.v1.engine.async_llm")
+
+
+def _set_import_environment() -> None:
     # vLLM reads these while it is imported and started; what the operator has set stays.
     # Errors as JSON lines from both processes: on a CPU, vLLM warns hundreds of times of what is meant to be so.
     os.environ.setdefault("VLLM_LOGGING_CONFIG_PATH", str(Path(__file__).with_name("vllm_logging.json")))
     os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
     _set_defaults(ENVIRONMENT)
-    beside = options.import_beside and is_built_for_cpus()
-    if beside:
-        _set_defaults(_cpu_environment(options))  # the core inherits them as they are now
-        import_beside()
-    importlib.import_module("vllm.v1.engine.async_llm")
-    if beside:
-        fork_from_there()
 
 
 def _cpu_environment(options: VllmOptions) -> dict[str, str]:

@@ -1,23 +1,32 @@
-"""Two processes import vLLM at once, where it would be one after the other: the one that serves, and the one that becomes the engine core.
+"""The engine core as a fork of the process that serves, from the moment when that one has imported vLLM and has no threads yet.
 
-On a CPU alone, and by `multiprocessing`'s fork server. See docs/decisions/0018-start.md.
+Where vLLM is built for CPUs. See docs/decisions/0018-start.md.
 """
 
+import atexit
+import ctypes
+import gc
 import importlib
 import importlib.metadata
-import multiprocessing
-from functools import partial
-from multiprocessing import forkserver
+import os
+import signal
+from collections.abc import Callable, Iterable, Mapping
+from multiprocessing import Pipe
+from multiprocessing.context import ForkProcess, SpawnContext
+from socket import socket
+from typing import Any
 
-_FIRST = "service.engines.before_vllm"
-# What vLLM's engine core imports on a CPU before it serves; the last one is the model's own, where it is of that family.
-_CORE_IMPORTS = (
-    _FIRST,
+# What both processes need of vLLM before they serve; the last one is the model's own, where it is of that family.
+_IMPORTS = (
+    "service.engines.before_vllm",  # first
+    "vllm.v1.engine.async_llm",
     "vllm.v1.engine.core",
     "vllm.v1.executor.uniproc_executor",
     "vllm.v1.worker.cpu_worker",
     "vllm.model_executor.models.llama",
 )
+# glibc's variables, and the names that mallopt(3) has for them: https://man7.org/linux/man-pages/man3/mallopt.3.html
+_MALLOPT = {"MALLOC_TRIM_THRESHOLD_": -1, "MALLOC_MMAP_THRESHOLD_": -3}
 
 
 def is_built_for_cpus() -> bool:
@@ -28,20 +37,69 @@ def is_built_for_cpus() -> bool:
         return False
 
 
-def import_beside() -> None:
-    """Start the process that the engine core will be forked from, which imports vLLM while this one does.
+def import_and_fork(listeners: Iterable[socket]) -> None:
+    """Import vLLM, and fork the process that vLLM will take for its next engine core; it closes its copies of the sockets.
 
-    A core that is spawned begins to import when this process is done: a start then takes 24 s on two cores, and 14 s like this.
-    What has imported and done nothing else has no threads, which a fork could not copy.
+    vLLM by itself starts one that imports everything once more. This process must have one thread only: a fork could not copy others.
     """
-    multiprocessing.set_forkserver_preload(list(_CORE_IMPORTS))
-    forkserver.ensure_running()
-    importlib.import_module(_FIRST)  # here as well, before vLLM
-
-
-def fork_from_there() -> None:
-    """Have vLLM's next engine core forked from that process."""
-    # vLLM knows `spawn` and `fork` alone (VLLM_WORKER_MULTIPROC_METHOD), and forking this process, with its threads, is unsafe.
+    for name in _IMPORTS:
+        importlib.import_module(name)
+    gc.freeze()  # what no collection visits, none of the two has to copy
+    atexit.register(gc.unfreeze)  # or libraries take what is still there in the end for leaks, and say so
+    core = _Core(listeners)
+    core.fork()
+    # vLLM knows `spawn` and `fork` alone (VLLM_WORKER_MULTIPROC_METHOD), and to fork this process later, with its threads, is unsafe.
     # mypy knows no attributes of a module that is imported by its name.
-    launching = importlib.import_module("vllm.v1.engine.utils")
-    launching.get_mp_context = partial(multiprocessing.get_context, "forkserver")  # type: ignore[attr-defined]
+    launching: Any = importlib.import_module("vllm.v1.engine.utils")
+    launching.get_mp_context = lambda: _context_of(core)
+
+
+def keep_freed_memory(environment: Mapping[str, str]) -> None:
+    """As glibc does where these variables are set when a process begins."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's own
+    for variable, option in _MALLOPT.items():
+        if mallopt and environment.get(variable):
+            mallopt(option, int(environment[variable]))
+
+
+class _Core(ForkProcess):
+    """Waits to be told what to run: `start`, which vLLM calls, tells it."""
+
+    def __init__(self, listeners: Iterable[socket]) -> None:
+        super().__init__(name="EngineCore")
+        self._listeners = listeners
+        self._told, self._teller = Pipe(duplex=False)
+        self._work: tuple[Callable[..., None], dict[str, Any]] | None = None
+
+    def fork(self) -> None:
+        super().start()
+        self._told.close()
+        # Before multiprocessing waits for its processes: this one may never have been told anything.
+        atexit.register(self._teller.close)
+
+    def given(self, target: Callable[..., None], name: str, kwargs: dict[str, Any]) -> "_Core":  # noqa: ARG002 - vLLM's call
+        if self._work:
+            raise RuntimeError("a process that serves has one engine core")
+        self._work = target, kwargs
+        return self
+
+    def start(self) -> None:
+        self._teller.send(self._work)
+
+    def run(self) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it reaches all processes of a terminal
+        for listener in self._listeners:
+            listener.close()
+        self._teller.close()
+        keep_freed_memory(os.environ)
+        try:
+            target, kwargs = self._told.recv()
+        except EOFError:  # the process that serves has ended
+            return
+        target(**kwargs)
+
+
+def _context_of(core: _Core) -> Any:
+    context: Any = SpawnContext()
+    context.Process = core.given
+    return context

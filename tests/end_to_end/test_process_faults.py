@@ -2,9 +2,11 @@
 
 import contextlib
 import json
+import os
 import re
 import resource
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -239,8 +241,8 @@ def test_a_folder_swapped_after_it_was_checked_is_never_served(tmp_path: Path) -
     environment = {"NOTEGRADE_CHECKPOINT": str(folder), "NOTEGRADE_ENGINE_LOST_EXIT_S": "1"}
     service = start_service(tmp_path / "log", [*COMMAND, str(port)], port, **environment)
     try:
-        wait_until(lambda: "engine_starting" in service.written(), within_s=120)
-        # Checked by now; vLLM reads it seconds later. The weights stay whole, but are others.
+        wait_until(lambda: "The engine is loading" in service.written(), within_s=120)
+        # Checked by now; vLLM is imported first, and reads it seconds later. The weights stay whole, but are others.
         weights = folder / "model.safetensors"
         data = bytearray(weights.read_bytes())
         quarter = len(data) // 4
@@ -250,6 +252,25 @@ def test_a_folder_swapped_after_it_was_checked_is_never_served(tmp_path: Path) -
         assert service.readiness[-1] in ((503, "probe_mismatch"), (503, "engine_lost"))
         refused = httpx.post(f"{service.url}/score", json={"query": "q", "notes": NOTES}, timeout=60)
         assert refused.status_code == 503
+    finally:
+        service.interrupt()
+
+
+# --- it is told to stop -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_told_to_stop_before_it_has_begun_it_stops(told: signal.Signals, tmp_path: Path) -> None:
+    port = free_port()
+    service = start_service(
+        tmp_path / "log", [*COMMAND, str(port)], port, NOTEGRADE_CHECKPOINT=str(TINY_STUDENT)
+    )
+    try:
+        wait_until(lambda: "The engine is loading" in service.written(), within_s=120)
+        time.sleep(1)  # it imports vLLM
+        os.killpg(service.process.pid, told)
+        assert service.process.wait(30) == 0
+        assert "Traceback" not in service.written()
     finally:
         service.interrupt()
 

@@ -1,12 +1,11 @@
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from service.contract.vllm_settings import ENVIRONMENT, cpu_environment, has_compiler, refuses_float32
+from tests.page_faults import page_faults
 
 
 def test_processors_need_what_all_need_and_more() -> None:
@@ -18,29 +17,10 @@ def test_processors_need_what_all_need_and_more() -> None:
     assert (environment["OMP_NUM_THREADS"], environment["VLLM_CPU_KVCACHE_SPACE"]) == ("3", "5")
 
 
-FAULTS = """
-import ctypes, resource
-libc = ctypes.CDLL(None)
-libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
-for round in range(20):
-    blocks = [libc.malloc(size << 20) for size in (12, 6, 24)]
-    for block, size in zip(blocks, (12, 6, 24)):
-        ctypes.memset(block, 1, size << 20)
-    for block in blocks:
-        libc.free(block)
-    if round == 0:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
 def test_memory_of_one_step_is_kept_for_the_next() -> None:
     kept = {name: value for name, value in cpu_environment(1).items() if name.startswith("MALLOC_")}
     without = {name: value for name, value in os.environ.items() if name not in kept}
-    faults = [
-        int(subprocess.check_output([sys.executable, "-c", FAULTS], env=environment))
-        for environment in (without, without | kept)
-    ]
+    faults = [page_faults(environment) for environment in (without, without | kept)]
     assert faults[0] > 20 * faults[1], faults
 
 

@@ -4,9 +4,6 @@ import asyncio
 import inspect
 import json
 import multiprocessing
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -91,48 +88,6 @@ async def test_compiling_where_torch_may_not_is_refused(
     with pytest.raises(EngineLostError, match="TORCHDYNAMO_DISABLE=1 forbids"):
         await engine.start()
     await engine.close()
-
-
-FORKED = """
-import asyncio, sys, psutil
-from pathlib import Path
-from service.contract.checkpoint import load_checkpoint
-from service.engines.vllm_engine import VllmEngine, VllmOptions
-from tests.checkpoints import engine_model
-from tests.waiting import until
-
-async def main(folder):
-    model = engine_model(load_checkpoint(Path(folder)))
-    engine = VllmEngine(model, VllmOptions(dtype="float32", import_beside=True))
-    await engine.start()
-    await engine.score((1, 2, 3), 0)
-    [server] = [each for each in psutil.Process().children() if "forkserver" in " ".join(each.cmdline())]
-    print("core's parent imported", "vllm.v1.engine.core" in " ".join(server.cmdline()), len(server.children()))
-    for process in (psutil.Process(), server):
-        packages = {part for each in process.memory_maps() for part in Path(each.path).parts}
-        print("with torch", "torch" in packages, "and of the trainer", packages & {"pyarrow", "ray", "scipy", "sklearn", "pandas"})
-    await engine.close()
-    await until(lambda: not server.children(), within_s=10)
-    print("none is left")
-
-if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
-"""
-
-
-def test_the_core_is_forked_from_a_process_that_imported_vllm_meanwhile(
-    default_checkpoint: Checkpoint, tmp_path: Path
-) -> None:
-    """In a process of its own: the fork server stays for as long as the one that started it."""
-    script = tmp_path / "forked.py"
-    script.write_text(FORKED, encoding="utf-8")
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
-    command = [sys.executable, str(script), str(default_checkpoint.folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "core's parent imported True 1" in done.stdout
-    assert done.stdout.count("with torch True and of the trainer set()") == 2
-    assert "none is left" in done.stdout
 
 
 async def test_closing_while_loading_ends_soon_and_leaves_no_process(default_checkpoint: Checkpoint) -> None:
