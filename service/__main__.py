@@ -25,7 +25,6 @@ from rich.progress import (
 
 from service.api.auth import Keyring, hash_key, new_key
 from service.app import (
-    ScoringStack,
     build_app,
     build_stack,
     listening_addresses,
@@ -47,6 +46,7 @@ from service.scoring.types import PairResult, ScoringNote
 from service.server import Server, StopTimes, allow_open_files, bind
 from service.settings import Settings, load_settings
 from service.shadow_command import describe_shadow, read_shadow
+from service.stack import ScoringStack
 
 app = typer.Typer(
     help="Grades how well notes answer a query.",

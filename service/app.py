@@ -6,7 +6,6 @@ import importlib.metadata
 import ipaddress
 import math
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass
 from socket import socket
 from time import monotonic
 
@@ -46,61 +45,16 @@ from service.explaining.switch import Switch
 from service.live import LiveFigures
 from service.metrics import Metrics
 from service.scoring.admission import Admission
-from service.scoring.readiness import Readiness, bring_up, watch
+from service.scoring.readiness import Readiness
 from service.scoring.scorer import Scorer
 from service.settings import Settings
 from service.shadowing.http_target import HttpTarget
 from service.shadowing.shadow import Shadow, ShadowLimits
+from service.stack import ENGINE_WATCH_INTERVAL_S, ScoringStack
 from service.tracing import Tracer
 
-ENGINE_WATCH_INTERVAL_S = 1.0
 EXPLANATION_CONNECTIONS = 16
 VERSION = importlib.metadata.version("notegrade")
-
-
-@dataclass(frozen=True, slots=True)
-class ScoringStack:
-    """Everything behind the door. Enter it to bring the engine up in the background; leaving it stops all of it."""
-
-    checkpoint: Checkpoint
-    engine: Engine
-    cache: TieredCache
-    scorer: Scorer
-    readiness: Readiness
-    metrics: Metrics
-    live: LiveFigures
-    explanations: Explanations
-    stores: tuple[ModeStore, TraceStore]
-    shadow: Shadow | None
-
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator["asyncio.Task[None]"]:
-        """Yields the task that brings the engine up; readiness tells how it ended."""
-        self.cache.start()
-        self.explanations.start()
-        if self.shadow:
-            self.shadow.start()
-        bringing_up = asyncio.create_task(bring_up(self.engine, self.checkpoint, self.readiness))
-        watching = asyncio.create_task(watch(self.engine, self.readiness, ENGINE_WATCH_INTERVAL_S))
-        try:
-            yield bringing_up
-        finally:
-            self.readiness.set("draining", "the service is stopping")
-            watching.cancel()
-            await self.end_work()
-            # The engine is told to close first: a load that is under way then ends early, and its task with it.
-            await self.engine.close()
-            await asyncio.gather(bringing_up, watching, return_exceptions=True)
-            await self.cache.close()
-            if self.shadow:
-                await self.shadow.close()
-            for store in self.stores:
-                await store.close()
-
-    async def end_work(self) -> None:
-        """Have every request answered now: what is not scored yet has failed."""
-        await self.explanations.close()
-        await self.scorer.close()
 
 
 def build_stack(

@@ -13,9 +13,9 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from service.app import ScoringStack
 from service.connections import Connection, ConnectionLimits
 from service.errors import ConfigurationError
+from service.stack import ScoringStack
 
 logger = logging.getLogger(__name__)
 

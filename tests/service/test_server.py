@@ -123,7 +123,7 @@ def test_a_service_that_was_not_ready_keeps_nobody_waiting(checkpoint: Checkpoin
 
 @pytest.fixture
 def watched(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> WatchedEngine:
-    monkeypatch.setattr("service.app.ENGINE_WATCH_INTERVAL_S", 0.02)
+    monkeypatch.setattr("service.stack.ENGINE_WATCH_INTERVAL_S", 0.02)
     return WatchedEngine(fake_engine_for(checkpoint), max_silent_checks=10)
 
 
