@@ -13,6 +13,8 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
+from service.engine_use import EngineUse
+
 # Laid around the service level objective: 5 ms (all from cache) to 10 s (a long list on a small machine).
 SECONDS_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0)
 UNIT_BUCKETS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -130,6 +132,8 @@ class Metrics:
             "How far the shadow's score is from the one that was served",
             DISTANCE_BUCKETS,
         )
+        self.engine_use = EngineUse()
+        registry.register(self.engine_use)
         self.ready = gauge("ready", "1 under the one reason that holds now; reason ok means ready", "reason")
         self.connections = gauge("connections", "Connections of clients that are open")
         self.refused_connections = counter(

@@ -14,6 +14,7 @@ from pydantic_core import PydanticUndefined
 
 from service.app import build_app, build_stack
 from service.contract.manifest import Manifest
+from service.engine_use import EngineUse
 from service.errors import (
     CacheUnavailableError,
     CheckpointError,
@@ -74,9 +75,9 @@ def metrics_table() -> str:
     """The table of docs/metrics.md, as Metrics defines them."""
     rows = ["| metric | type | labels | what it counts |", "| --- | --- | --- | --- |"]
     for metric in vars(Metrics(CollectorRegistry())).values():
-        if isinstance(metric, MetricWrapperBase | ModeGauge):
-            [family] = metric.describe()
-            named: Any = family if isinstance(metric, ModeGauge) else metric
+        is_one = isinstance(metric, MetricWrapperBase | ModeGauge | EngineUse)
+        for family in metric.describe() if is_one else ():
+            named: Any = metric if isinstance(metric, MetricWrapperBase) else family
             labels = ", ".join(f"`{label}`" for label in named._labelnames)
             name = family.name + ("_total" if family.type == "counter" else "")
             rows.append(f"| `{name}` | {family.type} | {labels} | {family.documentation} |")

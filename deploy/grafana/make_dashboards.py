@@ -204,11 +204,22 @@ SCORING: Rows = {
             "percentunit",
             "Connections of clients and to Redis are most of them.",
         ),
-        Panel("Memory", {"{{instance}}": "process_resident_memory_bytes{@}"}, "bytes"),
         Panel(
-            "CPU of the service",
-            {"{{instance}}": "rate(process_cpu_seconds_total{@}[$__rate_interval])"},
-            what="In cores. Not the engine, which is a process of its own.",
+            "Memory",
+            {
+                "{{instance}} service": "process_resident_memory_bytes{@}",
+                "{{instance}} engine": "notegrade_engine_resident_bytes{@}",
+            },
+            "bytes",
+            "Two processes. On a CPU they share some hundred MiB, which count for both.",
+        ),
+        Panel(
+            "CPU",
+            {
+                "{{instance}} service": "rate(process_cpu_seconds_total{@}[$__rate_interval])",
+                "{{instance}} engine": "rate(notegrade_engine_cpu_seconds_total{@}[$__rate_interval])",
+            },
+            what="In cores. With work waiting, an engine on a CPU takes all of its cores, or something holds it back.",
         ),
     ],
     "vLLM": [
