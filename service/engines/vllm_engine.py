@@ -193,7 +193,7 @@ def prepare(options: VllmOptions, listeners: Iterable[socket] = ()) -> None:
     """Import vLLM where it is built for CPUs, which takes seconds, and fork what will be the engine core.
 
     For a process that does nothing but serve or score with one engine, while it has one thread: everything is then imported once, not
-    twice. The engine core does not keep the sockets that the process listens on.
+    twice. The engine core does not keep the sockets that the process listens on. Raises EngineLostError when vLLM can't be imported.
     """
     if is_built_for_cpus():
         _set_import_environment()

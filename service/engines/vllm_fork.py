@@ -16,6 +16,8 @@ from multiprocessing.context import ForkProcess, SpawnContext
 from socket import socket
 from typing import Any
 
+from service.errors import EngineLostError
+
 # What both processes need of vLLM before they serve; the last one is the model's own, where it is of that family.
 _IMPORTS = (
     "service.engines.before_vllm",  # first
@@ -41,9 +43,13 @@ def import_and_fork(listeners: Iterable[socket]) -> None:
     """Import vLLM, and fork the process that vLLM will take for its next engine core; it closes its copies of the sockets.
 
     vLLM by itself starts one that imports everything once more. This process must have one thread only: a fork could not copy others.
+    Raises EngineLostError when vLLM can't be imported.
     """
-    for name in _IMPORTS:
-        importlib.import_module(name)
+    try:
+        for name in _IMPORTS:
+            importlib.import_module(name)
+    except Exception as error:  # whatever it, torch or a missing library raise
+        raise EngineLostError(f"vLLM can't be imported: {type(error).__name__}: {error}") from error
     gc.freeze()  # what no collection visits, none of the two has to copy
     atexit.register(gc.unfreeze)  # or libraries take what is still there in the end for leaks, and say so
     core = _Core(listeners)

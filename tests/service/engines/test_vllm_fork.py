@@ -11,6 +11,8 @@ import pytest
 
 from service.contract.checkpoint import Checkpoint
 from service.contract.vllm_settings import cpu_environment
+from service.engines.vllm_fork import import_and_fork
+from service.errors import EngineLostError
 from tests.page_faults import page_faults
 from tests.waiting import wait_until
 
@@ -99,6 +101,12 @@ def test_one_that_was_never_needed_ends_with_its_parent(ending: str, tmp_path: P
             parent.kill()
             wait_until(lambda: not core.is_running())
         assert parent.wait(30) == (0 if ending == "by itself" else -signal.SIGKILL)
+
+
+def test_vllm_that_can_t_be_imported_is_a_lost_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.engines.vllm_fork._IMPORTS", ("vllm_of_nowhere",))
+    with pytest.raises(EngineLostError, match="can't be imported: ModuleNotFoundError"):
+        import_and_fork([])
 
 
 KEEP = "import os; from service.engines.vllm_fork import keep_freed_memory; keep_freed_memory(os.environ)\n"
