@@ -10,6 +10,8 @@ import importlib
 import importlib.metadata
 import os
 import signal
+import threading
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from multiprocessing import Pipe
 from multiprocessing.context import ForkProcess, SpawnContext
@@ -42,9 +44,12 @@ def is_built_for_cpus() -> bool:
 def import_and_fork(listeners: Iterable[socket]) -> None:
     """Import vLLM, and fork the process that vLLM will take for its next engine core; it closes its copies of the sockets.
 
-    vLLM by itself starts one that imports everything once more. This process must have one thread only: a fork could not copy others.
-    Raises EngineLostError when vLLM can't be imported.
+    vLLM by itself starts one that imports everything once more.
+    Raises EngineLostError when vLLM can't be imported, and RuntimeError when this process has other threads already: a fork could not
+    copy them, and would keep what they hold.
     """
+    if threading.active_count() > 1:
+        raise RuntimeError("the engine core must be forked before anything is started")
     try:
         for name in _IMPORTS:
             importlib.import_module(name)
@@ -52,7 +57,7 @@ def import_and_fork(listeners: Iterable[socket]) -> None:
         raise EngineLostError(f"vLLM can't be imported: {type(error).__name__}: {error}") from error
     gc.freeze()  # what no collection visits, none of the two has to copy
     atexit.register(gc.unfreeze)  # or libraries take what is still there in the end for leaks, and say so
-    core = _Core(listeners)
+    core = ForkedCore(listeners)
     core.fork()
     # vLLM knows `spawn` and `fork` alone (VLLM_WORKER_MULTIPROC_METHOD), and to fork this process later, with its threads, is unsafe.
     # mypy knows no attributes of a module that is imported by its name.
@@ -68,8 +73,8 @@ def keep_freed_memory(environment: Mapping[str, str]) -> None:
             mallopt(option, int(environment[variable]))
 
 
-class _Core(ForkProcess):
-    """Waits to be told what to run: `start`, which vLLM calls, tells it."""
+class ForkedCore(ForkProcess):
+    """Waits to be told what to run: `start`, which vLLM calls, tells it. It ends when this process does."""
 
     def __init__(self, listeners: Iterable[socket]) -> None:
         super().__init__(name="EngineCore")
@@ -83,7 +88,7 @@ class _Core(ForkProcess):
         # Before multiprocessing waits for its processes: this one may never have been told anything.
         atexit.register(self._teller.close)
 
-    def given(self, target: Callable[..., None], name: str, kwargs: dict[str, Any]) -> "_Core":  # noqa: ARG002 - vLLM's call
+    def given(self, target: Callable[..., None], name: str, kwargs: dict[str, Any]) -> "ForkedCore":  # noqa: ARG002 - vLLM's call
         if self._work:
             raise RuntimeError("a process that serves has one engine core")
         self._work = target, kwargs
@@ -97,7 +102,9 @@ class _Core(ForkProcess):
         for listener in self._listeners:
             listener.close()
         self._teller.close()
+        # As in a process that begins now, with vLLM's variables (contract/vllm_settings.py) and PYTHONWARNINGS set.
         keep_freed_memory(os.environ)
+        warnings.simplefilter("ignore", FutureWarning)
         try:
             target, kwargs = self._told.recv()
         except EOFError:  # the process that serves has ended
@@ -105,7 +112,7 @@ class _Core(ForkProcess):
         target(**kwargs)
 
 
-def _context_of(core: _Core) -> Any:
+def _context_of(core: ForkedCore) -> Any:
     context: Any = SpawnContext()
     context.Process = core.given
     return context

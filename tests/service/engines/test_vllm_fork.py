@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -51,13 +53,12 @@ if __name__ == "__main__":
         asyncio.run(main(sys.argv[1], options, core, listener))
 """
 IDLE = """
-import time
-from service.engines.vllm_engine import VllmOptions, prepare
+import sys, time
+from service.engines.vllm_fork import ForkedCore
 
-if __name__ == "__main__":
-    prepare(VllmOptions())
-    print("prepared", flush=True)
-    time.sleep(float(__import__("sys").argv[1]))
+ForkedCore([]).fork()
+print("forked", flush=True)
+time.sleep(float(sys.argv[1]))
 """
 
 
@@ -86,13 +87,12 @@ def test_what_has_imported_vllm_is_forked_and_becomes_the_core(
     assert "leak" not in done.stderr
 
 
-@pytest.mark.engine
 @pytest.mark.parametrize("ending", ["by itself", "killed"])
 def test_one_that_was_never_needed_ends_with_its_parent(ending: str, tmp_path: Path) -> None:
     command = [*script(IDLE, tmp_path), "0" if ending == "by itself" else "600"]
     with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout
-        assert parent.stdout.readline() == "prepared\n"
+        assert parent.stdout.readline() == "forked\n"
         if ending == "killed":
             [core] = psutil.Process(parent.pid).children()
             core.send_signal(signal.SIGINT)  # as Ctrl-C does
@@ -103,7 +103,17 @@ def test_one_that_was_never_needed_ends_with_its_parent(ending: str, tmp_path: P
         assert parent.wait(30) == (0 if ending == "by itself" else -signal.SIGKILL)
 
 
+def test_beside_other_threads_nothing_is_forked() -> None:
+    stopped = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(stopped.wait)
+        with pytest.raises(RuntimeError, match="before anything is started"):
+            import_and_fork([])
+        stopped.set()
+
+
 def test_vllm_that_can_t_be_imported_is_a_lost_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("threading.active_count", lambda: 1)  # this process has run other tests
     monkeypatch.setattr("service.engines.vllm_fork._IMPORTS", ("vllm_of_nowhere",))
     with pytest.raises(EngineLostError, match="can't be imported: ModuleNotFoundError"):
         import_and_fork([])
