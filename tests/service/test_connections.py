@@ -215,8 +215,8 @@ def test_a_half_closed_client_has_left(service: Served) -> None:
         connection.shutdown(socket.SHUT_WR)
         wait_until(lambda: service.engine.aborted == 1)
         assert read_all(connection) == b""
-    wait_until(lambda: not service.server.server_state.connections)
-    assert not service.server.server_state.tasks
+    state = service.server.server_state
+    wait_until(lambda: not (state.connections or state.tasks))
     service.engine.let_go()
     assert is_served(service)
 
