@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Half a million objects of libraries and tests stay to the end: no garbage collection needs to visit them from now on."""
+    """A million objects of libraries and tests stay to the end: no garbage collection needs to visit them from now on."""
     gc.freeze()
 
 
