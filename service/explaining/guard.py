@@ -77,10 +77,11 @@ class Guard:
         if now.last.owner == GUARD:  # on another replica, maybe
             waits_s.append(CALM_S - now.age_s)
         if max(waits_s) > 0:
+            when = "is" if self.is_breached else f"was within the last {CALM_S:g} s"
             why = (
                 now.last.reason
                 if now.last.owner == GUARD
-                else f"scoring is over its limits: {self._figures()}"
+                else f"scoring {when} over its limits: now {self._figures()}"
             )
             raise ModeRefusedError(
                 f"{why}. Explanations can be turned on when it has been calm for {CALM_S:g} s", max(waits_s)

@@ -95,6 +95,16 @@ async def test_it_does_not_flap(house: House) -> None:
     assert len(await house.switch.history(100)) == 2
 
 
+async def test_a_breach_that_is_over_is_told_as_one_that_was(house: House) -> None:
+    await house.switch.flip(Flip("off", "ann", "there is no need for it"), 1)
+    await house.seconds(20, latency_s=2.0)
+    with pytest.raises(ModeRefusedError, match="scoring is over its limits: now p99 1949 ms"):
+        house.guard.require_calm()
+    await house.seconds(15, latency_s=0.1)
+    with pytest.raises(ModeRefusedError, match="scoring was within the last 60 s over its limits: now p99"):
+        house.guard.require_calm()
+
+
 async def test_a_guard_that_is_calm_refuses_for_another_replica_s(house: House) -> None:
     await house.switch.flip(Flip("off", "guard", "scoring is over its limits: there"), 1)
     with pytest.raises(ModeRefusedError, match="over its limits: there") as caught:
