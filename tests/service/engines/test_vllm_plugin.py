@@ -46,7 +46,7 @@ def is_running(pid: int) -> bool:
     return state != "Z"  # ended, and nobody has asked yet how
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+@pytest.mark.parametrize("method", ["spawn", "fork"])
 def test_a_killed_parent_takes_its_child_along(tmp_path: Path, method: str) -> None:
     script = tmp_path / "parent.py"
     script.write_text(PARENT, encoding="utf-8")
