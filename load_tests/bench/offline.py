@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from load_tests.bench.peer import Running, Tuning
-from load_tests.bench.peers.faster_dtype import find_faster_dtype
 from load_tests.bench.peers.grades import calibrated_grade
 from load_tests.bench.records import OFFLINE
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 from service.contract.labels import LabelDistribution
 from service.contract.vllm_settings import cpu_environment
+from service.engines.cpu_dtype import choose_cpu_dtype
 
 if TYPE_CHECKING:
     from vllm import LLM
@@ -138,7 +138,7 @@ def _load(checkpoint: Checkpoint, changes: Mapping[str, Any]) -> "LLM":
     hardware: dict[str, Any] = {}
     if current_platform.is_cpu():
         hardware = {
-            "dtype": find_faster_dtype(checkpoint.folder),
+            "dtype": choose_cpu_dtype(checkpoint.folder, "auto"),
             "block_size": 32,
             "enforce_eager": True,
             "distributed_executor_backend": "uni",

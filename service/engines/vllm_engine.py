@@ -1,4 +1,4 @@
-"""vLLM behind the engine port. The only file that imports `vllm` (and torch).
+"""vLLM behind the engine port. The only file that imports `vllm`.
 
 The worker runs in vLLM's engine-core process; this process only sends token ids and reads logprobs.
 """
@@ -7,11 +7,7 @@ import asyncio
 import contextlib
 import importlib
 import itertools
-import json
-import logging
 import os
-import statistics
-import time
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -19,8 +15,9 @@ from pathlib import Path
 from socket import socket
 from typing import TYPE_CHECKING, Any, Literal
 
-from service.contract.vllm_settings import ENVIRONMENT, cpu_environment, has_compiler, refuses_float32
+from service.contract.vllm_settings import ENVIRONMENT, cpu_environment, has_compiler
 from service.engines.base import EngineAnswer, EngineModel, EngineProfile, Written
+from service.engines.cpu_dtype import Dtype, choose_cpu_dtype
 from service.engines.ending import end_load, in_thread, shut_down
 from service.engines.vllm_fork import import_and_fork, is_built_for_cpus
 from service.errors import EngineLostError, EngineRequestError
@@ -29,13 +26,8 @@ if TYPE_CHECKING:
     from vllm import RequestOutput
     from vllm.v1.engine.async_llm import AsyncLLM
 
-logger = logging.getLogger(__name__)
-
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Compile = Literal["auto", "on", "off"]
 
-# bf16 must be clearly faster to be worth its rounding (label probabilities move by up to 0.016).
-BF16_WORTHWHILE_SPEEDUP = 1.2
 START_TIMEOUT_S = 600
 
 
@@ -261,7 +253,7 @@ def _cpu_arguments(model: EngineModel, options: VllmOptions) -> dict[str, Any]:
         raise ValueError("TORCHDYNAMO_DISABLE=1 forbids compiling: unset it, or turn compiling off")
     _set_defaults(_cpu_environment(options))
     return {
-        "dtype": _cpu_dtype(model.folder, options.dtype),
+        "dtype": choose_cpu_dtype(model.folder, options.dtype),
         # 128, the default on CPU, shares nothing between short prompts; 16 is refused.
         "block_size": 32,
         "enforce_eager": not compiled,
@@ -275,48 +267,6 @@ def _gpu_arguments(options: VllmOptions) -> dict[str, Any]:
         "gpu_memory_utilization": 0.9,
         "enforce_eager": options.compile == "off",
     }
-
-
-def _cpu_dtype(folder: Path, asked: Dtype) -> Dtype:
-    import torch
-
-    if not refuses_float32(folder, torch.cpu.get_capabilities()):
-        return measure_faster_dtype(folder) if asked == "auto" else asked
-    if asked == "float32":
-        raise ValueError(
-            "it can't compute int8 weights in float32 on this processor: ask for auto or bfloat16"
-        )
-    return "bfloat16" if asked == "auto" else asked
-
-
-def measure_faster_dtype(folder: Path) -> Literal["float32", "bfloat16"]:
-    """The faster of fp32 and bf16 for this model's matrix sizes on this processor, by trying (0.2 s).
-
-    Which one wins differs between processors of the same price; bf16 must win by BF16_WORTHWHILE_SPEEDUP.
-    """
-    import torch
-
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    rows, inner, columns = 512, config.get("hidden_size", 576), config.get("intermediate_size", 1536)
-
-    a, b = torch.randn(rows, inner), torch.randn(inner, columns)
-    operands = [(a.to(dtype), b.to(dtype)) for dtype in (torch.float32, torch.bfloat16)]
-    times = []
-    for _ in range(12):  # in turn, so that what else the machine does meanwhile slows both of them down
-        marks = [time.perf_counter()]
-        for left, right in operands:
-            torch.mm(left, right)
-            marks.append(time.perf_counter())
-        times.append((marks[1] - marks[0], marks[2] - marks[1]))
-    fp32_s, bf16_s = (statistics.median(column) for column in zip(*times[2:], strict=True))  # two warm up
-    faster: Literal["float32", "bfloat16"] = (
-        "bfloat16" if fp32_s > BF16_WORTHWHILE_SPEEDUP * bf16_s else "float32"
-    )
-    logger.info(
-        "measured dtypes",
-        extra={"fp32_us": round(fp32_s * 1e6), "bf16_us": round(bf16_s * 1e6), "chosen": faster},
-    )
-    return faster
 
 
 def _describe(llm: "AsyncLLM", device: str, version: str) -> EngineProfile:

@@ -8,8 +8,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from service.contract.vllm_settings import refuses_float32
-from service.engines.vllm_engine import measure_faster_dtype
+from service.engines.cpu_dtype import choose_cpu_dtype
 
 
 @cache
@@ -19,14 +18,5 @@ def ask_faster_dtype(folder: Path) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def find_faster_dtype(folder: Path) -> str:
-    """The same, measured in this process (0.2 s beside the import of torch)."""
-    import torch
-
-    if refuses_float32(folder, torch.cpu.get_capabilities()):
-        return "bfloat16"
-    return measure_faster_dtype(folder)
-
-
 if __name__ == "__main__":
-    print(find_faster_dtype(Path(sys.argv[1])))
+    print(choose_cpu_dtype(Path(sys.argv[1]), "auto"))

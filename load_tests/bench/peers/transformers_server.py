@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from transformers import AutoModelForCausalLM
 
-from load_tests.bench.peers.faster_dtype import find_faster_dtype
+from service.engines.cpu_dtype import choose_cpu_dtype
 
 # Measured on two cores, with a shared prefix: batches of 10 and 20 are equally fast.
 BATCH = 16
@@ -150,7 +150,7 @@ def main() -> None:
     labels = [int(token_id) for token_id in options.labels.split(",")]
     scorer: Scorer
     if options.tuning == "best":
-        dtype = getattr(torch, find_faster_dtype(options.model))
+        dtype = getattr(torch, choose_cpu_dtype(options.model, "auto"))
         scorer = TunedScorer(options.model, labels, dtype)
     else:
         scorer = PlainScorer(options.model, labels)
