@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from playwright.async_api import ConsoleMessage, Page, async_playwright, expect
+from playwright.async_api import ConsoleMessage, Page, Route, async_playwright, expect
 
 from tests.end_to_end.replicas import ADMIN_KEY, OTHER_ADMIN_KEY, PAIR, SCORE_KEY, Replicas
 from tests.end_to_end.service_process import ROOT
@@ -123,6 +123,29 @@ async def test_a_trace_streams_into_the_page(page: Page) -> None:
     for scheme in ("light", "dark"):
         await page.emulate_media(color_scheme=scheme)
         await page.screenshot(path=SCREENSHOTS / f"console-{scheme}.png", full_page=True)
+
+
+async def test_a_pair_is_graded_by_the_criteria_that_was_chosen(page: Page) -> None:
+    async def tell_of_one_more(route: Route) -> None:
+        response = await route.fetch()
+        version = await response.json()
+        version["model"]["criteria"].append("other-1")
+        await route.fulfill(response=response, json=version)
+
+    await page.route("**/version", tell_of_one_more)
+    await page.reload()
+    await use_key(page, ADMIN_KEY)
+    await flip(page, "on request", "to try a pair")
+    await expect(page.locator("#mode")).to_have_text("on request")
+    criteria = page.get_by_label("Criteria")
+    await expect(criteria).to_have_value("synthetic-1")
+    await page.get_by_label("Query").fill(PAIR["query"])
+    await page.get_by_label("Note", exact=True).fill(PAIR["body"])
+    await page.get_by_role("button", name="Score and explain").click()
+    await expect(page.locator("#try-result")).to_contain_text("by synthetic-1")
+    await criteria.select_option("other-1")
+    await page.get_by_role("button", name="Score and explain").click()
+    await expect(page.locator("#try-result")).to_contain_text("no such criteria; it has synthetic-1")
 
 
 async def test_hostile_text_stays_text(page: Page) -> None:

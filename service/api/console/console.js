@@ -160,6 +160,13 @@ function svgElement(name, attributes) {
 
 // --- trying a pair
 
+// Once: a checkpoint's criteria stay as they are while it is served.
+async function readCriteria() {
+  if ($("criteria").length > 0) return;
+  const { model } = await (await call("version")).json();
+  $("criteria").replaceChildren(...model.criteria.map((name) => new Option(name)));
+}
+
 $("try-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   const button = event.submitter ?? $("try-form").querySelector("button");
@@ -169,7 +176,8 @@ $("try-form").addEventListener("submit", async (event) => {
   tell($("try-result"), "scoring…");
   try {
     const note = { title: $("title").value || null, body: $("body").value };
-    const response = await call("explain", { method: "POST", body: JSON.stringify({ query: $("query").value, note }) });
+    const pair = { query: $("query").value, note, criteria: $("criteria").value || null };
+    const response = await call("explain", { method: "POST", body: JSON.stringify(pair) });
     for await (const [name, data] of events(response.body)) ON_EVENT[name]?.(data);
   } catch (error) {
     tell($("try-result"), error.message, true);
@@ -179,7 +187,7 @@ $("try-form").addEventListener("submit", async (event) => {
 
 const ON_EVENT = {
   score(data) {
-    tell($("try-result"), `grade ${data.grade}, score ${data.score.toFixed(3)}, margin ${data.margin.toFixed(3)}`);
+    tell($("try-result"), `grade ${data.grade} by ${data.criteria}, score ${data.score.toFixed(3)}, margin ${data.margin.toFixed(3)}`);
     $("trace").hidden = false;
   },
   text(data) {
@@ -219,7 +227,7 @@ async function readReadiness() {
 
 async function poll() {
   const problems = [];
-  for (const read of [readReadiness, readMode, readFigures]) {
+  for (const read of [readReadiness, readMode, readFigures, readCriteria]) {
     try {
       await read();
     } catch (error) {
