@@ -20,6 +20,7 @@ from model_export.recipe import Precision
 from model_export.rollout import Sampler
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 from service.contract.manifest import Calibration, Decision
+from service.errors import InvalidRequestError
 
 _BATCH_SIZE = 32
 
@@ -57,15 +58,19 @@ def evaluate_checkpoints(
     """The table of these checkpoints, each under its manifest's name; every other system is a control of the first.
 
     Probabilities are raw; the table's ECE tells what a temperature would make of them. Raises CheckpointError for a
-    folder that is none, EvaluationError for two of one name.
+    folder that is none, EvaluationError for two of one name and, before any is measured, for one that can't read a pair.
     """
     checkpoints = [load_checkpoint(folder) for folder in folders]
     names = [checkpoint.manifest.name for checkpoint in checkpoints]
     if len(set(names)) < len(names):
         raise EvaluationError(f"checkpoints must have distinct names to be told apart, not {names}")
     grades = len(checkpoints[0].manifest.labels)
+    prompts = [_render(checkpoint, data.dev) for checkpoint in checkpoints]
     systems = [majority(data.train, data.dev, grades), bm25(data.train, data.dev, grades)]
-    predicted = [_predict(checkpoint, data.dev, precision, on_progress) for checkpoint in checkpoints]
+    predicted = [
+        _predict(checkpoint, rendered, precision, on_progress)
+        for checkpoint, rendered in zip(checkpoints, prompts, strict=True)
+    ]
     controls = ["bm25", "majority", *names[1:]]
     systems += predicted
     found = evaluate(systems, data.dev, data.long_tail, controls=controls, seed=seed, draws=draws)
@@ -103,14 +108,22 @@ def fit(predictions: Predictions, pairs: Sequence[Pair], seed: int) -> Fitted:
     return Fitted(calibration, decisions)
 
 
-def _predict(
-    checkpoint: Checkpoint, pairs: Sequence[Pair], precision: Precision, on_progress: OnProgress
-) -> Predictions:
-    manifest, renderer = checkpoint.manifest, checkpoint.renderer
+def _render(checkpoint: Checkpoint, pairs: Sequence[Pair]) -> list[list[int]]:
     prompts = []
     for pair in _asked(checkpoint, pairs):
-        [prompt] = renderer.render(pair.query, [pair.note], pair.criteria)
+        try:
+            [prompt] = checkpoint.renderer.render(pair.query, [pair.note], pair.criteria)
+        except InvalidRequestError as error:
+            name = checkpoint.manifest.name
+            raise EvaluationError(f"{name} can't read pair {pair.id} of {pair.source}: {error}") from error
         prompts.append(list(prompt.token_ids))
+    return prompts
+
+
+def _predict(
+    checkpoint: Checkpoint, prompts: Sequence[list[int]], precision: Precision, on_progress: OnProgress
+) -> Predictions:
+    manifest = checkpoint.manifest
     sampler = Sampler(load_as_served(checkpoint.folder, precision), manifest.label_token_ids, 0)
     stage = f"Predict {manifest.name}"
     probabilities, _ = sampler.distributions(prompts, _BATCH_SIZE, lambda *at: on_progress(stage, *at))

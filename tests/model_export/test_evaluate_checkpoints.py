@@ -65,3 +65,20 @@ def test_two_of_one_name_are_refused(tiny_base: Path, tmp_path: Path, data: Data
     folder = assemble(Plan(str(tiny_base), name="same"), tmp_path / "same")
     with pytest.raises(EvaluationError, match="distinct names"):
         evaluate_checkpoints([folder, folder], data, seed=1, draws=20, on_progress=lambda *_: None)
+
+
+def test_a_pair_that_can_t_be_read_ends_it_before_any_is_measured(
+    tiny_base: Path, tmp_path: Path, data: Data
+) -> None:
+    folder = assemble(Plan(str(tiny_base), name="first"), tmp_path / "first")
+    long = replace(data.dev[-1], query="word " * 1000)
+    told: list[str] = []
+    with pytest.raises(EvaluationError, match=f"first can't read pair {long.id} of .*: the query has"):
+        evaluate_checkpoints(
+            [folder],
+            replace(data, dev=(*data.dev[:-1], long)),
+            seed=1,
+            draws=20,
+            on_progress=lambda stage, *_: told.append(stage),
+        )
+    assert told == []
