@@ -1,6 +1,7 @@
 """Distillation: the student learns the teacher's answer distribution on its first token, and the trace after it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from random import Random
 
 from model_export.batches import Example
 from model_export.pairs import Pair
@@ -17,13 +18,21 @@ def train_student(
     config: DistilConfig,
     place: Workplace,
 ) -> None:
-    """Train on the teacher's soft label and trace, and on pairs without them by gold alone unless `labelled_only`."""
-    if config.labelled_only:
-        pairs = [pair for pair in pairs if pair.id in labels]
+    """Train on the teacher's soft label and trace, and on pairs without them, as many as `labelled_share` lets in, by gold alone."""
+    if config.labelled_share is not None:
+        pairs = mix(pairs, labels, config.labelled_share, place.seed)
     examples = [
         make_example(pair, labels.get(pair.id), prompting, config) for pair in pick(pairs, config, place.seed)
     ]
     train_examples(examples, prompting, config, place, trace_weight=config.trace_weight, layers=config.layers)
+
+
+def mix(pairs: Sequence[Pair], labels: Container[str], share: float, seed: int) -> list[Pair]:
+    """All pairs with a label, and as many others, at random, as make the labelled ones `share` of the whole; fewer where there are fewer."""
+    labelled = [pair for pair in pairs if pair.id in labels]
+    others = [pair for pair in pairs if pair.id not in labels]
+    wanted = round(len(labelled) * (1 - share) / share)
+    return labelled + Random(seed).sample(others, min(wanted, len(others)))
 
 
 def make_example(pair: Pair, label: SoftLabel | None, prompting: Prompting, config: DistilConfig) -> Example:

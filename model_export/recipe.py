@@ -223,8 +223,9 @@ class DistilConfig(TrainConfig):
         temperature: of the teacher's distribution: above 1 flattens it.
         trace_weight: weight of the loss on the trace's tokens; the grade token's is 1.
         variance_smoothing: spread the gold label by the annotators' variance, where the data carries it.
-        labelled_only: leave out the pairs that the teacher has not labelled. Where it has labelled few, a student that
-            learns from all pairs sees too few traces to write one.
+        labelled_share: of the pairs that it learns from, so many as the teacher has labelled: others are left out until that is
+            so, with 1 all of them. Where the teacher has labelled few, a student that learns from all pairs sees too few
+            traces to write one, and a student that learns from those few alone forgets what it knew of grades.
         control_share: share of the label-only control in the mean of both models' weights that becomes the student. Learning
             traces costs grades, and a part of what it costs comes back so (arXiv 2109.01903).
     """
@@ -236,7 +237,7 @@ class DistilConfig(TrainConfig):
     trace_weight: Annotated[float, Field(ge=0)] = 0.1
     variance_smoothing: bool = False
     smoothing: Share = 0.0
-    labelled_only: bool = False
+    labelled_share: Annotated[float, Field(gt=0, le=1)] | None = None
     control_share: Share = 0.0
 
 
