@@ -15,6 +15,7 @@ from model_export.fit_decision import make_decisions
 from model_export.pairs import Pair
 from model_export.predict import make_predictions
 from model_export.prepare import Data
+from model_export.prompting import render_pair
 from model_export.quantize import load_as_served
 from model_export.recipe import Precision
 from model_export.rollout import Sampler
@@ -65,7 +66,8 @@ def evaluate_checkpoints(
     if len(set(names)) < len(names):
         raise EvaluationError(f"checkpoints must have distinct names to be told apart, not {names}")
     grades = len(checkpoints[0].manifest.labels)
-    prompts = [_render(checkpoint, data.dev) for checkpoint in checkpoints]
+    asked = [_asked(checkpoint, data.dev) for checkpoint in checkpoints]
+    prompts = [_render(checkpoint, pairs) for checkpoint, pairs in zip(checkpoints, asked, strict=True)]
     systems = [majority(data.train, data.dev, grades), bm25(data.train, data.dev, grades)]
     predicted = [
         _predict(checkpoint, rendered, precision, on_progress)
@@ -74,10 +76,7 @@ def evaluate_checkpoints(
     controls = ["bm25", "majority", *names[1:]]
     systems += predicted
     found = evaluate(systems, data.dev, data.long_tail, controls=controls, seed=seed, draws=draws)
-    fitted = {
-        checkpoint.manifest.name: fit(each, _asked(checkpoint, data.dev), seed)
-        for checkpoint, each in zip(checkpoints, predicted, strict=True)
-    }
+    fitted = {name: fit(each, pairs, seed) for name, each, pairs in zip(names, predicted, asked, strict=True)}
     return Measured(found, fitted)
 
 
@@ -110,13 +109,12 @@ def fit(predictions: Predictions, pairs: Sequence[Pair], seed: int) -> Fitted:
 
 def _render(checkpoint: Checkpoint, pairs: Sequence[Pair]) -> list[list[int]]:
     prompts = []
-    for pair in _asked(checkpoint, pairs):
+    for pair in pairs:
         try:
-            [prompt] = checkpoint.renderer.render(pair.query, [pair.note], pair.criteria)
+            prompts.append(render_pair(checkpoint.renderer, pair))
         except InvalidRequestError as error:
             name = checkpoint.manifest.name
             raise EvaluationError(f"{name} can't read pair {pair.id} of {pair.source}: {error}") from error
-        prompts.append(list(prompt.token_ids))
     return prompts
 
 

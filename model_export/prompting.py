@@ -84,11 +84,11 @@ class Prompting:
 
     def student_prompt(self, pair: Pair) -> list[int]:
         """Token ids that end with the cue for a grade."""
-        return _render(self._student, pair)
+        return render_pair(self._student, pair)
 
     def teacher_prompt(self, pair: Pair) -> list[int]:
         """Token ids that end with the cue for steps."""
-        return _render(self._teacher, pair)
+        return render_pair(self._teacher, pair)
 
     def teacher_completion(self, steps: str, grade: int) -> list[int]:
         """What the teacher is to write: steps, answer, end."""
@@ -136,6 +136,7 @@ def _discrete_normal(mean: int, variance: float) -> list[float]:
     return soft_label([math.exp(-((grade - mean) ** 2) / (2 * variance)) for grade in GRADES])
 
 
-def _render(renderer: PromptRenderer, pair: Pair) -> list[int]:
+def render_pair(renderer: PromptRenderer, pair: Pair) -> list[int]:
+    """Token ids of the pair's prompt under its criteria. Raises InvalidRequestError for a query that is too long."""
     [prompt] = renderer.render(pair.query, [pair.note], pair.criteria)
     return list(prompt.token_ids)

@@ -25,7 +25,7 @@ def choose_cpu_dtype(folder: Path, asked: Dtype) -> Dtype:
     import torch
 
     if not refuses_float32(folder, torch.cpu.get_capabilities()):
-        return measure_faster_dtype(folder) if asked == "auto" else asked
+        return _measure_faster(folder) if asked == "auto" else asked
     if asked == "float32":
         raise ValueError(
             "it can't compute int8 weights in float32 on this processor: ask for auto or bfloat16"
@@ -33,7 +33,7 @@ def choose_cpu_dtype(folder: Path, asked: Dtype) -> Dtype:
     return "bfloat16" if asked == "auto" else asked
 
 
-def measure_faster_dtype(folder: Path) -> Literal["float32", "bfloat16"]:
+def _measure_faster(folder: Path) -> Literal["float32", "bfloat16"]:
     """The faster of fp32 and bf16 for this model's matrix sizes on this processor, by trying (0.2 s).
 
     Which one wins differs between processors of the same price; bf16 must win by BF16_WORTHWHILE_SPEEDUP.
