@@ -7,7 +7,7 @@ one, the systems are measured as well (model_export/evaluate.py), by calibrated 
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from model_export.checkpoint_writer import OnProgress
 from model_export.evaluate import Evaluation, Predictions, evaluate, format_table, number_queries
 from model_export.pairs import UNJUDGED, Pair, Source, read_pairs
+from model_export.prompting import PromptingError, render_pairs
 from model_export.quantize import load_as_served
 from model_export.rollout import Sampler
 from service.contract.checkpoint import Checkpoint, load_checkpoint
@@ -117,10 +118,10 @@ def compare_checkpoints(
     grades = len(checkpoints[0].manifest.labels)
     source = Source("pairs", criteria or checkpoints[0].renderer.default_criteria, tuple(range(grades)))
     pairs = read_pairs(pairs_file, source, judged=False)
-    a, b = sides = [_Scorer(checkpoint, criteria) for checkpoint in checkpoints]
+    a, b = sides = [_Scorer(checkpoint, criteria, pairs) for checkpoint in checkpoints]
     for start in range(0, len(pairs), _CHUNK):
         for side in sides:
-            side.score(pairs[start : start + _CHUNK])
+            side.score(start, start + _CHUNK)
         on_progress("Score with both", min(start + _CHUNK, len(pairs)), len(pairs))
     comparison = Comparison(grades)
     for rows in _rows_by_query(pairs):
@@ -141,18 +142,26 @@ def _check(checkpoints: Sequence[Checkpoint], criteria: str | None) -> None:
 
 
 class _Scorer:
-    def __init__(self, checkpoint: Checkpoint, criteria: str | None) -> None:
+    """One checkpoint. Raises ComparisonError for a pair that it can't read, before any is scored."""
+
+    def __init__(self, checkpoint: Checkpoint, criteria: str | None, pairs: Sequence[Pair]) -> None:
         manifest = checkpoint.manifest
         self.side = Side(manifest.name, manifest.fingerprint)
         self._checkpoint = checkpoint
         self._criteria = criteria or checkpoint.renderer.default_criteria
+        self._prompts = self._render(pairs)
         self._sampler = Sampler(load_as_served(checkpoint.folder), manifest.label_token_ids, 0)
 
-    def score(self, pairs: Sequence[Pair]) -> None:
+    def _render(self, pairs: Sequence[Pair]) -> list[list[int]]:
+        asked = [replace(pair, criteria=self._criteria) for pair in pairs]
+        try:
+            return render_pairs(self._checkpoint.renderer, asked)
+        except PromptingError as error:
+            raise ComparisonError(f"{self.side.name}: {error}") from error
+
+    def score(self, start: int, stop: int) -> None:
         """Add the judgements of these pairs, and what they took."""
-        started = time.perf_counter()
-        render = self._checkpoint.renderer.render
-        prompts = [list(render(pair.query, [pair.note], self._criteria)[0].token_ids) for pair in pairs]
+        started, prompts = time.perf_counter(), self._prompts[start:stop]
         probabilities, masses = self._sampler.distributions(prompts, _BATCH_SIZE)
         for row, mass in zip(probabilities.tolist(), masses.tolist(), strict=True):
             raw = LabelDistribution(tuple(row), mass)

@@ -15,13 +15,12 @@ from model_export.fit_decision import make_decisions
 from model_export.pairs import Pair
 from model_export.predict import make_predictions
 from model_export.prepare import Data
-from model_export.prompting import render_pair
+from model_export.prompting import PromptingError, render_pairs
 from model_export.quantize import load_as_served
 from model_export.recipe import Precision
 from model_export.rollout import Sampler
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 from service.contract.manifest import Calibration, Decision
-from service.errors import InvalidRequestError
 
 _BATCH_SIZE = 32
 
@@ -108,14 +107,10 @@ def fit(predictions: Predictions, pairs: Sequence[Pair], seed: int) -> Fitted:
 
 
 def _render(checkpoint: Checkpoint, pairs: Sequence[Pair]) -> list[list[int]]:
-    prompts = []
-    for pair in pairs:
-        try:
-            prompts.append(render_pair(checkpoint.renderer, pair))
-        except InvalidRequestError as error:
-            name = checkpoint.manifest.name
-            raise EvaluationError(f"{name} can't read pair {pair.id} of {pair.source}: {error}") from error
-    return prompts
+    try:
+        return render_pairs(checkpoint.renderer, pairs)
+    except PromptingError as error:
+        raise EvaluationError(f"{checkpoint.manifest.name}: {error}") from error
 
 
 def _predict(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from model_export.pairs import Pair
+from model_export.prompting import render_pairs
 from model_export.reference_scorer import ReferenceScorer
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 from service.contract.judgement import judge
@@ -120,10 +121,7 @@ class GateData:
         return cls(
             checkpoint,
             tuple(_render_probe(checkpoint, probe) for probe in checkpoint.probes),
-            tuple(
-                checkpoint.renderer.render(pair.query, [pair.note], pair.criteria)[0].token_ids
-                for pair in dev
-            ),
+            tuple(map(tuple, render_pairs(checkpoint.renderer, dev))),
             tuple(pair.criteria for pair in dev),
             tuple(pair.label for pair in dev),
         )

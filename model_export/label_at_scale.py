@@ -16,7 +16,7 @@ from pathlib import Path
 
 from model_export.checkpoint_writer import OnProgress
 from model_export.label_plan import LabelError, LabelPlan, PathSampling, ask_paths
-from model_export.pairs import DataError, Pair, listed, read_pairs
+from model_export.pairs import Pair, listed, read_pairs
 from model_export.prompting import PromptForm, Prompting, teacher_template
 from model_export.rollout import read_path
 from model_export.stages import lock
@@ -24,7 +24,6 @@ from model_export.teacher_label import SoftLabel, average, read_soft_labels, wri
 from model_export.trace_engine import Completion, EngineSetup, StartEngine, TraceEngine
 from service.contract.labels import LabelDistribution
 from service.contract.prompt import PromptRenderer
-from service.errors import InvalidRequestError
 
 INPUTS_NAME, UNLABELLED_NAME = "label.json", "unlabelled.jsonl"
 
@@ -57,13 +56,13 @@ def label_file(
     Leaves `labels-00000.jsonl` and so on, as `read_soft_labels` reads them, `label.json` (what they follow from) and
     `unlabelled.jsonl` (ids of pairs none of whose paths parses). All pairs are in memory, about 2 KB each. A rerun
     takes the same paths where the engine computes the same logits: how it batches may move their last bits.
-    Raises DataError, LabelError, and RunError when another run works there.
+    Raises DataError, LabelError, PromptingError for queries that are too long, and RunError when another run works there.
     """
     with lock(out):
         started = time.monotonic()
         pairs = read_pairs(plan.pairs, plan.source, judged=False)
         prompting = Prompting.load(plan.form, plan.teacher)
-        check_queries(pairs, prompting)
+        prompting.check_queries(pairs)
         _claim(out, plan.inputs())
         shards = split(pairs, plan.shard_size, out)
         missing = {path: shard for path, shard in shards.items() if not path.is_file()}
@@ -80,19 +79,6 @@ def split(pairs: Sequence[Pair], shard_size: int, out: Path) -> dict[Path, Seque
         out / f"labels-{number:05}.jsonl": pairs[start : start + shard_size]
         for number, start in enumerate(starts)
     }
-
-
-def check_queries(pairs: Sequence[Pair], prompting: Prompting) -> None:
-    """Make sure that every query fits the limits, before hours of work. Raises DataError naming pairs."""
-    first_of_query = {pair.query: pair for pair in reversed(pairs)}
-    wrong = []
-    for pair in reversed(first_of_query.values()):
-        try:
-            prompting.teacher_prompt(pair)
-        except InvalidRequestError as error:
-            wrong.append(f"{pair.id}: {error}")
-    if wrong:
-        raise DataError(f"pairs that can't be asked about: {listed(wrong, '; ')}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,22 +1,22 @@
 """Prompts and completions of both models, as token ids: the student's answers first, the teacher's reasons first."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from model_export.pairs import GRADES, Pair
+from model_export.pairs import GRADES, Pair, listed
 from model_export.step_mask import RolloutReader
 from service.contract.manifest import Criteria, Limits, Template, TextPiece
 from service.contract.prompt import PromptRenderer
 from service.contract.tokenizer import ContractTokenizer
 from service.contract.trace import ANSWER_CUE, STEPS_CUE
-from service.errors import NotegradeError
+from service.errors import InvalidRequestError, NotegradeError
 
 
 class PromptingError(NotegradeError):
-    """A template or tokenizer that can't carry both models."""
+    """A template or tokenizer that can't carry both models, or a pair that they can't read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,13 @@ class Prompting:
         """The steps that a trace under these criteria goes through."""
         return next(each.steps for each in self.form.criteria if each.name == criteria)
 
+    def check_queries(self, pairs: Iterable[Pair]) -> None:
+        """Make sure that every query can be read, before hours of work. Raises PromptingError naming a pair of each that can't."""
+        first_of_query: dict[str, Pair] = {}
+        for pair in pairs:
+            first_of_query.setdefault(pair.query, pair)
+        render_pairs(self._student, first_of_query.values())
+
     def student_prompt(self, pair: Pair) -> list[int]:
         """Token ids that end with the cue for a grade."""
         return render_pair(self._student, pair)
@@ -140,3 +147,16 @@ def render_pair(renderer: PromptRenderer, pair: Pair) -> list[int]:
     """Token ids of the pair's prompt under its criteria. Raises InvalidRequestError for a query that is too long."""
     [prompt] = renderer.render(pair.query, [pair.note], pair.criteria)
     return list(prompt.token_ids)
+
+
+def render_pairs(renderer: PromptRenderer, pairs: Iterable[Pair]) -> list[list[int]]:
+    """The same of several. Raises PromptingError naming all whose query is too long."""
+    prompts, wrong = [], []
+    for pair in pairs:
+        try:
+            prompts.append(render_pair(renderer, pair))
+        except InvalidRequestError as error:
+            wrong.append(f"{pair.id} of {pair.source}: {error}")
+    if wrong:
+        raise PromptingError(f"pairs that can't be asked about: {listed(wrong, '; ')}")
+    return prompts

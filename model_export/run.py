@@ -47,6 +47,7 @@ def run(
         form = PromptForm(find_template(recipe.model.template), data.criteria, recipe.model.limits)
         answers_first = Prompting.load(form, student_base)
         check_probes(form, answers_first.tokenizer)
+        answers_first.check_queries([*data.train, *data.dev])
         control = work.label_only(data, answers_first, student_base)
 
         pairs = work.dev_pairs(data)

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -98,3 +99,22 @@ def test_a_folder_that_is_no_checkpoint_is_refused(
 ) -> None:
     with pytest.raises(CheckpointError):
         compare_checkpoints(folders[0], tmp_path, pairs_file, None, seed=0, on_progress=nothing)
+
+
+def test_a_pair_that_can_t_be_read_ends_it_before_any_is_scored(
+    folders: list[Path], pairs: tuple[Pair, ...], tmp_path: Path
+) -> None:
+    file, told = tmp_path / "pairs.jsonl", list[str]()
+    write_pairs(file, [*pairs, replace(pairs[-1], id="long", query="word " * 1000)])
+    with pytest.raises(
+        ComparisonError, match="pairs that can't be asked about: long of pairs: the query has"
+    ):
+        compare_checkpoints(
+            folders[0],
+            folders[1],
+            file,
+            None,
+            seed=0,
+            on_progress=lambda stage, *_: told.append(stage),
+        )
+    assert told == []

@@ -73,7 +73,9 @@ def test_a_pair_that_can_t_be_read_ends_it_before_any_is_measured(
     folder = assemble(Plan(str(tiny_base), name="first"), tmp_path / "first")
     long = replace(data.dev[-1], query="word " * 1000)
     told: list[str] = []
-    with pytest.raises(EvaluationError, match=f"first can't read pair {long.id} of .*: the query has"):
+    with pytest.raises(
+        EvaluationError, match=f"first: pairs that can't be asked about: {long.id} of .*: the query has"
+    ):
         evaluate_checkpoints(
             [folder],
             replace(data, dev=(*data.dev[:-1], long)),

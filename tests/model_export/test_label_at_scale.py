@@ -12,8 +12,8 @@ import pytest
 
 from model_export.label_at_scale import label_file
 from model_export.label_plan import LabelError, LabelPlan, PathSampling
-from model_export.pairs import DataError, Pair, Source, write_pairs
-from model_export.prompting import PromptForm, Prompting
+from model_export.pairs import Pair, Source, write_pairs
+from model_export.prompting import PromptForm, Prompting, PromptingError
 from model_export.teacher_label import SoftLabel, read_soft_labels
 from model_export.template import find_template
 from model_export.trace_engine import Ask, Completion, EngineSetup, TraceEngine
@@ -192,6 +192,6 @@ def test_pairs_may_do_without_labels(plan: LabelPlan, tmp_path: Path) -> None:
 def test_too_long_query_is_named_before_an_engine_starts(plan: LabelPlan, tmp_path: Path) -> None:
     write_rows(tmp_path, [*PAIRS, replace(PAIRS[0], id="long", query="b" * 40)])
     engine = ScriptedEngine()
-    with pytest.raises(DataError, match="can't be asked about: long: the query has 41 tokens, limit 16"):
+    with pytest.raises(PromptingError, match=r"asked about: long of .*: the query has 41 tokens, limit 16"):
         run(plan, tmp_path / "out", engine)
     assert engine.setups == []

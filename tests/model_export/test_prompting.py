@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -178,3 +179,12 @@ def test_gold_label_is_a_distribution_with_gold_on_top(
 
 def test_soft_label_sums_to_one() -> None:
     assert soft_label([1.0, 1.0, 2.0, 0.0]) == [0.25, 0.25, 0.5, 0.0]
+
+
+def test_all_queries_that_can_t_be_read_are_named_by_a_pair_of_each() -> None:
+    long, longer = (replace(PAIR, id=id_, query="tea " * words) for id_, words in (("a", 70), ("b", 80)))
+    with pytest.raises(
+        PromptingError, match=r"asked about: a of made: the query has [^;]*; b of made: the query has [^;]*$"
+    ):
+        make().check_queries([PAIR, long, longer, replace(long, id="c")])
+    make().check_queries([PAIR])

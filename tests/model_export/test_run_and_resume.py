@@ -163,3 +163,16 @@ def test_bad_data_is_refused_by_line(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text(json.dumps(good) + "\n", encoding="utf-8")
     line = refusal(tmp_path, MICRO[:start] + data + MICRO[end:], "--data", str(tmp_path))
     assert "dev.jsonl: line 2: not JSON" in line
+
+
+def test_query_that_is_too_long_is_named_before_anything_is_trained(tmp_path: Path) -> None:
+    good = {"query": "tea", "note": {"title": None, "body": "green tea from the hills"}, "label": 0}
+    rows = [{**good, "id": "1"}, {**good, "id": "2", "query": "tea " * 1000}]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (tmp_path / "dev.jsonl").write_text(
+        json.dumps({**good, "id": "3", "query": "coffee"}) + "\n", encoding="utf-8"
+    )
+    data = '[[data.sources]]\nname = "mine"\ntrain = "train.jsonl"\ndev = "dev.jsonl"\n\n'
+    start, end = MICRO.index("[data.synthetic]"), MICRO.index("[label_only_sft]")
+    line = refusal(tmp_path, MICRO[:start] + data + MICRO[end:], "--data", str(tmp_path))
+    assert "pairs that can't be asked about: 2 of mine: the query has 1,000 tokens" in line
