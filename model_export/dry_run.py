@@ -98,10 +98,10 @@ class _Plan:
     def _supervised(self, name: str, config: TrainConfig, shape: Shape | None, tail: int) -> PlannedStage:
         examples, length = config.steps * config.batch_size, self.data.prompt + tail
         taken = self.data.train if config.pairs is None else config.pairs
-        epochs = f", {examples / taken:.1f} epochs" if taken else ""
+        each = f", {examples / taken:.1f} for each pair" if taken else ""
         what = (
             f"{config.steps:,} steps of {config.batch_size:,} examples{self._each(config.batch_size)}: "
-            f"{examples:,} in all{epochs}, "
+            f"{examples:,} in all{each}, "
             f"about {_short(examples * length)} tokens"
         )
         if shape is None:

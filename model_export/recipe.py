@@ -115,6 +115,8 @@ class TrainConfig(_Strict):
     Attributes:
         schedule: of the learning rate, after its warm-up.
         pairs: how many pairs an epoch takes; all by default.
+        source_exponent: a source of n pairs is read as often as n to this power: 1 takes the pairs as they are, less repeats those
+            of small sources, 0 reads all sources alike often.
         keep_outputs: what the frozen layers make of each pair is computed once and kept on disk while the stage trains: worth
             it from the second epoch on.
         save_steps: how often the stage's state is kept, for a rerun to go on from; never by default.
@@ -129,6 +131,7 @@ class TrainConfig(_Strict):
     schedule: Literal["cosine", "constant"] = "cosine"
     weight_decay: Share = 0.0
     pairs: Positive | None = None
+    source_exponent: Share = 1.0
     frozen_layers: Annotated[int, Field(ge=0)] = 0
     keep_outputs: bool = False
     save_steps: Positive | None = None
@@ -200,12 +203,14 @@ class LabelConfig(_Strict):
     """Soft labels: the teacher's answer distribution, averaged over `paths` sampled reasoning paths of each pair.
 
     Attributes:
+        source_exponent: as in training, but no pair is labelled twice.
         folder: what `notegrade-train label` made, under the data folder; then nothing is sampled here.
         precision: of the teacher's weights and arithmetic.
     """
 
     teacher: Literal["cot_sft", "grpo", "sam"] = "sam"
     pairs: Positive | None = None
+    source_exponent: Share = 1.0
     paths: Positive = 4
     temperature: Annotated[float, Field(gt=0)] = 1.0
     batch_size: Positive = 64
@@ -223,8 +228,8 @@ class DistilConfig(TrainConfig):
         temperature: of the teacher's distribution: above 1 flattens it.
         trace_weight: weight of the loss on the trace's tokens; the grade token's is 1.
         variance_smoothing: spread the gold label by the annotators' variance, where the data carries it.
-        labelled_share: of the pairs that it learns from, so many as the teacher has labelled: others are left out until that is
-            so, with 1 all of them. Where the teacher has labelled few, a student that learns from all pairs sees too few
+        labelled_share: of all that it reads in its steps, so much are pairs that the teacher has labelled, again and again where
+            they are few, and the rest others; unset, it reads the pairs as they are. Where the teacher has labelled few, a student that learns from all pairs sees too few
             traces to write one, and a student that learns from those few alone forgets what it knew of grades.
         control_share: share of the label-only control in the mean of both models' weights that becomes the student. Learning
             traces costs grades, and a part of what it costs comes back so (arXiv 2109.01903).
@@ -315,6 +320,10 @@ class Recipe(_Strict):
         if self.distil.control_share and self.distil.layers:
             raise ValueError(
                 "distil.control_share: the control has all layers, and distil.layers drops some of the student's"
+            )
+        if self.distil.labelled_share is not None and self.distil.pairs is not None:
+            raise ValueError(
+                "distil.pairs: with distil.labelled_share, steps and batch_size say how many are read; leave one out"
             )
         if self.rl.steps == 0 and self.label.teacher != "cot_sft":
             raise ValueError(

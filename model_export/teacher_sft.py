@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from random import Random
 
 from model_export.batches import Example
 from model_export.gold_traces import gold_steps
@@ -13,6 +12,7 @@ from model_export.processes import save_trained
 from model_export.prompting import Prompting, gold_label
 from model_export.recipe import TINY_BASE, CotConfig, LabelOnlyConfig, LaunchConfig, Recipe, TrainConfig
 from model_export.run_log import RunLog
+from model_export.sampling import pick
 from model_export.supervised import (
     Job,
     OnStep,
@@ -75,13 +75,6 @@ def train_cot(pairs: Sequence[Pair], prompting: Prompting, config: CotConfig, pl
         completion = prompting.teacher_completion(steps, pair.label)
         examples.append(Example(prompting.teacher_prompt(pair), completion, None, pair.label))
     train_examples(examples, prompting, config, place)
-
-
-def pick(pairs: Sequence[Pair], config: TrainConfig, seed: int) -> list[Pair]:
-    """The pairs of an epoch: all, or as many as the stage asks for, at random."""
-    if config.pairs is None or config.pairs >= len(pairs):
-        return list(pairs)
-    return Random(seed).sample(list(pairs), config.pairs)
 
 
 def train_examples(

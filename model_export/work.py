@@ -30,6 +30,7 @@ from model_export.prepare import (
 from model_export.prompting import Prompting
 from model_export.recipe import PARSE_SAMPLE, TINY_BASE, Recipe, RlConfig, TrainConfig
 from model_export.rollout import OnBatch, Sampler, Sampling
+from model_export.sampling import pick_distinct
 from model_export.stages import RunError, Stages, hash_of
 from model_export.teacher_label import label_pairs, read_soft_labels, write_soft_labels
 from model_export.teacher_sft import LOG_NAME, Workplace, train_cot, train_label_only
@@ -124,7 +125,7 @@ class Work:
         if config.folder is not None:
             return self._labels_made_before(self._root / config.folder)
         most = len(data.train) if config.pairs is None else min(config.pairs, len(data.train))
-        pairs = Random(seed).sample(data.train, most)
+        pairs = pick_distinct(data.train, most, config.source_exponent, seed)
 
         def work(folder: Path) -> None:
             set_seed(seed)

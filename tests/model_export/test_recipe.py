@@ -59,6 +59,13 @@ def test_mean_with_the_control_and_fewer_layers_do_not_go_together() -> None:
         Recipe.model_validate(recipe)
 
 
+def test_what_a_student_reads_is_said_once() -> None:
+    recipe = micro()
+    recipe["distil"] |= {"labelled_share": 0.5, "pairs": 3}
+    with pytest.raises(ValidationError, match="leave one out"):
+        Recipe.model_validate(recipe)
+
+
 def test_without_rl_the_warm_up_labels() -> None:
     recipe = micro()
     recipe["rl"] |= {"steps": 0}
