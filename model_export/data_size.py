@@ -9,7 +9,8 @@ from statistics import fmean
 
 from model_export.criteria import load_criteria
 from model_export.pairs import Pair
-from model_export.recipe import Recipe, SourceConfig, SyntheticConfig
+from model_export.recipe import Recipe
+from model_export.recipe_data import SourceConfig, SyntheticConfig
 from model_export.synthetic import CRITERIA, SOURCE, generate
 from model_export.template import find_template
 from service.contract.manifest import Limits, TextPiece

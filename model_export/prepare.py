@@ -21,7 +21,8 @@ from model_export.pairs import (
     read_pairs,
     write_pairs,
 )
-from model_export.recipe import TINY_BASE, DataConfig, Recipe, SourceConfig, SyntheticConfig
+from model_export.recipe import TINY_BASE, Recipe
+from model_export.recipe_data import DataConfig, SourceConfig, SyntheticConfig
 from model_export.stages import hash_of
 from service.contract.manifest import Base, Criteria, hash_file
 from service.contract.trace import ANSWER_CUE, STEPS_CUE

@@ -2,11 +2,11 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from model_export.recipe_data import DataConfig, Positive, Strict
 from service.contract.manifest import Limits, Name
 
-Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
 TINY_BASE = "tiny"
@@ -14,69 +14,7 @@ PARSE_SAMPLE = 96  # traces whose parse rate gates what comes after the warm-up
 Precision = Literal["float32", "bfloat16"]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class SyntheticConfig(_Strict):
-    """Pairs that the project generates itself, see synthetic.py."""
-
-    train_queries: Positive
-    dev_queries: Positive
-    notes_per_query: Positive
-
-
-class SourceConfig(_Strict):
-    """One source of judged pairs: JSON-lines files under the data folder.
-
-    Attributes:
-        criteria: packaged criteria or a TOML file, which the pairs were judged by.
-        grades: what each label of the files is on the recipe's scale: [0, 1, 3] maps 0-2 to 0-3.
-        long_tail: ids of dev pairs, one a line; by default, the rarest third of the queries is taken.
-        licence: whose the pairs are, for the model card.
-        max_train: how many pairs to take, picked by the recipe's seed; all by default.
-        max_dev: the same for dev, of which whole queries are taken.
-    """
-
-    name: Name
-    train: str
-    dev: str
-    criteria: str = "general-1"
-    grades: tuple[Annotated[int, Field(ge=0, le=3)], ...] = (0, 1, 2, 3)
-    long_tail: str | None = None
-    licence: str = "licence not stated"
-    max_train: Positive | None = None
-    max_dev: Positive | None = None
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """Names of all its files."""
-        return tuple(name for name in (self.train, self.dev, self.long_tail) if name)
-
-
-class DataConfig(_Strict):
-    """Either `synthetic` or at least one source. The criteria of the first source are the checkpoint's default.
-
-    Attributes:
-        leaking_dev: what to do with dev pairs whose query *another* source trains on: refuse the data, or leave those
-            pairs out and say so in the report. Within a source they are always refused.
-    """
-
-    synthetic: SyntheticConfig | None = None
-    leaking_dev: Literal["refuse", "drop"] = "refuse"
-    sources: tuple[SourceConfig, ...] = ()
-
-    @model_validator(mode="after")
-    def _one_or_the_other(self) -> Self:
-        if (self.synthetic is None) == (not self.sources):
-            raise ValueError("state either [data.synthetic] or at least one [[data.sources]]")
-        names = [source.name for source in self.sources]
-        if len(set(names)) < len(names):
-            raise ValueError(f"sources must have distinct names, not {names}")
-        return self
-
-
-class TinyConfig(_Strict):
+class TinyConfig(Strict):
     """Shape of the model made from scratch for the base `tiny`; heads of 32, the least that vLLM takes on a CPU."""
 
     vocabulary: Positive = 1024
@@ -94,7 +32,7 @@ class TinyConfig(_Strict):
         return self.hidden * 3
 
 
-class ModelConfig(_Strict):
+class ModelConfig(Strict):
     """Bases by name as `notegrade-train assemble` takes them, or `tiny`; the student's is the teacher's by default."""
 
     teacher: str
@@ -109,7 +47,7 @@ class ModelConfig(_Strict):
         return self.student or self.teacher
 
 
-class TrainConfig(_Strict):
+class TrainConfig(Strict):
     """One supervised stage. `train` says which weights learn: all linear ones, or those of the upper layers alone.
 
     Attributes:
@@ -165,7 +103,7 @@ class CotConfig(TrainConfig):
     start: Literal["base", "label_only_sft"] = "base"
 
 
-class RlConfig(_Strict):
+class RlConfig(Strict):
     """GRPO on TRL, with and without the step mask; both start from the warm-up and take the same steps.
 
     Attributes:
@@ -199,7 +137,7 @@ class RlConfig(_Strict):
         return ("grpo", "sam") if self.steps else ()
 
 
-class LabelConfig(_Strict):
+class LabelConfig(Strict):
     """Soft labels: the teacher's answer distribution, averaged over `paths` sampled reasoning paths of each pair.
 
     Attributes:
@@ -246,7 +184,7 @@ class DistilConfig(TrainConfig):
     control_share: Share = 0.0
 
 
-class EvaluateConfig(_Strict):
+class EvaluateConfig(Strict):
     """How many dev pairs (whole queries) the systems are measured on: reasoning costs several times more.
 
     What is exported is measured and calibrated on all.
@@ -261,7 +199,7 @@ class EvaluateConfig(_Strict):
     precision: Precision = "float32"
 
 
-class ExportConfig(_Strict):
+class ExportConfig(Strict):
     """The checkpoint.
 
     Attributes:
@@ -278,7 +216,7 @@ class ExportConfig(_Strict):
     with_vllm: bool = True
 
 
-class LaunchConfig(_Strict):
+class LaunchConfig(Strict):
     """How training stages start: in one process, or by torchrun on several, which share each batch.
 
     Attributes:
@@ -289,7 +227,7 @@ class LaunchConfig(_Strict):
     fsdp: bool = False
 
 
-class Recipe(_Strict):
+class Recipe(Strict):
     """The whole file."""
 
     name: Name

@@ -10,7 +10,6 @@ from pydantic_core import PydanticUndefined
 
 from model_export.recipe import (
     CotConfig,
-    DataConfig,
     DistilConfig,
     EvaluateConfig,
     ExportConfig,
@@ -20,10 +19,9 @@ from model_export.recipe import (
     ModelConfig,
     Recipe,
     RlConfig,
-    SourceConfig,
-    SyntheticConfig,
     TinyConfig,
 )
+from model_export.recipe_data import DataConfig, SourceConfig, SyntheticConfig
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 SECTIONS: dict[str, type[BaseModel]] = {

@@ -1,0 +1,73 @@
+"""The data section of a recipe: what a run trains on and is measured on."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from service.contract.manifest import Name
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Strict(BaseModel):
+    """A section of a recipe: a field that it doesn't know is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SyntheticConfig(Strict):
+    """Pairs that the project generates itself, see synthetic.py."""
+
+    train_queries: Positive
+    dev_queries: Positive
+    notes_per_query: Positive
+
+
+class SourceConfig(Strict):
+    """One source of judged pairs: JSON-lines files under the data folder.
+
+    Attributes:
+        criteria: packaged criteria or a TOML file, which the pairs were judged by.
+        grades: what each label of the files is on the recipe's scale: [0, 1, 3] maps 0-2 to 0-3.
+        long_tail: ids of dev pairs, one a line; by default, the rarest third of the queries is taken.
+        licence: whose the pairs are, for the model card.
+        max_train: how many pairs to take, picked by the recipe's seed; all by default.
+        max_dev: the same for dev, of which whole queries are taken.
+    """
+
+    name: Name
+    train: str
+    dev: str
+    criteria: str = "general-1"
+    grades: tuple[Annotated[int, Field(ge=0, le=3)], ...] = (0, 1, 2, 3)
+    long_tail: str | None = None
+    licence: str = "licence not stated"
+    max_train: Positive | None = None
+    max_dev: Positive | None = None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of all its files."""
+        return tuple(name for name in (self.train, self.dev, self.long_tail) if name)
+
+
+class DataConfig(Strict):
+    """Either `synthetic` or at least one source. The criteria of the first source are the checkpoint's default.
+
+    Attributes:
+        leaking_dev: what to do with dev pairs whose query *another* source trains on: refuse the data, or leave those
+            pairs out and say so in the report. Within a source they are always refused.
+    """
+
+    synthetic: SyntheticConfig | None = None
+    leaking_dev: Literal["refuse", "drop"] = "refuse"
+    sources: tuple[SourceConfig, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> Self:
+        if (self.synthetic is None) == (not self.sources):
+            raise ValueError("state either [data.synthetic] or at least one [[data.sources]]")
+        names = [source.name for source in self.sources]
+        if len(set(names)) < len(names):
+            raise ValueError(f"sources must have distinct names, not {names}")
+        return self
