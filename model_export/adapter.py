@@ -1,15 +1,13 @@
 """A fine-tuned model, small enough to be carried in a repository: its difference to the base, cut to a low rank.
 
-Training changes every linear weight in full. The difference W' - W = U S V^T is cut to its `rank` largest singular
-values and stored as a LoRA adapter in PEFT's format (alpha = rank, so that W + B A is the merged weight), which peft
-and vLLM load as well. Beside it `adapter.json` says how the model is to be asked. What is evaluated and exported is
+Training changes every linear weight in full. The difference is cut to a low rank (model_export/cut.py) and stored as a LoRA
+adapter in PEFT's format (alpha = rank, so that W + B A is the merged weight), which peft and vLLM load as well. Beside it `adapter.json` says how the model is to be asked. What is evaluated and exported is
 the merged model, never the full one: what the cut costs is then in the figures.
 Source: arXiv 2106.09685 (LoRA); that a full fine-tune's difference survives the cut was measured here first.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -34,12 +32,11 @@ from service.errors import NotegradeError
 if TYPE_CHECKING:
     import torch
 
-DEFAULT_RANK = 16
 WEIGHTS_NAME = "adapter_model.safetensors"
 CONFIG_NAME = "adapter_config.json"
 DESCRIPTION_NAME = "adapter.json"
 _DEFAULT_FOLDER = Path(__file__).parent / "adapters" / "default"
-_LINEAR = "proj.weight"
+LINEAR = "proj.weight"
 _PREFIX = "base_model.model."
 
 # (B, A) by the name of the linear weight: (out, rank) and (rank, in).
@@ -71,81 +68,9 @@ class AdapterDescription(BaseModel):
     files: dict[FileName, Sha256] = Field(default_factory=dict, description="hashes of the adapter's files")
 
 
-@dataclass(frozen=True, slots=True)
-class CutReport:
-    """What the cut kept: the mean over linears of the kept share of sum(S^2), in [0, 1]; and the size of the weights."""
-
-    energy_kept: float
-    weights_bytes: int
-
-
 def default_adapter() -> Path | None:
     """The folder of the adapter that comes with the package for the default base, if there is one."""
     return _DEFAULT_FOLDER if (_DEFAULT_FOLDER / DESCRIPTION_NAME).is_file() else None
-
-
-def cut(base: str, tuned: Path, out: Path, rank: int = DEFAULT_RANK, *, name: str | None = None) -> CutReport:
-    """Write the adapter that brings `base` (as `locate_base` takes it) near the transformers folder `tuned`.
-
-    `name` is the base's for the adapter's configuration; by default what `base` says.
-    The folder lacks its description until `describe_adapter` adds it. Raises AdapterError as `cut_difference` does.
-    """
-    before, after = (load_base(locate_base(name)).model.state_dict() for name in (base, str(tuned)))
-    factors, energy_kept = cut_difference(before, after, rank)
-    out.mkdir(parents=True, exist_ok=True)
-    write_factors(out, factors, rank, base=name or locate_base(base).name)
-    return CutReport(energy_kept, (out / WEIGHTS_NAME).stat().st_size)
-
-
-def cut_difference(
-    base: "Mapping[str, torch.Tensor]", tuned: "Mapping[str, torch.Tensor]", rank: int
-) -> tuple[Factors, float]:
-    """The factors of tuned - base by linear weight (`*proj.weight`, out x in), in bfloat16, and the energy they keep.
-
-    Deterministic. Linears that training left alone are left out. Raises AdapterError naming what else has changed
-    (norms and embeddings must be frozen in training: an adapter can't carry them), or when nothing has, or when a
-    linear is narrower than the rank.
-    """
-    _check_only_linears_changed(base, tuned)
-    factors: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-    kept: list[float] = []
-    for name in (name for name in base if name.endswith(_LINEAR)):
-        difference = tuned[name].float() - base[name].float()
-        if min(difference.shape) < rank:
-            raise AdapterError(
-                f"rank {rank} is more than {name} has ({min(difference.shape)}): take a lower one"
-            )
-        if difference.any():
-            factors[name], energy = _cut_one(difference, rank)
-            kept.append(energy)
-    if not kept:
-        raise AdapterError("the tuned model does not differ from its base: there is nothing to cut")
-    return factors, sum(kept) / len(kept)
-
-
-def _check_only_linears_changed(
-    base: "Mapping[str, torch.Tensor]", tuned: "Mapping[str, torch.Tensor]"
-) -> None:
-    shapes = [{name: tuple(tensor.shape) for name, tensor in state.items()} for state in (base, tuned)]
-    if shapes[0] != shapes[1]:
-        names = sorted(name for name, _ in shapes[0].items() ^ shapes[1].items())
-        raise AdapterError(f"the tuned model is no fine-tune of this base: {names[0]} differs in shape")
-    others = [name for name in base if not name.endswith(_LINEAR)]
-    changed = [name for name in others if not base[name].equal(tuned[name])]
-    if changed:
-        raise AdapterError(
-            f"an adapter carries linear weights alone, and training changed {', '.join(changed[:3])}"
-            f"{' ...' if len(changed) > 3 else ''}: freeze norms and embeddings"
-        )
-
-
-def _cut_one(difference: "torch.Tensor", rank: int) -> "tuple[tuple[torch.Tensor, torch.Tensor], float]":
-    import torch
-
-    u, s, vt = torch.linalg.svd(difference, full_matrices=False)
-    root = s[:rank].sqrt()  # half of it on each side: bfloat16 then rounds both alike
-    factors = ((u[:, :rank] * root).bfloat16(), (root[:, None] * vt[:rank]).bfloat16())
-    return factors, float(s[:rank].square().sum() / s.square().sum())
 
 
 def write_factors(folder: Path, factors: Factors, rank: int, *, base: str) -> None:

@@ -11,9 +11,10 @@ import numpy as np
 from transformers import set_seed
 
 from model_export import predict
-from model_export.adapter import cut, merge_folder
+from model_export.adapter import merge_folder
 from model_export.checkpoint_writer import OnProgress
-from model_export.distil import train_student
+from model_export.cut import cut
+from model_export.distil import make_example, train_student
 from model_export.evaluate import Predictions
 from model_export.launch import StageJob, launch
 from model_export.model_io import average_weights
@@ -42,6 +43,7 @@ _PREDICTIONS = "predictions.npz"
 _PARSE_RATE = "parse_rate.json"
 # How often a stage keeps its state, and what is made of its result, change no result of its own.
 _NOT_COUNTED = {"save_steps", "min_parse_rate", "control_share"}
+_CUT_PAIRS = 256  # whose prompts and traces tell the cut what the student reads and writes
 
 
 class Work:
@@ -167,19 +169,25 @@ class Work:
         inputs = {"student": student.name, "control": control.name, "share": share}
         return self._stages.do("average", inputs, work)
 
-    def cut(self, student: Path, base: Path) -> Path:
+    def cut(self, student: Path, base: Path, data: Data, soft_labels: Path, prompting: Prompting) -> Path:
         """The student as it is served: where the recipe asks for an adapter, base and adapter merged."""
-        rank = self._recipe.export.adapter_rank
+        rank, config = self._recipe.export.adapter_rank, self._recipe.distil
         if rank is None:
             return student
         self._on_progress("Cut to an adapter", 0, 1)
 
         def work(folder: Path) -> None:
-            report = cut(str(base), student, folder / ADAPTER, rank, name=read_base(base).name)
+            labels = read_soft_labels(soft_labels / _SOFT_LABELS)
+            taught = [pair for pair in data.train if pair.id in labels]
+            read = Random(self._recipe.seed).sample(taught, min(_CUT_PAIRS, len(taught)))
+            examples = [make_example(pair, labels[pair.id], prompting, config) for pair in read]
+            rows = [example.prompt + example.completion for example in examples]
+            report = cut(str(base), student, folder / ADAPTER, rank, rows, name=read_base(base).name)
             (folder / CUT).write_text(json.dumps(asdict(report)), encoding="utf-8")
             merge_folder(str(base), folder / ADAPTER, folder)
 
-        return self._stages.do("cut", {"student": student.name, "base": base.name, "rank": rank}, work)
+        inputs = {"student": student.name, "base": base.name, "rank": rank, "labels": soft_labels.name}
+        return self._stages.do("cut", {**inputs, "pairs": _CUT_PAIRS, "seed": self._recipe.seed}, work)
 
     def dev_pairs(self, data: Data) -> list[Pair]:
         """What every system is measured on."""

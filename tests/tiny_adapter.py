@@ -3,13 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from model_export.adapter import AdapterDescription, cut, describe_adapter
+from model_export.adapter import AdapterDescription, describe_adapter
 from model_export.base_model import load_base, locate_base, save_base
 from model_export.criteria import load_criteria
+from model_export.cut import cut
 from model_export.model_card import TrainingNotes
 from service.contract.manifest import Calibration, Limits, Lineage
 
 RANK = 4
+ROWS = ([5, 6, 7, 8], [9, 10, 11])  # token ids that a model reads where a cut asks for some
 NOTES = TrainingNotes(
     data=("made-up pairs, cc0-1.0",),
     recipe="Random changes of rank 4.",
@@ -55,6 +57,6 @@ def describe(**changes: Any) -> AdapterDescription:
 def make_adapter(base: Path, folder: Path, /, **changes: Any) -> Path:
     """A whole adapter folder to the tiny base."""
     tuned = make_tuned(base, folder.with_name(f"{folder.name}-tuned"))
-    cut(str(base), tuned, folder, RANK)
+    cut(str(base), tuned, folder, RANK, ROWS)
     describe_adapter(folder, describe(**changes))
     return folder

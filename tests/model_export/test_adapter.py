@@ -10,11 +10,8 @@ from model_export.adapter import (
     WEIGHTS_NAME,
     AdapterError,
     Factors,
-    cut,
-    cut_difference,
     default_adapter,
     merge,
-    merge_folder,
     read_description,
     read_factors,
     write_factors,
@@ -40,44 +37,6 @@ def state(folder: Path) -> dict[str, Any]:
     return dict(load_base(locate_base(str(folder))).model.state_dict())
 
 
-def test_difference_of_low_rank_is_kept_whole(tiny_base: Path, tuned: Path, tmp_path: Path) -> None:
-    report = cut(str(tiny_base), tuned, tmp_path / "adapter", RANK)
-    assert report.energy_kept == pytest.approx(1, abs=1e-5)
-    assert report.weights_bytes == (tmp_path / "adapter" / WEIGHTS_NAME).stat().st_size
-    merge_folder(str(tiny_base), tmp_path / "adapter", tmp_path / "merged")
-    merged, expected, base = state(tmp_path / "merged"), state(tuned), state(tiny_base)
-    changes = {name: float((expected[name] - base[name]).abs().max()) for name in base}
-    assert all(float((merged[n] - expected[n]).abs().max()) <= 0.01 * changes[n] for n in base)
-    assert max(changes.values()) > 0.05
-
-
-def test_energy_is_that_of_the_rank_kept() -> None:
-    import torch
-
-    wide = torch.diag(torch.tensor([3.0, 2.0, 1.0]))
-    base = {"a_proj.weight": torch.zeros(3, 3), "b_proj.weight": torch.zeros(3, 3)}
-    factors, energy = cut_difference(base, {"a_proj.weight": wide, "b_proj.weight": torch.ones(3, 3)}, 1)
-    assert energy == pytest.approx((9 / 14 + 1) / 2)
-    b, a = factors["a_proj.weight"]
-    assert (b.float() @ a.float())[0, 0] == pytest.approx(3, rel=0.01)
-
-
-def test_linears_left_alone_are_left_out() -> None:
-    import torch
-
-    base = {"a_proj.weight": torch.zeros(3, 3), "b_proj.weight": torch.zeros(3, 3)}
-    factors, energy = cut_difference(base, {**base, "b_proj.weight": torch.ones(3, 3)}, 1)
-    assert list(factors) == ["b_proj.weight"]
-    assert energy == pytest.approx(1)
-
-
-def test_cut_is_the_same_each_time(tiny_base: Path, tuned: Path, tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        cut(str(tiny_base), tuned, tmp_path / name, RANK)
-    for name in (WEIGHTS_NAME, CONFIG_NAME):
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-
-
 def test_peft_merges_to_the_same_weights(tiny_base: Path, adapter: Path) -> None:
     from peft import PeftModel
 
@@ -89,31 +48,6 @@ def test_peft_merges_to_the_same_weights(tiny_base: Path, adapter: Path) -> None
     assert ours.keys() == expected.keys()
     assert all(float((ours[name] - expected[name]).abs().max()) < 1e-6 for name in ours)
     assert not ours[Q_PROJ].equal(state(tiny_base)[Q_PROJ])
-
-
-@pytest.mark.parametrize("also", ["model.norm.weight", "model.embed_tokens.weight"])
-def test_change_that_no_adapter_carries_is_named(also: str, tiny_base: Path, tmp_path: Path) -> None:
-    tuned = make_tuned(tiny_base, tmp_path / "tuned", also=also)
-    with pytest.raises(AdapterError, match=rf"training changed .*{also}.*: freeze norms and embeddings"):
-        cut(str(tiny_base), tuned, tmp_path / "adapter", RANK)
-    assert not (tmp_path / "adapter").exists()
-
-
-def test_untrained_model_is_refused(tiny_base: Path, tmp_path: Path) -> None:
-    with pytest.raises(AdapterError, match="nothing to cut"):
-        cut(str(tiny_base), tiny_base, tmp_path / "adapter", RANK)
-
-
-def test_rank_above_a_linear_s_is_refused(tiny_base: Path, tuned: Path, tmp_path: Path) -> None:
-    with pytest.raises(AdapterError, match=r"rank 65 is more than model\.layers.*k_proj.* \(64\)"):
-        cut(str(tiny_base), tuned, tmp_path / "adapter", 65)
-
-
-def test_model_of_another_shape_is_refused() -> None:
-    import torch
-
-    with pytest.raises(AdapterError, match=r"no fine-tune of this base: a_proj\.weight"):
-        cut_difference({"a_proj.weight": torch.ones(3, 3)}, {"a_proj.weight": torch.ones(3, 4)}, 1)
 
 
 def test_adapter_of_another_shape_does_not_merge(tiny_base: Path) -> None:
