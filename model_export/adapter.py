@@ -1,8 +1,9 @@
 """A fine-tuned model, small enough to be carried in a repository: its difference to the base, cut to a low rank.
 
 Training changes every linear weight in full. The difference is cut to a low rank (model_export/cut.py) and stored as a LoRA
-adapter in PEFT's format (alpha = rank, so that W + B A is the merged weight), which peft and vLLM load as well. Beside it `adapter.json` says how the model is to be asked. What is evaluated and exported is
-the merged model, never the full one: what the cut costs is then in the figures.
+adapter in PEFT's format (alpha = rank, so that W + B A is the merged weight), which peft and vLLM load as well. Beside it
+`adapter.json` says how the model is to be asked. What is evaluated and exported is the merged model, never the full one: what
+the cut costs is then in the figures.
 Source: arXiv 2106.09685 (LoRA); that a full fine-tune's difference survives the cut was measured here first.
 """
 

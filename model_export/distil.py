@@ -6,7 +6,7 @@ from model_export.batches import Example
 from model_export.pairs import Pair
 from model_export.prompting import Prompting, gold_label, soft_label
 from model_export.recipe import DistilConfig
-from model_export.sampling import mix, pick
+from model_export.sampling import mix
 from model_export.teacher_label import SoftLabel
 from model_export.teacher_sft import Workplace, train_examples
 
@@ -19,10 +19,7 @@ def train_student(
     place: Workplace,
 ) -> None:
     """Train on the teacher's soft label and trace, and on pairs without them, as many as `labelled_share` lets in, by gold alone."""
-    if config.labelled_share is None:
-        read = pick(pairs, config, place.seed)
-    else:
-        read = mix(pairs, labels, config, place.seed)
+    read = mix(pairs, labels, config, place.seed)
     examples = [make_example(pair, labels.get(pair.id), prompting, config) for pair in read]
     train_examples(examples, prompting, config, place, trace_weight=config.trace_weight, layers=config.layers)
 

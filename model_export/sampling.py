@@ -46,14 +46,16 @@ def pick_distinct(pairs: Sequence[Pair], most: int, exponent: float, seed: int) 
 
 
 def mix(pairs: Sequence[Pair], labelled: Container[str], config: DistilConfig, seed: int) -> list[Pair]:
-    """All that a student reads in its steps: pairs that the teacher has labelled, `labelled_share` of it, and balanced others.
+    """What a student reads: pairs that the teacher has labelled, `labelled_share` of all its steps read, and balanced others.
 
-    Those that are few come again and again; where one kind is missing, the other is all.
+    Those that are few come again and again; where one kind is missing, the other is all. Without a share it is as in other stages.
     """
+    if config.labelled_share is None:
+        return pick(pairs, config, seed)
     taught = [pair for pair in pairs if pair.id in labelled]
     others = balance([pair for pair in pairs if pair.id not in labelled], config.source_exponent, seed)
-    total, share = config.steps * config.batch_size, config.labelled_share or 0
     if not taught or not others:
         return [*taught, *others]
-    wanted, random = round(total * share), Random(seed)
+    total, random = config.steps * config.batch_size, Random(seed)
+    wanted = round(total * config.labelled_share)
     return repeat(taught, wanted, random) + repeat(others, total - wanted, random)

@@ -17,14 +17,9 @@ from model_export.adapter import (
     write_factors,
 )
 from model_export.base_model import load_base, locate_base
-from tests.tiny_adapter import RANK, describe, make_adapter, make_tuned
+from tests.tiny_adapter import RANK, describe, make_adapter
 
 Q_PROJ = "model.layers.0.self_attn.q_proj.weight"
-
-
-@pytest.fixture(scope="module")
-def tuned(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tuned(tiny_base, tmp_path_factory.mktemp("tuned") / "tuned")
 
 
 @pytest.fixture(scope="module")

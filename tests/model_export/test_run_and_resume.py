@@ -21,6 +21,9 @@ MOMENTS = [
     ("Predict grpo", 16),
     ("Compute probes", 8),  # in the middle of the export
 ]
+START, END = MICRO.index("[data.synthetic]"), MICRO.index("[label_only_sft]")
+SOURCE = '[[data.sources]]\nname = "mine"\ntrain = "train.jsonl"\ndev = "dev.jsonl"\n\n'
+ON_OWN_FILES = MICRO[:START] + SOURCE + MICRO[END:]
 
 
 def write_recipe(folder: Path, text: str = MICRO) -> Path:
@@ -155,13 +158,11 @@ def test_bad_data_is_refused_by_line(tmp_path: Path) -> None:
     (tmp_path / "dev.jsonl").write_text(
         json.dumps({**good, "query": "coffee"}) + "\n{broken\n", encoding="utf-8"
     )
-    data = '[[data.sources]]\nname = "mine"\ntrain = "train.jsonl"\ndev = "dev.jsonl"\n\n'
-    start, end = MICRO.index("[data.synthetic]"), MICRO.index("[label_only_sft]")
-    line = refusal(tmp_path, MICRO[:start] + data + MICRO[end:], "--data", str(tmp_path))
+    line = refusal(tmp_path, ON_OWN_FILES, "--data", str(tmp_path))
     assert "train.jsonl: line 2: label: 4 is out of range 0..3; line 3: query: is empty" in line
     (tmp_path / "log.txt").unlink()
     (tmp_path / "train.jsonl").write_text(json.dumps(good) + "\n", encoding="utf-8")
-    line = refusal(tmp_path, MICRO[:start] + data + MICRO[end:], "--data", str(tmp_path))
+    line = refusal(tmp_path, ON_OWN_FILES, "--data", str(tmp_path))
     assert "dev.jsonl: line 2: not JSON" in line
 
 
@@ -172,7 +173,5 @@ def test_query_that_is_too_long_is_named_before_anything_is_trained(tmp_path: Pa
     (tmp_path / "dev.jsonl").write_text(
         json.dumps({**good, "id": "3", "query": "coffee"}) + "\n", encoding="utf-8"
     )
-    data = '[[data.sources]]\nname = "mine"\ntrain = "train.jsonl"\ndev = "dev.jsonl"\n\n'
-    start, end = MICRO.index("[data.synthetic]"), MICRO.index("[label_only_sft]")
-    line = refusal(tmp_path, MICRO[:start] + data + MICRO[end:], "--data", str(tmp_path))
+    line = refusal(tmp_path, ON_OWN_FILES, "--data", str(tmp_path))
     assert "pairs that can't be asked about: 2 of mine: the query has 1,000 tokens" in line
