@@ -17,6 +17,8 @@ SELECTED = 'job=~"$job", instance=~"$instance"'
 SCORES = 'route=~"/score|(/v[12])?/rerank"'
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 COLUMNS, HEIGHT = 24, 8
+# vLLM's Scheduler.make_stats, at the end of update_from_output.
+AFTER_A_STEP = "As vLLM counts it, after each step. Grades take one step and are gone by then, so 0 is usual: what shows is what waits, and traces."
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
 
 
@@ -229,9 +231,15 @@ SCORING: Rows = {
                 "running": "sum (vllm:num_requests_running{@})",
                 "waiting": "sum (vllm:num_requests_waiting{@})",
             },
+            what=f"{AFTER_A_STEP} For how much there is to grade: Backlog.",
             stacked=True,
         ),
-        Panel("KV cache in use", {"{{instance}}": "vllm:kv_cache_usage_perc{@}"}, "percentunit"),
+        Panel(
+            "KV cache in use",
+            {"{{instance}}": "vllm:kv_cache_usage_perc{@}"},
+            "percentunit",
+            what=AFTER_A_STEP,
+        ),
         Panel(
             "Prefix cache: hits",
             {
