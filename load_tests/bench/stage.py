@@ -14,12 +14,17 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 import psutil
 
 from load_tests.bench.measure import ProcessTree
 from load_tests.bench.peer import Running, Tuning
+
+_STOPS_WITHIN_S = 10
+# Stopped, zombie, dead; and waiting for a disk or a child, after which it stops.
+_STAND_STILL = frozenset("TZXD")
 
 
 class Contestant(Protocol):
@@ -37,22 +42,35 @@ ContestantT = TypeVar("ContestantT", bound=Contestant)
 
 
 def stop(tree: ProcessTree) -> None:
-    """Parents first, and again until no process is new: one that still runs may start more.
+    """Parents first, and again until all stand still: one that still runs may start more, and takes the signal only when its core comes to it.
 
     But not shells: peers have one that only waits for this process to end, and has to end theirs when it does.
+    Raises TimeoutError for a process that goes on.
     """
-    stopped: set[int] = set()
-    while new := [process.pid for process in tree.processes() if process.pid not in stopped]:
-        for pid in new:
-            if not _is_shell(pid):
-                _signal(pid, signal.SIGSTOP)
-        stopped.update(new)
+    latest = time.monotonic() + _STOPS_WITHIN_S
+    while moving := [process.pid for process in tree.processes() if _moves(process.pid)]:
+        if time.monotonic() > latest:
+            raise TimeoutError(f"{len(moving)} processes go on {_STOPS_WITHIN_S} s after SIGSTOP")
+        for pid in moving:
+            _signal(pid, signal.SIGSTOP)
+        time.sleep(0.001)
 
 
 def go_on(tree: ProcessTree) -> None:
     """Children first: no parent may find that a child doesn't answer."""
     for process in reversed(tree.processes()):
         _signal(process.pid, signal.SIGCONT)
+
+
+def _moves(pid: int) -> bool:
+    """Whether one of its threads does; their states are the third field of proc(5)'s stat. A shell never does, see `stop`."""
+    if _is_shell(pid):
+        return False
+    try:
+        stats = [each.read_text() for each in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except (FileNotFoundError, ProcessLookupError):
+        return True  # a thread ended meanwhile
+    return not {stat.rpartition(")")[2].split()[0] for stat in stats} <= _STAND_STILL
 
 
 def _is_shell(pid: int) -> bool:

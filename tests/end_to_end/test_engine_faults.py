@@ -1,12 +1,13 @@
 """The engine's process, or the service's own, is killed, hangs or is told to stop under load: what clients see, and the next start."""
 
+import re
 import signal
 import threading
 import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,6 +29,8 @@ from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
+# Of pairs that nobody has asked for.
+LOOKED_UP = 'notegrade_cache_operations_total{tier="local",result="miss"}'
 DRAIN_DELAY_S, DRAIN_TIMEOUT_S = 3, 10
 # By when all is answered, or told that it won't be, and cut after that.
 STOP_S = DRAIN_DELAY_S + DRAIN_TIMEOUT_S + LAST_ANSWERS_S
@@ -69,16 +72,25 @@ def asked_for_much(url: str) -> Iterator[list[httpx.Response]]:
     """Four requests of more than ten seconds of work are under way; their answers, once the block has ended."""
     answers: list[httpx.Response] = []
     with ThreadPoolExecutor(4) as pool:
-        asking = [pool.submit(score, url, 100) for _ in range(4)]
-        wait_until(lambda: backlog(url) > 2_000, within_s=60)
+        asking = ask_for_much(pool, url)
         yield answers
         answers += [each.result() for each in asking]
 
 
-def backlog(url: str) -> float:
-    lines = httpx.get(f"{url}/metrics", timeout=30).text.splitlines()
-    [line] = [line for line in lines if line.startswith("notegrade_backlog_tokens ")]
-    return float(line.split()[1])
+def ask_for_much(pool: ThreadPoolExecutor, url: str) -> list[Future[httpx.Response]]:
+    """Return once the service has read all four requests, and the engine works on them."""
+    read_before = metric(url, LOOKED_UP)
+    asking = [pool.submit(score, url, 100) for _ in range(4)]
+    wait_until(lambda: metric(url, LOOKED_UP) >= read_before + 400, within_s=60)
+    wait_until(lambda: metric(url, "notegrade_backlog_tokens") > 2_000, within_s=60)
+    return asking
+
+
+def metric(url: str, sample: str) -> float:
+    """0 where nothing of it was counted yet."""
+    text = httpx.get(f"{url}/metrics", timeout=30).text
+    found = re.search(rf"^{re.escape(sample)} (\S+)$", text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
 
 
 def assert_told_of_a_lost_engine(answers: list[httpx.Response]) -> None:
@@ -131,8 +143,7 @@ def test_service_killed(supervised: Supervised) -> None:
     service = supervised.running()
     core = engine_core(service)
     with ThreadPoolExecutor(4) as pool:
-        asking = [pool.submit(score, service.url, 100) for _ in range(4)]
-        wait_until(lambda: backlog(service.url) > 2_000, within_s=60)
+        asking = ask_for_much(pool, service.url)
         killed_at = time.monotonic()
         service.process.kill()
         # Nobody is left to answer: the connections break, at once, and a client can tell.
