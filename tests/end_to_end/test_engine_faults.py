@@ -30,7 +30,7 @@ from tests.waiting import wait_until
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
 # Of pairs that nobody has asked for.
-LOOKED_UP = 'notegrade_cache_operations_total{tier="local",result="miss"}'
+LOOKED_UP = 'notegrade_cache_operations_total{result="miss",tier="local"}'
 DRAIN_DELAY_S, DRAIN_TIMEOUT_S = 3, 10
 # By when all is answered, or told that it won't be, and cut after that.
 STOP_S = DRAIN_DELAY_S + DRAIN_TIMEOUT_S + LAST_ANSWERS_S
@@ -87,10 +87,9 @@ def ask_for_much(pool: ThreadPoolExecutor, url: str) -> list[Future[httpx.Respon
 
 
 def metric(url: str, sample: str) -> float:
-    """0 where nothing of it was counted yet."""
     text = httpx.get(f"{url}/metrics", timeout=30).text
-    found = re.search(rf"^{re.escape(sample)} (\S+)$", text, re.MULTILINE)
-    return float(found[1]) if found else 0.0
+    [value] = re.findall(rf"^{re.escape(sample)} (\S+)$", text, re.MULTILINE)
+    return float(value)
 
 
 def assert_told_of_a_lost_engine(answers: list[httpx.Response]) -> None:
