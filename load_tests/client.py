@@ -28,7 +28,11 @@ async def post_score(session: aiohttp.ClientSession, url: str, body: dict[str, A
 async def read_metrics(session: aiohttp.ClientSession, url: str) -> dict[str, float]:
     """Every sample of /metrics by its name with labels, as written there."""
     async with session.get(f"{url}/metrics") as response:
-        text = await response.text()
+        return parse_metrics(await response.text())
+
+
+def parse_metrics(text: str) -> dict[str, float]:
+    """The same, of what /metrics has answered."""
     return {name: float(value) for name, value in re.findall(r"^([^#\s][^\n]*?) (\S+)$", text, re.M)}
 
 

@@ -1,6 +1,5 @@
 """The engine's process, or the service's own, is killed, hangs or is told to stop under load: what clients see, and the next start."""
 
-import re
 import signal
 import threading
 import time
@@ -14,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from load_tests.client import parse_metrics
 from service.contract.checkpoint import Checkpoint
 from service.server import LAST_ANSWERS_S
 from tests.end_to_end.service_process import free_port
@@ -87,9 +87,7 @@ def ask_for_much(pool: ThreadPoolExecutor, url: str) -> list[Future[httpx.Respon
 
 
 def metric(url: str, sample: str) -> float:
-    text = httpx.get(f"{url}/metrics", timeout=30).text
-    [value] = re.findall(rf"^{re.escape(sample)} (\S+)$", text, re.MULTILINE)
-    return float(value)
+    return parse_metrics(httpx.get(f"{url}/metrics", timeout=30).text)[sample]
 
 
 def assert_told_of_a_lost_engine(answers: list[httpx.Response]) -> None:
