@@ -1,16 +1,16 @@
 """Three replicas of the service on one Redis, with the tiny checkpoint, and keys for those who call them."""
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 
 from service.api.auth import hash_key
+from service.explaining.mode import ModeName
 from tests.end_to_end.service_process import ServiceProcess, free_port, start_service
 from tests.redis_server import RedisServer
 
@@ -46,8 +46,11 @@ class Replicas:
 
     def followed(self, replica: int) -> str:
         """The mode by which the replica acts. Not what GET answers, which asks Redis first."""
-        text = self.clients[replica].get("/metrics").text
-        [mode] = re.findall(r'^notegrade_explanation_mode\{mode="(\w+)"\} 1\.0$', text, re.MULTILINE)
+        samples = self.processes[replica].metrics()
+        of_mode = {
+            name: samples[f'notegrade_explanation_mode{{mode="{name}"}}'] for name in get_args(ModeName)
+        }
+        [mode] = [name for name, value in of_mode.items() if value == 1]
         return str(mode)
 
     def score(self, replica: int = 0, **changes: Any) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import httpx
 
+from load_tests.client import parse_metrics
+
 ROOT = Path(__file__).parent.parent.parent
 # What recipes/tiny.toml once made: it writes traces in form, and is loaded in a moment.
 TINY_STUDENT = Path(__file__).parent / "tiny_student"
@@ -54,6 +56,10 @@ class ServiceProcess:
         """Fails when it ends, or stays red."""
         self.wait_for("ok", "engine_lost", "probe_mismatch")
         assert self.readiness[-1] == (200, "ok"), f"{self.readiness}\n{self.written()[-4000:]}"
+
+    def metrics(self) -> dict[str, float]:
+        """Every sample of /metrics by its name with labels, as written there."""
+        return parse_metrics(httpx.get(f"{self.url}/metrics", timeout=30).text)
 
     def written(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")

@@ -13,10 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
-from load_tests.client import parse_metrics
 from service.contract.checkpoint import Checkpoint
 from service.server import LAST_ANSWERS_S
-from tests.end_to_end.service_process import free_port
+from tests.end_to_end.service_process import ServiceProcess, free_port
 from tests.end_to_end.supervised import (
     ENGINE_HANG_S,
     ENGINE_LOST_EXIT_S,
@@ -68,26 +67,22 @@ def score(url: str, notes: int = 2, deadline_ms: int = 60_000) -> httpx.Response
 
 
 @contextmanager
-def asked_for_much(url: str) -> Iterator[list[httpx.Response]]:
+def asked_for_much(service: ServiceProcess) -> Iterator[list[httpx.Response]]:
     """Four requests of more than ten seconds of work are under way; their answers, once the block has ended."""
     answers: list[httpx.Response] = []
     with ThreadPoolExecutor(4) as pool:
-        asking = ask_for_much(pool, url)
+        asking = ask_for_much(pool, service)
         yield answers
         answers += [each.result() for each in asking]
 
 
-def ask_for_much(pool: ThreadPoolExecutor, url: str) -> list[Future[httpx.Response]]:
+def ask_for_much(pool: ThreadPoolExecutor, service: ServiceProcess) -> list[Future[httpx.Response]]:
     """Return once the service has read all four requests, and the engine works on them."""
-    read_before = metric(url, LOOKED_UP)
-    asking = [pool.submit(score, url, 100) for _ in range(4)]
-    wait_until(lambda: metric(url, LOOKED_UP) >= read_before + 400, within_s=60)
-    wait_until(lambda: metric(url, "notegrade_backlog_tokens") > 2_000, within_s=60)
+    read_before = service.metrics()[LOOKED_UP]
+    asking = [pool.submit(score, service.url, 100) for _ in range(4)]
+    wait_until(lambda: service.metrics()[LOOKED_UP] >= read_before + 400, within_s=60)
+    wait_until(lambda: service.metrics()["notegrade_backlog_tokens"] > 2_000, within_s=60)
     return asking
-
-
-def metric(url: str, sample: str) -> float:
-    return parse_metrics(httpx.get(f"{url}/metrics", timeout=30).text)[sample]
 
 
 def assert_told_of_a_lost_engine(answers: list[httpx.Response]) -> None:
@@ -105,7 +100,7 @@ def assert_told_of_a_lost_engine(answers: list[httpx.Response]) -> None:
 
 def test_engine_killed_mid_batch(supervised: Supervised) -> None:
     service = supervised.running()
-    with asked_for_much(service.url) as answers:
+    with asked_for_much(service) as answers:
         killed_at = time.monotonic()
         engine_core(service).kill()
         wait_until(lambda: readiness(service) == (503, "engine_lost"))
@@ -124,7 +119,7 @@ def test_engine_killed_mid_batch(supervised: Supervised) -> None:
 def test_engine_hung_mid_batch(supervised: Supervised) -> None:
     service = supervised.running()
     core = engine_core(service)
-    with asked_for_much(service.url) as answers:
+    with asked_for_much(service) as answers:
         hung_at = time.monotonic()
         core.suspend()
         wait_until(lambda: readiness(service) == (503, "engine_lost"), within_s=ENGINE_HANG_S + 30)
@@ -140,7 +135,7 @@ def test_service_killed(supervised: Supervised) -> None:
     service = supervised.running()
     core = engine_core(service)
     with ThreadPoolExecutor(4) as pool:
-        asking = ask_for_much(pool, service.url)
+        asking = ask_for_much(pool, service)
         killed_at = time.monotonic()
         service.process.kill()
         # Nobody is left to answer: the connections break, at once, and a client can tell.

@@ -117,11 +117,11 @@ def test_thousand_mixed_requests_survive_the_death_of_redis(
     asyncio.run(run())
 
 
-def test_redis_comes_back_by_itself(client: httpx.Client, shared_redis: RedisServer) -> None:
+def test_redis_comes_back_by_itself(
+    service: ServiceProcess, client: httpx.Client, shared_redis: RedisServer
+) -> None:
     def breaker_open() -> float:
-        metrics = client.get("/metrics").text
-        [line] = [line for line in metrics.splitlines() if line.startswith("notegrade_cache_breaker_open ")]
-        return float(line.split()[1])
+        return service.metrics()["notegrade_cache_breaker_open"]
 
     shared_redis.kill()
     wait_until(lambda: breaker_open() == 1, within_s=60)
@@ -132,44 +132,43 @@ def test_redis_comes_back_by_itself(client: httpx.Client, shared_redis: RedisSer
     wait_until(lambda: breaker_open() == 0, within_s=60)
 
 
-def engine_sample(client: httpx.Client, name: str) -> float:
-    lines = client.get("/metrics").text.splitlines()
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"vllm:{name}{{"))
+def engine_sample(service: ServiceProcess, name: str) -> float:
+    [value] = [value for sample, value in service.metrics().items() if sample.startswith(f"vllm:{name}{{")]
+    return value
 
 
 LONG_NOTES = [{"id": str(i), "body": f"{i} " + "wide open road " * 200} for i in range(180)]
 """More than ten seconds of work on two cores: whatever cuts it short, cuts it short by far."""
 
 
-def test_what_can_t_make_its_deadline_is_not_computed(client: httpx.Client) -> None:
-    before = engine_sample(client, "prompt_tokens_total")
+def test_what_can_t_make_its_deadline_is_not_computed(service: ServiceProcess, client: httpx.Client) -> None:
+    before = engine_sample(service, "prompt_tokens_total")
     response = client.post(
         "/score", json={"query": "the deadline", "notes": LONG_NOTES, "deadline_ms": 1_500}
     )
     outcomes = Counter(result["outcome"] for result in response.json().get("results", []))
     # Shed where the service knows its rate by now, else begun and aborted.
     assert response.status_code in (503, 504) or outcomes["shed"] + outcomes["deadline_exceeded"] > 20
-    wait_until(lambda: engine_sample(client, "num_requests_running") == 0, within_s=60)
-    wait_until(lambda: engine_sample(client, "num_requests_waiting") == 0, within_s=60)
-    assert_most_was_never_computed(client, before)
+    wait_until(lambda: engine_sample(service, "num_requests_running") == 0, within_s=60)
+    wait_until(lambda: engine_sample(service, "num_requests_waiting") == 0, within_s=60)
+    assert_most_was_never_computed(service, client, before)
 
 
-def test_client_that_leaves_aborts_engine_work(client: httpx.Client) -> None:
-    before = engine_sample(client, "prompt_tokens_total")
+def test_client_that_leaves_aborts_engine_work(service: ServiceProcess, client: httpx.Client) -> None:
+    before = engine_sample(service, "prompt_tokens_total")
     with pytest.raises(httpx.ReadTimeout):
         client.post(
             "/score", json={"query": "who leaves", "notes": LONG_NOTES, "deadline_ms": 60_000}, timeout=1.5
         )
-    wait_until(lambda: engine_sample(client, "num_requests_running") == 0, within_s=60)
-    assert_most_was_never_computed(client, before)
-    counted = 'notegrade_request_seconds_count{route="/score",status="499"}'
-    assert counted in client.get("/metrics").text
+    wait_until(lambda: engine_sample(service, "num_requests_running") == 0, within_s=60)
+    assert_most_was_never_computed(service, client, before)
+    assert service.metrics()['notegrade_request_seconds_count{route="/score",status="499"}'] > 0
 
 
-def assert_most_was_never_computed(client: httpx.Client, before: float) -> None:
+def assert_most_was_never_computed(service: ServiceProcess, client: httpx.Client, before: float) -> None:
     read = client.get("/version").json()["model"]["max_note_tokens"]
     score(client, query="after that", notes=[{"id": "n", "body": "The engine goes on."}])
-    computed = engine_sample(client, "prompt_tokens_total") - before
+    computed = engine_sample(service, "prompt_tokens_total") - before
     assert computed < 0.7 * len(LONG_NOTES) * read
 
 
@@ -184,11 +183,9 @@ def test_hostile_and_foreign_text_is_scored(client: httpx.Client) -> None:
     assert [result["truncated"] for result in results] == [False] * 10 + [True]
 
 
-def test_engine_s_own_metrics_are_beside_ours(client: httpx.Client) -> None:
-    text = client.get("/metrics").text
-    assert "notegrade_build_info{" in text
-    assert "vllm:prefix_cache_hits_total{" in text
-    assert engine_sample(client, "prefix_cache_hits_total") > 0
+def test_engine_s_own_metrics_are_beside_ours(service: ServiceProcess) -> None:
+    assert any(sample.startswith("notegrade_build_info{") for sample in service.metrics())
+    assert engine_sample(service, "prefix_cache_hits_total") > 0
 
 
 def test_version_names_the_profile(client: httpx.Client) -> None:
