@@ -16,7 +16,7 @@ import numpy as np
 from model_export.checkpoint_writer import OnProgress
 from model_export.evaluate import Evaluation, Predictions, evaluate, format_table, number_queries
 from model_export.pairs import UNJUDGED, Pair, Source, read_pairs
-from model_export.prompting import PromptingError, render_pairs
+from model_export.prompting import render_for
 from model_export.quantize import load_as_served
 from model_export.rollout import Sampler
 from service.contract.checkpoint import Checkpoint, load_checkpoint
@@ -111,7 +111,8 @@ def compare_checkpoints(
 ) -> Compared:
     """Score a file of pairs with both. `criteria`: each one's default where it is None.
 
-    Raises CheckpointError, DataError, and ComparisonError where the two have other scales or one lacks the criteria.
+    Raises CheckpointError, DataError, ComparisonError where the two have other scales or one lacks the criteria, and PromptingError
+    for pairs that one can't read, before any is scored.
     """
     checkpoints = [load_checkpoint(folder) for folder in (first, second)]
     _check(checkpoints, criteria)
@@ -142,22 +143,15 @@ def _check(checkpoints: Sequence[Checkpoint], criteria: str | None) -> None:
 
 
 class _Scorer:
-    """One checkpoint. Raises ComparisonError for a pair that it can't read, before any is scored."""
+    """One checkpoint. Raises PromptingError for a pair that it can't read, before any is scored."""
 
     def __init__(self, checkpoint: Checkpoint, criteria: str | None, pairs: Sequence[Pair]) -> None:
         manifest = checkpoint.manifest
         self.side = Side(manifest.name, manifest.fingerprint)
         self._checkpoint = checkpoint
         self._criteria = criteria or checkpoint.renderer.default_criteria
-        self._prompts = self._render(pairs)
+        self._prompts = render_for(checkpoint, [replace(pair, criteria=self._criteria) for pair in pairs])
         self._sampler = Sampler(load_as_served(checkpoint.folder), manifest.label_token_ids, 0)
-
-    def _render(self, pairs: Sequence[Pair]) -> list[list[int]]:
-        asked = [replace(pair, criteria=self._criteria) for pair in pairs]
-        try:
-            return render_pairs(self._checkpoint.renderer, asked)
-        except PromptingError as error:
-            raise ComparisonError(f"{self.side.name}: {error}") from error
 
     def score(self, start: int, stop: int) -> None:
         """Add the judgements of these pairs, and what they took."""

@@ -15,7 +15,7 @@ from model_export.fit_decision import make_decisions
 from model_export.pairs import Pair
 from model_export.predict import make_predictions
 from model_export.prepare import Data
-from model_export.prompting import PromptingError, render_pairs
+from model_export.prompting import render_for
 from model_export.quantize import load_as_served
 from model_export.recipe import Precision
 from model_export.rollout import Sampler
@@ -58,7 +58,8 @@ def evaluate_checkpoints(
     """The table of these checkpoints, each under its manifest's name; every other system is a control of the first.
 
     Probabilities are raw; the table's ECE tells what a temperature would make of them. Raises CheckpointError for a
-    folder that is none, EvaluationError for two of one name and, before any is measured, for one that can't read a pair.
+    folder that is none, EvaluationError for two of one name and, before any is measured, PromptingError for one that can't read
+    a pair.
     """
     checkpoints = [load_checkpoint(folder) for folder in folders]
     names = [checkpoint.manifest.name for checkpoint in checkpoints]
@@ -66,7 +67,7 @@ def evaluate_checkpoints(
         raise EvaluationError(f"checkpoints must have distinct names to be told apart, not {names}")
     grades = len(checkpoints[0].manifest.labels)
     asked = [_asked(checkpoint, data.dev) for checkpoint in checkpoints]
-    prompts = [_render(checkpoint, pairs) for checkpoint, pairs in zip(checkpoints, asked, strict=True)]
+    prompts = [render_for(checkpoint, pairs) for checkpoint, pairs in zip(checkpoints, asked, strict=True)]
     systems = [majority(data.train, data.dev, grades), bm25(data.train, data.dev, grades)]
     predicted = [
         _predict(checkpoint, rendered, precision, on_progress)
@@ -104,13 +105,6 @@ def fit(predictions: Predictions, pairs: Sequence[Pair], seed: int) -> Fitted:
     calibrated = apply_calibration(raw, calibration, criteria)
     decisions = make_decisions(calibrated, labels, queries, criteria, seed=seed, data_name=data_name)
     return Fitted(calibration, decisions)
-
-
-def _render(checkpoint: Checkpoint, pairs: Sequence[Pair]) -> list[list[int]]:
-    try:
-        return render_pairs(checkpoint.renderer, pairs)
-    except PromptingError as error:
-        raise EvaluationError(f"{checkpoint.manifest.name}: {error}") from error
 
 
 def _predict(

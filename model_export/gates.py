@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from model_export.pairs import Pair
-from model_export.prompting import render_pairs
+from model_export.prompting import render_for
 from model_export.reference_scorer import ReferenceScorer
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 from service.contract.judgement import judge
@@ -112,7 +112,7 @@ class GateData:
 
     @classmethod
     def render(cls, checkpoint: Checkpoint, dev: Sequence[Pair]) -> "GateData":
-        """Raises GateError for a dev pair that was judged by criteria which the checkpoint doesn't have."""
+        """Raises GateError for a dev pair that was judged by criteria which the checkpoint doesn't have, and as `render_for` does."""
         unknown = {pair.criteria for pair in dev} - set(checkpoint.renderer.criteria_names)
         if unknown:
             raise GateError(
@@ -121,7 +121,7 @@ class GateData:
         return cls(
             checkpoint,
             tuple(_render_probe(checkpoint, probe) for probe in checkpoint.probes),
-            tuple(map(tuple, render_pairs(checkpoint.renderer, dev))),
+            tuple(map(tuple, render_for(checkpoint, dev))),
             tuple(pair.criteria for pair in dev),
             tuple(pair.label for pair in dev),
         )

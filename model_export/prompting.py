@@ -8,6 +8,7 @@ from pathlib import Path
 
 from model_export.pairs import GRADES, Pair, listed
 from model_export.step_mask import RolloutReader
+from service.contract.checkpoint import Checkpoint
 from service.contract.manifest import Criteria, Limits, Template, TextPiece
 from service.contract.prompt import PromptRenderer
 from service.contract.tokenizer import ContractTokenizer
@@ -160,3 +161,11 @@ def render_pairs(renderer: PromptRenderer, pairs: Iterable[Pair]) -> list[list[i
     if wrong:
         raise PromptingError(f"pairs that can't be asked about: {listed(wrong, '; ')}")
     return prompts
+
+
+def render_for(checkpoint: Checkpoint, pairs: Iterable[Pair]) -> list[list[int]]:
+    """The same by a checkpoint, whose name the error gives too: another one may be able to read them."""
+    try:
+        return render_pairs(checkpoint.renderer, pairs)
+    except PromptingError as error:
+        raise PromptingError(f"{checkpoint.manifest.name}: {error}") from error

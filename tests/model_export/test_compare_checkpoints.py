@@ -10,6 +10,7 @@ from model_export.assemble import Plan, assemble
 from model_export.compare_checkpoints import ComparisonError, compare_checkpoints
 from model_export.criteria import load_criteria
 from model_export.pairs import UNJUDGED, Pair, write_pairs
+from model_export.prompting import PromptingError
 from model_export.synthetic import generate
 from service.errors import CheckpointError
 
@@ -107,7 +108,7 @@ def test_a_pair_that_can_t_be_read_ends_it_before_any_is_scored(
     file, told = tmp_path / "pairs.jsonl", list[str]()
     write_pairs(file, [*pairs, replace(pairs[-1], id="long", query="word " * 1000)])
     with pytest.raises(
-        ComparisonError, match="pairs that can't be asked about: long of pairs: the query has"
+        PromptingError, match="one: pairs that can't be asked about: long of pairs: the query has"
     ):
         compare_checkpoints(
             folders[0],

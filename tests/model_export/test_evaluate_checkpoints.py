@@ -8,6 +8,7 @@ from model_export.assemble import Plan, assemble
 from model_export.evaluate import EvaluationError
 from model_export.evaluate_checkpoints import evaluate_checkpoints
 from model_export.prepare import Data
+from model_export.prompting import PromptingError
 from model_export.recipe import Precision
 from model_export.synthetic import CRITERIA, generate
 from service.contract.manifest import Manifest, read_manifest
@@ -74,7 +75,7 @@ def test_a_pair_that_can_t_be_read_ends_it_before_any_is_measured(
     long = replace(data.dev[-1], query="word " * 1000)
     told: list[str] = []
     with pytest.raises(
-        EvaluationError, match=f"first: pairs that can't be asked about: {long.id} of .*: the query has"
+        PromptingError, match=f"first: pairs that can't be asked about: {long.id} of .*: the query has"
     ):
         evaluate_checkpoints(
             [folder],
