@@ -236,7 +236,9 @@ def _tell_what_is_served(settings: Settings, stack: ScoringStack, listeners: lis
     _tell(f"Serving {stack.checkpoint.manifest.name} on {urls[0]} (docs at /docs)")
     for url in urls[1:]:
         _tell(f"For operators (/admin, /metrics, /console): {url}")
-    _tell("The engine is loading; /readyz turns 200 when the checkpoint's probes are reproduced.")
+    _tell(
+        "The engine is loading: connections may be refused for some seconds, and /readyz turns 200 when the checkpoint's probes are reproduced."
+    )
 
 
 def _connection_limits(settings: Settings) -> ConnectionLimits:

@@ -1,12 +1,14 @@
 """uvicorn, stopped as balancers need it: red first, then serving on for a while, then nothing cut off."""
 
 import asyncio
+import contextlib
 import errno
 import logging
 import resource
 import signal
 import socket
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
 
@@ -57,6 +59,13 @@ class Server(uvicorn.Server):
         self._told_to_stop = False
         self._leave_at: float | None = None
 
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen on what was bound, and serve until told to stop. Raises ConfigurationError where somebody else listens by now."""
+        for listener in sockets or ():
+            with _told_of_address(*listener.getsockname()[:2]):
+                listener.listen(self.config.backlog)
+        super().run(sockets)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's
         # In a signal handler, between any two bytecodes: marks are set here, `on_tick` acts on them. They are not
         # kept for uvicorn to raise once more in the end: to have stopped as told is a success.
@@ -100,10 +109,25 @@ class Server(uvicorn.Server):
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket to listen on. Raises ConfigurationError when that can't be had."""
+    """A socket for `Server.run` to listen on; until then, who connects is refused. Raises ConfigurationError when that can't be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
     try:
-        return socket.create_server((host, port), family=family)
+        with _told_of_address(host, port):
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind((host, port))
+    except ConfigurationError:
+        listener.close()
+        raise
+    return listener
+
+
+@contextlib.contextmanager
+def _told_of_address(host: str, port: int) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         why = "something else listens there" if error.errno == errno.EADDRINUSE else error.strerror
         raise ConfigurationError(f"can't listen on {host}, port {port}: {why}") from error

@@ -268,6 +268,8 @@ def test_told_to_stop_before_it_has_begun_it_stops(told: signal.Signals, tmp_pat
     try:
         wait_until(lambda: "The engine is loading" in service.written(), within_s=120)
         time.sleep(1)  # it imports vLLM
+        with pytest.raises(httpx.ConnectError):  # who asks is told so at once
+            httpx.get(f"{service.url}/livez", timeout=10)
         os.killpg(service.process.pid, told)
         assert service.process.wait(30) == 0
         assert "Traceback" not in service.written()

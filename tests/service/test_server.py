@@ -188,9 +188,24 @@ def test_without_a_port_of_their_own_they_are_on_the_one(checkpoint: Checkpoint)
 
 def test_a_port_that_is_taken_is_a_clear_error() -> None:
     with bind("127.0.0.1", 0) as taken:
+        taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(ConfigurationError, match=f"port {port}: something else listens there"):
             bind("127.0.0.1", port)
+
+
+def test_of_two_that_start_at_once_the_later_is_told(checkpoint: Checkpoint) -> None:
+    with served(checkpoint) as service, bind("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with bind("127.0.0.1", port) as later:  # which nobody can be refused as long as none listens
+            first.listen()
+            with pytest.raises(ConfigurationError, match=f"port {port}: something else listens there"):
+                service.server.run([later])
+
+
+def test_nobody_is_let_in_before_it_runs() -> None:
+    with bind("127.0.0.1", 0) as listener, pytest.raises(ConnectionRefusedError):
+        socket.create_connection(listener.getsockname(), timeout=5)
 
 
 def test_ipv6_is_listened_on() -> None:
