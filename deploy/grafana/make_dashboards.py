@@ -382,10 +382,60 @@ EXPLANATIONS: Rows = {
     ],
 }
 
+MIRRORED = "rate(notegrade_shadow_grades_total{@}[$__rate_interval])"
+# PromQL compares no label with another: these are the series of which both grades are the same.
+SAME_GRADE = 'label_join(group by (served) (notegrade_shadow_grades_total{@}), "shadow", "", "served")'
+SHADOW: Rows = {
+    "What becomes of it": [
+        Panel(
+            "Mirrored requests by outcome",
+            {"{{outcome}}": "sum by (outcome) (rate(notegrade_shadow_requests_total{@}[$__rate_interval]))"},
+            what="failed: no answer, a refusal or another scale; the log tells which. dropped: NOTEGRADE_SHADOW_QUEUE were waiting.",
+            stacked=True,
+        ),
+        Panel(
+            "Mirrored requests, share of those for scores",
+            {
+                "share": "sum (rate(notegrade_shadow_requests_total{@}[$__rate_interval])) "
+                '/ sum (rate(notegrade_request_seconds_count{@, #, status=~"2.."}[$__rate_interval]))'
+            },
+            "percentunit",
+            "NOTEGRADE_SHADOW_RATE where all chosen replicas have a shadow.",
+        ),
+    ],
+    "What it would change": [
+        Panel(
+            "Pairs that keep their grade",
+            {
+                "share": f"(sum (sum by (served, shadow) ({MIRRORED}) and on (served, shadow) {SAME_GRADE}) "
+                f"or 0 * sum ({MIRRORED})) / sum ({MIRRORED})"
+            },
+            "percentunit",
+            "Of all chosen replicas; `notegrade shadow` has it of one, with its interval.",
+        ),
+        Panel(
+            "Pairs whose grade changes",
+            {
+                "{{served}} to {{shadow}}": f"(sum by (served, shadow) ({MIRRORED}) unless on (served, shadow) {SAME_GRADE}) "
+                f"/ on () group_left () sum ({MIRRORED})"
+            },
+            "percentunit",
+            "The grade that was served, and the shadow's, as a share of all mirrored pairs. More of them up than down: the candidate is milder.",
+            stacked=True,
+        ),
+        Panel(
+            "Distance of the scores",
+            quantiles("notegrade_shadow_score_distance", "@"),
+            what="Of a pair, without its sign: 0 is the same, 1 the whole scale.",
+        ),
+    ],
+}
+
 DASHBOARDS: dict[str, tuple[str, Rows]] = {
     "scoring": ("Notegrade: scoring", SCORING),
     "relevance": ("Notegrade: relevance health", RELEVANCE),
     "explanations": ("Notegrade: explanations", EXPLANATIONS),
+    "shadow": ("Notegrade: shadow", SHADOW),
 }
 
 

@@ -82,6 +82,8 @@ class Shadow:
         self._counts: dict[Outcome, int] = {"compared": 0, "failed": 0, "dropped": 0}
         self._found: _Found | None = None
         self._is_failing = False
+        for outcome in self._counts:  # there from the start, or the first one has no rate
+            metrics.shadow_requests.labels(outcome)
 
     def start(self) -> None:
         """Begin to mirror."""

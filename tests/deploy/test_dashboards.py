@@ -77,7 +77,11 @@ def rig(checkpoint: Checkpoint, redis_binary: str, tmp_path_factory: pytest.Temp
         "guard_backlog_share": 1.0,  # however slow this machine is, explanation mode stays on
         "guard_p99_ms": 600_000,
     }
-    with _running(redis), served(checkpoint, **settings) as service:
+    with (
+        _running(redis),
+        served(_other_criteria(folder)) as shadow,
+        served(checkpoint, shadow_url=shadow.url, shadow_rate=1.0, **settings) as service,
+    ):
         # `notegrade serve` tells of its process; the twin's registry is empty at first.
         ProcessCollector(registry=service.registry)
         target = service.private_url.removeprefix("http://")
@@ -90,6 +94,11 @@ def rig(checkpoint: Checkpoint, redis_binary: str, tmp_path_factory: pytest.Temp
                 _round(service, pool, number)
                 watching.wait_for_scrapes()
             yield Rig(service, watching, begun)
+
+
+def _other_criteria(folder: Path) -> Checkpoint:
+    """One that gives other grades: the twin's depend on the prompt."""
+    return load_tiny(folder / "candidate", criteria=[{"name": "general-1", "text": "Grade it otherwise."}])
 
 
 @contextmanager
@@ -170,8 +179,6 @@ def test_the_engine_s_metrics_are_those_of_vllm() -> None:
 def test_every_metric_of_ours_is_drawn() -> None:
     drawn = set().union(*(metric_names(query.filled_in) for query in queries()))
     families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in our_metrics()}
-    # But those of a shadow, which most installs have not: their panels would be empty. `notegrade shadow` shows what they tell.
-    families = {name for name in families if not name.startswith("notegrade_shadow_")}
     assert families <= {re.sub(r"_(bucket|sum|count)$", "", name) for name in drawn}
 
 
@@ -212,10 +219,23 @@ def test_panels_draw_what_happened(rig: Rig) -> None:
     assert legends("By outcome", "outcome") >= {"parsed", "dropped"}
     assert legends("Dropped by reason", "reason") >= {"queue_full"}
     assert legends("Agreement with the served grade", "agrees") == {"true", "false"}
+    assert legends("Mirrored requests by outcome", "outcome") == {"compared", "failed", "dropped"}
+    changes = legends("Pairs whose grade changes", "served"), legends("Pairs whose grade changes", "shadow")
+    assert all(len(grades) > 1 for grades in changes)
     # All grades were 0 yesterday, and are not today.
     drift = rig.watching.value("job:notegrade_grade:drift1d")
     assert drift is not None
     assert 0 < drift <= 1
+
+
+@pytest.mark.redis
+def test_a_shadow_s_pairs_that_keep_their_grade_are_those_that_the_service_counts(rig: Rig) -> None:
+    rig.watching.wait_for_scrapes()
+    [query] = [query for query in queries() if query.panel == "Pairs that keep their grade"]
+    since_the_start = re.sub(r"rate\((.*?)\[5s\]\)", r"\1", query.filled_in)
+    counted = httpx.get(f"{rig.service.private_url}/admin/shadow").json()["comparison"]["same_grade"]["mean"]
+    assert 0 < counted < 1
+    assert rig.watching.value(since_the_start) == pytest.approx(counted)
 
 
 @pytest.mark.redis

@@ -291,7 +291,8 @@ def test_the_pager_is_told_of_it_and_that_it_is_over(stack: Stack, bereft: Beref
     )
 
 
-@pytest.mark.parametrize("name", DASHBOARDS)
+# Nothing here has a shadow: that dashboard is drawn in test_dashboards.py.
+@pytest.mark.parametrize("name", [name for name in DASHBOARDS if name != "shadow"])
 def test_panels_draw_it(stack: Stack, well: Well, strained: float, name: str) -> None:
     empty = {query.panel for query in empty_queries(name, stack.watching, well.begun, strained)}
     assert empty <= UNDRAWN

@@ -58,6 +58,12 @@ async def house(
         await made.shadow.close()
 
 
+def test_every_outcome_is_counted_from_the_start() -> None:
+    there = House(MemoryTarget(judge, 4), rate=1.0, queue=8, draw=lambda: 0.5)
+    for outcome in ("compared", "failed", "dropped"):
+        assert there.registry.get_sample_value("notegrade_shadow_requests_total", {"outcome": outcome}) == 0
+
+
 async def test_both_are_held_against_each_other() -> None:
     async with house(MemoryTarget(judge, 4)) as there:
         for _ in range(3):
