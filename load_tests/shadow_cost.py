@@ -10,8 +10,9 @@ one has a machine of its own. Prints p50 and p99 of each, and their ratio to the
 import argparse
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from itertools import cycle, islice
 from pathlib import Path
 
 from aiohttp import web
@@ -76,33 +77,50 @@ async def measure(options: argparse.Namespace, shadow_url: str) -> None:
         for entrant in entrants:
             with entrant.turn() as running:
                 await closed_loop(running.url, known, 4, TIMEOUT_S)
-        rounds = []
-        for number in range(options.rounds):
-            moments = poisson(f"{options.seed} {number}", options.known_rate, options.seconds)
-            jobs = [known[index % len(known)] for index in range(len(moments))]
-            rounds.append(await one_round(entrants, number, moments, jobs))
-        report(f"known pairs, {options.known_rate:g} requests of {KNOWN.notes} a second", rounds)
+        report(
+            f"known pairs, {options.known_rate:g} requests of {KNOWN.notes} a second",
+            await all_rounds(
+                entrants, options, options.known_rate, lambda count: islice(cycle(known), count)
+            ),
+        )
         new = cold(f"{options.seed} new", NEW)
-        rounds = []
-        for number in range(options.rounds):
-            moments = poisson(f"{options.seed} new {number}", options.new_rate, options.seconds)
-            jobs = make_jobs(contestants[0], renderer.take(new, len(moments)))
-            rounds.append(await one_round(entrants, number, moments, jobs))
-        report(f"new pairs, {options.new_rate:g} requests of {NEW.notes} a second", rounds)
+        report(
+            f"new pairs, {options.new_rate:g} requests of {NEW.notes} a second",
+            await all_rounds(
+                entrants,
+                options,
+                options.new_rate,
+                lambda count: make_jobs(contestants[0], renderer.take(new, count)),
+            ),
+        )
 
 
 # By name of a service: its percentiles in milliseconds.
 Round = dict[str, dict[str, float]]
 
 
+async def all_rounds(
+    entrants: Sequence[Entrant[Notegrade]],
+    options: argparse.Namespace,
+    rate: float,
+    make: Callable[[int], Iterable[Job]],
+) -> list[Round]:
+    """As many as were asked for, each with as many jobs of `make` as arrive in its time."""
+    rounds = []
+    for number in range(options.rounds):
+        moments = poisson(f"{options.seed} {rate} {number}", rate, options.seconds)
+        rounds.append(await one_round(entrants, number, list(zip(moments, make(len(moments)), strict=True))))
+    return rounds
+
+
 async def one_round(
-    entrants: Sequence[Entrant[Notegrade]], number: int, moments: Sequence[float], jobs: Sequence[Job]
+    entrants: Sequence[Entrant[Notegrade]], number: int, arrivals: Sequence[tuple[float, Job]]
 ) -> Round:
     """The same arrivals for each of them. Raises RuntimeError where a request was not answered."""
     found: Round = {}
     for entrant in in_turn(entrants, number):
         with entrant.turn() as running:
-            drive = await open_loop(running.url, list(zip(moments, jobs, strict=True)), TIMEOUT_S)
+            drive = await open_loop(running.url, arrivals, TIMEOUT_S)
         if set(drive.outcomes) != {"answered"}:
             raise RuntimeError(f"{entrant.contestant.name}: {dict(drive.outcomes)}")
         found[entrant.contestant.name] = dict(drive.latencies(TIMEOUT_S).percentiles_ms())

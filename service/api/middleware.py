@@ -19,20 +19,10 @@ from service.tracing import UNTRACED, Trace, Tracer, exemplar, trace_var
 
 logger = logging.getLogger("service.request")
 
-# Asked every few seconds by machines; their events would drown the others.
-QUIET_ROUTES = frozenset(
-    {
-        "/livez",
-        "/readyz",
-        "/metrics",
-        "/admin/explanation-mode",
-        "/admin/figures",
-    }  # the last two by each console
-)
+# Asked every few seconds by machines, the last two by each open console; their events would drown the others.
+QUIET_ROUTES = frozenset({"/livez", "/readyz", "/metrics", "/admin/explanation-mode", "/admin/figures"})
 # What is for operators.
 PRIVATE = re.compile(r"/(admin|metrics|console)(/|$)")
-
-
 # Of a request's event, what a trace shows too: neither texts, which may be in it, nor whose key it was.
 TRACED = ("notes", "deadline_ms", "priority", "criteria", "outcomes", "sources")
 

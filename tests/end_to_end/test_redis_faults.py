@@ -54,7 +54,7 @@ class Rig:
 
     def errors(self) -> float:
         """Operations of Redis that failed."""
-        return self.service.metrics().get('notegrade_cache_operations_total{result="error",tier="redis"}', 0)
+        return self.service.metrics()['notegrade_cache_operations_total{result="error",tier="redis"}']
 
     def breaker_open(self) -> bool:
         return self.service.metrics()["notegrade_cache_breaker_open"] == 1
