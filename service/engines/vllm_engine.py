@@ -19,6 +19,7 @@ from service.contract.vllm_settings import ENVIRONMENT, cpu_environment, has_com
 from service.engines.base import EngineAnswer, EngineModel, EngineProfile, Written
 from service.engines.cpu_dtype import Dtype, choose_cpu_dtype
 from service.engines.ending import end_load, in_thread, shut_down
+from service.engines.in_flight import CallsInFlight
 from service.engines.vllm_fork import import_and_fork, is_built_for_cpus
 from service.errors import EngineLostError, EngineRequestError
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 Compile = Literal["auto", "on", "off"]
 
 START_TIMEOUT_S = 600
+# To tell the engine core of so many aborts; it is ended in any case.
+ABORTING_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ class VllmEngine:
         self._model = model
         self._options = options
         self._loading: asyncio.Task[tuple[AsyncLLM, EngineProfile]] | None = None
+        self._calls = CallsInFlight()
         self._closed = False
         self._ids = itertools.count()
 
@@ -91,7 +95,7 @@ class VllmEngine:
         )
         with translate_vllm_errors():
             # aclosing: leaving in any way, cancelled too, aborts the request inside the engine.
-            async with contextlib.aclosing(outputs) as stream:
+            async with self._calls.until_lost(), contextlib.aclosing(outputs) as stream:
                 async for output in stream:  # one token, so one output
                     return self._answer(output)
         raise EngineRequestError("vLLM ended the request without an output")
@@ -116,10 +120,14 @@ class VllmEngine:
         untold = True
         with translate_vllm_errors():
             async with contextlib.aclosing(outputs) as stream:
-                async for output in stream:
+                while output := await self._next(stream):
                     computed, untold = len(prompt) - (output.num_cached_tokens or 0) if untold else 0, False
                     token_ids = tuple(t for t in output.outputs[0].token_ids if t not in ends)
                     yield Written(token_ids, computed)
+
+    async def _next(self, stream: "AsyncGenerator[RequestOutput]") -> "RequestOutput | None":
+        async with self._calls.until_lost():
+            return await anext(stream, None)
 
     async def check(self) -> None:
         llm, _ = self._running()
@@ -132,6 +140,9 @@ class VllmEngine:
             await end_load(self._loading)
         loaded, self._loading = self._loaded(), None
         if loaded is not None:
+            # vLLM tells none of them: they would wait for ever. First, since each aborts its work in the engine.
+            self._calls.lose("the engine is closed")
+            await self._calls.ended(ABORTING_S)
             await _shut_down(loaded[0])
 
     def _loaded(self) -> "tuple[AsyncLLM, EngineProfile] | None":

@@ -1,11 +1,10 @@
 """An engine that is given up once it hangs: vLLM notices when its process dies, not when it stands still."""
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from service.engines.base import Engine, EngineAnswer, EngineProfile, Written
-from service.errors import EngineLostError
+from service.engines.in_flight import CallsInFlight
 
 
 class WatchedEngine:
@@ -18,8 +17,7 @@ class WatchedEngine:
         self._engine = engine
         self._max_silent_checks = max_silent_checks
         self._silent_checks = 0
-        self._at_work: set[asyncio.Timeout] = set()
-        self._lost = ""
+        self._calls = CallsInFlight()
 
     @property
     def profile(self) -> EngineProfile:
@@ -29,7 +27,7 @@ class WatchedEngine:
         await self._engine.start()
 
     async def score(self, prompt: tuple[int, ...], priority: int) -> EngineAnswer:
-        async with self._unless_lost():
+        async with self._calls.until_lost():
             answer = await self._engine.score(prompt, priority)
         self._silent_checks = 0
         return answer
@@ -38,7 +36,7 @@ class WatchedEngine:
         async with aclosing(self._engine.write(prompt, max_tokens, priority)) as stream:
             while True:
                 # Around each step and not around the whole: a reader who takes his time is no engine that hangs.
-                async with self._unless_lost():
+                async with self._calls.until_lost():
                     written = await anext(stream, None)
                 self._silent_checks = 0
                 if written is None:
@@ -46,32 +44,14 @@ class WatchedEngine:
                 yield written
 
     async def check(self) -> None:
-        if self._lost:
-            raise EngineLostError(self._lost)
+        self._calls.check()
         await self._engine.check()
-        self._silent_checks = self._silent_checks + 1 if self._at_work else 0
+        self._silent_checks = self._silent_checks + 1 if self._calls else 0
         if self._silent_checks > self._max_silent_checks:
-            self._lost = (
+            self._calls.lose(
                 f"the engine has told nothing for {self._silent_checks} checks: the service must be restarted"
             )
-            now = asyncio.get_running_loop().time()
-            for leash in self._at_work:
-                leash.reschedule(now)
-            raise EngineLostError(self._lost)
+            self._calls.check()
 
     async def close(self) -> None:
         await self._engine.close()
-
-    @asynccontextmanager
-    async def _unless_lost(self) -> AsyncIterator[None]:
-        if self._lost:
-            raise EngineLostError(self._lost)
-        leash = asyncio.timeout(None)
-        try:
-            async with leash:
-                self._at_work.add(leash)
-                yield
-        except TimeoutError:
-            raise EngineLostError(self._lost) from None
-        finally:
-            self._at_work.discard(leash)

@@ -277,6 +277,23 @@ def test_told_to_stop_before_it_has_begun_it_stops(told: signal.Signals, tmp_pat
         service.interrupt()
 
 
+def test_told_to_stop_while_it_probes_it_stops(default_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    port = free_port()
+    environment = {
+        "NOTEGRADE_CHECKPOINT": str(default_checkpoint.folder),
+        "NOTEGRADE_ENGINE_MAX_SEQUENCES": "1",  # one probe after the other: there is time to be told
+    }
+    service = start_service(tmp_path / "log", [*COMMAND, str(port)], port, **environment)
+    try:
+        wait_until(lambda: '"probing"' in service.written(), within_s=120)
+        service.process.terminate()
+        assert service.process.wait(60) == 0
+        assert '"ok"' not in service.written(), "it was ready before it was told"
+        assert "Traceback" not in service.written()
+    finally:
+        service.interrupt()
+
+
 # --- the log's disk -----------------------------------------------------------------------------------------------
 
 

@@ -149,8 +149,22 @@ async def test_profile_tells_what_changes_numbers(engine: Engine) -> None:
 
 
 # Last: it closes the module's engine.
-async def test_closed_engine_is_lost_not_silent(engine: Engine, checkpoint: Checkpoint) -> None:
-    await engine.close()
+async def test_closed_engine_is_lost_not_silent(
+    engine: Engine, checkpoint: Checkpoint, slowed: AbstractContextManager[None]
+) -> None:
+    asked = prompts(checkpoint, 120, words=40)
+    with slowed:
+        writing = engine.write(asked[0], max_tokens=60, priority=2)
+        calls: list[asyncio.Future[object]] = [asyncio.ensure_future(anext(writing))]
+        calls += [asyncio.create_task(engine.score(prompt, priority=0)) for prompt in asked[:60]]
+        await asyncio.sleep(0.3)  # the engine has them
+        calls += [asyncio.create_task(engine.score(prompt, priority=0)) for prompt in asked[60:]]
+        await asyncio.sleep(0)  # these are on their way to it
+        await engine.close()
+        ended = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 30)
+    failed = [each for each in ended if isinstance(each, BaseException)]
+    assert len(failed) >= 60
+    assert {type(each) for each in failed} == {EngineLostError}
     await engine.close()
     with pytest.raises(EngineLostError):
         await engine.check()
