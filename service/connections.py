@@ -23,6 +23,7 @@ from service.errors import (
     NotegradeError,
     TooManyConnectionsError,
 )
+from service.metrics import show_from_the_start
 from service.unforeseen import without_text
 
 # Closed with bytes unread, a connection is reset, and the client may lose what it was told: it gets a moment to read it.
@@ -58,8 +59,8 @@ class Connection(HttpToolsProtocol):
     @classmethod
     def within(cls, limits: ConnectionLimits, refused: Counter) -> "type[Connection]":
         """The class for these limits, which counts what it refuses: uvicorn makes the objects."""
-        for error in (HeadTimeoutError, HeadTooLargeError, MalformedHttpError, TooManyConnectionsError):
-            refused.labels(_problem(error))  # there from the start, or the first one has no rate
+        refusals = HeadTimeoutError, HeadTooLargeError, MalformedHttpError, TooManyConnectionsError
+        show_from_the_start(refused, map(_problem, refusals))
         return type("Connection", (cls,), {"limits": limits, "refused": refused})
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

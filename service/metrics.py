@@ -4,8 +4,9 @@ Label values are closed sets, so that a caller can't make new series.
 """
 
 import asyncio
+import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
@@ -22,6 +23,16 @@ UNIT_BUCKETS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 DISTANCE_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 # Half of the health of a prompt shows below one percent.
 MASS_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1.0)
+
+
+def show_from_the_start(metric: Counter | Histogram, *labels: Iterable[str]) -> None:
+    """Make the series of these values of its labels, each with each, at 0.
+
+    One that first appears with its first events has no rate at that moment: they are lost to alerts, and on a replica that fails and
+    leaves before the next scrape, all of them.
+    """
+    for values in itertools.product(*labels):
+        metric.labels(*values)
 
 
 class ModeGauge(Collector):

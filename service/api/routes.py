@@ -3,6 +3,7 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
+from fastapi.routing import APIRoute
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from service.api.auth import Caller
@@ -24,8 +25,12 @@ from service.explaining.explainer import GradedPair
 from service.explaining.explanations import Asker, Told, told_fields
 from service.explaining.mode import ModeName
 from service.logs import request_id_var
+from service.metrics import show_from_the_start
 from service.scoring.deadline import Deadline
 from service.scoring.types import PairResult, ScoringAnswer, ScoringNote, ScoringRequest
+
+# By which objectives count: answers, and what is not the caller's fault.
+SCORING_STATUSES = ("200", "500", "503", "504")
 
 
 def build_router(parts: Parts) -> APIRouter:
@@ -59,6 +64,9 @@ def build_router(parts: Parts) -> APIRouter:
         except ClientLeftError:
             return client_left()
         return to_json(to_rerank_response(body, answer, parts.manifest.name))
+
+    paths = [route.path for route in router.routes if isinstance(route, APIRoute)]  # those above
+    show_from_the_start(parts.metrics.request_seconds, paths, SCORING_STATUSES)
 
     @router.get("/livez", tags=["operate"], responses={503: {"description": "Only a restart helps"}})
     async def livez() -> JSONResponse:

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from service.caches.base import Cache
 from service.caches.breaker import Breaker
 from service.errors import CacheUnavailableError
-from service.metrics import Metrics
+from service.metrics import Metrics, show_from_the_start
 from service.unforeseen import log_unforeseen
 
 Source = Literal["local", "redis"]
@@ -53,7 +53,8 @@ class TieredCache:
         self._closed = False
         self._was_open = breaker.is_open
         metrics.cache_breaker_open.set_function(lambda: float(breaker.is_open))
-        self._show_all_series()
+        tiers = get_args(Source) if remote is not None else ("local",)
+        show_from_the_start(metrics.cache_operations, tiers, get_args(Result))
 
     def start(self) -> None:
         """Begin to ping Redis, at once and then every `ping_every_s`, until closed."""
@@ -175,9 +176,3 @@ class TieredCache:
 
     def _count(self, tier: Source, result: Result, pairs: int) -> None:
         self._operations.labels(tier, result).inc(pairs)
-
-    def _show_all_series(self) -> None:
-        # A series that first appears with its first event has no rate at that moment, and an empty panel before.
-        for tier in get_args(Source) if self._remote is not None else ("local",):
-            for result in get_args(Result):
-                self._count(tier, result, 0)

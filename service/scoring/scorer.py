@@ -5,6 +5,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from typing import get_args
 
 from service.caches.keys import note_key, pack_reading, query_key, scoring_fingerprint, unpack_reading
 from service.caches.tiered_cache import TieredCache
@@ -24,11 +25,11 @@ from service.errors import (
     OverloadedError,
 )
 from service.live import LiveFigures
-from service.metrics import Metrics
-from service.scoring.admission import Admission, Ticket
+from service.metrics import Metrics, show_from_the_start
+from service.scoring.admission import Admission, ShedReason, Ticket
 from service.scoring.deadline import Deadline
 from service.scoring.single_flight import SingleFlight
-from service.scoring.types import PairResult, ScoringAnswer, ScoringRequest, Timing
+from service.scoring.types import Outcome, PairResult, ScoringAnswer, ScoringRequest, Timing
 from service.scoring.work import CLOSING, EngineReading, FlightKey, PairFlight, Work, landed
 from service.tracing import exemplar, trace_var
 from service.unforeseen import log_unforeseen
@@ -57,6 +58,8 @@ class Scorer:
         self._live = live
         self._in_flight: SingleFlight[FlightKey, EngineReading | EngineError] = SingleFlight()
         self._closing = False
+        show_from_the_start(metrics.pair_outcomes, get_args(Outcome))
+        show_from_the_start(metrics.shed, get_args(ShedReason))
 
     async def score(self, request: ScoringRequest) -> ScoringAnswer:
         """Score every pair that can be scored by the deadline.

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from service.contract.comparison import Comparison, RatioMean
 from service.errors import ShadowError
-from service.metrics import Metrics
+from service.metrics import Metrics, show_from_the_start
 from service.shadowing.base import Mirrored, Target, TargetAnswer
 from service.unforeseen import log_unforeseen
 
@@ -82,8 +82,7 @@ class Shadow:
         self._counts: dict[Outcome, int] = {"compared": 0, "failed": 0, "dropped": 0}
         self._found: _Found | None = None
         self._is_failing = False
-        for outcome in self._counts:  # there from the start, or the first one has no rate
-            metrics.shadow_requests.labels(outcome)
+        show_from_the_start(metrics.shadow_requests, self._counts)
 
     def start(self) -> None:
         """Begin to mirror."""

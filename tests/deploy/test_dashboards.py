@@ -209,11 +209,11 @@ def test_panels_draw_what_happened(rig: Rig) -> None:
             each["metric"][label] for each in rig.watching.series(query.filled_in, rig.begun, time.time())
         }
 
-    assert legends("Requests for scores by status", "status") == {"200", "422", "500", "503"}
-    assert legends("Pairs by outcome", "outcome") == {"scored", "shed", "failed"}
+    assert legends("Requests for scores by status", "status") == {"200", "422", "500", "503", "504"}
+    assert legends("Pairs by outcome", "outcome") == {"scored", "shed", "failed", "deadline_exceeded"}
     assert legends("Pairs by source", "source") >= {"engine", "local"}
     assert legends("Pairs shed by reason", "reason") >= {"backlog"}
-    assert legends("Errors: share of the requests for scores", "status") == {"500", "503"}
+    assert legends("Errors: share of the requests for scores", "status") == {"500", "503", "504"}
     assert legends("Stages: p99", "stage") == {"cache", "render", "queue", "engine"}
     assert legends("Hits, share of what was looked up", "tier") == {"local", "redis"}
     assert legends("By outcome", "outcome") >= {"parsed", "dropped"}
@@ -252,7 +252,7 @@ def test_the_picture_of_a_dashboard_has_every_panel_with_its_lines(rig: Rig, nam
             assert axes.lines or axes.collections
     if name == "scoring":
         [by_status] = [a for a in figure.axes if a.get_title(loc="left") == "Requests for scores by status"]
-        assert {"200", "422", "500", "503"} == set(by_status.get_legend_handles_labels()[1])
+        assert {"200", "422", "500", "503", "504"} == set(by_status.get_legend_handles_labels()[1])
 
 
 @pytest.mark.redis

@@ -50,6 +50,18 @@ async def test_metrics_are_prometheus_text(service: Service) -> None:
     }
 
 
+async def test_failures_are_counted_from_the_start(service: Service) -> None:
+    """Prometheus takes a series' first value for no increase: a replica's first burst of errors would be in no rate."""
+    text = (await service.client.get("/metrics")).text
+    for route in ("/score", "/rerank", "/v1/rerank", "/v2/rerank"):
+        for status in ("200", "500", "503", "504"):
+            assert f'notegrade_request_seconds_count{{route="{route}",status="{status}"}} 0.0\n' in text
+    for outcome in ("scored", "deadline_exceeded", "shed", "failed"):
+        assert f'notegrade_pair_outcomes_total{{outcome="{outcome}"}} 0.0\n' in text
+    for reason in ("deadline", "backlog"):
+        assert f'notegrade_shed_total{{reason="{reason}"}} 0.0\n' in text
+
+
 async def test_routes_are_labels_paths_are_not(service: Service) -> None:
     for path in ("/nowhere/1", "/nowhere/2", "/readyz"):
         await service.client.get(path)
