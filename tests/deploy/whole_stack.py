@@ -106,7 +106,7 @@ class Stack:
     def counted(self, label: str) -> dict[str, int]:
         """The requests for scores that the replicas have counted since their starts, by the label."""
         self.watching.wait_for_scrapes()
-        query = f'sum by ({label}) (notegrade_request_seconds_count{{route="/score"}})'
+        query = f'sum by ({label}) (notegrade_request_seconds_count{{route="/score"}}) > 0'
         return {value: round(count) for value, count in self.watching.values(query, label).items()}
 
     def fired(self) -> set[str]:
