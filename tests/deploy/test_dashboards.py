@@ -239,6 +239,24 @@ def test_a_shadow_s_pairs_that_keep_their_grade_are_those_that_the_service_count
 
 
 @pytest.mark.redis
+def test_a_replica_s_first_burst_of_errors_has_a_rate(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """Though it all came between two scrapes: Prometheus takes what a series begins with for no increase."""
+    refused = 'sum(increase(notegrade_request_seconds_count{route="/score", status=~"5.."}[1m]))'
+    with (
+        served(checkpoint) as service,
+        prometheus(tmp_path, service.url.removeprefix("http://")) as watching,
+    ):
+        wait_until(lambda: watching.value("up") == 1)
+        watching.wait_for_scrapes()
+        service.stack.readiness.set("probe_mismatch", "a test")
+        body = {"query": "cafes", "notes": [{"id": "n", "body": "A quiet cafe."}]}
+        for _ in range(20):
+            assert httpx.post(f"{service.url}/score", json=body, timeout=60).status_code == 503
+        watching.wait_for_scrapes()
+        assert (watching.value(refused) or 0) > 15  # extrapolated from where the scrapes fell
+
+
+@pytest.mark.redis
 @pytest.mark.parametrize("name", DASHBOARDS)
 def test_the_picture_of_a_dashboard_has_every_panel_with_its_lines(rig: Rig, name: str) -> None:
     window = Window(rig.begun, time.time(), "5s")
