@@ -28,8 +28,8 @@ MASS_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999,
 def show_from_the_start(metric: Counter | Histogram, *labels: Iterable[str]) -> None:
     """Make the series of these values of its labels, each with each, at 0.
 
-    One that first appears with its first events has no rate at that moment: they are lost to alerts, and on a replica that fails and
-    leaves before the next scrape, all of them.
+    Prometheus takes what a series begins with for no increase: the events up to the first scrape that finds one would be in no rate,
+    and in no alert.
     """
     for values in itertools.product(*labels):
         metric.labels(*values)
