@@ -53,13 +53,13 @@ def assemble(
 ) -> None:
     """Make a checkpoint of a base model: with a trained adapter merged in, or zero-shot with a criteria prompt."""
     # Not at the top: torch and transformers take seconds, and `--help` needs neither.
-    from model_export.adapter import default_adapter
-    from model_export.assemble import Plan
-    from model_export.assemble import assemble as make
-    from model_export.base_model import DEFAULT_BASE
-    from model_export.criteria import load_criteria
+    from model_export.checkpoint.adapter import default_adapter
+    from model_export.checkpoint.assemble import Plan
+    from model_export.checkpoint.assemble import assemble as make
+    from model_export.data.criteria import load_criteria
+    from model_export.data.template import find_template
+    from model_export.models.base_model import DEFAULT_BASE
     from model_export.progress import quiet_vendors, show_progress
-    from model_export.template import find_template
 
     zero_shot = zero_shot or template is not None or criteria is not None
     if adapter is None and base == DEFAULT_BASE and not zero_shot:
@@ -111,7 +111,7 @@ def run(
     from model_export.progress import quiet_vendors, show_progress
 
     quiet_vendors()
-    from model_export.evaluate import format_table
+    from model_export.evaluation.evaluate import format_table
     from model_export.run import run as train
 
     folder = out or Path("runs") / plan.name
@@ -147,9 +147,9 @@ def evaluate(
 
     plan = load_recipe(recipe)
     quiet_vendors()
-    from model_export.evaluate import format_table
-    from model_export.evaluate_checkpoints import evaluate_checkpoints
-    from model_export.prepare import read_data
+    from model_export.data.prepare import read_data
+    from model_export.evaluation.evaluate import format_table
+    from model_export.evaluation.evaluate_checkpoints import evaluate_checkpoints
 
     with show_progress() as on_progress:
         pairs = read_data(plan, data)
@@ -183,7 +183,7 @@ def ladder(
     ] = None,
 ) -> None:
     """Tell what each rung of a recipe gave over several seeds, what it cost, and what else was tried, on one page."""
-    from model_export.ladder import write_ladder
+    from model_export.reports.ladder import write_ladder
 
     write_ladder(runs, lever or (), out)
     typer.echo(f"{out} is ready")
@@ -203,7 +203,7 @@ def compare(
     from model_export.progress import quiet_vendors, show_progress
 
     quiet_vendors()
-    from model_export.compare_checkpoints import compare_checkpoints
+    from model_export.evaluation.compare_checkpoints import compare_checkpoints
 
     with show_progress() as on_progress:
         found = compare_checkpoints(first, second, pairs, criteria, seed=0, on_progress=on_progress)
@@ -241,9 +241,9 @@ def label(
     quiet_vendors()
     from functools import partial
 
-    from model_export.label_at_scale import label_file
-    from model_export.label_plan import LabelPlan, recipe_form, recipe_sampling, recipe_source
-    from model_export.ray_engine import RayOptions, start_ray_engine
+    from model_export.scale_out.label_at_scale import label_file
+    from model_export.scale_out.label_plan import LabelPlan, recipe_form, recipe_sampling, recipe_source
+    from model_export.scale_out.ray_engine import RayOptions, start_ray_engine
 
     sampling = recipe_sampling(made_by, paths, temperature)
     plan = LabelPlan(
@@ -265,8 +265,8 @@ def verify(
     vllm: Annotated[bool, typer.Option(help="Start plain vLLM on the folder, and hold it too.")] = True,
 ) -> None:
     """Run the export gates on any checkpoint folder; exit code 1 when one is not passed."""
-    from model_export.gates import verify as measure
-    from model_export.pairs import Source, read_pairs
+    from model_export.checkpoint.gates import verify as measure
+    from model_export.data.pairs import Source, read_pairs
     from model_export.progress import quiet_vendors
     from service.contract.manifest import read_manifest
 

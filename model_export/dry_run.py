@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from model_export.data_size import DataSize, measure_data
+from model_export.data.data_size import DataSize, measure_data
 from model_export.estimates import (
     BACKWARD,
     FORWARD,
@@ -18,7 +18,7 @@ from model_export.estimates import (
     Training,
     inference_memory,
 )
-from model_export.model_shape import Shape, find_shape
+from model_export.models.model_shape import Shape, find_shape
 from model_export.recipe import PARSE_SAMPLE, TINY_BASE, LaunchConfig, Recipe, TrainConfig
 
 # Two cores in bfloat16, as they trained SmolLM2-135M; what a current data-centre GPU may sustain: an assumption.

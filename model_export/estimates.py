@@ -6,7 +6,7 @@ Activations are held to what torch keeps by a test. Left out: what the libraries
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from model_export.model_shape import Shape
+from model_export.models.model_shape import Shape
 from model_export.recipe import LaunchConfig
 
 GIB = 1024**3

@@ -7,23 +7,30 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from model_export.adapter import AdapterDescription, describe_adapter
-from model_export.baselines import bm25, majority
-from model_export.checkpoint_writer import CheckpointSpec, OnProgress, code_version
-from model_export.evaluate import ALL, Differences, Evaluation, Predictions, evaluate, format_number
-from model_export.evaluate_checkpoints import fit
-from model_export.export import ExportPlan, export
-from model_export.failures import find_failures
-from model_export.gates import sample_pairs
-from model_export.model_card import TrainingNotes
-from model_export.pairs import GRADES, Pair, listed
-from model_export.prepare import Data, read_base
-from model_export.prompting import PromptForm
+from model_export.checkpoint.adapter import AdapterDescription, describe_adapter
+from model_export.checkpoint.export import ExportPlan, export
+from model_export.checkpoint.gates import sample_pairs
+from model_export.checkpoint.model_card import TrainingNotes
+from model_export.checkpoint.writer import CheckpointSpec, OnProgress, code_version
+from model_export.data.pairs import GRADES, Pair, listed
+from model_export.data.prepare import Data, read_base
+from model_export.data.prompting import PromptForm
+from model_export.evaluation.baselines import bm25, majority
+from model_export.evaluation.evaluate import (
+    ALL,
+    Differences,
+    Evaluation,
+    Predictions,
+    evaluate,
+    format_number,
+)
+from model_export.evaluation.evaluate_checkpoints import fit
+from model_export.evaluation.failures import find_failures
+from model_export.evaluation.winners import METRIC_TITLES
 from model_export.recipe import Recipe
-from model_export.report import RunReport, difference_cell, write_report
+from model_export.reports.report import RunReport, difference_cell, write_report
 from model_export.run_log import read_log
 from model_export.stages import StageRecord, hash_of
-from model_export.winners import METRIC_TITLES
 from model_export.work import ADAPTER, CUT
 from service.contract.manifest import Lineage, hash_file
 

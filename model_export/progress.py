@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from model_export.checkpoint_writer import OnProgress
+from model_export.checkpoint.writer import OnProgress
 
 
 def quiet_vendors() -> None:

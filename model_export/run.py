@@ -4,15 +4,15 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from model_export.baselines import bm25, majority
-from model_export.checkpoint_writer import OnProgress, check_probes
-from model_export.evaluate import Evaluation, evaluate
+from model_export.checkpoint.writer import OnProgress, check_probes
+from model_export.data.pairs import GRADES
+from model_export.data.prompting import PromptForm, Prompting
+from model_export.data.template import find_template
+from model_export.evaluation.baselines import bm25, majority
+from model_export.evaluation.evaluate import Evaluation, evaluate
 from model_export.outcome import CHECKPOINT, Models, Outcome, write_checkpoint, write_results_and_report
-from model_export.pairs import GRADES
-from model_export.prompting import PromptForm, Prompting
 from model_export.recipe import Recipe
 from model_export.stages import Stages, lock
-from model_export.template import find_template
 from model_export.work import Work
 
 

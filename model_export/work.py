@@ -10,16 +10,11 @@ from random import Random
 import numpy as np
 from transformers import set_seed
 
-from model_export import predict
-from model_export.adapter import merge_folder
-from model_export.checkpoint_writer import OnProgress
-from model_export.cut import cut
-from model_export.distil import make_example, train_student
-from model_export.evaluate import Predictions
-from model_export.launch import StageJob, launch
-from model_export.model_io import average_weights
-from model_export.pairs import Pair
-from model_export.prepare import (
+from model_export.checkpoint.adapter import merge_folder
+from model_export.checkpoint.cut import cut
+from model_export.checkpoint.writer import OnProgress
+from model_export.data.pairs import Pair
+from model_export.data.prepare import (
     Data,
     data_inputs,
     load_data,
@@ -28,13 +23,18 @@ from model_export.prepare import (
     read_base,
     sample_dev,
 )
-from model_export.prompting import Prompting
+from model_export.data.prompting import Prompting
+from model_export.data.sampling import pick_distinct
+from model_export.evaluation import predict
+from model_export.evaluation.evaluate import Predictions
+from model_export.models.model_io import average_weights
 from model_export.recipe import PARSE_SAMPLE, TINY_BASE, Recipe, RlConfig, TrainConfig
-from model_export.rollout import OnBatch, Sampler, Sampling
-from model_export.sampling import pick_distinct
+from model_export.scale_out.launch import StageJob, launch
 from model_export.stages import RunError, Stages, hash_of
-from model_export.teacher_label import label_pairs, read_soft_labels, write_soft_labels
-from model_export.teacher_sft import LOG_NAME, Workplace, train_cot, train_label_only
+from model_export.student.distil import make_example, train_student
+from model_export.teacher.label import label_pairs, read_soft_labels, write_soft_labels
+from model_export.teacher.rollout import OnBatch, Sampler, Sampling
+from model_export.teacher.sft import LOG_NAME, Workplace, train_cot, train_label_only
 from service.contract.manifest import hash_file
 
 ADAPTER, CUT = "adapter", "cut.json"
@@ -115,7 +115,7 @@ class Work:
 
     def reinforce(self, stage: str, data: Data, prompting: Prompting, warm: Path) -> Path:
         """The teacher after RL: `sam` with the step mask, `grpo` without."""
-        from model_export.teacher_rl import train_rl  # here, since TRL imports vLLM: ten seconds
+        from model_export.teacher.rl import train_rl  # here, since TRL imports vLLM: ten seconds
 
         config = self._recipe.rl
         work = partial(train_rl, data.train, prompting, config, masked=stage == "sam")

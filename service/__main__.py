@@ -23,7 +23,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from service.api.auth import Keyring, hash_key, new_key
 from service.app import (
     build_app,
     build_stack,
@@ -32,20 +31,21 @@ from service.app import (
     prepare_engine,
     request_limits,
 )
-from service.connections import ConnectionLimits
+from service.cli.hub import locate_checkpoint
+from service.cli.mode import describe, describe_flip, flip_mode, parse_ttl, read_history, read_mode
+from service.cli.offline import read_notes, score_notes, to_json_line, to_table
+from service.cli.remote import Remote
+from service.cli.shadow import describe_shadow, read_shadow
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 from service.errors import NotegradeError
-from service.experiment_command import judge_experiment, parse_period
-from service.experiment_counts import Prometheus
-from service.hub import locate_checkpoint
-from service.logs import configure_logs
-from service.mode_command import describe, describe_flip, flip_mode, parse_ttl, read_history, read_mode
-from service.offline import read_notes, score_notes, to_json_line, to_table
-from service.remote import Remote
+from service.experiments.command import judge_experiment, parse_period
+from service.experiments.counts import Prometheus
+from service.http.auth import Keyring, hash_key, new_key
+from service.http.connections import ConnectionLimits
+from service.http.server import Server, StopTimes, allow_open_files, bind
+from service.observability.logs import configure_logs
 from service.scoring.types import PairResult, ScoringNote
-from service.server import Server, StopTimes, allow_open_files, bind
 from service.settings import Settings, load_settings
-from service.shadow_command import describe_shadow, read_shadow
 from service.stack import ScoringStack
 
 app = typer.Typer(

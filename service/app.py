@@ -13,17 +13,6 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CollectorRegistry
 
-from service.api.auth import Keyring, reload_keys
-from service.api.console_page import build_console_router
-from service.api.error_handlers import install_error_handlers
-from service.api.explaining import build_explaining_router
-from service.api.middleware import BodyLimiter, PrivateRoutes, RequestObserver
-from service.api.openapi import install_openapi
-from service.api.parts import Parts
-from service.api.rate_limit import PairsLimiter
-from service.api.routes import build_router
-from service.api.schemas import RequestLimits
-from service.api.shadow import build_shadow_router
 from service.caches.breaker import Breaker
 from service.caches.memory_cache import MemoryCache
 from service.caches.redis_cache import RedisCache
@@ -31,7 +20,7 @@ from service.caches.redis_connection import RedisConnection
 from service.caches.tiered_cache import TieredCache
 from service.contract.checkpoint import Checkpoint
 from service.engines.base import Engine, EngineModel
-from service.engines.vllm_engine import VllmEngine, VllmOptions, prepare
+from service.engines.vllm.engine import VllmEngine, VllmOptions, prepare
 from service.engines.watched_engine import WatchedEngine
 from service.errors import ConfigurationError, ExplanationStoreError
 from service.explaining.base import ModeStore, TraceStore
@@ -42,8 +31,20 @@ from service.explaining.memory_stores import MemoryModeStore, MemoryTraceStore
 from service.explaining.mode import FlipLimits
 from service.explaining.redis_stores import RedisModeStore, RedisTraceStore
 from service.explaining.switch import Switch
-from service.live import LiveFigures
-from service.metrics import Metrics
+from service.http.auth import Keyring, reload_keys
+from service.http.console import build_console_router
+from service.http.error_handlers import install_error_handlers
+from service.http.explain_routes import build_explaining_router
+from service.http.middleware import BodyLimiter, PrivateRoutes, RequestObserver
+from service.http.openapi import install_openapi
+from service.http.parts import Parts
+from service.http.rate_limit import PairsLimiter
+from service.http.routes import build_router
+from service.http.schemas import RequestLimits
+from service.http.shadow_routes import build_shadow_router
+from service.observability.live import LiveFigures
+from service.observability.metrics import Metrics
+from service.observability.tracing import Tracer
 from service.scoring.admission import Admission
 from service.scoring.readiness import Readiness
 from service.scoring.scorer import Scorer
@@ -51,7 +52,6 @@ from service.settings import Settings
 from service.shadowing.http_target import HttpTarget
 from service.shadowing.shadow import Shadow, ShadowLimits
 from service.stack import ENGINE_WATCH_INTERVAL_S, ScoringStack
-from service.tracing import Tracer
 
 EXPLANATION_CONNECTIONS = 16
 VERSION = importlib.metadata.version("notegrade")
@@ -256,7 +256,7 @@ def _build_shadow(settings: Settings, grades: int, metrics: Metrics) -> Shadow |
 
 def _build_tracer(fingerprint: str) -> Tracer:
     try:
-        from service.otel_tracer import OtelTracer
+        from service.observability.otel_tracer import OtelTracer
     except ImportError as error:
         raise ConfigurationError(f"NOTEGRADE_TRACING needs the extra `tracing`: {error}") from error
     return OtelTracer(VERSION, {"notegrade.fingerprint": fingerprint})

@@ -10,8 +10,8 @@ from service.contract.checkpoint import Checkpoint
 from service.engines.base import Engine
 from service.explaining.base import ModeStore, TraceStore
 from service.explaining.explanations import Explanations
-from service.live import LiveFigures
-from service.metrics import Metrics
+from service.observability.live import LiveFigures
+from service.observability.metrics import Metrics
 from service.scoring.readiness import Readiness, bring_up, watch
 from service.scoring.scorer import Scorer
 from service.shadowing.shadow import Shadow

@@ -8,12 +8,12 @@ import torch
 from datasets import Dataset
 from trl import GRPOConfig
 
-from model_export.model_io import load_model, load_tokenizer
-from model_export.pairs import Pair
-from model_export.prompting import PromptForm, Prompting
-from model_export.reward import Reward
-from model_export.teacher_rl import StepMaskTrainer
-from model_export.template import find_template
+from model_export.data.pairs import Pair
+from model_export.data.prompting import PromptForm, Prompting
+from model_export.data.template import find_template
+from model_export.models.model_io import load_model, load_tokenizer
+from model_export.teacher.reward import Reward
+from model_export.teacher.rl import StepMaskTrainer
 from service.contract.manifest import Criteria, Limits
 from service.contract.prompt import Note
 

@@ -9,11 +9,11 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from service.app import build_app, build_stack
-from service.connections import ConnectionLimits
 from service.contract.checkpoint import Checkpoint
 from service.engines.base import Engine
 from service.engines.fake_engine import FakeEngine
-from service.server import Server, StopTimes, bind
+from service.http.connections import ConnectionLimits
+from service.http.server import Server, StopTimes, bind
 from service.settings import Settings
 from service.stack import ScoringStack
 from tests.checkpoints import fake_engine_for

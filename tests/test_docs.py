@@ -14,7 +14,6 @@ from pydantic_core import PydanticUndefined
 
 from service.app import build_app, build_stack
 from service.contract.manifest import Manifest
-from service.engine_use import EngineUse
 from service.errors import (
     CacheUnavailableError,
     CheckpointError,
@@ -23,7 +22,8 @@ from service.errors import (
     NotegradeError,
     ShadowError,
 )
-from service.metrics import Metrics, ModeGauge
+from service.observability.engine_use import EngineUse
+from service.observability.metrics import Metrics, ModeGauge
 from service.settings import PREFIX, Settings
 from tests.checkpoints import fake_engine_for, load_tiny
 

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from model_export.adapter import AdapterDescription, describe_adapter
-from model_export.base_model import load_base, locate_base, save_base
-from model_export.criteria import load_criteria
-from model_export.cut import cut
-from model_export.model_card import TrainingNotes
+from model_export.checkpoint.adapter import AdapterDescription, describe_adapter
+from model_export.checkpoint.cut import cut
+from model_export.checkpoint.model_card import TrainingNotes
+from model_export.data.criteria import load_criteria
+from model_export.models.base_model import load_base, locate_base, save_base
 from service.contract.manifest import Calibration, Limits, Lineage
 
 RANK = 4

@@ -4,11 +4,11 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from model_export.pairs import Pair
-from model_export.prepare import load_data, prepare_base, prepare_data
-from model_export.prompting import PromptForm, Prompting
+from model_export.data.pairs import Pair
+from model_export.data.prepare import load_data, prepare_base, prepare_data
+from model_export.data.prompting import PromptForm, Prompting
+from model_export.data.template import find_template
 from model_export.recipe import CotConfig, Recipe
-from model_export.template import find_template
 
 MICRO = """
 name = "micro"
@@ -80,7 +80,7 @@ def make_tiny_teacher(root: Path) -> TinyTeacher:
     """Made in a few seconds, under `root`."""
     import torch
 
-    from model_export.teacher_sft import Workplace, train_cot
+    from model_export.teacher.sft import Workplace, train_cot
 
     torch.set_num_threads(1)  # as in conftest's tiny_base
     data_folder, base, folder = root / "data", root / "base", root / "teacher"

@@ -25,7 +25,7 @@ from load_tests.bench.records import OFFLINE
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 from service.contract.labels import LabelDistribution
 from service.contract.vllm_settings import cpu_environment
-from service.engines.cpu_dtype import choose_cpu_dtype
+from service.engines.vllm.profile import choose_cpu_dtype
 
 if TYPE_CHECKING:
     from vllm import LLM

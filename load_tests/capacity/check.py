@@ -77,7 +77,7 @@ def _site(document: Mapping[str, Any], row: Mapping[str, Any], site: Site) -> Si
     device = Device(machine["processor"], flops, math.inf, math.inf, 0.0, "bench.json", cores)
     model = replace(site.model, bytes_per_number=_BYTES[peak])
     note = row["prompt_tokens_per_pair"] - site.prompt.head - site.prompt.query
-    # As service/engines/vllm_engine.py has it: 32 on a CPU, on others vLLM's default.
+    # As service/engines/vllm/engine.py has it: 32 on a CPU, on others vLLM's default.
     prompt = replace(
         site.prompt,
         note=note,

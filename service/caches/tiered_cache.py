@@ -9,8 +9,8 @@ from typing import Literal, get_args
 from service.caches.base import Cache
 from service.caches.breaker import Breaker
 from service.errors import CacheUnavailableError
-from service.metrics import Metrics, show_from_the_start
-from service.unforeseen import log_unforeseen
+from service.observability.metrics import Metrics, show_from_the_start
+from service.observability.redaction import log_unforeseen
 
 Source = Literal["local", "redis"]
 Result = Literal["hit", "miss", "error", "skipped", "written", "dropped"]

@@ -15,9 +15,9 @@ from service.contract.text import canonicalize
 from service.engines.base import Engine
 from service.errors import EngineError, EngineRequestError, ExplanationDroppedError, InvalidRequestError
 from service.explaining.traces import Explanation, read_trace
-from service.metrics import Metrics
-from service.tracing import Trace, exemplar, trace_var
-from service.unforeseen import log_unforeseen
+from service.observability.metrics import Metrics
+from service.observability.redaction import log_unforeseen
+from service.observability.tracing import Trace, exemplar, trace_var
 
 logger = logging.getLogger(__name__)
 

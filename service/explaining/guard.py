@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from service.errors import ExplanationStoreError, ModeConflictError, ModeRefusedError
 from service.explaining.mode import GUARD, Flip
 from service.explaining.switch import Switch
-from service.live import LiveFigures
-from service.metrics import Metrics
+from service.observability.live import LiveFigures
+from service.observability.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 

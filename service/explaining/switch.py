@@ -11,7 +11,7 @@ from typing import get_args
 from service.errors import ExplanationStoreError
 from service.explaining.base import ModeReading, ModeStore, read_at
 from service.explaining.mode import NEVER_FLIPPED, Flip, Mode, ModeName
-from service.metrics import Metrics
+from service.observability.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 

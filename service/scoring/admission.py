@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from service.metrics import Metrics
+from service.observability.metrics import Metrics
 from service.scoring.types import Priority
 
 # How far back the measured rate looks, in seconds of work.

@@ -9,8 +9,8 @@ from service.contract.labels import LabelDistribution
 from service.contract.probes import Probe, check_probes
 from service.engines.base import Engine
 from service.errors import EngineLostError, ManifestError, NotegradeError, NotReadyError
-from service.metrics import Metrics
-from service.unforeseen import log_unforeseen
+from service.observability.metrics import Metrics
+from service.observability.redaction import log_unforeseen
 
 logger = logging.getLogger(__name__)
 

@@ -24,15 +24,15 @@ from service.errors import (
     InvalidRequestError,
     OverloadedError,
 )
-from service.live import LiveFigures
-from service.metrics import Metrics, show_from_the_start
+from service.observability.live import LiveFigures
+from service.observability.metrics import Metrics, show_from_the_start
+from service.observability.redaction import log_unforeseen
+from service.observability.tracing import exemplar, trace_var
 from service.scoring.admission import Admission, ShedReason, Ticket
 from service.scoring.deadline import Deadline
 from service.scoring.single_flight import SingleFlight
 from service.scoring.types import Outcome, PairResult, ScoringAnswer, ScoringRequest, Timing
 from service.scoring.work import CLOSING, EngineReading, FlightKey, PairFlight, Work, landed
-from service.tracing import exemplar, trace_var
-from service.unforeseen import log_unforeseen
 
 logger = logging.getLogger(__name__)
 

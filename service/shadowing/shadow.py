@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from service.contract.comparison import Comparison, RatioMean
 from service.errors import ShadowError
-from service.metrics import Metrics, show_from_the_start
+from service.observability.metrics import Metrics, show_from_the_start
+from service.observability.redaction import log_unforeseen
 from service.shadowing.base import Mirrored, Target, TargetAnswer
-from service.unforeseen import log_unforeseen
 
 logger = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ import pytest
 
 from notegrade_client import AsyncNotegrade, NotegradeError, UnreachableError
 from notegrade_client.models import ScoreAnswer as ClientAnswer
-from service.api.auth import hash_key
-from service.api.schemas import ScoreResponse
 from service.contract.checkpoint import Checkpoint
-from service.server import StopTimes
+from service.http.auth import hash_key
+from service.http.schemas import ScoreResponse
+from service.http.server import StopTimes
 from tests.checkpoints import load_tiny
 from tests.clients.asking import NOTES, SCORED, Answers, ask, overloaded
 from tests.served import Served, served

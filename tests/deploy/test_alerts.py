@@ -10,7 +10,7 @@ import pytest
 
 from service.contract.checkpoint import Checkpoint
 from service.contract.prompt import Note
-from service.server import StopTimes
+from service.http.server import StopTimes
 from tests.checkpoints import load_tiny
 from tests.deploy.containers import ROOT
 from tests.deploy.haproxy_rig import ROUTING, answered, routed

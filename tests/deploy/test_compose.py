@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 import pytest
 import yaml  # type: ignore[import-untyped]  # it comes with vLLM, its stubs don't
 
-from service.api.auth import Keyring, hash_key
 from service.app import listening_addresses
-from service.server import LAST_ANSWERS_S
+from service.http.auth import Keyring, hash_key
+from service.http.server import LAST_ANSWERS_S
 from service.settings import PREFIX, Settings
 from tests.deploy.test_kubernetes import ENGINE_CLOSES_S
 from tests.doc_commands import problems

@@ -18,7 +18,7 @@ from service.__main__ import app
 from service.engines.base import EngineAnswer
 from service.engines.fake_engine import FakeEngine
 from service.errors import CommandError, EngineRequestError
-from service.experiment_counts import arms_in, grown_in
+from service.experiments.counts import arms_in, grown_in
 from tests.checkpoints import engine_model, load_tiny
 from tests.deploy.haproxy_rig import ROUTING, Router, routed
 from tests.deploy.prometheus_rig import Prometheus, prometheus, told

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.api.auth import hash_key, new_key
+from service.http.auth import hash_key, new_key
 from tests.deploy.containers import (
     BILL,
     ROOT,

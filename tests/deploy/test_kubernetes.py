@@ -11,9 +11,9 @@ import pytest
 import yaml  # type: ignore[import-untyped]  # it comes with vLLM, its stubs don't
 from prometheus_client import CollectorRegistry, generate_latest
 
-from service.api.auth import Keyring, hash_key, new_key
-from service.metrics import Metrics
-from service.server import LAST_ANSWERS_S
+from service.http.auth import Keyring, hash_key, new_key
+from service.http.server import LAST_ANSWERS_S
+from service.observability.metrics import Metrics
 from service.settings import PREFIX, Settings
 from tests.checkpoints import load_tiny
 from tests.deploy.containers import ROOT

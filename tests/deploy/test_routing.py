@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from service.contract.checkpoint import Checkpoint
-from service.server import StopTimes
+from service.http.server import StopTimes
 from tests.checkpoints import load_tiny
 from tests.deploy.containers import ROOT
 from tests.deploy.haproxy_rig import ROUTING, Router, answered, routed

@@ -9,8 +9,8 @@ from typing import Any, get_args
 
 import httpx
 
-from service.api.auth import hash_key
 from service.explaining.mode import ModeName
+from service.http.auth import hash_key
 from tests.end_to_end.service_process import ServiceProcess, free_port, start_service
 from tests.redis_server import RedisServer
 

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from service.contract.checkpoint import Checkpoint
-from service.server import LAST_ANSWERS_S
+from service.http.server import LAST_ANSWERS_S
 from tests.end_to_end.service_process import ServiceProcess, free_port
 from tests.end_to_end.supervised import (
     ENGINE_HANG_S,

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.api.auth import hash_key
+from service.http.auth import hash_key
 from tests.end_to_end.service_process import ServiceProcess, free_port, start_service
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]

@@ -12,7 +12,7 @@ import pytest
 from load_tests.cached_vs_fresh import measure
 from load_tests.client import new_session, read_metrics
 from load_tests.mixed_traffic import differences, drive, plan
-from model_export.reference_scorer import ReferenceScorer
+from model_export.models.reference_scorer import ReferenceScorer
 from service.contract.checkpoint import Checkpoint
 from service.contract.judgement import judge
 from service.contract.prompt import Note

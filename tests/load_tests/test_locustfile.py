@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from service.api.auth import hash_key
 from service.contract.checkpoint import Checkpoint
+from service.http.auth import hash_key
 from tests.checkpoints import load_tiny
 from tests.served import served
 

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from model_export.assemble import Plan, assemble
-from model_export.criteria import load_criteria
-from model_export.template import find_template
+from model_export.checkpoint.assemble import Plan, assemble
+from model_export.data.criteria import load_criteria
+from model_export.data.template import find_template
 from tests.tiny_base import make_tiny_base
 from tests.tiny_teacher import TinyTeacher, make_tiny_teacher
 

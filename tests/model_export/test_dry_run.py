@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from model_export.data.template import TemplateError
 from model_export.dry_run import describe_plan
 from model_export.recipe import Recipe
 from model_export.recipe_file import load_recipe
-from model_export.template import TemplateError
 
 ROOT = Path(__file__).parent.parent.parent
 RECIPES = ROOT / "recipes"

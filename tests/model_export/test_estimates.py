@@ -5,7 +5,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from model_export.estimates import Batch, Training, inference_memory
-from model_export.model_shape import Shape
+from model_export.models.model_shape import Shape
 from model_export.recipe import LaunchConfig
 
 SHAPE = Shape(

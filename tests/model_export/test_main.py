@@ -12,9 +12,9 @@ from typing import get_args
 import pytest
 
 from model_export.__main__ import assemble, main
-from model_export.base_model import DEFAULT_BASE
-from model_export.criteria import DEFAULT_CRITERIA
-from model_export.template import DEFAULT_TEMPLATE
+from model_export.data.criteria import DEFAULT_CRITERIA
+from model_export.data.template import DEFAULT_TEMPLATE
+from model_export.models.base_model import DEFAULT_BASE
 from service.contract.checkpoint import load_checkpoint
 from tests.tiny_base import make_tiny_base
 from tests.tiny_teacher import MICRO

@@ -1,7 +1,7 @@
 import unicodedata
 from pathlib import Path
 
-from model_export.checkpoint_writer import read_probe_pairs
+from model_export.checkpoint.writer import read_probe_pairs
 from service.contract.checkpoint import load_checkpoint
 
 PAIRS = read_probe_pairs()

@@ -4,10 +4,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
-from service.api.auth import hash_key
 from service.app import build_stack, listening_addresses
 from service.engines.watched_engine import WatchedEngine
 from service.errors import ConfigurationError
+from service.http.auth import hash_key
 from service.settings import Settings
 from tests.checkpoints import load_tiny
 

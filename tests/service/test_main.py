@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from service.__main__ import app, main
-from service.api.auth import Keyring
+from service.http.auth import Keyring
 from tests.checkpoints import fake_engine_for, make_checkpoint
 
 

@@ -8,7 +8,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from service.engines.cpu_dtype import choose_cpu_dtype
+from service.engines.vllm.profile import choose_cpu_dtype
 
 
 @cache

@@ -59,7 +59,7 @@ def run_server(server: Server) -> Iterator[Running]:
 
 def _start_tied(server: Server, log: Path) -> "subprocess.Popen[bytes]":
     # In a group of its own that can't outlive this process, not even by SIGKILL: a watcher in the group reads a pipe
-    # that closes with this end, and then kills them all. As in model_export/vllm_server.py, which imports torch.
+    # that closes with this end, and then kills them all. As in model_export/checkpoint/vllm_server.py, which imports torch.
     watch = 'exec 3<&0; { read -r _ <&3; kill -KILL 0; } & exec "$@" 3<&- </dev/null'
     with log.open("wb") as output:
         return subprocess.Popen(

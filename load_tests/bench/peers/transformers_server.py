@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from transformers import AutoModelForCausalLM
 
-from service.engines.cpu_dtype import choose_cpu_dtype
+from service.engines.vllm.profile import choose_cpu_dtype
 
 # Measured on two cores, with a shared prefix: batches of 10 and 20 are equally fast.
 BATCH = 16

@@ -9,7 +9,7 @@ from service.caches.breaker import Breaker
 from service.caches.memory_cache import MemoryCache
 from service.caches.tiered_cache import TieredCache
 from service.errors import CacheUnavailableError
-from service.metrics import Metrics
+from service.observability.metrics import Metrics
 
 
 class FaultyCache(MemoryCache):

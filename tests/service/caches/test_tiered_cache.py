@@ -10,7 +10,7 @@ from service.caches.memory_cache import MemoryCache
 from service.caches.redis_cache import RedisCache
 from service.caches.tiered_cache import TieredCache
 from service.errors import CacheUnavailableError
-from service.metrics import Metrics
+from service.observability.metrics import Metrics
 from tests.redis_server import RedisServer
 from tests.service.caches.house import House
 from tests.waiting import until

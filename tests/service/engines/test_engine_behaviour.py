@@ -42,7 +42,7 @@ async def engine(kind: str, checkpoint: Checkpoint) -> AsyncIterator[Engine]:
         fake.trace = (5, 6, 7, 8)
         engine: Engine = fake if kind == "fake" else WatchedEngine(fake, max_silent_checks=1000)
     else:
-        from service.engines.vllm_engine import VllmEngine, VllmOptions
+        from service.engines.vllm.engine import VllmEngine, VllmOptions
 
         engine = VllmEngine(engine_model(checkpoint), VllmOptions(dtype="float32"))
     await engine.start()

@@ -9,7 +9,7 @@ from service.explaining.base import ModeReading
 from service.explaining.memory_stores import MemoryModeStore
 from service.explaining.mode import Flip
 from service.explaining.switch import Switch
-from service.metrics import Metrics
+from service.observability.metrics import Metrics
 
 
 @dataclass

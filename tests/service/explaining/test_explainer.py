@@ -19,7 +19,7 @@ from service.explaining.explainer import (
     TokenBudget,
 )
 from service.explaining.traces import Explanation
-from service.metrics import Metrics
+from service.observability.metrics import Metrics
 from tests.checkpoints import fake_engine_for, load_tiny
 from tests.service.explaining.house import Clock
 from tests.waiting import until

@@ -3,7 +3,7 @@ import pytest
 from service.errors import ModeRefusedError
 from service.explaining.guard import CALM_S, Guard, GuardLimits
 from service.explaining.mode import Flip
-from service.live import LiveFigures
+from service.observability.live import LiveFigures
 from tests.service.explaining.house import Replica, turn_on
 
 

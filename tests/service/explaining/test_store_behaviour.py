@@ -19,7 +19,7 @@ from service.explaining.memory_stores import MemoryModeStore, MemoryTraceStore
 from service.explaining.mode import NEVER_FLIPPED, Flip
 from service.explaining.redis_stores import RedisModeStore, RedisTraceStore
 from service.explaining.switch import Switch
-from service.metrics import Metrics
+from service.observability.metrics import Metrics
 from tests.redis_server import RedisServer, age_keys
 from tests.service.explaining.house import Clock, turn_on
 

@@ -8,7 +8,7 @@ from service.errors import ExplanationStoreError
 from service.explaining.base import ModeReading
 from service.explaining.mode import Flip
 from service.explaining.switch import Switch
-from service.metrics import Metrics
+from service.observability.metrics import Metrics
 from tests.service.explaining.house import Clock, FaultyModeStore, Replica, turn_on
 from tests.waiting import until
 

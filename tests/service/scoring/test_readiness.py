@@ -10,7 +10,7 @@ from service.contract.checkpoint import Checkpoint
 from service.engines.base import EngineProfile
 from service.engines.fake_engine import FakeEngine
 from service.errors import EngineLostError, EngineRequestError, NotReadyError
-from service.metrics import Metrics
+from service.observability.metrics import Metrics
 from service.scoring.readiness import Readiness, bring_up, watch
 from tests.checkpoints import engine_model, fake_engine_for, load_tiny
 from tests.waiting import until

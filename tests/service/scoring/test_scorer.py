@@ -26,8 +26,8 @@ from service.errors import (
     InvalidRequestError,
     OverloadedError,
 )
-from service.live import LiveFigures
-from service.metrics import Metrics
+from service.observability.live import LiveFigures
+from service.observability.metrics import Metrics
 from service.scoring.admission import Admission
 from service.scoring.scorer import Scorer
 from service.scoring.types import ScoringNote, ScoringRequest

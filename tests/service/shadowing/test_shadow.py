@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from service.contract.comparison import Graded
-from service.metrics import Metrics
+from service.observability.metrics import Metrics
 from service.shadowing.base import Mirrored, MirroredNote, TargetAnswer
 from service.shadowing.memory_target import MemoryTarget
 from service.shadowing.shadow import Shadow, ShadowLimits

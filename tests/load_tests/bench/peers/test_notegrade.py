@@ -5,9 +5,9 @@ import pytest
 
 from load_tests.bench.peer import Request
 from load_tests.bench.peers.notegrade import Notegrade
-from service.api.schemas import ScoreBody
 from service.app import request_limits
 from service.contract.checkpoint import Checkpoint
+from service.http.schemas import ScoreBody
 from service.settings import load_settings
 
 

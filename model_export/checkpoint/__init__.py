@@ -1,0 +1,1 @@
+"""Checkpoint folders: assemble, adapt, pass the gates, export."""

@@ -1,0 +1,139 @@
+"""From a base model, and an adapter where there is one, to a checkpoint folder that the service accepts."""
+
+import re
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from model_export.checkpoint.adapter import (
+    AdapterDescription,
+    AdapterError,
+    merge,
+    read_description,
+    read_factors,
+)
+from model_export.checkpoint.model_card import render_model_card
+from model_export.checkpoint.new_folder import new_folder
+from model_export.checkpoint.writer import CheckpointSpec, OnProgress, code_version, write_contract
+from model_export.data.criteria import DEFAULT_CRITERIA, load_criteria
+from model_export.data.template import DEFAULT_TEMPLATE, find_template
+from model_export.models.base_model import (
+    PRUNED,
+    BaseLocation,
+    first_layers,
+    load_base,
+    locate_base,
+    save_base,
+)
+from model_export.models.quantize import quantize_folder
+from service.contract.manifest import Base, Criteria, Lineage, Name, Template
+from service.errors import NotegradeError
+
+
+class PlanError(NotegradeError):
+    """A plan that no checkpoint can be made by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a checkpoint is to be made of.
+
+    An adapter brings the template and criteria that it was trained with; without one they are the packaged defaults
+    unless stated. `int8` weights (W8A8) pass no gates here: `notegrade-train verify` runs them.
+    """
+
+    base: str
+    template: Template | None = None
+    criteria: Criteria | None = None
+    name: str | None = None
+    adapter: Path | None = None
+    int8: bool = False
+
+
+def assemble(
+    plan: Plan, out: Path, *, force: bool = False, on_progress: OnProgress = lambda *_: None
+) -> Path:
+    """Make the checkpoint folder `out` of a base model: zero-shot, or with an adapter merged into it.
+
+    The same plan makes the same fingerprint. An interrupted run leaves no folder that looks whole.
+    Raises NotegradeError with one line that says what is wrong.
+    """
+    _check_plan(plan)
+    location, adapter = locate_base(plan.base), None
+    if plan.adapter:
+        adapter, factors = read_description(plan.adapter), read_factors(plan.adapter)
+        location = _fitting(location, adapter)
+    with new_folder(out, force=force) as folder, tempfile.TemporaryDirectory() as private:
+        full = Path(private) if plan.int8 else folder
+        on_progress(f"Load {location.name}", 0, 1)
+        loaded = load_base(location)
+        if adapter:
+            on_progress(f"Merge {adapter.name}", 0, 1)
+            merge(loaded, factors)
+        on_progress("Write weights and tokenizer", 0, 1)
+        save_base(loaded, full)
+        if plan.int8:
+            quantize_folder(full, folder)
+        spec = _trained(plan, loaded.base, adapter) if adapter else _zero_shot(plan, loaded.base)
+        spec = replace(spec, quantization="w8a8" if plan.int8 else None)
+        checkpoint = write_contract(folder, spec, on_progress)
+        card = render_model_card(checkpoint.manifest, spec.training)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+    return out
+
+
+def _check_plan(plan: Plan) -> None:
+    try:
+        TypeAdapter(Name | None).validate_python(plan.name)
+    except ValidationError as error:
+        raise PlanError(
+            f"{plan.name!r} can't be a checkpoint's name: take letters, digits, '.', '_' and '-'"
+        ) from error
+    if plan.adapter and (plan.template or plan.criteria):
+        raise PlanError(
+            "an adapter answers to the template and criteria that it was trained with: leave both out, or the adapter"
+        )
+
+
+def _fitting(location: BaseLocation, adapter: AdapterDescription) -> BaseLocation:
+    """The base with as many layers as the adapter was made for. Raises AdapterError where it is another base."""
+    pruned = PRUNED.fullmatch(adapter.base)
+    if pruned and location.name == pruned[1]:
+        location = first_layers(location, int(pruned[2]))
+    if location.name != adapter.base:
+        raise AdapterError(
+            f"the adapter {adapter.name} was made for the base {adapter.base}, not {location.name}"
+        )
+    return location
+
+
+def _zero_shot(plan: Plan, base: Base) -> CheckpointSpec:
+    return CheckpointSpec(
+        name=plan.name or _default_name(base),
+        base=base,
+        template=plan.template or find_template(DEFAULT_TEMPLATE),
+        criteria=(plan.criteria or load_criteria(DEFAULT_CRITERIA),),
+        lineage=Lineage(code_version=code_version()),
+    )
+
+
+def _trained(plan: Plan, base: Base, adapter: AdapterDescription) -> CheckpointSpec:
+    return CheckpointSpec(
+        name=plan.name or adapter.name,
+        base=base,
+        template=find_template(adapter.template),
+        criteria=adapter.criteria,
+        lineage=adapter.lineage,
+        limits=adapter.limits,
+        calibration=adapter.calibration,
+        decisions=adapter.decisions,
+        dev_metrics=adapter.dev_metrics,
+        training=adapter.training,
+    )
+
+
+def _default_name(base: Base) -> str:
+    plain = re.sub(r"[^a-z0-9._-]+", "-", base.name.lower()).strip("-._")
+    return f"{plain or 'base'}-zero-shot"

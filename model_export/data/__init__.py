@@ -1,0 +1,1 @@
+"""Query-note pairs, criteria and templates, and the prompts made of them."""

@@ -1,0 +1,61 @@
+"""The long tail of a dev set: the pairs whose query is made of terms that training saw seldom.
+
+A query's rarity is the mean, over its distinct terms, of the share of training documents that hold the term; the
+documents are the distinct queries and the distinct notes of the train file.
+"""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from model_export.data.pairs import DataError, Pair, listed, read_lines
+
+# The unified Chinese characters with their extensions: those scripts part no words, so pairs of characters stand in.
+_HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_TERM = re.compile(rf"[{_HAN}]+|(?:(?![{_HAN}_])\w)+")
+_FIRST_HAN = re.compile(f"[{_HAN}]")
+
+
+def long_tail_ids(train: Sequence[Pair], dev: Sequence[Pair]) -> frozenset[str]:
+    """Ids of the dev pairs whose query is in the third of dev's queries with the rarest terms (ties by text)."""
+    queries = {pair.query for pair in train}
+    notes = {f"{pair.note.title}\n{pair.note.body}" for pair in train}
+    counts = Counter(term for text in (*queries, *notes) for term in _terms(text))
+    ranked = sorted({pair.query for pair in dev}, key=lambda query: (_mean_count(query, counts), query))
+    rarest = frozenset(ranked[: len(ranked) // 3])
+    return frozenset(pair.id for pair in dev if pair.query in rarest)
+
+
+def _mean_count(query: str, counts: Mapping[str, int]) -> float:
+    # Counts, and not shares of documents: the order is the same, and sums of integers keep ties what they are.
+    terms = _terms(query)
+    return sum(counts.get(term, 0) for term in terms) / len(terms) if terms else 0.0
+
+
+def _terms(text: str) -> frozenset[str]:
+    """Words of letters and digits; of runs of Chinese characters their bigrams (one alone stands for itself)."""
+    terms: set[str] = set()
+    for run in _TERM.findall(unicodedata.normalize("NFKC", text).lower()):
+        if len(run) > 1 and _FIRST_HAN.match(run):
+            terms.update(run[i : i + 2] for i in range(len(run) - 1))
+        else:
+            terms.add(run)
+    return frozenset(terms)
+
+
+def read_ids(path: Path) -> frozenset[str]:
+    """The ids of a file that holds one a line. Raises DataError when it can't be read or holds none."""
+    ids = frozenset(line.strip() for line in read_lines(path)) - {""}
+    if not ids:
+        raise DataError(f"{path}: holds no id")
+    return ids
+
+
+def read_long_tail(path: Path, dev: Collection[Pair]) -> frozenset[str]:
+    """The ids of a file, each of them that of a dev pair. Raises DataError naming those that are not."""
+    ids = read_ids(path)
+    if unknown := sorted(ids - {pair.id for pair in dev}):
+        raise DataError(f"{path}: no dev pair has the id {listed(unknown)}")
+    return ids

@@ -1,0 +1,227 @@
+"""The first stages: data, read and checked, and the bases as plain transformers folders."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+
+from model_export.data.criteria import load_criteria
+from model_export.data.gold_traces import gold_steps
+from model_export.data.long_tail import long_tail_ids, read_long_tail
+from model_export.data.pairs import (
+    GRADES,
+    DataError,
+    Pair,
+    Source,
+    check_split,
+    leaking_ids,
+    listed,
+    read_pairs,
+    write_pairs,
+)
+from model_export.recipe import TINY_BASE, Recipe
+from model_export.recipe_data import DataConfig, SourceConfig, SyntheticConfig
+from model_export.stages import hash_of
+from service.contract.manifest import Base, Criteria, hash_file
+from service.contract.trace import ANSWER_CUE, STEPS_CUE
+
+_INDEX = "data.json"
+_BASE_FILE = "base.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What a run trains and tests on.
+
+    Attributes:
+        long_tail: ids of the dev pairs with rare queries.
+        criteria: every criteria that a pair was judged by, the default first.
+        left_out: ids of dev pairs whose query another source trains on, where the recipe drops those.
+        hashes: of the files read, by name; of the generator's configuration where there was none.
+    """
+
+    train: tuple[Pair, ...]
+    dev: tuple[Pair, ...]
+    long_tail: frozenset[str]
+    criteria: tuple[Criteria, ...]
+    hashes: dict[str, str]
+    left_out: tuple[str, ...] = ()
+
+
+def data_inputs(recipe: Recipe, root: Path) -> dict[str, object]:
+    """All that the data depends on; DataError or CriteriaError when a file of it can't be read."""
+    files = {name: hash_file(path) for name, path in _data_files(recipe.data, root).items() if path.is_file()}
+    criteria = [load_criteria(source.criteria).model_dump(mode="json") for source in recipe.data.sources]
+    return {
+        "data": recipe.data.model_dump(mode="json"),
+        "files": files,
+        "criteria": criteria,
+        "seed": recipe.seed,
+    }
+
+
+def read_data(recipe: Recipe, root: Path) -> Data:
+    """Read, check and sample the pairs of all sources. Raises DataError naming lines and ids."""
+    synthetic = recipe.data.synthetic
+    data = _generate(recipe.seed, synthetic) if synthetic else _read_sources(recipe, root)
+    if recipe.data.leaking_dev == "drop":
+        data = _without_leaks(data)
+    check_split(data.train, data.dev)
+    _check_ids((*data.train, *data.dev))
+    return data
+
+
+def _check_ids(pairs: Sequence[Pair]) -> None:
+    counts = Counter(pair.id for pair in pairs)
+    if repeated := [id_ for id_, count in counts.items() if count > 1]:
+        raise DataError(f"ids that pairs of several sources have: {listed(repeated)}")
+
+
+def _without_leaks(data: Data) -> Data:
+    leaking = frozenset(leaking_ids(data.train, data.dev))
+    dev = tuple(pair for pair in data.dev if pair.id not in leaking)
+    return replace(data, dev=dev, long_tail=data.long_tail - leaking, left_out=tuple(sorted(leaking)))
+
+
+def prepare_data(recipe: Recipe, root: Path, folder: Path) -> None:
+    """Write what `read_data` reads."""
+    data = read_data(recipe, root)
+    sources = dict.fromkeys((pair.source, pair.criteria) for pair in (*data.train, *data.dev))
+    for source, _ in sources:
+        write_pairs(folder / f"{source}.train.jsonl", (p for p in data.train if p.source == source))
+        write_pairs(folder / f"{source}.dev.jsonl", (p for p in data.dev if p.source == source))
+    index = {
+        "sources": list(sources),
+        "long_tail": sorted(data.long_tail),
+        "criteria": [criteria.model_dump(mode="json") for criteria in data.criteria],
+        "hashes": data.hashes,
+        "left_out": data.left_out,
+    }
+    (folder / _INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
+
+
+def load_data(folder: Path) -> Data:
+    """What `prepare_data` wrote."""
+    index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+    train: list[Pair] = []
+    dev: list[Pair] = []
+    for name, criteria in index["sources"]:
+        source = Source(name, criteria, GRADES)
+        train += read_pairs(folder / f"{name}.train.jsonl", source)
+        measured = folder / f"{name}.dev.jsonl"
+        # Dropping what leaks may have left nothing.
+        dev += read_pairs(measured, source) if measured.stat().st_size else []
+    criteria = tuple(Criteria.model_validate(each) for each in index["criteria"])
+    return Data(
+        tuple(train),
+        tuple(dev),
+        frozenset(index["long_tail"]),
+        criteria,
+        index["hashes"],
+        tuple(index["left_out"]),
+    )
+
+
+def prepare_base(name: str, recipe: Recipe, data: Data, folder: Path) -> None:
+    """Write the base's weights, tokenizer and description. Raises BaseModelError when there is no such base."""
+    from model_export.models.base_model import load_base, locate_base, save_base
+
+    if name == TINY_BASE:
+        from model_export.models.tiny_model import make_tiny_model
+
+        make_tiny_model(_texts(data), recipe.model.tiny, recipe.seed, folder)
+        base = Base(name="tiny", licence="Apache-2.0", source=f"made from scratch with seed {recipe.seed}")
+    else:
+        loaded = load_base(locate_base(name))
+        save_base(loaded, folder)
+        base = loaded.base
+    (folder / _BASE_FILE).write_text(base.model_dump_json(), encoding="utf-8")
+
+
+def read_base(folder: Path) -> Base:
+    """Whose weights these are."""
+    return Base.model_validate_json((folder / _BASE_FILE).read_text(encoding="utf-8"))
+
+
+def _data_files(data: DataConfig, root: Path) -> dict[str, Path]:
+    return {name: root / name for source in data.sources for name in source.files}
+
+
+def _generate(seed: int, config: SyntheticConfig) -> Data:
+    from model_export.data.synthetic import CRITERIA, generate
+
+    made = generate(seed, config.train_queries, config.dev_queries, config.notes_per_query)
+    stated = hash_of({"seed": seed, **config.model_dump()})
+    return Data(made.train, made.dev, made.long_tail, (CRITERIA,), {"synthetic": stated})
+
+
+def _read_sources(recipe: Recipe, root: Path) -> Data:
+    train: list[Pair] = []
+    dev: list[Pair] = []
+    long_tail: set[str] = set()
+    criteria: dict[str, Criteria] = {}
+    for config in recipe.data.sources:
+        stated = load_criteria(config.criteria)
+        criteria.setdefault(stated.name, stated)
+        source = Source(config.name, stated.name, config.grades)
+        theirs_train, theirs_dev = (
+            read_pairs(root / config.train, source),
+            read_pairs(root / config.dev, source),
+        )
+        check_split(theirs_train, theirs_dev)
+        long_tail |= _long_tail(config, root, theirs_train, theirs_dev)
+        random = Random(f"{recipe.seed} {config.name}")
+        train += _sample_pairs(theirs_train, config.max_train, random)
+        dev += sample_queries(theirs_dev, config.max_dev, random)
+    kept = frozenset(pair.id for pair in dev) & long_tail
+    hashes = {name: hash_file(path) for name, path in _data_files(recipe.data, root).items()}
+    return Data(tuple(train), tuple(dev), kept, tuple(criteria.values()), hashes)
+
+
+def _long_tail(
+    config: SourceConfig, root: Path, train: Sequence[Pair], dev: Sequence[Pair]
+) -> frozenset[str]:
+    if config.long_tail:
+        return read_long_tail(root / config.long_tail, dev)
+    return long_tail_ids(train, dev)
+
+
+def _sample_pairs(pairs: Sequence[Pair], most: int | None, random: Random) -> list[Pair]:
+    return list(pairs) if most is None or len(pairs) <= most else random.sample(pairs, most)
+
+
+def sample_queries(pairs: Sequence[Pair], most: int | None, random: Random) -> list[Pair]:
+    """Pairs of whole queries, picked at random until the next one would make more than `most` pairs; at least one."""
+    if most is None or len(pairs) <= most:
+        return list(pairs)
+    by_query: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        by_query.setdefault(pair.query, []).append(pair)
+    taken: list[Pair] = []
+    for query in random.sample(list(by_query), len(by_query)):
+        if taken and len(taken) + len(by_query[query]) > most:
+            break
+        taken += by_query[query]
+    return taken
+
+
+def sample_dev(pairs: Sequence[Pair], most: int | None, random: Random) -> list[Pair]:
+    """As many pairs of each source, whole queries: drawn from all at once, one source with long lists could be all."""
+    if most is None:
+        return list(pairs)
+    by_source: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        by_source.setdefault(pair.source, []).append(pair)
+    share = max(1, most // max(1, len(by_source)))
+    return [pair for theirs in by_source.values() for pair in sample_queries(theirs, share, random)]
+
+
+def _texts(data: Data) -> list[str]:
+    texts = [criteria.text for criteria in data.criteria]
+    steps = {criteria.name: criteria.steps for criteria in data.criteria}
+    for pair in data.train:
+        texts += [f" {pair.query}", f" {pair.note.title}", f" {pair.note.body}"]
+        texts.append(f"\n{STEPS_CUE}{gold_steps(pair, steps[pair.criteria])}{ANSWER_CUE}{pair.label}")
+    return texts

@@ -1,0 +1,171 @@
+"""Prompts and completions of both models, as token ids: the student's answers first, the teacher's reasons first."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from model_export.data.pairs import GRADES, Pair, listed
+from model_export.data.rollout_reader import RolloutReader
+from service.contract.checkpoint import Checkpoint
+from service.contract.manifest import Criteria, Limits, Template, TextPiece
+from service.contract.prompt import PromptRenderer
+from service.contract.tokenizer import ContractTokenizer
+from service.contract.trace import ANSWER_CUE, STEPS_CUE
+from service.errors import InvalidRequestError, NotegradeError
+
+
+class PromptingError(NotegradeError):
+    """A template or tokenizer that can't carry both models, or a pair that they can't read."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptForm:
+    """What the contract's renderer needs to know, as a manifest has it."""
+
+    template: Template
+    criteria: tuple[Criteria, ...]
+    limits: Limits
+
+    def to_json(self) -> dict[str, object]:
+        """As JSON-like data, for hashing."""
+        return {
+            "template": self.template.model_dump(mode="json"),
+            "criteria": [criteria.model_dump(mode="json") for criteria in self.criteria],
+            "limits": self.limits.model_dump(mode="json"),
+        }
+
+
+class Prompting:
+    """Renders pairs for one tokenizer. The teacher's prompt is the student's with another cue at its end."""
+
+    def __init__(self, form: PromptForm, tokenizer: ContractTokenizer, end_token_id: int) -> None:
+        self.form = form
+        self.tokenizer = tokenizer
+        self.end_token_id = end_token_id
+        self._student = PromptRenderer(form, tokenizer)
+        self._teacher = PromptRenderer(
+            PromptForm(teacher_template(form.template), form.criteria, form.limits), tokenizer
+        )
+
+    @classmethod
+    def load(cls, form: PromptForm, folder: Path) -> "Prompting":
+        """With the tokenizer of a transformers folder. Raises PromptingError when it names no end of text."""
+        from transformers import AutoTokenizer
+
+        end = AutoTokenizer.from_pretrained(folder, local_files_only=True).eos_token_id
+        if end is None:
+            raise PromptingError(
+                f"the tokenizer of {folder.name} names no eos_token: a trace could never end"
+            )
+        return cls(form, ContractTokenizer.load(folder), int(end))
+
+    @cached_property
+    def label_token_ids(self) -> tuple[int, ...]:
+        """Token ids of the grades right after the cue, lowest first. Raises PromptingError where one is not a token."""
+        cue = self.form.template.cue
+        cue_ids = self.tokenizer.encode_template(cue)
+        after_cue = [self.tokenizer.encode_template(f"{cue}{grade}") for grade in GRADES]
+        found = tuple(ids[-1] for ids in after_cue)
+        if any(ids[:-1] != cue_ids for ids in after_cue) or len(set(found)) < len(GRADES):
+            raise PromptingError(
+                f"each grade must be one token of its own right after {cue!r}: take another base"
+            )
+        return found
+
+    @property
+    def reader(self) -> RolloutReader:
+        """Reads what the teacher writes."""
+        return RolloutReader(self.tokenizer, self.end_token_id, GRADES[-1])
+
+    def steps(self, criteria: str) -> tuple[str, ...]:
+        """The steps that a trace under these criteria goes through."""
+        return next(each.steps for each in self.form.criteria if each.name == criteria)
+
+    def check_queries(self, pairs: Iterable[Pair]) -> None:
+        """Make sure that every query can be read, before hours of work. Raises PromptingError naming a pair of each that can't."""
+        first_of_query: dict[str, Pair] = {}
+        for pair in pairs:
+            first_of_query.setdefault(pair.query, pair)
+        render_pairs(self._student, first_of_query.values())
+
+    def student_prompt(self, pair: Pair) -> list[int]:
+        """Token ids that end with the cue for a grade."""
+        return render_pair(self._student, pair)
+
+    def teacher_prompt(self, pair: Pair) -> list[int]:
+        """Token ids that end with the cue for steps."""
+        return render_pair(self._teacher, pair)
+
+    def teacher_completion(self, steps: str, grade: int) -> list[int]:
+        """What the teacher is to write: steps, answer, end."""
+        return [*self._encode(f"{steps}{ANSWER_CUE}{grade}"), self.end_token_id]
+
+    def student_completion(self, steps: str, grade: int) -> list[int]:
+        """What the student is to write: the grade's token, then the steps, end."""
+        return [self.label_token_ids[grade], *self._encode(f"\n{STEPS_CUE}{steps}"), self.end_token_id]
+
+    def _encode(self, text: str) -> list[int]:
+        # As user text: findings quote queries and notes, which must not become special tokens here either.
+        return list(self.tokenizer.encode_user_texts([text])[0].token_ids)
+
+
+def teacher_template(template: Template) -> Template:
+    """The template with the cue for steps in place of the cue for a grade.
+
+    Raises PromptingError when the template does not end with the cue for a grade.
+    """
+    head, found, tail = template.cue.rpartition(ANSWER_CUE)
+    if not found or tail:
+        raise PromptingError(f"template {template.name} must end with {ANSWER_CUE!r} for a teacher to use it")
+    pieces = (*template.pieces[:-1], TextPiece(text=head + STEPS_CUE))
+    return Template(name=f"{template.name}-teacher", pieces=pieces)
+
+
+def soft_label(distribution: Sequence[float]) -> list[float]:
+    """A copy that sums to 1 exactly enough for a cross-entropy."""
+    total = sum(distribution)
+    return [value / total for value in distribution]
+
+
+def gold_label(pair: Pair, smoothing: float = 0.0, *, by_variance: bool = False) -> list[float]:
+    """The target for a pair's grade: mostly the gold one.
+
+    `smoothing` is the share spread evenly over all grades. `by_variance` spreads the rest as a discrete normal
+    distribution of the annotators' variance around the gold grade, where the data carries it.
+    """
+    variance = pair.label_variance if by_variance else None
+    peak = _discrete_normal(pair.label, variance) if variance else [float(g == pair.label) for g in GRADES]
+    return [(1 - smoothing) * p + smoothing / len(GRADES) for p in peak]
+
+
+def _discrete_normal(mean: int, variance: float) -> list[float]:
+    return soft_label([math.exp(-((grade - mean) ** 2) / (2 * variance)) for grade in GRADES])
+
+
+def render_pair(renderer: PromptRenderer, pair: Pair) -> list[int]:
+    """Token ids of the pair's prompt under its criteria. Raises InvalidRequestError for a query that is too long."""
+    [prompt] = renderer.render(pair.query, [pair.note], pair.criteria)
+    return list(prompt.token_ids)
+
+
+def render_pairs(renderer: PromptRenderer, pairs: Iterable[Pair]) -> list[list[int]]:
+    """The same of several. Raises PromptingError naming all whose query is too long."""
+    prompts, wrong = [], []
+    for pair in pairs:
+        try:
+            prompts.append(render_pair(renderer, pair))
+        except InvalidRequestError as error:
+            wrong.append(f"{pair.id} of {pair.source}: {error}")
+    if wrong:
+        raise PromptingError(f"pairs that can't be asked about: {listed(wrong, '; ')}")
+    return prompts
+
+
+def render_for(checkpoint: Checkpoint, pairs: Iterable[Pair]) -> list[list[int]]:
+    """The same by a checkpoint, whose name the error gives too: another one may be able to read them."""
+    try:
+        return render_pairs(checkpoint.renderer, pairs)
+    except PromptingError as error:
+        raise PromptingError(f"{checkpoint.manifest.name}: {error}") from error

@@ -1,0 +1,1 @@
+"""Measures of systems and checkpoints, their controls, and the fits on dev pairs."""

@@ -1,0 +1,259 @@
+"""The honest table: every system beside its controls, with paired bootstrap intervals, and who wins.
+
+What each metric counts is said in model_export/evaluation/measures.py. Calibration ("after") and decisions ("decided") are by what was
+fitted on the other half of the queries. Sources may have other scales: read them one by one.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from model_export.data.pairs import Pair
+from model_export.evaluation.confusion import tally_confusion
+from model_export.evaluation.fit_calibration import cross_fitted
+from model_export.evaluation.fit_decision import cross_fitted_grades
+from model_export.evaluation.measures import (
+    Metrics,
+    calibration_metrics,
+    decision_metrics,
+    grade_metrics,
+    mean_defined,
+    most_probable,
+    ndcg_by_query,
+)
+from model_export.evaluation.paired_bootstrap import Difference, PairedBootstrap, QueryTallies
+from model_export.evaluation.winners import METRIC_TITLES, Winner, find_winners
+from service.errors import NotegradeError
+
+# The main one first.
+DEFAULT_CONTROLS = ("label_only_sft", "cot_sft", "grpo", "zero_shot", "bm25", "majority")
+ALL, LONG_TAIL = "all", "long_tail"
+DRAWS = 1000
+# A softmax in bfloat16 sums to 1 no closer than this.
+SUM_TOLERANCE = 1e-2
+
+# By control, system and metric.
+Differences = dict[str, dict[str, dict[str, Difference]]]
+
+
+class EvaluationError(NotegradeError):
+    """Systems or pairs that can't be compared."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What one system says of the dev pairs, in their order.
+
+    Attributes:
+        system: its name in the table.
+        probabilities: (pairs, grades) raw, before calibration; each row sums to 1.
+        ranking: (pairs,) what orders the notes of a query, higher first.
+        parsed: (pairs,) bool, whether the reasoning trace parsed; None for a system that writes none.
+    """
+
+    system: str
+    probabilities: np.ndarray
+    ranking: np.ndarray
+    parsed: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The table and what can be said of it.
+
+    Attributes:
+        rows: by system, split and metric; None where undefined.
+        sizes: by split, how many `pairs`, `queries` and `ranked_queries` (those that count for nDCG).
+        differences: over all pairs: system less control, by control, system and metric.
+        split_differences: the same by each other split, then as above.
+        winners: by metric of RANKED_METRICS, over all pairs.
+        controls: what systems are compared against, the main one first.
+        draws: resamples of the bootstrap.
+        seed: of the resamples, the halves of cross-fitting and the order of ties.
+    """
+
+    rows: dict[str, dict[str, Metrics]]
+    sizes: dict[str, dict[str, int]]
+    differences: Differences
+    split_differences: dict[str, Differences]
+    winners: dict[str, Winner]
+    controls: tuple[str, ...]
+    draws: int
+    seed: int
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as JSON data; it holds no NaN."""
+        return asdict(self)
+
+
+def evaluate(
+    systems: Sequence[Predictions],
+    pairs: Sequence[Pair],
+    long_tail: frozenset[str],
+    *,
+    controls: Sequence[str] | None = None,
+    seed: int,
+    draws: int = DRAWS,
+) -> Evaluation:
+    """Measure every system on all pairs, on the long tail, and on each source and its long tail where there are several.
+
+    `long_tail` holds ids of pairs; `controls` names systems, the main one first, and is by default those of
+    DEFAULT_CONTROLS that are among the systems. Macro-F1, QWK, nDCG and accuracy
+    are compared with each control on the same resamples of queries.
+    Raises: EvaluationError for predictions that don't fit the pairs, a control that is no system, or fewer than
+    two queries.
+    """
+    if controls is None:
+        names = {each.system for each in systems}
+        controls = [control for control in DEFAULT_CONTROLS if control in names]
+    _check(systems, pairs, controls)
+    gold, query_of = np.array([pair.label for pair in pairs]), number_queries(pairs)
+    criteria = [pair.criteria for pair in pairs]
+    calibrated = [cross_fitted(each.probabilities, gold, query_of, criteria, seed) for each in systems]
+    decided = [cross_fitted_grades(each, gold, query_of, criteria, seed) for each in calibrated]
+    rows: dict[str, dict[str, Metrics]] = {each.system: {} for each in systems}
+    bootstraps: dict[str, PairedBootstrap] = {}
+    sizes: dict[str, dict[str, int]] = {}
+    for split, here in _splits(pairs, long_tail).items():
+        tallies = {each.system: _tally(each, gold, query_of, here, seed) for each in systems}
+        bootstraps[split] = PairedBootstrap(tallies, draws, seed)
+        sizes[split] = _sizes(here, tallies[systems[0].system])
+        for each, after, chosen in zip(systems, calibrated, decided, strict=True):
+            rows[each.system][split] = _measure(each, after, gold, here) | {
+                **decision_metrics(gold[here], chosen[here]),
+                "ndcg_at_10": mean_defined(tallies[each.system].ndcg),
+            }
+    differences = {split: _differences(bootstrap, rows, controls) for split, bootstrap in bootstraps.items()}
+    return Evaluation(
+        rows=rows,
+        sizes=sizes,
+        differences=differences.pop(ALL),
+        split_differences=differences,
+        winners=find_winners(
+            {system: row[ALL] for system, row in rows.items()}, bootstraps[ALL], next(iter(controls), None)
+        ),
+        controls=tuple(controls),
+        draws=draws,
+        seed=seed,
+    )
+
+
+def number_queries(pairs: Sequence[Pair]) -> np.ndarray:
+    """(pairs,) numbers from 0; pairs share one when their query and source are the same."""
+    numbers: dict[tuple[str, str], int] = {}
+    return np.array([numbers.setdefault((pair.source, pair.query), len(numbers)) for pair in pairs])
+
+
+def _check(systems: Sequence[Predictions], pairs: Sequence[Pair], controls: Sequence[str]) -> None:
+    names = [each.system for each in systems]
+    if not names or len(set(names)) < len(names):
+        raise EvaluationError(f"systems must have distinct names and be one or more, not {names}")
+    if missing := [control for control in controls if control not in names]:
+        raise EvaluationError(f"controls {missing} are no systems; there are {names}")
+    if (queries := len({(pair.source, pair.query) for pair in pairs})) < 2:
+        raise EvaluationError(f"evaluation needs two or more dev queries, and there are {queries}")
+    top_label = max(pair.label for pair in pairs)
+    for each in systems:
+        _check_shape(each, len(pairs), top_label)
+
+
+def _check_shape(predictions: Predictions, pairs: int, top_label: int) -> None:
+    found = np.shape(predictions.probabilities)
+    if (
+        len(found) != 2
+        or found[0] != pairs
+        or found[1] <= top_label
+        or np.shape(predictions.ranking) != (pairs,)
+    ):
+        raise EvaluationError(
+            f"{predictions.system}: probabilities {found} and ranking {np.shape(predictions.ranking)} don't fit"
+            f" {pairs} dev pairs with labels up to {top_label}"
+        )
+    sums = predictions.probabilities.sum(axis=1)
+    if not (np.abs(sums - 1) < SUM_TOLERANCE).all() or not np.isfinite(predictions.ranking).all():
+        raise EvaluationError(
+            f"{predictions.system}: each row of probabilities must sum to 1, and rankings be finite"
+        )
+
+
+def _splits(pairs: Sequence[Pair], long_tail: frozenset[str]) -> dict[str, np.ndarray]:
+    """By name, the (rows,) of each split that has any."""
+    splits = {
+        ALL: np.arange(len(pairs)),
+        LONG_TAIL: np.flatnonzero([pair.id in long_tail for pair in pairs]),
+    }
+    sources = sorted({pair.source for pair in pairs})
+    if taken := sorted(splits.keys() & sources):
+        raise EvaluationError(f"a source can't be named {taken[0]!r}: that is the name of a split")
+    for source in sources if len(sources) > 1 else ():
+        rows = np.flatnonzero([pair.source == source for pair in pairs])
+        splits |= {source: rows, f"{source}_{LONG_TAIL}": np.intersect1d(rows, splits[LONG_TAIL])}
+    return {split: rows for split, rows in splits.items() if len(rows)}
+
+
+def _tally(
+    predictions: Predictions, gold: np.ndarray, query_of: np.ndarray, here: np.ndarray, seed: int
+) -> QueryTallies:
+    queries = np.unique(query_of[here], return_inverse=True)[1]
+    probabilities = predictions.probabilities[here]
+    return QueryTallies(
+        tally_confusion(queries, gold[here], most_probable(probabilities), probabilities.shape[1]),
+        ndcg_by_query(gold[here], predictions.ranking[here], queries, seed),
+    )
+
+
+def _sizes(here: np.ndarray, tallies: QueryTallies) -> dict[str, int]:
+    ranked = int(np.isfinite(tallies.ndcg).sum())
+    return {"pairs": len(here), "queries": len(tallies.ndcg), "ranked_queries": ranked}
+
+
+def _measure(predictions: Predictions, calibrated: np.ndarray, gold: np.ndarray, here: np.ndarray) -> Metrics:
+    parsed = predictions.parsed
+    return {
+        **grade_metrics(gold[here], predictions.probabilities[here]),
+        **calibration_metrics(gold[here], predictions.probabilities[here], calibrated[here]),
+        "parse_rate": None if parsed is None else float(np.mean(parsed[here])),
+    }
+
+
+def _differences(bootstrap: PairedBootstrap, systems: Iterable[str], controls: Sequence[str]) -> Differences:
+    systems = list(systems)
+    return {
+        control: {system: bootstrap.compare(system, control) for system in systems if system != control}
+        for control in controls
+    }
+
+
+def format_table(evaluation: Evaluation) -> str:
+    """The table as plain text: a block for each split, then who wins at what."""
+    blocks = [_format_split(evaluation, split) for split in evaluation.sizes]
+    return "\n\n".join([*blocks, "\n".join(winner.sentence for winner in evaluation.winners.values())])
+
+
+def _format_split(evaluation: Evaluation, split: str) -> str:
+    size = evaluation.sizes[split]
+    titles = ["system", *METRIC_TITLES.values()]
+    lines = [
+        [system, *(format_number(row[split][metric]) for metric in METRIC_TITLES)]
+        for system, row in evaluation.rows.items()
+    ]
+    widths = [max(map(len, column)) for column in zip(titles, *lines, strict=True)]
+    heading = (
+        f"{split}: {size['pairs']:,} pairs, {size['queries']:,} queries ({size['ranked_queries']:,} for nDCG)"
+    )
+    return "\n".join([heading, *(_align(line, widths) for line in [titles, *lines])])
+
+
+def _align(cells: Sequence[str], widths: Sequence[int]) -> str:
+    first, *others = [
+        cell.rjust(width) if column else cell.ljust(width)
+        for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    ]
+    return "  ".join([first, *others])
+
+
+def format_number(value: float | None) -> str:
+    """Three decimals; a dash where undefined."""
+    return "–" if value is None else f"{value:.3f}"

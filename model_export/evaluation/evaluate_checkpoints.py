@@ -1,0 +1,123 @@
+"""Any checkpoint folders side by side, beside majority and BM25, on the dev pairs of a recipe's data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model_export.checkpoint.writer import OnProgress
+from model_export.data.pairs import Pair
+from model_export.data.prepare import Data
+from model_export.data.prompting import render_for
+from model_export.evaluation.baselines import bm25, majority
+from model_export.evaluation.evaluate import (
+    Evaluation,
+    EvaluationError,
+    Predictions,
+    evaluate,
+    number_queries,
+)
+from model_export.evaluation.fit_calibration import apply_calibration, make_calibration
+from model_export.evaluation.fit_decision import make_decisions
+from model_export.evaluation.predict import make_predictions
+from model_export.models.quantize import load_as_served
+from model_export.recipe import Precision
+from model_export.teacher.rollout import Sampler
+from service.contract.checkpoint import Checkpoint, load_checkpoint
+from service.contract.manifest import Calibration, Decision
+
+_BATCH_SIZE = 32
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The calibration and the decisions that some dev pairs ask for."""
+
+    calibration: Calibration
+    decisions: tuple[Decision, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As manifest and adapter.json have them."""
+        decisions = [each.model_dump(mode="json") for each in self.decisions]
+        return {"calibration": self.calibration.model_dump(mode="json"), "decisions": decisions}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The table, and by checkpoint what was fitted on these dev pairs."""
+
+    evaluation: Evaluation
+    fitted: dict[str, Fitted]
+
+
+def evaluate_checkpoints(
+    folders: Sequence[Path],
+    data: Data,
+    *,
+    seed: int,
+    draws: int,
+    on_progress: OnProgress,
+    precision: Precision = "float32",
+) -> Measured:
+    """The table of these checkpoints, each under its manifest's name; every other system is a control of the first.
+
+    Probabilities are raw; the table's ECE tells what a temperature would make of them. Raises CheckpointError for a
+    folder that is none, EvaluationError for two of one name and, before any is measured, PromptingError for one that can't read
+    a pair.
+    """
+    checkpoints = [load_checkpoint(folder) for folder in folders]
+    names = [checkpoint.manifest.name for checkpoint in checkpoints]
+    if len(set(names)) < len(names):
+        raise EvaluationError(f"checkpoints must have distinct names to be told apart, not {names}")
+    grades = len(checkpoints[0].manifest.labels)
+    asked = [_asked(checkpoint, data.dev) for checkpoint in checkpoints]
+    prompts = [render_for(checkpoint, pairs) for checkpoint, pairs in zip(checkpoints, asked, strict=True)]
+    systems = [majority(data.train, data.dev, grades), bm25(data.train, data.dev, grades)]
+    predicted = [
+        _predict(checkpoint, rendered, precision, on_progress)
+        for checkpoint, rendered in zip(checkpoints, prompts, strict=True)
+    ]
+    controls = ["bm25", "majority", *names[1:]]
+    systems += predicted
+    found = evaluate(systems, data.dev, data.long_tail, controls=controls, seed=seed, draws=draws)
+    fitted = {name: fit(each, pairs, seed) for name, each, pairs in zip(names, predicted, asked, strict=True)}
+    return Measured(found, fitted)
+
+
+def _asked(checkpoint: Checkpoint, pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs under criteria that the checkpoint has; one that was made for other data grades by its default."""
+    renderer = checkpoint.renderer
+    known = renderer.criteria_names
+    return [
+        pair if pair.criteria in known else replace(pair, criteria=renderer.default_criteria)
+        for pair in pairs
+    ]
+
+
+def fit(predictions: Predictions, pairs: Sequence[Pair], seed: int) -> Fitted:
+    """What these dev pairs ask for, by the criteria that they were asked under.
+
+    Raises CalibrationDataError with fewer than two queries.
+    """
+    labels = np.array([pair.label for pair in pairs])
+    sources = ", ".join(dict.fromkeys(pair.source for pair in pairs))
+    data_name = f"{len(pairs)} dev pairs of {sources}"
+    queries = number_queries(pairs)
+    criteria = [pair.criteria for pair in pairs]
+    raw = predictions.probabilities
+    calibration = make_calibration(raw, labels, queries, criteria, data_name=data_name, seed=seed)
+    calibrated = apply_calibration(raw, calibration, criteria)
+    decisions = make_decisions(calibrated, labels, queries, criteria, seed=seed, data_name=data_name)
+    return Fitted(calibration, decisions)
+
+
+def _predict(
+    checkpoint: Checkpoint, prompts: Sequence[list[int]], precision: Precision, on_progress: OnProgress
+) -> Predictions:
+    manifest = checkpoint.manifest
+    sampler = Sampler(load_as_served(checkpoint.folder, precision), manifest.label_token_ids, 0)
+    stage = f"Predict {manifest.name}"
+    probabilities, _ = sampler.distributions(prompts, _BATCH_SIZE, lambda *at: on_progress(stage, *at))
+    return make_predictions(manifest.name, probabilities.double().numpy(), None)

@@ -1,0 +1,1 @@
+"""Base models as plain transformers folders: load, inspect, quantize, score."""

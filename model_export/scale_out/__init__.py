@@ -1,0 +1,1 @@
+"""Training on several processes, and labelling at scale with Ray."""

@@ -1,0 +1,170 @@
+"""A training stage on several processes: torchrun starts this module in each of them.
+
+The run itself stays one process: it writes down the job, waits, and passes on what the first process reports. What
+they share is in processes.py.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from transformers import set_seed
+
+from model_export.data.pairs import Pair
+from model_export.data.prepare import load_data
+from model_export.data.prompting import PromptForm, Prompting
+from model_export.data.template import find_template
+from model_export.recipe import Recipe
+from model_export.student.distil import train_student
+from model_export.teacher.label import read_soft_labels
+from model_export.teacher.sft import Workplace, train_cot, train_label_only
+from model_export.training.supervised import OnStep, saved_state
+from service.errors import NotegradeError
+
+_JOB, _LOG = "job.json", "processes.log"
+# Vendors write to stdout as well.
+_STEP, _ERROR = "notegrade-step", "notegrade-error"
+_LOG_TAIL_CHARS = 2000
+_STOP_TIMEOUT_S = 60
+
+
+class LaunchError(NotegradeError):
+    """A stage whose processes did not all end well."""
+
+
+class StageJob(BaseModel):
+    """One training stage, as its processes are told of it. Folders are those of the run's stages.
+
+    Attributes:
+        start: transformers folder to start from; its tokenizer renders the prompts.
+        soft_labels: file of the teacher's labels, for the student.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    stage: str
+    recipe: Recipe
+    data: Path
+    start: Path
+    folder: Path
+    soft_labels: Path | None = None
+
+
+def launch(job: StageJob, on_step: OnStep) -> None:
+    """Train on the recipe's number of processes and wait for the weights in the job's folder.
+
+    Raises LaunchError with what the first process says, or else with the end of all processes' log.
+    """
+    file, log = job.folder / _JOB, job.folder / _LOG
+    file.write_text(job.model_dump_json(), encoding="utf-8")
+    # What a kill left half-written goes here, and not in each process at once.
+    saved_state(job.folder / "state")
+    # What this process sampled traces with: the first of those processes needs it.
+    torch.cuda.empty_cache()
+    error = ""
+    with _processes(_command(job.recipe.launch.processes, file), log) as torchrun:
+        for line in torchrun.stdout or ():
+            word, _, rest = line.rstrip("\n").partition(" ")
+            if word == _STEP:
+                done, total = map(int, rest.split())
+                on_step(done, total)
+            elif word == _ERROR:
+                error = rest
+        code = torchrun.wait()
+    if code:
+        raise LaunchError(
+            error or f"stage {job.stage} ended with exit code {code}; {log} ends:\n{_tail(log)}"
+        )
+    file.unlink()
+    log.unlink()
+
+
+def _command(processes: int, job: Path) -> list[str]:
+    # Should the run be killed outright, the kernel ends its processes in its stead.
+    with_parent = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={processes}",
+    ]
+    return [*with_parent, *torchrun, "-m", "model_export.scale_out.launch", str(job)]
+
+
+@contextmanager
+def _processes(command: list[str], log: Path) -> Iterator["subprocess.Popen[str]"]:
+    with log.open("w", encoding="utf-8") as errors:
+        process = subprocess.Popen(  # noqa: S603 - this interpreter, a fixed module
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, encoding="utf-8"
+        )
+    try:
+        yield process
+    finally:
+        _stop(process)
+
+
+def _stop(process: "subprocess.Popen[str]") -> None:
+    process.terminate()  # torchrun ends its processes before itself
+    try:
+        process.wait(_STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    if process.stdout:
+        process.stdout.close()
+
+
+def _tail(log: Path) -> str:
+    return log.read_text(encoding="utf-8", errors="replace")[-_LOG_TAIL_CHARS:]
+
+
+def train_stage(job: StageJob, on_step: OnStep) -> None:
+    """The stage's work in one of its processes."""
+    recipe, data = job.recipe, load_data(job.data)
+    form = PromptForm(find_template(recipe.model.template), data.criteria, recipe.model.limits)
+    prompting = Prompting.load(form, job.start)
+    place = Workplace.of(recipe, job.stage, job.start, job.folder, on_step)
+    set_seed(recipe.seed)
+    _train(job, data.train, prompting, place)
+
+
+def _train(job: StageJob, pairs: Sequence[Pair], prompting: Prompting, place: Workplace) -> None:
+    recipe = job.recipe
+    if job.stage in ("grpo", "sam"):
+        from model_export.teacher.rl import train_rl  # brings TRL along, which takes its time
+
+        train_rl(pairs, prompting, recipe.rl, place, masked=job.stage == "sam")
+    elif job.stage == "distil":
+        labels = read_soft_labels(job.soft_labels) if job.soft_labels else {}
+        train_student(pairs, labels, prompting, recipe.distil, place)
+    elif job.stage == "cot_sft":
+        train_cot(pairs, prompting, recipe.cot_sft, place)
+    else:
+        train_label_only(pairs, prompting, recipe.label_only_sft, place)
+
+
+def _report(word: str, text: str) -> None:
+    print(word, text, flush=True)
+
+
+def main() -> None:
+    """One process of a stage, as torchrun starts it with a job file."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    job = StageJob.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    try:
+        train_stage(job, lambda done, total: _report(_STEP, f"{done} {total}"))
+    except NotegradeError as error:
+        if os.environ["RANK"] == "0":
+            _report(_ERROR, " ".join(str(error).split()))
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

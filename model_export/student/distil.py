@@ -1,0 +1,39 @@
+"""Distillation: the student learns the teacher's answer distribution on its first token, and the trace after it."""
+
+from collections.abc import Mapping, Sequence
+
+from model_export.data.pairs import Pair
+from model_export.data.prompting import Prompting, gold_label, soft_label
+from model_export.data.sampling import mix
+from model_export.recipe import DistilConfig
+from model_export.teacher.label import SoftLabel
+from model_export.teacher.sft import Workplace, train_examples
+from model_export.training.batches import Example
+
+
+def train_student(
+    pairs: Sequence[Pair],
+    labels: Mapping[str, SoftLabel],
+    prompting: Prompting,
+    config: DistilConfig,
+    place: Workplace,
+) -> None:
+    """Train on the teacher's soft label and trace, and on pairs without them, as many as `labelled_share` lets in, by gold alone."""
+    read = mix(pairs, labels, config, place.seed)
+    examples = [make_example(pair, labels.get(pair.id), prompting, config) for pair in read]
+    train_examples(examples, prompting, config, place, trace_weight=config.trace_weight, layers=config.layers)
+
+
+def make_example(pair: Pair, label: SoftLabel | None, prompting: Prompting, config: DistilConfig) -> Example:
+    """The target is `gold_weight` of the gold label and the rest of the teacher's, softened by the temperature."""
+    gold = gold_label(pair, config.smoothing, by_variance=config.variance_smoothing)
+    prompt = prompting.student_prompt(pair)
+    if label is None:
+        return Example(prompt, [], gold, pair.label)
+    teacher = soft_label([p ** (1 / config.temperature) for p in label.distribution])
+    target = [
+        config.gold_weight * g + (1 - config.gold_weight) * t for g, t in zip(gold, teacher, strict=True)
+    ]
+    grade = target.index(max(target))
+    completion = prompting.student_completion(label.steps, grade) if config.trace_weight else []
+    return Example(prompt, completion, target, pair.label)

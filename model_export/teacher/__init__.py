@@ -1,0 +1,1 @@
+"""The reasoning teacher: warm-up, reinforcement learning with the step mask, labelling."""

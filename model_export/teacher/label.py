@@ -1,0 +1,75 @@
+"""Soft labels: the teacher's answer distribution, averaged over several sampled reasoning paths of a pair."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from model_export.data.pairs import Pair
+from model_export.data.prompting import Prompting
+from model_export.recipe import LabelConfig
+from model_export.teacher.rollout import OnBatch, Sampler, Sampling, sample_paths
+
+
+@dataclass(frozen=True, slots=True)
+class SoftLabel:
+    """What the teacher says of one pair.
+
+    Attributes:
+        distribution: mean over the paths that parse, lowest grade first.
+        paths: how many did.
+        steps: those of the path whose answer distribution is nearest to the mean; the student learns to write them.
+    """
+
+    id: str
+    distribution: tuple[float, ...]
+    paths: int
+    steps: str
+
+
+def label_pairs(
+    pairs: Sequence[Pair],
+    prompting: Prompting,
+    teacher: Path,
+    config: LabelConfig,
+    max_tokens: int,
+    on_batch: OnBatch,
+) -> list[SoftLabel]:
+    """The soft labels of the pairs, in order; a pair none of whose paths parses has none."""
+    sampler = Sampler.load(teacher, prompting, config.precision)
+    asked = [pair for pair in pairs for _ in range(config.paths)]
+    sampling = Sampling(max_tokens, config.temperature, config.batch_size)
+    paths = sample_paths(asked, prompting, sampler, sampling, on_batch)
+    found = [(pair, path) for pair, path in zip(asked, paths, strict=True) if path]
+    if not found:
+        return []
+    answers, _ = sampler.distributions([path.before_answer for _, path in found], config.batch_size)
+    by_pair: dict[str, list[tuple[str, list[float]]]] = {}
+    for (pair, path), answer in zip(found, answers.tolist(), strict=True):
+        by_pair.setdefault(pair.id, []).append((path.steps, answer))
+    return [average(id_, paths) for id_, paths in by_pair.items()]
+
+
+def average(id_: str, paths: Sequence[tuple[str, Sequence[float]]]) -> SoftLabel:
+    """One soft label from (steps, answer distribution) of each path."""
+    mean = tuple(sum(column) / len(paths) for column in zip(*(answer for _, answer in paths), strict=True))
+    # Rounded, so that of equals (two paths always are) the first is taken, whatever the last bit says.
+    distances = [round(sum(abs(p - q) for p, q in zip(answer, mean, strict=True)), 9) for _, answer in paths]
+    nearest = paths[distances.index(min(distances))]
+    return SoftLabel(id_, mean, len(paths), nearest[0])
+
+
+def write_soft_labels(path: Path, labels: Iterable[SoftLabel]) -> None:
+    """JSON lines, one a pair."""
+    path.write_text(
+        "".join(json.dumps(asdict(label), ensure_ascii=False) + "\n" for label in labels), encoding="utf-8"
+    )
+
+
+def read_soft_labels(path: Path) -> dict[str, SoftLabel]:
+    """By id of the pair."""
+    rows = (json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line)
+    return {
+        row["id"]: SoftLabel(row["id"], tuple(row["distribution"]), row["paths"], row["steps"])
+        for row in rows
+    }

@@ -1,0 +1,194 @@
+"""Reinforcement learning of the teacher: TRL's GRPO, with or without the step mask.
+
+Left out of GRPO as first published (arXiv 2402.03300): the KL term, unless `beta` asks for it; several updates per
+rollout, unless `iterations` does. Added: with the mask, advantages are (rollouts, tokens) and not (rollouts,).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset
+from transformers import PrinterCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from model_export.data.pairs import GRADES, Pair
+from model_export.data.prompting import Prompting
+from model_export.data.rollout_reader import Rollout, RolloutReader
+from model_export.models.model_io import load_model, load_tokenizer
+from model_export.recipe import RlConfig
+from model_export.run_log import RunLog
+from model_export.teacher.reward import Reward
+from model_export.teacher.sft import LOG_NAME, Workplace
+from model_export.teacher.step_mask import step_mask
+from model_export.training.processes import save_trained, share
+from model_export.training.supervised import Reporter, choose_all_weights, choose_weights, saved_state
+from service.errors import NotegradeError
+
+
+class StepMaskError(NotegradeError):
+    """Settings that would silently undo the step mask."""
+
+
+def check_settings(args: GRPOConfig) -> None:
+    """Raises StepMaskError for a setting under which the loss would not follow a mask by tokens, saying why."""
+    sequence_losses = {"luspo": "weighs a sequence as one", "vespo": "weighs a sequence as one"}
+    if args.importance_sampling_level != "token":
+        raise StepMaskError(
+            f"importance_sampling_level={args.importance_sampling_level!r} gives all tokens of a rollout one ratio, so that "
+            "masked tokens move with the rest: set it to 'token'"
+        )
+    if args.loss_type in sequence_losses:
+        raise StepMaskError(
+            f"loss_type={args.loss_type!r} {sequence_losses[args.loss_type]}: take grpo, bnpo, dr_grpo, dapo or cispo"
+        )
+    if args.off_policy_mask_threshold is not None:
+        raise StepMaskError(
+            "off_policy_mask_threshold drops rollouts by the sign of one advantage each: leave it unset"
+        )
+    if args.use_liger_kernel:
+        raise StepMaskError("use_liger_kernel computes a loss of one advantage a rollout: leave it off")
+
+
+class StepMaskTrainer(GRPOTrainer):  # type: ignore[misc]  # mypy does not read trl
+    """TRL's trainer, fed with prompts as the contract renders them, and its advantages masked by step."""
+
+    def __init__(
+        self, *args: Any, prompts: Mapping[str, list[int]], reader: RolloutReader, masked: bool, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        if masked:
+            check_settings(self.args)
+        self._prompts = prompts
+        self._reader = reader
+        self._masked = masked
+
+    def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        # A prompt's id stands for it: as text it would be encoded anew, and a note could become a control token.
+        return [self._prompts[prompt] for prompt in prompts], None, {}
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        rollouts = self._read(output, inputs)
+        self._log_steps(rollouts, inputs)
+        if self._masked:
+            output["advantages"] = masked_advantages(
+                output["advantages"], rollouts, inputs, output["completion_mask"]
+            )
+        return output
+
+    def _read(self, output: Mapping[str, torch.Tensor], inputs: Sequence[Mapping[str, Any]]) -> list[Rollout]:
+        lengths = output["completion_mask"].sum(-1).tolist()
+        rows = zip(output["completion_ids"].tolist(), lengths, inputs, strict=True)
+        return [self._reader.read(ids[:length], row["steps"]) for ids, length, row in rows]
+
+    def _log_steps(self, rollouts: Sequence[Rollout], inputs: Sequence[Mapping[str, Any]]) -> None:
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        # Those of all processes, as TRL's own metrics are.
+        seen = gather_object(
+            [(rollout.trace, row["label"]) for rollout, row in zip(rollouts, inputs, strict=True)]
+        )
+        parsed = [(trace, gold) for trace, gold in seen if trace is not None]
+        metrics["parse_rate"].append(len(parsed) / len(seen))
+        right: dict[str, list[bool]] = {"answer": [trace.grade == gold for trace, gold in parsed]}
+        for trace, gold in parsed:
+            for step in trace.steps:
+                right.setdefault(step.criterion, []).append(step.grade == gold)
+        for name, values in right.items():
+            if values:
+                metrics[f"step_accuracy/{name}"].append(sum(values) / len(values))
+
+
+def masked_advantages(
+    advantages: torch.Tensor,
+    rollouts: Sequence[Rollout],
+    inputs: Sequence[Mapping[str, Any]],
+    completion_mask: torch.Tensor,
+) -> torch.Tensor:
+    """From one advantage a rollout, (rollouts,), to one a token, (rollouts, tokens); padding gets none."""
+    mask = torch.zeros_like(completion_mask, dtype=advantages.dtype)
+    for index, (rollout, row) in enumerate(zip(rollouts, inputs, strict=True)):
+        values = step_mask(rollout, row["label"], advantages[index].item())
+        mask[index, : len(values)] = torch.tensor(values, dtype=mask.dtype, device=mask.device)
+    return advantages.unsqueeze(1) * mask
+
+
+def train_rl(
+    pairs: Sequence[Pair], prompting: Prompting, config: RlConfig, place: Workplace, *, masked: bool
+) -> None:
+    """Train the warmed-up teacher that lies at the start by the reward of its rollouts, and write it."""
+    model, tokenizer = load_model(place.start), load_tokenizer(place.start)
+    if place.from_scratch:
+        choose_all_weights(model)
+    else:
+        choose_weights(model, config.frozen_layers)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    reader = prompting.reader
+    prompts = {pair.id: prompting.teacher_prompt(pair) for pair in pairs}
+    rows = [
+        {"prompt": pair.id, "label": pair.label, "steps": list(prompting.steps(pair.criteria))}
+        for pair in pairs
+    ]
+    trainer = StepMaskTrainer(
+        model=model,
+        reward_funcs=[
+            _reward_function(Reward(config.format_weight, config.distance_weight, GRADES[-1]), reader)
+        ],
+        args=_arguments(config, place, max(map(len, prompts.values()))),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        callbacks=[Reporter(RunLog(place.folder / LOG_NAME, place.stage), place.on_step)],
+        prompts=prompts,
+        reader=reader,
+        masked=masked,
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=saved_state(place.folder / "state"))
+    save_trained(trainer, tokenizer, place.folder)
+
+
+def _reward_function(reward: Reward, reader: RolloutReader) -> Any:
+    def grade_and_form(
+        completion_ids: list[list[int]], label: list[int], steps: list[list[str]], **_: Any
+    ) -> list[float]:
+        rows = zip(completion_ids, label, steps, strict=True)
+        return [reward.of(reader.read(ids, criteria).trace, gold) for ids, gold, criteria in rows]
+
+    return grade_and_form
+
+
+def _arguments(config: RlConfig, place: Workplace, longest_prompt: int) -> GRPOConfig:
+    # A state does not hold the rollouts: it can only be gone on from where new ones are made.
+    save_every = math.ceil((config.save_steps or config.steps) / config.iterations) * config.iterations
+    return GRPOConfig(
+        output_dir=str(place.folder / "state"),
+        max_steps=config.steps,
+        **share(place.launch, config.prompts * config.rollouts),
+        num_generations=config.rollouts,
+        num_iterations=config.iterations,
+        max_completion_length=config.max_tokens,
+        temperature=config.temperature,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=2,
+        beta=config.beta,
+        loss_type=config.loss,
+        importance_sampling_level=config.importance_sampling,
+        use_vllm=config.vllm,
+        # Else vLLM keeps room for the longest text that the base could read.
+        vllm_max_model_length=longest_prompt + config.max_tokens,
+        bf16=config.precision == "bfloat16",
+        gradient_checkpointing=False,
+        use_cpu=not torch.cuda.is_available(),
+        seed=place.seed,
+        logging_steps=1,
+        save_strategy="steps" if config.save_steps else "no",
+        save_steps=save_every,
+        save_total_limit=1,
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )

@@ -1,0 +1,137 @@
+"""Sampling traces and reading answer distributions with transformers, in batches of like length."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel
+
+from model_export.data.pairs import Pair
+from model_export.data.prompting import Prompting
+from model_export.data.rollout_reader import RolloutReader
+from model_export.models.model_io import load_model
+from model_export.recipe import Precision
+from service.contract.trace import write_step
+
+OnBatch = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to sample: greedily where the temperature is 0."""
+
+    max_tokens: int
+    temperature: float
+    batch_size: int
+
+
+class Sampler:
+    """One model, its labels' token ids (lowest grade first) and its end token."""
+
+    def __init__(self, model: PreTrainedModel, label_token_ids: Sequence[int], end_token_id: int) -> None:
+        self._model = model.eval()
+        # Not what a base's authors found to read well: a penalty on repetition, say, would bend grades.
+        self._model.generation_config = GenerationConfig()
+        self._label_token_ids = list(label_token_ids)
+        self._end = end_token_id
+
+    @classmethod
+    def load(cls, folder: Path, prompting: Prompting, precision: Precision = "float32") -> "Sampler":
+        """Of a transformers folder."""
+        return cls(load_model(folder, precision), prompting.label_token_ids, prompting.end_token_id)
+
+    def sample(
+        self, prompts: Sequence[list[int]], sampling: Sampling, on_batch: OnBatch = lambda *_: None
+    ) -> list[list[int]]:
+        """One completion for each prompt, in order, with its end token where it came to one."""
+        completions: dict[int, list[int]] = {}
+        for batch in self._batches(prompts, sampling.batch_size):
+            rows = [prompts[index] for index in batch]
+            completions |= zip(batch, self._generate(rows, sampling), strict=True)
+            on_batch(len(completions), len(prompts))
+        return [completions[index] for index in range(len(prompts))]
+
+    def distributions(
+        self, sequences: Sequence[list[int]], batch_size: int, on_batch: OnBatch = lambda *_: None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What comes after each sequence: label probabilities (sequences, grades), rows sum to 1, and label mass."""
+        found = torch.zeros(len(sequences), len(self._label_token_ids))
+        done = 0
+        for batch in self._batches(sequences, batch_size):
+            found[batch] = self._label_probabilities([sequences[index] for index in batch])
+            done += len(batch)
+            on_batch(done, len(sequences))
+        mass = found.sum(-1)
+        return found / mass.unsqueeze(-1), mass
+
+    @staticmethod
+    def _batches(rows: Sequence[list[int]], batch_size: int) -> Iterator[list[int]]:
+        by_length = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+        for start in range(0, len(rows), batch_size):
+            yield by_length[start : start + batch_size]
+
+    def _generate(self, prompts: Sequence[list[int]], sampling: Sampling) -> Iterable[list[int]]:
+        batch = self._padded(prompts)
+        how: dict[str, Any] = {"do_sample": False}
+        if sampling.temperature:
+            how = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
+        with torch.inference_mode():
+            found = self._model.generate(
+                **batch,
+                **how,
+                max_new_tokens=sampling.max_tokens,
+                eos_token_id=self._end,
+                pad_token_id=self._end,
+            )
+        return (self._until_end(row) for row in found[:, batch["input_ids"].shape[1] :].tolist())
+
+    def _until_end(self, token_ids: list[int]) -> list[int]:
+        return token_ids[: token_ids.index(self._end) + 1] if self._end in token_ids else token_ids
+
+    def _label_probabilities(self, sequences: Sequence[list[int]]) -> torch.Tensor:
+        batch = self._padded(sequences)
+        positions = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+        with torch.inference_mode():
+            logits = self._model(**batch, position_ids=positions, logits_to_keep=1, use_cache=False).logits
+        return logits[:, -1].float().softmax(-1)[:, self._label_token_ids].cpu()
+
+    def _padded(self, rows: Sequence[list[int]]) -> dict[str, torch.Tensor]:
+        width = max(map(len, rows))
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+        ids = torch.tensor([[self._end] * (width - len(row)) + row for row in rows])
+        return {"input_ids": ids.to(self._model.device), "attention_mask": mask.to(self._model.device)}
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningPath:
+    """One sampled reasoning path that parses: the text of its steps, and all tokens before the answer's."""
+
+    steps: str
+    before_answer: list[int]
+
+
+def read_path(
+    prompt: list[int], completion: list[int], reader: RolloutReader, criteria: Sequence[str]
+) -> ReasoningPath | None:
+    """The path that a completion took; None where it does not parse."""
+    rollout = reader.read(completion, criteria)
+    if rollout.trace is None:
+        return None
+    steps = "".join(write_step(step.criterion, step.finding, step.grade) for step in rollout.trace.steps)
+    # The answer's digit is a token of its own, as every digit is (checked at load).
+    answer = rollout.starts.index(rollout.trace.answer_span[1] - 1)
+    return ReasoningPath(steps, prompt + completion[:answer])
+
+
+def sample_paths(
+    pairs: Sequence[Pair], prompting: Prompting, sampler: Sampler, sampling: Sampling, on_batch: OnBatch
+) -> list[ReasoningPath | None]:
+    """One path of each pair, in order; None where it does not parse."""
+    prompts = [prompting.teacher_prompt(pair) for pair in pairs]
+    completions = sampler.sample(prompts, sampling, on_batch)
+    return [
+        read_path(prompt, completion, prompting.reader, prompting.steps(pair.criteria))
+        for pair, prompt, completion in zip(pairs, prompts, completions, strict=True)
+    ]

@@ -1,0 +1,1 @@
+"""The supervised training loop that the teacher and the student share."""

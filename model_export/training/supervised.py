@@ -1,0 +1,263 @@
+"""Supervised training of a causal model on graded pairs: one loop for the control, the warm-up and the student.
+
+An example is a prompt, a completion and, where the first token after the prompt is the grade, its soft label:
+  control   prompt, no completion, soft label
+  warm-up   prompt, steps and answer, no soft label
+  student   prompt, grade and steps, soft label
+"""
+
+import json
+import shutil
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from model_export.recipe import LaunchConfig, TrainConfig
+from model_export.run_log import RunLog
+from model_export.training.batches import IGNORED, Example, collate, collate_outputs, plan_order
+from model_export.training.frozen_outputs import keep_outputs, layers_above
+from model_export.training.processes import share
+from service.errors import NotegradeError
+
+OUTPUTS_NAME = "frozen_outputs.bin"
+_CORRELATION_WINDOW = 512
+_LOG_STEPS = 5
+
+OnStep = Callable[[int, int], None]
+
+
+class TrainingError(NotegradeError):
+    """A stage that has nothing to train."""
+
+
+def losses(
+    logits: torch.Tensor, batch: dict[str, torch.Tensor], label_token_ids: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy of the grade token to its soft label, and of the completion's tokens, each a mean.
+
+    Over the whole vocabulary, so that the label mass is learned too.
+
+    Args:
+        logits: (batch, 1 + completion length, vocabulary); the first predicts the token right after the prompt.
+        batch: `soft_labels` (batch, grades), rows of zeros for examples without one; `targets`
+            (batch, 1 + completion length), IGNORED where a token is not to be learned.
+    """
+    first = torch.log_softmax(logits[:, 0].float(), dim=-1)[:, list(label_token_ids)]
+    grade = -(batch["soft_labels"] * first).sum(-1).mean()
+    targets = batch["targets"]
+    if not (targets != IGNORED).any():
+        return grade, grade.new_zeros(())
+    tokens = torch.nn.functional.cross_entropy(
+        logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED
+    )
+    return grade, tokens
+
+
+class SupervisedTrainer(Trainer):  # type: ignore[misc]  # mypy does not read transformers
+    """transformers' Trainer with our two losses, and the correlation of expected and gold grade beside them.
+
+    Watch the correlation: a run that never leaves the prior lowers its loss all the same.
+    """
+
+    def __init__(
+        self, *args: Any, label_token_ids: Sequence[int], trace_weight: float, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = False
+        self._label_token_ids = list(label_token_ids)
+        self._trace_weight = trace_weight
+        self._seen: deque[tuple[float, float]] = deque(maxlen=_CORRELATION_WINDOW)
+        self._parts: deque[tuple[float, float]] = deque(maxlen=_LOG_STEPS)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_: Any
+    ) -> Any:
+        """The sum of both losses, the trace's weighted."""
+        gold = inputs.pop("labels")
+        tail = inputs["targets"].shape[1]
+        logits = model(
+            **{name: inputs[name] for name in ("input_ids", "inputs_embeds") if name in inputs},
+            attention_mask=inputs["attention_mask"],
+            position_ids=inputs["position_ids"],
+            logits_to_keep=tail,
+            use_cache=False,
+        ).logits
+        grade, tokens = losses(logits, inputs, self._label_token_ids)
+        self._observe(logits[:, 0], gold, inputs["soft_labels"], (grade.item(), tokens.item()))
+        loss = grade + self._trace_weight * tokens
+        return (loss, logits) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add both losses and the correlation to what the Trainer logs."""
+        if self._parts and "loss" in logs:
+            grade, tokens = zip(*self._parts, strict=True)
+            logs |= {"grade_loss": sum(grade) / len(grade), "trace_loss": sum(tokens) / len(tokens)}
+            if len(self._seen) > 2:
+                logs["correlation"] = torch.corrcoef(torch.tensor(list(self._seen)).T)[0, 1].item()
+        super().log(logs, *args, **kwargs)
+
+    def _observe(
+        self, first: torch.Tensor, gold: torch.Tensor, soft: torch.Tensor, parts: tuple[float, float]
+    ) -> None:
+        self._parts.append(parts)
+        grades = torch.arange(len(self._label_token_ids), dtype=torch.float32, device=first.device)
+        expected = first.detach()[:, self._label_token_ids].float().softmax(-1) @ grades
+        has_label = soft.sum(-1) > 0
+        self._seen.extend(zip(expected[has_label].tolist(), gold[has_label].tolist(), strict=True))
+
+
+class Reporter(TrainerCallback):  # type: ignore[misc]  # mypy does not read transformers
+    """Writes what a trainer logs to the run log, and tells how far it is."""
+
+    def __init__(self, log: RunLog, on_step: OnStep) -> None:
+        self._log = log
+        self._on_step = on_step
+
+    def on_kept(self, done: int, total: int) -> None:
+        """Tell how many examples the frozen layers have read."""
+        self._on_step(done, total)
+
+    def on_step_end(
+        self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            self._on_step(state.global_step, state.max_steps)
+
+    def on_log(
+        self,
+        _args: TrainingArguments,
+        state: TrainerState,
+        _control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        if logs and state.is_world_process_zero:
+            self._log.write(state.global_step, logs)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a supervised stage trains, and where it works."""
+
+    config: TrainConfig
+    seed: int
+    folder: Path
+    label_token_ids: Sequence[int]
+    trace_weight: float = 1.0
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
+
+
+def train(
+    model: PreTrainedModel, tokenizer: Any, examples: Sequence[Example], job: Job, report: Reporter
+) -> SupervisedTrainer:
+    """Train the model in place on as many examples as the stage's steps take, from its saved state if there is one.
+
+    What is returned is for `save_trained` alone, in processes that share the weights out.
+
+    The same model, examples, job and number of threads make the same weights, also when it was killed on the way.
+    """
+    lengths = [len(example.prompt) + len(example.completion) for example in examples]
+    order = plan_order(lengths, job.config.batch_size, job.config.steps, job.seed)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    padding = {"pad_token_id": pad, "grades": len(job.label_token_ids)}
+    if not job.config.keep_outputs:
+        return _train(model, [examples[index] for index in order], partial(collate, **padding), job, report)
+    frozen, file = job.config.frozen_layers, job.folder / OUTPUTS_NAME
+    rows = [example.prompt + example.completion for example in examples]
+    outputs = keep_outputs(model, frozen, rows, file, report.on_kept)
+    numbered = [(index, examples[index]) for index in order]
+    with layers_above(model, frozen):
+        trainer = _train(model, numbered, partial(collate_outputs, outputs=outputs, **padding), job, report)
+    file.unlink()
+    return trainer
+
+
+def _train(
+    model: PreTrainedModel, dataset: Sequence[Any], collator: Callable[..., Any], job: Job, report: Reporter
+) -> SupervisedTrainer:
+    trainer = SupervisedTrainer(
+        model=model,
+        args=_arguments(job),
+        train_dataset=dataset,
+        data_collator=collator,
+        callbacks=[report],
+        label_token_ids=job.label_token_ids,
+        trace_weight=job.trace_weight,
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=saved_state(job.folder / "state"))
+    model.eval()
+    return trainer
+
+
+def saved_state(folder: Path) -> str | None:
+    """The newest whole state that a Trainer saved there. What a kill left half-written is removed."""
+    for state in sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.split("-")[1])):
+        try:
+            # Written after weights, optimizer and random state.
+            json.loads((state / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            shutil.rmtree(state)
+        else:
+            return str(state)
+    return None
+
+
+def choose_weights(model: PreTrainedModel, frozen_layers: int) -> None:
+    """Let the linear weights of the layers from `frozen_layers` on learn, and nothing else.
+
+    Embeddings and norms stay: what changed can then be cut to a low-rank adapter, linear by linear.
+    Raises TrainingError where no weight is left to learn.
+    """
+    for name, weight in model.named_parameters():
+        layer = name.split(".layers.")[-1].split(".")[0]
+        weight.requires_grad = "proj" in name and weight.dim() == 2 and int(layer) >= frozen_layers
+    if not any(weight.requires_grad for weight in model.parameters()):
+        raise TrainingError(
+            f"frozen_layers = {frozen_layers} leaves nothing to train: this model has {model.config.num_hidden_layers} layers"
+        )
+
+
+def choose_all_weights(model: PreTrainedModel) -> None:
+    """Let everything learn: for a model that starts from random weights, which an adapter can't describe."""
+    model.requires_grad_(True)
+
+
+def _arguments(job: Job) -> TrainingArguments:
+    config = job.config
+    return TrainingArguments(
+        output_dir=str(job.folder / "state"),
+        max_steps=config.steps,
+        **share(job.launch, config.batch_size),
+        learning_rate=config.learning_rate,
+        warmup_steps=int(config.steps * config.warmup_share),
+        lr_scheduler_type="cosine" if config.schedule == "cosine" else "constant_with_warmup",
+        weight_decay=config.weight_decay,
+        bf16=config.precision == "bfloat16",
+        use_cpu=not torch.cuda.is_available(),
+        seed=job.seed,
+        data_seed=job.seed,
+        train_sampling_strategy="sequential",  # `plan_order` has shuffled
+        logging_steps=_LOG_STEPS,
+        save_strategy="steps" if config.save_steps else "no",
+        save_steps=config.save_steps or config.steps,
+        save_total_limit=1,
+        remove_unused_columns=False,
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )

@@ -1,1 +1,0 @@
-"""The HTTP door: schemas, keys, errors as problem+json, routes."""

@@ -1,0 +1,1 @@
+"""The commands of `notegrade` that talk to a service or score without one."""

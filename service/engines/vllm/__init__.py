@@ -1,0 +1,1 @@
+"""The vLLM engine: requests, its processes, and the profile chosen for this machine."""

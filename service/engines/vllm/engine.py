@@ -1,0 +1,304 @@
+"""vLLM behind the engine port. The only file that imports `vllm`.
+
+The worker runs in vLLM's engine-core process; this process only sends token ids and reads logprobs.
+"""
+
+import asyncio
+import contextlib
+import importlib
+import itertools
+import os
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from socket import socket
+from typing import TYPE_CHECKING, Any, Literal
+
+from service.contract.vllm_settings import ENVIRONMENT, cpu_environment, has_compiler
+from service.engines.base import EngineAnswer, EngineModel, EngineProfile, Written
+from service.engines.in_flight import CallsInFlight
+from service.engines.vllm.ending import end_load, in_thread, shut_down
+from service.engines.vllm.process import import_and_fork, is_built_for_cpus
+from service.engines.vllm.profile import Dtype, choose_cpu_dtype
+from service.errors import EngineLostError, EngineRequestError
+
+if TYPE_CHECKING:
+    from vllm import RequestOutput
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+Compile = Literal["auto", "on", "off"]
+
+START_TIMEOUT_S = 600
+# To tell the engine core of so many aborts; it is ended in any case.
+ABORTING_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class VllmOptions:
+    """What an operator may choose; the rest is picked from the hardware."""
+
+    dtype: Dtype = "auto"
+    compile: Compile = "auto"
+    max_batched_tokens: int = 1024
+    max_sequences: int = 64
+    kv_cache_gib: int = 2
+
+
+class VllmEngine:
+    """One `AsyncLLM` in this process, its engine core in a process of its own."""
+
+    def __init__(self, model: EngineModel, options: VllmOptions) -> None:
+        self._model = model
+        self._options = options
+        self._loading: asyncio.Task[tuple[AsyncLLM, EngineProfile]] | None = None
+        self._calls = CallsInFlight()
+        self._closed = False
+        self._ids = itertools.count()
+
+    @property
+    def profile(self) -> EngineProfile:
+        loaded = self._loaded()
+        return loaded[1] if loaded else EngineProfile(dtype="unknown")
+
+    async def start(self) -> None:
+        self._loading = asyncio.create_task(self._load())
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await asyncio.shield(self._loading)
+        except Exception as error:  # whatever vLLM, torch or the driver raise: there is no engine
+            raise EngineLostError(
+                f"vLLM can't load {self._model.folder}: {type(error).__name__}: {error}"
+            ) from error
+
+    async def _load(self) -> "tuple[AsyncLLM, EngineProfile]":
+        # In threads: loading takes seconds to minutes, and /livez must answer meanwhile. In two of them: something
+        # that vLLM imports keeps the frames it was imported from, and with them the engine would live for ever.
+        try:
+            await in_thread(_import_vllm)
+            if not self._closed:
+                return await in_thread(partial(_load, self._model, self._options))
+        except asyncio.CancelledError:  # by `close`, which can't wait any longer
+            pass
+        raise EngineLostError("closed while it was loading")
+
+    async def score(self, prompt: tuple[int, ...], priority: int) -> EngineAnswer:
+        llm, _ = self._running()
+        from vllm import SamplingParams
+        from vllm.inputs.engine import tokens_input
+
+        params = SamplingParams(
+            max_tokens=1, temperature=0, detokenize=False, logprob_token_ids=list(self._model.label_token_ids)
+        )
+        outputs = llm.generate(
+            tokens_input(list(prompt)), params, f"pair-{next(self._ids)}", priority=priority
+        )
+        with translate_vllm_errors():
+            # aclosing: leaving in any way, cancelled too, aborts the request inside the engine.
+            async with self._calls.until_lost(), contextlib.aclosing(outputs) as stream:
+                async for output in stream:  # one token, so one output
+                    return self._answer(output)
+        raise EngineRequestError("vLLM ended the request without an output")
+
+    async def write(self, prompt: tuple[int, ...], max_tokens: int, priority: int) -> AsyncGenerator[Written]:
+        llm, _ = self._running()
+        from vllm import SamplingParams
+        from vllm.inputs.engine import tokens_input
+        from vllm.sampling_params import RequestOutputKind
+
+        ends = self._model.end_token_ids
+        params = SamplingParams(
+            max_tokens=max_tokens,
+            temperature=0,
+            detokenize=False,
+            stop_token_ids=list(ends),
+            output_kind=RequestOutputKind.DELTA,
+        )
+        outputs = llm.generate(
+            tokens_input(list(prompt)), params, f"trace-{next(self._ids)}", priority=priority
+        )
+        untold = True
+        with translate_vllm_errors():
+            async with contextlib.aclosing(outputs) as stream:
+                while output := await self._next(stream):
+                    computed, untold = len(prompt) - (output.num_cached_tokens or 0) if untold else 0, False
+                    token_ids = tuple(t for t in output.outputs[0].token_ids if t not in ends)
+                    yield Written(token_ids, computed)
+
+    async def _next(self, stream: "AsyncGenerator[RequestOutput]") -> "RequestOutput | None":
+        async with self._calls.until_lost():
+            return await anext(stream, None)
+
+    async def check(self) -> None:
+        llm, _ = self._running()
+        with translate_vllm_errors():
+            await llm.check_health()
+
+    async def close(self) -> None:
+        self._closed = True
+        if self._loading is not None:
+            await end_load(self._loading)
+        loaded, self._loading = self._loaded(), None
+        if loaded is not None:
+            # vLLM tells none of them: they would wait for ever. First, since each aborts its work in the engine.
+            self._calls.lose("the engine is closed")
+            await self._calls.ended(ABORTING_S)
+            await _shut_down(loaded[0])
+
+    def _loaded(self) -> "tuple[AsyncLLM, EngineProfile] | None":
+        loading = self._loading
+        if loading is None or not loading.done() or loading.cancelled() or loading.exception():
+            return None
+        return loading.result()
+
+    def _running(self) -> "tuple[AsyncLLM, EngineProfile]":
+        loaded = self._loaded()
+        if loaded is None or self._closed:
+            raise EngineLostError("the engine is not running")
+        return loaded
+
+    def _answer(self, output: "RequestOutput") -> EngineAnswer:
+        if not output.outputs or not output.outputs[0].logprobs:
+            raise EngineRequestError("vLLM ended the request without a token")
+        found = output.outputs[0].logprobs[0]
+        waited = output.metrics
+        return EngineAnswer(
+            label_logprobs=tuple(found[token_id].logprob for token_id in self._model.label_token_ids),
+            prompt_tokens=len(output.prompt_token_ids or ()),
+            reused_tokens=output.num_cached_tokens or 0,
+            queued_s=max(0.0, waited.scheduled_ts - waited.queued_ts) if waited else 0.0,
+        )
+
+
+async def _shut_down(llm: "AsyncLLM") -> None:
+    if llm.output_handler is not None:
+        # First: it would take the engine core's planned end for a crash, and log it as one.
+        llm.output_handler.cancel()
+    await shut_down(llm.shutdown)
+
+
+@contextlib.contextmanager
+def translate_vllm_errors() -> Iterator[None]:
+    """Turn vLLM's exceptions into ours: a dead engine is lost, anything else failed this request only."""
+    from vllm.exceptions import VLLMError
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    try:
+        yield
+    except EngineDeadError:
+        # Not chained: it is one object for all requests in flight, says nothing, and gathers all their tracebacks.
+        raise EngineLostError("vLLM's engine core died: the service must be restarted") from None
+    except VLLMError as error:
+        raise EngineRequestError(f"vLLM failed on this prompt: {type(error).__name__}") from error
+
+
+def prepare(options: VllmOptions, listeners: Iterable[socket] = ()) -> None:
+    """Import vLLM where it is built for CPUs, which takes seconds, and fork what will be the engine core.
+
+    For a process that does nothing but serve or score with one engine, while it has one thread: everything is then imported once, not
+    twice. The engine core does not keep the sockets that the process listens on. Raises EngineLostError when vLLM can't be imported.
+    """
+    if is_built_for_cpus():
+        _set_import_environment()
+        _set_defaults(_cpu_environment(options))  # the core has them as they are now
+        import_and_fork(listeners)
+
+
+def _import_vllm() -> None:
+    _set_import_environment()
+    importlib.import_module("vllm.v1.engine.async_llm")
+
+
+def _set_import_environment() -> None:
+    # vLLM reads these while it is imported and started; what the operator has set stays.
+    # Errors as JSON lines from both processes: on a CPU, vLLM warns hundreds of times of what is meant to be so.
+    os.environ.setdefault("VLLM_LOGGING_CONFIG_PATH", str(Path(__file__).with_name("vllm_logging.json")))
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
+    _set_defaults(ENVIRONMENT)
+
+
+def _cpu_environment(options: VllmOptions) -> dict[str, str]:
+    cores = len(os.sched_getaffinity(0))
+    return cpu_environment(cores, options.kv_cache_gib, compiled=options.compile == "on")
+
+
+def _set_defaults(environment: Mapping[str, str]) -> None:
+    for name, value in environment.items():
+        os.environ.setdefault(name, value)
+
+
+def _load(model: EngineModel, options: VllmOptions) -> "tuple[AsyncLLM, EngineProfile]":
+    import vllm
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.platforms import current_platform
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    arguments = _cpu_arguments(model, options) if current_platform.is_cpu() else _gpu_arguments(options)
+    # A score's one token, or a trace after the grade's.
+    longest = model.max_prompt_tokens + 1 + model.max_trace_tokens
+    args = AsyncEngineArgs(
+        model=str(model.folder),
+        served_model_name="notegrade",
+        skip_tokenizer_init=True,
+        generation_config="vllm",
+        max_model_len=longest,
+        max_num_batched_tokens=max(options.max_batched_tokens, longest),
+        max_num_seqs=options.max_sequences,
+        enable_prefix_caching=True,
+        use_tqdm_on_load=False,
+        scheduling_policy="priority",
+        max_logprobs=max(20, len(model.label_token_ids)),
+        **arguments,
+    )
+    llm = AsyncLLM.from_engine_args(args)
+    return llm, _describe(llm, current_platform.device_name, vllm.__version__)
+
+
+def _cpu_arguments(model: EngineModel, options: VllmOptions) -> dict[str, Any]:
+    compiled = options.compile == "on"
+    if compiled and not has_compiler():
+        raise ValueError(
+            "compiling the model on a CPU needs a C++ compiler: install g++, or turn compiling off"
+        )
+    if compiled and os.environ.get("TORCHDYNAMO_DISABLE") == "1":
+        raise ValueError("TORCHDYNAMO_DISABLE=1 forbids compiling: unset it, or turn compiling off")
+    _set_defaults(_cpu_environment(options))
+    return {
+        "dtype": choose_cpu_dtype(model.folder, options.dtype),
+        # 128, the default on CPU, shares nothing between short prompts; 16 is refused.
+        "block_size": 32,
+        "enforce_eager": not compiled,
+        "distributed_executor_backend": "uni",
+    }
+
+
+def _gpu_arguments(options: VllmOptions) -> dict[str, Any]:
+    return {
+        "dtype": options.dtype,
+        "gpu_memory_utilization": 0.9,
+        "enforce_eager": options.compile == "off",
+    }
+
+
+def _describe(llm: "AsyncLLM", device: str, version: str) -> EngineProfile:
+    config = llm.vllm_config
+    dtype = str(config.model_config.dtype).removeprefix("torch.")
+    return EngineProfile(
+        dtype=dtype,
+        numbers={
+            "engine": "vllm",
+            "dtype": dtype,
+            "quantization": str(config.model_config.quantization),
+            "kv_cache_dtype": str(config.cache_config.cache_dtype),
+            # What is fused is rounded less often.
+            "eager": str(config.model_config.enforce_eager),
+        },
+        speed={
+            "version": version,
+            "device": device,
+            "block_size": str(config.cache_config.block_size),
+            "executor": str(config.parallel_config.distributed_executor_backend),
+            "max_batched_tokens": str(config.scheduler_config.max_num_batched_tokens),
+            "threads": os.environ.get("OMP_NUM_THREADS", "default"),
+        },
+    )

@@ -1,0 +1,1 @@
+"""Compares two checkpoints on live traffic, from their Prometheus metrics."""

@@ -1,0 +1,204 @@
+"""What `notegrade experiment` does: judges a treatment beside its control by what Prometheus has of both."""
+
+import re
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.table import Table
+
+from service.errors import CommandError
+from service.experiments.counts import Period, Prometheus
+from service.experiments.measures import (
+    CONFIDENCE,
+    FEWEST_WINDOWS,
+    Judgement,
+    Unit,
+    Windows,
+    answer_quantiles,
+    judge_all,
+    requests,
+)
+
+# Some twenty long windows rather than many short ones: what comes over an arm for minutes then stays within one, and few windows
+# cost little (B. Schmeiser, "Batch size effects in the analysis of simulation output", Operations Research 30, 1982: 10 to 30).
+WINDOWS = 24
+SHORTEST_WINDOW_S = 60.0
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+# How a unit is shown: its sign in a row's name, what it is multiplied by, and its decimals.
+_SHOWN: dict[Unit, tuple[str, float, int]] = {
+    "share": (", %", 100, 2),
+    "seconds": (", ms", 1000, 1),
+    "grade": ("", 1, 3),
+}
+_STYLES = {"better": "green", "worse": "bold red", "higher": "yellow", "lower": "yellow"}
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One checkpoint: how many requests for scores it had, and in which time it answered (seconds by quantile, estimated)."""
+
+    fingerprint: str
+    requests: float
+    answer_seconds: dict[str, float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """An experiment's verdicts, and over what they were reached."""
+
+    control: Arm
+    treatment: Arm
+    period: Period
+    judgements: list[Judgement]
+
+    @property
+    def is_worse(self) -> bool:
+        """The treatment, by any measure."""
+        return any(each.verdict == "worse" for each in self.judgements)
+
+    def to_json(self) -> dict[str, Any]:
+        """Shares from 0 to 1, times in seconds; the measures' names are those of the table."""
+        return {
+            "control": asdict(self.control),
+            "treatment": asdict(self.treatment),
+            "since": _utc(self.period.since),
+            "until": _utc(self.period.until),
+            "window_s": self.period.window_s,
+            "windows": self.period.windows,
+            "confidence": CONFIDENCE,
+            "measures": [asdict(each) for each in self.judgements],
+        }
+
+    def to_table(self) -> Table:
+        """For people."""
+        table = Table(title="\n".join(self._title()), title_justify="left", caption=self._caption())
+        table.add_column("measure")
+        for heading in ("control", "treatment", "difference", "interval"):
+            table.add_column(heading, justify="right")
+        table.add_column("verdict")
+        for each in self.judgements:
+            table.add_row(*_row(each), style=_STYLES.get(each.verdict, ""))
+        for name in self.control.answer_seconds:
+            ours, theirs = self.control.answer_seconds[name], self.treatment.answer_seconds[name]
+            shown = [_number(value, "seconds") for value in (ours, theirs)]
+            table.add_row(f"{name} answer time, ms (estimate)", *shown, "", "", "not judged", style="dim")
+        return table
+
+    def _title(self) -> list[str]:
+        of_all = self.treatment.requests / (self.control.requests + self.treatment.requests)
+        return [
+            f"control   {self.control.fingerprint}: {self.control.requests:,.0f} requests for scores",
+            f"treatment {self.treatment.fingerprint}: {self.treatment.requests:,.0f}, {of_all:.1%} of all",
+            f"{_utc(self.period.since)} to {_utc(self.period.until)}, {self.period.windows} windows of {self.period.window_s:g} s",
+        ]
+
+    def _caption(self) -> str:
+        caption = f"All intervals hold together with {CONFIDENCE:.0%} (docs/experiments.md)."
+        if self.period.windows < FEWEST_WINDOWS:
+            caption += (
+                f" Fewer than {FEWEST_WINDOWS} windows are not judged: wait, or take a shorter --window."
+            )
+        return caption
+
+
+def judge_experiment(prometheus: Prometheus, control: str, treatment: str, period: Period) -> Report:
+    """Judge the two checkpoints, each given by the start of its fingerprint, with or without `sha256:`.
+
+    Raises CommandError when Prometheus does not answer, a start fits no checkpoint or several, both fit the same one, or one has no
+    requests for scores in that time.
+    """
+    known = prometheus.fingerprints(period)
+    ours, theirs = _resolve("control", control, known), _resolve("treatment", treatment, known)
+    if ours == theirs:
+        raise CommandError(
+            f"control and treatment are the same checkpoint, {ours}: a name, a date or a calibration makes no other one"
+        )
+    read = prometheus.read(period)
+    return Report(
+        _arm("control", ours, read.get(ours, {}), period),
+        _arm("treatment", theirs, read.get(theirs, {}), period),
+        period,
+        judge_all(read.get(ours, {}), read.get(theirs, {})),
+    )
+
+
+def parse_period(since: str, until: str | None, window: str | None, now: float) -> Period:
+    """The time to judge. Raises CommandError.
+
+    Args:
+        since, until: how long ago (`90s`, `30m`, `24h`, `7d`) or when (ISO 8601, UTC unless it says otherwise); until now by default.
+        window: how long one is; else a 24th of the time, and a minute at least.
+        now: seconds since 1970.
+    """
+    start, end = _parse_instant("--since", since, now), _parse_instant("--until", until or "0s", now)
+    if start >= end:
+        raise CommandError(f"--since {_utc(start)} is not before {_utc(end)}")
+    window_s = _parse_seconds(window) if window else max(SHORTEST_WINDOW_S, (end - start) / WINDOWS)
+    if window_s is None:
+        raise CommandError(f"--window is a time such as 90s, 30m or 2h, not {window}")
+    if not 0 < window_s <= end - start:
+        raise CommandError(f"--window {window_s:g} s is not within the {end - start:g} s to judge")
+    return Period(start, end, window_s)
+
+
+def _parse_instant(option: str, text: str, now: float) -> float:
+    ago_s = _parse_seconds(text)
+    if ago_s is not None:
+        return now - ago_s
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise CommandError(
+            f"{option} is a time such as 24h or 7d, or 2026-01-31T12:00, not {text}"
+        ) from error
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+
+
+def _parse_seconds(text: str) -> float | None:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
+    return float(found[1]) * _UNITS[found[2]] if found else None
+
+
+def _resolve(arm: str, start: str, known: Collection[str]) -> str:
+    start = start.removeprefix("sha256:")
+    found = sorted(each for each in known if each.removeprefix("sha256:").startswith(start))
+    if len(found) == 1:
+        return found[0]
+    served = ", ".join(found or sorted(known)) or "none at all"
+    wrong = "several checkpoints" if found else "no checkpoint that Prometheus saw in that time"
+    raise CommandError(f"the {arm} {start} is the start of {wrong}: {served}")
+
+
+def _arm(name: str, fingerprint: str, windows: Windows, period: Period) -> Arm:
+    count = sum(map(requests, windows.values()))
+    if not count:
+        raise CommandError(
+            f"the {name} {fingerprint} has no requests for scores in {period.windows} windows of {period.window_s:g} s "
+            "(a window shorter than two scrapes sees none)"
+        )
+    return Arm(fingerprint, count, answer_quantiles(windows.values()))
+
+
+def _row(judgement: Judgement) -> tuple[str, ...]:
+    unit = judgement.unit
+    ends = [_number(end, unit, "+") for end in (judgement.low, judgement.high)]
+    return (
+        judgement.name + _SHOWN[unit][0],
+        _number(judgement.control, unit),
+        _number(judgement.treatment, unit),
+        _number(judgement.difference, unit, "+"),
+        "–" if judgement.low is None else f"[{ends[0]}, {ends[1]}]",
+        judgement.verdict,
+    )
+
+
+def _number(value: float | None, unit: Unit, sign: str = "") -> str:
+    _, factor, decimals = _SHOWN[unit]
+    # Adding zero takes the sign off a rounded -0.
+    return "–" if value is None else f"{round(value * factor, decimals) + 0.0:{sign},.{decimals}f}"
+
+
+def _utc(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

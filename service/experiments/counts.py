@@ -1,0 +1,134 @@
+"""What both arms of an experiment counted, window by window, read from Prometheus."""
+
+import math
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from service.errors import CommandError
+from service.experiments.measures import Windows
+
+TIMEOUT_S = 30
+# As deploy/prometheus/rules/slo.yaml has them.
+SCORES = 'route=~"/score|(/v[12])?/rerank"'
+# What is counted: the series, what is selected of them, and the label that they are told apart by.
+COUNTED = {
+    "requests": ("notegrade_request_seconds_count", SCORES, "status"),
+    "seconds": ("notegrade_request_seconds_sum", SCORES + ', status=~"2.."', "status"),
+    "buckets": ("notegrade_request_seconds_bucket", SCORES + ', status=~"2.."', "le"),
+    "outcomes": ("notegrade_pair_outcomes_total", "", "outcome"),
+    "sources": ("notegrade_pair_source_total", "", "source"),
+    "grades": ("notegrade_grade_total", "", "grade"),
+}
+# What a replica is called. Without a namespace, as outside of a cluster, it is equal for all.
+REPLICA = "job, namespace, instance"
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """Windows of `window_s` from `since` to `until` (seconds since 1970); what is over at the start is left out."""
+
+    since: float
+    until: float
+    window_s: float
+
+    @property
+    def windows(self) -> int:
+        return math.floor((self.until - self.since) / self.window_s + 1e-6)
+
+    @property
+    def window(self) -> str:
+        """In PromQL."""
+        return f"{self.window_s * 1000:.0f}ms"
+
+
+@dataclass(frozen=True, slots=True)
+class Prometheus:
+    """Its HTTP API, at a URL that may have a path, a user and a password. Whatever it refuses is a CommandError.
+
+    `where` selects among all series, as in PromQL's braces: `namespace="notegrade"`.
+    """
+
+    url: str
+    where: str = ""
+    transport: httpx.BaseTransport | None = None
+
+    def fingerprints(self, period: Period) -> set[str]:
+        """The checkpoints that were served in that time."""
+        span = f"{(period.until - period.since) * 1000:.0f}ms"
+        query = f"group by (fingerprint) (last_over_time({self._series('notegrade_build_info')}[{span}]))"
+        return {
+            each["metric"]["fingerprint"] for each in self._ask("query", query=query, time=str(period.until))
+        }
+
+    def read(self, period: Period) -> dict[str, Windows]:
+        """By fingerprint, what all its replicas counted in each window."""
+        read: dict[str, dict[int, dict[str, dict[str, float]]]] = defaultdict(dict)
+        for kind in COUNTED:
+            for series in self._read_kind(kind, period):
+                arm, (_, _, label) = read[series["metric"]["fingerprint"]], COUNTED[kind]
+                for at, value in series["values"]:
+                    place = period.windows - round((period.until - at) / period.window_s)
+                    counts = arm.setdefault(place, {each: {} for each in COUNTED})
+                    counts[kind][series["metric"][label]] = float(value)
+        return dict(read)
+
+    def _read_kind(self, kind: str, period: Period) -> list[dict[str, Any]]:
+        metric, selected, label = COUNTED[kind]
+        grown = grown_in(self._series(metric, selected), self._series("notegrade_build_info"), period.window)
+        arms = arms_in(self._series("notegrade_build_info"), period.window)
+        query = (
+            f"sum by (fingerprint, {label}) (({grown}) * on ({REPLICA}) group_left (fingerprint) ({arms}))"
+        )
+        first_end = period.until - (period.windows - 1) * period.window_s
+        times = {"start": str(first_end), "end": str(period.until), "step": str(period.window_s)}
+        return self._ask("query_range", query=query, **times)
+
+    def _series(self, metric: str, selected: str = "") -> str:
+        return f"{metric}{{{', '.join(filter(None, (selected, self.where)))}}}"
+
+    def _ask(self, path: str, **asked: str) -> list[dict[str, Any]]:
+        # One that gives up by itself frees what it holds; the client's own limit comes a little later.
+        asked["timeout"] = f"{TIMEOUT_S}s"
+        try:
+            with httpx.Client(
+                base_url=self.url, timeout=TIMEOUT_S + 2, transport=self.transport, follow_redirects=True
+            ) as client:
+                response = client.get(f"/api/v1/{path}", params=asked)
+            answer = response.json()
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise CommandError(f"Prometheus at {self._shown} did not answer: {error}") from error
+        except ValueError as error:
+            raise CommandError(
+                f"{self._shown} is not Prometheus: HTTP {response.status_code}, and no JSON"
+            ) from error
+        if not isinstance(answer, dict) or answer.get("status") != "success":
+            detail = answer.get("error") if isinstance(answer, dict) else answer
+            raise CommandError(f"Prometheus at {self._shown} refused: {detail}")
+        found: list[dict[str, Any]] = answer["data"]["result"]
+        return found
+
+    @property
+    def _shown(self) -> str:
+        return re.sub(r"//[^/@]*@", "//", self.url)
+
+
+def grown_in(series: str, build_info: str, window: str) -> str:
+    """PromQL: by how much counters grew in the window, through restarts of their replicas.
+
+    `increase` alone never sees the first count of a series, since there was none to grow from; and the first 500 of each replica
+    is much of all there are. What is new beside a replica that was there before has grown from zero.
+    """
+    grown = f"increase({series}[{window}])"
+    is_new = f"min_over_time({series}[{window}]) unless last_over_time({series}[{window}] offset {window})"
+    born = f"(({is_new}) and on ({REPLICA}) last_over_time({build_info}[{window}] offset {window}))"
+    return f"({grown} + {born}) or {grown} or {born}"
+
+
+def arms_in(build_info: str, window: str) -> str:
+    """PromQL: 1 for each replica, with its fingerprint, unless it had two of them in the window."""
+    served = f"group by ({REPLICA}, fingerprint) (last_over_time({build_info}[{window}]))"
+    return f"{served} unless on ({REPLICA}) (count by ({REPLICA}) ({served}) > 1)"

@@ -1,0 +1,1 @@
+"""Metrics, logs, live figures and tracing."""

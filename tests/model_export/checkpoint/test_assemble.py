@@ -1,0 +1,277 @@
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+import model_export.checkpoint.writer as writer_module
+from model_export.checkpoint.adapter import AdapterError
+from model_export.checkpoint.assemble import Plan, PlanError, assemble
+from model_export.checkpoint.new_folder import FolderExistsError
+from model_export.data.criteria import load_criteria
+from model_export.data.template import TemplateError, find_template
+from model_export.models.base_model import BaseModelError
+from model_export.models.reference_scorer import ReferenceScorer
+from service.contract.checkpoint import Checkpoint, load_checkpoint
+from service.contract.probes import Probe, check_probes
+from service.errors import LabelTokenError
+from tests.tiny_adapter import describe, make_adapter
+from tests.tiny_base import make_tiny_base
+
+
+def render(checkpoint: Checkpoint, probe: Probe) -> tuple[int, ...]:
+    query, note = probe.canonical()
+    [prompt] = checkpoint.renderer.render(query, [note], probe.criteria)
+    return prompt.token_ids
+
+
+def test_service_accepts_the_folder(tiny_checkpoint: Path) -> None:
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    assert [label.token for label in checkpoint.manifest.labels] == ["0", "1", "2", "3"]
+    assert [label.gain for label in checkpoint.manifest.labels] == [0, 1, 3, 7]
+    assert checkpoint.manifest.name == "tiny-base-zero-shot"
+    assert checkpoint.manifest.base.licence == "cc0-1.0"
+    assert len(checkpoint.probes) == 32
+
+
+def test_weights_are_the_base_in_float32(tiny_checkpoint: Path, tiny_base: Path) -> None:
+    from safetensors.torch import load_file
+
+    made, base = (load_file(folder / "model.safetensors") for folder in (tiny_checkpoint, tiny_base))
+    assert made.keys() == base.keys()
+    assert all(
+        made[name].dtype == base[name].dtype and bool((made[name] == base[name]).all()) for name in base
+    )
+
+
+def test_probes_reproduce_from_the_saved_folder(tiny_checkpoint: Path) -> None:
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    scorer = ReferenceScorer.load(tiny_checkpoint, checkpoint.manifest.label_token_ids)
+    prompts = [render(checkpoint, probe) for probe in checkpoint.probes]
+    assert check_probes(checkpoint.probes, list(scorer.distributions(prompts)), 1e-5) <= 1e-5
+
+
+def test_probes_differ_enough_to_tell_a_wrong_engine(tiny_checkpoint: Path) -> None:
+    probes = load_checkpoint(tiny_checkpoint).probes
+    found = list(reversed([probe.distribution for probe in probes]))
+    assert (
+        max(
+            abs(a - b)
+            for p, f in zip(probes, found, strict=True)
+            for a, b in zip(p.distribution, f, strict=True)
+        )
+        > 0.05
+    )
+
+
+def test_int8_is_the_same_model_but_for_its_rounding(
+    tiny_plan: Plan, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    made = load_checkpoint(assemble(dataclasses.replace(tiny_plan, int8=True), tmp_path / "int8"))
+    full = load_checkpoint(tiny_checkpoint)
+    assert made.manifest.quantization == "w8a8"
+    assert made.manifest.fingerprint != full.manifest.fingerprint
+    scorer = ReferenceScorer.load(made.folder, made.manifest.label_token_ids)
+    prompts = [render(full, probe) for probe in full.probes]
+    assert 0 < check_probes(full.probes, list(scorer.distributions(prompts)), 0.1) < 0.1
+
+
+def test_same_plan_makes_the_same_fingerprint(tiny_plan: Plan, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    again = assemble(tiny_plan, tmp_path / "again")
+    assert (
+        load_checkpoint(again).manifest.fingerprint == load_checkpoint(tiny_checkpoint).manifest.fingerprint
+    )
+    assert (again / "probes.jsonl").read_bytes() == (tiny_checkpoint / "probes.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("change", [{"template": find_template("query-first-1")}, {"name": "other"}])
+def test_fingerprint_follows_what_changes_numbers(
+    change: dict[str, object], tiny_plan: Plan, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    other = assemble(dataclasses.replace(tiny_plan, **change), tmp_path / "other")  # type: ignore[arg-type]
+    same = (
+        load_checkpoint(other).manifest.fingerprint == load_checkpoint(tiny_checkpoint).manifest.fingerprint
+    )
+    assert same == ("name" in change)
+
+
+def test_folder_tells_nothing_of_the_machine(tiny_checkpoint: Path, tiny_base: Path) -> None:
+    for path in tiny_checkpoint.iterdir():
+        assert str(tiny_base.parent).encode() not in path.read_bytes(), path.name
+
+
+def test_tokenizer_keeps_no_trace_of_how_it_was_read(tiny_checkpoint: Path) -> None:
+    settings = json.loads((tiny_checkpoint / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert not {"is_local", "local_files_only", "name_or_path"} & set(settings)
+
+
+def test_everybody_may_read_the_folder(tiny_checkpoint: Path) -> None:
+    assert [path.name for path in tiny_checkpoint.iterdir() if path.stat().st_mode & 0o444 != 0o444] == []
+    umask = os.umask(0)
+    os.umask(umask)
+    assert tiny_checkpoint.stat().st_mode & 0o777 == 0o777 & ~umask
+
+
+def test_model_card_says_what_it_is(tiny_checkpoint: Path) -> None:
+    card = (tiny_checkpoint / "README.md").read_text(encoding="utf-8")
+    manifest = load_checkpoint(tiny_checkpoint).manifest
+    assert "Not trained for relevance" in card
+    assert card.startswith("---\nlicense: cc0-1.0\n")
+    assert manifest.fingerprint in card
+    assert manifest.criteria[0].text in card
+
+
+def test_progress_counts_up_to_the_end(tiny_plan: Plan, tmp_path: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+    assemble(tiny_plan, tmp_path / "out", on_progress=lambda *step: seen.append(step))
+    assert list(dict.fromkeys(stage for stage, _, _ in seen)) == [
+        "Load tiny-base",
+        "Write weights and tokenizer",
+        "Compute probes",
+        "Check the folder",
+    ]
+    assert all(0 <= done < total for _, done, total in seen)
+
+
+def test_failure_in_the_middle_leaves_no_folder(
+    tiny_plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(writer_module, "load_checkpoint", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        assemble(tiny_plan, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_existing_checkpoint_is_replaced_only_by_force(
+    tiny_plan: Plan, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(tiny_checkpoint, out)
+    (out / "leftover").touch()
+    with pytest.raises(FolderExistsError, match="--force"):
+        assemble(tiny_plan, out)
+    assert (out / "leftover").exists()
+    assemble(tiny_plan, out, force=True)
+    assert not (out / "leftover").exists()
+    assert load_checkpoint(out).probes
+
+
+def test_labels_that_are_not_single_tokens_are_refused(tiny_plan: Plan, tmp_path: Path) -> None:
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "Grade": 1, ":": 2}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    base = make_tiny_base(tmp_path / "words", tokenizer_json=str(words.to_str()))
+    plain = dataclasses.replace(tiny_plan, base=str(base), template=find_template("note-first-plain-1"))
+    with pytest.raises(LabelTokenError, match="distinct"):
+        assemble(plain, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_label_split_into_bytes_is_named(tiny_plan: Plan, tmp_path: Path) -> None:
+    spec = json.loads((Path(tiny_plan.base) / "tokenizer.json").read_text(encoding="utf-8"))
+    spec["normalizer"] = {"type": "Replace", "pattern": {"String": "2"}, "content": "two"}
+    base = make_tiny_base(tmp_path / "spelled", tokenizer_json=json.dumps(spec))
+    with pytest.raises(LabelTokenError, match="label '2' must be one token"):
+        assemble(dataclasses.replace(tiny_plan, base=str(base)), tmp_path / "out")
+
+
+def test_base_that_does_not_know_the_control_tokens_is_refused(tiny_plan: Plan, tmp_path: Path) -> None:
+    spec = json.loads((Path(tiny_plan.base) / "tokenizer.json").read_text(encoding="utf-8"))
+    spec["added_tokens"] = []
+    base = make_tiny_base(tmp_path / "plain", tokenizer_json=json.dumps(spec))
+    with pytest.raises(TemplateError, match=r"<\|im_start\|>.*note-first-plain-1"):
+        assemble(dataclasses.replace(tiny_plan, base=str(base)), tmp_path / "out")
+
+
+def test_base_with_too_short_a_context_is_refused(tiny_plan: Plan, tmp_path: Path) -> None:
+    base = make_tiny_base(tmp_path / "short", max_positions=256)
+    with pytest.raises(BaseModelError, match="this base reads 256"):
+        assemble(dataclasses.replace(tiny_plan, base=str(base)), tmp_path / "out")
+
+
+def test_name_that_no_manifest_takes_is_refused_at_once(tiny_plan: Plan, tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="'my model'"):
+        assemble(dataclasses.replace(tiny_plan, name="my model"), tmp_path / "out")
+
+
+@pytest.mark.engine
+def test_default_checkpoint_is_the_wheel_s_model(default_checkpoint: Checkpoint) -> None:
+    manifest = default_checkpoint.manifest
+    assert manifest.label_token_ids == (32, 33, 34, 35)
+    assert manifest.base.licence == "Apache-2.0"
+    scorer = ReferenceScorer.load(default_checkpoint.folder, manifest.label_token_ids)
+    probes = default_checkpoint.probes[::8]
+    prompts = [render(default_checkpoint, probe) for probe in probes]
+    assert check_probes(probes, list(scorer.distributions(prompts)), 1e-4) <= 1e-4
+    # Most of the probability is on a grade: the cue works.
+    assert min(probe.label_mass for probe in default_checkpoint.probes) > 0.4
+
+
+@pytest.fixture(scope="module")
+def tiny_adapter(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_adapter(tiny_base, tmp_path_factory.mktemp("adapters") / "adapter")
+
+
+def test_adapter_is_merged_and_brings_its_contract(
+    tiny_base: Path, tiny_adapter: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    out = assemble(Plan(str(tiny_base), adapter=tiny_adapter), tmp_path / "out")
+    checkpoint, described = load_checkpoint(out), describe()
+    manifest = checkpoint.manifest
+    assert (manifest.name, manifest.template.name) == (described.name, described.template)
+    assert (manifest.criteria, manifest.limits) == (described.criteria, described.limits)
+    assert (manifest.calibration, manifest.lineage) == (described.calibration, described.lineage)
+    assert (manifest.dev_metrics, manifest.base.name) == (described.dev_metrics, "tiny-base")
+    weights = "model.safetensors"
+    assert manifest.files[weights] != load_checkpoint(tiny_checkpoint).manifest.files[weights]
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert "Not trained for relevance" not in card
+    assert "made-up pairs, cc0-1.0" in card
+
+
+def test_adapter_makes_the_same_fingerprint_each_time(
+    tiny_base: Path, tiny_adapter: Path, tmp_path: Path
+) -> None:
+    plan = Plan(str(tiny_base), adapter=tiny_adapter)
+    one, two = (load_checkpoint(assemble(plan, tmp_path / name)).manifest for name in ("one", "two"))
+    assert one.fingerprint == two.fingerprint
+
+
+def test_adapter_of_the_first_layers_takes_no_others(tiny_base: Path, tmp_path: Path) -> None:
+    adapter = make_adapter(Path(f"{tiny_base}:1"), tmp_path / "adapter", base=f"{tiny_base.name}:1")
+    folders = [
+        assemble(Plan(str(base), adapter=adapter), tmp_path / name)
+        for name, base in (("named", f"{tiny_base}:1"), ("found", tiny_base))
+    ]
+    one, two = (load_checkpoint(folder).manifest for folder in folders)
+    assert one.fingerprint == two.fingerprint
+    assert one.base.name == f"{tiny_base.name}:1"
+    assert json.loads((folders[1] / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"] == 1
+
+
+def test_adapter_of_another_base_is_refused(tiny_base: Path, tmp_path: Path) -> None:
+    adapter = make_adapter(tiny_base, tmp_path / "adapter", base="other-base")
+    with pytest.raises(AdapterError, match="made for the base other-base, not tiny-base"):
+        assemble(Plan(str(tiny_base), adapter=adapter), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "own", [{"template": find_template("note-first-1")}, {"criteria": load_criteria("general-1")}]
+)
+def test_adapter_is_not_asked_in_another_way(own: dict[str, Any], tiny_base: Path, tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="leave both out, or the adapter"):
+        assemble(Plan(str(tiny_base), adapter=tmp_path / "adapter", **own), tmp_path / "out")
+
+
+def test_defaults_are_the_packaged_template_and_criteria(
+    tiny_base: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    made = load_checkpoint(assemble(Plan(str(tiny_base)), tmp_path / "out")).manifest
+    assert made.fingerprint == load_checkpoint(tiny_checkpoint).manifest.fingerprint

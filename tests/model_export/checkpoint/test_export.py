@@ -1,0 +1,94 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from model_export.checkpoint.export import ExportPlan, export
+from model_export.checkpoint.gates import GATES_NAME, GateError, GateLimits
+from model_export.checkpoint.writer import CheckpointSpec
+from model_export.data.criteria import load_criteria
+from model_export.data.pairs import Pair
+from model_export.data.template import find_template
+from service.contract.checkpoint import load_checkpoint
+from service.contract.manifest import Base, Lineage
+from service.contract.prompt import Note
+from tests.tiny_adapter import NOTES, make_tuned
+
+# A model of random weights puts hardly any probability on a grade, and grades by chance.
+LOOSE = GateLimits(label_mass=0.0, macro_f1_drop=1.0)
+
+
+@pytest.fixture(scope="module")
+def plan(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportPlan:
+    spec = CheckpointSpec(
+        name="tiny-student",
+        base=Base(name="tiny-base", licence="cc0-1.0", source="made by a test"),
+        template=find_template("note-first-1"),
+        criteria=(load_criteria("general-1"),),
+        lineage=Lineage(code_version="0"),
+        training=NOTES,
+    )
+    dev = [
+        Pair(f"p{i}", f"query {i}", Note("", f"note {i}"), i % 4, "made-up", "general-1") for i in range(8)
+    ]
+    trained = make_tuned(tiny_base, tmp_path_factory.mktemp("trained") / "trained")
+    return ExportPlan(trained, spec, dev, LOOSE, with_vllm=False)
+
+
+@pytest.fixture(scope="module")
+def int8_plan(plan: ExportPlan) -> ExportPlan:
+    return dataclasses.replace(plan, spec=dataclasses.replace(plan.spec, quantization="w8a8"))
+
+
+def test_export_writes_a_checkpoint_with_gates_and_card(plan: ExportPlan, tmp_path: Path) -> None:
+    report = export(plan, tmp_path / "out")
+    manifest = load_checkpoint(tmp_path / "out").manifest
+    assert (manifest.name, manifest.quantization) == ("tiny-student", None)
+    rows = json.loads((tmp_path / "out" / GATES_NAME).read_text(encoding="utf-8"))
+    assert [row["gate"] for row in rows] == [gate.name for gate in report.gates] == ["label_mass"]
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "## Gates of the export" in card
+    assert manifest.fingerprint in card
+
+
+def test_int8_is_held_against_full_precision(int8_plan: ExportPlan, tmp_path: Path) -> None:
+    report = export(int8_plan, tmp_path / "out")
+    assert load_checkpoint(tmp_path / "out").manifest.quantization == "w8a8"
+    gates = {gate.name: gate for gate in report.gates}
+    assert set(gates) == {"label_mass", "int8_probes", "int8_macro_f1"}
+    assert 0 < gates["int8_probes"].figure <= LOOSE.int8_probe_difference
+    assert [path for path in (tmp_path / "out").iterdir() if path.stat().st_mode & 0o444 != 0o444] == []
+
+
+@pytest.mark.parametrize("kind", ["plan", "int8_plan"])
+def test_same_plan_makes_the_same_fingerprint(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    for name in ("one", "two"):
+        export(request.getfixturevalue(kind), tmp_path / name)
+    one, two = (load_checkpoint(tmp_path / name).manifest for name in ("one", "two"))
+    assert one.fingerprint == two.fingerprint
+
+
+def test_failed_gate_names_the_figure_and_writes_nothing(int8_plan: ExportPlan, tmp_path: Path) -> None:
+    strict = dataclasses.replace(LOOSE, int8_probe_difference=1e-6)
+    with pytest.raises(
+        GateError, match=r"change of a probe through int8 is 0\.\d+ and must be at most 1e-06$"
+    ):
+        export(dataclasses.replace(int8_plan, limits=strict), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_label_mass_of_a_random_model_does_not_pass(plan: ExportPlan, tmp_path: Path) -> None:
+    with pytest.raises(GateError, match=r"label mass on probes is .* and must be at least 0\.5$"):
+        export(dataclasses.replace(plan, limits=GateLimits()), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.engine
+def test_vllm_reproduces_an_int8_checkpoint(int8_plan: ExportPlan, tmp_path: Path) -> None:
+    report = export(dataclasses.replace(int8_plan, with_vllm=True), tmp_path / "out")
+    gates = {gate.name: gate for gate in report.gates}
+    assert {"vllm_probes", "vllm_macro_f1"} < set(gates)
+    assert gates["vllm_probes"].figure <= 0.02

@@ -1,0 +1,152 @@
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model_export.checkpoint.gates import (
+    GATES_NAME,
+    Gate,
+    GateData,
+    GateError,
+    GateLimits,
+    GateReport,
+    gate_int8,
+    sample_pairs,
+    verify,
+)
+from model_export.data.pairs import Pair
+from service.contract.checkpoint import load_checkpoint
+from service.contract.labels import LabelDistribution
+from service.contract.prompt import Note
+from service.errors import CheckpointError
+from tests.checkpoints import make_checkpoint, sign, write_manifest
+
+
+def make_pairs(labels: Sequence[int], criteria: str = "general-1") -> list[Pair]:
+    return [
+        Pair(f"p{i}", f"query {i}", Note("", f"note number {i}"), label, "made-up", criteria)
+        for i, label in enumerate(labels)
+    ]
+
+
+class FixedScorer:
+    """Names these grades in turn, over and over, with 0.7 of the label mass."""
+
+    def __init__(self, grades: Sequence[int]) -> None:
+        self._grades = grades
+
+    def distributions(self, prompts: Sequence[Sequence[int]]) -> Iterator[LabelDistribution]:
+        for index, _ in enumerate(prompts):
+            grade = self._grades[index % len(self._grades)]
+            yield LabelDistribution(tuple(0.7 if g == grade else 0.1 for g in range(4)), 0.9)
+
+
+def test_gate_passes_at_its_limit_and_never_on_nan() -> None:
+    assert Gate("g", "w", 0.01, 0.01).passed
+    assert not Gate("g", "w", 0.011, 0.01).passed
+    assert Gate("g", "w", 0.5, 0.5, at_least=True).passed
+    assert not Gate("g", "w", 0.49, 0.5, at_least=True).passed
+    assert not Gate("g", "w", math.nan, 0.01).passed
+    assert not Gate("g", "w", math.nan, 0.5, at_least=True).passed
+
+
+def test_error_names_figure_and_limit_of_what_failed_alone() -> None:
+    fall = "the fall of macro-F1 on dev through int8"
+    report = GateReport(
+        (Gate("a", fall, 0.034, 0.01), Gate("b", "the mean label mass", 0.9, 0.5, at_least=True))
+    )
+    with pytest.raises(GateError, match=rf"^{fall} is 0\.034 and must be at most 0\.01$"):
+        report.raise_if_failed()
+    GateReport(report.gates[1:]).raise_if_failed()
+
+
+def test_report_keeps_passed_and_failed(tmp_path: Path) -> None:
+    GateReport((Gate("a", "fall", 0.034, 0.01), Gate("b", "mass", 0.9, 0.5, at_least=True))).write(tmp_path)
+    rows = json.loads((tmp_path / GATES_NAME).read_text(encoding="utf-8"))
+    assert [(row["gate"], row["figure"], row["limit"], row["passed"]) for row in rows] == [
+        ("a", 0.034, 0.01, False),
+        ("b", 0.9, 0.5, True),
+    ]
+
+
+def test_sample_is_spread_and_always_the_same() -> None:
+    pairs = make_pairs([0] * 1000)
+    found = sample_pairs(pairs, 10)
+    assert [pair.id for pair in found] == [f"p{i}" for i in range(0, 1000, 100)]
+    assert sample_pairs(pairs[:7], 10) == tuple(pairs[:7])
+
+
+def test_macro_f1_counts_every_grade(tmp_path: Path) -> None:
+    data = GateData.render(load_checkpoint(make_checkpoint(tmp_path / "c")), make_pairs([0, 1, 2, 3]))
+    assert data.macro_f1(FixedScorer([0, 1, 2, 3])) == pytest.approx(1)
+    # One of four right: precision 1/4, recall 1, so F1 0.4 for that grade and 0 for three.
+    assert data.macro_f1(FixedScorer([0])) == pytest.approx(0.1)
+
+
+def test_without_dev_there_is_no_macro_f1(tmp_path: Path) -> None:
+    data = GateData.render(load_checkpoint(make_checkpoint(tmp_path / "c")), [])
+    assert data.macro_f1(FixedScorer([0])) is None
+    gates = list(gate_int8(data, FixedScorer([0]), None, GateLimits()))
+    assert [gate.name for gate in gates] == ["int8_probes"]
+
+
+def test_fall_through_int8_is_held_against_its_limit(tmp_path: Path) -> None:
+    data = GateData.render(load_checkpoint(make_checkpoint(tmp_path / "c")), make_pairs([0, 1, 2, 3]))
+    *_, gate = gate_int8(data, FixedScorer([0, 1, 2, 3]), 0.966, GateLimits())
+    assert (gate.name, gate.passed) == ("int8_macro_f1", False)
+    assert gate.figure == pytest.approx(0.034)
+    *_, better = gate_int8(data, FixedScorer([0]), 0.966, GateLimits())
+    assert better.passed
+
+
+def test_pairs_of_unknown_criteria_are_refused(tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(make_checkpoint(tmp_path / "c"))
+    with pytest.raises(GateError, match=r"judged by product-2, which tiny-1 does not have"):
+        GateData.render(checkpoint, make_pairs([0], "product-2"))
+
+
+def test_verify_tells_what_passed_and_what_did_not(tiny_checkpoint: Path) -> None:
+    report = verify(tiny_checkpoint, make_pairs([0, 1, 2, 3]), with_vllm=False)
+    found = {gate.name: gate.passed for gate in report.gates}
+    # Random weights: the probes come back, and hardly any of the probability is on a grade.
+    assert found == {"label_mass": False, "transformers_probes": True}
+
+
+def test_verify_holds_the_stated_macro_f1_where_dev_is_the_same(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = copy_with(tiny_checkpoint, tmp_path / "c", dev_metrics={"macro_f1": 0.99, "pairs": 4})
+    gates = {gate.name: gate for gate in verify(folder, make_pairs([0, 1, 2, 3]), with_vllm=False).gates}
+    assert not gates["stated_macro_f1"].passed
+    fewer = verify(folder, make_pairs([0, 1]), with_vllm=False)
+    assert "stated_macro_f1" not in {gate.name for gate in fewer.gates}
+
+
+def test_verify_refuses_changed_weights(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = copy_with(tiny_checkpoint, tmp_path / "c")
+    with (folder / "model.safetensors").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(CheckpointError, match="is not the file of the manifest"):
+        verify(folder, with_vllm=False)
+
+
+def test_verify_sees_probes_of_another_model(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = copy_with(tiny_checkpoint, tmp_path / "c")
+    lines = (folder / "probes.jsonl").read_text(encoding="utf-8").split("\n")
+    probe = json.loads(lines[0])
+    probe["distribution"] = probe["distribution"][::-1]
+    (folder / "probes.jsonl").write_text("\n".join([json.dumps(probe), *lines[1:]]), encoding="utf-8")
+    gates = {gate.name: gate for gate in verify(folder, with_vllm=False).gates}
+    assert not gates["transformers_probes"].passed
+
+
+def copy_with(checkpoint: Path, folder: Path, **changes: Any) -> Path:
+    folder.mkdir()
+    for path in checkpoint.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    data = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    write_manifest(folder, sign({**data, **changes}))
+    return folder

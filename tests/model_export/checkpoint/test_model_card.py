@@ -1,0 +1,79 @@
+from pathlib import Path
+
+import pytest
+
+from model_export.checkpoint.gates import Gate, GateReport
+from model_export.checkpoint.model_card import render_model_card
+from service.contract.checkpoint import load_checkpoint
+from service.contract.manifest import Calibration, Criteria, Lineage, Manifest
+from tests.checkpoints import make_checkpoint
+from tests.tiny_adapter import NOTES
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Manifest:
+    return load_checkpoint(make_checkpoint(tmp_path / "checkpoint")).manifest
+
+
+def test_zero_shot_card_warns_and_claims_no_training(manifest: Manifest) -> None:
+    card = render_model_card(manifest)
+    assert "**Not trained for relevance.**" in card
+    assert "## Training" not in card
+    assert "## Gates" not in card
+
+
+def test_trained_card_tells_data_recipe_controls_and_limits(manifest: Manifest) -> None:
+    lineage = Lineage(recipe_hash="sha256:" + "a" * 64, code_version="1")
+    card = render_model_card(manifest.model_copy(update={"lineage": lineage}), NOTES)
+    assert "Not trained for relevance" not in card
+    assert "## Training data\n\n- made-up pairs, cc0-1.0\n" in card
+    assert f"Recipe: `{lineage.recipe_hash}`" in card
+    assert "| run | macro-F1 |\n| --- | --- |\n| majority | 0.187 |\n| student | 0.317 |\n" in card
+    assert "- Knows nothing.\n" in card
+
+
+def test_card_tells_intervals_and_where_it_fails(manifest: Manifest) -> None:
+    notes = NOTES.model_copy(
+        update={
+            "differences": (("on", "student less", "QWK"), ("all", "bm25", "+0.100 [+0.050, +0.150]")),
+            "failures": ("Of 40 cases 30 are right.", "Query “tea” ..."),
+        }
+    )
+    card = render_model_card(manifest, notes)
+    assert "| all | bm25 | +0.100 [+0.050, +0.150] |" in card
+    assert "## Where it fails\n\n- Of 40 cases 30 are right.\n- Query “tea” ...\n" in card
+    without = render_model_card(manifest, NOTES)
+    assert "Against its controls" not in without
+    assert "Where it fails" not in without
+
+
+def test_card_tells_what_calibration_did(manifest: Manifest) -> None:
+    calibration = Calibration(
+        name="temperature-1",
+        method="temperature",
+        temperature=1.5,
+        ece_before=0.21,
+        ece_after=0.04,
+        data="dev",
+        temperatures={"forum-1": 2.25},
+    )
+    card = render_model_card(manifest.model_copy(update={"calibration": calibration}), NOTES)
+    assert (
+        "temperature-1 (T = 1.5, 2.25 under `forum-1`; expected calibration error 0.210 before, 0.040 after, on dev)"
+        in card
+    )
+
+
+def test_card_shows_gates_and_dev_metrics(manifest: Manifest) -> None:
+    report = GateReport((Gate("int8_macro_f1", "the fall of macro-F1", 0.0042, 0.01),))
+    manifest = manifest.model_copy(update={"dev_metrics": {"macro_f1": 0.31714}, "quantization": "w8a8"})
+    card = render_model_card(manifest, NOTES, report)
+    assert "| the fall of macro-F1 | 0.0042 | at most 0.01 | yes |" in card
+    assert "| macro_f1 | 0.3171 |" in card
+    assert "| Weights | int8" in card
+
+
+def test_every_criteria_is_spelled_out(manifest: Manifest) -> None:
+    criteria = (Criteria(name="a-1", text="Grade {braces}."), Criteria(name="b-1", text="Grade b."))
+    card = render_model_card(manifest.model_copy(update={"criteria": criteria}))
+    assert "`a-1`, the default:\n\n```text\nGrade {braces}.\n```\n\n`b-1`:\n\n```text\nGrade b.\n```" in card

@@ -1,0 +1,86 @@
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model_export.checkpoint.writer import INT8_PROBE_TOLERANCE, CheckpointSpec, SpecError, write_contract
+from model_export.data.criteria import load_criteria
+from model_export.data.template import find_template
+from model_export.models.quantize import quantize_folder
+from service.contract.checkpoint import Checkpoint
+from service.contract.manifest import Base, Calibration, Criteria, Limits, Lineage
+from tests.tiny_adapter import NOTES
+
+STRICT = Criteria(name="strict-1", text="Grade the note, strictly.")
+
+
+@pytest.fixture(scope="module")
+def spec() -> CheckpointSpec:
+    return CheckpointSpec(
+        name="tiny",
+        base=Base(name="tiny-base", licence="cc0-1.0", source="made by a test"),
+        template=find_template("note-first-1"),
+        criteria=(load_criteria("general-1"), STRICT),
+        lineage=Lineage(code_version="0"),
+    )
+
+
+@pytest.fixture(scope="module")
+def written(spec: CheckpointSpec, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return write(spec, tiny_base, tmp_path_factory.mktemp("written") / "checkpoint")
+
+
+def write(spec: CheckpointSpec, weights: Path, folder: Path) -> Checkpoint:
+    shutil.copytree(weights, folder)
+    return write_contract(folder, spec, lambda *_: None)
+
+
+def test_first_criteria_are_the_default_and_the_probes(written: Checkpoint) -> None:
+    assert written.renderer.criteria_names == ("general-1", "strict-1")
+    assert {probe.criteria for probe in written.probes} == {"general-1"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"calibration": Calibration(name="t-1", method="temperature", temperature=2.0)},
+        {"lineage": Lineage(code_version="1")},
+        {"dev_metrics": {"macro_f1": 0.5}},
+        {"training": NOTES},
+        {"name": "other"},
+    ],
+)
+def test_fingerprint_ignores_what_changes_no_number(
+    change: dict[str, Any], spec: CheckpointSpec, written: Checkpoint, tiny_base: Path, tmp_path: Path
+) -> None:
+    other = write(dataclasses.replace(spec, **change), tiny_base, tmp_path / "other")
+    assert other.manifest.fingerprint == written.manifest.fingerprint
+
+
+def test_fingerprint_follows_the_criteria(
+    spec: CheckpointSpec, written: Checkpoint, tiny_base: Path, tmp_path: Path
+) -> None:
+    other = write(dataclasses.replace(spec, criteria=spec.criteria[:1]), tiny_base, tmp_path / "other")
+    assert other.manifest.fingerprint != written.manifest.fingerprint
+
+
+def test_probes_of_int8_are_those_of_its_own_weights(
+    spec: CheckpointSpec, written: Checkpoint, tiny_base: Path, tmp_path: Path
+) -> None:
+    quantize_folder(tiny_base, tmp_path / "int8")
+    int8 = write(dataclasses.replace(spec, quantization="w8a8"), tmp_path / "int8", tmp_path / "checkpoint")
+    assert int8.manifest.quantization == "w8a8"
+    assert int8.manifest.probe_tolerance == INT8_PROBE_TOLERANCE
+    pairs = list(zip(int8.probes, written.probes, strict=True))
+    assert all(a.distribution != b.distribution for a, b in pairs)
+    assert all(a.distribution == pytest.approx(b.distribution, abs=0.1) for a, b in pairs)
+
+
+def test_limit_that_a_probe_s_query_breaks_is_named(
+    spec: CheckpointSpec, tiny_base: Path, tmp_path: Path
+) -> None:
+    short = dataclasses.replace(spec, limits=Limits(max_query_tokens=4, max_note_tokens=64))
+    with pytest.raises(SpecError, match=r"a probe can't be asked: .* limit 4; raise max_query_tokens"):
+        write(short, tiny_base, tmp_path / "checkpoint")

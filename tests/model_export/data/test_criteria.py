@@ -1,0 +1,49 @@
+from pathlib import Path
+
+import pytest
+
+from model_export.data.criteria import DEFAULT_CRITERIA, CriteriaError, criteria_names, load_criteria
+
+
+def test_packaged_criteria_carry_the_name_of_their_file() -> None:
+    assert DEFAULT_CRITERIA in criteria_names()
+    assert all(load_criteria(name).name == name for name in criteria_names())
+
+
+def test_general_criteria_define_each_grade_and_are_short() -> None:
+    text = load_criteria("general-1").text
+    assert [line[0] for line in text.splitlines() if line[:1].isdigit()] == ["0", "1", "2", "3"]
+    assert all(step in text for step in ("intent", "topic", "constraints", "quality"))
+    assert len(text.split()) < 90  # every pair pays for them
+
+
+def test_own_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('name = "mine-1"\ntext = """\nGrade it: 品質 🎯\n"""\n', encoding="utf-8")
+    criteria = load_criteria(str(path))
+    assert (criteria.name, criteria.text) == ("mine-1", "Grade it: 品質 🎯")
+
+
+def test_unknown_name_lists_those_there_are() -> None:
+    with pytest.raises(CriteriaError, match="general-1"):
+        load_criteria("strict")
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"name = ", "valid TOML"),
+        (b"\xff\xfe", "valid TOML"),
+        (b'name = "a"', "text: "),
+        (b'name = "a"\ntext = "  "', "text: "),
+        (b'name = "a b"\ntext = "x"', "name: "),
+        (b'name = "a"\ntext = "x"\nsteps = 3', "steps: "),
+        (b'name = "a"\ntext = 3', "text: "),
+    ],
+)
+def test_bad_file_says_what_is_wrong(content: bytes, complaint: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_bytes(content)
+    with pytest.raises(CriteriaError, match=complaint) as caught:
+        load_criteria(str(path))
+    assert "\n" not in str(caught.value)

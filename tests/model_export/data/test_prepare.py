@@ -1,0 +1,249 @@
+import json
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from model_export.data.criteria import load_criteria
+from model_export.data.pairs import GRADES, DataError, Pair
+from model_export.data.prepare import (
+    data_inputs,
+    load_data,
+    prepare_base,
+    prepare_data,
+    read_base,
+    read_data,
+    sample_dev,
+    sample_queries,
+)
+from model_export.recipe import Recipe
+from service.contract.prompt import Note
+from service.contract.tokenizer import ContractTokenizer
+from tests.tiny_teacher import MICRO
+
+
+def recipe_of(sources: list[dict[str, Any]] | None = None, **changes: Any) -> Recipe:
+    recipe = tomllib.loads(MICRO)
+    if sources is not None:
+        recipe["data"] = {"sources": sources}
+    return Recipe.model_validate(recipe | changes)
+
+
+def row(id_: str, query: str, label: int = 0, **more: Any) -> dict[str, Any]:
+    return {
+        "id": id_,
+        "query": query,
+        "note": {"title": None, "body": f"note {id_}"},
+        "label": label,
+        **more,
+    }
+
+
+def write_source(
+    root: Path, name: str, train: list[dict[str, Any]], dev: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Its files, and its section of a recipe."""
+    for split, rows in (("train", train), ("dev", dev)):
+        text = "".join(json.dumps(each) + "\n" for each in rows)
+        (root / f"{name}-{split}.jsonl").write_text(text, encoding="utf-8")
+    return {"name": name, "train": f"{name}-train.jsonl", "dev": f"{name}-dev.jsonl"}
+
+
+@pytest.fixture
+def two_sources(tmp_path: Path) -> list[dict[str, Any]]:
+    shop = write_source(
+        tmp_path,
+        "shop",
+        [row(f"s{n}", f"lamp {n}", n % 4) for n in range(8)],
+        [row(f"sd{n}", f"coat {n // 2}") for n in range(6)],
+    )
+    forum = write_source(
+        tmp_path, "forum", [row(f"f{n}", f"how {n}", n % 3) for n in range(6)], [row("fd", "why", 2)]
+    )
+    return [{**shop, "criteria": "product-2"}, {**forum, "criteria": "forum-1", "grades": [0, 1, 3]}]
+
+
+def prepare(recipe: Recipe, root: Path) -> Path:
+    folder = root / "data"
+    folder.mkdir(exist_ok=True)
+    prepare_data(recipe, root, folder)
+    return folder
+
+
+def test_generated_data_is_read_back_and_always_the_same(tmp_path: Path) -> None:
+    first, again = (load_data(prepare(recipe_of(), tmp_path)) for _ in range(2))
+    assert first == again
+    assert (len(first.train), len(first.dev)) == (24, 16)
+    assert {pair.label for pair in first.train} == set(GRADES)
+    assert first.long_tail <= {pair.id for pair in first.dev}
+    assert first != load_data(prepare(recipe_of(seed=4), tmp_path))
+
+
+def test_sources_are_read_with_their_criteria_and_grades(
+    tmp_path: Path, two_sources: list[dict[str, Any]]
+) -> None:
+    data = load_data(prepare(recipe_of(two_sources), tmp_path))
+    assert {(pair.source, pair.criteria) for pair in data.train} == {
+        ("shop", "product-2"),
+        ("forum", "forum-1"),
+    }
+    assert list(data.criteria) == [load_criteria("product-2"), load_criteria("forum-1")]
+    assert [pair.label for pair in data.train if pair.source == "forum"] == [0, 1, 3, 0, 1, 3]
+    assert [pair.label for pair in data.dev if pair.source == "forum"] == [3]
+    assert set(data.hashes) == {"shop-train.jsonl", "shop-dev.jsonl", "forum-train.jsonl", "forum-dev.jsonl"}
+
+
+def test_samples_are_drawn_by_the_seed_and_dev_by_whole_queries(
+    tmp_path: Path, two_sources: list[dict[str, Any]]
+) -> None:
+    def sample(seed: int) -> tuple[list[str], list[str]]:
+        two_sources[0] |= {"max_train": 4, "max_dev": 5}
+        data = load_data(prepare(recipe_of(two_sources, seed=seed), tmp_path))
+        train, dev = ([p for p in split if p.source == "shop"] for split in (data.train, data.dev))
+        assert len(train) == 4
+        assert sorted(pair.query for pair in dev) == sorted(2 * sorted({pair.query for pair in dev}))
+        return [pair.id for pair in train], [pair.id for pair in dev]
+
+    assert sample(1) == sample(1)
+    assert sample(1) != sample(2)
+
+
+def test_long_tail_is_the_stated_one_of_what_was_drawn(
+    tmp_path: Path, two_sources: list[dict[str, Any]]
+) -> None:
+    (tmp_path / "tail.ids").write_text("sd0\nsd1\nsd4\nsd5\n", encoding="utf-8")
+    two_sources[0] |= {"long_tail": "tail.ids", "max_dev": 2}
+    data = load_data(prepare(recipe_of(two_sources), tmp_path))
+    drawn = {pair.id for pair in data.dev}
+    assert {id_ for id_ in data.long_tail if id_ != "fd"} == {"sd0", "sd1", "sd4", "sd5"} & drawn
+
+
+def test_inputs_change_with_all_that_the_data_depends_on(
+    tmp_path: Path, two_sources: list[dict[str, Any]]
+) -> None:
+    seen = [
+        data_inputs(recipe_of(two_sources), tmp_path),
+        data_inputs(recipe_of(two_sources, seed=9), tmp_path),
+    ]
+    (tmp_path / "forum-dev.jsonl").write_text(json.dumps(row("other", "who")), encoding="utf-8")
+    seen.append(data_inputs(recipe_of(two_sources), tmp_path))
+    two_sources[1]["grades"] = [0, 2, 3]
+    seen.append(data_inputs(recipe_of(two_sources), tmp_path))
+    criteria = tmp_path / "mine.toml"
+    for text in ("Grade it.", "Grade it well."):
+        criteria.write_text(f'name = "mine-1"\ntext = "{text}"\nsteps = ["topic"]\n', encoding="utf-8")
+        two_sources[0]["criteria"] = str(criteria)
+        seen.append(data_inputs(recipe_of(two_sources), tmp_path))
+    assert len({json.dumps(inputs) for inputs in seen}) == len(seen)
+
+
+def refuse(tmp_path: Path, sources: list[dict[str, Any]], complaint: str) -> None:
+    with pytest.raises(DataError, match=complaint):
+        prepare(recipe_of(sources), tmp_path)
+
+
+def test_file_that_is_not_there_is_refused(tmp_path: Path, two_sources: list[dict[str, Any]]) -> None:
+    (tmp_path / "forum-dev.jsonl").unlink()
+    assert data_inputs(recipe_of(two_sources), tmp_path)
+    refuse(tmp_path, two_sources, "forum-dev.jsonl can't be read")
+
+
+def test_query_of_dev_that_is_trained_on_is_refused(tmp_path: Path) -> None:
+    source = write_source(tmp_path, "shop", [row("1", "Lamp"), row("2", "tea")], [row("3", "lamp")])
+    refuse(tmp_path, [source], "dev pairs whose query is in train as well: 3")
+
+
+def test_query_of_dev_that_another_source_trains_on_is_refused(tmp_path: Path) -> None:
+    shop = write_source(tmp_path, "shop", [row("1", "lamp")], [row("2", "tea")])
+    forum = write_source(tmp_path, "forum", [row("3", "tea")], [row("4", "coat")])
+    refuse(tmp_path, [shop, forum], "dev pairs whose query is in train as well: 2")
+
+
+def test_id_that_two_sources_have_is_refused(tmp_path: Path) -> None:
+    """Prompts and soft labels go by id."""
+    shop = write_source(tmp_path, "shop", [row("1", "lamp"), row("2", "tea")], [row("3", "coat")])
+    forum = write_source(tmp_path, "forum", [row("2", "why"), row("4", "who")], [row("5", "how")])
+    refuse(tmp_path, [shop, forum], "ids that pairs of several sources have: 2")
+
+
+def test_tiny_base_reads_the_data_s_texts(tmp_path: Path) -> None:
+    recipe = recipe_of()
+    data = load_data(prepare(recipe, tmp_path))
+    base = tmp_path / "base"
+    base.mkdir()
+    prepare_base("tiny", recipe, data, base)
+    assert read_base(base).name == "tiny"
+    tokenizer = ContractTokenizer.load(base)
+    assert len(tokenizer.encode_template(" => ")) <= 3
+    [query] = tokenizer.encode_user_texts([f" {data.train[0].query}"])
+    assert len(query.token_ids) <= 2 * len(data.train[0].query.split())
+
+
+def test_other_base_is_copied_with_its_description(tmp_path: Path, tiny_base: Path) -> None:
+    recipe = recipe_of()
+    base = tmp_path / "base"
+    base.mkdir()
+    prepare_base(str(tiny_base), recipe, load_data(prepare(recipe, tmp_path)), base)
+    assert read_base(base).name == tiny_base.name
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in base.iterdir()}
+
+
+def pairs_of(*queries: str) -> list[Pair]:
+    return [Pair(str(n), query, Note("", "b"), 0, "s", "c") for n, query in enumerate(queries)]
+
+
+@pytest.mark.parametrize(("most", "expected"), [(None, 6), (6, 6), (9, 6), (5, 4), (4, 4), (3, 2), (1, 2)])
+def test_queries_are_taken_whole_and_at_most_as_many_pairs_as_asked_but_one_query_at_least(
+    most: int | None, expected: int
+) -> None:
+    pairs = pairs_of("a", "b", "c", "a", "b", "c")
+    taken = sample_queries(pairs, most, Random(1))
+    assert len(taken) == expected
+    assert all([pair.query for pair in taken].count(pair.query) == 2 for pair in taken)
+
+
+@pytest.mark.parametrize(("most", "expected"), [(None, [4, 12]), (8, [4, 3]), (6, [3, 3]), (1, [1, 3])])
+def test_each_source_has_its_share_of_what_is_measured(most: int | None, expected: list[int]) -> None:
+    short = pairs_of(*"abcd")
+    long = [replace(pair, source="long") for pair in pairs_of(*"xxxyyyzzzwww")]
+    taken = sample_dev([*short, *long], most, Random(1))
+    assert [sum(pair.source == source for pair in taken) for source in ("s", "long")] == expected
+
+
+def leaking_sources(folder: Path, leaking_dev: str) -> Recipe:
+    """Two shops, the second of which trains on a query that the first measures on."""
+    for source, split, query in (
+        ("a", "train", "x"),
+        ("a", "dev", "y"),
+        ("b", "train", "Y"),
+        ("b", "dev", "z"),
+    ):
+        rows = [
+            {
+                "id": f"{source}-{split}-{number}",
+                "query": query,
+                "note": {"title": f"n{number}"},
+                "label": number,
+            }
+            for number in range(2)
+        ]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{source}.{split}.jsonl").write_text(text, encoding="utf-8")
+    sources = [{"name": name, "train": f"{name}.train.jsonl", "dev": f"{name}.dev.jsonl"} for name in "ab"]
+    return recipe_of(data={"leaking_dev": leaking_dev, "sources": sources})
+
+
+def test_a_query_that_another_source_trains_on_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="dev pairs whose query is in train as well: a-dev-0, a-dev-1"):
+        read_data(leaking_sources(tmp_path, "refuse"), tmp_path)
+
+
+def test_or_left_out_and_named_where_the_recipe_says_so(tmp_path: Path) -> None:
+    prepare_data(leaking_sources(tmp_path, "drop"), tmp_path, tmp_path)
+    data = load_data(tmp_path)
+    assert [pair.id for pair in data.dev] == ["b-dev-0", "b-dev-1"]
+    assert data.left_out == ("a-dev-0", "a-dev-1")
+    assert not data.long_tail & set(data.left_out)

@@ -1,0 +1,190 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from model_export.data.pairs import GRADES, Pair
+from model_export.data.prompting import (
+    PromptForm,
+    Prompting,
+    PromptingError,
+    gold_label,
+    soft_label,
+    teacher_template,
+)
+from model_export.data.template import TEMPLATES, find_template
+from model_export.stages import hash_of
+from service.contract.manifest import Criteria, Limits, SlotPiece, Template, TextPiece
+from service.contract.prompt import Note
+from service.contract.tokenizer import ContractTokenizer
+from tests.byte_tokens import TOKENIZER
+from tests.checkpoints import SPECIAL_TOKENS, tiny_tokenizer_json
+
+SPECIAL_IDS = [TOKENIZER.encode_template(token)[0] for token in SPECIAL_TOKENS]
+END = SPECIAL_IDS[1]
+CRITERIA = (
+    Criteria(name="stepwise", text="Grade it.", steps=("topic", "quality")),
+    Criteria(name="plain", text="Grade."),
+)
+LIMITS = Limits(max_query_tokens=64, max_note_tokens=48)
+PAIR = Pair("1", "green tea", Note("Tea", "Green, black or white."), 2, "made", "stepwise")
+
+
+def make(template: str = "note-first-plain-1", tokenizer: ContractTokenizer = TOKENIZER) -> Prompting:
+    return Prompting(PromptForm(find_template(template), CRITERIA, LIMITS), tokenizer, END)
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_the_two_prompts_differ_in_their_cue_alone(template: str) -> None:
+    prompting = make(template)
+    student, teacher = (
+        TOKENIZER.decode(prompt)
+        for prompt in (prompting.student_prompt(PAIR), prompting.teacher_prompt(PAIR))
+    )
+    assert student.endswith("\nGrade: ")
+    assert teacher == student.removesuffix("Grade: ") + "Steps:\n"
+    assert "Grade it." in student
+
+
+def test_student_answers_and_then_reasons() -> None:
+    prompting = make()
+    completion = prompting.student_completion("topic: tea => 3\n", 3)
+    assert completion[0] == prompting.label_token_ids[3]
+    assert completion[-1] == END
+    assert TOKENIZER.decode(completion[:-1]) == "3\nSteps:\ntopic: tea => 3\n"
+
+
+def test_teacher_reasons_and_then_answers() -> None:
+    completion = make().teacher_completion("topic: tea => 3\n", 2)
+    assert completion[-1] == END
+    assert TOKENIZER.decode(completion[:-1]) == "topic: tea => 3\nGrade: 2"
+
+
+def test_student_is_asked_as_the_service_asks() -> None:
+    """What it was trained on is one text: prompt and completion, however they are put together."""
+    prompting = make()
+    whole = [*prompting.student_prompt(PAIR), *prompting.student_completion("", 1)[:-1]]
+    assert list(TOKENIZER.encode_template(TOKENIZER.decode(whole))) == whole
+
+
+@given(st.lists(st.sampled_from([*SPECIAL_TOKENS, "a", " => 1"]), min_size=1).map("".join))
+def test_texts_of_a_pair_never_become_control_tokens(text: str) -> None:
+    prompting = make()
+    pair = Pair("1", text[:60], Note(text, text), 2, "made", "stepwise")
+    parts = [
+        prompting.student_prompt(pair),
+        prompting.teacher_prompt(pair),
+        prompting.student_completion(text, 1)[:-1],
+        prompting.teacher_completion(text, 1)[:-1],
+    ]
+    assert not any(set(SPECIAL_IDS).intersection(part) for part in parts)
+
+
+def test_steps_are_those_of_the_pair_s_criteria() -> None:
+    assert make().steps("stepwise") == ("topic", "quality")
+    assert make().steps("plain") == ()
+
+
+def test_grades_are_one_token_each_right_after_the_cue() -> None:
+    assert make().label_token_ids == tuple(TOKENIZER.encode_template(str(grade))[0] for grade in GRADES)
+
+
+def test_tokenizer_that_joins_blank_and_grade_is_refused() -> None:
+    joining = Tokenizer(models.BPE())
+    joining.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    joining.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    joining.train_from_iterator([f"Grade: {grade}" for grade in GRADES] * 9, trainer)
+    prompting = make(tokenizer=ContractTokenizer(joining.to_str()))
+    with pytest.raises(PromptingError, match="each grade must be one token of its own right after"):
+        _ = prompting.label_token_ids
+
+
+def test_template_that_asks_for_no_grade_is_refused() -> None:
+    slots = [SlotPiece(slot=slot) for slot in ("criteria", "title", "body", "query")]
+    template = Template(name="odd", pieces=(*slots, TextPiece(text="\nGrade: ?")))
+    with pytest.raises(PromptingError, match="template odd must end with 'Grade: '"):
+        teacher_template(template)
+
+
+def test_form_says_all_that_prompts_depend_on() -> None:
+    form = make().form
+    others = [
+        PromptForm(find_template("query-first-plain-1"), CRITERIA, LIMITS),
+        PromptForm(form.template, CRITERIA[:1], LIMITS),
+        PromptForm(form.template, CRITERIA, Limits(max_query_tokens=64, max_note_tokens=47)),
+    ]
+    hashes = {hash_of(each.to_json()) for each in (form, *others)}
+    assert len(hashes) == 4
+
+
+def write_tokenizer(folder: Path, **settings: str) -> Path:
+    (folder / "tokenizer.json").write_text(tiny_tokenizer_json(), encoding="utf-8")
+    whole = {"tokenizer_class": "PreTrainedTokenizerFast", **settings}
+    (folder / "tokenizer_config.json").write_text(json.dumps(whole), encoding="utf-8")
+    return folder
+
+
+def test_loaded_from_a_folder_it_ends_with_the_end_token(tmp_path: Path) -> None:
+    loaded = Prompting.load(make().form, write_tokenizer(tmp_path, eos_token="<|im_end|>"))
+    assert loaded.end_token_id == END
+    assert loaded.teacher_prompt(PAIR) == make().teacher_prompt(PAIR)
+
+
+def test_tokenizer_without_an_end_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PromptingError, match=f"the tokenizer of {tmp_path.name} names no eos_token"):
+        Prompting.load(make().form, write_tokenizer(tmp_path))
+
+
+def labelled(label: int, variance: float | None = None) -> Pair:
+    return Pair("1", "q", Note("", "b"), label, "made", "stepwise", label_variance=variance)
+
+
+@pytest.mark.parametrize(
+    ("pair", "smoothing", "by_variance", "expected"),
+    [
+        (labelled(2), 0.0, False, [0, 0, 1, 0]),
+        (labelled(2), 0.2, False, [0.05, 0.05, 0.85, 0.05]),
+        (labelled(2), 1.0, False, [0.25, 0.25, 0.25, 0.25]),
+        (labelled(2, 0.5), 0.0, False, [0, 0, 1, 0]),
+        (labelled(2, None), 0.0, True, [0, 0, 1, 0]),
+        (labelled(2, 0.0), 0.0, True, [0, 0, 1, 0]),
+        # exp(-d^2 / (2 * 0.5)) for distances of 1 and 2 are 0.3679 and 0.0183.
+        (labelled(1, 0.5), 0.0, True, [0.3679 / 1.7541, 1 / 1.7541, 0.3679 / 1.7541, 0.0183 / 1.7541]),
+        (labelled(0, 1e300), 0.0, True, [0.25, 0.25, 0.25, 0.25]),
+        (labelled(3, 1e-300), 0.4, True, [0.1, 0.1, 0.1, 0.7]),
+    ],
+)
+def test_gold_labels_worked_by_hand(
+    pair: Pair, smoothing: float, by_variance: bool, expected: list[float]
+) -> None:
+    assert gold_label(pair, smoothing, by_variance=by_variance) == pytest.approx(expected, abs=1e-4)
+
+
+@given(st.integers(0, 3), st.floats(0, 1), st.none() | st.floats(0, 1e6))
+def test_gold_label_is_a_distribution_with_gold_on_top(
+    label: int, smoothing: float, variance: float | None
+) -> None:
+    found = gold_label(labelled(label, variance), smoothing, by_variance=True)
+    assert sum(found) == pytest.approx(1)
+    assert min(found) >= 0
+    assert max(found) == found[label]
+
+
+def test_soft_label_sums_to_one() -> None:
+    assert soft_label([1.0, 1.0, 2.0, 0.0]) == [0.25, 0.25, 0.5, 0.0]
+
+
+def test_all_queries_that_can_t_be_read_are_named_by_a_pair_of_each() -> None:
+    long, longer = (replace(PAIR, id=id_, query="tea " * words) for id_, words in (("a", 70), ("b", 80)))
+    with pytest.raises(
+        PromptingError, match=r"asked about: a of made: the query has [^;]*; b of made: the query has [^;]*$"
+    ):
+        make().check_queries([PAIR, long, longer, replace(long, id="c")])
+    make().check_queries([PAIR])

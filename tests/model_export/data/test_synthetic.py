@@ -1,0 +1,173 @@
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model_export.data.pairs import (
+    GRADES,
+    DataError,
+    Finding,
+    Pair,
+    Source,
+    check_split,
+    read_pairs,
+    write_pairs,
+)
+from model_export.data.synthetic import CRITERIA, SOURCE, STEPS, SyntheticData, generate
+from service.contract.prompt import Note
+from service.contract.trace import parse_steps, write_step
+
+
+@pytest.fixture(scope="module")
+def data() -> SyntheticData:
+    """Of about the size that the tiny recipe takes."""
+    return generate(seed=7, train_queries=600, dev_queries=90, notes_per_query=8)
+
+
+def words_of(pairs: Sequence[Pair]) -> Counter[str]:
+    return Counter(word for query in sorted({pair.query for pair in pairs}) for word in query.split())
+
+
+def grade_by_criteria(pair: Pair) -> int:
+    """The grade as a reader of query and note would find it, without the findings."""
+    colour, thing, limit = pair.query.split()
+    facts = [fact.split() for fact in pair.note.body.split(" . ")]
+    if pair.note.title.split()[-1] != thing:
+        return 0
+    return 1 + (["colour", colour] in facts) + (["city", limit] in facts or ["day", limit] in facts)
+
+
+def test_same_seed_makes_the_same_data(data: SyntheticData) -> None:
+    assert generate(7, 600, 90, 8) == data
+    other = generate(8, 600, 90, 8)
+    assert other.train != data.train
+    assert other.dev != data.dev
+
+
+def test_data_does_not_change_between_versions() -> None:
+    first = generate(seed=1, train_queries=1, dev_queries=1, notes_per_query=1).train[0]
+    assert (first.query, first.note) == (
+        "red lamp friday",
+        Note("new lamp", "day friday . colour red . city quito . also red lamp friday"),
+    )
+
+
+def test_sizes_and_ids(data: SyntheticData) -> None:
+    assert [pair.id for pair in data.train] == [f"synthetic-train-{i:05}" for i in range(4_800)]
+    assert [pair.id for pair in data.dev] == [f"synthetic-dev-{i:05}" for i in range(720)]
+
+
+def test_grade_follows_from_the_criteria(data: SyntheticData) -> None:
+    assert all(pair.label == grade_by_criteria(pair) for pair in (*data.train, *data.dev))
+
+
+def test_findings_follow_from_the_criteria(data: SyntheticData) -> None:
+    for pair in data.train:
+        topic, attribute, constraint = (pair.findings[step].text.split() for step in STEPS)
+        colour, thing, limit = pair.query.split()
+        assert topic == [thing, pair.note.title.split()[-1], "yes" if pair.label else "no"]
+        assert [attribute[0], constraint[0]] == [colour, limit]
+        assert all(
+            (asked == found) == (verdict == "yes") for asked, found, verdict in (attribute, constraint)
+        )
+        if pair.label:
+            assert pair.label == 1 + (attribute[2] == "yes") + (constraint[2] == "yes")
+
+
+def test_the_grade_so_far_is_the_highest_still_possible(data: SyntheticData) -> None:
+    for pair in data.train:
+        possible, grades = GRADES[-1], [pair.findings[step].grade for step in STEPS]
+        for step, grade in zip(STEPS, grades, strict=True):
+            if pair.findings[step].text.endswith("no"):
+                possible = 0 if step == "topic" else max(possible - 1, 0)
+            assert grade == possible
+        assert grades[-1] == pair.label
+
+
+def test_findings_fit_the_grammar_of_traces(data: SyntheticData) -> None:
+    for pair in data.dev:
+        trace = "".join(
+            write_step(step, pair.findings[step].text, pair.findings[step].grade) for step in CRITERIA.steps
+        )
+        steps, end = parse_steps(trace, top_grade=max(GRADES))
+        assert end == len(trace)
+        assert {step.criterion: Finding(step.finding, step.grade) for step in steps} == pair.findings
+
+
+@settings(max_examples=20)
+@given(st.integers(), st.integers(1, 40), st.integers(1, 40), st.integers(1, 12))
+def test_grades_of_each_query_are_balanced_and_notes_distinct(
+    seed: int, train_queries: int, dev_queries: int, notes_per_query: int
+) -> None:
+    data = generate(seed, train_queries, dev_queries, notes_per_query)
+    check_split(data.train, data.dev)
+    by_query = defaultdict(list)
+    for pair in (*data.train, *data.dev):
+        by_query[pair.query].append(pair)
+    assert len(by_query) == train_queries + dev_queries
+    for pairs in by_query.values():
+        counts = Counter(pair.label for pair in pairs)
+        assert max(counts.values()) - min(counts[grade] for grade in GRADES) <= 1
+        assert len({pair.note for pair in pairs}) == notes_per_query
+
+
+@pytest.mark.parametrize(("view", "bound"), [("words in common", 0.75), ("the note alone", 0.35)])
+def test_shortcuts_do_not_find_the_grade(view: str, bound: float, data: SyntheticData) -> None:
+    views = {"words in common": words_in_common, "the note alone": repeats_in_note}
+    by_view: dict[tuple[int, ...], Counter[int]] = defaultdict(Counter)
+    for pair in data.train:
+        by_view[views[view](pair)][pair.label] += 1
+    best = {seen: grades.most_common(1)[0][0] for seen, grades in by_view.items()}
+    right = sum(best.get(views[view](pair)) == pair.label for pair in data.dev)
+    assert right / len(data.dev) < bound
+
+
+def words_in_common(pair: Pair) -> tuple[int, ...]:
+    """How often the note has each word of the query."""
+    return tuple(f"{pair.note.title} {pair.note.body}".split().count(word) for word in pair.query.split())
+
+
+def repeats_in_note(pair: Pair) -> tuple[int, ...]:
+    """How often the note has what it says of each kind."""
+    kinds = ("colour", "city", "day")
+    words = f"{pair.note.title} {pair.note.body}".split()
+    return tuple(words.count(word) for word in (words[1], *(words[words.index(kind) + 1] for kind in kinds)))
+
+
+def test_long_tail_is_of_words_seen_seldom_but_seen(data: SyntheticData) -> None:
+    seen = words_of(data.train)
+    tail = [pair for pair in data.dev if pair.id in data.long_tail]
+    rest = [pair for pair in data.dev if pair.id not in data.long_tail]
+    assert len(tail) == 240
+    assert not {pair.query for pair in tail} & {pair.query for pair in rest}
+    assert mean_seen(tail, seen) < mean_seen(rest, seen) / 1.5
+    assert min(seen[word] for word in words_of(data.dev)) >= 5
+
+
+def mean_seen(pairs: Sequence[Pair], seen: Counter[str]) -> float:
+    queries = {pair.query for pair in pairs}
+    return sum(seen[word] for query in queries for word in query.split()) / len(queries)
+
+
+def test_pairs_survive_a_file(data: SyntheticData, tmp_path: Path) -> None:
+    write_pairs(tmp_path / "dev.jsonl", data.dev)
+    assert read_pairs(tmp_path / "dev.jsonl", Source(SOURCE, CRITERIA.name, GRADES)) == list(data.dev)
+
+
+@pytest.mark.parametrize("sizes", [(0, 5, 8), (5, 0, 8), (9_999, 5, 8), (5, 5, 0), (5, 5, 65)])
+def test_sizes_out_of_range_are_refused(sizes: tuple[int, int, int]) -> None:
+    with pytest.raises(DataError, match="take 1 "):
+        generate(0, *sizes)
+
+
+def test_note_that_is_drawn_twice_is_kept_once() -> None:
+    data = generate(seed=5, train_queries=30, dev_queries=1, notes_per_query=64)  # this seed draws one twice
+    assert len({(pair.query, pair.note) for pair in data.train}) == len(data.train) == 30 * 64
+
+
+def test_every_query_can_be_had() -> None:
+    data = generate(seed=3, train_queries=5_000, dev_queries=472, notes_per_query=1)
+    assert len({pair.query for pair in (*data.train, *data.dev)}) == 24 * 12 * (12 + 7)

@@ -1,0 +1,121 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from model_export.__main__ import app
+from model_export.checkpoint.assemble import Plan, assemble
+from model_export.data.criteria import load_criteria
+from model_export.data.pairs import UNJUDGED, Pair, write_pairs
+from model_export.data.prompting import PromptingError
+from model_export.data.synthetic import generate
+from model_export.evaluation.compare_checkpoints import ComparisonError, compare_checkpoints
+from service.errors import CheckpointError
+
+
+@pytest.fixture(scope="module")
+def pairs() -> tuple[Pair, ...]:
+    return generate(1, 8, 4, 4).dev
+
+
+@pytest.fixture(scope="module")
+def pairs_file(pairs: tuple[Pair, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    write_pairs(path, pairs)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folders(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The same model, asked in two orders."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    plans = [Plan(str(tiny_base), name="one"), Plan(str(tiny_base), name="other")]
+    return [assemble(plan, root / plan.name) for plan in plans if plan.name]
+
+
+def nothing(*_: object) -> None:
+    pass
+
+
+def test_a_checkpoint_is_equal_to_itself(
+    folders: list[Path], pairs_file: Path, pairs: tuple[Pair, ...]
+) -> None:
+    found = compare_checkpoints(folders[0], folders[1], pairs_file, None, seed=0, on_progress=nothing)
+    comparison = found.comparison.to_json()
+    assert (comparison["pairs"], comparison["requests"]) == (len(pairs), len({pair.query for pair in pairs}))
+    assert comparison["same_grade"]["mean"] == 1
+    assert comparison["score_distance"]["mean"] == 0
+    assert found.evaluation is not None
+    assert found.evaluation.rows["first (one)"] == found.evaluation.rows["second (other)"]
+    assert len(found.time_ratios) == 1
+    assert found.first.prompt_tokens == found.second.prompt_tokens > 0
+
+
+def test_another_prompt_is_another_checkpoint(
+    tiny_base: Path, tmp_path: Path, folders: list[Path], pairs_file: Path
+) -> None:
+    criteria = load_criteria("product-2")
+    other = assemble(Plan(str(tiny_base), criteria=criteria, name="shorter"), tmp_path / "shorter")
+    found = compare_checkpoints(folders[0], other, pairs_file, None, seed=0, on_progress=nothing)
+    assert found.comparison.to_json()["score_distance"]["mean"] > 0
+    assert found.second.prompt_tokens < found.first.prompt_tokens
+    text = found.describe()
+    assert "first   one sha256:" in text
+    assert "prompt tokens a pair" in text
+    assert "from grade 3" in text
+    assert "second (shorter)" in text
+
+
+def test_pairs_need_no_label_and_a_file_of_it_names_them_by_id(
+    folders: list[Path], pairs: tuple[Pair, ...], tmp_path: Path
+) -> None:
+    unjudged = tmp_path / "unjudged.jsonl"
+    rows = [
+        {"id": pair.id, "query": pair.query, "note": {"title": None, "body": pair.note.body}}
+        for pair in pairs[:5]
+    ]
+    unjudged.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    out = tmp_path / "found.json"
+    done = CliRunner().invoke(
+        app, ["compare", *map(str, folders), "--pairs", str(unjudged), "--out", str(out)]
+    )
+    assert done.exit_code == 0, done.output
+    assert "5 pairs of" in done.output
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert found["evaluation"] is None
+    assert [each["id"] for each in found["pairs"]] == [pair.id for pair in pairs[:5]]
+    assert all(pair.query not in out.read_text(encoding="utf-8") for pair in pairs[:5])
+    assert UNJUDGED not in [grade for each in found["pairs"] for grade in each["grades"]]
+
+
+def test_criteria_that_one_of_them_lacks_are_refused(folders: list[Path], pairs_file: Path) -> None:
+    with pytest.raises(ComparisonError, match="one has no criteria forum-1: it has general-1"):
+        compare_checkpoints(folders[0], folders[1], pairs_file, "forum-1", seed=0, on_progress=nothing)
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused(
+    folders: list[Path], pairs_file: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError):
+        compare_checkpoints(folders[0], tmp_path, pairs_file, None, seed=0, on_progress=nothing)
+
+
+def test_a_pair_that_can_t_be_read_ends_it_before_any_is_scored(
+    folders: list[Path], pairs: tuple[Pair, ...], tmp_path: Path
+) -> None:
+    file, told = tmp_path / "pairs.jsonl", list[str]()
+    write_pairs(file, [*pairs, replace(pairs[-1], id="long", query="word " * 1000)])
+    with pytest.raises(
+        PromptingError, match="one: pairs that can't be asked about: long of pairs: the query has"
+    ):
+        compare_checkpoints(
+            folders[0],
+            folders[1],
+            file,
+            None,
+            seed=0,
+            on_progress=lambda stage, *_: told.append(stage),
+        )
+    assert told == []

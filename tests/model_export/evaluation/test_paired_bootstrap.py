@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score
+
+from model_export.evaluation.confusion import tally_confusion
+from model_export.evaluation.paired_bootstrap import (
+    Difference,
+    PairedBootstrap,
+    QueryTallies,
+    draw_resamples,
+    resampled_metrics,
+)
+
+QUERIES, PAIRS, GRADES = 12, 80, 4
+
+
+def rows_of(query_of: np.ndarray, resample: np.ndarray) -> np.ndarray:
+    """The pairs of a resample, written out, each as often as its query was drawn."""
+    return np.concatenate(
+        [np.flatnonzero(query_of == query) for query in range(QUERIES) for _ in range(int(resample[query]))]
+    )
+
+
+def test_metrics_equal_those_of_scikit_learn_on_the_resampled_rows() -> None:
+    rng = np.random.default_rng(3)
+    query_of = np.append(np.arange(QUERIES), rng.integers(QUERIES, size=PAIRS - QUERIES))
+    # The top grade is rare, so that some resamples lack it.
+    gold = rng.choice(GRADES, size=PAIRS, p=[0.5, 0.3, 0.19, 0.01])
+    predicted = rng.integers(GRADES, size=PAIRS)
+    ndcg = np.where(np.arange(QUERIES) % 3 == 0, np.nan, rng.random(QUERIES))
+    resamples = draw_resamples(QUERIES, 50, seed=5)
+    tallies = QueryTallies(tally_confusion(query_of, gold, predicted, GRADES), ndcg)
+    metrics = resampled_metrics(tallies, resamples)
+    for draw, resample in enumerate(resamples):
+        rows = rows_of(query_of, resample)
+        truth, guess = gold[rows], predicted[rows]
+        expected = {
+            "accuracy": accuracy_score(truth, guess),
+            "macro_f1": f1_score(truth, guess, labels=np.unique(truth), average="macro", zero_division=0.0),
+            "qwk": cohen_kappa_score(truth, guess, labels=np.arange(GRADES), weights="quadratic"),
+            "ndcg_at_10": np.nanmean(np.repeat(ndcg, resample.astype(int))),
+        }
+        assert {name: values[draw] for name, values in metrics.items()} == pytest.approx(expected)
+
+
+def test_every_resample_draws_as_many_queries_as_there_are() -> None:
+    resamples = draw_resamples(QUERIES, 20, seed=1)
+    assert resamples.sum(axis=1).tolist() == [QUERIES] * 20
+    assert (resamples == draw_resamples(QUERIES, 20, seed=1)).all()
+    assert not (resamples == draw_resamples(QUERIES, 20, seed=2)).all()
+
+
+def one_pair_a_query(gold: list[int], predicted: list[int]) -> QueryTallies:
+    confusion = tally_confusion(np.arange(len(gold)), np.array(gold), np.array(predicted), 2)
+    return QueryTallies(confusion, np.full(len(gold), np.nan))
+
+
+def test_systems_that_differ_nowhere_have_an_interval_of_nothing() -> None:
+    # Paired: were each system resampled by itself, their accuracies of one half would seem to differ.
+    tallies = one_pair_a_query([0, 1] * 20, [0] * 40)
+    bootstrap = PairedBootstrap({"a": tallies, "b": tallies}, draws=200, seed=1)
+    assert bootstrap.compare("a", "b")["accuracy"] == Difference(0.0, 0.0, 0.0)
+
+
+def test_interval_of_a_share_is_about_the_binomial_one() -> None:
+    gold = [0, 1] * 200
+    bootstrap = PairedBootstrap(
+        {"all": one_pair_a_query(gold, gold), "half": one_pair_a_query(gold, [0] * 400)}, draws=2000, seed=1
+    )
+    difference = bootstrap.compare("all", "half")["accuracy"]
+    assert difference.difference == 0.5
+    assert difference.low == pytest.approx(0.5 - 1.96 * 0.025, abs=0.01)
+    assert difference.high == pytest.approx(0.5 + 1.96 * 0.025, abs=0.01)
+
+
+def test_one_query_has_a_difference_and_no_interval() -> None:
+    """However many pairs it has: any resample of one query is that query, which proves nothing of others."""
+    confusions = [np.array([[[right, 4 - right], [4 - right, right]]], float) for right in (3, 2)]
+    tallies = [QueryTallies(confusion, np.array([0.5])) for confusion in confusions]
+    bootstrap = PairedBootstrap({"a": tallies[0], "b": tallies[1]}, draws=20, seed=1)
+    found = bootstrap.compare("a", "b")
+    assert found["accuracy"] == Difference(0.25, None, None)
+    assert found["ndcg_at_10"] == Difference(0.0, None, None)
+    assert not found["accuracy"].excludes_zero
+
+
+def test_undefined_metric_has_no_difference() -> None:
+    tallies = one_pair_a_query([1, 1], [1, 1])
+    compared = PairedBootstrap({"a": tallies, "b": tallies}, draws=10, seed=1).compare("a", "b")
+    assert compared["qwk"] == compared["ndcg_at_10"] == Difference(None, None, None)
+    assert not compared["qwk"].excludes_zero
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "excludes"), [(0.1, 0.2, True), (-0.2, -0.1, True), (-0.1, 0.1, False)]
+)
+def test_interval_excludes_zero_on_either_side(low: float, high: float, excludes: bool) -> None:
+    assert Difference((low + high) / 2, low, high).excludes_zero is excludes

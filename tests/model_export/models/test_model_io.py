@@ -1,0 +1,154 @@
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+
+from model_export.models.model_io import (
+    average_weights,
+    keep_first_layers,
+    keep_layers,
+    load_model,
+    load_tokenizer,
+    save_model,
+    speed_up,
+)
+
+SHAPE = {
+    "vocab_size": 32,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_attention_heads": 1,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 32,
+}
+
+
+def make_model(layers: int, *, tie_word_embeddings: bool = False) -> PreTrainedModel:
+    torch.manual_seed(0)
+    config = LlamaConfig(num_hidden_layers=layers, tie_word_embeddings=tie_word_embeddings, **SHAPE)
+    return LlamaForCausalLM(config).eval()
+
+
+def weights_of(model: PreTrainedModel) -> list[torch.Tensor]:
+    return [layer.mlp.up_proj.weight for layer in model.model.layers]
+
+
+@pytest.mark.parametrize(
+    ("layers", "count", "kept"),
+    [
+        (6, 3, [0, 2, 5]),
+        (6, 2, [0, 5]),
+        (6, 1, [0]),
+        (6, 6, [0, 1, 2, 3, 4, 5]),
+        (6, 9, [0, 1, 2, 3, 4, 5]),
+        (30, 4, [0, 10, 19, 29]),
+        (1, 1, [0]),
+    ],
+)
+def test_layers_are_kept_evenly_with_the_first_and_the_last(layers: int, count: int, kept: list[int]) -> None:
+    model = make_model(layers)
+    before = weights_of(model)
+    keep_layers(model, count)
+    assert [next(i for i, w in enumerate(before) if w is each) for each in weights_of(model)] == kept
+    assert model.config.num_hidden_layers == len(kept)
+
+
+def test_first_layers_are_kept_in_their_order() -> None:
+    model = make_model(6)
+    before = weights_of(model)
+    keep_first_layers(model, 4)
+    assert all(a is b for a, b in zip(weights_of(model), before[:4], strict=True))
+    assert model.config.num_hidden_layers == 4
+    with pytest.raises(ValueError, match="has 4 layers, and the first 5 are asked for"):
+        keep_first_layers(model, 5)
+
+
+def test_fewer_layers_still_write_and_load(tmp_path: Path, tiny_base: Path) -> None:
+    model = make_model(5)
+    keep_layers(model, 2)
+    save_model(model, load_tokenizer(tiny_base), tmp_path)
+    loaded = load_model(tmp_path)
+    prompt = torch.tensor([[1, 2, 3]])
+    with torch.inference_mode():
+        whole = model(prompt, use_cache=False).logits
+        assert torch.equal(loaded(prompt, use_cache=False).logits, whole)
+        # Keys and values of each layer lie in a place of their own.
+        for each in (model, loaded):
+            cached = each.generate(prompt, max_new_tokens=5, do_sample=False, pad_token_id=0)
+            plain = each.generate(prompt, max_new_tokens=5, do_sample=False, pad_token_id=0, use_cache=False)
+            assert torch.equal(cached, plain)
+
+
+def test_mean_is_of_every_weight_once(tmp_path: Path, tiny_base: Path) -> None:
+    """Embeddings that are the head's weights, too, have two names, and are one weight."""
+    folders = [tmp_path / name for name in ("first", "second", "mean")]
+    models = [make_model(2, tie_word_embeddings=True) for _ in range(2)]
+    for weight in models[1].parameters():
+        weight.data += 1
+    for model, folder in zip(models, folders, strict=False):
+        save_model(model, load_tokenizer(tiny_base), folder)
+    average_weights(folders[0], folders[1], 0.25, folders[2])
+    for first, found in zip(models[0].parameters(), load_model(folders[2]).parameters(), strict=True):
+        torch.testing.assert_close(found, first + 0.25)
+
+
+def test_kinds_of_layers_that_the_configuration_lists_go_with_them(tmp_path: Path, tiny_base: Path) -> None:
+    kinds = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
+    config = Qwen3Config(
+        num_hidden_layers=4,
+        head_dim=32,
+        layer_types=kinds,
+        sliding_window=2,
+        use_sliding_window=True,
+        **SHAPE,
+    )
+    model = Qwen3ForCausalLM(config).eval()
+    keep_layers(model, 2)
+    save_model(model, load_tokenizer(tiny_base), tmp_path)
+    loaded = load_model(tmp_path)
+    assert loaded.config.layer_types == ["sliding_attention", "full_attention"]
+    prompt = torch.tensor([[1, 2, 3]])
+    with torch.inference_mode():
+        assert torch.equal(loaded(prompt).logits, model(prompt).logits)
+
+
+def test_model_is_loaded_in_float32_and_ready_to_read(tiny_base: Path) -> None:
+    model = load_model(tiny_base)
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+    assert not model.training
+
+
+# torch's own compiler asks every tensor for its gradient, and is warned of it.
+WARNED = pytest.mark.filterwarnings(r"ignore:The \.grad attribute of a Tensor that is not a leaf:UserWarning")
+
+
+def gradients(model: PreTrainedModel) -> list[torch.Tensor]:
+    ids = torch.tensor([[0, 0, 5, 6, 7], [1, 2, 3, 4, 5]])
+    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    model.zero_grad()
+    logits = model(ids, attention_mask=mask, logits_to_keep=1, use_cache=False).logits
+    logits.log_softmax(-1)[:, 0, 3].sum().backward()
+    return [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
+
+
+@WARNED
+@pytest.mark.parametrize("compiled", [False, True])
+def test_sped_up_model_has_the_same_gradients_and_names(compiled: bool) -> None:
+    model = make_model(3)
+    names, expected = list(model.state_dict()), gradients(model)
+    speed_up(model, compiled=compiled)
+    found = gradients(model)
+    assert len(found) == len(expected) > 0
+    for each, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(each, wanted, atol=1e-5, rtol=1e-4)
+    assert list(model.state_dict()) == names
+
+
+def test_how_a_model_was_sped_up_is_not_written(tmp_path: Path, tiny_base: Path) -> None:
+    plain, fast = make_model(2), make_model(2)
+    speed_up(fast, compiled=True)
+    for name, model in (("plain", plain), ("fast", fast)):
+        save_model(model, load_tokenizer(tiny_base), tmp_path / name)
+    for file in ("config.json", "model.safetensors"):
+        assert (tmp_path / "plain" / file).read_bytes() == (tmp_path / "fast" / file).read_bytes()

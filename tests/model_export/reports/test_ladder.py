@@ -1,0 +1,188 @@
+import json
+from dataclasses import dataclass
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model_export.data.pairs import Pair
+from model_export.evaluation.evaluate import Predictions, evaluate
+from model_export.reports.ladder import LadderError, Results, write_ladder
+from service.contract.prompt import Note
+from tests.tiny_teacher import MICRO
+
+SYSTEMS = ("majority", "bm25", "zero_shot", "label_only_sft", "cot_sft", "grpo", "sam", "student")
+GOLD = np.arange(48) % 4
+PAIRS = [
+    Pair(
+        f"p{number}",
+        f"query {number // 4}",
+        Note("t", "b"),
+        int(label),
+        ("shop", "forum")[number // 24],
+        "product-2",
+    )
+    for number, label in enumerate(GOLD)
+]
+STAGES = {
+    "label_only_sft": 600.0,
+    "cot_sft": 60.0,
+    "grpo": 120.0,
+    "sam": 180.0,
+    "label": 30.0,
+    "distil": 90.0,
+}
+
+
+def predict(system: str, right: int) -> Predictions:
+    """A system that gives every pair but some its gold grade."""
+    grades = np.where(np.arange(len(GOLD)) % 8 < right, GOLD, (GOLD + 1) % 4)
+    return Predictions(system, np.eye(4)[grades] * 0.6 + 0.1, grades.astype(float))
+
+
+@cache
+def measured(systems: tuple[str, ...], seed: int) -> dict[str, Any]:
+    """The table; the later a system stands, the more it knows. Fitting grades to it takes a second, and most tests want the same one."""
+    found = [predict(system, min(8, number + seed)) for number, system in enumerate(systems)]
+    tail = frozenset(f"p{number}" for number in (*range(8), *range(24, 32)))
+    return evaluate(found, PAIRS, tail, seed=1, draws=50).to_json()
+
+
+def write_results(folder: Path, seed: int, *, systems: tuple[str, ...] = SYSTEMS, text: str = MICRO) -> Path:
+    stages = [{"name": name, "seconds": seconds} for name, seconds in STAGES.items()]
+    stages.append({"name": "predict_student", "seconds": 4.8})
+    results = {
+        **measured(systems, seed),
+        "recipe": "micro",
+        "seed": seed,
+        "recipe_text": text,
+        "stages": stages,
+    }
+    folder.mkdir(exist_ok=True)
+    path = folder / f"seed-{seed}.json"
+    path.write_text(json.dumps(results), encoding="utf-8")
+    return path
+
+
+class Text(HTMLParser):
+    """The page's cells, row by row, and its images."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.images = 0
+        self._in_cell = False
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, _attributes: Any) -> None:
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+            self._in_cell = True
+        self.images += tag == "img"
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_cell &= tag not in ("td", "th")
+
+    def handle_data(self, data: str) -> None:
+        if self._in_cell:
+            self.rows[-1][-1] += data.strip()
+
+    def row(self, name: str, number: int = 0) -> list[str]:
+        return [row for row in self.rows if row[0] == name][number]
+
+
+def page_of(tmp_path: Path, *runs: Path, levers: tuple[Path, ...] = ()) -> Text:
+    write_ladder(runs, levers, tmp_path / "ladder.html")
+    return Text((tmp_path / "ladder.html").read_text(encoding="utf-8"))
+
+
+def test_rungs_are_means_with_their_spread_over_the_seeds(tmp_path: Path) -> None:
+    runs = [write_results(tmp_path, seed) for seed in (0, 1)]
+    page = page_of(tmp_path, *runs)
+    found = (Results.read(run).figure("sam", "all", "macro_f1") for run in runs)
+    figures = [value for value in found if value is not None]
+    assert len(figures) == 2
+    # The second row of that name: the first one is of the compute.
+    mean, least, greatest = np.mean(figures), min(figures), max(figures)
+    assert page.row("sam", 1)[1] == f"{mean:.3f} ({least:.3f}–{greatest:.3f})"
+    assert least < greatest
+    assert page.images == 2
+
+
+def test_one_run_has_no_spread_and_the_student_its_intervals(tmp_path: Path) -> None:
+    path = write_results(tmp_path, 0)
+    page, results = page_of(tmp_path, path), Results.read(path)
+    assert page.row("student", 1)[1] == f"{results.figure('student', 'all', 'macro_f1'):.3f}"
+    found = results.difference("forum", "bm25", "ndcg_at_10")
+    expected = [f"{getattr(found, key):+.3f}".replace("-", "−") for key in ("difference", "low", "high")]
+    rows = [row for row in page.rows if row[0] == "bm25" and len(row) == 4]
+    assert f"{expected[0]} [{expected[1]}, {expected[2]}]" in [row[3] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("system", "own", "whole"),
+    [
+        ("bm25", 0, 0),
+        ("label_only_sft", 10, 10),
+        ("cot_sft", 1, 11),
+        ("sam", 3, 14),
+        # Labels by the warmed-up teacher, which stands on the control, as the student's start does.
+        ("student", 2, 13),
+    ],
+)
+def test_compute_of_a_rung_is_its_own_and_of_all_below(
+    tmp_path: Path, system: str, own: float, whole: float
+) -> None:
+    text = (
+        MICRO.replace("[cot_sft]", '[cot_sft]\nstart = "label_only_sft"')
+        .replace("[label]", '[label]\nteacher = "cot_sft"')
+        .replace("[distil]", '[distil]\nstart = "label_only_sft"')
+    )
+    row = page_of(tmp_path, write_results(tmp_path, 0, text=text)).row(system)
+    assert row[2:4] == [f"{own:.1f}", f"{whole:.1f}"]
+    assert row[4] == ("100" if system == "student" else "–")
+
+
+def test_levers_are_shown_with_what_they_changed(tmp_path: Path) -> None:
+    changed = MICRO + "# --set name=all-layers\n# --set label_only_sft.steps=9\n"
+    lever = write_results(tmp_path / "lever", 5, systems=SYSTEMS[:4], text=changed)
+    page = page_of(tmp_path, write_results(tmp_path, 0), levers=(lever,))
+    row = page.row("micro")
+    assert row[1:3] == ["label_only_sft.steps=9", "label_only_sft"]
+    assert (
+        row[3].split()[0]
+        == f"{Results.read(lever).figure('label_only_sft', 'forum', 'macro_f1_decided'):.3f}"
+    )
+    assert row[-1] == "10.0"
+
+
+@dataclass
+class Refused:
+    complaint: str
+    runs: list[Path]
+
+
+def test_runs_that_make_no_ladder_are_refused(tmp_path: Path) -> None:
+    whole = write_results(tmp_path, 0)
+    control = write_results(tmp_path / "control", 1, systems=SYSTEMS[:4])
+    other = write_results(tmp_path / "other", 2, text=MICRO.replace("steps = 60", "steps = 61"))
+    broken, old = tmp_path / "broken.json", tmp_path / "old.json"
+    broken.write_text("{", encoding="utf-8")
+    old.write_text("{}", encoding="utf-8")
+    for refused in (
+        Refused("at least one run", []),
+        Refused("is of the control alone", [control]),
+        Refused("distinct seeds", [whole, whole]),
+        Refused("is of another recipe", [whole, other]),
+        Refused("can't be read as a run's results", [broken]),
+        Refused("is no results.json of this release", [old]),
+        Refused("can't be read", [tmp_path]),
+    ):
+        with pytest.raises(LadderError, match=refused.complaint):
+            write_ladder(refused.runs, (), tmp_path / "ladder.html")
+    assert not (tmp_path / "ladder.html").exists()

@@ -1,0 +1,198 @@
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model_export.data.pairs import Finding, Pair
+from model_export.evaluation.evaluate import Predictions, evaluate
+from model_export.reports.report import RunReport, rl_verdicts, write_report
+from service.contract.prompt import Note
+
+SECRETS = ("secret-query", "secret-title", "secret-body", "secret-finding")
+GOLD = np.arange(24) % 4
+PAIRS = [
+    Pair(
+        f"p{number}",
+        f"secret-query {number // 4}",
+        Note("secret-title", "secret-body"),
+        int(label),
+        ("shop", "forum")[number // 12],
+        "general-1",
+        {"topic": Finding("secret-finding", 1)},
+    )
+    for number, label in enumerate(GOLD)
+]
+
+
+def predict(system: str, right: int) -> Predictions:
+    """A system that gives the first `right` pairs their gold grade and the others another one."""
+    grades = np.where(np.arange(24) < right, GOLD, (GOLD + 1) % 4)
+    return Predictions(system, np.eye(4)[grades] * 0.6 + 0.1, grades.astype(float))
+
+
+SYSTEMS = [predict("label_only_sft", 20), predict("cot_sft", 6), predict("grpo", 16), predict("sam", 16)]
+SYSTEMS.append(predict("student", 2))
+LOG: list[dict[str, Any]] = [
+    {
+        "stage": stage,
+        "step": step,
+        "loss": 1 / step,
+        "reward": 0.5,
+        "parse_rate": 1.0,
+        "step_accuracy/topic": 0.5,
+    }
+    for stage in ("grpo", "sam")
+    for step in (1, 2)
+]
+RUN = RunReport(
+    name="tiny <1>",
+    recipe_text='name = "tiny"',
+    evaluation=evaluate(SYSTEMS, PAIRS, frozenset({"p0", "p1", "p2", "p3"}), seed=1, draws=50),
+    predictions=SYSTEMS,
+    pairs=PAIRS,
+    log=LOG,
+    notes=["the teacher & the student differ"],
+    stages=[
+        {"name": "prepare", "seconds": 1.25, "status": "made", "hash": "0123abcd"},
+        {"name": "sam", "seconds": 83.4, "status": "made", "hash": "4567cdef"},
+        {"name": "export", "seconds": None, "status": "reused", "hash": "89ab0123"},
+    ],
+)
+
+
+class Tags(HTMLParser):
+    """Collects a page's start tags; raises where one is closed that isn't open."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.all: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.all.append((tag, dict(attrs)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def render(run: RunReport, folder: Path) -> str:
+    write_report(folder / "report.html", run)
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return render(RUN, tmp_path_factory.mktemp("report"))
+
+
+def test_page_is_whole_and_asks_nothing_of_the_network(page: str) -> None:
+    tags = Tags(page)
+    assert tags.open == []
+    assert not {tag for tag, _ in tags.all} & {"script", "link", "iframe", "object", "base"}
+    sources = [
+        value for _, attributes in tags.all for name in ("src", "href") if (value := attributes.get(name))
+    ]
+    assert len(sources) == 5
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert not re.search(r"https?://|url\(|@import", page)
+
+
+def test_every_image_has_words_for_those_who_can_not_see_it(page: str) -> None:
+    images = [attributes for tag, attributes in Tags(page).all if tag == "img"]
+    assert all(image["alt"] and int(image["width"] or 0) > 200 for image in images)
+
+
+def test_text_of_queries_and_notes_stays_out(page: str) -> None:
+    assert not [secret for secret in SECRETS if secret in page]
+
+
+def test_findings_come_first_and_text_is_escaped(page: str) -> None:
+    assert "Run tiny &lt;1&gt;" in page
+    assert page.index("the teacher &amp; the student differ") < page.index("<h2>Summary</h2>")
+
+
+def test_control_that_wins_is_reported_as_winning(page: str) -> None:
+    sentence = RUN.evaluation.winners["accuracy"].sentence
+    assert sentence.startswith("accuracy: best is label_only_sft (0.833); student is 0.750 below")
+    assert f'<li>{sentence}. <span class="control">A control wins.</span></li>' in page
+
+
+def test_differences_whose_interval_excludes_zero_are_bold(page: str) -> None:
+    difference = RUN.evaluation.differences["label_only_sft"]["student"]["accuracy"]
+    assert difference.excludes_zero
+    assert '<td>0.083<small class="sure">−0.750 [' in page
+    assert ">label_only_sft</th><td" in page.replace("\n", "")
+
+
+def test_every_split_has_its_table(page: str) -> None:
+    assert re.findall(r"<h3>(\w+)</h3>\n<div", page) == [
+        "all",
+        "long_tail",
+        "forum",
+        "shop",
+        "shop_long_tail",
+    ]
+
+
+def test_stages_show_their_times_and_the_recipe_its_text(page: str) -> None:
+    assert ">1.2 s<" in page
+    assert ">1 min 23 s<" in page
+    assert ">reused<" in page
+    assert "<pre>name = &#34;tiny&#34;</pre>" in page
+
+
+def test_what_was_not_logged_is_said_instead_of_drawn(page: str, tmp_path: Path) -> None:
+    assert "Not logged: the correlation of any stage." in page
+    bare = render(replace(RUN, log=[], predictions=SYSTEMS[:1]), tmp_path)
+    assert len(re.findall("<img", bare)) == 1
+    for missing in (
+        "the loss of any stage",
+        "the correlation of any stage",
+        "the reward of grpo, sam",
+        "the parse rate of grpo, sam",
+        "the step accuracy of grpo and sam",
+        "the grades of student",
+        "the student&#39;s grades",
+    ):
+        assert f"Not logged: {missing}." in bare
+
+
+def test_supervised_stage_without_correlation_is_named(tmp_path: Path) -> None:
+    log: list[dict[str, Any]] = [
+        *LOG,
+        {"stage": "cot_sft", "step": 1, "loss": 1.0, "correlation": 0.1},
+        {"stage": "distil", "step": 1, "loss": 1.0, "correlation": None},
+    ]
+    assert "Not logged: the correlation of distil." in render(replace(RUN, log=log), tmp_path)
+
+
+def test_one_rl_stage_without_a_metric_is_named(tmp_path: Path) -> None:
+    page = render(replace(RUN, log=[row for row in LOG if row["stage"] == "sam"]), tmp_path)
+    assert "Not logged: the reward of grpo. Not logged: the parse rate of grpo." in page
+    assert "Not logged: the topic of grpo." in page
+
+
+def test_verdicts_say_whether_rl_taught_anything() -> None:
+    learned, mask = rl_verdicts(RUN.evaluation)
+    assert learned.startswith(
+        "RL with the step mask helped: exact-grade accuracy is 0.667 for sam and 0.250 for cot_sft (+0.417, 95 %"
+    )
+    assert mask.startswith(
+        "The step mask did not help, which may be chance: exact-grade accuracy is 0.667 for sam"
+    )
+
+
+def test_verdicts_need_a_teacher() -> None:
+    assert rl_verdicts(evaluate(SYSTEMS[:2], PAIRS, frozenset(), seed=1, draws=10)) == []
+
+
+def test_verdict_without_the_control_among_those_compared_has_no_interval() -> None:
+    evaluation = evaluate(SYSTEMS, PAIRS, frozenset(), controls=["label_only_sft"], seed=1, draws=10)
+    assert rl_verdicts(evaluation)[0].endswith("0.667 for sam and 0.250 for cot_sft (+0.417).")

@@ -1,0 +1,197 @@
+"""Labelling in shards, on an engine whose traces are written by hand; test_ray_engine.py has the real one."""
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model_export.data.pairs import Pair, Source, write_pairs
+from model_export.data.prompting import PromptForm, Prompting, PromptingError
+from model_export.data.template import find_template
+from model_export.scale_out.label_at_scale import label_file
+from model_export.scale_out.label_plan import LabelError, LabelPlan, PathSampling
+from model_export.scale_out.trace_engine import Ask, Completion, EngineSetup, TraceEngine
+from model_export.teacher.label import SoftLabel, read_soft_labels
+from service.contract.manifest import Criteria, Limits
+from service.contract.prompt import Note
+from tests.byte_tokens import TOKENIZER, encode
+
+[END] = TOKENIZER.encode_template("<|im_end|>")
+CRITERIA = Criteria(name="topic-1", text="Grade it.", steps=("topic",))
+SOURCE = Source("shop", "topic-1", (0, 1, 2, 3))
+FORM = PromptForm(find_template("note-first-1"), (CRITERIA,), Limits(max_query_tokens=16, max_note_tokens=32))
+PAIRS = [Pair(f"p{n}", f"wish {n}", Note("", "a scarf"), 1, "shop", "topic-1") for n in range(5)]
+ONE, TWO, PROSE = "topic: one => 1\nGrade: 1", "topic: two => 2\nGrade: 2", "I would say 2"
+
+
+@dataclass
+class ScriptedEngine:
+    """Writes the same traces for each pair, and is lost at one of them. Remembers which pairs it was asked about."""
+
+    traces: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    lost_at: str = ""
+    asked: list[str] = field(default_factory=list)
+    setups: list[EngineSetup] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def start(self, setup: EngineSetup) -> Iterator[TraceEngine]:
+        self.setups.append(setup)
+        yield self
+
+    def complete(self, pairs: Sequence[Pair], ask: Ask) -> Iterator[list[Completion]]:
+        for pair in pairs:
+            if pair.id == self.lost_at:
+                raise LabelError("the engine is lost")
+            self.asked.append(pair.id)
+            texts = self.traces.get(pair.id, (ONE, TWO))
+            yield [complete(text) for text, _ in zip(texts, ask(pair), strict=True)]
+
+
+def complete(text: str) -> Completion:
+    """The text's tokens and the end; the labels have 0.4 in the answer's place, 0.3 of it at the grade it gives."""
+    token_ids = [*encode(text), END]
+    flat = [-9.0] * 4
+    at_answer = [-1.2 if text.endswith(str(grade)) else -3.4 for grade in range(4)]
+    return Completion(token_ids, [*[flat] * (len(token_ids) - 2), at_answer, flat])
+
+
+def write_rows(folder: Path, pairs: Sequence[Pair] = PAIRS) -> Path:
+    path = folder / "pairs.jsonl"
+    write_pairs(path, pairs)
+    return path
+
+
+@pytest.fixture
+def plan(tiny_base: Path, tmp_path: Path) -> LabelPlan:
+    return LabelPlan(write_rows(tmp_path), SOURCE, tiny_base, FORM, PathSampling(2, 1.0, 24, 7), shard_size=2)
+
+
+def run(plan: LabelPlan, out: Path, engine: ScriptedEngine) -> str:
+    return str(label_file(plan, out, engine.start, lambda *_: None)).split(" (")[0]
+
+
+def contents(out: Path) -> dict[str, str]:
+    return {path.name: path.read_text(encoding="utf-8") for path in sorted(out.glob("*.json*"))}
+
+
+def read_all(out: Path) -> dict[str, SoftLabel]:
+    return {
+        id_: label for path in out.glob("labels-*.jsonl") for id_, label in read_soft_labels(path).items()
+    }
+
+
+def test_label_is_the_mean_over_paths_that_parse(plan: LabelPlan, tmp_path: Path) -> None:
+    engine = ScriptedEngine({"p0": (ONE, TWO), "p1": (PROSE, TWO)})
+    assert run(plan, tmp_path / "out", engine) == "5 of 5 pairs are labelled"
+    labels = read_all(tmp_path / "out")
+    high, low = 0.7503, 0.0832  # exp(-1.2) and exp(-3.4), renormalised
+    both, one = labels["p0"], labels["p1"]
+    assert both.distribution == pytest.approx((low, (high + low) / 2, (high + low) / 2, low), abs=1e-3)
+    assert (both.paths, both.steps) == (2, "topic: one => 1\n")
+    assert one.distribution == pytest.approx((low, low, high, low), abs=1e-3)
+    assert (one.paths, one.steps) == (1, "topic: two => 2\n")
+
+
+def test_shards_hold_the_pairs_in_order(plan: LabelPlan, tmp_path: Path) -> None:
+    run(plan, tmp_path / "out", ScriptedEngine())
+    shards = {path.name: list(read_soft_labels(path)) for path in (tmp_path / "out").glob("labels-*")}
+    assert shards == {
+        "labels-00000.jsonl": ["p0", "p1"],
+        "labels-00001.jsonl": ["p2", "p3"],
+        "labels-00002.jsonl": ["p4"],
+    }
+
+
+def test_pairs_without_a_path_that_parses_are_listed(plan: LabelPlan, tmp_path: Path) -> None:
+    engine = ScriptedEngine({"p1": (PROSE, PROSE), "p4": (PROSE, "topic: one => 1\nGrade: 4")})
+    said = run(plan, tmp_path / "out", engine)
+    assert said == "3 of 5 pairs are labelled; 2 had no path that parses, see unlabelled.jsonl"
+    assert contents(tmp_path / "out")["unlabelled.jsonl"] == '{"id": "p1"}\n{"id": "p4"}\n'
+    assert set(read_all(tmp_path / "out")) == {"p0", "p2", "p3"}
+
+
+def test_rerun_of_a_lost_run_does_the_missing_shards_alone(plan: LabelPlan, tmp_path: Path) -> None:
+    run(plan, tmp_path / "undisturbed", ScriptedEngine())
+    out = tmp_path / "out"
+    with pytest.raises(LabelError, match="the engine is lost"):
+        run(plan, out, ScriptedEngine(lost_at="p3"))
+    assert sorted(path.name for path in out.glob("labels-*")) == ["labels-00000.jsonl"]
+    (out / "labels-00001.jsonl.partial").write_text('{"id": "p', encoding="utf-8")  # as a kill leaves it
+    second = ScriptedEngine()
+    assert run(plan, out, second) == "5 of 5 pairs are labelled"
+    assert second.asked == ["p2", "p3", "p4"]
+    assert contents(out) == contents(tmp_path / "undisturbed")
+
+
+def test_shard_that_was_removed_is_made_again(plan: LabelPlan, tmp_path: Path) -> None:
+    run(plan, tmp_path / "out", ScriptedEngine())
+    before = contents(tmp_path / "out")
+    (tmp_path / "out" / "labels-00000.jsonl").unlink()
+    second = ScriptedEngine()
+    run(plan, tmp_path / "out", second)
+    assert second.asked == ["p0", "p1"]
+    assert contents(tmp_path / "out") == before
+
+
+def test_finished_run_starts_no_engine(plan: LabelPlan, tmp_path: Path) -> None:
+    run(plan, tmp_path / "out", ScriptedEngine())
+    second = ScriptedEngine()
+    assert run(plan, tmp_path / "out", second) == "5 of 5 pairs are labelled"
+    assert second.setups == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"sampling": PathSampling(3, 0.5, 24, 7)}, "paths, temperature"),
+        ({"sampling": PathSampling(2, 1.0, 24, 8)}, "seed"),
+        ({"shard_size": 3}, "shard_size"),
+        ({"source": Source("other", "topic-1", (0, 1, 2, 3))}, "source"),
+        ({"form": replace(FORM, limits=Limits(max_query_tokens=16, max_note_tokens=31))}, "form"),
+    ],
+)
+def test_other_inputs_are_refused_by_name(
+    changes: dict[str, Any], named: str, plan: LabelPlan, tmp_path: Path
+) -> None:
+    run(plan, tmp_path / "out", ScriptedEngine())
+    with pytest.raises(LabelError, match=f"labels that follow from another {named}: give these another"):
+        run(replace(plan, **changes), tmp_path / "out", ScriptedEngine())
+
+
+def test_other_pairs_and_another_teacher_are_refused_by_name(plan: LabelPlan, tmp_path: Path) -> None:
+    run(plan, tmp_path / "out", ScriptedEngine())
+    write_rows(tmp_path, PAIRS[:4])
+    teacher = shutil.copytree(plan.teacher, tmp_path / "teacher")
+    (teacher / "model.safetensors").write_bytes(b"other weights")
+    with pytest.raises(LabelError, match="from another pairs, teacher: give"):
+        run(replace(plan, teacher=teacher), tmp_path / "out", ScriptedEngine())
+
+
+def test_engine_has_room_for_the_longest_prompt_and_path(plan: LabelPlan, tmp_path: Path) -> None:
+    engine = ScriptedEngine()
+    run(plan, tmp_path / "out", engine)
+    prompting = Prompting.load(FORM, plan.teacher)
+    long = replace(PAIRS[0], query="a" * 16, note=Note("t", "x" * 99))
+    assert engine.setups[0].max_prompt_tokens == len(prompting.teacher_prompt(long))
+    assert engine.setups[0].label_token_ids == prompting.label_token_ids
+
+
+def test_pairs_may_do_without_labels(plan: LabelPlan, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in plan.pairs.read_text(encoding="utf-8").splitlines()]
+    for row in rows[:3]:
+        del row["label"]
+    plan.pairs.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    assert run(plan, tmp_path / "out", ScriptedEngine()) == "5 of 5 pairs are labelled"
+
+
+def test_too_long_query_is_named_before_an_engine_starts(plan: LabelPlan, tmp_path: Path) -> None:
+    write_rows(tmp_path, [*PAIRS, replace(PAIRS[0], id="long", query="b" * 40)])
+    engine = ScriptedEngine()
+    with pytest.raises(PromptingError, match=r"asked about: long of .*: the query has 41 tokens, limit 16"):
+        run(plan, tmp_path / "out", engine)
+    assert engine.setups == []

@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from model_export.recipe import LabelConfig
+from model_export.teacher.label import SoftLabel, average, label_pairs, read_soft_labels, write_soft_labels
+from service.contract.trace import parse_steps
+from tests.tiny_teacher import TinyTeacher
+
+
+def label(teacher: TinyTeacher, *, max_tokens: int = 48, temperature: float = 0.3) -> list[SoftLabel]:
+    torch.manual_seed(1)
+    config = LabelConfig(paths=3, temperature=temperature, batch_size=5)
+    return label_pairs(teacher.pairs, teacher.prompting, teacher.folder, config, max_tokens, lambda *_: None)
+
+
+def test_average_worked_by_hand() -> None:
+    paths = [
+        ("far", (1.0, 0.0, 0.0, 0.0)),
+        ("near", (0.25, 0.5, 0.25, 0.0)),
+        ("other", (0.0, 0.75, 0.0, 0.25)),
+    ]
+    found = average("1", paths)
+    assert found.distribution == pytest.approx((1.25 / 3, 1.25 / 3, 0.25 / 3, 0.25 / 3))
+    # Distances to the mean: 7/6, 1/3 and 5/6.
+    assert (found.id, found.paths, found.steps) == ("1", 3, "near")
+
+
+def test_average_of_one_path_is_that_path() -> None:
+    assert average("1", [("steps", (0.1, 0.2, 0.3, 0.4))]) == SoftLabel("1", (0.1, 0.2, 0.3, 0.4), 1, "steps")
+
+
+def test_soft_labels_are_what_the_teacher_knows(tiny_teacher: TinyTeacher) -> None:
+    found = label(tiny_teacher)
+    assert [each.id for each in found] == [pair.id for pair in tiny_teacher.pairs]
+    for each, pair in zip(found, tiny_teacher.pairs, strict=True):
+        assert each.distribution[pair.label] > 0.8
+        assert sum(each.distribution) == pytest.approx(1)
+        assert 1 <= each.paths <= 3
+        steps, end = parse_steps(each.steps, top_grade=3)
+        assert tuple(step.criterion for step in steps) == tiny_teacher.prompting.steps(pair.criteria)
+        assert end == len(each.steps)
+
+
+def test_the_seed_repeats_them(tiny_teacher: TinyTeacher) -> None:
+    assert label(tiny_teacher, temperature=1.0) == label(tiny_teacher, temperature=1.0)
+
+
+def test_pair_none_of_whose_paths_parses_has_no_label(tiny_teacher: TinyTeacher) -> None:
+    assert label(tiny_teacher, max_tokens=2) == []
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    labels = [
+        SoftLabel("1", (0.1, 0.2, 0.3, 1 / 3), 2, "topic: 茶\u2028🎧 => 3\n"),
+        SoftLabel("b", (1.0, 0.0, 0.0, 0.0), 1, ""),
+    ]
+    write_soft_labels(tmp_path / "labels.jsonl", labels)
+    assert read_soft_labels(tmp_path / "labels.jsonl") == {"1": labels[0], "b": labels[1]}
+
+
+def test_no_labels_are_read_back_as_none(tmp_path: Path) -> None:
+    write_soft_labels(tmp_path / "labels.jsonl", [])
+    assert read_soft_labels(tmp_path / "labels.jsonl") == {}

@@ -1,0 +1,125 @@
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from model_export.data.rollout_reader import RolloutReader
+from model_export.models.model_io import load_model
+from model_export.models.reference_scorer import ReferenceScorer
+from model_export.teacher.rollout import Sampler, Sampling, read_path
+from service.contract.trace import write_step
+from tests.byte_tokens import TOKENIZER, byte_tokens, encode
+from tests.tiny_teacher import TinyTeacher
+
+GREEDY = Sampling(max_tokens=40, temperature=0.0, batch_size=3)
+CRITERIA = ("topic", "constraints")
+[END] = TOKENIZER.encode_template("<|im_end|>")
+READER = RolloutReader(TOKENIZER, END, top_grade=3)
+
+
+def make_sampler(teacher: TinyTeacher) -> Sampler:
+    return Sampler(
+        load_model(teacher.folder), teacher.prompting.label_token_ids, teacher.prompting.end_token_id
+    )
+
+
+@pytest.fixture(scope="module")
+def sampler(tiny_teacher: TinyTeacher) -> Sampler:
+    return make_sampler(tiny_teacher)
+
+
+@pytest.fixture(scope="module")
+def prompts(tiny_teacher: TinyTeacher) -> list[list[int]]:
+    """Of pairs that the teacher knows and does not, from long to short."""
+    pairs = (*tiny_teacher.pairs[:4], *tiny_teacher.others[:4])
+    prompts = [tiny_teacher.prompting.teacher_prompt(pair) for pair in pairs]
+    return sorted((prompt[index:] for index, prompt in enumerate(prompts)), key=len, reverse=True)
+
+
+def generate_alone(teacher: TinyTeacher, prompt: Sequence[int]) -> list[int]:
+    """Token by token, each from the whole sequence so far: no padding, no cache."""
+    model, sequence, end = load_model(teacher.folder), list(prompt), teacher.prompting.end_token_id
+    with torch.inference_mode():
+        while len(sequence) < len(prompt) + GREEDY.max_tokens and sequence[-1] != end:
+            sequence.append(int(model(torch.tensor([sequence])).logits[0, -1].argmax()))
+    return sequence[len(prompt) :]
+
+
+def test_greedy_batches_are_what_each_prompt_alone_would_give(
+    tiny_teacher: TinyTeacher, sampler: Sampler, prompts: list[list[int]]
+) -> None:
+    assert len({len(prompt) for prompt in prompts}) > 3
+    told: list[tuple[int, int]] = []
+    found = sampler.sample(prompts, GREEDY, lambda *numbers: told.append(numbers))
+    assert found == [generate_alone(tiny_teacher, prompt) for prompt in prompts]
+    assert told == [(3, 8), (6, 8), (8, 8)]
+
+
+def test_completion_is_cut_at_its_length(sampler: Sampler, prompts: list[list[int]]) -> None:
+    found = sampler.sample(prompts, Sampling(5, 0.0, 8))
+    assert [len(completion) for completion in found] == [5] * 8
+
+
+def test_samples_differ_and_the_seed_repeats_them(sampler: Sampler, prompts: list[list[int]]) -> None:
+    def sample(seed: int) -> list[list[int]]:
+        torch.manual_seed(seed)
+        return sampler.sample(prompts[:1] * 4, Sampling(20, 1.5, 4))
+
+    assert sample(1) == sample(1) != sample(2)
+    assert len({tuple(completion) for completion in sample(1)}) > 1
+
+
+def test_base_s_own_taste_in_sampling_does_not_count(
+    tiny_teacher: TinyTeacher, prompts: list[list[int]]
+) -> None:
+    model = load_model(tiny_teacher.folder)
+    model.generation_config = GenerationConfig(
+        repetition_penalty=9.0, do_sample=True, temperature=0.6, top_k=1
+    )
+    biased = Sampler(model, tiny_teacher.prompting.label_token_ids, tiny_teacher.prompting.end_token_id)
+    assert biased.sample(prompts, GREEDY) == make_sampler(tiny_teacher).sample(prompts, GREEDY)
+
+
+def test_distributions_are_those_of_the_reference(
+    tiny_teacher: TinyTeacher, sampler: Sampler, prompts: list[list[int]]
+) -> None:
+    reference = ReferenceScorer.load(tiny_teacher.folder, tiny_teacher.prompting.label_token_ids)
+    probabilities, mass = sampler.distributions(prompts, batch_size=3)
+    for row, each, expected in zip(probabilities, mass, reference.distributions(prompts), strict=True):
+        assert row.tolist() == pytest.approx(expected.probabilities, abs=1e-5)
+        assert each.item() == pytest.approx(expected.label_mass, abs=1e-5)
+        assert row.sum().item() == pytest.approx(1)
+
+
+def test_nothing_to_read_is_no_error(sampler: Sampler) -> None:
+    assert sampler.sample([], GREEDY) == []
+    probabilities, mass = sampler.distributions([], 3)
+    assert (tuple(probabilities.shape), tuple(mass.shape)) == ((0, 4), (0,))
+
+
+STEPS = write_step("topic", "🎧 茶", 3) + write_step("constraints", "", 0)
+
+
+@pytest.mark.parametrize("tokens", [encode, lambda text: byte_tokens(text.encode())])
+def test_path_ends_right_before_the_answer_s_digit(tokens: Callable[[str], list[int]]) -> None:
+    before = [*tokens(STEPS), *tokens("Grade: ")]
+    path = read_path([1, 2], [*before, *tokens("2"), END], READER, CRITERIA)
+    assert path is not None
+    assert path.steps == STEPS
+    assert path.before_answer == [1, 2, *before]
+
+
+def test_path_without_steps() -> None:
+    path = read_path([1], [*encode("Grade: 0"), END], READER, ())
+    assert path is not None
+    assert (path.steps, path.before_answer) == ("", [1, *encode("Grade: ")])
+
+
+@pytest.mark.parametrize("text", ["", "Grade: 2", STEPS, f"{STEPS}Grade: 4", f"{STEPS}Grade: 2 or so"])
+def test_what_does_not_parse_is_no_path(text: str) -> None:
+    assert read_path([1], [*encode(text), END], READER, CRITERIA) is None
+
+
+def test_path_that_was_cut_off_is_none() -> None:
+    assert read_path([1], encode(f"{STEPS}Grade: 2"), READER, CRITERIA) is None

@@ -1,0 +1,212 @@
+"""The step mask against rollouts that are put together token by token, so that each token's step is known."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model_export.data.rollout_reader import Rollout, RolloutReader
+from model_export.teacher.reward import Reward
+from model_export.teacher.step_mask import step_mask
+from service.contract.text import canonicalize
+from service.contract.trace import Step, Trace, write_step
+from tests.byte_tokens import TOKENIZER, any_tokens, byte_tokens, encode
+
+CRITERIA = ("topic", "constraints")
+[END] = TOKENIZER.encode_template("<|im_end|>")
+READER = RolloutReader(TOKENIZER, END, top_grade=3)
+
+
+@dataclass
+class Built:
+    """A whole rollout, and of each of its tokens the intermediate grade of its step; None in the answer."""
+
+    token_ids: list[int] = field(default_factory=list)
+    grades: list[int | None] = field(default_factory=list)
+
+    def add(self, token_ids: Sequence[int], grade: int | None = None) -> None:
+        self.token_ids += token_ids
+        self.grades += [grade] * len(token_ids)
+
+
+def slow_mask(grades: Sequence[int | None], gold: int, advantage: float) -> list[float]:
+    """What the module's docstring says, token by token."""
+    mask = []
+    for grade in grades:
+        if grade is None or (advantage > 0 and grade == gold) or (advantage < 0 and grade != gold):
+            mask.append(1.0)
+        else:
+            mask.append(0.0)
+    return mask
+
+
+@st.composite
+def rollouts(draw: st.DrawFn) -> Built:
+    built = Built()
+    for criterion in CRITERIA:
+        finding, grade = draw(st.text(max_size=12).map(canonicalize)), draw(st.integers(0, 3))
+        built.add(draw(any_tokens(write_step(criterion, finding, grade))), grade)
+    built.add(draw(any_tokens(f"Grade: {draw(st.integers(0, 3))}")))
+    built.add([END])
+    return built
+
+
+def read(text: str, *, ended: bool = True) -> Rollout:
+    return READER.read(encode(text) + [END] * ended, CRITERIA)
+
+
+def mask_by_line(text: str, gold: int, advantage: float) -> list[set[float]]:
+    """The values that the mask has in each line, the answer's and the end token's last."""
+    built = Built()
+    for number, line in enumerate(text.splitlines(keepends=True)):
+        built.add(encode(line), number)
+    built.add([END], len(CRITERIA))
+    mask = step_mask(READER.read(built.token_ids, CRITERIA), gold, advantage)
+    found: dict[int | None, set[float]] = {}
+    for value, number_of_line in zip(mask, built.grades, strict=True):
+        found.setdefault(number_of_line, set()).add(value)
+    return list(found.values())
+
+
+def trace_text(topic: int, constraints: int, answer: int) -> str:
+    steps = write_step("topic", "both are about tea", topic) + write_step(
+        "constraints", "one is green", constraints
+    )
+    return f"{steps}Grade: {answer}"
+
+
+@settings(max_examples=50)
+@given(rollouts(), st.integers(0, 3), st.sampled_from([-1.5, -1e-7, 0.0, 1e-7, 1.5]))
+def test_mask_is_that_of_a_plain_loop(built: Built, gold: int, advantage: float) -> None:
+    rollout = READER.read(built.token_ids, CRITERIA)
+    assert rollout.trace is not None
+    assert step_mask(rollout, gold, advantage) == slow_mask(built.grades, gold, advantage)
+
+
+@settings(max_examples=50)
+@given(rollouts(), st.integers(0, 3))
+def test_of_each_step_one_sign_moves_it(built: Built, gold: int) -> None:
+    rollout = READER.read(built.token_ids, CRITERIA)
+    up, down = step_mask(rollout, gold, 0.5), step_mask(rollout, gold, -0.5)
+    for grade, high, low in zip(built.grades, up, down, strict=True):
+        assert high + low == (2.0 if grade is None else 1.0)
+
+
+@given(st.lists(st.integers(0, 511), max_size=30), st.integers(0, 3), st.floats(-2, 2))
+def test_any_tokens_get_one_value_each(token_ids: list[int], gold: int, advantage: float) -> None:
+    mask = step_mask(READER.read(token_ids, CRITERIA), gold, advantage)
+    assert len(mask) == len(token_ids)
+    assert set(mask) <= {0.0, 1.0}
+
+
+@settings(max_examples=50)
+@given(rollouts(), st.integers(0, 3), st.floats(-2, 2), st.data())
+def test_rollout_that_was_cut_off_is_all_answer(
+    built: Built, gold: int, advantage: float, data: st.DataObject
+) -> None:
+    length = data.draw(st.integers(0, len(built.token_ids) - 1))
+    cut = READER.read(built.token_ids[:length], CRITERIA)
+    assert cut.trace is None
+    assert step_mask(cut, gold, advantage) == [1.0] * length
+
+
+@pytest.mark.parametrize(
+    ("text", "advantage", "expected"),
+    [
+        # The answer is right by luck: the wrong steps before it earn nothing.
+        (trace_text(0, 1, 2), 1.0, [{0.0}, {0.0}, {1.0}]),
+        (trace_text(2, 1, 2), 1.0, [{1.0}, {0.0}, {1.0}]),
+        (trace_text(2, 2, 2), 1.0, [{1.0}, {1.0}, {1.0}]),
+        # The answer is wrong in spite of right steps: they are spared.
+        (trace_text(2, 2, 0), -1.0, [{0.0}, {0.0}, {1.0}]),
+        (trace_text(2, 0, 0), -1.0, [{0.0}, {1.0}, {1.0}]),
+        (trace_text(0, 0, 0), -1.0, [{1.0}, {1.0}, {1.0}]),
+        # Nothing to learn, whatever the mask is.
+        (trace_text(2, 0, 2), 0.0, [{0.0}, {0.0}, {1.0}]),
+    ],
+)
+def test_masks_worked_by_hand(text: str, advantage: float, expected: list[set[float]]) -> None:
+    assert mask_by_line(text, gold=2, advantage=advantage) == expected
+
+
+def group_advantages(rewards: Sequence[float]) -> list[float]:
+    mean = sum(rewards) / len(rewards)
+    deviation = (sum((reward - mean) ** 2 for reward in rewards) / (len(rewards) - 1)) ** 0.5
+    return [(reward - mean) / (deviation + 1e-4) for reward in rewards]
+
+
+def test_group_worked_by_hand() -> None:
+    reward, gold = Reward(format_weight=0.5, distance_weight=0.0, top_grade=3), 2
+    lucky, misled = read(trace_text(0, 2, 2)), read(trace_text(2, 2, 0))
+    babble, cut_off = read("tea is green"), read(trace_text(2, 2, 2), ended=False)
+    group = [lucky, misled, babble, cut_off]
+    rewards = [reward.of(rollout.trace, gold) for rollout in group]
+    assert rewards == [1.5, 0.5, 0.0, 0.0]
+    advantages = group_advantages(rewards)
+    assert [advantage > 0 for advantage in advantages] == [True, False, False, False]
+    topic, steps = (
+        len(encode(trace_text(0, 2, 2).split("\n")[0] + "\n")),
+        len(encode(trace_text(2, 2, 2)[:-8])),
+    )
+    answer = len(encode("Grade: 2")) + 1
+    masks = [
+        step_mask(rollout, gold, advantage) for rollout, advantage in zip(group, advantages, strict=True)
+    ]
+    assert masks == [
+        [0.0] * topic + [1.0] * (steps - topic + answer),
+        [0.0] * steps + [1.0] * answer,
+        [1.0] * (len(encode("tea is green")) + 1),
+        [1.0] * (steps + answer - 1),
+    ]
+
+
+def test_group_of_equal_rewards_moves_nothing() -> None:
+    group = [read(trace_text(2, 0, 2)), read(trace_text(2, 2, 2))]
+    advantages = group_advantages([1.0, 1.0])
+    masks = [step_mask(rollout, 2, advantage) for rollout, advantage in zip(group, advantages, strict=True)]
+    products = [
+        [advantage * value for value in mask] for mask, advantage in zip(masks, advantages, strict=True)
+    ]
+    assert {value for row in products for value in row} == {0.0}
+
+
+def test_emoji_in_bytes_belongs_to_its_own_step() -> None:
+    built = Built()
+    built.add(byte_tokens(write_step("topic", "🎧👩‍🚀 茶", 3).encode()), 3)
+    built.add(byte_tokens(write_step("constraints", "", 0).encode()), 0)
+    built.add([*byte_tokens(b"Grade: 3"), END])
+    rollout = READER.read(built.token_ids, CRITERIA)
+    assert step_mask(rollout, 3, 1.0) == slow_mask(built.grades, 3, 1.0)
+    assert step_mask(rollout, 3, -1.0) == slow_mask(built.grades, 3, -1.0)
+
+
+def test_token_over_a_border_belongs_to_the_step_that_it_starts_in() -> None:
+    trace = Trace((Step("topic", "", 3, (0, 10)), Step("constraints", "", 0, (10, 20))), 3, (20, 28))
+    rollout = Rollout(starts=(0, 9, 12, 19, 21), trace=trace)
+    assert step_mask(rollout, 3, 1.0) == [1.0, 1.0, 0.0, 0.0, 1.0]
+
+
+def test_without_steps_it_is_plain_grpo() -> None:
+    rollout = READER.read([*encode("Grade: 1"), END], ())
+    assert rollout.trace is not None
+    assert set(step_mask(rollout, 2, -1.0)) == set(step_mask(rollout, 2, 1.0)) == {1.0}
+
+
+def test_steps_of_other_criteria_do_not_parse() -> None:
+    rollout = READER.read([*encode(trace_text(2, 2, 2)), END], ("topic",))
+    assert rollout.trace is None
+    assert set(step_mask(rollout, 2, 1.0)) == {1.0}
+
+
+@pytest.mark.parametrize("place", [0, 3, -3])
+def test_control_token_within_is_no_trace(place: int) -> None:
+    token_ids = [*encode(trace_text(2, 2, 2)), END]
+    [start] = TOKENIZER.encode_template("<|im_start|>")
+    token_ids.insert(place, start)
+    assert READER.read(token_ids, CRITERIA).trace is None
+
+
+def test_no_tokens_have_no_mask() -> None:
+    assert step_mask(READER.read([], CRITERIA), 0, 1.0) == []

@@ -1,0 +1,239 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from model_export.recipe import TrainConfig
+from model_export.run_log import RunLog, read_log
+from model_export.training.batches import Example, collate
+from model_export.training.supervised import (
+    OUTPUTS_NAME,
+    Job,
+    Reporter,
+    choose_all_weights,
+    choose_weights,
+    losses,
+    saved_state,
+    train,
+)
+
+PAD = 0
+LABELS = (4, 5, 6, 7)
+
+
+class PadToken:
+    pad_token_id = PAD
+
+
+def make_model(layers: int = 1) -> PreTrainedModel:
+    torch.set_num_threads(1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            vocab_size=16,
+            hidden_size=32,
+            intermediate_size=32,
+            num_hidden_layers=layers,
+            num_attention_heads=1,
+            num_key_value_heads=1,
+            max_position_embeddings=32,
+            initializer_range=0.1,
+        )
+        return LlamaForCausalLM(config)
+
+
+def one_hot(label: int) -> list[float]:
+    return [float(grade == label) for grade in range(4)]
+
+
+# Of a pair, the label is the token of its prompt less 8.
+EXAMPLES = [Example([2, 8 + label, 3], [], one_hot(label), label) for label in range(4)]
+
+
+def job(folder: Path, **changes: Any) -> Job:
+    settings = {"steps": 12, "batch_size": 2, "learning_rate": 0.02, "save_steps": 5, **changes}
+    return Job(TrainConfig.model_validate(settings), 1, folder, LABELS)
+
+
+def run(
+    folder: Path, examples: list[Example] = EXAMPLES, *, stop_at: int = 0, **changes: Any
+) -> PreTrainedModel:
+    """Train a fresh model; `stop_at` raises KeyboardInterrupt at that step."""
+
+    def on_step(step: int, _steps: int) -> None:
+        if step == stop_at:
+            raise KeyboardInterrupt
+
+    folder.mkdir(exist_ok=True)
+    model = make_model()
+    train(
+        model,
+        PadToken(),
+        examples,
+        job(folder, **changes),
+        Reporter(RunLog(folder / "log.jsonl", "stage"), on_step),
+    )
+    return model
+
+
+def label_probabilities(model: PreTrainedModel, example: Example) -> torch.Tensor:
+    with torch.inference_mode():
+        logits = model(torch.tensor([example.prompt])).logits[0, -1]
+    probabilities: torch.Tensor = logits.softmax(-1)[list(LABELS)]
+    return probabilities
+
+
+@st.composite
+def examples(draw: st.DrawFn) -> list[Example]:
+    tokens = st.integers(1, 15)
+    made = []
+    for _ in range(draw(st.integers(1, 4))):
+        label = draw(st.integers(0, 3))
+        soft = draw(st.none() | st.just(one_hot(label)))
+        completion = draw(st.lists(tokens, min_size=0 if soft else 1, max_size=4))
+        made.append(Example(draw(st.lists(tokens, min_size=1, max_size=4)), completion, soft, label))
+    return made
+
+
+def slow_losses(logits: torch.Tensor, batch: list[Example]) -> tuple[float, float]:
+    """Token by token: logits[row, column] predicts completion[column]."""
+    grade = 0.0
+    tokens: list[float] = []
+    for row, example in zip(logits.double().log_softmax(-1), batch, strict=True):
+        soft = example.soft_label or [0.0] * 4
+        grade -= sum(p * row[0, token].item() for p, token in zip(soft, LABELS, strict=True)) / len(batch)
+        for column, token in enumerate(example.completion):
+            if column or not example.soft_label:
+                tokens.append(-row[column, token].item())
+    return grade, sum(tokens) / len(tokens) if tokens else 0.0
+
+
+@given(examples(), st.integers(0, 2**31))
+def test_losses_are_those_of_a_plain_loop(made: list[Example], seed: int) -> None:
+    batch = collate(made, PAD, 4)
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(*batch["targets"].shape, 16, generator=generator)
+    found = tuple(loss.item() for loss in losses(logits, batch, LABELS))
+    assert found == pytest.approx(slow_losses(logits, made), abs=1e-5)
+
+
+def test_soft_label_is_held_against_the_whole_vocabulary() -> None:
+    example = Example([1], [], [0.25, 0.75, 0.0, 0.0], 1)
+    logits = torch.zeros(1, 1, 16)  # uniform over 16 tokens: -ln(1/16) whatever the label, and not -ln(1/4)
+    grade, tokens = losses(logits, collate([example], PAD, 4), LABELS)
+    assert grade.item() == pytest.approx(2.772588722)
+    assert tokens.item() == 0.0
+
+
+def test_newest_whole_state_is_taken_and_a_half_one_removed(tmp_path: Path) -> None:
+    assert saved_state(tmp_path) is None
+    for step, state in ((2, "{}"), (9, "{}"), (10, '{"global_'), (11, None)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "model.safetensors").touch()
+        if state is not None:
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
+    assert saved_state(tmp_path) == str(tmp_path / "checkpoint-9")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2", "checkpoint-9"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedModel:
+    """What a training that nobody interrupted made."""
+    return run(tmp_path_factory.mktemp("whole"))
+
+
+# Before there is a state, between two, and after the last step, when the model is still to be written.
+@pytest.mark.parametrize("stop_at", [3, 7, 12])
+def test_interrupted_training_ends_with_the_very_same_weights(
+    tmp_path: Path, stop_at: int, whole: PreTrainedModel
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", stop_at=stop_at)
+    resumed = run(tmp_path / "cut")
+    weights = zip(whole.named_parameters(), resumed.named_parameters(), strict=True)
+    assert [name for (name, one), (_, other) in weights if not torch.equal(one, other)] == []
+    steps = [row["step"] for row in read_log(tmp_path / "cut" / "log.jsonl")]
+    assert steps == sorted(set(steps))
+
+
+def test_training_learns_the_grades_and_their_mass(tmp_path: Path) -> None:
+    model = run(tmp_path / "stage", steps=60, save_steps=None)
+    for example in EXAMPLES:
+        before, after = (label_probabilities(each, example) for each in (make_model(), model))
+        assert before.sum() < 0.5 < after[example.label] > 0.9
+    rows = [row for row in read_log(tmp_path / "stage" / "log.jsonl") if "correlation" in row]
+    assert rows[-1]["correlation"] > max(rows[0]["correlation"] or 0, 0.5)
+    assert rows[-1]["grade_loss"] < rows[0]["grade_loss"]
+    assert {row["trace_loss"] for row in rows} == {0.0}
+
+
+def test_trace_is_learned_beside_the_grade(tmp_path: Path) -> None:
+    # The grade token that stands in the completion is another than the soft label's: it must not be learned.
+    made = [Example([2, 8 + label, 3], [4, 15, 14], one_hot(label), label) for label in range(1, 4)]
+    model = run(tmp_path / "stage", made, steps=60, save_steps=None)
+    for example in made:
+        assert label_probabilities(model, example)[example.label] > 0.9
+        written = model.generate(
+            torch.tensor([[*example.prompt, 4]]), max_new_tokens=2, do_sample=False, pad_token_id=0
+        )
+        assert written[0, -2:].tolist() == [15, 14]
+
+
+def test_log_of_a_stage_without_grades_has_no_correlation(tmp_path: Path) -> None:
+    run(tmp_path / "stage", [Example([2], [9, 3], None, 0)], steps=5, save_steps=None)
+    [row] = read_log(tmp_path / "stage" / "log.jsonl")
+    assert row["trace_loss"] > 0
+    assert "correlation" not in row
+
+
+def test_linear_weights_of_upper_layers_learn_and_nothing_else() -> None:
+    model = make_model(layers=3)
+    choose_weights(model, 1)
+    chosen = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    linear = ["self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "mlp.gate", "mlp.up", "mlp.down"]
+    assert chosen == {f"model.layers.{layer}.{name}_proj.weight" for layer in (1, 2) for name in linear}
+    choose_all_weights(model)
+    assert all(weight.requires_grad for weight in model.parameters())
+
+
+def run_upper(folder: Path, *, stop_at: int = 0, **changes: Any) -> PreTrainedModel:
+    """Train the last of three layers of a fresh model."""
+
+    def on_step(step: int, _steps: int) -> None:
+        if step == stop_at:
+            raise KeyboardInterrupt
+
+    folder.mkdir(exist_ok=True)
+    model = make_model(layers=3)
+    choose_weights(model, 2)
+    report = Reporter(RunLog(folder / "log.jsonl", "stage"), on_step)
+    train(model, PadToken(), EXAMPLES, job(folder, frozen_layers=2, **changes), report)
+    return model
+
+
+def test_training_on_kept_outputs_makes_the_same_of_the_layers_above(tmp_path: Path) -> None:
+    """Outputs are kept in bfloat16, so the weights are alike, and not equal; what is frozen stays as it is."""
+    before = make_model(layers=3).state_dict()
+    plain = run_upper(tmp_path / "plain").state_dict()
+    kept = run_upper(tmp_path / "kept", keep_outputs=True).state_dict()
+    assert not (tmp_path / "kept" / OUTPUTS_NAME).exists()
+    assert set(kept) == set(before)
+    changed = {name for name in before if not kept[name].equal(before[name])}
+    assert changed == {name for name in before if "layers.2." in name and "proj" in name}
+    for name in changed:
+        ours, theirs = ((after[name] - before[name]).flatten() for after in (kept, plain))
+        assert torch.nn.functional.cosine_similarity(ours, theirs, dim=0) > 0.98
+
+
+def test_training_on_kept_outputs_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+    whole = run_upper(tmp_path / "whole", keep_outputs=True)
+    with pytest.raises(KeyboardInterrupt):
+        run_upper(tmp_path / "killed", keep_outputs=True, stop_at=7)
+    (tmp_path / "killed" / OUTPUTS_NAME).write_bytes(b"torn")
+    resumed = run_upper(tmp_path / "killed", keep_outputs=True)
+    weights = zip(whole.named_parameters(), resumed.named_parameters(), strict=True)
+    assert [name for (name, one), (_, other) in weights if not torch.equal(one, other)] == []

@@ -1,0 +1,35 @@
+from pathlib import Path
+
+import pytest
+
+from service.cli.hub import locate_checkpoint
+from service.errors import CheckpointError
+
+
+def test_a_folder_is_itself(tmp_path: Path) -> None:
+    assert locate_checkpoint(str(tmp_path)) == tmp_path
+
+
+@pytest.mark.parametrize("name", ["no/such/folder", "nowhere", "/absolutely/not"])
+def test_what_is_neither_folder_nor_hub_id_says_how_to_make_one(name: str) -> None:
+    with pytest.raises(CheckpointError, match="`notegrade-train assemble --out"):
+        locate_checkpoint(name)
+
+
+def test_a_hub_id_is_taken_from_the_hub_clients_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub.constants as constants
+
+    repository = tmp_path / "models--owner--student"
+    snapshot = repository / "snapshots" / "abc123"
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc123", encoding="utf-8")
+    (snapshot / "manifest.json").write_text("{}", encoding="utf-8")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert locate_checkpoint("owner/student") == snapshot
+    with pytest.raises(CheckpointError, match="the hub did not give it") as caught:
+        locate_checkpoint("owner/other")
+    assert "\n" not in str(caught.value)

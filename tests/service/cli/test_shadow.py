@@ -1,0 +1,54 @@
+"""The `notegrade shadow` command, against answers as the service gives them."""
+
+import httpx
+
+from service.cli.remote import Remote
+from service.cli.shadow import describe_shadow, read_shadow
+from service.contract.comparison import Comparison, Graded, RatioMean
+
+
+def found(requests: int = 12) -> dict[str, object]:
+    comparison, cost = Comparison(4), RatioMean()
+    for _ in range(requests):
+        comparison.add([Graded(1, 0.3), Graded(3, 0.9)], [Graded(2, 0.5), Graded(3, 0.9)])
+        cost.add(20.0, 2)
+    return {
+        "served": {"name": "old", "fingerprint": "sha256:1"},
+        "shadow": {"name": "new", "fingerprint": "sha256:2"},
+        "since": 0.0,
+        "rate": 0.05,
+        "mirrored": {"compared": requests, "failed": 1, "dropped": 1234},
+        "comparison": comparison.to_json(),
+        "engine_ms_per_pair": {"served": cost.to_json(), "shadow": RatioMean().to_json()},
+    }
+
+
+def test_it_asks_with_the_key() -> None:
+    seen: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200, json=found())
+
+    read = read_shadow(Remote("http://service", "secret", httpx.MockTransport(answer)))
+    assert read["shadow"]["name"] == "new"
+    assert (seen[0].url.path, seen[0].headers["authorization"]) == ("/admin/shadow", "Bearer secret")
+
+
+def test_it_is_told_to_a_person() -> None:
+    lines = describe_shadow(found()).splitlines()
+    assert lines[:3] == [
+        "served  old sha256:1",
+        "shadow  new sha256:2, since 1970-01-01 00:00:00Z",
+        "5.0% of requests are mirrored: 12 compared, 1 failed, 1,234 dropped",
+    ]
+    assert "same grade        50.0 % [50.0, 50.0]" in lines
+    assert lines[-2:] == [
+        "engine ms a pair  served 10.0 [10.0, 10.0]",
+        "engine ms a pair  shadow not known yet",
+    ]
+
+
+def test_one_that_has_not_answered_is_told_of() -> None:
+    silent = {**found(0), "shadow": None, "since": None}
+    assert describe_shadow(silent).splitlines()[-1] == "The shadow has not answered yet."

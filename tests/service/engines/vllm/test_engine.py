@@ -1,0 +1,81 @@
+"""What is vLLM's own: its exceptions, what it can't load."""
+
+import asyncio
+import inspect
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from service.contract.checkpoint import Checkpoint
+from service.engines.base import EngineModel
+from service.engines.vllm.engine import VllmEngine, VllmOptions, translate_vllm_errors
+from service.errors import EngineError, EngineLostError, EngineRequestError
+from tests.checkpoints import engine_model
+from tests.waiting import until
+
+pytestmark = pytest.mark.engine
+
+
+def vllm_errors() -> list[type[Exception]]:
+    import vllm.exceptions
+    import vllm.v1.engine.exceptions
+
+    modules = (vllm.exceptions, vllm.v1.engine.exceptions)
+    found = {
+        thing
+        for module in modules
+        for _, thing in inspect.getmembers(module, inspect.isclass)
+        if issubclass(thing, Exception) and thing.__module__ == module.__name__
+    }
+    return sorted(found, key=lambda error: error.__name__)
+
+
+def test_every_vllm_error_is_translated() -> None:
+    errors = vllm_errors()
+    assert {"EngineDeadError", "EngineGenerateError", "VLLMValidationError"} <= {e.__name__ for e in errors}
+    for error in errors:
+        expected = EngineLostError if error.__name__ == "EngineDeadError" else EngineRequestError
+        # Made without its constructor: their arguments differ, and only the class matters here.
+        with pytest.raises(EngineError) as caught, translate_vllm_errors():
+            raise error.__new__(error)
+        assert type(caught.value) is expected, error
+
+
+async def test_folder_that_vllm_can_t_load_is_a_lost_engine(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    engine = VllmEngine(EngineModel(tmp_path, (1, 2), 10), VllmOptions(dtype="float32"))
+    with pytest.raises(EngineLostError, match="vLLM can't load"):
+        await engine.start()
+    await engine.close()
+
+
+async def test_compiling_without_a_compiler_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "a-compiler-that-is-not-there")
+    engine = VllmEngine(EngineModel(tmp_path, (1, 2), 10), VllmOptions(dtype="float32", compile="on"))
+    with pytest.raises(EngineLostError, match=r"needs a C\+\+ compiler"):
+        await engine.start()
+    await engine.close()
+
+
+async def test_compiling_where_torch_may_not_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "sh")
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+    engine = VllmEngine(EngineModel(tmp_path, (1, 2), 10), VllmOptions(dtype="float32", compile="on"))
+    with pytest.raises(EngineLostError, match="TORCHDYNAMO_DISABLE=1 forbids"):
+        await engine.start()
+    await engine.close()
+
+
+async def test_closing_while_loading_ends_soon_and_leaves_no_process(default_checkpoint: Checkpoint) -> None:
+    engine = VllmEngine(engine_model(default_checkpoint), VllmOptions(dtype="float32"))
+    starting = asyncio.create_task(engine.start())
+    await until(lambda: bool(multiprocessing.active_children()), within_s=120)
+    await engine.close()
+    with pytest.raises(EngineLostError):
+        await starting
+    assert multiprocessing.active_children() == []

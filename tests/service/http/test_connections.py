@@ -1,0 +1,274 @@
+"""What one client can do to the others by how it sends and reads, over real sockets."""
+
+import json
+import re
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import httpx
+import pytest
+
+from service.contract.checkpoint import Checkpoint
+from service.http.connections import ConnectionLimits
+from tests.checkpoints import load_tiny
+from tests.served import Served, served
+from tests.waiting import wait_until
+
+PATIENT = ConnectionLimits(connections=40, head_bytes=10_000, head_timeout_s=60, write_timeout_s=60)
+# For the tests of these times alone: a busy machine may well take a second for what is no fault.
+IMPATIENT = ConnectionLimits(connections=40, head_bytes=10_000, head_timeout_s=1.0, write_timeout_s=1.0)
+HEAD = b"POST /score HTTP/1.1\r\nHost: x\r\n"
+BODY = json.dumps({"query": "quiet cafes", "notes": [{"id": "n", "body": "A quiet cafe."}]}).encode()
+WHOLE = HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return load_tiny(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture
+def service(checkpoint: Checkpoint) -> Iterator[Served]:
+    with served(checkpoint, limits=PATIENT) as service:
+        yield service
+
+
+@pytest.fixture
+def impatient(checkpoint: Checkpoint) -> Iterator[Served]:
+    with served(checkpoint, limits=IMPATIENT) as service:
+        yield service
+
+
+@contextmanager
+def connected(service: Served) -> Iterator[socket.socket]:
+    with socket.create_connection(service.address, timeout=20) as connection:
+        yield connection
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """All that comes until the other side closes."""
+    received = b""
+    while chunk := connection.recv(65_536):
+        received += chunk
+    return received
+
+
+def problem(answer: bytes) -> tuple[int, dict[str, Any]]:
+    """Status and body of a whole answer that is a problem."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"application/problem+json" in head
+    assert b"connection: close" in head.lower()
+    return int(head.split()[1]), json.loads(body)
+
+
+def is_served(service: Served) -> bool:
+    return httpx.post(f"{service.url}/score", content=BODY, timeout=20).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        HEAD + b"X: " + b"a" * 20_000 + b"\r\n\r\n",
+        HEAD + b"X: a\r\n" * 5_000 + b"\r\n",
+        b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    ],
+    ids=["header", "headers", "target"],
+)
+def test_too_large_a_head_is_refused(service: Served, request_bytes: bytes) -> None:
+    with connected(service) as connection:
+        connection.sendall(request_bytes)
+        status, body = problem(read_all(connection))
+    assert (status, body["type"]) == (431, "urn:notegrade:problem:head-too-large")
+    assert is_served(service)
+
+
+def test_a_header_without_end_is_refused_once_it_is_too_large(service: Served) -> None:
+    with connected(service) as connection:
+        connection.sendall(HEAD + b"X: ")
+        for _ in range(20):
+            time.sleep(0.01)  # so that they arrive one by one
+            connection.sendall(b"a" * 1_000)
+        assert problem(read_all(connection))[0] == 431
+
+
+def test_a_head_within_the_limit_may_come_in_pieces(service: Served) -> None:
+    with connected(service) as connection:
+        connection.sendall(HEAD + b"Connection: close\r\n")
+        for start in range(0, 8_000, 1_000):
+            time.sleep(0.01)
+            connection.sendall(b"X-%d: " % start + b"a" * 990 + b"\r\n")
+        connection.sendall(b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY)
+        assert read_all(connection).startswith(b"HTTP/1.1 200 ")
+
+
+def test_slow_heads_are_given_up_and_cost_the_others_nothing(impatient: Served) -> None:
+    with ExitStack() as stack:
+        slow = [stack.enter_context(connected(impatient)) for _ in range(30)]
+        for connection in slow:
+            connection.sendall(b"POST /score HT")
+        stopped = time.monotonic() + 3
+
+        def trickle(connection: socket.socket) -> bytes:
+            while time.monotonic() < stopped:
+                try:
+                    connection.sendall(b"T")
+                except ConnectionError:
+                    break
+                time.sleep(0.2)
+            return read_all(connection)
+
+        with ThreadPoolExecutor(30) as pool:
+            trickling = [pool.submit(trickle, connection) for connection in slow]
+            # The others, meanwhile.
+            assert all(is_served(impatient) for _ in range(20))
+            wait_until(lambda: not impatient.server.server_state.connections, within_s=20)
+            for each in trickling:
+                each.cancel()
+
+
+def test_a_slow_head_is_told_why(impatient: Served) -> None:
+    with connected(impatient) as connection:
+        connection.sendall(HEAD)
+        status, body = problem(read_all(connection))
+    assert (status, body["type"]) == (408, "urn:notegrade:problem:head-timeout")
+
+
+def test_a_slow_second_head_is_told_too(impatient: Served) -> None:
+    with connected(impatient) as connection:
+        connection.sendall(WHOLE)
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
+        connection.sendall(HEAD)
+        assert problem(read_all(connection))[0] == 408
+
+
+def test_silence_is_closed_without_a_word(impatient: Served) -> None:
+    with connected(impatient) as connection:
+        assert read_all(connection) == b""
+
+
+LIVEZ = b"GET /livez HTTP/1.1\r\nHost: x\r\n"
+# A request that is answered before it has ended, or is followed by what begins no other; and more of that.
+UNENDING = [
+    (LIVEZ + b"\r\n", b"\r\n"),
+    (LIVEZ + b"Content-Length: 1000\r\n\r\n", b"a"),
+    (LIVEZ + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n"),
+    (LIVEZ + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n", b"\r\n"),
+    (b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n", b"a"),
+]
+
+
+@pytest.mark.parametrize("often", [False, True], ids=["once", "again-and-again"])
+def test_bytes_that_begin_no_request_hold_no_connection(checkpoint: Checkpoint, often: bool) -> None:
+    with ExitStack() as stack:
+        # With a port apart for operators: on the other one, /metrics is refused before its body is read.
+        service = stack.enter_context(served(checkpoint, limits=IMPATIENT, admin_port=0))
+        held = [stack.enter_context(connected(service)) for _ in UNENDING]
+        for connection, (request_bytes, more) in zip(held, UNENDING, strict=True):
+            connection.sendall(request_bytes)
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 ")
+            connection.sendall(more)
+        stopped = time.monotonic() + 20 * IMPATIENT.head_timeout_s  # less than an idle one may stay
+        while left := service.server.server_state.connections:
+            assert time.monotonic() < stopped, f"{len(left)} are held"
+            time.sleep(0.2)
+            for connection, (_, more) in zip(held, UNENDING, strict=True):
+                with suppress(ConnectionError):
+                    connection.sendall(more * often)
+        assert is_served(service)
+
+
+def test_a_line_end_after_a_request_costs_no_connection(impatient: Served) -> None:
+    with connected(impatient) as connection:
+        for _ in range(3):
+            connection.sendall(WHOLE + b"\r\n")
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
+
+
+def test_too_many_connections_are_refused_and_the_others_go_on(service: Served) -> None:
+    with ExitStack() as stack:
+        held = [stack.enter_context(connected(service)) for _ in range(PATIENT.connections)]
+        wait_until(lambda: len(service.server.server_state.connections) == len(held))
+        with connected(service) as refused:
+            refused.sendall(WHOLE)
+            status, body = problem(read_all(refused))
+        assert (status, body["type"]) == (503, "urn:notegrade:problem:too-many-connections")
+        assert service.count("refused_connections_total", problem="too-many-connections") == 1
+        assert service.count("connections") >= len(held)
+        assert body["retryable"] is True
+        for connection in held:
+            connection.sendall(WHOLE)
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
+        held[0].close()
+        wait_until(lambda: len(service.server.server_state.connections) < len(held))
+        assert is_served(service)
+
+
+def test_a_half_closed_client_has_left(service: Served) -> None:
+    service.engine.hold()
+    with connected(service) as connection:
+        connection.sendall(WHOLE)
+        wait_until(lambda: service.engine.in_flight == 1)
+        connection.shutdown(socket.SHUT_WR)
+        wait_until(lambda: service.engine.aborted == 1)
+        assert read_all(connection) == b""
+    state = service.server.server_state
+    wait_until(lambda: not (state.connections or state.tasks))
+    service.engine.let_go()
+    assert is_served(service)
+
+
+@pytest.mark.parametrize("last", [b"", b"Connection: close\r\n"], ids=["kept", "to-be-closed"])
+def test_a_client_that_does_not_read_is_cut(impatient: Served, last: bytes) -> None:
+    with connected(impatient) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2_048)
+        connection.settimeout(1)
+        asking = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n"
+        try:
+            for _ in range(600):  # more than all buffers on the way hold
+                connection.sendall(asking + b"\r\n")
+            connection.sendall(asking + last + b"\r\n")
+        except OSError:
+            pass  # the service has stopped reading, as it should, or has cut it already
+        wait_until(lambda: not impatient.server.server_state.connections, within_s=20)
+    assert is_served(impatient)
+
+
+def test_requests_in_one_go_are_answered_in_their_order(service: Served) -> None:
+    with connected(service) as connection:
+        connection.sendall(WHOLE + b"GET /nowhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        answer = read_all(connection)
+    assert re.findall(rb"HTTP/1\.1 (\d+)", answer) == [b"200", b"404"]
+
+
+def test_rubbish_after_a_request_is_not_answered_into_its_answer(service: Served) -> None:
+    service.engine.hold()
+    with connected(service) as connection:
+        connection.sendall(WHOLE)
+        wait_until(lambda: service.engine.in_flight == 1)
+        connection.sendall(b"\x00rubbish\r\n\r\n")
+        wait_until(lambda: service.engine.aborted == 1)
+    service.engine.let_go()
+    assert is_served(service)
+
+
+CANARY = "a note that nobody may read"
+
+
+def test_an_unforeseen_error_is_nowhere_logged_with_its_text(
+    service: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def explode(*_: object) -> None:
+        raise RuntimeError(CANARY)
+
+    monkeypatch.setattr(type(service.stack.scorer), "score", explode)
+    with connected(service) as connection:
+        connection.sendall(WHOLE)
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 500 ")
+    wait_until(lambda: "Exception in ASGI application" in caplog.text)
+    assert CANARY not in caplog.text
+    places = re.findall(r'test_connections\.py", line \d+, in explode', caplog.text)
+    assert len(places) == 2, "of the service's own event, and of uvicorn's"

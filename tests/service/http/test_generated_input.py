@@ -1,0 +1,300 @@
+"""Requests that nobody should send, by the thousand, over real sockets: none may be answered with a fault of the service.
+
+At least 20,000 a run. What a request may be refused with is the document's to say; what it may never be answered with is
+a 500, silence, or text of another request. Half of them meet a service that explains nothing, half one that explains all.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any, cast
+
+import httpx
+import hypothesis
+import pytest
+import requests
+import schemathesis
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from service.contract.checkpoint import Checkpoint
+from tests.service.http.hostile import ADMIN, CANARY, MODE, WHOLE, Attacked, attacked
+from tests.waiting import wait_until
+
+MODES = ["off", "all"]
+PROMISED = 20_000
+# Cases of each test, in each mode. Each test makes sure that so many of its own were answered.
+CASES = {
+    "test_any_value_in_the_place_of_any_other": 1_250,
+    "test_any_json": 1_000,
+    "test_any_bytes": 1_750,
+    "test_whole_bodies_cut_and_disturbed": 1_500,
+    "test_any_text_is_scored_and_comes_back_under_its_id": 1_250,
+    "test_any_text_is_explained_as_it_is_written": 400,
+    "test_any_flip_is_made_or_refused": 400,
+    "test_any_method_header_and_query": 1_500,
+}
+# Of each operation in the document, in each mode: as many that keep to it, and as many that don't.
+CASES_OF_AN_OPERATION = 125
+# Not `negative_data_rejection` and `positive_data_acceptance`: a blank query is refused, which a schema can't say.
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
+WITH_A_BODY = ["POST /explain", "POST /rerank", "POST /score", "PUT /admin/explanation-mode"]
+WITH_PARAMETERS = [
+    "GET /admin/explanation-mode",
+    "GET /admin/explanation-mode/history",
+    "GET /admin/figures",
+    "GET /admin/shadow",
+    "GET /explanations/{request_id}",
+]
+# They take nothing that could be wrong.
+WITHOUT_INPUT = ["GET /livez", "GET /metrics", "GET /readyz", "GET /version"]
+
+
+@pytest.fixture(scope="module", params=MODES)
+def under_attack(tiny_checkpoint: Checkpoint, request: pytest.FixtureRequest) -> Iterator[Attacked]:
+    with attacked(tiny_checkpoint, request.param) as service:
+        yield service
+
+
+@pytest.fixture
+def service(under_attack: Attacked) -> Iterator[Attacked]:
+    with under_attack.meanwhile():
+        yield under_attack
+
+
+@pytest.fixture
+def cases(request: pytest.FixtureRequest) -> int:
+    return CASES[request.node.originalname]
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[requests.Session]:
+    with requests.Session() as session:
+        yield session
+
+
+@pytest.fixture(scope="module")
+def operations(under_attack: Attacked) -> dict[str, Any]:
+    document = schemathesis.openapi.from_url(f"{under_attack.service.url}/openapi.json")
+    found = [cast("Any", each).ok() for each in document.get_all_operations()]
+    return {operation.label: operation for operation in found}
+
+
+def test_at_least_so_many_cases_are_promised() -> None:
+    assert CASES.keys() <= globals().keys()
+    of_operations = len(WITH_A_BODY) * len(GenerationMode) * CASES_OF_AN_OPERATION
+    assert len(MODES) * (sum(CASES.values()) + of_operations) >= PROMISED
+
+
+def test_every_operation_of_the_document_is_tried(operations: dict[str, Any]) -> None:
+    assert sorted(operations) == sorted([*WITH_A_BODY, *WITH_PARAMETERS, *WITHOUT_INPUT])
+
+
+@pytest.mark.parametrize("generation", list(GenerationMode))
+@pytest.mark.parametrize("label", [*WITH_A_BODY, *WITH_PARAMETERS])
+def test_whatever_the_document_allows_and_forbids(
+    service: Attacked,
+    session: requests.Session,
+    operations: dict[str, Any],
+    label: str,
+    generation: GenerationMode,
+) -> None:
+    sent = try_operation(service, session, operations[label], generation)
+    # Of what takes only parameters there may be fewer than that, all in all.
+    assert sent >= (CASES_OF_AN_OPERATION if label in WITH_A_BODY else 1)
+
+
+@pytest.mark.parametrize("label", WITHOUT_INPUT)
+def test_what_takes_nothing_is_answered(
+    service: Attacked, session: requests.Session, operations: dict[str, Any], label: str
+) -> None:
+    assert try_operation(service, session, operations[label], GenerationMode.POSITIVE)
+
+
+def try_operation(
+    service: Attacked, session: requests.Session, operation: Any, generation: GenerationMode
+) -> int:
+    """How many cases were sent and answered."""
+
+    @hypothesis.given(case=operation.as_strategy(generation_mode=generation))
+    def check(case: "schemathesis.Case[Any]") -> None:
+        give_time(case.body)
+        response = case.call(session=session, headers=ADMIN, timeout=20)
+        service.check(response.status_code, cast("Any", response.headers), response.text)
+        case.validate_response(response, checks=checks_of(response))
+
+    return service.run(check, CASES_OF_AN_OPERATION)
+
+
+def checks_of(response: schemathesis.Response) -> list[Any]:
+    """All but that of a stream's schema: the document says it is text, the check wants a schema of each event."""
+    is_stream = response.headers["content-type"][0].startswith("text/event-stream")
+    return [check for check in CHECKS if not (is_stream and check is response_schema_conformance)]
+
+
+def give_time(body: Any) -> None:
+    """Who asks for an answer within a few milliseconds may rightly be told, by a 504, that there is none."""
+    asked = body.get("deadline_ms") if isinstance(body, dict) else None
+    if type(asked) is int and 0 < asked < 5000:
+        body["deadline_ms"] = 5000
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**40), 10**40)
+    | st.floats()  # NaN and infinities among them, which json.dumps writes as JavaScript does
+    | st.text(max_size=30),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+    max_leaves=12,
+)
+texts = st.text(st.characters(codec="utf-8"), max_size=60)
+paths = st.sampled_from(list(WHOLE))
+
+
+@st.composite
+def with_another_value(draw: st.DrawFn) -> tuple[str, bytes]:
+    """A path and its whole body with one value replaced, or one more."""
+    path = draw(paths)
+    body = json.loads(json.dumps(WHOLE[path]))
+    places: list[Any] = [body, *(v for v in body.values() if isinstance(v, dict)), *body.get("notes", [])]
+    place = draw(st.sampled_from(places))
+    place[draw(st.sampled_from([*place, "more"]))] = draw(json_values)
+    give_time(body)
+    return path, json.dumps(body).encode()
+
+
+def test_any_value_in_the_place_of_any_other(service: Attacked, cases: int) -> None:
+    @hypothesis.given(sent=with_another_value())
+    def check(sent: tuple[str, bytes]) -> None:
+        service.send(*sent)
+
+    assert service.run(check, cases) >= cases
+
+
+def test_any_json(service: Attacked, cases: int) -> None:
+    @hypothesis.given(path=paths, value=json_values)
+    def check(path: str, value: Any) -> None:
+        service.send(path, json.dumps(value).encode())
+
+    assert service.run(check, cases) >= cases
+
+
+def test_any_bytes(service: Attacked, cases: int) -> None:
+    @hypothesis.given(path=paths, body=st.binary(max_size=200))
+    def check(path: str, body: bytes) -> None:
+        service.send(path, body)
+
+    assert service.run(check, cases) >= cases
+
+
+def test_whole_bodies_cut_and_disturbed(service: Attacked, cases: int) -> None:
+    @hypothesis.given(path=paths, cut=st.integers(0, 300), noise=st.binary(max_size=3))
+    def check(path: str, cut: int, noise: bytes) -> None:
+        whole = json.dumps(WHOLE[path]).encode()
+        service.send(path, whole[:cut] + noise + whole[cut + len(noise) :])
+
+    assert service.run(check, cases) >= cases
+
+
+def test_any_text_is_scored_and_comes_back_under_its_id(service: Attacked, cases: int) -> None:
+    @hypothesis.given(text=texts, title=st.none() | texts, explain=st.booleans())
+    def check(text: str, title: str | None, explain: bool) -> None:
+        notes = [{"id": "n", "title": title, "body": text}]
+        body = {"query": f"q {text[:20]}", "notes": notes, "explain": explain}
+        response = service.send("/score", json.dumps(body).encode())
+        if is_query_too_long(response):
+            return
+        [result] = response.json()["results"]
+        assert (result["id"], result["outcome"]) == ("n", "scored")
+        told = result["explanation"]
+        assert (told and told["outcome"]) == outcome_of_explaining(service.mode, explain)
+
+    assert service.run(check, cases) >= cases
+
+
+def is_query_too_long(response: httpx.Response) -> bool:
+    """Twenty characters may be more tokens than the checkpoint takes: nothing else may be wrong."""
+    if response.status_code != 422:
+        return False
+    return [bad["field"] for bad in response.json()["errors"]] == ["query"]
+
+
+def outcome_of_explaining(mode: str, asked: bool) -> str | None:
+    if mode == "off":
+        return "off" if asked else None
+    return "made" if asked else "deferred"
+
+
+def test_any_text_is_explained_as_it_is_written(service: Attacked, cases: int) -> None:
+    @hypothesis.given(text=texts, title=st.none() | texts)
+    def check(text: str, title: str | None) -> None:
+        body = {"query": f"q {text[:20]}", "note": {"title": title, "body": text}}
+        response = service.send("/explain", json.dumps(body).encode())
+        if is_query_too_long(response):
+            return
+        if service.mode == "off":
+            assert response.json()["type"] == "urn:notegrade:problem:explanations-off"
+            return
+        events = [block.split("\n") for block in response.text.strip().split("\n\n")]
+        assert [events[0][0], events[-1][0]] == ["event: score", "event: explanation"]
+        assert json.loads(events[-1][1].removeprefix("data: "))["outcome"] == "made"
+
+    assert service.run(check, cases) >= cases
+
+
+def test_any_flip_is_made_or_refused(service: Attacked, cases: int) -> None:
+    """With the ETag that a flip must name, so that nothing but the body decides."""
+    modes = st.sampled_from(["off", "on_request", "sample", "all"])
+    numbers = st.none() | st.floats() | st.integers(1, 14_400) | json_values
+    flips = st.fixed_dictionaries(
+        {"mode": modes, "reason": texts}, optional={"ttl_s": numbers, "rate": numbers, "more": json_values}
+    )
+
+    @hypothesis.given(flip=flips)
+    def check(flip: dict[str, Any]) -> None:
+        etag = service.client.get(MODE).headers["etag"]
+        response = service.send(MODE, json.dumps(flip).encode(), **{"If-Match": etag})
+        assert response.status_code in (200, 422)
+        assert response.is_error or response.json()["mode"] == flip["mode"]
+
+    assert service.run(check, cases) >= cases
+
+
+header_text = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=40)
+HEADERS = ["Authorization", "If-Match", "Content-Type", "Accept", "X-Forwarded-For", "Cookie"]
+
+
+def test_any_method_header_and_query(service: Attacked, cases: int) -> None:
+    @hypothesis.given(
+        path=st.sampled_from([*WHOLE, "/version", "/explanations/x", "/console", "/nowhere"]),
+        method=st.sampled_from(["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"]),
+        name=st.sampled_from(HEADERS),
+        value=header_text,
+        query=header_text,
+    )
+    def check(path: str, method: str, name: str, value: str, query: str) -> None:
+        headers, params = {name: value}, {query: value}
+        response = service.client.request(method, path, headers=headers, params=params, content=b"{}")
+        service.check(response.status_code, response.headers, response.text)
+
+    assert service.run(check, cases) >= cases
+
+
+def test_somebody_else_was_explained_to(service: Attacked) -> None:
+    """His explanations hold his text, so the answers above could have. Last, as nothing here may have stopped him."""
+    service.set_mode()
+    if service.mode == "all":
+        before = service.somebody.explained
+        wait_until(lambda: service.somebody.explained > before or service.somebody.fault is not None)
+    assert CANARY not in service.client.get("/metrics").text

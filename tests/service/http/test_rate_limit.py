@@ -1,0 +1,68 @@
+import httpx
+import pytest
+
+from service.errors import ConfigurationError
+from service.http.auth import hash_key
+from service.http.rate_limit import PairsLimiter
+from tests.service.http.conftest import REQUEST, Service
+
+KEYS = f"score:{hash_key('one')}:one,score:{hash_key('two')}:two"
+limited = pytest.mark.parametrize("settings_changes", [{"keys": KEYS, "rate_limit": "6/hour"}])
+
+
+async def ask(service: Service, key: str, path: str = "/score", **changes: object) -> httpx.Response:
+    headers = {"Authorization": f"Bearer {key}"}
+    return await service.client.post(path, json=changes or REQUEST, headers=headers)
+
+
+@limited
+async def test_pairs_over_the_limit_are_refused_with_a_time(service: Service) -> None:
+    for _ in range(3):  # two pairs each
+        assert (await ask(service, "one")).status_code == 200
+    refused = await ask(service, "one")
+    assert refused.status_code == 429
+    assert refused.json()["type"] == "urn:notegrade:problem:rate-limited"
+    assert "6 pairs in 3600 s" in refused.json()["detail"]
+    assert 1 <= int(refused.headers["retry-after"]) <= 3600
+    assert service.engine.finished == 3 + 2  # the probes, and the pairs of which the cache knew later on
+
+
+@limited
+async def test_one_keys_limit_is_not_anothers(service: Service) -> None:
+    for _ in range(3):
+        await ask(service, "one")
+    assert (await ask(service, "one")).status_code == 429
+    assert (await ask(service, "two")).status_code == 200
+
+
+@limited
+async def test_what_is_refused_does_not_count(service: Service) -> None:
+    notes = [{"id": str(number), "body": "A quiet cafe."} for number in range(7)]
+    assert (await ask(service, "one", query="q", notes=notes)).status_code == 429
+    assert (await ask(service, "one", query="q", notes=notes[:6])).status_code == 200
+
+
+@limited
+async def test_it_counts_for_reranking_too(service: Service) -> None:
+    documents = ["A quiet cafe."] * 5
+    assert (await ask(service, "one", "/rerank", query="q", documents=documents)).status_code == 200
+    assert (await ask(service, "one", "/rerank", query="q", documents=documents)).status_code == 429
+    assert (await ask(service, "one")).status_code == 429
+
+
+@limited
+async def test_requests_that_are_not_valid_cost_nothing(service: Service) -> None:
+    for _ in range(20):
+        assert (await ask(service, "one", query="q")).status_code == 422
+    assert (await ask(service, "one")).status_code == 200
+
+
+async def test_without_a_limit_there_is_none(service: Service) -> None:
+    for _ in range(50):
+        assert (await service.score()).status_code == 200
+
+
+@pytest.mark.parametrize("limit", ["", "many", "10", "10/fortnight", "-1/second"])
+def test_a_limit_that_is_none_is_refused(limit: str) -> None:
+    with pytest.raises(ConfigurationError, match="NOTEGRADE_RATE_LIMIT"):
+        PairsLimiter(limit)

@@ -1,0 +1,58 @@
+from service.observability.live import LiveFigures
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_percentiles_are_right_within_a_twentieth() -> None:
+    live = LiveFigures(Clock())
+    for milliseconds in range(1, 1001):
+        live.count_latency(milliseconds / 1000)
+    found = live.over(10)
+    assert found.requests == 1000
+    assert found.p50_s is not None
+    assert found.p99_s is not None
+    assert abs(found.p50_s / 0.5 - 1) < 0.05
+    assert abs(found.p99_s / 0.99 - 1) < 0.05
+
+
+def test_nothing_is_told_of_nothing() -> None:
+    found = LiveFigures(Clock()).over(10)
+    assert (found.requests, found.p50_s, found.p99_s) == (0, None, None)
+    assert (found.pairs_per_s, found.hit_rate, found.shed_rate) == (0, None, None)
+
+
+def test_rates_are_of_what_they_say() -> None:
+    live = LiveFigures(Clock())
+    live.count_pairs(scored=6, cached=3, shed=2, all_pairs=10)
+    found = live.over(2)
+    assert (found.pairs_per_s, found.hit_rate, found.shed_rate) == (3.0, 0.5, 0.2)
+
+
+def test_old_seconds_are_forgotten_and_idle_ones_are_empty() -> None:
+    clock = Clock()
+    live = LiveFigures(clock)
+    live.count_latency(1.0)
+    clock.now += 2
+    live.count_latency(0.1)
+    clock.now += 1
+    assert [second.requests for second in live.by_second(4)] == [0, 1, 0, 1]
+    assert live.over(1).requests == 1
+    clock.now += 100
+    assert live.over(60).requests == 0
+    assert [second.requests for second in live.by_second(2)] == [0, 0]
+
+
+def test_memory_is_bounded_whatever_the_load() -> None:
+    clock = Clock()
+    live = LiveFigures(clock)
+    for step in range(200):
+        clock.now += 1
+        for value in range(50):
+            live.count_latency(value**3 * (step + 1) / 1000)
+    assert len(live._seconds) == 60
+    assert max(len(second.latencies) for second in live._seconds) <= 50
