@@ -143,7 +143,7 @@ class Scorer:
         if not missing:
             return
         # Rendering tells the exact length; while not even a note without text would be admitted, that work is spared.
-        shortest = self._renderer.max_overhead_tokens(work.criteria)
+        shortest = self._renderer.overhead_tokens(work.criteria)
         if reason := self._admission.why_not(work.flow, shortest, work.deadline.remaining_s()):
             work.shed.update(dict.fromkeys(missing, reason))
             return

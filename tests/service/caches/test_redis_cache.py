@@ -14,6 +14,7 @@ from service.caches.redis_cache import RedisCache
 from service.caches.redis_connection import translate_redis_errors
 from service.errors import CacheUnavailableError, ConfigurationError
 from tests.redis_server import RedisServer
+from tests.service.caches.house import read_values
 
 A, B = b"a" * 32, b"b" * 32
 SECRET = "s3cr3t"
@@ -132,13 +133,14 @@ async def test_the_password_opens_a_locked_server(locked_server: RedisServer) ->
 
 
 @pytest.mark.redis
-async def test_many_notes_cost_one_command(cache: RedisCache, admin: Redis) -> None:
+async def test_many_notes_take_one_command_of_each_kind(cache: RedisCache, admin: Redis) -> None:
     keys = [b"%032d" % number for number in range(500)]
     await cache.put_many("q", dict.fromkeys(keys, b"x"))
-    assert await cache.get_many("q", keys) == [b"x"] * 500
+    assert await read_values(cache, "q", keys) == [b"x"] * 500
     stats = await admin.info("commandstats")
     calls = {
-        name: stats[f"cmdstat_{name}"]["calls"] for name in ("hmget", "hset", "pexpire", "multi", "exec")
+        name: stats[f"cmdstat_{name}"]["calls"]
+        for name in ("pttl", "hmget", "hset", "pexpire", "multi", "exec")
     }
     assert calls == dict.fromkeys(calls, 1)
 
@@ -146,7 +148,7 @@ async def test_many_notes_cost_one_command(cache: RedisCache, admin: Redis) -> N
 @pytest.mark.redis
 async def test_connections_are_bounded(redis_server: RedisServer, admin: Redis) -> None:
     cache = RedisCache(redis_server.url, ttl_s=60, timeout_s=5, max_connections=4)
-    await asyncio.gather(*(cache.get_many("q", [A]) for _ in range(100)))
+    await asyncio.gather(*(read_values(cache, "q", [A]) for _ in range(100)))
     assert len(await admin.client_list()) == 4 + 1
     await cache.close()
 
@@ -156,7 +158,7 @@ async def test_connections_are_bounded(redis_server: RedisServer, admin: Redis) 
 async def test_the_url_can_not_undo_what_the_cache_relies_on(redis_server: RedisServer, setting: str) -> None:
     cache = RedisCache(f"{redis_server.url}?{setting}", ttl_s=60, timeout_s=5)
     await cache.put_many("q", {A: b"\xff"})
-    assert await cache.get_many("q", [A]) == [b"\xff"]
+    assert await read_values(cache, "q", [A]) == [b"\xff"]
     await cache.close()
 
 
@@ -165,10 +167,10 @@ async def test_an_entry_of_another_type_is_dropped_and_a_miss(cache: RedisCache,
     await admin.set("q", "not a hash")
     with pytest.raises(CacheUnavailableError, match="ResponseError"):
         await cache.put_many("q", {A: b"1"})
-    assert await cache.get_many("q", [A, B]) == [None, None]
+    assert await read_values(cache, "q", [A, B]) == [None, None]
     assert not await admin.exists("q")
     await cache.put_many("q", {A: b"1"})
-    assert await cache.get_many("q", [A, B]) == [b"1", None]
+    assert await read_values(cache, "q", [A, B]) == [b"1", None]
 
 
 @pytest.fixture
@@ -189,7 +191,7 @@ def tls_server(redis_binary: str, tmp_path: Path) -> Iterator[RedisServer]:
 async def test_tls_and_a_password_open_a_locked_server(tls_server: RedisServer, tmp_path: Path) -> None:
     cache = RedisCache(f"{tls_server.url}?ssl_ca_certs={tmp_path / 'ca.pem'}", ttl_s=60, timeout_s=5)
     await cache.put_many("q", {A: b"1"})
-    assert await cache.get_many("q", [A]) == [b"1"]
+    assert await read_values(cache, "q", [A]) == [b"1"]
     await cache.close()
 
 
@@ -220,7 +222,7 @@ async def test_a_server_that_is_not_the_right_one_gets_nothing(
 @pytest.mark.redis
 async def test_no_server_is_an_error_at_once(redis_server: RedisServer, cache: RedisCache) -> None:
     redis_server.stop()
-    for call in (cache.ping(), cache.get_many("q", [A]), cache.put_many("q", {A: b"1"})):
+    for call in (cache.ping(), read_values(cache, "q", [A]), cache.put_many("q", {A: b"1"})):
         with pytest.raises(CacheUnavailableError):
             await call
 
@@ -231,13 +233,13 @@ async def test_a_killed_server_is_an_error_and_a_new_one_is_used_at_once(
 ) -> None:
     await asyncio.gather(*(cache.put_many("q", {A: b"1"}) for _ in range(10)))
     redis_server.pause()
-    calls = [asyncio.ensure_future(cache.get_many("q", [A])) for _ in range(20)]
+    calls = [asyncio.ensure_future(read_values(cache, "q", [A])) for _ in range(20)]
     await asyncio.wait(calls, timeout=0.05)
     redis_server.kill()
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {CacheUnavailableError}
     redis_server.start()
-    assert await asyncio.gather(*(cache.get_many("q", [A]) for _ in range(20))) == [[None]] * 20
+    assert await asyncio.gather(*(read_values(cache, "q", [A]) for _ in range(20))) == [[None]] * 20
 
 
 @pytest.mark.redis
@@ -249,13 +251,13 @@ async def test_a_hung_server_is_an_error_within_the_timeout(
     async with asyncio.timeout(5):
         for call in (
             hasty_cache.ping(),
-            hasty_cache.get_many("q", [A]),
+            read_values(hasty_cache, "q", [A]),
             hasty_cache.put_many("q", {A: b"2"}),
         ):
             with pytest.raises(CacheUnavailableError, match="TimeoutError"):
                 await call
     redis_server.resume()
-    assert await hasty_cache.get_many("q", [A]) in ([b"1"], [b"2"])
+    assert await read_values(hasty_cache, "q", [A]) in ([b"1"], [b"2"])
 
 
 @pytest.mark.redis
@@ -265,7 +267,7 @@ async def test_callers_that_wait_for_a_connection_are_bounded_too(
     await hasty_cache.ping()
     redis_server.pause()
     async with asyncio.timeout(15):
-        calls = (hasty_cache.get_many("q", [A]) for _ in range(50))
+        calls = (read_values(hasty_cache, "q", [A]) for _ in range(50))
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {CacheUnavailableError}
     redis_server.resume()
@@ -279,14 +281,14 @@ async def test_a_cancelled_call_leaves_no_reply_for_the_next(
     await narrow_cache.put_many("q1", {A: b"1"})
     await narrow_cache.put_many("q2", {A: b"2"})
     redis_server.pause()
-    for call in (narrow_cache.get_many("q1", [A]), narrow_cache.put_many("q1", {A: b"3"})):
+    for call in (read_values(narrow_cache, "q1", [A]), narrow_cache.put_many("q1", {A: b"3"})):
         task = asyncio.ensure_future(call)
         await asyncio.wait([task], timeout=0.02)  # the command is sent, the reply can't come
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
     redis_server.resume()
-    assert await narrow_cache.get_many("q2", [A]) == [b"2"]
+    assert await read_values(narrow_cache, "q2", [A]) == [b"2"]
 
 
 @pytest.mark.redis
@@ -297,7 +299,9 @@ async def test_a_call_can_be_cancelled_at_every_step(narrow_cache: RedisCache, o
     cancelled = 0
     for steps in range(40):
         call = (
-            narrow_cache.get_many("q1", [A]) if operation == "get" else narrow_cache.put_many("q1", {A: b"1"})
+            read_values(narrow_cache, "q1", [A])
+            if operation == "get"
+            else narrow_cache.put_many("q1", {A: b"1"})
         )
         task: asyncio.Future[object] = asyncio.ensure_future(call)
         for _ in range(steps):
@@ -306,5 +310,5 @@ async def test_a_call_can_be_cancelled_at_every_step(narrow_cache: RedisCache, o
             cancelled += 1
             with pytest.raises(asyncio.CancelledError):
                 await task
-        assert await narrow_cache.get_many("q2", [A]) == [b"2"]
+        assert await read_values(narrow_cache, "q2", [A]) == [b"2"]
     assert cancelled > 3

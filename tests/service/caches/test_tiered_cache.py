@@ -12,7 +12,7 @@ from service.caches.tiered_cache import TieredCache
 from service.errors import CacheUnavailableError
 from service.observability.metrics import Metrics
 from tests.redis_server import RedisServer
-from tests.service.caches.house import House
+from tests.service.caches.house import TTL_S, House, read_values
 from tests.waiting import until
 
 A, B, C = b"a" * 32, b"b" * 32, b"c" * 32
@@ -46,6 +46,25 @@ async def test_what_redis_has_is_local_the_next_time(house: House) -> None:
     assert house.remote.calls == calls, "all was local, Redis need not be asked"
 
 
+async def test_a_copy_from_redis_expires_with_the_original(house: House) -> None:
+    await house.remote.put_many("q", {A: b"1"})
+    house.now = TTL_S - 10
+    assert await house.cache.get_many("q", [A]) == [(b"1", "redis")]
+    house.now = TTL_S - 1
+    assert await house.cache.get_many("q", [A]) == [(b"1", "local")]
+    house.now = TTL_S + 1
+    assert await house.cache.get_many("q", [A]) == [None]
+
+
+async def test_a_copy_from_redis_does_not_prolong_older_local_entries(house: House) -> None:
+    await house.local.put_many("q", {A: b"1"})
+    house.now = TTL_S - 10
+    await house.remote.put_many("q", {B: b"2"})
+    assert await house.cache.get_many("q", [A, B]) == [(b"1", "local"), (b"2", "redis")]
+    house.now = TTL_S + 1
+    assert await house.cache.get_many("q", [A]) == [None]
+
+
 async def test_a_put_is_local_at_once_and_remote_behind(house: House) -> None:
     house.remote.gate.clear()
     await house.cache.put_many_behind("q", {A: b"1"})
@@ -53,7 +72,7 @@ async def test_a_put_is_local_at_once_and_remote_behind(house: House) -> None:
     assert house.counts("redis") == {}
     house.remote.gate.set()
     await until(lambda: house.counts("redis") == {"written": 1})
-    assert await house.remote.get_many("q", [A]) == [b"1"]
+    assert await read_values(house.remote, "q", [A]) == [b"1"]
 
 
 async def test_later_changes_to_a_callers_entries_do_not_reach_redis(house: House) -> None:
@@ -61,7 +80,7 @@ async def test_later_changes_to_a_callers_entries_do_not_reach_redis(house: Hous
     await house.cache.put_many_behind("q", entries)
     entries[A] = b"changed"
     await until(lambda: house.counts("redis") == {"written": 1})
-    assert await house.remote.get_many("q", [A]) == [b"1"]
+    assert await read_values(house.remote, "q", [A]) == [b"1"]
 
 
 async def test_writes_over_the_bound_are_dropped_and_counted(house: House) -> None:
@@ -156,8 +175,8 @@ async def test_opening_and_closing_are_logged_once_each(
     for _ in range(3):
         await house.cache.get_many("q", [A])
     assert [record.getMessage() for record in caplog.records] == [
-        "Redis is passed over from now on: down",
-        "Redis is back",
+        "the breaker opened, Redis is skipped until it answers again: down",
+        "the breaker closed, Redis is used again",
     ]
 
 

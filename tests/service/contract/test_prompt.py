@@ -112,3 +112,23 @@ def test_notes_are_rendered_alike_in_any_company(checkpoint: Checkpoint) -> None
     together = checkpoint.renderer.render("quiet", notes, "general-1")
     alone = [checkpoint.renderer.render("quiet", [note], "general-1")[0] for note in notes]
     assert together == alone
+
+
+def test_max_prompt_tokens_is_reached_with_a_template_text_that_repeats(
+    checkpoint: Checkpoint, tokenizer: ContractTokenizer
+) -> None:
+    separator = {"text": "\n---\n"}
+    pieces = [*PIECES[:2], separator, *PIECES[2:4], separator, *PIECES[4:6], separator, *PIECES[6:]]
+    data = checkpoint.manifest.model_dump(mode="json")
+    manifest = Manifest.model_validate({**data, "template": {"name": "separated", "pieces": pieces}})
+    renderer = PromptRenderer(manifest, tokenizer)
+    [query] = tokenizer.encode_user_texts([" quiet"])
+    [longest] = renderer.render("quiet", [Note("title " * 5, "1" * 500)], "strict-1")
+    unused = manifest.limits.max_query_tokens - len(query.token_ids)
+    assert len(longest.token_ids) == renderer.max_prompt_tokens - unused
+
+
+@pytest.mark.parametrize("criteria", ["general-1", "strict-1"])
+def test_every_prompt_has_at_least_the_overhead_tokens(checkpoint: Checkpoint, criteria: str) -> None:
+    [shortest] = checkpoint.renderer.render("", [Note("", "")], criteria)
+    assert len(shortest.token_ids) == checkpoint.renderer.overhead_tokens(criteria)

@@ -32,6 +32,7 @@ from service.scoring.admission import Admission
 from service.scoring.scorer import Scorer
 from service.scoring.types import ScoringNote, ScoringRequest
 from tests.checkpoints import fake_engine_for, load_tiny
+from tests.service.caches.house import read_values
 from tests.waiting import until
 
 BODIES = ("A quiet cafe with good light.", "The best surf beaches.", "Laptops welcome, slow wifi.")
@@ -422,7 +423,7 @@ async def test_a_foreign_cache_entry_is_recomputed(house: House) -> None:
     fingerprint = scoring_fingerprint(house.checkpoint.manifest.fingerprint, "general-1", numbers)
     foreign = {note_key("", body): b"not ours" for body in BODIES}
     for cache in (house.local, house.remote):
-        assert all(await cache.get_many(query_key("quiet cafe", fingerprint), list(foreign)))
+        assert all(await read_values(cache, query_key("quiet cafe", fingerprint), list(foreign)))
         await cache.put_many(query_key("quiet cafe", fingerprint), foreign)
     answer = await house.scorer.score(request())
     assert [result.source for result in answer.results] == ["engine"] * 3
