@@ -111,9 +111,9 @@ def make_checkpoint(folder: Path, **changes: Any) -> Path:
     return folder
 
 
-def fake_engine_for(checkpoint: Checkpoint) -> FakeEngine:
+def fake_engine_for(checkpoint: Checkpoint, max_silent_checks: int | None = None) -> FakeEngine:
     """The fake engine over this checkpoint's labels."""
-    return FakeEngine(engine_model(checkpoint))
+    return FakeEngine(engine_model(checkpoint), max_silent_checks)
 
 
 def engine_model(checkpoint: Checkpoint) -> EngineModel:

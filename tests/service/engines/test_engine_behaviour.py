@@ -1,4 +1,4 @@
-"""What every engine does: one suite on the fake, on the fake under watch, and on vLLM."""
+"""The behaviour of every engine, tested on the fake engine and on vLLM."""
 
 import asyncio
 import contextlib
@@ -13,14 +13,13 @@ from service.contract.checkpoint import Checkpoint
 from service.contract.prompt import Note
 from service.engines.base import Engine
 from service.engines.fake_engine import FakeEngine
-from service.engines.watched_engine import WatchedEngine
 from service.errors import EngineLostError
 from tests.checkpoints import engine_model, fake_engine_for, load_tiny
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest.fixture(scope="module", params=["fake", "watched", pytest.param("vllm", marks=pytest.mark.engine)])
+@pytest.fixture(scope="module", params=["fake", pytest.param("vllm", marks=pytest.mark.engine)])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -40,7 +39,7 @@ async def engine(kind: str, checkpoint: Checkpoint) -> AsyncIterator[Engine]:
     if kind != "vllm":
         fake = fake_engine_for(checkpoint)
         fake.trace = (5, 6, 7, 8)
-        engine: Engine = fake if kind == "fake" else WatchedEngine(fake, max_silent_checks=1000)
+        engine: Engine = fake
     else:
         from service.engines.vllm.engine import VllmEngine, VllmOptions
 
@@ -52,7 +51,7 @@ async def engine(kind: str, checkpoint: Checkpoint) -> AsyncIterator[Engine]:
 
 @pytest.fixture
 def slowed(engine: Engine) -> AbstractContextManager[None]:
-    """Makes an engine take longer than a turn of the event loop; a real one does by itself."""
+    """Make the fake engine take longer than one iteration of the event loop, as a real engine does."""
 
     @contextmanager
     def held(fake: FakeEngine) -> Iterator[None]:
@@ -60,8 +59,7 @@ def slowed(engine: Engine) -> AbstractContextManager[None]:
         yield
         fake.let_go()
 
-    inner = engine._engine if isinstance(engine, WatchedEngine) else engine
-    return held(inner) if isinstance(inner, FakeEngine) else nullcontext()
+    return held(engine) if isinstance(engine, FakeEngine) else nullcontext()
 
 
 def prompts(checkpoint: Checkpoint, count: int, words: int = 10) -> list[tuple[int, ...]]:

@@ -99,7 +99,7 @@ class BuggyEngine(FakeEngine):
 async def test_numbers_that_are_none_stay_red(checkpoint: Checkpoint, readiness: Readiness) -> None:
     await bring_up(NumblessEngine(engine_model(checkpoint)), checkpoint, readiness)
     assert (readiness.reason, readiness.is_live) == ("probe_mismatch", False)
-    assert "no usable label probabilities" in readiness.detail
+    assert "unusable label probabilities" in readiness.detail
 
 
 async def test_unforeseen_error_stays_red_and_is_logged(
