@@ -29,6 +29,7 @@ from service.errors import (
 from service.observability.live import LiveFigures
 from service.observability.metrics import Metrics
 from service.scoring.admission import Admission
+from service.scoring.deadline import Deadline
 from service.scoring.scorer import Scorer
 from service.scoring.types import ScoringNote, ScoringRequest
 from tests.checkpoints import fake_engine_for, load_tiny
@@ -249,6 +250,19 @@ async def test_nothing_by_the_deadline_is_an_error(house: House) -> None:
         await house.scorer.score(request(deadline_ms=20))
     await house.held(0)
     assert house.count("pair_outcomes_total", outcome="deadline_exceeded") == 3
+
+
+async def test_a_deadline_that_was_set_before_the_call_has_precedence(house: House) -> None:
+    house.engine.hold()
+    with pytest.raises(DeadlineExceededError):
+        await house.scorer.score(request(deadline_ms=60_000), Deadline.after_ms(20))
+
+
+async def test_an_answer_counts_its_outcomes_and_sources(house: House) -> None:
+    await house.scorer.score(request(BODIES[:1]))
+    answer = await house.scorer.score(request((*BODIES, BODIES[1])))
+    assert answer.outcomes == {"scored": 4}
+    assert answer.sources == {"local": 1, "engine": 2, "coalesced": 1}
 
 
 async def test_cancelled_request_aborts_its_engine_work(house: House) -> None:

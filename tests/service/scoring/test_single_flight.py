@@ -51,10 +51,10 @@ async def test_the_last_to_leave_cancels_the_call() -> None:
     flight = flights.start("key", call())
     flights.join("key")
     await until(lambda: call.runs == 1)
-    flight.leave()
+    flight.detach()
     await asyncio.sleep(0)
     assert not call.cancelled
-    flight.leave()
+    flight.detach()
     assert flights.join("key") is None  # at once: a newcomer must not board a call that is being cancelled
     await asyncio.wait({flight.task})
     assert call.cancelled
@@ -64,7 +64,7 @@ async def test_a_newcomer_after_that_starts_its_own_call() -> None:
     flights: SingleFlight[str, str] = SingleFlight()
     old, new = Call(), Call()
     leaving = flights.start("key", old())
-    leaving.leave()
+    leaving.detach()
     fresh = flights.start("key", new())
     await asyncio.wait({leaving.task})
     # The old call's end must not forget the new one.
@@ -78,7 +78,7 @@ async def test_only_the_first_claims() -> None:
     call = Call()
     flight = flights.start("key", call())
     assert [flight.claim(), flight.claim()] == [True, False]
-    flight.leave()
+    flight.detach()
     await asyncio.wait({flight.task})
 
 
