@@ -123,7 +123,7 @@ class Scorer:
             return self._renderer.default_criteria
         if name not in self._renderer.criteria_names:
             known = ", ".join(self._renderer.criteria_names)
-            message = f"this checkpoint does not have these criteria; it has {known}"
+            message = f"this checkpoint has no such criteria; it has {known}"
             raise InvalidRequestError(message, [BadField("criteria", message)])
         return name
 

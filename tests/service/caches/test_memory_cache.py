@@ -1,7 +1,7 @@
-"""What only the in-memory cache promises; the rest is in test_cache_behaviour.py."""
+"""Behaviour of the in-memory cache alone; test_cache_behaviour.py tests what all caches share."""
 
 from service.caches.memory_cache import MemoryCache
-from tests.service.caches.house import read_values
+from tests.service.caches.harness import read_values
 
 
 def make_cache(max_entries: int) -> MemoryCache:
@@ -16,7 +16,7 @@ async def count(cache: MemoryCache, query_key: str) -> int:
     return sum(value is not None for value in await read_values(cache, query_key, list(notes(*range(100)))))
 
 
-async def test_the_least_recently_used_query_makes_room() -> None:
+async def test_the_least_recently_used_query_is_evicted() -> None:
     cache = make_cache(max_entries=6)
     for query in ("q1", "q2", "q3"):
         await cache.put_many(query, notes(1, 2))
@@ -41,7 +41,7 @@ async def test_growing_a_query_evicts_others_not_itself() -> None:
     assert await count(cache, "q2") == 0
 
 
-async def test_putting_the_same_notes_again_takes_no_more_room() -> None:
+async def test_putting_the_same_notes_again_evicts_nothing() -> None:
     cache = make_cache(max_entries=4)
     await cache.put_many("q1", notes(1, 2))
     for _ in range(5):
@@ -56,7 +56,7 @@ async def test_a_query_larger_than_the_cache_keeps_its_newest_notes() -> None:
     assert await read_values(cache, "q", list(notes(1, 2, 3, 4, 5))) == [None, None, b"v3", b"v4", b"v5"]
 
 
-async def test_no_entries_allowed_means_nothing_is_kept() -> None:
+async def test_a_cache_without_room_stores_nothing() -> None:
     cache = make_cache(max_entries=0)
     await cache.put_many("q", notes(1))
     assert await read_values(cache, "q", [b"n1"]) == [None]

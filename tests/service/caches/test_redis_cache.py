@@ -1,4 +1,4 @@
-"""What only the Redis cache promises: bounded calls, translated errors, no leaks. The rest is in test_cache_behaviour.py."""
+"""Behaviour of the Redis cache alone: timeouts, translated errors, secrets. test_cache_behaviour.py tests what all caches share."""
 
 import asyncio
 import traceback
@@ -14,7 +14,7 @@ from service.caches.redis_cache import RedisCache
 from service.caches.redis_connection import translate_redis_errors
 from service.errors import CacheUnavailableError, ConfigurationError
 from tests.redis_server import RedisServer
-from tests.service.caches.house import read_values
+from tests.service.caches.harness import read_values
 
 A, B = b"a" * 32, b"b" * 32
 SECRET = "s3cr3t"
@@ -25,7 +25,7 @@ REDIS_EXCEPTIONS = [
 
 @pytest.mark.parametrize("kind", [*REDIS_EXCEPTIONS, OSError, ConnectionResetError, TimeoutError])
 async def test_every_failure_of_redis_is_translated(kind: type[Exception]) -> None:
-    error = kind.__new__(kind)  # some parse what they are given
+    error = kind.__new__(kind)  # some constructors parse their arguments
     with pytest.raises(CacheUnavailableError, match=kind.__name__) as caught:
         async with translate_redis_errors(CacheUnavailableError):
             raise error
@@ -91,7 +91,7 @@ async def cache(redis_server: RedisServer) -> AsyncIterator[RedisCache]:
 
 @pytest.fixture
 async def narrow_cache(redis_server: RedisServer) -> AsyncIterator[RedisCache]:
-    """One connection, so that whatever a call leaves on it the next call finds."""
+    """A cache with one connection, so that the next call would find anything that a call leaves on it."""
     made = RedisCache(redis_server.url, ttl_s=60, timeout_s=5, max_connections=1)
     yield made
     await made.close()
@@ -99,7 +99,7 @@ async def narrow_cache(redis_server: RedisServer) -> AsyncIterator[RedisCache]:
 
 @pytest.fixture
 async def hasty_cache(redis_server: RedisServer) -> AsyncIterator[RedisCache]:
-    """One connection and a timeout that tests can wait for, yet long enough for a busy machine."""
+    """A cache with one connection, and a timeout that is short for a test but long enough for a busy machine."""
     made = RedisCache(redis_server.url, ttl_s=60, timeout_s=1, max_connections=1)
     yield made
     await made.close()
@@ -121,7 +121,7 @@ def locked_server(redis_binary: str) -> Iterator[RedisServer]:
 
 
 @pytest.mark.redis
-async def test_the_password_opens_a_locked_server(locked_server: RedisServer) -> None:
+async def test_the_password_of_the_url_is_used(locked_server: RedisServer) -> None:
     cache = RedisCache(locked_server.url, ttl_s=60, timeout_s=5)
     await cache.ping()
     await cache.close()
@@ -155,7 +155,7 @@ async def test_connections_are_bounded(redis_server: RedisServer, admin: Redis) 
 
 @pytest.mark.redis
 @pytest.mark.parametrize("setting", ["decode_responses=true", "socket_timeout=1000", "max_connections=1000"])
-async def test_the_url_can_not_undo_what_the_cache_relies_on(redis_server: RedisServer, setting: str) -> None:
+async def test_the_url_can_not_override_required_options(redis_server: RedisServer, setting: str) -> None:
     cache = RedisCache(f"{redis_server.url}?{setting}", ttl_s=60, timeout_s=5)
     await cache.put_many("q", {A: b"\xff"})
     assert await read_values(cache, "q", [A]) == [b"\xff"]
@@ -163,7 +163,7 @@ async def test_the_url_can_not_undo_what_the_cache_relies_on(redis_server: Redis
 
 
 @pytest.mark.redis
-async def test_an_entry_of_another_type_is_dropped_and_a_miss(cache: RedisCache, admin: Redis) -> None:
+async def test_an_entry_of_another_type_is_deleted_and_a_miss(cache: RedisCache, admin: Redis) -> None:
     await admin.set("q", "not a hash")
     with pytest.raises(CacheUnavailableError, match="ResponseError"):
         await cache.put_many("q", {A: b"1"})
@@ -175,7 +175,7 @@ async def test_an_entry_of_another_type_is_dropped_and_a_miss(cache: RedisCache,
 
 @pytest.fixture
 def tls_server(redis_binary: str, tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis that speaks TLS alone and wants a password; its authority's certificate is `ca.pem` in `tmp_path`."""
+    """A Redis that requires TLS and a password. Its authority's certificate is `ca.pem` in `tmp_path`."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(
@@ -188,7 +188,7 @@ def tls_server(redis_binary: str, tmp_path: Path) -> Iterator[RedisServer]:
 
 
 @pytest.mark.redis
-async def test_tls_and_a_password_open_a_locked_server(tls_server: RedisServer, tmp_path: Path) -> None:
+async def test_tls_and_a_password_are_used(tls_server: RedisServer, tmp_path: Path) -> None:
     cache = RedisCache(f"{tls_server.url}?ssl_ca_certs={tmp_path / 'ca.pem'}", ttl_s=60, timeout_s=5)
     await cache.put_many("q", {A: b"1"})
     assert await read_values(cache, "q", [A]) == [b"1"]
@@ -209,7 +209,7 @@ async def test_tls_and_a_password_open_a_locked_server(tls_server: RedisServer, 
     ],
     ids=["unknown-authority", "other-host", "no-tls", "wrong-password"],
 )
-async def test_a_server_that_is_not_the_right_one_gets_nothing(
+async def test_a_server_with_a_wrong_certificate_or_password_is_refused(
     tls_server: RedisServer, tmp_path: Path, made_wrong: Callable[[str, Path], str], why: str
 ) -> None:
     cache = RedisCache(made_wrong(tls_server.url, tmp_path / "ca.pem"), ttl_s=60, timeout_s=5)
@@ -220,7 +220,7 @@ async def test_a_server_that_is_not_the_right_one_gets_nothing(
 
 
 @pytest.mark.redis
-async def test_no_server_is_an_error_at_once(redis_server: RedisServer, cache: RedisCache) -> None:
+async def test_a_missing_server_is_an_error_at_once(redis_server: RedisServer, cache: RedisCache) -> None:
     redis_server.stop()
     for call in (cache.ping(), read_values(cache, "q", [A]), cache.put_many("q", {A: b"1"})):
         with pytest.raises(CacheUnavailableError):
@@ -228,7 +228,7 @@ async def test_no_server_is_an_error_at_once(redis_server: RedisServer, cache: R
 
 
 @pytest.mark.redis
-async def test_a_killed_server_is_an_error_and_a_new_one_is_used_at_once(
+async def test_a_killed_server_is_an_error_and_its_successor_is_used_at_once(
     redis_server: RedisServer, cache: RedisCache
 ) -> None:
     await asyncio.gather(*(cache.put_many("q", {A: b"1"}) for _ in range(10)))
@@ -261,7 +261,7 @@ async def test_a_hung_server_is_an_error_within_the_timeout(
 
 
 @pytest.mark.redis
-async def test_callers_that_wait_for_a_connection_are_bounded_too(
+async def test_waiting_for_a_connection_has_the_same_timeout(
     redis_server: RedisServer, hasty_cache: RedisCache
 ) -> None:
     await hasty_cache.ping()
@@ -275,7 +275,7 @@ async def test_callers_that_wait_for_a_connection_are_bounded_too(
 
 
 @pytest.mark.redis
-async def test_a_cancelled_call_leaves_no_reply_for_the_next(
+async def test_a_cancelled_call_leaves_no_reply_for_the_next_call(
     redis_server: RedisServer, narrow_cache: RedisCache
 ) -> None:
     await narrow_cache.put_many("q1", {A: b"1"})
@@ -283,7 +283,7 @@ async def test_a_cancelled_call_leaves_no_reply_for_the_next(
     redis_server.pause()
     for call in (read_values(narrow_cache, "q1", [A]), narrow_cache.put_many("q1", {A: b"3"})):
         task = asyncio.ensure_future(call)
-        await asyncio.wait([task], timeout=0.02)  # the command is sent, the reply can't come
+        await asyncio.wait([task], timeout=0.02)  # the command is sent, and the paused server can't reply
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -294,7 +294,7 @@ async def test_a_cancelled_call_leaves_no_reply_for_the_next(
 @pytest.mark.redis
 @pytest.mark.parametrize("operation", ["get", "put"])
 async def test_a_call_can_be_cancelled_at_every_step(narrow_cache: RedisCache, operation: str) -> None:
-    """However far it has come, it ends cancelled, and the one connection serves the next call rightly."""
+    """A call that is cancelled at any step ends cancelled, and the next call on its connection gets its own reply."""
     await narrow_cache.put_many("q2", {A: b"2"})
     cancelled = 0
     for steps in range(40):

@@ -81,7 +81,7 @@ async def test_labels_get_logprobs_over_the_whole_vocabulary(engine: Engine, che
     assert answer.queued_s >= 0
 
 
-async def test_answers_don_t_depend_on_company(engine: Engine, checkpoint: Checkpoint) -> None:
+async def test_answers_do_not_depend_on_the_batch(engine: Engine, checkpoint: Checkpoint) -> None:
     batch = prompts(checkpoint, 6)
     together = await asyncio.gather(*(engine.score(prompt, priority=0) for prompt in batch))
     for prompt, answer in zip(batch, together, strict=True):
@@ -90,7 +90,7 @@ async def test_answers_don_t_depend_on_company(engine: Engine, checkpoint: Check
     assert len({answer.label_logprobs for answer in together}) == len(batch)
 
 
-async def test_cancelled_work_leaves_and_the_engine_goes_on(
+async def test_cancelled_requests_are_aborted_and_the_engine_continues(
     engine: Engine, checkpoint: Checkpoint, slowed: AbstractContextManager[None]
 ) -> None:
     tasks = [asyncio.create_task(engine.score(p, priority=0)) for p in prompts(checkpoint, 8, words=120)]
@@ -105,49 +105,45 @@ async def test_cancelled_work_leaves_and_the_engine_goes_on(
     await engine.check()
 
 
-async def test_writing_goes_on_from_the_prompt_up_to_the_longest_trace(
-    engine: Engine, checkpoint: Checkpoint
-) -> None:
+async def test_writing_continues_the_prompt_up_to_max_tokens(engine: Engine, checkpoint: Checkpoint) -> None:
     [prompt] = prompts(checkpoint, 1)
-    first = [written async for written in engine.write(prompt, max_tokens=3, priority=2)]
-    again = [written async for written in engine.write(prompt, max_tokens=3, priority=2)]
-    token_ids = [token_id for written in first for token_id in written.token_ids]
-    assert token_ids == [token_id for written in again for token_id in written.token_ids]
+    first = [chunk async for chunk in engine.write(prompt, max_tokens=3, priority=2)]
+    again = [chunk async for chunk in engine.write(prompt, max_tokens=3, priority=2)]
+    token_ids = [token_id for chunk in first for token_id in chunk.token_ids]
+    assert token_ids == [token_id for chunk in again for token_id in chunk.token_ids]
     assert 0 < len(token_ids) <= 3
     assert not set(token_ids) & set(checkpoint.end_token_ids)
     assert 0 < first[0].computed_tokens <= len(prompt)
-    assert all(written.computed_tokens == 0 for written in first[1:])
+    assert all(chunk.computed_tokens == 0 for chunk in first[1:])
 
 
-async def test_writing_that_is_left_leaves_the_engine(engine: Engine, checkpoint: Checkpoint) -> None:
+async def test_closing_a_trace_early_aborts_its_request(engine: Engine, checkpoint: Checkpoint) -> None:
     [prompt] = prompts(checkpoint, 1)
     async with contextlib.aclosing(engine.write(prompt, max_tokens=60, priority=2)) as writing:
         async for _ in writing:
             break
     await engine.score(prompt, priority=0)
     if isinstance(engine, FakeEngine):
-        assert (engine.in_flight, engine.aborted) == (0, 9)  # eight by the test above
+        assert (engine.in_flight, engine.aborted) == (0, 9)  # eight of them are from the test above
 
 
-async def test_a_score_is_the_same_bit_for_bit_before_and_after_its_trace(
-    engine: Engine, checkpoint: Checkpoint
-) -> None:
+async def test_a_trace_does_not_change_its_score(engine: Engine, checkpoint: Checkpoint) -> None:
     [prompt] = prompts(checkpoint, 1)
     before = await engine.score(prompt, priority=0)
     label = checkpoint.manifest.label_token_ids[0]
-    assert [written async for written in engine.write((*prompt, label), max_tokens=8, priority=2)]
+    assert [chunk async for chunk in engine.write((*prompt, label), max_tokens=8, priority=2)]
     after = await engine.score(prompt, priority=0)
     assert after.label_logprobs == before.label_logprobs
 
 
-async def test_profile_tells_what_changes_numbers(engine: Engine) -> None:
+async def test_the_profile_contains_the_settings_that_change_numbers(engine: Engine) -> None:
     assert engine.profile.dtype == "float32"
     assert engine.profile.numbers["dtype"] == "float32"
     assert engine.profile.numbers["engine"] in ("fake", "vllm")
 
 
-# Last: it closes the module's engine.
-async def test_closed_engine_is_lost_not_silent(
+# The last test: it closes the module's engine.
+async def test_closing_the_engine_fails_its_calls(
     engine: Engine, checkpoint: Checkpoint, slowed: AbstractContextManager[None]
 ) -> None:
     asked = prompts(checkpoint, 120, words=40)
@@ -155,9 +151,9 @@ async def test_closed_engine_is_lost_not_silent(
         writing = engine.write(asked[0], max_tokens=60, priority=2)
         calls: list[asyncio.Future[object]] = [asyncio.ensure_future(anext(writing))]
         calls += [asyncio.create_task(engine.score(prompt, priority=0)) for prompt in asked[:60]]
-        await asyncio.sleep(0.3)  # the engine has them
+        await asyncio.sleep(0.3)  # these calls are in the engine
         calls += [asyncio.create_task(engine.score(prompt, priority=0)) for prompt in asked[60:]]
-        await asyncio.sleep(0)  # these are on their way to it
+        await asyncio.sleep(0)  # these calls have not reached it yet
         await engine.close()
         ended = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 30)
     failed = [each for each in ended if isinstance(each, BaseException)]

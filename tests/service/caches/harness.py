@@ -1,6 +1,7 @@
 """A tiered cache over two in-memory tiers; a test can break the second one."""
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry
@@ -35,9 +36,11 @@ class FaultyCache(MemoryCache):
         await self._pass()
         return await super().get_many(query_key, note_keys)
 
-    async def put_many(self, query_key: str, entries: Mapping[bytes, bytes]) -> None:
+    async def put_many(
+        self, query_key: str, entries: Mapping[bytes, bytes], max_ttl_s: float = math.inf
+    ) -> None:
         await self._pass()
-        await super().put_many(query_key, entries)
+        await super().put_many(query_key, entries, max_ttl_s)
 
     async def ping(self) -> None:
         await self._pass()
@@ -51,7 +54,7 @@ class FaultyCache(MemoryCache):
             raise self.error
 
 
-class House:
+class Harness:
     """A tiered cache with its parts, clock and metrics. Advance `now` to let time pass in all of them."""
 
     def __init__(self, *, has_remote: bool = True, drain_s: float = 5) -> None:
