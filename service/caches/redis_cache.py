@@ -25,9 +25,11 @@ class RedisCache:
             async with self._connection.call() as redis:
                 if not note_keys:
                     return CacheEntries(nothing, self._ttl_ms / 1000)
-                # The time first: should the hash expire in between, it has no values any more.
-                pipeline = redis.pipeline(transaction=False).pttl(query_key).hmget(query_key, list(note_keys))
-                left_ms, values = await pipeline.execute()
+                # The time first: if the hash expires in between, there are no values.
+                async with redis.pipeline(transaction=False) as pipeline:
+                    pipeline.pttl(query_key)
+                    pipeline.hmget(query_key, list(note_keys))
+                    left_ms, values = await pipeline.execute()
         except CacheUnavailableError as failure:
             if not is_wrong_type(failure):
                 raise
