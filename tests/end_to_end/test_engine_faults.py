@@ -71,18 +71,18 @@ def engine_under_load(service: ServiceProcess) -> Iterator[list[httpx.Response]]
     """Keep four requests with more than ten seconds of work in the engine. Yields a list of their answers, filled after the block."""
     answers: list[httpx.Response] = []
     with ThreadPoolExecutor(4) as pool:
-        asking = send_load(pool, service)
+        sending = send_load(pool, service)
         yield answers
-        answers += [each.result() for each in asking]
+        answers += [each.result() for each in sending]
 
 
 def send_load(pool: ThreadPoolExecutor, service: ServiceProcess) -> list[Future[httpx.Response]]:
     """Send four large requests. Returns when the service has read all of them and the engine works on them."""
     lookups_before = service.metrics()[LOOKED_UP]
-    asking = [pool.submit(score, service.url, 100) for _ in range(4)]
+    sending = [pool.submit(score, service.url, 100) for _ in range(4)]
     wait_until(lambda: service.metrics()[LOOKED_UP] >= lookups_before + 400, within_s=60)
     wait_until(lambda: service.metrics()["notegrade_backlog_tokens"] > 2_000, within_s=60)
-    return asking
+    return sending
 
 
 def assert_engine_lost_answers(answers: list[httpx.Response]) -> None:
@@ -135,11 +135,11 @@ def test_service_killed(supervised: Supervised) -> None:
     service = supervised.running()
     core = engine_core(service)
     with ThreadPoolExecutor(4) as pool:
-        asking = send_load(pool, service)
+        sending = send_load(pool, service)
         killed_at = time.monotonic()
         service.process.kill()
         # No process is left to answer: the connections close at once, which a client notices.
-        for each in asking:
+        for each in sending:
             with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
                 each.result()
     assert service.process.wait(30) == -signal.SIGKILL

@@ -35,7 +35,7 @@ def test_manifest_round_trips(folder: Path) -> None:
 
 
 def test_folder_without_manifest_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"is no checkpoint: manifest\.json can't be read"):
+    with pytest.raises(CheckpointError, match=r"is not a checkpoint: manifest\.json can't be read"):
         load_checkpoint(tmp_path)
 
 
@@ -74,7 +74,7 @@ def test_unlisted_file_is_refused(folder: Path, name: str, message: str) -> None
 
 def test_changed_weights_are_refused(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"other weights")
-    with pytest.raises(CheckpointError, match=r"model\.safetensors is not the file of the manifest"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is not the manifest's file"):
         load_checkpoint(folder)
 
 
@@ -116,15 +116,15 @@ def test_manifest_that_breaks_the_contract_is_refused(
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ("", "holds no probe"),
+        ("", "has no probe"),
         ('{"query": "q"}', "line 1 is not valid"),
         (
             '{"query":"q","note":{},"criteria":"general-1","distribution":[0.5,0.5],"label_mass":1}',
-            "does not fit the manifest's labels",
+            "does not match the manifest's labels",
         ),
         (
             '{"query":"q","note":{},"criteria":"other","distribution":[0.1,0.2,0.3,0.4],"label_mass":1}',
-            "does not fit the manifest's labels and criteria",
+            "does not match the manifest's labels and criteria",
         ),
     ],
 )

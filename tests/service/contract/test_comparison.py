@@ -82,7 +82,7 @@ def test_a_comparison_is_described_as_text() -> None:
         comparison.add(graded(0.2, 0.9), graded(0.3, 0.9))
     text = describe_comparison(json.loads(json.dumps(comparison.to_json())))
     assert text == (
-        "20 pairs of 10 requests; intervals are 95 %, over requests\n"
+        "20 pairs of 10 requests; 95 % intervals over requests\n"
         "same grade        50.0 % [50.0, 50.0]\n"
         "same note first   100.0 % [100.0, 100.0]\n"
         "rank correlation  1.000 [1.000, 1.000] (Spearman, mean over requests)\n"

@@ -78,7 +78,7 @@ def test_a_decision_changes_only_the_grade(manifest: Manifest) -> None:
     ("decisions", "message"),
     [
         ([("another-1", 4, 4)], "of this manifest"),
-        ([(GENERAL, 4, 4), (GENERAL, 4, 4)], "one for a criteria"),
+        ([(GENERAL, 4, 4), (GENERAL, 4, 4)], "each criteria of this manifest may have one decision"),
         ([(GENERAL, 3, 4)], "a row and a column"),
         ([(GENERAL, 4, 3)], "a row and a column"),
     ],
@@ -129,7 +129,7 @@ def test_criteria_with_their_own_temperature_are_calibrated_with_it(manifest: Ma
     ("calibration", "message"),
     [
         ({"temperatures": {"general-1": 2.0}}, "identity calibration takes no temperature"),
-        ({"method": "temperature", "temperatures": {"nobody-1": 2.0}}, "not of .'nobody-1'"),
+        ({"method": "temperature", "temperatures": {"nobody-1": 2.0}}, "not for .'nobody-1'"),
         ({"method": "temperature", "temperatures": {"general-1": 0.0}}, "greater than 0"),
     ],
 )

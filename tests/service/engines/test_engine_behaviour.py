@@ -146,13 +146,13 @@ async def test_the_profile_contains_the_settings_that_change_numbers(engine: Eng
 async def test_closing_the_engine_fails_its_calls(
     engine: Engine, checkpoint: Checkpoint, slowed: AbstractContextManager[None]
 ) -> None:
-    asked = prompts(checkpoint, 120, words=40)
+    batch = prompts(checkpoint, 120, words=40)
     with slowed:
-        writing = engine.write(asked[0], max_tokens=60, priority=2)
+        writing = engine.write(batch[0], max_tokens=60, priority=2)
         calls: list[asyncio.Future[object]] = [asyncio.ensure_future(anext(writing))]
-        calls += [asyncio.create_task(engine.score(prompt, priority=0)) for prompt in asked[:60]]
+        calls += [asyncio.create_task(engine.score(prompt, priority=0)) for prompt in batch[:60]]
         await asyncio.sleep(0.3)  # these calls are in the engine
-        calls += [asyncio.create_task(engine.score(prompt, priority=0)) for prompt in asked[60:]]
+        calls += [asyncio.create_task(engine.score(prompt, priority=0)) for prompt in batch[60:]]
         await asyncio.sleep(0)  # these calls have not reached it yet
         await engine.close()
         ended = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 30)
