@@ -100,8 +100,8 @@ class Admission:
         engine's next step is not full, no pair is shed for its deadline: otherwise a rate that was once measured too low
         would keep the engine from ever being saturated, and therefore from being measured again.
         """
-        cost = self._cost(prompt_tokens)
-        ahead = self._ahead(flow, cost)
+        cost = self._estimate_cost(prompt_tokens)
+        ahead = self._tokens_ahead(flow, cost)
         if not ahead:
             return None
         if ahead + cost > self._max_backlog_tokens:
@@ -114,20 +114,20 @@ class Admission:
 
     def admit(self, flow: Flow, prompt_tokens: int) -> Ticket:
         """Add the pair to the backlog. Call `release` when it has ended."""
-        cost = self._cost(prompt_tokens)
+        cost = self._estimate_cost(prompt_tokens)
         turn = max(self._virtual_times[flow.priority], self._next_turns.get(flow, 0))
         self._next_turns[flow] = turn + cost
-        self._change(flow, cost)
+        self._change_backlog(flow, cost)
         return Ticket(flow, cost, FIRST_TURN[flow.priority] + turn, self._clock(), self._rate.saturated_s)
 
     def release(self, ticket: Ticket, prompt_tokens: int = 0, computed_tokens: int = 0) -> None:
         """Remove the pair from the backlog: it is done, with these tokens, or it was aborted or failed, without any."""
-        self._change(ticket.flow, -ticket.tokens)
+        self._change_backlog(ticket.flow, -ticket.tokens)
         if prompt_tokens:
             self._rate.count(computed_tokens * self._saturated_share(ticket))
             share = computed_tokens / prompt_tokens
             self._computed_share += REUSE_WEIGHT * (share - self._computed_share)
-            self._reach(ticket)
+            self._advance_virtual_time(ticket)
         else:
             # An aborted pair used no turn. Virtual time must not advance to it, past pairs that are still waiting.
             self._next_turns[ticket.flow] -= ticket.tokens
@@ -147,7 +147,7 @@ class Admission:
             return longest if ahead else shortest
         return min(longest, max(shortest, ahead / self.rate))
 
-    def _reach(self, ticket: Ticket) -> None:
+    def _advance_virtual_time(self, ticket: Ticket) -> None:
         priority = ticket.flow.priority
         turn = ticket.turn - FIRST_TURN[priority]
         self._virtual_times[priority] = max(self._virtual_times[priority], turn)
@@ -158,10 +158,10 @@ class Admission:
         in_engine_s = self._clock() - ticket.admitted_at_s
         return (self._rate.saturated_s - ticket.saturated_s) / in_engine_s if in_engine_s > 0 else 0.0
 
-    def _cost(self, prompt_tokens: int) -> int:
+    def _estimate_cost(self, prompt_tokens: int) -> int:
         return math.ceil(prompt_tokens * self._computed_share)
 
-    def _ahead(self, flow: Flow, cost: int) -> int:
+    def _tokens_ahead(self, flow: Flow, cost: int) -> int:
         """Return the tokens scheduled before the flow's next pair: of each flow of its priority, at most as many as its own."""
         own = self._backlog[flow] + cost
         ahead = 0
@@ -172,8 +172,8 @@ class Admission:
                 ahead += tokens
         return ahead
 
-    def _change(self, flow: Flow, tokens: int) -> None:
-        self._rate.pass_time(self._clock(), self._backlog_tokens)
+    def _change_backlog(self, flow: Flow, tokens: int) -> None:
+        self._rate.advance(self._clock(), self._backlog_tokens)
         self._backlog[flow] += tokens
         if not self._backlog[flow]:
             del self._backlog[flow]
@@ -189,14 +189,14 @@ class _Rate:
 
     def __init__(self, saturated_tokens: int, now: float) -> None:
         self._saturated_tokens = saturated_tokens
-        self._passed_to = now
+        self._measured_until = now
         self._tokens = 0.0
         self._seconds = 0.0
         self.saturated_s = 0.0
 
-    def pass_time(self, now: float, backlog_tokens: int) -> None:
+    def advance(self, now: float, backlog_tokens: int) -> None:
         """Account for the time until now, during which the backlog was of that size."""
-        elapsed_s, self._passed_to = now - self._passed_to, now
+        elapsed_s, self._measured_until = now - self._measured_until, now
         if self.is_saturated(backlog_tokens) and elapsed_s > 0:
             kept = math.exp(-elapsed_s / RATE_MEMORY_S)
             self._tokens *= kept
