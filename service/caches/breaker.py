@@ -1,4 +1,4 @@
-"""A circuit breaker: after failures in a row, calls are passed over until a trial succeeds."""
+"""A circuit breaker: after consecutive failures, calls are skipped until a trial call succeeds."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,10 +8,10 @@ from service.errors import CacheUnavailableError
 
 
 class Breaker:
-    """Says whether a call is worth making, from how the last ones went. For one event loop.
+    """Decides whether to make a call from the results of the previous ones. Used from one event loop.
 
-    Closed, it admits every call; `failures_to_open` failures in a row open it. Open, it admits one trial at a
-    time, `open_for_s` after it opened or a trial failed; a trial that succeeds closes it.
+    While closed it admits every call; `failures_to_open` consecutive failures open it. While open it admits one
+    trial call at a time, `open_for_s` after it opened or after the previous trial failed; a successful trial closes it.
     """
 
     def __init__(
@@ -20,9 +20,9 @@ class Breaker:
         self._failures_to_open = failures_to_open
         self._open_for_s = open_for_s
         self._clock = clock
-        self._failures_in_a_row = 0
+        self._consecutive_failures = 0
         self._next_trial_at: float | None = None  # None while closed
-        self._trial_runs = False
+        self._is_trial_running = False
 
     @property
     def is_open(self) -> bool:
@@ -30,16 +30,18 @@ class Breaker:
 
     @contextmanager
     def attempt(self) -> Iterator[bool]:
-        """Whether to make the call, which is then made in the block.
+        """Yield whether the block may make the call.
 
-        A CacheUnavailableError out of the block is a failure and goes on to the caller; its plain end is a
-        success; anything else, such as cancellation, says nothing, and frees the place of a trial.
+        A CacheUnavailableError raised in the block counts as a failure and is re-raised; a block that ends normally
+        counts as a success. Anything else, such as cancellation, counts as neither and lets another trial start.
         """
         is_trial = self.is_open
-        if self._next_trial_at is not None and (self._trial_runs or self._clock() < self._next_trial_at):
+        if self._next_trial_at is not None and (
+            self._is_trial_running or self._clock() < self._next_trial_at
+        ):
             yield False
             return
-        self._trial_runs = is_trial
+        self._is_trial_running = is_trial
         try:
             yield True
         except CacheUnavailableError:
@@ -49,13 +51,13 @@ class Breaker:
             self._record(succeeded=True, is_trial=is_trial)
         finally:
             if is_trial:
-                self._trial_runs = False
+                self._is_trial_running = False
 
     def _record(self, *, succeeded: bool, is_trial: bool) -> None:
         if self.is_open and not is_trial:
-            return  # a straggler from before it opened: only the trial decides
-        self._failures_in_a_row = 0 if succeeded else self._failures_in_a_row + 1
+            return  # the call began before the breaker opened: only a trial decides
+        self._consecutive_failures = 0 if succeeded else self._consecutive_failures + 1
         if succeeded:
             self._next_trial_at = None
-        elif self._failures_in_a_row >= self._failures_to_open:
+        elif self._consecutive_failures >= self._failures_to_open:
             self._next_trial_at = self._clock() + self._open_for_s

@@ -1,11 +1,13 @@
-"""The cache in this process: the local tier, and the twin of Redis where there is none."""
+"""The cache in this process's memory: the local tier, and the twin of Redis in tests."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cachetools import TLRUCache
 
+from service.caches.base import CacheEntries
 from service.errors import CacheUnavailableError
 
 
@@ -16,10 +18,10 @@ class _Query:
 
 
 class MemoryCache:
-    """At most `max_entries` pairs; whole queries make room, the least recently used first.
+    """Holds at most `max_entries` pairs and evicts whole queries, the least recently used first.
 
-    One query can fill it alone, its oldest pairs then make room. With `max_entries` 0 it stores nothing.
-    Nothing in it awaits, so each call is atomic on its event loop.
+    One query may fill it alone; then that query's oldest pairs are evicted. With `max_entries` 0 it stores nothing.
+    No method awaits anything, so each call is atomic on its event loop.
     """
 
     def __init__(self, max_entries: int, ttl_s: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -34,16 +36,22 @@ class MemoryCache:
             getsizeof=lambda query: len(query.values),
         )
 
-    async def get_many(self, query_key: str, note_keys: Sequence[bytes]) -> list[bytes | None]:
+    async def get_many(self, query_key: str, note_keys: Sequence[bytes]) -> CacheEntries:
         self._check_open()
         query = self._queries.get(query_key)
-        values: Mapping[bytes, bytes] = query.values if query else {}
-        return [values.get(key) for key in note_keys]
+        if query is None:
+            return CacheEntries([None] * len(note_keys), self._ttl_s)
+        return CacheEntries([query.values.get(key) for key in note_keys], query.expires_at - self._clock())
 
-    async def put_many(self, query_key: str, entries: Mapping[bytes, bytes]) -> None:
+    async def put_many(
+        self, query_key: str, entries: Mapping[bytes, bytes], max_ttl_s: float = math.inf
+    ) -> None:
+        """Store the entries and replace older ones; the query's entries then expire after `max_ttl_s` at the latest."""
         self._check_open()
-        # Taken out and put back, since the store weighs an entry only when it is put.
-        query = self._queries.pop(query_key, None) or _Query(self._clock() + self._ttl_s)
+        now = self._clock()
+        # Removed and put back: the store computes an entry's size only when it is put.
+        query = self._queries.pop(query_key, None) or _Query(now + self._ttl_s)
+        query.expires_at = min(query.expires_at, now + max_ttl_s)
         query.values.update(entries)
         self._drop_oldest(query.values)
         if query.values:

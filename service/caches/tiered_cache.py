@@ -1,38 +1,41 @@
-"""The cache as scoring sees it: this process's memory first, then Redis, and no failure of either."""
+"""The cache that scoring uses: it asks this process's memory first, then Redis, and never raises."""
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Literal, get_args
 
-from service.caches.base import Cache
+from service.caches.base import Cache, CacheEntries
 from service.caches.breaker import Breaker
+from service.caches.memory_cache import MemoryCache
 from service.errors import CacheUnavailableError
 from service.observability.metrics import Metrics, show_from_the_start
 from service.observability.redaction import log_unforeseen
 
 Source = Literal["local", "redis"]
 Result = Literal["hit", "miss", "error", "skipped", "written", "dropped"]
+Put = Callable[[str, Mapping[bytes, bytes]], Awaitable[None]]
 
 _log = logging.getLogger(__name__)
 
 
 class TieredCache:
-    """Reads and writes that never raise: an unavailable tier is counted, told to the breaker, and done without.
+    """Reads and writes without raising: a failure of a tier is counted, reported to the breaker, and handled as a miss.
 
-    Redis is pinged every `ping_every_s` once started: with every lookup answered locally, or no traffic, nothing
-    else would see Redis leave or return, and the breaker's gauge and alert would tell an old story.
+    After `start`, it pings Redis every `ping_every_s`. When every lookup hits the local tier, or without traffic,
+    nothing else would notice that Redis went away or came back, and the breaker's gauge and alert would be stale.
 
     Args:
-        max_pending_writes: writes to Redis under way at once; more are dropped and counted. Keep it below the
-            remote's connections, or a burst of writes makes reads wait.
-        drain_s: how long `close` waits for them.
+        max_pending_writes: most writes to Redis at once; further ones are dropped and counted. Keep it below the
+            number of connections to Redis, or a burst of writes delays reads.
+        drain_s: how long `close` waits for pending writes.
     """
 
     def __init__(
         self,
-        local: Cache,
+        local: MemoryCache,
         remote: Cache | None,
         breaker: Breaker,
         metrics: Metrics,
@@ -48,7 +51,7 @@ class TieredCache:
         self._max_pending_writes = max_pending_writes
         self._ping_every_s = ping_every_s
         self._drain_s = drain_s
-        self._pending: dict[asyncio.Task[None], int] = {}  # write under way: its number of pairs
+        self._pending: dict[asyncio.Task[None], int] = {}  # each pending write and its number of pairs
         self._pinger: asyncio.Task[None] | None = None
         self._closed = False
         self._was_open = breaker.is_open
@@ -57,41 +60,42 @@ class TieredCache:
         show_from_the_start(metrics.cache_operations, tiers, get_args(Result))
 
     def start(self) -> None:
-        """Begin to ping Redis, at once and then every `ping_every_s`, until closed."""
+        """Ping Redis now and then every `ping_every_s`, until `close`."""
         if self._remote is not None and self._pinger is None:
             self._pinger = asyncio.create_task(self._keep_pinging(self._remote), name="cache pinger")
 
     async def get_many(self, query_key: str, note_keys: Sequence[bytes]) -> list[tuple[bytes, Source] | None]:
-        """The value of each note key in order and the tier that had it; None where none had.
+        """Return the value of each note key in order and the tier that had it; None where no tier had it.
 
-        What Redis has is kept locally, for the local tier's time to live from then on.
+        Values from Redis are copied to the local tier, for as long as Redis would still keep them.
         """
-        local = await self._read("local", self._local, query_key, note_keys)
+        local, _ = await self._read("local", self._local, query_key, note_keys)
         missing = list(dict.fromkeys(key for key in note_keys if key not in local))
         remote: dict[bytes, bytes] = {}
         if self._remote is not None and missing:
-            remote = await self._read("redis", self._remote, query_key, missing)
-            await self._write("local", self._local, query_key, remote)
+            remote, remaining_s = await self._read("redis", self._remote, query_key, missing)
+            put = partial(self._local.put_many, max_ttl_s=remaining_s)
+            await self._write("local", put, query_key, remote)
         found: dict[bytes, tuple[bytes, Source]] = {key: (value, "local") for key, value in local.items()}
         found.update((key, (value, "redis")) for key, value in remote.items())
         return [found.get(key) for key in note_keys]
 
     async def put_many_behind(self, query_key: str, entries: Mapping[bytes, bytes]) -> None:
-        """Store the entries locally now and in Redis later; does not wait for Redis."""
+        """Store the entries in the local tier, and start to write them to Redis without waiting for it."""
         if not entries:
             return
-        await self._write("local", self._local, query_key, entries)
+        await self._write("local", self._local.put_many, query_key, entries)
         if self._remote is None:
             return
         if self._closed or len(self._pending) >= self._max_pending_writes:
             self._count("redis", "dropped", len(entries))
             return
-        task = asyncio.create_task(self._write("redis", self._remote, query_key, dict(entries)))
+        task = asyncio.create_task(self._write("redis", self._remote.put_many, query_key, dict(entries)))
         self._pending[task] = len(entries)
         task.add_done_callback(self._forget)
 
     async def close(self) -> None:
-        """Stop pinging, wait up to `drain_s` for writes under way, drop the rest, close both tiers."""
+        """Stop the pings, wait up to `drain_s` for pending writes, drop the rest, and close both tiers."""
         self._closed = True
         if self._pinger is not None:
             self._pinger.cancel()
@@ -112,30 +116,28 @@ class TieredCache:
 
     async def _read(
         self, tier: Source, cache: Cache, query_key: str, note_keys: Sequence[bytes]
-    ) -> dict[bytes, bytes]:
-        values: list[bytes | None] = []
+    ) -> tuple[dict[bytes, bytes], float]:
+        found, remaining_s = CacheEntries([None] * len(note_keys), 0.0)
         with self._guard(tier, len(note_keys)) as admitted:
             if admitted:
-                values = await cache.get_many(query_key, note_keys)
-                hits = sum(value is not None for value in values)
+                found, remaining_s = await cache.get_many(query_key, note_keys)
+                hits = sum(value is not None for value in found)
                 self._count(tier, "hit", hits)
-                self._count(tier, "miss", len(values) - hits)
-        # Empty when the tier was passed over or failed, hence not strict.
-        return {key: value for key, value in zip(note_keys, values, strict=False) if value is not None}
+                self._count(tier, "miss", len(found) - hits)
+        values = zip(note_keys, found, strict=True)
+        return {key: value for key, value in values if value is not None}, remaining_s
 
-    async def _write(
-        self, tier: Source, cache: Cache, query_key: str, entries: Mapping[bytes, bytes]
-    ) -> None:
+    async def _write(self, tier: Source, put: Put, query_key: str, entries: Mapping[bytes, bytes]) -> None:
         if not entries:
             return
         with self._guard(tier, len(entries)) as admitted:
             if admitted:
-                await cache.put_many(query_key, entries)
+                await put(query_key, entries)
                 self._count(tier, "written", len(entries))
 
     @contextmanager
     def _guard(self, tier: Source, pairs: int) -> Iterator[bool]:
-        """Whether to ask the tier in the block, out of which no CacheUnavailableError comes."""
+        """Yield whether the block may call the tier, and handle the block's CacheUnavailableError."""
         attempt = self._breaker.attempt() if tier == "redis" else nullcontext(True)
         try:
             with attempt as admitted:
@@ -149,14 +151,14 @@ class TieredCache:
             self._log_change(None)
 
     def _log_change(self, error: CacheUnavailableError | None) -> None:
-        # Once per change, not once per call: many fail together.
+        # Log once per change, not once per call: many calls fail together.
         if self._breaker.is_open == self._was_open:
             return
         self._was_open = self._breaker.is_open
         if self._was_open:
-            _log.warning("Redis is passed over from now on: %s", error)
+            _log.warning("the breaker opened, Redis is skipped until it answers again: %s", error)
         else:
-            _log.info("Redis is back")
+            _log.info("the breaker closed, Redis is used again")
 
     async def _keep_pinging(self, remote: Cache) -> None:
         while True:
@@ -165,7 +167,7 @@ class TieredCache:
                     if admitted:
                         await remote.ping()
             except Exception as error:
-                # The top of a task: one bug must not end the pings, and with them the gauge's truth.
+                # The top of a task: one bug must not end the pings, or the breaker's gauge would become stale.
                 log_unforeseen(_log, "pinging the cache failed", error)
             await asyncio.sleep(self._ping_every_s)
 

@@ -1,4 +1,4 @@
-"""Calibration: raw label probabilities to trusted ones, by a versioned artefact of the manifest."""
+"""Calibrates raw label probabilities with the calibration in the manifest."""
 
 import math
 from collections.abc import Sequence
@@ -7,9 +7,9 @@ from service.contract.manifest import Calibration
 
 
 def calibrate(probabilities: Sequence[float], calibration: Calibration, criteria: str) -> tuple[float, ...]:
-    """Calibrated probabilities in the same order; they sum to 1. `criteria` names what they were read under.
+    """Return the calibrated probabilities in the same order; they sum to 1. `criteria` names the criteria of the prompt.
 
-    Temperature scaling on probabilities is the same as on logits: softmax(log p / T).
+    Scaling probabilities by a temperature equals scaling logits: softmax(log p / T).
     Source: Guo et al., On Calibration of Modern Neural Networks, arXiv 1706.04599.
     """
     if calibration.method == "identity":

@@ -1,4 +1,4 @@
-"""A checkpoint folder, read and checked whole: what is refused is refused before an engine is started."""
+"""Reads and checks a checkpoint folder, so that an invalid one is refused before an engine starts."""
 
 import json
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ REQUIRED_FILES = ("config.json", "tokenizer.json")
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What the folder holds besides weights. `end_token_ids` are those that end what the model writes."""
+    """The contents of the folder without the weights. The model ends a trace with one of `end_token_ids`."""
 
     folder: Path
     manifest: Manifest
@@ -27,10 +27,10 @@ class Checkpoint:
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """Read a checkpoint folder and check it: files and hashes, fingerprint, labels, probes.
+    """Read a checkpoint folder and check its files, their hashes, the fingerprint, the labels and the probes.
 
-    Reads every weight file once to hash it (about a second per GB).
-    Raises CheckpointError (or ManifestError, LabelTokenError under it) with one line that says what is wrong.
+    Reads every weight file once to hash it, which takes about a second per GB.
+    Raises CheckpointError, or its subclasses ManifestError and LabelTokenError, with a message of one line.
     """
     manifest = read_manifest(folder)
     _check_files(folder, manifest)
@@ -47,7 +47,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 
 
 def _end_token_ids(folder: Path) -> tuple[int, ...]:
-    # transformers' own field: one id, a list, or nothing.
+    # In transformers' config this field is one id, a list of ids, or missing.
     found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("eos_token_id")
     return tuple(found) if isinstance(found, list) else () if found is None else (int(found),)
 
@@ -61,7 +61,9 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
     for name, expected in manifest.files.items():
         path = folder / name
         if not path.is_file():
-            raise CheckpointError(f"{folder} is no whole checkpoint: {name} is missing")
+            raise CheckpointError(f"{folder} is not a complete checkpoint: {name} is missing")
         found = hash_file(path)
         if found != expected:
-            raise CheckpointError(f"{path} is not the file of the manifest: {found}, stated {expected}")
+            raise CheckpointError(
+                f"{path} is not the manifest's file: its hash is {found}, the manifest states {expected}"
+            )

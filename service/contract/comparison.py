@@ -1,6 +1,6 @@
-"""How two checkpoints differ on the same notes of the same queries: what one reads before the second takes the first one's place.
+"""Compares the grades and scores of two checkpoints on the same pairs, before the second replaces the first.
 
-The service adds up what it mirrors, the trainer a file of pairs; neither needs to know which notes are good.
+The service compares mirrored requests, the trainer compares a file of pairs. Neither needs gold grades.
 """
 
 import math
@@ -8,23 +8,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# Two-sided, of a normal distribution.
+# Two-sided quantile of the normal distribution.
 _Z_95 = 1.96
-# Bins of a score's shift from -1 to 1, an odd number, so that no shift is the middle of one: quantiles are told to half a bin.
+# Bins for a score's shift from -1 to 1. The number is odd, so that a shift of 0 is in the middle of a bin; quantiles are exact to half a bin.
 _BINS = 81
 _FEWEST_FOR_INTERVAL = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Graded:
-    """One note's grade, from 0, and score in [0, 1]."""
+    """A note's grade, starting at 0, and its score in [0, 1]."""
 
     grade: int
     score: float
 
 
 class RatioMean:
-    """A mean over pairs and how sure it is, when requests, not pairs, are drawn: pairs of one query are alike.
+    """A mean over pairs with its confidence interval. Requests are the sample, not pairs: the pairs of one query are alike.
 
     Source: Cochran, Sampling Techniques, 3rd edition, section 6.3: the variance of a ratio of two sums.
     """
@@ -35,7 +35,7 @@ class RatioMean:
         self._total_squared = self._both = self._count_squared = 0.0
 
     def add(self, total: float, count: float = 1.0) -> None:
-        """A request's sum, over so many."""
+        """Add a request's sum over `count` pairs."""
         self._requests += 1
         self._total += total
         self._count += count
@@ -44,26 +44,26 @@ class RatioMean:
         self._count_squared += count * count
 
     def to_json(self) -> dict[str, float | None]:
-        """`mean`, and `low` and `high` of its 95 % interval; None where too little is known."""
+        """Return `mean`, and `low` and `high` of its 95 % interval; None where there is too little data."""
         if not self._count:
             return {"mean": None, "low": None, "high": None}
         mean = self._total / self._count
         if self._requests < _FEWEST_FOR_INTERVAL:
             return {"mean": mean, "low": None, "high": None}
-        apart = self._total_squared - 2 * mean * self._both + mean * mean * self._count_squared
+        squared_residuals = self._total_squared - 2 * mean * self._both + mean * mean * self._count_squared
         n = self._requests
-        half = _Z_95 * math.sqrt(max(0.0, apart) * n / (n - 1)) / self._count
+        half = _Z_95 * math.sqrt(max(0.0, squared_residuals) * n / (n - 1)) / self._count
         return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
 class Comparison:
-    """Sums over requests, of the same size however many there were.
+    """Compares two checkpoints over requests, in constant memory.
 
-    The first checkpoint is the one that serves, the second the one that might.
+    The first checkpoint is the one that serves, the second is the candidate.
     """
 
     def __init__(self, grades: int) -> None:
-        """`grades`: how many there are."""
+        """Create an empty comparison. `grades` is the number of grades."""
         self.requests = 0
         self.pairs = 0
         self._flips = [[0] * grades for _ in range(grades)]
@@ -72,9 +72,9 @@ class Comparison:
         self._shift, self._distance, self._rank_correlation = RatioMean(), RatioMean(), RatioMean()
 
     def add(self, first: Sequence[Graded], second: Sequence[Graded]) -> None:
-        """What both said of the same notes of one query, in the same order. One that has no notes counts for nothing.
+        """Add both checkpoints' results for the notes of one query, in the same order. A request without notes is ignored.
 
-        Raises IndexError for a grade that there is none of.
+        Raises IndexError for a grade that is not below the number of grades.
         """
         if not first:
             return
@@ -96,10 +96,11 @@ class Comparison:
             self._same_first.add(second[first.index(max(first))] == max(second))
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as JSON-like data: what `describe_comparison` reads.
+        """Return the comparison as JSON-like data, for `describe_comparison`.
 
-        `flips[i][j]`: pairs that the first gave grade i and the second grade j. `rank_correlation` is Spearman's, a mean over
-        the requests in which either has an order to tell; `same_first` is the share of those in which both put the same note first.
+        `flips[i][j]` counts the pairs with grade i from the first checkpoint and grade j from the second. `rank_correlation`
+        is the mean of Spearman's correlation over the requests in which both rank the notes, and `same_first` is the share of
+        those requests in which both rank the same note first.
         """
         return {
             "requests": self.requests,
@@ -127,7 +128,7 @@ class Comparison:
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Spearman's, in [-1, 1], ties at the mean of their ranks; None where one of them has no order."""
+    """Return Spearman's rank correlation in [-1, 1]; ties have the mean of their ranks. None where all values of one are equal."""
     ranks = [_ranks(values) for values in (first, second)]
     middle = (len(first) + 1) / 2
     a, b = ([rank - middle for rank in each] for each in ranks)
@@ -148,10 +149,10 @@ def _ranks(values: Sequence[float]) -> list[float]:
 
 
 def describe_comparison(found: Mapping[str, Any]) -> str:
-    """What `Comparison.to_json` gave, for a person."""
+    """Describe the result of `Comparison.to_json` as text for people."""
     shift = found["score_shift"]
     lines = [
-        f"{found['pairs']:,} pairs of {found['requests']:,} requests; intervals are 95 %, over requests",
+        f"{found['pairs']:,} pairs of {found['requests']:,} requests; 95 % intervals over requests",
         f"same grade        {_percent(found['same_grade'])}",
         f"same note first   {_percent(found['same_first'])}",
         f"rank correlation  {describe_interval(found['rank_correlation'], '.3f')} (Spearman, mean over requests)",
@@ -181,7 +182,7 @@ def _percent(found: Mapping[str, float | None]) -> str:
 
 
 def describe_interval(found: Mapping[str, float | None], form: str, unit: str = "") -> str:
-    """What `RatioMean.to_json` gave, each number in the format `form`."""
+    """Describe the result of `RatioMean.to_json`, each number in the format `form`."""
     mean, low, high = (found[name] for name in ("mean", "low", "high"))
     if mean is None:
         return "not known yet"

@@ -1,4 +1,4 @@
-"""From a label distribution to what the caller gets: calibrated distribution, grade, score, margin."""
+"""Turns a label distribution into the caller's result: calibrated distribution, grade, score and margin."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ class Judgement:
     """How well a note answers a query.
 
     Attributes:
-        grade: the most probable grade, or what the criteria's decision chooses; the lower one where two are equal.
+        grade: the most probable grade, or the one that the criteria's decision chooses; of equals, the lower one.
         score: expected gain over the distribution divided by the top gain, in [0, 1].
         distribution: calibrated probabilities, lowest grade first; they sum to 1.
-        margin: first minus second probability, in [0, 1], whichever grade was chosen.
+        margin: the largest minus the second largest probability, in [0, 1], whichever grade is chosen.
         label_mass: see LabelDistribution.
     """
 
@@ -28,7 +28,7 @@ class Judgement:
 
 
 def judge(raw: LabelDistribution, manifest: Manifest, criteria: str) -> Judgement:
-    """Calibrate the distribution and read grade, score and margin off it. `criteria` names what it was read under."""
+    """Calibrate the distribution and compute grade, score and margin. `criteria` names the criteria of the prompt."""
     distribution = calibrate(raw.probabilities, manifest.calibration, criteria)
     first, second = sorted(distribution, reverse=True)[:2]
     return Judgement(
@@ -43,9 +43,10 @@ def judge(raw: LabelDistribution, manifest: Manifest, criteria: str) -> Judgemen
 def _choose(distribution: Sequence[float], utilities: Sequence[Sequence[float]] | None) -> int:
     expected = distribution
     if utilities:
-        of_chosen = zip(*utilities, strict=True)
+        by_chosen_grade = zip(*utilities, strict=True)
         expected = [
-            sum(p * value for p, value in zip(distribution, column, strict=True)) for column in of_chosen
+            sum(p * value for p, value in zip(distribution, column, strict=True))
+            for column in by_chosen_grade
         ]
     return expected.index(max(expected))
 

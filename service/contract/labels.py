@@ -1,4 +1,4 @@
-"""Label tokens and the distribution over them."""
+"""Checks label tokens, and computes the distribution over them."""
 
 import math
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from service.errors import LabelTokenError
 
 @dataclass(frozen=True, slots=True)
 class LabelDistribution:
-    """Raw (uncalibrated) probabilities of the labels, lowest grade first.
+    """The raw (uncalibrated) probabilities of the labels, lowest grade first.
 
-    `probabilities` sum to 1; `label_mass` in [0, 1] is what the labels had together in the whole vocabulary
-    before renormalising: near 0 means that the prompt did not make the model answer with a grade.
+    `probabilities` sum to 1. `label_mass` in [0, 1] is the labels' total probability in the whole vocabulary before
+    renormalising: near 0, the model is not answering with a grade.
     """
 
     probabilities: tuple[float, ...]
@@ -22,14 +22,14 @@ class LabelDistribution:
 
     @classmethod
     def from_logprobs(cls, logprobs: Sequence[float]) -> "LabelDistribution":
-        """From natural-log probabilities over the whole vocabulary, one per label.
+        """Compute it from natural-log probabilities over the whole vocabulary, one per label.
 
         Raises ValueError if any is not a number or all are minus infinity.
         """
         top = max(logprobs)
         if any(math.isnan(value) for value in logprobs) or not math.isfinite(top):
             raise ValueError(f"label logprobs must be numbers, at least one of them finite: {list(logprobs)}")
-        # Relative to the largest, so that labels at exp(-800) still make a distribution.
+        # Relative to the largest one, so that logprobs like -800 do not underflow to a sum of 0.
         weights = [math.exp(value - top) for value in logprobs]
         total = sum(weights)
         mass = min(1.0, math.exp(top) * total)
@@ -38,16 +38,16 @@ class LabelDistribution:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What was read of one pair: the raw distribution, and whether the note had lost its tail to the limit."""
+    """A pair's raw distribution, and whether its note was truncated to the limit."""
 
     distribution: LabelDistribution
     truncated: bool
 
 
 def check_labels(manifest: Manifest, tokenizer: ContractTokenizer) -> None:
-    """Make sure that each label is one token of its own right after the cue.
+    """Check that each label is a single, distinct token right after the cue.
 
-    Raises LabelTokenError naming the first label that is not.
+    Raises LabelTokenError, which names the first label that is not.
     """
     cue = manifest.template.cue
     cue_ids = tokenizer.encode_template(cue)

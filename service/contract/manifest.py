@@ -1,6 +1,6 @@
-"""The manifest: everything that varies between checkpoints, as data.
+"""The manifest: states as data everything that varies between checkpoints.
 
-`manifest.json` lies in the checkpoint folder; its JSON Schema is published as docs/manifest.schema.json.
+It is `manifest.json` in the checkpoint folder; its JSON Schema is docs/manifest.schema.json.
 """
 
 import hashlib
@@ -39,21 +39,21 @@ class Label(_Strict):
 
 
 class TextPiece(_Strict):
-    """Literal template text. With `only_with`, it is rendered only where that slot's text is not empty."""
+    """Literal template text. With `only_with`, it is rendered only if that slot's text is not empty."""
 
     text: str = Field(min_length=1)
     only_with: Literal["title", "body"] | None = None
 
 
 class SlotPiece(_Strict):
-    """A place for text. `lead` (a blank, mostly) is encoded together with the text that follows it."""
+    """A placeholder for text. `lead`, usually a space, is encoded together with the text that follows it."""
 
     slot: Slot
     lead: str = ""
 
 
 class Template(_Strict):
-    """The prompt as an ordered list of pieces; the last one is the cue, and the label is the very next token."""
+    """The prompt as an ordered list of pieces. The last piece is the cue; the label is the token after it."""
 
     name: Name
     pieces: tuple[TextPiece | SlotPiece, ...] = Field(min_length=2)
@@ -69,14 +69,14 @@ class Template(_Strict):
 
     @property
     def cue(self) -> str:
-        """The literal tail that asks for the grade."""
+        """The literal text at the end of the prompt that asks for the grade."""
         tail = self.pieces[-1]
-        assert isinstance(tail, TextPiece)  # noqa: S101 - held by the validator
+        assert isinstance(tail, TextPiece)  # noqa: S101 - the validator guarantees it
         return tail.text
 
 
 class Criteria(_Strict):
-    """A named statement of what makes a note relevant, and the steps of reasoning that a trace goes through, in order."""
+    """A named statement of what makes a note relevant, and the reasoning steps of a trace, in order."""
 
     name: Name
     text: str = Field(min_length=1)
@@ -84,16 +84,16 @@ class Criteria(_Strict):
 
 
 class Limits(_Strict):
-    """Longest query that is taken, and longest part of a note (title + body) that is read, in tokens."""
+    """The longest query that is accepted, and the longest part of a note (title and body) that is read, in tokens."""
 
     max_query_tokens: int = Field(ge=1)
     max_note_tokens: int = Field(ge=1)
 
 
 class Calibration(_Strict):
-    """How raw label probabilities become trusted ones. `temperature` T: p_i^(1/T), renormalised (arXiv 1706.04599).
+    """How raw label probabilities are calibrated. `temperature` T: p_i^(1/T), renormalised (arXiv 1706.04599).
 
-    `temperatures` are of the criteria that have one of their own.
+    `temperatures` holds the temperatures of criteria that have their own.
     """
 
     name: Name = "identity"
@@ -111,17 +111,18 @@ class Calibration(_Strict):
         return self
 
     def temperature_under(self, criteria: str) -> float:
-        """The temperature of label probabilities that were read under these criteria."""
+        """Return the temperature for label probabilities under these criteria."""
         return self.temperatures.get(criteria, self.temperature)
 
 
 class Decision(_Strict):
-    """How a grade is chosen under one criteria: the one of the greatest expected utility; without it, the most probable one.
+    """Chooses the grade of the greatest expected utility under one criteria. Without it, the most probable grade is chosen.
 
     Attributes:
-        utilities: [true grade][chosen grade], whatever their unit; they are weighed with calibrated probabilities.
-        goal: the measure that they were fitted to, in words; before, after: its value on dev by the most probable grade, and by
-            utilities fitted on other queries than they are measured on.
+        utilities: [true grade][chosen grade], in any unit; they are weighted with calibrated probabilities.
+        goal: the measure that they were fitted to, in words.
+        before: its value on dev for the most probable grade.
+        after: its value on dev for utilities that were fitted on other queries than they are measured on.
     Source: Elkan, The Foundations of Cost-Sensitive Learning, IJCAI 2001.
     """
 
@@ -134,7 +135,7 @@ class Decision(_Strict):
 
 
 class Base(_Strict):
-    """The model that the checkpoint was made from."""
+    """The model that the checkpoint was trained from."""
 
     name: str
     licence: str
@@ -142,7 +143,7 @@ class Base(_Strict):
 
 
 class Lineage(_Strict):
-    """What the checkpoint was made of and by; empty where a step did not take place."""
+    """The recipe, data, teacher and code that produced the checkpoint. A field is empty where its step did not run."""
 
     recipe_hash: Sha256 | None = None
     data_hashes: dict[str, Sha256] = Field(default_factory=dict)
@@ -151,7 +152,7 @@ class Lineage(_Strict):
 
 
 class Manifest(_Strict):
-    """The whole of `manifest.json`."""
+    """The whole content of `manifest.json`."""
 
     format_version: Literal[1]
     name: Name
@@ -164,7 +165,7 @@ class Manifest(_Strict):
     limits: Limits
     calibration: Calibration = Calibration()
     decisions: tuple[Decision, ...] = Field(
-        default=(), description="criteria that are not named here choose the most probable grade"
+        default=(), description="criteria without a decision choose the most probable grade"
     )
     quantization: str | None = None
     dev_metrics: dict[str, float] = Field(default_factory=dict)
@@ -198,7 +199,7 @@ class Manifest(_Strict):
     @model_validator(mode="after")
     def _temperatures_fit(self) -> Self:
         if unknown := self.calibration.temperatures.keys() - {criteria.name for criteria in self.criteria}:
-            raise ValueError(f"temperatures are of this manifest's criteria, not of {sorted(unknown)}")
+            raise ValueError(f"temperatures must be for criteria of this manifest, not for {sorted(unknown)}")
         return self
 
     @model_validator(mode="after")
@@ -207,7 +208,7 @@ class Manifest(_Strict):
         known = {criteria.name for criteria in self.criteria}
         if len(set(decided)) < len(decided) or not known.issuperset(decided):
             raise ValueError(
-                f"decisions must be one for a criteria of this manifest at most, not for {decided}"
+                f"each criteria of this manifest may have one decision; found decisions for {decided}"
             )
         for decision in self.decisions:
             if {len(decision.utilities), *map(len, decision.utilities)} != {len(self.labels)}:
@@ -217,7 +218,7 @@ class Manifest(_Strict):
         return self
 
     def utilities(self, criteria: str) -> tuple[tuple[float, ...], ...] | None:
-        """[true grade][chosen grade] of the criteria's decision; None where the most probable grade is chosen."""
+        """Return the utilities [true grade][chosen grade] of the criteria's decision; None if it has no decision."""
         return next((each.utilities for each in self.decisions if each.criteria == criteria), None)
 
     @property
@@ -227,9 +228,9 @@ class Manifest(_Strict):
 
 
 def compute_fingerprint(manifest: dict[str, Any]) -> str:
-    """Hash of all that changes a raw label probability or a gain; not of calibration, decisions, names or dates.
+    """Hash everything that changes a raw label probability or a gain, but not calibration, decisions, names or dates.
 
-    Takes the manifest as JSON-like data, so that a writer can compute it before the manifest is whole.
+    It takes the manifest as JSON-like data, so that a writer can compute it before the manifest is complete.
     """
     counted = ("format_version", "labels", "template", "criteria", "limits", "quantization", "files")
     canonical = json.dumps({key: manifest.get(key) for key in counted}, sort_keys=True, ensure_ascii=False)
@@ -237,13 +238,13 @@ def compute_fingerprint(manifest: dict[str, Any]) -> str:
 
 
 def hash_file(path: Path) -> str:
-    """`sha256:<hex>` of a file's bytes."""
+    """Return `sha256:<hex>` of a file's bytes."""
     with path.open("rb") as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a checkpoint folder, its fingerprint checked against its own contents (not yet the files').
+    """Read the manifest of a checkpoint folder, and check its fingerprint against its own contents, not against the files.
 
     Raises CheckpointError when there is none, ManifestError when it is not valid.
     """
@@ -252,7 +253,7 @@ def read_manifest(folder: Path) -> Manifest:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(
-            f"{folder} is no checkpoint: {MANIFEST_NAME} can't be read ({error.strerror})"
+            f"{folder} is not a checkpoint: {MANIFEST_NAME} can't be read ({error.strerror})"
         ) from error
     except ValueError as error:
         raise ManifestError(f"{path} is not valid JSON: {error}") from error
@@ -263,10 +264,10 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = Manifest.model_validate(raw)
     except ValidationError as error:
         raise ManifestError(f"{path} is not valid: {one_line(error, 'manifest')}") from error
-    # Over the parsed manifest, so that defaults left out of the file don't change it.
+    # Computed from the parsed manifest, so that defaults which the file leaves out do not change it.
     expected = compute_fingerprint(manifest.model_dump(mode="json"))
     if manifest.fingerprint != expected:
         raise ManifestError(
-            f"{path} states fingerprint {manifest.fingerprint} but its contents make {expected}"
+            f"{path} states fingerprint {manifest.fingerprint}, but its contents have {expected}"
         )
     return manifest

@@ -1,4 +1,4 @@
-"""Probes: known pairs and their expected distributions. An engine that misses them must not serve."""
+"""Probes: known pairs and their expected distributions. An engine that does not reproduce them must not serve."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ PROBES_NAME = "probes.jsonl"
 
 
 class ProbeNote(BaseModel):
-    """A note as it is written in data files."""
+    """A note as data files contain it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -25,7 +25,7 @@ class ProbeNote(BaseModel):
 
 
 class Probe(BaseModel):
-    """One line of `probes.jsonl`; the distribution is the raw one, lowest grade first."""
+    """One line of `probes.jsonl`. The distribution is raw, lowest grade first."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,26 +36,26 @@ class Probe(BaseModel):
     label_mass: float = Field(ge=0, le=1)
 
     def canonical(self) -> tuple[str, Note]:
-        """Query and note in canonical text."""
+        """Return the query and the note as canonical text."""
         return canonicalize(self.query), Note(canonicalize(self.note.title), canonicalize(self.note.body))
 
 
 def read_probes(folder: Path, manifest: Manifest) -> tuple[Probe, ...]:
-    """The probes of a checkpoint folder. Raises CheckpointError when they are missing, ManifestError when not valid."""
+    """Read the probes of a checkpoint folder. Raises CheckpointError when they are missing, ManifestError when invalid."""
     path = folder / PROBES_NAME
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: U+2028 may stand in a text
+        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: a text may contain U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(
-            f"{folder} is no whole checkpoint: {PROBES_NAME} can't be read ({error})"
+            f"{folder} is not a complete checkpoint: {PROBES_NAME} can't be read ({error})"
         ) from error
     probes = tuple(_parse(path, number, line) for number, line in enumerate(lines, 1) if line.strip())
     if not probes:
-        raise ManifestError(f"{path} holds no probe")
+        raise ManifestError(f"{path} has no probe")
     known = {criteria.name for criteria in manifest.criteria}
     for probe in probes:
         if len(probe.distribution) != len(manifest.labels) or probe.criteria not in known:
-            raise ManifestError(f"{path} does not fit the manifest's labels and criteria")
+            raise ManifestError(f"{path} does not match the manifest's labels and criteria")
     return probes
 
 
@@ -67,20 +67,20 @@ def _parse(path: Path, number: int, line: str) -> Probe:
 
 
 def largest_difference(probe: Probe, found: LabelDistribution) -> float:
-    """Largest difference of a label probability, or of the label mass, between expected and found."""
+    """Return the largest difference between expected and found, over label probabilities and the label mass."""
     pairs = zip(probe.distribution, found.probabilities, strict=True)
     return max(*(abs(a - b) for a, b in pairs), abs(probe.label_mass - found.label_mass))
 
 
 def check_probes(probes: Sequence[Probe], found: Sequence[LabelDistribution], tolerance: float) -> float:
-    """Largest difference over all probes. Raises ProbeMismatchError when one is over the tolerance."""
+    """Return the largest difference over all probes. Raises ProbeMismatchError when one is over the tolerance."""
     differences = [largest_difference(p, f) for p, f in zip(probes, found, strict=True)]
     worst = max(differences)
-    # `not <=` rather than `>`: a NaN must fail.
+    # `not <=` and not `>`, so that NaN fails.
     missed = sum(not difference <= tolerance for difference in differences)
     if missed:
         raise ProbeMismatchError(
             f"{missed} of {len(probes)} probes differ by more than {tolerance:g} (worst {worst:.4g}): "
-            "the engine's weights, dtype, kernels or template are not those of the checkpoint"
+            "the engine's weights, dtype, kernels or template are not the checkpoint's"
         )
     return worst

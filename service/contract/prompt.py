@@ -1,6 +1,6 @@
-"""From a pair to the prompt's token ids, by the template of the manifest."""
+"""Renders a pair into the prompt's token ids, by the manifest's template."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,7 +11,7 @@ from service.errors import BadField, InvalidRequestError
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """The judged document, in canonical text; a missing title is the empty one."""
+    """The document to judge, in canonical text. A note without a title has the empty title."""
 
     title: str
     body: str
@@ -19,14 +19,14 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Token ids that end with the cue, and whether the note lost its tail to the limit."""
+    """The prompt's token ids, which end with the cue, and whether the note was truncated to its limit."""
 
     token_ids: tuple[int, ...]
     truncated: bool
 
 
 class PromptForm(Protocol):
-    """What a prompt is made by: a manifest, or what a trainer has before there is one."""
+    """The parts of a manifest that define a prompt; the trainer has them before it has a manifest."""
 
     @property
     def template(self) -> Template: ...
@@ -37,10 +37,10 @@ class PromptForm(Protocol):
 
 
 class PromptRenderer:
-    """Splices user text, encoded so that it stays text, into template pieces that were encoded once.
+    """Inserts user text, which never becomes a special token, between template pieces that are encoded once.
 
-    Only the note is ever cut (its tail), never the criteria, the query or the cue: without the cue
-    the next token is prose, and label mass falls to noise.
+    Only the end of the note is ever truncated, never the criteria, the query or the cue: without the cue
+    the next token is prose and the label mass falls to noise.
     """
 
     def __init__(self, form: PromptForm, tokenizer: ContractTokenizer) -> None:
@@ -48,11 +48,8 @@ class PromptRenderer:
         self._tokenizer = tokenizer
         self._pieces = form.template.pieces
         self._leads = {piece.slot: piece.lead for piece in self._pieces if isinstance(piece, SlotPiece)}
-        self._literals = {
-            piece.text: tokenizer.encode_template(piece.text)
-            for piece in self._pieces
-            if isinstance(piece, TextPiece)
-        }
+        self._text_pieces = [piece for piece in self._pieces if isinstance(piece, TextPiece)]
+        self._literals = {piece.text: tokenizer.encode_template(piece.text) for piece in self._text_pieces}
         self._criteria = {
             criteria.name: tokenizer.encode_template(self._leads["criteria"] + criteria.text)
             for criteria in form.criteria
@@ -61,24 +58,30 @@ class PromptRenderer:
 
     @property
     def criteria_names(self) -> tuple[str, ...]:
-        """The criteria that a request may name, the default first."""
+        """The names of the criteria that a request may choose, the default first."""
         return tuple(self._criteria)
 
-    def max_overhead_tokens(self, criteria: str) -> int:
-        """Length of a prompt without its query and note, in tokens."""
-        return sum(map(len, self._literals.values())) + len(self._criteria[criteria])
+    def overhead_tokens(self, criteria: str) -> int:
+        """The tokens that every prompt with these criteria has, whatever its query and note."""
+        required = (piece for piece in self._text_pieces if piece.only_with is None)
+        return self._count_literal_tokens(required) + len(self._criteria[criteria])
 
     @property
     def max_prompt_tokens(self) -> int:
-        """Length of the longest prompt that `render` can make, in tokens."""
-        overhead = max(self.max_overhead_tokens(name) for name in self._criteria)
-        return overhead + self._limits.max_query_tokens + self._limits.max_note_tokens
+        """The length in tokens of the longest prompt that `render` can return."""
+        criteria = max(map(len, self._criteria.values()))
+        slots = criteria + self._limits.max_query_tokens + self._limits.max_note_tokens
+        return self._count_literal_tokens(self._text_pieces) + slots
+
+    def _count_literal_tokens(self, pieces: Iterable[TextPiece]) -> int:
+        # By piece, not by text: a template may repeat a text.
+        return sum(len(self._literals[piece.text]) for piece in pieces)
 
     def render(self, query: str, notes: Sequence[Note], criteria: str) -> list[Prompt]:
-        """One prompt per note, in order. Texts must be canonical.
+        """Return one prompt per note, in order. The texts must be canonical.
 
-        Blocks while it tokenises (about 0.1 ms a note): call it off the event loop.
-        Raises InvalidRequestError when the query is over its limit of tokens.
+        Blocks while it tokenizes, about 0.1 ms a note: call it in a thread, not on the event loop.
+        Raises InvalidRequestError when the query has more tokens than its limit.
         """
         texts = [self._with_lead("query", query)]
         for note in notes:

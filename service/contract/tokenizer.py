@@ -1,6 +1,6 @@
-"""The checkpoint's tokenizer, with one door for template text and another for user text.
+"""The checkpoint's tokenizer, with one method for template text and another for user text.
 
-The only file that imports `tokenizers`: both halves encode through it, so that they can't disagree.
+Service and trainer both encode with it, so that their prompts can't differ.
 """
 
 import json
@@ -16,25 +16,25 @@ from service.errors import CheckpointError, ManifestError
 
 @dataclass(frozen=True, slots=True)
 class EncodedText:
-    """Token ids of one user text, and where each token starts and ends in it (in characters)."""
+    """The token ids of a user text, and where each token starts and ends in it, in characters."""
 
     token_ids: tuple[int, ...]
     offsets: tuple[tuple[int, int], ...]
 
     def head(self, max_tokens: int) -> tuple[int, ...]:
-        """The first tokens, at most `max_tokens`, never cut inside a character."""
+        """Return the first tokens, at most `max_tokens`, without splitting a character."""
         end = min(max(max_tokens, 0), len(self.token_ids))
-        # A byte-level tokenizer may spread one character over several tokens, which then overlap.
+        # A byte-level tokenizer may encode one character as several tokens, whose offsets overlap.
         while 0 < end < len(self.token_ids) and self.offsets[end][0] < self.offsets[end - 1][1]:
             end -= 1
         return self.token_ids[:end]
 
 
 class ContractTokenizer:
-    """Encodes template text with its special tokens, and user text so that it can never become one."""
+    """Encodes template text with its special tokens, and user text without any."""
 
     def __init__(self, tokenizer_json: str) -> None:
-        """Read the text of a `tokenizer.json`. Raises ManifestError if user text could become a special token."""
+        """Parse the text of a `tokenizer.json`. Raises ManifestError if user text could become a special token."""
         self._template_side = Tokenizer.from_str(tokenizer_json)
         self._template_side.no_truncation()
         self._template_side.no_padding()
@@ -43,7 +43,7 @@ class ContractTokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> "ContractTokenizer":
-        """The tokenizer of a checkpoint folder. Raises CheckpointError when it can't be read."""
+        """Load the tokenizer of a checkpoint folder. Raises CheckpointError when it can't be read."""
         path = folder / "tokenizer.json"
         try:
             return cls(path.read_text(encoding="utf-8"))
@@ -53,36 +53,37 @@ class ContractTokenizer:
             raise CheckpointError(f"{path} can't be read as a tokenizer: {error}") from error
 
     def encode_template(self, text: str) -> tuple[int, ...]:
-        """Token ids of trusted text: `<|im_start|>` and its like become special tokens."""
+        """Return the token ids of trusted text, in which `<|im_start|>` and the like become special tokens."""
         return tuple(self._template_side.encode(text, add_special_tokens=False).ids)
 
     def encode_user_texts(self, texts: Sequence[str]) -> list[EncodedText]:
-        """Token ids of each untrusted text; the spelling of a special token stays plain characters."""
+        """Return the token ids of each untrusted text. The spelling of a special token stays plain characters."""
         encodings = self._user_side.encode_batch(list(texts), add_special_tokens=False)
         return [EncodedText(tuple(e.ids), tuple(e.offsets)) for e in encodings]
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of these tokens, special ones spelled out."""
+        """Return the text of these tokens, including special ones."""
         return str(self._template_side.decode(list(token_ids), skip_special_tokens=False))
 
     def decode_with_ends(self, token_ids: Sequence[int]) -> tuple[str, tuple[int, ...]]:
-        """The text without special tokens, and where in it each token ends (in characters).
+        """Return the text without special tokens, and where each token ends in it, in characters.
 
-        Of these very tokens, which a model may have chosen otherwise than encoding their text again would.
+        The model's tokens are decoded because encoding their text again may give other tokens.
         """
         decode = self._template_side.decode
         text = str(decode(list(token_ids), skip_special_tokens=True))
-        # A prefix that ends inside a character decodes to a replacement mark there, which is no prefix of the text.
+        # A prefix that ends inside a character ends with U+FFFD, which the common prefix leaves out. DecodeStream would
+        # decode each token only once, but it returns nothing for bytes that are not UTF-8, and so gives other ends there.
         prefixes = (
             decode(list(token_ids[:end]), skip_special_tokens=True) for end in range(1, len(token_ids) + 1)
         )
-        # By character is what is wanted here, and no path is meant.
+        # The texts are not paths: a common prefix by character is intended.
         return text, tuple(len(os.path.commonprefix([text, str(prefix)])) for prefix in prefixes)  # noqa: RUF071
 
     def _check_user_side(self) -> None:
         added = {i: t.content for i, t in self._template_side.get_added_tokens_decoder().items()}
         reachable = set(added)
-        # A tokenizer without byte fallback needs its unknown token: it carries no instruction.
+        # A tokenizer without byte fallback needs its unknown token, which carries no instruction.
         unknown = getattr(self._user_side.model, "unk_token", None)
         if unknown is not None:
             reachable.discard(self._user_side.token_to_id(unknown))

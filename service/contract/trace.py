@@ -1,10 +1,10 @@
-"""The grammar of a reasoning trace: one line a step, each with its finding and an intermediate grade.
+"""Writes and parses reasoning traces. Each step is one line, with its finding and an intermediate grade.
 
     topic: both are about night trains => 3
     constraints: the note is about day trains => 1
     Grade: 1
 
-The teacher writes the steps and then `Grade: `; the student has answered already and writes the steps alone.
+The teacher writes the steps and then `Grade: `. The student, which has already graded, writes only the steps.
 """
 
 import re
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 STEPS_CUE = "Steps:\n"
 ANSWER_CUE = "Grade: "
 _ARROW = " => "
-# The arrow that counts is the line's last: a finding may quote one. Not \d, which takes every script's digits.
+# The line's last arrow counts: a finding may contain one. [0-9] and not \d, which matches the digits of every script.
 _STEP = re.compile(
     r"(?P<criterion>[^\s:][^\n:]*): (?P<finding>[^\n]*)" + re.escape(_ARROW) + r"(?P<grade>[0-9])\n"
 )
@@ -23,7 +23,7 @@ _ANSWER = re.compile(re.escape(ANSWER_CUE) + r"(?P<grade>[0-9])")
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step, and where its line starts and ends in the trace (in characters, the line's end included)."""
+    """A step, and where its line starts and ends in the trace, in characters, including the newline."""
 
     criterion: str
     finding: str
@@ -33,7 +33,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Steps in the order written, the answer, and where its line starts and ends (in characters)."""
+    """The steps in their order, the answer, and where the answer's line starts and ends, in characters."""
 
     steps: tuple[Step, ...]
     grade: int
@@ -41,14 +41,14 @@ class Trace:
 
 
 def write_step(criterion: str, finding: str, grade: int) -> str:
-    """One line of a trace, its end included. The finding must be canonical text: a line break in it would end it."""
+    """Return a trace's line for the step, including the newline. The finding must be canonical text, without line breaks."""
     return f"{criterion}: {finding}{_ARROW}{grade}\n"
 
 
 def parse_steps(text: str, top_grade: int, start: int = 0) -> tuple[tuple[Step, ...], int]:
-    """The steps that the text holds from `start` on, without a gap, and where they end (in characters).
+    """Return the consecutive steps from `start` on, and where they end, in characters.
 
-    A line that is no step, or whose grade is above `top_grade`, ends them.
+    They end before a line that is not a step or that has a grade above `top_grade`.
     """
     steps: list[Step] = []
     while (found := _STEP.match(text, start)) and int(found["grade"]) <= top_grade:
@@ -58,9 +58,9 @@ def parse_steps(text: str, top_grade: int, start: int = 0) -> tuple[tuple[Step, 
 
 
 def parse_trace(text: str, criteria: Sequence[str], top_grade: int) -> Trace | None:
-    """A teacher's whole trace: a step for each of the criteria, in order, then the answer, then nothing.
+    """Parse a teacher's whole trace: a step for each of the criteria, in order, then the answer, then nothing.
 
-    None where the text is anything else.
+    Returns None for any other text.
     """
     steps, end = parse_steps(text, top_grade)
     answer = _ANSWER.fullmatch(text, end)

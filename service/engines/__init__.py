@@ -1,1 +1,1 @@
-"""Engines: what turns prompts into label logprobs. One file per vendor."""
+"""Engines compute label logprobs and traces from prompts. Each vendor has its own file or folder."""

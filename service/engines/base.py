@@ -1,4 +1,4 @@
-"""The engine port."""
+"""The interface of every engine."""
 
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
@@ -11,11 +11,11 @@ from service.errors import EngineRequestError
 
 @dataclass(frozen=True, slots=True)
 class EngineModel:
-    """What an engine must know of a checkpoint.
+    """The facts about a checkpoint that an engine needs.
 
     Attributes:
-        end_token_ids: tokens that end a trace; none of them is part of it.
-        max_trace_tokens: the longest trace that `write` may be asked for.
+        end_token_ids: tokens that end a trace; the trace does not contain them.
+        max_trace_tokens: the largest `max_tokens` that `write` accepts.
     """
 
     folder: Path
@@ -27,10 +27,10 @@ class EngineModel:
 
 @dataclass(frozen=True, slots=True)
 class EngineProfile:
-    """What an engine chose to run with.
+    """The settings that an engine chose for its hardware.
 
-    `numbers` are the settings that change a probability (they are part of the cache key), `speed` those
-    that don't. `/version` shows both.
+    `numbers` are the settings that change a probability, and they are part of the cache key; `speed` are the others.
+    `/version` shows both.
     """
 
     dtype: str
@@ -40,13 +40,13 @@ class EngineProfile:
 
 @dataclass(frozen=True, slots=True)
 class EngineAnswer:
-    """One prefill's result.
+    """The result of one prefill.
 
     Attributes:
         label_logprobs: natural-log probability of each label over the whole vocabulary, lowest grade first.
-        prompt_tokens: length of the prompt.
-        reused_tokens: how many of them came from the prefix cache.
-        queued_s: how long the request waited before the engine first scheduled it.
+        prompt_tokens: number of tokens in the prompt.
+        reused_tokens: number of prompt tokens that came from the prefix cache.
+        queued_s: time that the request waited until the engine first scheduled it.
     """
 
     label_logprobs: tuple[float, ...]
@@ -55,20 +55,20 @@ class EngineAnswer:
     queued_s: float = 0.0
 
     def distribution(self) -> LabelDistribution:
-        """The labels' distribution. Raises EngineRequestError when the logprobs are no numbers."""
+        """Return the labels' distribution. Raises EngineRequestError when the logprobs are not numbers."""
         try:
             return LabelDistribution.from_logprobs(self.label_logprobs)
         except ValueError as error:
-            raise EngineRequestError(f"the engine gave no usable label probabilities: {error}") from error
+            raise EngineRequestError(f"the engine returned unusable label probabilities: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """What an engine has written since it last told.
+class TraceChunk:
+    """Tokens generated since the previous chunk.
 
     Attributes:
-        token_ids: without the token that ends the trace.
-        computed_tokens: prompt tokens that were not in the prefix cache; told once, with the first tokens.
+        token_ids: the new tokens, without the token that ends the trace.
+        computed_tokens: prompt tokens that were not in the prefix cache; 0 in every chunk but the first.
     """
 
     token_ids: tuple[int, ...]
@@ -76,11 +76,11 @@ class Written:
 
 
 class Engine(Protocol):
-    """One loaded model. Started once, closed once, used from one event loop."""
+    """One loaded model. It is started once, closed once, and used from one event loop."""
 
     @property
     def profile(self) -> EngineProfile:
-        """What the engine runs with; known after `start`."""
+        """The settings that the engine runs with; known after `start`."""
         ...
 
     async def start(self) -> None:
@@ -88,24 +88,24 @@ class Engine(Protocol):
         ...
 
     async def score(self, prompt: tuple[int, ...], priority: int) -> EngineAnswer:
-        """Prefill one prompt and read the labels' logprobs; lower `priority` values go first.
+        """Prefill one prompt and return the labels' logprobs; lower `priority` values are scheduled first.
 
-        Cancelling it aborts the work in the engine.
-        Raises EngineRequestError when this prompt failed, EngineLostError when the engine is dead.
+        Cancelling the call aborts the request in the engine.
+        Raises EngineRequestError when this prompt failed, EngineLostError when the engine is dead, hangs or is closed.
         """
         ...
 
-    def write(self, prompt: tuple[int, ...], max_tokens: int, priority: int) -> AsyncGenerator[Written]:
-        """Go on from the prompt with the most probable tokens, up to an end token or `max_tokens` of them.
+    def write(self, prompt: tuple[int, ...], max_tokens: int, priority: int) -> AsyncGenerator[TraceChunk]:
+        """Generate the most probable tokens after the prompt, up to an end token or to `max_tokens`.
 
-        Closing it early aborts the work in the engine. Raises as `score` does.
+        Closing the generator early aborts the request in the engine. Raises the same errors as `score`.
         """
         ...
 
     async def check(self) -> None:
-        """Return while the engine lives. Raises EngineLostError when it doesn't."""
+        """Return while the engine is healthy. Raises EngineLostError when it is dead or hangs. Call it periodically."""
         ...
 
     async def close(self) -> None:
-        """Stop the engine and wait for its processes; what is in flight fails with EngineLostError."""
+        """Stop the engine and wait for its processes; calls in flight fail with EngineLostError."""
         ...

@@ -1,23 +1,27 @@
-"""The engine's in-memory twin: deterministic, instant, and held or broken at a test's will."""
+"""The engine's in-memory twin: deterministic and immediate, and a test can hold it, fail it or kill it."""
 
 import asyncio
 import hashlib
 import math
 from collections.abc import AsyncGenerator
 
-from service.engines.base import EngineAnswer, EngineModel, EngineProfile, Written
+from service.engines.base import EngineAnswer, EngineModel, EngineProfile, TraceChunk
+from service.engines.calls import EngineCalls
 from service.errors import EngineLostError, EngineRequestError
 
 
 class FakeEngine:
-    """Logprobs from a hash of the prompt, and `trace` after any. `hold` keeps prompts in it, `fail_on` and `kill` break it."""
+    """Computes logprobs from a hash of the prompt, and writes `trace` after every prompt.
 
-    def __init__(self, model: EngineModel) -> None:
+    `hold` keeps prompts in the engine; `fail_on` fails one of them, `kill` the whole engine.
+    """
+
+    def __init__(self, model: EngineModel, max_silent_checks: int | None = None) -> None:
         self._model = model
-        self._alive = False
+        self._calls = EngineCalls(max_silent_checks)
+        self._is_running = False
         self._gate = asyncio.Event()
         self._gate.set()
-        self._died = asyncio.Event()
         self._failing: set[tuple[int, ...]] = set()
         self.in_flight = 0
         self.finished = 0
@@ -31,16 +35,14 @@ class FakeEngine:
         return EngineProfile(dtype="float32", numbers={"engine": "fake", "dtype": "float32"})
 
     async def start(self) -> None:
-        self._alive = True
+        self._is_running = True
 
     async def score(self, prompt: tuple[int, ...], priority: int) -> EngineAnswer:
         self.priorities.append(priority)
         self.in_flight += 1
         try:
-            await self._pass_gate()
-            if prompt in self._failing:
-                raise EngineRequestError("the fake engine was told to fail on this prompt")
-        except asyncio.CancelledError:
+            await self._respond_to(prompt)
+        except (asyncio.CancelledError, EngineLostError):
             self.aborted += 1
             raise
         finally:
@@ -48,17 +50,17 @@ class FakeEngine:
         self.finished += 1
         return EngineAnswer(self.logprobs(prompt), prompt_tokens=len(prompt))
 
-    async def write(self, prompt: tuple[int, ...], max_tokens: int, priority: int) -> AsyncGenerator[Written]:
+    async def write(
+        self, prompt: tuple[int, ...], max_tokens: int, priority: int
+    ) -> AsyncGenerator[TraceChunk]:
         self.priorities.append(priority)
         self.continued.append(prompt)
         self.in_flight += 1
         try:
             for position, token_id in enumerate(self.trace[:max_tokens]):
-                await self._pass_gate()
-                if prompt in self._failing:
-                    raise EngineRequestError("the fake engine was told to fail on this prompt")
-                yield Written((token_id,), 0 if position else len(prompt))
-        except (asyncio.CancelledError, GeneratorExit):
+                await self._respond_to(prompt)
+                yield TraceChunk((token_id,), 0 if position else len(prompt))
+        except (asyncio.CancelledError, GeneratorExit, EngineLostError):
             self.aborted += 1
             raise
         finally:
@@ -66,17 +68,18 @@ class FakeEngine:
         self.finished += 1
 
     async def check(self) -> None:
-        if not self._alive:
+        if not self._is_running:
             raise EngineLostError("the fake engine is not running")
+        self._calls.check()
 
     async def close(self) -> None:
         self.kill()
 
     def logprobs(self, prompt: tuple[int, ...]) -> tuple[float, ...]:
-        """What `score` answers for this prompt."""
+        """Return the logprobs that `score` answers for this prompt."""
         digest = hashlib.blake2b(repr(prompt).encode(), digest_size=len(self._model.label_token_ids)).digest()
         weights = [1 + byte for byte in digest]
-        # 0.9: the labels never hold the whole vocabulary's mass.
+        # 0.9: real labels never have the whole probability of the vocabulary.
         return tuple(math.log(0.9 * weight / sum(weights)) for weight in weights)
 
     def hold(self) -> None:
@@ -84,7 +87,7 @@ class FakeEngine:
         self._gate.clear()
 
     def let_go(self) -> None:
-        """Answer what is held."""
+        """Answer the prompts that were held."""
         self._gate.set()
 
     def fail_on(self, prompt: tuple[int, ...]) -> None:
@@ -92,18 +95,14 @@ class FakeEngine:
         self._failing.add(prompt)
 
     def kill(self) -> None:
-        """Die as a lost engine does: at once, failing what is in flight."""
-        self._alive = False
-        self._died.set()
+        """End the engine at once and fail its calls, as when its process dies."""
+        self._is_running = False
+        self._calls.lose("the fake engine is not running")
 
-    async def _pass_gate(self) -> None:
-        await self.check()
-        if not self._gate.is_set():
-            passes = asyncio.create_task(self._gate.wait())
-            dies = asyncio.create_task(self._died.wait())
-            try:
-                await asyncio.wait({passes, dies}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                passes.cancel()
-                dies.cancel()
-        await self.check()
+    async def _respond_to(self, prompt: tuple[int, ...]) -> None:
+        if not self._is_running:
+            raise EngineLostError("the fake engine is not running")
+        async with self._calls.until_lost():
+            await self._gate.wait()
+        if prompt in self._failing:
+            raise EngineRequestError("the test made the fake engine fail on this prompt")

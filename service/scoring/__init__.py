@@ -1,1 +1,1 @@
-"""The request path: from a validated request to an answer, pair by pair."""
+"""The request path: scores the pairs of a validated request, from the cache or on the engine."""

@@ -1,11 +1,9 @@
-"""The whole request path. `Scorer.score` reads in the order in which things happen."""
+"""The whole path of a request. `Scorer.score` calls its steps in the order in which they happen."""
 
 import asyncio
 import logging
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from typing import get_args
+from collections.abc import Callable, Sequence
 
 from service.caches.keys import note_key, pack_reading, query_key, scoring_fingerprint, unpack_reading
 from service.caches.tiered_cache import TieredCache
@@ -25,20 +23,32 @@ from service.errors import (
     OverloadedError,
 )
 from service.observability.live import LiveFigures
-from service.observability.metrics import Metrics, show_from_the_start
+from service.observability.metrics import Metrics
 from service.observability.redaction import log_unforeseen
-from service.observability.tracing import exemplar, trace_var
-from service.scoring.admission import Admission, ShedReason, Ticket
+from service.scoring.admission import Admission, Flow, ShedReason, Ticket
 from service.scoring.deadline import Deadline
+from service.scoring.measurement import Instants, ScoringRecorder, measure_timing, now, sum_engine_tokens
+from service.scoring.pairs import (
+    CLOSING,
+    Answers,
+    Attached,
+    Attachment,
+    Cached,
+    CachedReading,
+    EngineReading,
+    FlightKey,
+    Pairs,
+    Shed,
+    result_of_flight,
+)
 from service.scoring.single_flight import SingleFlight
-from service.scoring.types import Outcome, PairResult, ScoringAnswer, ScoringRequest, Timing
-from service.scoring.work import CLOSING, EngineReading, FlightKey, PairFlight, Work, landed
+from service.scoring.types import Outcome, PairResult, ScoringAnswer, ScoringRequest, Source
 
 logger = logging.getLogger(__name__)
 
 
 class Scorer:
-    """Scores requests on one engine. Used from one event loop; `close` it before the engine and the cache."""
+    """Scores requests on one engine. It is used from one event loop; close it before the engine and the cache."""
 
     def __init__(
         self,
@@ -54,64 +64,61 @@ class Scorer:
         self._engine = engine
         self._cache = cache
         self._admission = admission
-        self._metrics = metrics
-        self._live = live
+        self._recorder = ScoringRecorder(metrics, live)
         self._in_flight: SingleFlight[FlightKey, EngineReading | EngineError] = SingleFlight()
         self._closing = False
-        show_from_the_start(metrics.pair_outcomes, get_args(Outcome))
-        show_from_the_start(metrics.shed, get_args(ShedReason))
 
-    async def score(self, request: ScoringRequest) -> ScoringAnswer:
-        """Score every pair that can be scored by the deadline.
+    async def score(self, request: ScoringRequest, deadline: Deadline | None = None) -> ScoringAnswer:
+        """Score every pair that can be scored by the deadline, which is `deadline_ms` from now if none is given.
 
-        Cancelling it aborts its engine work, except for pairs that another request waits on.
+        Cancelling the call aborts its engine work, except for pairs that another request is attached to.
         Raises InvalidRequestError for an unknown criteria name or a query over its limit of tokens, and, when
-        not a single pair was scored, OverloadedError, DeadlineExceededError or EngineError.
+        no pair was scored, OverloadedError, DeadlineExceededError or EngineError.
         """
-        started = _now()
-        deadline = Deadline.after_ms(request.deadline_ms)
-        work = self._mint_keys(request, deadline)
-        await self._read_cache(work)
-        cache_read = _now()
+        started = now()
+        deadline = deadline or Deadline.after_ms(request.deadline_ms)
+        pairs = self._identify_pairs(request)
+        cached = await self._read_cache(pairs)
+        cache_read = now()
+        attached = self._join_flights(pairs, pairs.missing(cached))
         try:
-            self._join_flights(work)
-            await self._take_off(work)
-            launched = _now()
-            await _land(work.flights.values(), deadline)
-            ended = _now()
-            results = tuple(self._result(work, i) for i in range(len(request.notes)))
-            await self._write_cache(work)
+            launched, shed = await self._launch_missing(pairs, pairs.missing(cached, attached), deadline)
+            attached |= launched
+            launched_at = now()
+            answers = await _wait_for_flights(attached, deadline)
+            instants = Instants(started, cache_read, launched_at, ended=now())
+            await self._write_cache(pairs, attached, answers)
         finally:
-            work.leave()
-        timing = _timing(work, started, cache_read, launched, ended)
-        self._count(work, results, timing)
-        self._observe_stages(work, started, launched, timing)
-        self._raise_unless_scored(work, results)
-        return ScoringAnswer(request.request_id, work.criteria, results, timing, _engine_tokens(work))
+            for attachment in attached.values():
+                attachment.flight.detach()
+        results = self._collect_results(request, pairs, cached, attached, answers, shed)
+        timing = measure_timing(instants, attached, answers)
+        outcomes, sources = self._recorder.count(results, shed)
+        self._recorder.observe_request(instants, timing, request.priority, used_engine=bool(attached))
+        self._raise_unless_scored(request, outcomes, answers)
+        tokens = sum_engine_tokens(attached, answers)
+        return ScoringAnswer(request.request_id, pairs.criteria, results, timing, tokens, outcomes, sources)
 
     async def close(self) -> None:
-        """Abort what is in flight and wait until it has ended; what is asked for from now on fails as if it had been."""
+        """Abort the calls in flight and wait for their end. Later requests fail as if they had been in flight."""
         self._closing = True
         await self._in_flight.close()
 
-    def _mint_keys(self, request: ScoringRequest, deadline: Deadline) -> Work:
-        criteria = self._checked_criteria(request.criteria)
+    def _identify_pairs(self, request: ScoringRequest) -> Pairs:
+        criteria = self._check_criteria(request.criteria)
         query = canonicalize(request.query)
-        notes = [Note(canonicalize(note.title), canonicalize(note.body)) for note in request.notes]
+        notes = tuple(Note(canonicalize(note.title), canonicalize(note.body)) for note in request.notes)
         fingerprint = scoring_fingerprint(self._manifest.fingerprint, criteria, self._engine.profile.numbers)
-        return Work(
-            request=request,
-            deadline=deadline,
+        return Pairs(
+            flow=Flow(request.priority, request.caller),
             criteria=criteria,
             query=query,
             notes=notes,
             query_key=query_key(query, fingerprint),
-            note_keys=[note_key(note.title, note.body) for note in notes],
-            readings=[None] * len(notes),
-            sources=[None] * len(notes),
+            note_keys=tuple(note_key(note.title, note.body) for note in notes),
         )
 
-    def _checked_criteria(self, name: str | None) -> str:
+    def _check_criteria(self, name: str | None) -> str:
         if name is None:
             return self._renderer.default_criteria
         if name not in self._renderer.criteria_names:
@@ -120,73 +127,78 @@ class Scorer:
             raise InvalidRequestError(message, [BadField("criteria", message)])
         return name
 
-    async def _read_cache(self, work: Work) -> None:
-        found = await self._cache.get_many(work.query_key, work.note_keys)
-        for index, hit in enumerate(found):
-            reading = hit and unpack_reading(hit[0], len(self._manifest.labels), *work.key(index))
-            if hit and reading:
-                work.readings[index], work.sources[index] = reading, hit[1]
+    async def _read_cache(self, pairs: Pairs) -> Cached:
+        hits = await self._cache.get_many(pairs.query_key, pairs.note_keys)
+        labels = len(self._manifest.labels)
+        return {
+            index: CachedReading(reading, hit[1])
+            for index, hit in enumerate(hits)
+            if hit and (reading := unpack_reading(hit[0], labels, *pairs.key(index)))
+        }
 
-    def _join_flights(self, work: Work) -> None:
-        for index in work.missing():
-            self._join_flight(work, index)
+    def _join_flights(self, pairs: Pairs, missing: Sequence[int]) -> dict[int, Attachment]:
+        joined = {index: self._join_flight(pairs, index) for index in missing}
+        return {index: attachment for index, attachment in joined.items() if attachment}
 
-    def _join_flight(self, work: Work, index: int) -> bool:
-        for key in work.flights_to_join(index):
+    def _join_flight(self, pairs: Pairs, index: int) -> Attachment | None:
+        for key in pairs.joinable_keys(index):
             if flight := self._in_flight.join(key):
-                work.board(index, flight, "coalesced")
-                return True
-        return False
+                return Attachment(flight, "coalesced")
+        return None
 
-    async def _take_off(self, work: Work) -> None:
-        missing = work.missing()
+    async def _launch_missing(
+        self, pairs: Pairs, missing: Sequence[int], deadline: Deadline
+    ) -> tuple[Attached, Shed]:
+        """Start or join a flight for each missing pair, or shed it. Awaits nothing after the first flight has started."""
         if not missing:
-            return
-        # Rendering tells the exact length; while not even a note without text would be admitted, that work is spared.
-        shortest = self._renderer.max_overhead_tokens(work.criteria)
-        if reason := self._admission.why_not(work.flow, shortest, work.deadline.remaining_s()):
-            work.shed.update(dict.fromkeys(missing, reason))
-            return
-        rendering = _now()
+            return {}, {}
+        # Rendering gives the exact length. It is skipped while not even an empty note would be admitted.
+        overhead = self._renderer.overhead_tokens(pairs.criteria)
+        if reason := self._admission.why_not(pairs.flow, overhead, deadline.remaining_s()):
+            return {}, dict.fromkeys(missing, reason)
         try:
-            async with asyncio.timeout(work.deadline.remaining_s()):
-                prompts = await self._render(work, missing)
+            async with asyncio.timeout(deadline.remaining_s()):
+                prompts = await self._render(pairs, missing)
         except TimeoutError:
-            work.shed.update(dict.fromkeys(missing, "deadline"))
-            return
-        self._observe_stage("render", rendering, _now() - rendering)
+            return {}, dict.fromkeys(missing, "deadline")
+        attached: dict[int, Attachment] = {}
+        shed: dict[int, ShedReason] = {}
         for index, prompt in zip(missing, prompts, strict=True):
-            # Another request may have started the same pair meanwhile, or the same text stands twice in this one.
-            if not self._join_flight(work, index):
-                self._start_or_shed(work, index, prompt)
+            # Another request may have started the pair meanwhile, or this request has the same note twice.
+            if attachment := self._join_flight(pairs, index):
+                attached[index] = attachment
+            elif reason := self._admission.why_not(pairs.flow, len(prompt.token_ids), deadline.remaining_s()):
+                shed[index] = reason
+            else:
+                attached[index] = self._start_flight(pairs, index, prompt)
+        return attached, shed
 
-    async def _render(self, work: Work, missing: Sequence[int]) -> Sequence[Prompt]:
-        notes = [work.notes[index] for index in missing]
-        return await asyncio.to_thread(self._renderer.render, work.query, notes, work.criteria)
+    async def _render(self, pairs: Pairs, indexes: Sequence[int]) -> Sequence[Prompt]:
+        started = now()
+        notes = [pairs.notes[index] for index in indexes]
+        prompts = await asyncio.to_thread(self._renderer.render, pairs.query, notes, pairs.criteria)
+        self._recorder.observe_stage("render", started, now() - started)
+        return prompts
 
-    def _start_or_shed(self, work: Work, index: int, prompt: Prompt) -> None:
-        tokens = len(prompt.token_ids)
-        if reason := self._admission.why_not(work.flow, tokens, work.deadline.remaining_s()):
-            work.shed[index] = reason
-            return
-        ticket = self._admission.admit(work.flow, tokens)
-        flight = self._in_flight.start(work.flight_key(index), self._read_pair(prompt, ticket.turn))
-        # Not in a `finally` of the call: one that is cancelled before its first step never runs it.
-        flight.task.add_done_callback(self._releaser(ticket))
-        work.board(index, flight, "engine")
+    def _start_flight(self, pairs: Pairs, index: int, prompt: Prompt) -> Attachment:
+        ticket = self._admission.admit(pairs.flow, len(prompt.token_ids))
+        flight = self._in_flight.start(pairs.flight_key(index), self._read_pair(prompt, ticket.turn))
+        # Not in a `finally` of the call, which does not run if the call is cancelled before its first step.
+        flight.task.add_done_callback(self._make_releaser(ticket))
+        return Attachment(flight, "engine")
 
-    def _releaser(self, ticket: Ticket) -> "Callable[[asyncio.Task[EngineReading | EngineError]], None]":
+    def _make_releaser(self, ticket: Ticket) -> "Callable[[asyncio.Task[EngineReading | EngineError]], None]":
         def release(task: "asyncio.Task[EngineReading | EngineError]") -> None:
-            found = None if task.cancelled() or task.exception() else task.result()
-            if isinstance(found, EngineReading):
-                self._admission.release(ticket, found.prompt_tokens, found.computed_tokens)
+            answer = None if task.cancelled() or task.exception() else task.result()
+            if isinstance(answer, EngineReading):
+                self._admission.release(ticket, answer.prompt_tokens, answer.computed_tokens)
             else:
                 self._admission.release(ticket)
 
         return release
 
     async def _read_pair(self, prompt: Prompt, priority: int) -> EngineReading | EngineError:
-        # Returned, not raised: every sharer of the flight looks at it.
+        # Errors are returned, not raised: every request that is attached to the flight reads the result.
         if self._closing:
             return EngineLostError(CLOSING)
         try:
@@ -194,114 +206,79 @@ class Scorer:
             distribution = answer.distribution()
         except EngineError as error:
             return error
-        except Exception as error:  # a fault of ours or of the engine's that shows on one pair is no reason to lose the others
+        except Exception as error:  # an unexpected error on one pair must not fail the other pairs
             log_unforeseen(logger, "a pair failed", error)
             return EngineRequestError(
                 f"the engine's answer to this pair can't be read: {type(error).__name__}"
             )
-        computed = answer.prompt_tokens - answer.reused_tokens
-        self._metrics.prompt_tokens.labels("computed").inc(computed)
-        self._metrics.prompt_tokens.labels("reused").inc(answer.reused_tokens)
+        computed = self._recorder.count_engine_tokens(answer.prompt_tokens, answer.reused_tokens)
         reading = Reading(distribution, prompt.truncated)
         return EngineReading(reading, answer.queued_s, answer.prompt_tokens, computed)
 
-    def _result(self, work: Work, index: int) -> PairResult:
-        note_id = work.request.notes[index].id
-        flight = work.flights.get(index)
-        if index in work.shed:
-            return PairResult(note_id, "shed")
-        if flight:
-            if not flight.task.done():
-                return PairResult(note_id, "deadline_exceeded")
-            found = landed(flight)
-            if isinstance(found, EngineError):
-                return PairResult(note_id, "failed")
-            work.readings[index] = found.reading
-        reading = work.readings[index]
-        assert reading  # noqa: S101 - a note is in the cache, in flight, or shed
-        judgement = judge(reading.distribution, self._manifest, work.criteria)
-        return PairResult(note_id, "scored", judgement, work.sources[index], reading.truncated)
-
-    async def _write_cache(self, work: Work) -> None:
+    async def _write_cache(self, pairs: Pairs, attached: Attached, answers: Answers) -> None:
         entries = {
-            work.note_keys[index]: pack_reading(reading, *work.key(index))
-            for index, flight in work.flights.items()
-            if (reading := work.readings[index]) and flight.claim()
+            pairs.note_keys[index]: pack_reading(answer.reading, *pairs.key(index))
+            for index, answer in answers.items()
+            if isinstance(answer, EngineReading) and attached[index].flight.claim()
         }
         if entries:
-            await self._cache.put_many_behind(work.query_key, entries)
+            await self._cache.put_many_behind(pairs.query_key, entries)
 
-    def _count(self, work: Work, results: Sequence[PairResult], timing: Timing) -> None:
-        for reason in work.shed.values():
-            self._metrics.shed.labels(reason).inc()
-        for result in results:
-            self._metrics.pair_outcomes.labels(result.outcome).inc()
-            if result.judgement:
-                self._metrics.pair_source.labels(result.source).inc()
-                self._metrics.grades.labels(str(result.judgement.grade)).inc()
-                self._metrics.score.observe(result.judgement.score)
-                self._metrics.label_mass.observe(result.judgement.label_mass)
-        outcomes = Counter(result.outcome for result in results)
-        cached = sum(result.source in ("local", "redis") for result in results)
-        self._live.count_pairs(outcomes["scored"], cached, outcomes["shed"], len(results))
-        if work.request.priority == "online":
-            self._live.count_latency(timing.total / 1000)
+    def _collect_results(
+        self,
+        request: ScoringRequest,
+        pairs: Pairs,
+        cached: Cached,
+        attached: Attached,
+        answers: Answers,
+        shed: Shed,
+    ) -> tuple[PairResult, ...]:
+        results = []
+        for index, note in enumerate(request.notes):
+            if index in shed:
+                results.append(PairResult(note.id, "shed"))
+            elif index in cached:
+                results.append(self._to_result(note.id, pairs.criteria, *cached[index]))
+            elif index not in answers:
+                results.append(PairResult(note.id, "deadline_exceeded"))
+            elif isinstance(answer := answers[index], EngineReading):
+                source = attached[index].source
+                results.append(self._to_result(note.id, pairs.criteria, answer.reading, source))
+            else:
+                results.append(PairResult(note.id, "failed"))
+        return tuple(results)
 
-    def _observe_stages(self, work: Work, started: float, launched: float, timing: Timing) -> None:
-        self._observe_stage("cache", started, timing.cache / 1000)
-        # What never went to the engine has no times there: zeros would hide how long the others took.
-        if work.flights:
-            queued_s = timing.queue / 1000
-            self._observe_stage("queue", launched, queued_s)
-            self._observe_stage("engine", launched + queued_s, timing.engine / 1000)
+    def _to_result(self, note_id: str, criteria: str, reading: Reading, source: Source) -> PairResult:
+        judgement = judge(reading.distribution, self._manifest, criteria)
+        return PairResult(note_id, "scored", judgement, source, reading.truncated)
 
-    def _observe_stage(self, stage: str, started: float, seconds: float) -> None:
-        trace = trace_var.get()
-        trace.add(stage, started, started + seconds)
-        self._metrics.stage_seconds.labels(stage).observe(seconds, exemplar(trace))
-
-    def _raise_unless_scored(self, work: Work, results: Sequence[PairResult]) -> None:
-        outcomes = {result.outcome for result in results}
-        if "scored" in outcomes:
+    def _raise_unless_scored(
+        self, request: ScoringRequest, outcomes: Counter[Outcome], answers: Answers
+    ) -> None:
+        if outcomes["scored"]:
             return
-        if "shed" in outcomes:
+        if outcomes["shed"]:
             which = "every pair was shed" if len(outcomes) == 1 else "pairs were shed, and none was scored"
-            retry_after_s = self._admission.retry_after_s(work.request.priority)
+            retry_after_s = self._admission.retry_after_s(request.priority)
             raise OverloadedError(f"{which}: retry after the time given", retry_after_s)
-        if "deadline_exceeded" in outcomes:
+        if outcomes["deadline_exceeded"]:
             raise DeadlineExceededError(
-                f"no pair was scored within {work.request.deadline_ms} ms: allow more time or send fewer notes"
+                f"no pair was scored within {request.deadline_ms} ms: allow more time or send fewer notes"
             )
-        failures = [landed(flight) for flight in work.flights.values()]
-        lost = next((failure for failure in failures if isinstance(failure, EngineLostError)), None)
+        lost = next((answer for answer in answers.values() if isinstance(answer, EngineLostError)), None)
         raise lost or EngineRequestError(
             "the engine failed on every pair: retry, then look at the service's log"
         )
 
 
-async def _land(flights: Iterable[PairFlight], deadline: Deadline) -> None:
-    tasks = {flight.task for flight in flights}
+async def _wait_for_flights(attached: Attached, deadline: Deadline) -> Answers:
+    """Wait until every flight is done, or until the deadline, and return the results of those that are done."""
+    tasks = {attachment.flight.task for attachment in attached.values()}
     if tasks:
-        # `wait` never cancels what it waits for: leaving the flights does, for those nobody else is on.
+        # `wait` never cancels the tasks. Detaching from a flight does, when no other request is attached.
         await asyncio.wait(tasks, timeout=deadline.remaining_s())
-
-
-def _timing(work: Work, started: float, cache_read: float, launched: float, ended: float) -> Timing:
-    in_engine = ended - launched
-    waits = [found.queued_s for _, found in work.engine_readings()]
-    queue = min([*waits, in_engine]) if work.flights else 0.0
-    return Timing(
-        total=(ended - started) * 1000,
-        cache=(cache_read - started) * 1000,
-        queue=queue * 1000,
-        engine=(in_engine - queue) * 1000,
-    )
-
-
-def _engine_tokens(work: Work) -> int:
-    return sum(found.prompt_tokens for i, found in work.engine_readings() if work.sources[i] == "engine")
-
-
-def _now() -> float:
-    # Not the loop's clock: uvloop's stands still within one turn of the loop, and ticks in whole milliseconds.
-    return time.perf_counter()
+    return {
+        index: result_of_flight(attachment.flight)
+        for index, attachment in attached.items()
+        if attachment.flight.task.done()
+    }

@@ -1,4 +1,4 @@
-"""One call in flight per key: whoever asks for a pair that is being scored joins it."""
+"""Keeps one call in flight per key: a request for a pair that is being scored joins that call."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -9,55 +9,55 @@ V = TypeVar("V")
 
 
 class Flight(Generic[K, V]):
-    """A call in flight and how many wait on it.
+    """A call in flight, with the number of requests that are attached to it.
 
-    Join it through SingleFlight; await `task` through `asyncio.wait`, which never cancels it, and call
-    `leave` exactly once. When the last one leaves an unfinished call, it is cancelled.
+    Join it through SingleFlight, await `task` through `asyncio.wait`, which never cancels it, and call `detach`
+    exactly once. When the last request detaches before the call is done, the call is cancelled.
     """
 
     def __init__(self, key: K, task: "asyncio.Task[V]", forget: Callable[["Flight[K, V]"], None]) -> None:
         self.key = key
         self.task = task
         self._forget = forget
-        # Touched on the event loop only, and never across an await: it needs no lock.
-        self._waiters = 0
+        # These change only on the event loop, and never across an await: they need no lock.
+        self._attached = 0
         self._claimed = False
 
     def claim(self) -> bool:
-        """Whether the caller is the first to claim the result: one sharer does what must be done once."""
+        """Return whether the caller is the first to claim the result, for work that only one request must do."""
         first, self._claimed = not self._claimed, True
         return first
 
     def join(self) -> None:
-        """Count one more waiter."""
-        self._waiters += 1
+        """Attach one more request."""
+        self._attached += 1
 
-    def leave(self) -> None:
-        """Count one waiter less; cancel the call when nobody waits on it any more."""
-        self._waiters -= 1
-        if self._waiters == 0 and not self.task.done():
-            # Forgotten at once: who asks from here on must not join a call that is being cancelled.
+    def detach(self) -> None:
+        """Detach one request, and cancel the call when no request is attached to it any more."""
+        self._attached -= 1
+        if self._attached == 0 and not self.task.done():
+            # Forgotten at once: later requests must not join a call that is being cancelled.
             self._forget(self)
             self.task.cancel()
 
 
 class SingleFlight(Generic[K, V]):
-    """The calls in flight, by key. A call is forgotten when it is done, whatever its result."""
+    """Holds the calls in flight by key. It forgets a call when the call is done, whatever its result."""
 
     def __init__(self) -> None:
         self._flights: dict[K, Flight[K, V]] = {}
-        # Cancelled calls are forgotten before they end; the loop alone would hold them weakly.
+        # Cancelled calls are forgotten before they end, and the event loop holds tasks only weakly.
         self._tasks: set[asyncio.Task[V]] = set()
 
     def join(self, key: K) -> Flight[K, V] | None:
-        """Join the call in flight for the key, or None when there is none."""
+        """Join the call in flight for the key. Returns None when there is none."""
         flight = self._flights.get(key)
         if flight is not None:
             flight.join()
         return flight
 
     def start(self, key: K, call: Coroutine[Any, Any, V]) -> Flight[K, V]:
-        """Start a call and join it. Every sharer sees its one result; the call should return failures, not raise."""
+        """Start a call and join it. Every attached request reads its result; the call should return errors, not raise."""
         task = asyncio.create_task(call)
         flight = Flight(key, task, self._forget)
         flight.join()
@@ -67,7 +67,7 @@ class SingleFlight(Generic[K, V]):
         return flight
 
     async def close(self) -> None:
-        """Cancel every call and wait until all have ended."""
+        """Cancel every call and wait until all of them have ended."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

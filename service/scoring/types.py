@@ -1,5 +1,6 @@
-"""What goes into the scorer and what comes out."""
+"""The requests and answers of the scorer."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +13,7 @@ Priority = Literal["online", "batch"]
 
 @dataclass(frozen=True, slots=True)
 class ScoringNote:
-    """A note as the caller sent it; `id` is the caller's and distinct within a request."""
+    """A note as the caller sent it. The caller chooses `id`, which is distinct within a request."""
 
     id: str
     title: str | None
@@ -21,9 +22,11 @@ class ScoringNote:
 
 @dataclass(frozen=True, slots=True)
 class ScoringRequest:
-    """One query and its notes. `deadline_ms` counts from the moment that the scorer takes the request.
+    """One query and its notes.
 
-    `caller` is whom the engine is shared with fairly: the id of a key.
+    Attributes:
+        deadline_ms: the time that the caller allows for the answer.
+        caller: the id of the caller's key; callers share the engine fairly.
     """
 
     request_id: str
@@ -37,7 +40,7 @@ class ScoringRequest:
 
 @dataclass(frozen=True, slots=True)
 class PairResult:
-    """What became of one pair; judgement and source are there when the outcome is `scored`."""
+    """The outcome of one pair. It has a judgement and a source if the outcome is `scored`."""
 
     note_id: str
     outcome: Outcome
@@ -48,13 +51,13 @@ class PairResult:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Where the time went, in milliseconds; the parts don't overlap.
+    """The latency of a request and of its stages, in milliseconds. The stages do not overlap.
 
     Attributes:
-        total: from taking the request to its answer.
+        total: from the start of the request to its last pair.
         cache: reading the pair cache.
-        queue: until the engine scheduled the first of the pairs; 0 when none went there.
-        engine: from then to the last answer of the engine, or to the deadline.
+        queue: until the engine scheduled the first of the pairs; 0 when no pair went to the engine.
+        engine: from then to the engine's last answer, or to the deadline.
     """
 
     total: float
@@ -65,9 +68,11 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class ScoringAnswer:
-    """Results in the order of the request's notes.
+    """The results in the order of the request's notes.
 
-    `engine_tokens` counts the prompt tokens of the pairs that the engine scored for this very request.
+    Attributes:
+        engine_tokens: the prompt tokens of the pairs that this request itself sent to the engine.
+        outcomes, sources: how many pairs had each outcome, and each source.
     """
 
     request_id: str
@@ -75,3 +80,5 @@ class ScoringAnswer:
     results: tuple[PairResult, ...]
     timing: Timing
     engine_tokens: int
+    outcomes: Mapping[Outcome, int]
+    sources: Mapping[Source, int]

@@ -1,4 +1,4 @@
-"""Three replicas of the service on one Redis, with the tiny checkpoint, and keys for those who call them."""
+"""Starts three replicas of the service on one Redis, with a small checkpoint and with keys for callers."""
 
 import os
 from collections.abc import Iterator
@@ -17,19 +17,19 @@ from tests.redis_server import RedisServer
 ADMIN_KEY, OTHER_ADMIN_KEY, SCORE_KEY = "admin-key", "other-admin-key", "score-key"
 KEYS = f"admin:{hash_key(ADMIN_KEY)}:ann,admin:{hash_key(OTHER_ADMIN_KEY)}:bob,score:{hash_key(SCORE_KEY)}:ranker"
 MODE = "/admin/explanation-mode"
-# Of the kind that the tiny model was made for; of any other it writes no steps.
+# The tiny model was trained on pairs like this one; for others it writes no steps.
 PAIR = {
     "query": "amber chair saturday",
     "title": "large chair",
     "body": "city paris . colour red . also amber chair saturday . day friday",
 }
-# One of them gives way early, so that a test can make it.
+# A low limit, so that a test can breach the guard of one replica.
 GUARDED_P99_MS = 20
 
 
 @dataclass
 class Replicas:
-    """The processes and their Redis; the second has the first for a shadow, the last one's guard has the low limit."""
+    """The processes and their Redis. The second one mirrors requests to the first; the guard of the last one has the low limit."""
 
     processes: list[ServiceProcess]
     redis: RedisServer
@@ -45,7 +45,7 @@ class Replicas:
         return self.clients[replica].put(MODE, json=body, headers={"If-Match": etag})
 
     def followed(self, replica: int) -> str:
-        """The mode by which the replica acts. Not what GET answers, which asks Redis first."""
+        """Return the mode that the replica follows, from its metrics: GET would read Redis first."""
         samples = self.processes[replica].metrics()
         of_mode = {
             name: samples[f'notegrade_explanation_mode{{mode="{name}"}}'] for name in get_args(ModeName)
@@ -63,14 +63,14 @@ class Replicas:
 
 @contextmanager
 def started_replicas(checkpoint: Path, redis: RedisServer, logs: Path) -> Iterator[Replicas]:
-    """All three, ready."""
+    """Start all three replicas and wait until they are ready."""
     environment = {
         "NOTEGRADE_CHECKPOINT": str(checkpoint),
         "NOTEGRADE_REDIS_URL": redis.url,
         "NOTEGRADE_KEYS": KEYS,
         "NOTEGRADE_HOST": "127.0.0.1",
         "NOTEGRADE_ENGINE_DTYPE": "float32",
-        # Three engines on few cores: one thread each, or they wait for one another.
+        # Three engines on few cores: with more than one thread each, they would wait for one another.
         "OMP_NUM_THREADS": "1",
     }
     processes: list[ServiceProcess] = []

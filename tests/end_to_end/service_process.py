@@ -1,4 +1,4 @@
-"""A service as a process of its own, as its users start it."""
+"""Starts the service as a process, with the command that users run."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ import httpx
 from load_tests.client import parse_metrics
 
 ROOT = Path(__file__).parent.parent.parent
-# What recipes/tiny.toml once made: it writes traces in form, and is loaded in a moment.
+# A student of recipes/tiny.toml: it writes well-formed traces, and it loads quickly.
 TINY_STUDENT = Path(__file__).parent / "tiny_student"
 START_TIMEOUT_S = 240
 
@@ -27,7 +27,7 @@ def free_port() -> int:
 
 @dataclass
 class ServiceProcess:
-    """A running service, what it wrote, and the readiness it went through while it started."""
+    """A running service with its log, and the readiness states it had while it started."""
 
     url: str
     process: "subprocess.Popen[bytes]"
@@ -35,13 +35,13 @@ class ServiceProcess:
     readiness: list[tuple[int, str]] = field(default_factory=list)
 
     def wait_for(self, *reasons: str) -> None:
-        """Poll /readyz until it gives one of the reasons, noting each one on the way."""
+        """Poll /readyz until it gives one of the reasons, and record each state."""
         deadline = time.monotonic() + START_TIMEOUT_S
         while not self.readiness or self.readiness[-1][1] not in reasons:
             assert time.monotonic() < deadline, (
-                f"not there in time: {self.readiness}\n{self.written()[-4000:]}"
+                f"not ready in time: {self.readiness}\n{self.written()[-4000:]}"
             )
-            assert self.process.poll() is None, f"it ended:\n{self.written()[-4000:]}"
+            assert self.process.poll() is None, f"the service ended:\n{self.written()[-4000:]}"
             try:
                 response = httpx.get(f"{self.url}/readyz", timeout=10)
             except httpx.TransportError:
@@ -53,31 +53,31 @@ class ServiceProcess:
             time.sleep(0.2)
 
     def wait_until_ready(self) -> None:
-        """Fails when it ends, or stays red."""
+        """Wait until the service is ready. Fails when it ends, or can't become ready."""
         self.wait_for("ok", "engine_lost", "probe_mismatch")
         assert self.readiness[-1] == (200, "ok"), f"{self.readiness}\n{self.written()[-4000:]}"
 
     def metrics(self) -> dict[str, float]:
-        """Every sample of /metrics by its name with labels, as written there."""
+        """Return every sample of /metrics by its name and labels, as /metrics spells them."""
         return parse_metrics(httpx.get(f"{self.url}/metrics", timeout=30).text)
 
     def written(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")
 
     def interrupt(self) -> None:
-        """What Ctrl-C does: SIGINT to the whole group; returns when all of it has ended."""
+        """Send SIGINT to the whole process group, as Ctrl-C does, and wait for the service to end."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGINT)
             self.process.wait(60)
 
 
 def start_service(log: Path, command: list[str], port: int, **environment: str) -> ServiceProcess:
-    """Start the command in a process group of its own, its output in the log."""
+    """Start the command in a new process group, with its output in the log."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
             cwd=ROOT,
-            # Several of them run at once: half of the usual memory for prefixes.
+            # Several services run at once: each gets half of the default memory for prefixes.
             env={"NOTEGRADE_ENGINE_KV_CACHE_GIB": "1", **os.environ, **environment},
             stdin=subprocess.DEVNULL,
             stdout=output,

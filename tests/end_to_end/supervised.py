@@ -1,4 +1,4 @@
-"""A service that is started again when it has ended, on the same port, as a supervisor does."""
+"""Restarts a service on the same port when it has ended, as a supervisor does."""
 
 import contextlib
 import os
@@ -12,13 +12,13 @@ import psutil
 
 from tests.end_to_end.service_process import ServiceProcess, start_service
 
-# Short, but for a busy machine not too short.
+# Short, but long enough for a busy machine.
 ENGINE_HANG_S, ENGINE_LOST_EXIT_S = 15, 3
 
 
 @dataclass
 class Supervised:
-    """Its port stays; `running` is the service of now, ready."""
+    """A supervised service. Call `running` for the current, ready process; the port stays the same."""
 
     port: int
     folder: Path
@@ -26,7 +26,7 @@ class Supervised:
     started: list[ServiceProcess] = field(default_factory=list)
 
     def running(self) -> ServiceProcess:
-        """Started anew if it has ended."""
+        """Return the running service, and start it first if it has ended."""
         if not self.started or self.started[-1].process.poll() is not None:
             command = [str(Path(".venv/bin/notegrade")), "serve", "--port", str(self.port)]
             log = self.folder / f"log-{len(self.started)}"
@@ -35,15 +35,15 @@ class Supervised:
         return self.started[-1]
 
     def kill(self) -> None:
-        """In the end: also what is left of one whose service is gone already."""
+        """Kill every process that was started, including children whose service has already ended."""
         for service in self.started:
-            with contextlib.suppress(ProcessLookupError):  # all of it has ended
+            with contextlib.suppress(ProcessLookupError):  # the whole group has ended
                 os.killpg(service.process.pid, signal.SIGKILL)
             service.process.wait(30)
 
 
 def engine_core(service: ServiceProcess) -> psutil.Process:
-    """The process in which vLLM computes."""
+    """Return vLLM's engine-core process."""
     children = psutil.Process(service.process.pid).children(recursive=True)
     [core] = [
         child
@@ -54,14 +54,16 @@ def engine_core(service: ServiceProcess) -> psutil.Process:
 
 
 def exit_code(service: ServiceProcess, within_s: float) -> int:
-    """Of a service that ends by itself. Fails when it doesn't in time."""
+    """Wait for the service to end, and return its exit code. Fails after `within_s`."""
     try:
         return service.process.wait(within_s)
     except subprocess.TimeoutExpired:
-        raise AssertionError(f"it did not end in {within_s} s:\n{service.written()[-4000:]}") from None
+        raise AssertionError(
+            f"the service did not end in {within_s} s:\n{service.written()[-4000:]}"
+        ) from None
 
 
 def readiness(service: ServiceProcess) -> tuple[int, str]:
-    """Status and reason of now."""
+    """Return the status and the reason of /readyz."""
     response = httpx.get(f"{service.url}/readyz", timeout=30)
     return response.status_code, response.json()["reason"]

@@ -1,4 +1,4 @@
-"""The engine's process, or the service's own, is killed, hangs or is told to stop under load: what clients see, and the next start."""
+"""The engine's process or the service is killed, hangs or is stopped under load: what clients get, and the next start."""
 
 import signal
 import threading
@@ -28,13 +28,13 @@ from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
-# Of pairs that nobody has asked for.
+# Counts lookups of new pairs.
 LOOKED_UP = 'notegrade_cache_operations_total{result="miss",tier="local"}'
 DRAIN_DELAY_S, DRAIN_TIMEOUT_S = 3, 10
-# By when all is answered, or told that it won't be, and cut after that.
+# By then every request is answered, and every connection is closed after that.
 STOP_S = DRAIN_DELAY_S + DRAIN_TIMEOUT_S + LAST_ANSWERS_S
-# vLLM gives a process that does not end by itself so long; the rest is for a busy machine.
-ENDING_S = 60
+# vLLM waits 5 s for its process to end; the rest is for a busy machine.
+EXIT_TIMEOUT_S = 60
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def supervised(
 
 
 def body(notes: int, deadline_ms: int = 60_000) -> dict[str, Any]:
-    """Of pairs that nobody has asked for."""
+    """Make a request for new pairs."""
     texts = [f"{uuid.uuid4()} a quiet cafe with light and sockets " * 4 for _ in range(notes)]
     return {
         "query": "quiet cafes",
@@ -67,28 +67,28 @@ def score(url: str, notes: int = 2, deadline_ms: int = 60_000) -> httpx.Response
 
 
 @contextmanager
-def asked_for_much(service: ServiceProcess) -> Iterator[list[httpx.Response]]:
-    """Four requests of more than ten seconds of work are under way; their answers, once the block has ended."""
+def engine_under_load(service: ServiceProcess) -> Iterator[list[httpx.Response]]:
+    """Keep four requests with more than ten seconds of work in the engine. Yields a list of their answers, filled after the block."""
     answers: list[httpx.Response] = []
     with ThreadPoolExecutor(4) as pool:
-        asking = ask_for_much(pool, service)
+        sending = send_load(pool, service)
         yield answers
-        answers += [each.result() for each in asking]
+        answers += [each.result() for each in sending]
 
 
-def ask_for_much(pool: ThreadPoolExecutor, service: ServiceProcess) -> list[Future[httpx.Response]]:
-    """Return once the service has read all four requests, and the engine works on them."""
-    read_before = service.metrics()[LOOKED_UP]
-    asking = [pool.submit(score, service.url, 100) for _ in range(4)]
-    wait_until(lambda: service.metrics()[LOOKED_UP] >= read_before + 400, within_s=60)
+def send_load(pool: ThreadPoolExecutor, service: ServiceProcess) -> list[Future[httpx.Response]]:
+    """Send four large requests. Returns when the service has read all of them and the engine works on them."""
+    lookups_before = service.metrics()[LOOKED_UP]
+    sending = [pool.submit(score, service.url, 100) for _ in range(4)]
+    wait_until(lambda: service.metrics()[LOOKED_UP] >= lookups_before + 400, within_s=60)
     wait_until(lambda: service.metrics()["notegrade_backlog_tokens"] > 2_000, within_s=60)
-    return asking
+    return sending
 
 
-def assert_told_of_a_lost_engine(answers: list[httpx.Response]) -> None:
+def assert_engine_lost_answers(answers: list[httpx.Response]) -> None:
     assert len(answers) == 4
     for answer in answers:
-        if answer.status_code == 200:  # what was scored before is not thrown away
+        if answer.status_code == 200:  # pairs that were scored before are returned
             outcomes = {result["outcome"] for result in answer.json()["results"]}
             assert "failed" in outcomes
             continue
@@ -100,15 +100,15 @@ def assert_told_of_a_lost_engine(answers: list[httpx.Response]) -> None:
 
 def test_engine_killed_mid_batch(supervised: Supervised) -> None:
     service = supervised.running()
-    with asked_for_much(service) as answers:
+    with engine_under_load(service) as answers:
         killed_at = time.monotonic()
         engine_core(service).kill()
         wait_until(lambda: readiness(service) == (503, "engine_lost"))
-        print(f"killed: red after {time.monotonic() - killed_at:.1f} s")
-    assert_told_of_a_lost_engine(answers)
+        print(f"killed: not ready after {time.monotonic() - killed_at:.1f} s")
+    assert_engine_lost_answers(answers)
     assert score(service.url).status_code == 503
-    assert exit_code(service, ENGINE_LOST_EXIT_S + ENDING_S) == 1
-    print(f"killed: gone after {time.monotonic() - killed_at:.1f} s")
+    assert exit_code(service, ENGINE_LOST_EXIT_S + EXIT_TIMEOUT_S) == 1
+    print(f"killed: exited after {time.monotonic() - killed_at:.1f} s")
     started_at = time.monotonic()
     again = supervised.running()
     print(f"killed: ready again {time.monotonic() - started_at:.1f} s after its start")
@@ -119,14 +119,14 @@ def test_engine_killed_mid_batch(supervised: Supervised) -> None:
 def test_engine_hung_mid_batch(supervised: Supervised) -> None:
     service = supervised.running()
     core = engine_core(service)
-    with asked_for_much(service) as answers:
+    with engine_under_load(service) as answers:
         hung_at = time.monotonic()
         core.suspend()
         wait_until(lambda: readiness(service) == (503, "engine_lost"), within_s=ENGINE_HANG_S + 30)
-        print(f"hung: red after {time.monotonic() - hung_at:.1f} s")
-    assert_told_of_a_lost_engine(answers)
-    assert exit_code(service, ENGINE_LOST_EXIT_S + ENDING_S) == 1
-    print(f"hung: gone after {time.monotonic() - hung_at:.1f} s")
+        print(f"hung: not ready after {time.monotonic() - hung_at:.1f} s")
+    assert_engine_lost_answers(answers)
+    assert exit_code(service, ENGINE_LOST_EXIT_S + EXIT_TIMEOUT_S) == 1
+    print(f"hung: exited after {time.monotonic() - hung_at:.1f} s")
     assert not core.is_running()
     assert score(supervised.running().url).json()["results"][0]["outcome"] == "scored"
 
@@ -135,41 +135,41 @@ def test_service_killed(supervised: Supervised) -> None:
     service = supervised.running()
     core = engine_core(service)
     with ThreadPoolExecutor(4) as pool:
-        asking = ask_for_much(pool, service)
+        sending = send_load(pool, service)
         killed_at = time.monotonic()
         service.process.kill()
-        # Nobody is left to answer: the connections break, at once, and a client can tell.
-        for each in asking:
+        # No process is left to answer: the connections close at once, which a client notices.
+        for each in sending:
             with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
                 each.result()
     assert service.process.wait(30) == -signal.SIGKILL
     wait_until(lambda: not core.is_running(), within_s=30)
-    print(f"service killed: its engine's process is gone after {time.monotonic() - killed_at:.1f} s")
+    print(f"service killed: its engine's process exited after {time.monotonic() - killed_at:.1f} s")
     assert score(supervised.running().url).json()["results"][0]["outcome"] == "scored"
 
 
 class Clients:
-    """Ranking backends behind a balancer that looks at /readyz five times a second and sends nothing to who is red."""
+    """Clients behind a load balancer that polls /readyz five times a second and sends nothing to a service that is not ready."""
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._is_red = threading.Event()
+        self._is_unready = threading.Event()
         self.statuses: Counter[int] = Counter()
         self.broken: list[str] = []
-        # The part of its deadline that each answer took.
+        # The share of its deadline that each answer took.
         self.shares: list[float] = []
-        # Of requests that were open when told to stop: seconds from then on.
-        self.told_at = float("inf")
+        # For requests that were open at the signal to stop: the seconds from then until their answer.
+        self.stopped_at = float("inf")
         self.open_for: list[float] = []
 
     def balance(self) -> None:
-        while not self._is_red.wait(0.2):
+        while not self._is_unready.wait(0.2):
             if httpx.get(f"{self._url}/readyz", timeout=30).status_code != 200:
-                self._is_red.set()
+                self._is_unready.set()
 
-    def keep_asking(self, notes: int, deadline_s: float) -> None:
-        with httpx.Client(timeout=60) as client:  # connections are kept and used again
-            while not self._is_red.is_set():
+    def keep_sending(self, notes: int, deadline_s: float) -> None:
+        with httpx.Client(timeout=60) as client:  # which keeps its connections open
+            while not self._is_unready.is_set():
                 started_at = time.monotonic()
                 try:
                     response = client.post(
@@ -180,27 +180,27 @@ class Clients:
                 else:
                     self.statuses[response.status_code] += 1
                     self._time(started_at, deadline_s)
-                    if response.status_code == 503:  # a client that hears that asks less
-                        self._is_red.wait(0.5)
+                    if response.status_code == 503:  # clients send fewer requests then
+                        self._is_unready.wait(0.5)
 
     def _time(self, started_at: float, deadline_s: float) -> None:
         now = time.monotonic()
         self.shares.append((now - started_at) / deadline_s)
-        if started_at < self.told_at < now:
-            self.open_for.append(now - self.told_at)
+        if started_at < self.stopped_at < now:
+            self.open_for.append(now - self.stopped_at)
 
 
-def test_service_told_to_stop_under_load(supervised: Supervised) -> None:
+def test_service_stopped_under_load(supervised: Supervised) -> None:
     service = supervised.running()
     clients = Clients(service.url)
     with ThreadPoolExecutor(9) as pool:
-        working = [pool.submit(clients.keep_asking, 2, deadline_s=20) for _ in range(6)]
-        # More than can be done by then: their deadline is what ends them, before and after the signal.
-        working += [pool.submit(clients.keep_asking, 100, deadline_s=4) for _ in range(2)]
+        working = [pool.submit(clients.keep_sending, 2, deadline_s=20) for _ in range(6)]
+        # More pairs than can be scored in time: their deadline ends these requests, before and after the signal.
+        working += [pool.submit(clients.keep_sending, 100, deadline_s=4) for _ in range(2)]
         working.append(pool.submit(clients.balance))
         wait_until(lambda: clients.statuses[200] >= 6, within_s=120)
         core = engine_core(service)
-        clients.told_at = time.monotonic()
+        clients.stopped_at = time.monotonic()
         service.process.terminate()
         core.send_signal(signal.SIGINT)  # Ctrl-C reaches all processes of a terminal
         for each in working:
@@ -208,13 +208,13 @@ def test_service_told_to_stop_under_load(supervised: Supervised) -> None:
     assert exit_code(service, 3 * STOP_S) == 0
     assert clients.open_for
     print(
-        f"told to stop: gone after {time.monotonic() - clients.told_at:.1f} s, {dict(clients.statuses)}; "
+        f"stopped: exited after {time.monotonic() - clients.stopped_at:.1f} s, {dict(clients.statuses)}; "
         f"slowest answer: {max(clients.shares):.2f} of its deadline; open then: {len(clients.open_for)}, "
         f"the last one answered {max(clients.open_for):.1f} s later"
     )
     assert clients.broken == []
     assert set(clients.statuses) <= {200, 503, 504}
-    # By their deadline, each one: scored, shed or too late. Twice that is for a busy machine.
+    # Every request is answered by its deadline; twice the deadline is for a busy machine.
     assert max(clients.shares) < 2
     assert max(clients.open_for) < 2 * STOP_S
     assert '"reason": "draining"' in service.written()

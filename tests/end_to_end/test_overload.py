@@ -1,4 +1,4 @@
-"""More asked than can be done, on the real engine: who gets what."""
+"""Overload of the real engine: callers share it fairly."""
 
 import threading
 import time
@@ -39,7 +39,7 @@ def keyed_service(
 
 
 class Caller:
-    """Sends requests under one key, and counts what becomes of their pairs."""
+    """Sends requests with one key, and counts the outcomes of their pairs."""
 
     def __init__(self, service: ServiceProcess, key: str) -> None:
         self._url = f"{service.url}/score"
@@ -47,7 +47,7 @@ class Caller:
         self.outcomes: Counter[str] = Counter()
 
     def score(self, notes: int, deadline_ms: int, priority: str = "online") -> None:
-        # Nobody else's, and never asked before: what is known already costs nothing, and takes no turn.
+        # New pairs each time: a cached pair costs nothing and takes no turn.
         bodies = [f"{uuid.uuid4()} a quiet cafe with light and sockets " * 4 for _ in range(notes)]
         body = {
             "query": "quiet cafes to work in lisbon",
@@ -65,9 +65,9 @@ class Caller:
 
 @pytest.fixture
 def slowness(keyed_service: ServiceProcess) -> float:
-    """How many times slower this machine is now than two quiet cores, on which a full step takes 0.6 s; 1 where it is faster.
+    """Return how many times slower this machine is now than two idle cores, on which a full step takes 0.6 s; at least 1.
 
-    A deadline of few steps can't be kept however fair the turns are; the longest one that is allowed is 4 times the longest here.
+    A deadline of only a few steps can't be met however fair the turns are. The maximum deadline allows a factor of 4.
     """
     caller = Caller(keyed_service, "modest")
     caller.score(notes=15, deadline_ms=60_000)  # warms up
@@ -78,28 +78,28 @@ def slowness(keyed_service: ServiceProcess) -> float:
 
 @pytest.fixture
 def greedy(keyed_service: ServiceProcess, slowness: float) -> Iterator[Caller]:
-    """A caller who keeps more in the engine than it can do in any deadline, until the test ends."""
+    """A caller who keeps more pairs in the engine than it can score by their deadline, until the test ends."""
     stopped = threading.Event()
     callers = [Caller(keyed_service, "greedy") for _ in range(4)]
 
-    def keep_asking(caller: Caller) -> None:
+    def keep_sending(caller: Caller) -> None:
         while not stopped.is_set():
             caller.score(notes=250, deadline_ms=round(15_000 * slowness))
 
     with ThreadPoolExecutor() as pool:
-        asking = [pool.submit(keep_asking, caller) for caller in callers]
+        sending = [pool.submit(keep_sending, caller) for caller in callers]
         yield callers[0]
         stopped.set()
-        for each in asking:
+        for each in sending:
             each.result()
-    together = sum((caller.outcomes for caller in callers), Counter[str]())
-    # It did ask for too much, and what could be done was done.
-    assert together["shed"] + together["HTTP 503"] > 0
-    assert together["scored"] > 0
+    total = sum((caller.outcomes for caller in callers), Counter[str]())
+    # The caller sent too much, and the engine scored what it could.
+    assert total["shed"] + total["HTTP 503"] > 0
+    assert total["scored"] > 0
 
 
-def test_callers_that_ask_for_little_are_both_served(keyed_service: ServiceProcess) -> None:
-    """Not alone: beside this test the service starts."""
+def test_two_callers_with_few_pairs_are_both_served(keyed_service: ServiceProcess) -> None:
+    """Not marked `alone`, so that the service starts beside other tests."""
     for key in ("greedy", "modest"):
         caller = Caller(keyed_service, key)
         caller.score(notes=2, deadline_ms=60_000)
@@ -107,13 +107,13 @@ def test_callers_that_ask_for_little_are_both_served(keyed_service: ServiceProce
 
 
 @pytest.mark.alone
-def test_one_who_asks_for_much_does_not_starve_one_who_asks_for_little(
+def test_a_caller_with_many_pairs_does_not_starve_a_caller_with_few(
     keyed_service: ServiceProcess, greedy: Caller, slowness: float
 ) -> None:
     modest = Caller(keyed_service, "modest")
-    while not greedy.outcomes:  # its first answer says that the engine is full, and its rate measured
+    while not greedy.outcomes:  # after its first answer the engine is saturated, and its rate is measured
         threading.Event().wait(0.1)
     for _ in range(12):
-        # Far less time than all that the greedy one has in there would take.
+        # Far less time than all pairs of the greedy caller would take.
         modest.score(notes=5, deadline_ms=round(6_000 * slowness))
     assert modest.outcomes["scored"] >= 0.9 * modest.outcomes.total(), modest.outcomes

@@ -1,4 +1,4 @@
-"""What happens around a real service: its checkpoint's folder changes, the disk is full, the clock leaps, files run out."""
+"""Faults around a real service: its checkpoint folder changes, the disk is full, the clock jumps, file descriptors run out."""
 
 import contextlib
 import json
@@ -38,25 +38,25 @@ def score(client: httpx.Client, query: str = "quiet cafes") -> list[float]:
 
 
 class Clock:
-    """The wall clock of a service: `leap` moves it. As when somebody sets it, the monotonic one goes on."""
+    """The wall clock of a service, which `jump` moves. The monotonic clock continues, as when somebody sets the time."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         file.touch()
-        self.leap(0)
+        self.jump(0)
         hook = Path(__file__).with_name("leaping_clock")
         self.environment = {"PYTHONPATH": str(hook), "LEAPING_CLOCK": str(file)}
 
-    def leap(self, seconds: int) -> None:
-        """To so much from what it really is."""
-        # Over what is there, in one step: it is read all the time, by a process that keeps it open.
+    def jump(self, seconds: int) -> None:
+        """Set the clock to the real time plus `seconds`."""
+        # Overwritten in one write: the service keeps the file open and reads it all the time.
         with self._file.open("r+b", buffering=0) as file:
             file.write(f"{seconds:32d}".encode())
 
 
 @pytest.fixture(scope="module")
 def folder(default_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint's folder that may be spoilt."""
+    """A copy of the default checkpoint's folder, which tests may damage."""
     copy = tmp_path_factory.mktemp("faults") / "checkpoint"
     shutil.copytree(default_checkpoint.folder, copy)
     return copy
@@ -98,63 +98,67 @@ def client(service: ServiceProcess) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture
-def leaping(clock: Clock) -> Iterator[Clock]:
+def jumping(clock: Clock) -> Iterator[Clock]:
     yield clock
-    clock.leap(0)
+    clock.jump(0)
 
 
-def told_date(client: httpx.Client) -> float:
+def date_of_service(client: httpx.Client) -> float:
     return parsedate_to_datetime(client.get("/livez").headers["date"]).timestamp()
 
 
-@pytest.mark.parametrize("seconds", [DAY_S, -DAY_S, 400 * DAY_S], ids=["a day on", "a day back", "a year on"])
-def test_a_leaping_clock_changes_no_answer(client: httpx.Client, leaping: Clock, seconds: int) -> None:
+@pytest.mark.parametrize(
+    "seconds", [DAY_S, -DAY_S, 400 * DAY_S], ids=["a day forward", "a day back", "a year forward"]
+)
+def test_a_clock_jump_changes_no_answer(client: httpx.Client, jumping: Clock, seconds: int) -> None:
     before = score(client)
-    leaping.leap(seconds)
-    wait_until(lambda: abs(told_date(client) - time.time() - seconds) < 60)
+    jumping.jump(seconds)
+    wait_until(lambda: abs(date_of_service(client) - time.time() - seconds) < 60)
     assert score(client) == before
-    assert len(score(client, query=f"asked after {seconds}")) == len(NOTES)
+    assert len(score(client, query=f"after a jump of {seconds}")) == len(NOTES)
     assert client.get("/readyz").status_code == 200
     metrics = client.get("/metrics").text
     assert "notegrade_cache_breaker_open 0.0" in metrics
 
 
-def test_a_leaping_clock_neither_ends_nor_prolongs_explanation_mode(
-    client: httpx.Client, leaping: Clock
+def test_a_clock_jump_neither_ends_nor_prolongs_explanation_mode(
+    client: httpx.Client, jumping: Clock
 ) -> None:
-    assert_ends_when_it_should(client, leaping)
+    assert_mode_ends_in_time(client, jumping)
 
 
-def test_a_leaping_clock_without_redis_neither_ends_nor_prolongs_explanation_mode(tmp_path: Path) -> None:
-    # With it, it is Redis' clock that counts, and that one does not leap here.
+def test_a_clock_jump_without_redis_neither_ends_nor_prolongs_explanation_mode(tmp_path: Path) -> None:
+    # With Redis, the mode follows Redis' clock, which does not jump in these tests.
     clock, port = Clock(tmp_path / "offset"), free_port()
     environment = {**clock.environment, "NOTEGRADE_CHECKPOINT": str(TINY_STUDENT)}
     service = start_service(tmp_path / "log", [*COMMAND, str(port)], port, **environment)
     try:
         service.wait_until_ready()
         with httpx.Client(base_url=service.url, timeout=90) as client:
-            for leaps in ([DAY_S], [-DAY_S], [DAY_S, -DAY_S]):
-                assert_ends_when_it_should(client, clock, leaps)
-                clock.leap(0)
+            for jumps in ([DAY_S], [-DAY_S], [DAY_S, -DAY_S]):
+                assert_mode_ends_in_time(client, clock, jumps)
+                clock.jump(0)
     finally:
         service.interrupt()
 
 
-def assert_ends_when_it_should(
-    client: httpx.Client, clock: Clock, leaps: Sequence[int] = (DAY_S, -DAY_S)
+def assert_mode_ends_in_time(
+    client: httpx.Client, clock: Clock, jumps: Sequence[int] = (DAY_S, -DAY_S)
 ) -> None:
-    """Turned on for eight seconds, it is still on some seconds before their end, and off not long after it."""
+    """Turn explanation mode on for eight seconds, and check that it ends after about that time."""
     etag = client.get("/admin/explanation-mode").headers["etag"]
     body = {"mode": "on_request", "ttl_s": 8, "reason": "a test"}
     turned_on = time.monotonic()
     assert client.put("/admin/explanation-mode", json=body, headers={"If-Match": etag}).status_code == 200
-    for seconds in leaps:
-        clock.leap(seconds)
+    for seconds in jumps:
+        clock.jump(seconds)
         time.sleep(1.5)
         mode = mode_now(client)
         assert mode == "on_request" or time.monotonic() > turned_on + 8
     wait_until(lambda: mode_now(client) == "off", within_s=60)
-    print(f"explanation mode under leaps {list(leaps)}: off after {time.monotonic() - turned_on:.1f} s of 8")
+    print(
+        f"explanation mode with clock jumps {list(jumps)}: off after {time.monotonic() - turned_on:.1f} s of 8"
+    )
     assert turned_on + 7 < time.monotonic() < turned_on + 30
 
 
@@ -165,7 +169,9 @@ def mode_now(client: httpx.Client) -> str:
 # --- open files ---------------------------------------------------------------------------------------------------
 
 
-def test_running_out_of_files_keeps_who_is_connected(service: ServiceProcess, client: httpx.Client) -> None:
+def test_running_out_of_file_descriptors_keeps_open_connections(
+    service: ServiceProcess, client: httpx.Client
+) -> None:
     before = score(client)
     process = psutil.Process(service.process.pid)
     whole = process.rlimit(psutil.RLIMIT_NOFILE)
@@ -177,10 +183,10 @@ def test_running_out_of_files_keeps_who_is_connected(service: ServiceProcess, cl
         stack.callback(process.rlimit, psutil.RLIMIT_NOFILE, whole)
         connections = [stack.enter_context(socket.create_connection(address, 10)) for _ in range(40)]
         time.sleep(1)
-        # The kept connection of this client is served on, from cache and engine.
+        # The open connection of this client is still served, from the cache and from the engine.
         assert score(client) == before
-        assert len(score(client, query="while files are scarce")) == len(NOTES)
-        # Those that are one too many are closed, not left to wait for ever.
+        assert len(score(client, query="without free file descriptors")) == len(NOTES)
+        # Connections over the limit are closed, and do not wait for ever.
         refused = 0
         for connection in connections:
             connection.settimeout(0.05)
@@ -197,8 +203,8 @@ def test_running_out_of_files_keeps_who_is_connected(service: ServiceProcess, cl
 # --- the checkpoint's folder --------------------------------------------------------------------------------------
 
 
-def spoil(folder: Path) -> None:
-    """As a copy does that was broken off, over a folder that is being served."""
+def damage(folder: Path) -> None:
+    """Damage the folder like an interrupted copy over a folder that is being served."""
     weights = folder / "model.safetensors"
     with weights.open("r+b") as file:
         file.truncate(weights.stat().st_size // 2)
@@ -209,18 +215,18 @@ def spoil(folder: Path) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
 
 
-def test_a_folder_spoilt_while_it_is_served_changes_no_answer(
+def test_a_folder_damaged_while_it_is_served_changes_no_answer(
     service: ServiceProcess, client: httpx.Client, folder: Path
 ) -> None:
     model = client.get("/version").json()["model"]
     before = score(client)
-    spoil(folder)
+    damage(folder)
     assert score(client) == before
-    for number in range(6):  # each from the engine
-        assert len(score(client, query=f"after the folder was spoilt {number}")) == len(NOTES)
+    for number in range(6):  # each one is scored by the engine
+        assert len(score(client, query=f"after the damage {number}")) == len(NOTES)
     assert client.get("/version").json()["model"] == model
     assert client.get("/readyz").status_code == 200
-    # The next start says no, in one line.
+    # The next start is refused, with one line.
     done = subprocess.run(
         [*COMMAND, str(free_port()), "--checkpoint", str(folder)],
         cwd=ROOT,
@@ -242,7 +248,7 @@ def test_a_folder_swapped_after_it_was_checked_is_never_served(tmp_path: Path) -
     service = start_service(tmp_path / "log", [*COMMAND, str(port)], port, **environment)
     try:
         wait_until(lambda: "The engine is loading" in service.written(), within_s=120)
-        # Checked by now; vLLM is imported first, and reads it seconds later. The weights stay whole, but are others.
+        # The folder is checked by now, and vLLM reads it seconds later, after its import. The new weights have the same size.
         weights = folder / "model.safetensors"
         data = bytearray(weights.read_bytes())
         quarter = len(data) // 4
@@ -256,39 +262,37 @@ def test_a_folder_swapped_after_it_was_checked_is_never_served(tmp_path: Path) -
         service.interrupt()
 
 
-# --- it is told to stop -------------------------------------------------------------------------------------------
+# --- signals during the start -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
-def test_told_to_stop_before_it_has_begun_it_stops(told: signal.Signals, tmp_path: Path) -> None:
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_a_signal_to_stop_while_loading(signal_number: signal.Signals, tmp_path: Path) -> None:
     port = free_port()
     service = start_service(
         tmp_path / "log", [*COMMAND, str(port)], port, NOTEGRADE_CHECKPOINT=str(TINY_STUDENT)
     )
     try:
-        wait_until(lambda: "The engine is loading" in service.written(), within_s=120)
-        time.sleep(1)  # it imports vLLM
-        with pytest.raises(httpx.ConnectError):  # who asks is told so at once
-            httpx.get(f"{service.url}/livez", timeout=10)
-        os.killpg(service.process.pid, told)
-        assert service.process.wait(30) == 0
+        service.wait_for("engine_starting")
+        assert httpx.get(f"{service.url}/livez", timeout=30).status_code == 200
+        os.killpg(service.process.pid, signal_number)
+        assert service.process.wait(60) == 0
         assert "Traceback" not in service.written()
     finally:
         service.interrupt()
 
 
-def test_told_to_stop_while_it_probes_it_stops(default_checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_a_signal_to_stop_while_probing(default_checkpoint: Checkpoint, tmp_path: Path) -> None:
     port = free_port()
     environment = {
         "NOTEGRADE_CHECKPOINT": str(default_checkpoint.folder),
-        "NOTEGRADE_ENGINE_MAX_SEQUENCES": "1",  # one probe after the other: there is time to be told
+        "NOTEGRADE_ENGINE_MAX_SEQUENCES": "1",  # one probe at a time, so that the signal arrives before the last one
     }
     service = start_service(tmp_path / "log", [*COMMAND, str(port)], port, **environment)
     try:
         wait_until(lambda: '"probing"' in service.written(), within_s=120)
         service.process.terminate()
         assert service.process.wait(60) == 0
-        assert '"ok"' not in service.written(), "it was ready before it was told"
+        assert '"ok"' not in service.written(), "it was ready before the signal"
         assert "Traceback" not in service.written()
     finally:
         service.interrupt()
@@ -297,9 +301,9 @@ def test_told_to_stop_while_it_probes_it_stops(default_checkpoint: Checkpoint, t
 # --- the log's disk -----------------------------------------------------------------------------------------------
 
 
-def test_a_full_disk_behind_the_log_stops_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_for_the_log_does_not_stop_the_service(tmp_path: Path) -> None:
     port = free_port()
-    # Every write to it fails with "no space left on device", from the first line on.
+    # Every write to the log fails with "no space left on device", including the first one.
     command = f"exec {' '.join(COMMAND)} {port} >/dev/full 2>&1"
     environment = {"NOTEGRADE_CHECKPOINT": str(TINY_STUDENT), "NOTEGRADE_DRAIN_DELAY_S": "0"}
     service = start_service(tmp_path / "log", ["bash", "-c", command], port, **environment)

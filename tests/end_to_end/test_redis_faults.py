@@ -1,6 +1,6 @@
-"""Redis fails in every way while the real service is asked: nobody may notice but ops.
+"""Redis fails in every way under traffic on the real service: clients still get every score.
 
-Each test says what clients saw, and how long it took until Redis was used again.
+Each test prints how long it took until Redis was used again.
 """
 
 import threading
@@ -29,13 +29,13 @@ pytestmark = [pytest.mark.engine, pytest.mark.redis, pytest.mark.timeout(900)]
 
 NOTES = [{"id": str(number), "body": f"{number} quiet cafes with light and sockets"} for number in range(4)]
 QUERIES = ["quiet cafes to work in", "a place with sockets"]
-# One pair scored in different batches: rounding of bf16. A crossed answer is off by far more.
-SAME = 0.1
+# A pair's scores in different batches differ by bf16 rounding. Another pair's score differs by far more.
+TOLERANCE = 0.1
 
 
 @dataclass
 class Rig:
-    """A service whose way to Redis is a link, so that its local cache answers nothing."""
+    """A service that reaches Redis through a link, and whose local cache holds only one pair."""
 
     service: ServiceProcess
     redis: RedisServer
@@ -53,7 +53,7 @@ class Rig:
         return {result["source"] for query in QUERIES for result in self.score(query, NOTES)}
 
     def errors(self) -> float:
-        """Operations of Redis that failed."""
+        """Return the number of failed operations on Redis."""
         return self.service.metrics()['notegrade_cache_operations_total{result="error",tier="redis"}']
 
     def breaker_open(self) -> bool:
@@ -93,14 +93,14 @@ def rig(
 
 @pytest.fixture
 def expected(rig: Rig) -> dict[tuple[str, str], float]:
-    """The scores of all pairs, by query and note, from Redis: which is thus in use."""
+    """Return the scores of all pairs by query and note, once all of them come from Redis."""
     wait_until(lambda: rig.sources() == {"redis"}, within_s=60)
     return {(query, r["id"]): r["score"] for query in QUERIES for r in rig.score(query, NOTES)}
 
 
 @contextmanager
 def repeated(action: Callable[[], None], every_s: float) -> Iterator[None]:
-    """The action again and again, in a thread, until the end of the block."""
+    """Repeat the action in a thread until the end of the block."""
     stopping = threading.Event()
 
     def repeat() -> None:
@@ -114,8 +114,8 @@ def repeated(action: Callable[[], None], every_s: float) -> Iterator[None]:
     thread.join()
 
 
-def ask_a_lot(rig: Rig, expected: dict[tuple[str, str], float], requests: int = 32) -> Counter[str]:
-    """Known and new pairs from four clients at once; each answered whole, and with its own scores. Where they came from."""
+def send_many(rig: Rig, expected: dict[tuple[str, str], float], requests: int = 32) -> Counter[str]:
+    """Send known and new pairs from four clients, and check that every pair is scored rightly. Returns the sources of the scores."""
     sources: Counter[str] = Counter()
 
     def ask(number: int) -> None:
@@ -123,7 +123,7 @@ def ask_a_lot(rig: Rig, expected: dict[tuple[str, str], float], requests: int = 
         new = [{"id": "new", "body": f"new {time.monotonic_ns()}"}] if number % 8 == 0 else []
         for result in rig.score(query, [*NOTES, *new]):
             assert result["outcome"] == "scored"
-            assert abs(result["score"] - expected.get((query, result["id"]), result["score"])) < SAME
+            assert abs(result["score"] - expected.get((query, result["id"]), result["score"])) < TOLERANCE
             sources[result["source"]] += 1
 
     with ThreadPoolExecutor(4) as pool:
@@ -131,8 +131,8 @@ def ask_a_lot(rig: Rig, expected: dict[tuple[str, str], float], requests: int = 
     return sources
 
 
-def recovers(rig: Rig, fault: str) -> None:
-    """Redis is used again; how long that took is told with -s."""
+def assert_recovers(rig: Rig, fault: str) -> None:
+    """Check that Redis is used again, and print after how long (shown with -s)."""
     seconds = wait_until(lambda: rig.sources() == {"redis"}, within_s=60)
     assert not rig.breaker_open()
     print(f"{fault}: used again after {seconds:.1f} s")
@@ -141,49 +141,49 @@ def recovers(rig: Rig, fault: str) -> None:
 def test_refused(rig: Rig, expected: dict[tuple[str, str], float]) -> None:
     rig.redis.kill()
     wait_until(rig.breaker_open)
-    assert "redis" not in ask_a_lot(rig, expected)
+    assert "redis" not in send_many(rig, expected)
     rig.redis.start()
-    recovers(rig, "refused")
+    assert_recovers(rig, "refused")
 
 
 def test_hung(rig: Rig, expected: dict[tuple[str, str], float]) -> None:
     rig.redis.pause()
-    assert "redis" not in ask_a_lot(rig, expected)
+    assert "redis" not in send_many(rig, expected)
     assert rig.breaker_open()
     rig.heal()
-    recovers(rig, "hung")
+    assert_recovers(rig, "hung")
 
 
 def test_slower_than_its_timeout(rig: Rig, expected: dict[tuple[str, str], float]) -> None:
     rig.link.delay_s = 0.3
-    assert "redis" not in ask_a_lot(rig, expected)
+    assert "redis" not in send_many(rig, expected)
     assert rig.breaker_open()
     rig.heal()
-    recovers(rig, "slow")
+    assert_recovers(rig, "slow")
 
 
 def test_slow_within_its_timeout(rig: Rig, expected: dict[tuple[str, str], float]) -> None:
     rig.link.delay_s = 0.01
-    assert ask_a_lot(rig, expected)["redis"] > 0
+    assert send_many(rig, expected)["redis"] > 0
     rig.heal()
-    recovers(rig, "a little slow")
+    assert_recovers(rig, "a little slow")
 
 
 def test_flapping(rig: Rig, expected: dict[tuple[str, str], float]) -> None:
     with repeated(rig.link.cut, every_s=0.02):
-        ask_a_lot(rig, expected)
-    recovers(rig, "flapping")
+        send_many(rig, expected)
+    assert_recovers(rig, "flapping")
 
 
 def test_out_of_memory(rig: Rig, expected: dict[tuple[str, str], float]) -> None:
     failed = rig.errors()
     rig.admin.config_set("maxmemory", "1")
-    # What is there is still read, nothing new is written.
-    sources = ask_a_lot(rig, expected)
+    # Existing entries are still read, and new ones are not written.
+    sources = send_many(rig, expected)
     assert sources["redis"] > 0
     assert rig.errors() > failed
     rig.heal()
-    recovers(rig, "out of memory")
+    assert_recovers(rig, "out of memory")
 
 
 def values_of(admin: Redis, key: Any) -> dict[bytes, bytes]:
@@ -191,7 +191,7 @@ def values_of(admin: Redis, key: Any) -> dict[bytes, bytes]:
 
 
 def damage(rig: Rig, to: Callable[[bytes], bytes]) -> None:
-    """Change every value of the cache."""
+    """Replace every value in the cache."""
     for key in list(rig.admin.scan_iter("ng:*")):
         for field, value in values_of(rig.admin, key).items():
             rig.admin.hset(key, field, to(value))
@@ -207,7 +207,7 @@ def damage(rig: Rig, to: Callable[[bytes], bytes]) -> None:
         lambda value: b'{"score": 1.0}',
         lambda value: bytes([*value[:12], value[12] ^ 1, *value[13:]]),
     ],
-    ids=["cut", "empty", "longer", "zeros", "foreign", "one-bit"],
+    ids=["truncated", "empty", "longer", "zeros", "foreign", "one-bit"],
 )
 def test_damaged_values(
     rig: Rig, expected: dict[tuple[str, str], float], to: Callable[[bytes], bytes]
@@ -215,8 +215,8 @@ def test_damaged_values(
     damage(rig, to)
     assert rig.sources() == {"engine"}
     damage(rig, to)
-    assert ask_a_lot(rig, expected)["redis"] > 0
-    recovers(rig, "damaged values")
+    assert send_many(rig, expected)["redis"] > 0
+    assert_recovers(rig, "damaged values")
 
 
 def test_values_of_another_pair(rig: Rig, expected: dict[tuple[str, str], float]) -> None:
@@ -227,12 +227,12 @@ def test_values_of_another_pair(rig: Rig, expected: dict[tuple[str, str], float]
         ):
             rig.admin.hset(key, field, other)
     assert rig.sources() == {"engine"}
-    ask_a_lot(rig, expected)
-    recovers(rig, "misplaced values")
+    send_many(rig, expected)
+    assert_recovers(rig, "misplaced values")
 
 
 def exchange(admin: Redis, one: Any, other: Any) -> None:
-    """Each of the keys gets the other's values: of the same notes, and whole."""
+    """Exchange the values of two keys that hold the same notes."""
     values = values_of(admin, one), values_of(admin, other)
     assert set(values[0]) == set(values[1])
     for key, foreign in zip((other, one), values, strict=True):
@@ -246,18 +246,18 @@ def test_values_of_another_query(rig: Rig, expected: dict[tuple[str, str], float
     wait_until(lambda: rig.sources() == {"redis"})
     exchange(rig.admin, *rig.admin.scan_iter("ng:*"))
     assert rig.sources() == {"engine"}
-    ask_a_lot(rig, expected)
-    recovers(rig, "values of another query")
+    send_many(rig, expected)
+    assert_recovers(rig, "values of another query")
 
 
 def test_values_of_another_fingerprint(tmp_path: Path, redis_server: RedisServer) -> None:
-    # The twin, on two checkpoints that differ in a word of the template, and thus in their scores.
+    # On the fake engine, with two checkpoints whose templates differ in one word and whose scores therefore differ.
     pieces = [{**piece, "text": "\nAsked:"} if piece.get("text") == "\nQuery:" else piece for piece in PIECES]
     changed = {"name": "another-tiny", "pieces": pieces}
     both = [load_tiny(tmp_path / "one"), load_tiny(tmp_path / "other", template=changed)]
     own = [
         scores_of(each, redis_server, "engine") for each in both
-    ]  # one Redis, the same pairs: none is shared
+    ]  # the same Redis and pairs, but no entry is shared
     assert all(one != other for one, other in zip(*own, strict=True))
     assert [scores_of(each, redis_server, "redis") for each in both] == own
     with Redis.from_url(redis_server.url) as admin:
@@ -267,7 +267,7 @@ def test_values_of_another_fingerprint(tmp_path: Path, redis_server: RedisServer
 
 
 def scores_of(checkpoint: Checkpoint, redis: RedisServer, source: str) -> list[float]:
-    """By a service of its own, whose local cache is empty; each comes from there."""
+    """Return the scores from a new service with an empty local cache, after a check that each comes from `source`."""
     body = {"query": QUERIES[0], "notes": NOTES, "deadline_ms": 60_000}
     with served(checkpoint, redis_url=redis.url) as service:
         results = httpx.post(f"{service.url}/score", json=body, timeout=60).json()["results"]
@@ -278,41 +278,39 @@ def scores_of(checkpoint: Checkpoint, redis: RedisServer, source: str) -> list[f
 def test_keys_of_another_type(rig: Rig, expected: dict[tuple[str, str], float]) -> None:
     for key in list(rig.admin.scan_iter("ng:*")):
         rig.admin.set(key, "no hash")
-    ask_a_lot(rig, expected)
+    send_many(rig, expected)
     assert not rig.breaker_open()
-    recovers(rig, "keys of another type")
+    assert_recovers(rig, "keys of another type")
 
 
-def test_answers_that_come_after_the_breaker_has_opened(
-    rig: Rig, expected: dict[tuple[str, str], float]
-) -> None:
+def test_replies_after_the_breaker_has_opened(rig: Rig, expected: dict[tuple[str, str], float]) -> None:
     for _ in range(3):
-        rig.link.delay_s = 1.5  # later than the timeout, the breaker and the first trial after it
-        ask_a_lot(rig, expected)
+        rig.link.delay_s = 1.5  # later than the timeout, the opening of the breaker and its first trial
+        send_many(rig, expected)
         assert rig.breaker_open()
-        rig.link.delay_s = 0  # the late ones arrive among those in time
-        ask_a_lot(rig, expected)
-    recovers(rig, "late answers")
+        rig.link.delay_s = 0  # the late replies arrive among those in time
+        send_many(rig, expected)
+    assert_recovers(rig, "late answers")
 
 
 def test_a_password_that_was_changed(rig: Rig, expected: dict[tuple[str, str], float]) -> None:
     rig.admin.config_set("requirepass", "changed")
     rig.link.cut()
     try:
-        assert "redis" not in ask_a_lot(rig, expected)
+        assert "redis" not in send_many(rig, expected)
         assert rig.breaker_open()
     finally:
         with Redis(port=rig.redis.port, password="changed") as locked:
             locked.config_set("requirepass", "")
-    recovers(rig, "password changed")
+    assert_recovers(rig, "password changed")
     assert "changed" not in rig.service.written()
 
 
-def test_the_log_tells_of_each_change_once(rig: Rig, expected: dict[tuple[str, str], float]) -> None:
-    before = rig.service.written().count("Redis is passed over")
+def test_each_opening_of_the_breaker_is_logged_once(rig: Rig, expected: dict[tuple[str, str], float]) -> None:
+    before = rig.service.written().count("the breaker opened")
     rig.redis.pause()
-    ask_a_lot(rig, expected)
+    send_many(rig, expected)
     rig.heal()
-    recovers(rig, "hung once more")
-    # Not each failed trial of an open breaker.
-    assert rig.service.written().count("Redis is passed over") == before + 1
+    assert_recovers(rig, "hung again")
+    # Failed trials of the open breaker are not logged.
+    assert rig.service.written().count("the breaker opened") == before + 1

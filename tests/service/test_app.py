@@ -5,7 +5,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 from service.app import build_stack, listening_addresses
-from service.engines.watched_engine import WatchedEngine
+from service.engines.vllm.engine import VllmEngine
 from service.errors import ConfigurationError
 from service.http.auth import hash_key
 from service.settings import Settings
@@ -49,4 +49,4 @@ def test_without_keys_the_port_for_operators_is_on_loopback_too() -> None:
 def test_stack_is_on_vllm_and_redis_as_set(tmp_path: Path) -> None:
     settings = Settings(redis_url=SecretStr("redis://127.0.0.1:1/0"))
     stack = build_stack(settings, load_tiny(tmp_path), CollectorRegistry())
-    assert isinstance(stack.engine, WatchedEngine)
+    assert isinstance(stack.engine, VllmEngine)

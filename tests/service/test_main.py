@@ -65,7 +65,6 @@ def test_scores_are_a_table_for_people(folder: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(
         "service.app._build_engine", lambda _settings, checkpoint: fake_engine_for(checkpoint)
     )
-    monkeypatch.setattr("service.__main__.prepare_engine", lambda _settings: None)
     query, notes = "quiet cafes to work in lisbon", Path(__file__).parents[2] / "examples" / "notes.jsonl"
     command = ["score", "--query", query, "--notes", str(notes), "--checkpoint", str(folder)]
     result = CliRunner().invoke(app, command, env={"COLUMNS": "120"})

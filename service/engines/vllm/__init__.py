@@ -1,1 +1,1 @@
-"""The vLLM engine: requests, its processes, and the profile chosen for this machine."""
+"""The engine on vLLM: its requests, the start and end of its processes, and its settings for this machine."""

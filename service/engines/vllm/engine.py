@@ -1,6 +1,6 @@
-"""vLLM behind the engine port. The only file that imports `vllm`.
+"""The engine on vLLM. This is the only file that imports `vllm`.
 
-The worker runs in vLLM's engine-core process; this process only sends token ids and reads logprobs.
+The model runs in vLLM's engine-core process; this process sends token ids to it and receives logprobs.
 """
 
 import asyncio
@@ -8,19 +8,17 @@ import contextlib
 import importlib
 import itertools
 import os
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from socket import socket
 from typing import TYPE_CHECKING, Any, Literal
 
 from service.contract.vllm_settings import ENVIRONMENT, cpu_environment, has_compiler
-from service.engines.base import EngineAnswer, EngineModel, EngineProfile, Written
-from service.engines.in_flight import CallsInFlight
-from service.engines.vllm.ending import end_load, in_thread, shut_down
-from service.engines.vllm.process import import_and_fork, is_built_for_cpus
+from service.engines.base import EngineAnswer, EngineModel, EngineProfile, TraceChunk
+from service.engines.calls import EngineCalls
 from service.engines.vllm.profile import Dtype, choose_cpu_dtype
+from service.engines.vllm.shutdown import run_in_thread, shut_down, stop_load
 from service.errors import EngineLostError, EngineRequestError
 
 if TYPE_CHECKING:
@@ -30,29 +28,34 @@ if TYPE_CHECKING:
 Compile = Literal["auto", "on", "off"]
 
 START_TIMEOUT_S = 600
-# To tell the engine core of so many aborts; it is ended in any case.
-ABORTING_S = 2.0
+# For the calls in flight to abort their requests in the engine core, which is shut down in any case.
+ABORT_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class VllmOptions:
-    """What an operator may choose; the rest is picked from the hardware."""
+    """The options that an operator may set; the others are chosen from the hardware.
+
+    Attributes:
+        max_silent_checks: consecutive checks with calls but without a response after which the engine counts as hung.
+    """
 
     dtype: Dtype = "auto"
     compile: Compile = "auto"
     max_batched_tokens: int = 1024
     max_sequences: int = 64
     kv_cache_gib: int = 2
+    max_silent_checks: int | None = None
 
 
 class VllmEngine:
-    """One `AsyncLLM` in this process, its engine core in a process of its own."""
+    """An engine on one `AsyncLLM`, whose engine core is a process of its own."""
 
     def __init__(self, model: EngineModel, options: VllmOptions) -> None:
         self._model = model
         self._options = options
         self._loading: asyncio.Task[tuple[AsyncLLM, EngineProfile]] | None = None
-        self._calls = CallsInFlight()
+        self._calls = EngineCalls(options.max_silent_checks)
         self._closed = False
         self._ids = itertools.count()
 
@@ -66,21 +69,21 @@ class VllmEngine:
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 await asyncio.shield(self._loading)
-        except Exception as error:  # whatever vLLM, torch or the driver raise: there is no engine
+        except Exception as error:  # whatever vLLM, torch or the driver raise, there is no engine
             raise EngineLostError(
                 f"vLLM can't load {self._model.folder}: {type(error).__name__}: {error}"
             ) from error
 
     async def _load(self) -> "tuple[AsyncLLM, EngineProfile]":
-        # In threads: loading takes seconds to minutes, and /livez must answer meanwhile. In two of them: something
-        # that vLLM imports keeps the frames it was imported from, and with them the engine would live for ever.
+        # In threads: loading takes seconds to minutes, and /livez must answer meanwhile. In two threads: something
+        # that vLLM imports keeps a reference to the importing frames, which would keep the engine alive for ever.
         try:
-            await in_thread(_import_vllm)
+            await run_in_thread(_import_vllm)
             if not self._closed:
-                return await in_thread(partial(_load, self._model, self._options))
-        except asyncio.CancelledError:  # by `close`, which can't wait any longer
+                return await run_in_thread(partial(_load, self._model, self._options))
+        except asyncio.CancelledError:  # by `close`, after its timeout
             pass
-        raise EngineLostError("closed while it was loading")
+        raise EngineLostError("the engine was closed while it was loading")
 
     async def score(self, prompt: tuple[int, ...], priority: int) -> EngineAnswer:
         llm, _ = self._running()
@@ -94,13 +97,15 @@ class VllmEngine:
             tokens_input(list(prompt)), params, f"pair-{next(self._ids)}", priority=priority
         )
         with translate_vllm_errors():
-            # aclosing: leaving in any way, cancelled too, aborts the request inside the engine.
+            # aclosing: closing the stream for any reason, such as cancellation, aborts the request in the engine.
             async with self._calls.until_lost(), contextlib.aclosing(outputs) as stream:
-                async for output in stream:  # one token, so one output
+                async for output in stream:  # one token makes one output
                     return self._answer(output)
         raise EngineRequestError("vLLM ended the request without an output")
 
-    async def write(self, prompt: tuple[int, ...], max_tokens: int, priority: int) -> AsyncGenerator[Written]:
+    async def write(
+        self, prompt: tuple[int, ...], max_tokens: int, priority: int
+    ) -> AsyncGenerator[TraceChunk]:
         llm, _ = self._running()
         from vllm import SamplingParams
         from vllm.inputs.engine import tokens_input
@@ -117,32 +122,35 @@ class VllmEngine:
         outputs = llm.generate(
             tokens_input(list(prompt)), params, f"trace-{next(self._ids)}", priority=priority
         )
-        untold = True
+        is_first = True
         with translate_vllm_errors():
             async with contextlib.aclosing(outputs) as stream:
                 while output := await self._next(stream):
-                    computed, untold = len(prompt) - (output.num_cached_tokens or 0) if untold else 0, False
+                    computed = len(prompt) - (output.num_cached_tokens or 0) if is_first else 0
+                    is_first = False
                     token_ids = tuple(t for t in output.outputs[0].token_ids if t not in ends)
-                    yield Written(token_ids, computed)
+                    yield TraceChunk(token_ids, computed)
 
     async def _next(self, stream: "AsyncGenerator[RequestOutput]") -> "RequestOutput | None":
+        # Around each chunk, not the whole stream: a slow reader does not mean that the engine hangs.
         async with self._calls.until_lost():
             return await anext(stream, None)
 
     async def check(self) -> None:
         llm, _ = self._running()
+        self._calls.check()
         with translate_vllm_errors():
             await llm.check_health()
 
     async def close(self) -> None:
         self._closed = True
         if self._loading is not None:
-            await end_load(self._loading)
+            await stop_load(self._loading)
         loaded, self._loading = self._loaded(), None
         if loaded is not None:
-            # vLLM tells none of them: they would wait for ever. First, since each aborts its work in the engine.
+            # vLLM does not end the calls in flight, which would wait for ever. They end first, to abort their requests.
             self._calls.lose("the engine is closed")
-            await self._calls.ended(ABORTING_S)
+            await self._calls.wait_until_idle(ABORT_TIMEOUT_S)
             await _shut_down(loaded[0])
 
     def _loaded(self) -> "tuple[AsyncLLM, EngineProfile] | None":
@@ -160,48 +168,36 @@ class VllmEngine:
     def _answer(self, output: "RequestOutput") -> EngineAnswer:
         if not output.outputs or not output.outputs[0].logprobs:
             raise EngineRequestError("vLLM ended the request without a token")
-        found = output.outputs[0].logprobs[0]
-        waited = output.metrics
+        logprobs = output.outputs[0].logprobs[0]
+        stats = output.metrics
         return EngineAnswer(
-            label_logprobs=tuple(found[token_id].logprob for token_id in self._model.label_token_ids),
+            label_logprobs=tuple(logprobs[token_id].logprob for token_id in self._model.label_token_ids),
             prompt_tokens=len(output.prompt_token_ids or ()),
             reused_tokens=output.num_cached_tokens or 0,
-            queued_s=max(0.0, waited.scheduled_ts - waited.queued_ts) if waited else 0.0,
+            queued_s=max(0.0, stats.scheduled_ts - stats.queued_ts) if stats else 0.0,
         )
 
 
 async def _shut_down(llm: "AsyncLLM") -> None:
     if llm.output_handler is not None:
-        # First: it would take the engine core's planned end for a crash, and log it as one.
+        # The handler would log the planned end of the engine core as a crash.
         llm.output_handler.cancel()
     await shut_down(llm.shutdown)
 
 
 @contextlib.contextmanager
 def translate_vllm_errors() -> Iterator[None]:
-    """Turn vLLM's exceptions into ours: a dead engine is lost, anything else failed this request only."""
+    """Translate vLLM's exceptions: a dead engine is lost, any other error concerns only this request."""
     from vllm.exceptions import VLLMError
     from vllm.v1.engine.exceptions import EngineDeadError
 
     try:
         yield
     except EngineDeadError:
-        # Not chained: it is one object for all requests in flight, says nothing, and gathers all their tracebacks.
+        # Not chained: vLLM raises one object for all requests in flight, which collects all their tracebacks.
         raise EngineLostError("vLLM's engine core died: the service must be restarted") from None
     except VLLMError as error:
         raise EngineRequestError(f"vLLM failed on this prompt: {type(error).__name__}") from error
-
-
-def prepare(options: VllmOptions, listeners: Iterable[socket] = ()) -> None:
-    """Import vLLM where it is built for CPUs, which takes seconds, and fork what will be the engine core.
-
-    For a process that does nothing but serve or score with one engine, while it has one thread: everything is then imported once, not
-    twice. The engine core does not keep the sockets that the process listens on. Raises EngineLostError when vLLM can't be imported.
-    """
-    if is_built_for_cpus():
-        _set_import_environment()
-        _set_defaults(_cpu_environment(options))  # the core has them as they are now
-        import_and_fork(listeners)
 
 
 def _import_vllm() -> None:
@@ -210,8 +206,8 @@ def _import_vllm() -> None:
 
 
 def _set_import_environment() -> None:
-    # vLLM reads these while it is imported and started; what the operator has set stays.
-    # Errors as JSON lines from both processes: on a CPU, vLLM warns hundreds of times of what is meant to be so.
+    # vLLM reads these variables while it is imported and started. Values that the operator set have precedence.
+    # vLLM's processes log errors alone, as JSON lines: on a CPU, vLLM logs hundreds of warnings about intended settings.
     os.environ.setdefault("VLLM_LOGGING_CONFIG_PATH", str(Path(__file__).with_name("vllm_logging.json")))
     os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
     _set_defaults(ENVIRONMENT)
@@ -234,7 +230,7 @@ def _load(model: EngineModel, options: VllmOptions) -> "tuple[AsyncLLM, EnginePr
     from vllm.v1.engine.async_llm import AsyncLLM
 
     arguments = _cpu_arguments(model, options) if current_platform.is_cpu() else _gpu_arguments(options)
-    # A score's one token, or a trace after the grade's.
+    # The prompt, the grade, and the trace after it.
     longest = model.max_prompt_tokens + 1 + model.max_trace_tokens
     args = AsyncEngineArgs(
         model=str(model.folder),
@@ -265,7 +261,7 @@ def _cpu_arguments(model: EngineModel, options: VllmOptions) -> dict[str, Any]:
     _set_defaults(_cpu_environment(options))
     return {
         "dtype": choose_cpu_dtype(model.folder, options.dtype),
-        # 128, the default on CPU, shares nothing between short prompts; 16 is refused.
+        # The CPU's default of 128 tokens shares nothing between short prompts, and vLLM refuses 16.
         "block_size": 32,
         "enforce_eager": not compiled,
         "distributed_executor_backend": "uni",
@@ -290,7 +286,7 @@ def _describe(llm: "AsyncLLM", device: str, version: str) -> EngineProfile:
             "dtype": dtype,
             "quantization": str(config.model_config.quantization),
             "kv_cache_dtype": str(config.cache_config.cache_dtype),
-            # What is fused is rounded less often.
+            # Fused kernels of a compiled model round less often.
             "eager": str(config.model_config.enforce_eager),
         },
         speed={

@@ -1,50 +1,31 @@
-"""What vLLM lacks, in each of its processes: it loads these itself, by the entry points in pyproject.toml."""
+"""A vLLM plugin that ends vLLM's processes with the service. vLLM loads it in each of its processes, see pyproject.toml."""
 
-import importlib
 import multiprocessing
 import os
 import signal
 import threading
 from multiprocessing.connection import wait
 
+_THREAD_NAME = "notegrade-parent-watch"
+
 
 def end_with_parent() -> None:
-    """End this process with the one that started it, where there is one, and not before it; it may be called again.
+    """End this process when its parent ends, and not before. Does nothing without a parent, or when called again.
 
-    vLLM itself leaves the engine core running, with all its memory, when the process that serves is killed. And on Ctrl-C, which
-    reaches all processes of a terminal, its core ends at once, while the one that serves still answers what it has taken.
+    Without it, vLLM's engine core keeps running, with all its memory, when the service is killed. And Ctrl-C, which all
+    processes of a terminal receive, would end the core while the service still answers requests.
     """
     parent = multiprocessing.parent_process()
     if parent is None:
         return
-    if threading.current_thread() is threading.main_thread():  # elsewhere it may not be set
+    if threading.current_thread() is threading.main_thread():  # other threads may not set a handler
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if not any(thread.name == _NAME for thread in threading.enumerate()):
-        threading.Thread(target=_end_after, args=[parent.sentinel], name=_NAME, daemon=True).start()
-
-
-def load_compiled() -> None:
-    """Let vLLM load what it compiled for a CPU at an earlier start: seconds, where compiling takes a minute.
-
-    vLLM 0.32 (`compilation/decorators.py`) has what it loads `finalize_loading`, as functions of its own backend must. On a CPU it
-    compiles by torch's, whose functions are whole as they are loaded, and lack the method: it then compiles anew at each start.
-    """
-    if os.environ.get("TORCHDYNAMO_DISABLE") == "1":
-        return  # nothing is compiled here, and the import takes a while
-    types = importlib.import_module("torch._dynamo.aot_compile_types")
-    loaded = types.BundledAOTAutogradSerializableCallable
-    if not hasattr(loaded, "finalize_loading"):
-        loaded.finalize_loading = _be_whole
-
-
-_NAME = "notegrade-parent-watch"
-
-
-def _be_whole(_loaded: object, _vllm_config: object) -> None:
-    pass
+    if not any(thread.name == _THREAD_NAME for thread in threading.enumerate()):
+        watch = threading.Thread(target=_end_after, args=[parent.sentinel], name=_THREAD_NAME, daemon=True)
+        watch.start()
 
 
 def _end_after(sentinel: int) -> None:
     wait([sentinel])
-    # Not sys.exit: this is no main thread, and there is nobody left to clean up for.
+    # Not sys.exit, which would end only this thread.
     os._exit(1)

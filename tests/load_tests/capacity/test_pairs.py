@@ -99,7 +99,7 @@ async def _hits_of_the_service(requests: list[tuple[str, list[str]]], room: int,
     cache, hits = MemoryCache(room, ttl, clock=lambda: now), 0
     for query, notes in requests:
         keys = [note.encode() for note in notes]
-        values = await cache.get_many(query, keys)
+        values = (await cache.get_many(query, keys)).values
         hits += sum(value is not None for value in values)
         new = {key: b"" for key, value in zip(keys, values, strict=True) if value is None}
         if new:

@@ -129,7 +129,7 @@ def test_verify_refuses_changed_weights(tiny_checkpoint: Path, tmp_path: Path) -
     folder = copy_with(tiny_checkpoint, tmp_path / "c")
     with (folder / "model.safetensors").open("ab") as file:
         file.write(b"x")
-    with pytest.raises(CheckpointError, match="is not the file of the manifest"):
+    with pytest.raises(CheckpointError, match="is not the manifest's file"):
         verify(folder, with_vllm=False)
 
 

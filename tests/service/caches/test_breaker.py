@@ -26,7 +26,7 @@ def breaker(clock: Clock) -> Breaker:
 
 
 def call(breaker: Breaker, error: BaseException | None = None) -> bool:
-    """One call that ends so; whether it was admitted. What it raises, other than `error`, comes out."""
+    """Make a call that succeeds or raises `error`, and return whether the breaker admitted it."""
     admitted = False
     try:
         with breaker.attempt() as admitted:
@@ -43,7 +43,7 @@ def fail(breaker: Breaker, times: int = 1) -> None:
         call(breaker, CacheUnavailableError("down"))
 
 
-def test_failures_in_a_row_open_it(breaker: Breaker) -> None:
+def test_consecutive_failures_open_it(breaker: Breaker) -> None:
     fail(breaker, 2)
     assert not breaker.is_open
     fail(breaker)
@@ -58,12 +58,12 @@ def test_a_success_between_failures_keeps_it_closed(breaker: Breaker) -> None:
     assert not breaker.is_open
 
 
-def test_the_failure_goes_on_to_the_caller(breaker: Breaker) -> None:
+def test_a_failure_is_raised_to_the_caller(breaker: Breaker) -> None:
     with pytest.raises(CacheUnavailableError, match="down"), breaker.attempt():
         raise CacheUnavailableError("down")
 
 
-def test_it_admits_nothing_until_its_time_is_up(breaker: Breaker, clock: Clock) -> None:
+def test_while_open_it_admits_nothing_until_the_time_of_the_trial(breaker: Breaker, clock: Clock) -> None:
     fail(breaker, 3)
     clock.now = 9.9
     assert not call(breaker)
@@ -71,7 +71,7 @@ def test_it_admits_nothing_until_its_time_is_up(breaker: Breaker, clock: Clock) 
     assert call(breaker)
 
 
-def test_a_trial_that_succeeds_closes_it(breaker: Breaker, clock: Clock) -> None:
+def test_a_successful_trial_closes_it(breaker: Breaker, clock: Clock) -> None:
     fail(breaker, 3)
     clock.now = 10
     call(breaker)
@@ -80,7 +80,7 @@ def test_a_trial_that_succeeds_closes_it(breaker: Breaker, clock: Clock) -> None
     assert not breaker.is_open, "the old failures count no more"
 
 
-def test_a_trial_that_fails_opens_it_for_another_while(breaker: Breaker, clock: Clock) -> None:
+def test_a_failed_trial_keeps_it_open_for_another_period(breaker: Breaker, clock: Clock) -> None:
     fail(breaker, 3)
     clock.now = 10
     fail(breaker)
@@ -91,7 +91,7 @@ def test_a_trial_that_fails_opens_it_for_another_while(breaker: Breaker, clock: 
     assert not breaker.is_open
 
 
-def test_one_trial_runs_at_a_time(breaker: Breaker, clock: Clock) -> None:
+def test_it_admits_one_trial_at_a_time(breaker: Breaker, clock: Clock) -> None:
     fail(breaker, 3)
     clock.now = 10
     with breaker.attempt() as first:
@@ -102,7 +102,7 @@ def test_one_trial_runs_at_a_time(breaker: Breaker, clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("end", [asyncio.CancelledError, KeyError, GeneratorExit])
-def test_a_trial_without_verdict_leaves_it_open_and_lets_the_next_try(
+def test_a_trial_that_neither_fails_nor_succeeds_allows_another_trial(
     breaker: Breaker, clock: Clock, end: Callable[[], BaseException]
 ) -> None:
     fail(breaker, 3)
@@ -113,19 +113,19 @@ def test_a_trial_without_verdict_leaves_it_open_and_lets_the_next_try(
     assert not breaker.is_open
 
 
-def test_cancelled_calls_are_no_failures(breaker: Breaker) -> None:
+def test_cancelled_calls_do_not_count_as_failures(breaker: Breaker) -> None:
     for _ in range(10):
         call(breaker, asyncio.CancelledError())
     assert not breaker.is_open
 
 
-def test_stragglers_from_before_it_opened_do_not_close_it(breaker: Breaker) -> None:
+def test_a_call_from_before_it_opened_does_not_close_it(breaker: Breaker) -> None:
     with breaker.attempt():
         fail(breaker, 3)
     assert breaker.is_open
 
 
-def test_stragglers_from_before_it_opened_do_not_delay_the_trial(breaker: Breaker, clock: Clock) -> None:
+def test_a_call_from_before_it_opened_does_not_delay_the_trial(breaker: Breaker, clock: Clock) -> None:
     straggler = breaker.attempt()
     assert straggler.__enter__()
     fail(breaker, 3)

@@ -1,4 +1,4 @@
-"""What every cache must do, on the in-memory twin and on a real Redis."""
+"""The behaviour of every cache, tested on the in-memory twin and on a real Redis."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,6 +12,7 @@ from service.caches.memory_cache import MemoryCache
 from service.caches.redis_cache import RedisCache
 from service.errors import CacheUnavailableError
 from tests.redis_server import RedisServer, age_keys
+from tests.service.caches.harness import read_values
 
 TTL_S = 1000.0
 A, B, C = b"a" * 32, b"b" * 32, b"c" * 32
@@ -20,7 +21,7 @@ A, B, C = b"a" * 32, b"b" * 32, b"c" * 32
 @dataclass
 class Subject:
     cache: Cache
-    age: Callable[[float], Awaitable[None]]  # makes everything in the cache that many seconds older
+    age: Callable[[float], Awaitable[None]]  # makes all entries that many seconds older
 
 
 async def _memory_subject() -> AsyncIterator[Subject]:
@@ -59,80 +60,89 @@ def cache(subject: Subject) -> Cache:
     return subject.cache
 
 
-async def test_values_come_back_in_the_order_asked(cache: Cache) -> None:
+async def test_values_are_in_the_order_of_the_requested_keys(cache: Cache) -> None:
     await cache.put_many("q", {A: b"1", B: b"2"})
-    assert await cache.get_many("q", [B, C, A, B]) == [b"2", None, b"1", b"2"]
+    assert await read_values(cache, "q", [B, C, A, B]) == [b"2", None, b"1", b"2"]
 
 
 async def test_queries_do_not_share_notes(cache: Cache) -> None:
     await cache.put_many("q1", {A: b"1"})
-    assert await cache.get_many("q2", [A]) == [None]
+    assert await read_values(cache, "q2", [A]) == [None]
 
 
 async def test_a_later_value_replaces_an_earlier_one(cache: Cache) -> None:
     await cache.put_many("q", {A: b"1", B: b"2"})
     await cache.put_many("q", {A: b"new"})
-    assert await cache.get_many("q", [A, B]) == [b"new", b"2"]
+    assert await read_values(cache, "q", [A, B]) == [b"new", b"2"]
 
 
 async def test_any_bytes_can_be_key_and_value(cache: Cache) -> None:
     entries = {bytes(range(256)): b"", b"\r\n$5\r\n": bytes(range(256)), b"\xff": b"\r\n-ERR no\r\n"}
     await cache.put_many("ng:{q}:\u00fc", entries)
-    assert await cache.get_many("ng:{q}:\u00fc", list(entries)) == list(entries.values())
+    assert await read_values(cache, "ng:{q}:\u00fc", list(entries)) == list(entries.values())
 
 
-async def test_nothing_asked_and_nothing_put_are_fine(cache: Cache) -> None:
+async def test_empty_lookups_and_puts_are_allowed(cache: Cache) -> None:
     await cache.put_many("q", {})
-    assert await cache.get_many("q", []) == []
-    assert await cache.get_many("q", [A]) == [None]
+    assert await read_values(cache, "q", []) == []
+    assert await read_values(cache, "q", [A]) == [None]
 
 
-async def test_an_entry_lives_for_its_time_and_no_longer(subject: Subject) -> None:
+async def test_an_entry_expires_after_its_time_to_live(subject: Subject) -> None:
     await subject.cache.put_many("q", {A: b"1"})
     await subject.age(TTL_S - 10)
-    assert await subject.cache.get_many("q", [A]) == [b"1"]
+    assert await read_values(subject.cache, "q", [A]) == [b"1"]
     await subject.age(20)
-    assert await subject.cache.get_many("q", [A]) == [None]
+    assert await read_values(subject.cache, "q", [A]) == [None]
 
 
 async def test_later_puts_and_reads_do_not_prolong_a_query(subject: Subject) -> None:
     await subject.cache.put_many("q", {A: b"1"})
     await subject.age(TTL_S - 10)
     await subject.cache.put_many("q", {A: b"again", B: b"2"})
-    assert await subject.cache.get_many("q", [A, B]) == [b"again", b"2"]
+    assert await read_values(subject.cache, "q", [A, B]) == [b"again", b"2"]
     await subject.age(20)
-    assert await subject.cache.get_many("q", [A, B]) == [None, None]
+    assert await read_values(subject.cache, "q", [A, B]) == [None, None]
 
 
-async def test_an_expired_query_starts_a_full_life_anew(subject: Subject) -> None:
+async def test_an_expired_query_gets_a_full_time_to_live_again(subject: Subject) -> None:
     await subject.cache.put_many("q", {A: b"old"})
     await subject.age(TTL_S + 10)
     await subject.cache.put_many("q", {B: b"new"})
     await subject.age(TTL_S - 10)
-    assert await subject.cache.get_many("q", [A, B]) == [None, b"new"]
+    assert await read_values(subject.cache, "q", [A, B]) == [None, b"new"]
 
 
-async def test_an_empty_put_does_not_start_a_life(subject: Subject) -> None:
+async def test_an_empty_put_does_not_start_the_time_to_live(subject: Subject) -> None:
     await subject.cache.put_many("q", {})
     await subject.age(TTL_S - 10)
     await subject.cache.put_many("q", {A: b"1"})
     await subject.age(20)
-    assert await subject.cache.get_many("q", [A]) == [b"1"]
+    assert await read_values(subject.cache, "q", [A]) == [b"1"]
 
 
-async def test_queries_expire_apart(subject: Subject) -> None:
+async def test_a_lookup_returns_the_time_that_is_left_to_the_query(subject: Subject) -> None:
+    assert (await subject.cache.get_many("q", [A])).remaining_s == TTL_S
+    await subject.cache.put_many("q", {A: b"1"})
+    assert TTL_S - 10 < (await subject.cache.get_many("q", [A, B])).remaining_s <= TTL_S
+    await subject.age(TTL_S - 10)
+    await subject.cache.put_many("q", {B: b"2"})
+    assert 0 < (await subject.cache.get_many("q", [B])).remaining_s <= 10
+
+
+async def test_queries_expire_independently(subject: Subject) -> None:
     await subject.cache.put_many("q1", {A: b"1"})
     await subject.age(TTL_S / 2)
     await subject.cache.put_many("q2", {A: b"2"})
     await subject.age(TTL_S / 2 + 10)
-    assert await subject.cache.get_many("q1", [A]) == [None]
-    assert await subject.cache.get_many("q2", [A]) == [b"2"]
+    assert await read_values(subject.cache, "q1", [A]) == [None]
+    assert await read_values(subject.cache, "q2", [A]) == [b"2"]
 
 
 async def test_concurrent_callers_get_their_own_values(cache: Cache) -> None:
     keys = [f"q{number}" for number in range(100)]
     await asyncio.gather(*(cache.put_many(key, {A: key.encode()}) for key in keys))
-    answers = await asyncio.gather(*(cache.get_many(key, [A]) for key in keys))
+    answers = await asyncio.gather(*(read_values(cache, key, [A]) for key in keys))
     assert answers == [[key.encode()] for key in keys]
 
 
@@ -141,8 +151,8 @@ async def test_a_closed_cache_is_unavailable(cache: Cache) -> None:
     await cache.close()
     await cache.close()
     calls: list[Awaitable[object]] = [
-        cache.get_many("q", [A]),
-        cache.get_many("q", []),
+        read_values(cache, "q", [A]),
+        read_values(cache, "q", []),
         cache.put_many("q", {A: b"1"}),
         cache.put_many("q", {}),
         cache.ping(),

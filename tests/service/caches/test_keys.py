@@ -13,7 +13,7 @@ from service.caches.keys import (
 )
 from service.contract.labels import LabelDistribution, Reading
 
-# Lone surrogates too: no text may make a key fail. Few letters, so that equal parts are common.
+# With lone surrogates, since no text may make a key fail. With few letters, so that equal parts are frequent.
 any_text = st.text(st.characters() | st.sampled_from("ab\x00\ud800"))
 settings = st.dictionaries(any_text, any_text, max_size=3)
 logprobs = st.lists(st.floats(-1000, 0), min_size=2, max_size=10)
@@ -25,7 +25,7 @@ def test_different_notes_have_different_keys(title: str, body: str, title2: str,
 
 
 @given(any_text, st.data())
-def test_text_can_not_be_shifted_from_title_to_body(text: str, data: st.DataObject) -> None:
+def test_moving_text_from_title_to_body_changes_the_key(text: str, data: st.DataObject) -> None:
     cuts = st.integers(0, len(text))
     here, there = data.draw(cuts), data.draw(cuts)
     same = note_key(text[:here], text[here:]) == note_key(text[:there], text[there:])
@@ -33,7 +33,7 @@ def test_text_can_not_be_shifted_from_title_to_body(text: str, data: st.DataObje
 
 
 @pytest.mark.parametrize("twin", ["?", "\ufffd", "\\ud800", ""])
-def test_a_lone_surrogate_is_a_text_of_its_own(twin: str) -> None:
+def test_a_lone_surrogate_has_its_own_key(twin: str) -> None:
     assert note_key("\ud800", "") != note_key(twin, "")
     assert query_key("\ud800", "0a") != query_key(twin, "0a")
 
@@ -46,8 +46,8 @@ def test_different_queries_or_fingerprints_have_different_keys(
     assert same == ((query, fingerprint) == (query2, fingerprint2))
 
 
-def test_keys_stay_what_they_are() -> None:
-    """A change here throws away every entry of every running cache: then it must be meant."""
+def test_keys_do_not_change_between_releases() -> None:
+    """A change of these keys invalidates every running cache, so it must be intended."""
     assert query_key("quiet cafes", "0a") == (
         "ng:{4129d726586926e6e411c2a3edb97c1873461106296e771070fed08fa05622bf}:0a"
     )
@@ -68,7 +68,7 @@ def test_all_fingerprints_of_a_query_share_a_cluster_slot() -> None:
 
 
 @given(any_text, any_text, settings, any_text, any_text, settings)
-def test_whatever_changes_numbers_changes_the_fingerprint(
+def test_every_setting_that_changes_numbers_changes_the_fingerprint(
     checkpoint: str,
     criteria: str,
     numbers: dict[str, str],
@@ -92,13 +92,13 @@ WHOLE = Reading(LabelDistribution((0.5, 0.5), 0.9), truncated=False)
 
 
 @given(logprobs, st.booleans())
-def test_a_reading_comes_back_to_the_last_digit(values: list[float], truncated: bool) -> None:
+def test_a_reading_is_unpacked_exactly(values: list[float], truncated: bool) -> None:
     reading = Reading(LabelDistribution.from_logprobs(values), truncated)
     assert unpack_reading(pack_reading(reading, *KEYS), len(values), *KEYS) == reading
 
 
 @given(st.binary(max_size=60), st.integers(2, 6))
-def test_foreign_bytes_never_raise_nor_make_a_reading(packed: bytes, labels: int) -> None:
+def test_foreign_bytes_are_a_miss(packed: bytes, labels: int) -> None:
     assert unpack_reading(packed, labels, *KEYS) is None
 
 
@@ -109,7 +109,7 @@ def test_foreign_bytes_never_raise_nor_make_a_reading(packed: bytes, labels: int
         (-0.1, 0.5, 0.5), (0.9, 0.5, 0.4), (0.9, 0.0, 0.0), (0.9, 0.5, 0.25, 0.25), (0.9, 1.0),
     ],
 )  # fmt: skip
-def test_an_entry_that_is_no_distribution_is_a_miss(values: tuple[float, ...]) -> None:
+def test_an_entry_that_is_not_a_distribution_is_a_miss(values: tuple[float, ...]) -> None:
     poisoned = Reading(LabelDistribution(values[1:], values[0]), truncated=False)
     assert unpack_reading(pack_reading(poisoned, *KEYS), 2, *KEYS) is None
     assert unpack_reading(pack_reading(WHOLE, *KEYS), 2, *KEYS) == WHOLE
@@ -123,13 +123,13 @@ def test_an_entry_of_another_version_is_a_miss(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("cut", [slice(0), slice(1), slice(-1), slice(1, None)])
-def test_a_cut_entry_is_a_miss(cut: slice) -> None:
+def test_a_truncated_entry_is_a_miss(cut: slice) -> None:
     packed = pack_reading(WHOLE, *KEYS)
     assert unpack_reading(packed[cut], 2, *KEYS) is None
     assert unpack_reading(packed + b"\x00", 2, *KEYS) is None
 
 
-def test_every_flipped_bit_makes_a_miss() -> None:
+def test_an_entry_with_a_flipped_bit_is_a_miss() -> None:
     packed = pack_reading(WHOLE, *KEYS)
     for bit in range(8 * len(packed)):
         flipped = bytearray(packed)

@@ -1,6 +1,7 @@
-"""What only the in-memory cache promises; the rest is in test_cache_behaviour.py."""
+"""Behaviour of the in-memory cache alone; test_cache_behaviour.py tests what all caches share."""
 
 from service.caches.memory_cache import MemoryCache
+from tests.service.caches.harness import read_values
 
 
 def make_cache(max_entries: int) -> MemoryCache:
@@ -12,14 +13,14 @@ def notes(*numbers: int) -> dict[bytes, bytes]:
 
 
 async def count(cache: MemoryCache, query_key: str) -> int:
-    return sum(value is not None for value in await cache.get_many(query_key, list(notes(*range(100)))))
+    return sum(value is not None for value in await read_values(cache, query_key, list(notes(*range(100)))))
 
 
-async def test_the_least_recently_used_query_makes_room() -> None:
+async def test_the_least_recently_used_query_is_evicted() -> None:
     cache = make_cache(max_entries=6)
     for query in ("q1", "q2", "q3"):
         await cache.put_many(query, notes(1, 2))
-    await cache.get_many("q1", [b"n1"])
+    await read_values(cache, "q1", [b"n1"])
     await cache.put_many("q4", notes(1))
     assert [await count(cache, query) for query in ("q1", "q2", "q3", "q4")] == [2, 0, 2, 1]
 
@@ -40,7 +41,7 @@ async def test_growing_a_query_evicts_others_not_itself() -> None:
     assert await count(cache, "q2") == 0
 
 
-async def test_putting_the_same_notes_again_takes_no_more_room() -> None:
+async def test_putting_the_same_notes_again_evicts_nothing() -> None:
     cache = make_cache(max_entries=4)
     await cache.put_many("q1", notes(1, 2))
     for _ in range(5):
@@ -52,10 +53,10 @@ async def test_a_query_larger_than_the_cache_keeps_its_newest_notes() -> None:
     cache = make_cache(max_entries=3)
     await cache.put_many("q", notes(1, 2))
     await cache.put_many("q", notes(3, 4, 5))
-    assert await cache.get_many("q", list(notes(1, 2, 3, 4, 5))) == [None, None, b"v3", b"v4", b"v5"]
+    assert await read_values(cache, "q", list(notes(1, 2, 3, 4, 5))) == [None, None, b"v3", b"v4", b"v5"]
 
 
-async def test_no_entries_allowed_means_nothing_is_kept() -> None:
+async def test_a_cache_without_room_stores_nothing() -> None:
     cache = make_cache(max_entries=0)
     await cache.put_many("q", notes(1))
-    assert await cache.get_many("q", [b"n1"]) == [None]
+    assert await read_values(cache, "q", [b"n1"]) == [None]

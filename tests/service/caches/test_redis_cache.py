@@ -1,4 +1,4 @@
-"""What only the Redis cache promises: bounded calls, translated errors, no leaks. The rest is in test_cache_behaviour.py."""
+"""Behaviour of the Redis cache alone: timeouts, translated errors, secrets. test_cache_behaviour.py tests what all caches share."""
 
 import asyncio
 import traceback
@@ -14,6 +14,7 @@ from service.caches.redis_cache import RedisCache
 from service.caches.redis_connection import translate_redis_errors
 from service.errors import CacheUnavailableError, ConfigurationError
 from tests.redis_server import RedisServer
+from tests.service.caches.harness import read_values
 
 A, B = b"a" * 32, b"b" * 32
 SECRET = "s3cr3t"
@@ -24,7 +25,7 @@ REDIS_EXCEPTIONS = [
 
 @pytest.mark.parametrize("kind", [*REDIS_EXCEPTIONS, OSError, ConnectionResetError, TimeoutError])
 async def test_every_failure_of_redis_is_translated(kind: type[Exception]) -> None:
-    error = kind.__new__(kind)  # some parse what they are given
+    error = kind.__new__(kind)  # some constructors parse their arguments
     with pytest.raises(CacheUnavailableError, match=kind.__name__) as caught:
         async with translate_redis_errors(CacheUnavailableError):
             raise error
@@ -90,7 +91,7 @@ async def cache(redis_server: RedisServer) -> AsyncIterator[RedisCache]:
 
 @pytest.fixture
 async def narrow_cache(redis_server: RedisServer) -> AsyncIterator[RedisCache]:
-    """One connection, so that whatever a call leaves on it the next call finds."""
+    """A cache with one connection, so that the next call would find anything that a call leaves on it."""
     made = RedisCache(redis_server.url, ttl_s=60, timeout_s=5, max_connections=1)
     yield made
     await made.close()
@@ -98,7 +99,7 @@ async def narrow_cache(redis_server: RedisServer) -> AsyncIterator[RedisCache]:
 
 @pytest.fixture
 async def hasty_cache(redis_server: RedisServer) -> AsyncIterator[RedisCache]:
-    """One connection and a timeout that tests can wait for, yet long enough for a busy machine."""
+    """A cache with one connection, and a timeout that is short for a test but long enough for a busy machine."""
     made = RedisCache(redis_server.url, ttl_s=60, timeout_s=1, max_connections=1)
     yield made
     await made.close()
@@ -120,7 +121,7 @@ def locked_server(redis_binary: str) -> Iterator[RedisServer]:
 
 
 @pytest.mark.redis
-async def test_the_password_opens_a_locked_server(locked_server: RedisServer) -> None:
+async def test_the_password_of_the_url_is_used(locked_server: RedisServer) -> None:
     cache = RedisCache(locked_server.url, ttl_s=60, timeout_s=5)
     await cache.ping()
     await cache.close()
@@ -132,13 +133,14 @@ async def test_the_password_opens_a_locked_server(locked_server: RedisServer) ->
 
 
 @pytest.mark.redis
-async def test_many_notes_cost_one_command(cache: RedisCache, admin: Redis) -> None:
+async def test_many_notes_take_one_command_of_each_kind(cache: RedisCache, admin: Redis) -> None:
     keys = [b"%032d" % number for number in range(500)]
     await cache.put_many("q", dict.fromkeys(keys, b"x"))
-    assert await cache.get_many("q", keys) == [b"x"] * 500
+    assert await read_values(cache, "q", keys) == [b"x"] * 500
     stats = await admin.info("commandstats")
     calls = {
-        name: stats[f"cmdstat_{name}"]["calls"] for name in ("hmget", "hset", "pexpire", "multi", "exec")
+        name: stats[f"cmdstat_{name}"]["calls"]
+        for name in ("pttl", "hmget", "hset", "pexpire", "multi", "exec")
     }
     assert calls == dict.fromkeys(calls, 1)
 
@@ -146,34 +148,34 @@ async def test_many_notes_cost_one_command(cache: RedisCache, admin: Redis) -> N
 @pytest.mark.redis
 async def test_connections_are_bounded(redis_server: RedisServer, admin: Redis) -> None:
     cache = RedisCache(redis_server.url, ttl_s=60, timeout_s=5, max_connections=4)
-    await asyncio.gather(*(cache.get_many("q", [A]) for _ in range(100)))
+    await asyncio.gather(*(read_values(cache, "q", [A]) for _ in range(100)))
     assert len(await admin.client_list()) == 4 + 1
     await cache.close()
 
 
 @pytest.mark.redis
 @pytest.mark.parametrize("setting", ["decode_responses=true", "socket_timeout=1000", "max_connections=1000"])
-async def test_the_url_can_not_undo_what_the_cache_relies_on(redis_server: RedisServer, setting: str) -> None:
+async def test_the_url_can_not_override_required_options(redis_server: RedisServer, setting: str) -> None:
     cache = RedisCache(f"{redis_server.url}?{setting}", ttl_s=60, timeout_s=5)
     await cache.put_many("q", {A: b"\xff"})
-    assert await cache.get_many("q", [A]) == [b"\xff"]
+    assert await read_values(cache, "q", [A]) == [b"\xff"]
     await cache.close()
 
 
 @pytest.mark.redis
-async def test_an_entry_of_another_type_is_dropped_and_a_miss(cache: RedisCache, admin: Redis) -> None:
+async def test_an_entry_of_another_type_is_deleted_and_a_miss(cache: RedisCache, admin: Redis) -> None:
     await admin.set("q", "not a hash")
     with pytest.raises(CacheUnavailableError, match="ResponseError"):
         await cache.put_many("q", {A: b"1"})
-    assert await cache.get_many("q", [A, B]) == [None, None]
+    assert await read_values(cache, "q", [A, B]) == [None, None]
     assert not await admin.exists("q")
     await cache.put_many("q", {A: b"1"})
-    assert await cache.get_many("q", [A, B]) == [b"1", None]
+    assert await read_values(cache, "q", [A, B]) == [b"1", None]
 
 
 @pytest.fixture
 def tls_server(redis_binary: str, tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis that speaks TLS alone and wants a password; its authority's certificate is `ca.pem` in `tmp_path`."""
+    """A Redis that requires TLS and a password. Its authority's certificate is `ca.pem` in `tmp_path`."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(
@@ -186,10 +188,10 @@ def tls_server(redis_binary: str, tmp_path: Path) -> Iterator[RedisServer]:
 
 
 @pytest.mark.redis
-async def test_tls_and_a_password_open_a_locked_server(tls_server: RedisServer, tmp_path: Path) -> None:
+async def test_tls_and_a_password_are_used(tls_server: RedisServer, tmp_path: Path) -> None:
     cache = RedisCache(f"{tls_server.url}?ssl_ca_certs={tmp_path / 'ca.pem'}", ttl_s=60, timeout_s=5)
     await cache.put_many("q", {A: b"1"})
-    assert await cache.get_many("q", [A]) == [b"1"]
+    assert await read_values(cache, "q", [A]) == [b"1"]
     await cache.close()
 
 
@@ -207,7 +209,7 @@ async def test_tls_and_a_password_open_a_locked_server(tls_server: RedisServer, 
     ],
     ids=["unknown-authority", "other-host", "no-tls", "wrong-password"],
 )
-async def test_a_server_that_is_not_the_right_one_gets_nothing(
+async def test_a_server_with_a_wrong_certificate_or_password_is_refused(
     tls_server: RedisServer, tmp_path: Path, made_wrong: Callable[[str, Path], str], why: str
 ) -> None:
     cache = RedisCache(made_wrong(tls_server.url, tmp_path / "ca.pem"), ttl_s=60, timeout_s=5)
@@ -218,26 +220,26 @@ async def test_a_server_that_is_not_the_right_one_gets_nothing(
 
 
 @pytest.mark.redis
-async def test_no_server_is_an_error_at_once(redis_server: RedisServer, cache: RedisCache) -> None:
+async def test_a_missing_server_is_an_error_at_once(redis_server: RedisServer, cache: RedisCache) -> None:
     redis_server.stop()
-    for call in (cache.ping(), cache.get_many("q", [A]), cache.put_many("q", {A: b"1"})):
+    for call in (cache.ping(), read_values(cache, "q", [A]), cache.put_many("q", {A: b"1"})):
         with pytest.raises(CacheUnavailableError):
             await call
 
 
 @pytest.mark.redis
-async def test_a_killed_server_is_an_error_and_a_new_one_is_used_at_once(
+async def test_a_killed_server_is_an_error_and_its_successor_is_used_at_once(
     redis_server: RedisServer, cache: RedisCache
 ) -> None:
     await asyncio.gather(*(cache.put_many("q", {A: b"1"}) for _ in range(10)))
     redis_server.pause()
-    calls = [asyncio.ensure_future(cache.get_many("q", [A])) for _ in range(20)]
+    calls = [asyncio.ensure_future(read_values(cache, "q", [A])) for _ in range(20)]
     await asyncio.wait(calls, timeout=0.05)
     redis_server.kill()
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {CacheUnavailableError}
     redis_server.start()
-    assert await asyncio.gather(*(cache.get_many("q", [A]) for _ in range(20))) == [[None]] * 20
+    assert await asyncio.gather(*(read_values(cache, "q", [A]) for _ in range(20))) == [[None]] * 20
 
 
 @pytest.mark.redis
@@ -249,23 +251,23 @@ async def test_a_hung_server_is_an_error_within_the_timeout(
     async with asyncio.timeout(5):
         for call in (
             hasty_cache.ping(),
-            hasty_cache.get_many("q", [A]),
+            read_values(hasty_cache, "q", [A]),
             hasty_cache.put_many("q", {A: b"2"}),
         ):
             with pytest.raises(CacheUnavailableError, match="TimeoutError"):
                 await call
     redis_server.resume()
-    assert await hasty_cache.get_many("q", [A]) in ([b"1"], [b"2"])
+    assert await read_values(hasty_cache, "q", [A]) in ([b"1"], [b"2"])
 
 
 @pytest.mark.redis
-async def test_callers_that_wait_for_a_connection_are_bounded_too(
+async def test_waiting_for_a_connection_has_the_same_timeout(
     redis_server: RedisServer, hasty_cache: RedisCache
 ) -> None:
     await hasty_cache.ping()
     redis_server.pause()
     async with asyncio.timeout(15):
-        calls = (hasty_cache.get_many("q", [A]) for _ in range(50))
+        calls = (read_values(hasty_cache, "q", [A]) for _ in range(50))
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {CacheUnavailableError}
     redis_server.resume()
@@ -273,31 +275,33 @@ async def test_callers_that_wait_for_a_connection_are_bounded_too(
 
 
 @pytest.mark.redis
-async def test_a_cancelled_call_leaves_no_reply_for_the_next(
+async def test_a_cancelled_call_leaves_no_reply_for_the_next_call(
     redis_server: RedisServer, narrow_cache: RedisCache
 ) -> None:
     await narrow_cache.put_many("q1", {A: b"1"})
     await narrow_cache.put_many("q2", {A: b"2"})
     redis_server.pause()
-    for call in (narrow_cache.get_many("q1", [A]), narrow_cache.put_many("q1", {A: b"3"})):
+    for call in (read_values(narrow_cache, "q1", [A]), narrow_cache.put_many("q1", {A: b"3"})):
         task = asyncio.ensure_future(call)
-        await asyncio.wait([task], timeout=0.02)  # the command is sent, the reply can't come
+        await asyncio.wait([task], timeout=0.02)  # the command is sent, and the paused server can't reply
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
     redis_server.resume()
-    assert await narrow_cache.get_many("q2", [A]) == [b"2"]
+    assert await read_values(narrow_cache, "q2", [A]) == [b"2"]
 
 
 @pytest.mark.redis
 @pytest.mark.parametrize("operation", ["get", "put"])
 async def test_a_call_can_be_cancelled_at_every_step(narrow_cache: RedisCache, operation: str) -> None:
-    """However far it has come, it ends cancelled, and the one connection serves the next call rightly."""
+    """A call that is cancelled at any step ends cancelled, and the next call on its connection gets its own reply."""
     await narrow_cache.put_many("q2", {A: b"2"})
     cancelled = 0
     for steps in range(40):
         call = (
-            narrow_cache.get_many("q1", [A]) if operation == "get" else narrow_cache.put_many("q1", {A: b"1"})
+            read_values(narrow_cache, "q1", [A])
+            if operation == "get"
+            else narrow_cache.put_many("q1", {A: b"1"})
         )
         task: asyncio.Future[object] = asyncio.ensure_future(call)
         for _ in range(steps):
@@ -306,5 +310,5 @@ async def test_a_call_can_be_cancelled_at_every_step(narrow_cache: RedisCache, o
             cancelled += 1
             with pytest.raises(asyncio.CancelledError):
                 await task
-        assert await narrow_cache.get_many("q2", [A]) == [b"2"]
+        assert await read_values(narrow_cache, "q2", [A]) == [b"2"]
     assert cancelled > 3

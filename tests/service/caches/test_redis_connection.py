@@ -1,4 +1,4 @@
-"""What a failure of Redis tells: its kind, and no part of the URL. The rest of the connection is in test_redis_cache."""
+"""Errors of Redis name their type and no part of the URL. test_redis_cache.py tests the rest of the connection."""
 
 import socket
 import traceback
@@ -14,14 +14,14 @@ USER, PASSWORD = "ann-of-redis", "s3cr3t"
 
 @pytest.fixture
 def refused_port() -> Iterator[int]:
-    """A port that is taken but not listened on: whoever connects is refused."""
+    """A port that is bound but not listened on, so that connections are refused."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield taken.getsockname()[1]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-async def test_a_refused_connection_tells_its_kind_alone(refused_port: int, host: str) -> None:
+async def test_the_error_of_a_refused_connection_names_only_its_type(refused_port: int, host: str) -> None:
     url = f"redis://{USER}:{PASSWORD}@{host}:{refused_port}/0"
     connection = RedisConnection(url, 5, 2, ExplanationStoreError)
     with pytest.raises(ExplanationStoreError) as caught:
@@ -34,7 +34,7 @@ async def test_a_refused_connection_tells_its_kind_alone(refused_port: int, host
         assert part not in printed
 
 
-async def test_what_lies_beneath_is_told_by_its_kind() -> None:
+async def test_the_error_names_the_type_of_its_cause() -> None:
     error = ConnectionError("Error -2 connecting to redis.example:6379. Name or service not known.")
     error.__context__ = socket.gaierror(-2, "Name or service not known")
     with pytest.raises(ExplanationStoreError) as caught:

@@ -22,7 +22,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], None], *, signed: bool
     write_manifest(folder, sign(data) if signed else data)
 
 
-def test_whole_checkpoint_loads(folder: Path) -> None:
+def test_valid_checkpoint_loads(folder: Path) -> None:
     checkpoint = load_checkpoint(folder)
     assert checkpoint.manifest.name == "tiny-1"
     assert len(checkpoint.probes) == 3
@@ -35,11 +35,11 @@ def test_manifest_round_trips(folder: Path) -> None:
 
 
 def test_folder_without_manifest_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"is no checkpoint: manifest\.json can't be read"):
+    with pytest.raises(CheckpointError, match=r"is not a checkpoint: manifest\.json can't be read"):
         load_checkpoint(tmp_path)
 
 
-def test_manifest_that_is_no_json_is_refused(folder: Path) -> None:
+def test_manifest_that_is_not_json_is_refused(folder: Path) -> None:
     (folder / "manifest.json").write_text("{", encoding="utf-8")
     with pytest.raises(ManifestError, match="is not valid JSON"):
         load_checkpoint(folder)
@@ -74,7 +74,7 @@ def test_unlisted_file_is_refused(folder: Path, name: str, message: str) -> None
 
 def test_changed_weights_are_refused(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"other weights")
-    with pytest.raises(CheckpointError, match=r"model\.safetensors is not the file of the manifest"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is not the manifest's file"):
         load_checkpoint(folder)
 
 
@@ -84,7 +84,7 @@ def test_wrong_fingerprint_is_refused(folder: Path) -> None:
         load_checkpoint(folder)
 
 
-def test_label_that_is_no_single_token_is_refused(folder: Path) -> None:
+def test_label_that_is_not_a_single_token_is_refused(folder: Path) -> None:
     edit(folder, lambda data: data["labels"][0].update(token="10"))
     with pytest.raises(LabelTokenError, match="label '10'"):
         load_checkpoint(folder)
@@ -116,15 +116,15 @@ def test_manifest_that_breaks_the_contract_is_refused(
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ("", "holds no probe"),
+        ("", "has no probe"),
         ('{"query": "q"}', "line 1 is not valid"),
         (
             '{"query":"q","note":{},"criteria":"general-1","distribution":[0.5,0.5],"label_mass":1}',
-            "does not fit the manifest's labels",
+            "does not match the manifest's labels",
         ),
         (
             '{"query":"q","note":{},"criteria":"other","distribution":[0.1,0.2,0.3,0.4],"label_mass":1}',
-            "does not fit the manifest's labels and criteria",
+            "does not match the manifest's labels and criteria",
         ),
     ],
 )
@@ -134,7 +134,7 @@ def test_bad_probes_are_refused(folder: Path, lines: str, message: str) -> None:
         load_checkpoint(folder)
 
 
-def test_fingerprint_moves_with_numbers_and_not_with_calibration(folder: Path) -> None:
+def test_fingerprint_changes_with_numbers_and_not_with_calibration(folder: Path) -> None:
     data = read_manifest(folder).model_dump(mode="json")
     calibrated = {**data, "calibration": {"name": "t-1", "method": "temperature", "temperature": 2.0}}
     assert compute_fingerprint({**calibrated, "name": "other"}) == compute_fingerprint(data)

@@ -12,7 +12,7 @@ def graded(*scores: float) -> list[Graded]:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_rank_correlation_is_scipys_ties_and_all(seed: int) -> None:
+def test_the_rank_correlation_equals_scipys_including_ties(seed: int) -> None:
     rng = random.Random(seed)
     first = [rng.choice([0.1, 0.2, 0.3, 0.4]) for _ in range(30)]
     second = [rng.random() for _ in range(30)]
@@ -22,11 +22,11 @@ def test_the_rank_correlation_is_scipys_ties_and_all(seed: int) -> None:
 @pytest.mark.parametrize(
     ("first", "second"), [([0.5], [0.5]), ([0.5, 0.5], [0.1, 0.9]), ([0.1, 0.9], [0.5, 0.5])]
 )
-def test_without_an_order_there_is_no_rank_correlation(first: list[float], second: list[float]) -> None:
+def test_equal_scores_have_no_rank_correlation(first: list[float], second: list[float]) -> None:
     assert rank_correlation(first, second) is None
 
 
-def test_the_same_twice_differs_in_nothing() -> None:
+def test_a_checkpoint_compared_with_itself_has_no_differences() -> None:
     comparison = Comparison(4)
     for _ in range(20):
         comparison.add(graded(0.1, 0.4, 0.9), graded(0.1, 0.4, 0.9))
@@ -38,9 +38,9 @@ def test_the_same_twice_differs_in_nothing() -> None:
     assert found["flips"] == [[20, 0, 0, 0], [0, 20, 0, 0], [0, 0, 0, 0], [0, 0, 0, 20]]
 
 
-def test_differences_are_told_by_what_they_are() -> None:
+def test_differences_are_counted_by_kind() -> None:
     comparison = Comparison(4)
-    comparison.add(graded(0.2, 0.9), graded(0.8, 0.6))  # the order is turned round
+    comparison.add(graded(0.2, 0.9), graded(0.8, 0.6))  # the order is reversed
     comparison.add(graded(0.2, 0.9), graded(0.3, 0.9))
     found = comparison.to_json()
     assert found["same_grade"]["mean"] == pytest.approx(1 / 4)
@@ -50,23 +50,23 @@ def test_differences_are_told_by_what_they_are() -> None:
     assert found["score_distance"]["mean"] == pytest.approx((0.6 + 0.3 + 0.1) / 4)
     assert found["score_shift"]["p95"] == pytest.approx(0.6, abs=0.013)
     assert found["flips"] == [[0, 1, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 1, 1]]
-    assert found["same_grade"]["low"] is None  # two requests say nothing of how sure that is
+    assert found["same_grade"]["low"] is None  # two requests are too few for an interval
 
 
-def test_a_request_without_notes_counts_for_nothing() -> None:
+def test_a_request_without_notes_is_ignored() -> None:
     comparison = Comparison(4)
     comparison.add([], [])
     assert comparison.to_json()["requests"] == 0
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+def test_the_interval_contains_the_true_mean_in_about_95_percent_of_samples() -> None:
     rng = random.Random(1)
     covered = 0
     for _ in range(300):
         mean = RatioMean()
         for _ in range(60):
             count = rng.randint(1, 20)
-            share = rng.betavariate(7, 3)  # pairs of one request are alike
+            share = rng.betavariate(7, 3)  # the pairs of one request are alike
             mean.add(sum(rng.random() < share for _ in range(count)), count)
         found = mean.to_json()
         assert found["low"] is not None
@@ -75,14 +75,14 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     assert 0.90 <= covered / 300 <= 0.98
 
 
-def test_it_can_be_read_as_text() -> None:
+def test_a_comparison_is_described_as_text() -> None:
     comparison = Comparison(4)
     assert "same grade        not known yet" in describe_comparison(comparison.to_json())
     for _ in range(10):
         comparison.add(graded(0.2, 0.9), graded(0.3, 0.9))
     text = describe_comparison(json.loads(json.dumps(comparison.to_json())))
     assert text == (
-        "20 pairs of 10 requests; intervals are 95 %, over requests\n"
+        "20 pairs of 10 requests; 95 % intervals over requests\n"
         "same grade        50.0 % [50.0, 50.0]\n"
         "same note first   100.0 % [100.0, 100.0]\n"
         "rank correlation  1.000 [1.000, 1.000] (Spearman, mean over requests)\n"

@@ -1,4 +1,4 @@
-"""Whatever a query or a note says, the template's tokens stay as they are: the same ids, in the same order, and no more.
+"""No text of a query or a note changes the template's tokens: their ids and order stay the same, and none is added.
 
 On the fixed set of attacks that docs/security.md reports on, the template's own texts, and mixtures of all of these.
 """
@@ -19,7 +19,7 @@ from tests.checkpoints import load_tiny
 
 @pytest.fixture(scope="module", params=["tiny", pytest.param("default", marks=pytest.mark.engine)])
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    """The default one needs no engine here, but its folder, which `make test` assembles."""
+    """The default checkpoint needs no engine here, only its folder, which `make test` assembles."""
     if request.param == "tiny":
         return load_tiny(tmp_path_factory.mktemp("checkpoint"))
     loaded: Checkpoint = request.getfixturevalue("default_checkpoint")
@@ -32,7 +32,7 @@ def template_texts(checkpoint: Checkpoint) -> list[str]:
 
 
 def assert_intact(checkpoint: Checkpoint, prompt: Prompt, query: str, note: Note) -> None:
-    """Walk the prompt: the template's ids one after the other, and between them the texts, each as text."""
+    """Check that the prompt is the template's ids in order, with the texts between them encoded as plain text."""
     tokenizer = checkpoint.tokenizer
     added = json.loads((checkpoint.folder / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
     special = {token["id"] for token in added}
@@ -66,12 +66,12 @@ def assert_intact(checkpoint: Checkpoint, prompt: Prompt, query: str, note: Note
 def check(checkpoint: Checkpoint, query: str, title: str, body: str) -> None:
     query, note = canonicalize(query), Note(canonicalize(title), canonicalize(body))
     [prompt] = checkpoint.renderer.render(query, [note], checkpoint.renderer.default_criteria)
-    if not prompt.truncated:  # only ever the note's tail: test_prompt.py
+    if not prompt.truncated:  # only the note's end is ever truncated: test_prompt.py
         assert_intact(checkpoint, prompt, query, note)
 
 
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
-def test_attacks_of_the_set(checkpoint: Checkpoint, attack: str) -> None:
+def test_attacks_from_the_injection_set_stay_text(checkpoint: Checkpoint, attack: str) -> None:
     for query, title, body in (
         ("quiet cafes", "", attack),
         ("quiet cafes", attack, ""),
@@ -81,18 +81,18 @@ def test_attacks_of_the_set(checkpoint: Checkpoint, attack: str) -> None:
         check(checkpoint, query, title, body)
 
 
-def test_the_template_s_own_texts(checkpoint: Checkpoint) -> None:
+def test_the_templates_own_texts_stay_text(checkpoint: Checkpoint) -> None:
     for text in template_texts(checkpoint):
         check(checkpoint, "quiet cafes", "", text[:150])
         check(checkpoint, "quiet cafes", text[:50], text[:50])
 
 
 @given(data=st.data())
-def test_mixtures(checkpoint: Checkpoint, data: st.DataObject) -> None:
+def test_random_mixtures_of_attacks_stay_text(checkpoint: Checkpoint, data: st.DataObject) -> None:
     known = st.sampled_from(
         [*ATTACKS.values(), *template_texts(checkpoint), "<|im_start|>", "<|im_end|>", "</s>"]
     )
-    # Above it are no characters yet, and the default tokenizer has no token for their first byte.
+    # Unicode has no characters above it yet, and the default tokenizer has no token for their first byte.
     characters = st.text(st.characters(max_codepoint=0x3FFFF, exclude_categories=["Cs"]), max_size=8)
     pieces = st.lists(st.one_of(known.map(lambda text: text[:40]), characters), max_size=4)
     query, title, body = (data.draw(pieces.map("".join)) for _ in range(3))

@@ -37,7 +37,7 @@ def test_score_is_expected_gain_over_top_gain(manifest: Manifest) -> None:
     assert judgement.label_mass == 0.998
 
 
-def test_equal_probabilities_give_the_lower_grade(manifest: Manifest) -> None:
+def test_of_equally_probable_grades_the_lower_one_is_chosen(manifest: Manifest) -> None:
     assert judge(LabelDistribution((0.4, 0.1, 0.1, 0.4), 1.0), manifest, GENERAL).grade == 0
 
 
@@ -64,7 +64,7 @@ def test_a_decision_chooses_the_greatest_expected_utility(manifest: Manifest) ->
     assert judge(found, nearest, "another-1").grade == 0
 
 
-def test_a_decision_changes_the_grade_alone(manifest: Manifest) -> None:
+def test_a_decision_changes_only_the_grade(manifest: Manifest) -> None:
     found = LabelDistribution((0.4, 0.3, 0.2, 0.1), 0.9)
     rare_first = decided(
         manifest, [[float(true == chosen) * 4**true for chosen in range(4)] for true in range(4)]
@@ -78,12 +78,12 @@ def test_a_decision_changes_the_grade_alone(manifest: Manifest) -> None:
     ("decisions", "message"),
     [
         ([("another-1", 4, 4)], "of this manifest"),
-        ([(GENERAL, 4, 4), (GENERAL, 4, 4)], "one for a criteria"),
+        ([(GENERAL, 4, 4), (GENERAL, 4, 4)], "each criteria of this manifest may have one decision"),
         ([(GENERAL, 3, 4)], "a row and a column"),
         ([(GENERAL, 4, 3)], "a row and a column"),
     ],
 )
-def test_a_decision_that_does_not_fit_is_refused(
+def test_a_decision_that_does_not_match_the_manifest_is_refused(
     manifest: Manifest, decisions: list[tuple[str, int, int]], message: str
 ) -> None:
     stated = [{"criteria": name, "utilities": [[0.0] * columns] * rows} for name, rows, columns in decisions]
@@ -92,7 +92,7 @@ def test_a_decision_that_does_not_fit_is_refused(
 
 
 @given(weights=WEIGHTS)
-def test_the_identity_chooses_the_most_probable(manifest: Manifest, weights: list[float]) -> None:
+def test_identity_utilities_choose_the_most_probable_grade(manifest: Manifest, weights: list[float]) -> None:
     identity = decided(manifest, [[float(true == chosen) for chosen in range(4)] for true in range(4)])
     found = distribution_of(weights)
     assert judge(found, identity, GENERAL) == judge(found, manifest, GENERAL)
@@ -107,13 +107,13 @@ def test_temperature_equals_softmax_of_scaled_logits(weights: list[float], tempe
     assert calibrated == pytest.approx([power / sum(powers) for power in powers], abs=1e-9)
 
 
-def test_identity_leaves_probabilities_alone() -> None:
+def test_the_identity_calibration_keeps_probabilities() -> None:
     assert calibrate((0.1, 0.9), Calibration(), GENERAL) == (0.1, 0.9)
 
 
-def test_criteria_with_a_temperature_of_their_own_are_calibrated_by_it(manifest: Manifest) -> None:
+def test_criteria_with_their_own_temperature_are_calibrated_with_it(manifest: Manifest) -> None:
     own = Calibration(method="temperature", temperature=3.0, temperatures={GENERAL: 0.5})
-    # A square of each, renormalised.
+    # The squares, renormalised.
     assert calibrate((0.25, 0.75), own, GENERAL) == pytest.approx((0.1, 0.9))
     assert calibrate((0.25, 0.75), own, "other") == calibrate(
         (0.25, 0.75), Calibration(method="temperature", temperature=3.0), GENERAL
@@ -129,11 +129,11 @@ def test_criteria_with_a_temperature_of_their_own_are_calibrated_by_it(manifest:
     ("calibration", "message"),
     [
         ({"temperatures": {"general-1": 2.0}}, "identity calibration takes no temperature"),
-        ({"method": "temperature", "temperatures": {"nobody-1": 2.0}}, "not of .'nobody-1'"),
+        ({"method": "temperature", "temperatures": {"nobody-1": 2.0}}, "not for .'nobody-1'"),
         ({"method": "temperature", "temperatures": {"general-1": 0.0}}, "greater than 0"),
     ],
 )
-def test_temperatures_that_do_not_fit_are_refused(
+def test_temperatures_that_do_not_match_the_manifest_are_refused(
     manifest: Manifest, calibration: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

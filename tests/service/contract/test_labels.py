@@ -28,7 +28,7 @@ def test_label_mass_is_the_labels_share_of_the_vocabulary() -> None:
     assert distribution.probabilities == pytest.approx((0.25, 0.75))
 
 
-def test_label_without_any_probability_is_zero() -> None:
+def test_a_label_with_logprob_minus_infinity_has_probability_zero() -> None:
     assert LabelDistribution.from_logprobs([-math.inf, 0.0]).probabilities == (0.0, 1.0)
 
 
@@ -61,14 +61,14 @@ def test_label_of_several_tokens_is_refused(checkpoint: Checkpoint) -> None:
         check_with(checkpoint, [{"token": "12", "token_id": 1}, {"token": "1", "token_id": 1}])
 
 
-def test_labels_that_are_one_token_are_refused(checkpoint: Checkpoint) -> None:
+def test_labels_that_share_a_token_are_refused(checkpoint: Checkpoint) -> None:
     zero = checkpoint.manifest.labels[0].token_id
     with pytest.raises(LabelTokenError, match="must be distinct"):
         check_with(checkpoint, [{"token": "0", "token_id": zero}, {"token": "0", "token_id": zero}])
 
 
 def test_label_that_merges_with_the_cue_is_refused(checkpoint: Checkpoint) -> None:
-    # " a" is one word to this tokenizer: after a cue that ends in a blank, "a" is no token of its own.
+    # " a" is one word for this tokenizer: after a cue that ends in a space, "a" is not a token.
     a = ContractTokenizer.load(checkpoint.folder).encode_template("a")[0]
     zero = checkpoint.manifest.labels[0].token_id
     with pytest.raises(LabelTokenError, match="label 'a'"):
@@ -77,7 +77,7 @@ def test_label_that_merges_with_the_cue_is_refused(checkpoint: Checkpoint) -> No
         )
 
 
-def test_cue_that_is_no_token_is_refused(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cue_without_a_token_is_refused(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ContractTokenizer, "encode_template", lambda *_: ())
     with pytest.raises(LabelTokenError, match="encodes to no token"):
         check_labels(checkpoint.manifest, ContractTokenizer.load(checkpoint.folder))

@@ -9,7 +9,7 @@ from service.errors import ProbeMismatchError
 PROBE = Probe(query="q", note=ProbeNote(), criteria="c", distribution=(0.25, 0.75), label_mass=0.9)
 
 
-def test_what_is_expected_passes() -> None:
+def test_the_expected_distribution_passes() -> None:
     found = LabelDistribution((0.2505, 0.7495), 0.9)
     assert check_probes([PROBE], [found], tolerance=0.001) == pytest.approx(0.0005)
 
@@ -23,12 +23,12 @@ def test_what_is_expected_passes() -> None:
     ],
     ids=["distribution", "label mass", "not a number"],
 )
-def test_what_differs_is_refused(found: LabelDistribution) -> None:
+def test_a_different_distribution_is_refused(found: LabelDistribution) -> None:
     with pytest.raises(ProbeMismatchError, match=r"1 of 2 probes differ by more than 0\.001"):
         check_probes([PROBE, PROBE], [LabelDistribution((0.25, 0.75), 0.9), found], tolerance=0.001)
 
 
-def test_probes_are_read_in_canonical_text() -> None:
+def test_probes_are_rendered_as_canonical_text() -> None:
     probe = Probe(
         query=" a  b ",
         note=ProbeNote(title=None, body="x\ny"),

@@ -33,12 +33,16 @@ def test_prompt_follows_the_template(checkpoint: Checkpoint, tokenizer: Contract
     )
 
 
-def test_title_line_goes_with_its_title(checkpoint: Checkpoint, tokenizer: ContractTokenizer) -> None:
+def test_a_note_without_a_title_has_no_title_line(
+    checkpoint: Checkpoint, tokenizer: ContractTokenizer
+) -> None:
     text = render_text(checkpoint, tokenizer, "quiet cafe", Note("", "A good cafe."))
     assert text == "<|im_start|>Grade the note.\nNote: A good cafe.\nQuery: quiet cafe<|im_end|>\nGrade: "
 
 
-def test_order_is_data_of_the_manifest(checkpoint: Checkpoint, tokenizer: ContractTokenizer) -> None:
+def test_the_order_of_pieces_comes_from_the_manifest(
+    checkpoint: Checkpoint, tokenizer: ContractTokenizer
+) -> None:
     query_first = [PIECES[0], PIECES[1], *PIECES[6:8], *PIECES[2:6], PIECES[8]]
     template = {"name": "query-first-tiny", "pieces": query_first}
     manifest = Manifest.model_validate({**checkpoint.manifest.model_dump(mode="json"), "template": template})
@@ -67,7 +71,7 @@ def test_cue_and_query_survive_any_note(
     assert prompt.truncated != (whole in text)
 
 
-def test_only_the_tail_of_the_note_is_cut(checkpoint: Checkpoint, tokenizer: ContractTokenizer) -> None:
+def test_only_the_end_of_the_note_is_truncated(checkpoint: Checkpoint, tokenizer: ContractTokenizer) -> None:
     body = " ".join(f"word{i}" for i in range(100))
     [prompt] = checkpoint.renderer.render("quiet", [Note("Title", body)], "general-1")
     text = tokenizer.decode(prompt.token_ids)
@@ -77,7 +81,9 @@ def test_only_the_tail_of_the_note_is_cut(checkpoint: Checkpoint, tokenizer: Con
     assert 0 < len(kept) < len(body)
 
 
-def test_title_alone_may_fill_the_limit(checkpoint: Checkpoint, tokenizer: ContractTokenizer) -> None:
+def test_a_long_title_leaves_no_room_for_the_body(
+    checkpoint: Checkpoint, tokenizer: ContractTokenizer
+) -> None:
     [prompt] = checkpoint.renderer.render("quiet", [Note("x" * 500, "body")], "general-1")
     assert prompt.truncated
     assert "\nNote:\nQuery: quiet<|im_end|>" in tokenizer.decode(prompt.token_ids)
@@ -101,14 +107,34 @@ def test_note_with_template_text_adds_no_special_token(
     assert canonicalize(hostile)[:20] in tokenizer.decode(attacked.token_ids).replace("\n", " ")
 
 
-def test_query_over_its_limit_is_refused_not_cut(checkpoint: Checkpoint) -> None:
+def test_query_over_its_limit_is_refused_not_truncated(checkpoint: Checkpoint) -> None:
     with pytest.raises(InvalidRequestError, match=r"the query has \d+ tokens, limit 64") as caught:
         checkpoint.renderer.render("x1" * 60, [Note("", "cafe")], "general-1")
     assert [bad.field for bad in caught.value.fields] == ["query"]
 
 
-def test_notes_are_rendered_alike_in_any_company(checkpoint: Checkpoint) -> None:
+def test_a_prompt_does_not_depend_on_the_other_notes(checkpoint: Checkpoint) -> None:
     notes = [Note("", "one"), Note("Two", "and a body"), Note("", "")]
     together = checkpoint.renderer.render("quiet", notes, "general-1")
     alone = [checkpoint.renderer.render("quiet", [note], "general-1")[0] for note in notes]
     assert together == alone
+
+
+def test_max_prompt_tokens_is_reached_with_a_template_text_that_repeats(
+    checkpoint: Checkpoint, tokenizer: ContractTokenizer
+) -> None:
+    separator = {"text": "\n---\n"}
+    pieces = [*PIECES[:2], separator, *PIECES[2:4], separator, *PIECES[4:6], separator, *PIECES[6:]]
+    data = checkpoint.manifest.model_dump(mode="json")
+    manifest = Manifest.model_validate({**data, "template": {"name": "separated", "pieces": pieces}})
+    renderer = PromptRenderer(manifest, tokenizer)
+    [query] = tokenizer.encode_user_texts([" quiet"])
+    [longest] = renderer.render("quiet", [Note("title " * 5, "1" * 500)], "strict-1")
+    unused = manifest.limits.max_query_tokens - len(query.token_ids)
+    assert len(longest.token_ids) == renderer.max_prompt_tokens - unused
+
+
+@pytest.mark.parametrize("criteria", ["general-1", "strict-1"])
+def test_every_prompt_has_at_least_the_overhead_tokens(checkpoint: Checkpoint, criteria: str) -> None:
+    [shortest] = checkpoint.renderer.render("", [Note("", "")], criteria)
+    assert len(shortest.token_ids) == checkpoint.renderer.overhead_tokens(criteria)

@@ -22,7 +22,7 @@ from service.contract.text import canonicalize
         ("line\u2028separator", "line separator"),
     ],
 )
-def test_text_has_one_form(text: str | None, expected: str) -> None:
+def test_equivalent_texts_have_one_canonical_form(text: str | None, expected: str) -> None:
     assert canonicalize(text) == expected
 
 
@@ -34,7 +34,7 @@ def test_scripts_and_emoji_keep_their_joiners(text: str) -> None:
 
 
 @given(st.text())
-def test_canonical_text_is_stable_and_clean(text: str) -> None:
+def test_canonical_text_is_idempotent_and_without_control_characters(text: str) -> None:
     canonical = canonicalize(text)
     assert canonicalize(canonical) == canonical
     assert not any(unicodedata.category(c) == "Cc" for c in canonical)

@@ -36,9 +36,9 @@ def test_head_is_a_whole_prefix_of_the_text(text: str, max_tokens: int) -> None:
     assert text.startswith(TOKENIZER.decode(head))
 
 
-def test_head_never_cuts_inside_a_character() -> None:
+def test_head_never_splits_a_character() -> None:
     [encoded] = TOKENIZER.encode_user_texts(["ab🎧"])
-    assert len(encoded.token_ids) == 6  # the emoji is four bytes, a token each
+    assert len(encoded.token_ids) == 6  # the emoji is four bytes, each of which is a token
     assert [len(encoded.head(n)) for n in range(7)] == [0, 1, 2, 2, 2, 2, 6]
 
 
@@ -50,17 +50,17 @@ def test_tokenizer_that_gives_user_text_a_special_token_is_refused() -> None:
         ContractTokenizer(tokenizer.to_str())
 
 
-def test_file_that_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
+def test_file_that_is_not_a_tokenizer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps({"not": "a tokenizer"}), encoding="utf-8")
     with pytest.raises(CheckpointError, match="can't be read as a tokenizer"):
         ContractTokenizer.load(tmp_path)
 
 
 @given(st.text(max_size=40).filter(lambda text: "\ufffd" not in text).flatmap(any_tokens))
-def test_token_ends_after_the_characters_that_are_whole_with_it(token_ids: list[int]) -> None:
+def test_a_token_ends_after_the_last_character_that_it_completes(token_ids: list[int]) -> None:
     text, ends = TOKENIZER.decode_with_ends(token_ids)
     so_far = [TOKENIZER.decode(token_ids[: index + 1]) for index in range(len(token_ids))]
-    # A character that is not whole yet is a replacement mark, of which the text has none.
+    # An incomplete character decodes to U+FFFD, which the text does not contain.
     assert ends == tuple(len(prefix.rstrip("\ufffd")) for prefix in so_far)
     assert all(text.startswith(prefix.rstrip("\ufffd")) for prefix in so_far)
     assert ends[-1:] == ((len(text),) if token_ids else ())
@@ -77,7 +77,7 @@ def test_special_tokens_have_no_width() -> None:
 
 
 @given(st.binary(max_size=30))
-def test_ends_of_bytes_that_are_no_text_never_go_back(data: bytes) -> None:
+def test_ends_never_decrease_for_bytes_that_are_not_utf_8(data: bytes) -> None:
     text, ends = TOKENIZER.decode_with_ends(byte_tokens(data))
     assert text == data.decode(errors="replace")
     assert list(ends) == sorted(ends)

@@ -10,7 +10,7 @@ TOP_GRADE = 3
 TEXT = "topic: both are about night trains => 3\nconstraints: the note is about day trains => 1\nGrade: 1"
 
 
-def test_trace_is_parted_into_steps_and_answer() -> None:
+def test_a_trace_is_parsed_into_steps_and_answer() -> None:
     first, second = TEXT.index("constraints"), TEXT.index("Grade")
     assert parse_trace(TEXT, CRITERIA, TOP_GRADE) == Trace(
         steps=(
@@ -22,7 +22,7 @@ def test_trace_is_parted_into_steps_and_answer() -> None:
     )
 
 
-def test_without_criteria_the_answer_is_all() -> None:
+def test_a_trace_without_criteria_has_only_the_answer() -> None:
     assert parse_trace("Grade: 2", (), TOP_GRADE) == Trace((), 2, (0, 8))
 
 
@@ -56,11 +56,11 @@ def test_without_criteria_the_answer_is_all() -> None:
         TEXT.replace("Grade: 1", "Grade: １"),
     ],
 )
-def test_anything_else_is_no_trace(text: str) -> None:
+def test_any_other_text_is_not_a_trace(text: str) -> None:
     assert parse_trace(text, CRITERIA, TOP_GRADE) is None
 
 
-def test_steps_come_in_the_order_of_the_criteria_and_each_once() -> None:
+def test_a_trace_needs_one_step_per_criterion_in_order() -> None:
     assert parse_trace(TEXT, CRITERIA[::-1], TOP_GRADE) is None
     assert parse_trace(TEXT, CRITERIA[:1], TOP_GRADE) is None
     assert parse_trace(TEXT, (*CRITERIA, "quality"), TOP_GRADE) is None
@@ -69,14 +69,14 @@ def test_steps_come_in_the_order_of_the_criteria_and_each_once() -> None:
 @pytest.mark.parametrize(
     "finding", ["a => 2", "Grade: 0", "topic: x => 1", "=> 3", "", "a: b: c", "=> 1 => 2"]
 )
-def test_finding_may_quote_a_trace(finding: str) -> None:
+def test_a_finding_may_contain_a_trace(finding: str) -> None:
     text = write_step("topic", finding, 0)
     [step], end = parse_steps(text, TOP_GRADE)
     assert (step.criterion, step.finding, step.grade) == ("topic", finding, 0)
     assert step.span == (0, end) == (0, len(text))
 
 
-def test_steps_end_where_a_line_is_none() -> None:
+def test_steps_end_before_a_line_that_is_not_a_step() -> None:
     good = write_step("topic", "near", 2)
     assert parse_steps(good + "and so on\n" + good, TOP_GRADE)[1] == len(good)
     assert parse_steps(good + write_step("quality", "great", 9), TOP_GRADE)[1] == len(good)
@@ -90,7 +90,7 @@ def test_steps_end_where_a_line_is_none() -> None:
     st.lists(st.tuples(st.text(max_size=30).map(canonicalize), st.integers(0, 3)), max_size=5),
     st.integers(0, 3),
 )
-def test_what_is_written_parses_back(steps: list[tuple[str, int]], grade: int) -> None:
+def test_written_steps_parse_to_the_same_steps(steps: list[tuple[str, int]], grade: int) -> None:
     criteria = [f"step-{number}" for number in range(len(steps))]
     lines = [write_step(name, finding, grade) for name, (finding, grade) in zip(criteria, steps, strict=True)]
     text = "".join(lines) + f"Grade: {grade}"

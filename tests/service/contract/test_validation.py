@@ -20,7 +20,7 @@ def error_of(text: str) -> ValidationError:
     return caught.value
 
 
-def test_every_field_is_named_by_its_path_and_no_value_quoted() -> None:
+def test_every_bad_field_is_named_by_its_path_without_its_value() -> None:
     error = error_of('{"items": [{"size": 1}, {"size": "secret"}]}')
     assert [bad.field for bad in bad_fields(error, "body")] == ["items.1.size", "name"]
     assert "secret" not in one_line(error)
@@ -28,7 +28,7 @@ def test_every_field_is_named_by_its_path_and_no_value_quoted() -> None:
     assert one_line(error).endswith("; name: Field required")
 
 
-def test_what_is_wrong_with_all_of_it_has_the_name_that_is_given() -> None:
+def test_an_error_without_a_field_has_the_given_name() -> None:
     error = error_of("[")
     [bad] = bad_fields(error, "body")
     assert bad == BadField("body", bad.message)

@@ -8,7 +8,7 @@ from service.contract.vllm_settings import ENVIRONMENT, cpu_environment, has_com
 from tests.page_faults import page_faults
 
 
-def test_processors_need_what_all_need_and_more() -> None:
+def test_the_cpu_environment_extends_the_common_environment() -> None:
     environment = cpu_environment(threads=3, kv_cache_gib=5)
     assert ENVIRONMENT.items() < environment.items()
     assert environment.items() - cpu_environment(3, 5, compiled=True).items() == {
@@ -17,7 +17,7 @@ def test_processors_need_what_all_need_and_more() -> None:
     assert (environment["OMP_NUM_THREADS"], environment["VLLM_CPU_KVCACHE_SPACE"]) == ("3", "5")
 
 
-def test_memory_of_one_step_is_kept_for_the_next() -> None:
+def test_glibc_keeps_the_freed_memory_of_a_step() -> None:
     kept = {name: value for name, value in cpu_environment(1).items() if name.startswith("MALLOC_")}
     without = {name: value for name, value in os.environ.items() if name not in kept}
     faults = [page_faults(environment) for environment in (without, without | kept)]
@@ -25,7 +25,7 @@ def test_memory_of_one_step_is_kept_for_the_next() -> None:
 
 
 @pytest.mark.parametrize(("command", "there"), [("sh", True), ("a-compiler-that-is-not-there", False)])
-def test_a_compiler_is_what_cxx_names(command: str, there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cxx_names_the_compiler(command: str, there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", command)
     assert has_compiler() is there
 

@@ -1,4 +1,4 @@
-"""What every engine does: one suite on the fake, on the fake under watch, and on vLLM."""
+"""The behaviour of every engine, tested on the fake engine and on vLLM."""
 
 import asyncio
 import contextlib
@@ -13,14 +13,13 @@ from service.contract.checkpoint import Checkpoint
 from service.contract.prompt import Note
 from service.engines.base import Engine
 from service.engines.fake_engine import FakeEngine
-from service.engines.watched_engine import WatchedEngine
 from service.errors import EngineLostError
 from tests.checkpoints import engine_model, fake_engine_for, load_tiny
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest.fixture(scope="module", params=["fake", "watched", pytest.param("vllm", marks=pytest.mark.engine)])
+@pytest.fixture(scope="module", params=["fake", pytest.param("vllm", marks=pytest.mark.engine)])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -40,7 +39,7 @@ async def engine(kind: str, checkpoint: Checkpoint) -> AsyncIterator[Engine]:
     if kind != "vllm":
         fake = fake_engine_for(checkpoint)
         fake.trace = (5, 6, 7, 8)
-        engine: Engine = fake if kind == "fake" else WatchedEngine(fake, max_silent_checks=1000)
+        engine: Engine = fake
     else:
         from service.engines.vllm.engine import VllmEngine, VllmOptions
 
@@ -52,7 +51,7 @@ async def engine(kind: str, checkpoint: Checkpoint) -> AsyncIterator[Engine]:
 
 @pytest.fixture
 def slowed(engine: Engine) -> AbstractContextManager[None]:
-    """Makes an engine take longer than a turn of the event loop; a real one does by itself."""
+    """Make the fake engine take longer than one iteration of the event loop, as a real engine does."""
 
     @contextmanager
     def held(fake: FakeEngine) -> Iterator[None]:
@@ -60,8 +59,7 @@ def slowed(engine: Engine) -> AbstractContextManager[None]:
         yield
         fake.let_go()
 
-    inner = engine._engine if isinstance(engine, WatchedEngine) else engine
-    return held(inner) if isinstance(inner, FakeEngine) else nullcontext()
+    return held(engine) if isinstance(engine, FakeEngine) else nullcontext()
 
 
 def prompts(checkpoint: Checkpoint, count: int, words: int = 10) -> list[tuple[int, ...]]:
@@ -83,7 +81,7 @@ async def test_labels_get_logprobs_over_the_whole_vocabulary(engine: Engine, che
     assert answer.queued_s >= 0
 
 
-async def test_answers_don_t_depend_on_company(engine: Engine, checkpoint: Checkpoint) -> None:
+async def test_answers_do_not_depend_on_the_batch(engine: Engine, checkpoint: Checkpoint) -> None:
     batch = prompts(checkpoint, 6)
     together = await asyncio.gather(*(engine.score(prompt, priority=0) for prompt in batch))
     for prompt, answer in zip(batch, together, strict=True):
@@ -92,7 +90,7 @@ async def test_answers_don_t_depend_on_company(engine: Engine, checkpoint: Check
     assert len({answer.label_logprobs for answer in together}) == len(batch)
 
 
-async def test_cancelled_work_leaves_and_the_engine_goes_on(
+async def test_cancelled_requests_are_aborted_and_the_engine_continues(
     engine: Engine, checkpoint: Checkpoint, slowed: AbstractContextManager[None]
 ) -> None:
     tasks = [asyncio.create_task(engine.score(p, priority=0)) for p in prompts(checkpoint, 8, words=120)]
@@ -107,59 +105,55 @@ async def test_cancelled_work_leaves_and_the_engine_goes_on(
     await engine.check()
 
 
-async def test_writing_goes_on_from_the_prompt_up_to_the_longest_trace(
-    engine: Engine, checkpoint: Checkpoint
-) -> None:
+async def test_writing_continues_the_prompt_up_to_max_tokens(engine: Engine, checkpoint: Checkpoint) -> None:
     [prompt] = prompts(checkpoint, 1)
-    first = [written async for written in engine.write(prompt, max_tokens=3, priority=2)]
-    again = [written async for written in engine.write(prompt, max_tokens=3, priority=2)]
-    token_ids = [token_id for written in first for token_id in written.token_ids]
-    assert token_ids == [token_id for written in again for token_id in written.token_ids]
+    first = [chunk async for chunk in engine.write(prompt, max_tokens=3, priority=2)]
+    again = [chunk async for chunk in engine.write(prompt, max_tokens=3, priority=2)]
+    token_ids = [token_id for chunk in first for token_id in chunk.token_ids]
+    assert token_ids == [token_id for chunk in again for token_id in chunk.token_ids]
     assert 0 < len(token_ids) <= 3
     assert not set(token_ids) & set(checkpoint.end_token_ids)
     assert 0 < first[0].computed_tokens <= len(prompt)
-    assert all(written.computed_tokens == 0 for written in first[1:])
+    assert all(chunk.computed_tokens == 0 for chunk in first[1:])
 
 
-async def test_writing_that_is_left_leaves_the_engine(engine: Engine, checkpoint: Checkpoint) -> None:
+async def test_closing_a_trace_early_aborts_its_request(engine: Engine, checkpoint: Checkpoint) -> None:
     [prompt] = prompts(checkpoint, 1)
     async with contextlib.aclosing(engine.write(prompt, max_tokens=60, priority=2)) as writing:
         async for _ in writing:
             break
     await engine.score(prompt, priority=0)
     if isinstance(engine, FakeEngine):
-        assert (engine.in_flight, engine.aborted) == (0, 9)  # eight by the test above
+        assert (engine.in_flight, engine.aborted) == (0, 9)  # eight of them are from the test above
 
 
-async def test_a_score_is_the_same_bit_for_bit_before_and_after_its_trace(
-    engine: Engine, checkpoint: Checkpoint
-) -> None:
+async def test_a_trace_does_not_change_its_score(engine: Engine, checkpoint: Checkpoint) -> None:
     [prompt] = prompts(checkpoint, 1)
     before = await engine.score(prompt, priority=0)
     label = checkpoint.manifest.label_token_ids[0]
-    assert [written async for written in engine.write((*prompt, label), max_tokens=8, priority=2)]
+    assert [chunk async for chunk in engine.write((*prompt, label), max_tokens=8, priority=2)]
     after = await engine.score(prompt, priority=0)
     assert after.label_logprobs == before.label_logprobs
 
 
-async def test_profile_tells_what_changes_numbers(engine: Engine) -> None:
+async def test_the_profile_contains_the_settings_that_change_numbers(engine: Engine) -> None:
     assert engine.profile.dtype == "float32"
     assert engine.profile.numbers["dtype"] == "float32"
     assert engine.profile.numbers["engine"] in ("fake", "vllm")
 
 
-# Last: it closes the module's engine.
-async def test_closed_engine_is_lost_not_silent(
+# The last test: it closes the module's engine.
+async def test_closing_the_engine_fails_its_calls(
     engine: Engine, checkpoint: Checkpoint, slowed: AbstractContextManager[None]
 ) -> None:
-    asked = prompts(checkpoint, 120, words=40)
+    batch = prompts(checkpoint, 120, words=40)
     with slowed:
-        writing = engine.write(asked[0], max_tokens=60, priority=2)
+        writing = engine.write(batch[0], max_tokens=60, priority=2)
         calls: list[asyncio.Future[object]] = [asyncio.ensure_future(anext(writing))]
-        calls += [asyncio.create_task(engine.score(prompt, priority=0)) for prompt in asked[:60]]
-        await asyncio.sleep(0.3)  # the engine has them
-        calls += [asyncio.create_task(engine.score(prompt, priority=0)) for prompt in asked[60:]]
-        await asyncio.sleep(0)  # these are on their way to it
+        calls += [asyncio.create_task(engine.score(prompt, priority=0)) for prompt in batch[:60]]
+        await asyncio.sleep(0.3)  # these calls are in the engine
+        calls += [asyncio.create_task(engine.score(prompt, priority=0)) for prompt in batch[60:]]
+        await asyncio.sleep(0)  # these calls have not reached it yet
         await engine.close()
         ended = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 30)
     failed = [each for each in ended if isinstance(each, BaseException)]

@@ -15,7 +15,7 @@ import httpx
 import hypothesis
 
 from service.contract.checkpoint import Checkpoint
-from service.engines.base import Written
+from service.engines.base import TraceChunk
 from service.engines.fake_engine import FakeEngine
 from service.http.auth import hash_key
 from tests.checkpoints import engine_model
@@ -44,7 +44,9 @@ WHOLE: dict[str, dict[str, Any]] = {
 class QuotingEngine(FakeEngine):
     """Its traces quote the prompt, as a model's may: one that went to the wrong caller would show."""
 
-    async def write(self, prompt: tuple[int, ...], max_tokens: int, priority: int) -> AsyncGenerator[Written]:
+    async def write(
+        self, prompt: tuple[int, ...], max_tokens: int, priority: int
+    ) -> AsyncGenerator[TraceChunk]:
         self.trace = prompt
         async with aclosing(super().write(prompt, max_tokens, priority)) as writing:
             async for written in writing:

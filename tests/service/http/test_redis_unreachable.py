@@ -54,7 +54,7 @@ async def test_no_part_of_the_url_is_told(log: io.StringIO, service: Service, re
     ]
     assert [answer.status_code for answer in answers] == [503, 503, 503]
     assert (await service.client.get("/admin/explanation-mode", headers=ADMIN)).status_code == 200
-    await until(lambda: "Redis is passed over" in log.getvalue())
+    await until(lambda: "the breaker opened" in log.getvalue())
     assert "explanation mode can't be followed" in log.getvalue()
     for text in (log.getvalue(), *(answer.text for answer in answers)):
         assert "ConnectionError" in text

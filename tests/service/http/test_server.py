@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from service.contract.checkpoint import Checkpoint
-from service.engines.watched_engine import WatchedEngine
+from service.engines.fake_engine import FakeEngine
 from service.errors import ConfigurationError
 from service.http.auth import hash_key
 from service.http.server import StopTimes, allow_open_files, bind
@@ -122,16 +122,16 @@ def test_a_service_that_was_not_ready_keeps_nobody_waiting(checkpoint: Checkpoin
 
 
 @pytest.fixture
-def watched(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> WatchedEngine:
+def watched(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     monkeypatch.setattr("service.stack.ENGINE_WATCH_INTERVAL_S", 0.02)
-    return WatchedEngine(fake_engine_for(checkpoint), max_silent_checks=10)
+    return fake_engine_for(checkpoint, max_silent_checks=10)
 
 
 def test_a_hung_engine_fails_what_waits_on_it_and_ends_the_service(
-    checkpoint: Checkpoint, watched: WatchedEngine, pool: ThreadPoolExecutor
+    checkpoint: Checkpoint, watched: FakeEngine, pool: ThreadPoolExecutor
 ) -> None:
     with served(checkpoint, engine=watched, times=PATIENT) as service:
-        watched._engine.hold()  # type: ignore[attr-defined]
+        watched.hold()
         asking = [pool.submit(score, service, query=f"query {number}") for number in range(8)]
         for each in asking:
             response = each.result()
@@ -145,16 +145,16 @@ def test_a_hung_engine_fails_what_waits_on_it_and_ends_the_service(
         assert service.server.failed
 
 
-def test_a_dead_engine_ends_the_service(checkpoint: Checkpoint, watched: WatchedEngine) -> None:
+def test_a_dead_engine_ends_the_service(checkpoint: Checkpoint, watched: FakeEngine) -> None:
     with served(checkpoint, engine=watched, times=PATIENT) as service:
-        watched._engine.kill()  # type: ignore[attr-defined]
+        watched.kill()
         wait_until(lambda: readiness(service) == (503, "engine_lost"))
         service.thread.join(20)
         assert not service.thread.is_alive()
         assert service.server.failed
 
 
-def test_an_idle_engine_does_not_hang(checkpoint: Checkpoint, watched: WatchedEngine) -> None:
+def test_an_idle_engine_does_not_hang(checkpoint: Checkpoint, watched: FakeEngine) -> None:
     with served(checkpoint, engine=watched) as service:
         time.sleep(0.5)  # 25 checks
         assert score(service).status_code == 200

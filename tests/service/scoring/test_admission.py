@@ -19,8 +19,8 @@ class Clock:
         return self.now_s
 
 
-class House:
-    """An admission whose engine does 1,000 tokens a second, once `measure` was called."""
+class Harness:
+    """An admission with a clock. After `measure`, its rate is 1,000 tokens per second."""
 
     def __init__(self, limit: int = 100_000) -> None:
         self.clock, self.registry = Clock(), CollectorRegistry()
@@ -35,266 +35,266 @@ class House:
         return self.admission.why_not(flow, tokens, remaining_s) is None
 
     def fill(self, flow: Flow, tokens: int, remaining_s: float) -> list[Ticket]:
-        """Admit pairs of 100 tokens until one is refused, or so many tokens are in."""
+        """Admit pairs of 100 tokens until one is shed or `tokens` are admitted."""
         tickets: list[Ticket] = []
         while self.admits(flow, 100, remaining_s) and len(tickets) * 100 < tokens:
             tickets.append(self.admission.admit(flow, 100))
         return tickets
 
 
-def test_budget_is_kept() -> None:
-    house = House(100)
-    ticket = house.admission.admit(ANN, 60)
-    assert house.admits(ANN, 40)
-    assert house.admission.why_not(ANN, 41, LONG_S) == "backlog"
-    assert house.admission.backlog_share == 0.6
-    house.admission.release(ticket)
-    assert house.admits(ANN, 100)
-    assert house.registry.get_sample_value("notegrade_backlog_tokens") == 0
+def test_the_backlog_stays_within_its_limit() -> None:
+    harness = Harness(100)
+    ticket = harness.admission.admit(ANN, 60)
+    assert harness.admits(ANN, 40)
+    assert harness.admission.why_not(ANN, 41, LONG_S) == "backlog"
+    assert harness.admission.backlog_share == 0.6
+    harness.admission.release(ticket)
+    assert harness.admits(ANN, 100)
+    assert harness.registry.get_sample_value("notegrade_backlog_tokens") == 0
 
 
-def test_one_caller_can_not_use_up_the_budget_of_the_others() -> None:
-    house = House(10_000)
-    greedy = house.fill(ANN, 100_000, LONG_S)
+def test_a_caller_can_not_use_the_budget_of_the_others() -> None:
+    harness = Harness(10_000)
+    greedy = harness.fill(ANN, 100_000, LONG_S)
     assert sum(ticket.tokens for ticket in greedy) == 10_000
-    assert sum(ticket.tokens for ticket in house.fill(BOB, 100_000, LONG_S)) == 5_000
-    assert house.admission.why_not(ANN, 1, LONG_S) == "backlog"
-    assert house.admission.backlog_share == 1.5
+    assert sum(ticket.tokens for ticket in harness.fill(BOB, 100_000, LONG_S)) == 5_000
+    assert harness.admission.why_not(ANN, 1, LONG_S) == "backlog"
+    assert harness.admission.backlog_share == 1.5
 
 
-def test_batch_can_not_use_up_the_budget_of_online() -> None:
-    house = House(10_000)
-    house.fill(BATCH, 100_000, LONG_S)
-    assert house.admission.backlog_tokens == 10_000
-    assert sum(ticket.tokens for ticket in house.fill(ANN, 100_000, LONG_S)) == 10_000
-    assert house.admission.why_not(BATCH, 1, LONG_S) == "backlog"
+def test_batch_can_not_use_the_budget_of_online() -> None:
+    harness = Harness(10_000)
+    harness.fill(BATCH, 100_000, LONG_S)
+    assert harness.admission.backlog_tokens == 10_000
+    assert sum(ticket.tokens for ticket in harness.fill(ANN, 100_000, LONG_S)) == 10_000
+    assert harness.admission.why_not(BATCH, 1, LONG_S) == "backlog"
 
 
-def test_an_idle_engine_admits_even_what_is_over_the_budget() -> None:
-    house = House(100)
-    house.measure()
-    assert house.admits(ANN, 1_000, remaining_s=0.001)
-    house.admission.admit(ANN, 1_000)
-    assert not house.admits(ANN, 1)
+def test_an_idle_engine_admits_a_pair_over_the_limit() -> None:
+    harness = Harness(100)
+    harness.measure()
+    assert harness.admits(ANN, 1_000, remaining_s=0.001)
+    harness.admission.admit(ANN, 1_000)
+    assert not harness.admits(ANN, 1)
 
 
 @given(
     st.lists(st.tuples(st.integers(1, 80), st.booleans(), st.sampled_from([ANN, BOB, BATCH])), max_size=40)
 )
-def test_backlog_is_what_was_admitted_and_not_released(steps: list[tuple[int, bool, Flow]]) -> None:
-    house = House(100)
+def test_the_backlog_is_the_sum_of_admitted_and_unreleased_pairs(steps: list[tuple[int, bool, Flow]]) -> None:
+    harness = Harness(100)
     held: list[Ticket] = []
     for cost, release, flow in steps:
         if release and held:
-            house.admission.release(held.pop(0))
-        elif house.admits(flow, cost):
-            held.append(house.admission.admit(flow, cost))
+            harness.admission.release(held.pop(0))
+        elif harness.admits(flow, cost):
+            held.append(harness.admission.admit(flow, cost))
         by_flow = {one: sum(t.tokens for t in held if t.flow == one) for one in (ANN, BOB, BATCH)}
-        assert house.admission.backlog_tokens == sum(by_flow.values())
-        # Of the second caller, no more than goes before it is counted: half a budget is left for it, however much the first has.
+        assert harness.admission.backlog_tokens == sum(by_flow.values())
+        # For the second caller, no more of the first one's tokens count than its own: half the limit is left for it.
         assert max(by_flow.values()) <= 100
         assert by_flow[ANN] + by_flow[BOB] <= 150
     for ticket in held:
-        house.admission.release(ticket)
-    # Nothing is kept of callers who have left.
-    assert not house.admission._backlog
-    assert not house.admission._next_turns
+        harness.admission.release(ticket)
+    # No state is kept for callers whose pairs have ended.
+    assert not harness.admission._backlog
+    assert not harness.admission._next_turns
 
 
-def test_what_can_t_make_its_deadline_is_refused() -> None:
-    house = House()
-    house.measure()
-    house.admission.admit(ANN, 4_000)
+def test_a_pair_that_can_not_meet_its_deadline_is_shed() -> None:
+    harness = Harness()
+    harness.measure()
+    harness.admission.admit(ANN, 4_000)
     makes_it_in = 5_000 / 1_000 / TIME_SHARE
-    assert house.admits(ANN, 1_000, makes_it_in + 0.01)
-    assert house.admission.why_not(ANN, 1_000, makes_it_in - 0.01) == "deadline"
+    assert harness.admits(ANN, 1_000, makes_it_in + 0.01)
+    assert harness.admission.why_not(ANN, 1_000, makes_it_in - 0.01) == "deadline"
 
 
-def test_before_anything_is_measured_only_the_budget_counts() -> None:
-    house = House()
-    house.admission.admit(ANN, 50_000)
-    assert house.admission.rate is None
-    assert house.admits(ANN, 1_000, remaining_s=0.001)
+def test_without_a_measured_rate_only_the_limit_counts() -> None:
+    harness = Harness()
+    harness.admission.admit(ANN, 50_000)
+    assert harness.admission.rate is None
+    assert harness.admits(ANN, 1_000, remaining_s=0.001)
 
 
-def test_the_rate_is_of_saturated_time_alone() -> None:
-    house = House()
-    house.measure()
-    assert house.admission.rate == pytest.approx(1_000)
-    # An idle hour, and a lone prompt that took its time, say nothing of what the engine can do.
-    house.clock.now_s += 3_600
-    lone = house.admission.admit(ANN, SATURATED - 1)
-    house.clock.now_s += 5
-    house.admission.release(lone, SATURATED - 1, SATURATED - 1)
-    assert house.admission.rate == pytest.approx(1_000)
-    slow = house.admission.admit(ANN, 5_000)
-    house.clock.now_s += 50
-    house.admission.release(slow, 5_000, 5_000)
-    assert house.admission.rate is not None
-    assert 100 <= house.admission.rate < 110
+def test_the_rate_is_measured_only_in_saturated_time() -> None:
+    harness = Harness()
+    harness.measure()
+    assert harness.admission.rate == pytest.approx(1_000)
+    # An idle hour and a slow single prompt do not change the rate.
+    harness.clock.now_s += 3_600
+    lone = harness.admission.admit(ANN, SATURATED - 1)
+    harness.clock.now_s += 5
+    harness.admission.release(lone, SATURATED - 1, SATURATED - 1)
+    assert harness.admission.rate == pytest.approx(1_000)
+    slow = harness.admission.admit(ANN, 5_000)
+    harness.clock.now_s += 50
+    harness.admission.release(slow, 5_000, 5_000)
+    assert harness.admission.rate is not None
+    assert 100 <= harness.admission.rate < 110
 
 
-def test_the_pairs_of_one_step_count_all_though_the_backlog_is_gone_after_the_first() -> None:
-    house = House()
+def test_all_pairs_of_a_step_count_although_the_first_empties_the_backlog() -> None:
+    harness = Harness()
     for _ in range(20):
-        step = [house.admission.admit(ANN, 20) for _ in range(6)]  # just over what fills a step
-        house.clock.now_s += 0.12
+        step = [harness.admission.admit(ANN, 20) for _ in range(6)]  # just more than a full step
+        harness.clock.now_s += 0.12
         for ticket in step:
-            house.admission.release(ticket, 20, 20)
-    assert house.admission.rate == pytest.approx(1_000, rel=0.01)
+            harness.admission.release(ticket, 20, 20)
+    assert harness.admission.rate == pytest.approx(1_000, rel=0.01)
 
 
-def test_a_moment_of_saturation_is_no_measure_of_all_that_was_under_way() -> None:
-    house = House()
-    house.measure()
+def test_a_pair_counts_only_for_the_saturated_share_of_its_time() -> None:
+    harness = Harness()
+    harness.measure()
     for _ in range(200):
-        first = [house.admission.admit(ANN, 20) for _ in range(4)]
-        house.clock.now_s += 0.09
-        last = [house.admission.admit(ANN, 20) for _ in range(2)]
-        house.clock.now_s += 0.01  # saturated for a tenth of the time of most
+        first = [harness.admission.admit(ANN, 20) for _ in range(4)]
+        harness.clock.now_s += 0.09
+        last = [harness.admission.admit(ANN, 20) for _ in range(2)]
+        harness.clock.now_s += 0.01  # saturated for a tenth of most pairs' time
         for ticket in first + last:
-            house.admission.release(ticket, 20, 20)
-    assert house.admission.rate is not None
-    assert house.admission.rate < 6_000
+            harness.admission.release(ticket, 20, 20)
+    assert harness.admission.rate is not None
+    assert harness.admission.rate < 6_000
 
 
-def test_a_rate_measured_too_low_does_not_stay_so() -> None:
-    house = House()
-    slow = house.admission.admit(ANN, 2_000)
-    house.clock.now_s += 100  # something else had the machine
-    house.admission.release(slow, 2_000, 2_000)
-    assert house.admission.rate == pytest.approx(20)
+def test_a_rate_that_was_measured_too_low_recovers() -> None:
+    harness = Harness()
+    slow = harness.admission.admit(ANN, 2_000)
+    harness.clock.now_s += 100  # another program used the machine
+    harness.admission.release(slow, 2_000, 2_000)
+    assert harness.admission.rate == pytest.approx(20)
     for _ in range(300):
-        held = house.fill(ANN, 10_000, remaining_s=1.0)
-        # However wrong the rate is, the engine's steps are full.
+        held = harness.fill(ANN, 10_000, remaining_s=1.0)
+        # The engine's steps are full, however wrong the rate is.
         assert sum(ticket.tokens for ticket in held) >= SATURATED
-        house.clock.now_s += 0.12
+        harness.clock.now_s += 0.12
         for ticket in held:
-            house.admission.release(ticket, ticket.tokens, ticket.tokens)
-    assert house.admission.rate is not None
-    assert house.admission.rate > 500
+            harness.admission.release(ticket, ticket.tokens, ticket.tokens)
+    assert harness.admission.rate is not None
+    assert harness.admission.rate > 500
 
 
-def test_while_the_next_step_is_not_filled_nothing_is_refused() -> None:
-    house = House()
-    slow = house.admission.admit(ANN, 2_000)
-    house.clock.now_s += 100
-    house.admission.release(slow, 2_000, 2_000)
-    house.admission.admit(BOB, SATURATED - 1)
-    assert house.admits(ANN, 1_000, remaining_s=0.001)
-    house.admission.admit(BOB, 1)
-    assert not house.admits(ANN, 1, remaining_s=0.001)
+def test_nothing_is_shed_while_the_next_step_is_not_full() -> None:
+    harness = Harness()
+    slow = harness.admission.admit(ANN, 2_000)
+    harness.clock.now_s += 100
+    harness.admission.release(slow, 2_000, 2_000)
+    harness.admission.admit(BOB, SATURATED - 1)
+    assert harness.admits(ANN, 1_000, remaining_s=0.001)
+    harness.admission.admit(BOB, 1)
+    assert not harness.admits(ANN, 1, remaining_s=0.001)
 
 
-def test_aborted_work_is_no_work_done() -> None:
-    house = House()
-    house.measure()
-    ticket = house.admission.admit(ANN, 5_000)
-    house.clock.now_s += 2
-    house.admission.release(ticket)
-    assert house.admission.rate is not None
-    assert house.admission.rate < 600
+def test_aborted_pairs_do_not_count_for_the_rate() -> None:
+    harness = Harness()
+    harness.measure()
+    ticket = harness.admission.admit(ANN, 5_000)
+    harness.clock.now_s += 2
+    harness.admission.release(ticket)
+    assert harness.admission.rate is not None
+    assert harness.admission.rate < 600
 
 
 def test_tokens_that_the_engine_reuses_cost_nothing() -> None:
-    house = House()
+    harness = Harness()
     for _ in range(500):
-        ticket = house.admission.admit(ANN, 1_000)
-        house.clock.now_s += 0.25
-        house.admission.release(ticket, 1_000, 250)
-    assert house.admission.admit(ANN, 1_000).tokens == 251  # rounded up
-    assert house.admission.rate == pytest.approx(1_000, rel=0.01)
+        ticket = harness.admission.admit(ANN, 1_000)
+        harness.clock.now_s += 0.25
+        harness.admission.release(ticket, 1_000, 250)
+    assert harness.admission.admit(ANN, 1_000).tokens == 251  # rounded up
+    assert harness.admission.rate == pytest.approx(1_000, rel=0.01)
 
 
-def test_batch_waits_for_online_and_online_never_for_batch() -> None:
-    house = House()
-    house.measure()
-    house.fill(BATCH, 8_000, LONG_S)
-    assert house.admits(ANN, 500, remaining_s=1)
-    first, second = house.admission.admit(BATCH, 100), house.admission.admit(ANN, 100)
+def test_batch_waits_for_online_and_not_the_reverse() -> None:
+    harness = Harness()
+    harness.measure()
+    harness.fill(BATCH, 8_000, LONG_S)
+    assert harness.admits(ANN, 500, remaining_s=1)
+    first, second = harness.admission.admit(BATCH, 100), harness.admission.admit(ANN, 100)
     assert second.turn < FIRST_TURN["batch"] <= first.turn
-    house.fill(ANN, 4_000, LONG_S)
-    assert not house.admits(BATCH, 100, remaining_s=4)
+    harness.fill(ANN, 4_000, LONG_S)
+    assert not harness.admits(BATCH, 100, remaining_s=4)
 
 
-def test_a_caller_with_little_is_admitted_beside_one_with_much() -> None:
-    house = House()
-    house.measure()
-    greedy = house.fill(ANN, 100_000, remaining_s=5)
+def test_a_caller_with_few_pairs_is_admitted_beside_one_with_many() -> None:
+    harness = Harness()
+    harness.measure()
+    greedy = harness.fill(ANN, 100_000, remaining_s=5)
     assert sum(ticket.tokens for ticket in greedy) == pytest.approx(5 * 1_000 * TIME_SHARE, abs=100)
-    # Behind the greedy one's it would take over three seconds; beside it, each gets half.
-    small = house.fill(BOB, 1_600, remaining_s=5)
+    # After the other caller's pairs it would take over three seconds; beside them, each caller gets half.
+    small = harness.fill(BOB, 1_600, remaining_s=5)
     assert len(small) == 16
     assert small[0].turn <= greedy[0].turn
     assert small[-1].turn < greedy[len(small)].turn
-    assert not house.admits(ANN, 100, remaining_s=5)
+    assert not harness.admits(ANN, 100, remaining_s=5)
 
 
-def test_turns_alternate_whatever_was_there_first() -> None:
-    house = House()
-    ann = [house.admission.admit(ANN, 100) for _ in range(50)]
+def test_turns_alternate_between_callers_in_any_order_of_arrival() -> None:
+    harness = Harness()
+    ann = [harness.admission.admit(ANN, 100) for _ in range(50)]
     for ticket in ann[:10]:
-        house.admission.release(ticket, 100, 100)
-    bob = [house.admission.admit(BOB, 100) for _ in range(5)]
+        harness.admission.release(ticket, 100, 100)
+    bob = [harness.admission.admit(BOB, 100) for _ in range(5)]
     waiting = sorted([*ann[10:], *bob], key=lambda ticket: ticket.turn)
     served = [ticket.flow.caller for ticket in waiting[:11]]
     assert served.count("bob") == 5
 
 
-def test_a_caller_who_was_away_has_saved_nothing_up() -> None:
-    house = House()
-    ann = [house.admission.admit(ANN, 100) for _ in range(50)]
+def test_a_caller_gets_no_credit_for_an_idle_time() -> None:
+    harness = Harness()
+    ann = [harness.admission.admit(ANN, 100) for _ in range(50)]
     for ticket in ann[:40]:
-        house.admission.release(ticket, 100, 100)
-    bob = house.admission.admit(BOB, 100)
+        harness.admission.release(ticket, 100, 100)
+    bob = harness.admission.admit(BOB, 100)
     assert bob.turn == ann[39].turn
 
 
-def test_time_does_not_leap_to_the_turn_of_aborted_work() -> None:
-    """Or whoever comes next would stand behind what has not had its turn."""
-    house = House()
-    waiting = [house.admission.admit(ANN, 100) for _ in range(10)]
-    aborted = [house.admission.admit(ANN, 100) for _ in range(10)]
+def test_virtual_time_does_not_advance_to_the_turn_of_an_aborted_pair() -> None:
+    """Otherwise the next caller would come after pairs that have not had their turn."""
+    harness = Harness()
+    waiting = [harness.admission.admit(ANN, 100) for _ in range(10)]
+    aborted = [harness.admission.admit(ANN, 100) for _ in range(10)]
     for ticket in aborted:
-        house.admission.release(ticket)
-    assert house.admission.admit(BOB, 100).turn == waiting[0].turn
-    # And what was never done is not held against its caller.
-    assert house.admission.admit(ANN, 100).turn == aborted[0].turn
+        harness.admission.release(ticket)
+    assert harness.admission.admit(BOB, 100).turn == waiting[0].turn
+    # The aborted pair does not count against its caller.
+    assert harness.admission.admit(ANN, 100).turn == aborted[0].turn
 
 
-def test_time_passes_for_each_priority_alone() -> None:
-    house = House()
-    online = [house.admission.admit(ANN, 100) for _ in range(10)]
-    batch = [house.admission.admit(BATCH, 100) for _ in range(2)]
+def test_each_priority_has_its_own_virtual_time() -> None:
+    harness = Harness()
+    online = [harness.admission.admit(ANN, 100) for _ in range(10)]
+    batch = [harness.admission.admit(BATCH, 100) for _ in range(2)]
     for ticket in online[:8]:
-        house.admission.release(ticket, 100, 100)
-    other = house.admission.admit(Flow("batch", "bob"), 100)
+        harness.admission.release(ticket, 100, 100)
+    other = harness.admission.admit(Flow("batch", "bob"), 100)
     assert other.turn == batch[0].turn
 
 
-def test_retry_after_is_of_what_does_not_yield() -> None:
-    house = House()
-    house.measure()
-    house.admission.admit(BATCH, 8_000)
-    house.admission.admit(ANN, 2_000)
-    rate = house.admission.rate
+def test_retry_after_counts_the_backlog_of_its_priority_and_above() -> None:
+    harness = Harness()
+    harness.measure()
+    harness.admission.admit(BATCH, 8_000)
+    harness.admission.admit(ANN, 2_000)
+    rate = harness.admission.rate
     assert rate is not None
-    assert house.admission.retry_after_s("online") == pytest.approx(2_000 / rate)
-    assert house.admission.retry_after_s("batch") == pytest.approx(10_000 / rate)
+    assert harness.admission.retry_after_s("online") == pytest.approx(2_000 / rate)
+    assert harness.admission.retry_after_s("batch") == pytest.approx(10_000 / rate)
 
 
 def test_retry_after_is_backlog_over_rate_within_its_range() -> None:
     shortest, longest = RETRY_AFTER_RANGE_S
-    house = House()
-    assert house.admission.retry_after_s("online") == shortest
-    held = house.admission.admit(ANN, 5_000)
-    assert house.admission.retry_after_s("online") == longest  # nothing measured yet
-    house.admission.release(held)
-    house.measure()
-    house.admission.admit(ANN, 8_000)
-    rate = house.admission.rate
+    harness = Harness()
+    assert harness.admission.retry_after_s("online") == shortest
+    held = harness.admission.admit(ANN, 5_000)
+    assert harness.admission.retry_after_s("online") == longest  # no rate is measured yet
+    harness.admission.release(held)
+    harness.measure()
+    harness.admission.admit(ANN, 8_000)
+    rate = harness.admission.rate
     assert rate is not None
-    assert house.admission.retry_after_s("online") == pytest.approx(8_000 / rate)
-    house.admission.admit(ANN, 90_000)
-    assert house.admission.retry_after_s("online") == longest
-    assert house.registry.get_sample_value("notegrade_service_rate_tokens") == rate
+    assert harness.admission.retry_after_s("online") == pytest.approx(8_000 / rate)
+    harness.admission.admit(ANN, 90_000)
+    assert harness.admission.retry_after_s("online") == longest
+    assert harness.registry.get_sample_value("notegrade_service_rate_tokens") == rate

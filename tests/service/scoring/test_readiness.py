@@ -42,7 +42,7 @@ class HalfPrecisionEngine(FakeEngine):
         return EngineProfile(dtype="float16")
 
 
-async def test_reproduced_probes_make_ready(
+async def test_an_engine_that_reproduces_the_probes_is_ready(
     checkpoint: Checkpoint, readiness: Readiness, registry: CollectorRegistry
 ) -> None:
     with pytest.raises(NotReadyError, match="engine_starting"):
@@ -54,7 +54,9 @@ async def test_reproduced_probes_make_ready(
     assert registry.get_sample_value("notegrade_ready", {"reason": "engine_starting"}) == 0
 
 
-async def test_wrong_numbers_stay_red(checkpoint: Checkpoint, readiness: Readiness) -> None:
+async def test_an_engine_with_wrong_numbers_is_not_ready(
+    checkpoint: Checkpoint, readiness: Readiness
+) -> None:
     wrong = checkpoint.probes[1].model_copy(update={"distribution": (0.97, 0.01, 0.01, 0.01)})
     doubted = replace(checkpoint, probes=(checkpoint.probes[0], wrong))
     await bring_up(fake_engine_for(doubted), doubted, readiness)
@@ -63,21 +65,21 @@ async def test_wrong_numbers_stay_red(checkpoint: Checkpoint, readiness: Readine
         readiness.require()
 
 
-async def test_dtype_without_a_tolerance_stays_red(checkpoint: Checkpoint, readiness: Readiness) -> None:
+async def test_a_dtype_without_a_tolerance_is_not_ready(checkpoint: Checkpoint, readiness: Readiness) -> None:
     engine = HalfPrecisionEngine(engine_model(checkpoint))
     await bring_up(engine, checkpoint, readiness)
     assert readiness.reason == "probe_mismatch"
     assert "no probe tolerance for float16" in readiness.detail
 
 
-async def test_engine_that_does_not_start_stays_red(checkpoint: Checkpoint, readiness: Readiness) -> None:
+async def test_an_engine_that_does_not_start_is_lost(checkpoint: Checkpoint, readiness: Readiness) -> None:
     await bring_up(UnstartableEngine(engine_model(checkpoint)), checkpoint, readiness)
     assert (readiness.reason, readiness.is_live) == ("engine_lost", False)
     with pytest.raises(EngineLostError, match="no memory"):
         readiness.require()
 
 
-async def test_stopping_while_loading_is_no_failure(
+async def test_stopping_while_loading_logs_no_error(
     checkpoint: Checkpoint, readiness: Readiness, caplog: pytest.LogCaptureFixture
 ) -> None:
     readiness.set("draining", "the service is stopping")
@@ -96,13 +98,13 @@ class BuggyEngine(FakeEngine):
         raise RuntimeError("a bug")
 
 
-async def test_numbers_that_are_none_stay_red(checkpoint: Checkpoint, readiness: Readiness) -> None:
+async def test_an_engine_that_answers_nan_is_not_ready(checkpoint: Checkpoint, readiness: Readiness) -> None:
     await bring_up(NumblessEngine(engine_model(checkpoint)), checkpoint, readiness)
     assert (readiness.reason, readiness.is_live) == ("probe_mismatch", False)
-    assert "no usable label probabilities" in readiness.detail
+    assert "unusable label probabilities" in readiness.detail
 
 
-async def test_unforeseen_error_stays_red_and_is_logged(
+async def test_an_unexpected_error_loses_the_engine_and_is_logged(
     checkpoint: Checkpoint, readiness: Readiness, caplog: pytest.LogCaptureFixture
 ) -> None:
     await bring_up(BuggyEngine(engine_model(checkpoint)), checkpoint, readiness)
@@ -110,13 +112,13 @@ async def test_unforeseen_error_stays_red_and_is_logged(
     assert any(record.exc_info and "while starting" in record.message for record in caplog.records)
 
 
-async def test_draining_is_not_undone(checkpoint: Checkpoint, readiness: Readiness) -> None:
+async def test_nothing_replaces_draining(checkpoint: Checkpoint, readiness: Readiness) -> None:
     readiness.set("draining", "the service is stopping")
     await bring_up(fake_engine_for(checkpoint), checkpoint, readiness)
     assert readiness.reason == "draining"
 
 
-async def test_watch_sees_the_engine_die(checkpoint: Checkpoint, readiness: Readiness) -> None:
+async def test_watch_detects_a_dead_engine(checkpoint: Checkpoint, readiness: Readiness) -> None:
     engine = fake_engine_for(checkpoint)
     await bring_up(engine, checkpoint, readiness)
     watching = asyncio.create_task(watch(engine, readiness, interval_s=0.001))
@@ -129,7 +131,7 @@ CANARY = "a note that nobody may read"
 
 
 class OnceBuggyEngine(FakeEngine):
-    """Its first checks fail in ways that say nothing of the engine."""
+    """An engine whose first checks raise unexpected errors."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -141,7 +143,7 @@ class OnceBuggyEngine(FakeEngine):
         await super().check()
 
 
-async def test_watch_outlives_a_check_that_fails_otherwise(
+async def test_watch_continues_after_an_unexpected_error(
     checkpoint: Checkpoint, readiness: Readiness, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = OnceBuggyEngine(engine_model(checkpoint))

@@ -29,9 +29,11 @@ from service.errors import (
 from service.observability.live import LiveFigures
 from service.observability.metrics import Metrics
 from service.scoring.admission import Admission
+from service.scoring.deadline import Deadline
 from service.scoring.scorer import Scorer
 from service.scoring.types import ScoringNote, ScoringRequest
 from tests.checkpoints import fake_engine_for, load_tiny
+from tests.service.caches.harness import read_values
 from tests.waiting import until
 
 BODIES = ("A quiet cafe with good light.", "The best surf beaches.", "Laptops welcome, slow wifi.")
@@ -42,8 +44,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return load_tiny(tmp_path_factory.mktemp("checkpoint"))
 
 
-class House:
-    """A scorer over twins, and what a test wants to see of them."""
+class Harness:
+    """A scorer over in-memory twins, with its parts and metrics."""
 
     def __init__(self, checkpoint: Checkpoint, max_backlog_tokens: int = 100_000) -> None:
         self.registry = CollectorRegistry()
@@ -60,16 +62,16 @@ class House:
         return self.registry.get_sample_value(f"notegrade_{metric}", labels) or 0.0
 
     async def held(self, prompts: int) -> None:
-        """Until that many prompts are in the engine."""
+        """Wait until that many prompts are in the engine."""
         await until(lambda: self.engine.in_flight == prompts)
 
     async def written(self, pairs: int) -> None:
-        """Until that many pairs are in Redis, which no answer waits for."""
+        """Wait until that many pairs are written to Redis, which happens after the answer."""
         await until(lambda: self.count("cache_operations_total", tier="redis", result="written") == pairs)
 
-    def other_replica(self) -> "House":
-        """Another process: it shares Redis, and nothing else."""
-        other = House(self.checkpoint)
+    def other_replica(self) -> "Harness":
+        """Make another replica, which shares only Redis with this one."""
+        other = Harness(self.checkpoint)
         other.remote = self.remote
         other.cache = TieredCache(other.local, self.remote, Breaker(5, 1), Metrics(CollectorRegistry()))
         other.scorer = Scorer(
@@ -84,13 +86,13 @@ class House:
 
 
 @pytest.fixture
-async def house(checkpoint: Checkpoint) -> AsyncIterator[House]:
-    house = House(checkpoint)
-    await house.engine.start()
-    yield house
-    await house.scorer.close()
-    await house.cache.close()
-    assert house.admission.backlog_tokens == 0
+async def harness(checkpoint: Checkpoint) -> AsyncIterator[Harness]:
+    harness = Harness(checkpoint)
+    await harness.engine.start()
+    yield harness
+    await harness.scorer.close()
+    await harness.cache.close()
+    assert harness.admission.backlog_tokens == 0
 
 
 def request(bodies: tuple[str, ...] = BODIES, **changes: Any) -> ScoringRequest:
@@ -102,73 +104,73 @@ def render(checkpoint: Checkpoint, body: str, query: str = "quiet cafe") -> tupl
     return checkpoint.renderer.render(query, [Note("", body)], "general-1")[0].token_ids
 
 
-async def test_results_are_the_engines_in_request_order(house: House) -> None:
-    answer = await house.scorer.score(request())
+async def test_results_are_the_engines_in_request_order(harness: Harness) -> None:
+    answer = await harness.scorer.score(request())
     assert [result.note_id for result in answer.results] == ["n0", "n1", "n2"]
     for body, result in zip(BODIES, answer.results, strict=True):
-        raw = LabelDistribution.from_logprobs(house.engine.logprobs(render(house.checkpoint, body)))
-        assert result.judgement == judge(raw, house.checkpoint.manifest, "general-1")
+        raw = LabelDistribution.from_logprobs(harness.engine.logprobs(render(harness.checkpoint, body)))
+        assert result.judgement == judge(raw, harness.checkpoint.manifest, "general-1")
         assert (result.outcome, result.source, result.truncated) == ("scored", "engine", False)
     assert answer.criteria == "general-1"
 
 
-async def test_second_identical_request_comes_from_the_local_cache(house: House) -> None:
-    first = await house.scorer.score(request())
-    second = await house.scorer.score(request())
+async def test_second_identical_request_comes_from_the_local_cache(harness: Harness) -> None:
+    first = await harness.scorer.score(request())
+    second = await harness.scorer.score(request())
     assert [result.source for result in second.results] == ["local"] * 3
     assert [r.judgement for r in second.results] == [r.judgement for r in first.results]
-    assert house.engine.finished == 3
+    assert harness.engine.finished == 3
 
 
-async def test_another_replica_reads_it_from_redis(house: House) -> None:
-    first = await house.scorer.score(request())
-    await house.written(3)
-    other = house.other_replica()
+async def test_another_replica_reads_it_from_redis(harness: Harness) -> None:
+    first = await harness.scorer.score(request())
+    await harness.written(3)
+    other = harness.other_replica()
     second = await other.scorer.score(request())
     assert [result.source for result in second.results] == ["redis"] * 3
     assert [r.judgement for r in second.results] == [r.judgement for r in first.results]
 
 
-async def test_canonically_equal_text_is_one_pair(house: House) -> None:
-    await house.scorer.score(request(("caf\u00e9 de   paris",)))
-    answer = await house.scorer.score(request((" cafe\u0301 de\tparis\x00",), query=" quiet\ncafe "))
+async def test_canonically_equal_text_is_one_pair(harness: Harness) -> None:
+    await harness.scorer.score(request(("caf\u00e9 de   paris",)))
+    answer = await harness.scorer.score(request((" cafe\u0301 de\tparis\x00",), query=" quiet\ncafe "))
     assert answer.results[0].source == "local"
 
 
-async def test_truncation_is_told_from_the_cache_too(house: House) -> None:
+async def test_a_cached_result_says_that_its_note_was_truncated(harness: Harness) -> None:
     bodies = ("word " * 200, "short")
-    fresh = await house.scorer.score(request(bodies))
-    cached = await house.scorer.score(request(bodies))
+    fresh = await harness.scorer.score(request(bodies))
+    cached = await harness.scorer.score(request(bodies))
     assert [r.truncated for r in fresh.results] == [r.truncated for r in cached.results] == [True, False]
 
 
-async def test_criteria_are_part_of_the_key(house: House) -> None:
-    await house.scorer.score(request())
-    answer = await house.scorer.score(request(criteria="strict-1"))
+async def test_criteria_are_part_of_the_key(harness: Harness) -> None:
+    await harness.scorer.score(request())
+    answer = await harness.scorer.score(request(criteria="strict-1"))
     assert [result.source for result in answer.results] == ["engine"] * 3
     assert answer.criteria == "strict-1"
 
 
-async def test_a_new_checkpoint_never_reads_an_old_ones_entries(house: House, tmp_path: Path) -> None:
-    await house.scorer.score(request())
-    await house.written(3)
+async def test_a_new_checkpoint_never_reads_an_old_ones_entries(harness: Harness, tmp_path: Path) -> None:
+    await harness.scorer.score(request())
+    await harness.written(3)
     new = load_tiny(tmp_path, limits={"max_query_tokens": 64, "max_note_tokens": 40})
-    other = House(new)
+    other = Harness(new)
     await other.engine.start()
     metrics = Metrics(CollectorRegistry())
-    cache = TieredCache(MemoryCache(10, 60), house.remote, Breaker(5, 1), metrics)
+    cache = TieredCache(MemoryCache(10, 60), harness.remote, Breaker(5, 1), metrics)
     answer = await Scorer(new, other.engine, cache, other.admission, metrics, other.live).score(request())
     assert [result.source for result in answer.results] == ["engine"] * 3
 
 
-async def test_a_new_calibration_reuses_entries(house: House, tmp_path: Path) -> None:
-    fresh = await house.scorer.score(request())
-    await house.written(3)
+async def test_a_new_calibration_reuses_entries(harness: Harness, tmp_path: Path) -> None:
+    fresh = await harness.scorer.score(request())
+    await harness.written(3)
     softened = {"name": "temperature-1", "method": "temperature", "temperature": 3.0}
     new = load_tiny(tmp_path, calibration=softened)
     metrics = Metrics(CollectorRegistry())
-    cache = TieredCache(MemoryCache(10, 60), house.remote, Breaker(5, 1), metrics)
-    answer = await Scorer(new, fake_engine_for(new), cache, house.admission, metrics, house.live).score(
+    cache = TieredCache(MemoryCache(10, 60), harness.remote, Breaker(5, 1), metrics)
+    answer = await Scorer(new, fake_engine_for(new), cache, harness.admission, metrics, harness.live).score(
         request()
     )
     for old, result in zip(fresh.results, answer.results, strict=True):
@@ -178,277 +180,292 @@ async def test_a_new_calibration_reuses_entries(house: House, tmp_path: Path) ->
         assert result.judgement.margin < old.judgement.margin
 
 
-async def test_unknown_criteria_are_refused_with_the_known_ones(house: House) -> None:
+async def test_unknown_criteria_are_refused_with_the_known_ones(harness: Harness) -> None:
     with pytest.raises(InvalidRequestError, match="it has general-1, strict-1"):
-        await house.scorer.score(request(criteria="nope"))
+        await harness.scorer.score(request(criteria="nope"))
 
 
-async def test_too_long_a_query_is_refused(house: House) -> None:
+async def test_a_query_over_its_limit_is_refused(harness: Harness) -> None:
     with pytest.raises(InvalidRequestError, match="limit 64"):
-        await house.scorer.score(request(query="x1" * 70))
-    assert house.engine.priorities == []
+        await harness.scorer.score(request(query="x1" * 70))
+    assert harness.engine.priorities == []
 
 
-async def test_same_note_twice_is_scored_once(house: House) -> None:
-    answer = await house.scorer.score(request(("same", "same", "other")))
+async def test_same_note_twice_is_scored_once(harness: Harness) -> None:
+    answer = await harness.scorer.score(request(("same", "same", "other")))
     assert [result.source for result in answer.results] == ["engine", "coalesced", "engine"]
     assert answer.results[0].judgement == answer.results[1].judgement
-    assert house.engine.finished == 2
+    assert harness.engine.finished == 2
 
 
-async def test_concurrent_requests_share_pairs_in_flight(house: House) -> None:
-    house.engine.hold()
-    first = asyncio.create_task(house.scorer.score(request()))
-    await house.held(3)
-    second = asyncio.create_task(house.scorer.score(request((*BODIES, "one more"))))
-    await house.held(4)
-    house.engine.let_go()
+async def test_concurrent_requests_share_pairs_in_flight(harness: Harness) -> None:
+    harness.engine.hold()
+    first = asyncio.create_task(harness.scorer.score(request()))
+    await harness.held(3)
+    second = asyncio.create_task(harness.scorer.score(request((*BODIES, "one more"))))
+    await harness.held(4)
+    harness.engine.let_go()
     one, two = await first, await second
     assert [result.source for result in one.results] == ["engine"] * 3
     assert [result.source for result in two.results] == ["coalesced"] * 3 + ["engine"]
     assert [r.judgement for r in two.results[:3]] == [r.judgement for r in one.results]
 
 
-async def test_online_work_never_waits_for_a_pair_that_batch_work_has_begun(house: House) -> None:
-    house.engine.hold()
-    batch = asyncio.create_task(house.scorer.score(request(priority="batch")))
-    await house.held(3)
-    online = asyncio.create_task(house.scorer.score(request()))
-    await house.held(6)
-    assert max(house.engine.priorities[3:]) < min(house.engine.priorities[:3])
-    house.engine.let_go()
+async def test_online_requests_do_not_join_the_flights_of_batch_requests(harness: Harness) -> None:
+    harness.engine.hold()
+    batch = asyncio.create_task(harness.scorer.score(request(priority="batch")))
+    await harness.held(3)
+    online = asyncio.create_task(harness.scorer.score(request()))
+    await harness.held(6)
+    assert max(harness.engine.priorities[3:]) < min(harness.engine.priorities[:3])
+    harness.engine.let_go()
     one, two = await batch, await online
     assert [result.source for result in two.results] == ["engine"] * 3
     assert [r.judgement for r in two.results] == [r.judgement for r in one.results]
 
 
-async def test_batch_work_joins_what_is_in_flight_for_online(house: House) -> None:
-    house.engine.hold()
-    online = asyncio.create_task(house.scorer.score(request()))
-    await house.held(3)
-    batch = asyncio.create_task(house.scorer.score(request((*BODIES, "one more"), priority="batch")))
-    await house.held(4)
-    house.engine.let_go()
+async def test_batch_requests_join_the_flights_of_online_requests(harness: Harness) -> None:
+    harness.engine.hold()
+    online = asyncio.create_task(harness.scorer.score(request()))
+    await harness.held(3)
+    batch = asyncio.create_task(harness.scorer.score(request((*BODIES, "one more"), priority="batch")))
+    await harness.held(4)
+    harness.engine.let_go()
     await online
     assert [result.source for result in (await batch).results] == ["coalesced"] * 3 + ["engine"]
 
 
-async def test_what_misses_the_deadline_says_so_and_is_aborted(house: House) -> None:
-    await house.scorer.score(request(BODIES[:1]))
-    house.engine.hold()
-    answer = await house.scorer.score(request(deadline_ms=30))
+async def test_pairs_that_miss_the_deadline_are_reported_and_aborted(harness: Harness) -> None:
+    await harness.scorer.score(request(BODIES[:1]))
+    harness.engine.hold()
+    answer = await harness.scorer.score(request(deadline_ms=30))
     assert [result.outcome for result in answer.results] == ["scored"] + ["deadline_exceeded"] * 2
-    await house.held(0)
-    assert house.engine.aborted == 2
+    await harness.held(0)
+    assert harness.engine.aborted == 2
 
 
-async def test_nothing_by_the_deadline_is_an_error(house: House) -> None:
-    house.engine.hold()
+async def test_a_request_without_a_scored_pair_at_the_deadline_is_an_error(harness: Harness) -> None:
+    harness.engine.hold()
     with pytest.raises(DeadlineExceededError, match="within 20 ms"):
-        await house.scorer.score(request(deadline_ms=20))
-    await house.held(0)
-    assert house.count("pair_outcomes_total", outcome="deadline_exceeded") == 3
+        await harness.scorer.score(request(deadline_ms=20))
+    await harness.held(0)
+    assert harness.count("pair_outcomes_total", outcome="deadline_exceeded") == 3
 
 
-async def test_cancelled_request_aborts_its_engine_work(house: House) -> None:
-    house.engine.hold()
-    task = asyncio.create_task(house.scorer.score(request()))
-    await house.held(3)
+async def test_a_deadline_that_was_set_before_the_call_has_precedence(harness: Harness) -> None:
+    harness.engine.hold()
+    with pytest.raises(DeadlineExceededError):
+        await harness.scorer.score(request(deadline_ms=60_000), Deadline.after_ms(500))
+
+
+async def test_an_answer_counts_its_outcomes_and_sources(harness: Harness) -> None:
+    await harness.scorer.score(request(BODIES[:1]))
+    answer = await harness.scorer.score(request((*BODIES, BODIES[1])))
+    assert answer.outcomes == {"scored": 4}
+    assert answer.sources == {"local": 1, "engine": 2, "coalesced": 1}
+
+
+async def test_cancelled_request_aborts_its_engine_work(harness: Harness) -> None:
+    harness.engine.hold()
+    task = asyncio.create_task(harness.scorer.score(request()))
+    await harness.held(3)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await house.held(0)
-    assert (house.engine.aborted, house.engine.finished) == (3, 0)
+    await harness.held(0)
+    assert (harness.engine.aborted, harness.engine.finished) == (3, 0)
 
 
-async def test_cancelled_request_leaves_shared_pairs_to_the_others(house: House) -> None:
-    house.engine.hold()
-    leaver = asyncio.create_task(house.scorer.score(request()))
-    await house.held(3)
-    stayer = asyncio.create_task(house.scorer.score(request((BODIES[0], "one more"))))
-    await house.held(4)
+async def test_a_cancelled_request_does_not_abort_shared_pairs(harness: Harness) -> None:
+    harness.engine.hold()
+    leaver = asyncio.create_task(harness.scorer.score(request()))
+    await harness.held(3)
+    stayer = asyncio.create_task(harness.scorer.score(request((BODIES[0], "one more"))))
+    await harness.held(4)
     leaver.cancel()
     await asyncio.wait({leaver})
-    await house.held(2)
-    house.engine.let_go()
+    await harness.held(2)
+    harness.engine.let_go()
     answer = await stayer
     assert answer.results[0].outcome == "scored"
-    # The one who started it is gone: who stayed has written it.
-    again = await house.scorer.score(request(BODIES[:1]))
+    # The request that started the pair was cancelled: the other one has written it to the cache.
+    again = await harness.scorer.score(request(BODIES[:1]))
     assert again.results[0].source == "local"
 
 
 async def test_over_budget_pairs_are_shed_and_the_rest_is_scored(checkpoint: Checkpoint) -> None:
     cost = len(render(checkpoint, BODIES[0]))
-    house = House(checkpoint, max_backlog_tokens=cost)
-    await house.engine.start()
-    answer = await house.scorer.score(request())
+    harness = Harness(checkpoint, max_backlog_tokens=cost)
+    await harness.engine.start()
+    answer = await harness.scorer.score(request())
     assert [result.outcome for result in answer.results] == ["scored", "shed", "shed"]
-    assert house.count("shed_total", reason="backlog") == 2
-    await until(lambda: house.admission.backlog_tokens == 0)
+    assert harness.count("shed_total", reason="backlog") == 2
+    await until(lambda: harness.admission.backlog_tokens == 0)
 
 
-async def test_all_shed_is_an_error_with_a_time_to_retry(checkpoint: Checkpoint) -> None:
-    house = House(checkpoint, max_backlog_tokens=1)
-    await house.engine.start()
-    house.engine.hold()
-    first = asyncio.create_task(house.scorer.score(request(BODIES[:1])))
-    await house.held(1)
+async def test_a_request_whose_pairs_are_all_shed_is_an_error_with_retry_after(
+    checkpoint: Checkpoint,
+) -> None:
+    harness = Harness(checkpoint, max_backlog_tokens=1)
+    await harness.engine.start()
+    harness.engine.hold()
+    first = asyncio.create_task(harness.scorer.score(request(BODIES[:1])))
+    await harness.held(1)
     with pytest.raises(OverloadedError) as caught:
-        await house.scorer.score(request(BODIES[1:]))
+        await harness.scorer.score(request(BODIES[1:]))
     assert (caught.value.retry_after_s or 0) >= 1
-    house.engine.let_go()
+    harness.engine.let_go()
     assert (await first).results[0].outcome == "scored"
 
 
-async def test_an_error_does_not_say_that_all_were_shed_when_some_were_late(checkpoint: Checkpoint) -> None:
-    house = House(checkpoint, max_backlog_tokens=1)
-    await house.engine.start()
-    house.engine.hold()
+async def test_the_error_says_when_only_some_pairs_were_shed(checkpoint: Checkpoint) -> None:
+    harness = Harness(checkpoint, max_backlog_tokens=1)
+    await harness.engine.start()
+    harness.engine.hold()
     with pytest.raises(OverloadedError, match="pairs were shed, and none was scored"):
-        await house.scorer.score(request(deadline_ms=50))
-    await house.held(0)
+        await harness.scorer.score(request(deadline_ms=50))
+    await harness.held(0)
 
 
 async def test_shed_pairs_never_reach_the_engine(checkpoint: Checkpoint) -> None:
-    house = House(checkpoint, max_backlog_tokens=1)
-    await house.engine.start()
-    answer = await house.scorer.score(request())
+    harness = Harness(checkpoint, max_backlog_tokens=1)
+    await harness.engine.start()
+    answer = await harness.scorer.score(request())
     assert [result.outcome for result in answer.results] == ["scored", "shed", "shed"]
-    assert len(house.engine.priorities) == 1
+    assert len(harness.engine.priorities) == 1
 
 
-async def test_one_failing_pair_fails_alone(house: House) -> None:
-    house.engine.fail_on(render(house.checkpoint, BODIES[1]))
-    answer = await house.scorer.score(request())
+async def test_one_failing_pair_fails_alone(harness: Harness) -> None:
+    harness.engine.fail_on(render(harness.checkpoint, BODIES[1]))
+    answer = await harness.scorer.score(request())
     assert [result.outcome for result in answer.results] == ["scored", "failed", "scored"]
-    # A failure is not remembered.
-    house.engine.fail_on(())
-    assert house.count("pair_outcomes_total", outcome="failed") == 1
+    # A failure is not cached.
+    harness.engine.fail_on(())
+    assert harness.count("pair_outcomes_total", outcome="failed") == 1
 
 
-async def test_all_failing_is_an_engine_error(house: House) -> None:
-    house.engine.fail_on(render(house.checkpoint, BODIES[0]))
+async def test_a_request_whose_pairs_all_fail_is_an_engine_error(harness: Harness) -> None:
+    harness.engine.fail_on(render(harness.checkpoint, BODIES[0]))
     with pytest.raises(EngineRequestError, match="failed on every pair"):
-        await house.scorer.score(request(BODIES[:1]))
+        await harness.scorer.score(request(BODIES[:1]))
 
 
-async def test_numbers_that_are_none_fail_their_pair(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_pair_with_nan_logprobs_fails(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeEngine, "logprobs", lambda *_: (math.nan,) * 4)
     with pytest.raises(EngineRequestError, match="failed on every pair"):
-        await house.scorer.score(request(BODIES[:1]))
+        await harness.scorer.score(request(BODIES[:1]))
 
 
-async def test_a_fault_that_nobody_knows_fails_its_pair_alone_and_tells_no_text(
-    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+async def test_an_unexpected_error_fails_only_its_pair_and_logs_no_text(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    score, unlucky = house.engine.score, render(house.checkpoint, BODIES[1])
+    score, unlucky = harness.engine.score, render(harness.checkpoint, BODIES[1])
 
     async def score_most(prompt: tuple[int, ...], priority: int) -> EngineAnswer:
         if prompt == unlucky:
             raise KeyError(BODIES[1])
         return await score(prompt, priority)
 
-    monkeypatch.setattr(house.engine, "score", score_most)
-    answer = await house.scorer.score(request())
+    monkeypatch.setattr(harness.engine, "score", score_most)
+    answer = await harness.scorer.score(request())
     assert [result.outcome for result in answer.results] == ["scored", "failed", "scored"]
     assert "a pair failed" in caplog.text
     assert BODIES[1] not in caplog.text
 
 
 async def test_pairs_that_are_not_rendered_in_time_are_shed(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rendering = threading.Event()
 
     def render_late(*_: Any) -> None:
         rendering.wait(30)
 
-    monkeypatch.setattr(house.checkpoint.renderer, "render", render_late)
+    monkeypatch.setattr(harness.checkpoint.renderer, "render", render_late)
     try:
         with pytest.raises(OverloadedError, match="every pair was shed"):
-            await house.scorer.score(request(deadline_ms=20))
+            await harness.scorer.score(request(deadline_ms=20))
     finally:
         rendering.set()
-    assert house.count("shed_total", reason="deadline") == 3
-    assert house.engine.priorities == []
+    assert harness.count("shed_total", reason="deadline") == 3
+    assert harness.engine.priorities == []
 
 
-async def test_lost_engine_is_told_as_such(house: House) -> None:
-    house.engine.hold()
-    task = asyncio.create_task(house.scorer.score(request()))
-    await house.held(3)
-    house.engine.kill()
+async def test_a_lost_engine_is_an_engine_lost_error(harness: Harness) -> None:
+    harness.engine.hold()
+    task = asyncio.create_task(harness.scorer.score(request()))
+    await harness.held(3)
+    harness.engine.kill()
     with pytest.raises(EngineLostError):
         await task
 
 
-async def test_closing_fails_what_is_in_flight(house: House) -> None:
-    house.engine.hold()
-    task = asyncio.create_task(house.scorer.score(request()))
-    await house.held(3)
-    await house.scorer.close()
+async def test_closing_fails_the_pairs_in_flight(harness: Harness) -> None:
+    harness.engine.hold()
+    task = asyncio.create_task(harness.scorer.score(request()))
+    await harness.held(3)
+    await harness.scorer.close()
     with pytest.raises(EngineLostError, match="shutting down"):
         await task
 
 
-async def test_what_comes_while_it_closes_fails_as_what_was_in_flight(house: House) -> None:
-    await house.scorer.close()
+async def test_a_request_after_closing_fails_like_those_in_flight(harness: Harness) -> None:
+    await harness.scorer.close()
     with pytest.raises(EngineLostError, match="shutting down"):
-        await house.scorer.score(request())
-    assert house.engine.priorities == []
+        await harness.scorer.score(request())
+    assert harness.engine.priorities == []
 
 
-async def test_batch_work_lets_online_work_go_first(house: House) -> None:
-    await house.scorer.score(request(BODIES[:1], priority="batch"))
-    await house.scorer.score(request(BODIES[1:2], priority="online"))
-    batch, online = house.engine.priorities
+async def test_online_requests_have_precedence_over_batch_requests(harness: Harness) -> None:
+    await harness.scorer.score(request(BODIES[:1], priority="batch"))
+    await harness.scorer.score(request(BODIES[1:2], priority="online"))
+    batch, online = harness.engine.priorities
     assert online < batch
 
 
-async def test_a_broken_cache_costs_no_score(house: House) -> None:
-    await house.local.close()
-    await house.remote.close()
+async def test_a_broken_cache_does_not_prevent_scoring(harness: Harness) -> None:
+    await harness.local.close()
+    await harness.remote.close()
     for _ in range(2):
-        answer = await house.scorer.score(request())
+        answer = await harness.scorer.score(request())
         assert [result.source for result in answer.results] == ["engine"] * 3
 
 
-async def test_a_foreign_cache_entry_is_recomputed(house: House) -> None:
-    good = await house.scorer.score(request())
-    await house.written(3)
+async def test_a_foreign_cache_entry_is_recomputed(harness: Harness) -> None:
+    good = await harness.scorer.score(request())
+    await harness.written(3)
 
-    numbers = house.engine.profile.numbers
-    fingerprint = scoring_fingerprint(house.checkpoint.manifest.fingerprint, "general-1", numbers)
+    numbers = harness.engine.profile.numbers
+    fingerprint = scoring_fingerprint(harness.checkpoint.manifest.fingerprint, "general-1", numbers)
     foreign = {note_key("", body): b"not ours" for body in BODIES}
-    for cache in (house.local, house.remote):
-        assert all(await cache.get_many(query_key("quiet cafe", fingerprint), list(foreign)))
+    for cache in (harness.local, harness.remote):
+        assert all(await read_values(cache, query_key("quiet cafe", fingerprint), list(foreign)))
         await cache.put_many(query_key("quiet cafe", fingerprint), foreign)
-    answer = await house.scorer.score(request())
+    answer = await harness.scorer.score(request())
     assert [result.source for result in answer.results] == ["engine"] * 3
     assert [r.judgement for r in answer.results] == [r.judgement for r in good.results]
 
 
-async def test_metrics_add_up_to_what_was_asked(house: House) -> None:
-    await house.scorer.score(request())
-    await house.scorer.score(request((*BODIES, "new", "new")))
-    outcomes = house.count("pair_outcomes_total", outcome="scored")
+async def test_metrics_add_up_to_the_requested_pairs(harness: Harness) -> None:
+    await harness.scorer.score(request())
+    await harness.scorer.score(request((*BODIES, "new", "new")))
+    outcomes = harness.count("pair_outcomes_total", outcome="scored")
     sources = {
-        s: house.count("pair_source_total", source=s) for s in ("engine", "local", "redis", "coalesced")
+        s: harness.count("pair_source_total", source=s) for s in ("engine", "local", "redis", "coalesced")
     }
     assert outcomes == 8
     assert sources == {"engine": 4, "local": 3, "redis": 0, "coalesced": 1}
-    assert house.count("score_count") == house.count("label_mass_count") == 8
-    assert sum(house.count("grade_total", grade=str(g)) for g in range(4)) == 8
+    assert harness.count("score_count") == harness.count("label_mass_count") == 8
+    assert sum(harness.count("grade_total", grade=str(g)) for g in range(4)) == 8
 
 
-async def test_times_are_parts_of_the_total(house: House) -> None:
-    timing = (await house.scorer.score(request())).timing
+async def test_stage_times_add_up_to_at_most_the_total(harness: Harness) -> None:
+    timing = (await harness.scorer.score(request())).timing
     assert min(timing.total, timing.cache, timing.engine) >= 0
     assert timing.cache + timing.queue + timing.engine <= timing.total
-    cached = (await house.scorer.score(request())).timing
+    cached = (await harness.scorer.score(request())).timing
     assert cached.queue == 0
     observed = {
-        s: house.count("stage_seconds_count", stage=s) for s in ("cache", "render", "queue", "engine")
+        s: harness.count("stage_seconds_count", stage=s) for s in ("cache", "render", "queue", "engine")
     }
     assert observed == {"cache": 2, "render": 1, "queue": 1, "engine": 1}

@@ -7,7 +7,7 @@ from tests.waiting import until
 
 
 class Call:
-    """A call that ends when it is told to, and knows whether it was cancelled."""
+    """A call that a test ends, and that records whether it was cancelled."""
 
     def __init__(self) -> None:
         self.runs = 0
@@ -24,7 +24,7 @@ class Call:
         return "result"
 
 
-async def test_sharers_get_one_calls_result() -> None:
+async def test_every_attached_request_gets_the_calls_result() -> None:
     flights: SingleFlight[str, str] = SingleFlight()
     call = Call()
     first = flights.start("key", call())
@@ -45,44 +45,44 @@ async def test_a_finished_call_is_forgotten() -> None:
     assert len(flights) == 0
 
 
-async def test_the_last_to_leave_cancels_the_call() -> None:
+async def test_the_last_request_to_detach_cancels_the_call() -> None:
     flights: SingleFlight[str, str] = SingleFlight()
     call = Call()
     flight = flights.start("key", call())
     flights.join("key")
     await until(lambda: call.runs == 1)
-    flight.leave()
+    flight.detach()
     await asyncio.sleep(0)
     assert not call.cancelled
-    flight.leave()
-    assert flights.join("key") is None  # at once: a newcomer must not board a call that is being cancelled
+    flight.detach()
+    assert flights.join("key") is None  # at once: a new request must not join a call that is being cancelled
     await asyncio.wait({flight.task})
     assert call.cancelled
 
 
-async def test_a_newcomer_after_that_starts_its_own_call() -> None:
+async def test_a_request_after_that_starts_a_new_call() -> None:
     flights: SingleFlight[str, str] = SingleFlight()
     old, new = Call(), Call()
     leaving = flights.start("key", old())
-    leaving.leave()
+    leaving.detach()
     fresh = flights.start("key", new())
     await asyncio.wait({leaving.task})
-    # The old call's end must not forget the new one.
+    # The end of the old call must not remove the new one.
     assert flights.join("key") is fresh
     new.end.set()
     assert await fresh.task == "result"
 
 
-async def test_only_the_first_claims() -> None:
+async def test_only_the_first_request_claims_the_result() -> None:
     flights: SingleFlight[str, str] = SingleFlight()
     call = Call()
     flight = flights.start("key", call())
     assert [flight.claim(), flight.claim()] == [True, False]
-    flight.leave()
+    flight.detach()
     await asyncio.wait({flight.task})
 
 
-async def test_close_cancels_and_waits_for_all() -> None:
+async def test_close_cancels_all_calls_and_waits_for_them() -> None:
     flights: SingleFlight[str, str] = SingleFlight()
     calls = [Call(), Call()]
     tasks = [flights.start(str(i), call()).task for i, call in enumerate(calls)]
@@ -93,7 +93,7 @@ async def test_close_cancels_and_waits_for_all() -> None:
     assert len(flights) == 0
 
 
-async def test_a_raising_call_reaches_its_sharers_only() -> None:
+async def test_a_calls_exception_reaches_only_its_attached_requests() -> None:
     async def fail() -> str:
         raise ValueError("broken")
 

@@ -1,4 +1,4 @@
-"""What is vLLM's own: its exceptions, what it can't load."""
+"""Behaviour of the vLLM engine alone: its exceptions, and what it can't load."""
 
 import asyncio
 import inspect
@@ -36,13 +36,13 @@ def test_every_vllm_error_is_translated() -> None:
     assert {"EngineDeadError", "EngineGenerateError", "VLLMValidationError"} <= {e.__name__ for e in errors}
     for error in errors:
         expected = EngineLostError if error.__name__ == "EngineDeadError" else EngineRequestError
-        # Made without its constructor: their arguments differ, and only the class matters here.
+        # Created without its constructor: their arguments differ, and only the class matters.
         with pytest.raises(EngineError) as caught, translate_vllm_errors():
             raise error.__new__(error)
         assert type(caught.value) is expected, error
 
 
-async def test_folder_that_vllm_can_t_load_is_a_lost_engine(tmp_path: Path) -> None:
+async def test_a_folder_that_vllm_can_not_load_is_a_lost_engine(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     engine = VllmEngine(EngineModel(tmp_path, (1, 2), 10), VllmOptions(dtype="float32"))
     with pytest.raises(EngineLostError, match="vLLM can't load"):
@@ -60,7 +60,7 @@ async def test_compiling_without_a_compiler_is_refused(
     await engine.close()
 
 
-async def test_compiling_where_torch_may_not_is_refused(
+async def test_compiling_while_torchdynamo_is_disabled_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CXX", "sh")
@@ -71,7 +71,9 @@ async def test_compiling_where_torch_may_not_is_refused(
     await engine.close()
 
 
-async def test_closing_while_loading_ends_soon_and_leaves_no_process(default_checkpoint: Checkpoint) -> None:
+async def test_closing_while_loading_returns_soon_and_leaves_no_process(
+    default_checkpoint: Checkpoint,
+) -> None:
     engine = VllmEngine(engine_model(default_checkpoint), VllmOptions(dtype="float32"))
     starting = asyncio.create_task(engine.start())
     await until(lambda: bool(multiprocessing.active_children()), within_s=120)

@@ -1,4 +1,4 @@
-"""The number format is what was asked for, the faster one, or the only one that vLLM can compute."""
+"""`auto` chooses a CPU's faster number format by its bfloat16 units, and formats that vLLM can't compute are refused."""
 
 import json
 from pathlib import Path
@@ -10,34 +10,39 @@ from service.engines.vllm.profile import choose_cpu_dtype
 pytestmark = pytest.mark.engine
 
 
-def config(folder: Path, **more: object) -> Path:
-    shape = {"hidden_size": 64, "intermediate_size": 128}
-    (folder / "config.json").write_text(json.dumps(shape | more), encoding="utf-8")
+def make_config(folder: Path, **config: object) -> Path:
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder
 
 
-def test_auto_is_measured(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
-    chosen = choose_cpu_dtype(config(tmp_path), "auto")
-    assert chosen in ("float32", "bfloat16")
-    assert [record.__dict__["chosen"] for record in caplog.records] == [chosen]
+@pytest.mark.parametrize(
+    ("capabilities", "dtype"),
+    [
+        ({"amx_bf16": True, "avx512_bf16": True}, "bfloat16"),
+        ({"amx_bf16": False, "avx512_bf16": True}, "bfloat16"),
+        ({"amx_bf16": False, "avx512_bf16": False, "avx512_f": True}, "float32"),
+        ({"avx2": True}, "float32"),
+        ({}, "float32"),  # another architecture
+    ],
+)
+def test_auto_is_bfloat16_only_where_the_processor_has_a_unit_for_it(
+    capabilities: dict[str, bool], dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities)
+    assert choose_cpu_dtype(make_config(tmp_path), "auto") == dtype
 
 
-def test_what_was_asked_for_is_not_measured(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
-    folder = config(tmp_path)
-    assert [choose_cpu_dtype(folder, "float32"), choose_cpu_dtype(folder, "float16")] == [
-        "float32",
-        "float16",
-    ]
-    assert not caplog.records
+def test_a_requested_format_has_precedence(tmp_path: Path) -> None:
+    folder = make_config(tmp_path)
+    assert choose_cpu_dtype(folder, "float32") == "float32"
+    assert choose_cpu_dtype(folder, "float16") == "float16"
 
 
-def test_int8_in_float32_is_refused_where_vllm_would_die_of_it(
+def test_int8_in_float32_is_refused_where_vllm_would_fail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"amx_int8": True})
-    folder = config(tmp_path, quantization_config={})
-    with pytest.raises(ValueError, match="ask for auto or bfloat16"):
+    folder = make_config(tmp_path, quantization_config={})
+    with pytest.raises(ValueError, match="set auto or bfloat16"):
         choose_cpu_dtype(folder, "float32")
     assert choose_cpu_dtype(folder, "auto") == "bfloat16"

@@ -1,35 +1,46 @@
-"""A tiered cache on two in-memory tiers, the second of which a test can break."""
+"""A tiered cache over two in-memory tiers; a test can break the second one."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry
 
+from service.caches.base import Cache, CacheEntries
 from service.caches.breaker import Breaker
 from service.caches.memory_cache import MemoryCache
 from service.caches.tiered_cache import TieredCache
 from service.errors import CacheUnavailableError
 from service.observability.metrics import Metrics
 
+TTL_S = 60.0
+
+
+async def read_values(cache: Cache, query_key: str, note_keys: Sequence[bytes]) -> list[bytes | None]:
+    """Return only the values that the cache has for these notes."""
+    return (await cache.get_many(query_key, note_keys)).values
+
 
 class FaultyCache(MemoryCache):
-    """A memory cache whose calls fail while `error` is set, and wait while `gate` is closed."""
+    """A memory cache whose calls raise `error` while it is set, and wait while `gate` is closed."""
 
-    def __init__(self) -> None:
-        super().__init__(max_entries=1000, ttl_s=60, clock=lambda: 0.0)
+    def __init__(self, clock: Callable[[], float]) -> None:
+        super().__init__(max_entries=1000, ttl_s=TTL_S, clock=clock)
         self.error: Exception | None = None
         self.gate = asyncio.Event()
         self.gate.set()
         self.calls = 0
         self.called = asyncio.Event()
 
-    async def get_many(self, query_key: str, note_keys: Sequence[bytes]) -> list[bytes | None]:
+    async def get_many(self, query_key: str, note_keys: Sequence[bytes]) -> CacheEntries:
         await self._pass()
         return await super().get_many(query_key, note_keys)
 
-    async def put_many(self, query_key: str, entries: Mapping[bytes, bytes]) -> None:
+    async def put_many(
+        self, query_key: str, entries: Mapping[bytes, bytes], max_ttl_s: float = math.inf
+    ) -> None:
         await self._pass()
-        await super().put_many(query_key, entries)
+        await super().put_many(query_key, entries, max_ttl_s)
 
     async def ping(self) -> None:
         await self._pass()
@@ -43,14 +54,14 @@ class FaultyCache(MemoryCache):
             raise self.error
 
 
-class House:
-    """A tiered cache and all that a test wants to see of it."""
+class Harness:
+    """A tiered cache with its parts, clock and metrics. Advance `now` to let time pass in all of them."""
 
     def __init__(self, *, has_remote: bool = True, drain_s: float = 5) -> None:
         self.registry = CollectorRegistry()
         self.now = 0.0
-        self.local = MemoryCache(max_entries=1000, ttl_s=60, clock=lambda: 0.0)
-        self.remote = FaultyCache()
+        self.local = MemoryCache(max_entries=1000, ttl_s=TTL_S, clock=lambda: self.now)
+        self.remote = FaultyCache(lambda: self.now)
         self.cache = TieredCache(
             self.local,
             self.remote if has_remote else None,
@@ -62,7 +73,7 @@ class House:
         )
 
     def counts(self, tier: str) -> dict[str, float]:
-        """Counted pairs by result, zeros left out."""
+        """Return the counted pairs by result, without zeros."""
         results = ("hit", "miss", "error", "skipped", "written", "dropped")
         counted = {result: self.count(tier, result) for result in results}
         return {result: value for result, value in counted.items() if value}

@@ -1,4 +1,4 @@
-"""However vLLM hangs, a process that closes its engine exits soon and leaves no child."""
+"""However vLLM hangs, a process that closes its engine exits soon and leaves no child process."""
 
 import os
 import subprocess
@@ -11,19 +11,19 @@ from tests.service.engines.vllm.test_plugin import is_running
 from tests.waiting import wait_until
 
 TIMES_S = 0.5
-# Each starts a child that does not end when it is told to.
+# Each case starts a child process that ignores SIGTERM.
 PROGRAM = """
 import asyncio, multiprocessing, signal, sys, threading, time
-from service.engines.vllm import ending, engine as vllm_engine
+from service.engines.vllm import engine as vllm_engine, shutdown
 from service.engines.base import EngineModel, EngineProfile
 from service.errors import EngineLostError
 
 started = threading.Event()
-ending.ENDING_S = ending.LOADING_S = ending.KILLED_S = TIMES_S
+shutdown.SHUTDOWN_TIMEOUT_S = shutdown.LOAD_TIMEOUT_S = shutdown.KILL_TIMEOUT_S = TIMES_S
 
-def work(told):
+def work(pipe):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    told.send("deaf")
+    pipe.send("ignores SIGTERM")
     time.sleep(600)
 
 class Llm:
