@@ -16,7 +16,7 @@ from service.engines.base import Engine
 from service.errors import EngineError, EngineRequestError, ExplanationDroppedError, InvalidRequestError
 from service.explaining.traces import Explanation, read_trace
 from service.observability.metrics import Metrics
-from service.observability.redaction import log_unforeseen
+from service.observability.redaction import log_redacted
 from service.observability.tracing import Trace, exemplar, trace_var
 
 logger = logging.getLogger(__name__)
@@ -188,7 +188,7 @@ class Explainer:
                 await self._attend(job)
             except Exception as error:
                 # The next one is not to wait for ever.
-                log_unforeseen(logger, "unforeseen error while explaining", error, log_texts=self._log_texts)
+                log_redacted(logger, "unforeseen error while explaining", error, log_texts=self._log_texts)
                 await self._finish(job, EngineRequestError("an unforeseen error: the service's log has it"))
             finally:  # closed meanwhile
                 if not job.finished.done():

@@ -23,7 +23,7 @@ from service.errors import (
     TooManyConnectionsError,
 )
 from service.http.error_handlers import problem_response
-from service.observability.metrics import show_from_the_start
+from service.observability.metrics import initialize_series
 from service.observability.redaction import without_text
 
 # Closed with bytes unread, a connection is reset, and the client may lose what it was told: it gets a moment to read it.
@@ -60,7 +60,7 @@ class Connection(HttpToolsProtocol):
     def within(cls, limits: ConnectionLimits, refused: Counter) -> "type[Connection]":
         """The class for these limits, which counts what it refuses: uvicorn makes the objects."""
         refusals = HeadTimeoutError, HeadTooLargeError, MalformedHttpError, TooManyConnectionsError
-        show_from_the_start(refused, map(_problem, refusals))
+        initialize_series(refused, map(_problem, refusals))
         return type("Connection", (cls,), {"limits": limits, "refused": refused})
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

@@ -18,7 +18,7 @@ from service.errors import (
     RoleMissingError,
 )
 from service.observability.logs import request_id_var
-from service.observability.redaction import log_unforeseen
+from service.observability.redaction import log_redacted
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def install_error_handlers(app: FastAPI, *, log_texts: bool = False) -> None:
 
     @app.exception_handler(Exception)
     async def _unforeseen(_request: Request, error: Exception) -> JSONResponse:
-        log_unforeseen(logger, "unforeseen error", error, log_texts=log_texts)
+        log_redacted(logger, "unforeseen error", error, log_texts=log_texts)
         detail = "this is a fault of the service: report it with the request id"
         return _problem(
             NotegradeError.type,

@@ -25,7 +25,7 @@ from service.http.schemas import (
     parse_body,
 )
 from service.observability.logs import request_id_var
-from service.observability.metrics import show_from_the_start
+from service.observability.metrics import initialize_series
 from service.scoring.deadline import Deadline
 from service.scoring.types import PairResult, ScoringAnswer, ScoringNote, ScoringRequest
 
@@ -66,7 +66,7 @@ def build_router(parts: Parts) -> APIRouter:
         return to_json(to_rerank_response(body, answer, parts.manifest.name))
 
     paths = [route.path for route in router.routes if isinstance(route, APIRoute)]  # those above
-    show_from_the_start(parts.metrics.request_seconds, paths, SCORING_STATUSES)
+    initialize_series(parts.metrics.request_seconds, paths, SCORING_STATUSES)
 
     @router.get("/livez", tags=["operate"], responses={503: {"description": "Only a restart helps"}})
     async def livez() -> JSONResponse:

@@ -25,7 +25,7 @@ DISTANCE_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 MASS_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1.0)
 
 
-def show_from_the_start(metric: Counter | Histogram, *labels: Iterable[str]) -> None:
+def initialize_series(metric: Counter | Histogram, *labels: Iterable[str]) -> None:
     """Make the series of these values of its labels, each with each, at 0.
 
     Prometheus takes what a series begins with for no increase: the events up to the first scrape that finds one would be in no rate,

@@ -25,8 +25,8 @@ from service.errors import (
     OverloadedError,
 )
 from service.observability.live import LiveFigures
-from service.observability.metrics import Metrics, show_from_the_start
-from service.observability.redaction import log_unforeseen
+from service.observability.metrics import Metrics, initialize_series
+from service.observability.redaction import log_redacted
 from service.observability.tracing import exemplar, trace_var
 from service.scoring.admission import Admission, ShedReason, Ticket
 from service.scoring.deadline import Deadline
@@ -58,8 +58,8 @@ class Scorer:
         self._live = live
         self._in_flight: SingleFlight[FlightKey, EngineReading | EngineError] = SingleFlight()
         self._closing = False
-        show_from_the_start(metrics.pair_outcomes, get_args(Outcome))
-        show_from_the_start(metrics.shed, get_args(ShedReason))
+        initialize_series(metrics.pair_outcomes, get_args(Outcome))
+        initialize_series(metrics.shed, get_args(ShedReason))
 
     async def score(self, request: ScoringRequest) -> ScoringAnswer:
         """Score every pair that can be scored by the deadline.
@@ -195,7 +195,7 @@ class Scorer:
         except EngineError as error:
             return error
         except Exception as error:  # a fault of ours or of the engine's that shows on one pair is no reason to lose the others
-            log_unforeseen(logger, "a pair failed", error)
+            log_redacted(logger, "a pair failed", error)
             return EngineRequestError(
                 f"the engine's answer to this pair can't be read: {type(error).__name__}"
             )

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from service.observability.redaction import log_unforeseen, without_text
+from service.observability.redaction import log_redacted, without_text
 
 CANARY = "a note that nobody may read"
 
@@ -21,7 +21,7 @@ def raised() -> Exception:
 
 
 def test_where_and_which_are_logged_and_no_text(caplog: pytest.LogCaptureFixture) -> None:
-    log_unforeseen(logging.getLogger("service"), "unforeseen error", raised())
+    log_redacted(logging.getLogger("service"), "unforeseen error", raised())
     assert "ERROR" in caplog.text
     assert "unforeseen error" in caplog.text
     assert CANARY not in caplog.text
@@ -31,7 +31,7 @@ def test_where_and_which_are_logged_and_no_text(caplog: pytest.LogCaptureFixture
 
 
 def test_the_text_too_where_texts_may_be_logged(caplog: pytest.LogCaptureFixture) -> None:
-    log_unforeseen(logging.getLogger("service"), "unforeseen error", raised(), log_texts=True)
+    log_redacted(logging.getLogger("service"), "unforeseen error", raised(), log_texts=True)
     assert CANARY in caplog.text
 
 
