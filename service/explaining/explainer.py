@@ -17,7 +17,8 @@ from service.errors import EngineError, EngineRequestError, ExplanationDroppedEr
 from service.explaining.traces import Explanation, read_trace
 from service.observability.metrics import Metrics
 from service.observability.redaction import log_redacted
-from service.observability.tracing import Trace, exemplar, trace_var
+from service.observability.request_context import current_request
+from service.observability.tracing import Trace, exemplar
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ class Job:
     finished: "asyncio.Future[Finished]"
     pieces: "asyncio.Queue[str | None] | None" = None
     keep: Keep | None = None
-    trace: Trace = field(default_factory=trace_var.get, init=False)
+    trace: Trace = field(default_factory=lambda: current_request.get().trace, init=False)
     text: str = field(default="", init=False)
 
     def abandon(self) -> None:

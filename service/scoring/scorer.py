@@ -27,11 +27,12 @@ from service.errors import (
 from service.observability.live import LiveFigures
 from service.observability.metrics import Metrics, initialize_series
 from service.observability.redaction import log_redacted
-from service.observability.tracing import exemplar, trace_var
+from service.observability.request_context import current_request
+from service.observability.tracing import exemplar
 from service.scoring.admission import Admission, ShedReason, Ticket
 from service.scoring.deadline import Deadline
 from service.scoring.single_flight import SingleFlight
-from service.scoring.types import Outcome, PairResult, ScoringAnswer, ScoringRequest, Timing
+from service.scoring.types import Outcome, PairResult, ScoringAnswer, ScoringRequest, Source, Timing
 from service.scoring.work import CLOSING, EngineReading, FlightKey, PairFlight, Work, landed
 
 logger = logging.getLogger(__name__)
@@ -61,15 +62,15 @@ class Scorer:
         initialize_series(metrics.pair_outcomes, get_args(Outcome))
         initialize_series(metrics.shed, get_args(ShedReason))
 
-    async def score(self, request: ScoringRequest) -> ScoringAnswer:
-        """Score every pair that can be scored by the deadline.
+    async def score(self, request: ScoringRequest, deadline: Deadline | None = None) -> ScoringAnswer:
+        """Score every pair that can be scored by the deadline, which is the request's `deadline_ms` from now if none is given.
 
         Cancelling it aborts its engine work, except for pairs that another request waits on.
         Raises InvalidRequestError for an unknown criteria name or a query over its limit of tokens, and, when
         not a single pair was scored, OverloadedError, DeadlineExceededError or EngineError.
         """
         started = _now()
-        deadline = Deadline.after_ms(request.deadline_ms)
+        deadline = deadline or Deadline.after_ms(request.deadline_ms)
         work = self._mint_keys(request, deadline)
         await self._read_cache(work)
         cache_read = _now()
@@ -84,10 +85,11 @@ class Scorer:
         finally:
             work.leave()
         timing = _timing(work, started, cache_read, launched, ended)
-        self._count(work, results, timing)
+        outcomes, sources = self._count(work, results, timing)
         self._observe_stages(work, started, launched, timing)
         self._raise_unless_scored(work, results)
-        return ScoringAnswer(request.request_id, work.criteria, results, timing, _engine_tokens(work))
+        tokens = _engine_tokens(work)
+        return ScoringAnswer(request.request_id, work.criteria, results, timing, tokens, outcomes, sources)
 
     async def close(self) -> None:
         """Abort what is in flight and wait until it has ended; what is asked for from now on fails as if it had been."""
@@ -231,7 +233,9 @@ class Scorer:
         if entries:
             await self._cache.put_many_behind(work.query_key, entries)
 
-    def _count(self, work: Work, results: Sequence[PairResult], timing: Timing) -> None:
+    def _count(
+        self, work: Work, results: Sequence[PairResult], timing: Timing
+    ) -> tuple[Counter[Outcome], Counter[Source]]:
         for reason in work.shed.values():
             self._metrics.shed.labels(reason).inc()
         for result in results:
@@ -242,10 +246,12 @@ class Scorer:
                 self._metrics.score.observe(result.judgement.score)
                 self._metrics.label_mass.observe(result.judgement.label_mass)
         outcomes = Counter(result.outcome for result in results)
-        cached = sum(result.source in ("local", "redis") for result in results)
+        sources = Counter(result.source for result in results if result.source)
+        cached = sources["local"] + sources["redis"]
         self._live.count_pairs(outcomes["scored"], cached, outcomes["shed"], len(results))
         if work.request.priority == "online":
             self._live.count_latency(timing.total / 1000)
+        return outcomes, sources
 
     def _observe_stages(self, work: Work, started: float, launched: float, timing: Timing) -> None:
         self._observe_stage("cache", started, timing.cache / 1000)
@@ -256,7 +262,7 @@ class Scorer:
             self._observe_stage("engine", launched + queued_s, timing.engine / 1000)
 
     def _observe_stage(self, stage: str, started: float, seconds: float) -> None:
-        trace = trace_var.get()
+        trace = current_request.get().trace
         trace.add(stage, started, started + seconds)
         self._metrics.stage_seconds.labels(stage).observe(seconds, exemplar(trace))
 

@@ -1,5 +1,6 @@
 """What goes into the scorer and what comes out."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -67,7 +68,8 @@ class Timing:
 class ScoringAnswer:
     """Results in the order of the request's notes.
 
-    `engine_tokens` counts the prompt tokens of the pairs that the engine scored for this very request.
+    `engine_tokens` counts the prompt tokens of the pairs that the engine scored for this very request; `outcomes` and `sources` count
+    its pairs.
     """
 
     request_id: str
@@ -75,3 +77,5 @@ class ScoringAnswer:
     results: tuple[PairResult, ...]
     timing: Timing
     engine_tokens: int
+    outcomes: Mapping[Outcome, int]
+    sources: Mapping[Source, int]

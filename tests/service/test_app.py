@@ -1,15 +1,17 @@
+import asyncio
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
-from service.app import build_stack, listening_addresses
+from service.app import ScoringStack, build_stack, listening_addresses
 from service.engines.watched_engine import WatchedEngine
 from service.errors import ConfigurationError
 from service.http.auth import hash_key
 from service.settings import Settings
-from tests.checkpoints import load_tiny
+from tests.checkpoints import fake_engine_for, load_tiny
+from tests.waiting import until
 
 KEYS = SecretStr(f"score:{hash_key('key')}")
 
@@ -50,3 +52,27 @@ def test_stack_is_on_vllm_and_redis_as_set(tmp_path: Path) -> None:
     settings = Settings(redis_url=SecretStr("redis://127.0.0.1:1/0"))
     stack = build_stack(settings, load_tiny(tmp_path), CollectorRegistry())
     assert isinstance(stack.engine, WatchedEngine)
+
+
+async def test_engine_that_dies_turns_readiness_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.app.ENGINE_WATCH_INTERVAL_S", 0.001)
+    stack = twin_stack(tmp_path)
+    async with stack.running() as bringing_up:
+        await bringing_up
+        assert stack.readiness.is_ready
+        await stack.engine.close()
+        await until(lambda: stack.readiness.reason == "engine_lost")
+
+
+async def test_leaving_stops_everything(tmp_path: Path) -> None:
+    stack = twin_stack(tmp_path)
+    before = asyncio.all_tasks()
+    async with stack.running() as bringing_up:
+        await bringing_up
+    assert stack.readiness.reason == "draining"
+    assert asyncio.all_tasks() == before
+
+
+def twin_stack(folder: Path) -> ScoringStack:
+    checkpoint = load_tiny(folder)
+    return build_stack(Settings(), checkpoint, CollectorRegistry(), fake_engine_for(checkpoint))

@@ -86,14 +86,14 @@ def test_made_key_lets_in() -> None:
     result = CliRunner().invoke(app, ["key", "--role", "admin"])
     found = re.search(r"key: +(\S+)\nentry: +(\S+)", result.output)
     assert found
-    Keyring.parse(found[2]).check(f"Bearer {found[1]}", "admin")
+    Keyring.parse(found[2]).check(found[1], "admin")
 
 
 def test_a_key_may_have_a_name() -> None:
     result = CliRunner().invoke(app, ["key", "--name", "ranker"])
     assert result.exit_code == 0
     entry = result.output.split("entry: ")[1].strip()
-    assert Keyring.parse(entry).check(f"Bearer {result.output.split()[1]}", "score").key_id == "ranker"
+    assert Keyring.parse(entry).check(result.output.split()[1], "score").key_id == "ranker"
 
 
 @pytest.mark.parametrize("arguments", [["--role", "root"], ["--name", "a:b"]])

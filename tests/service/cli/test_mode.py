@@ -50,8 +50,8 @@ def test_a_refusal_says_what_the_service_said() -> None:
         read_history(remote(httpx.Response(422, json=problem)), 5)
 
 
-def test_an_answer_of_something_else_is_told_apart() -> None:
-    with pytest.raises(CommandError, match="HTTP 502, and not by Notegrade"):
+def test_an_answer_of_another_server_is_recognised() -> None:
+    with pytest.raises(CommandError, match="HTTP 502, in an answer that is not Notegrade's"):
         read_mode(remote(httpx.Response(502, text="<html>")))
 
 
@@ -66,11 +66,11 @@ def test_other_times_are_refused(text: str) -> None:
         parse_ttl(text)
 
 
-def test_the_mode_is_told_to_a_person() -> None:
+def test_the_mode_is_described_in_words() -> None:
     assert describe(MODE) == (
         "sample (600 s left)\nlast flip: 1970-01-01 00:00:00Z sample 25% for 600 s by ann: a note ranks high"
     )
-    assert describe({**MODE, "mode": "off", "left_s": None}).startswith("off (its time is over)")
+    assert describe({**MODE, "mode": "off", "left_s": None}).startswith("off (its time to live has ended)")
     off = {**FLIP, "mode": "off", "expires": None, "rate": None}
     assert describe({**MODE, "mode": "off", "left_s": None, "last": off}).startswith("off (no end)")
     assert "Redis has not answered this replica for 7 s" in describe({**MODE, "unread_s": 7.2})

@@ -7,7 +7,7 @@ from service.contract.judgement import Judgement
 from service.http.schemas import RequestLimits
 from service.scoring.types import PairResult, ScoringNote
 
-LIMITS = RequestLimits(256, 2_000, 2_000, 100, 1_000, 1_000)
+LIMITS = RequestLimits(max_body_chars=100)
 
 
 def test_unreadable_lines_are_told_by_number_and_the_rest_is_kept() -> None:

@@ -7,11 +7,10 @@ import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from service.app import build_app, build_stack
+from service.app import ScoringStack, build_app, build_stack
 from service.contract.checkpoint import Checkpoint
 from service.engines.fake_engine import FakeEngine
 from service.settings import Settings
-from service.stack import ScoringStack
 from tests.checkpoints import fake_engine_for, load_tiny
 
 

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from service.app import build_app, build_stack
 from service.contract.checkpoint import Checkpoint
 from service.errors import ConfigurationError, NotAllowedError, RoleMissingError
-from service.http.auth import ANYBODY, Caller, Keyring, hash_key, new_key
+from service.http.auth import ANYBODY, Caller, Keyring, hash_key, new_key, reload_keys
 from service.settings import Settings
 from tests.checkpoints import fake_engine_for
 from tests.service.http.conftest import REQUEST, Service
@@ -21,19 +21,28 @@ KEYS = f"score:{hash_key(SCORE_KEY)}, admin:{hash_key(ADMIN_KEY)}"
 
 def test_roles_open_what_they_should() -> None:
     keyring = Keyring.parse(KEYS)
-    assert keyring.check(f"Bearer {SCORE_KEY}", "score") == Caller(hash_key(SCORE_KEY)[:8], "score")
-    assert keyring.check(f"bearer {ADMIN_KEY}", "score").role == "admin"
-    assert keyring.check(f"Bearer {ADMIN_KEY}", "admin").role == "admin"
+    assert keyring.check(SCORE_KEY, "score") == Caller(hash_key(SCORE_KEY)[:8], "score")
+    assert keyring.check(ADMIN_KEY, "score").role == "admin"
+    assert keyring.check(ADMIN_KEY, "admin").role == "admin"
     with pytest.raises(RoleMissingError, match="role admin"):
-        keyring.check(f"Bearer {SCORE_KEY}", "admin")
+        keyring.check(SCORE_KEY, "admin")
 
 
-@pytest.mark.parametrize(
-    "header", [None, "", "Bearer", "Bearer ", "Basic score-key", "Bearer wrong", SCORE_KEY]
-)
-def test_without_a_known_key_nothing_opens(header: str | None) -> None:
+@pytest.mark.parametrize("key", [None, "", "wrong"])
+def test_unknown_keys_are_refused(key: str | None) -> None:
     with pytest.raises(NotAllowedError):
-        Keyring.parse(KEYS).check(header, "score")
+        Keyring.parse(KEYS).check(key, "score")
+
+
+@pytest.mark.parametrize("settings_changes", [{"keys": KEYS}])
+@pytest.mark.parametrize(
+    "header", ["", "Bearer", "Bearer ", "Basic score-key", "Bearer wrong", SCORE_KEY, "bearer score-key"]
+)
+async def test_only_a_bearer_key_is_accepted(
+    service: Service, settings_changes: dict[str, Any], header: str
+) -> None:
+    response = await service.client.post("/score", json=REQUEST, headers={"Authorization": header})
+    assert response.status_code == (200 if header == "bearer score-key" else 401)
 
 
 def test_without_keys_everything_opens() -> None:
@@ -83,9 +92,9 @@ def test_a_file_adds_to_the_setting(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(f"# rotated in May\n{entry('new', name='ranker')}  # the new one\n\n{entry('old')}\n")
     keyring = Keyring.load(entry("set"), file)
-    assert keyring.check("Bearer new", "score").key_id == "ranker"
+    assert keyring.check("new", "score").key_id == "ranker"
     for key in ("old", "set"):
-        keyring.check(f"Bearer {key}", "score")
+        keyring.check(key, "score")
 
 
 @pytest.mark.parametrize("content", [b"", b"# none yet\n", b"score:nonsense", b"\xff\xfe", None])
@@ -138,6 +147,31 @@ async def test_keys_are_rotated_without_a_restart(
         assert "ranker" in str([vars(record) for record in caplog.records])
         write(entry("newer"))
         await wait_for("newer", 200)
+
+
+async def test_a_fault_while_reloading_is_logged_once_and_keys_are_reloaded_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("service.http.auth.RELOAD_EVERY_S", 0.001)
+    caplog.set_level("INFO")
+    load, faults = Keyring.load, 3
+
+    def load_with_faults(text: str, file: Path) -> Keyring:
+        nonlocal faults
+        faults -= 1
+        if faults >= 0:
+            raise RuntimeError("a bug")
+        return load(text, file)
+
+    monkeypatch.setattr(Keyring, "load", load_with_faults)
+    file = tmp_path / "keys"
+    file.write_text(entry("new"))
+    keyring = Keyring.parse(entry("old"))
+    reloading = asyncio.create_task(reload_keys(keyring, "", file))
+    await until(lambda: "keys changed" in caplog.text)
+    reloading.cancel()
+    assert keyring.check("new", "score").role == "score"
+    assert caplog.text.count("can't be reloaded") == 1
 
 
 async def score(client: httpx.AsyncClient, key: str) -> httpx.Response:

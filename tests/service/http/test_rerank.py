@@ -76,6 +76,7 @@ async def test_what_could_not_be_scored_is_named(service: Service) -> None:
         ({"documents": "one text"}, "documents"),
         ({"query": " "}, "query"),
         ({"top_n": 0}, "top_n"),
+        ({"documents": [{"text": "t", "title": "x" * 2_001}]}, "documents.0.title"),
     ],
 )
 async def test_bad_requests_are_refused(service: Service, changes: dict[str, Any], field: str) -> None:

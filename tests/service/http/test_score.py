@@ -134,6 +134,7 @@ async def test_all_shed_is_503_with_retry_after(service: Service, settings_chang
             {"query": "x" * 2_001, "notes": [{"id": 1}, {**NOTE, "x": 1}], "explain": 3, "more": 1},
             ["query", "notes.0.id", "notes.0.body", "notes.1.x", "explain", "more"],
         ),
+        ({"criteria": "nope", "colour": "red", "notes": []}, ["notes", "criteria", "colour"]),
     ],
 )
 async def test_every_bad_field_is_listed(

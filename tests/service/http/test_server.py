@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import pytest
@@ -15,13 +16,13 @@ from service.contract.checkpoint import Checkpoint
 from service.engines.watched_engine import WatchedEngine
 from service.errors import ConfigurationError
 from service.http.auth import hash_key
-from service.http.server import StopTimes, allow_open_files, bind
+from service.http.server import allow_open_files, bind
 from tests.checkpoints import fake_engine_for, load_tiny
 from tests.served import Served, served
 from tests.waiting import until, wait_until
 
 BODY = {"query": "quiet cafes", "notes": [{"id": "n", "body": "A quiet cafe."}], "deadline_ms": 60_000}
-PATIENT = StopTimes(drain_delay_s=4, drain_timeout_s=20, engine_lost_exit_s=4)
+PATIENT: dict[str, Any] = {"drain_delay_s": 4, "drain_timeout_s": 20, "engine_lost_exit_s": 4}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def terminate(service: Served) -> None:
 
 
 def test_sigterm_is_red_first_and_serves_on_for_a_while(checkpoint: Checkpoint) -> None:
-    with served(checkpoint, times=PATIENT) as service:
+    with served(checkpoint, **PATIENT) as service:
         terminate(service)
         wait_until(lambda: readiness(service) == (503, "draining"))
         answered = score(service)
@@ -64,7 +65,7 @@ def test_sigterm_is_red_first_and_serves_on_for_a_while(checkpoint: Checkpoint) 
 
 
 def test_what_is_open_when_it_stops_is_answered(checkpoint: Checkpoint, pool: ThreadPoolExecutor) -> None:
-    with served(checkpoint, times=PATIENT) as service:
+    with served(checkpoint, **PATIENT) as service:
         service.engine.hold()
         asking = [pool.submit(score, service, query=f"query {number}") for number in range(8)]
         wait_until(lambda: service.engine.in_flight == 8)
@@ -86,7 +87,7 @@ def is_listening(service: Served) -> bool:
 def test_what_is_not_done_in_time_is_told_so_and_not_cut(
     checkpoint: Checkpoint, pool: ThreadPoolExecutor
 ) -> None:
-    with served(checkpoint, times=StopTimes(0, 0.5, 0)) as service:
+    with served(checkpoint, drain_delay_s=0, drain_timeout_s=0.5) as service:
         service.engine.hold()
         asking = [pool.submit(score, service, query=f"query {number}") for number in range(8)]
         wait_until(lambda: service.engine.in_flight == 8)
@@ -99,7 +100,7 @@ def test_what_is_not_done_in_time_is_told_so_and_not_cut(
 
 
 def test_a_second_sigterm_does_not_wait(checkpoint: Checkpoint) -> None:
-    with served(checkpoint, times=StopTimes(600, 5, 0)) as service:
+    with served(checkpoint, drain_delay_s=600, drain_timeout_s=5) as service:
         terminate(service)
         terminate(service)
         service.thread.join(20)
@@ -107,14 +108,14 @@ def test_a_second_sigterm_does_not_wait(checkpoint: Checkpoint) -> None:
 
 
 def test_interrupted_at_a_terminal_it_does_not_wait(checkpoint: Checkpoint) -> None:
-    with served(checkpoint, times=StopTimes(600, 5, 0)) as service:
+    with served(checkpoint, drain_delay_s=600, drain_timeout_s=5) as service:
         service.server.handle_exit(signal.SIGINT, None)
         service.thread.join(20)
         assert not service.thread.is_alive()
 
 
 def test_a_service_that_was_not_ready_keeps_nobody_waiting(checkpoint: Checkpoint) -> None:
-    with served(checkpoint, times=StopTimes(600, 5, 0)) as service:
+    with served(checkpoint, drain_delay_s=600, drain_timeout_s=5) as service:
         service.stack.readiness.set("probe_mismatch", "as a test will have it")
         terminate(service)
         service.thread.join(20)
@@ -123,14 +124,14 @@ def test_a_service_that_was_not_ready_keeps_nobody_waiting(checkpoint: Checkpoin
 
 @pytest.fixture
 def watched(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> WatchedEngine:
-    monkeypatch.setattr("service.stack.ENGINE_WATCH_INTERVAL_S", 0.02)
+    monkeypatch.setattr("service.app.ENGINE_WATCH_INTERVAL_S", 0.02)
     return WatchedEngine(fake_engine_for(checkpoint), max_silent_checks=10)
 
 
 def test_a_hung_engine_fails_what_waits_on_it_and_ends_the_service(
     checkpoint: Checkpoint, watched: WatchedEngine, pool: ThreadPoolExecutor
 ) -> None:
-    with served(checkpoint, engine=watched, times=PATIENT) as service:
+    with served(checkpoint, engine=watched, **PATIENT) as service:
         watched._engine.hold()  # type: ignore[attr-defined]
         asking = [pool.submit(score, service, query=f"query {number}") for number in range(8)]
         for each in asking:
@@ -146,7 +147,7 @@ def test_a_hung_engine_fails_what_waits_on_it_and_ends_the_service(
 
 
 def test_a_dead_engine_ends_the_service(checkpoint: Checkpoint, watched: WatchedEngine) -> None:
-    with served(checkpoint, engine=watched, times=PATIENT) as service:
+    with served(checkpoint, engine=watched, **PATIENT) as service:
         watched._engine.kill()  # type: ignore[attr-defined]
         wait_until(lambda: readiness(service) == (503, "engine_lost"))
         service.thread.join(20)

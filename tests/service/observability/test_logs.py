@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from service.observability.logs import configure_logs, request_id_var
+from service.observability.logs import configure_logs
+from service.observability.request_context import RequestContext, current_request
 
 
 @pytest.fixture(autouse=True)
@@ -31,10 +32,10 @@ def test_json_lines_carry_event_request_id_and_extras(
     capsys: pytest.CaptureFixture[str], log_format: str
 ) -> None:
     configure_logs("info", log_format)
-    token = request_id_var.set("r-7")
+    token = current_request.set(RequestContext("r-7"))
     extra = {"status": 200, "outcomes": {"scored": 2}, "color_message": "in colours"}
     logging.getLogger("service.request").info("request", extra=extra)
-    request_id_var.reset(token)
+    current_request.reset(token)
     [line] = capsys.readouterr().err.splitlines()
     event = json.loads(line)
     assert (event["event"], event["level"], event["logger"]) == ("request", "INFO", "service.request")

@@ -16,9 +16,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from service.app import build_app, build_stack
 from service.contract.checkpoint import Checkpoint
 from service.errors import ConfigurationError
-from service.observability import otel_tracer
-from service.observability.otel_tracer import OtelTracer
-from service.observability.tracing import UNTRACED, exemplar
+from service.observability import tracing
+from service.observability.tracing import UNTRACED, Tracer, exemplar
 from service.settings import Settings
 from tests.checkpoints import fake_engine_for, load_tiny
 from tests.collector import Collector, attributes, collector
@@ -199,9 +198,9 @@ class HangingExporter(SpanExporter):
 
 
 def test_a_collector_that_hangs_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(otel_tracer, "CLOSE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(tracing, "CLOSE_TIMEOUT_S", 0.1)
     exporter = HangingExporter()
-    tracer = OtelTracer("1", {}, exporter)
+    tracer = Tracer("1", {}, exporter)
     tracer.begin([]).end("POST /score", {}, failed=False)
     tracer.close()
     assert exporter.asked.is_set()
@@ -212,7 +211,7 @@ def test_a_collector_that_hangs_does_not_hold_up_the_end(monkeypatch: pytest.Mon
 def test_without_the_extra_the_setting_is_refused(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "service.observability.otel_tracer", None)
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     settings = Settings(tracing=True)
     stack = build_stack(settings, checkpoint, CollectorRegistry(), fake_engine_for(checkpoint))
     with pytest.raises(ConfigurationError, match="needs the extra `tracing`"):
