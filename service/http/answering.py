@@ -1,4 +1,4 @@
-"""What the routes share: the service behind them, reading a request, and answering it."""
+"""Read and answer requests: the code that several routes share."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,8 +36,8 @@ PROBLEMS: dict[int, str] = {
     403: "The key lacks the role",
     408: "The body did not arrive in time",
     413: "The body is too large",
-    422: "Something is wrong with the request; `errors` lists all of it",
-    429: "The key asks for more pairs than it may; see Retry-After",
+    422: "The request is not valid; `errors` lists every bad field",
+    429: "The key exceeds its rate limit; see Retry-After",
     500: "The engine failed on every pair",
     503: "Every pair was shed, or the service is not ready; see Retry-After",
     504: "No pair was scored by the deadline",

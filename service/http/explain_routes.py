@@ -133,7 +133,7 @@ def build_explaining_router(api: Api) -> APIRouter:
 
     @router.get("/admin/explanation-mode", tags=["explain"], response_model=ModeBody, **documents())
     async def read_mode(_caller: Annotated[Caller, admin]) -> Response:
-        """The mode that applies, who flipped it, and the ETag that a flip must name."""
+        """The mode that applies, the last flip, and the ETag that the next flip must name."""
         return _mode_response(await explanations.look())
 
     @router.put(
@@ -143,8 +143,8 @@ def build_explaining_router(api: Api) -> APIRouter:
         **documents(
             ModeChange,
             {
-                409: "Scoring is over its limits: not now",
-                412: "Somebody flipped it meanwhile",
+                409: "Scoring exceeds the guard's limits: retry later",
+                412: "The mode was changed in the meantime",
                 428: "If-Match is missing",
             },
         ),
@@ -152,7 +152,7 @@ def build_explaining_router(api: Api) -> APIRouter:
     async def flip_mode(
         request: Request, caller: Annotated[Caller, admin], if_match: Annotated[str | None, Header()] = None
     ) -> Response:
-        """Flip the mode for all replicas, if it is still what `If-Match` names."""
+        """Flip the mode for all replicas, if it is still the one that `If-Match` names."""
         body = await api.read(request, ModeChange)
         flip = Flip(body.mode, caller.key_id, body.reason, body.ttl_s, body.rate)
         now = await explanations.flip(flip, _revision(if_match))
@@ -171,15 +171,15 @@ def build_explaining_router(api: Api) -> APIRouter:
 
     @router.get("/admin/figures", tags=["operate"], response_model=LiveBody, **documents())
     async def figures(_caller: Annotated[Caller, admin]) -> Response:
-        """What this replica did in the last minute."""
+        """Figures of this replica's last minute."""
         seconds = [_to_figures(second) for second in api.backend.live.by_second(WINDOW_S)]
         return to_json(LiveBody(minute=_to_figures(api.backend.live.over(WINDOW_S)), seconds=seconds))
 
     @router.get(
-        "/explanations/{request_id:path}",  # a caller's id may hold slashes
+        "/explanations/{request_id:path}",  # a caller's id may contain slashes
         tags=["explain"],
         response_model=ExplanationsBody,
-        **documents(problems={404: "None is kept"}),
+        **documents(problems={404: "No explanation is stored"}),
     )
     async def kept(request_id: str, caller: Annotated[Caller, may_score]) -> Response:
         """Deferred explanations of your own request; an admin key reads everybody's."""
@@ -194,7 +194,7 @@ def build_explaining_router(api: Api) -> APIRouter:
         **documents(ExplainBody, {409: "Explanation mode is off"}),
     )
     async def explain(request: Request, caller: Annotated[Caller, may_score]) -> Response:
-        """Score one pair, then stream its trace: events `score`, `text` (as it is written), `explanation`."""
+        """Score one pair, then stream its trace: events `score`, `text` (as it is generated), `explanation`."""
         api.backend.readiness.require()
         body = await api.read(request, ExplainBody)
         explanations.require_on()
@@ -240,7 +240,7 @@ def _to_scoring(body: ExplainBody, limits: RequestLimits, caller: Caller) -> Sco
 def _revision(if_match: str | None) -> int:
     if if_match is None:
         raise ModeUnconditionalError(
-            "send If-Match with the ETag of GET /admin/explanation-mode, so that nobody's flip is overwritten unseen"
+            "send If-Match with the ETag of GET /admin/explanation-mode, so that no other flip is overwritten"
         )
     found = re.fullmatch(r'"(\d{1,15})"', if_match.strip())
     if found is None:

@@ -111,7 +111,7 @@ EXAMPLE: dict[str, Any] = {
 
 
 class NoteBody(Wire):
-    """One note to judge. Title and body may both be empty."""
+    """One note to grade. Title and body may both be empty."""
 
     id: Id
     title: Title | None = None
@@ -133,32 +133,32 @@ class ScoreBody(Wire):
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
 
-    request_id: RequestId | None = Field(None, description="Echoed; made up when missing")
+    request_id: RequestId | None = Field(None, description="Returned in the answer; generated if missing")
     query: Query
     notes: Annotated[
         list[NoteBody], Field(min_length=1), limit("max_notes", "notes"), AfterValidator(_distinct_ids)
     ]
     deadline_ms: int | None = Field(
-        None, ge=1, description="Answer by then with what is scored; capped by a setting"
+        None,
+        ge=1,
+        description="The answer comes by then, with the notes that are scored; a setting limits it",
     )
-    priority: Priority = Field("online", description="`batch` lets `online` go first")
-    explain: bool = Field(
-        False, description="Ask for a reasoning trace; served while explanation mode allows it"
-    )
+    priority: Priority = Field("online", description="`online` requests are scored before `batch` requests")
+    explain: bool = Field(False, description="Ask for a reasoning trace; explanation mode must allow it")
     criteria: Criteria | None = Field(
-        None, description="One of the checkpoint's criteria by name; the first is the default"
+        None, description="Name of one of the checkpoint's criteria; the first is the default"
     )
 
 
 class BadFieldBody(BaseModel):
-    """One thing wrong with the request; `field` is a path like `notes.3.body`."""
+    """One error in the request; `field` is a path like `notes.3.body`."""
 
     field: str
     message: str
 
 
 class Problem(BaseModel):
-    """RFC 9457. `type` is stable; `retryable` says whether the same request may succeed later."""
+    """A problem (RFC 9457). `type` is stable; `retryable` says whether the same request may succeed later."""
 
     type: str
     title: str
@@ -170,7 +170,7 @@ class Problem(BaseModel):
 
 
 class ModelIdentity(BaseModel):
-    """What scored: enough to tell any two answers apart that could differ."""
+    """Identifies the model: answers with equal identities have equal scores."""
 
     name: str
     fingerprint: str
@@ -179,7 +179,7 @@ class ModelIdentity(BaseModel):
 
 
 class StepBody(BaseModel):
-    """One step of a trace: what was looked at, what was found, and the grade so far."""
+    """One step of a trace: the criterion, the finding, and the grade so far."""
 
     criterion: str
     finding: str
@@ -187,31 +187,31 @@ class StepBody(BaseModel):
 
 
 class ExplanationBody(BaseModel):
-    """What became of a pair's trace.
+    """The outcome of explaining a pair, and its trace if it was made.
 
-    `off`: explanation mode is off. `deferred`: GET /explanations/{request_id} has it when it is written. `dropped`:
-    explanations give way to scores; `reason` says how. `failed`: the engine did.
+    `off`: explanation mode is off. `deferred`: GET /explanations/{request_id} returns it once it is finished. `dropped`:
+    scoring takes precedence; `reason` says why. `failed`: the engine failed.
     """
 
     outcome: ExplanationOutcome
     reason: str | None = None
-    text: str | None = Field(None, description="The trace as it was written")
-    parsed: bool | None = Field(None, description="Whether steps could be read off the text")
+    text: str | None = Field(None, description="The trace as it was generated")
+    parsed: bool | None = Field(None, description="Whether the text could be parsed into steps")
     agrees: bool | None = Field(None, description="Whether the last step's grade is the served one")
     steps: list[StepBody] | None = None
 
 
 class ResultBody(BaseModel):
-    """One note's result. All but id, outcome and truncated are null unless it was scored."""
+    """One note's result. All fields but id, outcome and truncated are null unless it was scored."""
 
     id: str
     outcome: Outcome = Field(
-        description="`scored`; or too much to do (`shed`), too late (`deadline_exceeded`), the engine's fault (`failed`)"
+        description="`scored`, `shed` (the service is overloaded), `deadline_exceeded`, or `failed` (the engine failed)"
     )
-    score: float | None = Field(None, ge=0, le=1, description="Expected gain / top gain")
+    score: float | None = Field(None, ge=0, le=1, description="Expected gain divided by the highest gain")
     grade: int | None = Field(
         None,
-        description="Most probable grade, or the one that the checkpoint's decision chooses for this criteria",
+        description="Most probable grade, or the grade that the checkpoint's decision rule chooses for these criteria",
     )
     distribution: list[float] | None = Field(
         None, description="Calibrated probability of each grade, lowest first"
@@ -220,16 +220,16 @@ class ResultBody(BaseModel):
     label_mass: float | None = Field(
         None, description="Probability of all labels together before renormalising"
     )
-    truncated: bool = Field(False, description="The note's tail was cut to the checkpoint's limit")
+    truncated: bool = Field(False, description="Whether the note's end was cut to the checkpoint's limit")
     source: Source | None = Field(
         None,
-        description="Who read the pair: the engine now; before (`local`, `redis`: caches); or for another request at the same time (`coalesced`)",
+        description="Where the score came from: the `engine`, a cache (`local`, `redis`), or a request for the same pair at the same time (`coalesced`)",
     )
     explanation: ExplanationBody | None = None
 
 
 class TimingBody(BaseModel):
-    """Milliseconds; `cache`, `queue` and `engine` don't overlap and are within `total`."""
+    """Milliseconds; `cache`, `queue` and `engine` do not overlap and are parts of `total`."""
 
     total: float
     cache: float

@@ -87,13 +87,15 @@ def build_shadow_router(api: Api) -> APIRouter:
         "/admin/shadow",
         tags=["operate"],
         response_model=ShadowBody,
-        **documents(problems={404: "No shadow is set"}),
+        **documents(problems={404: "No shadow is configured"}),
     )
     async def shadow(_caller: Annotated[Caller, may_administer]) -> Response:
-        """How the checkpoint of the other service (NOTEGRADE_SHADOW_URL) differs from the one that serves here."""
+        """How the scores of the shadow (NOTEGRADE_SHADOW_URL) differ from those of this service."""
         manifest, mirror = api.backend.checkpoint.manifest, api.backend.shadow
         if mirror is None:
-            raise ShadowOffError("no shadow is set: NOTEGRADE_SHADOW_URL names the service to compare with")
+            raise ShadowOffError(
+                "no shadow is configured: NOTEGRADE_SHADOW_URL names the service to compare with"
+            )
         served = {"name": manifest.name, "fingerprint": manifest.fingerprint}
         return to_json(ShadowBody.model_validate({"served": served, **mirror.report()}))
 

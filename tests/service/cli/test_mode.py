@@ -1,4 +1,4 @@
-"""The `notegrade mode` command's side of HTTP, against answers as the service gives them. Against a real one: end_to_end."""
+"""The HTTP calls of `notegrade mode`, against recorded answers; end_to_end tests call a real service."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def remote(*answers: httpx.Response, seen: list[httpx.Request] | None = None) ->
     return Remote("http://service", "secret", httpx.MockTransport(answer))
 
 
-def test_reading_and_flipping_name_the_revision() -> None:
+def test_a_flip_names_the_revision_that_was_read() -> None:
     seen: list[httpx.Request] = []
     there = remote(
         httpx.Response(200, json=MODE, headers={"etag": '"3"'}), httpx.Response(200, json=MODE), seen=seen
@@ -44,7 +44,7 @@ def test_reading_and_flipping_name_the_revision() -> None:
     assert all(request.headers["authorization"] == "Bearer secret" for request in seen)
 
 
-def test_a_refusal_says_what_the_service_said() -> None:
+def test_a_refusal_repeats_the_service_s_reasons() -> None:
     problem = {"detail": "1 field(s) are not valid", "errors": [{"field": "reason", "message": "say why"}]}
     with pytest.raises(CommandError, match=r"refused: 1 field.*\(reason: say why\)"):
         read_history(remote(httpx.Response(422, json=problem)), 5)
@@ -56,7 +56,7 @@ def test_an_answer_of_another_server_is_recognised() -> None:
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("30m", 1800), ("1.5h", 5400)])
-def test_times_are_read(text: str, seconds: float) -> None:
+def test_times_are_parsed(text: str, seconds: float) -> None:
     assert parse_ttl(text) == seconds
 
 

@@ -19,7 +19,7 @@ SCORE_KEY, ADMIN_KEY = "score-key", "admin-key"
 KEYS = f"score:{hash_key(SCORE_KEY)}, admin:{hash_key(ADMIN_KEY)}"
 
 
-def test_roles_open_what_they_should() -> None:
+def test_admin_keys_may_do_all_that_score_keys_may() -> None:
     keyring = Keyring.parse(KEYS)
     assert keyring.check(SCORE_KEY, "score") == Caller(hash_key(SCORE_KEY)[:8], "score")
     assert keyring.check(ADMIN_KEY, "score").role == "admin"
@@ -45,7 +45,7 @@ async def test_only_a_bearer_key_is_accepted(
     assert response.status_code == (200 if header == "bearer score-key" else 401)
 
 
-def test_without_keys_everything_opens() -> None:
+def test_without_keys_every_caller_is_allowed() -> None:
     keyring = Keyring.parse("")
     assert keyring.is_empty
     assert keyring.check(None, "admin") == ANYBODY
@@ -54,7 +54,7 @@ def test_without_keys_everything_opens() -> None:
 @pytest.mark.parametrize(
     "text", ["score", "score:short", f"root:{'0' * 64}", f"score:{'Z' * 64}", f"score:{'0' * 64}:a b"]
 )
-def test_bad_entries_are_refused_without_being_quoted(text: str) -> None:
+def test_bad_entries_are_refused_and_not_quoted(text: str) -> None:
     with pytest.raises(ConfigurationError, match="entry 2 must be") as caught:
         Keyring.parse(f"score:{'0' * 64},{text}")
     assert text.partition(":")[2] not in str(caught.value) or ":" not in text
@@ -80,7 +80,9 @@ async def test_scoring_needs_a_key(service: Service, settings_changes: dict[str,
 
 @pytest.mark.parametrize("settings_changes", [{"keys": KEYS}])
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/version", "/metrics"])
-async def test_operating_needs_none(service: Service, settings_changes: dict[str, Any], path: str) -> None:
+async def test_probes_and_metrics_need_no_key(
+    service: Service, settings_changes: dict[str, Any], path: str
+) -> None:
     assert (await service.client.get(path)).status_code == 200
 
 
@@ -88,7 +90,7 @@ def entry(key: str, role: str = "score", name: str = "") -> str:
     return f"{role}:{hash_key(key)}" + (f":{name}" if name else "")
 
 
-def test_a_file_adds_to_the_setting(tmp_path: Path) -> None:
+def test_the_keys_of_a_file_are_added_to_those_of_the_setting(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(f"# rotated in May\n{entry('new', name='ranker')}  # the new one\n\n{entry('old')}\n")
     keyring = Keyring.load(entry("set"), file)
@@ -117,7 +119,7 @@ async def test_keys_are_rotated_without_a_restart(
     file = tmp_path / "keys"
 
     def write(text: str) -> None:
-        # As one step, as Kubernetes does it: else an empty file may be seen in between.
+        # In one step, as Kubernetes does, or an empty file could be read in between.
         (tmp_path / "new").write_text(text)
         (tmp_path / "new").replace(file)
 
@@ -141,7 +143,7 @@ async def test_keys_are_rotated_without_a_restart(
         await wait_for("new", 200)
         write(entry("new", name="ranker"))
         await wait_for("old", 401)
-        write("")  # being written
+        write("")  # as while it is written
         await until(lambda: "the last keys stay" in caplog.text)
         assert (await score(client, "new")).status_code == 200
         assert "ranker" in str([vars(record) for record in caplog.records])
@@ -149,7 +151,7 @@ async def test_keys_are_rotated_without_a_restart(
         await wait_for("newer", 200)
 
 
-async def test_a_fault_while_reloading_is_logged_once_and_keys_are_reloaded_on(
+async def test_reloading_goes_on_after_a_fault_which_is_logged_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("service.http.auth.RELOAD_EVERY_S", 0.001)
