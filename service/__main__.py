@@ -74,7 +74,7 @@ def serve(
         listeners = [sockets.enter_context(bind(*address)) for address in listening_addresses(settings)]
         stack = build_stack(settings, _load(settings), REGISTRY)
         ports = [listener.getsockname()[1] for listener in listeners]
-        web = build_app(settings, stack, private_port=ports[1] if ports[1:] else None)
+        web = build_app(settings, stack, admin_port=ports[1] if ports[1:] else None)
         server = Server(web, stack, settings)
         _print_addresses(settings, stack, listeners)
         for stop in (signal.SIGTERM, signal.SIGINT):

@@ -37,7 +37,7 @@ from service.http.auth import Keyring, reload_keys
 from service.http.console import build_console_router
 from service.http.error_handlers import install_error_handlers
 from service.http.explain_routes import build_explaining_router
-from service.http.middleware import OperatorPort, RequestObserver
+from service.http.middleware import AdminPort, RequestObserver
 from service.http.openapi import install_openapi
 from service.http.rate_limit import PairsLimiter
 from service.http.routes import build_operating_router, build_scoring_router
@@ -139,10 +139,10 @@ def prepare_engine(settings: Settings, listeners: Iterable[socket] = ()) -> None
     prepare(_engine_options(settings), listeners)
 
 
-def build_app(settings: Settings, stack: ScoringStack, private_port: int | None = None) -> FastAPI:
+def build_app(settings: Settings, stack: ScoringStack, admin_port: int | None = None) -> FastAPI:
     """Build the HTTP application, which starts and stops the stack. Raises ConfigurationError for bad keys.
 
-    With a private port, the routes for operators are served on it alone.
+    With an admin port, the routes for operators are served on that port only.
     """
     keyring = load_keyring(settings)
     tracer = (
@@ -168,8 +168,8 @@ def build_app(settings: Settings, stack: ScoringStack, private_port: int | None 
         lifespan=lifespan,
         summary="Grades how well notes answer a query.",
     )
-    if private_port is not None:
-        app.add_middleware(OperatorPort, port=private_port)
+    if admin_port is not None:
+        app.add_middleware(AdminPort, port=admin_port)
     app.add_middleware(RequestObserver, metrics=stack.metrics, tracer=tracer, log_texts=settings.log_texts)
     install_error_handlers(app)
     pairs_limiter = PairsLimiter(settings.rate_limit) if settings.rate_limit else None

@@ -41,7 +41,7 @@ class ServingOptions(BaseModel):
         None,
         ge=0,
         le=65535,
-        description="Port for operators: `/admin/`, `/metrics` and `/console` are then served on it alone; unset: on `NOTEGRADE_PORT`",
+        description="Port for operators: `/admin/`, `/metrics` and `/console` are then served on that port only; unset: on `NOTEGRADE_PORT`",
     )
     admin_host: str | None = Field(
         None, description="Address to listen on with the admin port; unset: that of `NOTEGRADE_HOST`"

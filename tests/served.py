@@ -53,8 +53,8 @@ def served(checkpoint: Checkpoint, *, engine: Engine | None = None, **settings: 
         ports = [0] if made.admin_port is None else [0, 0]
         listeners = [sockets.enter_context(bind("127.0.0.1", port)) for port in ports]
         urls = [f"http://127.0.0.1:{listener.getsockname()[1]}" for listener in listeners]
-        private_port = listeners[1].getsockname()[1] if listeners[1:] else None
-        app = build_app(made, stack, private_port)
+        admin_port = listeners[1].getsockname()[1] if listeners[1:] else None
+        app = build_app(made, stack, admin_port)
         server = Server(app, stack, made)
         thread = threading.Thread(target=server.run, args=[listeners])
         thread.start()

@@ -119,14 +119,14 @@ class Api:
         # Services that share a Redis share the mode, so both would explain a mirrored request.
         if not explain and (mirrored or now.name == "off"):
             return Answer(scores, now.name, {})
-        told = await explanations.explain(
+        results = await explanations.explain(
             Asker(scoring.request_id, scoring.caller),
             graded_pairs(scoring, scores),
             now,
             asked=explain,
             remaining_s=deadline.remaining_s(),
         )
-        return Answer(scores, now.name, told)
+        return Answer(scores, now.name, results)
 
     async def _score(self, scoring: ScoringRequest, deadline: Deadline, *, mirrored: bool) -> ScoringAnswer:
         context = current_request.get()
@@ -186,7 +186,7 @@ def _graded(result: PairResult) -> Graded | None:
 def documents(
     body: type[BaseModel] | None = None, problems: Mapping[int, str] = MappingProxyType({})
 ) -> dict[str, Any]:
-    """Return what /docs shows of a route: the body that it parses itself, and its problems beside those of every route."""
+    """Return what /docs shows of a route: the body that it parses itself, its own problems, and those of every route."""
     content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     responses: dict[int | str, Any] = {
         status: {"description": why, "content": content} for status, why in {**PROBLEMS, **problems}.items()

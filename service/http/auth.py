@@ -35,7 +35,7 @@ class Caller:
     role: Role
 
 
-# Every caller, while no keys are set; without keys the service listens on loopback alone.
+# Every caller, while no keys are set; without keys the service listens on loopback only.
 ANYBODY = Caller("anybody", "admin")
 
 

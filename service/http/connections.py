@@ -1,7 +1,7 @@
 """Limit each client's connection in time and size.
 
 uvicorn waits without a limit for a request's headers and for a client that does not read, and limits the size of headers for
-h11 alone, not for the faster httptools. A proxy in front can do all of this; the service must also be safe without one. uvicorn
+its h11 parser only, not for the faster httptools. A proxy in front can do all of this; the service must also be safe without one. uvicorn
 offers no other way to do so than a protocol class of its own, so this file extends uvicorn's, which is not a public API:
 tests/service/http/test_connections.py holds each limit over real sockets.
 """

@@ -60,7 +60,7 @@ class FlipBody(BaseModel):
 
 
 class ModeBody(BaseModel):
-    """The mode that applies on this replica now, and the last flip that it knows of.
+    """The mode that applies on this replica now, and the last flip that it read.
 
     `unread_s` says for how long the shared store has not answered; until it does, the last known mode applies.
     """
@@ -215,8 +215,8 @@ async def _events(explanations: Explanations, answer: ScoringAnswer, job: Job) -
             if isinstance(piece, str):
                 yield _event("text", piece)
             else:
-                told = ExplanationBody.model_validate(told_fields(told_of(piece)))
-                yield _event("explanation", told.model_dump())
+                explanation = ExplanationBody.model_validate(told_fields(told_of(piece)))
+                yield _event("explanation", explanation.model_dump())
 
 
 def _event(name: str, data: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""Pure ASGI middleware: each request's context, log event, metric and trace; routes for operators on one port alone."""
+"""Pure ASGI middleware: each request's context, log event, metric and trace; routes for operators on a separate port."""
 
 import logging
 import re
@@ -20,7 +20,7 @@ logger = logging.getLogger("service.request")
 
 # Machines and open consoles ask these every few seconds: their events would drown the others.
 QUIET_ROUTES = frozenset({"/livez", "/readyz", "/metrics", "/admin/explanation-mode", "/admin/figures"})
-OPERATOR_ROUTES = re.compile(r"/(admin|metrics|console)(/|$)")
+ADMIN_ROUTES = re.compile(r"/(admin|metrics|console)(/|$)")
 # The fields of a request's event that its trace shows as well: neither texts nor the key's id.
 TRACED_FIELDS = ("notes", "deadline_ms", "priority", "criteria", "outcomes", "sources")
 
@@ -114,7 +114,7 @@ def _trace_attributes(
     return attributes
 
 
-class OperatorPort:
+class AdminPort:
     """Serves the routes for operators only on connections to one port; on any other port they are not found."""
 
     def __init__(self, app: ASGIApp, port: int) -> None:
@@ -123,11 +123,7 @@ class OperatorPort:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # The socket's port, which no header of the caller's can change.
-        if (
-            scope["type"] == "http"
-            and OPERATOR_ROUTES.match(scope["path"])
-            and scope["server"][1] != self._port
-        ):
+        if scope["type"] == "http" and ADMIN_ROUTES.match(scope["path"]) and scope["server"][1] != self._port:
             await not_served(scope["method"], scope["path"])(scope, receive, send)
         else:
             await self._app(scope, receive, send)

@@ -83,7 +83,7 @@ def build_operating_router(api: Api) -> APIRouter:
 
     @router.get("/metrics", tags=["operate"], response_class=PlainTextResponse)
     async def metrics(request: Request) -> Response:
-        """Metrics in the Prometheus text format, or in OpenMetrics; vLLM's own are beside ours."""
+        """Metrics in the Prometheus text format or in OpenMetrics, including vLLM's own."""
         text, content_type = api.backend.metrics.render(request.headers.get("accept", ""))
         return Response(text, headers={"content-type": content_type})
 

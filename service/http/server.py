@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 # Longer than clients' pools and balancers keep an idle connection: the service must not be the first to close it.
 KEEP_ALIVE_S = 75
-# Open files beside clients' connections: Redis, the engine's sockets, libraries' files.
+# Open files other than clients' connections: Redis, the engine's sockets, libraries' files.
 RESERVED_FILES = 256
 # How long the last answers may take to be sent after the drain has ended.
 LAST_ANSWERS_S = 5.0

@@ -31,7 +31,7 @@ def ends_in_time() -> Iterator[None]:
 
 @pytest.mark.parametrize("response", [silence, in_pieces(ENDLESS_BODY)], ids=["silent", "body-in-pieces"])
 async def test_a_slow_answer_ends_at_the_deadline(kind: str, response: Any) -> None:
-    assert PIECE_S < DEADLINE_S / 10  # no wait for a piece is too long by itself
+    assert PIECE_S < DEADLINE_S / 10  # a wait for one piece is much shorter than the deadline
     async with serving(response) as server, asking(kind, server.url) as score:
         with ends_in_time():
             await score(deadline_s=DEADLINE_S)

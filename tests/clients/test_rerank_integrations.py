@@ -113,9 +113,9 @@ def test_the_ranking_is_that_of_the_scores(service: Served, not_ready: tuple[Ran
 def test_a_wrong_key_is_reported(service: Served) -> None:
     ran = finish(start(service, key="wrong"))
     assert (ran.code, ran.lines) == (1, [])
-    told = ran.stderr.splitlines()[-1]
-    assert told.startswith("cohere.errors.unauthorized_error.UnauthorizedError")
-    assert "'detail': 'this key is not known here'" in told
+    message = ran.stderr.splitlines()[-1]
+    assert message.startswith("cohere.errors.unauthorized_error.UnauthorizedError")
+    assert "'detail': 'this key is not known here'" in message
     assert answers(service, 401) == 1
 
 

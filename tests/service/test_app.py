@@ -39,8 +39,8 @@ def test_without_keys_only_loopback_is_allowed(host: str) -> None:
 def test_the_admin_port_has_its_own_host_or_the_same() -> None:
     same = Settings(keys=KEYS, host="10.0.0.1", admin_port=9000)
     assert listening_addresses(same)[1] == ("10.0.0.1", 9000)
-    apart = Settings(keys=KEYS, host="10.0.0.1", admin_port=9000, admin_host="127.0.0.1")
-    assert listening_addresses(apart)[1] == ("127.0.0.1", 9000)
+    separate = Settings(keys=KEYS, host="10.0.0.1", admin_port=9000, admin_host="127.0.0.1")
+    assert listening_addresses(separate)[1] == ("127.0.0.1", 9000)
 
 
 def test_without_keys_the_admin_port_is_on_loopback_too() -> None:

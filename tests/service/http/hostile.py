@@ -85,7 +85,7 @@ def log_read() -> Iterator[LogReader]:
             each.propagate = propagate
 
 
-class SomebodyElse:
+class OtherCaller:
     """Another caller, which sends requests of all kinds from a thread until `stop`; `fault` is the first wrong answer."""
 
     def __init__(self, url: str) -> None:
@@ -154,7 +154,7 @@ class Attacked:
     service: Served
     mode: str
     client: httpx.Client
-    somebody: SomebodyElse
+    other_caller: OtherCaller
     log: LogReader
     answered: int = field(default=0, init=False)
 
@@ -197,11 +197,11 @@ class Attacked:
     def meanwhile(self) -> Iterator[None]:
         """Check around a test that the other caller is served during it, and that none of its texts are logged."""
         self.set_mode()
-        before = self.somebody.answered
+        before = self.other_caller.answered
         yield
-        wait_until(lambda: self.somebody.answered > before or self.somebody.fault is not None)
-        if self.somebody.fault is not None:
-            raise AssertionError("the other caller was answered wrongly") from self.somebody.fault
+        wait_until(lambda: self.other_caller.answered > before or self.other_caller.fault is not None)
+        if self.other_caller.fault is not None:
+            raise AssertionError("the other caller was answered wrongly") from self.other_caller.fault
         assert self.log.lines, "nothing was logged: the log is not read"
         assert self.log.bad == [], self.log.bad[:3]
 
@@ -222,9 +222,9 @@ def attacked(checkpoint: Checkpoint, mode: str) -> Iterator[Attacked]:
         log = stack.enter_context(log_read())
         service = stack.enter_context(served(checkpoint, engine=engine, **settings))
         client = stack.enter_context(httpx.Client(base_url=service.url, headers=ADMIN, timeout=20))
-        somebody = SomebodyElse(service.url)
-        stack.callback(somebody.stop)
-        yield Attacked(service, mode, client, somebody, log)
+        other_caller = OtherCaller(service.url)
+        stack.callback(other_caller.stop)
+        yield Attacked(service, mode, client, other_caller, log)
 
 
 def check_problem(response: httpx.Response) -> None:

@@ -217,8 +217,8 @@ def test_any_text_is_scored_under_its_id(service: Attacked, cases: int) -> None:
             return
         [result] = response.json()["results"]
         assert (result["id"], result["outcome"]) == ("n", "scored")
-        told = result["explanation"]
-        assert (told and told["outcome"]) == outcome_of_explaining(service.mode, explain)
+        explanation = result["explanation"]
+        assert (explanation and explanation["outcome"]) == outcome_of_explaining(service.mode, explain)
 
     assert service.run(check, cases) >= cases
 
@@ -295,6 +295,6 @@ def test_the_other_caller_got_explanations(service: Attacked) -> None:
     """The other caller's explanations contain its canary, so a leak could have shown. Last, because nothing above may have stopped it."""
     service.set_mode()
     if service.mode == "all":
-        before = service.somebody.explained
-        wait_until(lambda: service.somebody.explained > before or service.somebody.fault is not None)
+        before = service.other_caller.explained
+        wait_until(lambda: service.other_caller.explained > before or service.other_caller.fault is not None)
     assert CANARY not in service.client.get("/metrics").text

@@ -12,7 +12,7 @@ from tests.waiting import wait_until
 MIB = 2**20
 
 
-def work(told: "multiprocessing.connection.Connection") -> None:
+def work(pipe: "multiprocessing.connection.Connection") -> None:
     """Use memory, start a child that uses CPU time, and send how much both used."""
     kept = b"x" * (200 * MIB)
     spend = "import time; sum(range(10**7)); print(time.process_time(), flush=True); input()"
@@ -20,8 +20,8 @@ def work(told: "multiprocessing.connection.Connection") -> None:
         [sys.executable, "-c", spend], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as below:
         assert below.stdout
-        told.send((len(kept), time.process_time() + float(below.stdout.readline())))
-        told.recv()
+        pipe.send((len(kept), time.process_time() + float(below.stdout.readline())))
+        pipe.recv()
         below.communicate(b"\n")
 
 

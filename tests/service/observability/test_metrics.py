@@ -34,7 +34,7 @@ def test_the_engine_s_names_are_the_same_in_every_format(accept: str) -> None:
 
 def test_a_scrape_reports_one_mode_even_while_it_changes() -> None:
     registry = CollectorRegistry()
-    told = iter(["all", "off"])  # it ends in the middle of the first scrape
-    Metrics(registry).explanation_mode.follow(("off", "sample", "all"), lambda: next(told))
+    modes = iter(["all", "off"])  # the mode ends during the first scrape
+    Metrics(registry).explanation_mode.follow(("off", "sample", "all"), lambda: next(modes))
     [family] = (each for each in registry.collect() if each.name == "notegrade_explanation_mode")
     assert [sample.value for sample in family.samples] == [0, 0, 1]
