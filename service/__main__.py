@@ -24,11 +24,11 @@ from rich.progress import (
 )
 
 from service.app import (
+    ScoringStack,
     build_app,
     build_stack,
     listening_addresses,
     load_keyring,
-    request_limits,
 )
 from service.cli.hub import locate_checkpoint
 from service.cli.mode import describe, describe_flip, flip_mode, parse_ttl, read_history, read_mode
@@ -40,12 +40,10 @@ from service.errors import NotegradeError
 from service.experiments.command import judge_experiment, parse_period
 from service.experiments.counts import Prometheus
 from service.http.auth import Keyring, hash_key, new_key
-from service.http.connections import ConnectionLimits
-from service.http.server import Server, StopTimes, allow_open_files, bind
+from service.http.server import Server, allow_open_files, bind
 from service.observability.logs import configure_logs
 from service.scoring.types import PairResult, ScoringNote
 from service.settings import Settings, load_settings
-from service.stack import ScoringStack
 
 app = typer.Typer(
     help="Grades how well notes answer a query.",
@@ -53,8 +51,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-# stdout belongs to results; everything said to a person goes beside it.
-to_person = Console(stderr=True, highlight=False, soft_wrap=True)
+# Results go to stdout, messages to stderr.
+messages = Console(stderr=True, highlight=False, soft_wrap=True)
 
 CheckpointOption = Annotated[
     str | None, typer.Option(help="Folder or hub id; else NOTEGRADE_CHECKPOINT, else checkpoints/default")
@@ -75,14 +73,14 @@ def serve(
         listeners = [sockets.enter_context(bind(*address)) for address in listening_addresses(settings)]
         stack = build_stack(settings, _load(settings), REGISTRY)
         ports = [listener.getsockname()[1] for listener in listeners]
-        web = build_app(settings, stack, private_port=ports[1] if ports[1:] else None)
-        server = Server(web, stack, _connection_limits(settings), _stop_times(settings))
-        _tell_what_is_served(settings, stack, listeners)
-        for told in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(told, _leave)  # until the server takes them
+        web = build_app(settings, stack, admin_port=ports[1] if ports[1:] else None)
+        server = Server(web, stack, settings)
+        _print_addresses(settings, stack, listeners)
+        for stop in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(stop, _exit)  # until the server installs its own handlers
         server.run(listeners)
     if server.failed:
-        _tell("[bold red]The engine was lost:[/] the log says why")
+        _print("[bold red]The engine was lost:[/] the log says why")
         raise typer.Exit(1)
 
 
@@ -96,11 +94,11 @@ def score(
     criteria: Annotated[str | None, typer.Option(help="One of the checkpoint's criteria, by name")] = None,
     checkpoint: CheckpointOption = None,
 ) -> None:
-    """Score a file of notes offline. Exits with 1 when a line could not be read or a note not be scored."""
+    """Score a file of notes offline. Exits with 1 if a line could not be read or a note could not be scored."""
     settings = load_settings(checkpoint=checkpoint)
     configure_logs("warning", "text")
     with notes.open(encoding="utf-8", errors="replace") as file:
-        found = read_notes(file, request_limits(settings))
+        found = read_notes(file, settings)
     stack = build_stack(settings, _load(settings), CollectorRegistry())
     results = asyncio.run(_score_offline(stack, query, found.notes, criteria))
     if json_lines:
@@ -109,10 +107,10 @@ def score(
     else:
         Console().print(to_table(query, found.notes, results))
     for bad in found.unreadable:
-        to_person.print(f"[red]{escape(str(notes))}, {bad.field}[/] skipped: {escape(bad.message)}")
+        messages.print(f"[red]{escape(str(notes))}, {bad.field}[/] skipped: {escape(bad.message)}")
     failed = sum(result.judgement is None for result in results)
     if failed:
-        to_person.print(f"[red]{failed} of {len(results)} notes could not be scored[/]")
+        messages.print(f"[red]{failed} of {len(results)} notes could not be scored[/]")
     if found.unreadable or failed:
         raise typer.Exit(1)
 
@@ -123,12 +121,12 @@ def check(
         str | None, typer.Argument(help="Folder or hub id; else NOTEGRADE_CHECKPOINT")
     ] = None,
 ) -> None:
-    """Check settings and a checkpoint folder (files, fingerprint, labels, probes' form) without loading weights."""
+    """Check settings and a checkpoint folder (files, fingerprint, labels, format of probes) without loading weights."""
     settings = load_settings(checkpoint=checkpoint)
     listening_addresses(settings)
     manifest = _load(settings).manifest
-    to_person.print(f"[green]{manifest.name} can be served[/]: {manifest.fingerprint}")
-    to_person.print(
+    messages.print(f"[green]{manifest.name} can be served[/]: {manifest.fingerprint}")
+    messages.print(
         f"criteria {', '.join(c.name for c in manifest.criteria)}; template {manifest.template.name}"
     )
 
@@ -138,10 +136,10 @@ def key(
     role: Annotated[str, typer.Option(help="`score` or `admin`")] = "score",
     name: Annotated[str | None, typer.Option(help="Shown in logs and in the history of flips")] = None,
 ) -> None:
-    """Make a key: printed once, with the entry for NOTEGRADE_KEYS that lets it in."""
+    """Make a key and print it once, with its entry for NOTEGRADE_KEYS."""
     secret = new_key()
     entry = ":".join(filter(None, (role, hash_key(secret), name)))
-    Keyring.parse(entry)  # refuses a role or a name that would be refused there
+    Keyring.parse(entry)  # refuses a role or a name that no entry can hold
     typer.echo(f"key:   {secret}")
     typer.echo(f"entry: {entry}")
 
@@ -149,12 +147,12 @@ def key(
 @app.command()
 def mode(
     to: Annotated[
-        str | None, typer.Argument(help="off, on_request, sample or all; left out, the mode is shown")
+        str | None, typer.Argument(help="off, on_request, sample or all; without it, the mode is shown")
     ] = None,
-    ttl: Annotated[str | None, typer.Option(help="How long it holds: 90s, 30m, 2h")] = None,
-    reason: Annotated[str, typer.Option(help="Why, for whoever is on call next")] = "",
+    ttl: Annotated[str | None, typer.Option(help="How long the mode applies: 90s, 30m, 2h")] = None,
+    reason: Annotated[str, typer.Option(help="Why, for the history")] = "",
     rate: Annotated[float | None, typer.Option(help="Share of pairs to explain, for sample")] = None,
-    history: Annotated[int, typer.Option(help="Show that many of the last flips as well")] = 0,
+    history: Annotated[int, typer.Option(help="Also show this many of the last flips")] = 0,
     url: Annotated[str | None, typer.Option(help="Else NOTEGRADE_URL, else http://127.0.0.1:8000")] = None,
 ) -> None:
     """Show or flip explanation mode of a running service; NOTEGRADE_KEY holds an admin key."""
@@ -162,8 +160,8 @@ def mode(
     now = read_mode(remote)
     if to is not None:
         change = {"mode": to, "reason": reason, "ttl_s": parse_ttl(ttl) if ttl else None, "rate": rate}
-        asked = {name: value for name, value in change.items() if value is not None}
-        now = flip_mode(remote, asked, now["etag"])
+        given = {name: value for name, value in change.items() if value is not None}
+        now = flip_mode(remote, given, now["etag"])
     typer.echo(describe(now))
     for flip in read_history(remote, history) if history else ():
         typer.echo(describe_flip(flip))
@@ -174,27 +172,33 @@ def shadow(
     url: Annotated[str | None, typer.Option(help="Else NOTEGRADE_URL, else http://127.0.0.1:8000")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of text")] = False,
 ) -> None:
-    """Show how another checkpoint differs from the one that a running service serves; NOTEGRADE_KEY holds an admin key."""
-    found = read_shadow(Remote.from_environment(url))
-    typer.echo(json.dumps(found, indent=1) if as_json else describe_shadow(found))
+    """Compare the shadow's checkpoint with the one that a running service serves; NOTEGRADE_KEY holds an admin key."""
+    report = read_shadow(Remote.from_environment(url))
+    typer.echo(json.dumps(report, indent=1) if as_json else describe_shadow(report))
 
 
 @app.command()
 def experiment(
-    control: Annotated[str, typer.Option(help="Its fingerprint, or the start of it")],
-    treatment: Annotated[str, typer.Option(help="Its fingerprint, or the start of it")],
-    prometheus: Annotated[str, typer.Option(help="Where it listens")] = "http://127.0.0.1:9090",
+    control: Annotated[str, typer.Option(help="The control's fingerprint, or the start of it")],
+    treatment: Annotated[str, typer.Option(help="The treatment's fingerprint, or the start of it")],
+    prometheus: Annotated[str, typer.Option(help="Prometheus's URL")] = "http://127.0.0.1:9090",
     since: Annotated[
-        str, typer.Option(help="When it began (2026-01-31T12:00, UTC), or how long ago (90m, 24h, 7d)")
+        str,
+        typer.Option(help="Start of the experiment (2026-01-31T12:00, UTC), or how long ago (90m, 24h, 7d)"),
     ] = "24h",
-    until: Annotated[str | None, typer.Option(help="When it ended, likewise; else now")] = None,
-    window: Annotated[
-        str | None, typer.Option(help="What counts as independent: 30m, 1h; else a 24th of the time")
+    until: Annotated[
+        str | None, typer.Option(help="End of the experiment, in the same form; else now")
     ] = None,
-    where: Annotated[str, typer.Option(help="Of all series, only these: 'namespace=\"notegrade\"'")] = "",
+    window: Annotated[
+        str | None,
+        typer.Option(help="Length of one independent observation: 30m, 1h; else a 24th of the period"),
+    ] = None,
+    where: Annotated[
+        str, typer.Option(help="Label matchers that select the series: 'namespace=\"notegrade\"'")
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table")] = False,
 ) -> None:
-    """Judge two checkpoints that serve side by side. Exits with 1 when the treatment is worse by any measure."""
+    """Compare two checkpoints that serve side by side. Exits with 1 if the treatment is worse by any measure."""
     report = judge_experiment(
         Prometheus(prometheus, where), control, treatment, parse_period(since, until, window, time.time())
     )
@@ -207,46 +211,33 @@ def experiment(
 
 
 def main() -> None:
-    """Run the command; what we foresaw going wrong is one line and exit code 2."""
+    """Run the command; an error of the error tree is printed in one line, with exit code 2."""
     try:
         app()
     except NotegradeError as error:
-        to_person.print(f"[bold red]{error.title}:[/] {escape(str(error))}")
+        messages.print(f"[bold red]{error.title}:[/] {escape(str(error))}")
         sys.exit(2)
 
 
-def _leave(*_signal: object) -> None:
-    # The first process of a container dies of no signal that it has no handler for.
+def _exit(*_signal: object) -> None:
+    # The first process of a container ignores signals that it has no handler for.
     sys.exit(0)
 
 
-def _tell(message: str) -> None:
-    # A full disk behind stderr is no reason not to serve.
+def _print(message: str) -> None:
+    # The service must start even if stderr is on a full disk.
     with contextlib.suppress(OSError):
-        to_person.print(message)
+        messages.print(message)
 
 
-def _tell_what_is_served(settings: Settings, stack: ScoringStack, listeners: list[socket.socket]) -> None:
+def _print_addresses(settings: Settings, stack: ScoringStack, listeners: list[socket.socket]) -> None:
     urls = [_url(*listener.getsockname()[:2]) for listener in listeners]
     if load_keyring(settings).is_empty:
-        _tell(f"[yellow]No keys are set: serving on {urls[0]} alone, to anybody there.[/]")
-    _tell(f"Serving {stack.checkpoint.manifest.name} on {urls[0]} (docs at /docs)")
+        _print(f"[yellow]No keys are set: {urls[0]} needs no key, and is served on this machine only.[/]")
+    _print(f"Serving {stack.checkpoint.manifest.name} on {urls[0]} (docs at /docs)")
     for url in urls[1:]:
-        _tell(f"For operators (/admin, /metrics, /console): {url}")
-    _tell("The engine is loading: /readyz answers 200 when it has reproduced the checkpoint's probes.")
-
-
-def _connection_limits(settings: Settings) -> ConnectionLimits:
-    return ConnectionLimits(
-        connections=settings.max_connections,
-        head_bytes=settings.max_head_bytes,
-        head_timeout_s=settings.request_head_timeout_s,
-        write_timeout_s=settings.response_timeout_s,
-    )
-
-
-def _stop_times(settings: Settings) -> StopTimes:
-    return StopTimes(settings.drain_delay_s, settings.drain_timeout_s, settings.engine_lost_exit_s)
+        _print(f"For operators (/admin, /metrics, /console): {url}")
+    _print("The engine is loading: /readyz answers 200 once the checkpoint's probes are reproduced.")
 
 
 def _url(host: str, port: int) -> str:
@@ -267,7 +258,7 @@ async def _score_offline(
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=to_person, transient=True) as progress:
+    with Progress(*columns, console=messages, transient=True) as progress:
         loading = progress.add_task("loading the engine", total=None)
         async with stack.running() as bringing_up:
             await bringing_up

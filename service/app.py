@@ -1,4 +1,4 @@
-"""The composition root: the only place that builds parts from Settings."""
+"""The composition root: builds every part from Settings, and starts and stops them together."""
 
 import asyncio
 import contextlib
@@ -6,6 +6,7 @@ import importlib.metadata
 import ipaddress
 import math
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from time import monotonic
 
 from fastapi import FastAPI
@@ -29,36 +30,67 @@ from service.explaining.memory_stores import MemoryModeStore, MemoryTraceStore
 from service.explaining.mode import FlipLimits
 from service.explaining.redis_stores import RedisModeStore, RedisTraceStore
 from service.explaining.switch import Switch
+from service.http.answering import Api, Backend
 from service.http.auth import Keyring, reload_keys
 from service.http.console import build_console_router
 from service.http.error_handlers import install_error_handlers
 from service.http.explain_routes import build_explaining_router
-from service.http.middleware import BodyLimiter, PrivateRoutes, RequestObserver
+from service.http.middleware import AdminPort, RequestObserver
 from service.http.openapi import install_openapi
-from service.http.parts import Parts
 from service.http.rate_limit import PairsLimiter
-from service.http.routes import build_router
-from service.http.schemas import RequestLimits
+from service.http.routes import build_operating_router, build_scoring_router
 from service.http.shadow_routes import build_shadow_router
 from service.observability.live import LiveFigures
 from service.observability.metrics import Metrics
 from service.observability.tracing import Tracer
 from service.scoring.admission import Admission
-from service.scoring.readiness import Readiness
+from service.scoring.readiness import Readiness, bring_up, watch
 from service.scoring.scorer import Scorer
 from service.settings import Settings
 from service.shadowing.http_target import HttpTarget
 from service.shadowing.shadow import Shadow, ShadowLimits
-from service.stack import ENGINE_WATCH_INTERVAL_S, ScoringStack
 
+ENGINE_WATCH_INTERVAL_S = 1.0
 EXPLANATION_CONNECTIONS = 16
 VERSION = importlib.metadata.version("notegrade")
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringStack(Backend):
+    """The service without its HTTP server. Enter `running` to start the engine in the background; leaving it stops everything."""
+
+    cache: TieredCache
+    stores: tuple[ModeStore, TraceStore]
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator["asyncio.Task[None]"]:
+        """Yield the task that starts the engine and checks its probes; `readiness` says how it ended."""
+        self.cache.start()
+        self.explanations.start()
+        if self.shadow:
+            self.shadow.start()
+        bringing_up = asyncio.create_task(bring_up(self.engine, self.checkpoint, self.readiness))
+        watching = asyncio.create_task(watch(self.engine, self.readiness, ENGINE_WATCH_INTERVAL_S))
+        try:
+            yield bringing_up
+        finally:
+            self.readiness.set("draining", "the service is stopping")
+            watching.cancel()
+            await self.end_work()
+            # The engine closes first, because that ends a load that is under way early, and its task with it.
+            await self.engine.close()
+            await asyncio.gather(bringing_up, watching, return_exceptions=True)
+            await self.cache.close()
+            if self.shadow:
+                await self.shadow.close()
+            for store in self.stores:
+                await store.close()
 
 
 def build_stack(
     settings: Settings, checkpoint: Checkpoint, registry: CollectorRegistry, engine: Engine | None = None
 ) -> ScoringStack:
-    """The scoring path over the checkpoint, on vLLM unless an engine is given; nothing is started yet."""
+    """Build the service on the checkpoint, on vLLM unless an engine is given; nothing is started yet."""
     metrics = Metrics(registry)
     metrics.build_info.labels(VERSION, checkpoint.manifest.fingerprint).set(1)
     engine = engine or _build_engine(settings, checkpoint)
@@ -71,42 +103,57 @@ def build_stack(
     guard_limits = GuardLimits(settings.guard_p99_ms / 1000, settings.guard_backlog_share)
     guard = Guard(switch, live, lambda: admission.backlog_share, guard_limits, metrics)
 
-    def why_not_now() -> DropReason | None:
+    def why_not_explain() -> DropReason | None:
         if switch.now.name == "off":
             return "mode_off"
         return "scoring_busy" if guard.is_breached else None
 
     explainer = Explainer(
-        checkpoint, engine, _explainer_limits(settings), why_not_now, metrics, log_texts=settings.log_texts
+        checkpoint,
+        engine,
+        _explainer_limits(settings),
+        why_not_explain,
+        metrics,
+        log_texts=settings.log_texts,
     )
     flip_limits = FlipLimits(settings.explanation_max_ttl_s)
     explanations = Explanations(switch, guard, explainer, stores[1], flip_limits)
-    readiness = Readiness(metrics)
-    shadow = _build_shadow(settings, len(checkpoint.manifest.labels), metrics)
     return ScoringStack(
-        checkpoint, engine, cache, scorer, readiness, metrics, live, explanations, stores, shadow
+        checkpoint=checkpoint,
+        engine=engine,
+        scorer=scorer,
+        explanations=explanations,
+        shadow=_build_shadow(settings, len(checkpoint.manifest.labels), metrics),
+        readiness=Readiness(metrics),
+        metrics=metrics,
+        live=live,
+        cache=cache,
+        stores=stores,
     )
 
 
-def build_app(settings: Settings, stack: ScoringStack, private_port: int | None = None) -> FastAPI:
-    """The HTTP application over the stack, which it starts and stops. Raises ConfigurationError for bad keys.
+def build_app(settings: Settings, stack: ScoringStack, admin_port: int | None = None) -> FastAPI:
+    """Build the HTTP application, which starts and stops the stack. Raises ConfigurationError for bad keys.
 
-    With a private port, what is for operators is served on that alone.
+    With an admin port, the routes for operators are served on that port only.
     """
-
     keyring = load_keyring(settings)
-    tracer = _build_tracer(stack.checkpoint.manifest.fingerprint) if settings.tracing else None
+    tracer = (
+        Tracer(VERSION, {"notegrade.fingerprint": stack.checkpoint.manifest.fingerprint})
+        if settings.tracing
+        else None
+    )
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         try:
-            async with stack.running(), _following_keys(settings, keyring):
+            async with stack.running(), _reloading_keys(settings, keyring):
                 yield
         finally:
             if tracer:
                 await asyncio.to_thread(tracer.close)
 
-    # Offline: the page's scripts come from the package, since clusters seldom reach a public CDN.
+    # Offline: the scripts of /docs come from a package, because clusters seldom reach a public CDN.
     app = FastAPIOffline(
         redoc_url=None,
         title="Notegrade",
@@ -114,69 +161,56 @@ def build_app(settings: Settings, stack: ScoringStack, private_port: int | None 
         lifespan=lifespan,
         summary="Grades how well notes answer a query.",
     )
-    app.add_middleware(
-        BodyLimiter, max_bytes=settings.max_request_bytes, timeout_s=settings.request_body_timeout_s
-    )
-    if private_port is not None:
-        app.add_middleware(PrivateRoutes, port=private_port)
-    app.add_middleware(RequestObserver, metrics=stack.metrics, tracer=tracer)
-    install_error_handlers(app, log_texts=settings.log_texts)
-    parts = _route_parts(settings, stack, keyring)
-    app.include_router(build_router(parts))
-    app.include_router(build_explaining_router(parts))
-    app.include_router(build_shadow_router(parts))
+    if admin_port is not None:
+        app.add_middleware(AdminPort, port=admin_port)
+    app.add_middleware(RequestObserver, metrics=stack.metrics, tracer=tracer, log_texts=settings.log_texts)
+    install_error_handlers(app)
+    pairs_limiter = PairsLimiter(settings.rate_limit) if settings.rate_limit else None
+    api = Api(stack, keyring, settings, pairs_limiter, VERSION, settings.log_texts)
+    app.include_router(build_scoring_router(api))
+    app.include_router(build_operating_router(api))
+    app.include_router(build_explaining_router(api))
+    app.include_router(build_shadow_router(api))
     app.include_router(build_console_router())
-    install_openapi(app, request_limits(settings))
+    install_openapi(app, settings)
     return app
 
 
-def request_limits(settings: Settings) -> RequestLimits:
-    """The limits on one request."""
-    return RequestLimits(
-        max_notes=settings.max_notes,
-        max_query_chars=settings.max_query_chars,
-        max_title_chars=settings.max_title_chars,
-        max_body_chars=settings.max_body_chars,
-        default_deadline_ms=settings.default_deadline_ms,
-        max_deadline_ms=settings.max_deadline_ms,
-    )
-
-
 def listening_addresses(settings: Settings) -> list[tuple[str, int]]:
-    """Host and port to listen on, and those for operators where these are set apart.
+    """Return the host and port to listen on, and those for operators if they are set.
 
-    Loopback alone while no keys are set: raises ConfigurationError for anything wider.
+    Raises ConfigurationError for an address beyond loopback while no keys are set.
     """
     keyless = load_keyring(settings).is_empty
     host = settings.host or ("127.0.0.1" if keyless else "0.0.0.0")  # noqa: S104 - keys are set
     addresses = [(host, settings.port)]
     if settings.admin_port is not None:
         addresses.append((settings.admin_host or host, settings.admin_port))
-    for wide in (host for host, _ in addresses if keyless and not _is_loopback(host)):
+    for public in (host for host, _ in addresses if keyless and not _is_loopback(host)):
         raise ConfigurationError(
-            f"without NOTEGRADE_KEYS only loopback is served, not {wide}: `notegrade key` makes one"
+            f"without NOTEGRADE_KEYS only loopback is served, not {public}: `notegrade key` makes a key"
         )
     return addresses
 
 
 def load_keyring(settings: Settings) -> Keyring:
-    """The keys of the settings and of their file. Raises ConfigurationError."""
+    """Load the keys of the settings and of the file that they name. Raises ConfigurationError."""
     return Keyring.load(settings.keys.get_secret_value(), settings.keys_file)
 
 
 @contextlib.asynccontextmanager
-async def _following_keys(settings: Settings, keyring: Keyring) -> AsyncIterator[None]:
+async def _reloading_keys(settings: Settings, keyring: Keyring) -> AsyncIterator[None]:
     if settings.keys_file is None:
         yield
         return
-    following = asyncio.create_task(
+    reloading = asyncio.create_task(
         reload_keys(keyring, settings.keys.get_secret_value(), settings.keys_file)
     )
     try:
         yield
     finally:
-        following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
+        reloading.cancel()
+        await asyncio.gather(reloading, return_exceptions=True)
 
 
 def _is_loopback(host: str) -> bool:
@@ -226,7 +260,7 @@ def _build_stores(settings: Settings) -> tuple[ModeStore, TraceStore]:
         return MemoryModeStore(), MemoryTraceStore(kept_s, kept_requests, max_traces=settings.max_notes)
     connection = RedisConnection(
         settings.redis_url.get_secret_value(),
-        # Nobody waits for a score here: rather a second than a flip that is refused for a slow moment.
+        # No score waits for these calls: a second's wait is better than a flip that fails because Redis was slow once.
         timeout_s=max(1.0, settings.redis_timeout_ms / 1000),
         max_connections=EXPLANATION_CONNECTIONS,
         failure=ExplanationStoreError,
@@ -244,14 +278,6 @@ def _build_shadow(settings: Settings, grades: int, metrics: Metrics) -> Shadow |
     return Shadow(target, grades, limits, metrics, log_texts=settings.log_texts)
 
 
-def _build_tracer(fingerprint: str) -> Tracer:
-    try:
-        from service.observability.otel_tracer import OtelTracer
-    except ImportError as error:
-        raise ConfigurationError(f"NOTEGRADE_TRACING needs the extra `tracing`: {error}") from error
-    return OtelTracer(VERSION, {"notegrade.fingerprint": fingerprint})
-
-
 def _explainer_limits(settings: Settings) -> ExplainerLimits:
     return ExplainerLimits(
         queue=settings.explanation_queue,
@@ -259,22 +285,4 @@ def _explainer_limits(settings: Settings) -> ExplainerLimits:
         tokens_per_s=settings.explanation_tokens_per_s,
         max_tokens=settings.explanation_max_tokens,
         wait_s=settings.explanation_wait_s,
-    )
-
-
-def _route_parts(settings: Settings, stack: ScoringStack, keyring: Keyring) -> Parts:
-    return Parts(
-        scorer=stack.scorer,
-        explanations=stack.explanations,
-        shadow=stack.shadow,
-        engine=stack.engine,
-        manifest=stack.checkpoint.manifest,
-        readiness=stack.readiness,
-        metrics=stack.metrics,
-        live=stack.live,
-        keyring=keyring,
-        limits=request_limits(settings),
-        pairs_limiter=PairsLimiter(settings.rate_limit) if settings.rate_limit else None,
-        version=VERSION,
-        log_texts=settings.log_texts,
     )

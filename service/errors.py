@@ -1,4 +1,4 @@
-"""The one error tree of the service.
+"""The error tree of the service.
 
 NotegradeError                       .type (stable, the problem+json type)  .status  .title  .retryable
 ├── InvalidRequestError        422   lists every bad field
@@ -6,10 +6,10 @@ NotegradeError                       .type (stable, the problem+json type)  .sta
 │   ├── HeadTooLargeError      431   the connection is closed
 │   ├── HeadTimeoutError       408   the headers did not arrive in time; the connection is closed
 │   ├── BodyTimeoutError       408   the body did not arrive in time
-│   └── MalformedHttpError     400   no HTTP; the connection is closed
+│   └── MalformedHttpError     400   not HTTP; the connection is closed
 ├── NotAllowedError            401   no key, or an unknown one
 │   └── RoleMissingError       403   a known key without the role
-├── RateLimitedError           429   this key asks for more than its share; carries retry_after_s
+├── RateLimitedError           429   the key exceeds its rate limit; carries retry_after_s
 ├── OverloadedError            503   carries retry_after_s; only when every pair was shed
 ├── TooManyConnectionsError    503   the connection is closed
 ├── NotReadyError              503   still starting, draining, or probes not reproduced
@@ -18,24 +18,24 @@ NotegradeError                       .type (stable, the problem+json type)  .sta
 │   ├── EngineRequestError     500   this pair failed, the engine lives
 │   └── EngineLostError        503   the engine is dead, readiness off
 ├── RemoteStoreError           503   a store did not answer in time
-│   ├── CacheUnavailableError    –   never leaves scoring: counted, breaker told, scored without the cache
-│   └── ExplanationStoreError  503   nothing was changed or read: explanation mode ends by itself
-├── ModeConflictError          412   somebody else flipped explanation mode meanwhile
-├── ModeUnconditionalError     428   a flip must say which state it is meant for (If-Match)
-├── ModeRefusedError           409   the guard's limits are breached, or were a moment ago
+│   ├── CacheUnavailableError    –   never leaves scoring: counted, reported to the breaker, scored without the cache
+│   └── ExplanationStoreError  503   the store of modes and traces did not answer
+├── ModeConflictError          412   explanation mode was changed in the meantime
+├── ModeUnconditionalError     428   a flip must name the state that it changes (If-Match)
+├── ModeRefusedError           409   the guard's limits are exceeded, or were a moment ago
 ├── ExplanationsOffError       409   explanation mode does not allow it
-├── ExplanationDroppedError    503   explanations give way to scores
+├── ExplanationDroppedError    503   explanations are dropped so that scores are not delayed
 ├── ExplanationNotFoundError   404   none was made, or it has expired
-├── ShadowOffError             404   no shadow is set
-├── ShadowError                  –   never answers a request: counted, and told of in the log
-├── CheckpointError              –   at load, one clear line
+├── ShadowOffError             404   no shadow is configured
+├── ShadowError                  –   never answers a request: counted and logged
+├── CheckpointError              –   at load; printed in one line
 │   ├── ManifestError            –
 │   ├── LabelTokenError          –
 │   └── ProbeMismatchError       –   readiness stays red
-├── CommandError                 –   what a command was told to do can't be done, one clear line
-└── ConfigurationError           –   settings that can't be served with, one clear line
+├── CommandError                 –   a command cannot be carried out; printed in one line
+└── ConfigurationError           –   the service cannot run with these settings; printed in one line
 
-A status of – means the error never answers a request by itself.
+A status of – means that the error never answers a request.
 """
 
 from collections.abc import Sequence
@@ -47,14 +47,14 @@ PROBLEM_PREFIX = "urn:notegrade:problem:"
 
 @dataclass(frozen=True, slots=True)
 class BadField:
-    """One thing wrong with a request: where (a JSON path like `notes.3.body`) and what to do about it."""
+    """One error in a request: the field (a path like `notes.3.body`), and what is wrong with it."""
 
     field: str
     message: str
 
 
 class NotegradeError(Exception):
-    """Root of the tree. `str(error)` tells the caller what to do and never holds query or note text."""
+    """The root of the tree. `str(error)` tells the caller what to do, and never holds text of a query or a note."""
 
     type: ClassVar[str] = f"{PROBLEM_PREFIX}internal"
     title: ClassVar[str] = "Internal error"
@@ -74,7 +74,7 @@ class InvalidRequestError(NotegradeError):
 
     @classmethod
     def listing(cls, fields: Sequence[BadField]) -> "InvalidRequestError":
-        """An error that says no more than its fields do."""
+        """Make an error whose fields say everything."""
         return cls(f"{len(fields)} field(s) are not valid: see `errors`", fields)
 
 
@@ -124,7 +124,7 @@ class RoleMissingError(NotAllowedError):
 
 class RateLimitedError(NotegradeError):
     type = f"{PROBLEM_PREFIX}rate-limited"
-    title = "The key asks for more than its share"
+    title = "The key exceeds its rate limit"
     status = 429
     retryable = True
 
@@ -180,7 +180,7 @@ class EngineRequestError(EngineError):
 
 class EngineLostError(EngineError):
     type = f"{PROBLEM_PREFIX}engine-lost"
-    title = "The engine is gone"
+    title = "The engine is lost"
     status = 503
     retry_after_s = 30.0
 
@@ -205,7 +205,7 @@ class ExplanationStoreError(RemoteStoreError):
 
 class ModeConflictError(NotegradeError):
     type = f"{PROBLEM_PREFIX}mode-conflict"
-    title = "Explanation mode was flipped meanwhile"
+    title = "Explanation mode was changed in the meantime"
     status = 412
 
 
@@ -252,7 +252,7 @@ class ExplanationNotFoundError(NotegradeError):
 
 class ShadowOffError(NotegradeError):
     type = f"{PROBLEM_PREFIX}shadow-off"
-    title = "No shadow is set"
+    title = "No shadow is configured"
     status = 404
 
 
@@ -283,9 +283,9 @@ class ProbeMismatchError(CheckpointError):
 
 class CommandError(NotegradeError):
     type = f"{PROBLEM_PREFIX}command"
-    title = "The command can't be carried out"
+    title = "The command failed"
 
 
 class ConfigurationError(NotegradeError):
     type = f"{PROBLEM_PREFIX}configuration"
-    title = "The settings can't be served with"
+    title = "The settings are not valid"

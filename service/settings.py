@@ -4,21 +4,21 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import BaseModel, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.contract.validation import bad_fields
 from service.errors import ConfigurationError
+from service.http.schemas import RequestLimits
+from service.http.server import ServerOptions
 
 PREFIX = "NOTEGRADE_"
-# Read by `notegrade mode`, in a shell that may start a service as well.
+# The commands read these, in a shell that may start a service as well.
 FOR_COMMANDS = ("NOTEGRADE_URL", "NOTEGRADE_KEY")
 
 
-class Settings(BaseSettings):
-    """All settings; frozen. A description is the text of its row in docs/settings.md."""
-
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+class ServingOptions(BaseModel):
+    """The settings of what is served, where, and to whom. They come first in docs/settings.md."""
 
     checkpoint: str = Field(
         "checkpoints/default",
@@ -31,46 +31,42 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one")
     keys: SecretStr = Field(
         SecretStr(""),
-        description="Keys that may call: `role:sha256-of-the-key` or `role:sha256-of-the-key:name`, separated by commas, role `score` or `admin` (`notegrade key` makes one). Empty: no key is asked for",
+        description="Keys of callers: `role:sha256-of-the-key` or `role:sha256-of-the-key:name`, separated by commas, role `score` or `admin` (`notegrade key` makes one). Empty: no key is needed",
     )
     keys_file: Path | None = Field(
         None,
-        description="File with more keys, one a line, read again every second: keys are rotated there without a restart",
+        description="File with more keys, one a line, read again every second, so that keys are rotated without a restart",
     )
-
     admin_port: int | None = Field(
         None,
         ge=0,
         le=65535,
-        description="Port on which alone `/admin/`, `/metrics` and `/console` are served, beside all else; unset: on the one port",
+        description="Port for operators: `/admin/`, `/metrics` and `/console` are then served on that port only; unset: on `NOTEGRADE_PORT`",
     )
     admin_host: str | None = Field(
-        None, description="Address to listen on with the admin port; unset: as `NOTEGRADE_HOST`"
+        None, description="Address to listen on with the admin port; unset: that of `NOTEGRADE_HOST`"
     )
     rate_limit: str | None = Field(
         None,
         description="Most pairs that one key may ask this replica for: `600/second`, `20000/minute`; unset: no limit",
     )
-    max_connections: int = Field(
-        1000, ge=1, le=100_000, description="Most connections of clients; more are refused with a 503"
-    )
-    max_head_bytes: int = Field(
-        65_536, ge=1_000, description="Largest request target and headers together, in bytes"
-    )
-    request_head_timeout_s: float = Field(
-        10.0, gt=0, description="Longest wait for a request's headers to arrive"
-    )
-    response_timeout_s: float = Field(
-        30.0, gt=0, description="How long a client may not read its answer before the connection is cut"
-    )
+
+
+class Settings(BaseSettings, RequestLimits, ServerOptions, ServingOptions):
+    """All settings, frozen. Each group is handed as it is to the part that declares it.
+
+    A description is the text of the setting's row in docs/settings.md.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
     redis_url: SecretStr | None = Field(
         None,
-        description="Redis for the pair cache and explanation mode (`redis://`, `rediss://`, `unix://`); unset: this process's memory alone",
+        description="Redis for the pair cache and explanation mode (`redis://`, `rediss://`, `unix://`); unset: the memory of this process",
     )
     redis_timeout_ms: int = Field(50, ge=1, le=10_000, description="Longest wait for one Redis call")
     redis_max_connections: int = Field(64, ge=1, le=10_000, description="Most connections to Redis")
-    cache_ttl_s: int = Field(86_400, ge=1, description="How long a cached reading may live")
+    cache_ttl_s: int = Field(86_400, ge=1, description="How long a cached reading is kept")
     local_cache_pairs: int = Field(
         100_000, ge=1, description="Most pairs in the local cache (about 0.5 KB each)"
     )
@@ -85,7 +81,7 @@ class Settings(BaseSettings):
     )
     engine_compile: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="Whether the model is compiled (`torch.compile`); `auto` does on a GPU. On a CPU it needs a C++ compiler, takes a minute at the first start and 3 s at later ones (vLLM keeps it under `VLLM_CACHE_ROOT`), and made scoring about 1.1 times as fast",
+        description="Whether the model is compiled (`torch.compile`); `auto` compiles on a GPU only. On a CPU it needs a C++ compiler, takes a minute at the first start and 3 s at later ones (vLLM keeps the result under `VLLM_CACHE_ROOT`), and made scoring about 1.1 times as fast",
     )
     engine_max_batched_tokens: int = Field(1024, ge=32, description="Most tokens in one engine step")
     engine_max_sequences: int = Field(64, ge=1, description="Most prompts in one engine step")
@@ -94,7 +90,7 @@ class Settings(BaseSettings):
     engine_hang_s: float = Field(
         30.0,
         ge=1,
-        description="How long the engine may have work and answer none of it before it is given up as lost",
+        description="How long the engine may have work and answer none of it before it counts as lost",
     )
     engine_lost_exit_s: float = Field(
         10.0,
@@ -102,45 +98,37 @@ class Settings(BaseSettings):
         description="How long the service stays, red, once its engine is lost; then it exits with 1, to be started again",
     )
 
-    max_notes: int = Field(256, ge=1, description="Most notes in a request")
-    max_query_chars: int = Field(
-        2_000, ge=1, description="Longest query, in characters (the checkpoint also limits its tokens)"
-    )
-    max_title_chars: int = Field(2_000, ge=1, description="Longest title, in characters")
-    max_body_chars: int = Field(
-        100_000, ge=1, description="Longest body, in characters; what the checkpoint can't read of it is cut"
-    )
-    max_request_bytes: int = Field(1_000_000, ge=1_000, description="Largest request body, in bytes")
-    request_body_timeout_s: float = Field(
-        10.0, gt=0, description="Longest wait for a request's body to arrive"
-    )
-    default_deadline_ms: int = Field(10_000, ge=1, description="Deadline of a request that states none")
-    max_deadline_ms: int = Field(
-        60_000, ge=1, description="Longest deadline; a longer one that is asked for is cut to it"
-    )
     max_backlog_tokens: int = Field(
         200_000,
         ge=1_000,
-        description="Most prompt tokens that may wait before a pair, itself included; what would go over it is shed",
+        description="Most prompt tokens that may wait before a pair, its own included; pairs over it are shed",
     )
 
     explanation_max_ttl_s: int = Field(
-        14_400, ge=1, description="Longest time that explanation mode may be turned on for, in seconds"
+        14_400, ge=1, description="Longest time to live of explanation mode, in seconds"
     )
     explanation_queue: int = Field(
-        64, ge=2, description="Most explanations waiting; half of them are kept free for what is asked for"
+        64,
+        ge=2,
+        description="Most explanations that wait; half of the queue is reserved for those that requests ask for",
     )
-    explanation_workers: int = Field(2, ge=1, description="Most explanations being written at once")
+    explanation_workers: int = Field(2, ge=1, description="Most explanations that are generated at once")
     explanation_tokens_per_s: float = Field(
-        100.0, gt=0, description="Tokens that explanations may take from the engine in a second, over time"
+        100.0,
+        gt=0,
+        description="Most tokens that explanations may take from the engine in a second, on average",
     )
     explanation_max_tokens: int = Field(160, ge=1, description="Longest trace, in tokens")
     explanation_wait_s: float = Field(
-        30.0, gt=0, description="Longest time from asking for an explanation to its end; then it is dropped"
+        30.0,
+        gt=0,
+        description="Longest time from the request for an explanation to its end; then it is dropped",
     )
     explanation_kept_s: int = Field(3600, ge=1, description="How long deferred explanations are kept")
     explanation_kept_requests: int = Field(
-        1000, ge=1, description="Most requests whose deferred explanations are kept; the oldest make room"
+        1000,
+        ge=1,
+        description="Most requests whose deferred explanations are kept; the oldest are removed first",
     )
     guard_p99_ms: int = Field(
         5000,
@@ -156,31 +144,21 @@ class Settings(BaseSettings):
 
     shadow_url: str | None = Field(
         None,
-        description="Base URL of another Notegrade service, which is sent a share of the requests after they were answered, queries and notes with them; unset: none",
+        description="Base URL of another Notegrade service to compare with: it is sent a share of the requests after they were answered, with their queries and notes; unset: none",
     )
     shadow_key: SecretStr = Field(
-        SecretStr(""), description="Key of that service, with the role `score`; empty where it needs none"
+        SecretStr(""), description="Key for that service, with the role `score`; empty if it needs none"
     )
-    shadow_rate: float = Field(0.05, gt=0, le=1, description="Share of requests that it is sent")
+    shadow_rate: float = Field(0.05, gt=0, le=1, description="Share of requests that are sent there")
     shadow_queue: int = Field(
-        32, ge=1, description="Most requests that wait to be sent there; what finds it full is not sent"
+        32, ge=1, description="Most requests that wait to be sent there; further ones are not sent"
     )
     shadow_timeout_ms: int = Field(
-        10_000, ge=1, description="Longest wait for its answer, and the deadline that it is given"
+        10_000, ge=1, description="Longest wait for its answer, and the deadline of the requests sent there"
     )
 
-    drain_delay_s: float = Field(
-        5.0,
-        ge=0,
-        description="How long the service still serves after SIGTERM, red in `/readyz`, so that balancers hear of it first",
-    )
-    drain_timeout_s: float = Field(
-        15.0,
-        ge=0,
-        description="Longest wait after that for open requests; what is not scored then has failed",
-    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least severe log event that is written"
+        "info", description="Lowest severity of log events that are written"
     )
     log_format: Literal["auto", "json", "text"] = Field(
         "auto",
@@ -188,19 +166,19 @@ class Settings(BaseSettings):
     )
     tracing: bool = Field(
         False,
-        description="Trace requests by OpenTelemetry (extra `tracing`), which is set by its own `OTEL_` variables",
+        description="Trace requests with OpenTelemetry (extra `tracing`), which is configured by its own `OTEL_` variables",
     )
     log_texts: bool = Field(
         False,
-        description="Write queries and notes into the log. They are private: for debugging on test data only",
+        description="Write queries and notes into the log. They are private: only for debugging on test data",
     )
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """The settings from the environment, with what a command line overrides.
+    """Read the settings from the environment; `overrides` that are not None replace them.
 
-    Raises ConfigurationError in one line for a value that is not valid, and for a NOTEGRADE_ variable that is no
-    setting: a misspelt one would otherwise do nothing, silently.
+    Raises ConfigurationError, in one line, for invalid values and for a NOTEGRADE_ variable that is no setting:
+    a misspelt one would otherwise have no effect.
     """
     unknown = sorted(
         name

@@ -1,4 +1,4 @@
-"""A collector of traces: takes OTLP over HTTP, as OpenTelemetry's own does, and keeps what it was sent."""
+"""A collector that receives traces by OTLP over HTTP, as OpenTelemetry's own collector does, and keeps them."""
 
 import threading
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 @dataclass
 class Collector:
-    """Spans in the order of their ends, and the resource that the last came from."""
+    """The received spans in the order in which they ended, and the resource of the last ones."""
 
     url: str
     spans: list[Span] = field(default_factory=list)
@@ -24,7 +24,7 @@ class Collector:
             self.spans += [span for scope in group.scope_spans for span in scope.spans]
 
     def named(self, name: str) -> Span:
-        """The one span of this name."""
+        """Return the only span of this name."""
         [found] = [span for span in self.spans if span.name == name]
         return found
 

@@ -1,4 +1,4 @@
-"""The service on twins behind real sockets, as `notegrade serve` starts it but for the engine."""
+"""The service on twins behind real sockets, started as `notegrade serve` does, except for the engine."""
 
 import threading
 from collections.abc import Iterator
@@ -8,23 +8,22 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from service.app import build_app, build_stack
+from service.app import ScoringStack, build_app, build_stack
 from service.contract.checkpoint import Checkpoint
 from service.engines.base import Engine
 from service.engines.fake_engine import FakeEngine
-from service.http.connections import ConnectionLimits
-from service.http.server import Server, StopTimes, bind
+from service.http.server import Server, bind
 from service.settings import Settings
-from service.stack import ScoringStack
 from tests.checkpoints import fake_engine_for
 from tests.waiting import wait_until
 
-AT_ONCE = StopTimes(drain_delay_s=0, drain_timeout_s=5, engine_lost_exit_s=0)
+# The service stops at once, unless a test says otherwise.
+STOP_AT_ONCE = {"drain_delay_s": 0, "drain_timeout_s": 5, "engine_lost_exit_s": 0}
 
 
 @dataclass
 class Served:
-    """A listening service, its parts, and the thread that it ends in."""
+    """A listening service, its parts, and the thread that it runs in."""
 
     url: str
     private_url: str
@@ -44,16 +43,9 @@ class Served:
 
 
 @contextmanager
-def served(
-    checkpoint: Checkpoint,
-    *,
-    engine: Engine | None = None,
-    limits: ConnectionLimits | None = None,
-    times: StopTimes = AT_ONCE,
-    **settings: Any,
-) -> Iterator[Served]:
-    """Listening and ready. `engine` may be one around the twin that is made here otherwise."""
-    made = Settings.model_validate(settings)
+def served(checkpoint: Checkpoint, *, engine: Engine | None = None, **settings: Any) -> Iterator[Served]:
+    """Serve until the test leaves, on the twin of the engine unless another engine is given."""
+    made = Settings.model_validate({**STOP_AT_ONCE, **settings})
     twin = fake_engine_for(checkpoint)
     registry = CollectorRegistry()
     stack = build_stack(made, checkpoint, registry, engine or twin)
@@ -61,9 +53,9 @@ def served(
         ports = [0] if made.admin_port is None else [0, 0]
         listeners = [sockets.enter_context(bind("127.0.0.1", port)) for port in ports]
         urls = [f"http://127.0.0.1:{listener.getsockname()[1]}" for listener in listeners]
-        private_port = listeners[1].getsockname()[1] if listeners[1:] else None
-        app = build_app(made, stack, private_port)
-        server = Server(app, stack, limits or ConnectionLimits(), times)
+        admin_port = listeners[1].getsockname()[1] if listeners[1:] else None
+        app = build_app(made, stack, admin_port)
+        server = Server(app, stack, made)
         thread = threading.Thread(target=server.run, args=[listeners])
         thread.start()
         wait_until(lambda: server.started and stack.readiness.reason != "engine_starting")

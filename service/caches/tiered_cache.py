@@ -11,8 +11,8 @@ from service.caches.base import Cache, CacheEntries
 from service.caches.breaker import Breaker
 from service.caches.memory_cache import MemoryCache
 from service.errors import CacheUnavailableError
-from service.observability.metrics import Metrics, show_from_the_start
-from service.observability.redaction import log_unforeseen
+from service.observability.metrics import Metrics, initialize_series
+from service.observability.redaction import log_redacted
 
 Source = Literal["local", "redis"]
 Result = Literal["hit", "miss", "error", "skipped", "written", "dropped"]
@@ -57,7 +57,7 @@ class TieredCache:
         self._was_open = breaker.is_open
         metrics.cache_breaker_open.set_function(lambda: float(breaker.is_open))
         tiers = get_args(Source) if remote is not None else ("local",)
-        show_from_the_start(metrics.cache_operations, tiers, get_args(Result))
+        initialize_series(metrics.cache_operations, tiers, get_args(Result))
 
     def start(self) -> None:
         """Ping Redis now and then every `ping_every_s`, until `close`."""
@@ -168,13 +168,13 @@ class TieredCache:
                         await remote.ping()
             except Exception as error:
                 # The top of a task: one bug must not end the pings, or the breaker's gauge would become stale.
-                log_unforeseen(_log, "pinging the cache failed", error)
+                log_redacted(_log, "pinging the cache failed", error)
             await asyncio.sleep(self._ping_every_s)
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._pending.pop(task, None)
         if not task.cancelled() and (error := task.exception()):
-            log_unforeseen(_log, "writing to the cache failed", error)
+            log_redacted(_log, "writing to the cache failed", error)
 
     def _count(self, tier: Source, result: Result, pairs: int) -> None:
         self._operations.labels(tier, result).inc(pairs)

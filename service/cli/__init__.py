@@ -1,1 +1,1 @@
-"""The commands of `notegrade` that talk to a service or score without one."""
+"""The commands of `notegrade` that call a running service, or score without one."""

@@ -1,4 +1,4 @@
-"""Checkpoints from a model hub. The only file that imports `huggingface_hub`."""
+"""Download checkpoints from a model hub. The only file that imports `huggingface_hub`."""
 
 import re
 from pathlib import Path
@@ -9,10 +9,10 @@ _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 
 
 def locate_checkpoint(name: str) -> Path:
-    """The folder of a checkpoint: `name` itself when it is one, else a hub repository's files, downloaded once.
+    """Return the folder of a checkpoint: `name` if it is a folder, else the files of that hub repository, downloaded once.
 
-    A hub id is `owner/name`; `HF_HOME`, `HF_TOKEN`, `HF_ENDPOINT` and `HF_HUB_OFFLINE` are the hub client's own.
-    Raises CheckpointError when there is neither.
+    A hub id is `owner/name`; `HF_HOME`, `HF_TOKEN`, `HF_ENDPOINT` and `HF_HUB_OFFLINE` configure the hub's client.
+    Raises CheckpointError if neither exists.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -28,4 +28,6 @@ def locate_checkpoint(name: str) -> Path:
         return Path(snapshot_download(name))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{name} is no folder here, and the hub did not give it: {reason}") from error
+        raise CheckpointError(
+            f"{name} is no folder here, and could not be downloaded from the hub: {reason}"
+        ) from error

@@ -1,4 +1,4 @@
-"""What `notegrade mode` does: reads and flips the explanation mode of a running service over HTTP."""
+"""Read and flip the explanation mode of a running service over HTTP, for `notegrade mode`."""
 
 import re
 from typing import Any
@@ -11,25 +11,25 @@ _UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
 def read_mode(remote: Remote) -> dict[str, Any]:
-    """The mode that applies now, with its ETag under `etag`."""
+    """Return the mode that applies now, with its ETag under `etag`."""
     response = remote.send("GET", PATH)
     return {**response.json(), "etag": response.headers["etag"]}
 
 
 def flip_mode(remote: Remote, change: dict[str, Any], etag: str) -> dict[str, Any]:
-    """Flip it, if it still is what the ETag names; the mode that then applies."""
-    found: dict[str, Any] = remote.send("PUT", PATH, json=change, headers={"If-Match": etag}).json()
-    return found
+    """Flip the mode if it is still the one that the ETag names; return the mode that then applies."""
+    mode: dict[str, Any] = remote.send("PUT", PATH, json=change, headers={"If-Match": etag}).json()
+    return mode
 
 
 def read_history(remote: Remote, most: int) -> list[dict[str, Any]]:
-    """The last flips, newest first."""
+    """Return the last flips, newest first."""
     flips: list[dict[str, Any]] = remote.send("GET", f"{PATH}/history", params={"most": most}).json()["flips"]
     return flips
 
 
 def parse_ttl(text: str) -> float:
-    """Seconds from `90s`, `30m`, `2h` or a bare number of seconds. Raises CommandError."""
+    """Return the seconds of `90s`, `30m`, `2h` or a plain number of seconds. Raises CommandError."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
     if found is None:
         raise CommandError(f"--ttl is a time such as 90s, 30m or 2h, not {text}")
@@ -37,22 +37,28 @@ def parse_ttl(text: str) -> float:
 
 
 def describe(mode: dict[str, Any]) -> str:
-    """The mode for a person, in a line or two."""
+    """Describe the mode for a person, in two or three lines."""
     last = mode["last"]
     if not last["revision"]:
         return "off: nobody has flipped it yet"
     ended = mode["mode"] == "off" and last["mode"] != "off"
-    left = "its time is over" if ended else f"{mode['left_s']:.0f} s left" if mode["left_s"] else "no end"
+    left = (
+        "its time to live has ended"
+        if ended
+        else f"{mode['left_s']:.0f} s left"
+        if mode["left_s"]
+        else "no end"
+    )
     lines = [f"{mode['mode']} ({left})", f"last flip: {describe_flip(last)}"]
     if mode["unread_s"] is not None:
         lines.append(
-            f"Redis has not answered this replica for {mode['unread_s']:.0f} s: the last mode known applies"
+            f"Redis has not answered this replica for {mode['unread_s']:.0f} s: the last known mode applies"
         )
     return "\n".join(lines)
 
 
 def describe_flip(flip: dict[str, Any]) -> str:
-    """A line of the history: when (UTC), what, who, why."""
+    """Describe a flip in one line: time (UTC), mode, owner and reason."""
     rate = "" if flip["rate"] is None else f" {flip['rate']:.0%}"
     ttl = "" if flip["expires"] is None else f" for {flip['expires'] - flip['since']:.0f} s"
     return f"{utc(flip['since'])} {flip['mode']}{rate}{ttl} by {flip['owner']}: {flip['reason']}"

@@ -1,4 +1,4 @@
-"""`notegrade score`: a file of notes against one query, without a server."""
+"""Score a file of notes against one query without a server, for `notegrade score`."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -11,36 +11,36 @@ from rich.text import Text
 
 from service.contract.validation import one_line
 from service.errors import BadField, DeadlineExceededError, EngineRequestError
-from service.http.schemas import NoteBody, RequestLimits
+from service.http.schemas import BodyChecks, NoteBody, RequestLimits
 from service.scoring.scorer import Scorer
 from service.scoring.types import PairResult, ScoringNote, ScoringRequest
 
-# Two batches of the engine: enough to keep it busy, little enough for a progress bar that moves.
+# Enough notes to keep the engine busy, few enough for a progress bar that moves.
 CHUNK_NOTES = 32
 
 
 @dataclass(frozen=True, slots=True)
 class NotesFile:
-    """The notes that could be read, and what is wrong with the lines that couldn't (field: `line 7`)."""
+    """The notes that could be read, and the errors of the lines that could not (field: `line 7`)."""
 
     notes: tuple[ScoringNote, ...]
     unreadable: tuple[BadField, ...]
 
 
 def read_notes(file: TextIO, limits: RequestLimits) -> NotesFile:
-    """JSON lines of `{"id", "title", "body"}`; blank lines are passed over, a repeated id is unreadable."""
+    """Read JSON lines of `{"id", "title", "body"}`; blank lines are skipped, a line that repeats an id is unreadable."""
     notes: dict[str, ScoringNote] = {}
     unreadable = []
     for number, line in enumerate(file, 1):
         if not line.strip():
             continue
         try:
-            note = NoteBody.model_validate_json(line, context=limits)
+            note = NoteBody.model_validate_json(line, context=BodyChecks(limits))
         except ValidationError as error:
             unreadable.append(BadField(f"line {number}", one_line(error)))
             continue
         if note.id in notes:
-            unreadable.append(BadField(f"line {number}", "its id stands on an earlier line too"))
+            unreadable.append(BadField(f"line {number}", "an earlier line has the same id"))
             continue
         notes[note.id] = ScoringNote(note.id, note.title, note.body)
     return NotesFile(tuple(notes.values()), tuple(unreadable))
@@ -53,14 +53,14 @@ async def score_notes(
     criteria: str | None,
     advance: Callable[[int], None],
 ) -> list[PairResult]:
-    """Every note's result in order; `advance` hears after each chunk how many were done.
+    """Score every note, in order; `advance` is called after each chunk with its number of notes.
 
-    Raises InvalidRequestError for a query or criteria that the checkpoint doesn't take.
+    Raises InvalidRequestError for a query that is too long for the checkpoint, or criteria that it does not have.
     """
     results: list[PairResult] = []
     for start in range(0, len(notes), CHUNK_NOTES):
         chunk = tuple(notes[start : start + CHUNK_NOTES])
-        # Nobody waits at the other end: a deadline only keeps a wedged engine from hanging the command.
+        # The deadline only ends the command if the engine hangs.
         request = ScoringRequest(
             "offline", query, chunk, deadline_ms=600_000, priority="batch", criteria=criteria
         )
@@ -73,7 +73,7 @@ async def score_notes(
 
 
 def to_json_line(result: PairResult) -> str:
-    """One line of `--json`, with the field names of the wire contract."""
+    """Write one line of `--json`, with the field names of the wire contract."""
     judgement = result.judgement
     row: dict[str, object] = {"id": result.note_id, "outcome": result.outcome}
     if judgement:
@@ -89,15 +89,15 @@ def to_json_line(result: PairResult) -> str:
 
 
 def to_table(query: str, notes: Sequence[ScoringNote], results: Sequence[PairResult]) -> Table:
-    """Best first, for people."""
-    # Text, not str: a title such as "[red]" is the user's, and no markup.
+    """Build a table of the notes, best first."""
+    # Text, not str, because a title such as "[red]" must not be read as markup.
     table = Table(
         title=Text(f"How well {len(notes)} notes answer “{query}”"), title_justify="left", expand=True
     )
     for heading in ("#", "score", "grade", "margin"):
         table.add_column(heading, justify="right")
     table.add_column("id", overflow="ellipsis", no_wrap=True, max_width=32)
-    # Takes what width is left: without a ratio, long notes would squeeze the ids away.
+    # The last column takes the remaining width: without a ratio, long notes would leave none for the ids.
     table.add_column("note", overflow="ellipsis", no_wrap=True, ratio=1)
     for rank, (note, result) in enumerate(_best_first(notes, results), 1):
         shown = note.title or note.body

@@ -1,4 +1,4 @@
-"""A running service, as commands for people ask it over HTTP."""
+"""Call a running service over HTTP, for commands."""
 
 import os
 import time
@@ -9,13 +9,13 @@ import httpx
 
 from service.errors import CommandError
 
-# For the commands alone: a service is told neither.
+# Read by commands only, never by the service.
 URL_VARIABLE, KEY_VARIABLE = "NOTEGRADE_URL", "NOTEGRADE_KEY"
 
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """Whatever it refuses is a CommandError that says what it said."""
+    """A running service and the key for it. Its refusals are raised as CommandError with their reason."""
 
     url: str
     key: str | None = None
@@ -23,11 +23,11 @@ class Remote:
 
     @classmethod
     def from_environment(cls, url: str | None) -> "Remote":
-        """At the URL, else NOTEGRADE_URL, else on this machine; with the key of NOTEGRADE_KEY."""
+        """Use the URL, else NOTEGRADE_URL, else this machine, with the key of NOTEGRADE_KEY."""
         return cls(url or os.environ.get(URL_VARIABLE, "http://127.0.0.1:8000"), os.environ.get(KEY_VARIABLE))
 
     def send(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """Its answer, which is no error. `options` are httpx's. Raises CommandError."""
+        """Send a request and return its successful answer; `options` are httpx's. Raises CommandError."""
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         try:
             with httpx.Client(base_url=self.url, timeout=10, transport=self.transport) as client:
@@ -42,7 +42,7 @@ class Remote:
 
 
 def utc(at: float) -> str:
-    """A moment, in seconds since 1970, as the commands show it."""
+    """Format a time, in seconds since 1970, as the commands show it."""
     return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(at))
 
 
@@ -53,4 +53,4 @@ def _detail(response: httpx.Response) -> str:
         wrong = "; ".join(f"{bad['field']}: {bad['message']}" for bad in errors)
         return f"{problem['detail']}{f' ({wrong})' if wrong else ''}"
     except (ValueError, KeyError, AttributeError):
-        return f"HTTP {response.status_code}, and not by Notegrade"
+        return f"HTTP {response.status_code}, in an answer that is not Notegrade's"

@@ -1,4 +1,4 @@
-"""What `notegrade shadow` does: reads from a running service how its shadow differs."""
+"""Read and describe how the shadow of a running service differs, for `notegrade shadow`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,25 +10,25 @@ PATH = "/admin/shadow"
 
 
 def read_shadow(remote: Remote) -> dict[str, Any]:
-    """What that one replica knows."""
-    found: dict[str, Any] = remote.send("GET", PATH).json()
-    return found
+    """Return the report of one replica."""
+    report: dict[str, Any] = remote.send("GET", PATH).json()
+    return report
 
 
-def describe_shadow(found: Mapping[str, Any]) -> str:
-    """The same for a person."""
-    counts, served, other = found["mirrored"], found["served"], found["shadow"]
+def describe_shadow(report: Mapping[str, Any]) -> str:
+    """Describe the report for a person."""
+    counts, served, shadow = report["mirrored"], report["served"], report["shadow"]
     lines = [f"served  {served['name']} {served['fingerprint']}"]
-    if other is not None:
-        lines.append(f"shadow  {other['name']} {other['fingerprint']}, since {utc(found['since'])}")
+    if shadow is not None:
+        lines.append(f"shadow  {shadow['name']} {shadow['fingerprint']}, since {utc(report['since'])}")
     lines.append(
-        f"{found['rate']:.1%} of requests are mirrored: {counts['compared']:,} compared, {counts['failed']:,} failed,"
+        f"{report['rate']:.1%} of requests are mirrored: {counts['compared']:,} compared, {counts['failed']:,} failed,"
         f" {counts['dropped']:,} dropped"
     )
-    if other is None:
+    if shadow is None:
         return "\n".join([*lines, "The shadow has not answered yet."])
-    cost = found["engine_ms_per_pair"]
-    lines += ["", describe_comparison(found["comparison"]), ""]
+    cost = report["engine_ms_per_pair"]
+    lines += ["", describe_comparison(report["comparison"]), ""]
     lines += [
         f"engine ms a pair  {name} {describe_interval(cost[name], '.1f')}" for name in ("served", "shadow")
     ]

@@ -16,8 +16,9 @@ from service.engines.base import Engine
 from service.errors import EngineError, EngineRequestError, ExplanationDroppedError, InvalidRequestError
 from service.explaining.traces import Explanation, read_trace
 from service.observability.metrics import Metrics
-from service.observability.redaction import log_unforeseen
-from service.observability.tracing import Trace, exemplar, trace_var
+from service.observability.redaction import log_redacted
+from service.observability.request_context import current_request
+from service.observability.tracing import Trace, exemplar
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ class Job:
     finished: "asyncio.Future[Finished]"
     pieces: "asyncio.Queue[str | None] | None" = None
     keep: Keep | None = None
-    trace: Trace = field(default_factory=trace_var.get, init=False)
+    trace: Trace = field(default_factory=lambda: current_request.get().trace, init=False)
     text: str = field(default="", init=False)
 
     def abandon(self) -> None:
@@ -188,7 +189,7 @@ class Explainer:
                 await self._attend(job)
             except Exception as error:
                 # The next one is not to wait for ever.
-                log_unforeseen(logger, "unforeseen error while explaining", error, log_texts=self._log_texts)
+                log_redacted(logger, "unforeseen error while explaining", error, log_texts=self._log_texts)
                 await self._finish(job, EngineRequestError("an unforeseen error: the service's log has it"))
             finally:  # closed meanwhile
                 if not job.finished.done():

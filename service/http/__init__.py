@@ -1,1 +1,1 @@
-"""The HTTP side: server, middleware, authentication, routes and the console page."""
+"""The HTTP layer: server, middleware, authentication, routes and the console page."""

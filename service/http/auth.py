@@ -1,4 +1,4 @@
-"""Bearer keys with roles, of which only hashes are known here."""
+"""Authenticate callers by bearer keys with roles. The service knows only the keys' hashes."""
 
 import asyncio
 import hashlib
@@ -6,16 +6,22 @@ import hmac
 import logging
 import re
 import secrets
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Annotated, Literal, cast, get_args
+
+from fastapi import Depends
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from service.errors import ConfigurationError, NotAllowedError, RoleMissingError
+from service.observability.redaction import log_redacted
+from service.observability.request_context import current_request
 
 logger = logging.getLogger(__name__)
 
 Role = Literal["score", "admin"]
-# Keys are 32 random bytes: a fast hash is enough, nobody can search that space.
+# A fast hash is enough for keys of 32 random bytes, which cannot be guessed.
 KEY_BYTES = 32
 RELOAD_EVERY_S = 1.0
 _ENTRY = re.compile(r"(?P<role>[a-z]+):(?P<digest>[0-9a-f]{64})(:(?P<name>[A-Za-z0-9._-]{1,64}))?")
@@ -23,37 +29,37 @@ _ENTRY = re.compile(r"(?P<role>[a-z]+):(?P<digest>[0-9a-f]{64})(:(?P<name>[A-Za-
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls: the key's id (its name, or the start of its hash) and its role."""
+    """The key that a request was sent with: its id (its name, or the start of its hash) and its role."""
 
     key_id: str
     role: Role
 
 
-# While no keys are set, which only loopback is served with.
+# Every caller, while no keys are set; without keys the service listens on loopback only.
 ANYBODY = Caller("anybody", "admin")
 
 
 def hash_key(key: str) -> str:
-    """SHA-256 of a key, in hex: what is written into the settings."""
+    """Return the key's SHA-256 in hex, as the settings hold it."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
 def new_key() -> str:
-    """A fresh random key."""
+    """Make a new random key."""
     return secrets.token_urlsafe(KEY_BYTES)
 
 
 class Keyring:
-    """The known keys. `admin` may do all that `score` may. With no keys everybody may do everything."""
+    """The known keys. `admin` may do all that `score` may. With no keys every caller may do everything."""
 
     def __init__(self, callers_by_hash: dict[str, Caller]) -> None:
         self._callers_by_hash = callers_by_hash
 
     @classmethod
     def parse(cls, text: str) -> "Keyring":
-        """From entries `role:hash` or `role:hash:name`, between commas or on lines of their own; `#` begins a comment.
+        """Read entries `role:hash` or `role:hash:name`, separated by commas or line ends; `#` begins a comment.
 
-        Raises ConfigurationError naming the entry by its position, never its text.
+        Raises ConfigurationError, which names a bad entry by its position and never quotes it.
         """
         callers: dict[str, Caller] = {}
         lines = (line.partition("#")[0] for line in text.splitlines())
@@ -62,7 +68,7 @@ class Keyring:
             found = _ENTRY.fullmatch(entry)
             if found is None or found["role"] not in get_args(Role):
                 raise ConfigurationError(
-                    f"keys: entry {position} must be `score:` or `admin:`, 64 hex digits, and maybe `:` and a name "
+                    f"keys: entry {position} must be `score:` or `admin:`, 64 hex digits, and optionally `:` and a name "
                     "(`notegrade key` prints one)"
                 )
             key_id = found["name"] or found["digest"][:8]
@@ -71,17 +77,17 @@ class Keyring:
 
     @classmethod
     def load(cls, text: str, file: Path | None) -> "Keyring":
-        """The keys of the text and of the file. Raises ConfigurationError; a file without a key is one, too."""
+        """Read the keys of the text and of the file. Raises ConfigurationError, also for a file without a key."""
         keyring = cls.parse(text)
         if file is not None:
             try:
-                more = cls.parse(file.read_text(encoding="utf-8"))
+                from_file = cls.parse(file.read_text(encoding="utf-8"))
             except (OSError, UnicodeDecodeError) as error:
                 raise ConfigurationError(f"{file} can't be read: {type(error).__name__}") from error
-            if more.is_empty:
-                # It may be half written. To serve without keys, the setting is taken out.
+            if from_file.is_empty:
+                # The file may be half written. To serve without keys, the setting is removed.
                 raise ConfigurationError(f"{file} holds no key")
-            keyring.add(more)
+            keyring.add(from_file)
         return keyring
 
     @property
@@ -89,49 +95,69 @@ class Keyring:
         return not self._callers_by_hash
 
     def add(self, other: "Keyring") -> None:
-        """Know the other's keys as well."""
+        """Add the other keyring's keys."""
         self._callers_by_hash = {**self._callers_by_hash, **other._callers_by_hash}
 
     def replace(self, other: "Keyring") -> None:
-        """Know the other's keys and no others."""
+        """Replace all keys by the other keyring's."""
         if self._callers_by_hash != other._callers_by_hash:
             self._callers_by_hash = other._callers_by_hash
             ids = sorted(caller.key_id for caller in other._callers_by_hash.values())
             logger.info("keys changed", extra={"key_ids": ids})
 
-    def check(self, authorization: str | None, role: Role) -> Caller:
-        """Who calls. Raises NotAllowedError without a known key, RoleMissingError when the key lacks the role."""
-        if self.is_empty:
+    def check(self, key: str | None, role: Role) -> Caller:
+        """Return the key's caller. Raises NotAllowedError for an unknown key, RoleMissingError if it lacks the role."""
+        if not self._callers_by_hash:
             return ANYBODY
-        scheme, _, key = (authorization or "").partition(" ")
-        if scheme.lower() != "bearer" or not key:
+        if not key:
             raise NotAllowedError("send a key: `Authorization: Bearer <key>`")
-        caller = self._caller_of(hash_key(key.strip()))
-        if caller is None:
-            raise NotAllowedError("this key is not known here")
-        if role == "admin" and caller.role != "admin":
-            raise RoleMissingError("this needs a key with the role admin")
-        return caller
-
-    def _caller_of(self, digest: str) -> Caller | None:
-        # All are compared, each in constant time, so that timing tells nothing about the known hashes.
+        digest = hash_key(key)
+        # All are compared, each in constant time, so that timing reveals nothing about the known hashes.
         found = [
             caller for known, caller in self._callers_by_hash.items() if hmac.compare_digest(known, digest)
         ]
-        return found[0] if found else None
+        if not found:
+            raise NotAllowedError("this key is not known here")
+        if role == "admin" and found[0].role != "admin":
+            raise RoleMissingError("this needs a key with the role admin")
+        return found[0]
+
+
+_bearer = HTTPBearer(
+    auto_error=False,
+    description="A key with the role `score` or `admin`; none is needed while no keys are set",
+)
+
+
+def require(keyring: Keyring, role: Role) -> Callable[..., Awaitable[Caller]]:
+    """Make a dependency that returns the caller if its key has the role, and records the key's id in the request's event."""
+
+    # A coroutine, because FastAPI would run a plain function in a thread.
+    async def check(
+        credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+    ) -> Caller:
+        caller = keyring.check(credentials.credentials.strip() if credentials else None, role)
+        current_request.get().event["key"] = caller.key_id
+        return caller
+
+    return check
 
 
 async def reload_keys(keyring: Keyring, text: str, file: Path) -> None:
-    """Keep the keyring as the file has it, until cancelled. While the file can't be used, the last keys stay."""
-    complained = False
+    """Keep the keyring up to date with the file, until cancelled. While the file can't be used, the last keys stay."""
+    is_failing = False
     while True:
         await asyncio.sleep(RELOAD_EVERY_S)
         try:
             keyring.replace(await asyncio.to_thread(Keyring.load, text, file))
-            complained = False
+            is_failing = False
         except ConfigurationError as error:
-            if not complained:
+            if not is_failing:
                 logger.warning(
                     "the file of keys can't be used: the last keys stay", extra={"detail": str(error)}
                 )
-            complained = True
+            is_failing = True
+        except Exception as error:  # a fault of ours must not end key rotation silently
+            if not is_failing:
+                log_redacted(logger, "the file of keys can't be reloaded: the last keys stay", error)
+            is_failing = True

@@ -1,17 +1,18 @@
-"""One client's connection over uvicorn's HTTP protocol, bounded in time and size where uvicorn's is not.
+"""Limit each client's connection in time and size.
 
-uvicorn waits for ever for a request's headers and for a client that doesn't read, and takes headers of any size
-(its setting for that is h11's alone).
+uvicorn waits without a limit for a request's headers and for a client that does not read, and limits the size of headers for
+its h11 parser only, not for the faster httptools. A proxy in front can do all of this; the service must also be safe without one. uvicorn
+offers no other way to do so than a protocol class of its own, so this file extends uvicorn's, which is not a public API:
+tests/service/http/test_connections.py holds each limit over real sockets.
 """
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, ClassVar
 
 from prometheus_client import Counter
-from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
+from pydantic import BaseModel, ConfigDict, Field
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.errors import (
@@ -23,34 +24,41 @@ from service.errors import (
     TooManyConnectionsError,
 )
 from service.http.error_handlers import problem_response
-from service.observability.metrics import show_from_the_start
-from service.observability.redaction import without_text
+from service.observability.metrics import initialize_series
 
-# Closed with bytes unread, a connection is reset, and the client may lose what it was told: it gets a moment to read it.
+# A connection that is closed with unread bytes is reset, and the client may lose its answer: it gets this long to read it.
 LINGER_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
-    """`head` is a request's target and headers; `write_timeout_s` is how long a client may not read what it was sent."""
+class ConnectionLimits(BaseModel):
+    """The settings that limit connections. A head is a request's target and headers."""
 
-    connections: int = 1000
-    head_bytes: int = 65_536
-    head_timeout_s: float = 10.0
-    write_timeout_s: float = 30.0
+    model_config = ConfigDict(frozen=True)
+
+    max_connections: int = Field(
+        1000, ge=1, le=100_000, description="Most connections of clients; more are refused with a 503"
+    )
+    max_head_bytes: int = Field(
+        65_536, ge=1_000, description="Largest request target and headers together, in bytes"
+    )
+    request_head_timeout_s: float = Field(
+        10.0, gt=0, description="Longest wait for a request's headers to arrive"
+    )
+    response_timeout_s: float = Field(
+        30.0, gt=0, description="How long a client may not read its answer before the connection is cut"
+    )
 
 
 class Connection(HttpToolsProtocol):
-    """Refuses, in a problem of its own, what goes over the limits. Make a class with `within`."""
+    """One client's connection, which refuses with a problem whatever goes over the limits. Make the class with `within`."""
 
     limits: ClassVar[ConnectionLimits]
     refused: ClassVar[Counter]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.app = _without_texts(self.app)
-        self._head = _Timer(self.loop)
-        self._writing = _Timer(self.loop)
+        self._read_timer = _Timer(self.loop)
+        self._write_timer = _Timer(self.loop)
         self._head_bytes = 0
         self._received_bytes = 0
         self._in_head = False
@@ -58,65 +66,65 @@ class Connection(HttpToolsProtocol):
 
     @classmethod
     def within(cls, limits: ConnectionLimits, refused: Counter) -> "type[Connection]":
-        """The class for these limits, which counts what it refuses: uvicorn makes the objects."""
+        """Make the class for these limits, which counts its refusals; uvicorn makes the objects."""
         refusals = HeadTimeoutError, HeadTooLargeError, MalformedHttpError, TooManyConnectionsError
-        show_from_the_start(refused, map(_problem, refusals))
+        initialize_series(refused, map(_problem_name, refusals))
         return type("Connection", (cls,), {"limits": limits, "refused": refused})
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > self.limits.connections:
+        if len(self.connections) > self.limits.max_connections:
             self._refuse(TooManyConnectionsError("too many connections are open: retry, or use fewer"))
         else:
-            self._head.start(self.limits.head_timeout_s, self._give_up_head)
+            self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._head.stop()
-        self._writing.stop()
+        self._read_timer.stop()
+        self._write_timer.stop()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self._refusal:
             return
-        # The parser tells of a header at its end: one that has none is seen by what arrives.
+        # The parser reports a header when it ends, so the size of one without an end is counted here.
         self._received_bytes += len(data)
         super().data_received(data)
-        if self._in_head and self._received_bytes > self.limits.head_bytes:
+        if self._in_head and self._received_bytes > self.limits.max_head_bytes:
             self._refuse(self._head_too_large())
-        elif self._is_idle and not self._head.is_running:
-            # Of bytes that begin no request (a stray line end, a body of which the answer has gone out) uvicorn
-            # stops its keep-alive timer and starts none. Once, and not at each: they may trickle in for ever.
-            self._head.start(self.limits.head_timeout_s, self._give_up_head)
+        elif self._is_idle and not self._read_timer.is_running:
+            # For bytes that begin no request (a stray line end, the rest of a body whose answer was sent) uvicorn stops
+            # its keep-alive timer and starts none. Start ours once, not for each of them: they may trickle in forever.
+            self._await_head()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head, self._head_bytes, self._received_bytes = True, 0, 0
-        self._head.start(self.limits.head_timeout_s, self._give_up_head)
+        self._await_head()
 
     def on_url(self, url: bytes) -> None:
-        self._count_head(url)
+        self._count_head(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._count_head(name, value)
+        self._count_head(len(name) + len(value))
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        self._head.stop()
+        self._read_timer.stop()
         super().on_headers_complete()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.transport.is_closing():  # which waits for a client to read
-            self._writing.start(self.limits.write_timeout_s, self.transport.abort)
+        if self.transport.is_closing():  # it closes once the client has read its answer
+            self._await_reader()
 
     def pause_writing(self) -> None:
-        self._writing.start(self.limits.write_timeout_s, self.transport.abort)
+        self._await_reader()
         super().pause_writing()
 
     def resume_writing(self) -> None:
-        self._writing.stop()
+        self._write_timer.stop()
         super().resume_writing()
 
     def timeout_keep_alive_handler(self) -> None:
@@ -125,7 +133,7 @@ class Connection(HttpToolsProtocol):
         else:
             super().timeout_keep_alive_handler()
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's words
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's message is plain text
         self._refuse(MalformedHttpError("this is no HTTP/1.1 request: see RFC 9112"))
 
     @property
@@ -137,21 +145,27 @@ class Connection(HttpToolsProtocol):
     def _is_idle(self) -> bool:
         return not self._in_head and not self._is_answering
 
-    def _count_head(self, *parts: bytes) -> None:
-        self._head_bytes += sum(map(len, parts))
-        if self._head_bytes > self.limits.head_bytes:
+    def _await_head(self) -> None:
+        self._read_timer.start(self.limits.request_head_timeout_s, self._give_up_head)
+
+    def _await_reader(self) -> None:
+        self._write_timer.start(self.limits.response_timeout_s, self.transport.abort)
+
+    def _count_head(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > self.limits.max_head_bytes:
             error = self._head_too_large()
             self._refuse(error)
             raise error  # stops the parser
 
     def _head_too_large(self) -> HeadTooLargeError:
         return HeadTooLargeError(
-            f"target and headers have more than {self.limits.head_bytes:,} bytes: send texts in the body"
+            f"target and headers have more than {self.limits.max_head_bytes:,} bytes: send texts in the body"
         )
 
     def _give_up_head(self) -> None:
         if self._in_head:
-            timeout_s = self.limits.head_timeout_s
+            timeout_s = self.limits.request_head_timeout_s
             self._refuse(
                 HeadTimeoutError(f"the headers did not arrive within {timeout_s:g} s: send it again")
             )
@@ -162,9 +176,11 @@ class Connection(HttpToolsProtocol):
         if self._refusal or self.transport.is_closing():
             return
         self._refusal = error
-        self.refused.labels(_problem(type(error))).inc()
+        self.refused.labels(_problem_name(type(error))).inc()
+        # It is closed within LINGER_S; counted until then, it would take the place of a client that is served.
+        self.connections.discard(self)
         if self._is_answering:
-            self.transport.abort()  # an answer is being written, into which this must not be mixed
+            self.transport.abort()  # the refusal must not be mixed into the answer that is being written
             return
         response = problem_response(error)
         response.headers["Connection"] = "close"
@@ -172,27 +188,15 @@ class Connection(HttpToolsProtocol):
         lines += [name + b": " + value for name, value in response.raw_headers]
         self.transport.write(b"\r\n".join([*lines, b"", bytes(response.body)]))
         self.transport.write_eof()
-        self._head.start(LINGER_S, self.transport.abort)
+        self._read_timer.start(LINGER_S, self.transport.abort)
 
 
-def _without_texts(app: ASGI3Application) -> ASGI3Application:
-    # Starlette raises what it has answered once more, for the server to log: uvicorn does, with the text.
-    async def called(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        try:
-            return await app(scope, receive, send)
-        except Exception as error:
-            shown = without_text(error)
-        raise shown  # here, where the exception itself is not its context
-
-    return called
-
-
-def _problem(error: type[NotegradeError]) -> str:
+def _problem_name(error: type[NotegradeError]) -> str:
     return error.type.removeprefix(PROBLEM_PREFIX)
 
 
 class _Timer:
-    """At most one call to come."""
+    """Schedules at most one call; starting it again replaces that call."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop

@@ -1,4 +1,4 @@
-"""The routes of explanation mode: the switch, explanations, and what the console shows."""
+"""The routes of explanation mode: reading and flipping it, explanations, and the figures of the console."""
 
 import json
 import re
@@ -13,41 +13,42 @@ from starlette.responses import Response, StreamingResponse
 
 from service.errors import ModeConflictError, ModeUnconditionalError
 from service.explaining.explainer import Job
-from service.explaining.explanations import told_fields, told_of
+from service.explaining.explanations import Explanations, told_fields, told_of
 from service.explaining.mode import Flip, Mode, ModeName
 from service.explaining.switch import ModeNow
-from service.http.auth import Caller
-from service.http.disconnects import ClientLeftError
-from service.http.parts import Parts, client_left, documents, require, to_json
-from service.http.routes import graded_pairs, to_result
-from service.http.schemas import Body, ExplanationBody, RequestLimits, Wire, limit, parse_body
+from service.http.answering import Api, documents, graded_pairs, to_json
+from service.http.auth import Caller, require
+from service.http.routes import to_result
+from service.http.schemas import Body, Criteria, ExplanationBody, RequestLimits, Title, Wire
 from service.http.schemas import Query as QueryText
 from service.observability.live import WINDOW_S, Figures
-from service.observability.logs import request_id_var
+from service.observability.request_context import current_request
 from service.scoring.types import ScoringAnswer, ScoringNote, ScoringRequest
 
 HISTORY_LIMIT = 1000
-# The second is nginx's: it would hold the events back until it has a buffer full of them.
-NOT_KEPT = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+# X-Accel-Buffering is nginx's: it would otherwise hold events back until its buffer is full.
+UNBUFFERED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events (WHATWG HTML, section 9.2). Not FastAPI's own class: its routes can't refuse first."""
+    """A response of server-sent events (WHATWG HTML, section 9.2). FastAPI's own class allows no problem to be answered first."""
 
     media_type = "text/event-stream"
 
 
 class ModeChange(Wire):
-    """A flip. Everything but `off` needs a time to live; every flip needs a reason."""
+    """A flip of explanation mode. Every mode but `off` needs a time to live; every flip needs a reason."""
 
     mode: ModeName
     reason: str
-    ttl_s: float | None = Field(None, description="How long it holds, in seconds; leave it out for `off`")
-    rate: float | None = Field(None, description="Share of pairs to explain, for `sample` alone")
+    ttl_s: float | None = Field(
+        None, description="How long the mode applies, in seconds; leave it out for `off`"
+    )
+    rate: float | None = Field(None, description="Share of pairs to explain, for `sample` only")
 
 
 class FlipBody(BaseModel):
-    """A flip that took place. Times are seconds since 1970; `expires` is null for `off`."""
+    """A flip that was made. Times are seconds since 1970; `expires` is null for `off`."""
 
     revision: int
     mode: ModeName
@@ -59,9 +60,9 @@ class FlipBody(BaseModel):
 
 
 class ModeBody(BaseModel):
-    """What applies on this replica now, and the last flip that it knows of.
+    """The mode that applies on this replica now, and the last flip that it read.
 
-    `unread_s` says how long the shared store has not answered; while it doesn't, this is the last mode known.
+    `unread_s` says for how long the shared store has not answered; until it does, the last known mode applies.
     """
 
     mode: ModeName
@@ -71,42 +72,42 @@ class ModeBody(BaseModel):
 
 
 class HistoryBody(BaseModel):
-    """Flips, newest first."""
+    """The last flips, newest first."""
 
     flips: list[FlipBody]
 
 
 class NoteText(Wire):
-    """A note without an id: there is only one."""
+    """The texts of the one note; it needs no id."""
 
-    title: Annotated[str, limit("max_title_chars", "characters")] | None = None
+    title: Title | None = None
     body: Body
 
 
 class ExplainBody(Wire):
-    """One pair to score and explain."""
+    """One pair to score and to explain."""
 
     query: QueryText
     note: NoteText
-    criteria: str | None = None
-    deadline_ms: int | None = Field(None, ge=1, description="For the score; the trace has a limit of its own")
+    criteria: Criteria | None = None
+    deadline_ms: int | None = Field(None, ge=1, description="For the score; the trace has its own limit")
 
 
 class KeptBody(ExplanationBody):
-    """A deferred explanation that is done."""
+    """A deferred explanation that is finished."""
 
     note_id: str
 
 
 class ExplanationsBody(BaseModel):
-    """What is kept of a request's deferred explanations; those not written yet are missing."""
+    """The deferred explanations of a request that are finished and still stored."""
 
     request_id: str
     explanations: list[KeptBody]
 
 
 class FiguresBody(BaseModel):
-    """Of a span of time; latencies in milliseconds, of online requests. Null: there was nothing to tell of."""
+    """Aggregates over a time window; latencies are those of online requests. Null: nothing was measured."""
 
     requests: int
     p50_ms: float | None
@@ -117,22 +118,23 @@ class FiguresBody(BaseModel):
 
 
 class LiveBody(BaseModel):
-    """This replica's last minute: as a whole, and second by second, oldest first."""
+    """This replica's last minute as a whole and by second, oldest first."""
 
     minute: FiguresBody
     seconds: list[FiguresBody]
 
 
-def build_explaining_router(parts: Parts) -> APIRouter:
-    """The routes over these parts."""
+def build_explaining_router(api: Api) -> APIRouter:
+    """Build the routes of explanation mode."""
     router = APIRouter()
-    may_score = Depends(require(parts.keyring, "score"))
-    admin = Depends(require(parts.keyring, "admin"))
+    explanations = api.backend.explanations
+    may_score = Depends(require(api.keyring, "score"))
+    admin = Depends(require(api.keyring, "admin"))
 
     @router.get("/admin/explanation-mode", tags=["explain"], response_model=ModeBody, **documents())
     async def read_mode(_caller: Annotated[Caller, admin]) -> Response:
-        """The mode that applies, who flipped it, and the ETag that a flip must name."""
-        return _mode_response(await parts.explanations.look())
+        """The mode that applies, the last flip, and the ETag that the next flip must name."""
+        return _mode_response(await explanations.look())
 
     @router.put(
         "/admin/explanation-mode",
@@ -141,8 +143,8 @@ def build_explaining_router(parts: Parts) -> APIRouter:
         **documents(
             ModeChange,
             {
-                409: "Scoring is over its limits: not now",
-                412: "Somebody flipped it meanwhile",
+                409: "Scoring exceeds the guard's limits: retry later",
+                412: "The mode was changed in the meantime",
                 428: "If-Match is missing",
             },
         ),
@@ -150,11 +152,11 @@ def build_explaining_router(parts: Parts) -> APIRouter:
     async def flip_mode(
         request: Request, caller: Annotated[Caller, admin], if_match: Annotated[str | None, Header()] = None
     ) -> Response:
-        """Flip the mode for all replicas, if it is still what `If-Match` names."""
-        body = parse_body(ModeChange, await request.body(), parts.limits)
+        """Flip the mode for all replicas, if it is still the one that `If-Match` names."""
+        body = await api.read(request, ModeChange)
         flip = Flip(body.mode, caller.key_id, body.reason, body.ttl_s, body.rate)
-        now = await parts.explanations.flip(flip, _revision(if_match))
-        request.state.event.update(action="flip", mode=body.mode, revision=now.last.revision)
+        now = await explanations.flip(flip, _revision(if_match))
+        current_request.get().event.update(action="flip", mode=body.mode, revision=now.last.revision)
         return _mode_response(now)
 
     @router.get(
@@ -164,26 +166,26 @@ def build_explaining_router(parts: Parts) -> APIRouter:
         _caller: Annotated[Caller, admin], most: Annotated[int, Query(ge=1, le=HISTORY_LIMIT)] = 50
     ) -> Response:
         """The last flips, newest first."""
-        flips = await parts.explanations.history(most)
+        flips = await explanations.history(most)
         return to_json(HistoryBody(flips=[_to_flip(mode) for mode in flips]))
 
     @router.get("/admin/figures", tags=["operate"], response_model=LiveBody, **documents())
     async def figures(_caller: Annotated[Caller, admin]) -> Response:
-        """What this replica did in the last minute."""
-        seconds = [_to_figures(second) for second in parts.live.by_second(WINDOW_S)]
-        return to_json(LiveBody(minute=_to_figures(parts.live.over(WINDOW_S)), seconds=seconds))
+        """Figures of this replica's last minute."""
+        seconds = [_to_figures(second) for second in api.backend.live.by_second(WINDOW_S)]
+        return to_json(LiveBody(minute=_to_figures(api.backend.live.over(WINDOW_S)), seconds=seconds))
 
     @router.get(
-        "/explanations/{request_id:path}",  # a caller's id may hold slashes
+        "/explanations/{request_id:path}",  # a caller's id may contain slashes
         tags=["explain"],
         response_model=ExplanationsBody,
-        **documents(problems={404: "None is kept"}),
+        **documents(problems={404: "No explanation is stored"}),
     )
     async def kept(request_id: str, caller: Annotated[Caller, may_score]) -> Response:
-        """Deferred explanations of one's own request; an admin key reads everybody's."""
-        found = await parts.explanations.kept(request_id, None if caller.role == "admin" else caller.key_id)
-        explanations = [KeptBody.model_validate(entry) for entry in found]
-        return to_json(ExplanationsBody(request_id=request_id, explanations=explanations))
+        """Deferred explanations of your own request; an admin key reads everybody's."""
+        stored = await explanations.kept(request_id, None if caller.role == "admin" else caller.key_id)
+        finished = [KeptBody.model_validate(entry) for entry in stored]
+        return to_json(ExplanationsBody(request_id=request_id, explanations=finished))
 
     @router.post(
         "/explain",
@@ -192,36 +194,33 @@ def build_explaining_router(parts: Parts) -> APIRouter:
         **documents(ExplainBody, {409: "Explanation mode is off"}),
     )
     async def explain(request: Request, caller: Annotated[Caller, may_score]) -> Response:
-        """Score one pair, then stream its trace: events `score`, `text` (as it is written), `explanation`."""
-        parts.readiness.require()
-        body = parse_body(ExplainBody, await request.body(), parts.limits)
-        parts.explanations.require_on()
-        scoring = _to_scoring(body, parts.limits, caller)
-        try:
-            answer = await parts.score(request, scoring)
-        except ClientLeftError:
-            return client_left()
+        """Score one pair, then stream its trace: events `score`, `text` (as it is generated), `explanation`."""
+        api.backend.readiness.require()
+        body = await api.read(request, ExplainBody)
+        explanations.require_on()
+        scoring = _to_scoring(body, api.limits, caller)
+        answer = await api.score(request, scoring)
         [pair] = graded_pairs(scoring, answer).values()
-        return EventStream(_events(parts, answer, parts.explanations.begin(pair)), headers=NOT_KEPT)
+        return EventStream(_events(explanations, answer, explanations.begin(pair)), headers=UNBUFFERED)
 
     return router
 
 
-async def _events(parts: Parts, answer: ScoringAnswer, job: Job) -> AsyncGenerator[bytes]:
+async def _events(explanations: Explanations, answer: ScoringAnswer, job: Job) -> AsyncGenerator[bytes]:
     result = to_result(answer.results[0]).model_dump(exclude={"id", "outcome", "explanation"})
-    mode = parts.explanations.now.name
+    mode = explanations.now.name
     yield _event("score", {**result, "criteria": answer.criteria, "explanation_mode": mode})
-    async with aclosing(parts.explanations.read_along(job)) as reading:
+    async with aclosing(explanations.read_along(job)) as reading:
         async for piece in reading:
             if isinstance(piece, str):
                 yield _event("text", piece)
             else:
-                told = ExplanationBody.model_validate(told_fields(told_of(piece)))
-                yield _event("explanation", told.model_dump())
+                explanation = ExplanationBody.model_validate(told_fields(told_of(piece)))
+                yield _event("explanation", explanation.model_dump())
 
 
 def _event(name: str, data: Any) -> bytes:
-    # ASCII, so that it is one line whatever the text holds: some of Unicode's line breaks would end an event.
+    # ASCII, because some of Unicode's line breaks would end an event.
     return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=True)}\n\n".encode()
 
 
@@ -229,7 +228,7 @@ def _to_scoring(body: ExplainBody, limits: RequestLimits, caller: Caller) -> Sco
     note = ScoringNote("note", body.note.title, body.note.body)
     deadline_ms = limits.deadline_ms(body.deadline_ms)
     return ScoringRequest(
-        request_id_var.get() or "",
+        current_request.get().request_id or "",
         body.query,
         (note,),
         deadline_ms,
@@ -241,7 +240,7 @@ def _to_scoring(body: ExplainBody, limits: RequestLimits, caller: Caller) -> Sco
 def _revision(if_match: str | None) -> int:
     if if_match is None:
         raise ModeUnconditionalError(
-            "send If-Match with the ETag of GET /admin/explanation-mode, so that nobody's flip is overwritten unseen"
+            "send If-Match with the ETag of GET /admin/explanation-mode, so that no other flip is overwritten"
         )
     found = re.fullmatch(r'"(\d{1,15})"', if_match.strip())
     if found is None:

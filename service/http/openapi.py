@@ -1,6 +1,5 @@
-"""The OpenAPI document: FastAPI's, with the bodies that routes parse themselves and the problems they answer."""
+"""Extend FastAPI's OpenAPI document with the bodies that routes parse themselves and the problems they answer."""
 
-from dataclasses import asdict
 from typing import Any
 
 from fastapi import FastAPI
@@ -11,23 +10,23 @@ from service.http.rerank import RerankBody
 from service.http.schemas import Problem, RequestLimits, ScoreBody
 
 ABOUT = """\
-**Begin with `POST /score`**: a query, its notes, and by when to answer. Open it below: its example can be sent as it is.
+**Begin with `POST /score`**: send a query, its notes and a deadline. Its example below can be sent unchanged.
 
 - **Rank by `score`**, from 0 to 1. `grade` is for people and for thresholds.
-- **Look at each note's `outcome`.** An answer is 200 when at least one note is scored; of the others it says why they are not.
-- **Deadline**: answered by then with what is scored. {default_deadline_ms:,} ms where a request names none, {max_deadline_ms:,} ms at the most.
-- **Errors** are problems of RFC 9457, and list each bad field. Where `retryable` is true, the same request may succeed later: after `Retry-After`, where that is given.
-- **Limits of one request**: {max_notes} notes, {max_query_chars:,} characters of a query, {max_title_chars:,} of a title and {max_body_chars:,} of a body. Of a note, a checkpoint reads less; `truncated` tells.
-- **Keys**: `Authorization: Bearer KEY`, where the service has any. `/admin/` asks for one of the role `admin`.
+- **Read each note's `outcome`.** An answer is 200 when at least one note is scored; the outcome of every other note says why it is not.
+- **Deadline**: the answer comes by then, with the notes that are scored. The default is {default_deadline_ms:,} ms, the maximum {max_deadline_ms:,} ms.
+- **Errors** are problems of RFC 9457 and list every bad field. If `retryable` is true, the same request may succeed later; wait for `Retry-After` if it is given.
+- **Limits of one request**: {max_notes} notes, {max_query_chars:,} characters in the query, {max_title_chars:,} in a title and {max_body_chars:,} in a body. A checkpoint may read less of a note; then `truncated` is true.
+- **Keys**: `Authorization: Bearer KEY`, if the service has keys. `/admin/` needs a key with the role `admin`.
 
-For Python, the project's folder `clients/python` has a typed client, with one deadline for a call and all its tries.
+The folder `clients/python` of the project holds a typed Python client, with one deadline for a call and all its retries.
 """
 
 
 def install_openapi(app: FastAPI, limits: RequestLimits) -> None:
-    """Add to what /docs and /openapi.json show: what a caller must know, the schemas of request bodies, and problems."""
+    """Add an introduction, the schemas of request bodies and the problems to /docs and /openapi.json."""
     make_default = app.openapi
-    app.description = ABOUT.format(**asdict(limits))
+    app.description = ABOUT.format_map(limits.model_dump(include=set(RequestLimits.model_fields)))
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -41,7 +40,7 @@ def install_openapi(app: FastAPI, limits: RequestLimits) -> None:
             document = make_default()
             for operations in document["paths"].values():
                 for operation in operations.values():
-                    # FastAPI's summary is the function's name; what it does is one line.
+                    # FastAPI's summary is the function's name; our docstring is one line that says what it does.
                     operation["summary"] = operation.pop("description").removesuffix(".")
             document.setdefault("components", {}).setdefault("schemas", {}).update(bodies["$defs"])
             app.openapi_schema = document

@@ -1,4 +1,4 @@
-"""How many pairs a key may ask for in a time. The only file that imports `limits`."""
+"""Limit how many pairs a key may ask for in a period. The only file that imports `limits`."""
 
 import time
 
@@ -10,19 +10,21 @@ from service.errors import ConfigurationError, RateLimitedError
 
 
 class PairsLimiter:
-    """A sliding window of counts for each key, in this process: a caller gets that much of every replica."""
+    """Counts each key's pairs in a sliding window of this process: each replica allows a caller this much."""
 
     def __init__(self, limit: str) -> None:
-        """`limit` as in `600/second` or `20000/5 minutes`. Raises ConfigurationError for anything else."""
+        """Take a limit such as `600/second` or `20000/5 minutes`. Raises ConfigurationError for anything else."""
         try:
             self._limit = parse(limit)
         except ValueError as error:
-            raise ConfigurationError(f"NOTEGRADE_RATE_LIMIT is {limit!r}: write `20000/minute`") from error
-        # Bounded by the known keys: who has none is refused before.
+            raise ConfigurationError(
+                f"NOTEGRADE_RATE_LIMIT is {limit!r}: write for example `20000/minute`"
+            ) from error
+        # Its size is bounded by the number of known keys: requests without one are refused before.
         self._windows = SlidingWindowCounterRateLimiter(MemoryStorage())
 
     async def count(self, key_id: str, pairs: int) -> None:
-        """Count them. Raises RateLimitedError, and counts none, when that would be too many."""
+        """Count the pairs. Raises RateLimitedError, and counts none, if they would exceed the limit."""
         if await self._windows.hit(self._limit, key_id, cost=pairs):
             return
         window = await self._windows.get_window_stats(self._limit, key_id)

@@ -1,24 +1,24 @@
-"""/rerank in the shape that Cohere's and Jina's rerank clients speak, so that they work unchanged.
+"""The bodies of /rerank, in the shape that Cohere's and Jina's rerank clients send and expect, so that they work unchanged.
 
-Source: Cohere API reference, Rerank v1 and v2; Jina AI Reranker API. Fields of theirs that mean nothing here
-(`rank_fields`, `truncation`, ...) are taken and passed over, as a client can't drop them.
+Source: Cohere API reference, Rerank v1 and v2; Jina AI Reranker API. Their fields that mean nothing here
+(`rank_fields`, `truncation`, ...) are ignored, because a client can't leave them out.
 """
 
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from service.http.schemas import Body, Query, RequestLimits, limit
+from service.http.schemas import Body, Query, RequestLimits, Title, limit
 from service.scoring.types import PairResult, ScoringAnswer, ScoringNote, ScoringRequest
 
 
 class RerankDocument(BaseModel):
-    """A document given as an object; other keys of it are passed over."""
+    """A document given as an object; its other fields are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
     text: Body
-    title: str | None = None
+    title: Title | None = None
 
 
 class RerankBody(BaseModel):
@@ -26,7 +26,7 @@ class RerankBody(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    model: str | None = Field(None, description="Taken and passed over: one model is served")
+    model: str | None = Field(None, description="Ignored: one model is served")
     query: Query
     documents: Annotated[list[RerankDocument], Field(min_length=1), limit("max_notes", "documents")]
     top_n: int | None = Field(None, ge=1)
@@ -40,7 +40,7 @@ class RerankBody(BaseModel):
         return [{"text": document} if isinstance(document, str) else document for document in documents]
 
     def to_scoring(self, request_id: str, limits: RequestLimits, caller: str) -> ScoringRequest:
-        """The same as a scoring request; note ids are positions."""
+        """Return the same as a scoring request; a note's id is its document's position."""
         notes = [
             ScoringNote(str(i), document.title, document.text) for i, document in enumerate(self.documents)
         ]
@@ -48,13 +48,13 @@ class RerankBody(BaseModel):
 
 
 class RerankedDocument(BaseModel):
-    """Text of a ranked document, when it was asked for."""
+    """The text of a ranked document, if the request asked for it."""
 
     text: str
 
 
 class RerankResult(BaseModel):
-    """A document by its position in the request, and its score."""
+    """The position of a document in the request, and its score."""
 
     index: int
     relevance_score: float
@@ -62,20 +62,20 @@ class RerankResult(BaseModel):
 
 
 class RerankUsage(BaseModel):
-    """Jina's count of work: prompt tokens that went to the engine, so 0 for an answer from the cache."""
+    """Jina's measure of work: the prompt tokens that the engine computed, so 0 for an answer from the cache."""
 
     total_tokens: int
 
 
 class RerankMeta(BaseModel):
-    """Cohere's side notes; a document that could not be scored is named here and missing from the results."""
+    """Cohere's metadata; its warnings name the documents that could not be scored, which the results leave out."""
 
     api_version: dict[str, str] = {"version": "2"}
     warnings: list[str] | None = None
 
 
 class RerankResponse(BaseModel):
-    """Best first; equal scores keep the request's order."""
+    """The ranked documents, best first; equal scores keep the request's order."""
 
     id: str
     model: str
@@ -85,7 +85,7 @@ class RerankResponse(BaseModel):
 
 
 def to_rerank_response(body: RerankBody, answer: ScoringAnswer, model: str) -> RerankResponse:
-    """The answer in the rerank shape."""
+    """Return the answer in the shape of a rerank."""
     scored = [(i, r.judgement) for i, r in enumerate(answer.results) if r.judgement]
     ranked = sorted(scored, key=lambda pair: -pair[1].score)[: body.top_n]
     results = [

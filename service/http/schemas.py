@@ -1,12 +1,13 @@
-"""The wire contract of /score: what is taken and what is answered.
+"""The wire contract of /score: the bodies of requests and answers.
 
-Bodies are validated in one pass with the limits as pydantic's validation context, so that an answer of 422
-lists everything that is wrong with a request, over-long texts included.
+Bodies are validated in one pass, with the limits and the criteria as pydantic's validation context, so that an answer of 422
+lists every bad field, over-long texts and unknown criteria included.
 """
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
 from pydantic_core import PydanticCustomError
@@ -21,27 +22,46 @@ from service.scoring.types import Outcome, Priority, Source
 BodyT = TypeVar("BodyT", bound=BaseModel)
 
 
-@dataclass(frozen=True, slots=True)
-class RequestLimits:
-    """Most and longest that one request may hold; see Settings."""
+class RequestLimits(BaseModel):
+    """The settings that limit one request."""
 
-    max_notes: int
-    max_query_chars: int
-    max_title_chars: int
-    max_body_chars: int
-    default_deadline_ms: int
-    max_deadline_ms: int
+    model_config = ConfigDict(frozen=True)
+
+    max_notes: int = Field(256, ge=1, description="Most notes in a request")
+    max_query_chars: int = Field(
+        2_000, ge=1, description="Longest query, in characters (the checkpoint also limits its tokens)"
+    )
+    max_title_chars: int = Field(2_000, ge=1, description="Longest title, in characters")
+    max_body_chars: int = Field(
+        100_000, ge=1, description="Longest body, in characters; what the checkpoint can't read of it is cut"
+    )
+    max_request_bytes: int = Field(1_000_000, ge=1_000, description="Largest request body, in bytes")
+    request_body_timeout_s: float = Field(
+        10.0, gt=0, description="Longest wait for a request's body to arrive"
+    )
+    default_deadline_ms: int = Field(10_000, ge=1, description="Deadline of a request that states none")
+    max_deadline_ms: int = Field(
+        60_000, ge=1, description="Longest deadline; a longer one that is asked for is cut to it"
+    )
 
     def deadline_ms(self, asked_ms: int | None) -> int:
-        """The deadline to keep: the default when none is asked for, never over the longest."""
+        """Return the deadline to keep: the default if none is asked for, and never more than the longest."""
         return min(asked_ms or self.default_deadline_ms, self.max_deadline_ms)
 
 
+@dataclass(frozen=True, slots=True)
+class BodyChecks:
+    """What bodies are validated against: the limits, and the names of the checkpoint's criteria."""
+
+    limits: RequestLimits
+    criteria: Collection[str] = ()
+
+
 def limit(name: str, unit: str) -> AfterValidator:
-    """At most as long as the RequestLimits of that name."""
+    """Refuse values that are longer than the RequestLimits field of that name; the validation context is a BodyChecks."""
 
     def check(value: Any, info: ValidationInfo) -> Any:
-        most = getattr(info.context, name)
+        most = getattr(cast(BodyChecks, info.context).limits, name)
         if len(value) > most:
             message = "has {found} {unit}, limit {limit}"
             found = {"found": f"{len(value):,}", "unit": unit, "limit": f"{most:,}"}
@@ -51,6 +71,14 @@ def limit(name: str, unit: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _known_criteria(value: str, info: ValidationInfo) -> str:
+    known = cast(BodyChecks, info.context).criteria
+    if value not in known:
+        message = "this checkpoint has no such criteria; it has {known}"
+        raise PydanticCustomError("unknown_criteria", message, {"known": ", ".join(known)})
+    return value
+
+
 def _not_blank(value: str) -> str:
     if not canonicalize(value):
         raise PydanticCustomError("blank", "must hold at least one visible character")
@@ -58,16 +86,18 @@ def _not_blank(value: str) -> str:
 
 
 class Wire(BaseModel):
-    """What is taken over the wire: strictly typed, and nothing unknown."""
+    """A body of a request: strictly typed, without unknown fields."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 Id = Annotated[str, Field(min_length=1, max_length=256)]
-# Shows up in logs and in an HTTP header: one line of printable ASCII.
+# It is written into logs and an HTTP header: one line of printable ASCII.
 RequestId = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\x20-\x7e]+$")]
 Query = Annotated[str, limit("max_query_chars", "characters"), AfterValidator(_not_blank)]
+Title = Annotated[str, limit("max_title_chars", "characters")]
 Body = Annotated[str, limit("max_body_chars", "characters")]
+Criteria = Annotated[str, AfterValidator(_known_criteria)]
 
 
 EXAMPLE: dict[str, Any] = {
@@ -81,10 +111,10 @@ EXAMPLE: dict[str, Any] = {
 
 
 class NoteBody(Wire):
-    """One note to judge. Title and body may both be empty."""
+    """One note to grade. Title and body may both be empty."""
 
     id: Id
-    title: Annotated[str, limit("max_title_chars", "characters")] | None = None
+    title: Title | None = None
     body: Body
 
 
@@ -103,32 +133,32 @@ class ScoreBody(Wire):
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
 
-    request_id: RequestId | None = Field(None, description="Echoed; made up when missing")
+    request_id: RequestId | None = Field(None, description="Returned in the answer; generated if missing")
     query: Query
     notes: Annotated[
         list[NoteBody], Field(min_length=1), limit("max_notes", "notes"), AfterValidator(_distinct_ids)
     ]
     deadline_ms: int | None = Field(
-        None, ge=1, description="Answer by then with what is scored; capped by a setting"
+        None,
+        ge=1,
+        description="The answer comes by then, with the notes that are scored; a setting limits it",
     )
-    priority: Priority = Field("online", description="`batch` lets `online` go first")
-    explain: bool = Field(
-        False, description="Ask for a reasoning trace; served while explanation mode allows it"
-    )
-    criteria: str | None = Field(
-        None, description="One of the checkpoint's criteria by name; the first is the default"
+    priority: Priority = Field("online", description="`online` requests are scored before `batch` requests")
+    explain: bool = Field(False, description="Ask for a reasoning trace; explanation mode must allow it")
+    criteria: Criteria | None = Field(
+        None, description="Name of one of the checkpoint's criteria; the first is the default"
     )
 
 
 class BadFieldBody(BaseModel):
-    """One thing wrong with the request; `field` is a path like `notes.3.body`."""
+    """One error in the request; `field` is a path like `notes.3.body`."""
 
     field: str
     message: str
 
 
 class Problem(BaseModel):
-    """RFC 9457. `type` is stable; `retryable` says whether the same request may succeed later."""
+    """A problem (RFC 9457). `type` is stable; `retryable` says whether the same request may succeed later."""
 
     type: str
     title: str
@@ -140,7 +170,7 @@ class Problem(BaseModel):
 
 
 class ModelIdentity(BaseModel):
-    """What scored: enough to tell any two answers apart that could differ."""
+    """Identifies the model: answers with equal identities have equal scores."""
 
     name: str
     fingerprint: str
@@ -149,7 +179,7 @@ class ModelIdentity(BaseModel):
 
 
 class StepBody(BaseModel):
-    """One step of a trace: what was looked at, what was found, and the grade so far."""
+    """One step of a trace: the criterion, the finding, and the grade so far."""
 
     criterion: str
     finding: str
@@ -157,31 +187,31 @@ class StepBody(BaseModel):
 
 
 class ExplanationBody(BaseModel):
-    """What became of a pair's trace.
+    """The outcome of explaining a pair, and its trace if it was made.
 
-    `off`: explanation mode is off. `deferred`: GET /explanations/{request_id} has it when it is written. `dropped`:
-    explanations give way to scores; `reason` says how. `failed`: the engine did.
+    `off`: explanation mode is off. `deferred`: GET /explanations/{request_id} returns it once it is finished. `dropped`:
+    scoring takes precedence; `reason` says why. `failed`: the engine failed.
     """
 
     outcome: ExplanationOutcome
     reason: str | None = None
-    text: str | None = Field(None, description="The trace as it was written")
-    parsed: bool | None = Field(None, description="Whether steps could be read off the text")
+    text: str | None = Field(None, description="The trace as it was generated")
+    parsed: bool | None = Field(None, description="Whether the text could be parsed into steps")
     agrees: bool | None = Field(None, description="Whether the last step's grade is the served one")
     steps: list[StepBody] | None = None
 
 
 class ResultBody(BaseModel):
-    """One note's result. All but id, outcome and truncated are null unless it was scored."""
+    """One note's result. All fields but id, outcome and truncated are null unless it was scored."""
 
     id: str
     outcome: Outcome = Field(
-        description="`scored`; or too much to do (`shed`), too late (`deadline_exceeded`), the engine's fault (`failed`)"
+        description="`scored`, `shed` (the service is overloaded), `deadline_exceeded`, or `failed` (the engine failed)"
     )
-    score: float | None = Field(None, ge=0, le=1, description="Expected gain / top gain")
+    score: float | None = Field(None, ge=0, le=1, description="Expected gain divided by the highest gain")
     grade: int | None = Field(
         None,
-        description="Most probable grade, or the one that the checkpoint's decision chooses for this criteria",
+        description="Most probable grade, or the grade that the checkpoint's decision rule chooses for these criteria",
     )
     distribution: list[float] | None = Field(
         None, description="Calibrated probability of each grade, lowest first"
@@ -190,16 +220,16 @@ class ResultBody(BaseModel):
     label_mass: float | None = Field(
         None, description="Probability of all labels together before renormalising"
     )
-    truncated: bool = Field(False, description="The note's tail was cut to the checkpoint's limit")
+    truncated: bool = Field(False, description="Whether the note's end was cut to the checkpoint's limit")
     source: Source | None = Field(
         None,
-        description="Who read the pair: the engine now; before (`local`, `redis`: caches); or for another request at the same time (`coalesced`)",
+        description="Where the score came from: the `engine`, a cache (`local`, `redis`), or a request for the same pair at the same time (`coalesced`)",
     )
     explanation: ExplanationBody | None = None
 
 
 class TimingBody(BaseModel):
-    """Milliseconds; `cache`, `queue` and `engine` don't overlap and are within `total`."""
+    """Milliseconds; `cache`, `queue` and `engine` do not overlap and are parts of `total`."""
 
     total: float
     cache: float
@@ -217,9 +247,9 @@ class ScoreResponse(BaseModel):
     timing_ms: TimingBody
 
 
-def parse_body(model: type[BodyT], body: bytes, limits: RequestLimits) -> BodyT:
-    """The body as `model`. Raises InvalidRequestError listing every bad field, never quoting a value."""
+def parse_body(model: type[BodyT], body: bytes, checks: BodyChecks) -> BodyT:
+    """Parse the body as `model`. Raises InvalidRequestError, which lists every bad field and quotes no value."""
     try:
-        return model.model_validate_json(body, context=limits)
+        return model.model_validate_json(body, context=checks)
     except ValidationError as error:
         raise InvalidRequestError.listing(bad_fields(error, "body")) from None

@@ -1,4 +1,4 @@
-"""What the shadow has found, for operators."""
+"""The route that reports how the shadow's scores differ."""
 
 from typing import Annotated
 
@@ -7,12 +7,12 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from service.errors import ShadowOffError
-from service.http.auth import Caller
-from service.http.parts import Parts, documents, require, to_json
+from service.http.answering import Api, documents, to_json
+from service.http.auth import Caller, require
 
 
 class IntervalBody(BaseModel):
-    """A mean and its 95 % interval, over requests; null where too little is known."""
+    """A mean and its 95 % interval over requests; null if there are too few."""
 
     mean: float | None
     low: float | None
@@ -20,7 +20,7 @@ class IntervalBody(BaseModel):
 
 
 class ShiftBody(IntervalBody):
-    """The shadow's score less the served one; quantiles over pairs, right within 0.013."""
+    """The shadow's score minus the served score; quantiles over pairs, accurate to 0.013."""
 
     p5: float | None
     p50: float | None
@@ -28,10 +28,10 @@ class ShiftBody(IntervalBody):
 
 
 class ComparisonBody(BaseModel):
-    """How the shadow differs from what was served.
+    """How the shadow's scores differ from the served ones.
 
-    `flips[i][j]`: pairs that were served grade i, and that the shadow gave grade j. `rank_correlation` is Spearman's, by request.
-    `same_first`: share of requests whose best note is the shadow's best as well.
+    `flips[i][j]` counts pairs with served grade i and the shadow's grade j. `rank_correlation` is Spearman's, within each request.
+    `same_first` is the share of requests whose best note is also the shadow's best.
     """
 
     requests: int
@@ -45,14 +45,14 @@ class ComparisonBody(BaseModel):
 
 
 class CheckpointBody(BaseModel):
-    """A checkpoint."""
+    """The name and the fingerprint of a checkpoint."""
 
     name: str
     fingerprint: str
 
 
 class MirroredBody(BaseModel):
-    """Requests that were to be mirrored since this replica started, by what became of them."""
+    """Counts of the requests that were sampled to be mirrored since this replica started, by outcome."""
 
     compared: int
     failed: int
@@ -60,14 +60,14 @@ class MirroredBody(BaseModel):
 
 
 class CostBody(BaseModel):
-    """Milliseconds a pair in the engine, at each one's own load, of requests that both computed in full."""
+    """Engine milliseconds per pair, each service at its own load, over requests that both computed without a cache."""
 
     served: IntervalBody
     shadow: IntervalBody
 
 
 class ShadowBody(BaseModel):
-    """What this replica knows of the other service's checkpoint since it first answered (`since`, seconds since 1970)."""
+    """What this replica measured of the shadow's checkpoint since it first answered (`since`, seconds since 1970)."""
 
     served: CheckpointBody
     shadow: CheckpointBody | None
@@ -78,22 +78,25 @@ class ShadowBody(BaseModel):
     engine_ms_per_pair: CostBody
 
 
-def build_shadow_router(parts: Parts) -> APIRouter:
-    """The route over the parts."""
+def build_shadow_router(api: Api) -> APIRouter:
+    """Build the route of the shadow's report."""
     router = APIRouter()
-    may_administer = Depends(require(parts.keyring, "admin"))
+    may_administer = Depends(require(api.keyring, "admin"))
 
     @router.get(
         "/admin/shadow",
         tags=["operate"],
         response_model=ShadowBody,
-        **documents(problems={404: "No shadow is set"}),
+        **documents(problems={404: "No shadow is configured"}),
     )
     async def shadow(_caller: Annotated[Caller, may_administer]) -> Response:
-        """How the checkpoint of the other service (NOTEGRADE_SHADOW_URL) differs from the one that serves here."""
-        if parts.shadow is None:
-            raise ShadowOffError("no shadow is set: NOTEGRADE_SHADOW_URL names the service to compare with")
-        served = {"name": parts.manifest.name, "fingerprint": parts.manifest.fingerprint}
-        return to_json(ShadowBody.model_validate({"served": served, **parts.shadow.report()}))
+        """How the scores of the shadow (NOTEGRADE_SHADOW_URL) differ from those of this service."""
+        manifest, mirror = api.backend.checkpoint.manifest, api.backend.shadow
+        if mirror is None:
+            raise ShadowOffError(
+                "no shadow is configured: NOTEGRADE_SHADOW_URL names the service to compare with"
+            )
+        served = {"name": manifest.name, "fingerprint": manifest.fingerprint}
+        return to_json(ShadowBody.model_validate({"served": served, **mirror.report()}))
 
     return router

@@ -1,1 +1,1 @@
-"""Metrics, logs, live figures and tracing."""
+"""Metrics, logs, traces and live figures of requests."""

@@ -1,4 +1,4 @@
-"""What the engine's processes use of the machine: Prometheus's client tells that of the service's own process alone."""
+"""Measure the CPU time and memory of the engine's processes: Prometheus's client measures the service's own process only."""
 
 import contextlib
 import multiprocessing
@@ -12,22 +12,22 @@ Families = tuple[CounterMetricFamily, GaugeMetricFamily]
 
 
 class EngineUse(Collector):
-    """CPU time and memory of all processes below this one that it started with `multiprocessing`, as vLLM starts its own.
+    """Collects the CPU time and memory of the processes that this one started with `multiprocessing`, and of their children.
 
-    Read at each scrape, which takes about a millisecond; 0 where there are none. When one ends its CPU time is gone from the sum: to
-    Prometheus a counter that began anew.
+    vLLM starts its processes this way. They are read at each scrape, which takes about a millisecond; without any, both are 0. When a
+    process ends, its CPU time leaves the sum, which Prometheus treats as a reset of the counter.
     """
 
     def describe(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
-        """Both, without values."""
+        """Yield both metrics without values."""
         yield from self._families()
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
-        """Both, as they are now."""
+        """Yield both metrics with their present values."""
         cpu, memory = self._families()
         cpu_s, resident_bytes = 0.0, 0
         for process in _processes():
-            with contextlib.suppress(psutil.Error), process.oneshot():  # it may end while one looks
+            with contextlib.suppress(psutil.Error), process.oneshot():  # a process may end while it is read
                 times = process.cpu_times()
                 cpu_s += times.user + times.system
                 resident_bytes += process.memory_info().rss
@@ -40,7 +40,7 @@ class EngineUse(Collector):
             CounterMetricFamily("notegrade_engine_cpu_seconds", "CPU time of the engine's processes"),
             GaugeMetricFamily(
                 "notegrade_engine_resident_bytes",
-                "Memory that the engine's processes have; what they share counts for each",
+                "Resident memory of the engine's processes; memory that they share counts for each",
             ),
         )
 

@@ -1,6 +1,5 @@
-"""Structured logs: one event a line, with the request's id; never a query or a note, unless a setting says so."""
+"""Structured logs: one event a line with the request's id. Queries and notes are left out unless a setting allows them."""
 
-import contextvars
 import logging
 import sys
 import time
@@ -8,22 +7,23 @@ import time
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
-request_id_var: contextvars.ContextVar[str | None] = contextvars.ContextVar("request_id", default=None)
+from service.observability.request_context import current_request
 
-
-# What libraries put on records for formatters of their own: uvicorn the message in colours, vLLM (through a record
-# factory, so on every record of the process) the name of the process.
+# Attributes that libraries add to records for their own formatters: uvicorn the message in colours, vLLM (through a
+# record factory, so to every record of the process) the name of the process.
 FOREIGN_EXTRAS = ("color_message", "vllm_process_name")
+# Our own event says more than uvicorn's access line, and httpx logs each call to other services.
+CHATTY_LOGGERS = ("httpx", "httpcore", "uvicorn.access")
 
 
 class _AddRequestId(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        record.request_id = request_id_var.get()
+        record.request_id = current_request.get().request_id
         return True
 
 
 class _TextFormatter(logging.Formatter):
-    """`time level logger: event key=value ...`, for people at a terminal."""
+    """Writes `time level logger: event key=value ...`, for people at a terminal."""
 
     _standard = frozenset((*vars(logging.makeLogRecord({})), "message", "asctime", *FOREIGN_EXTRAS))
 
@@ -35,28 +35,24 @@ class _TextFormatter(logging.Formatter):
 
 
 class _UtcJsonFormatter(JsonFormatter):
-    # Logs of several machines are read together: one clock, to the millisecond.
+    # UTC to the millisecond, because logs of several machines are read together.
     converter = staticmethod(time.gmtime)
     default_time_format = "%Y-%m-%dT%H:%M:%S"
     default_msec_format = "%s.%03dZ"
 
 
 def configure_logs(level: str, log_format: str) -> None:
-    """Send every logger of the process to stderr in one format. Call once, at the start of a command.
+    """Send every logger of the process to stderr in one format. Call it once, at the start of a command.
 
-    `log_format` is `json`, `text`, or `auto`: text when stderr is a terminal.
+    `log_format` is `json`, `text`, or `auto`: text if stderr is a terminal.
     """
     in_json = log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(_AddRequestId())
     handler.setFormatter(_json_formatter() if in_json else _text_formatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for chatty in (
-        "httpx",
-        "httpcore",
-        "uvicorn.access",
-    ):  # our own event says more than uvicorn's access line
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for name in CHATTY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _json_formatter() -> logging.Formatter:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import NamedTuple, get_args
 
 from service.observability.live import LiveFigures
-from service.observability.metrics import Metrics, show_from_the_start
-from service.observability.tracing import exemplar, trace_var
+from service.observability.metrics import Metrics, initialize_series
+from service.observability.request_context import current_request
+from service.observability.tracing import exemplar
 from service.scoring.admission import ShedReason
 from service.scoring.pairs import Answers, Attached, EngineReading, Shed
 from service.scoring.types import Outcome, PairResult, Priority, Source, Timing
@@ -28,8 +29,8 @@ class ScoringRecorder:
     def __init__(self, metrics: Metrics, live: LiveFigures) -> None:
         self._metrics = metrics
         self._live = live
-        show_from_the_start(metrics.pair_outcomes, get_args(Outcome))
-        show_from_the_start(metrics.shed, get_args(ShedReason))
+        initialize_series(metrics.pair_outcomes, get_args(Outcome))
+        initialize_series(metrics.shed, get_args(ShedReason))
 
     def count(self, results: Sequence[PairResult], shed: Shed) -> tuple[Counter[Outcome], Counter[Source]]:
         """Count every pair of a request, and return how many had each outcome and each source."""
@@ -70,7 +71,7 @@ class ScoringRecorder:
 
     def observe_stage(self, stage: str, started: float, seconds: float) -> None:
         """Add a stage to the request's trace, and observe its latency."""
-        trace = trace_var.get()
+        trace = current_request.get().trace
         trace.add(stage, started, started + seconds)
         self._metrics.stage_seconds.labels(stage).observe(seconds, exemplar(trace))
 

@@ -10,7 +10,7 @@ from service.contract.probes import Probe, check_probes
 from service.engines.base import Engine
 from service.errors import EngineLostError, ManifestError, NotegradeError, NotReadyError
 from service.observability.metrics import Metrics
-from service.observability.redaction import log_unforeseen
+from service.observability.redaction import log_redacted
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ async def watch(engine: Engine, readiness: Readiness, interval_s: float) -> None
             return
         except Exception as error:
             # The top of a task: one bug must not end the only task that detects a hung engine.
-            log_unforeseen(logger, "the engine could not be checked", error)
+            log_redacted(logger, "the engine could not be checked", error)
 
 
 async def reproduce_probes(engine: Engine, checkpoint: Checkpoint) -> float:

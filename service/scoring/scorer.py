@@ -24,7 +24,7 @@ from service.errors import (
 )
 from service.observability.live import LiveFigures
 from service.observability.metrics import Metrics
-from service.observability.redaction import log_unforeseen
+from service.observability.redaction import log_redacted
 from service.scoring.admission import Admission, Flow, ShedReason, Ticket
 from service.scoring.deadline import Deadline
 from service.scoring.measurement import Instants, ScoringRecorder, measure_timing, now, sum_engine_tokens
@@ -207,7 +207,7 @@ class Scorer:
         except EngineError as error:
             return error
         except Exception as error:  # an unexpected error on one pair must not fail the other pairs
-            log_unforeseen(logger, "a pair failed", error)
+            log_redacted(logger, "a pair failed", error)
             return EngineRequestError(
                 f"the engine's answer to this pair can't be read: {type(error).__name__}"
             )

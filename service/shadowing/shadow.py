@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from service.contract.comparison import Comparison, RatioMean
 from service.errors import ShadowError
-from service.observability.metrics import Metrics, show_from_the_start
-from service.observability.redaction import log_unforeseen
+from service.observability.metrics import Metrics, initialize_series
+from service.observability.redaction import log_redacted
 from service.shadowing.base import Mirrored, Target, TargetAnswer
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class Shadow:
         self._counts: dict[Outcome, int] = {"compared": 0, "failed": 0, "dropped": 0}
         self._found: _Found | None = None
         self._is_failing = False
-        show_from_the_start(metrics.shadow_requests, self._counts)
+        initialize_series(metrics.shadow_requests, self._counts)
 
     def start(self) -> None:
         """Begin to mirror."""
@@ -127,7 +127,7 @@ class Shadow:
             except ShadowError as error:
                 self._fail(str(error))
             except Exception as error:
-                log_unforeseen(logger, "unforeseen error while shadowing", error, log_texts=self._log_texts)
+                log_redacted(logger, "unforeseen error while shadowing", error, log_texts=self._log_texts)
                 self._count("failed")
             else:
                 self._is_failing = False

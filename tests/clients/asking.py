@@ -1,4 +1,4 @@
-"""Either client, asking; and answers that are hard to get from the service."""
+"""Calls of either client, and prepared answers for cases that the service seldom produces."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ async def asking(
     key: str | None = "key",
     retries: Retries = AT_ONCE,
 ) -> AsyncIterator[Score]:
-    """`score` of a sync or an async client, to be awaited."""
+    """Yield `score` of the sync or the async client, to be awaited."""
     transport = httpx.MockTransport(handler) if handler else None
     if kind == "async":
         async with AsyncNotegrade(url, key, retries=retries, transport=transport) as client:
@@ -39,13 +39,13 @@ async def asking(
 async def ask(
     kind: str, url: str, *, handler: Handler | None = None, key: str | None = "key", **options: Any
 ) -> Any:
-    """One call of `score` by either client."""
+    """Call `score` once with either client."""
     async with asking(kind, url, handler=handler, key=key) as score:
         return await score(**options)
 
 
 class Answers:
-    """Answers one after the other, then the last one again; keeps what was asked."""
+    """Gives the answers in order, repeats the last one, and keeps the requests."""
 
     def __init__(self, *answers: tuple[int, dict[str, str], Any] | Exception) -> None:
         self._answers = list(answers)

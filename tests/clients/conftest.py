@@ -3,5 +3,5 @@ import pytest
 
 @pytest.fixture(params=["sync", "async"])
 def kind(request: pytest.FixtureRequest) -> str:
-    """Which of the two clients."""
+    """Run the test with the sync and with the async client."""
     return str(request.param)

@@ -1,4 +1,4 @@
-"""A server on a socket that can take its time at each step of an answer, and counts connections."""
+"""A server on a socket that can be slow at each step of an answer, and that counts connections."""
 
 import json
 import socket
@@ -12,7 +12,7 @@ PIECE_S = 0.05
 
 
 class SlowServer(socketserver.ThreadingTCPServer):
-    """Responds one way after the other, then the last way again; `ends` once the test is over."""
+    """Gives the responses in order and repeats the last one; `ends` is set when the test is over."""
 
     def __init__(self, *responses: "Respond") -> None:
         super().__init__(("127.0.0.1", 0), _Connection)
@@ -39,7 +39,7 @@ class _Connection(socketserver.StreamRequestHandler):
                     break
 
     def _read_head(self) -> int | None:
-        """The body's length; None when the client has left."""
+        """Return the body's length, or None if the client has left."""
         length = None
         while (line := self.rfile.readline().strip().lower()) and line:
             if line.startswith(b"content-length:"):
@@ -51,7 +51,7 @@ Respond = Callable[[SlowServer, socket.socket], bool]  # whether the connection 
 
 
 def at_once(answer: tuple[int, dict[str, str], Any], after_s: float = 0) -> Respond:
-    """The whole answer, some time after the request."""
+    """Respond with the whole answer, this long after the request."""
     status, headers, body = answer
     content = json.dumps(body).encode()
     lines = [f"HTTP/1.1 {status} X", *(f"{name}: {value}" for name, value in headers.items())]
@@ -66,7 +66,7 @@ def at_once(answer: tuple[int, dict[str, str], Any], after_s: float = 0) -> Resp
 
 
 def in_pieces(start: bytes) -> Respond:
-    """What is given, and then a byte at a time to the test's end."""
+    """Respond with these bytes, and then with one byte at a time until the test ends."""
 
     def respond(server: SlowServer, connection: socket.socket) -> bool:
         connection.sendall(start)
@@ -78,7 +78,7 @@ def in_pieces(start: bytes) -> Respond:
 
 
 def cut_off(start: bytes) -> Respond:
-    """What is given, and then the connection's end."""
+    """Respond with these bytes, and then close the connection."""
 
     def respond(_: SlowServer, connection: socket.socket) -> bool:
         connection.sendall(start)
@@ -88,14 +88,14 @@ def cut_off(start: bytes) -> Respond:
 
 
 def silence(server: SlowServer, _: socket.socket) -> bool:
-    """No answer at all, to the test's end."""
+    """Do not respond until the test ends."""
     server.ends.wait()
     return False
 
 
 @asynccontextmanager
 async def serving(*responses: Respond) -> AsyncIterator[SlowServer]:
-    """A server with these responses; no thread or connection of it is left afterwards."""
+    """Run a server with these responses; it leaves no thread and no connection."""
     with SlowServer(*responses) as server:
         accepting = threading.Thread(target=server.serve_forever, args=[0.01])
         accepting.start()
@@ -112,7 +112,7 @@ async def serving(*responses: Respond) -> AsyncIterator[SlowServer]:
 
 @contextmanager
 def accepting_nobody() -> Iterator[str]:
-    """The URL of a socket that listens with no room left for one more connection."""
+    """Yield the URL of a socket whose queue of connections is full."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)

@@ -1,4 +1,4 @@
-"""A rerank integration that others made, Haystack's for Cohere, unchanged against the service on twins: the example, as a user runs it."""
+"""Haystack's integration for Cohere's rerank, unmodified, against the service on twins: the example script as a user runs it."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def service(checkpoint: Checkpoint) -> Iterator[Served]:
 
 @dataclass(frozen=True)
 class Ran:
-    """What the example left: exit code, (score, id) of each line, and what it said beside."""
+    """The example's exit code, the (score, id) of each line that it printed, and its stderr."""
 
     code: int
     lines: list[tuple[float, str]]
@@ -56,7 +56,7 @@ class Ran:
 
 def start(service: Served, key: str = "key") -> "subprocess.Popen[str]":
     ours = {"NOTEGRADE_URL": service.url, "NOTEGRADE_KEY": key}
-    # A test reports its use to nobody.
+    # Haystack must not report usage from a test.
     environment = {**os.environ, **ours, "HAYSTACK_TELEMETRY_ENABLED": "false"}
     command = [sys.executable, str(EXAMPLE), QUERY]
     return subprocess.Popen(
@@ -80,14 +80,14 @@ def answers(service: Served, status: int) -> float:
 
 @pytest.fixture(scope="module")
 def not_ready(checkpoint: Checkpoint) -> tuple[Ran, float]:
-    """The example against a service that stays not ready, and how often that was asked."""
+    """The example's run against a service that stays not ready, and the number of its requests."""
     with keyed(checkpoint) as service:
         service.stack.readiness.set("probing", "a test")
         return finish(start(service)), answers(service, 503)
 
 
 def score(url: str, ids: list[str]) -> dict[str, float]:
-    """What /score says of these notes, written as Haystack hands them over: the title is the first line."""
+    """Score these notes by /score, in Haystack's form: the title is the first line of the body."""
     notes = [json.loads(line) for line in NOTES.read_text(encoding="utf-8").splitlines()]
     asked = [
         {"id": note["id"], "body": "\n".join(filter(None, [note["title"], note["body"]]))}
@@ -99,35 +99,35 @@ def score(url: str, ids: list[str]) -> dict[str, float]:
     return {result["id"]: result["score"] for result in answer.json()["results"]}
 
 
-def test_it_ranks_as_score_does(service: Served, not_ready: tuple[Ran, float]) -> None:
+def test_the_ranking_is_that_of_the_scores(service: Served, not_ready: tuple[Ran, float]) -> None:
     ran = finish(start(service))
     assert ran.code == 0, ran.stderr
     retrieved = not_ready[0].ids
     scores = score(service.url, retrieved)
     best = sorted(retrieved, key=lambda document: -scores[document])[:3]
-    assert best != retrieved[:3], "in the retriever's order already: this would show nothing"
+    assert best != retrieved[:3], "the retriever's order is the same: the test would prove nothing"
     assert ran.ids == best
     assert [score for score, _ in ran.lines] == pytest.approx([scores[each] for each in best], abs=1e-4)
 
 
-def test_a_wrong_key_is_seen(service: Served) -> None:
+def test_a_wrong_key_is_reported(service: Served) -> None:
     ran = finish(start(service, key="wrong"))
     assert (ran.code, ran.lines) == (1, [])
-    told = ran.stderr.splitlines()[-1]
-    assert told.startswith("cohere.errors.unauthorized_error.UnauthorizedError")
-    assert "'detail': 'this key is not known here'" in told
+    message = ran.stderr.splitlines()[-1]
+    assert message.startswith("cohere.errors.unauthorized_error.UnauthorizedError")
+    assert "'detail': 'this key is not known here'" in message
     assert answers(service, 401) == 1
 
 
-def test_while_nothing_can_be_scored_the_retriever_s_order_stays(not_ready: tuple[Ran, float]) -> None:
+def test_the_retriever_s_order_stays_while_the_service_is_not_ready(not_ready: tuple[Ran, float]) -> None:
     ran, asked = not_ready
     assert (ran.code, ran.stderr) == (0, "not reranked: ServiceUnavailableError\n")
     assert len(ran.lines) == 8
     assert ran.lines == sorted(ran.lines, key=lambda line: -line[0])
-    assert asked == 3  # the SDK's tries
+    assert asked == 3  # the SDK's number of tries
 
 
-def test_the_sdk_comes_again_when_the_service_was_not_ready(service: Served) -> None:
+def test_the_sdk_retries_when_the_service_was_not_ready(service: Served) -> None:
     service.stack.readiness.set("probing", "a test")
     example = start(service)
     try:

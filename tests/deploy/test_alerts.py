@@ -10,7 +10,6 @@ import pytest
 
 from service.contract.checkpoint import Checkpoint
 from service.contract.prompt import Note
-from service.http.server import StopTimes
 from tests.checkpoints import load_tiny
 from tests.deploy.containers import ROOT
 from tests.deploy.haproxy_rig import ROUTING, answered, routed
@@ -209,7 +208,7 @@ def test_a_real_fault_is_told_and_told_over(
     with (
         webhook() as receiver,
         alertmanager(tmp_path, posting_to(receiver)) as address,
-        served(checkpoint, times=StopTimes(0, 5, engine_lost_exit_s=60), **settings) as service,
+        served(checkpoint, engine_lost_exit_s=60, **settings) as service,
         prometheus(
             tmp_path,
             service.url.removeprefix("http://"),

@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 
 from service.contract.checkpoint import Checkpoint
-from service.http.server import StopTimes
 from tests.checkpoints import load_tiny
 from tests.deploy.containers import ROOT
 from tests.deploy.haproxy_rig import ROUTING, Router, answered, routed
@@ -27,7 +26,7 @@ from tests.waiting import wait_until
 REPLICAS = ("replica1", "replica2", "replica3")
 QUERIES = [f"quiet cafes near station {number}" for number in range(60)]
 # Ends with a second SIGTERM.
-SERVES_ON = StopTimes(drain_delay_s=600, drain_timeout_s=5, engine_lost_exit_s=0)
+DRAIN_DELAY_S = 600
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +40,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 
 @contextmanager
-def three_replicas(checkpoint: Checkpoint, times: StopTimes) -> Iterator[dict[str, Served]]:
+def three_replicas(checkpoint: Checkpoint) -> Iterator[dict[str, Served]]:
     with ExitStack() as services:
-        yield {name: services.enter_context(served(checkpoint, times=times)) for name in REPLICAS}
+        yield {
+            name: services.enter_context(served(checkpoint, drain_delay_s=DRAIN_DELAY_S)) for name in REPLICAS
+        }
 
 
 def addresses(replicas: Mapping[str, Served]) -> dict[str, str]:
@@ -63,7 +64,7 @@ class Cluster:
 def cluster(haproxy: str, checkpoint: Checkpoint, tmp_path: Path) -> Iterator[Cluster]:
     config = (ROUTING / "by_query.cfg").read_text()
     with (
-        three_replicas(checkpoint, SERVES_ON) as replicas,
+        three_replicas(checkpoint) as replicas,
         routed(haproxy, tmp_path, config, addresses(replicas)) as router,
     ):
         router.wait_for()
@@ -216,7 +217,7 @@ def test_more_is_found_in_the_local_caches_than_by_round_robin(
     found = {}
     for name, config in {"hashing": by_hash, "round robin": by_turns}.items():
         with (
-            three_replicas(checkpoint, SERVES_ON) as replicas,
+            three_replicas(checkpoint) as replicas,
             routed(haproxy, tmp_path, config, addresses(replicas)) as router,
         ):
             router.wait_for()
@@ -262,7 +263,9 @@ def experiment(haproxy: str, folder: Path, arms: dict[str, Served], percent: int
 def arms(tmp_path: Path) -> Iterator[dict[str, Served]]:
     with ExitStack() as services:
         yield {
-            name: services.enter_context(served(load_tiny(tmp_path / name, name=name), times=SERVES_ON))
+            name: services.enter_context(
+                served(load_tiny(tmp_path / name, name=name), drain_delay_s=DRAIN_DELAY_S)
+            )
             for name in ("control", "treatment")
         }
 

@@ -80,7 +80,7 @@ async def test_the_countdown_reaches_zero_and_the_mode_is_off(page: Page) -> Non
     await flip(page, "all", "for a moment", minutes="0.1")
     await expect(page.locator("#mode")).to_have_text("all")
     await expect(page.locator("#countdown")).to_contain_text("00:00:0")
-    await expect(page.locator("#countdown")).to_have_text("its time is over")
+    await expect(page.locator("#countdown")).to_have_text("its time to live has ended")
     await expect(page.locator("#mode")).to_have_text("off")
 
 

@@ -1,4 +1,4 @@
-"""Every error of the tree: a stable type, a status that fits, and its line in the drawing at the top."""
+"""Every error of the tree has a stable type, a status, and its line in the drawing of the module."""
 
 import re
 
@@ -17,7 +17,7 @@ def all_errors() -> list[type[NotegradeError]]:
     return found
 
 
-# The contract with callers: a type never changes, and a new error adds its line here.
+# Callers depend on these types: they never change. A new error adds its line here.
 TYPES_AND_STATUS = {
     "NotegradeError": ("internal", 500),
     "InvalidRequestError": ("invalid-request", 422),
@@ -56,7 +56,7 @@ TYPES_AND_STATUS = {
 }
 
 
-def test_types_and_statuses_are_those_of_the_contract() -> None:
+def test_types_and_statuses_are_stable() -> None:
     found = {e.__name__: (e.type, e.status) for e in all_errors() if e.__module__ == "service.errors"}
     assert found == {
         name: (errors.PROBLEM_PREFIX + kind, status) for name, (kind, status) in TYPES_AND_STATUS.items()
@@ -68,7 +68,7 @@ def test_the_drawing_shows_every_error(name: str) -> None:
     assert re.search(rf"\b{name}\b", str(errors.__doc__))
 
 
-def test_overload_carries_its_time_to_retry() -> None:
+def test_overload_has_a_time_to_retry_after() -> None:
     error = errors.OverloadedError("try later", retry_after_s=2.5)
     assert (error.retry_after_s, error.retryable, str(error)) == (2.5, True, "try later")
 

@@ -1,4 +1,4 @@
-"""The command line without an engine: what is refused, and how it says so."""
+"""The command line without an engine: which commands are refused, and with which messages."""
 
 import logging
 import re
@@ -16,7 +16,7 @@ from tests.checkpoints import fake_engine_for, make_checkpoint
 
 @pytest.fixture(autouse=True)
 def _logging_as_before() -> Iterator[None]:
-    """Commands set up the log of their own process, which is the tests' here, and write to a captured stream that is closed afterwards."""
+    """Restore logging: commands configure it for the whole process, on a captured stream that is closed after the test."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -37,7 +37,7 @@ def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return caught.value.code
 
 
-def test_whole_checkpoint_passes_the_check(folder: Path) -> None:
+def test_a_complete_checkpoint_passes_the_check(folder: Path) -> None:
     result = CliRunner().invoke(app, ["check", str(folder)])
     assert result.exit_code == 0
     assert "tiny-1 can be served" in result.output
@@ -46,7 +46,7 @@ def test_whole_checkpoint_passes_the_check(folder: Path) -> None:
 @pytest.mark.parametrize(
     "command", [["check"], ["serve", "--checkpoint"], ["score", "--query", "q", "--notes"]]
 )
-def test_broken_checkpoint_is_refused_in_one_clear_line(
+def test_a_broken_checkpoint_is_refused_in_one_line(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
 ) -> None:
     (folder / "model.safetensors").unlink()
@@ -60,8 +60,8 @@ def test_broken_checkpoint_is_refused_in_one_clear_line(
     assert len(written.strip().splitlines()) == 1
 
 
-def test_scores_are_a_table_for_people(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the twin of the engine; as JSON lines, on the real one: tests/end_to_end/test_commands.py."""
+def test_scores_are_printed_as_a_table(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the twin of the engine; tests/end_to_end/test_commands.py runs the command on the real engine."""
     monkeypatch.setattr(
         "service.app._build_engine", lambda _settings, checkpoint: fake_engine_for(checkpoint)
     )
@@ -81,29 +81,29 @@ def test_serving_wider_than_loopback_needs_keys(
     assert "only loopback is served" in capsys.readouterr().err
 
 
-def test_made_key_lets_in() -> None:
+def test_a_new_key_is_accepted() -> None:
     result = CliRunner().invoke(app, ["key", "--role", "admin"])
     found = re.search(r"key: +(\S+)\nentry: +(\S+)", result.output)
     assert found
-    Keyring.parse(found[2]).check(f"Bearer {found[1]}", "admin")
+    Keyring.parse(found[2]).check(found[1], "admin")
 
 
 def test_a_key_may_have_a_name() -> None:
     result = CliRunner().invoke(app, ["key", "--name", "ranker"])
     assert result.exit_code == 0
     entry = result.output.split("entry: ")[1].strip()
-    assert Keyring.parse(entry).check(f"Bearer {result.output.split()[1]}", "score").key_id == "ranker"
+    assert Keyring.parse(entry).check(result.output.split()[1], "score").key_id == "ranker"
 
 
 @pytest.mark.parametrize("arguments", [["--role", "root"], ["--name", "a:b"]])
-def test_a_key_that_no_entry_could_hold_is_not_made(
+def test_a_role_or_name_that_no_entry_can_hold_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
     assert run_main(monkeypatch, "key", *arguments) == 2
     assert "entry 1 must be" in capsys.readouterr().err
 
 
-def test_a_service_that_is_not_there_is_one_line(
+def test_an_unreachable_service_is_reported_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_main(monkeypatch, "mode", "--url", "http://127.0.0.1:1") == 2

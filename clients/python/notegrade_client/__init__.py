@@ -1,4 +1,4 @@
-"""A client of Notegrade for ranking backends."""
+"""A Python client of Notegrade, for ranking services."""
 
 from notegrade_client.client import AsyncNotegrade, Note, Notegrade
 from notegrade_client.errors import BadField, DeadlineError, NotegradeError, UnreachableError

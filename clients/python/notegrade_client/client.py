@@ -1,4 +1,4 @@
-"""The client, with and without asyncio. What both do is in `_Call`."""
+"""The client, with and without asyncio; `_Call` holds the code of both."""
 
 import asyncio
 import time
@@ -13,18 +13,18 @@ from notegrade_client.errors import DeadlineError, NotegradeError, UnreachableEr
 from notegrade_client.models import Explanation, Priority, ScoreAnswer
 from notegrade_client.retries import Retries
 
-# What the way there and back may take of the time that is left: what was scored by then must still arrive.
-WAY_S = 0.02
-WAY_SHARE = 0.05
+# The part of the remaining time that is kept for the network, so that the answer still arrives in time.
+NETWORK_S = 0.02
+NETWORK_SHARE = 0.05
 
-# The events before a wait for the network, of those that httpx traces:
+# The events that httpx traces before it waits for the network:
 # https://www.python-httpx.org/advanced/extensions/#trace
-STEPS = ("connect_tcp.started", "start_tls.started", "_headers.started")
+NETWORK_EVENTS = ("connect_tcp.started", "start_tls.started", "_headers.started")
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A note to judge; `id` is yours, and distinct within a call."""
+    """A note to grade; `id` is your own, and distinct within a call."""
 
     id: str
     body: str
@@ -32,7 +32,7 @@ class Note:
 
 
 class _Call:
-    """One call of `score`: its body, its time, and what to do about each failure."""
+    """One call of `score`: its body, its deadline, and its retries."""
 
     def __init__(self, body: dict[str, Any], deadline_s: float, retries: Retries) -> None:
         self._body = {name: value for name, value in body.items() if value is not None}
@@ -46,34 +46,34 @@ class _Call:
         return self._ends_at - time.monotonic()
 
     def request(self) -> dict[str, Any]:
-        """Arguments of httpx for the next try. Raises when too little time is left: a pause may have lasted too long."""
+        """Return httpx's arguments for the next try. Raises the last failure if too little time is left, as after a long pause."""
         left_s = self.left_s
-        deadline_ms = int((left_s - max(WAY_S, WAY_SHARE * left_s)) * 1000)
-        if deadline_ms < 1 or (self._tried and not self._retries.worth_a_try(left_s)):
+        deadline_ms = int((left_s - max(NETWORK_S, NETWORK_SHARE * left_s)) * 1000)
+        if deadline_ms < 1 or (self._tried and not self._retries.has_time(left_s)):
             raise self._failure
         self._tried += 1
         return {"json": {**self._body, "deadline_ms": deadline_ms}, "timeout": left_s}
 
     def pause_after(self, failure: NotegradeError) -> float:
-        """How long to wait for the next try. Raises the failure when there is none."""
+        """Return how long to wait before the next try. Raises the failure if there is none."""
         self._failure = failure
         pause_s = self._retries.pause_s(self._tried, failure, self.left_s)
-        if pause_s is None or failure.status == 504:  # the call's time, as the service was told it, is over
+        if pause_s is None or failure.status == 504:  # the deadline that was sent to the service has passed
             raise failure
         return pause_s
 
     def check(self) -> None:
-        """Raise when the time is over."""
+        """Raise DeadlineError if the deadline has passed."""
         if self.left_s <= 0:
             raise DeadlineError
 
-    def check_step(self, event: str, info: dict[str, Any]) -> None:  # noqa: ARG002 - httpx's `trace`
-        """Raise before a step of the connection when the time is over; never while httpx closes it."""
-        if event.endswith(STEPS):
+    def check_event(self, event: str, info: dict[str, Any]) -> None:  # noqa: ARG002 - httpx's `trace`
+        """Raise DeadlineError before httpx waits for the network if the deadline has passed; never while it closes a connection."""
+        if event.endswith(NETWORK_EVENTS):
             self.check()
 
     def in_time(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        """The chunks, while there is time."""
+        """Yield the chunks. Raises DeadlineError once the deadline has passed."""
         for chunk in chunks:
             self.check()
             yield chunk
@@ -109,13 +109,13 @@ def _read_explanations(response: httpx.Response) -> dict[str, Explanation]:
 
 
 class Notegrade:
-    """A service at a URL. Keep one: it keeps its connections; use it from any thread.
+    """A client for the service at a URL. Keep one, because it keeps its connections; it may be used from any thread.
 
-    What its deadline is worth: a call looks at the clock before it connects, before it sends, before it waits for the answer,
-    and at each piece of the answer's body. httpx bounds each single wait in between, here by what was left when the try
-    began. So a call may end late by one wait, at twice its deadline at the most; on an open connection, a service that hangs
-    is left at the deadline. Not bounded are a slow name lookup, the addresses of a name beyond the first, and a request or
-    an answer's head that passes in small pieces. AsyncNotegrade has none of these limits.
+    A call checks its deadline before it connects, before it sends, before it waits for the answer, and at each chunk of the
+    answer's body. httpx limits each wait in between to the time that was left when the try began. So a call may end late by
+    one wait, at twice its deadline at most; on an open connection, it leaves a service that hangs at the deadline. A slow
+    name lookup, further addresses of a name, and a request or an answer's head that passes in small pieces are not limited.
+    AsyncNotegrade has none of these exceptions.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Notegrade:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._http = httpx.Client(**_options(url, key), transport=transport)
-        # Decompressing may hold back pieces, and the clock is looked at when one comes out.
+        # Decompression may hold chunks back, and the deadline is checked at each chunk.
         self._http.headers["Accept-Encoding"] = "identity"
         self._retries = retries or Retries()
 
@@ -142,12 +142,12 @@ class Notegrade:
         criteria: str | None = None,
         request_id: str | None = None,
     ) -> ScoreAnswer:
-        """Grade each note, in `deadline_s` seconds with all tries. Raises NotegradeError when none was scored."""
+        """Grade each note within `deadline_s` seconds, retries included. Raises NotegradeError if no note was scored."""
         body = _score_body(query, notes, priority, explain, criteria, request_id)
         call = _Call(body, deadline_s, self._retries)
         while True:
             request = call.request()
-            trace = {"trace": call.check_step}
+            trace = {"trace": call.check_event}
             try:
                 with self._http.stream("POST", "/score", **request, extensions=trace) as response:
                     content = b"".join(call.in_time(response.iter_bytes()))
@@ -162,7 +162,7 @@ class Notegrade:
             time.sleep(call.pause_after(failure))
 
     def explanations(self, request_id: str) -> dict[str, Explanation]:
-        """What is written by now of a request's deferred explanations, by note id. Raises NotegradeError."""
+        """Return the finished ones of a request's deferred explanations, by note id. Raises NotegradeError."""
         try:
             response = self._http.get(f"/explanations/{request_id}")
         except httpx.TransportError as error:
@@ -183,7 +183,7 @@ class Notegrade:
 
 
 class AsyncNotegrade:
-    """The same for asyncio; use it from one event loop. A call is cancelled at its deadline, whatever it waits for."""
+    """The client for asyncio, for use from one event loop. A call is cancelled at its deadline, whatever it waits for."""
 
     def __init__(
         self,
@@ -207,7 +207,7 @@ class AsyncNotegrade:
         criteria: str | None = None,
         request_id: str | None = None,
     ) -> ScoreAnswer:
-        """As Notegrade.score. Cancelling it has the service abort its work."""
+        """Grade each note, as Notegrade.score does. Cancelling it makes the service abort its work."""
         body = _score_body(query, notes, priority, explain, criteria, request_id)
         call = _Call(body, deadline_s, self._retries)
         while True:
@@ -226,7 +226,7 @@ class AsyncNotegrade:
             await asyncio.sleep(call.pause_after(failure))
 
     async def explanations(self, request_id: str) -> dict[str, Explanation]:
-        """As Notegrade.explanations."""
+        """Return finished explanations, as Notegrade.explanations does."""
         try:
             response = await self._http.get(f"/explanations/{request_id}")
         except httpx.TransportError as error:

@@ -1,4 +1,4 @@
-"""What can go wrong with a call."""
+"""The errors of a call."""
 
 import json
 from dataclasses import dataclass
@@ -8,16 +8,16 @@ import httpx
 
 @dataclass(frozen=True, slots=True)
 class BadField:
-    """One thing wrong with a request; `field` is a path like `notes.3.body`."""
+    """One error in a request; `field` is a path like `notes.3.body`."""
 
     field: str
     message: str
 
 
 class NotegradeError(Exception):
-    """The service's problem (RFC 9457), or that there was no answer at all.
+    """A problem that the service answered (RFC 9457); its subclasses are errors of the client.
 
-    `type` is stable and made for code; `retryable` says whether the same call may succeed later, `retry_after_s` not before when.
+    `type` is stable and meant for code. `retryable` says whether the same call may succeed later, `retry_after_s` how long to wait.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class NotegradeError(Exception):
 
 
 class UnreachableError(NotegradeError):
-    """Nobody answered: no connection, or a broken one."""
+    """The service did not answer: no connection was made, or it broke."""
 
     def __init__(self, error: httpx.TransportError) -> None:
         super().__init__(
@@ -50,7 +50,7 @@ class UnreachableError(NotegradeError):
 
 
 class DeadlineError(NotegradeError):
-    """The call's time was over before there was an answer, or too short to ask at all."""
+    """The deadline passed before an answer came, or left no time to send the request."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -59,12 +59,12 @@ class DeadlineError(NotegradeError):
 
 
 def read_problem(response: httpx.Response, content: bytes) -> NotegradeError:
-    """The error that an answer with this body tells of; whatever it is that answered."""
+    """Make the error of an answer, which may be another server's, such as a load balancer's."""
     try:
         problem = json.loads(content)
         if not isinstance(problem, dict):
             problem = {}
-    except ValueError:  # a balancer's page
+    except ValueError:  # a load balancer's page
         problem = {}
     after = response.headers.get("retry-after", "")
     errors = problem.get("errors") or ()
@@ -72,7 +72,7 @@ def read_problem(response: httpx.Response, content: bytes) -> NotegradeError:
         str(problem.get("detail") or f"HTTP {response.status_code}"),
         type_=str(problem.get("type") or "about:blank"),
         status=response.status_code,
-        # A balancer without a backend doesn't know of `retryable`.
+        # A load balancer without a backend answers without `retryable`.
         retryable=bool(problem.get("retryable", response.status_code in (502, 503, 504))),
         retry_after_s=float(after) if after.isdigit() else None,
         request_id=problem.get("request_id"),

@@ -1,4 +1,4 @@
-"""What the service answers. Fields that a later service adds are passed over."""
+"""The service's answers. Fields that a later version adds are ignored."""
 
 from typing import Literal
 
@@ -14,7 +14,7 @@ class _Answer(BaseModel):
 
 
 class Step(_Answer):
-    """One step of a trace: what was looked at, what was found, and the grade so far."""
+    """One step of a trace: the criterion, the finding, and the grade so far."""
 
     criterion: str
     finding: str
@@ -22,7 +22,7 @@ class Step(_Answer):
 
 
 class Explanation(_Answer):
-    """What became of a pair's trace; `deferred` ones are asked for with `explanations`."""
+    """The outcome of explaining a pair, and its trace if it was made; `explanations` returns `deferred` ones."""
 
     outcome: str
     reason: str | None = None
@@ -33,9 +33,9 @@ class Explanation(_Answer):
 
 
 class Result(_Answer):
-    """One note's result. All but id, outcome and truncated are None unless it was scored.
+    """One note's result. All fields but id, outcome and truncated are None unless it was scored.
 
-    `score` is the expected gain over the top gain, in [0, 1]; `distribution` the probability of each grade, lowest first.
+    `score` is the expected gain divided by the highest gain, in [0, 1]; `distribution` the probability of each grade, lowest first.
     """
 
     id: str
@@ -51,7 +51,7 @@ class Result(_Answer):
 
 
 class Model(_Answer):
-    """What scored: enough to tell any two answers apart that could differ."""
+    """Identifies the model: answers with equal identities have equal scores."""
 
     name: str
     fingerprint: str
@@ -60,7 +60,7 @@ class Model(_Answer):
 
 
 class Timing(_Answer):
-    """The service's milliseconds."""
+    """The service's times in milliseconds."""
 
     total: float
     cache: float
@@ -69,7 +69,7 @@ class Timing(_Answer):
 
 
 class ScoreAnswer(_Answer):
-    """Results in the order of the notes that were asked about."""
+    """The results, in the order of the notes."""
 
     request_id: str
     model: Model

@@ -1,4 +1,4 @@
-"""When to try again."""
+"""Decide whether and when a call is retried."""
 
 import random
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ from notegrade_client.errors import NotegradeError
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """At most so many tries; before each but the first, a pause of up to `first_pause_s`, doubled each time.
+    """Limits the number of tries, and pauses before each retry: for up to `first_pause_s`, doubled each time.
 
-    Full jitter (https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter/): clients that failed
-    together must not come back together. A further try is sent only while `least_left_s` of the call is left: with less,
-    the service would have no time to score.
+    Pauses are random (full jitter, https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter/), so that
+    clients that failed together do not retry together. A retry is sent only if `least_left_s` of the call is left, because
+    the service would otherwise have no time to score.
     """
 
     tries: int = 3
@@ -21,13 +21,13 @@ class Retries:
     least_left_s: float = 0.05
 
     def pause_s(self, tried: int, error: NotegradeError, left_s: float) -> float | None:
-        """How long to wait after so many tries, or None to give up: it is not worth it, or would not be in time."""
+        """Return the pause before the next try, or None if the call should fail."""
         if tried >= self.tries or not error.retryable:
             return None
         jitter_s = random.uniform(0, min(self.longest_pause_s, self.first_pause_s * 2 ** (tried - 1)))
         pause_s = max(error.retry_after_s or 0.0, jitter_s)
-        return pause_s if self.worth_a_try(left_s - pause_s) else None
+        return pause_s if self.has_time(left_s - pause_s) else None
 
-    def worth_a_try(self, left_s: float) -> bool:
-        """Whether so little time is enough for one more try."""
+    def has_time(self, left_s: float) -> bool:
+        """Whether the time that is left is enough for another try."""
         return left_s >= self.least_left_s

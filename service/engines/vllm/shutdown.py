@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
-from service.observability.redaction import log_unforeseen
+from service.observability.redaction import log_redacted
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ async def shut_down(shutdown: Callable[[], object]) -> None:
     shutting_down = run_in_thread(shutdown)
     await _wait_or_abandon(shutting_down, "shutdown", SHUTDOWN_TIMEOUT_S)
     if not shutting_down.cancelled() and (error := shutting_down.exception()):
-        log_unforeseen(logger, "the engine's shutdown failed: its processes are killed", error)
+        log_redacted(logger, "the engine's shutdown failed: its processes are killed", error)
         for child in multiprocessing.active_children():  # or the exit of this process would wait for them
             child.kill()
 

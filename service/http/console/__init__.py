@@ -1,4 +1,4 @@
-"""The console: one page, from this package alone, that can run no script and reach no host but its own."""
+"""Serve the console: one page, which can run no scripts but its own and reach no other host."""
 
 from importlib.resources import files
 
@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 _FOLDER = files(__package__)
 _TYPES = {"index.html": "text/html", "console.css": "text/css", "console.js": "text/javascript"}
-# https://developer.mozilla.org/docs/Web/HTTP/Guides/CSP: everything is forbidden that isn't named.
+# Everything that is not named is forbidden: https://developer.mozilla.org/docs/Web/HTTP/Guides/CSP
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
@@ -20,7 +20,7 @@ _HEADERS = {
 
 
 def build_console_router() -> APIRouter:
-    """The page and its two files. They hold nothing secret: what the page shows, it asks for with a key."""
+    """Build the routes of the page and its two files. They hold no secrets: the page needs a key for what it shows."""
     router = APIRouter(include_in_schema=False)
     contents = {name: (_FOLDER / name).read_bytes() for name in _TYPES}
 

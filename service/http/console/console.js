@@ -1,13 +1,13 @@
-// The console of one replica. Text from anywhere goes into the page through textContent alone: it can't become markup.
+// The console of one replica. All text is written through textContent, so that it can't become markup.
 
 const $ = (id) => document.getElementById(id);
 const MODE = "admin/explanation-mode";
 const POLL_MS = 1000;
 
 let key = "";
-let etag = null; // of the mode that is shown
-let editing = null; // of the mode that was shown when somebody began to fill in the form
-let shown = null; // the mode as the service told it, and when
+let etag = null; // the ETag of the mode that is shown
+let editing = null; // the ETag of the mode that was shown when the user began to edit the form
+let shown = null; // the last answer about the mode, and the time of that answer
 let historyOf = null; // the revision that the table shows
 
 async function call(path, options = {}) {
@@ -15,7 +15,7 @@ async function call(path, options = {}) {
   const response = await fetch(path, { ...options, headers, cache: "no-store" });
   if (response.ok || options.anyStatus) return response;
   const problem = await response.json().catch(() => ({}));
-  // Where one thing is wrong, the detail may be its message.
+  // With a single error, the detail may repeat its message.
   const errors = (problem.errors ?? []).filter((bad) => bad.message !== problem.detail);
   const wrong = errors.map((bad) => `${bad.field}: ${bad.message}`).join("; ");
   const error = new Error([problem.detail ?? `HTTP ${response.status}`, wrong].filter(Boolean).join(" — "));
@@ -23,8 +23,8 @@ async function call(path, options = {}) {
   throw error;
 }
 
-function tell(element, text, failed = false) {
-  // Written only when it changes: a screen reader reads it again each time.
+function setText(element, text, failed = false) {
+  // Only when it changes: a screen reader reads it aloud each time it is set.
   if (element.textContent !== text) element.textContent = text;
   element.classList.toggle("failed", failed);
 }
@@ -44,14 +44,14 @@ function showMode() {
   const { mode } = shown;
   const left = leftNow();
   const name = left === 0 ? "off" : mode.mode;
-  tell($("mode"), NAMES[name] + (name === "sample" ? ` ${mode.last.rate * 100}%` : ""));
+  setText($("mode"), NAMES[name] + (name === "sample" ? ` ${mode.last.rate * 100}%` : ""));
   $("mode").classList.toggle("is-on", name !== "off");
   const expired = name === "off" && mode.last.mode !== "off";
-  $("countdown").textContent = expired ? "its time is over" : left === null ? "" : `${countdown(left)} left`;
+  $("countdown").textContent = expired ? "its time to live has ended" : left === null ? "" : `${countdown(left)} left`;
   const last = mode.last;
-  tell($("last-flip"), last.revision ? `${NAMES[last.mode]} since ${time(last.since)}, by ${last.owner}: ${last.reason}` : "Nobody has flipped it yet.");
+  setText($("last-flip"), last.revision ? `${NAMES[last.mode]} since ${time(last.since)}, by ${last.owner}: ${last.reason}` : "Nobody has flipped it yet.");
   $("unread").hidden = mode.unread_s === null;
-  if (mode.unread_s !== null) tell($("unread"), "Redis does not answer this replica: this is the last mode that it knows of.");
+  if (mode.unread_s !== null) setText($("unread"), "Redis does not answer this replica: this is the last mode that it read.");
 }
 
 function countdown(seconds) {
@@ -98,7 +98,7 @@ $("flip-form").addEventListener("change", () => {
   $("rate-field").hidden = chosenMode() !== "sample";
 });
 
-// What is being decided upon is the mode that was shown when the deciding began.
+// A flip names the mode that was shown when the user began to edit the form.
 $("flip-form").addEventListener("focusin", () => { editing ??= etag; });
 
 $("flip-form").addEventListener("submit", async (event) => {
@@ -109,10 +109,10 @@ $("flip-form").addEventListener("submit", async (event) => {
   if (mode === "sample") change.rate = Number($("rate").value) / 100;
   try {
     await call(MODE, { method: "PUT", headers: { "If-Match": editing ?? etag ?? "" }, body: JSON.stringify(change) });
-    tell($("flip-result"), `Flipped to ${NAMES[mode]}.`);
+    setText($("flip-result"), `Flipped to ${NAMES[mode]}.`);
     $("reason").value = "";
   } catch (error) {
-    tell($("flip-result"), `Not flipped: ${error.message}`, true);
+    setText($("flip-result"), `Not flipped: ${error.message}`, true);
   }
   editing = null;
   await poll();
@@ -158,9 +158,9 @@ function svgElement(name, attributes) {
   return element;
 }
 
-// --- trying a pair
+// --- scoring a pair
 
-// Once: a checkpoint's criteria stay as they are while it is served.
+// Only once: the criteria do not change while a checkpoint is served.
 async function readCriteria() {
   if ($("criteria").length > 0) return;
   const { model } = await (await call("version")).json();
@@ -173,21 +173,21 @@ $("try-form").addEventListener("submit", async (event) => {
   button.disabled = true;
   $("trace").hidden = $("steps").hidden = true;
   $("trace").textContent = "";
-  tell($("try-result"), "scoring…");
+  setText($("try-result"), "scoring…");
   try {
     const note = { title: $("title").value || null, body: $("body").value };
     const pair = { query: $("query").value, note, criteria: $("criteria").value || null };
     const response = await call("explain", { method: "POST", body: JSON.stringify(pair) });
     for await (const [name, data] of events(response.body)) ON_EVENT[name]?.(data);
   } catch (error) {
-    tell($("try-result"), error.message, true);
+    setText($("try-result"), error.message, true);
   }
   button.disabled = false;
 });
 
 const ON_EVENT = {
   score(data) {
-    tell($("try-result"), `grade ${data.grade} by ${data.criteria}, score ${data.score.toFixed(3)}, margin ${data.margin.toFixed(3)}`);
+    setText($("try-result"), `grade ${data.grade} by ${data.criteria}, score ${data.score.toFixed(3)}, margin ${data.margin.toFixed(3)}`);
     $("trace").hidden = false;
   },
   text(data) {
@@ -195,11 +195,11 @@ const ON_EVENT = {
   },
   explanation(data) {
     if (data.outcome !== "made") {
-      tell($("try-result"), `${$("try-result").textContent}; the explanation was ${data.outcome}: ${data.reason}`, true);
+      setText($("try-result"), `${$("try-result").textContent}; the explanation was ${data.outcome}: ${data.reason}`, true);
       return;
     }
-    const verdict = !data.parsed ? "its steps can't be read off" : data.agrees ? "its last step agrees with the grade" : "its last step DISAGREES with the grade";
-    tell($("try-result"), `${$("try-result").textContent}; ${verdict}`);
+    const verdict = !data.parsed ? "its steps can't be parsed" : data.agrees ? "its last step agrees with the grade" : "its last step DISAGREES with the grade";
+    setText($("try-result"), `${$("try-result").textContent}; ${verdict}`);
     if (data.parsed) fill($("steps"), data.steps.map((step) => [step.criterion, step.finding, step.grade]));
     $("steps").hidden = !data.parsed;
   },
@@ -218,11 +218,11 @@ async function* events(stream) {
   }
 }
 
-// --- the rhythm
+// --- polling
 
 async function readReadiness() {
   const { reason, detail } = await (await call("readyz", { anyStatus: true })).json();
-  tell($("readiness"), reason === "ok" ? "ready" : `not ready: ${reason} (${detail})`, reason !== "ok");
+  setText($("readiness"), reason === "ok" ? "ready" : `not ready: ${reason} (${detail})`, reason !== "ok");
 }
 
 async function poll() {
@@ -235,7 +235,7 @@ async function poll() {
     }
   }
   $("problem").hidden = problems.length === 0;
-  tell($("problem"), [...new Set(problems)].join(" "));
+  setText($("problem"), [...new Set(problems)].join(" "));
 }
 
 $("key-form").addEventListener("submit", (event) => {

@@ -1,4 +1,4 @@
-"""The `notegrade mode` command's side of HTTP, against answers as the service gives them. Against a real one: end_to_end."""
+"""The HTTP calls of `notegrade mode`, against recorded answers; end_to_end tests call a real service."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def remote(*answers: httpx.Response, seen: list[httpx.Request] | None = None) ->
     return Remote("http://service", "secret", httpx.MockTransport(answer))
 
 
-def test_reading_and_flipping_name_the_revision() -> None:
+def test_a_flip_names_the_revision_that_was_read() -> None:
     seen: list[httpx.Request] = []
     there = remote(
         httpx.Response(200, json=MODE, headers={"etag": '"3"'}), httpx.Response(200, json=MODE), seen=seen
@@ -44,19 +44,19 @@ def test_reading_and_flipping_name_the_revision() -> None:
     assert all(request.headers["authorization"] == "Bearer secret" for request in seen)
 
 
-def test_a_refusal_says_what_the_service_said() -> None:
+def test_a_refusal_repeats_the_service_s_reasons() -> None:
     problem = {"detail": "1 field(s) are not valid", "errors": [{"field": "reason", "message": "say why"}]}
     with pytest.raises(CommandError, match=r"refused: 1 field.*\(reason: say why\)"):
         read_history(remote(httpx.Response(422, json=problem)), 5)
 
 
-def test_an_answer_of_something_else_is_told_apart() -> None:
-    with pytest.raises(CommandError, match="HTTP 502, and not by Notegrade"):
+def test_an_answer_of_another_server_is_recognised() -> None:
+    with pytest.raises(CommandError, match="HTTP 502, in an answer that is not Notegrade's"):
         read_mode(remote(httpx.Response(502, text="<html>")))
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("30m", 1800), ("1.5h", 5400)])
-def test_times_are_read(text: str, seconds: float) -> None:
+def test_times_are_parsed(text: str, seconds: float) -> None:
     assert parse_ttl(text) == seconds
 
 
@@ -66,11 +66,11 @@ def test_other_times_are_refused(text: str) -> None:
         parse_ttl(text)
 
 
-def test_the_mode_is_told_to_a_person() -> None:
+def test_the_mode_is_described_in_words() -> None:
     assert describe(MODE) == (
         "sample (600 s left)\nlast flip: 1970-01-01 00:00:00Z sample 25% for 600 s by ann: a note ranks high"
     )
-    assert describe({**MODE, "mode": "off", "left_s": None}).startswith("off (its time is over)")
+    assert describe({**MODE, "mode": "off", "left_s": None}).startswith("off (its time to live has ended)")
     off = {**FLIP, "mode": "off", "expires": None, "rate": None}
     assert describe({**MODE, "mode": "off", "left_s": None, "last": off}).startswith("off (no end)")
     assert "Redis has not answered this replica for 7 s" in describe({**MODE, "unread_s": 7.2})

@@ -7,10 +7,10 @@ from service.contract.judgement import Judgement
 from service.http.schemas import RequestLimits
 from service.scoring.types import PairResult, ScoringNote
 
-LIMITS = RequestLimits(256, 2_000, 2_000, 100, 1_000, 1_000)
+LIMITS = RequestLimits(max_body_chars=100)
 
 
-def test_unreadable_lines_are_told_by_number_and_the_rest_is_kept() -> None:
+def test_unreadable_lines_are_reported_by_number_and_the_others_are_read() -> None:
     text = (
         '{"id": "a", "body": "x"}\n\nnonsense\n{"id": "a", "body": "y"}\n{"id": "b", "body": "'
         + "z" * 101
@@ -23,7 +23,7 @@ def test_unreadable_lines_are_told_by_number_and_the_rest_is_kept() -> None:
     assert "zzz" not in found.unreadable[2].message
 
 
-def test_results_read_as_json_lines_and_as_a_table() -> None:
+def test_results_are_written_as_json_lines_and_as_a_table() -> None:
     judgement = Judgement(grade=3, score=0.9, distribution=(0.1, 0.9), margin=0.8, label_mass=0.99)
     results = [PairResult("a", "failed"), PairResult("b", "scored", judgement, "engine", truncated=True)]
     notes = [ScoringNote("a", None, "body of [a]"), ScoringNote("b", "[red] title", "")]

@@ -1,4 +1,4 @@
-"""The `notegrade shadow` command, against answers as the service gives them."""
+"""The `notegrade shadow` command, against recorded answers."""
 
 import httpx
 
@@ -23,7 +23,7 @@ def found(requests: int = 12) -> dict[str, object]:
     }
 
 
-def test_it_asks_with_the_key() -> None:
+def test_the_request_has_the_key() -> None:
     seen: list[httpx.Request] = []
 
     def answer(request: httpx.Request) -> httpx.Response:

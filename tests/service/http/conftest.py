@@ -7,17 +7,16 @@ import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from service.app import build_app, build_stack
+from service.app import ScoringStack, build_app, build_stack
 from service.contract.checkpoint import Checkpoint
 from service.engines.fake_engine import FakeEngine
 from service.settings import Settings
-from service.stack import ScoringStack
 from tests.checkpoints import fake_engine_for, load_tiny
 
 
 @dataclass
 class Service:
-    """The whole application on twins, its client, and what stands behind it."""
+    """The whole application on twins, a client of it, and its parts."""
 
     app: FastAPI
     client: httpx.AsyncClient
@@ -53,7 +52,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 @pytest.fixture
 def settings_changes() -> dict[str, Any]:
-    """Overridden by a test's parametrisation to change settings."""
+    """Tests override this by parametrisation to change settings."""
     return {}
 
 

@@ -1,6 +1,6 @@
-"""A service under attack, and what must hold meanwhile: no fault, no hang, and nothing of another caller's.
+"""A service under attack: it must not fail, hang, or leak another caller's texts.
 
-Another caller is at work all the while. His texts hold a canary, which no answer but his and no line of the log may.
+Another caller sends requests all the time. Their texts contain a canary, which only their own answers may contain, and no log line.
 """
 
 import itertools
@@ -42,7 +42,7 @@ WHOLE: dict[str, dict[str, Any]] = {
 
 
 class QuotingEngine(FakeEngine):
-    """Its traces quote the prompt, as a model's may: one that went to the wrong caller would show."""
+    """Generates traces that quote the prompt, as a model may, so that a trace sent to the wrong caller is detected."""
 
     async def write(
         self, prompt: tuple[int, ...], max_tokens: int, priority: int
@@ -54,7 +54,7 @@ class QuotingEngine(FakeEngine):
 
 
 class LogReader(logging.Handler):
-    """Keeps the lines that must not be: with another caller's text in any of their fields, or of errors."""
+    """Keeps the forbidden log lines: errors, and lines with the other caller's text in any field."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class LogReader(logging.Handler):
 
 @contextmanager
 def log_read() -> Iterator[LogReader]:
-    """All that the service and its server log, down to DEBUG; nobody else gets it meanwhile."""
+    """Read all that the service and its server log, down to DEBUG; other handlers get nothing meanwhile."""
     reader = LogReader()
     loggers = [logging.getLogger(name) for name in ("service", "uvicorn.error", "asyncio")]
     before = [(each.level, each.propagate) for each in loggers]
@@ -87,8 +87,8 @@ def log_read() -> Iterator[LogReader]:
             each.propagate = propagate
 
 
-class SomebodyElse:
-    """Another caller, who sends requests of all kinds from a thread until `stop`; `fault` is what he was answered wrongly."""
+class OtherCaller:
+    """Another caller, which sends requests of all kinds from a thread until `stop`; `fault` is the first wrong answer."""
 
     def __init__(self, url: str) -> None:
         self.answered = 0
@@ -112,7 +112,7 @@ class SomebodyElse:
                 for turn, kind in enumerate(kinds):
                     if self._stopping.wait(0.05):
                         return
-                    kind(client, f"{CANARY} {turn}")  # never twice the same: nothing of it is cached
+                    kind(client, f"{CANARY} {turn}")  # always new, so that nothing is cached
                     self.answered += 1
         except BaseException as error:
             self.fault = error
@@ -139,29 +139,29 @@ class SomebodyElse:
         answer = client.post("/explain", json={"query": text, "note": {"title": text, "body": text}})
         if answer.is_success:
             assert "event: explanation" in answer.text
-        else:  # the mode is off, or went off while the pair was scored
+        else:  # the mode is off, or was turned off while the pair was scored
             kind = answer.json()["type"].removeprefix("urn:notegrade:problem:")
             assert kind in ("explanations-off", "explanation-dropped"), answer.text
 
     def _look_at(self, explanation: Mapping[str, Any]) -> None:
         if explanation["outcome"] == "made":
-            assert CANARY in explanation["text"]  # or none of these could leak
+            assert CANARY in explanation["text"]  # otherwise no leak could be detected
             self.explained += 1
 
 
 @dataclass
 class Attacked:
-    """A service in one explanation mode, another caller at work, the log being read, and the attacker's client."""
+    """A service in one explanation mode, with another caller, a reader of the log, and the attacker's client."""
 
     service: Served
     mode: str
     client: httpx.Client
-    somebody: SomebodyElse
+    other_caller: OtherCaller
     log: LogReader
     answered: int = field(default=0, init=False)
 
     def send(self, path: str, body: bytes, **headers: str) -> httpx.Response:
-        """Send it by the path's method; the answer is checked already."""
+        """Send the body with the path's method, and check the answer."""
         method = "PUT" if path.startswith("/admin") else "POST"
         named = {"If-Match": '"999"', **headers}
         response = self.client.request(method, path, content=body, headers=named)
@@ -171,13 +171,13 @@ class Attacked:
         return response
 
     def check(self, status: int, headers: Mapping[str, str], text: str) -> None:
-        """Count an answer that came; it is no fault, and holds nothing of somebody else."""
+        """Count an answer; it must not be a server error, nor contain the other caller's text."""
         self.answered += 1
         assert status < 500, text
         assert CANARY not in text + str(headers), f"another caller's text in the answer: {text}"
 
     def run(self, check: Callable[[], None], cases: int) -> int:
-        """Run what hypothesis made of a check, on so many cases. Answers how many were sent and answered."""
+        """Run a hypothesis test on this many cases. Return how many requests were answered."""
         before = self.answered
         hypothesis.settings(
             max_examples=cases,
@@ -188,7 +188,7 @@ class Attacked:
         return self.answered - before
 
     def set_mode(self) -> None:
-        """Back to the mode that it is to be in, whatever was flipped since."""
+        """Restore the mode of this service, whatever a test flipped it to."""
         now = self.client.get(MODE)
         if now.json()["mode"] != self.mode:
             body = {"mode": self.mode, "reason": "tests", "ttl_s": None if self.mode == "off" else 3600}
@@ -197,20 +197,20 @@ class Attacked:
 
     @contextmanager
     def meanwhile(self) -> Iterator[None]:
-        """Around a test: somebody else is served during it, and nothing of him is logged."""
+        """Check around a test that the other caller is served during it, and that none of its texts are logged."""
         self.set_mode()
-        before = self.somebody.answered
+        before = self.other_caller.answered
         yield
-        wait_until(lambda: self.somebody.answered > before or self.somebody.fault is not None)
-        if self.somebody.fault is not None:
-            raise AssertionError("somebody else was answered wrongly") from self.somebody.fault
+        wait_until(lambda: self.other_caller.answered > before or self.other_caller.fault is not None)
+        if self.other_caller.fault is not None:
+            raise AssertionError("the other caller was answered wrongly") from self.other_caller.fault
         assert self.log.lines, "nothing was logged: the log is not read"
         assert self.log.bad == [], self.log.bad[:3]
 
 
 @contextmanager
 def attacked(checkpoint: Checkpoint, mode: str) -> Iterator[Attacked]:
-    """Serve in that mode with limits that only a fault would reach."""
+    """Serve in that mode, with limits that only a fault can reach."""
     settings: dict[str, Any] = {
         "keys": f"admin:{hash_key('admin-key')}:ann,score:{hash_key('bob-key')}:bob",
         "max_notes": 20,
@@ -224,13 +224,13 @@ def attacked(checkpoint: Checkpoint, mode: str) -> Iterator[Attacked]:
         log = stack.enter_context(log_read())
         service = stack.enter_context(served(checkpoint, engine=engine, **settings))
         client = stack.enter_context(httpx.Client(base_url=service.url, headers=ADMIN, timeout=20))
-        somebody = SomebodyElse(service.url)
-        stack.callback(somebody.stop)
-        yield Attacked(service, mode, client, somebody, log)
+        other_caller = OtherCaller(service.url)
+        stack.callback(other_caller.stop)
+        yield Attacked(service, mode, client, other_caller, log)
 
 
 def check_problem(response: httpx.Response) -> None:
-    """A refusal is told as the contract says."""
+    """Check that a refusal is a problem as the contract defines it."""
     problem = response.json()
     assert response.headers["content-type"] == "application/problem+json"
     assert problem["type"].startswith("urn:notegrade:problem:")

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from service.app import build_app, build_stack
 from service.contract.checkpoint import Checkpoint
 from service.errors import ConfigurationError, NotAllowedError, RoleMissingError
-from service.http.auth import ANYBODY, Caller, Keyring, hash_key, new_key
+from service.http.auth import ANYBODY, Caller, Keyring, hash_key, new_key, reload_keys
 from service.settings import Settings
 from tests.checkpoints import fake_engine_for
 from tests.service.http.conftest import REQUEST, Service
@@ -19,24 +19,33 @@ SCORE_KEY, ADMIN_KEY = "score-key", "admin-key"
 KEYS = f"score:{hash_key(SCORE_KEY)}, admin:{hash_key(ADMIN_KEY)}"
 
 
-def test_roles_open_what_they_should() -> None:
+def test_admin_keys_may_do_all_that_score_keys_may() -> None:
     keyring = Keyring.parse(KEYS)
-    assert keyring.check(f"Bearer {SCORE_KEY}", "score") == Caller(hash_key(SCORE_KEY)[:8], "score")
-    assert keyring.check(f"bearer {ADMIN_KEY}", "score").role == "admin"
-    assert keyring.check(f"Bearer {ADMIN_KEY}", "admin").role == "admin"
+    assert keyring.check(SCORE_KEY, "score") == Caller(hash_key(SCORE_KEY)[:8], "score")
+    assert keyring.check(ADMIN_KEY, "score").role == "admin"
+    assert keyring.check(ADMIN_KEY, "admin").role == "admin"
     with pytest.raises(RoleMissingError, match="role admin"):
-        keyring.check(f"Bearer {SCORE_KEY}", "admin")
+        keyring.check(SCORE_KEY, "admin")
 
 
-@pytest.mark.parametrize(
-    "header", [None, "", "Bearer", "Bearer ", "Basic score-key", "Bearer wrong", SCORE_KEY]
-)
-def test_without_a_known_key_nothing_opens(header: str | None) -> None:
+@pytest.mark.parametrize("key", [None, "", "wrong"])
+def test_unknown_keys_are_refused(key: str | None) -> None:
     with pytest.raises(NotAllowedError):
-        Keyring.parse(KEYS).check(header, "score")
+        Keyring.parse(KEYS).check(key, "score")
 
 
-def test_without_keys_everything_opens() -> None:
+@pytest.mark.parametrize("settings_changes", [{"keys": KEYS}])
+@pytest.mark.parametrize(
+    "header", ["", "Bearer", "Bearer ", "Basic score-key", "Bearer wrong", SCORE_KEY, "bearer score-key"]
+)
+async def test_only_a_bearer_key_is_accepted(
+    service: Service, settings_changes: dict[str, Any], header: str
+) -> None:
+    response = await service.client.post("/score", json=REQUEST, headers={"Authorization": header})
+    assert response.status_code == (200 if header == "bearer score-key" else 401)
+
+
+def test_without_keys_every_caller_is_allowed() -> None:
     keyring = Keyring.parse("")
     assert keyring.is_empty
     assert keyring.check(None, "admin") == ANYBODY
@@ -45,7 +54,7 @@ def test_without_keys_everything_opens() -> None:
 @pytest.mark.parametrize(
     "text", ["score", "score:short", f"root:{'0' * 64}", f"score:{'Z' * 64}", f"score:{'0' * 64}:a b"]
 )
-def test_bad_entries_are_refused_without_being_quoted(text: str) -> None:
+def test_bad_entries_are_refused_and_not_quoted(text: str) -> None:
     with pytest.raises(ConfigurationError, match="entry 2 must be") as caught:
         Keyring.parse(f"score:{'0' * 64},{text}")
     assert text.partition(":")[2] not in str(caught.value) or ":" not in text
@@ -71,7 +80,9 @@ async def test_scoring_needs_a_key(service: Service, settings_changes: dict[str,
 
 @pytest.mark.parametrize("settings_changes", [{"keys": KEYS}])
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/version", "/metrics"])
-async def test_operating_needs_none(service: Service, settings_changes: dict[str, Any], path: str) -> None:
+async def test_probes_and_metrics_need_no_key(
+    service: Service, settings_changes: dict[str, Any], path: str
+) -> None:
     assert (await service.client.get(path)).status_code == 200
 
 
@@ -79,13 +90,13 @@ def entry(key: str, role: str = "score", name: str = "") -> str:
     return f"{role}:{hash_key(key)}" + (f":{name}" if name else "")
 
 
-def test_a_file_adds_to_the_setting(tmp_path: Path) -> None:
+def test_the_keys_of_a_file_are_added_to_those_of_the_setting(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(f"# rotated in May\n{entry('new', name='ranker')}  # the new one\n\n{entry('old')}\n")
     keyring = Keyring.load(entry("set"), file)
-    assert keyring.check("Bearer new", "score").key_id == "ranker"
+    assert keyring.check("new", "score").key_id == "ranker"
     for key in ("old", "set"):
-        keyring.check(f"Bearer {key}", "score")
+        keyring.check(key, "score")
 
 
 @pytest.mark.parametrize("content", [b"", b"# none yet\n", b"score:nonsense", b"\xff\xfe", None])
@@ -108,7 +119,7 @@ async def test_keys_are_rotated_without_a_restart(
     file = tmp_path / "keys"
 
     def write(text: str) -> None:
-        # As one step, as Kubernetes does it: else an empty file may be seen in between.
+        # In one step, as Kubernetes does, or an empty file could be read in between.
         (tmp_path / "new").write_text(text)
         (tmp_path / "new").replace(file)
 
@@ -132,12 +143,37 @@ async def test_keys_are_rotated_without_a_restart(
         await wait_for("new", 200)
         write(entry("new", name="ranker"))
         await wait_for("old", 401)
-        write("")  # being written
+        write("")  # as while it is written
         await until(lambda: "the last keys stay" in caplog.text)
         assert (await score(client, "new")).status_code == 200
         assert "ranker" in str([vars(record) for record in caplog.records])
         write(entry("newer"))
         await wait_for("newer", 200)
+
+
+async def test_reloading_goes_on_after_a_fault_which_is_logged_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("service.http.auth.RELOAD_EVERY_S", 0.001)
+    caplog.set_level("INFO")
+    load, faults = Keyring.load, 3
+
+    def load_with_faults(text: str, file: Path) -> Keyring:
+        nonlocal faults
+        faults -= 1
+        if faults >= 0:
+            raise RuntimeError("a bug")
+        return load(text, file)
+
+    monkeypatch.setattr(Keyring, "load", load_with_faults)
+    file = tmp_path / "keys"
+    file.write_text(entry("new"))
+    keyring = Keyring.parse(entry("old"))
+    reloading = asyncio.create_task(reload_keys(keyring, "", file))
+    await until(lambda: "keys changed" in caplog.text)
+    reloading.cancel()
+    assert keyring.check("new", "score").role == "score"
+    assert caplog.text.count("can't be reloaded") == 1
 
 
 async def score(client: httpx.AsyncClient, key: str) -> httpx.Response:

@@ -33,19 +33,19 @@ async def flip(
     return await service.client.put(MODE, json=body, headers={"If-Match": etag})
 
 
-def write_traces(service: Service, grade: int = 3) -> None:
+def set_traces(service: Service, grade: int = 3) -> None:
     tokenizer = service.stack.checkpoint.tokenizer
     service.engine.trace = tokenizer.encode_user_texts([TRACE.format(grade=grade)])[0].token_ids
 
 
-async def test_it_is_off_at_first(service: Service) -> None:
+async def test_the_mode_is_off_at_first(service: Service) -> None:
     response = await service.client.get(MODE)
     assert response.headers["etag"] == '"0"'
     assert response.json()["mode"] == "off"
     assert response.json()["last"]["revision"] == 0
 
 
-async def test_a_flip_is_answered_and_told_in_scores(service: Service) -> None:
+async def test_a_flip_is_answered_and_shown_in_score_answers(service: Service) -> None:
     response = await flip(service)
     body = response.json()
     assert (response.status_code, response.headers["etag"]) == (200, '"1"')
@@ -59,7 +59,7 @@ async def test_a_flip_is_answered_and_told_in_scores(service: Service) -> None:
 
 
 @pytest.mark.parametrize("most", ["0", "1001", "many", ""])
-async def test_a_bad_parameter_is_a_problem_like_any_other(service: Service, most: str) -> None:
+async def test_a_bad_query_parameter_is_a_problem(service: Service, most: str) -> None:
     response = await service.client.get(f"{MODE}/history", params={"most": most})
     assert (response.status_code, response.json()["errors"][0]["field"]) == (422, "most")
     assert response.headers["content-type"] == "application/problem+json"
@@ -72,14 +72,14 @@ async def test_a_flip_without_if_match_is_refused(service: Service) -> None:
 
 
 @pytest.mark.parametrize("etag", ['"7"', "*", "0", 'W/"0"', '"x"', '"9999999999999999999999"'])
-async def test_a_flip_of_another_state_is_refused(service: Service, etag: str) -> None:
+async def test_a_flip_with_another_etag_is_refused(service: Service, etag: str) -> None:
     response = await flip(service, etag=etag)
     assert response.status_code == 412
     assert response.json()["type"].endswith("mode-conflict")
     assert (await service.client.get(MODE)).json()["last"]["revision"] == 0
 
 
-async def test_two_who_flip_at_once_never_overwrite_one_another(service: Service) -> None:
+async def test_only_one_of_several_concurrent_flips_succeeds(service: Service) -> None:
     answers = await asyncio.gather(*(flip(service, etag='"0"', reason=f"r{i}") for i in range(5)))
     assert sorted(answer.status_code for answer in answers) == [200, 412, 412, 412, 412]
 
@@ -94,14 +94,14 @@ async def test_two_who_flip_at_once_never_overwrite_one_another(service: Service
         ({**FLIP, "mode": "loud"}, ["mode"]),
     ],
 )
-async def test_a_bad_flip_says_why(service: Service, body: dict[str, Any], fields: list[str]) -> None:
+async def test_a_bad_flip_lists_its_fields(service: Service, body: dict[str, Any], fields: list[str]) -> None:
     response = await service.client.put(MODE, json=body, headers={"If-Match": '"0"'})
     assert response.status_code == 422
     assert [bad["field"] for bad in response.json()["errors"]] == fields
 
 
 @pytest.mark.parametrize("settings_changes", [{"guard_p99_ms": 1, "explanation_max_ttl_s": 700}])
-async def test_a_guard_that_is_breached_refuses(service: Service, settings_changes: dict[str, Any]) -> None:
+async def test_a_breached_guard_refuses_flips(service: Service, settings_changes: dict[str, Any]) -> None:
     for _ in range(30):
         service.stack.live.count_latency(2.0)
     await until(lambda: service.stack.explanations._guard.is_breached)
@@ -111,11 +111,11 @@ async def test_a_guard_that_is_breached_refuses(service: Service, settings_chang
     assert (await flip(service, "off")).status_code == 200  # off is always allowed
 
 
-async def test_asked_for_traces_come_with_the_answer(service: Service) -> None:
+async def test_requested_traces_are_part_of_the_answer(service: Service) -> None:
     plain = (await service.score()).json()
     await flip(service)
     grades = [result["grade"] for result in plain["results"]]
-    write_traces(service, grades[0])
+    set_traces(service, grades[0])
     answer = (await service.score(explain=True, request_id="r-2")).json()
     for before, after, grade in zip(plain["results"], answer["results"], grades, strict=True):
         explanation = after.pop("explanation")
@@ -127,17 +127,17 @@ async def test_asked_for_traces_come_with_the_answer(service: Service) -> None:
         assert after == before
 
 
-async def test_without_asking_on_request_explains_nothing(service: Service) -> None:
+async def test_on_request_explains_nothing_that_is_not_requested(service: Service) -> None:
     await flip(service)
-    write_traces(service)
+    set_traces(service)
     answer = (await service.score()).json()
     assert [result["explanation"] for result in answer["results"]] == [None, None]
     assert service.engine.continued == []
 
 
-async def test_all_defers_and_keeps(service: Service) -> None:
+async def test_all_defers_explanations_and_stores_them(service: Service) -> None:
     await flip(service, "all")
-    write_traces(service)
+    set_traces(service)
     answer = (await service.score()).json()
     assert [result["explanation"]["outcome"] for result in answer["results"]] == ["deferred"] * 2
     await until(lambda: service.count("explanations_total", outcome="parsed") == 2)
@@ -152,7 +152,7 @@ async def test_all_defers_and_keeps(service: Service) -> None:
 @pytest.mark.parametrize("request_id", ["a/b", "a b?c=%2F&d", "x" * 128])
 async def test_any_request_id_is_found_again(service: Service, request_id: str) -> None:
     await flip(service, "all")
-    write_traces(service)
+    set_traces(service)
     await service.score(request_id=request_id)
     await until(lambda: service.count("explanations_total", outcome="parsed") == 2)
     found = await service.client.get(f"/explanations/{quote(request_id, safe='')}")
@@ -161,26 +161,26 @@ async def test_any_request_id_is_found_again(service: Service, request_id: str) 
 
 async def test_all_explains_reranked_documents_too(service: Service) -> None:
     await flip(service, "all")
-    write_traces(service)
+    set_traces(service)
     answer = (await service.client.post("/rerank", json={"query": "cafes", "documents": ["a", "b"]})).json()
     await until(lambda: service.count("explanations_total", outcome="parsed") == 2)
     kept = (await service.client.get(f"/explanations/{answer['id']}")).json()["explanations"]
     assert [explanation["note_id"] for explanation in kept] == ["0", "1"]
 
 
-async def test_sample_takes_its_share(service: Service) -> None:
+async def test_sample_explains_its_share(service: Service) -> None:
     await flip(service, "sample", rate=0.25)
     service.stack.explanations._draw = iter([0.2, 0.3]).__next__
-    write_traces(service)
+    set_traces(service)
     answer = (await service.score()).json()
     outcomes = [result["explanation"] and result["explanation"]["outcome"] for result in answer["results"]]
     assert outcomes == ["deferred", None]
 
 
-async def test_what_is_not_written_by_the_deadline_is_deferred(service: Service) -> None:
+async def test_traces_that_miss_the_deadline_are_deferred(service: Service) -> None:
     await service.score()  # cached: so the score itself does not need the engine
     await flip(service)
-    write_traces(service)
+    set_traces(service)
     service.engine.hold()
     answer = (await service.score(explain=True, deadline_ms=100)).json()
     assert [result["explanation"]["outcome"] for result in answer["results"]] == ["deferred"] * 2
@@ -189,7 +189,7 @@ async def test_what_is_not_written_by_the_deadline_is_deferred(service: Service)
     assert len((await service.client.get("/explanations/r-1")).json()["explanations"]) == 2
 
 
-async def test_drops_are_told(service: Service) -> None:
+async def test_dropped_explanations_are_reported(service: Service) -> None:
     await flip(service)
     notes = [{"id": f"n{i}", "body": "a cafe"} for i in range(80)]
     await service.score(notes=notes)
@@ -201,14 +201,14 @@ async def test_drops_are_told(service: Service) -> None:
     service.engine.let_go()
 
 
-async def test_foreign_values_in_the_store_are_told_apart(service: Service) -> None:
+async def test_foreign_values_in_the_store_are_an_error(service: Service) -> None:
     await service.stack.stores[1].put("r-1", {"x": b"\xff not ours"})
     response = await service.client.get("/explanations/r-1")
     assert response.status_code == 503
     assert response.json()["type"].endswith("explanation-store-unavailable")
 
 
-async def test_nothing_kept_is_not_found(service: Service) -> None:
+async def test_an_unknown_request_id_is_not_found(service: Service) -> None:
     response = await service.client.get("/explanations/r-9")
     assert response.status_code == 404
     assert response.json()["type"].endswith("explanation-not-found")
@@ -228,7 +228,7 @@ def read_events(text: str) -> list[tuple[str, Any]]:
 async def test_one_pair_is_streamed(service: Service) -> None:
     score = (await service.score()).json()["results"][0]
     await flip(service)
-    write_traces(service, score["grade"])
+    set_traces(service, score["grade"])
     response = await service.client.post("/explain", json=PAIR)
     assert response.headers["content-type"].startswith("text/event-stream")
     assert response.headers["cache-control"] == "no-store"
@@ -247,7 +247,7 @@ async def test_streaming_is_refused_while_the_mode_is_off(service: Service) -> N
     assert service.engine.finished == len(service.stack.checkpoint.probes)  # not even scored
 
 
-async def test_off_while_the_pair_is_scored_is_no_reason_to_try_again(service: Service) -> None:
+async def test_a_mode_turned_off_while_scoring_is_not_retryable(service: Service) -> None:
     await flip(service)
     service.engine.hold()
     task = asyncio.create_task(service.client.post("/explain", json=PAIR))
@@ -259,7 +259,7 @@ async def test_off_while_the_pair_is_scored_is_no_reason_to_try_again(service: S
     assert response.json()["type"].endswith("explanations-off")
 
 
-async def test_a_reader_who_leaves_ends_the_work(service: Service) -> None:
+async def test_a_client_that_leaves_a_stream_ends_its_work(service: Service) -> None:
     await service.score()
     await flip(service)
     service.engine.trace = (5,) * 1000
@@ -272,10 +272,10 @@ async def test_a_reader_who_leaves_ends_the_work(service: Service) -> None:
     assert service.engine.in_flight == 0
 
 
-async def test_off_while_streaming_is_told(service: Service) -> None:
+async def test_a_mode_turned_off_while_streaming_is_reported(service: Service) -> None:
     await service.score()
     await flip(service)
-    write_traces(service)
+    set_traces(service)
     service.engine.hold()
     task = asyncio.create_task(service.client.post("/explain", json=PAIR))
     await until(lambda: service.engine.in_flight == 1)
@@ -307,7 +307,7 @@ class TestKeys:
         self, service: Service, settings_changes: dict[str, Any]
     ) -> None:
         await service.stack.explanations.flip(Flip("all", "test", "why", 60), 0)
-        write_traces(service)
+        set_traces(service)
         for key in ("score-key", "other"):  # both chose the same id
             await service.client.post("/score", json=REQUEST, headers={"Authorization": f"Bearer {key}"})
         await until(lambda: service.count("explanations_total", outcome="parsed") == 4)
@@ -319,7 +319,7 @@ class TestKeys:
         assert seen == {"score-key": 2, "other": 2, "admin-key": 4}
 
 
-async def test_figures_tell_of_the_last_minute(service: Service) -> None:
+async def test_figures_cover_the_last_minute(service: Service) -> None:
     await service.score()
     await service.score()
     body = (await service.client.get("/admin/figures")).json()
@@ -332,7 +332,7 @@ async def test_figures_tell_of_the_last_minute(service: Service) -> None:
 async def test_no_text_is_in_logs_or_metrics(service: Service, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("DEBUG"):
         await flip(service, reason="hush")
-        write_traces(service)
+        set_traces(service)
         await service.score(explain=True, query="zebra cafes")
         await service.client.post("/explain", json={**PAIR, "query": "zebra cafes"})
     assert "zebra" not in caplog.text + str([vars(record) for record in caplog.records])

@@ -1,7 +1,7 @@
-"""Requests that nobody should send, by the thousand, over real sockets: none may be answered with a fault of the service.
+"""At least 20,000 generated requests over real sockets.
 
-At least 20,000 a run. What a request may be refused with is the document's to say; what it may never be answered with is
-a 500, silence, or text of another request. Half of them meet a service that explains nothing, half one that explains all.
+The OpenAPI document says how a request may be refused. No request may be answered with a 500, with silence, or with text of another
+request. Half of them are sent to a service that explains nothing, half to one that explains everything.
 """
 
 import json
@@ -28,18 +28,18 @@ from tests.waiting import wait_until
 
 MODES = ["off", "all"]
 PROMISED = 20_000
-# Cases of each test, in each mode. Each test makes sure that so many of its own were answered.
+# Cases of each test in each mode. Each test checks that this many were answered.
 CASES = {
-    "test_any_value_in_the_place_of_any_other": 1_250,
+    "test_any_value_in_any_field": 1_250,
     "test_any_json": 1_000,
     "test_any_bytes": 1_750,
-    "test_whole_bodies_cut_and_disturbed": 1_500,
-    "test_any_text_is_scored_and_comes_back_under_its_id": 1_250,
-    "test_any_text_is_explained_as_it_is_written": 400,
+    "test_valid_bodies_cut_and_corrupted": 1_500,
+    "test_any_text_is_scored_under_its_id": 1_250,
+    "test_any_text_is_explained_in_a_stream": 400,
     "test_any_flip_is_made_or_refused": 400,
     "test_any_method_header_and_query": 1_500,
 }
-# Of each operation in the document, in each mode: as many that keep to it, and as many that don't.
+# Valid cases of each operation of the document in each mode, and as many invalid cases.
 CASES_OF_AN_OPERATION = 125
 # Not `negative_data_rejection` and `positive_data_acceptance`: a blank query is refused, which a schema can't say.
 CHECKS = [
@@ -56,7 +56,7 @@ WITH_PARAMETERS = [
     "GET /admin/shadow",
     "GET /explanations/{request_id}",
 ]
-# They take nothing that could be wrong.
+# These take no input.
 WITHOUT_INPUT = ["GET /livez", "GET /metrics", "GET /readyz", "GET /version"]
 
 
@@ -90,13 +90,13 @@ def operations(under_attack: Attacked) -> dict[str, Any]:
     return {operation.label: operation for operation in found}
 
 
-def test_at_least_so_many_cases_are_promised() -> None:
+def test_the_promised_number_of_cases_is_planned() -> None:
     assert CASES.keys() <= globals().keys()
     of_operations = len(WITH_A_BODY) * len(GenerationMode) * CASES_OF_AN_OPERATION
     assert len(MODES) * (sum(CASES.values()) + of_operations) >= PROMISED
 
 
-def test_every_operation_of_the_document_is_tried(operations: dict[str, Any]) -> None:
+def test_every_operation_of_the_document_is_tested(operations: dict[str, Any]) -> None:
     assert sorted(operations) == sorted([*WITH_A_BODY, *WITH_PARAMETERS, *WITHOUT_INPUT])
 
 
@@ -110,12 +110,12 @@ def test_whatever_the_document_allows_and_forbids(
     generation: GenerationMode,
 ) -> None:
     sent = try_operation(service, session, operations[label], generation)
-    # Of what takes only parameters there may be fewer than that, all in all.
+    # Operations without a body may have fewer possible cases.
     assert sent >= (CASES_OF_AN_OPERATION if label in WITH_A_BODY else 1)
 
 
 @pytest.mark.parametrize("label", WITHOUT_INPUT)
-def test_what_takes_nothing_is_answered(
+def test_operations_without_input_are_answered(
     service: Attacked, session: requests.Session, operations: dict[str, Any], label: str
 ) -> None:
     assert try_operation(service, session, operations[label], GenerationMode.POSITIVE)
@@ -124,7 +124,7 @@ def test_what_takes_nothing_is_answered(
 def try_operation(
     service: Attacked, session: requests.Session, operation: Any, generation: GenerationMode
 ) -> int:
-    """How many cases were sent and answered."""
+    """Return how many cases were answered."""
 
     @hypothesis.given(case=operation.as_strategy(generation_mode=generation))
     def check(case: "schemathesis.Case[Any]") -> None:
@@ -137,13 +137,13 @@ def try_operation(
 
 
 def checks_of(response: schemathesis.Response) -> list[Any]:
-    """All but that of a stream's schema: the document says it is text, the check wants a schema of each event."""
+    """Return all checks but, for a stream, that of its schema: the document declares text, the check needs a schema of each event."""
     is_stream = response.headers["content-type"][0].startswith("text/event-stream")
     return [check for check in CHECKS if not (is_stream and check is response_schema_conformance)]
 
 
 def give_time(body: Any) -> None:
-    """Who asks for an answer within a few milliseconds may rightly be told, by a 504, that there is none."""
+    """Raise short deadlines: a deadline of a few milliseconds may correctly be answered with a 504."""
     asked = body.get("deadline_ms") if isinstance(body, dict) else None
     if type(asked) is int and 0 < asked < 5000:
         body["deadline_ms"] = 5000
@@ -153,7 +153,7 @@ json_values = st.recursive(
     st.none()
     | st.booleans()
     | st.integers(-(10**40), 10**40)
-    | st.floats()  # NaN and infinities among them, which json.dumps writes as JavaScript does
+    | st.floats()  # includes NaN and infinities, which json.dumps writes as JavaScript does
     | st.text(max_size=30),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
     max_leaves=12,
@@ -164,7 +164,7 @@ paths = st.sampled_from(list(WHOLE))
 
 @st.composite
 def with_another_value(draw: st.DrawFn) -> tuple[str, bytes]:
-    """A path and its whole body with one value replaced, or one more."""
+    """Draw a path and its valid body with one value replaced or added."""
     path = draw(paths)
     body = json.loads(json.dumps(WHOLE[path]))
     places: list[Any] = [body, *(v for v in body.values() if isinstance(v, dict)), *body.get("notes", [])]
@@ -174,7 +174,7 @@ def with_another_value(draw: st.DrawFn) -> tuple[str, bytes]:
     return path, json.dumps(body).encode()
 
 
-def test_any_value_in_the_place_of_any_other(service: Attacked, cases: int) -> None:
+def test_any_value_in_any_field(service: Attacked, cases: int) -> None:
     @hypothesis.given(sent=with_another_value())
     def check(sent: tuple[str, bytes]) -> None:
         service.send(*sent)
@@ -198,7 +198,7 @@ def test_any_bytes(service: Attacked, cases: int) -> None:
     assert service.run(check, cases) >= cases
 
 
-def test_whole_bodies_cut_and_disturbed(service: Attacked, cases: int) -> None:
+def test_valid_bodies_cut_and_corrupted(service: Attacked, cases: int) -> None:
     @hypothesis.given(path=paths, cut=st.integers(0, 300), noise=st.binary(max_size=3))
     def check(path: str, cut: int, noise: bytes) -> None:
         whole = json.dumps(WHOLE[path]).encode()
@@ -207,7 +207,7 @@ def test_whole_bodies_cut_and_disturbed(service: Attacked, cases: int) -> None:
     assert service.run(check, cases) >= cases
 
 
-def test_any_text_is_scored_and_comes_back_under_its_id(service: Attacked, cases: int) -> None:
+def test_any_text_is_scored_under_its_id(service: Attacked, cases: int) -> None:
     @hypothesis.given(text=texts, title=st.none() | texts, explain=st.booleans())
     def check(text: str, title: str | None, explain: bool) -> None:
         notes = [{"id": "n", "title": title, "body": text}]
@@ -217,14 +217,14 @@ def test_any_text_is_scored_and_comes_back_under_its_id(service: Attacked, cases
             return
         [result] = response.json()["results"]
         assert (result["id"], result["outcome"]) == ("n", "scored")
-        told = result["explanation"]
-        assert (told and told["outcome"]) == outcome_of_explaining(service.mode, explain)
+        explanation = result["explanation"]
+        assert (explanation and explanation["outcome"]) == outcome_of_explaining(service.mode, explain)
 
     assert service.run(check, cases) >= cases
 
 
 def is_query_too_long(response: httpx.Response) -> bool:
-    """Twenty characters may be more tokens than the checkpoint takes: nothing else may be wrong."""
+    """Whether the query has too many tokens for the checkpoint, which twenty characters may have; no other error is allowed."""
     if response.status_code != 422:
         return False
     return [bad["field"] for bad in response.json()["errors"]] == ["query"]
@@ -236,7 +236,7 @@ def outcome_of_explaining(mode: str, asked: bool) -> str | None:
     return "made" if asked else "deferred"
 
 
-def test_any_text_is_explained_as_it_is_written(service: Attacked, cases: int) -> None:
+def test_any_text_is_explained_in_a_stream(service: Attacked, cases: int) -> None:
     @hypothesis.given(text=texts, title=st.none() | texts)
     def check(text: str, title: str | None) -> None:
         body = {"query": f"q {text[:20]}", "note": {"title": title, "body": text}}
@@ -254,7 +254,7 @@ def test_any_text_is_explained_as_it_is_written(service: Attacked, cases: int) -
 
 
 def test_any_flip_is_made_or_refused(service: Attacked, cases: int) -> None:
-    """With the ETag that a flip must name, so that nothing but the body decides."""
+    """Flips name the right ETag, so that only the body decides."""
     modes = st.sampled_from(["off", "on_request", "sample", "all"])
     numbers = st.none() | st.floats() | st.integers(1, 14_400) | json_values
     flips = st.fixed_dictionaries(
@@ -291,10 +291,10 @@ def test_any_method_header_and_query(service: Attacked, cases: int) -> None:
     assert service.run(check, cases) >= cases
 
 
-def test_somebody_else_was_explained_to(service: Attacked) -> None:
-    """His explanations hold his text, so the answers above could have. Last, as nothing here may have stopped him."""
+def test_the_other_caller_got_explanations(service: Attacked) -> None:
+    """The other caller's explanations contain its canary, so a leak could have shown. Last, because nothing above may have stopped it."""
     service.set_mode()
     if service.mode == "all":
-        before = service.somebody.explained
-        wait_until(lambda: service.somebody.explained > before or service.somebody.fault is not None)
+        before = service.other_caller.explained
+        wait_until(lambda: service.other_caller.explained > before or service.other_caller.fault is not None)
     assert CANARY not in service.client.get("/metrics").text

@@ -1,6 +1,6 @@
-"""Known attacks, one by one, over real sockets: each is refused for what it is, or taken where that is right.
+"""Known attacks over real sockets: each is refused for the right reason, or accepted if that is correct.
 
-Every body is whole but for the attack, so nothing else can be why it is refused. test_generated_input.py has unknown ones.
+Every body is valid except for the attack, so that it can be refused for nothing else. test_generated_input.py generates inputs.
 """
 
 import functools
@@ -14,7 +14,7 @@ import pytest
 from service.contract.checkpoint import Checkpoint
 from tests.service.http.hostile import CANARY, MODE, WHOLE, Attacked, attacked
 
-# What each body is answered as it is. Flips name a revision that never was: 412 comes after all else was found right.
+# The status of each valid body. Flips name a revision that never existed: 412 is answered after everything else was accepted.
 ACCEPTED = {"/score": 200, "/rerank": 200, "/explain": 200, MODE: 412}
 NUMBERS = {"/score": "deadline_ms", "/rerank": "top_n", "/explain": "deadline_ms", MODE: "ttl_s"}
 TEXTS = {"/score": "query", "/rerank": "query", "/explain": "query", MODE: "reason"}
@@ -38,13 +38,13 @@ def whole(path: str) -> bytes:
 
 
 def with_value(path: str, name: str, value: bytes) -> bytes:
-    """The body with this value in that place, unquoted and unescaped."""
+    """Return the body with this field set to raw bytes, neither quoted nor escaped."""
     assert name in WHOLE[path]
     return json.dumps({**WHOLE[path], name: "@"}).encode().replace(b'"@"', value)
 
 
 def refused(service: Attacked, path: str, body: bytes) -> tuple[str, str]:
-    """The one field that it is refused for, and why."""
+    """Send the body, which must be refused for one field; return that field and the message."""
     response = service.send(path, body)
     assert response.status_code == 422
     assert response.json()["type"] == "urn:notegrade:problem:invalid-request"
@@ -53,7 +53,7 @@ def refused(service: Attacked, path: str, body: bytes) -> tuple[str, str]:
 
 
 @on_every_path
-def test_without_an_attack_they_are_accepted(service: Attacked, path: str) -> None:
+def test_bodies_without_an_attack_are_accepted(service: Attacked, path: str) -> None:
     assert service.send(path, whole(path)).status_code == ACCEPTED[path]
 
 
@@ -74,7 +74,7 @@ BROKEN_WHOLES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 
 @on_every_path
 @pytest.mark.parametrize("attack", BROKEN_WHOLES)
-def test_broken_bodies_are_refused_as_such(service: Attacked, path: str, attack: str) -> None:
+def test_malformed_bodies_are_refused(service: Attacked, path: str, attack: str) -> None:
     change, why = BROKEN_WHOLES[attack]
     field, message = refused(service, path, change(whole(path)))
     assert (field, why in message) == ("body", True), message
@@ -93,7 +93,7 @@ BROKEN_TEXTS = {
 
 @on_every_path
 @pytest.mark.parametrize("attack", BROKEN_TEXTS)
-def test_what_is_no_json_in_a_text_is_refused_as_such(service: Attacked, path: str, attack: str) -> None:
+def test_malformed_json_in_a_text_is_refused(service: Attacked, path: str, attack: str) -> None:
     value, why = BROKEN_TEXTS[attack]
     field, message = refused(service, path, with_value(path, TEXTS[path], value))
     assert (field, why in message) == ("body", True), message
@@ -101,19 +101,19 @@ def test_what_is_no_json_in_a_text_is_refused_as_such(service: Attacked, path: s
 
 @on_every_path
 @pytest.mark.parametrize("value", [b"NaN", b"Infinity", b"-Infinity", b"1e400", b"-1e400", b"1e-400", b"0.5"])
-def test_numbers_that_are_none_are_refused_where_they_are(service: Attacked, path: str, value: bytes) -> None:
+def test_invalid_numbers_are_refused_by_field(service: Attacked, path: str, value: bytes) -> None:
     field, _ = refused(service, path, with_value(path, NUMBERS[path], value))
     assert field == NUMBERS[path]
 
 
 @pytest.mark.parametrize("value", [b"NaN", b"Infinity", b"-Infinity", b"1e400", b"1e-400", b"9" * 4000])
-def test_a_rate_that_is_no_share_is_refused(service: Attacked, value: bytes) -> None:
+def test_a_rate_outside_0_to_1_is_refused(service: Attacked, value: bytes) -> None:
     assert refused(service, MODE, with_value(MODE, "rate", value))[0] == "rate"
 
 
 @on_every_path
 @pytest.mark.parametrize("value", [b"9" * 4000, b"1" + b"0" * 40], ids=["4000-digits", "1e40"])
-def test_huge_whole_numbers_mean_as_much_as_there_may_be(service: Attacked, path: str, value: bytes) -> None:
+def test_huge_integers_are_cut_to_the_limit(service: Attacked, path: str, value: bytes) -> None:
     """A deadline is cut to the longest, `top_n` to what there is. A flip's time to live is not: it would be endless."""
     body = with_value(path, NUMBERS[path], value)
     if path == MODE:
@@ -123,15 +123,15 @@ def test_huge_whole_numbers_mean_as_much_as_there_may_be(service: Attacked, path
 
 
 @on_every_path
-def test_of_a_key_that_is_there_twice_the_last_counts(service: Attacked, path: str) -> None:
-    """As in JavaScript and in Python: a check that reads it otherwise would pass what is not meant."""
+def test_the_last_of_duplicate_keys_counts(service: Attacked, path: str) -> None:
+    """As in JavaScript and Python: a proxy that reads the first one would check another value than the one that is used."""
     blank = json.dumps(TEXTS[path]).encode() + b': " "'
     first, last = b"{" + blank + b", " + whole(path)[1:], whole(path)[:-1] + b", " + blank + b"}"
     assert service.send(path, first).status_code == ACCEPTED[path]
     assert refused(service, path, last)[0] == TEXTS[path]
 
 
-def test_notes_that_are_there_twice_are_the_last_ones(service: Attacked) -> None:
+def test_the_last_of_duplicate_lists_of_notes_counts(service: Attacked) -> None:
     body = b'{"notes": [{"id": "a", "body": "b"}], ' + whole("/score")[1:-1] + b', "request_id": "r-2"}'
     answer = service.send("/score", body).json()
     assert answer["request_id"] == "r-2"
@@ -145,8 +145,8 @@ def bomb(path: str) -> bytes:
 
 @on_every_path
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, gzip", "identity, gzip"])
-def test_compressed_bodies_are_never_unpacked(service: Attacked, path: str, encoding: str) -> None:
-    """Unpacked it would be a whole body, or one that is too large: it is refused for its first byte."""
+def test_compressed_bodies_are_never_decompressed(service: Attacked, path: str, encoding: str) -> None:
+    """Decompressed, the body would be valid or too large; it is refused for its first byte."""
     response = service.send(path, bomb(path), **{"Content-Encoding": encoding})
     [bad] = response.json()["errors"]
     assert (response.status_code, bad["field"]) == (422, "body")
@@ -171,13 +171,13 @@ KINDS = [
 
 @on_every_path
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_body_is_json_whatever_it_is_called(service: Attacked, path: str, kind: str) -> None:
+def test_the_body_is_read_as_json_whatever_its_content_type(service: Attacked, path: str, kind: str) -> None:
     response = service.send(path, whole(path), **{"Content-Type": kind})
     assert response.status_code == ACCEPTED[path]
 
 
 def raw(service: Attacked, request: bytes, within_s: float = 10) -> bytes:
-    """What the server answers to these very bytes until it closes, which it must by itself."""
+    """Send these bytes, and read the answer until the server closes the connection."""
     with socket.create_connection(service.service.address, timeout=within_s) as connection:
         connection.sendall(request)
         answer = b""
@@ -202,7 +202,7 @@ BROKEN_HTTP: dict[str, tuple[bytes, int]] = {
 
 
 @pytest.mark.parametrize("attack", BROKEN_HTTP)
-def test_broken_http_is_refused_and_the_service_goes_on(service: Attacked, attack: str) -> None:
+def test_malformed_http_is_refused_and_the_service_goes_on(service: Attacked, attack: str) -> None:
     request, status = BROKEN_HTTP[attack]
     answer = raw(service, request)
     assert int(answer.split()[1]) == status
@@ -211,8 +211,8 @@ def test_broken_http_is_refused_and_the_service_goes_on(service: Attacked, attac
     assert service.client.get("/livez").status_code == 200
 
 
-def test_the_heads_of_broken_http_are_accepted_as_they_are(service: Attacked) -> None:
-    """So it is the attack that they are refused for."""
+def test_the_same_heads_without_an_attack_are_accepted(service: Attacked) -> None:
+    """This shows that the attacks above are refused for the attack alone."""
     assert b" 200 " in raw(service, HEAD + b"\r\n").split(b"\r\n")[0]
     key = b"Authorization: Bearer admin-key\r\nConnection: close\r\n"
     body = whole("/score")

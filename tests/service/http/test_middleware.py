@@ -1,93 +1,109 @@
-"""The door against bodies that are too large, too slow, or never end."""
+"""The context and the report of each request, whatever became of it."""
 
-import asyncio
-from collections.abc import Iterator
+import logging
 from typing import Any
 
+import pytest
 from prometheus_client import CollectorRegistry
 from starlette.types import Message, Receive, Scope, Send
 
-from service.http.middleware import BodyLimiter, RequestObserver
+from service.http.middleware import RequestObserver
 from service.observability.metrics import Metrics
+from tests.service.http.conftest import REQUEST, Service
 
-SCOPE: Scope = {"type": "http", "method": "POST", "path": "/score", "headers": []}
-
-
-class App:
-    """Reads its whole body, as an application does, and remembers it."""
-
-    def __init__(self) -> None:
-        self.bodies: list[bytes] = []
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        message = await receive()
-        self.bodies.append(message["body"])
-        assert not message.get("more_body")
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b""})
+CANARY = "a note that nobody may read"
 
 
-async def call(app: Any, messages: list[Message], scope: Scope = SCOPE) -> list[Message]:
-    """What was sent; once the messages have been received, nothing more comes."""
-    arriving: Iterator[Message] = iter(messages)
-    sent: list[Message] = []
-
-    async def receive() -> Message:
-        for message in arriving:
-            return message
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    async def send(message: Message) -> None:
-        sent.append(message)
-
-    await app(dict(scope), receive, send)
-    return sent
+def only_event(caplog: pytest.LogCaptureFixture) -> dict[str, Any]:
+    [event] = [vars(record) for record in caplog.records if record.message == "request"]
+    return event
 
 
-def chunk(body: bytes, *, more: bool) -> Message:
-    return {"type": "http.request", "body": body, "more_body": more}
+@pytest.fixture(autouse=True)
+def _log_of_requests(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
 
 
-async def test_chunks_reach_the_application_as_one_body() -> None:
-    app = App()
-    await call(BodyLimiter(app, 10, 5), [chunk(b"hello", more=True), chunk(b"world", more=False)])
-    assert app.bodies == [b"helloworld"]
-
-
-async def test_body_that_grows_too_large_is_refused_before_its_end() -> None:
-    app = App()
-    sent = await call(BodyLimiter(app, 9, 5), [chunk(b"hello", more=True), chunk(b"world", more=True)])
-    assert sent[0]["status"] == 413
-    assert (b"connection", b"close") in sent[0]["headers"]
-    assert app.bodies == []
-
-
-async def test_stated_length_over_the_limit_is_refused_unread() -> None:
-    scope = {**SCOPE, "headers": [(b"content-length", b"10")]}
-    sent = await call(BodyLimiter(App(), 9, 5), [], scope)
-    assert sent[0]["status"] == 413
-
-
-async def test_body_that_never_ends_is_refused_in_time() -> None:
-    app = App()
-    sent = await call(BodyLimiter(app, 10, 0.02), [chunk(b"hello", more=True)])
-    assert sent[0]["status"] == 408
-    assert app.bodies == []
-
-
-async def test_client_that_leaves_before_the_end_gets_nothing() -> None:
-    app = App()
-    sent = await call(BodyLimiter(app, 10, 5), [chunk(b"hello", more=True), {"type": "http.disconnect"}])
-    assert (sent, app.bodies) == ([], [])
-
-
-async def test_what_is_no_http_passes_untouched() -> None:
+async def test_other_protocols_pass_untouched() -> None:
     seen: list[str] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         seen.append(scope["type"])
 
-    layers = RequestObserver(BodyLimiter(app, 10, 5), Metrics(CollectorRegistry()))
-    await call(layers, [], {"type": "lifespan"})
+    async def receive() -> Message:
+        raise AssertionError
+
+    async def send(_message: Message) -> None:
+        raise AssertionError
+
+    await RequestObserver(app, Metrics(CollectorRegistry()))({"type": "lifespan"}, receive, send)
     assert seen == ["lifespan"]
+
+
+@pytest.mark.parametrize("settings_changes", [{"max_request_bytes": 1_000}])
+async def test_a_body_that_is_too_large_has_its_route_and_problem_in_the_event(
+    service: Service, settings_changes: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    await service.score(query="x" * 1_000)
+    event = only_event(caplog)
+    assert (event["route"], event["status"]) == ("/score", 413)
+    assert event["problem"] == "urn:notegrade:problem:request-too-large"
+    assert service.count("request_seconds_count", route="/score", status="413") == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "problem"),
+    [("GET", "/nowhere", "not-found"), ("GET", "/score", "method-not-allowed")],
+)
+async def test_routes_that_do_not_exist_have_their_problem_in_the_event(
+    service: Service, method: str, path: str, problem: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await service.client.request(method, path)
+    assert only_event(caplog)["problem"] == f"urn:notegrade:problem:{problem}"
+
+
+@pytest.fixture
+def exploding(service: Service, monkeypatch: pytest.MonkeyPatch) -> Service:
+    """A service whose scorer has a bug: its exception quotes a note."""
+
+    async def explode(*_: object) -> None:
+        raise RuntimeError(CANARY)
+
+    monkeypatch.setattr(type(service.stack.scorer), "score", explode)
+    return service
+
+
+async def test_an_unforeseen_error_keeps_the_request_id(
+    exploding: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    response = await exploding.score(request_id="r-7")
+    assert response.status_code == 500
+    assert response.headers["x-request-id"] == response.json()["request_id"] == "r-7"
+    assert response.headers["content-type"] == "application/problem+json"
+    event = only_event(caplog)
+    assert (event["route"], event["status"]) == ("/score", 500)
+    assert event["problem"] == "urn:notegrade:problem:internal"
+
+
+async def test_an_unforeseen_error_is_logged_once_and_without_its_text(
+    exploding: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    response = await exploding.score()
+    errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert [record.message for record in errors] == ["unforeseen error"]
+    assert "RuntimeError" in caplog.text
+    assert CANARY not in caplog.text + response.text
+
+
+@pytest.mark.parametrize("settings_changes", [{"log_texts": True}])
+async def test_a_setting_allows_the_text_of_an_unforeseen_error(
+    exploding: Service, settings_changes: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    await exploding.score()
+    assert CANARY in caplog.text
+
+
+async def test_every_request_has_an_id_of_its_own(service: Service) -> None:
+    bodies = [{**REQUEST, "request_id": None}] * 3
+    ids = {(await service.client.post("/score", json=body)).headers["x-request-id"] for body in bodies}
+    assert len(ids) == 3

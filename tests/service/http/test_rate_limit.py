@@ -24,11 +24,11 @@ async def test_pairs_over_the_limit_are_refused_with_a_time(service: Service) ->
     assert refused.json()["type"] == "urn:notegrade:problem:rate-limited"
     assert "6 pairs in 3600 s" in refused.json()["detail"]
     assert 1 <= int(refused.headers["retry-after"]) <= 3600
-    assert service.engine.finished == 3 + 2  # the probes, and the pairs of which the cache knew later on
+    assert service.engine.finished == 3 + 2  # the probes, and the pairs that were cached from then on
 
 
 @limited
-async def test_one_keys_limit_is_not_anothers(service: Service) -> None:
+async def test_each_key_has_its_own_limit(service: Service) -> None:
     for _ in range(3):
         await ask(service, "one")
     assert (await ask(service, "one")).status_code == 429
@@ -36,14 +36,14 @@ async def test_one_keys_limit_is_not_anothers(service: Service) -> None:
 
 
 @limited
-async def test_what_is_refused_does_not_count(service: Service) -> None:
+async def test_refused_pairs_do_not_count(service: Service) -> None:
     notes = [{"id": str(number), "body": "A quiet cafe."} for number in range(7)]
     assert (await ask(service, "one", query="q", notes=notes)).status_code == 429
     assert (await ask(service, "one", query="q", notes=notes[:6])).status_code == 200
 
 
 @limited
-async def test_it_counts_for_reranking_too(service: Service) -> None:
+async def test_reranking_counts_as_well(service: Service) -> None:
     documents = ["A quiet cafe."] * 5
     assert (await ask(service, "one", "/rerank", query="q", documents=documents)).status_code == 200
     assert (await ask(service, "one", "/rerank", query="q", documents=documents)).status_code == 429
@@ -51,18 +51,18 @@ async def test_it_counts_for_reranking_too(service: Service) -> None:
 
 
 @limited
-async def test_requests_that_are_not_valid_cost_nothing(service: Service) -> None:
+async def test_invalid_requests_do_not_count(service: Service) -> None:
     for _ in range(20):
         assert (await ask(service, "one", query="q")).status_code == 422
     assert (await ask(service, "one")).status_code == 200
 
 
-async def test_without_a_limit_there_is_none(service: Service) -> None:
+async def test_without_a_limit_no_request_is_refused(service: Service) -> None:
     for _ in range(50):
         assert (await service.score()).status_code == 200
 
 
 @pytest.mark.parametrize("limit", ["", "many", "10", "10/fortnight", "-1/second"])
-def test_a_limit_that_is_none_is_refused(limit: str) -> None:
+def test_an_invalid_limit_is_refused(limit: str) -> None:
     with pytest.raises(ConfigurationError, match="NOTEGRADE_RATE_LIMIT"):
         PairsLimiter(limit)

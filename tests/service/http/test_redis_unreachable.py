@@ -1,4 +1,4 @@
-"""What callers and logs are told while Redis can't be reached: no part of its URL."""
+"""While Redis is unreachable, neither answers nor logs contain any part of its URL."""
 
 import io
 import logging
@@ -20,7 +20,7 @@ FLIP = {"mode": "on_request", "ttl_s": 600, "reason": "a note ranks high"}
 
 @pytest.fixture
 def refused_port() -> Iterator[int]:
-    """A port that is taken but not listened on: whoever connects is refused."""
+    """A port that is bound but not listened on: connections are refused."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield taken.getsockname()[1]
@@ -37,7 +37,7 @@ def settings_changes(refused_port: int) -> dict[str, Any]:
 
 @pytest.fixture
 def log() -> Iterator[io.StringIO]:
-    """All that is logged, extras and tracebacks included."""
+    """Everything that is logged, with extras and tracebacks."""
     written = io.StringIO()
     handler = logging.StreamHandler(written)
     handler.setFormatter(_text_formatter())
@@ -46,7 +46,9 @@ def log() -> Iterator[io.StringIO]:
     logging.getLogger().removeHandler(handler)
 
 
-async def test_no_part_of_the_url_is_told(log: io.StringIO, service: Service, refused_port: int) -> None:
+async def test_no_part_of_the_url_is_answered_or_logged(
+    log: io.StringIO, service: Service, refused_port: int
+) -> None:
     answers = [
         await service.client.get("/explanations/r-1", headers=ADMIN),
         await service.client.put("/admin/explanation-mode", json=FLIP, headers={**ADMIN, "If-Match": '"0"'}),

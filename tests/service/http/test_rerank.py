@@ -29,7 +29,7 @@ async def test_documents_are_ranked_by_their_scores(service: Service, path: str)
     assert body["meta"]["warnings"] is None
 
 
-async def test_usage_counts_the_engines_tokens(service: Service) -> None:
+async def test_usage_counts_the_tokens_of_the_engine(service: Service) -> None:
     renderer = service.stack.checkpoint.renderer
     notes = [Note("", text) for text in DOCUMENTS]
     tokens = sum(len(prompt.token_ids) for prompt in renderer.render("quiet cafes", notes, "general-1"))
@@ -37,17 +37,17 @@ async def test_usage_counts_the_engines_tokens(service: Service) -> None:
     assert (await rerank(service))["usage"] == {"total_tokens": 0}
 
 
-async def test_top_n_keeps_the_best(service: Service) -> None:
+async def test_top_n_returns_the_best(service: Service) -> None:
     whole, top = await rerank(service), await rerank(service, top_n=1)
     assert top["results"] == whole["results"][:1]
 
 
-async def test_documents_come_back_when_asked_for(service: Service) -> None:
+async def test_documents_are_returned_on_request(service: Service) -> None:
     body = await rerank(service, return_documents=True)
     assert {r["index"]: r["document"]["text"] for r in body["results"]} == dict(enumerate(DOCUMENTS))
 
 
-async def test_objects_and_foreign_fields_are_taken(service: Service) -> None:
+async def test_documents_may_be_objects_and_unknown_fields_are_ignored(service: Service) -> None:
     documents = [{"text": text, "url": "elsewhere"} for text in DOCUMENTS]
     foreign: dict[str, Any] = {
         "rank_fields": ["text"],
@@ -59,7 +59,7 @@ async def test_objects_and_foreign_fields_are_taken(service: Service) -> None:
     assert objects["results"] == strings["results"]
 
 
-async def test_what_could_not_be_scored_is_named(service: Service) -> None:
+async def test_warnings_name_documents_that_were_not_scored(service: Service) -> None:
     prompt = service.stack.checkpoint.renderer
     service.engine.fail_on(prompt.render("quiet cafes", [Note("", DOCUMENTS[1])], "general-1")[0].token_ids)
     body = await rerank(service)
@@ -76,6 +76,7 @@ async def test_what_could_not_be_scored_is_named(service: Service) -> None:
         ({"documents": "one text"}, "documents"),
         ({"query": " "}, "query"),
         ({"top_n": 0}, "top_n"),
+        ({"documents": [{"text": "t", "title": "x" * 2_001}]}, "documents.0.title"),
     ],
 )
 async def test_bad_requests_are_refused(service: Service, changes: dict[str, Any], field: str) -> None:

@@ -40,19 +40,19 @@ async def test_answer_has_the_shape_of_the_contract(service: Service) -> None:
     assert list(body["timing_ms"]) == ["total", "cache", "queue", "engine"]
 
 
-async def test_second_time_comes_from_the_cache_unchanged(service: Service) -> None:
+async def test_cached_results_are_unchanged(service: Service) -> None:
     first, second = (await service.score()).json(), (await service.score()).json()
     assert [result["source"] for result in second["results"]] == ["local", "local"]
     for old, new in zip(first["results"], second["results"], strict=True):
         assert {**new, "source": "engine"} == old
 
 
-async def test_made_up_request_id_is_echoed(service: Service) -> None:
+async def test_a_generated_request_id_is_returned(service: Service) -> None:
     response = await service.score(request_id=None)
     assert response.json()["request_id"] == response.headers["x-request-id"] != ""
 
 
-async def test_asked_for_explanation_says_that_the_mode_is_off(service: Service) -> None:
+async def test_a_request_for_explanations_is_answered_that_the_mode_is_off(service: Service) -> None:
     results = (await service.score(explain=True)).json()["results"]
     assert [result["explanation"]["outcome"] for result in results] == ["off"] * 2
 
@@ -78,7 +78,7 @@ async def test_nothing_by_the_deadline_is_504(service: Service) -> None:
 
 
 @settings(max_deadline_ms=20)
-async def test_long_deadline_is_cut_to_the_longest(
+async def test_a_long_deadline_is_cut_to_the_limit(
     service: Service, settings_changes: dict[str, Any]
 ) -> None:
     service.engine.hold()
@@ -86,7 +86,7 @@ async def test_long_deadline_is_cut_to_the_longest(
 
 
 @settings(default_deadline_ms=20)
-async def test_default_deadline_holds_when_none_is_stated(
+async def test_the_default_deadline_applies_if_none_is_given(
     service: Service, settings_changes: dict[str, Any]
 ) -> None:
     service.engine.hold()
@@ -134,6 +134,7 @@ async def test_all_shed_is_503_with_retry_after(service: Service, settings_chang
             {"query": "x" * 2_001, "notes": [{"id": 1}, {**NOTE, "x": 1}], "explain": 3, "more": 1},
             ["query", "notes.0.id", "notes.0.body", "notes.1.x", "explain", "more"],
         ),
+        ({"criteria": "nope", "colour": "red", "notes": []}, ["notes", "criteria", "colour"]),
     ],
 )
 async def test_every_bad_field_is_listed(
@@ -243,7 +244,7 @@ async def test_not_ready_is_503(service: Service) -> None:
     assert response.headers["retry-after"] == "5"
 
 
-async def test_client_that_leaves_has_its_work_aborted(service: Service) -> None:
+async def test_the_work_of_a_client_that_leaves_is_aborted(service: Service) -> None:
     service.engine.hold()
     body = json.dumps(REQUEST).encode()
     left = asyncio.Event()
@@ -274,7 +275,7 @@ async def test_client_that_leaves_has_its_work_aborted(service: Service) -> None
     assert service.count("request_seconds_count", route="/score", status="499") == 1
 
 
-async def test_requests_meet_the_engine_together(service: Service) -> None:
+async def test_concurrent_requests_reach_the_engine_together(service: Service) -> None:
     service.engine.hold()
     queries = [f"query {i}" for i in range(8)]
     tasks = [asyncio.create_task(service.score(query=query, request_id=query)) for query in queries]

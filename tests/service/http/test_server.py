@@ -1,4 +1,4 @@
-"""How the service stops: as told, or because its engine is lost. Over real sockets."""
+"""How the service stops, on a signal or because its engine is lost, over real sockets."""
 
 import asyncio
 import resource
@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import pytest
@@ -15,13 +16,13 @@ from service.contract.checkpoint import Checkpoint
 from service.engines.fake_engine import FakeEngine
 from service.errors import ConfigurationError
 from service.http.auth import hash_key
-from service.http.server import StopTimes, allow_open_files, bind
+from service.http.server import allow_open_files, bind
 from tests.checkpoints import fake_engine_for, load_tiny
 from tests.served import Served, served
 from tests.waiting import until, wait_until
 
 BODY = {"query": "quiet cafes", "notes": [{"id": "n", "body": "A quiet cafe."}], "deadline_ms": 60_000}
-PATIENT = StopTimes(drain_delay_s=4, drain_timeout_s=20, engine_lost_exit_s=4)
+PATIENT: dict[str, Any] = {"drain_delay_s": 4, "drain_timeout_s": 20, "engine_lost_exit_s": 4}
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +49,13 @@ def terminate(service: Served) -> None:
     service.server.handle_exit(signal.SIGTERM, None)
 
 
-def test_sigterm_is_red_first_and_serves_on_for_a_while(checkpoint: Checkpoint) -> None:
-    with served(checkpoint, times=PATIENT) as service:
+def test_sigterm_fails_readiness_first_and_serves_on_for_a_while(checkpoint: Checkpoint) -> None:
+    with served(checkpoint, **PATIENT) as service:
         terminate(service)
         wait_until(lambda: readiness(service) == (503, "draining"))
         answered = score(service)
         assert answered.status_code == 200
-        # Clients are sent elsewhere for the next one.
+        # Clients are asked to open their next connection elsewhere.
         wait_until(lambda: score(service).headers.get("connection") == "close")
         service.thread.join(20)
         assert not service.thread.is_alive()
@@ -63,8 +64,10 @@ def test_sigterm_is_red_first_and_serves_on_for_a_while(checkpoint: Checkpoint) 
             score(service)
 
 
-def test_what_is_open_when_it_stops_is_answered(checkpoint: Checkpoint, pool: ThreadPoolExecutor) -> None:
-    with served(checkpoint, times=PATIENT) as service:
+def test_open_requests_are_answered_when_the_service_stops(
+    checkpoint: Checkpoint, pool: ThreadPoolExecutor
+) -> None:
+    with served(checkpoint, **PATIENT) as service:
         service.engine.hold()
         asking = [pool.submit(score, service, query=f"query {number}") for number in range(8)]
         wait_until(lambda: service.engine.in_flight == 8)
@@ -86,7 +89,7 @@ def is_listening(service: Served) -> bool:
 def test_what_is_not_done_in_time_is_told_so_and_not_cut(
     checkpoint: Checkpoint, pool: ThreadPoolExecutor
 ) -> None:
-    with served(checkpoint, times=StopTimes(0, 0.5, 0)) as service:
+    with served(checkpoint, drain_delay_s=0, drain_timeout_s=0.5) as service:
         service.engine.hold()
         asking = [pool.submit(score, service, query=f"query {number}") for number in range(8)]
         wait_until(lambda: service.engine.in_flight == 8)
@@ -98,24 +101,24 @@ def test_what_is_not_done_in_time_is_told_so_and_not_cut(
             assert int(response.headers["retry-after"]) > 0
 
 
-def test_a_second_sigterm_does_not_wait(checkpoint: Checkpoint) -> None:
-    with served(checkpoint, times=StopTimes(600, 5, 0)) as service:
+def test_a_second_sigterm_stops_at_once(checkpoint: Checkpoint) -> None:
+    with served(checkpoint, drain_delay_s=600, drain_timeout_s=5) as service:
         terminate(service)
         terminate(service)
         service.thread.join(20)
         assert not service.thread.is_alive()
 
 
-def test_interrupted_at_a_terminal_it_does_not_wait(checkpoint: Checkpoint) -> None:
-    with served(checkpoint, times=StopTimes(600, 5, 0)) as service:
+def test_ctrl_c_stops_at_once(checkpoint: Checkpoint) -> None:
+    with served(checkpoint, drain_delay_s=600, drain_timeout_s=5) as service:
         service.server.handle_exit(signal.SIGINT, None)
         service.thread.join(20)
         assert not service.thread.is_alive()
 
 
-def test_a_service_that_was_not_ready_keeps_nobody_waiting(checkpoint: Checkpoint) -> None:
-    with served(checkpoint, times=StopTimes(600, 5, 0)) as service:
-        service.stack.readiness.set("probe_mismatch", "as a test will have it")
+def test_a_service_that_was_not_ready_stops_without_a_delay(checkpoint: Checkpoint) -> None:
+    with served(checkpoint, drain_delay_s=600, drain_timeout_s=5) as service:
+        service.stack.readiness.set("probe_mismatch", "a test")
         terminate(service)
         service.thread.join(20)
         assert not service.thread.is_alive()
@@ -123,14 +126,14 @@ def test_a_service_that_was_not_ready_keeps_nobody_waiting(checkpoint: Checkpoin
 
 @pytest.fixture
 def watched(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
-    monkeypatch.setattr("service.stack.ENGINE_WATCH_INTERVAL_S", 0.02)
+    monkeypatch.setattr("service.app.ENGINE_WATCH_INTERVAL_S", 0.02)
     return fake_engine_for(checkpoint, max_silent_checks=10)
 
 
-def test_a_hung_engine_fails_what_waits_on_it_and_ends_the_service(
+def test_a_hung_engine_fails_open_requests_and_ends_the_service(
     checkpoint: Checkpoint, watched: FakeEngine, pool: ThreadPoolExecutor
 ) -> None:
-    with served(checkpoint, engine=watched, times=PATIENT) as service:
+    with served(checkpoint, engine=watched, **PATIENT) as service:
         watched.hold()
         asking = [pool.submit(score, service, query=f"query {number}") for number in range(8)]
         for each in asking:
@@ -146,7 +149,7 @@ def test_a_hung_engine_fails_what_waits_on_it_and_ends_the_service(
 
 
 def test_a_dead_engine_ends_the_service(checkpoint: Checkpoint, watched: FakeEngine) -> None:
-    with served(checkpoint, engine=watched, times=PATIENT) as service:
+    with served(checkpoint, engine=watched, **PATIENT) as service:
         watched.kill()
         wait_until(lambda: readiness(service) == (503, "engine_lost"))
         service.thread.join(20)
@@ -154,7 +157,7 @@ def test_a_dead_engine_ends_the_service(checkpoint: Checkpoint, watched: FakeEng
         assert service.server.failed
 
 
-def test_an_idle_engine_does_not_hang(checkpoint: Checkpoint, watched: FakeEngine) -> None:
+def test_an_idle_engine_does_not_count_as_hung(checkpoint: Checkpoint, watched: FakeEngine) -> None:
     with served(checkpoint, engine=watched) as service:
         time.sleep(0.5)  # 25 checks
         assert score(service).status_code == 200
@@ -164,7 +167,7 @@ PRIVATE = ("/metrics", "/admin/explanation-mode", "/admin/figures", "/console", 
 PUBLIC = ("/livez", "/readyz", "/version", "/openapi.json")
 
 
-def test_what_is_for_operators_is_on_its_own_port_alone(checkpoint: Checkpoint) -> None:
+def test_operator_routes_are_served_on_their_own_port_alone(checkpoint: Checkpoint) -> None:
     with served(checkpoint, admin_port=0) as service:
         assert service.url != service.private_url
         for path in PRIVATE:
@@ -180,13 +183,13 @@ def test_what_is_for_operators_is_on_its_own_port_alone(checkpoint: Checkpoint) 
         assert score(service).status_code == 200
 
 
-def test_without_a_port_of_their_own_they_are_on_the_one(checkpoint: Checkpoint) -> None:
+def test_without_an_admin_port_all_routes_are_on_one_port(checkpoint: Checkpoint) -> None:
     with served(checkpoint) as service:
         for path in (*PRIVATE, *PUBLIC):
             assert httpx.get(service.url + path).status_code == 200, path
 
 
-def test_a_port_that_is_taken_is_a_clear_error() -> None:
+def test_a_port_in_use_is_a_clear_error() -> None:
     with bind("127.0.0.1", 0) as taken:
         taken.listen()
         port = taken.getsockname()[1]
@@ -194,21 +197,21 @@ def test_a_port_that_is_taken_is_a_clear_error() -> None:
             bind("127.0.0.1", port)
 
 
-def test_of_two_that_start_at_once_the_later_is_told(checkpoint: Checkpoint) -> None:
+def test_two_services_that_start_at_once_do_not_share_a_port(checkpoint: Checkpoint) -> None:
     with served(checkpoint) as service, bind("127.0.0.1", 0) as first:
         port = first.getsockname()[1]
-        with bind("127.0.0.1", port) as later:  # which nobody can be refused as long as none listens
+        with bind("127.0.0.1", port) as later:  # binding succeeds as long as neither listens
             first.listen()
             with pytest.raises(ConfigurationError, match=f"port {port}: something else listens there"):
                 service.server.run([later])
 
 
-def test_nobody_is_let_in_before_it_runs() -> None:
+def test_connections_are_refused_before_the_server_runs() -> None:
     with bind("127.0.0.1", 0) as listener, pytest.raises(ConnectionRefusedError):
         socket.create_connection(listener.getsockname(), timeout=5)
 
 
-def test_ipv6_is_listened_on() -> None:
+def test_ipv6_addresses_can_be_bound() -> None:
     with bind("::1", 0) as listener:
         assert listener.family == socket.AF_INET6
 
@@ -219,7 +222,7 @@ def test_too_few_open_files_are_a_clear_error(monkeypatch: pytest.MonkeyPatch) -
         allow_open_files(1000)
 
 
-def test_the_soft_limit_of_open_files_is_raised_as_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_soft_limit_on_open_files_is_raised_as_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 4096))
     monkeypatch.setattr(resource, "setrlimit", lambda _, limits: made.append(limits))
@@ -250,7 +253,7 @@ async def test_a_hundred_at_once_cost_one_engine_pass_though_the_first_one_leave
         assert len({answer["score"] for answer in answers}) == 1
 
 
-def test_no_secret_is_told_to_anybody(checkpoint: Checkpoint, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_secret_is_answered_or_logged(checkpoint: Checkpoint, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG")
     secrets = ("admin-key", hash_key("admin-key"), "hunter2")
     keys, redis_url = f"admin:{hash_key('admin-key')}:ann", "redis://:hunter2@127.0.0.1:1/0"
@@ -260,7 +263,7 @@ def test_no_secret_is_told_to_anybody(checkpoint: Checkpoint, caplog: pytest.Log
             for sent in (headers, {"Authorization": "Bearer wrong"}, {}):
                 answer = httpx.get(service.private_url + path, headers=sent)
                 assert not [secret for secret in secrets if secret in answer.text], path
-        # Redis is not there, which both the cache and explanation mode complain of.
+        # Redis is unreachable, which both the cache and explanation mode log.
         scored = httpx.post(f"{service.url}/score", json=BODY, headers=headers)
         assert scored.status_code == 200
         wait_until(lambda: "can't be followed" in caplog.text)

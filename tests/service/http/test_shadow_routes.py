@@ -1,4 +1,4 @@
-"""A service and the one that shadows it, each the whole application on twins; the second is asked over its own wire contract."""
+"""A service and its shadow, each the whole application on twins; the shadow is called over HTTP."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,12 +23,12 @@ KEYS = f"score:{hash_key('score-key')}:ranker,admin:{hash_key('admin-key')}:ann"
 
 
 class Pair:
-    """`front` is asked, `behind` is its shadow."""
+    """Callers call `front`; `behind` is its shadow."""
 
     def __init__(self, checkpoint: Checkpoint, **settings: Any) -> None:
         behind = Settings(**settings)
         self.behind = build_stack(behind, checkpoint, CollectorRegistry(), fake_engine_for(checkpoint))
-        # A loop, which must not turn.
+        # The shadow must not mirror requests in turn.
         front = Settings(shadow_url="http://behind", shadow_rate=1.0)
         self.front = build_stack(front, checkpoint, CollectorRegistry(), fake_engine_for(checkpoint))
         self.shadow = self.front.shadow
@@ -37,7 +37,7 @@ class Pair:
         transport = httpx.ASGITransport(self.apps[1], raise_app_exceptions=False)
         self.shadow._target = HttpTarget("http://behind", "score-key", 30, transport)
 
-    async def attended(self, requests: int) -> dict[str, int]:
+    async def mirrored(self, requests: int) -> dict[str, int]:
         assert self.shadow is not None
         shadow = self.shadow
         await until(lambda: sum(shadow.report()["mirrored"].values()) == requests)
@@ -54,7 +54,7 @@ async def running(pair: Pair) -> AsyncIterator[httpx.AsyncClient]:
             yield client
 
 
-async def test_the_same_checkpoint_twice_differs_in_nothing(tiny_checkpoint: Checkpoint) -> None:
+async def test_two_services_of_one_checkpoint_do_not_differ(tiny_checkpoint: Checkpoint) -> None:
     pair = Pair(tiny_checkpoint, keys=KEYS)
     async with running(pair) as client:
         for number in range(12):
@@ -62,7 +62,7 @@ async def test_the_same_checkpoint_twice_differs_in_nothing(tiny_checkpoint: Che
             assert answer.status_code == 200
         rerank = {"query": "cafes", "documents": ["A quiet cafe.", "Surf beaches."]}
         assert (await client.post("/rerank", json=rerank)).status_code == 200
-        assert await pair.attended(13) == {"compared": 13, "failed": 0, "dropped": 0}
+        assert await pair.mirrored(13) == {"compared": 13, "failed": 0, "dropped": 0}
         found = (await client.get("/admin/shadow")).json()
     fingerprint = tiny_checkpoint.manifest.fingerprint
     assert found["served"]["fingerprint"] == found["shadow"]["fingerprint"] == fingerprint
@@ -72,14 +72,14 @@ async def test_the_same_checkpoint_twice_differs_in_nothing(tiny_checkpoint: Che
     assert found["engine_ms_per_pair"]["shadow"]["mean"] >= 0
 
 
-async def test_a_caller_sees_nothing_of_a_shadow_that_fails(tiny_checkpoint: Checkpoint) -> None:
+async def test_a_failing_shadow_does_not_affect_callers(tiny_checkpoint: Checkpoint) -> None:
     pair = Pair(tiny_checkpoint)
     async with running(pair) as client:
         before = (await client.post("/score", json=REQUEST)).json()
-        await pair.attended(1)
+        await pair.mirrored(1)
         pair.behind.readiness.set("engine_lost", "gone")
         after = (await client.post("/score", json=REQUEST)).json()
-        assert await pair.attended(2) == {"compared": 1, "failed": 1, "dropped": 0}
+        assert await pair.mirrored(2) == {"compared": 1, "failed": 1, "dropped": 0}
     for answer in (before, after):
         del answer["timing_ms"]
         for result in answer["results"]:
@@ -87,22 +87,22 @@ async def test_a_caller_sees_nothing_of_a_shadow_that_fails(tiny_checkpoint: Che
     assert after == before
 
 
-async def test_what_is_mirrored_is_explained_only_where_the_caller_asked(tiny_checkpoint: Checkpoint) -> None:
+async def test_the_shadow_does_not_explain_mirrored_requests(tiny_checkpoint: Checkpoint) -> None:
     pair = Pair(tiny_checkpoint)
     pair.behind.engine.trace = (5, 6)  # type: ignore[attr-defined]
     async with running(pair) as client:
         flip = Flip("all", "ann", "a test", 60.0)
         await pair.behind.explanations.flip(flip, 0)
         assert (await client.post("/score", json=REQUEST)).status_code == 200
-        assert (await pair.attended(1))["compared"] == 1
+        assert (await pair.mirrored(1))["compared"] == 1
         assert pair.behind.engine.continued == []  # type: ignore[attr-defined]
 
 
-async def test_what_is_mirrored_is_not_mirrored_again(tiny_checkpoint: Checkpoint) -> None:
+async def test_mirrored_requests_are_not_mirrored_again(tiny_checkpoint: Checkpoint) -> None:
     pair = Pair(tiny_checkpoint)
     behind = pair.behind
     transport = httpx.ASGITransport(pair.apps[0], raise_app_exceptions=False)
-    # The second one shadows the first in turn.
+    # The shadow has the first service as its own shadow.
     limits = ShadowLimits(rate=1.0, queue=8)
     back = Shadow(HttpTarget("http://front", "", 30, transport), 4, limits, behind.metrics)
     object.__setattr__(behind, "shadow", back)
@@ -111,11 +111,11 @@ async def test_what_is_mirrored_is_not_mirrored_again(tiny_checkpoint: Checkpoin
     pair.shadow._target = HttpTarget("http://behind", "", 30, httpx.ASGITransport(pair.apps[1]))
     async with running(pair) as client:
         await client.post("/score", json=REQUEST)
-        assert (await pair.attended(1))["compared"] == 1
+        assert (await pair.mirrored(1))["compared"] == 1
     assert back.report()["mirrored"] == {"compared": 0, "failed": 0, "dropped": 0}
 
 
-async def test_without_a_shadow_there_is_nothing_to_tell(tiny_checkpoint: Checkpoint) -> None:
+async def test_without_a_shadow_the_report_is_not_found(tiny_checkpoint: Checkpoint) -> None:
     pair = Pair(tiny_checkpoint, keys=KEYS)
     transport = httpx.ASGITransport(pair.apps[1])
     async with httpx.AsyncClient(transport=transport, base_url="http://behind") as client:
@@ -128,6 +128,6 @@ async def test_without_a_shadow_there_is_nothing_to_tell(tiny_checkpoint: Checkp
 
 
 @pytest.mark.parametrize("rate", [0, 1.5])
-def test_a_rate_that_is_no_share_is_refused(rate: float) -> None:
+def test_a_rate_outside_0_to_1_is_refused(rate: float) -> None:
     with pytest.raises(ValueError, match="shadow_rate"):
         Settings(shadow_rate=rate)

@@ -12,16 +12,16 @@ from tests.waiting import wait_until
 MIB = 2**20
 
 
-def work(told: "multiprocessing.connection.Connection") -> None:
-    """Take memory, start another one that takes time, and tell how much both took."""
+def work(pipe: "multiprocessing.connection.Connection") -> None:
+    """Use memory, start a child that uses CPU time, and send how much both used."""
     kept = b"x" * (200 * MIB)
     spend = "import time; sum(range(10**7)); print(time.process_time(), flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", spend], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as below:
         assert below.stdout
-        told.send((len(kept), time.process_time() + float(below.stdout.readline())))
-        told.recv()
+        pipe.send((len(kept), time.process_time() + float(below.stdout.readline())))
+        pipe.recv()
         below.communicate(b"\n")
 
 
@@ -38,7 +38,7 @@ def value(registry: CollectorRegistry, name: str) -> float:
     return found
 
 
-def test_processes_count_with_those_that_they_start_until_they_end(registry: CollectorRegistry) -> None:
+def test_processes_and_their_children_count_until_they_end(registry: CollectorRegistry) -> None:
     before = value(registry, "cpu_seconds_total"), value(registry, "resident_bytes")
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
@@ -47,7 +47,7 @@ def test_processes_count_with_those_that_they_start_until_they_end(registry: Col
     try:
         taken_bytes, taken_s = here.recv()
         assert value(registry, "resident_bytes") - before[1] > taken_bytes
-        # Counted in hundredths of a second, for each of them.
+        # The system counts hundredths of a second for each process.
         assert value(registry, "cpu_seconds_total") - before[0] > taken_s - 0.05
     finally:
         here.send("enough")
@@ -55,7 +55,7 @@ def test_processes_count_with_those_that_they_start_until_they_end(registry: Col
     wait_until(lambda: value(registry, "resident_bytes") - before[1] < 100 * MIB)
 
 
-def test_without_an_engine_there_is_nothing_to_count() -> None:
-    """In a process of its own: another test's may be below this one."""
+def test_without_an_engine_both_metrics_are_0() -> None:
+    """In a separate process, because other tests may have started children of this one."""
     code = "from service.observability.engine_use import EngineUse; print([s.value for f in EngineUse().collect() for s in f.samples])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[0.0, 0]\n"

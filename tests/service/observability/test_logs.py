@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
-from service.observability.logs import configure_logs, request_id_var
+from service.observability.logs import configure_logs
+from service.observability.request_context import RequestContext, current_request
 
 
 @pytest.fixture(autouse=True)
 def _logging_beside_vllm() -> Iterator[None]:
-    """vLLM's record factory, which puts an attribute of its own on every record of the process; all restored."""
+    """Install vLLM's record factory, which adds an attribute to every record, and restore logging afterwards."""
 
     def make_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record = logging.LogRecord(*args, **kwargs)
@@ -27,14 +28,14 @@ def _logging_beside_vllm() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("log_format", ["json", "auto"])
-def test_json_lines_carry_event_request_id_and_extras(
+def test_json_lines_have_the_event_the_request_id_and_extras(
     capsys: pytest.CaptureFixture[str], log_format: str
 ) -> None:
     configure_logs("info", log_format)
-    token = request_id_var.set("r-7")
+    token = current_request.set(RequestContext("r-7"))
     extra = {"status": 200, "outcomes": {"scored": 2}, "color_message": "in colours"}
     logging.getLogger("service.request").info("request", extra=extra)
-    request_id_var.reset(token)
+    current_request.reset(token)
     [line] = capsys.readouterr().err.splitlines()
     event = json.loads(line)
     assert (event["event"], event["level"], event["logger"]) == ("request", "INFO", "service.request")
@@ -43,7 +44,7 @@ def test_json_lines_carry_event_request_id_and_extras(
     assert event["time"].endswith("Z")
 
 
-def test_text_lines_are_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_lines_end_with_extras(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logs("info", "text")
     extra = {"status": 503, "color_message": "in colours"}
     logging.getLogger("service").warning("request failed", extra=extra)
@@ -52,7 +53,9 @@ def test_text_lines_are_for_people(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("log_format", ["json", "text"])
-def test_level_and_tracebacks(capsys: pytest.CaptureFixture[str], log_format: str) -> None:
+def test_the_level_is_applied_and_tracebacks_are_written(
+    capsys: pytest.CaptureFixture[str], log_format: str
+) -> None:
     configure_logs("error", log_format)
     logging.getLogger("service").info("unheard")
     try:

@@ -4,7 +4,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.observability.metrics import Metrics
 
-# The names that dashboards and alerts are written against.
+# Dashboards and alerts depend on these names.
 NAMES = {
     "request_seconds", "stage_seconds", "pair_outcomes", "pair_source", "prompt_tokens", "backlog_tokens", "service_rate_tokens", "shed",
     "cache_operations", "cache_breaker_open", "grade", "score", "label_mass", "ready", "build_info",
@@ -14,7 +14,7 @@ NAMES = {
 }  # fmt: skip
 
 
-def test_names_are_those_of_the_contract() -> None:
+def test_metric_names_are_stable() -> None:
     registry = CollectorRegistry()
     families = text_string_to_metric_families(Metrics(registry).render()[0].decode())
     names = {family.name for family in families if not family.name.endswith("_created")}
@@ -32,9 +32,9 @@ def test_the_engine_s_names_are_the_same_in_every_format(accept: str) -> None:
     assert b'\nvllm:num_requests_running{engine="0"} 1.0\n' in metrics.render(accept)[0]
 
 
-def test_a_scrape_finds_one_mode_even_while_it_changes() -> None:
+def test_a_scrape_reports_one_mode_even_while_it_changes() -> None:
     registry = CollectorRegistry()
-    told = iter(["all", "off"])  # it ends in the middle of the first scrape
-    Metrics(registry).explanation_mode.follow(("off", "sample", "all"), lambda: next(told))
+    modes = iter(["all", "off"])  # the mode ends during the first scrape
+    Metrics(registry).explanation_mode.follow(("off", "sample", "all"), lambda: next(modes))
     [family] = (each for each in registry.collect() if each.name == "notegrade_explanation_mode")
     assert [sample.value for sample in family.samples] == [0, 0, 1]

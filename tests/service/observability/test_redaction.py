@@ -3,13 +3,13 @@ import re
 
 import pytest
 
-from service.observability.redaction import log_unforeseen, without_text
+from service.observability.redaction import log_redacted, without_text
 
 CANARY = "a note that nobody may read"
 
 
 def raised() -> Exception:
-    """As a library may raise it: its text, its cause's and a note of its own quote what it was given."""
+    """Raise an error as a library may: its text, its cause's text and its note quote the input."""
     try:
         try:
             raise KeyError(CANARY)
@@ -20,22 +20,22 @@ def raised() -> Exception:
         return error
 
 
-def test_where_and_which_are_logged_and_no_text(caplog: pytest.LogCaptureFixture) -> None:
-    log_unforeseen(logging.getLogger("service"), "unforeseen error", raised())
+def test_type_and_frames_are_logged_without_the_text(caplog: pytest.LogCaptureFixture) -> None:
+    log_redacted(logging.getLogger("service"), "unforeseen error", raised())
     assert "ERROR" in caplog.text
     assert "unforeseen error" in caplog.text
     assert CANARY not in caplog.text
     assert len(re.findall(r'test_redaction\.py", line \d+, in raised', caplog.text)) == 2
-    assert re.search(r"KeyError\n(.*\n)+.*RuntimeError", caplog.text)  # the cause first, as always
+    assert re.search(r"KeyError\n(.*\n)+.*RuntimeError", caplog.text)  # Python prints the cause first
     assert vars(caplog.records[0])["error"] == "RuntimeError"
 
 
-def test_the_text_too_where_texts_may_be_logged(caplog: pytest.LogCaptureFixture) -> None:
-    log_unforeseen(logging.getLogger("service"), "unforeseen error", raised(), log_texts=True)
+def test_the_text_is_logged_if_texts_may_be_logged(caplog: pytest.LogCaptureFixture) -> None:
+    log_redacted(logging.getLogger("service"), "unforeseen error", raised(), log_texts=True)
     assert CANARY in caplog.text
 
 
-def test_what_happened_meanwhile_is_no_cause_where_it_was_cut_off() -> None:
+def test_a_suppressed_context_is_not_logged() -> None:
     error = raised()
     error.__cause__ = None
     assert without_text(error).__cause__ is None
@@ -43,7 +43,7 @@ def test_what_happened_meanwhile_is_no_cause_where_it_was_cut_off() -> None:
     assert str(without_text(error).__cause__) == "KeyError"
 
 
-def test_causes_in_a_circle_end() -> None:
+def test_a_circle_of_causes_is_logged_once() -> None:
     error = raised()
     assert error.__cause__
     error.__cause__.__cause__ = error

@@ -1,4 +1,4 @@
-"""Traces of requests over real sockets, as a collector that speaks OTLP gets them."""
+"""Traces of requests over real sockets, as an OTLP collector receives them."""
 
 import sys
 import threading
@@ -16,9 +16,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from service.app import build_app, build_stack
 from service.contract.checkpoint import Checkpoint
 from service.errors import ConfigurationError
-from service.observability import otel_tracer
-from service.observability.otel_tracer import OtelTracer
-from service.observability.tracing import UNTRACED, exemplar
+from service.observability import tracing
+from service.observability.tracing import UNTRACED, Tracer, exemplar
 from service.settings import Settings
 from tests.checkpoints import fake_engine_for, load_tiny
 from tests.collector import Collector, attributes, collector
@@ -39,7 +38,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 @pytest.fixture
 def traced(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> Tracing:
-    """A service that traces, and the collector that has its spans once the service is left."""
+    """A service that traces, and a collector that has its spans once the service has stopped."""
 
     @contextmanager
     def run(**settings: Any) -> Iterator[tuple[Served, Collector]]:
@@ -55,7 +54,7 @@ def score(service: Served, headers: dict[str, Any] | None = None, **changes: Any
     return httpx.post(f"{service.url}/score", json={**BODY, **changes}, headers=headers)
 
 
-def test_a_request_is_a_span_of_the_caller_s_trace_with_one_for_each_stage(traced: Tracing) -> None:
+def test_a_request_is_a_span_of_the_caller_s_trace_with_a_child_for_each_stage(traced: Tracing) -> None:
     with traced() as (service, found):
         assert score(service, SAMPLED).status_code == 200
     request = found.named("POST /score")
@@ -65,12 +64,12 @@ def test_a_request_is_a_span_of_the_caller_s_trace_with_one_for_each_stage(trace
     assert [span.name for span in stages] == ["render", "cache", "queue", "engine"]
     assert {span.parent_span_id for span in stages} == {request.span_id}
     for stage in stages:
-        # A microsecond: seconds in floating point, counted from the machine's start.
+        # Within a microsecond: times are floats of seconds since the machine started.
         assert request.start_time_unix_nano - 1000 <= stage.start_time_unix_nano <= stage.end_time_unix_nano
         assert stage.end_time_unix_nano <= request.end_time_unix_nano + 1000
 
 
-def test_a_span_says_what_was_done_and_never_a_text(traced: Tracing) -> None:
+def test_a_span_has_counts_and_never_a_text(traced: Tracing) -> None:
     with traced(log_texts=True) as (service, found):
         score(service)
     assert attributes(found.named("POST /score")) == {
@@ -88,7 +87,7 @@ def test_a_span_says_what_was_done_and_never_a_text(traced: Tracing) -> None:
     assert b"zebra" not in b"".join(span.SerializeToString() for span in found.spans)
 
 
-def test_what_is_cached_has_no_engine_stages(traced: Tracing) -> None:
+def test_cached_requests_have_no_engine_stages(traced: Tracing) -> None:
     with traced() as (service, found):
         score(service)
         found.spans.clear()
@@ -96,14 +95,14 @@ def test_what_is_cached_has_no_engine_stages(traced: Tracing) -> None:
     assert [span.name for span in found.spans if span.trace_id.hex() == TRACE_ID] == ["cache", "POST /score"]
 
 
-def test_who_does_not_sample_is_not_traced(traced: Tracing) -> None:
+def test_requests_that_the_caller_does_not_sample_are_not_traced(traced: Tracing) -> None:
     with traced() as (service, found):
         assert score(service, NOT_SAMPLED).status_code == 200
     assert found.spans == []
 
 
 @pytest.mark.parametrize("traceparent", ["", "00-zz", f"00-{'0' * 32}-{CALLER_SPAN_ID}-01", b"\xff" * 55])
-def test_a_broken_traceparent_begins_a_trace_of_our_own(traced: Tracing, traceparent: str | bytes) -> None:
+def test_a_malformed_traceparent_begins_a_new_trace(traced: Tracing, traceparent: str | bytes) -> None:
     with traced() as (service, found):
         assert score(service, {"traceparent": traceparent}).status_code == 200
     request = found.named("POST /score")
@@ -111,13 +110,15 @@ def test_a_broken_traceparent_begins_a_trace_of_our_own(traced: Tracing, tracepa
     assert request.trace_id.hex() != "0" * 32
 
 
-def test_a_failure_is_one_and_says_which(traced: Tracing) -> None:
+def test_server_errors_fail_the_span_and_name_the_problem(traced: Tracing) -> None:
     with traced() as (service, found):
         assert score(service, query="").status_code == 422
         service.engine.hold()
         assert score(service, deadline_ms=50).status_code == 504
     refused, failed = [span for span in found.spans if span.name == "POST /score"]
-    assert refused.status.code == Status.STATUS_CODE_UNSET, "the caller's doing is no error of the server's"
+    assert refused.status.code == Status.STATUS_CODE_UNSET, (
+        "an error of the caller is not an error of the server"
+    )
     assert failed.status.code == Status.STATUS_CODE_ERROR
     assert str(attributes(refused)["error.type"]).endswith("invalid-request")
     assert str(attributes(failed)["error.type"]).endswith("deadline-exceeded")
@@ -131,7 +132,7 @@ def test_probes_and_scrapes_are_not_traced(traced: Tracing) -> None:
     assert found.names() == ["GET unmatched"]
 
 
-def test_an_explanation_is_a_stage_of_its_request(traced: Tracing) -> None:
+def test_explaining_adds_stages_to_the_request_s_trace(traced: Tracing) -> None:
     with traced() as (service, found):
         mode = f"{service.url}/admin/explanation-mode"
         etag = httpx.get(mode).headers["etag"]
@@ -142,7 +143,7 @@ def test_an_explanation_is_a_stage_of_its_request(traced: Tracing) -> None:
     assert stages[-2:] == ["explanation queue", "explanation write"]
 
 
-def test_the_resource_names_the_checkpoint_and_what_the_operator_says(
+def test_the_resource_has_the_checkpoint_and_the_operator_s_attributes(
     traced: Tracing, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_SERVICE_NAME", "grader")
@@ -154,7 +155,7 @@ def test_the_resource_names_the_checkpoint_and_what_the_operator_says(
     assert found.resource["deployment.environment.name"] == "canary"
 
 
-def test_slow_buckets_lead_to_traces(traced: Tracing) -> None:
+def test_exemplars_link_buckets_to_traces(traced: Tracing) -> None:
     with traced() as (service, _):
         score(service, SAMPLED)
         plain = httpx.get(f"{service.url}/metrics")
@@ -171,7 +172,7 @@ def test_slow_buckets_lead_to_traces(traced: Tracing) -> None:
     assert all(labels == {"trace_id": TRACE_ID} for labels in found.values())
 
 
-def test_the_log_names_the_trace(traced: Tracing, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_event_has_the_trace_id(traced: Tracing, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "service.request")
     with traced() as (service, _):
         score(service, SAMPLED)
@@ -180,7 +181,7 @@ def test_the_log_names_the_trace(traced: Tracing, caplog: pytest.LogCaptureFixtu
     assert [getattr(record, "trace_id", None) for record in records] == [TRACE_ID, None]
 
 
-def test_a_collector_that_is_not_there_costs_nobody_an_answer(
+def test_an_unreachable_collector_does_not_affect_answers(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
@@ -198,28 +199,28 @@ class HangingExporter(SpanExporter):
         return SpanExportResult.SUCCESS
 
 
-def test_a_collector_that_hangs_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(otel_tracer, "CLOSE_TIMEOUT_S", 0.1)
+def test_a_hanging_collector_does_not_delay_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracing, "CLOSE_TIMEOUT_S", 0.1)
     exporter = HangingExporter()
-    tracer = OtelTracer("1", {}, exporter)
+    tracer = Tracer("1", {}, exporter)
     tracer.begin([]).end("POST /score", {}, failed=False)
     tracer.close()
     assert exporter.asked.is_set()
-    assert not exporter.answer.is_set(), "it still hangs"
+    assert not exporter.answer.is_set(), "the exporter still hangs"
     exporter.answer.set()
 
 
-def test_without_the_extra_the_setting_is_refused(
+def test_tracing_without_its_extra_is_refused(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "service.observability.otel_tracer", None)
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     settings = Settings(tracing=True)
     stack = build_stack(settings, checkpoint, CollectorRegistry(), fake_engine_for(checkpoint))
     with pytest.raises(ConfigurationError, match="needs the extra `tracing`"):
         build_app(settings, stack)
 
 
-def test_untraced_costs_no_exemplar() -> None:
+def test_untraced_requests_have_no_exemplar() -> None:
     UNTRACED.add("cache", 0.0, 1.0)
     UNTRACED.end("POST /score", {}, failed=False)
     assert exemplar(UNTRACED) is None

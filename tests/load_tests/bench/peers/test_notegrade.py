@@ -5,9 +5,8 @@ import pytest
 
 from load_tests.bench.peer import Request
 from load_tests.bench.peers.notegrade import Notegrade
-from service.app import request_limits
 from service.contract.checkpoint import Checkpoint
-from service.http.schemas import ScoreBody
+from service.http.schemas import BodyChecks, ScoreBody
 from service.settings import load_settings
 
 
@@ -18,7 +17,7 @@ def result(note_id: str, distribution: list[float] | None) -> dict[str, Any]:
 
 def test_its_call_is_one_that_the_service_takes(tiny: Checkpoint, request_of_three: Request) -> None:
     [call] = Notegrade(tiny, "default", cached=False).calls(request_of_three)
-    body = ScoreBody.model_validate(call.body, context=request_limits(load_settings()))
+    body = ScoreBody.model_validate(call.body, context=BodyChecks(load_settings()))
     assert call.path == "/score"
     assert [note.id for note in body.notes] == ["n1", "n2", "n3"]
     assert body.deadline_ms == load_settings().max_deadline_ms

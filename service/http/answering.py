@@ -1,0 +1,204 @@
+"""Read and answer requests: the code that several routes share."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from service.contract.checkpoint import Checkpoint
+from service.contract.comparison import Graded
+from service.engines.base import Engine
+from service.explaining.explainer import GradedPair
+from service.explaining.explanations import Asker, Explanations, Told
+from service.explaining.mode import ModeName
+from service.http.auth import Keyring
+from service.http.rate_limit import PairsLimiter
+from service.http.receive import read_body, unless_disconnected
+from service.http.schemas import BodyChecks, RequestLimits, parse_body
+from service.observability.live import LiveFigures
+from service.observability.metrics import Metrics
+from service.observability.request_context import current_request
+from service.scoring.deadline import Deadline
+from service.scoring.readiness import Readiness
+from service.scoring.scorer import Scorer
+from service.scoring.types import PairResult, ScoringAnswer, ScoringRequest
+from service.shadowing.base import SHADOW_HEADER, Mirrored, MirroredNote
+from service.shadowing.shadow import Shadow
+
+BodyT = TypeVar("BodyT", bound=BaseModel)
+
+PROBLEMS: dict[int, str] = {
+    401: "A valid key is needed",
+    403: "The key lacks the role",
+    408: "The body did not arrive in time",
+    413: "The body is too large",
+    422: "The request is not valid; `errors` lists every bad field",
+    429: "The key exceeds its rate limit; see Retry-After",
+    500: "The engine failed on every pair",
+    503: "Every pair was shed, or the service is not ready; see Retry-After",
+    504: "No pair was scored by the deadline",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """The service behind the routes and the server."""
+
+    checkpoint: Checkpoint
+    engine: Engine
+    scorer: Scorer
+    explanations: Explanations
+    shadow: Shadow | None
+    readiness: Readiness
+    metrics: Metrics
+    live: LiveFigures
+
+    async def end_work(self) -> None:
+        """Have every request answered now: pairs that are not scored yet fail."""
+        await self.explanations.close()
+        await self.scorer.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A scored request: its results, the explanation mode that applied, and explanations by note id."""
+
+    scores: ScoringAnswer
+    mode: ModeName
+    explanations: Mapping[str, Told]
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """Reads requests and answers them on the backend."""
+
+    backend: Backend
+    keyring: Keyring
+    limits: RequestLimits
+    pairs_limiter: PairsLimiter | None
+    version: str
+    log_texts: bool
+
+    async def read(self, request: Request, model: type[BodyT]) -> BodyT:
+        """Read the request's body as `model`.
+
+        Raises InvalidRequestError, which lists every bad field, RequestTooLargeError, BodyTimeoutError and ClientLeftError.
+        """
+        body = await read_body(request, self.limits.max_request_bytes, self.limits.request_body_timeout_s)
+        criteria = self.backend.checkpoint.renderer.criteria_names
+        return parse_body(model, body, BodyChecks(self.limits, criteria))
+
+    async def score(self, request: Request, scoring: ScoringRequest) -> ScoringAnswer:
+        """Score one request. Its work is cancelled when its client leaves.
+
+        Raises ClientLeftError, RateLimitedError, and what Scorer.score raises.
+        """
+        deadline = Deadline.after_ms(scoring.deadline_ms)
+        return await unless_disconnected(
+            request, self._score(scoring, deadline, mirrored=is_mirrored(request))
+        )
+
+    async def answer(self, request: Request, scoring: ScoringRequest, *, explain: bool) -> Answer:
+        """Score one request, and explain its pairs as the mode allows. Its work is cancelled when its client leaves.
+
+        Raises ClientLeftError, RateLimitedError, and what Scorer.score raises.
+        """
+        answering = self._answer(scoring, explain=explain, mirrored=is_mirrored(request))
+        return await unless_disconnected(request, answering)
+
+    async def _answer(self, scoring: ScoringRequest, *, explain: bool, mirrored: bool) -> Answer:
+        deadline = Deadline.after_ms(scoring.deadline_ms)
+        scores = await self._score(scoring, deadline, mirrored=mirrored)
+        explanations = self.backend.explanations
+        # Read once, so that the answer states the mode that its explanations were made under.
+        now = explanations.now
+        # Services that share a Redis share the mode, so both would explain a mirrored request.
+        if not explain and (mirrored or now.name == "off"):
+            return Answer(scores, now.name, {})
+        results = await explanations.explain(
+            Asker(scoring.request_id, scoring.caller),
+            graded_pairs(scoring, scores),
+            now,
+            asked=explain,
+            remaining_s=deadline.remaining_s(),
+        )
+        return Answer(scores, now.name, results)
+
+    async def _score(self, scoring: ScoringRequest, deadline: Deadline, *, mirrored: bool) -> ScoringAnswer:
+        context = current_request.get()
+        context.request_id = scoring.request_id
+        context.event.update(
+            notes=len(scoring.notes), deadline_ms=scoring.deadline_ms, priority=scoring.priority
+        )
+        if self.log_texts:
+            context.event.update(
+                query=scoring.query, texts=[(note.title, note.body) for note in scoring.notes]
+            )
+        if self.pairs_limiter:
+            await self.pairs_limiter.count(scoring.caller, len(scoring.notes))
+        answer = await self.backend.scorer.score(scoring, deadline)
+        context.event.update(
+            outcomes=dict(answer.outcomes), sources=dict(answer.sources), criteria=answer.criteria
+        )
+        shadow = self.backend.shadow
+        if shadow and not mirrored and shadow.samples():
+            shadow.offer(_mirrored(scoring, answer))
+        return answer
+
+
+def is_mirrored(request: Request) -> bool:
+    """Whether another service sent the request to compare scores: it is neither explained nor mirrored again."""
+    return SHADOW_HEADER in request.headers
+
+
+def graded_pairs(scoring: ScoringRequest, answer: ScoringAnswer) -> dict[str, GradedPair]:
+    """Return the pairs that were scored, by note id."""
+    return {
+        note.id: GradedPair(scoring.query, note.title, note.body, answer.criteria, result.judgement.grade)
+        for note, result in zip(scoring.notes, answer.results, strict=True)
+        if result.judgement
+    }
+
+
+def _mirrored(scoring: ScoringRequest, answer: ScoringAnswer) -> Mirrored:
+    computed = all(result.source == "engine" for result in answer.results)
+    return Mirrored(
+        request_id=scoring.request_id,
+        query=scoring.query,
+        criteria=scoring.criteria,
+        notes=tuple(
+            MirroredNote(note.id, note.title, note.body, _graded(result))
+            for note, result in zip(scoring.notes, answer.results, strict=True)
+        ),
+        engine_ms=answer.timing.engine if computed else None,
+    )
+
+
+def _graded(result: PairResult) -> Graded | None:
+    judgement = result.judgement
+    return Graded(judgement.grade, judgement.score) if judgement else None
+
+
+def documents(
+    body: type[BaseModel] | None = None, problems: Mapping[int, str] = MappingProxyType({})
+) -> dict[str, Any]:
+    """Return what /docs shows of a route: the body that it parses itself, its own problems, and those of every route."""
+    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    responses: dict[int | str, Any] = {
+        status: {"description": why, "content": content} for status, why in {**PROBLEMS, **problems}.items()
+    }
+    if body is None:
+        return {"responses": responses}
+    # http/openapi.py adds the schema that this points to.
+    schema = {"$ref": f"#/components/schemas/{body.__name__}"}
+    request_body = {"required": True, "content": {"application/json": {"schema": schema}}}
+    return {"responses": responses, "openapi_extra": {"requestBody": request_body}}
+
+
+def to_json(body: BaseModel, headers: dict[str, str] | None = None) -> Response:
+    """Write a body that was made here, so it is not validated again."""
+    return Response(body.model_dump_json(), media_type="application/json", headers=headers)
