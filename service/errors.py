@@ -19,7 +19,7 @@ NotegradeError                       .type (stable, the problem+json type)  .sta
 │   └── EngineLostError        503   the engine is dead, readiness off
 ├── RemoteStoreError           503   a store did not answer in time
 │   ├── CacheUnavailableError    –   never leaves scoring: counted, breaker told, scored without the cache
-│   └── ExplanationStoreError  503   nothing was changed or read: explanation mode ends by itself
+│   └── ExplanationStoreError  503   a flip may have taken place: read the mode again; the mode expires without the store
 ├── ModeConflictError          412   somebody else flipped explanation mode meanwhile
 ├── ModeUnconditionalError     428   a flip must say which state it is meant for (If-Match)
 ├── ModeRefusedError           409   the guard's limits are breached, or were a moment ago

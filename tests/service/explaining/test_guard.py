@@ -5,10 +5,11 @@ from service.explaining.guard import CALM_S, Guard, GuardLimits
 from service.explaining.mode import Flip
 from service.observability.live import LiveFigures
 from tests.service.explaining.house import Replica, turn_on
+from tests.waiting import until
 
 
 class House:
-    """A guard over a switch that is on, and what it looks at."""
+    """A guard, the switch that it turns off, and the figures that it checks."""
 
     def __init__(self) -> None:
         self.replica = Replica()
@@ -39,14 +40,14 @@ async def house() -> House:
     return made
 
 
-async def test_while_scoring_is_well_it_does_nothing(house: House) -> None:
+async def test_the_guard_does_nothing_while_scoring_is_within_its_limits(house: House) -> None:
     await house.seconds(20, latency_s=0.5)
     assert house.switch.now.name == "all"
     house.guard.require_calm()
     assert house.trips == 0
 
 
-async def test_late_scores_turn_it_off_with_the_figures(house: House) -> None:
+async def test_slow_scores_turn_the_mode_off_and_the_reason_holds_the_figures(house: House) -> None:
     await house.seconds(3, latency_s=2.0)
     now = house.switch.now
     assert (now.name, now.last.owner, now.last.mode) == ("off", "guard", "off")
@@ -56,14 +57,14 @@ async def test_late_scores_turn_it_off_with_the_figures(house: House) -> None:
     assert house.trips == 1
 
 
-async def test_a_long_backlog_turns_it_off(house: House) -> None:
+async def test_a_long_backlog_turns_the_mode_off(house: House) -> None:
     house.backlog = 0.7
     await house.seconds(3, latency_s=0.1)
     assert house.switch.now.last.owner == "guard"
     assert "backlog 70%" in house.switch.now.last.reason
 
 
-async def test_a_short_hiccup_does_not(house: House) -> None:
+async def test_two_breaches_in_a_row_do_not_turn_the_mode_off(house: House) -> None:
     for _ in range(5):
         house.backlog = 0.7
         await house.seconds(2, latency_s=0.1)
@@ -74,12 +75,12 @@ async def test_a_short_hiccup_does_not(house: House) -> None:
     assert house.switch.now.name == "all"
 
 
-async def test_a_few_slow_requests_are_no_percentile(house: House) -> None:
+async def test_too_few_requests_do_not_turn_the_mode_off(house: House) -> None:
     await house.seconds(8, latency_s=9.0, requests=2)
     assert house.switch.now.name == "all"
 
 
-async def test_it_does_not_flap(house: House) -> None:
+async def test_the_mode_does_not_go_on_and_off_again_and_again(house: House) -> None:
     await house.seconds(20, latency_s=2.0)
     assert len(await house.switch.history(100)) == 2
     with pytest.raises(ModeRefusedError, match="over its limits") as caught:
@@ -87,7 +88,7 @@ async def test_it_does_not_flap(house: House) -> None:
     assert caught.value.retry_after_s == CALM_S
     assert house.trips == 1
     await house.seconds(60, latency_s=0.1)
-    with pytest.raises(ModeRefusedError):  # the window still held late ones for ten seconds of these
+    with pytest.raises(ModeRefusedError):  # for ten of these seconds the window still held slow requests
         house.guard.require_calm()
     await house.seconds(15, latency_s=0.1)
     house.guard.require_calm()
@@ -95,7 +96,7 @@ async def test_it_does_not_flap(house: House) -> None:
     assert len(await house.switch.history(100)) == 2
 
 
-async def test_a_breach_that_is_over_is_told_as_one_that_was(house: House) -> None:
+async def test_a_refusal_says_whether_the_breach_is_over(house: House) -> None:
     await house.switch.flip(Flip("off", "ann", "there is no need for it"), 1)
     await house.seconds(20, latency_s=2.0)
     with pytest.raises(ModeRefusedError, match="scoring is over its limits: now p99 1949 ms"):
@@ -105,7 +106,7 @@ async def test_a_breach_that_is_over_is_told_as_one_that_was(house: House) -> No
         house.guard.require_calm()
 
 
-async def test_a_guard_that_is_calm_refuses_for_another_replica_s(house: House) -> None:
+async def test_a_calm_guard_refuses_after_another_replica_s_guard_turned_the_mode_off(house: House) -> None:
     await house.switch.flip(Flip("off", "guard", "scoring is over its limits: there"), 1)
     with pytest.raises(ModeRefusedError, match="over its limits: there") as caught:
         house.guard.require_calm()
@@ -114,7 +115,7 @@ async def test_a_guard_that_is_calm_refuses_for_another_replica_s(house: House) 
     house.guard.require_calm()
 
 
-async def test_without_the_store_it_turns_off_here(house: House) -> None:
+async def test_without_the_store_the_guard_turns_the_mode_off_on_its_own_replica(house: House) -> None:
     house.replica.store.failing = True
     await house.seconds(5, latency_s=2.0)
     assert house.switch.now.name == "off"
@@ -122,7 +123,7 @@ async def test_without_the_store_it_turns_off_here(house: House) -> None:
     assert house.trips == 1
 
 
-async def test_somebody_who_flips_at_the_same_moment_is_not_overwritten(house: House) -> None:
+async def test_the_guard_does_not_overwrite_a_flip_of_the_same_moment(house: House) -> None:
     await house.seconds(2, latency_s=2.0)
     await house.replica.store.flip(turn_on("on_request", owner="bob"), 1)
     await house.seconds(1, latency_s=2.0)
@@ -132,3 +133,13 @@ async def test_somebody_who_flips_at_the_same_moment_is_not_overwritten(house: H
     await house.seconds(1, latency_s=2.0)
     assert (await house.switch.history(1))[0].owner == "guard"
     assert house.trips == 1
+
+
+async def test_a_bug_does_not_end_the_guard(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    """Its next check counts a breach again."""
+    backlog = [None, 0.7]
+    house.guard._backlog_share = lambda: backlog.pop(0)  # type: ignore[assignment,return-value]  # None: the bug
+    house.guard.start()
+    await until(lambda: house.guard.is_breached)
+    assert "the guard of explanation mode failed unexpectedly" in caplog.text
+    await house.guard.close()
