@@ -13,9 +13,9 @@ from starlette.responses import Response, StreamingResponse
 
 from service.errors import ModeConflictError, ModeUnconditionalError
 from service.explaining.explainer import Job
-from service.explaining.explanations import told_fields, told_of
 from service.explaining.mode import Flip, Mode, ModeName
 from service.explaining.switch import ModeNow
+from service.explaining.traces import to_wire
 from service.http.auth import Caller
 from service.http.disconnects import ClientLeftError
 from service.http.parts import Parts, client_left, documents, require, to_json
@@ -181,7 +181,9 @@ def build_explaining_router(parts: Parts) -> APIRouter:
     )
     async def kept(request_id: str, caller: Annotated[Caller, may_score]) -> Response:
         """Deferred explanations of one's own request; an admin key reads everybody's."""
-        found = await parts.explanations.kept(request_id, None if caller.role == "admin" else caller.key_id)
+        found = await parts.explanations.deferred(
+            request_id, None if caller.role == "admin" else caller.key_id
+        )
         explanations = [KeptBody.model_validate(entry) for entry in found]
         return to_json(ExplanationsBody(request_id=request_id, explanations=explanations))
 
@@ -202,22 +204,22 @@ def build_explaining_router(parts: Parts) -> APIRouter:
         except ClientLeftError:
             return client_left()
         [pair] = graded_pairs(scoring, answer).values()
-        return EventStream(_events(parts, answer, parts.explanations.begin(pair)), headers=NOT_KEPT)
+        return EventStream(_events(parts, answer, parts.explanations.submit(pair)), headers=NOT_KEPT)
 
     return router
 
 
 async def _events(parts: Parts, answer: ScoringAnswer, job: Job) -> AsyncGenerator[bytes]:
-    result = to_result(answer.results[0]).model_dump(exclude={"id", "outcome", "explanation"})
+    score = to_result(answer.results[0]).model_dump(exclude={"id", "outcome", "explanation"})
     mode = parts.explanations.now.name
-    yield _event("score", {**result, "criteria": answer.criteria, "explanation_mode": mode})
-    async with aclosing(parts.explanations.read_along(job)) as reading:
+    yield _event("score", {**score, "criteria": answer.criteria, "explanation_mode": mode})
+    async with aclosing(parts.explanations.stream(job)) as reading:
         async for piece in reading:
             if isinstance(piece, str):
                 yield _event("text", piece)
             else:
-                told = ExplanationBody.model_validate(told_fields(told_of(piece)))
-                yield _event("explanation", told.model_dump())
+                result = ExplanationBody.model_validate(to_wire(piece))
+                yield _event("explanation", result.model_dump())
 
 
 def _event(name: str, data: Any) -> bytes:

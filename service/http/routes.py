@@ -8,8 +8,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from service.contract.manifest import Manifest
 from service.explaining.explainer import GradedPair
-from service.explaining.explanations import Asker, Told, told_fields
+from service.explaining.explanations import Requester
 from service.explaining.mode import ModeName
+from service.explaining.traces import ExplanationResult, to_wire
 from service.http.auth import Caller
 from service.http.disconnects import ClientLeftError, unless_disconnected
 from service.http.parts import Parts, client_left, documents, is_mirrored, require, to_json
@@ -110,17 +111,19 @@ def _to_scoring(body: ScoreBody, limits: RequestLimits, caller: Caller) -> Scori
 
 async def _score_and_explain(
     request: Request, parts: Parts, caller: Caller, scoring: ScoringRequest, *, asked: bool
-) -> tuple[ScoringAnswer, ModeName, dict[str, Told]]:
+) -> tuple[ScoringAnswer, ModeName, dict[str, ExplanationResult]]:
     """The answer, the mode that applied, and what became of explanations. Raises as Parts.score does."""
     deadline = Deadline.after_ms(scoring.deadline_ms)
     answer = await parts.score(request, scoring)
     # Read once: what is said of the mode must be what the explanations were made by.
     now = parts.explanations.now
-    asker = Asker(scoring.request_id, caller.key_id)
+    if now.name == "off" and not asked:
+        return answer, now.name, {}
+    requester = Requester(scoring.request_id, caller.key_id)
     # The mode of two services that share a Redis is one: a request would be explained by both.
     pairs = graded_pairs(scoring, answer) if asked or not is_mirrored(request) else {}
     remaining_s = deadline.remaining_s()
-    explaining = parts.explanations.explain(asker, pairs, now, asked=asked, remaining_s=remaining_s)
+    explaining = parts.explanations.explain(requester, pairs, now, asked=asked, remaining_s=remaining_s)
     return answer, now.name, await unless_disconnected(request, explaining)
 
 
@@ -134,7 +137,7 @@ def graded_pairs(scoring: ScoringRequest, answer: ScoringAnswer) -> dict[str, Gr
 
 
 def _to_response(
-    manifest: Manifest, answer: ScoringAnswer, mode: ModeName, told: dict[str, Told]
+    manifest: Manifest, answer: ScoringAnswer, mode: ModeName, told: dict[str, ExplanationResult]
 ) -> ScoreResponse:
     timing = answer.timing
     return ScoreResponse(
@@ -156,7 +159,7 @@ def _to_response(
     )
 
 
-def to_result(result: PairResult, told: Told | None = None) -> ResultBody:
+def to_result(result: PairResult, told: ExplanationResult | None = None) -> ResultBody:
     """One note's result on the wire."""
     judgement = result.judgement
     if judgement is None:
@@ -171,7 +174,7 @@ def to_result(result: PairResult, told: Told | None = None) -> ResultBody:
         label_mass=judgement.label_mass,
         truncated=result.truncated,
         source=result.source,
-        explanation=ExplanationBody.model_validate(told_fields(told)) if told else None,
+        explanation=ExplanationBody.model_validate(to_wire(told)) if told else None,
     )
 
 
