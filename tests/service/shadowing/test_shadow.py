@@ -22,7 +22,7 @@ def judge(_query: str, note: MirroredNote) -> Graded | None:
 
 
 class HeldTarget(MemoryTarget):
-    """One that answers when it is let."""
+    """A shadow that answers once `gate` is set."""
 
     def __init__(self) -> None:
         super().__init__(judge, grades=4)
@@ -42,7 +42,7 @@ class House:
         return self.registry.get_sample_value(f"notegrade_shadow_{metric}", labels) or 0.0
 
     async def settled(self, requests: int) -> None:
-        """Until so many have been attended to."""
+        """Wait until so many requests have an outcome."""
         await until(lambda: sum(self.shadow.report()["mirrored"].values()) == requests)
 
 
@@ -58,13 +58,13 @@ async def house(
         await made.shadow.close()
 
 
-def test_every_outcome_is_counted_from_the_start() -> None:
+def test_every_outcome_has_a_series_at_0_from_the_start() -> None:
     there = House(MemoryTarget(judge, 4), rate=1.0, queue=8, draw=lambda: 0.5)
     for outcome in ("compared", "failed", "dropped"):
         assert there.registry.get_sample_value("notegrade_shadow_requests_total", {"outcome": outcome}) == 0
 
 
-async def test_both_are_held_against_each_other() -> None:
+async def test_the_two_checkpoints_are_compared() -> None:
     async with house(MemoryTarget(judge, 4)) as there:
         for _ in range(3):
             there.shadow.offer(mirrored("one", "two"))
@@ -84,7 +84,7 @@ async def test_both_are_held_against_each_other() -> None:
     assert there.count("score_distance_bucket", le="0.1") == 0
 
 
-async def test_pairs_that_only_one_has_scored_are_left_out() -> None:
+async def test_pairs_that_only_one_checkpoint_scored_are_left_out() -> None:
     async with house(MemoryTarget(judge, 4)) as there:
         there.shadow.offer(mirrored("one", "unscored"))
         there.shadow.offer(mirrored("one", served=None))
@@ -92,7 +92,7 @@ async def test_pairs_that_only_one_has_scored_are_left_out() -> None:
         assert there.shadow.report()["comparison"]["pairs"] == 1
 
 
-async def test_times_are_held_against_each_other_only_where_both_have_computed() -> None:
+async def test_engine_times_are_compared_only_where_both_engines_computed() -> None:
     async with house(MemoryTarget(judge, 4)) as there:
         there.shadow.offer(mirrored("one", engine_ms=None))
         await there.settled(1)
@@ -101,25 +101,25 @@ async def test_times_are_held_against_each_other_only_where_both_have_computed()
     assert cost["shadow"]["mean"] is None
 
 
-async def test_the_rate_is_that_of_the_draw() -> None:
+async def test_the_rate_is_the_share_of_draws_below_it() -> None:
     draws = iter([0.0, 0.09, 0.1, 0.9])
     async with house(MemoryTarget(judge, 4), rate=0.1, draw=lambda: next(draws)) as there:
         assert [there.shadow.samples() for _ in range(4)] == [True, True, False, False]
 
 
-async def test_what_finds_the_queue_full_is_dropped_and_nobody_waits() -> None:
+async def test_requests_are_dropped_while_the_queue_is_full() -> None:
     target = HeldTarget()
     async with house(target, queue=2) as there:
         for _ in range(20):
             there.shadow.offer(mirrored("one"))
-        # Nothing was awaited, so no worker had a turn: two wait, eighteen have gone.
+        # Nothing was awaited, so no worker had a turn: two wait and eighteen are dropped.
         assert there.shadow.report()["mirrored"]["dropped"] == 18
         target.gate.set()
         await there.settled(20)
     assert len(target.asked) == 2
 
 
-async def test_failures_are_counted_and_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_failures_are_counted_and_logged_once_per_outage(caplog: pytest.LogCaptureFixture) -> None:
     target = MemoryTarget(judge, 4)
     target.is_down = True
     async with house(target) as there:
@@ -138,7 +138,7 @@ async def test_failures_are_counted_and_told_of_once(caplog: pytest.LogCaptureFi
     assert "quiet cafes" not in caplog.text
 
 
-async def test_what_nobody_foresaw_is_logged_and_the_next_is_mirrored(
+async def test_a_bug_fails_one_request_and_the_next_is_mirrored(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def fail_once(query: str, note: MirroredNote) -> Graded | None:
@@ -151,20 +151,20 @@ async def test_what_nobody_foresaw_is_logged_and_the_next_is_mirrored(
         there.shadow.offer(mirrored("good"))
         await there.settled(2)
         assert there.shadow.report()["mirrored"] == {"compared": 1, "failed": 1, "dropped": 0}
-    assert "unforeseen error while shadowing" in caplog.text
+    assert "a shadow worker failed unexpectedly" in caplog.text
 
 
-async def test_another_scale_can_not_be_compared(caplog: pytest.LogCaptureFixture) -> None:
+async def test_another_scale_cannot_be_compared(caplog: pytest.LogCaptureFixture) -> None:
     async with house(MemoryTarget(judge, 5)) as there:
         there.shadow.offer(mirrored("one"))
         await there.settled(1)
         assert there.shadow.report()["mirrored"]["failed"] == 1
-    assert "5 grades, this checkpoint has 4" in str(
+    assert "5 grades and this checkpoint has 4" in str(
         [record.__dict__.get("detail") for record in caplog.records]
     )
 
 
-async def test_another_checkpoint_over_there_begins_anew() -> None:
+async def test_a_new_checkpoint_of_the_other_service_starts_a_new_comparison() -> None:
     target = MemoryTarget(judge, 4)
     async with house(target) as there:
         there.shadow.offer(mirrored("one"))
@@ -179,7 +179,7 @@ async def test_another_checkpoint_over_there_begins_anew() -> None:
     assert report["comparison"]["pairs"] == 1
 
 
-async def test_nothing_is_known_at_first_and_closing_leaves_what_waits() -> None:
+async def test_the_report_is_empty_at_first_and_closing_does_not_mirror_what_waits() -> None:
     target = HeldTarget()
     async with house(target) as there:
         report = there.shadow.report()
