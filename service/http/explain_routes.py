@@ -1,4 +1,4 @@
-"""The routes of explanation mode: the switch, explanations, and what the console shows."""
+"""The routes of explanation mode and of the console: the switch, explanations and live figures."""
 
 import json
 import re
@@ -27,23 +27,25 @@ from service.observability.logs import request_id_var
 from service.scoring.types import ScoringAnswer, ScoringNote, ScoringRequest
 
 HISTORY_LIMIT = 1000
-# The second is nginx's: it would hold the events back until it has a buffer full of them.
-NOT_KEPT = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+# X-Accel-Buffering is for nginx, which would otherwise hold events back until its buffer is full.
+STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events (WHATWG HTML, section 9.2). Not FastAPI's own class: its routes can't refuse first."""
+    """Server-sent events (WHATWG HTML, section 9.2). With FastAPI's own class a route cannot answer with an error first."""
 
     media_type = "text/event-stream"
 
 
 class ModeChange(Wire):
-    """A flip. Everything but `off` needs a time to live; every flip needs a reason."""
+    """A flip. It needs a reason and, unless the mode is `off`, a time to live."""
 
     mode: ModeName
     reason: str
-    ttl_s: float | None = Field(None, description="How long it holds, in seconds; leave it out for `off`")
-    rate: float | None = Field(None, description="Share of pairs to explain, for `sample` alone")
+    ttl_s: float | None = Field(
+        None, description="Time until the mode expires, in seconds; leave it out for `off`"
+    )
+    rate: float | None = Field(None, description="Share of pairs to explain, for `sample` only")
 
 
 class FlipBody(BaseModel):
@@ -59,9 +61,9 @@ class FlipBody(BaseModel):
 
 
 class ModeBody(BaseModel):
-    """What applies on this replica now, and the last flip that it knows of.
+    """The mode that applies on this replica now, and the last flip that the replica knows.
 
-    `unread_s` says how long the shared store has not answered; while it doesn't, this is the last mode known.
+    `unread_s` is how long the shared store has not answered; meanwhile the last known mode applies until it expires.
     """
 
     mode: ModeName
@@ -77,7 +79,7 @@ class HistoryBody(BaseModel):
 
 
 class NoteText(Wire):
-    """A note without an id: there is only one."""
+    """A note. It has no id, because there is only one."""
 
     title: Annotated[str, limit("max_title_chars", "characters")] | None = None
     body: Body
@@ -89,24 +91,26 @@ class ExplainBody(Wire):
     query: QueryText
     note: NoteText
     criteria: str | None = None
-    deadline_ms: int | None = Field(None, ge=1, description="For the score; the trace has a limit of its own")
+    deadline_ms: int | None = Field(
+        None, ge=1, description="Applies to the score; the trace has its own time limit"
+    )
 
 
 class KeptBody(ExplanationBody):
-    """A deferred explanation that is done."""
+    """A deferred explanation that is finished."""
 
     note_id: str
 
 
 class ExplanationsBody(BaseModel):
-    """What is kept of a request's deferred explanations; those not written yet are missing."""
+    """The request's deferred explanations that are finished; the others are missing."""
 
     request_id: str
     explanations: list[KeptBody]
 
 
 class FiguresBody(BaseModel):
-    """Of a span of time; latencies in milliseconds, of online requests. Null: there was nothing to tell of."""
+    """Aggregates over a time window; latencies are in milliseconds, of online requests. Null where nothing was counted."""
 
     requests: int
     p50_ms: float | None
@@ -117,21 +121,21 @@ class FiguresBody(BaseModel):
 
 
 class LiveBody(BaseModel):
-    """This replica's last minute: as a whole, and second by second, oldest first."""
+    """This replica's last minute, as a whole and second by second, oldest first."""
 
     minute: FiguresBody
     seconds: list[FiguresBody]
 
 
 def build_explaining_router(parts: Parts) -> APIRouter:
-    """The routes over these parts."""
+    """Build the router."""
     router = APIRouter()
     may_score = Depends(require(parts.keyring, "score"))
     admin = Depends(require(parts.keyring, "admin"))
 
     @router.get("/admin/explanation-mode", tags=["explain"], response_model=ModeBody, **documents())
     async def read_mode(_caller: Annotated[Caller, admin]) -> Response:
-        """The mode that applies, who flipped it, and the ETag that a flip must name."""
+        """Return the mode that applies, who flipped it, and the ETag that a flip must send."""
         return _mode_response(await parts.explanations.look())
 
     @router.put(
@@ -141,8 +145,8 @@ def build_explaining_router(parts: Parts) -> APIRouter:
         **documents(
             ModeChange,
             {
-                409: "Scoring is over its limits: not now",
-                412: "Somebody flipped it meanwhile",
+                409: "Scoring is over its limits: the mode cannot be turned on now",
+                412: "Somebody else flipped the mode meanwhile",
                 428: "If-Match is missing",
             },
         ),
@@ -150,7 +154,7 @@ def build_explaining_router(parts: Parts) -> APIRouter:
     async def flip_mode(
         request: Request, caller: Annotated[Caller, admin], if_match: Annotated[str | None, Header()] = None
     ) -> Response:
-        """Flip the mode for all replicas, if it is still what `If-Match` names."""
+        """Flip the mode for all replicas, unless it changed since the ETag in `If-Match`."""
         body = parse_body(ModeChange, await request.body(), parts.limits)
         flip = Flip(body.mode, caller.key_id, body.reason, body.ttl_s, body.rate)
         now = await parts.explanations.flip(flip, _revision(if_match))
@@ -163,24 +167,24 @@ def build_explaining_router(parts: Parts) -> APIRouter:
     async def read_history(
         _caller: Annotated[Caller, admin], most: Annotated[int, Query(ge=1, le=HISTORY_LIMIT)] = 50
     ) -> Response:
-        """The last flips, newest first."""
+        """Return the last flips, newest first."""
         flips = await parts.explanations.history(most)
         return to_json(HistoryBody(flips=[_to_flip(mode) for mode in flips]))
 
     @router.get("/admin/figures", tags=["operate"], response_model=LiveBody, **documents())
     async def figures(_caller: Annotated[Caller, admin]) -> Response:
-        """What this replica did in the last minute."""
+        """Return this replica's figures of the last minute."""
         seconds = [_to_figures(second) for second in parts.live.by_second(WINDOW_S)]
         return to_json(LiveBody(minute=_to_figures(parts.live.over(WINDOW_S)), seconds=seconds))
 
     @router.get(
-        "/explanations/{request_id:path}",  # a caller's id may hold slashes
+        "/explanations/{request_id:path}",  # a caller's request id may contain slashes
         tags=["explain"],
         response_model=ExplanationsBody,
-        **documents(problems={404: "None is kept"}),
+        **documents(problems={404: "No explanation is stored for this request"}),
     )
     async def kept(request_id: str, caller: Annotated[Caller, may_score]) -> Response:
-        """Deferred explanations of one's own request; an admin key reads everybody's."""
+        """Return the deferred explanations of the caller's own request; an admin key reads those of any key."""
         found = await parts.explanations.deferred(
             request_id, None if caller.role == "admin" else caller.key_id
         )
@@ -194,7 +198,7 @@ def build_explaining_router(parts: Parts) -> APIRouter:
         **documents(ExplainBody, {409: "Explanation mode is off"}),
     )
     async def explain(request: Request, caller: Annotated[Caller, may_score]) -> Response:
-        """Score one pair, then stream its trace: events `score`, `text` (as it is written), `explanation`."""
+        """Score one pair, then stream its trace as events: `score`, `text` (as it is generated), `explanation`."""
         parts.readiness.require()
         body = parse_body(ExplainBody, await request.body(), parts.limits)
         parts.explanations.require_on()
@@ -204,7 +208,7 @@ def build_explaining_router(parts: Parts) -> APIRouter:
         except ClientLeftError:
             return client_left()
         [pair] = graded_pairs(scoring, answer).values()
-        return EventStream(_events(parts, answer, parts.explanations.submit(pair)), headers=NOT_KEPT)
+        return EventStream(_events(parts, answer, parts.explanations.submit(pair)), headers=STREAM_HEADERS)
 
     return router
 
@@ -223,7 +227,7 @@ async def _events(parts: Parts, answer: ScoringAnswer, job: Job) -> AsyncGenerat
 
 
 def _event(name: str, data: Any) -> bytes:
-    # ASCII, so that it is one line whatever the text holds: some of Unicode's line breaks would end an event.
+    # ASCII, so that the data is one line: some of Unicode's line breaks would end an event.
     return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=True)}\n\n".encode()
 
 
@@ -243,7 +247,7 @@ def _to_scoring(body: ExplainBody, limits: RequestLimits, caller: Caller) -> Sco
 def _revision(if_match: str | None) -> int:
     if if_match is None:
         raise ModeUnconditionalError(
-            "send If-Match with the ETag of GET /admin/explanation-mode, so that nobody's flip is overwritten unseen"
+            "send If-Match with the ETag of GET /admin/explanation-mode, so that no other flip is overwritten unnoticed"
         )
     found = re.fullmatch(r'"(\d{1,15})"', if_match.strip())
     if found is None:

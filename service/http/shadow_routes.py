@@ -1,4 +1,4 @@
-"""What the shadow has found, for operators."""
+"""The route for operators that compares the shadow with the serving checkpoint."""
 
 from typing import Annotated
 
@@ -12,7 +12,7 @@ from service.http.parts import Parts, documents, require, to_json
 
 
 class IntervalBody(BaseModel):
-    """A mean and its 95 % interval, over requests; null where too little is known."""
+    """A mean and its 95 % interval, over requests; null where there is too little data."""
 
     mean: float | None
     low: float | None
@@ -20,7 +20,7 @@ class IntervalBody(BaseModel):
 
 
 class ShiftBody(IntervalBody):
-    """The shadow's score less the served one; quantiles over pairs, right within 0.013."""
+    """The shadow's score minus the served one. Quantiles are over pairs, accurate to 0.013."""
 
     p5: float | None
     p50: float | None
@@ -28,10 +28,10 @@ class ShiftBody(IntervalBody):
 
 
 class ComparisonBody(BaseModel):
-    """How the shadow differs from what was served.
+    """The difference between the shadow's answers and the served ones.
 
-    `flips[i][j]`: pairs that were served grade i, and that the shadow gave grade j. `rank_correlation` is Spearman's, by request.
-    `same_first`: share of requests whose best note is the shadow's best as well.
+    `flips[i][j]` counts the pairs with served grade i and the shadow's grade j. `rank_correlation` is Spearman's, a mean over requests.
+    `same_first` is the share of requests in which both rank the same note first.
     """
 
     requests: int
@@ -45,14 +45,14 @@ class ComparisonBody(BaseModel):
 
 
 class CheckpointBody(BaseModel):
-    """A checkpoint."""
+    """A checkpoint's name and fingerprint."""
 
     name: str
     fingerprint: str
 
 
 class MirroredBody(BaseModel):
-    """Requests that were to be mirrored since this replica started, by what became of them."""
+    """Outcomes of the requests sampled for mirroring since this replica started."""
 
     compared: int
     failed: int
@@ -60,14 +60,14 @@ class MirroredBody(BaseModel):
 
 
 class CostBody(BaseModel):
-    """Milliseconds a pair in the engine, at each one's own load, of requests that both computed in full."""
+    """Engine time in milliseconds per pair, each at its own load, over requests that both engines computed in full."""
 
     served: IntervalBody
     shadow: IntervalBody
 
 
 class ShadowBody(BaseModel):
-    """What this replica knows of the other service's checkpoint since it first answered (`since`, seconds since 1970)."""
+    """This replica's comparison with the shadow, since the shadow's checkpoint first answered (`since`, seconds since 1970)."""
 
     served: CheckpointBody
     shadow: CheckpointBody | None
@@ -79,7 +79,7 @@ class ShadowBody(BaseModel):
 
 
 def build_shadow_router(parts: Parts) -> APIRouter:
-    """The route over the parts."""
+    """Build the router."""
     router = APIRouter()
     may_administer = Depends(require(parts.keyring, "admin"))
 
@@ -90,7 +90,7 @@ def build_shadow_router(parts: Parts) -> APIRouter:
         **documents(problems={404: "No shadow is set"}),
     )
     async def shadow(_caller: Annotated[Caller, may_administer]) -> Response:
-        """How the checkpoint of the other service (NOTEGRADE_SHADOW_URL) differs from the one that serves here."""
+        """Compare the checkpoint of the shadow (NOTEGRADE_SHADOW_URL) with the one that serves here."""
         if parts.shadow is None:
             raise ShadowOffError("no shadow is set: NOTEGRADE_SHADOW_URL names the service to compare with")
         served = {"name": parts.manifest.name, "fingerprint": parts.manifest.fingerprint}
