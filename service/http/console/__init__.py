@@ -1,4 +1,4 @@
-"""The console: one page, from this package alone, that can run no script and reach no host but its own."""
+"""The console: one page whose content security policy allows only its own script, styles and host."""
 
 from importlib.resources import files
 
@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 _FOLDER = files(__package__)
 _TYPES = {"index.html": "text/html", "console.css": "text/css", "console.js": "text/javascript"}
-# https://developer.mozilla.org/docs/Web/HTTP/Guides/CSP: everything is forbidden that isn't named.
+# https://developer.mozilla.org/docs/Web/HTTP/Guides/CSP: whatever is not listed is forbidden.
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
@@ -20,7 +20,7 @@ _HEADERS = {
 
 
 def build_console_router() -> APIRouter:
-    """The page and its two files. They hold nothing secret: what the page shows, it asks for with a key."""
+    """Build the routes of the page and its two files. They need no key: the page reads all it shows with the user's key."""
     router = APIRouter(include_in_schema=False)
     contents = {name: (_FOLDER / name).read_bytes() for name in _TYPES}
 

@@ -1,4 +1,4 @@
-"""The console's files as they are served. What they do is tested in a browser: end_to_end/test_console.py."""
+"""The console's files and their headers. tests/end_to_end/test_console.py tests the page in a browser."""
 
 import re
 
@@ -15,7 +15,7 @@ from tests.service.http.conftest import Service
         ("/console/console.js", "text/javascript"),
     ],
 )
-async def test_each_file_forbids_what_it_does_not_need(service: Service, path: str, kind: str) -> None:
+async def test_each_file_has_a_strict_content_security_policy(service: Service, path: str, kind: str) -> None:
     response = await service.client.get(path)
     assert response.status_code == 200
     assert response.headers["content-type"] == f"{kind}; charset=utf-8"
@@ -26,7 +26,7 @@ async def test_each_file_forbids_what_it_does_not_need(service: Service, path: s
     assert "unsafe" not in policy
 
 
-async def test_the_page_has_no_inline_code_and_nothing_from_elsewhere(service: Service) -> None:
+async def test_the_page_has_no_inline_code_and_loads_nothing_from_other_hosts(service: Service) -> None:
     page = (await service.client.get("/console")).text
     assert not re.search(r"\son\w+=|\sstyle=|javascript:|https?://", page)
     assert re.findall(r"<script[^>]*>(.*?)</script>", page) == [""]
@@ -35,6 +35,6 @@ async def test_the_page_has_no_inline_code_and_nothing_from_elsewhere(service: S
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", script)
 
 
-async def test_it_is_not_part_of_the_api_s_document(service: Service) -> None:
+async def test_the_console_is_not_in_the_openapi_document(service: Service) -> None:
     document = (await service.client.get("/openapi.json")).json()
     assert not [path for path in document["paths"] if "console" in path]
