@@ -21,7 +21,7 @@ from service.errors import CommandError, EngineRequestError
 from service.experiments.prometheus import arms_in, increase_in
 from tests.checkpoints import engine_model, load_tiny
 from tests.deploy.haproxy_rig import ROUTING, Router, routed
-from tests.deploy.prometheus_rig import Prometheus, prometheus, told
+from tests.deploy.prometheus_rig import Prometheus, prometheus, run_tool
 from tests.served import Served, served
 from tests.tools import debian_tool
 from tests.waiting import wait_until
@@ -244,4 +244,4 @@ def test_counts_are_of_one_window_and_one_arm(tmp_path: Path) -> None:
         ),
     ]
     (tmp_path / "queries.test.yaml").write_text(yaml.safe_dump({"tests": cases}))
-    told("promtool", "test", "rules", tmp_path / "queries.test.yaml")
+    run_tool("promtool", "test", "rules", tmp_path / "queries.test.yaml")
