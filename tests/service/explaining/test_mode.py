@@ -2,7 +2,7 @@ import pytest
 
 from service.errors import InvalidRequestError
 from service.explaining.mode import NEVER_FLIPPED, Flip, FlipLimits, check_flip, conflict
-from tests.service.explaining.house import turn_on
+from tests.service.explaining.replica import turn_on
 
 LIMITS = FlipLimits(max_ttl_s=3600)
 

@@ -10,7 +10,7 @@ import pytest
 
 from service.errors import ShadowError
 from service.shadowing.http_target import HttpTarget
-from tests.service.shadowing.house import mirrored
+from tests.service.shadowing.requests import mirrored
 
 RESULT: dict[str, Any] = {
     "id": "n0", "outcome": "scored", "grade": 2, "score": 0.5, "distribution": [0.1, 0.2, 0.6, 0.1], "source": "engine",

@@ -17,7 +17,7 @@ from service.shadowing.base import Target
 from service.shadowing.http_target import HttpTarget
 from service.shadowing.memory_target import MemoryTarget
 from tests.checkpoints import fake_engine_for, load_tiny
-from tests.service.shadowing.house import mirrored
+from tests.service.shadowing.requests import mirrored
 
 TOO_LONG = "x" * 50
 
