@@ -37,8 +37,6 @@ from service.cli.remote import Remote
 from service.cli.shadow import describe_shadow, read_shadow
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 from service.errors import NotegradeError
-from service.experiments.command import judge_experiment, parse_period
-from service.experiments.counts import Prometheus
 from service.http.auth import Keyring, hash_key, new_key
 from service.http.server import Server, allow_open_files, bind
 from service.observability.logs import configure_logs
@@ -199,6 +197,10 @@ def experiment(
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table")] = False,
 ) -> None:
     """Compare two checkpoints that serve side by side. Exits with 1 if the treatment is worse by any measure."""
+    # Imported here: scipy is an extra, and `serve` must not load it.
+    from service.experiments.command import judge_experiment, parse_period
+    from service.experiments.prometheus import Prometheus
+
     report = judge_experiment(
         Prometheus(prometheus, where), control, treatment, parse_period(since, until, window, time.time())
     )

@@ -19,7 +19,7 @@ NotegradeError                       .type (stable, the problem+json type)  .sta
 │   └── EngineLostError        503   the engine is dead, readiness off
 ├── RemoteStoreError           503   a store did not answer in time
 │   ├── CacheUnavailableError    –   never leaves scoring: counted, reported to the breaker, scored without the cache
-│   └── ExplanationStoreError  503   the store of modes and traces did not answer
+│   └── ExplanationStoreError  503   a flip may have taken place: read the mode again; the mode expires without the store
 ├── ModeConflictError          412   explanation mode was changed in the meantime
 ├── ModeUnconditionalError     428   a flip must name the state that it changes (If-Match)
 ├── ModeRefusedError           409   the guard's limits are exceeded, or were a moment ago

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Draws a dashboard as one picture, from a Prometheus alone: python deploy/grafana/draw_dashboard.py scoring --out scoring.png
+"""Draws a dashboard as one picture, straight from Prometheus: python deploy/grafana/draw_dashboard.py scoring --out scoring.png
 
-For the notes of an incident, and where there is no Grafana. It asks what Grafana would ask, over the last minutes, and leaves Grafana's looks to Grafana.
+It is for incident notes, and for places without Grafana. It runs the dashboard's queries over the last minutes; it does not look like Grafana.
 """
 
 import argparse
@@ -24,7 +24,7 @@ FOLDER = Path(__file__).parent / "dashboards"
 STEPS = 150
 ROW_INCHES, WIDTH_INCHES = 2.8, 15
 MOST_NAMED = 8
-# Made anew for each panel: a formatter belongs to one axis.
+# Functions, because each panel needs its own formatter: a formatter belongs to one axis.
 UNITS: Mapping[str, Callable[[], Formatter]] = {
     "s": partial(EngFormatter, "s", sep=""),
     "bytes": partial(EngFormatter, "B", sep=""),
@@ -34,7 +34,7 @@ UNITS: Mapping[str, Callable[[], Formatter]] = {
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What of Prometheus's memory is drawn: seconds since 1970, and the range that rates are taken over, as PromQL has it."""
+    """The time range to draw, in seconds since 1970, and the range of rates as a PromQL duration."""
 
     start: float
     end: float
@@ -42,13 +42,13 @@ class Window:
 
     @property
     def step(self) -> float:
-        """Seconds from point to point."""
+        """Seconds between two points."""
         return max((self.end - self.start) / STEPS, 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One line: its labels, and (points,) each of days since 1970 and values."""
+    """One line: its labels, and its points: (points,) days since 1970 and (points,) values."""
 
     labels: Mapping[str, str]
     days: np.ndarray
@@ -56,7 +56,7 @@ class Series:
 
 
 def ask(prometheus: str, query: str, window: Window) -> list[Series]:
-    """What a panel's query finds, of all jobs and instances. Raises httpx.HTTPError where it can't be asked, or does not understand."""
+    """Run a panel's query for all jobs and instances. Raises httpx.HTTPError when Prometheus does not answer or refuses the query."""
     filled = query.replace("$__rate_interval", window.rate)
     filled = filled.replace("$job", ".+").replace("$instance", ".+")
     parameters: dict[str, str | float] = {
@@ -74,9 +74,9 @@ def ask(prometheus: str, query: str, window: Window) -> list[Series]:
 
 
 def draw(dashboard: Mapping[str, Any], prometheus: str, window: Window) -> Figure:
-    """Every panel where the dashboard has it, from the Prometheus of that base URL; one without data says so."""
+    """Draw every panel in the dashboard's layout, from the Prometheus at that base URL. A panel without data says so."""
     panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
-    # A title takes a line of the grid, which is no height of a picture's.
+    # Rows that only hold a title are left out of the picture's height.
     lines = sorted({panel["gridPos"]["y"] for panel in panels})
     figure = Figure(figsize=(WIDTH_INCHES, ROW_INCHES * len(lines) + 0.5), layout="constrained")
     figure.suptitle(f"{dashboard['title']}, {time.strftime('%Y-%m-%d %H:%M', time.gmtime(window.end))} UTC")
@@ -114,7 +114,7 @@ def _legend(template: str, labels: Mapping[str, str]) -> str:
 
 
 def _draw_lines(axes: Any, drawn: Mapping[str, Any], lines: Sequence[tuple[str, Series]]) -> None:
-    # The largest first: of many lines, the ones that are named are then those that are seen.
+    # Largest first, so that the legend, which names only some lines, names the visible ones.
     lines = sorted(lines, key=lambda line: -np.nanmax(line[1].values))
     if "stacking" in drawn["custom"]:
         days, values = _on_one_axis([series for _, series in lines])
@@ -131,7 +131,7 @@ def _draw_lines(axes: Any, drawn: Mapping[str, Any], lines: Sequence[tuple[str, 
 
 
 def _draw_heatmap(axes: Any, buckets: Sequence[Series]) -> None:
-    """Each bucket without those below it: Prometheus counts them in."""
+    """Draw counts per bucket: Prometheus's buckets include those below them."""
     bounded = sorted(buckets, key=lambda each: float(each.labels["le"]))
     days, values = _on_one_axis(bounded)
     counts = np.diff(np.nan_to_num(values), axis=0, prepend=0)
@@ -140,7 +140,7 @@ def _draw_heatmap(axes: Any, buckets: Sequence[Series]) -> None:
 
 
 def _on_one_axis(lines: Sequence[Series]) -> tuple[np.ndarray, np.ndarray]:
-    """(points,) days that any line has, and (lines, points) values, NaN where one has none."""
+    """Align the lines: (points,) the days of any line, and (lines, points) values, NaN where a line has none."""
     days = np.unique(np.concatenate([series.days for series in lines]))
     values = np.full((len(lines), len(days)), np.nan)
     for row, series in zip(values, lines, strict=True):
@@ -149,12 +149,12 @@ def _on_one_axis(lines: Sequence[Series]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def main() -> None:
-    """Draw what the command line names."""
+    """Draw the dashboard that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("dashboard", choices=sorted(path.stem for path in FOLDER.glob("*.json")))
-    parser.add_argument("--prometheus", default="http://localhost:9090", help="its base URL")
+    parser.add_argument("--prometheus", default="http://localhost:9090", help="base URL of Prometheus")
     parser.add_argument("--minutes", type=float, default=60, help="how far back to look")
-    parser.add_argument("--rate", default="1m", help="range of rates: four scrapes or more")
+    parser.add_argument("--rate", default="1m", help="range of rates: at least four scrape intervals")
     parser.add_argument("--out", type=Path, required=True, help="PNG or SVG file")
     options = parser.parse_args()
     end = time.time()

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Makes the dashboards beside it out of what is said here: python deploy/grafana/make_dashboards.py
+"""Generates Grafana's dashboards from the definitions in this file: python deploy/grafana/make_dashboards.py
 
-Grafana takes JSON of some thousand lines; what one wants to read and change of it is this. Both are in the repository, and a test
-(tests/deploy/test_dashboards.py) holds that they are equal, and runs every query.
+Grafana's JSON has thousands of lines; this file holds the parts that people read and change. Both are in the repository.
+tests/deploy/test_dashboards.py checks that they match, and runs every query.
 """
 
 import json
@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent / "dashboards"
-# In queries, @ stands for the variables' selectors, and # for the routes that answer with scores.
+# In queries, @ stands for the selectors of the dashboard's variables, and # for the scoring routes.
 SELECTED = 'job=~"$job", instance=~"$instance"'
 SCORES = 'route=~"/score|(/v[12])?/rerank"'
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 COLUMNS, HEIGHT = 24, 8
 # vLLM's Scheduler.make_stats, at the end of update_from_output.
-AFTER_A_STEP = "As vLLM counts it, after each step. Grades take one step and are gone by then, so 0 is usual: what shows is what waits, and traces."
+AFTER_A_STEP = "vLLM counts after each step. A grade takes one step and is done by then, so 0 is normal: the figure shows waiting prompts and traces."
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """A graph. `queries`: legend to PromQL; `unit` is Grafana's; `what` is told when one asks for it."""
+    """A graph. `queries` maps legends to PromQL, `unit` is one of Grafana's, `what` is the description."""
 
     title: str
     queries: dict[str, str]
@@ -38,7 +38,7 @@ Rows = dict[str, list[Panel]]
 
 
 def quantiles(metric: str, selector: str, by: str = "") -> dict[str, str]:
-    """p50 to p99.9 of a histogram, by a label where one is given."""
+    """Build the queries for p50 to p99.9 of a histogram, by the label `by` if given."""
     legend = f"{{{{{by}}}}} " if by else ""
     labels = f"le, {by}" if by else "le"
     return {
@@ -56,7 +56,7 @@ SCORING: Rows = {
                 window: f'job:notegrade_errors:ratio_rate{window}{{job=~"$job"}} / 0.001'
                 for window in ("5m", "1h", "6h")
             },
-            what="1: the budget of 30 days (0.1 % of the requests answered 5xx) lasts just those. At 14.4 for an hour somebody is called.",
+            what="At 1, the error budget of 30 days (0.1 % of the requests answered 5xx) lasts exactly 30 days. 14.4 for an hour pages somebody.",
         ),
         Panel(
             "Latency: burn rate",
@@ -64,7 +64,7 @@ SCORING: Rows = {
                 window: f'job:notegrade_slow:ratio_rate{window}{{job=~"$job"}} / 0.01'
                 for window in ("5m", "1h", "6h")
             },
-            what="1: the budget of 30 days (1 % of the answers over 1 s) lasts just those.",
+            what="At 1, the error budget of 30 days (1 % of the answers over 1 s) lasts exactly 30 days.",
         ),
         Panel("Replicas by readiness", {"{{reason}}": "sum by (reason) (notegrade_ready{@})"}, stacked=True),
     ],
@@ -75,19 +75,19 @@ SCORING: Rows = {
             "reqps",
         ),
         Panel(
-            "Requests for scores by status",
+            "Scoring requests by status",
             {"{{status}}": "sum by (status) (rate(notegrade_request_seconds_count{@, #}[$__rate_interval]))"},
             "reqps",
-            "499: the client left before its answer.",
+            "499: the client closed the connection before the answer.",
         ),
         Panel(
-            "Errors: share of the requests for scores",
+            "Errors: share of the scoring requests",
             {
                 "{{status}}": 'sum by (status) (rate(notegrade_request_seconds_count{@, #, status=~"5.."}[$__rate_interval])) '
                 '/ ignoring (status) group_left sum (rate(notegrade_request_seconds_count{@, #, status!~"4.."}[$__rate_interval]))'
             },
             "percentunit",
-            "500: the engine. 503: not ready, or every pair was shed. 504: no pair by the deadline.",
+            "500: an engine error. 503: not ready, or every pair was shed. 504: no pair was scored by the deadline.",
         ),
         Panel(
             "Pairs by outcome",
@@ -97,11 +97,11 @@ SCORING: Rows = {
         Panel(
             "Pairs by source",
             {"{{source}}": "sum by (source) (rate(notegrade_pair_source_total{@}[$__rate_interval]))"},
-            what="What is not from the engine cost it nothing.",
+            what="Only pairs from the source `engine` cost engine time.",
             stacked=True,
         ),
         Panel(
-            "Pairs in a request",
+            "Pairs per request",
             {
                 "mean": "sum (rate(notegrade_pair_outcomes_total{@}[$__rate_interval])) "
                 '/ sum (rate(notegrade_request_seconds_count{@, #, status!~"4.."}[$__rate_interval]))'
@@ -109,7 +109,7 @@ SCORING: Rows = {
         ),
     ],
     "Latency": [
-        Panel("Answers", quantiles("notegrade_request_seconds", '@, #, status=~"2.."'), "s"),
+        Panel("Latency of answers", quantiles("notegrade_request_seconds", '@, #, status=~"2.."'), "s"),
         Panel(
             "Slow answers",
             {
@@ -126,7 +126,7 @@ SCORING: Rows = {
                     "sum by (le, stage) (rate(notegrade_stage_seconds_bucket{@}[$__rate_interval])))"
                 },
                 "s",
-                "queue: until the engine began with the first of the pairs. A request from the cache alone has no other stage.",
+                "queue: until the engine started the first of the pairs. A request served from the cache has only the stage cache.",
             )
             for name, share in QUANTILES.items()
         ),
@@ -135,38 +135,38 @@ SCORING: Rows = {
         Panel(
             "Backlog",
             {"{{instance}}": "notegrade_backlog_tokens{@}"},
-            what="Prompt tokens that are admitted and not answered yet. NOTEGRADE_MAX_BACKLOG_TOKENS is the most.",
+            what="Prompt tokens admitted and not yet answered. The limit is NOTEGRADE_MAX_BACKLOG_TOKENS.",
         ),
         Panel(
-            "Backlog, in time",
+            "Backlog in seconds",
             {"{{instance}}": "notegrade_backlog_tokens{@} / (notegrade_service_rate_tokens{@} > 0)"},
             "s",
-            "At 5 s for 10 minutes somebody is told. Nothing while no rate is measured.",
+            "An alert fires after 10 minutes over 5 s. Empty until a rate is measured.",
         ),
         Panel(
             "Service rate",
             {"{{instance}}": "notegrade_service_rate_tokens{@}"},
-            what="Prompt tokens that the engine computes in a second when it has enough to do. 0: not measured yet.",
+            what="Prompt tokens that the engine computes per second under load. 0: not measured yet.",
         ),
         Panel(
             "Pairs shed by reason",
             {"{{reason}}": "sum by (reason) (rate(notegrade_shed_total{@}[$__rate_interval]))"},
-            what="deadline: its turn would have come too late. backlog: over the largest backlog.",
+            what="deadline: the pair would have been scored too late. backlog: the backlog is at its limit.",
         ),
         Panel(
             "Engine: prompt tokens",
             {"{{kind}}": "sum by (kind) (rate(notegrade_prompt_tokens_total{@}[$__rate_interval]))"},
-            what="reused: from the prefix cache.",
+            what="reused: taken from the prefix cache.",
             stacked=True,
         ),
         Panel(
-            "Engine: tokens computed for each second that requests spend there",
+            "Engine: tokens computed per second that requests spend in it",
             {
                 "{{instance}}": 'sum by (instance) (rate(notegrade_prompt_tokens_total{@,kind="computed"}[$__rate_interval]))'
                 ' / (sum by (instance) (rate(notegrade_stage_seconds_sum{@,stage="engine"}[$__rate_interval])) > 0)'
             },
-            what="It falls on one replica: that machine is slow, or its engine gets too little of it. On all, with the stage's latency:"
-            " too much is asked at once.",
+            what="If it falls on one replica, that machine is slow or its engine gets too little CPU. If it falls on all while the engine stage"
+            " gets slower, there are too many requests at once.",
         ),
     ],
     "Caches": [
@@ -177,34 +177,34 @@ SCORING: Rows = {
             },
         ),
         Panel(
-            "Hits, share of what was looked up",
+            "Hits: share of the pairs looked up",
             {
                 "{{tier}}": 'sum by (tier) (rate(notegrade_cache_operations_total{@, result="hit"}[$__rate_interval])) '
                 '/ sum by (tier) (rate(notegrade_cache_operations_total{@, result=~"hit|miss"}[$__rate_interval]))'
             },
             "percentunit",
         ),
-        Panel("Redis is passed over (breaker)", {"{{instance}}": "notegrade_cache_breaker_open{@}"}),
+        Panel("Breaker open (Redis not used)", {"{{instance}}": "notegrade_cache_breaker_open{@}"}),
     ],
     "Process": [
         Panel(
             "Tasks of the event loop",
             {"{{instance}}": "notegrade_tasks{@}"},
-            what="Each open connection has some.",
+            what="Each open connection has a few.",
         ),
-        Panel("Connections of clients", {"{{instance}}": "notegrade_connections{@}"}),
+        Panel("Client connections", {"{{instance}}": "notegrade_connections{@}"}),
         Panel(
             "Refused connections",
             {
                 "{{problem}}": "sum by (problem) (rate(notegrade_refused_connections_total{@}[$__rate_interval]))"
             },
-            what="A second. They reach no route, and are in no other figure.",
+            what="Per second. They reach no route and are not in any other graph.",
         ),
         Panel(
-            "Open files, share of the most",
+            "Open files: share of the limit",
             {"{{instance}}": "process_open_fds{@} / process_max_fds{@}"},
             "percentunit",
-            "Connections of clients and to Redis are most of them.",
+            "Most are client connections and connections to Redis.",
         ),
         Panel(
             "Memory",
@@ -213,7 +213,7 @@ SCORING: Rows = {
                 "{{instance}} engine": "notegrade_engine_resident_bytes{@}",
             },
             "bytes",
-            "Two processes. On a CPU they share some hundred MiB, which count for both.",
+            "Two processes. On a CPU they share some hundred MiB, which are counted for both.",
         ),
         Panel(
             "CPU",
@@ -221,7 +221,7 @@ SCORING: Rows = {
                 "{{instance}} service": "rate(process_cpu_seconds_total{@}[$__rate_interval])",
                 "{{instance}} engine": "rate(notegrade_engine_cpu_seconds_total{@}[$__rate_interval])",
             },
-            what="In cores. With work waiting, an engine on a CPU takes all of its cores, or something holds it back.",
+            what="In cores. While work waits, an engine on a CPU should use all its cores; if it does not, something slows it down.",
         ),
     ],
     "vLLM": [
@@ -231,7 +231,7 @@ SCORING: Rows = {
                 "running": "sum (vllm:num_requests_running{@})",
                 "waiting": "sum (vllm:num_requests_waiting{@})",
             },
-            what=f"{AFTER_A_STEP} For how much there is to grade: Backlog.",
+            what=f"{AFTER_A_STEP} Backlog shows the amount of work.",
             stacked=True,
         ),
         Panel(
@@ -253,11 +253,11 @@ SCORING: Rows = {
 
 FINGERPRINTED = "* on (job, instance) group_left (fingerprint) notegrade_build_info{@}"
 RELEVANCE: Rows = {
-    "What is served": [
+    "Checkpoints": [
         Panel(
             "Replicas by checkpoint",
             {"{{version}} {{fingerprint}}": "count by (version, fingerprint) (notegrade_build_info{@})"},
-            what="A change here is the first suspect for every other one on this page.",
+            what="If anything else on this page changed, first check whether the checkpoint did.",
             stacked=True,
         ),
         Panel(
@@ -288,10 +288,10 @@ RELEVANCE: Rows = {
             stacked=True,
         ),
         Panel(
-            "Grade drift in a day",
+            "Grade drift in one day",
             {"{{job}}": 'job:notegrade_grade:drift1d{job=~"$job"}'},
             "percentunit",
-            "The share of the last hour's pairs that would need another grade for the mix of the same hour yesterday. Over 20 % somebody is told.",
+            "The share of the last hour's pairs that would need another grade to give the mix of the same hour yesterday. An alert fires over 20 %.",
         ),
         Panel(
             "Scores",
@@ -299,11 +299,11 @@ RELEVANCE: Rows = {
             is_heatmap=True,
         ),
     ],
-    "Does the model understand": [
+    "Label mass and agreement": [
         Panel(
             "Label mass",
             {"{{le}}": "sum by (le) (increase(notegrade_label_mass_bucket{@}[$__rate_interval]))"},
-            what="The probability of all grades together: near 0, the model did not understand what was asked.",
+            what="The probability of all grades together. Near 0 means the model is not answering with a grade.",
             is_heatmap=True,
         ),
         Panel(
@@ -313,17 +313,17 @@ RELEVANCE: Rows = {
                 "/ sum (rate(notegrade_label_mass_count{@}[$__rate_interval]))"
             },
             "percentunit",
-            "Over 10 % somebody is told.",
+            "An alert fires over 10 %.",
         ),
         Panel(
-            "Traces whose last grade is the served one",
+            "Traces whose last grade equals the served grade",
             {
                 "share": '(sum (rate(notegrade_explanation_agreement_total{@, agrees="true"}[$__rate_interval])) '
                 "or 0 * sum (rate(notegrade_explanation_agreement_total{@}[$__rate_interval]))) "
                 "/ sum (rate(notegrade_explanation_agreement_total{@}[$__rate_interval]))"
             },
             "percentunit",
-            "Of those that could be parsed, while explanations are made.",
+            "Share of the well-formed traces; empty while no explanations are made.",
         ),
     ],
 }
@@ -333,14 +333,14 @@ EXPLANATIONS: Rows = {
         Panel(
             "Replicas by mode",
             {"{{mode}}": "sum by (mode) (notegrade_explanation_mode{@})"},
-            what="All have the same within 2 s; two modes at once for longer: a replica does not reach Redis.",
+            what="All replicas follow a flip within 2 s. If they differ for longer, a replica does not reach Redis.",
             stacked=True,
         ),
-        Panel("Waiting for their turn", {"{{instance}}": "notegrade_explanation_queue{@}"}),
+        Panel("Explanations waiting", {"{{instance}}": "notegrade_explanation_queue{@}"}),
         Panel(
             "Turned off by the guard",
             {"{{instance}}": "increase(notegrade_explanation_guard_trips_total{@}[$__rate_interval])"},
-            what="The replica whose guard did it. The mode's history has the figures.",
+            what="Counted by the replica whose guard turned the mode off. The mode's history has the figures.",
         ),
         Panel(
             "Scoring: p99",
@@ -349,19 +349,19 @@ EXPLANATIONS: Rows = {
                 'sum by (le) (rate(notegrade_request_seconds_bucket{@, #, status=~"2.."}[$__rate_interval])))'
             },
             "s",
-            "Explanations give way: this must not rise with them. The guard turns them off when it does.",
+            "Explanations give way to scores, so this must not rise with them. If it does, the guard turns the mode off.",
         ),
     ],
-    "What becomes of them": [
+    "Outcomes": [
         Panel(
-            "By outcome",
+            "Explanations by outcome",
             {"{{outcome}}": "sum by (outcome) (rate(notegrade_explanations_total{@}[$__rate_interval]))"},
             stacked=True,
         ),
         Panel(
-            "Dropped by reason",
+            "Dropped explanations by reason",
             {"{{reason}}": "sum by (reason) (rate(notegrade_explanation_drops_total{@}[$__rate_interval]))"},
-            what="scoring_busy: the guard's limits are breached.",
+            what="scoring_busy: scoring is over the guard's limits.",
             stacked=True,
         ),
         Panel(
@@ -372,38 +372,38 @@ EXPLANATIONS: Rows = {
             stacked=True,
         ),
     ],
-    "What they take": [
-        Panel("Time", quantiles("notegrade_explanation_seconds", "@", by="stage"), "s"),
+    "Cost": [
+        Panel("Time by stage", quantiles("notegrade_explanation_seconds", "@", by="stage"), "s"),
         Panel(
-            "Tokens written in a second",
+            "Trace tokens per second",
             {"{{instance}}": "rate(notegrade_explanation_tokens_total{@}[$__rate_interval])"},
-            what="NOTEGRADE_EXPLANATION_TOKENS_PER_S, which also counts prompts, is the most over time.",
+            what="The limit on average is NOTEGRADE_EXPLANATION_TOKENS_PER_S, which counts prompt tokens too.",
         ),
     ],
 }
 
 MIRRORED = "rate(notegrade_shadow_grades_total{@}[$__rate_interval])"
-# PromQL compares no label with another: these are the series of which both grades are the same.
+# The series whose two grades are equal: PromQL cannot compare two labels of a series.
 SAME_GRADE = 'label_join(group by (served) (notegrade_shadow_grades_total{@}), "shadow", "", "served")'
 SHADOW: Rows = {
-    "What becomes of it": [
+    "Outcomes": [
         Panel(
             "Mirrored requests by outcome",
             {"{{outcome}}": "sum by (outcome) (rate(notegrade_shadow_requests_total{@}[$__rate_interval]))"},
-            what="failed: no answer, a refusal or another scale; the log tells which. dropped: NOTEGRADE_SHADOW_QUEUE were waiting.",
+            what="failed: no answer, an error or another scale; the log says which. dropped: the queue (NOTEGRADE_SHADOW_QUEUE) was full.",
             stacked=True,
         ),
         Panel(
-            "Mirrored requests, share of those for scores",
+            "Mirrored requests: share of the scoring requests",
             {
                 "share": "sum (rate(notegrade_shadow_requests_total{@}[$__rate_interval])) "
                 '/ sum (rate(notegrade_request_seconds_count{@, #, status=~"2.."}[$__rate_interval]))'
             },
             "percentunit",
-            "NOTEGRADE_SHADOW_RATE where all chosen replicas have a shadow.",
+            "Equals NOTEGRADE_SHADOW_RATE if all selected replicas have a shadow.",
         ),
     ],
-    "What it would change": [
+    "Differences": [
         Panel(
             "Pairs that keep their grade",
             {
@@ -411,7 +411,7 @@ SHADOW: Rows = {
                 f"or 0 * sum ({MIRRORED})) / sum ({MIRRORED})"
             },
             "percentunit",
-            "Of all chosen replicas; `notegrade shadow` has it of one, with its interval.",
+            "Over all selected replicas. `notegrade shadow` shows one replica, with a confidence interval.",
         ),
         Panel(
             "Pairs whose grade changes",
@@ -420,13 +420,13 @@ SHADOW: Rows = {
                 f"/ on () group_left () sum ({MIRRORED})"
             },
             "percentunit",
-            "The grade that was served, and the shadow's, as a share of all mirrored pairs. More of them up than down: the candidate is milder.",
+            "From the served grade to the shadow's, as a share of all mirrored pairs. If more go up than down, the candidate grades more leniently.",
             stacked=True,
         ),
         Panel(
-            "Distance of the scores",
+            "Absolute difference of the scores",
             quantiles("notegrade_shadow_score_distance", "@"),
-            what="Of a pair, without its sign: 0 is the same, 1 the whole scale.",
+            what="Per pair. 0 means equal, 1 the whole scale.",
         ),
     ],
 }
@@ -440,7 +440,7 @@ DASHBOARDS: dict[str, tuple[str, Rows]] = {
 
 
 def dashboard(name: str) -> dict[str, Any]:
-    """The dashboard as Grafana takes it."""
+    """Build the dashboard in Grafana's JSON model."""
     title, rows = DASHBOARDS[name]
     return {
         "uid": f"notegrade-{name}",
@@ -458,17 +458,17 @@ def dashboard(name: str) -> dict[str, Any]:
 
 
 def text(name: str) -> str:
-    """The dashboard's file."""
+    """Format the dashboard as its file's text."""
     return json.dumps(dashboard(name), indent=1) + "\n"
 
 
 def _variables() -> list[dict[str, Any]]:
-    asked = {"type": "query", "datasource": DATASOURCE, "refresh": 2, "sort": 1, "includeAll": True}
+    query = {"type": "query", "datasource": DATASOURCE, "refresh": 2, "sort": 1, "includeAll": True}
     return [
         {"name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus"},
-        {**asked, "name": "job", "query": "label_values(notegrade_build_info, job)", "multi": False},
+        {**query, "name": "job", "query": "label_values(notegrade_build_info, job)", "multi": False},
         {
-            **asked,
+            **query,
             "name": "instance",
             "query": 'label_values(notegrade_build_info{job=~"$job"}, instance)',
             "multi": True,
@@ -487,7 +487,7 @@ def _panels(rows: Rows) -> Iterator[dict[str, Any]]:
             "gridPos": {"x": 0, "y": top, "w": COLUMNS, "h": 1},
         }
         top += 1
-        # Three to a line, or as many as there are.
+        # Up to three panels side by side.
         width = COLUMNS // min(3, len(panels))
         for number, panel in enumerate(panels):
             line, column = divmod(number, COLUMNS // width)

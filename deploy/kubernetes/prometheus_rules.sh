@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Prints deploy/prometheus/rules as PrometheusRules: deploy/kubernetes/prometheus_rules.sh | kubectl apply -f -
-# A script, since kustomize reads no files outside its folder and can't put one file's text into another's field.
+# It is a script because kustomize reads no files outside its folder and cannot put one file's text into another's field.
 #
-#   LABEL=VALUE ...          further labels, by which a Prometheus may choose its rules: release=kube-prometheus-stack
-#   NAMESPACE=notegrade      (a variable) where the rules go
+#   LABEL=VALUE ...          more labels, for a Prometheus that selects its rules by label: release=kube-prometheus-stack
+#   NAMESPACE=notegrade      (an environment variable) the rules' namespace
 set -euo pipefail
 
 labels=
 for label in "$@"; do
     if [[ $label != ?*=* ]]; then
-        echo "prometheus_rules: '$label' is no LABEL=VALUE" >&2
+        echo "prometheus_rules: '$label' is not of the form LABEL=VALUE" >&2
         exit 2
     fi
     labels+=$'\n'"    ${label%%=*}: \"${label#*=}\""

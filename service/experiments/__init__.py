@@ -1,1 +1,1 @@
-"""Compares two checkpoints on live traffic, from their Prometheus metrics."""
+"""Compares two checkpoints on live traffic, from their Prometheus metrics. The service itself imports none of this."""

@@ -1,4 +1,4 @@
-"""What `notegrade experiment` does: judges a treatment beside its control by what Prometheus has of both."""
+"""The `notegrade experiment` command: compares a treatment with its control, from Prometheus's counts of both."""
 
 import re
 from collections.abc import Collection
@@ -9,7 +9,6 @@ from typing import Any
 from rich.table import Table
 
 from service.errors import CommandError
-from service.experiments.counts import Period, Prometheus
 from service.experiments.measures import (
     CONFIDENCE,
     FEWEST_WINDOWS,
@@ -20,13 +19,14 @@ from service.experiments.measures import (
     judge_all,
     requests,
 )
+from service.experiments.prometheus import Period, Prometheus
 
-# Some twenty long windows rather than many short ones: what comes over an arm for minutes then stays within one, and few windows
-# cost little (B. Schmeiser, "Batch size effects in the analysis of simulation output", Operations Research 30, 1982: 10 to 30).
+# Few long windows, so that a disturbance of some minutes stays within one. 10 to 30 windows cost little precision (B. Schmeiser,
+# "Batch size effects in the analysis of simulation output", Operations Research 30, 1982).
 WINDOWS = 24
 SHORTEST_WINDOW_S = 60.0
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-# How a unit is shown: its sign in a row's name, what it is multiplied by, and its decimals.
+# How a unit is shown: the suffix of the row's name, a factor, and the decimals.
 _SHOWN: dict[Unit, tuple[str, float, int]] = {
     "share": (", %", 100, 2),
     "seconds": (", ms", 1000, 1),
@@ -37,7 +37,7 @@ _STYLES = {"better": "green", "worse": "bold red", "higher": "yellow", "lower": 
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One checkpoint: how many requests for scores it had, and in which time it answered (seconds by quantile, estimated)."""
+    """One checkpoint: its number of scoring requests, and estimated latency quantiles in seconds."""
 
     fingerprint: str
     requests: float
@@ -46,7 +46,7 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """An experiment's verdicts, and over what they were reached."""
+    """An experiment's verdicts, with the arms and the period that they are based on."""
 
     control: Arm
     treatment: Arm
@@ -55,11 +55,11 @@ class Report:
 
     @property
     def is_worse(self) -> bool:
-        """The treatment, by any measure."""
+        """Whether the treatment is worse by any measure."""
         return any(each.verdict == "worse" for each in self.judgements)
 
     def to_json(self) -> dict[str, Any]:
-        """Shares from 0 to 1, times in seconds; the measures' names are those of the table."""
+        """Convert to JSON-like data. Shares are from 0 to 1, times in seconds; the measures have the table's names."""
         return {
             "control": asdict(self.control),
             "treatment": asdict(self.treatment),
@@ -72,7 +72,7 @@ class Report:
         }
 
     def to_table(self) -> Table:
-        """For people."""
+        """Format as a table."""
         table = Table(title="\n".join(self._title()), title_justify="left", caption=self._caption())
         table.add_column("measure")
         for heading in ("control", "treatment", "difference", "interval"):
@@ -89,31 +89,31 @@ class Report:
     def _title(self) -> list[str]:
         of_all = self.treatment.requests / (self.control.requests + self.treatment.requests)
         return [
-            f"control   {self.control.fingerprint}: {self.control.requests:,.0f} requests for scores",
+            f"control   {self.control.fingerprint}: {self.control.requests:,.0f} scoring requests",
             f"treatment {self.treatment.fingerprint}: {self.treatment.requests:,.0f}, {of_all:.1%} of all",
             f"{_utc(self.period.since)} to {_utc(self.period.until)}, {self.period.windows} windows of {self.period.window_s:g} s",
         ]
 
     def _caption(self) -> str:
-        caption = f"All intervals hold together with {CONFIDENCE:.0%} (docs/experiments.md)."
+        caption = f"The confidence of all intervals together is {CONFIDENCE:.0%} (docs/experiments.md)."
         if self.period.windows < FEWEST_WINDOWS:
             caption += (
-                f" Fewer than {FEWEST_WINDOWS} windows are not judged: wait, or take a shorter --window."
+                f" Fewer than {FEWEST_WINDOWS} windows are not judged: wait, or choose a shorter --window."
             )
         return caption
 
 
 def judge_experiment(prometheus: Prometheus, control: str, treatment: str, period: Period) -> Report:
-    """Judge the two checkpoints, each given by the start of its fingerprint, with or without `sha256:`.
+    """Compare two checkpoints, each given by the start of its fingerprint, with or without `sha256:`.
 
-    Raises CommandError when Prometheus does not answer, a start fits no checkpoint or several, both fit the same one, or one has no
-    requests for scores in that time.
+    Raises CommandError when Prometheus does not answer, when a start matches no checkpoint or several, when both match the same one, or
+    when one has no scoring requests in that time.
     """
     known = prometheus.fingerprints(period)
     ours, theirs = _resolve("control", control, known), _resolve("treatment", treatment, known)
     if ours == theirs:
         raise CommandError(
-            f"control and treatment are the same checkpoint, {ours}: a name, a date or a calibration makes no other one"
+            f"control and treatment are the same checkpoint, {ours}: a different name, date or calibration does not change a fingerprint"
         )
     read = prometheus.read(period)
     return Report(
@@ -125,11 +125,11 @@ def judge_experiment(prometheus: Prometheus, control: str, treatment: str, perio
 
 
 def parse_period(since: str, until: str | None, window: str | None, now: float) -> Period:
-    """The time to judge. Raises CommandError.
+    """Parse the period to compare. Raises CommandError.
 
     Args:
-        since, until: how long ago (`90s`, `30m`, `24h`, `7d`) or when (ISO 8601, UTC unless it says otherwise); until now by default.
-        window: how long one is; else a 24th of the time, and a minute at least.
+        since, until: how long ago (`90s`, `30m`, `24h`, `7d`) or a time (ISO 8601, UTC by default). `until` defaults to now.
+        window: the length of a window; by default a 24th of the period, at least a minute.
         now: seconds since 1970.
     """
     start, end = _parse_instant("--since", since, now), _parse_instant("--until", until or "0s", now)
@@ -137,9 +137,9 @@ def parse_period(since: str, until: str | None, window: str | None, now: float) 
         raise CommandError(f"--since {_utc(start)} is not before {_utc(end)}")
     window_s = _parse_seconds(window) if window else max(SHORTEST_WINDOW_S, (end - start) / WINDOWS)
     if window_s is None:
-        raise CommandError(f"--window is a time such as 90s, 30m or 2h, not {window}")
+        raise CommandError(f"--window must be a duration such as 90s, 30m or 2h, not {window}")
     if not 0 < window_s <= end - start:
-        raise CommandError(f"--window {window_s:g} s is not within the {end - start:g} s to judge")
+        raise CommandError(f"--window {window_s:g} s does not fit into the {end - start:g} s to compare")
     return Period(start, end, window_s)
 
 
@@ -151,7 +151,7 @@ def _parse_instant(option: str, text: str, now: float) -> float:
         at = datetime.fromisoformat(text)
     except ValueError as error:
         raise CommandError(
-            f"{option} is a time such as 24h or 7d, or 2026-01-31T12:00, not {text}"
+            f"{option} must be a duration such as 24h or 7d, or a time such as 2026-01-31T12:00, not {text}"
         ) from error
     return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
 
@@ -166,17 +166,17 @@ def _resolve(arm: str, start: str, known: Collection[str]) -> str:
     found = sorted(each for each in known if each.removeprefix("sha256:").startswith(start))
     if len(found) == 1:
         return found[0]
-    served = ", ".join(found or sorted(known)) or "none at all"
-    wrong = "several checkpoints" if found else "no checkpoint that Prometheus saw in that time"
-    raise CommandError(f"the {arm} {start} is the start of {wrong}: {served}")
+    served = ", ".join(found or sorted(known)) or "none"
+    matches = "several checkpoints" if found else "no checkpoint that Prometheus saw in that time"
+    raise CommandError(f"the {arm} {start} matches {matches}: {served}")
 
 
 def _arm(name: str, fingerprint: str, windows: Windows, period: Period) -> Arm:
     count = sum(map(requests, windows.values()))
     if not count:
         raise CommandError(
-            f"the {name} {fingerprint} has no requests for scores in {period.windows} windows of {period.window_s:g} s "
-            "(a window shorter than two scrapes sees none)"
+            f"the {name} {fingerprint} has no scoring requests in {period.windows} windows of {period.window_s:g} s "
+            "(a window shorter than two scrape intervals contains none)"
         )
     return Arm(fingerprint, count, answer_quantiles(windows.values()))
 
@@ -196,7 +196,7 @@ def _row(judgement: Judgement) -> tuple[str, ...]:
 
 def _number(value: float | None, unit: Unit, sign: str = "") -> str:
     _, factor, decimals = _SHOWN[unit]
-    # Adding zero takes the sign off a rounded -0.
+    # Adding zero turns a rounded -0.0 into 0.0.
     return "–" if value is None else f"{round(value * factor, decimals) + 0.0:{sign},.{decimals}f}"
 
 

@@ -1,8 +1,8 @@
-"""The difference between two arms of an experiment, and how sure it is: statistics alone, no metric and no network.
+"""The difference between two arms of an experiment, with a confidence interval: statistics only, no metrics and no network.
 
-Requests of one minute, and of one user, are not independent, so an interval that counts each of them is too narrow. What is taken as
-independent here is a window of time: a number is a ratio of two sums over the windows, and its variance is how much the windows
-differ from it. Windows are paired between the arms, so that a load peak which both had takes nothing off.
+Requests of the same minute or the same user are not independent, so an interval that treats them as independent is too narrow. This
+module takes windows of time as independent instead: a measure is a ratio of two sums over the windows, and its variance comes from how
+much the windows differ from it. Windows are paired between the arms, so that a load peak in both does not widen the interval.
 
 Source: the linearised variance of a ratio of means (Cochran, Sampling Techniques, 1977, chapter 6; for experiments Deng, Knoblich, Lu,
 arXiv 1803.06336), with Student's t for few windows.
@@ -11,15 +11,24 @@ arXiv 1803.06336), with Student's t for few windows.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
-# Of the larger of the two ratios: less is what floating point leaves of equal ones, and no difference.
+from service.errors import CommandError
+
+try:
+    from scipy.stats import t as student_t
+except ImportError as error:
+    raise CommandError(
+        "`notegrade experiment` needs scipy: install the extra `experiments` "
+        "(pip install 'notegrade[experiments]', or `make setup-train` in a clone)"
+    ) from error
+
+# Differences below this share of the larger ratio come from floating-point rounding.
 ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What both arms counted in one window: each arm's number is the sum of its parts over the sum of its wholes (> 0)."""
+    """The counts of both arms in one window of time. An arm's measure is the sum of its parts over the sum of its wholes (> 0)."""
 
     control_part: float
     control_whole: float
@@ -29,7 +38,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Treatment minus control, with the interval's ends."""
+    """Treatment minus control, with the ends of its interval."""
 
     control: float
     treatment: float
@@ -41,14 +50,14 @@ class Difference:
         return self.treatment - self.control
 
     @property
-    def is_seen(self) -> bool:
-        """Zero is outside of the interval."""
-        nothing = ROUNDING * max(abs(self.control), abs(self.treatment))
-        return self.low > nothing or self.high < -nothing
+    def is_significant(self) -> bool:
+        """Whether zero is outside of the interval."""
+        rounding = ROUNDING * max(abs(self.control), abs(self.treatment))
+        return self.low > rounding or self.high < -rounding
 
 
 def ratios(windows: Sequence[Window]) -> tuple[float, float]:
-    """The control's number and the treatment's. Raises ZeroDivisionError for no windows."""
+    """Return the control's measure and the treatment's. Raises ZeroDivisionError without windows."""
     return (
         sum(each.control_part for each in windows) / sum(each.control_whole for each in windows),
         sum(each.treatment_part for each in windows) / sum(each.treatment_whole for each in windows),
@@ -56,7 +65,7 @@ def ratios(windows: Sequence[Window]) -> tuple[float, float]:
 
 
 def compare(windows: Sequence[Window], confidence: float) -> Difference:
-    """The difference of the arms' ratios, with an interval that holds the true one with that confidence (0 to 1).
+    """Return the difference of the arms' ratios, with an interval that contains the true one with `confidence` (0 to 1).
 
     Raises ValueError for fewer than two windows, which have no variance.
     """
@@ -66,38 +75,22 @@ def compare(windows: Sequence[Window], confidence: float) -> Difference:
     control_whole = sum(each.control_whole for each in windows)
     treatment_whole = sum(each.treatment_whole for each in windows)
     control, treatment = ratios(windows)
-    # What each window moves the difference by; they sum to zero.
-    moves = [
+    # Each window's influence on the difference; together they are zero.
+    influences = [
         (each.treatment_part - treatment * each.treatment_whole) / treatment_whole
         - (each.control_part - control * each.control_whole) / control_whole
         for each in windows
     ]
-    error = math.sqrt(count / (count - 1) * sum(move * move for move in moves))
-    margin = t_quantile((1 + confidence) / 2, count - 1) * error
+    error = math.sqrt(count / (count - 1) * sum(influence * influence for influence in influences))
+    margin = float(student_t.ppf((1 + confidence) / 2, count - 1)) * error
     difference = treatment - control
     return Difference(control, treatment, difference - margin, difference + margin)
 
 
-def t_quantile(probability: float, degrees: int) -> float:
-    """The quantile of Student's t, within 1 % from 9 degrees of freedom up.
-
-    Source: the expansion 26.7.5 of Abramowitz and Stegun. The exact one is in scipy, which is not installed for serving.
-    """
-    z = NormalDist().inv_cdf(probability)
-    terms = (
-        z,
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return sum(term / float(degrees) ** power for power, term in enumerate(terms))
-
-
 def bucket_quantile(share: float, buckets: dict[float, float]) -> float | None:
-    """A quantile from counts up to each bound, as Prometheus's histogram_quantile estimates it; None of nothing.
+    """Estimate a quantile from cumulative counts by upper bound, as Prometheus's histogram_quantile does; None without counts.
 
-    Inside a bucket it is a straight line from bound to bound; beyond the last finite bound, that bound.
+    Values are taken as evenly spread within their bucket; above the last finite bound, that bound is returned.
     """
     bounds = sorted(buckets)
     total = buckets[bounds[-1]] if bounds else 0.0

@@ -1,4 +1,4 @@
-"""What is judged in an experiment, and when a difference counts as one."""
+"""The measures of an experiment, and the rule for when a difference counts."""
 
 import math
 from collections import defaultdict
@@ -8,27 +8,27 @@ from typing import Literal
 
 from service.experiments.interval import Window, bucket_quantile, compare, ratios
 
-# What one arm counted in one window: by kind (the keys of experiment_counts.COUNTED), then by the label's value.
+# The counts of one arm in one window: by kind (the keys of prometheus.COUNTED), then by the label's value.
 Counts = Mapping[str, Mapping[str, float]]
-# By the window's place in time.
+# By the window's position in time.
 Windows = Mapping[int, Counts]
 Unit = Literal["share", "seconds", "grade"]
 Verdict = Literal["better", "worse", "higher", "lower", "no difference seen", "too little data"]
 
 CONFIDENCE = 0.95
-# Below either, the interval is not what it says: t has no hold on so few windows, nor the normal on so few events.
+# With fewer windows or events, the interval does not have the stated confidence.
 FEWEST_WINDOWS = 10
 FEWEST_EVENTS = 10
-# Prometheus reckons with fractions; one event is never less than one.
+# Prometheus's `increase` gives fractions: a count below this means that nothing happened.
 NO_EVENT = 0.5
-# The objective of deploy/prometheus/rules/slo.yaml.
+# The latency objective of deploy/prometheus/rules/slo.yaml.
 SLOW_S = 1.0
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A ratio of two counts. Without `lower_is_better`, neither direction is better: a lenient checkpoint grades higher."""
+    """A ratio of two counts. Unless `lower_is_better`, neither direction is better: a more lenient checkpoint grades higher."""
 
     name: str
     unit: Unit
@@ -39,7 +39,7 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """A measure of both arms, in its unit (shares from 0 to 1); None for what could not be told."""
+    """A measure of both arms, in its unit (shares from 0 to 1); None for what could not be computed."""
 
     name: str
     unit: Unit
@@ -52,10 +52,10 @@ class Judgement:
 
 
 def judge_all(control: Windows, treatment: Windows) -> list[Judgement]:
-    """Every measure, over the windows that both arms have.
+    """Judge every measure, over the windows that both arms have.
 
-    The intervals hold together with CONFIDENCE (Bonferroni): somebody who reads the whole table, and acts on any line of it, is
-    misled by chance in one of twenty experiments, not in every third.
+    CONFIDENCE holds for all intervals together (Bonferroni): a reader who acts on any line of the table is misled by chance in one
+    of twenty experiments. Without the correction it would be every third.
     """
     grades = {grade for arm in (control, treatment) for counts in arm.values() for grade in counts["grades"]}
     measures = [*MEASURES, *(_grade_share(grade) for grade in sorted(grades))]
@@ -64,25 +64,25 @@ def judge_all(control: Windows, treatment: Windows) -> list[Judgement]:
 
 
 def judge(measure: Measure, windows: Sequence[Window], confidence: float) -> Judgement:
-    """One measure; its interval holds by itself with that confidence (0 to 1)."""
+    """Judge one measure; its own interval has that confidence (0 to 1)."""
     if not windows:
         return Judgement(measure.name, measure.unit, None, None, None, None, None, "too little data")
     control, treatment = ratios(windows)
-    untold = (measure.name, measure.unit, control, treatment, treatment - control, None, None)
+    values = (measure.name, measure.unit, control, treatment, treatment - control)
     events = _rarer_events(windows) if measure.unit == "share" else math.inf
     if len(windows) < FEWEST_WINDOWS or NO_EVENT < events < FEWEST_EVENTS:
-        return Judgement(*untold, "too little data")
-    if events <= NO_EVENT:  # never in either arm, or always in both
-        return Judgement(*untold, "no difference seen")
+        return Judgement(*values, None, None, "too little data")
+    if events <= NO_EVENT:  # it never happened in either arm, or always did in both
+        return Judgement(*values, None, None, "no difference seen")
     found = compare(windows, confidence)
     verdict: Verdict = "no difference seen"
-    if found.is_seen:
+    if found.is_significant:
         verdict = _direction(measure, found.value > 0)
-    return Judgement(*untold[:-2], found.low, found.high, verdict)
+    return Judgement(*values, found.low, found.high, verdict)
 
 
 def answer_quantiles(windows: Iterable[Counts]) -> dict[str, float | None]:
-    """Seconds that answers took, by quantile: estimates from the histogram's buckets, which are not judged."""
+    """Estimate latency quantiles, in seconds, from the histogram's buckets. They are shown and not judged."""
     buckets: dict[float, float] = defaultdict(float)
     for counts in windows:
         for bound, count in counts["buckets"].items():
@@ -91,15 +91,15 @@ def answer_quantiles(windows: Iterable[Counts]) -> dict[str, float | None]:
 
 
 def requests(counts: Counts) -> float:
-    """Those for scores that count: what is the caller's doing (4xx) does not."""
+    """Count the scoring requests, without those that failed through the caller's fault (4xx)."""
     return sum(count for status, count in counts["requests"].items() if not status.startswith("4"))
 
 
 def _paired(measure: Measure, control: Windows, treatment: Windows) -> list[Window]:
-    """Where one arm has nothing, the other has nothing to be compared with."""
+    """Pair the windows of both arms; a window in which one arm has no requests is left out."""
     found = []
-    for place in sorted(control.keys() & treatment.keys()):
-        ours, theirs = control[place], treatment[place]
+    for position in sorted(control.keys() & treatment.keys()):
+        ours, theirs = control[position], treatment[position]
         window = Window(measure.part(ours), measure.whole(ours), measure.part(theirs), measure.whole(theirs))
         if window.control_whole > 0 and window.treatment_whole > 0:
             found.append(window)
@@ -107,7 +107,7 @@ def _paired(measure: Measure, control: Windows, treatment: Windows) -> list[Wind
 
 
 def _rarer_events(windows: Sequence[Window]) -> float:
-    """How often it was so in both arms together, or was not so, whichever is less."""
+    """Count the events in both arms, or the non-events if those are fewer."""
     part = sum(each.control_part + each.treatment_part for each in windows)
     whole = sum(each.control_whole + each.treatment_whole for each in windows)
     return min(part, whole - part)
@@ -123,7 +123,7 @@ def _starting(kind: str, start: str) -> Callable[[Counts], float]:
     return lambda counts: sum(count for label, count in counts[kind].items() if label.startswith(start))
 
 
-def _but(kind: str, label: str) -> Callable[[Counts], float]:
+def _except(kind: str, label: str) -> Callable[[Counts], float]:
     return lambda counts: sum(count for each, count in counts[kind].items() if each != label)
 
 
@@ -150,7 +150,7 @@ MEASURES = (
     Measure("errors (5xx)", "share", True, _starting("requests", "5"), requests),
     Measure("answers over 1 s", "share", True, _slow, _starting("buckets", "+Inf")),
     Measure("mean answer time", "seconds", True, _starting("seconds", "2"), _starting("requests", "2")),
-    Measure("pairs not scored", "share", True, _but("outcomes", "scored"), _starting("outcomes", "")),
-    Measure("pairs from a cache", "share", False, _but("sources", "engine"), _starting("sources", "")),
+    Measure("pairs not scored", "share", True, _except("outcomes", "scored"), _starting("outcomes", "")),
+    Measure("pairs from a cache", "share", False, _except("sources", "engine"), _starting("sources", "")),
     Measure("mean grade", "grade", False, _grade_sum, _starting("grades", "")),
 )

@@ -1,1 +1,1 @@
-"""Explanation mode: the switch, the traces, and the budget that keeps them out of scoring's way."""
+"""Explanation mode: the switch and its guard, the explainer that generates traces, and the stores of modes and traces."""

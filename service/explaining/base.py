@@ -1,4 +1,4 @@
-"""The ports of explanation mode: where the mode lives, and where traces made after the answer are kept."""
+"""The interfaces of the stores: one for the mode, one for explanations that are finished after the answer."""
 
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
@@ -6,13 +6,13 @@ from typing import Protocol
 
 from service.explaining.mode import Flip, Mode
 
-# Most traces that are kept of one request id: as many as a request may have notes by default.
+# The most traces that are kept for one request id: the default limit of notes per request.
 MAX_TRACES = 256
 
 
 @dataclass(frozen=True, slots=True)
 class ModeReading:
-    """The last flip, and by the store's clock how long ago it was and how long it still holds (None: it has no end)."""
+    """The last flip, how long ago it was and how long it still holds, by the store's clock. `left_s` is None for `off`."""
 
     mode: Mode
     age_s: float
@@ -20,51 +20,52 @@ class ModeReading:
 
 
 def read_at(mode: Mode, now: float) -> ModeReading:
-    """The mode as it stands at that moment of the store's clock, in seconds since 1970."""
+    """Read the mode at the moment `now` of the store's clock, in seconds since 1970."""
     return ModeReading(mode, now - mode.since, None if mode.expires is None else mode.expires - now)
 
 
 class ModeStore(Protocol):
-    """One mode for all replicas, with its history. Every call ends in time or raises ExplanationStoreError."""
+    """Stores one mode for all replicas, and its history. Every call ends in time or raises ExplanationStoreError."""
 
     async def read(self) -> ModeReading:
-        """The last flip, an expired one too; NEVER_FLIPPED where there was none."""
+        """Return the last flip, even an expired one; NEVER_FLIPPED where there was none."""
         ...
 
     async def flip(self, flip: Flip, expected_revision: int) -> ModeReading:
-        """Flip and append to the history, as one step; what there is now.
+        """Flip the mode and append to its history in one step; return the new state.
 
-        Raises ModeConflictError when the last flip's revision is not the expected one.
+        Raises ModeConflictError when the last flip does not have the expected revision: then nothing changed. After
+        ExplanationStoreError the caller cannot know whether the flip took place.
         """
         ...
 
     async def history(self, most: int) -> list[Mode]:
-        """The last flips, newest first. Older ones than the store keeps are gone; none ever changes."""
+        """Return up to `most` of the last flips, newest first. The store forgets the oldest ones and changes none."""
         ...
 
     def changes(self) -> AsyncGenerator[None]:
-        """Yields soon after each flip, maybe never: a hint to read, no promise. Ends with ExplanationStoreError."""
+        """Yield soon after each flip. This is a hint to read: a message may be lost. Ends with ExplanationStoreError."""
         ...
 
     async def close(self) -> None:
-        """Give up connections; later calls raise ExplanationStoreError. Closing twice is fine."""
+        """Close the connections; later calls raise ExplanationStoreError. Closing twice is harmless."""
         ...
 
 
 class TraceStore(Protocol):
-    """Traces by request id, one a field; all of a request expire together, and the oldest requests make room.
+    """Stores traces by request id and field. The traces of one request expire together; the oldest requests make room.
 
-    So do the oldest traces of a request that has too many: callers may use an id again, and it would never end.
+    A caller may use one request id again and again, so the oldest traces of a request make room as well.
     """
 
     async def put(self, request_id: str, traces: Mapping[str, bytes]) -> None:
-        """Store the traces, over older ones of the same field. Raises ExplanationStoreError."""
+        """Store the traces; one with the same field is replaced. Raises ExplanationStoreError."""
         ...
 
     async def get(self, request_id: str) -> dict[str, bytes]:
-        """The traces of the request by field; none where it is not known. Raises ExplanationStoreError."""
+        """Return the request's traces by field; empty for an unknown request. Raises ExplanationStoreError."""
         ...
 
     async def close(self) -> None:
-        """As for ModeStore."""
+        """Close the connections; later calls raise ExplanationStoreError. Closing twice is harmless."""
         ...

@@ -1,12 +1,12 @@
-"""Explanation mode as the API sees it: which pairs of an answer are explained, when, and where one finds it."""
+"""Explanation mode for the HTTP routes: which pairs of an answer are explained, when, and where to find the result."""
 
 import asyncio
 import json
 import logging
 import random
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from service.errors import (
     ExplanationDroppedError,
@@ -15,36 +15,25 @@ from service.errors import (
     ExplanationStoreError,
 )
 from service.explaining.base import TraceStore
-from service.explaining.explainer import Explainer, Finished, GradedPair, Job, Keep
+from service.explaining.explainer import Explainer, GradedPair, Job
 from service.explaining.guard import Guard
 from service.explaining.mode import Flip, FlipLimits, Mode, check_flip
 from service.explaining.switch import ModeNow, Switch
-from service.explaining.traces import Explanation
+from service.explaining.traces import ExplanationResult, to_wire
 
 logger = logging.getLogger(__name__)
 
-Outcome = Literal["made", "off", "deferred", "dropped", "failed"]
-
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What became of a pair's explanation; `reason` says more where it was dropped or failed."""
-
-    outcome: Outcome
-    explanation: Explanation | None = None
-    reason: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Asker:
-    """On whose behalf: the request, and the id of the key that sent it."""
+class Requester:
+    """The request that an explanation belongs to: its id, and the id of the key that sent it."""
 
     request_id: str
     key_id: str
 
 
 class Explanations:
-    """The switch, the guard, the explainer and the store of traces, as one. Start it once, close it once."""
+    """Combines the switch, the guard, the explainer and the trace store. Start it once, close it once."""
 
     def __init__(
         self,
@@ -55,7 +44,7 @@ class Explanations:
         limits: FlipLimits,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        """`draw` gives a number from 0 to 1 for each pair that may be sampled."""
+        """`draw` gives a random number in [0, 1) for each pair that may be sampled."""
         self._switch = switch
         self._guard = guard
         self._explainer = explainer
@@ -64,7 +53,7 @@ class Explanations:
         self._draw = draw
 
     def start(self) -> None:
-        """Begin to follow the mode, to guard scoring and to explain."""
+        """Start to follow the mode, to guard scoring and to explain."""
         self._switch.start()
         self._guard.start()
         self._explainer.start()
@@ -77,18 +66,18 @@ class Explanations:
 
     @property
     def now(self) -> ModeNow:
-        """The mode that applies on this replica."""
+        """The mode that applies on this replica now."""
         return self._switch.now
 
     def require_on(self) -> None:
-        """Raises ExplanationsOffError while the mode is off."""
+        """Raise ExplanationsOffError while the mode is off."""
         if self.now.name == "off":
             raise ExplanationsOffError(
                 "explanation mode is off: an admin key can turn it on (PUT /admin/explanation-mode)"
             )
 
     async def look(self) -> ModeNow:
-        """The same, fresh from the store where that answers."""
+        """Return the mode, read from the store if that answers; otherwise the last known one."""
         try:
             return await self._switch.look()
         except ExplanationStoreError:
@@ -101,55 +90,61 @@ class Explanations:
         """
         checked = check_flip(flip, self._limits)
         if checked.mode != "off":
-            await self.look()  # a guard may have flipped it a moment ago
+            await self.look()  # another replica's guard may have turned the mode off a moment ago
             self._guard.require_calm()
         return await self._switch.flip(checked, expected_revision)
 
     async def history(self, most: int) -> list[Mode]:
-        """The last flips, newest first. Raises ExplanationStoreError."""
+        """Return the last flips, newest first. Raises ExplanationStoreError."""
         return await self._switch.history(most)
 
     async def explain(
-        self, asker: Asker, pairs: Mapping[str, GradedPair], now: ModeNow, *, asked: bool, remaining_s: float
-    ) -> dict[str, Told]:
-        """Explain the pairs of one answer, by note id, as the mode `now` allows.
+        self,
+        requester: Requester,
+        pairs: Mapping[str, GradedPair],
+        now: ModeNow,
+        *,
+        asked: bool,
+        remaining_s: float,
+    ) -> dict[str, ExplanationResult]:
+        """Explain the pairs of one answer, by note id, as far as the mode `now` allows.
 
-        What was asked for is waited for until the time that remains is over, and then deferred; what the mode
-        alone wants is deferred at once. Deferred ones are read with `kept`. Cancelling it abandons what is waited for.
+        If the caller asked, wait up to `remaining_s` and defer what is not finished. What the mode samples is deferred
+        at once. `deferred` reads deferred explanations. Cancelling abandons the jobs that are waited for.
         """
         if now.name == "off":
-            return dict.fromkeys(pairs, Told("off")) if asked else {}
-        told: dict[str, Told] = {}
+            return dict.fromkeys(pairs, ExplanationResult("off")) if asked else {}
+        results: dict[str, ExplanationResult] = {}
         jobs: dict[str, Job] = {}
-        for note_id in pairs if asked else self._chosen(list(pairs), now):
+        for note_id in pairs if asked else self._sample(list(pairs), now):
             try:
                 jobs[note_id] = self._explainer.submit(pairs[note_id], asked=asked)
             except ExplanationDroppedError as error:
-                told[note_id] = Told("dropped", reason=error.reason)
+                results[note_id] = ExplanationResult("dropped", reason=error.reason)
         if asked:
             await _wait(jobs.values(), remaining_s)
         for note_id, job in jobs.items():
             if job.finished.done():
-                told[note_id] = told_of(job.finished.result())
+                results[note_id] = job.finished.result()
             else:
-                job.keep = self._keeper(asker, note_id)
-                told[note_id] = Told("deferred")
-        return told
+                job.on_finished = self._storing(requester, note_id)
+                results[note_id] = ExplanationResult("deferred")
+        return results
 
-    def begin(self, pair: GradedPair) -> Job:
-        """Begin to explain one pair, to be read along with `read_along`.
+    def submit(self, pair: GradedPair) -> Job:
+        """Queue the explanation of one pair, to be read with `stream`.
 
-        Raises ExplanationsOffError, also where the mode went off while the pair was scored, and ExplanationDroppedError.
+        Raises ExplanationDroppedError, and ExplanationsOffError also where the mode went off while the pair was scored.
         """
         try:
-            return self._explainer.submit(pair, asked=True, read_along=True)
+            return self._explainer.submit(pair, asked=True, streamed=True)
         except ExplanationDroppedError:
-            self.require_on()  # to try again would be of no use
+            self.require_on()  # "try again later" would be wrong advice
             raise
 
-    async def read_along(self, job: Job) -> AsyncGenerator[str | Finished]:
-        """The trace's text as it is written, then what came of it. Leaving early abandons it."""
-        assert job.pieces  # noqa: S101 - made by `begin`
+    async def stream(self, job: Job) -> AsyncGenerator[str | ExplanationResult]:
+        """Yield the trace's text as it is generated, then the result. Leaving early abandons the job."""
+        assert job.pieces  # noqa: S101 - made by `submit`
         try:
             while (piece := await job.pieces.get()) is not None:
                 yield piece
@@ -157,60 +152,44 @@ class Explanations:
         finally:
             job.abandon()
 
-    async def kept(self, request_id: str, key_id: str | None) -> list[dict[str, Any]]:
-        """What was deferred and is done by now, by note; of that key alone unless it is None.
+    async def deferred(self, request_id: str, key_id: str | None) -> list[dict[str, Any]]:
+        """Return the request's deferred explanations that are finished, by note; all keys' if `key_id` is None.
 
         Raises ExplanationNotFoundError, ExplanationStoreError.
         """
-        found = await self._store.get(request_id)
+        stored = await self._store.get(request_id)
         try:
-            entries = [json.loads(value) for value in found.values()]
+            entries = [json.loads(value) for value in stored.values()]
             mine = [entry["told"] for entry in entries if key_id in (None, entry["key_id"])]
         except (ValueError, KeyError, TypeError) as error:
-            raise ExplanationStoreError("what the store holds there are no explanations of ours") from error
+            raise ExplanationStoreError(
+                "the store's value for this request is not a list of explanations"
+            ) from error
         if not mine:
             raise ExplanationNotFoundError(
-                "none is kept for this request: it was not sampled, is not written yet, or its time is over"
+                "no explanation is stored for this request: it was not sampled, is not finished yet, or has expired"
             )
         return sorted(mine, key=lambda entry: str(entry["note_id"]))
 
-    def _chosen(self, note_ids: Sequence[str], now: ModeNow) -> list[str]:
+    def _sample(self, note_ids: Sequence[str], now: ModeNow) -> Sequence[str]:
         if now.name == "all":
-            return list(note_ids)
+            return note_ids
         if now.name == "sample":
             return [note_id for note_id in note_ids if self._draw() < (now.last.rate or 0)]
         return []
 
-    def _keeper(self, asker: Asker, note_id: str) -> Keep:
-        async def keep(result: Finished) -> None:
-            told = {"note_id": note_id, **told_fields(told_of(result))}
-            value = json.dumps({"key_id": asker.key_id, "told": told}).encode()
+    def _storing(self, requester: Requester, note_id: str) -> Callable[[ExplanationResult], Awaitable[None]]:
+        async def store(result: ExplanationResult) -> None:
+            # `told` is the field's name in stores that replicas of an earlier release share.
+            entry = {"key_id": requester.key_id, "told": {"note_id": note_id, **to_wire(result)}}
+            # The key's id is part of the field: two callers may choose the same request id.
+            field = f"{requester.key_id} {note_id}"
             try:
-                # Two callers may have chosen the same id for their requests.
-                await self._store.put(asker.request_id, {f"{asker.key_id} {note_id}": value})
+                await self._store.put(requester.request_id, {field: json.dumps(entry).encode()})
             except ExplanationStoreError as error:
-                logger.warning("an explanation could not be kept", extra={"detail": str(error)})
+                logger.warning("a deferred explanation could not be stored", extra={"detail": str(error)})
 
-        return keep
-
-
-def told_fields(told: Told) -> dict[str, Any]:
-    """As JSON-like data: what the wire and the store hold."""
-    fields: dict[str, Any] = {"outcome": told.outcome, "reason": told.reason}
-    if told.explanation:
-        found = told.explanation
-        steps = [{"criterion": s.criterion, "finding": s.finding, "grade": s.grade} for s in found.steps]
-        fields |= {**asdict(found), "steps": steps}
-    return fields
-
-
-def told_of(result: Finished) -> Told:
-    """What came of it, for telling."""
-    if isinstance(result, Explanation):
-        return Told("made", result)
-    if isinstance(result, ExplanationDroppedError):
-        return Told("dropped", reason=result.reason)
-    return Told("failed", reason=result.type.rpartition(":")[2])
+        return store
 
 
 async def _wait(jobs: Collection[Job], timeout_s: float) -> None:

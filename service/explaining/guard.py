@@ -1,4 +1,4 @@
-"""Scoring comes first: explanation mode is turned off while scoring is late or piles up."""
+"""The guard puts scoring first: it turns explanation mode off while scoring is slow or its backlog is long."""
 
 import asyncio
 import logging
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from service.errors import ExplanationStoreError, ModeConflictError, ModeRefusedError
 from service.explaining.mode import GUARD, Flip
 from service.explaining.switch import Switch
+from service.observability.background import run_forever
 from service.observability.live import LiveFigures
 from service.observability.metrics import Metrics
 
@@ -16,24 +17,24 @@ logger = logging.getLogger(__name__)
 
 CHECK_EVERY_S = 1.0
 WINDOW_S = 10
-# A percentile of fewer requests is one slow request.
+# With fewer requests, one slow request alone would decide the 99th percentile.
 FEWEST_REQUESTS = 20
-# One slow second is no breach: three in a row are.
+# Breached checks in a row that turn the mode off: one slow second is not an overload.
 BREACHES_TO_TRIP = 3
-# After a breach the mode can't be turned on for so long: otherwise it would go on, breach, and go off for ever.
+# After a breach the mode cannot be turned on for this long: otherwise it would go on, breach and go off again and again.
 CALM_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class GuardLimits:
-    """What scoring may reach: p99 of online requests over the window, in seconds, and the share of the backlog."""
+    """Limits on scoring: p99 latency of online requests, in seconds, and the share of the largest backlog in use."""
 
     p99_s: float
     backlog_share: float = 0.5
 
 
 class Guard:
-    """Looks once a second. Start it once, close it once; `check` is one look."""
+    """Checks scoring against its limits once a second. Start it once, close it once."""
 
     def __init__(
         self,
@@ -44,37 +45,38 @@ class Guard:
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`backlog_share` tells how much of the largest backlog there is now; `clock` gives monotonic seconds."""
+        """`backlog_share` returns the share of the largest backlog in use now; `clock` gives monotonic seconds."""
         self._switch = switch
         self._live = live
         self._backlog_share = backlog_share
         self._limits = limits
         self._trips = metrics.explanation_guard_trips
         self._clock = clock
-        self._in_a_row = 0
+        self._breaches_in_a_row = 0
         self._calm_at = clock()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to look."""
-        self._task = asyncio.create_task(self._watch())
+        """Start to check."""
+        checking = run_forever("the guard of explanation mode", self.check, every_s=CHECK_EVERY_S)
+        self._task = asyncio.create_task(checking)
 
     async def close(self) -> None:
-        """Stop looking."""
+        """Stop checking."""
         if self._task:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
     @property
     def is_breached(self) -> bool:
-        """Whether the last look found a limit breached: then nothing new is explained."""
-        return self._in_a_row > 0
+        """Whether the last check found a limit breached. While it is, no explanation starts."""
+        return self._breaches_in_a_row > 0
 
     def require_calm(self) -> None:
-        """Raises ModeRefusedError while a limit is breached here, and for CALM_S after that or after any guard's flip."""
+        """Raise ModeRefusedError during a breach, and for CALM_S after one or after any replica's guard turned the mode off."""
         now = self._switch.now
         waits_s = [CALM_S if self.is_breached else self._calm_at - self._clock()]
-        if now.last.owner == GUARD:  # on another replica, maybe
+        if now.last.owner == GUARD:  # perhaps the guard of another replica
             waits_s.append(CALM_S - now.age_s)
         if max(waits_s) > 0:
             when = "is" if self.is_breached else f"was within the last {CALM_S:g} s"
@@ -84,17 +86,18 @@ class Guard:
                 else f"scoring {when} over its limits: now {self._figures()}"
             )
             raise ModeRefusedError(
-                f"{why}. Explanations can be turned on when it has been calm for {CALM_S:g} s", max(waits_s)
+                f"{why}. Explanations can be turned on once scoring has stayed within its limits for {CALM_S:g} s",
+                max(waits_s),
             )
 
     async def check(self) -> None:
-        """One look: counts a breach, and at the third in a row turns the mode off."""
-        if not self._breached():
-            self._in_a_row = 0
+        """Check once; turn the mode off at the third breach in a row."""
+        if not self._is_over_a_limit():
+            self._breaches_in_a_row = 0
             return
-        self._in_a_row += 1
+        self._breaches_in_a_row += 1
         self._calm_at = self._clock() + CALM_S
-        if self._in_a_row >= BREACHES_TO_TRIP and self._switch.now.name != "off":
+        if self._breaches_in_a_row >= BREACHES_TO_TRIP and self._switch.now.name != "off":
             await self._turn_off()
 
     async def _turn_off(self) -> None:
@@ -103,15 +106,15 @@ class Guard:
         try:
             await self._switch.flip(Flip("off", GUARD, reason), self._switch.now.last.revision)
         except ModeConflictError:
-            return  # somebody flipped it meanwhile: the next look sees to what
+            return  # somebody flipped the mode meanwhile: the next check sees the new one
         except ExplanationStoreError:
             self._switch.turn_off_here()
         self._trips.inc()
 
-    def _breached(self) -> bool:
+    def _is_over_a_limit(self) -> bool:
         found = self._live.over(WINDOW_S)
-        late = found.requests >= FEWEST_REQUESTS and (found.p99_s or 0) > self._limits.p99_s
-        return late or self._backlog_share() > self._limits.backlog_share
+        is_slow = found.requests >= FEWEST_REQUESTS and (found.p99_s or 0) > self._limits.p99_s
+        return is_slow or self._backlog_share() > self._limits.backlog_share
 
     def _figures(self) -> str:
         found = self._live.over(WINDOW_S)
@@ -120,8 +123,3 @@ class Guard:
             f"p99 {p99} of {found.requests} requests in {WINDOW_S} s (limit {self._limits.p99_s * 1000:g} ms), "
             f"backlog {self._backlog_share():.0%} of the largest (limit {self._limits.backlog_share:.0%})"
         )
-
-    async def _watch(self) -> None:
-        while True:
-            await self.check()
-            await asyncio.sleep(CHECK_EVERY_S)

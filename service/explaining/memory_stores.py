@@ -1,4 +1,4 @@
-"""Explanation mode in this process alone: for a single replica without Redis, and the twins that tests use."""
+"""In-memory stores of explanation mode, for a single replica without Redis and for tests."""
 
 import asyncio
 import math
@@ -14,7 +14,7 @@ from service.explaining.mode import NEVER_FLIPPED, Flip, Mode, conflict
 
 
 class MemoryModeStore:
-    """Forgets everything with its process: a restart is `off`."""
+    """Keeps the mode in this process: after a restart it is `off`."""
 
     def __init__(
         self,
@@ -22,7 +22,7 @@ class MemoryModeStore:
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        """`clock` gives monotonic seconds, and the mode ends by it; `wall_clock` gives those since 1970, for people."""
+        """`clock` gives monotonic seconds and decides when the mode expires; `wall_clock` gives the seconds since 1970 that people see."""
         self._clock = clock
         self._wall_clock = wall_clock
         self._flipped_at = -math.inf
@@ -34,7 +34,7 @@ class MemoryModeStore:
     async def read(self) -> ModeReading:
         self._check_open()
         mode = self._history[-1] if self._history else NEVER_FLIPPED
-        # Not from the mode's own times: the wall clock may have leapt since.
+        # Not computed from `since` and `expires`: the wall clock may have leapt meanwhile.
         now = self._clock()
         return ModeReading(
             mode, now - self._flipped_at, None if self._ends_at is None else self._ends_at - now
@@ -73,11 +73,11 @@ class MemoryModeStore:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise ExplanationStoreError("the store of modes is closed")
+            raise ExplanationStoreError("the mode store is closed")
 
 
 class MemoryTraceStore:
-    """At most `max_traces` traces of each of at most `max_requests` requests, for `ttl_s` from its last one on."""
+    """Keeps up to `max_traces` traces for each of up to `max_requests` requests, until `ttl_s` after a request's last trace."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class MemoryTraceStore:
         self._check_open()
         if not traces:
             return
-        # Taken out first, here and below: what is put over keeps its old place, and would make room before older ones.
+        # Removed first, here and below: a replaced entry keeps its old place and would make room before older ones.
         kept = self._requests.pop(request_id, {})
         for field, trace in traces.items():
             kept.pop(field, None)
@@ -113,4 +113,4 @@ class MemoryTraceStore:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise ExplanationStoreError("the store of explanations is closed")
+            raise ExplanationStoreError("the trace store is closed")

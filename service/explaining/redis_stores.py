@@ -1,7 +1,7 @@
-"""Explanation mode in Redis, for all replicas together. Redis's clock is the one that counts: theirs may differ."""
+"""Explanation mode in Redis, shared by all replicas. All times are Redis's: the clocks of replicas may differ."""
 
 import math
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, cast, get_args
 
 from service.caches.redis_connection import RedisConnection
@@ -9,15 +9,16 @@ from service.errors import ExplanationStoreError
 from service.explaining.base import MAX_TRACES, ModeReading, read_at
 from service.explaining.mode import NEVER_FLIPPED, Flip, Mode, ModeName, conflict
 
-# The braces are a Redis Cluster hash tag: what one script touches lies in one slot.
+# The braces are a Redis Cluster hash tag: all keys of one script are in one slot.
 _MODE_KEY, _HISTORY_KEY, _CHANNEL = "ng:{mode}", "ng:{mode}:history", "ng:{mode}:changes"
 _TRACES_KEY, _ORDER_KEY, _TRACES_INDEX = "ng:{traces}:", "ng:{traces}order:", "ng:{traces}"
 
 # KEYS: mode, history. ARGV: expected revision, time to live in ms or "", channel, longest history, fields and values.
+# Returns whether it flipped, the time, and the mode as it is now: a second call to read it could fail after the flip.
 _FLIP = """
-local revision = tonumber(redis.call('HGET', KEYS[1], 'revision') or '0')
-if revision ~= tonumber(ARGV[1]) then return 0 end
 local time = redis.call('TIME')
+local revision = tonumber(redis.call('HGET', KEYS[1], 'revision') or '0')
+if revision ~= tonumber(ARGV[1]) then return {0, time, redis.call('HGETALL', KEYS[1])} end
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local fields = {'revision', string.format('%d', revision + 1), 'since_ms', string.format('%.0f', now_ms)}
 if ARGV[2] ~= '' then
@@ -29,13 +30,13 @@ redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], unpack(fields))
 redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[4], '*', unpack(fields))
 redis.call('PUBLISH', ARGV[3], revision + 1)
-return 1
+return {1, time, redis.call('HGETALL', KEYS[1])}
 """
 
-# KEYS: this request's traces, their order, the index. ARGV: time to live in ms, most requests, most traces of one,
+# KEYS: this request's traces, their order, the index. ARGV: time to live in ms, most requests, most traces of one request,
 # request id, prefixes of the first two keys, fields and values.
 _PUT_TRACES = """
--- By a count rather than by the time: a clock may leap, and what is new would then be taken for the oldest.
+-- Ordered by a counter, not by the time: after a clock leaps back, the newest entry would be taken for the oldest.
 local function put_last(key, member)
     local last = redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')
     redis.call('ZADD', key, (last[2] or 0) + 1, member)
@@ -59,7 +60,7 @@ for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, ARGV[1]) end
 
 
 class RedisModeStore:
-    """The mode as a hash, its history as a stream, flips by a script and told by pub/sub."""
+    """Keeps the mode in a hash and its history in a stream. A script flips it, and pub/sub announces each flip."""
 
     def __init__(self, connection: RedisConnection, max_history: int = 1000) -> None:
         self._connection = connection
@@ -69,9 +70,8 @@ class RedisModeStore:
         async with self._connection.call() as redis, redis.pipeline(transaction=True) as pipeline:
             pipeline.hgetall(_MODE_KEY)
             pipeline.time()
-            fields, (seconds, microseconds) = await pipeline.execute()
-        mode = _to_mode(fields) if fields else NEVER_FLIPPED
-        return read_at(mode, seconds + microseconds / 1e6)
+            fields, time = await pipeline.execute()
+        return _to_reading(fields, time)
 
     async def flip(self, flip: Flip, expected_revision: int) -> ModeReading:
         fields: dict[str, str | float] = {"mode": flip.mode, "owner": flip.owner, "reason": flip.reason}
@@ -80,11 +80,12 @@ class RedisModeStore:
         ttl_ms = "" if flip.ttl_s is None else math.ceil(flip.ttl_s * 1000)
         arguments = (expected_revision, ttl_ms, _CHANNEL, self._max_history, *_flat(fields))
         async with self._connection.call() as redis:
-            flipped = await cast("Any", redis.eval(_FLIP, 2, _MODE_KEY, _HISTORY_KEY, *arguments))
-        found = await self.read()
+            script = cast("Any", redis.eval(_FLIP, 2, _MODE_KEY, _HISTORY_KEY, *arguments))
+            flipped, time, found = await script
+        reading = _to_reading(dict(zip(found[::2], found[1::2], strict=True)), time)
         if not flipped:
-            raise conflict(found.mode, expected_revision)
-        return found
+            raise conflict(reading.mode, expected_revision)
+        return reading
 
     async def history(self, most: int) -> list[Mode]:
         async with self._connection.call() as redis:
@@ -103,7 +104,7 @@ class RedisModeStore:
 
 
 class RedisTraceStore:
-    """One hash a request with the order of its traces beside it, and an index of the requests by their last trace."""
+    """Keeps each request's traces in a hash, their order in a sorted set, and all requests in an index by their last trace."""
 
     def __init__(
         self, connection: RedisConnection, ttl_s: float, max_requests: int, max_traces: int = MAX_TRACES
@@ -132,6 +133,11 @@ def _flat(fields: Mapping[str, Any]) -> list[Any]:
     return [part for item in fields.items() for part in item]
 
 
+def _to_reading(fields: Mapping[bytes, bytes], time: Sequence[bytes | int]) -> ModeReading:
+    seconds, microseconds = map(int, time)
+    return read_at(_to_mode(fields) if fields else NEVER_FLIPPED, seconds + microseconds / 1e6)
+
+
 def _to_mode(raw: Mapping[bytes, bytes]) -> Mode:
     try:
         fields = {name.decode(): value.decode() for name, value in raw.items()}
@@ -148,4 +154,6 @@ def _to_mode(raw: Mapping[bytes, bytes]) -> Mode:
             rate=float(rate) if rate else None,
         )
     except (KeyError, ValueError) as error:
-        raise ExplanationStoreError(f"what Redis holds under {_MODE_KEY} is no mode of ours") from error
+        raise ExplanationStoreError(
+            f"the value of {_MODE_KEY} in Redis is not an explanation mode"
+        ) from error

@@ -1,4 +1,4 @@
-"""This replica's copy of explanation mode: follows the store, and ends by itself."""
+"""This replica's copy of explanation mode: it follows the store, and expires without it."""
 
 import asyncio
 import contextlib
@@ -11,24 +11,25 @@ from typing import get_args
 from service.errors import ExplanationStoreError
 from service.explaining.base import ModeReading, ModeStore, read_at
 from service.explaining.mode import NEVER_FLIPPED, Flip, Mode, ModeName
+from service.observability.background import run_forever
 from service.observability.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
-# Replicas follow within 2 s even when every message of pub/sub is lost: one second to look, one to be told.
+# Replicas follow a flip within 2 s even when pub/sub loses every message: up to one second to poll, one to answer.
 POLL_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class ModeNow:
-    """What applies on this replica at this moment.
+    """The mode that applies on this replica now.
 
     Attributes:
-        name: the mode that applies; `off` where the last flip's time is over.
-        last: the last flip that this replica knows of.
-        age_s: how long ago it was.
-        left_s: how long the mode still holds; None where it has no end.
-        unread_s: how long the store hasn't answered; None while it answers.
+        name: the mode; `off` once the last flip has expired.
+        last: the last flip that this replica knows.
+        age_s: time since that flip.
+        left_s: time until the mode expires; None where it does not.
+        unread_s: how long the store has not answered; None while it answers.
     """
 
     name: ModeName
@@ -39,10 +40,10 @@ class ModeNow:
 
 
 class Switch:
-    """Follows the store by its messages, and by looking every `poll_s`. Start it once, close it once.
+    """Follows the mode store, by its messages and by polling every `poll_s`. Start it once, close it once.
 
-    While the store doesn't answer, the copy holds until its time is over. It then is `off`: a replica that
-    knows nothing explains nothing.
+    While the store does not answer, the last known mode applies until it expires. After that the mode is `off`:
+    a replica that cannot read the mode explains nothing.
     """
 
     def __init__(
@@ -61,14 +62,17 @@ class Switch:
         self._failing_since: float | None = None
         self._off_at_revision = -1
         self._hint = asyncio.Event()
-        # A slow look must not put an older mode over the one that a flip has just brought.
-        self._one_at_a_time = asyncio.Lock()
+        # Without it, a slow read could overwrite the newer mode of a flip that finished meanwhile.
+        self._one_call_at_a_time = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         metrics.explanation_mode.follow(get_args(ModeName), lambda: self.now.name)
 
     def start(self) -> None:
-        """Begin to follow the store."""
-        self._tasks = [asyncio.create_task(self._look()), asyncio.create_task(self._listen())]
+        """Start to follow the store."""
+        self._tasks = [
+            asyncio.create_task(run_forever("the poll of explanation mode", self._poll)),
+            asyncio.create_task(run_forever("the listener for flips", self._listen, every_s=self._poll_s)),
+        ]
 
     async def close(self) -> None:
         """Stop following; the store stays open."""
@@ -78,7 +82,7 @@ class Switch:
 
     @property
     def now(self) -> ModeNow:
-        """What applies now."""
+        """The mode that applies now, without asking the store."""
         last, left_s = self._reading.mode, self._reading.left_s
         passed_s = self._clock() - self._read_at
         if left_s is not None:
@@ -89,62 +93,82 @@ class Switch:
         return ModeNow(name, last, age_s, None if name == "off" else left_s, unread_s)
 
     async def look(self) -> ModeNow:
-        """Read the store. Raises ExplanationStoreError."""
-        async with self._one_at_a_time:
-            try:
-                self._take(await self._store.read())
-            except ExplanationStoreError as error:
-                self._fail(error)
-                raise
+        """Read the store, and return the mode that applies. Raises ExplanationStoreError."""
+        async with self._one_call_at_a_time:
+            await self._read()
         return self.now
 
     async def flip(self, flip: Flip, expected_revision: int) -> ModeNow:
-        """Flip it for all replicas. Raises ModeConflictError, ExplanationStoreError."""
-        async with self._one_at_a_time:
-            self._take(await self._store.flip(flip, expected_revision))
+        """Flip the mode for all replicas.
+
+        Raises ModeConflictError, and ExplanationStoreError when the store did not answer: the flip may have taken place.
+        """
+        async with self._one_call_at_a_time:
+            try:
+                self._accept(await self._store.flip(flip, expected_revision))
+            except ExplanationStoreError as error:
+                await self._confirm(flip, expected_revision, error)
         return self.now
 
     def turn_off_here(self) -> None:
-        """Off on this replica until the next flip: for when the store can't be told."""
+        """Turn the mode off on this replica until the next flip, for when the store does not answer."""
         self._off_at_revision = self._reading.mode.revision
 
     async def history(self, most: int) -> list[Mode]:
-        """The last flips, newest first. Raises ExplanationStoreError."""
+        """Return the last flips, newest first. Raises ExplanationStoreError."""
         return await self._store.history(most)
 
-    def _take(self, reading: ModeReading) -> None:
+    async def _read(self) -> None:
+        try:
+            self._accept(await self._store.read())
+        except ExplanationStoreError as error:
+            self._note_failure(error)
+            raise
+
+    async def _confirm(self, flip: Flip, expected_revision: int, failure: ExplanationStoreError) -> None:
+        """Read the mode back after a flip that got no answer; return only if that flip took place."""
+        with contextlib.suppress(ExplanationStoreError):
+            await self._read()
+            last = self._reading.mode
+            wanted = (expected_revision + 1, flip.mode, flip.owner, flip.reason, flip.rate)
+            if (last.revision, last.mode, last.owner, last.reason, last.rate) == wanted:
+                return
+        # Not even an old mode that was read back proves that nothing happens: the command may still be on its way.
+        raise ExplanationStoreError(
+            f"{failure}. The flip may have taken place: read the mode again before you repeat it"
+        ) from failure
+
+    def _accept(self, reading: ModeReading) -> None:
         before, self._reading, self._read_at = self._reading.mode, reading, self._clock()
         if self._failing_since is not None:
             self._failing_since = None
             logger.info("explanation mode is followed again")
         if reading.mode.revision < self._off_at_revision:
-            self._off_at_revision = -1  # the store was emptied, and counts from the start again
+            self._off_at_revision = -1  # the store was emptied, and its revisions start again at 0
         if before != reading.mode:
             last = reading.mode
             logger.info(
-                "explanation mode", extra={"mode": last.mode, "owner": last.owner, "revision": last.revision}
+                "explanation mode changed",
+                extra={"mode": last.mode, "owner": last.owner, "revision": last.revision},
             )
 
-    def _fail(self, error: ExplanationStoreError) -> None:
+    def _note_failure(self, error: ExplanationStoreError) -> None:
         if self._failing_since is None:
             self._failing_since = self._clock()
             logger.warning(
-                "explanation mode can't be followed: the last one known holds until its time is over",
+                "explanation mode can't be followed: the last known one applies until it expires",
                 extra={"detail": str(error)},
             )
 
-    async def _look(self) -> None:
-        while True:
-            self._hint.clear()
-            with contextlib.suppress(ExplanationStoreError):  # told by _fail
-                await self.look()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._poll_s):
-                    await self._hint.wait()
+    async def _poll(self) -> None:
+        self._hint.clear()
+        with contextlib.suppress(ExplanationStoreError):  # logged by _note_failure
+            await self.look()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._poll_s):
+                await self._hint.wait()
 
     async def _listen(self) -> None:
-        while True:
-            with contextlib.suppress(ExplanationStoreError):  # looking goes on, and tells
-                async for _ in self._store.changes():
-                    self._hint.set()
-            await asyncio.sleep(self._poll_s)
+        with contextlib.suppress(ExplanationStoreError):  # the poll goes on, and logs the failure
+            async for _ in self._store.changes():
+                self._hint.set()

@@ -13,8 +13,9 @@ from service.contract.checkpoint import Checkpoint
 from service.contract.comparison import Graded
 from service.engines.base import Engine
 from service.explaining.explainer import GradedPair
-from service.explaining.explanations import Asker, Explanations, Told
+from service.explaining.explanations import Explanations, Requester
 from service.explaining.mode import ModeName
+from service.explaining.traces import ExplanationResult
 from service.http.auth import Keyring
 from service.http.rate_limit import PairsLimiter
 from service.http.receive import read_body, unless_disconnected
@@ -69,7 +70,7 @@ class Answer:
 
     scores: ScoringAnswer
     mode: ModeName
-    explanations: Mapping[str, Told]
+    explanations: Mapping[str, ExplanationResult]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,7 @@ class Api:
         if not explain and (mirrored or now.name == "off"):
             return Answer(scores, now.name, {})
         results = await explanations.explain(
-            Asker(scoring.request_id, scoring.caller),
+            Requester(scoring.request_id, scoring.caller),
             graded_pairs(scoring, scores),
             now,
             asked=explain,

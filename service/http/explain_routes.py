@@ -13,9 +13,10 @@ from starlette.responses import Response, StreamingResponse
 
 from service.errors import ModeConflictError, ModeUnconditionalError
 from service.explaining.explainer import Job
-from service.explaining.explanations import Explanations, told_fields, told_of
+from service.explaining.explanations import Explanations
 from service.explaining.mode import Flip, Mode, ModeName
 from service.explaining.switch import ModeNow
+from service.explaining.traces import to_wire
 from service.http.answering import Api, documents, graded_pairs, to_json
 from service.http.auth import Caller, require
 from service.http.routes import to_result
@@ -183,7 +184,7 @@ def build_explaining_router(api: Api) -> APIRouter:
     )
     async def kept(request_id: str, caller: Annotated[Caller, may_score]) -> Response:
         """Deferred explanations of your own request; an admin key reads everybody's."""
-        stored = await explanations.kept(request_id, None if caller.role == "admin" else caller.key_id)
+        stored = await explanations.deferred(request_id, None if caller.role == "admin" else caller.key_id)
         finished = [KeptBody.model_validate(entry) for entry in stored]
         return to_json(ExplanationsBody(request_id=request_id, explanations=finished))
 
@@ -201,7 +202,7 @@ def build_explaining_router(api: Api) -> APIRouter:
         scoring = _to_scoring(body, api.limits, caller)
         answer = await api.score(request, scoring)
         [pair] = graded_pairs(scoring, answer).values()
-        return EventStream(_events(explanations, answer, explanations.begin(pair)), headers=UNBUFFERED)
+        return EventStream(_events(explanations, answer, explanations.submit(pair)), headers=UNBUFFERED)
 
     return router
 
@@ -210,12 +211,12 @@ async def _events(explanations: Explanations, answer: ScoringAnswer, job: Job) -
     result = to_result(answer.results[0]).model_dump(exclude={"id", "outcome", "explanation"})
     mode = explanations.now.name
     yield _event("score", {**result, "criteria": answer.criteria, "explanation_mode": mode})
-    async with aclosing(explanations.read_along(job)) as reading:
+    async with aclosing(explanations.stream(job)) as reading:
         async for piece in reading:
             if isinstance(piece, str):
                 yield _event("text", piece)
             else:
-                explanation = ExplanationBody.model_validate(told_fields(told_of(piece)))
+                explanation = ExplanationBody.model_validate(to_wire(piece))
                 yield _event("explanation", explanation.model_dump())
 
 

@@ -7,7 +7,7 @@ from fastapi.routing import APIRoute
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from service.contract.manifest import Manifest
-from service.explaining.explanations import Told, told_fields
+from service.explaining.traces import ExplanationResult, to_wire
 from service.http.answering import Answer, Api, documents, to_json
 from service.http.auth import Caller, require
 from service.http.rerank import RerankBody, RerankResponse, to_rerank_response
@@ -129,7 +129,7 @@ def _to_response(manifest: Manifest, answer: Answer) -> ScoreResponse:
     )
 
 
-def to_result(result: PairResult, explanation: Told | None = None) -> ResultBody:
+def to_result(result: PairResult, explanation: ExplanationResult | None = None) -> ResultBody:
     """Write one note's result as the wire has it."""
     judgement = result.judgement
     if judgement is None:
@@ -144,7 +144,7 @@ def to_result(result: PairResult, explanation: Told | None = None) -> ResultBody
         label_mass=judgement.label_mass,
         truncated=result.truncated,
         source=result.source,
-        explanation=ExplanationBody.model_validate(told_fields(explanation)) if explanation else None,
+        explanation=ExplanationBody.model_validate(to_wire(explanation)) if explanation else None,
     )
 
 

@@ -15,8 +15,8 @@ from pydantic_core import PydanticCustomError
 from service.contract.text import canonicalize
 from service.contract.validation import bad_fields
 from service.errors import InvalidRequestError
-from service.explaining.explanations import Outcome as ExplanationOutcome
 from service.explaining.mode import ModeName
+from service.explaining.traces import ExplanationOutcome
 from service.scoring.types import Outcome, Priority, Source
 
 BodyT = TypeVar("BodyT", bound=BaseModel)

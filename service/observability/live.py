@@ -1,24 +1,24 @@
-"""What scoring did in the last minute, second by second: for the guard of explanation mode and for the console.
+"""Figures of the last minute, second by second, for the guard of explanation mode and for the console.
 
-Prometheus keeps the history; this is what a replica knows of itself at once, without anything beside it.
+They need no Prometheus: a replica knows its own last minute at once. Prometheus keeps the history.
 """
 
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 WINDOW_S = 60
-# Latencies are kept as counts in buckets that grow by a tenth, so that a busy second is as small as an idle one;
-# a percentile is then right within 5 %.
+# Latencies are counted in buckets, each 10 % wider than the one before, so that a busy second needs no more memory
+# than an idle one. A percentile is then accurate to 5 %.
 _GROWTH = 1.1
 _SHORTEST_S, _LONGEST_S = 0.001, 120.0
 
 
 @dataclass(slots=True)
 class Second:
-    """Counts of one second; `at` is the second itself. Latencies, of online requests alone, are by bucket."""
+    """Counts of one second. `at` is that second on the clock; latencies are those of online requests, by bucket."""
 
     at: int
     pairs: int = 0
@@ -30,13 +30,13 @@ class Second:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Of some seconds together. Latencies in seconds, of online requests; None where there was nothing to tell of.
+    """Aggregates over a time window. Latencies are in seconds and of online requests; None where nothing was counted.
 
     Attributes:
-        requests: online requests that were answered, with an error too.
-        pairs_per_s: pairs scored in a second.
-        hit_rate: share of scored pairs that needed no work of the engine.
-        shed_rate: share of pairs that were not admitted.
+        requests: online requests that were answered, errors included.
+        pairs_per_s: pairs scored per second.
+        hit_rate: share of the scored pairs that the engine did not compute.
+        shed_rate: share of the pairs that were not admitted.
     """
 
     requests: int
@@ -48,15 +48,16 @@ class Figures:
 
 
 class LiveFigures:
-    """The last WINDOW_S seconds. Used from one event loop."""
+    """Counts the last WINDOW_S seconds. Used from one event loop."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """`clock` gives monotonic seconds."""
         self._clock = clock
-        self._seconds: deque[Second] = deque(maxlen=WINDOW_S)
+        # One more than the window: the second that has begun must not push out the oldest whole one.
+        self._seconds: deque[Second] = deque(maxlen=WINDOW_S + 1)
 
     def count_pairs(self, scored: int, cached: int, shed: int, all_pairs: int) -> None:
-        """A request's pairs; `cached` of the scored ones needed no work of the engine."""
+        """Count a request's pairs; `cached` of the scored ones were not computed by the engine."""
         now = self._this_second()
         now.pairs += all_pairs
         now.scored += scored
@@ -64,19 +65,20 @@ class LiveFigures:
         now.shed += shed
 
     def count_latency(self, seconds: float) -> None:
-        """An online request's time from being taken to its answer."""
+        """Count an online request's latency, from its arrival at the scorer to its answer."""
         self._this_second().latencies[_bucket(seconds)] += 1
 
     def over(self, seconds: int) -> Figures:
-        """Of the last whole seconds together, and the one that is running."""
-        since = int(self._clock()) - seconds
-        return _sum_up([second for second in self._seconds if second.at >= since], seconds)
+        """Aggregate the last whole seconds and the one that has begun."""
+        now = self._clock()
+        since = int(now) - seconds
+        return _aggregate([second for second in self._seconds if second.at >= since], now - since)
 
     def by_second(self, seconds: int) -> list[Figures]:
-        """Of each of the last whole seconds, oldest first."""
-        known = {second.at: second for second in self._seconds}
+        """The figures of each of the last whole seconds, oldest first."""
+        counted = {second.at: second for second in self._seconds}
         now = int(self._clock())
-        return [_sum_up([known[at]] if at in known else [], 1) for at in range(now - seconds, now)]
+        return [_aggregate([counted[at]] if at in counted else [], 1) for at in range(now - seconds, now)]
 
     def _this_second(self) -> Second:
         now = int(self._clock())
@@ -85,17 +87,16 @@ class LiveFigures:
         return self._seconds[-1]
 
 
-def _sum_up(seconds: Iterable[Second], length_s: int) -> Figures:
-    kept = list(seconds)
-    latencies = sum((second.latencies for second in kept), Counter[int]())
-    pairs, scored = sum(second.pairs for second in kept), sum(second.scored for second in kept)
+def _aggregate(seconds: Collection[Second], length_s: float) -> Figures:
+    latencies = sum((second.latencies for second in seconds), Counter[int]())
+    pairs, scored = sum(second.pairs for second in seconds), sum(second.scored for second in seconds)
     return Figures(
         requests=latencies.total(),
         p50_s=_percentile(latencies, 0.5),
         p99_s=_percentile(latencies, 0.99),
         pairs_per_s=scored / length_s,
-        hit_rate=sum(second.cached for second in kept) / scored if scored else None,
-        shed_rate=sum(second.shed for second in kept) / pairs if pairs else None,
+        hit_rate=sum(second.cached for second in seconds) / scored if scored else None,
+        shed_rate=sum(second.shed for second in seconds) / pairs if pairs else None,
     )
 
 
@@ -104,7 +105,7 @@ def _bucket(seconds: float) -> int:
 
 
 def _percentile(latencies: Counter[int], share: float) -> float | None:
-    """Nearest rank: the smallest latency that `share` of all don't exceed."""
+    """The nearest-rank percentile: the smallest latency that at least `share` of all requests stay within."""
     rank = math.ceil(share * latencies.total())
     for bucket in sorted(latencies):
         rank -= latencies[bucket]

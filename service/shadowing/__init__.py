@@ -1,1 +1,1 @@
-"""Shadowing: a sampled share of requests is scored by a second checkpoint as well, and both are held against each other."""
+"""Shadowing: a second checkpoint scores a sampled share of the requests too, and the two are compared."""

@@ -1,4 +1,4 @@
-"""The port to the service whose checkpoint might take the place of ours."""
+"""The interface to a shadow: another service, whose checkpoint may replace the one that serves here."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,13 +6,13 @@ from typing import Protocol
 
 from service.contract.comparison import Graded
 
-# Of a mirrored request: whoever gets it does not mirror it again, so that two services may shadow each other.
+# Marks a mirrored request. The receiver does not mirror it again, so two services may shadow each other.
 SHADOW_HEADER = "Notegrade-Shadow"
 
 
 @dataclass(frozen=True, slots=True)
 class MirroredNote:
-    """A note as the caller sent it; `served` is what was answered for it, None where it was not scored."""
+    """A note as the caller sent it. `served` is its answered grade and score; None where it was not scored."""
 
     id: str
     title: str | None
@@ -22,11 +22,11 @@ class MirroredNote:
 
 @dataclass(frozen=True, slots=True)
 class Mirrored:
-    """A request that has been answered.
+    """An answered request to mirror.
 
     Attributes:
-        criteria: as the caller asked for it; None leaves it to each checkpoint's own default.
-        engine_ms: what its pairs took in the engine; None where any of them was known.
+        criteria: as in the caller's request; with None each checkpoint uses its own default.
+        engine_ms: the engine's time for its pairs; None where any pair came from a cache.
     """
 
     request_id: str
@@ -38,13 +38,13 @@ class Mirrored:
 
 @dataclass(frozen=True, slots=True)
 class TargetAnswer:
-    """What the other service said.
+    """The shadow's answer to a mirrored request.
 
     Attributes:
-        name, fingerprint: of its checkpoint.
-        grades: how many its scale has; None where it scored no note.
-        notes: in the order of the request's; None where it did not score one.
-        engine_ms: as `Mirrored.engine_ms`.
+        name, fingerprint: those of its checkpoint.
+        grades: the number of grades on its scale; None where it scored no note.
+        notes: in the request's order; None for a note that it did not score.
+        engine_ms: the same as `Mirrored.engine_ms`, for its engine.
     """
 
     name: str
@@ -55,12 +55,12 @@ class TargetAnswer:
 
 
 class Target(Protocol):
-    """Scores mirrored requests by another checkpoint."""
+    """Scores mirrored requests with another checkpoint."""
 
     async def score(self, mirrored: Mirrored) -> TargetAnswer:
-        """Its answer. Raises ShadowError, also when it takes too long."""
+        """Score a mirrored request. Raises ShadowError, also on a timeout."""
         ...
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""
         ...

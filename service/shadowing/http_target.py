@@ -1,4 +1,4 @@
-"""Another Notegrade service over HTTP, asked at the wire contract's `/score`."""
+"""A shadow over HTTP: another Notegrade service, called at its `/score` route."""
 
 import asyncio
 from typing import Any
@@ -11,15 +11,15 @@ from service.shadowing.base import SHADOW_HEADER, Mirrored, TargetAnswer
 
 
 class HttpTarget:
-    """At a base URL. Each request is one attempt, bounded as a whole, connecting included."""
+    """Calls the service at a base URL, once per request. The timeout covers the whole call, connecting included."""
 
     def __init__(
         self, url: str, key: str, timeout_s: float, transport: httpx.AsyncBaseTransport | None = None
     ) -> None:
-        """`key` may be empty, where the other service needs none. `transport` is a test's."""
+        """`key` is empty where the other service needs none. `transport` is for tests."""
         headers = {SHADOW_HEADER: "1", **({"Authorization": f"Bearer {key}"} if key else {})}
         self._timeout_s = timeout_s
-        # httpx's own timeout is for each part of a request; `score` has one for all of it.
+        # httpx's timeout applies to each part of a request; `score` has one for the whole.
         self._client = httpx.AsyncClient(
             base_url=url, headers=headers, timeout=timeout_s, transport=transport
         )
@@ -29,14 +29,14 @@ class HttpTarget:
             async with asyncio.timeout(self._timeout_s):
                 response = await self._client.post("/score", json=self._body(mirrored))
         except (httpx.HTTPError, httpx.InvalidURL, OSError, TimeoutError) as error:
-            # Not chained: nothing that the other side wrote belongs into our log.
+            # Not chained: the exception may quote the response, which does not belong in our log.
             raise ShadowError(f"the shadow did not answer: {type(error).__name__}") from None
         if not response.is_success:
-            raise ShadowError(f"the shadow refused: HTTP {response.status_code}")
+            raise ShadowError(f"the shadow refused the request: HTTP {response.status_code}")
         try:
             return _read(response.json(), mirrored)
         except (ValueError, LookupError, TypeError, AttributeError):
-            raise ShadowError("the shadow's answer has not the shape of an answer to /score") from None
+            raise ShadowError("the shadow's response is not a valid answer to /score") from None
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -54,14 +54,14 @@ class HttpTarget:
 
 def _read(answer: dict[str, Any], mirrored: Mirrored) -> TargetAnswer:
     results = {result["id"]: result for result in answer["results"]}
-    found = [results[note.id] for note in mirrored.notes]
-    scored = [result for result in found if result["outcome"] == "scored"]
-    computed = bool(found) and all(result["source"] == "engine" for result in found)
+    ordered = [results[note.id] for note in mirrored.notes]
+    scored = [result for result in ordered if result["outcome"] == "scored"]
+    computed = bool(ordered) and all(result["source"] == "engine" for result in ordered)
     return TargetAnswer(
         name=str(answer["model"]["name"]),
         fingerprint=str(answer["model"]["fingerprint"]),
         grades=len(scored[0]["distribution"]) if scored else None,
-        notes=tuple(_graded(result) if result["outcome"] == "scored" else None for result in found),
+        notes=tuple(_graded(result) if result["outcome"] == "scored" else None for result in ordered),
         engine_ms=float(answer["timing_ms"]["engine"]) if computed else None,
     )
 
@@ -69,5 +69,5 @@ def _read(answer: dict[str, Any], mirrored: Mirrored) -> TargetAnswer:
 def _graded(result: dict[str, Any]) -> Graded:
     grade, score = int(result["grade"]), float(result["score"])
     if not (0 <= grade < len(result["distribution"]) and 0 <= score <= 1):
-        raise ValueError("a grade or a score out of its range")
+        raise ValueError("a grade or a score is out of range")
     return Graded(grade, score)

@@ -1,4 +1,4 @@
-"""The target's twin in memory."""
+"""An in-memory shadow, for tests."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from service.shadowing.base import Mirrored, MirroredNote, TargetAnswer
 
 
 class MemoryTarget:
-    """Judges each note by a function; while `is_down`, it does not answer."""
+    """Grades each note with a function; while `is_down`, it does not answer."""
 
     def __init__(
         self,
@@ -16,7 +16,7 @@ class MemoryTarget:
         grades: int,
         fingerprint: str = "sha256:memory",
     ) -> None:
-        """`judge` is given query and note, and gives None for what can't be scored."""
+        """`judge` gets the query and a note; it returns None for a note that cannot be scored."""
         self.asked: list[Mirrored] = []
         self.is_down = False
         self.fingerprint = fingerprint

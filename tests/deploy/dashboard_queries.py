@@ -1,4 +1,4 @@
-"""What the dashboards in deploy/grafana ask Prometheus, and what must have happened for them to draw it."""
+"""The queries of the dashboards in deploy/grafana, and the data that they need."""
 
 import json
 import re
@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 
 from deploy.grafana.make_dashboards import DASHBOARDS, FOLDER
-from tests.deploy.prometheus_rig import Prometheus, told
+from tests.deploy.prometheus_rig import Prometheus, run_tool
 
-# A twin has none of these: where it serves, they are held against vLLM's source alone.
+# The fake engine has none of these. Tests with it check their names against vLLM's source only.
 OF_VLLM = {
     "vllm:num_requests_running",
     "vllm:num_requests_waiting",
@@ -25,7 +25,7 @@ DAY_S = 86_400
 
 @dataclass(frozen=True)
 class Query:
-    """A panel's query, with Grafana's variables in it."""
+    """A panel's query, with Grafana's variables."""
 
     dashboard: str
     panel: str
@@ -42,7 +42,7 @@ class Query:
         filled = self.text
         for variable, value in chosen.items():
             filled = filled.replace(variable, value)
-        assert "$" not in filled, "a variable that Grafana may know and this test does not"
+        assert "$" not in filled, "the query has a variable that this test does not set"
         return filled
 
 
@@ -61,7 +61,7 @@ def queries() -> list[Query]:
 
 
 def empty_queries(name: str, watching: Prometheus, start: float, end: float) -> list[Query]:
-    """Those of the dashboard that draw nothing. Fails if one is no PromQL, or lacks a label that its legend shows."""
+    """Return the dashboard's queries without data. Fails if one is not PromQL or lacks a label of its legend."""
     empty = []
     for query in [query for query in queries() if query.dashboard == name]:
         found = watching.series(query.filled_in, start, end)
@@ -73,7 +73,7 @@ def empty_queries(name: str, watching: Prometheus, start: float, end: float) -> 
 
 
 def remember_yesterday(folder: Path, target: str) -> None:
-    """An hour of grades a day ago, which drift is measured from: all of them 0."""
+    """Import an hour of grades from a day ago, all of them 0, to measure drift from."""
     now = time.time()
     lines = [
         f'notegrade_grade_total{{job="notegrade",instance="{target}",grade="0"}} {second // 60} {now - DAY_S - 3600 + second}'
@@ -82,12 +82,12 @@ def remember_yesterday(folder: Path, target: str) -> None:
     (folder / "yesterday").write_text(
         "\n".join(["# TYPE notegrade_grade counter", *lines, "# EOF", ""]), encoding="utf-8"
     )
-    told("promtool", "tsdb", "create-blocks-from", "openmetrics", folder / "yesterday", folder / "data")
+    run_tool("promtool", "tsdb", "create-blocks-from", "openmetrics", folder / "yesterday", folder / "data")
 
 
 def turn_on_explanations(url: str, mode: str) -> None:
-    """Of the service there, or of all replicas that share a Redis with it."""
+    """Flip the mode of the service, and of all replicas that share its Redis."""
     mode_url = f"{url}/admin/explanation-mode"
     etag = httpx.get(mode_url).headers["etag"]
-    body = {"mode": mode, "ttl_s": 600, "reason": "to have some to draw"}
+    body = {"mode": mode, "ttl_s": 600, "reason": "to have explanations to draw"}
     assert httpx.put(mode_url, json=body, headers={"If-Match": etag}).status_code == 200

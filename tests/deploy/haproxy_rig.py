@@ -1,4 +1,4 @@
-"""A real HAProxy on free ports, with the files of deploy/routing."""
+"""A real HAProxy on free ports, with the files in deploy/routing."""
 
 import hashlib
 import os
@@ -39,7 +39,7 @@ class Router:
         return self.client.post("/score", json=body, headers=headers)
 
     def replica_of(self, query: str, notes: int = 1) -> str:
-        """The replica that scores it, by the hash that a caller sends."""
+        """Return the replica that scores the query when the caller sends its hash."""
         return answered(self.score(query, notes, headers=hashed(query))).headers["x-replica"]
 
     def is_up(self, server: str) -> bool:
@@ -50,7 +50,7 @@ class Router:
         return found is not None
 
     def open_on(self, server: str) -> int:
-        """How many requests it has given to the server and has no answer to."""
+        """Return the number of requests that the server has not answered yet."""
         written = httpx.get(self.metrics_url).text
         [found] = re.findall(
             rf'^haproxy_server_current_sessions{{proxy="\w+",server="{server}"}} (\d+)', written, re.M
@@ -58,12 +58,12 @@ class Router:
         return int(found)
 
     def wait_for(self, *, down: str | None = None) -> None:
-        """Until it sees all servers up, but for one."""
+        """Wait until all servers are up, except one."""
         wait_until(lambda: all(self.is_up(server) == (server != down) for server in self.servers))
 
 
 def hashed(query: str) -> dict[str, str]:
-    """The header by which a caller makes equal queries reach one replica."""
+    """Return the header that routes equal queries to one replica."""
     return {"X-Query-Hash": hashlib.sha256(query.encode()).hexdigest()}
 
 
@@ -75,7 +75,7 @@ def answered(response: httpx.Response) -> httpx.Response:
 
 @contextmanager
 def routed(haproxy: str, folder: Path, config: str, environment: Mapping[str, str]) -> Iterator[Router]:
-    """HAProxy with defaults.cfg and that text."""
+    """Run HAProxy with defaults.cfg and that configuration."""
     port, metrics_port = free_port(), free_port()
     (folder / "routing.cfg").write_text(config)
     command = [haproxy, "-db", "-f", str(ROUTING / "defaults.cfg"), "-f", str(folder / "routing.cfg")]
@@ -97,7 +97,7 @@ def routed(haproxy: str, folder: Path, config: str, environment: Mapping[str, st
 
 
 def answers(url: str, process: "subprocess.Popen[bytes]") -> bool:
-    assert process.poll() is None, "haproxy ended"
+    assert process.poll() is None, "HAProxy has exited"
     try:
         return httpx.get(url).status_code == 200
     except httpx.TransportError:

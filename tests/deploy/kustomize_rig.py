@@ -1,4 +1,4 @@
-"""The manifests of deploy/kubernetes, as kustomize builds them."""
+"""Builds the manifests of deploy/kubernetes with kustomize."""
 
 import importlib
 import re
@@ -13,9 +13,9 @@ import yaml  # type: ignore[import-untyped]  # it comes with vLLM, its stubs don
 from tests.deploy.containers import ROOT
 
 MANIFESTS = ROOT / "deploy" / "kubernetes"
-# What each of them promises; the newest has the checkpoint's image volume on by default.
+# The Kubernetes versions whose schemas the manifests must fit. Image volumes are on by default in the newest.
 KUBERNETES = ("1.33", "1.37")
-# Operators' schemas, as models made from their definitions.
+# The schemas of operators, as models generated from their definitions.
 DEFINITIONS = {
     "keda.sh/v1alpha1": "cloudcoil.models.keda.v1alpha1",
     "monitoring.coreos.com/v1": "cloudcoil.models.prometheus_operator.v1",
@@ -27,12 +27,12 @@ Manifest = dict[str, Any]
 def build(kustomize: str, folder: Path) -> list[Manifest]:
     done = subprocess.run([kustomize, "build", folder], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert not done.stderr, "what is deprecated is said there"
+    assert not done.stderr, "kustomize reports deprecated fields there"
     return list(yaml.safe_load_all(done.stdout))
 
 
 def build_mine(kustomize: str, kustomization: str, folder: Path) -> list[Manifest]:
-    """An overlay `mine`, written beside the others in a copy of them all."""
+    """Build an overlay `mine`, written beside the others in a copy of them."""
     copied = folder / "kubernetes"
     shutil.copytree(MANIFESTS, copied)
     mine = copied / "overlays" / "mine"
@@ -42,7 +42,7 @@ def build_mine(kustomize: str, kustomization: str, folder: Path) -> list[Manifes
 
 
 def build_with(kustomize: str, name: str, component: str, folder: Path) -> list[Manifest]:
-    """The overlay, with a component that it lacks."""
+    """Build the overlay with a component that it does not include."""
     if not component:
         return build(kustomize, MANIFESTS / "overlays" / name)
     lines = ["kind: Kustomization", f"resources: [../{name}]", f"components: [../../components/{component}]"]
@@ -54,7 +54,7 @@ def of_kind(manifests: list[Manifest], kind: str) -> dict[str, Manifest]:
 
 
 def config_of(manifests: list[Manifest], name: str) -> dict[str, str]:
-    """The data of the ConfigMap that is called so, up to its hash."""
+    """Return the data of the ConfigMap with that name before its hash."""
     [found] = [
         each
         for full, each in of_kind(manifests, "ConfigMap").items()
@@ -68,7 +68,7 @@ def selects(labels: dict[str, str], workload: Manifest) -> bool:
 
 
 def found_by(monitor: Manifest, manifests: list[Manifest]) -> list[Manifest]:
-    """The Services that the ServiceMonitor finds."""
+    """Return the Services that the ServiceMonitor selects."""
     wanted = monitor["spec"]["selector"]["matchLabels"].items()
     services = of_kind(manifests, "Service").values()
     return [each for each in services if wanted <= each["metadata"]["labels"].items()]

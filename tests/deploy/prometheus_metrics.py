@@ -1,4 +1,4 @@
-"""Which metrics there are: ours as docs/metrics.md has them, Prometheus's and its client's, vLLM's as its source names them."""
+"""The existing metrics: ours from docs/metrics.md, those of Prometheus's client, and vLLM's from its source."""
 
 import re
 from importlib.util import find_spec
@@ -6,14 +6,14 @@ from pathlib import Path
 
 from tests.deploy.containers import ROOT
 
-# What Prometheus adds to a series, and a histogram to its buckets.
+# The labels that Prometheus adds to a series, and a histogram to its buckets.
 ADDED_LABELS = {"job", "instance", "le"}
-# Those of HAProxy that rules read. A real one is asked for them in test_alerts.py.
+# HAProxy's metrics that the rules read. test_alerts.py checks them against a real HAProxy.
 OF_HAPROXY = {"haproxy_backend_http_responses_total", "haproxy_server_http_responses_total"}
 
 
 def our_metrics() -> dict[str, set[str]]:
-    """Series and their labels."""
+    """Return our series and their labels."""
     text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     found: dict[str, set[str]] = {}
     for name, kind, labels in re.findall(r"^\| `(notegrade_\w+)` \| (\w+) \| ([^|]*) \|", text, re.MULTILINE):
@@ -23,18 +23,18 @@ def our_metrics() -> dict[str, set[str]]:
 
 
 def vllm_metrics() -> set[str]:
-    """Names of the series that vLLM's engine exposes, but for the parts of its histograms. Reads its source, without importing it."""
+    """Return the names of the engine's series, without the parts of histograms. Reads vLLM's source and does not import it."""
     spec = find_spec("vllm")
     assert spec is not None
     assert spec.origin is not None
     text = (Path(spec.origin).parent / "v1" / "metrics" / "loggers.py").read_text(encoding="utf-8")
     found = re.findall(r'self\._(gauge|counter)_cls\(\s*name="(vllm:\w+)"', text)
-    # The client adds the suffix to a counter that has none.
+    # The client adds the suffix _total to a counter without it.
     return {name + ("_total" if kind == "counter" else "") for kind, name in found}
 
 
 def process_metrics() -> set[str]:
-    """What prometheus_client tells of the process on Linux."""
+    """Return prometheus_client's process metrics on Linux."""
     return {
         f"process_{name}"
         for name in (
@@ -45,7 +45,7 @@ def process_metrics() -> set[str]:
 
 
 def unknown_labels(query: str) -> set[str]:
-    """Labels that a query selects of one of our metrics, and that it does not have."""
+    """Return the labels that a query selects on one of our metrics although it lacks them."""
     ours = our_metrics()
     return {
         f"{name}{{{label}}}"

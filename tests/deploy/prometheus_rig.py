@@ -1,4 +1,4 @@
-"""A real Prometheus and a real Alertmanager on free ports, with the files of deploy/."""
+"""A real Prometheus and a real Alertmanager on free ports, with the files in deploy/."""
 
 import json
 import os
@@ -28,7 +28,7 @@ RULES = sorted((PROMETHEUS_FILES / "rules").glob("*.yaml"))
 ALERTMANAGER_FILE = ROOT / "deploy" / "alertmanager" / "alertmanager.yml"
 RUNBOOKS = ROOT / "deploy" / "runbooks"
 OFTEN = "500ms"
-# What stands before a runbook's path in `runbook_url`: an external label of Prometheus, nothing where it has none.
+# The prefix of a runbook's path in `runbook_url`: an external label of Prometheus, empty where it is not set.
 RUNBOOK_PREFIX = "{{ $externalLabels.notegrade_repository }}"
 
 
@@ -43,35 +43,35 @@ def tools() -> Path:
     return Path(done.stdout.strip())
 
 
-def told(tool: str, *arguments: str | Path) -> str:
-    """What the tool wrote; fails unless it exits with 0."""
+def run_tool(tool: str, *arguments: str | Path) -> str:
+    """Run the tool and return its output. Fails unless it exits with 0."""
     done = subprocess.run([tools() / tool, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 def read(path: Path) -> Any:
-    """The YAML file's content."""
+    """Load a YAML file."""
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def rules(kind: str) -> dict[str, dict[str, Any]]:
-    """All rules of the kind, `alert` or `record`, by name."""
+    """Return all rules of the kind, `alert` or `record`, by name."""
     found = [rule for path in RULES for group in read(path)["groups"] for rule in group["rules"]]
     named = [rule for rule in found if kind in rule]
-    assert len({rule[kind] for rule in named}) == len(named), "two rules have one name"
+    assert len({rule[kind] for rule in named}) == len(named), "two rules have the same name"
     return {rule[kind]: rule for rule in named}
 
 
 def runbook_of(alert: dict[str, Any]) -> str:
-    """The path of its runbook in the repository."""
+    """Return the path of the alert's runbook in the repository."""
     url: str = alert["annotations"]["runbook_url"]
     assert url.startswith(RUNBOOK_PREFIX), url
     return url.removeprefix(RUNBOOK_PREFIX)
 
 
 def run_runbook(page: Path, **environment: str) -> None:
-    """Runs its commands as they stand there. One that finds nothing while there is something to find has a mistake."""
+    """Run the page's commands exactly as written. Each must print something, because there is something to find."""
     found = re.findall(r"^```bash\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     assert found, page.name
     path = f"{tools()}:{os.environ['PATH']}"
@@ -79,7 +79,7 @@ def run_runbook(page: Path, **environment: str) -> None:
         ran = pool.map(lambda command: _run(command, {**os.environ, **environment, "PATH": path}), found)
         for command, done in zip(found, ran, strict=True):
             assert done.returncode == 0, f"{page.name}: {command}{done.stderr}"
-            assert done.stdout.strip(), f"{page.name}: {command}found nothing"
+            assert done.stdout.strip(), f"{page.name}: {command}printed nothing"
 
 
 def _run(command: str, environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
@@ -95,7 +95,7 @@ def _run(command: str, environment: dict[str, str]) -> "subprocess.CompletedProc
 
 
 def metric_names(query: str) -> set[str]:
-    """The metrics that a query reads: its words that are no keyword, function, label, string or duration."""
+    """Return the metrics that a query reads: its words except keywords, functions, labels, strings and durations."""
     query = re.sub(r'"[^"]*"|\{[^}]*\}|\[[^\]]*\]', " ", query)
     query = re.sub(r"\b(by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)", " ", query)
     words = re.findall(r"(?<![\w:.$])[a-zA-Z_:][\w:]*+(?!\s*\()", query)
@@ -104,7 +104,7 @@ def metric_names(query: str) -> set[str]:
 
 @dataclass
 class Prometheus:
-    """One that listens."""
+    """A running Prometheus."""
 
     url: str
 
@@ -114,7 +114,7 @@ class Prometheus:
         return answer["data"]
 
     def series(self, query: str, start: float, end: float) -> list[dict[str, Any]]:
-        """The query's series over the time, each with its labels and what it has of numbers."""
+        """Return the query's series over the time, with labels and values; NaN is left out."""
         found = self.ask("query_range", query=query, start=start, end=end, step=1)["result"]
         for each in found:
             each["values"] = [value for _, value in each["values"] if value != "NaN"]
@@ -125,12 +125,12 @@ class Prometheus:
         return float(found[0]["value"][1]) if found else None
 
     def values(self, query: str, label: str) -> dict[str, float]:
-        """The value now of each of the query's series, by its label."""
+        """Return the current value of each of the query's series, by a label."""
         found = self.ask("query", query=query)["result"]
         return {each["metric"][label]: float(each["value"][1]) for each in found}
 
     def wait_for_scrapes(self) -> None:
-        """Until what there is now was scraped twice, of every target that is up, and the rules were evaluated."""
+        """Wait until every target that is up was scraped twice from now on, and the rules were evaluated."""
         for _ in range(3):
             now = time.time()
             wait_until(lambda now=now: (self.value("min(timestamp(notegrade_tasks))") or 0) > now)  # type: ignore[misc]
@@ -144,8 +144,10 @@ def prometheus(
     alertmanager: str = "127.0.0.1:9",
     change: Callable[[str], str] = str,
 ) -> Iterator[Prometheus]:
-    """Scrapes the targets, and HAProxy's exporter at `router`, as deploy/prometheus/prometheus.yml says, but often; `change` is
-    applied to the rules' text."""
+    """Run a Prometheus on the targets, and HAProxy's exporter at `router`, with the deployed configuration but short intervals.
+
+    `change` is applied to the text of each file of rules.
+    """
     config = read(PROMETHEUS_FILES / "prometheus.yml")
     config["global"] |= {"scrape_interval": OFTEN, "scrape_timeout": OFTEN, "evaluation_interval": OFTEN}
     for job, found in (("notegrade", list(targets)), ("notegrade-router", [router] if router else [])):
@@ -168,7 +170,7 @@ def prometheus(
 
 
 def hurried(alerts: Collection[str], wait: str) -> Callable[[str], str]:
-    """For `prometheus`: these alerts wait no longer than that. All else of the rules is as it is deployed."""
+    """Make a `change` for `prometheus` that shortens the `for` of these alerts to `wait`."""
 
     def change(rule_file: str) -> str:
         content = yaml.safe_load(rule_file)
@@ -182,7 +184,7 @@ def hurried(alerts: Collection[str], wait: str) -> Callable[[str], str]:
 
 @contextmanager
 def alertmanager(folder: Path, change: Callable[[str], str]) -> Iterator[str]:
-    """Its address. `change` is applied to the text of deploy/alertmanager/alertmanager.yml."""
+    """Run an Alertmanager; yields its address. `change` is applied to the text of deploy/alertmanager/alertmanager.yml."""
     config = folder / "alertmanager.yml"
     config.write_text(change(ALERTMANAGER_FILE.read_text(encoding="utf-8")), encoding="utf-8")
     url = f"127.0.0.1:{free_port()}"
@@ -223,22 +225,22 @@ def _is_ready(address: str) -> bool:
 
 @dataclass
 class Webhook:
-    """Takes what Alertmanager posts: `told` has each alert with the path that it was posted to."""
+    """Receives what Alertmanager posts: `received` holds each alert with the path that it was posted to."""
 
     url: str
-    told: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    received: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
 
     def has(self, status: str, **labels: str) -> list[tuple[str, dict[str, Any]]]:
-        """The alerts with that status and at least these labels."""
+        """Return the received alerts with that status and at least these labels."""
         return [
             (path, alert)
-            for path, alert in list(self.told)
+            for path, alert in list(self.received)
             if alert["status"] == status and labels.items() <= alert["labels"].items()
         ]
 
 
 def posting_to(receiver: Webhook) -> Callable[[str], str]:
-    """For `alertmanager`: it posts to the receiver, without waiting for more to tell."""
+    """Make a `change` for `alertmanager` that posts to the receiver without waiting for more alerts."""
 
     def change(config: str) -> str:
         config = re.sub(r"\b(group_wait|group_interval): \w+", r"\1: 1s", config)
@@ -252,12 +254,12 @@ def webhook() -> Iterator[Webhook]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            receiver.told += [(self.path, alert) for alert in body["alerts"]]
+            receiver.received += [(self.path, alert) for alert in body["alerts"]]
             self.send_response(200)
             self.end_headers()
 
         def log_message(self, format: str, *arguments: Any) -> None:
-            """Not on the tests' stderr."""
+            """Log nothing on the tests' stderr."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         receiver = Webhook(f"http://127.0.0.1:{server.server_address[1]}")

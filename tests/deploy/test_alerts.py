@@ -1,4 +1,4 @@
-"""Alerts: every one is tested, documented, about metrics that exist; and a real one goes its whole way."""
+"""Alerts: each one is tested, documented and about existing metrics; some are sent end to end."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -28,8 +28,8 @@ from tests.deploy.prometheus_rig import (
     read,
     rules,
     run_runbook,
+    run_tool,
     runbook_of,
-    told,
     webhook,
 )
 from tests.end_to_end.service_process import free_port
@@ -47,32 +47,32 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return load_tiny(tmp_path_factory.mktemp("checkpoint"))
 
 
-def test_prometheus_takes_its_files() -> None:
-    told("promtool", "check", "config", PROMETHEUS_FILES / "prometheus.yml")
-    told("promtool", "check", "rules", "--lint=all", "--lint-fatal", *RULES)
+def test_prometheus_accepts_its_files() -> None:
+    run_tool("promtool", "check", "config", PROMETHEUS_FILES / "prometheus.yml")
+    run_tool("promtool", "check", "rules", "--lint=all", "--lint-fatal", *RULES)
 
 
-def test_alertmanager_takes_its_file() -> None:
-    told("amtool", "check-config", ALERTMANAGER_FILE)
+def test_alertmanager_accepts_its_file() -> None:
+    run_tool("amtool", "check-config", ALERTMANAGER_FILE)
 
 
 @pytest.mark.parametrize("path", RULE_TESTS, ids=lambda path: path.name)
 def test_rules_fire_and_resolve_as_their_tests_say(path: Path) -> None:
-    told("promtool", "test", "rules", path)
+    run_tool("promtool", "test", "rules", path)
 
 
 def test_every_alert_has_a_test_that_sees_it_silent_firing_and_silent_again() -> None:
     seen = {}
-    # Cases that are called otherwise are about several of them.
+    # Cases with other names are about several alerts.
     for case in [case for path in RULE_TESTS for case in read(path)["tests"] if case["name"] in ALERTS]:
-        asked = [each for each in case["promql_expr_test"] if 'alertstate="firing"' in each["expr"]]
-        seen[case["name"]] = [_expects(each, case["name"]) for each in asked]
+        checks = [each for each in case["promql_expr_test"] if 'alertstate="firing"' in each["expr"]]
+        seen[case["name"]] = [_expects(each, case["name"]) for each in checks]
     assert seen == {name: [False, True, False] for name in ALERTS}
 
 
-def _expects(asked: dict[str, Any], alert: str) -> bool:
-    samples = asked.get("exp_samples", [])
-    return any(alert in asked["expr"] or alert in sample["labels"] for sample in samples)
+def _expects(check: dict[str, Any], alert: str) -> bool:
+    samples = check.get("exp_samples", [])
+    return any(alert in check["expr"] or alert in sample["labels"] for sample in samples)
 
 
 @pytest.mark.parametrize("name", ALERTS)
@@ -80,7 +80,7 @@ def test_an_alert_says_what_it_is_and_what_to_do(name: str) -> None:
     alert = ALERTS[name]
     assert alert["labels"]["severity"] in ("page", "ticket")
     assert set(alert["annotations"]) == {"summary", "description", "runbook_url"}
-    assert "irst " in alert["annotations"]["description"], "what to do first"
+    assert "irst " in alert["annotations"]["description"], "it must say what to do first"
     runbook = (ROOT / runbook_of(alert)).read_text(encoding="utf-8")
     assert f"`{name}`" in runbook
     assert "In Kubernetes: " in runbook
@@ -89,27 +89,27 @@ def test_an_alert_says_what_it_is_and_what_to_do(name: str) -> None:
     assert f"| `{name}` |" in (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 
 
-def test_the_label_before_a_runbook_s_path_is_no_label_of_alerts() -> None:
+def test_the_label_for_the_repository_is_dropped_from_alerts() -> None:
     label = RUNBOOK_PREFIX.strip("{} ").removeprefix("$externalLabels.")
     [dropped] = read(PROMETHEUS_FILES / "prometheus.yml")["alerting"]["alert_relabel_configs"]
     assert dropped == {"action": "labeldrop", "regex": label}
     assert f"`{label}`" in (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 
 
-def test_every_aggregation_keeps_namespaces_apart() -> None:
+def test_every_aggregation_is_by_namespace() -> None:
     for path in RULES:
         sets = re.findall(r"\b(?:by|on) \(([^)]*)\)", path.read_text(encoding="utf-8"))
         assert all({"job", "namespace"} <= set(labels.split(", ")) for labels in sets), path.name
 
 
-def test_runbooks_and_operations_name_no_alert_that_is_none() -> None:
+def test_runbooks_and_operations_name_only_existing_alerts() -> None:
     for path in [*RUNBOOKS.glob("*.md"), ROOT / "docs" / "operations.md", ALERTMANAGER_FILE]:
         named = set(re.findall(r"`(Notegrade\w+)`", path.read_text(encoding="utf-8")))
         assert named <= set(ALERTS), path.name
 
 
-def test_the_objectives_are_measured_in_every_window() -> None:
-    """Burn-rate rules differ in their window alone: one that was changed and its siblings not is a mistake."""
+def test_the_objectives_are_recorded_in_every_window() -> None:
+    """Burn-rate rules must differ only in their window."""
     for objective in ("errors", "slow"):
         shapes = {}
         for name, rule in rules("record").items():
@@ -122,7 +122,7 @@ def test_the_objectives_are_measured_in_every_window() -> None:
 @pytest.mark.parametrize(
     "rule", [*ALERTS.values(), *rules("record").values()], ids=lambda rule: next(iter(rule.values()))
 )
-def test_rules_are_about_metrics_that_exist(rule: dict[str, Any]) -> None:
+def test_rules_use_existing_metrics(rule: dict[str, Any]) -> None:
     known = {*our_metrics(), *process_metrics(), *rules("record"), *OF_HAPROXY, "up"}
     names = metric_names(rule["expr"])
     assert names
@@ -130,8 +130,8 @@ def test_rules_are_about_metrics_that_exist(rule: dict[str, Any]) -> None:
     assert not unknown_labels(rule["expr"])
 
 
-def test_inhibition_holds_back_what_follows_and_never_what_callers_see(tmp_path: Path) -> None:
-    """The real Alertmanager, told of many alerts at once: which ones it holds back."""
+def test_inhibition_suppresses_consequences_and_never_what_callers_see(tmp_path: Path) -> None:
+    """Send many alerts to a real Alertmanager at once, and compare which ones it suppresses."""
     sent = {
         "NotegradeNotReady": {"instance": "a"},
         "NotegradeLatencyBurnFast": {},
@@ -142,7 +142,7 @@ def test_inhibition_holds_back_what_follows_and_never_what_callers_see(tmp_path:
         "NotegradeTasksGrowing": {"instance": "a"},
     }
     alerts = [_alert(name, job="notegrade", **labels) for name, labels in sent.items()]
-    # Another job: nothing that is said above concerns it. One replica of many is down, and still all are late.
+    # Other jobs, which the alerts above do not concern. In the job `late` one replica of many is down, yet all are slow.
     alerts += [
         _alert("NotegradeShedding", job="other"),
         _alert("NotegradeLatencyBurnFast", job="late"),
@@ -153,7 +153,7 @@ def test_inhibition_holds_back_what_follows_and_never_what_callers_see(tmp_path:
     ]
     alerts += [_alert("NotegradeEngineLost", job="third", instance="a")]
     alerts += [_alert("NotegradeNotReady", job="third", instance=instance) for instance in "ab"]
-    # One job in two namespaces.
+    # The same job in two namespaces.
     alerts += [
         _alert("NotegradeTargetDown", job="cluster", namespace="staging", instance="a"),
         _alert("NotegradeErrorsBurnFast", job="cluster", namespace="staging"),
@@ -167,7 +167,7 @@ def test_inhibition_holds_back_what_follows_and_never_what_callers_see(tmp_path:
         url = f"http://{address}/api/v2/alerts"
         assert httpx.post(url, json=alerts).status_code == 200
 
-        def held_back() -> set[tuple[str, ...]]:
+        def suppressed() -> set[tuple[str, ...]]:
             return {
                 tuple(each["labels"].get(name, "") for name in ("job", "alertname", "instance", "namespace"))
                 for each in httpx.get(url).json()
@@ -184,9 +184,9 @@ def test_inhibition_holds_back_what_follows_and_never_what_callers_see(tmp_path:
             ("cluster", "NotegradeShedding", "", "staging"),
             ("cluster", "NotegradeErrorsBurnSlow", "", "staging"),
         }
-        # It takes alerts in one by one: what it tells at once may be of some of them alone.
-        wait_until(lambda: held_back() >= expected)
-        assert held_back() == expected
+        # Alertmanager processes alerts one by one, so its first answers may lack some.
+        wait_until(lambda: suppressed() >= expected)
+        assert suppressed() == expected
 
 
 def _alert(name: str, **labels: str) -> dict[str, Any]:
@@ -195,13 +195,13 @@ def _alert(name: str, **labels: str) -> dict[str, Any]:
 
 
 @pytest.mark.redis
-def test_a_real_fault_is_told_and_told_over(
+def test_a_real_fault_is_notified_and_resolved(
     checkpoint: Checkpoint, redis_server: RedisServer, tmp_path: Path
 ) -> None:
-    """Redis dies under the service: Prometheus sees it, Alertmanager tells the tickets' receiver; and again when it is back."""
+    """Redis dies: Prometheus notices, and Alertmanager notifies the receiver of tickets; again when Redis is back."""
     settings: dict[str, Any] = {
         "redis_url": redis_server.url,
-        "redis_timeout_ms": 5000,  # on a busy machine a living Redis may take its time
+        "redis_timeout_ms": 5000,  # on a busy machine a healthy Redis may be slow
         "breaker_failures": 1,
         "breaker_open_s": 0.5,
     }
@@ -213,31 +213,31 @@ def test_a_real_fault_is_told_and_told_over(
             tmp_path,
             service.url.removeprefix("http://"),
             alertmanager=address,
-            # Five minutes of patience are for people's sake.
+            # The deployed rule waits five minutes, so as not to bother people.
             change=hurried(["NotegradeBreakerOpen"], "1s"),
         ) as watching,
     ):
         wait_until(lambda: watching.value("notegrade_cache_breaker_open") == 0)
         redis_server.kill()
         wait_until(lambda: bool(receiver.has("firing", alertname="NotegradeBreakerOpen")))
-        told_path, alert = receiver.has("firing", alertname="NotegradeBreakerOpen")[0]
+        path, alert = receiver.has("firing", alertname="NotegradeBreakerOpen")[0]
         instance = service.url.removeprefix("http://")
-        assert told_path == "/tickets"
-        assert alert["annotations"]["summary"] == f"{instance} does without Redis"
+        assert path == "/tickets"
+        assert alert["annotations"]["summary"] == f"{instance} does not use Redis: its breaker is open"
         assert not receiver.has("resolved", alertname="NotegradeBreakerOpen")
         redis_server.start()
         wait_until(lambda: bool(receiver.has("resolved", alertname="NotegradeBreakerOpen")), within_s=60)
-        # A replica that is well but for that is told of for nothing else.
-        assert {alert["labels"]["alertname"] for _, alert in receiver.told} == {"NotegradeBreakerOpen"}
-        service.stack.readiness.set("engine_lost", "as the test says")
+        # No other alert fires: the replica is otherwise healthy.
+        assert {alert["labels"]["alertname"] for _, alert in receiver.received} == {"NotegradeBreakerOpen"}
+        service.stack.readiness.set("engine_lost", "a test")
         wait_until(lambda: bool(receiver.has("firing", alertname="NotegradeEngineLost")))
         assert receiver.has("firing", alertname="NotegradeEngineLost")[0][0] == "/pager"
 
 
-def test_what_the_router_answers_by_itself_is_told_and_what_replicas_answer_is_not(
+def test_the_router_s_own_errors_are_notified_and_those_of_replicas_are_not(
     checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
-    """HAProxy in front of one replica: first that fails, then none is up. The runbook's commands find something then."""
+    """HAProxy has one replica: first it fails a request, then it is down. The runbook's commands must then find something."""
     haproxy = debian_tool("haproxy")
     config = (ROUTING / "by_query.cfg").read_text(encoding="utf-8")
     firing = 'ALERTS{alertname="NotegradeRouterErrors", alertstate="firing"}'
@@ -269,7 +269,7 @@ def test_what_the_router_answers_by_itself_is_told_and_what_replicas_answer_is_n
             assert watching.value("job_proxy:notegrade_router_errors:ratio_rate5m") == 0
             assert watching.value(firing) is None
 
-            service.stack.readiness.set("draining", "as the test says")
+            service.stack.readiness.set("draining", "a test")
             wait_until(lambda: not router.is_up("replica1"))
             assert router.score("bars").status_code == 503
             wait_until(lambda: watching.value(firing) == 1, within_s=60)

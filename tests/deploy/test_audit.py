@@ -1,4 +1,4 @@
-"""scripts/audit.sh with a stand-in for pip-audit: what passes, what fails, and what must not pass for clean."""
+"""scripts/audit.sh with a stand-in for pip-audit: what passes, what fails, and what must not pass as clean."""
 
 import json
 import shutil
@@ -42,7 +42,7 @@ sys.exit(1)
 
 
 def audit(folder: Path, canary: dict[str, Any] | None, lock: dict[str, Any] | None) -> tuple[int, str]:
-    """Exit status and words, where pip-audit finds these; None: it reports nothing."""
+    """Run the script with pip-audit finding these; None means no report. Return its exit status and output."""
     tools = folder / ".venv" / "bin"
     tools.mkdir(parents=True)
     (folder / "scripts").mkdir()
@@ -72,20 +72,20 @@ def test_an_advisory_fails_and_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("canary", [None, SKIPPED, CLEAN], ids=["no answer", "not found", "knows nothing"])
-def test_a_database_out_of_reach_is_no_pass(tmp_path: Path, canary: dict[str, Any] | None) -> None:
-    """pip-audit itself calls `not found` a pass, which is what an index without advisories answers."""
+def test_an_unreachable_database_does_not_pass(tmp_path: Path, canary: dict[str, Any] | None) -> None:
+    """pip-audit passes on `not found`, which is the answer of an index without advisories."""
     status, written = audit(tmp_path, canary, SKIPPED)
     assert status == 2
     assert "the advisory database can't be reached" in written
 
 
-def test_what_was_skipped_is_no_pass(tmp_path: Path) -> None:
+def test_skipped_packages_do_not_pass(tmp_path: Path) -> None:
     status, written = audit(tmp_path, CANARY, SKIPPED)
     assert status == 2
     assert "anyio (4.0)" in written
 
 
-def test_pip_audit_s_own_failure_is_no_pass(tmp_path: Path) -> None:
+def test_a_failure_of_pip_audit_does_not_pass(tmp_path: Path) -> None:
     status, written = audit(tmp_path, CANARY, None)
     assert status == 2
     assert "no route to host" in written

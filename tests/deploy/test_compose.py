@@ -1,4 +1,4 @@
-"""deploy/compose.yaml: read by Docker Compose itself, and held against the files that it mounts."""
+"""deploy/compose.yaml, parsed by Docker Compose itself, and checked against the files that it mounts."""
 
 import json
 import os
@@ -29,7 +29,7 @@ Composed = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def docker_compose() -> str:
-    """Debian's Compose 2, which needs no daemon to read a file."""
+    """Debian's Compose 2, which parses a file without a daemon."""
     return debian_tool("docker-compose")
 
 
@@ -43,16 +43,16 @@ def read_by(docker_compose: str, file: Path, **environment: str) -> "subprocess.
 def composed(docker_compose: str) -> Composed:
     done = read_by(docker_compose, DEPLOY / "compose.yaml", NOTEGRADE_KEYS=ENTRY)
     assert done.returncode == 0, done.stderr
-    assert not done.stderr, "what is obsolete is said there"
+    assert not done.stderr, "Compose reports obsolete keys there"
     whole: Composed = json.loads(done.stdout)
     return whole
 
 
-def test_what_it_says_to_type_is_right_on_a_fresh_clone() -> None:
+def test_its_commands_work_on_a_fresh_clone() -> None:
     head = (DEPLOY / "compose.yaml").read_text(encoding="utf-8").partition("\nname:")[0]
     typed = re.findall(r"^# {3}(.*)$", head, re.MULTILINE)
     assert problems("```bash\n" + "\n".join(typed) + "\n```\n") == []
-    # Git has no checkpoint, and what is not there is not mounted.
+    # A clone has no checkpoint, and Compose does not mount a missing folder.
     assert [line.split("#")[0].strip() for line in typed[:2]] == ["make checkpoint", "make image"]
     assert "docker compose -f deploy/compose.yaml up" in typed[-1]
 
@@ -65,7 +65,7 @@ def test_a_misspelt_key_is_refused(docker_compose: str, tmp_path: Path) -> None:
     assert "cap_dropped" in done.stderr
 
 
-def test_it_does_not_start_without_keys(docker_compose: str) -> None:
+def test_compose_refuses_to_start_without_keys(docker_compose: str) -> None:
     done = read_by(docker_compose, DEPLOY / "compose.yaml")
     assert done.returncode != 0
     assert "NOTEGRADE_KEYS" in done.stderr
@@ -77,7 +77,7 @@ def binds(service: Composed) -> dict[str, Path]:
     }
 
 
-def test_what_is_mounted_is_there_and_is_not_written_to(composed: Composed) -> None:
+def test_mounted_files_exist_and_are_read_only(composed: Composed) -> None:
     mounted = {
         target: source for each in composed["services"].values() for target, source in binds(each).items()
     }
@@ -104,7 +104,7 @@ def test_what_is_mounted_is_there_and_is_not_written_to(composed: Composed) -> N
 
 @pytest.fixture
 def settings(composed: Composed, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """As the service reads them in its container."""
+    """Load the settings as the service would in its container."""
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
         monkeypatch.delenv(name)
     given = composed["services"]["notegrade"]["environment"]
@@ -114,7 +114,7 @@ def settings(composed: Composed, monkeypatch: pytest.MonkeyPatch) -> Settings:
     return Settings()
 
 
-def test_the_service_can_be_reached_with_the_key(settings: Settings) -> None:
+def test_the_service_listens_beyond_loopback_with_a_key(settings: Settings) -> None:
     assert listening_addresses(settings) == [("0.0.0.0", settings.port)]
     assert (
         Keyring.load(settings.keys.get_secret_value(), None).check("Bearer a test", "admin").key_id == "test"
@@ -122,7 +122,7 @@ def test_the_service_can_be_reached_with_the_key(settings: Settings) -> None:
 
 
 def listening_ports(composed: Composed, settings: Settings) -> dict[str, int]:
-    """By service, from how each is started; Redis and Grafana at their defaults."""
+    """Return each service's port, from its command; Redis and Grafana use their defaults."""
     ports = {"notegrade": settings.port, "redis": 6379, "grafana": 3000}
     for name in ("prometheus", "alertmanager"):
         [option] = [each for each in composed["services"][name]["command"] if "--web.listen-address" in each]
@@ -130,14 +130,14 @@ def listening_ports(composed: Composed, settings: Settings) -> dict[str, int]:
     return ports
 
 
-def test_each_finds_the_others(composed: Composed, settings: Settings) -> None:
-    """All in one network namespace, so on 127.0.0.1."""
+def test_each_service_reaches_the_others(composed: Composed, settings: Settings) -> None:
+    """They share one network namespace, and so 127.0.0.1."""
     services = composed["services"]
     assert all(
         each["network_mode"] == "service:network" for name, each in services.items() if name != "network"
     )
     port = listening_ports(composed, settings)
-    assert len(set(port.values())) == len(port), "two of them want one port"
+    assert len(set(port.values())) == len(port), "two services have the same port"
     assert settings.redis_url is not None
     redis = urlsplit(settings.redis_url.get_secret_value())
     assert (redis.hostname, redis.port) == ("127.0.0.1", port["redis"])
@@ -146,7 +146,7 @@ def test_each_finds_the_others(composed: Composed, settings: Settings) -> None:
         (binds(services["prometheus"])["/etc/prometheus"] / "prometheus.yml").read_text()
     )
     [job] = [each for each in prometheus["scrape_configs"] if each["job_name"] == "notegrade"]
-    # With an admin port, /metrics would be on that alone.
+    # With an admin port, /metrics would be only there.
     assert settings.admin_port is None
     assert targets(job) == [f"127.0.0.1:{port['notegrade']}"]
     [alerting] = prometheus["alerting"]["alertmanagers"]
@@ -166,7 +166,7 @@ def targets(config: Composed) -> list[str]:
     return [target for static in config["static_configs"] for target in static["targets"]]
 
 
-def test_the_started_files_are_mounted(composed: Composed) -> None:
+def test_the_files_named_in_commands_are_mounted(composed: Composed) -> None:
     for name in ("prometheus", "alertmanager"):
         service = composed["services"][name]
         [option] = [each for each in service["command"] if each.startswith("--config.file=")]
@@ -174,7 +174,7 @@ def test_the_started_files_are_mounted(composed: Composed) -> None:
         assert (binds(service)[str(file.parent)] / file.name).is_file()
 
 
-def test_only_this_machine_reaches_them(composed: Composed, settings: Settings) -> None:
+def test_ports_are_published_on_loopback_only(composed: Composed, settings: Settings) -> None:
     published = composed["services"]["network"]["ports"]
     assert {each["host_ip"] for each in published} == {"127.0.0.1"}
     ports = listening_ports(composed, settings)
@@ -182,26 +182,26 @@ def test_only_this_machine_reaches_them(composed: Composed, settings: Settings) 
     assert not any("ports" in each for name, each in composed["services"].items() if name != "network")
 
 
-def test_all_are_hardened(composed: Composed) -> None:
+def test_every_container_is_hardened(composed: Composed) -> None:
     for each in composed["services"].values():
         assert each["read_only"]
         assert each["cap_drop"] == ["ALL"]
         assert each["security_opt"] == ["no-new-privileges:true"]
         assert not each.get("privileged")
         assert "mem_limit" in each
-        assert ":" in each["image"].rpartition("/")[2], "an image without a version is another one tomorrow"
+        assert ":" in each["image"].rpartition("/")[2], "an image without a version can change any day"
     user = re.search(r"^USER (\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     assert user is not None
     assert composed["services"]["notegrade"]["user"] == user[1]
 
 
-def test_the_image_is_the_one_that_is_built(composed: Composed) -> None:
+def test_the_image_is_that_of_make_image(composed: Composed) -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert composed["services"]["notegrade"]["image"] == f"notegrade:{version}"
     assert composed["services"]["network"]["image"] == f"notegrade:{version}"
 
 
-def test_there_is_time_to_stop(composed: Composed, settings: Settings) -> None:
+def test_the_grace_period_covers_a_stop(composed: Composed, settings: Settings) -> None:
     written = composed["services"]["notegrade"]["stop_grace_period"]
     found = re.fullmatch(r"(\d+)m(\d+)s", written)
     assert found is not None

@@ -1,4 +1,4 @@
-"""Dashboards and runbooks: every query and command is run, against a real Prometheus that scrapes the service on twins."""
+"""Dashboards and runbooks: every query and command runs against a real Prometheus that scrapes the service on a fake engine."""
 
 import re
 import subprocess
@@ -53,7 +53,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 @dataclass
 class Rig:
-    """The service under traffic, and who watches it since `begun`."""
+    """The service under traffic since `begun`, and the Prometheus that scrapes it."""
 
     service: Served
     watching: Prometheus
@@ -62,19 +62,19 @@ class Rig:
 
 @pytest.fixture(scope="module")
 def rig(checkpoint: Checkpoint, redis_binary: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    """After some rounds of everything that the dashboards draw: counters need two scrapes to have a rate."""
+    """The service after some rounds of everything that the dashboards draw: a counter needs two scrapes to have a rate."""
     folder = tmp_path_factory.mktemp("prometheus")
     redis = RedisServer(redis_binary)
     settings: dict[str, Any] = {
         "redis_url": redis.url,
-        # As in Kubernetes: what is for operators is on a port of its own, which the runbooks' commands are given.
+        # As in Kubernetes, operators have their own port; the runbooks' commands use it.
         "admin_port": 0,
-        "engine_max_batched_tokens": 32,  # a small backlog fills it, so that a rate is measured
+        "engine_max_batched_tokens": 32,  # a small backlog fills the batch, so that a rate is measured
         "max_backlog_tokens": 1000,
         "explanation_queue": 2,
         "explanation_workers": 1,
         "explanation_tokens_per_s": 1e6,
-        "guard_backlog_share": 1.0,  # however slow this machine is, explanation mode stays on
+        "guard_backlog_share": 1.0,  # explanation mode stays on, however slow this machine is
         "guard_p99_ms": 600_000,
     }
     with (
@@ -82,7 +82,7 @@ def rig(checkpoint: Checkpoint, redis_binary: str, tmp_path_factory: pytest.Temp
         served(_other_criteria(folder)) as shadow,
         served(checkpoint, shadow_url=shadow.url, shadow_rate=1.0, **settings) as service,
     ):
-        # `notegrade serve` tells of its process; the twin's registry is empty at first.
+        # `notegrade serve` has process metrics; this registry starts empty.
         ProcessCollector(registry=service.registry)
         target = service.private_url.removeprefix("http://")
         remember_yesterday(folder, target)
@@ -97,7 +97,7 @@ def rig(checkpoint: Checkpoint, redis_binary: str, tmp_path_factory: pytest.Temp
 
 
 def _other_criteria(folder: Path) -> Checkpoint:
-    """One that gives other grades: the twin's depend on the prompt."""
+    """Make a checkpoint that gives other grades: the fake engine's depend on the prompt."""
     return load_tiny(folder / "candidate", criteria=[{"name": "general-1", "text": "Grade it otherwise."}])
 
 
@@ -111,7 +111,7 @@ def _running(redis: RedisServer) -> Iterator[None]:
 
 
 def _round(service: Served, pool: ThreadPoolExecutor, number: int) -> None:
-    """Scores new, cached, shed, failed and refused, reranks, and explanations made and dropped."""
+    """Send requests that are scored, cached, shed, failed and refused, reranks, and explanations that are made and dropped."""
 
     def ask(query: str, notes: int, **more: Any) -> httpx.Response:
         bodies = [{"id": str(note), "body": f"{note} quiet cafes"} for note in range(notes)]
@@ -125,7 +125,7 @@ def _round(service: Served, pool: ThreadPoolExecutor, number: int) -> None:
         engine.trace = trace[0].token_ids
         [result] = ask("cafes", 1, explain=True).json()["results"]
         assert result["explanation"]["agrees"] is (grade == served_grade)
-    assert ask("cafes", 6, explain=True).status_code == 200  # more than fit into the queue
+    assert ask("cafes", 6, explain=True).status_code == 200  # more explanations than the queue holds
     documents = {"query": f"bars {number}", "documents": ["A quiet cafe.", "A loud bar."]}
     assert httpx.post(f"{service.url}/rerank", json=documents).status_code == 200
     assert ask("cafes", 1, criteria="none of these").status_code == 422
@@ -136,21 +136,21 @@ def _round(service: Served, pool: ThreadPoolExecutor, number: int) -> None:
     engine.hold()
     full = pool.submit(ask, "too much", 64)
     wait_until(lambda: engine.in_flight > 4)
-    # Longer pairs: there is no gap that one of them would fit into.
+    # Longer pairs, so that none of them fits into the rest of the backlog.
     assert ask("one more of them, and a long one at that", 8).status_code == 503
-    time.sleep(0.6)  # a shorter time under load measures no rate
+    time.sleep(0.6)  # a rate is measured only after this long under load
     engine.let_go()
     assert full.result().status_code == 200
 
 
-def test_the_files_are_what_the_script_makes() -> None:
+def test_the_files_match_the_script() -> None:
     for name in DASHBOARDS:
         assert (FOLDER / f"{name}.json").read_text(encoding="utf-8") == text(name)
     assert {path.stem for path in FOLDER.glob("*.json")} == set(DASHBOARDS)
 
 
 @pytest.mark.parametrize("name", DASHBOARDS)
-def test_panels_have_ids_of_their_own_and_do_not_overlap(name: str) -> None:
+def test_panels_have_unique_ids_and_do_not_overlap(name: str) -> None:
     panels = dashboard(name)["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     cells = [
@@ -163,7 +163,7 @@ def test_panels_have_ids_of_their_own_and_do_not_overlap(name: str) -> None:
     assert max(x for x, _ in cells) < 24
 
 
-def test_queries_are_about_metrics_that_exist() -> None:
+def test_queries_use_existing_metrics() -> None:
     known = {*our_metrics(), *process_metrics(), *rules("record"), *OF_VLLM}
     for query in queries():
         names = metric_names(query.filled_in)
@@ -172,17 +172,17 @@ def test_queries_are_about_metrics_that_exist() -> None:
         assert not unknown_labels(query.filled_in), query
 
 
-def test_the_engine_s_metrics_are_those_of_vllm() -> None:
+def test_the_engine_s_metrics_exist_in_vllm() -> None:
     assert vllm_metrics() >= OF_VLLM
 
 
-def test_every_metric_of_ours_is_drawn() -> None:
+def test_every_metric_of_ours_is_on_a_dashboard() -> None:
     drawn = set().union(*(metric_names(query.filled_in) for query in queries()))
     families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in our_metrics()}
     assert families <= {re.sub(r"_(bucket|sum|count)$", "", name) for name in drawn}
 
 
-def test_provisioned_files_are_there() -> None:
+def test_provisioning_matches_prometheus_and_the_docs() -> None:
     provisioning = ROOT / "deploy" / "grafana" / "provisioning"
     [source] = read(provisioning / "datasources" / "prometheus.yaml")["datasources"]
     scraped = read(ROOT / "deploy" / "prometheus" / "prometheus.yml")["global"]["scrape_interval"]
@@ -194,14 +194,14 @@ def test_provisioned_files_are_there() -> None:
 @pytest.mark.redis
 @pytest.mark.parametrize("name", DASHBOARDS)
 def test_no_panel_is_empty(rig: Rig, name: str) -> None:
-    # What the twin does not have must at least be PromQL: nothing is found, and nothing is wrong.
+    # The fake engine has none of vLLM's metrics: their queries must at least be valid PromQL.
     of_vllm = [query for query in queries() if query.dashboard == name and query.is_of_vllm]
     assert empty_queries(name, rig.watching, rig.begun, time.time()) == of_vllm
 
 
 @pytest.mark.redis
 def test_panels_draw_what_happened(rig: Rig) -> None:
-    """By label, as the legends have them: a sum over all of it would look right with half of it missing."""
+    """Check each label value of the legends: a total would look right even with half of them missing."""
 
     def legends(panel: str, label: str) -> set[str]:
         [query] = [query for query in queries() if query.panel == panel]
@@ -209,27 +209,27 @@ def test_panels_draw_what_happened(rig: Rig) -> None:
             each["metric"][label] for each in rig.watching.series(query.filled_in, rig.begun, time.time())
         }
 
-    assert legends("Requests for scores by status", "status") == {"200", "422", "500", "503", "504"}
+    assert legends("Scoring requests by status", "status") == {"200", "422", "500", "503", "504"}
     assert legends("Pairs by outcome", "outcome") == {"scored", "shed", "failed", "deadline_exceeded"}
     assert legends("Pairs by source", "source") >= {"engine", "local"}
     assert legends("Pairs shed by reason", "reason") >= {"backlog"}
-    assert legends("Errors: share of the requests for scores", "status") == {"500", "503", "504"}
+    assert legends("Errors: share of the scoring requests", "status") == {"500", "503", "504"}
     assert legends("Stages: p99", "stage") == {"cache", "render", "queue", "engine"}
-    assert legends("Hits, share of what was looked up", "tier") == {"local", "redis"}
-    assert legends("By outcome", "outcome") >= {"parsed", "dropped"}
-    assert legends("Dropped by reason", "reason") >= {"queue_full"}
+    assert legends("Hits: share of the pairs looked up", "tier") == {"local", "redis"}
+    assert legends("Explanations by outcome", "outcome") >= {"parsed", "dropped"}
+    assert legends("Dropped explanations by reason", "reason") >= {"queue_full"}
     assert legends("Agreement with the served grade", "agrees") == {"true", "false"}
     assert legends("Mirrored requests by outcome", "outcome") == {"compared", "failed", "dropped"}
     changes = legends("Pairs whose grade changes", "served"), legends("Pairs whose grade changes", "shadow")
     assert all(len(grades) > 1 for grades in changes)
-    # All grades were 0 yesterday, and are not today.
+    # Yesterday all grades were 0, today they are not.
     drift = rig.watching.value("job:notegrade_grade:drift1d")
     assert drift is not None
     assert 0 < drift <= 1
 
 
 @pytest.mark.redis
-def test_a_shadow_s_pairs_that_keep_their_grade_are_those_that_the_service_counts(rig: Rig) -> None:
+def test_the_share_of_kept_grades_equals_the_service_s_own_figure(rig: Rig) -> None:
     rig.watching.wait_for_scrapes()
     [query] = [query for query in queries() if query.panel == "Pairs that keep their grade"]
     since_the_start = re.sub(r"rate\((.*?)\[5s\]\)", r"\1", query.filled_in)
@@ -240,7 +240,7 @@ def test_a_shadow_s_pairs_that_keep_their_grade_are_those_that_the_service_count
 
 @pytest.mark.redis
 def test_a_replica_s_first_burst_of_errors_has_a_rate(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    """Though it all came between two scrapes: Prometheus takes what a series begins with for no increase."""
+    """Even if the burst came between two scrapes: Prometheus does not count a series' first value as an increase."""
     refused = 'sum(increase(notegrade_request_seconds_count{route="/score", status=~"5.."}[1m]))'
     with (
         served(checkpoint) as service,
@@ -253,12 +253,12 @@ def test_a_replica_s_first_burst_of_errors_has_a_rate(checkpoint: Checkpoint, tm
         for _ in range(20):
             assert httpx.post(f"{service.url}/score", json=body, timeout=60).status_code == 503
         watching.wait_for_scrapes()
-        assert (watching.value(refused) or 0) > 15  # extrapolated from where the scrapes fell
+        assert (watching.value(refused) or 0) > 15  # extrapolated from the scrapes, so not exactly 20
 
 
 @pytest.mark.redis
 @pytest.mark.parametrize("name", DASHBOARDS)
-def test_the_picture_of_a_dashboard_has_every_panel_with_its_lines(rig: Rig, name: str) -> None:
+def test_the_picture_of_a_dashboard_shows_every_panel(rig: Rig, name: str) -> None:
     window = Window(rig.begun, time.time(), "5s")
     figure = draw(dashboard(name), rig.watching.url, window)
     panels = [panel for panel in dashboard(name)["panels"] if panel["type"] != "row"]
@@ -269,12 +269,12 @@ def test_the_picture_of_a_dashboard_has_every_panel_with_its_lines(rig: Rig, nam
             assert [words.get_text() for words in axes.texts] == []
             assert axes.lines or axes.collections
     if name == "scoring":
-        [by_status] = [a for a in figure.axes if a.get_title(loc="left") == "Requests for scores by status"]
+        [by_status] = [a for a in figure.axes if a.get_title(loc="left") == "Scoring requests by status"]
         assert {"200", "422", "500", "503", "504"} == set(by_status.get_legend_handles_labels()[1])
 
 
 @pytest.mark.redis
-def test_a_picture_is_drawn_from_the_shell(rig: Rig, tmp_path: Path) -> None:
+def test_the_script_draws_a_picture(rig: Rig, tmp_path: Path) -> None:
     out = tmp_path / "scoring.png"
     script = ROOT / "deploy" / "grafana" / "draw_dashboard.py"
     options = ["--prometheus", rig.watching.url, "--minutes", "2", "--rate", "5s", "--out", str(out)]
@@ -284,7 +284,7 @@ def test_a_picture_is_drawn_from_the_shell(rig: Rig, tmp_path: Path) -> None:
 
 @pytest.mark.redis
 @pytest.mark.parametrize("name", DASHBOARDS)
-def test_variables_find_what_can_be_chosen(rig: Rig, name: str) -> None:
+def test_variables_list_jobs_and_instances(rig: Rig, name: str) -> None:
     asked = [each["query"] for each in dashboard(name)["templating"]["list"] if each["type"] == "query"]
     found = {}
     for query in asked:
@@ -296,8 +296,8 @@ def test_variables_find_what_can_be_chosen(rig: Rig, name: str) -> None:
 
 
 @pytest.mark.redis
-def test_commands_of_the_runbooks_answer(rig: Rig) -> None:
-    """Of the alerts'. router.md is run in test_alerts.py beside a router, explanations.md in end_to_end/test_runbooks.py."""
+def test_the_commands_of_the_alerts_runbooks_answer(rig: Rig) -> None:
+    """test_alerts.py runs router.md beside a router, end_to_end/test_runbooks.py runs explanations.md."""
     for name in sorted({runbook_of(alert) for alert in rules("alert").values()}):
         if not name.endswith("/router.md"):
             run_runbook(ROOT / name, NOTEGRADE_URL=rig.service.private_url, PROMETHEUS_URL=rig.watching.url)

@@ -1,4 +1,4 @@
-"""`notegrade experiment` on what a real Prometheus scraped of two services behind a real HAProxy; and its queries, by Prometheus itself."""
+"""`notegrade experiment` on two services behind a real HAProxy, scraped by a real Prometheus; promtool tests its queries."""
 
 import json
 import random
@@ -18,18 +18,18 @@ from service.__main__ import app
 from service.engines.base import EngineAnswer
 from service.engines.fake_engine import FakeEngine
 from service.errors import CommandError, EngineRequestError
-from service.experiments.counts import arms_in, grown_in
+from service.experiments.prometheus import arms_in, increase_in
 from tests.checkpoints import engine_model, load_tiny
 from tests.deploy.haproxy_rig import ROUTING, Router, routed
-from tests.deploy.prometheus_rig import Prometheus, prometheus, told
+from tests.deploy.prometheus_rig import Prometheus, prometheus, run_tool
 from tests.served import Served, served
 from tests.tools import debian_tool
 from tests.waiting import wait_until
 
-# Windows of 4 scrapes; 12 of them are two more than are needed.
+# Windows of 4 scrapes each; the command needs 10 of them.
 WINDOW_S, WINDOWS = 2, 12
 QUERY = "quiet cafes"
-# Other limits make another fingerprint, and the same prompts: the twins grade alike.
+# Different limits change the fingerprint and not the prompts, so both fake engines give the same grades.
 LIMITS = {
     "control": {"max_query_tokens": 64, "max_note_tokens": 48},
     "treatment": {"max_query_tokens": 63, "max_note_tokens": 48},
@@ -37,19 +37,19 @@ LIMITS = {
 
 
 class Failing(FakeEngine):
-    """Fails every pair while it is told to."""
+    """Fails every pair while `fails`."""
 
     fails = False
 
     async def score(self, prompt: tuple[int, ...], priority: int) -> EngineAnswer:
         if self.fails:
-            raise EngineRequestError("as a test will have it")
+            raise EngineRequestError("the test makes it fail")
         return await super().score(prompt, priority)
 
 
 @dataclass
 class Experiment:
-    """Two services with checkpoints of their own, and a user for whom the router picks each."""
+    """Two services with a checkpoint each, and for each a user whom the router sends there."""
 
     router: Router
     prometheus: Prometheus
@@ -60,8 +60,8 @@ class Experiment:
     period: tuple[str, ...] = ()
 
     def ask(self, number: int) -> None:
-        """The same of both arms, each first every other time. A third of the treatment's requests fail."""
-        # By chance: every third would keep step with the scrapes.
+        """Send the same request to both arms, in alternating order. A third of the treatment's requests fail."""
+        # At random: every third request would be in step with the scrapes.
         self.failing.fails = random.Random(number).random() < 1 / 3
         notes = self.notes[number % len(self.notes)]
         body = {"query": QUERY, "notes": [{"id": body, "body": body} for body in notes]}
@@ -70,7 +70,7 @@ class Experiment:
             assert answer.headers["x-experiment-arm"] == arm
 
     def judge(self, control: str, treatment: str, *more: str) -> tuple[int, str]:
-        """The command's exit code, and what it printed. Raises what it raises."""
+        """Run the command; return its exit code and output. Raises the command's error."""
         fingerprints = [self.arms[arm].stack.checkpoint.manifest.fingerprint for arm in (control, treatment)]
         arms = ["--control", fingerprints[0][:16], "--treatment", fingerprints[1].removeprefix("sha256:")]
         command = ["experiment", "--prometheus", self.prometheus.url, *arms, *more]
@@ -92,7 +92,7 @@ def as_user(user: str) -> dict[str, str]:
 
 
 def by_grade(router: Router) -> list[tuple[str, str]]:
-    """Notes of the lowest grade, each beside one of another: what a request brings to the mix of grades is always the same."""
+    """Pair notes of the lowest grade with notes of the highest, so that every request adds the same grades."""
     notes = [{"id": f"Note {number}.", "body": f"Note {number}."} for number in range(40)]
     results = router.client.post("/score", json={"query": QUERY, "notes": notes}).json()["results"]
     low, high = ([each["id"] for each in results if each["grade"] == grade] for grade in (0, 3))
@@ -100,13 +100,13 @@ def by_grade(router: Router) -> list[tuple[str, str]]:
 
 
 def start(folder: Path, services: ExitStack) -> Experiment:
-    """Both arms answer."""
+    """Start both arms, the router and Prometheus, and wait until both arms answer."""
     arms: dict[str, Served] = {}
     engines: dict[str, Failing] = {}
     for name, limits in LIMITS.items():
         checkpoint = load_tiny(folder / name, name=name, limits=limits)
         engines[name] = Failing(engine_model(checkpoint))
-        # Next to no cache, which would know the answers of what has failed once and not again.
+        # Almost no cache: it would hold the answers to requests that failed once and succeeded later.
         arms[name] = services.enter_context(served(checkpoint, engine=engines[name], local_cache_pairs=1))
     addresses = {name: arm.url.removeprefix("http://") for name, arm in arms.items()}
     environment = {f"{name.upper()}_1": address for name, address in addresses.items()}
@@ -120,17 +120,17 @@ def start(folder: Path, services: ExitStack) -> Experiment:
         users[router.score(QUERY, headers=as_user(user)).headers["x-experiment-arm"]] = user
     assert users.keys() == arms.keys()
     notes = by_grade(router)
-    assert len(notes) > 1, "one alone would be cached"
+    assert len(notes) > 1, "a single request would always be cached"
     return Experiment(router, scraping, arms, engines["treatment"], users, notes)
 
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Experiment]:
-    """With all its traffic behind it."""
+    """The experiment after all its traffic."""
     with ExitStack() as services:
         running = start(tmp_path_factory.mktemp("experiment"), services)
         running.prometheus.wait_for_scrapes()
-        # A second more at both ends, so that no window is without traffic.
+        # One second more at both ends, so that every window has traffic.
         begins, numbers = time.time() + 1, iter(range(1_000_000))
         ends = begins + WINDOW_S * WINDOWS
 
@@ -147,7 +147,7 @@ def as_written(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat()
 
 
-def test_an_arm_that_fails_is_worse_by_that_alone(experiment: Experiment) -> None:
+def test_an_arm_with_errors_is_worse_by_errors_only(experiment: Experiment) -> None:
     code, table = experiment.judge("control", "treatment", *experiment.period, *WINDOW)
     print(table)
     assert code == 1
@@ -156,13 +156,13 @@ def test_an_arm_that_fails_is_worse_by_that_alone(experiment: Experiment) -> Non
         each = found.pop(name)
         assert (each["control"], each["verdict"]) == (0, "worse")
         assert each["difference"] == pytest.approx(1 / 3, abs=0.1)
-    # The times are the machine's. A pair or two is cached where what came between has failed.
+    # Latency depends on the machine. Failed requests between two equal ones leave a pair or two in the cache.
     assert found["pairs from a cache"]["verdict"] in {"no difference seen", "too little data"}
     for name in ("mean grade", *(f"grade {grade}" for grade in range(4))):
         assert found[name]["verdict"] == "no difference seen", found[name]
 
 
-def test_the_other_way_round_it_is_better(experiment: Experiment) -> None:
+def test_with_the_arms_swapped_the_treatment_is_better(experiment: Experiment) -> None:
     found = experiment.verdicts("treatment", "control")
     assert found["errors (5xx)"]["verdict"] == found["pairs not scored"]["verdict"] == "better"
 
@@ -171,37 +171,37 @@ def test_too_few_windows_are_not_judged(experiment: Experiment) -> None:
     code, table = experiment.judge("control", "treatment", *experiment.period, "--window", "4s")
     assert code == 0
     assert "worse" not in table
-    assert "Fewer than 10 windows are not judged" in table
+    assert "Fewer than 10 windows are not judged" in " ".join(table.split())
 
 
 @pytest.mark.parametrize(
     ("arms", "more", "message"),
     [
         (("control", "control"), (), "the same checkpoint"),
-        (("control", "treatment"), ("--where", 'job="another"'), "saw in that time: none at all"),
-        (("control", "treatment"), ("--since", "2h", "--until", "1h"), "saw in that time: none at all"),
-        (("control", "treatment"), ("--window", "300ms"), "--window is a time"),
+        (("control", "treatment"), ("--where", 'job="another"'), "saw in that time: none"),
+        (("control", "treatment"), ("--since", "2h", "--until", "1h"), "saw in that time: none"),
+        (("control", "treatment"), ("--window", "300ms"), "--window must be a duration"),
         (
             ("control", "treatment"),
             ("--since", "20s", "--window", "0.4s"),
-            "a window shorter than two scrapes",
+            "a window shorter than two scrape intervals",
         ),
-        (("control", "treatment"), ("--where", "job="), "refused: .*parse error"),
+        (("control", "treatment"), ("--where", "job="), "refused the query: .*parse error"),
     ],
 )
-def test_what_can_not_be_judged_is_told(
+def test_experiments_that_cannot_be_judged_are_refused(
     experiment: Experiment, arms: tuple[str, str], more: tuple[str, ...], message: str
 ) -> None:
     with pytest.raises(CommandError, match=message):
         experiment.judge(*arms, *more)
 
 
-# Two replicas, by the start of their series' labels.
+# The start of the labels of two replicas' series.
 OLD, NEW = ('{job="notegrade", instance="old"', '{job="notegrade", instance="new"')
 
 
 def asked(expression: str, series: Mapping[str, str], *expected: tuple[str, float]) -> dict[str, Any]:
-    """A test for promtool: what the expression is after ten minutes of scrapes, four a minute."""
+    """Make a promtool test of the expression's value after ten minutes with four scrapes per minute."""
     samples = [{"labels": labels, "value": value} for labels, value in expected]
     return {
         "interval": "15s",
@@ -210,23 +210,23 @@ def asked(expression: str, series: Mapping[str, str], *expected: tuple[str, floa
     }
 
 
-def test_counts_are_those_of_the_window_and_the_arm(tmp_path: Path) -> None:
+def test_counts_are_of_one_window_and_one_arm(tmp_path: Path) -> None:
     build = "notegrade_build_info"
-    grown = grown_in("notegrade_grade_total{}", f"{build}{{}}", "300000ms")
+    increase = increase_in("notegrade_grade_total{}", f"{build}{{}}", "300000ms")
     arms = arms_in(f"{build}{{}}", "300000ms")
     there = {f'{build}{OLD}, fingerprint="a"}}': "1x40"}
     cases = [
-        # 10 with each scrape, through a restart in the window: 20 scrapes.
-        asked(grown, there | {f"notegrade_grade_total{OLD}}}": "0+10x30 10+10x9"}, (f"{OLD}}}", 200)),
-        # The first of its kind that a known replica has counted.
+        # 10 per scrape over 20 scrapes, with a restart in the window.
+        asked(increase, there | {f"notegrade_grade_total{OLD}}}": "0+10x30 10+10x9"}, (f"{OLD}}}", 200)),
+        # A known replica's first count in a new series.
         asked(
-            grown,
+            increase,
             there | {f'notegrade_grade_total{OLD}, grade="3"}}': "_x25 1x14"},
             (f'{OLD}, grade="3"}}', 1),
         ),
-        # A replica that is new to Prometheus may have counted long before.
-        asked(grown, there | {f"notegrade_grade_total{NEW}}}": "_x25 500x14"}, (f"{NEW}}}", 0)),
-        # One that came with another checkpoint within the window belongs to neither arm.
+        # A replica that is new to Prometheus may have counted for a long time.
+        asked(increase, there | {f"notegrade_grade_total{NEW}}}": "_x25 500x14"}, (f"{NEW}}}", 0)),
+        # A replica that changed its checkpoint within the window belongs to neither arm.
         asked(
             arms,
             there
@@ -244,4 +244,4 @@ def test_counts_are_those_of_the_window_and_the_arm(tmp_path: Path) -> None:
         ),
     ]
     (tmp_path / "queries.test.yaml").write_text(yaml.safe_dump({"tests": cases}))
-    told("promtool", "test", "rules", tmp_path / "queries.test.yaml")
+    run_tool("promtool", "test", "rules", tmp_path / "queries.test.yaml")

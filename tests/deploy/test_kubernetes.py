@@ -1,4 +1,4 @@
-"""The manifests of deploy/kubernetes: built by kustomize, held against schemas, and against what schemas can't know."""
+"""The manifests of deploy/kubernetes, built by kustomize: checked with schemas, and for what schemas cannot express."""
 
 import os
 import re
@@ -28,20 +28,20 @@ from tests.deploy.kustomize_rig import (
     selects,
     validate,
 )
-from tests.deploy.prometheus_rig import told
+from tests.deploy.prometheus_rig import run_tool
 from tests.served import served
 from tests.tools import debian_tool
 from tests.waiting import wait_until
 
 OVERLAYS = sorted(path.name for path in (MANIFESTS / "overlays").iterdir())
 COMPONENTS = sorted(path.name for path in (MANIFESTS / "components").iterdir())
-# Overlays with two of the service's Deployments: the install's own, and one whose name ends in -treatment.
+# Overlays with two Deployments of the service: the install's own and one whose name ends in -treatment.
 ARMS = {"experiment": ("control", "treatment")}
 WHOLE = [name for name in OVERLAYS if name not in ARMS]
-# Made by hand, as docs/kubernetes.md says.
+# Secrets that users create, as docs/kubernetes.md describes.
 SECRETS = {"notegrade-keys": {"keys"}, "notegrade-redis": {"url"}, "notegrade-shadow": {"key"}}
 CLAIMS = {"notegrade-checkpoint"}
-# Measured in docs/deploy.md: 5 s beyond the drain on an idle service.
+# docs/deploy.md has the measurement: an idle service takes 5 s longer than the drain.
 ENGINE_CLOSES_S = 15.0
 
 
@@ -62,13 +62,13 @@ def kustomize() -> str:
 def manifests(
     request: pytest.FixtureRequest, kustomize: str, tmp_path_factory: pytest.TempPathFactory
 ) -> list[Manifest]:
-    """Every overlay as it is, or an arm of it beside all that is not the other's; and with components that it lacks."""
+    """Each overlay or arm of one (without the other arm), alone and with each component that it does not include."""
     what, _, arm = request.param.partition(":")
     name, _, component = what.partition("+")
     built = build_with(kustomize, name, component, tmp_path_factory.mktemp("kubernetes"))
     if not arm:
         return built
-    # A generated name ends in a hash after that.
+    # A generated name ends in a hash.
     twins = {
         (each["kind"], re.sub(r"-treatment\b", "", each["metadata"]["name"]))
         for each in built
@@ -88,7 +88,7 @@ def manifests(
 
 
 def choosing(manifests: list[Manifest], kind: str) -> Manifest:
-    """The only one whose selector has the service's pods."""
+    """Return the only manifest of the kind whose selector matches the service's pods."""
     name = {"PodDisruptionBudget": "selector", "NetworkPolicy": "podSelector"}[kind]
     [only] = [
         each
@@ -123,7 +123,7 @@ def settings_data(manifests: list[Manifest]) -> dict[str, str]:
 
 
 def settings_of(manifests: list[Manifest], monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """As the service reads them in the pod."""
+    """Load the settings as the service would in the pod."""
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
         monkeypatch.delenv(name)
     for name, value in settings_data(manifests).items():
@@ -131,7 +131,7 @@ def settings_of(manifests: list[Manifest], monkeypatch: pytest.MonkeyPatch) -> S
     return Settings()
 
 
-def test_schemas_take_every_manifest(manifests: list[Manifest]) -> None:
+def test_every_manifest_fits_its_schema(manifests: list[Manifest]) -> None:
     for manifest in manifests:
         validate(manifest)
 
@@ -145,20 +145,18 @@ def test_schemas_refuse_a_misspelt_field(kustomize: str, kind: str) -> None:
         validate(manifest)
 
 
-def test_settings_are_settings_that_can_be_read(
-    manifests: list[Manifest], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_settings_are_valid(manifests: list[Manifest], monkeypatch: pytest.MonkeyPatch) -> None:
     names = {name for name in settings_data(manifests) if not name.startswith("OTEL_")}
     assert all(name.startswith(PREFIX) for name in names)
     assert {name.removeprefix(PREFIX).lower() for name in names} <= set(Settings.model_fields)
     settings = settings_of(manifests, monkeypatch)
     mine = {each["name"] for each in container(manifests)["env"] if each["name"].startswith(PREFIX)}
     assert mine == {"NOTEGRADE_REDIS_URL", *(["NOTEGRADE_SHADOW_KEY"] if settings.shadow_url else [])}
-    # Else the Service of that name would set NOTEGRADE_PORT to an address.
+    # Otherwise the Service of that name would set NOTEGRADE_PORT to an address.
     assert pod(manifests)["enableServiceLinks"] is False
 
 
-def test_ports_are_those_that_the_service_listens_on(
+def test_ports_match_those_that_the_service_listens_on(
     manifests: list[Manifest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_of(manifests, monkeypatch)
@@ -175,7 +173,7 @@ def test_ports_are_those_that_the_service_listens_on(
             assert names[port["targetPort"]] == port["port"]
 
 
-def test_probes_ask_what_the_service_serves_to_everybody(
+def test_probes_use_paths_that_need_no_key(
     manifests: list[Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = {
@@ -183,7 +181,7 @@ def test_probes_ask_what_the_service_serves_to_everybody(
         for name in ("startupProbe", "livenessProbe", "readinessProbe")
     }
     assert {name: get["path"] for name, get in asked.items()} == {
-        # A start that ends red must be ended soon, and one that loads for long must not.
+        # A start that failed must be ended soon, a long load must not.
         "startupProbe": "/livez",
         "livenessProbe": "/livez",
         "readinessProbe": "/readyz",
@@ -199,22 +197,22 @@ def test_probes_ask_what_the_service_serves_to_everybody(
         assert httpx.get(f"{service.url}/readyz").status_code == 503
 
 
-def test_there_is_time_to_stop(manifests: list[Manifest], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_grace_period_covers_a_stop(manifests: list[Manifest], monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_of(manifests, monkeypatch)
     needed_s = settings.drain_delay_s + settings.drain_timeout_s + LAST_ANSWERS_S + ENGINE_CLOSES_S
     assert pod(manifests)["terminationGracePeriodSeconds"] >= needed_s
     assert "lifecycle" not in container(manifests)
-    # Endpoints are taken away once the probe has failed; the service must still serve then.
+    # The endpoint is removed after the probe failed; until then the service must answer.
     probe = container(manifests)["readinessProbe"]
     assert probe["periodSeconds"] * probe["failureThreshold"] < settings.drain_delay_s
 
 
-def test_what_is_named_is_there(manifests: list[Manifest]) -> None:
+def test_referenced_objects_exist(manifests: list[Manifest]) -> None:
     secrets = SECRETS | {name: set(each["data"]) for name, each in of_kind(manifests, "Secret").items()}
     for each in container(manifests)["env"]:
         if wanted := each.get("valueFrom", {}).get("secretKeyRef"):
             assert wanted["key"] in secrets[wanted["name"]]
-            # The service runs without a Redis, and must not without keys: those are a volume, and no pod starts before it is there.
+            # The service runs without Redis. It must not run without keys: they are a volume, without which no pod starts.
             assert wanted["optional"] is (wanted["name"] == "notegrade-redis")
     volumes = {volume["name"]: volume for volume in pod(manifests)["volumes"]}
     mounts = {mount["name"]: mount for mount in container(manifests)["volumeMounts"]}
@@ -240,25 +238,27 @@ def test_secrets_are_documented() -> None:
     assert all(f"`{name}`" in page for name in [*OVERLAYS, *COMPONENTS])
 
 
-def test_the_file_of_keys_is_where_the_service_looks(
+def test_the_keys_are_mounted_where_the_service_reads_them(
     manifests: list[Manifest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys_file = settings_of(manifests, monkeypatch).keys_file
     assert keys_file is not None
     [mount] = [each for each in container(manifests)["volumeMounts"] if each["name"] == "keys"]
     assert keys_file == Path(mount["mountPath"]) / "keys"
-    assert "subPath" not in mount, "a file that is mounted by itself never changes"
+    assert "subPath" not in mount, "a file mounted by subPath is never updated"
     for secret in of_kind(manifests, "Secret").values():
-        assert secret["metadata"]["name"] in SECRETS, "with a hash in its name, a new key would restart pods"
+        assert secret["metadata"]["name"] in SECRETS, (
+            "with a hash in its name, a new key would restart the pods"
+        )
 
 
-def test_the_local_key_lets_in() -> None:
+def test_the_local_key_works() -> None:
     keyring = Keyring.load("", MANIFESTS / "overlays" / "local" / "keys")
     assert keyring.check("Bearer local", "admin").key_id == "local"
 
 
-def test_keys_are_rotated_as_the_kubelet_does_it(tmp_path: Path) -> None:
-    """It writes a new folder, and lets a link point there in one step."""
+def test_keys_are_reloaded_when_the_kubelet_updates_them(tmp_path: Path) -> None:
+    """The kubelet writes a new folder and switches a link to it in one step."""
     mount = tmp_path / "keys"
     mount.mkdir()
     (mount / "keys").symlink_to("..data/keys")
@@ -296,13 +296,13 @@ def test_selectors_match_the_pods(manifests: list[Manifest]) -> None:
         ports = {endpoint["port"] for endpoint in monitor["spec"]["endpoints"]}
         for service in found:
             assert len(ports & {port["name"] for port in service["spec"]["ports"]}) == 1
-        # The rules name the first of these jobs.
+        # The rules use the first of these job names.
         jobs = [service["metadata"]["labels"][monitor["spec"]["jobLabel"]] for service in found]
         routers = [name for name in of_kind(manifests, "Deployment") if name == "notegrade-router"]
         assert sorted(jobs) == ["notegrade", *routers]
 
 
-def test_the_network_is_closed_but_for_what_is_needed(
+def test_the_network_policy_allows_only_what_is_needed(
     manifests: list[Manifest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_of(manifests, monkeypatch)
@@ -314,7 +314,7 @@ def test_the_network_is_closed_but_for_what_is_needed(
     redis, dns, *others = policy["egress"]
     assert [port["port"] for port in redis["ports"]] == [6379]
     assert [(port["port"], port["protocol"]) for port in dns["ports"]] == [(53, "UDP"), (53, "TCP")]
-    # And what the settings send to other namespaces: traces, and requests for a shadow.
+    # The settings also send traces and mirrored requests to other namespaces.
     urls = [settings_data(manifests).get("OTEL_EXPORTER_OTLP_ENDPOINT"), settings.shadow_url]
     leaves = [
         f"http://{{}}.{to['namespaceSelector']['matchLabels']['kubernetes.io/metadata.name']}.svc:{port['port']}"
@@ -324,17 +324,17 @@ def test_the_network_is_closed_but_for_what_is_needed(
     ]
     services = {"4318": "otel-collector", "8000": "notegrade"}
     assert [leave.format(services[leave[-4:]]) for leave in leaves] == [url for url in urls if url]
-    # The candidate's policy is the same one: it knows callers by their label.
+    # The candidate has the same policy, which admits callers by their label.
     calls = selects(callers["from"][0]["podSelector"]["matchLabels"], deployment(manifests))
     assert calls is bool(settings.shadow_url)
-    # No rule is without a `from` or `to`, which would mean everybody.
+    # A rule without `from` or `to` would allow everybody.
     assert all(rule.get("from") or rule.get("to") for rule in policy["ingress"] + policy["egress"])
     for name, workload in of_kind(manifests, "Deployment").items():
         if name == "redis":
             assert selects(redis["to"][0]["podSelector"]["matchLabels"], workload)
 
 
-def test_pods_may_do_no_more_than_they_need(manifests: list[Manifest]) -> None:
+def test_pods_have_no_unneeded_privileges(manifests: list[Manifest]) -> None:
     assert (
         of_kind(manifests, "Namespace")["notegrade"]["metadata"]["labels"][
             "pod-security.kubernetes.io/enforce"
@@ -367,7 +367,7 @@ def test_pods_may_do_no_more_than_they_need(manifests: list[Manifest]) -> None:
     assert all(volume["sizeLimit"] for volume in writable.values())
 
 
-def test_the_engine_takes_as_many_threads_as_it_may_use(manifests: list[Manifest]) -> None:
+def test_the_engine_starts_as_many_threads_as_its_cpu_limit(manifests: list[Manifest]) -> None:
     limits = container(manifests)["resources"]["limits"]
     threads = [each for each in container(manifests)["env"] if each["name"] == "OMP_NUM_THREADS"]
     if "nvidia.com/gpu" in limits:
@@ -377,7 +377,7 @@ def test_the_engine_takes_as_many_threads_as_it_may_use(manifests: list[Manifest
         assert threads[0]["valueFrom"]["resourceFieldRef"]["resource"] == "limits.cpu"
 
 
-def test_autoscalers_go_by_metrics_that_there_are(manifests: list[Manifest]) -> None:
+def test_autoscalers_use_existing_metrics(manifests: list[Manifest]) -> None:
     registry = CollectorRegistry()
     Metrics(registry)
     known = set(
@@ -394,14 +394,14 @@ def test_autoscalers_go_by_metrics_that_there_are(manifests: list[Manifest]) -> 
         used |= {each["pods"]["metric"]["name"] for each in scaler["spec"].get("metrics", ())}
         for trigger in scaler["spec"].get("triggers", ()):
             used |= set(re.findall(r"notegrade_\w+", trigger["metadata"]["query"]))
-        # Or each apply would undo what the autoscaler did.
+        # Otherwise each apply would undo the autoscaler's work.
         assert "replicas" not in deployment(manifests)["spec"]
     assert used <= known
     assert all(f"`{metric}`" in documented for metric in used)
 
 
-def test_waiting_seconds_are_reckoned_right(kustomize: str, tmp_path: Path) -> None:
-    """KEDA's query, by Prometheus itself: per replica, and no zero where nothing is known."""
+def test_keda_s_query_computes_the_backlog_in_seconds(kustomize: str, tmp_path: Path) -> None:
+    """promtool evaluates the query: per replica, and no value where nothing is known."""
     scaler = of_kind(build(kustomize, MANIFESTS / "overlays" / "full"), "ScaledObject")["notegrade"]
     [trigger] = scaler["spec"]["triggers"]
     query = trigger["metadata"]["query"]
@@ -424,18 +424,18 @@ def test_waiting_seconds_are_reckoned_right(kustomize: str, tmp_path: Path) -> N
         asked(seconds=None),
     ]
     (tmp_path / "query.test.yaml").write_text(yaml.safe_dump({"tests": cases}))
-    told("promtool", "test", "rules", tmp_path / "query.test.yaml")
+    run_tool("promtool", "test", "rules", tmp_path / "query.test.yaml")
     assert trigger["metadata"]["ignoreNullValues"] == "false"
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_one_autoscaler_at_most(kustomize: str, overlay: str) -> None:
+def test_an_overlay_has_at_most_one_autoscaler(kustomize: str, overlay: str) -> None:
     manifests = build(kustomize, MANIFESTS / "overlays" / overlay)
     scalers = {each["kind"] for each in manifests} & {"HorizontalPodAutoscaler", "ScaledObject"}
     assert scalers == {"local": set(), "full": {"ScaledObject"}}.get(overlay, {"HorizontalPodAutoscaler"})
 
 
-def test_rules_are_made_from_those_of_prometheus() -> None:
+def test_the_script_prints_prometheus_s_rules() -> None:
     done = subprocess.run([MANIFESTS / "prometheus_rules.sh"], capture_output=True, text=True, check=True)
     made = list(yaml.safe_load_all(done.stdout))
     files = sorted((ROOT / "deploy" / "prometheus" / "rules").iterdir())
@@ -446,7 +446,7 @@ def test_rules_are_made_from_those_of_prometheus() -> None:
     assert sum(len(group["rules"]) for each in made for group in each["spec"]["groups"]) > 0
 
 
-def test_rules_may_carry_what_a_prometheus_chooses_by() -> None:
+def test_the_script_adds_labels_to_the_rules() -> None:
     def run(*labels: str) -> "subprocess.CompletedProcess[str]":
         environment = {**os.environ, "NAMESPACE": "other"}
         command = [str(MANIFESTS / "prometheus_rules.sh"), *labels]
@@ -467,7 +467,7 @@ def test_the_script_passes_shellcheck() -> None:
 
 
 def documented(beginning: str) -> list[Manifest]:
-    """The kustomizations of docs/kubernetes.md, or parts of one, that begin with such a comment."""
+    """Return the kustomizations in docs/kubernetes.md, or parts of one, that begin with such a comment."""
     page = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
     found = re.findall(
         rf"```yaml\n# {beginning}/overlays/mine/kustomization\.yaml\n(.*?)```", page, re.DOTALL
@@ -481,7 +481,7 @@ def test_the_documented_overlay_builds(kustomize: str, tmp_path: Path) -> None:
         validate(manifest)
 
 
-def test_the_documented_patches_do_what_they_are_for(kustomize: str, tmp_path: Path) -> None:
+def test_the_documented_patches_have_their_effect(kustomize: str, tmp_path: Path) -> None:
     [whole] = documented("deploy/kubernetes")
     parts = documented("in deploy/kubernetes")
     assert len(parts) == 3

@@ -1,4 +1,4 @@
-"""The overlay `experiment`: beside the normal install, applied over it, and taken away again."""
+"""The overlay `experiment`: beside the normal install, applied over it, and removed again."""
 
 import copy
 import os
@@ -30,7 +30,7 @@ from tests.end_to_end.service_process import free_port
 from tests.tools import debian_tool
 
 ARMS = {"control": "notegrade", "treatment": "notegrade-treatment"}
-# The kubelet's, every router's and Prometheus' connections, and those that a side has closed before the other knows.
+# Connections of the kubelet, every router and Prometheus, and those that only one side has closed yet.
 RESERVED_CONNECTIONS = 100
 
 
@@ -45,17 +45,17 @@ def experiment(kustomize: str) -> list[Manifest]:
 
 
 def named(manifests: list[Manifest]) -> dict[tuple[str, str], Manifest]:
-    """By what an apply goes by; all are in one namespace."""
+    """Index manifests by what `kubectl apply` identifies them by; all are in one namespace."""
     return {(each["kind"], each["metadata"]["name"]): each for each in manifests}
 
 
 def of_the_service(manifests: list[Manifest], kind: str) -> dict[str, Manifest]:
-    """By arm."""
+    """Return the manifests by arm."""
     found = of_kind(manifests, kind)
     return {arm: found[name] for arm, name in ARMS.items()}
 
 
-def test_arms_differ_in_their_image_alone(experiment: list[Manifest]) -> None:
+def test_arms_differ_only_in_their_image(experiment: list[Manifest]) -> None:
     arms = copy.deepcopy(of_the_service(experiment, "Deployment"))
     images = {
         arm: each["spec"]["template"]["spec"]["containers"][0].pop("image") for arm, each in arms.items()
@@ -65,7 +65,7 @@ def test_arms_differ_in_their_image_alone(experiment: list[Manifest]) -> None:
     assert treatment == arms["control"]
 
 
-def test_applied_over_the_normal_install_it_changes_one_service(
+def test_the_overlay_changes_one_service_of_the_normal_install(
     kustomize: str, experiment: list[Manifest]
 ) -> None:
     before, after = named(build(kustomize, MANIFESTS / "overlays" / "cpu")), named(experiment)
@@ -73,8 +73,10 @@ def test_applied_over_the_normal_install_it_changes_one_service(
     assert [name for name in before if after[name] != before[name]] == [("Service", "notegrade")]
 
 
-def test_it_comes_in_parts_and_goes_without_the_install(kustomize: str, experiment: list[Manifest]) -> None:
-    """docs/experiments.md applies the parts before the whole, and deletes them in the end."""
+def test_its_parts_can_be_applied_and_removed_without_the_install(
+    kustomize: str, experiment: list[Manifest]
+) -> None:
+    """docs/experiments.md applies the parts before the whole overlay, and deletes them at the end."""
     overlays = MANIFESTS / "overlays"
     install = named(build(kustomize, overlays / "cpu"))
     parts = {
@@ -82,7 +84,7 @@ def test_it_comes_in_parts_and_goes_without_the_install(kustomize: str, experime
     }
     for part in parts.values():
         assert not part.keys() & install.keys()
-        # Nothing of a part changes when the whole is applied.
+        # Applying the whole overlay changes nothing in a part.
         assert all(named(experiment)[name] == each for name, each in part.items())
     assert named(experiment).keys() == install.keys() | parts["treatment"].keys() | parts["router"].keys()
 
@@ -94,13 +96,13 @@ SELECTORS: dict[str, Callable[[Manifest], dict[str, str]]] = {
 }
 
 
-def test_beside_the_normal_install_no_pod_is_counted_twice(kustomize: str, tmp_path: Path) -> None:
-    """All objects that there may be at once, from either: eviction refuses a pod with two budgets, an HPA one with two."""
+def test_no_pod_is_selected_twice_beside_the_normal_install(kustomize: str, tmp_path: Path) -> None:
+    """With the objects of both at once: eviction fails for a pod with two budgets, and scaling for one with two HPAs."""
     both: list[Manifest] = []
     for overlay in ("cpu", "experiment"):
         (tmp_path / overlay).mkdir()
         both += build_with(kustomize, overlay, "monitoring", tmp_path / overlay)
-    # The same name twice is one object, as it was applied last: which also says where the Service leads.
+    # An object that is in both is the one applied last, which decides where the Service points.
     manifests = list(named(both).values())
     workloads = of_kind(manifests, "Deployment")
     assert set(workloads) == {*ARMS.values(), "notegrade-router"}
@@ -120,7 +122,7 @@ def test_beside_the_normal_install_no_pod_is_counted_twice(kustomize: str, tmp_p
             if endpoint["port"] == port["name"]
         ]
         assert len(scraped) == 1, f"{name}: {scraped}"
-    # Before the Service `notegrade` is switched, too.
+    # The same before the Service `notegrade` points to the router.
     for service in (each for each in both if each["kind"] == "Service"):
         assert sum(selects(service["spec"]["selector"], each) for each in workloads.values()) == 1
     scalers = [
@@ -144,7 +146,7 @@ def test_the_documented_promotion_gives_the_control_the_treatments_image(
     arms = of_the_service(build(kustomize, copied / "overlays" / "experiment"), "Deployment")
     [image] = {
         arm["spec"]["template"]["spec"]["containers"][0]["image"] for arm in arms.values()
-    }  # the same for both
+    }  # the same for both arms
     assert image == "notegrade:0.1.0-treatment"
 
 
@@ -155,14 +157,14 @@ def test_the_documented_promotion_gives_the_control_the_treatments_image(
         ("make image TARGET=gpu", "notegrade:0.1.0-gpu"),
         ("make image TARGET=gpu TAG=mine", "notegrade:mine"),
         ("make image-train TAG=mine", "notegrade-train:mine"),
-        # As docs/experiments.md has it, but for the checkpoint, which a test may lack.
+        # The command of docs/experiments.md without the checkpoint, which a test may lack.
         ("make image TAG=0.1.0-treatment", None),
     ],
 )
-def test_images_are_named_as_the_overlays_want_them(
+def test_images_get_the_names_that_the_overlays_use(
     experiment: list[Manifest], tmp_path: Path, command: str, name: str | None
 ) -> None:
-    """By a builder that only says what it is asked for."""
+    """With a stand-in builder that prints its arguments."""
     builder = tmp_path / "builder"
     builder.write_text('#!/bin/sh\necho "$@"\n', encoding="utf-8")
     builder.chmod(0o755)
@@ -183,14 +185,14 @@ def test_images_are_named_as_the_overlays_want_them(
     assert tag == name
 
 
-def test_the_router_has_the_files_of_routing(experiment: list[Manifest]) -> None:
+def test_the_router_s_files_equal_deploy_routing(experiment: list[Manifest]) -> None:
     files = config_of(experiment, "notegrade-routing")
     assert set(files) == {"defaults.cfg", "experiment.cfg"}
     for name, text in files.items():
         assert text == (ROUTING / name).read_text(encoding="utf-8"), "cp deploy/routing/*.cfg to the overlay"
 
 
-def test_haproxy_takes_the_router_as_it_is_rendered(experiment: list[Manifest], tmp_path: Path) -> None:
+def test_haproxy_accepts_the_rendered_configuration(experiment: list[Manifest], tmp_path: Path) -> None:
     for name, text in config_of(experiment, "notegrade-routing").items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     [router] = of_kind(experiment, "Deployment")["notegrade-router"]["spec"]["template"]["spec"]["containers"]
@@ -223,7 +225,7 @@ def test_the_router_finds_every_replica_of_each_arm(experiment: list[Manifest]) 
         assert int(most) >= scaler["spec"]["maxReplicas"]
 
 
-def test_callers_reach_the_router_and_it_the_arms(experiment: list[Manifest]) -> None:
+def test_callers_reach_the_router_and_the_router_reaches_the_arms(experiment: list[Manifest]) -> None:
     workloads = of_kind(experiment, "Deployment")
     router, policies = workloads["notegrade-router"], of_kind(experiment, "NetworkPolicy")
     services = of_kind(experiment, "Service")
@@ -234,7 +236,7 @@ def test_callers_reach_the_router_and_it_the_arms(experiment: list[Manifest]) ->
     environment = config_of(experiment, "notegrade-router")
     ports = [f":{port['port']}" for rule in mine["ingress"] for port in rule["ports"]]
     assert ports == [environment["LISTEN"], environment["METRICS_LISTEN"]]
-    # Prometheus comes by the second.
+    # Prometheus uses the second port.
     [metrics] = services["notegrade-router"]["spec"]["ports"]
     assert f":{metrics['port']}" == environment["METRICS_LISTEN"]
     arms_rule, _ = mine["egress"]
@@ -243,7 +245,7 @@ def test_callers_reach_the_router_and_it_the_arms(experiment: list[Manifest]) ->
         assert selects(theirs["from"][0]["podSelector"]["matchLabels"], router)
         assert selects(peer["podSelector"]["matchLabels"], workloads[name])
         assert arms_rule["ports"] == theirs["ports"]
-        assert mine["ingress"][0]["from"] == theirs["from"], "it takes the callers that the arms take"
+        assert mine["ingress"][0]["from"] == theirs["from"], "the router admits the same callers as the arms"
 
 
 def test_the_router_stops_after_the_longest_request(experiment: list[Manifest]) -> None:
@@ -253,9 +255,9 @@ def test_the_router_stops_after_the_longest_request(experiment: list[Manifest]) 
     assert spec["terminationGracePeriodSeconds"] >= sleep_s + int(longest_s)
 
 
-def test_saturated_routers_leave_probes_and_scrapes_their_connections(experiment: list[Manifest]) -> None:
+def test_saturated_routers_leave_connections_for_probes_and_scrapes(experiment: list[Manifest]) -> None:
     router = of_kind(experiment, "Deployment")["notegrade-router"]["spec"]
-    # After each change of it, as many stop as start, with requests open.
+    # During a rollout as many routers stop, with requests open, as start.
     routers = 2 * router["replicas"]
     assert router["strategy"]["rollingUpdate"]["maxSurge"] <= router["replicas"]
     [(busy, idle)] = re.findall(
@@ -273,8 +275,8 @@ def test_saturated_routers_leave_probes_and_scrapes_their_connections(experiment
     assert routers * (int(busy) + int(idle)) <= int(str(settings["max_connections"])) - RESERVED_CONNECTIONS
 
 
-def test_haproxy_counts_the_503s_that_are_its_own(tmp_path: Path) -> None:
-    """And only those: docs/kubernetes.md names the metric."""
+def test_haproxy_counts_its_own_503s(tmp_path: Path) -> None:
+    """It counts only those in the metric that docs/kubernetes.md names."""
 
     def counted(address: str, folder: Path) -> float:
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""deploy/routing, run by a real HAProxy in front of services on twins, over real sockets."""
+"""The files of deploy/routing in a real HAProxy, in front of services on a fake engine, over real sockets."""
 
 import os
 import random
@@ -25,7 +25,7 @@ from tests.waiting import wait_until
 
 REPLICAS = ("replica1", "replica2", "replica3")
 QUERIES = [f"quiet cafes near station {number}" for number in range(60)]
-# Ends with a second SIGTERM.
+# The service ends with a second SIGTERM.
 DRAIN_DELAY_S = 600
 
 
@@ -71,7 +71,7 @@ def cluster(haproxy: str, checkpoint: Checkpoint, tmp_path: Path) -> Iterator[Cl
         yield Cluster(replicas, router)
 
 
-def test_one_query_always_reaches_one_replica(cluster: Cluster) -> None:
+def test_equal_queries_reach_the_same_replica(cluster: Cluster) -> None:
     first = {query: cluster.router.replica_of(query) for query in QUERIES}
     assert {query: cluster.router.replica_of(query, notes=3) for query in reversed(QUERIES)} == first
     # No replica has twice its share.
@@ -82,14 +82,14 @@ def test_one_query_always_reaches_one_replica(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("padding", [0, 50_000], ids=["small", "larger than HAProxy's buffer"])
-def test_without_a_header_it_goes_by_the_query_in_the_body(cluster: Cluster, padding: int) -> None:
+def test_without_a_header_the_query_in_the_body_decides(cluster: Cluster, padding: int) -> None:
     first = {query: cluster.router.score(query).headers["x-replica"] for query in QUERIES}
     again = {query: answered(cluster.router.score(query, 2, padding)).headers["x-replica"] for query in first}
     assert again == first
     assert set(first.values()) == set(REPLICAS)
 
 
-def test_two_routers_agree_in_whatever_order_they_know_the_replicas(
+def test_two_routers_agree_whatever_the_order_of_their_replicas(
     cluster: Cluster, haproxy: str, tmp_path: Path
 ) -> None:
     other = tmp_path / "other"
@@ -103,12 +103,12 @@ def test_two_routers_agree_in_whatever_order_they_know_the_replicas(
             assert names[second.replica_of(query)] == cluster.router.replica_of(query)
 
 
-def test_a_replica_that_is_gone_takes_only_its_own_queries_along(cluster: Cluster) -> None:
+def test_only_the_queries_of_a_lost_replica_move(cluster: Cluster) -> None:
     before = {query: cluster.router.replica_of(query) for query in QUERIES}
     gone = cluster.replicas["replica2"]
     gone.server.force_exit = gone.server.should_exit = True
     gone.thread.join(30)
-    # At once, before any check has seen it: none fails, since what could not be handed over is handed to another.
+    # Before any check has failed, no request fails either: one that reached no replica is retried on another.
     after = {query: cluster.router.replica_of(query) for query in QUERIES}
     cluster.router.wait_for(down="replica2")
     settled = {query: cluster.router.replica_of(query) for query in QUERIES}
@@ -116,23 +116,23 @@ def test_a_replica_that_is_gone_takes_only_its_own_queries_along(cluster: Cluste
         assert {query for query in QUERIES if moved[query] != before[query]} == {
             query for query in QUERIES if before[query] == "replica2"
         }
-    # They go to both of the others.
+    # The queries are spread over both other replicas.
     assert {settled[query] for query in QUERIES if before[query] == "replica2"} == {"replica1", "replica3"}
 
 
-def test_a_draining_replica_gets_nothing_new_and_nothing_fails(cluster: Cluster) -> None:
+def test_a_draining_replica_gets_no_new_requests_and_none_fails(cluster: Cluster) -> None:
     router, draining = cluster.router, cluster.replicas["replica1"]
     before = {query: router.replica_of(query) for query in QUERIES}
     query = next(query for query in QUERIES if before[query] == "replica1")
     draining.engine.hold()
     with ThreadPoolExecutor(4) as pool:
-        # Under way when it is told to stop, and answered long after it is out.
+        # Open when the replica is told to stop, and answered long after HAProxy took it out.
         open_requests = [pool.submit(router.replica_of, query, notes=number) for number in range(2, 5)]
-        wait_until(lambda: draining.engine.in_flight == 3)  # notes that it has not seen
+        wait_until(lambda: draining.engine.in_flight == 3)  # notes that are not cached
         draining.server.handle_exit(signal.SIGTERM, None)
 
         def heard_while_all_go_on() -> bool:
-            # Whatever comes until HAProxy has heard of it is served, and only its own queries move.
+            # Until HAProxy notices, the replica still answers; only its own queries move.
             for each in QUERIES:
                 assert before[each] in (router.replica_of(each), "replica1")
             return not router.is_up("replica1")
@@ -150,7 +150,7 @@ def test_a_draining_replica_gets_nothing_new_and_nothing_fails(cluster: Cluster)
 
 @contextmanager
 def failing(status: int | None, asked: list[str]) -> Iterator[str]:
-    """The address of what is ready, and answers requests with that status, or with a closed connection."""
+    """Run a server that is ready and answers requests with the status, or closes the connection; yields its address."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -180,7 +180,7 @@ def failing(status: int | None, asked: list[str]) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(("status", "seen"), [(None, 502), (503, 503)], ids=["it breaks off", "503"])
-def test_what_a_replica_has_got_is_given_to_no_other(
+def test_a_request_that_a_replica_received_is_not_retried(
     haproxy: str, tmp_path: Path, status: int | None, seen: int
 ) -> None:
     asked: list[str] = []
@@ -194,7 +194,7 @@ def test_what_a_replica_has_got_is_given_to_no_other(
 
 
 def local_hits(replicas: Mapping[str, Served]) -> float:
-    """The share of pairs that the replicas' local caches had."""
+    """Return the share of pairs found in the replicas' local caches."""
     by_result = {
         result: sum(
             each.count("cache_operations_total", tier="local", result=result) for each in replicas.values()
@@ -204,10 +204,10 @@ def local_hits(replicas: Mapping[str, Served]) -> float:
     return by_result["hit"] / sum(by_result.values())
 
 
-def test_more_is_found_in_the_local_caches_than_by_round_robin(
+def test_local_caches_have_more_hits_than_with_round_robin(
     haproxy: str, checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
-    # Repeated queries as they come: few often, many seldom.
+    # Repeated queries as in real traffic: a few often, many rarely.
     chance = random.Random(1)
     ranks = range(1, 301)
     asked = chance.choices([f"query {rank}" for rank in ranks], [1 / rank for rank in ranks], k=900)
@@ -232,7 +232,7 @@ def test_more_is_found_in_the_local_caches_than_by_round_robin(
         round(best, 3),
     )
     assert found["hashing"] > found["round robin"]
-    # Each pair is computed once, wherever: no more can be had.
+    # Each pair is computed once in total, which is the optimum.
     assert found["hashing"] == pytest.approx(best)
 
 
@@ -242,7 +242,7 @@ class Experiment:
     router: Router
 
     def arm_of(self, unit: str) -> str:
-        """Whose checkpoint the answer says it is."""
+        """Return the arm whose checkpoint the answer names."""
         response = answered(self.router.score("quiet cafes", headers={"X-Experiment-Unit": unit}))
         name = response.json()["model"]["name"]
         assert response.headers["x-experiment-arm"] == name
@@ -270,7 +270,7 @@ def arms(tmp_path: Path) -> Iterator[dict[str, Served]]:
         }
 
 
-def test_an_experiment_splits_by_weight_and_sticks(
+def test_an_experiment_splits_by_percentage_and_units_stay(
     haproxy: str, arms: dict[str, Served], tmp_path: Path
 ) -> None:
     units = [f"user-{number}" for number in range(600)]
@@ -284,15 +284,15 @@ def test_an_experiment_splits_by_weight_and_sticks(
             )
         share = len(treated[percent]) / len(units)
         print(f"treatment at {percent} %: {share:.1%} of {len(units)} units")
-        # Four standard deviations of what chance allows.
+        # Within four standard deviations of the expected share.
         assert share == pytest.approx(
             percent / 100, abs=4 * (percent / 100 * (1 - percent / 100) / 600) ** 0.5
         )
-    # More of them, and none that was in is out.
+    # A larger percentage adds units and removes none.
     assert treated[10] < treated[30]
 
 
-def test_who_is_in_no_experiment_gets_the_control(
+def test_requests_without_a_unit_get_the_control(
     haproxy: str, arms: dict[str, Served], tmp_path: Path
 ) -> None:
     with experiment(haproxy, tmp_path, arms, 99) as running:
@@ -300,7 +300,7 @@ def test_who_is_in_no_experiment_gets_the_control(
             assert answered(running.router.score(query)).json()["model"]["name"] == "control"
 
 
-def test_the_control_answers_while_the_treatment_is_gone(
+def test_the_control_answers_while_the_treatment_is_down(
     haproxy: str, arms: dict[str, Served], tmp_path: Path
 ) -> None:
     with experiment(haproxy, tmp_path, arms, 100) as running:
@@ -310,8 +310,8 @@ def test_the_control_answers_while_the_treatment_is_gone(
         assert running.arm_of("user-1") == "control"
 
 
-def test_replicas_found_by_dns_are_taken_too(haproxy: str, tmp_path: Path) -> None:
-    """What docs/kubernetes.md puts in the place of the three `server` lines."""
+def test_replicas_are_discovered_by_dns(haproxy: str, tmp_path: Path) -> None:
+    """With the line that docs/kubernetes.md has instead of the three `server` lines."""
     page = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
     [written] = re.findall(r"```haproxy\n(.*?)```", page, re.DOTALL)
     resolvers, template = written.split("\n\n")

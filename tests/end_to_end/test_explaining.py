@@ -1,4 +1,4 @@
-"""What on-call engineers rely on: the switch on three replicas, traces, and the guard; all on real parts."""
+"""Explanation mode on three real replicas: the switch, the traces and the guard."""
 
 import json
 import statistics
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.redis, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(autouse=True)
-def off_at_first(replicas: Replicas) -> None:
+def starting_off(replicas: Replicas) -> None:
     replicas.flip("off")
     wait_until(lambda: {replicas.followed(replica) for replica in range(3)} == {"off"})
 
@@ -29,7 +29,7 @@ def others_follow(replicas: Replicas, mode: str) -> bool:
 
 
 def follow_times(replicas: Replicas) -> list[float]:
-    """How long the others took to follow flips of the first one, to on and off."""
+    """Flip the mode on the first replica, on and off; return how long the others took to follow."""
     found = []
     for mode in ("all", "off") * 3:
         assert replicas.flip(mode).status_code == 200
@@ -38,14 +38,14 @@ def follow_times(replicas: Replicas) -> list[float]:
 
 
 def test_three_replicas_follow_within_two_seconds(replicas: Replicas) -> None:
-    # The median: on a machine that is busy otherwise a single one may be late, and says nothing.
+    # The median: on a busy machine a single flip may be followed late.
     assert statistics.median(follow_times(replicas)) < 2
 
 
-def test_they_follow_without_messages_too(replicas: Replicas) -> None:
+def test_replicas_follow_without_messages_too(replicas: Replicas) -> None:
     stopped = threading.Event()
 
-    def cut_listeners_off() -> None:
+    def disconnect_listeners() -> None:
         from redis import Redis
 
         with Redis.from_url(replicas.redis.url) as redis:
@@ -53,15 +53,15 @@ def test_they_follow_without_messages_too(replicas: Replicas) -> None:
                 redis.client_kill_filter(_type="pubsub")
 
     with ThreadPoolExecutor() as pool:
-        cutting = pool.submit(cut_listeners_off)
+        disconnecting = pool.submit(disconnect_listeners)
         try:
             assert statistics.median(follow_times(replicas)) < 2
         finally:
             stopped.set()
-        cutting.result()
+        disconnecting.result()
 
 
-def test_of_two_who_flip_on_two_replicas_at_once_one_is_told(replicas: Replicas) -> None:
+def test_only_one_of_three_flips_at_once_succeeds(replicas: Replicas) -> None:
     etag = replicas.mode()["etag"]
     bodies = [{"mode": "all", "ttl_s": 60, "reason": f"replica {replica}"} for replica in range(3)]
 
@@ -76,14 +76,14 @@ def test_of_two_who_flip_on_two_replicas_at_once_one_is_told(replicas: Replicas)
     }
 
 
-def test_it_ends_by_itself_on_every_replica(replicas: Replicas) -> None:
+def test_the_mode_expires_on_every_replica(replicas: Replicas) -> None:
     replicas.flip("all", ttl_s=3)
     wait_until(lambda: replicas.followed(1) == "all")
     wait_until(lambda: {replicas.followed(replica) for replica in range(3)} == {"off"})
     assert replicas.mode(2)["last"]["mode"] == "all"
 
 
-def test_without_redis_the_copy_holds_until_it_ends_and_comes_not_back(replicas: Replicas) -> None:
+def test_without_redis_the_last_known_mode_expires_and_does_not_return(replicas: Replicas) -> None:
     replicas.flip("all", ttl_s=15)
     wait_until(lambda: replicas.followed(1) == replicas.followed(2) == "all")
     replicas.redis.kill()
@@ -105,9 +105,9 @@ NOTE = {"id": "n", "title": PAIR["title"], "body": PAIR["body"]}
 
 
 def test_a_score_is_the_same_with_and_without_its_explanation(replicas: Replicas) -> None:
-    query = "red chair friday"  # no other test's: it must come from the engine both times
+    query = "red chair friday"  # used by no other test: the engine must compute it both times
     [plain] = replicas.score(0, query=query, notes=[NOTE])["results"]
-    replicas.redis.restart()  # so that the second one is not served from the cache
+    replicas.redis.restart()  # so that the second request is not served from the cache
     wait_until(lambda: replicas.flip("on_request").status_code == 200)
     wait_until(lambda: replicas.followed(1) == "on_request")
     answer = replicas.score(1, query=query, notes=[NOTE], explain=True)
@@ -121,7 +121,7 @@ def test_a_score_is_the_same_with_and_without_its_explanation(replicas: Replicas
     assert explanation["agrees"] is (explanation["steps"][-1]["grade"] == plain["grade"])
 
 
-def test_one_pair_is_streamed_as_it_is_written(replicas: Replicas) -> None:
+def test_one_pair_is_streamed_as_it_is_generated(replicas: Replicas) -> None:
     replicas.flip("on_request")
     body = {"query": PAIR["query"], "note": {"title": PAIR["title"], "body": PAIR["body"]}}
     with replicas.clients[0].stream("POST", "/explain", json=body) as response:
@@ -133,7 +133,7 @@ def test_one_pair_is_streamed_as_it_is_written(replicas: Replicas) -> None:
     assert "".join(data[1:-1]).strip("\n").endswith(data[-1]["text"])
 
 
-def test_sampled_ones_are_read_on_any_replica(replicas: Replicas) -> None:
+def test_sampled_explanations_are_read_on_any_replica(replicas: Replicas) -> None:
     replicas.flip("all")
     answer = replicas.score(0, query=PAIR["query"], notes=[NOTE], request_id="kept-1")
     assert answer["results"][0]["explanation"]["outcome"] == "deferred"
@@ -144,7 +144,7 @@ def test_sampled_ones_are_read_on_any_replica(replicas: Replicas) -> None:
 
 @pytest.fixture
 def load(replicas: Replicas) -> Iterator[None]:
-    """Steady requests to the replica with the low limit, each with a new note, until the test ends."""
+    """Send requests with new notes to the replica with the low limit until the test ends."""
     stopped = threading.Event()
 
     def ask(worker: int) -> None:
@@ -160,7 +160,7 @@ def load(replicas: Replicas) -> Iterator[None]:
         stopped.set()
         for each in asking:
             each.result()
-    # Until its window holds none of them: the tests that follow would find it late.
+    # Wait until the guard's window holds none of these requests, which would disturb the next tests.
     wait_until(lambda: sum(second["requests"] for second in figures(replicas)[-11:]) == 0)
 
 
@@ -169,7 +169,7 @@ def figures(replicas: Replicas) -> list[dict[str, Any]]:
     return seconds
 
 
-def test_the_guard_turns_it_off_everywhere_and_does_not_flap(replicas: Replicas, load: None) -> None:
+def test_the_guard_turns_the_mode_off_everywhere_and_it_stays_off(replicas: Replicas, load: None) -> None:
     before = len(replicas.clients[0].get(f"{MODE}/history").json()["flips"])
     replicas.flip("all", ttl_s=300)
     wait_until(lambda: {replicas.followed(replica) for replica in range(3)} == {"off"}, within_s=60)
@@ -181,5 +181,5 @@ def test_the_guard_turns_it_off_everywhere_and_does_not_flap(replicas: Replicas,
         assert refused.status_code == 409
         assert refused.json()["type"].endswith("mode-refused")
         assert 0 < int(refused.headers["retry-after"]) <= 60
-    time.sleep(5)  # five more looks of every guard
+    time.sleep(5)  # five more checks of every guard
     assert len(replicas.clients[0].get(f"{MODE}/history").json()["flips"]) == before + 2

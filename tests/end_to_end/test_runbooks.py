@@ -1,4 +1,4 @@
-"""Every command of the runbooks, run as it stands there."""
+"""Runs every command of the runbook on explanations exactly as written."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def run(command: str, replicas: Replicas) -> str:
     return done.stdout
 
 
-def test_from_the_page_to_the_answer(replicas: Replicas) -> None:
+def test_the_commands_work_from_the_first_to_the_last(replicas: Replicas) -> None:
     replicas.flip("off")
     exports, look, turn_on, explain, score, kept, turn_off = commands()
     assert run(exports, replicas) == ""
@@ -45,6 +45,6 @@ def test_from_the_page_to_the_answer(replicas: Replicas) -> None:
     [result] = json.loads(run(score, replicas))["results"]
     assert result["outcome"] == "scored"
     assert result["explanation"]["outcome"] in ("made", "deferred")
-    run(kept, replicas)  # a problem, or what was deferred: curl fails on neither
+    run(kept, replicas)  # either a problem or a deferred explanation: curl exits with 0 for both
     assert run(turn_off, replicas).startswith("off (no end)")
     assert "page 8812" in run(look, replicas)

@@ -1,4 +1,4 @@
-"""One replica shadows another, of the same checkpoint: what differs between them is nothing."""
+"""One replica shadows another with the same checkpoint: the comparison finds no difference."""
 
 import os
 import re
@@ -18,7 +18,7 @@ NOTES = [
 ]
 
 
-def test_a_shadow_of_the_same_checkpoint_agrees_and_a_person_can_read_it(replicas: Replicas) -> None:
+def test_a_shadow_with_the_same_checkpoint_agrees(replicas: Replicas) -> None:
     before = _compared(replicas)
     for number in range(12):
         replicas.score(1, query=f"amber chair {number}", notes=NOTES)

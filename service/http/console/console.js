@@ -1,36 +1,43 @@
-// The console of one replica. All text is written through textContent, so that it can't become markup.
+// The console of one replica. All text is set through textContent, so that none of it can become markup.
 
 const $ = (id) => document.getElementById(id);
 const MODE = "admin/explanation-mode";
 const POLL_MS = 1000;
 
 let key = "";
-let etag = null; // the ETag of the mode that is shown
-let editing = null; // the ETag of the mode that was shown when the user began to edit the form
-let shown = null; // the last answer about the mode, and the time of that answer
-let historyOf = null; // the revision that the table shows
+let etag = null; // the ETag of the mode on the page
+let editing = null; // the ETag of the mode that was on the page when the user started to fill in the form
+let shown = null; // the mode on the page, and when it was read
+let historyOf = null; // the revision up to which the history is on the page
 
 async function call(path, options = {}) {
   const headers = { ...(options.headers ?? {}), ...(key ? { Authorization: `Bearer ${key}` } : {}) };
   const response = await fetch(path, { ...options, headers, cache: "no-store" });
   if (response.ok || options.anyStatus) return response;
   const problem = await response.json().catch(() => ({}));
-  // With a single error, the detail may repeat its message.
+  // With a single bad field, the detail may repeat its message.
   const errors = (problem.errors ?? []).filter((bad) => bad.message !== problem.detail);
-  const wrong = errors.map((bad) => `${bad.field}: ${bad.message}`).join("; ");
-  const error = new Error([problem.detail ?? `HTTP ${response.status}`, wrong].filter(Boolean).join(" — "));
+  const fields = errors.map((bad) => `${bad.field}: ${bad.message}`).join("; ");
+  const error = new Error([problem.detail ?? `HTTP ${response.status}`, fields].filter(Boolean).join(" — "));
   error.status = response.status;
   throw error;
 }
 
 function setText(element, text, failed = false) {
-  // Only when it changes: a screen reader reads it aloud each time it is set.
+  // Set only when it changes: a screen reader reads the text aloud each time it is set.
   if (element.textContent !== text) element.textContent = text;
   element.classList.toggle("failed", failed);
 }
 
 // --- the mode
 
+const REASONS = {
+  queue_full: "too many explanations are waiting",
+  waited_too_long: "it was not finished within its time limit, because scoring goes first",
+  mode_off: "explanation mode went off",
+  scoring_busy: "scoring is over its limits and goes first",
+  stopping: "the service is stopping",
+};
 const NAMES = { off: "off", on_request: "on request", sample: "sample", all: "all" };
 const time = (seconds) => new Date(seconds * 1000).toLocaleString();
 
@@ -47,11 +54,11 @@ function showMode() {
   setText($("mode"), NAMES[name] + (name === "sample" ? ` ${mode.last.rate * 100}%` : ""));
   $("mode").classList.toggle("is-on", name !== "off");
   const expired = name === "off" && mode.last.mode !== "off";
-  $("countdown").textContent = expired ? "its time to live has ended" : left === null ? "" : `${countdown(left)} left`;
+  $("countdown").textContent = expired ? "expired" : left === null ? "" : `${countdown(left)} left`;
   const last = mode.last;
-  setText($("last-flip"), last.revision ? `${NAMES[last.mode]} since ${time(last.since)}, by ${last.owner}: ${last.reason}` : "Nobody has flipped it yet.");
+  setText($("last-flip"), last.revision ? `${NAMES[last.mode]} since ${time(last.since)}, by ${last.owner}: ${last.reason}` : "The mode has never been flipped.");
   $("unread").hidden = mode.unread_s === null;
-  if (mode.unread_s !== null) setText($("unread"), "Redis does not answer this replica: this is the last mode that it read.");
+  if (mode.unread_s !== null) setText($("unread"), "Redis does not answer this replica. The last known mode applies until it expires.");
 }
 
 function countdown(seconds) {
@@ -98,7 +105,7 @@ $("flip-form").addEventListener("change", () => {
   $("rate-field").hidden = chosenMode() !== "sample";
 });
 
-// A flip names the mode that was shown when the user began to edit the form.
+// A flip applies to the mode that was on the page when the user started to fill in the form.
 $("flip-form").addEventListener("focusin", () => { editing ??= etag; });
 
 $("flip-form").addEventListener("submit", async (event) => {
@@ -140,7 +147,7 @@ function draw([name, unit, first, second, what], minute, seconds) {
   value.textContent = `${series.map((read) => number(read(minute))).join(" / ")} ${unit}`;
   caption.append(what ? `${name} ${what}` : name, value);
   const svg = svgElement("svg", { viewBox: "0 0 100 100", preserveAspectRatio: "none", role: "img" });
-  svg.setAttribute("aria-label", `${name}, second by second: now ${value.textContent}`);
+  svg.setAttribute("aria-label", `${name} in each second of the last minute; over the whole minute ${value.textContent}`);
   const top = Math.max(1, ...seconds.flatMap((second_) => series.map((read) => read(second_) ?? 0)));
   series.forEach((read, i) => {
     const points = seconds.map((s, at) => [(at / (seconds.length - 1)) * 100, 97 - ((read(s) ?? 0) / top) * 94]);
@@ -158,9 +165,9 @@ function svgElement(name, attributes) {
   return element;
 }
 
-// --- scoring a pair
+// --- trying a pair
 
-// Only once: the criteria do not change while a checkpoint is served.
+// Read once: the criteria of a served checkpoint do not change.
 async function readCriteria() {
   if ($("criteria").length > 0) return;
   const { model } = await (await call("version")).json();
@@ -187,23 +194,27 @@ $("try-form").addEventListener("submit", async (event) => {
 
 const ON_EVENT = {
   score(data) {
-    setText($("try-result"), `grade ${data.grade} by ${data.criteria}, score ${data.score.toFixed(3)}, margin ${data.margin.toFixed(3)}`);
+    setText($("try-result"), `grade ${data.grade} (criteria ${data.criteria}), score ${data.score.toFixed(3)}, margin ${data.margin.toFixed(3)}`);
     $("trace").hidden = false;
   },
   text(data) {
     $("trace").textContent += data;
   },
   explanation(data) {
-    if (data.outcome !== "made") {
-      setText($("try-result"), `${$("try-result").textContent}; the explanation was ${data.outcome}: ${data.reason}`, true);
-      return;
-    }
-    const verdict = !data.parsed ? "its steps can't be parsed" : data.agrees ? "its last step agrees with the grade" : "its last step DISAGREES with the grade";
-    setText($("try-result"), `${$("try-result").textContent}; ${verdict}`);
+    const [verdict, failed] = judge(data);
+    setText($("try-result"), `${$("try-result").textContent}; ${verdict}`, failed);
     if (data.parsed) fill($("steps"), data.steps.map((step) => [step.criterion, step.finding, step.grade]));
     $("steps").hidden = !data.parsed;
   },
 };
+
+// In words, and whether the explanation is one to distrust.
+function judge({ outcome, reason, parsed, agrees }) {
+  if (outcome !== "made") return [`the explanation was ${outcome}: ${REASONS[reason] ?? reason}`, true];
+  if (!parsed) return ["the explanation is not well-formed: it has no steps to show", true];
+  if (!agrees) return ["the explanation is well-formed, but its last grade DIFFERS from this grade", true];
+  return ["the explanation is well-formed, and its last grade agrees with this grade", false];
+}
 
 async function* events(stream) {
   let rest = "";

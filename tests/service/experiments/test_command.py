@@ -1,6 +1,8 @@
-"""The `notegrade experiment` command's side of Prometheus, against answers as it gives them. Against a real one: tests/deploy."""
+"""The `notegrade experiment` command, on answers in Prometheus's form. tests/deploy has a real Prometheus."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,11 +12,11 @@ from rich.console import Console
 
 from service.errors import CommandError
 from service.experiments.command import Report, judge_experiment, parse_period
-from service.experiments.counts import COUNTED, Period, Prometheus
+from service.experiments.prometheus import COUNTED, Period, Prometheus
 
 CONTROL, TREATMENT, OTHER = (f"sha256:{start}{'0' * 60}" for start in ("aaaa", "abbb", "cccc"))
 PERIOD = Period(1_000_000.0, 1_007_200.0, 300.0)
-# By kind, label and arm: what one window has of it.
+# The counts of one window, by kind and label.
 USUAL: dict[str, dict[str, float]] = {
     "requests": {"200": 990, "500": 10},
     "seconds": {"200": 99},
@@ -32,7 +34,7 @@ def success(result: list[Any]) -> httpx.Response:
 
 def series(fingerprint: str, label: str, value: str, count: float, windows: int) -> dict[str, Any]:
     ends = [PERIOD.until - 300.0 * ago for ago in range(windows)]
-    # Windows are never all alike.
+    # Real windows differ from each other.
     values = [[end, str(count * (1 + 0.01 * (place % 3)))] for place, end in enumerate(ends)]
     return {"metric": {"fingerprint": fingerprint, label: value}, "values": values}
 
@@ -71,22 +73,22 @@ def shown(report: Report) -> str:
     return captured.get()
 
 
-def test_a_treatment_that_fails_more_is_worse_by_that_and_nothing_else() -> None:
+def test_a_treatment_with_more_errors_is_worse_by_that_only() -> None:
     report = judge_experiment(
         prometheus({CONTROL: USUAL, TREATMENT: BROKEN, OTHER: USUAL}), "aa", "sha256:ab", PERIOD
     )
-    told = {each.name: each.verdict for each in report.judgements}
-    assert told.pop("errors (5xx)") == "worse"
-    # Its answers are as many seconds over fewer requests.
-    assert told.pop("mean answer time") == "worse"
-    assert set(told.values()) == {"no difference seen"}
+    verdicts = {each.name: each.verdict for each in report.judgements}
+    assert verdicts.pop("errors (5xx)") == "worse"
+    # The same number of seconds over fewer answers.
+    assert verdicts.pop("mean answer time") == "worse"
+    assert set(verdicts.values()) == {"no difference seen"}
     assert report.is_worse
     assert not judge_experiment(
         prometheus({CONTROL: BROKEN, TREATMENT: USUAL}), CONTROL, TREATMENT, PERIOD
     ).is_worse
 
 
-def test_every_window_is_asked_for_and_none_twice() -> None:
+def test_every_window_is_queried_once() -> None:
     seen: list[httpx.Request] = []
     source = prometheus({CONTROL: USUAL, TREATMENT: USUAL}, where='namespace="shop"', seen=seen)
     judge_experiment(source, "aa", "ab", PERIOD)
@@ -99,7 +101,7 @@ def test_every_window_is_asked_for_and_none_twice() -> None:
     assert len(seen) == 1 + len(COUNTED)
 
 
-def test_it_is_told_to_a_person_and_to_a_program() -> None:
+def test_the_report_is_a_table_and_json() -> None:
     report = judge_experiment(prometheus({CONTROL: USUAL, TREATMENT: BROKEN}), "aa", "ab", PERIOD)
     table = shown(report)
     assert f"treatment {TREATMENT}: 24,240, 50.0% of all" in table
@@ -117,34 +119,34 @@ def test_it_is_told_to_a_person_and_to_a_program() -> None:
     assert written["control"]["requests"] == pytest.approx(24240)
 
 
-def test_nine_windows_say_what_to_do() -> None:
+def test_the_caption_of_nine_windows_says_what_to_do() -> None:
     short = Period(PERIOD.until - 2700, PERIOD.until, 300)
     report = judge_experiment(prometheus({CONTROL: USUAL, TREATMENT: BROKEN}, windows=9), "aa", "ab", short)
     assert not report.is_worse
-    assert "Fewer than 10 windows are not judged" in shown(report)
+    assert "Fewer than 10 windows are not judged" in " ".join(shown(report).split())
 
 
 @pytest.mark.parametrize(
     ("control", "treatment", "message"),
     [
-        ("a", "ab", f"control a is the start of several checkpoints: {CONTROL}, {TREATMENT}"),
+        ("a", "ab", f"control a matches several checkpoints: {CONTROL}, {TREATMENT}"),
         (
             "aa",
             "ff",
-            "treatment ff is the start of no checkpoint that Prometheus saw in that time: sha256:aaaa",
+            "treatment ff matches no checkpoint that Prometheus saw in that time: sha256:aaaa",
         ),
         ("aa", "sha256:aaaa", "the same checkpoint"),
-        ("aa", "cc", f"treatment {OTHER} has no requests for scores in 24 windows of 300 s"),
+        ("aa", "cc", f"treatment {OTHER} has no scoring requests in 24 windows of 300 s"),
     ],
 )
-def test_arms_that_can_not_be_compared_are_refused(control: str, treatment: str, message: str) -> None:
+def test_arms_that_cannot_be_compared_are_refused(control: str, treatment: str, message: str) -> None:
     source = prometheus({CONTROL: USUAL, TREATMENT: USUAL, OTHER: {"requests": {"404": 5}}})
     with pytest.raises(CommandError, match=message):
         judge_experiment(source, control, treatment, PERIOD)
 
 
-def test_a_prometheus_that_knows_nothing_is_told_apart() -> None:
-    with pytest.raises(CommandError, match="saw in that time: none at all"):
+def test_a_prometheus_without_our_metrics_is_refused() -> None:
+    with pytest.raises(CommandError, match="saw in that time: none"):
         judge_experiment(prometheus({}), "aa", "ab", PERIOD)
 
 
@@ -156,15 +158,15 @@ def refuse(request: httpx.Request) -> httpx.Response:
     ("answer", "message"),
     [
         (refuse, "Prometheus at http://prometheus:9090 did not answer: connection refused"),
-        (lambda request: httpx.Response(502, text="<html>"), "is not Prometheus: HTTP 502"),
-        (lambda request: httpx.Response(200, json=[]), r"refused: \[\]"),
+        (lambda request: httpx.Response(502, text="<html>"), "is not Prometheus: it answered HTTP 502"),
+        (lambda request: httpx.Response(200, json=[]), r"refused the query: \[\]"),
         (
             lambda request: httpx.Response(400, json={"status": "error", "error": "exceeded 11,000 points"}),
-            "refused: exceeded 11,000 points",
+            "refused the query: exceeded 11,000 points",
         ),
     ],
 )
-def test_a_prometheus_that_is_none_or_refuses_is_told(
+def test_a_prometheus_that_does_not_answer_or_refuses_is_named(
     answer: Callable[[httpx.Request], httpx.Response], message: str
 ) -> None:
     with pytest.raises(CommandError, match=message) as caught:
@@ -172,11 +174,11 @@ def test_a_prometheus_that_is_none_or_refuses_is_told(
     assert "secret" not in str(caught.value)
 
 
-def test_a_period_is_read_as_it_is_written() -> None:
+def test_periods_are_parsed() -> None:
     now = 1_000_000.0
     assert parse_period("24h", None, None, now) == Period(913_600.0, now, 3600.0)
     assert parse_period("30m", "20m", "90s", now) == Period(998_200.0, 998_800.0, 90.0)
-    assert parse_period("10m", None, None, now).windows == 10, "a minute at least"
+    assert parse_period("10m", None, None, now).windows == 10, "a window is at least a minute"
     exact = parse_period("1970-01-11T13:46:40", "1970-01-12T14:46:40+01:00", "1d", now)
     assert exact == Period(913_600.0, now, 86_400.0)
 
@@ -184,15 +186,39 @@ def test_a_period_is_read_as_it_is_written() -> None:
 @pytest.mark.parametrize(
     ("since", "until", "window", "message"),
     [
-        ("yesterday", None, None, "--since is a time such as"),
-        ("1h", "soon", None, "--until is a time such as"),
+        ("yesterday", None, None, "--since must be a duration such as"),
+        ("1h", "soon", None, "--until must be a duration such as"),
         ("1h", "2h", None, "is not before"),
-        ("1h", None, "5", "--window is a time such as"),
-        ("1h", None, "2h", "--window 7200 s is not within the 3600 s"),
-        ("1h", None, "0s", "--window 0 s is not within"),
-        ("30s", None, None, "--window 60 s is not within the 30 s"),
+        ("1h", None, "5", "--window must be a duration such as"),
+        ("1h", None, "2h", "--window 7200 s does not fit into the 3600 s"),
+        ("1h", None, "0s", "--window 0 s does not fit into"),
+        ("30s", None, None, "--window 60 s does not fit into the 30 s"),
     ],
 )
-def test_other_periods_are_refused(since: str, until: str | None, window: str | None, message: str) -> None:
+def test_bad_periods_are_refused(since: str, until: str | None, window: str | None, message: str) -> None:
     with pytest.raises(CommandError, match=message):
         parse_period(since, until, window, 1_000_000.0)
+
+
+def run_python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_the_service_imports_neither_the_statistics_nor_scipy() -> None:
+    code = "import sys, service.__main__; print(*sys.modules)"
+    loaded = run_python(code).split()
+    assert "service.app" in loaded
+    assert [name for name in loaded if name.startswith(("service.experiments", "scipy"))] == []
+
+
+def test_without_scipy_the_command_names_the_extra() -> None:
+    code = (
+        "import sys; sys.modules['scipy'] = None\n"
+        "from service.errors import CommandError\n"
+        "try: import service.experiments.command\n"
+        "except CommandError as error: print(error)\n"
+    )
+    assert run_python(code) == (
+        "`notegrade experiment` needs scipy: install the extra `experiments` "
+        "(pip install 'notegrade[experiments]', or `make setup-train` in a clone)\n"
+    )

@@ -1,4 +1,4 @@
-"""Which differences count, from counts as Prometheus gives them."""
+"""Which differences count, given counts in Prometheus's form."""
 
 import random
 from collections.abc import Callable
@@ -14,7 +14,7 @@ BOUNDS = ("0.5", "1.0", "+Inf")
 def counts(
     requests: float = 1000, errors: float = 20, slow: float = 50, shed: float = 30, grades: Any = None
 ) -> Counts:
-    """One window. The grades are those of the pairs, one for each request, or by default three kinds."""
+    """The counts of one window. `grades` counts pairs, one for each request; the default has three grades."""
     return {
         "requests": {"200": requests - errors, "500": errors, "422": 7.0},
         "seconds": {"200": 0.2 * (requests - errors) + slow},
@@ -48,7 +48,7 @@ def judged(name: str, control: Windows, treatment: Windows) -> Judgement:
     return found
 
 
-def test_arms_that_are_alike_differ_in_nothing() -> None:
+def test_equal_arms_have_no_difference() -> None:
     assert set(verdicts(arm(usual, 1), arm(usual, 2)).values()) == {"no difference seen"}
 
 
@@ -61,14 +61,14 @@ def test_arms_that_are_alike_differ_in_nothing() -> None:
         ("pairs not scored", lambda chance: counts(shed=chance.uniform(90, 110))),
     ],
 )
-def test_more_of_what_is_bad_is_worse_and_less_of_it_better(
+def test_a_higher_measure_is_worse_and_a_lower_one_better(
     measure: str, changed: Callable[[random.Random], Counts]
 ) -> None:
     assert verdicts(arm(usual, 1), arm(changed, 2))[measure] == "worse"
     assert verdicts(arm(changed, 2), arm(usual, 1))[measure] == "better"
 
 
-def test_grades_and_cache_hits_go_up_or_down_and_neither_is_better() -> None:
+def test_grades_and_cache_hits_are_higher_or_lower_and_never_better() -> None:
     def lenient(chance: random.Random) -> Counts:
         cold = {"sources": {"engine": 900.0, "local": 100.0 + chance.random()}}
         graded = {str(grade): 200 + 50.0 * grade + chance.random() for grade in range(4)}
@@ -79,11 +79,9 @@ def test_grades_and_cache_hits_go_up_or_down_and_neither_is_better() -> None:
     assert found["grade 0"] == found["pairs from a cache"] == "lower"
 
 
-def test_numbers_are_in_the_units_that_they_say() -> None:
+def test_each_measure_is_in_its_unit() -> None:
     same = arm(lambda chance: counts(), 1)
-    assert judged("errors (5xx)", same, same).control == pytest.approx(0.02), (
-        "what is the caller's is left out"
-    )
+    assert judged("errors (5xx)", same, same).control == pytest.approx(0.02), "4xx are left out"
     assert judged("answers over 1 s", same, same).control == pytest.approx(50 / 980)
     assert judged("mean answer time", same, same).control == pytest.approx(0.2 + 50 / 980)
     assert judged("pairs not scored", same, same).control == pytest.approx(0.03)
@@ -96,12 +94,12 @@ def test_nine_windows_are_not_judged() -> None:
     broken = arm(lambda chance: counts(errors=900), 2, windows=9)
     found = judged("errors (5xx)", arm(usual, 1), broken)
     assert (found.verdict, found.low, found.high) == ("too little data", None, None)
-    assert found.difference is not None, "it is told all the same"
+    assert found.difference is not None, "it is shown all the same"
     broken = arm(lambda chance: counts(errors=900), 2, windows=10)
     assert judged("errors (5xx)", arm(usual, 1), broken).verdict == "worse"
 
 
-def test_a_handful_of_events_is_not_judged() -> None:
+def test_fewer_than_ten_events_are_not_judged() -> None:
     none = arm(lambda chance: counts(errors=0), 1)
     few = {place: counts(errors=float(place < 9)) for place in range(24)}
     enough = {place: counts(errors=float(place < 20)) for place in range(24)}
@@ -109,28 +107,28 @@ def test_a_handful_of_events_is_not_judged() -> None:
     assert judged("errors (5xx)", none, enough).verdict == "worse"
 
 
-def test_what_never_happens_is_no_difference() -> None:
+def test_events_that_never_happen_are_no_difference() -> None:
     none = arm(lambda chance: counts(errors=0), 1)
     found = judged("errors (5xx)", none, none)
     assert (found.verdict, found.low) == ("no difference seen", None)
 
 
-def test_windows_that_one_arm_lacks_are_left_out() -> None:
+def test_windows_without_one_of_the_arms_are_left_out() -> None:
     control = {place: counts(errors=500.0 if place < 12 else 20.0) for place in range(36)}
     treatment = {place: counts(errors=20.0) for place in range(12, 36)}
     assert judged("errors (5xx)", control, treatment).control == pytest.approx(0.02)
     assert judged("errors (5xx)", control, {}).verdict == "too little data"
 
 
-def test_the_intervals_hold_together() -> None:
-    """Of arms that are alike, the share of tables with any difference in them."""
+def test_the_confidence_holds_for_all_intervals_together() -> None:
+    """Comparing equal arms, few tables may show any difference."""
     tables = [verdicts(arm(usual, seed), arm(usual, seed + 1000)) for seed in range(300)]
     wrong = sum(set(each.values()) != {"no difference seen"} for each in tables) / len(tables)
-    print(f"{wrong:.1%} of the tables see a difference where there is none")
+    print(f"{wrong:.1%} of the tables show a difference where there is none")
     assert wrong <= 0.09  # 5 %, and three standard deviations of chance
 
 
-def test_answer_times_are_read_from_all_windows_together() -> None:
+def test_latency_quantiles_are_of_all_windows_together() -> None:
     assert answer_quantiles(arm(lambda chance: counts(errors=0), 1).values()) == {
         "p50": pytest.approx(0.5),
         "p95": pytest.approx(1.0),

@@ -8,20 +8,19 @@ from prometheus_client import CollectorRegistry
 from service.contract.checkpoint import Checkpoint
 from service.contract.prompt import Note
 from service.engines.fake_engine import FakeEngine
-from service.errors import EngineRequestError, ExplanationDroppedError, InvalidRequestError
+from service.errors import ExplanationDroppedError
 from service.explaining.explainer import (
     ENGINE_PRIORITY,
     DropReason,
     Explainer,
     ExplainerLimits,
-    Finished,
     GradedPair,
     TokenBudget,
 )
-from service.explaining.traces import Explanation
+from service.explaining.traces import Explanation, ExplanationResult
 from service.observability.metrics import Metrics
 from tests.checkpoints import fake_engine_for, load_tiny
-from tests.service.explaining.house import Clock
+from tests.service.explaining.replica import Clock
 from tests.waiting import until
 
 TRACE = "\nSteps:\ntopic: both are about cafes \u6771\u4eac => 3\nconstraints: no light => 1\n"
@@ -33,8 +32,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return load_tiny(tmp_path_factory.mktemp("checkpoint"))
 
 
-class House:
-    """An explainer over a fake engine that writes TRACE."""
+class Rig:
+    """An explainer over a fake engine that generates TRACE."""
 
     def __init__(self, checkpoint: Checkpoint, limits: ExplainerLimits) -> None:
         self.registry = CollectorRegistry()
@@ -52,13 +51,13 @@ class House:
 
 @pytest.fixture
 def limits() -> ExplainerLimits:
-    """Overridden by a test's parametrisation."""
+    """The default; a test overrides it by parametrization."""
     return ExplainerLimits(queue=4, workers=1, tokens_per_s=1e9)
 
 
 @pytest.fixture
-async def house(checkpoint: Checkpoint, limits: ExplainerLimits) -> AsyncIterator[House]:
-    made = House(checkpoint, limits)
+async def rig(checkpoint: Checkpoint, limits: ExplainerLimits) -> AsyncIterator[Rig]:
+    made = Rig(checkpoint, limits)
     await made.engine.start()
     made.explainer.start()
     yield made
@@ -66,32 +65,30 @@ async def house(checkpoint: Checkpoint, limits: ExplainerLimits) -> AsyncIterato
     await made.engine.close()
 
 
-async def test_a_trace_goes_on_from_the_served_sequence(house: House) -> None:
-    found = await house.explainer.submit(PAIR, asked=True).finished
-    assert isinstance(found, Explanation)
+async def test_a_trace_continues_the_sequence_that_was_scored(rig: Rig) -> None:
+    found = _explanation(await rig.explainer.submit(PAIR, asked=True).finished)
     assert (found.parsed, found.agrees, len(found.steps)) == (True, True, 2)
     assert found.text == TRACE.removeprefix("\nSteps:\n").strip("\n")
-    [prompt] = house.checkpoint.renderer.render("quiet cafes", [_note()], "general-1")
-    label = house.checkpoint.manifest.label_token_ids[1]
-    assert house.engine.continued == [(*prompt.token_ids, label)]
-    assert house.engine.priorities == [ENGINE_PRIORITY]
-    assert house.count("explanations_total", outcome="parsed") == 1
-    assert house.count("explanation_agreement_total", agrees="true") == 1
-    assert house.count("explanation_tokens_total") == len(house.engine.trace)
-    assert house.count("explanation_seconds_count", stage="write") == 1
+    [prompt] = rig.checkpoint.renderer.render("quiet cafes", [_note()], "general-1")
+    label = rig.checkpoint.manifest.label_token_ids[1]
+    assert rig.engine.continued == [(*prompt.token_ids, label)]
+    assert rig.engine.priorities == [ENGINE_PRIORITY]
+    assert rig.count("explanations_total", outcome="parsed") == 1
+    assert rig.count("explanation_agreement_total", agrees="true") == 1
+    assert rig.count("explanation_tokens_total") == len(rig.engine.trace)
+    assert rig.count("explanation_seconds_count", stage="write") == 1
 
 
-async def test_what_does_not_parse_is_text_and_counted(house: House) -> None:
-    house.engine.trace = house.engine.trace[:9]
-    found = await house.explainer.submit(PAIR, asked=True).finished
-    assert isinstance(found, Explanation)
+async def test_a_trace_that_is_not_well_formed_is_text_and_counted(rig: Rig) -> None:
+    rig.engine.trace = rig.engine.trace[:9]
+    found = _explanation(await rig.explainer.submit(PAIR, asked=True).finished)
     assert not found.parsed
     assert found.text
-    assert house.count("explanations_total", outcome="unparsed") == 1
+    assert rig.count("explanations_total", outcome="unparsed") == 1
 
 
-async def test_pieces_make_up_the_text_and_never_cut_a_character(house: House) -> None:
-    job = house.explainer.submit(PAIR, asked=True, read_along=True)
+async def test_streamed_pieces_add_up_to_the_text_and_never_split_a_character(rig: Rig) -> None:
+    job = rig.explainer.submit(PAIR, asked=True, streamed=True)
     assert job.pieces is not None
     pieces = []
     while (piece := await job.pieces.get()) is not None:
@@ -101,143 +98,178 @@ async def test_pieces_make_up_the_text_and_never_cut_a_character(house: House) -
     assert "\ufffd" not in "".join(pieces)
 
 
-async def test_a_full_queue_drops_at_once_and_keeps_room_for_what_is_asked_for(house: House) -> None:
-    house.engine.hold()
-    house.explainer.submit(PAIR, asked=True)
-    await until(lambda: house.engine.in_flight == 1)
+async def test_a_full_queue_drops_at_once_and_half_of_it_is_reserved_for_asked_for_jobs(rig: Rig) -> None:
+    rig.engine.hold()
+    rig.explainer.submit(PAIR, asked=True)
+    await until(lambda: rig.engine.in_flight == 1)
     for _ in range(2):
-        house.explainer.submit(PAIR, asked=False)
+        rig.explainer.submit(PAIR, asked=False)
     with pytest.raises(ExplanationDroppedError) as caught:
-        house.explainer.submit(PAIR, asked=False)
+        rig.explainer.submit(PAIR, asked=False)
     assert caught.value.reason == "queue_full"
     for _ in range(2):
-        house.explainer.submit(PAIR, asked=True)
+        rig.explainer.submit(PAIR, asked=True)
     with pytest.raises(ExplanationDroppedError):
-        house.explainer.submit(PAIR, asked=True)
-    assert house.count("explanation_drops_total", reason="queue_full") == 2
-    assert house.count("explanations_total", outcome="dropped") == 2
-    assert house.count("explanation_queue") == 4
-    house.engine.let_go()
+        rig.explainer.submit(PAIR, asked=True)
+    assert rig.count("explanation_drops_total", reason="queue_full") == 2
+    assert rig.count("explanations_total", outcome="dropped") == 2
+    assert rig.count("explanation_queue") == 4
+    rig.engine.let_go()
 
 
-async def test_what_is_asked_for_overtakes_what_is_sampled(house: House) -> None:
-    house.engine.hold()
-    first = house.explainer.submit(PAIR, asked=True)
-    await until(lambda: house.engine.in_flight == 1)
-    sampled = house.explainer.submit(PAIR, asked=False)
-    asked = house.explainer.submit(PAIR, asked=True)
+async def test_an_asked_for_job_overtakes_a_sampled_one(rig: Rig) -> None:
+    rig.engine.hold()
+    first = rig.explainer.submit(PAIR, asked=True)
+    await until(lambda: rig.engine.in_flight == 1)
+    sampled = rig.explainer.submit(PAIR, asked=False)
+    asked = rig.explainer.submit(PAIR, asked=True)
     order: list[str] = []
     sampled.finished.add_done_callback(lambda _: order.append("sampled"))
     asked.finished.add_done_callback(lambda _: order.append("asked"))
-    house.engine.let_go()
+    rig.engine.let_go()
     await asyncio.gather(first.finished, sampled.finished, asked.finished)
     assert order == ["asked", "sampled"]
 
 
+@pytest.mark.parametrize("limits", [ExplainerLimits(queue=8, workers=2, tokens_per_s=100)])
+async def test_an_asked_for_job_overtakes_sampled_ones_that_wait_for_the_budget(
+    rig: Rig, limits: ExplainerLimits
+) -> None:
+    """However many workers are idle: a worker that took a sampled job while tokens are owed would block the other."""
+    await rig.explainer.submit(PAIR, asked=True).finished
+    assert rig.explainer._budget.wait_s() > 0
+    order: list[bool] = []
+
+    async def note_order(asked: bool) -> None:
+        await rig.explainer.submit(PAIR, asked=asked).finished
+        order.append(asked)
+
+    explaining = []
+    for asked in (False, False, True):
+        explaining.append(asyncio.create_task(note_order(asked)))
+        await asyncio.sleep(0.01)  # idle workers have had their turn
+    await asyncio.gather(*explaining)
+    assert order == [True, False, False]
+
+
+@pytest.mark.parametrize("limits", [ExplainerLimits(queue=4, workers=2, tokens_per_s=1, wait_s=0.2)])
+async def test_jobs_that_wait_for_the_budget_are_dropped_at_their_deadline(
+    rig: Rig, limits: ExplainerLimits
+) -> None:
+    rig.explainer._budget.spend(1000)
+    jobs = [rig.explainer.submit(PAIR, asked=True) for _ in range(3)]
+    assert [_reason(await job.finished) for job in jobs] == ["waited_too_long"] * 3
+    assert rig.engine.continued == []
+    assert rig.count("explanation_queue") == 0
+
+
 @pytest.mark.parametrize("reason", ["mode_off", "scoring_busy"])
-async def test_it_gives_way_before_and_while_it_writes(house: House, reason: DropReason) -> None:
-    house.engine.hold()
-    writing, waiting = (house.explainer.submit(PAIR, asked=True) for _ in range(2))
-    await until(lambda: house.engine.in_flight == 1)
-    house.why_not = reason
-    house.engine.let_go()
+async def test_explanations_give_way_before_and_while_they_are_generated(
+    rig: Rig, reason: DropReason
+) -> None:
+    rig.engine.hold()
+    writing, waiting = (rig.explainer.submit(PAIR, asked=True) for _ in range(2))
+    await until(lambda: rig.engine.in_flight == 1)
+    rig.why_not = reason
+    rig.engine.let_go()
     for job in (writing, waiting):
         assert _reason(await job.finished) == reason
     with pytest.raises(ExplanationDroppedError, match=reason):
-        house.explainer.submit(PAIR, asked=True)
-    await until(lambda: house.engine.in_flight == 0)
-    assert house.count("explanation_drops_total", reason=reason) == 3
-    assert house.count("explanation_tokens_total") == 1
+        rig.explainer.submit(PAIR, asked=True)
+    await until(lambda: rig.engine.in_flight == 0)
+    assert rig.count("explanation_drops_total", reason=reason) == 3
+    assert rig.count("explanation_tokens_total") == 1
 
 
-async def test_an_abandoned_one_leaves_the_engine_or_never_enters(house: House) -> None:
-    house.engine.hold()
-    writing, waiting = (house.explainer.submit(PAIR, asked=True) for _ in range(2))
-    await until(lambda: house.engine.in_flight == 1)
+async def test_an_abandoned_job_is_aborted_in_the_engine_or_never_starts(rig: Rig) -> None:
+    rig.engine.hold()
+    writing, waiting = (rig.explainer.submit(PAIR, asked=True) for _ in range(2))
+    await until(lambda: rig.engine.in_flight == 1)
     writing.abandon()
     waiting.abandon()
-    await until(lambda: house.count("explanations_total", outcome="abandoned") == 2)
-    assert house.engine.in_flight == 0
-    assert len(house.engine.continued) == 1
+    await until(lambda: rig.count("explanations_total", outcome="abandoned") == 2)
+    assert rig.engine.in_flight == 0
+    assert len(rig.engine.continued) == 1
 
 
 @pytest.mark.parametrize("limits", [ExplainerLimits(queue=4, workers=1, wait_s=0.05)])
-async def test_it_has_a_deadline_in_the_queue_and_in_the_engine(
-    house: House, limits: ExplainerLimits
-) -> None:
-    house.engine.hold()
-    jobs = [house.explainer.submit(PAIR, asked=True) for _ in range(2)]
+async def test_the_deadline_holds_in_the_queue_and_in_the_engine(rig: Rig, limits: ExplainerLimits) -> None:
+    rig.engine.hold()
+    jobs = [rig.explainer.submit(PAIR, asked=True) for _ in range(2)]
     assert [_reason(await job.finished) for job in jobs] == ["waited_too_long"] * 2
-    assert house.engine.in_flight == 0
+    assert rig.engine.in_flight == 0
 
 
-async def test_a_failing_engine_fails_the_one_and_goes_on(house: House) -> None:
-    [prompt] = house.checkpoint.renderer.render("quiet cafes", [_note()], "general-1")
-    house.engine.fail_on((*prompt.token_ids, house.checkpoint.manifest.label_token_ids[1]))
-    assert isinstance(await house.explainer.submit(PAIR, asked=True).finished, EngineRequestError)
+async def test_an_engine_error_fails_one_job_and_the_next_is_made(rig: Rig) -> None:
+    [prompt] = rig.checkpoint.renderer.render("quiet cafes", [_note()], "general-1")
+    rig.engine.fail_on((*prompt.token_ids, rig.checkpoint.manifest.label_token_ids[1]))
+    failed = await rig.explainer.submit(PAIR, asked=True).finished
+    assert (failed.outcome, failed.reason) == ("failed", "engine-request")
     other = GradedPair("quiet cafes", "Cafes", "A quiet cafe.", "general-1", 2)
-    assert isinstance(await house.explainer.submit(other, asked=True).finished, Explanation)
-    assert house.count("explanations_total", outcome="failed") == 1
+    assert (await rig.explainer.submit(other, asked=True).finished).outcome == "made"
+    assert rig.count("explanations_total", outcome="failed") == 1
 
 
-async def test_an_unforeseen_error_fails_the_one_and_goes_on(
-    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+async def test_a_bug_fails_one_job_and_the_next_is_made(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def explode(pair: GradedPair) -> None:
         raise RuntimeError(f"can't render {pair.body}")
 
     with monkeypatch.context() as broken:
-        broken.setattr(house.explainer, "_prompt", explode)
-        assert isinstance(await house.explainer.submit(PAIR, asked=True).finished, EngineRequestError)
-    assert "unforeseen error while explaining" in caplog.text
+        broken.setattr(rig.explainer, "_prompt", explode)
+        failed = await rig.explainer.submit(PAIR, asked=True).finished
+        assert (failed.outcome, failed.reason) == ("failed", "internal")
+    await until(lambda: "an explanation worker failed unexpectedly" in caplog.text)
     assert re.search(r'test_explainer\.py", line \d+, in explode', caplog.text)
     assert "RuntimeError" in caplog.text
     assert PAIR.body not in caplog.text
-    assert isinstance(await house.explainer.submit(PAIR, asked=True).finished, Explanation)
+    assert (await rig.explainer.submit(PAIR, asked=True).finished).outcome == "made"
 
 
-async def test_a_pair_that_can_t_be_rendered_fails(house: House) -> None:
+async def test_a_pair_that_cannot_be_rendered_fails(rig: Rig) -> None:
     pair = GradedPair("cafe " * 200, None, "", "general-1", 1)
-    assert isinstance(await house.explainer.submit(pair, asked=True).finished, InvalidRequestError)
+    failed = await rig.explainer.submit(pair, asked=True).finished
+    assert (failed.outcome, failed.reason) == ("failed", "invalid-request")
 
 
-async def test_a_result_nobody_waits_for_is_kept(house: House) -> None:
-    kept: list[Finished] = []
+async def test_a_result_that_nobody_waits_for_is_handed_over(rig: Rig) -> None:
+    stored: list[ExplanationResult] = []
 
-    async def keep(result: Finished) -> None:
-        kept.append(result)
+    async def store(result: ExplanationResult) -> None:
+        stored.append(result)
 
-    job = house.explainer.submit(PAIR, asked=False)
-    job.keep = keep
-    await until(lambda: bool(kept))
-    assert kept == [job.finished.result()]
+    job = rig.explainer.submit(PAIR, asked=False)
+    job.on_finished = store
+    await until(lambda: bool(stored))
+    assert stored == [job.finished.result()]
 
 
-async def test_closing_drops_what_is_written_and_what_waits(house: House) -> None:
-    house.engine.hold()
-    jobs = [house.explainer.submit(PAIR, asked=True) for _ in range(2)]
-    await until(lambda: house.engine.in_flight == 1)
-    await house.explainer.close()
+async def test_closing_drops_running_and_waiting_jobs(rig: Rig) -> None:
+    rig.engine.hold()
+    jobs = [rig.explainer.submit(PAIR, asked=True) for _ in range(2)]
+    await until(lambda: rig.engine.in_flight == 1)
+    await rig.explainer.close()
     assert [_reason(await job.finished) for job in jobs] == ["stopping"] * 2
-    assert house.engine.in_flight == 0
+    assert rig.engine.in_flight == 0
 
 
-async def test_nothing_is_taken_on_once_it_closes(house: House) -> None:
-    house.engine.hold()
-    house.explainer.submit(PAIR, asked=True)
-    await until(lambda: house.engine.in_flight == 1)
-    closing = asyncio.create_task(house.explainer.close())
-    await asyncio.sleep(0)  # it has begun
+async def test_jobs_are_refused_from_the_start_of_closing(rig: Rig) -> None:
+    rig.engine.hold()
+    rig.explainer.submit(PAIR, asked=True)
+    await until(lambda: rig.engine.in_flight == 1)
+    closing = asyncio.create_task(rig.explainer.close())
+    await asyncio.sleep(0)  # closing has started
     for _ in ("while it closes", "afterwards"):
         with pytest.raises(ExplanationDroppedError) as caught:
-            house.explainer.submit(PAIR, asked=True)
+            rig.explainer.submit(PAIR, asked=True)
         assert caught.value.reason == "stopping"
         await closing
-    assert house.count("explanation_queue") == 0
-    assert house.count("explanation_drops_total", reason="stopping") == 3
+    assert rig.count("explanation_queue") == 0
+    assert rig.count("explanation_drops_total", reason="stopping") == 3
 
 
-def test_the_budget_is_kept_over_time_and_saves_up_one_second() -> None:
+def test_the_budget_refills_at_its_rate_and_saves_up_one_second() -> None:
     clock = Clock()
     budget = TokenBudget(100, clock)
     assert budget.wait_s() == 0
@@ -251,12 +283,12 @@ def test_the_budget_is_kept_over_time_and_saves_up_one_second() -> None:
 
 
 @pytest.mark.parametrize("limits", [ExplainerLimits(queue=4, workers=1, tokens_per_s=200)])
-async def test_the_next_one_waits_for_the_budget(house: House, limits: ExplainerLimits) -> None:
+async def test_the_next_job_waits_for_the_budget(rig: Rig, limits: ExplainerLimits) -> None:
     loop = asyncio.get_running_loop()
     started = loop.time()
-    await asyncio.gather(*(house.explainer.submit(PAIR, asked=True).finished for _ in range(3)))
-    each = len(house.engine.continued[0]) + len(house.engine.trace)
-    # The third begins when what the first two took is paid for, all but the second's worth there was at first.
+    await asyncio.gather(*(rig.explainer.submit(PAIR, asked=True).finished for _ in range(3)))
+    each = len(rig.engine.continued[0]) + len(rig.engine.trace)
+    # The third starts when the first two's tokens are paid for; one second's tokens were there from the start.
     assert loop.time() - started > 2 * each / 200 - 1
     assert 2 * each > 200
 
@@ -265,6 +297,12 @@ def _note() -> Note:
     return Note("Cafes", "A quiet cafe.")
 
 
-def _reason(found: Finished) -> str:
-    assert isinstance(found, ExplanationDroppedError)
-    return found.reason
+def _explanation(result: ExplanationResult) -> Explanation:
+    assert result.outcome == "made"
+    assert result.explanation is not None
+    return result.explanation
+
+
+def _reason(result: ExplanationResult) -> str | None:
+    assert result.outcome == "dropped"
+    return result.reason

@@ -2,13 +2,13 @@ import pytest
 
 from service.errors import InvalidRequestError
 from service.explaining.mode import NEVER_FLIPPED, Flip, FlipLimits, check_flip, conflict
-from tests.service.explaining.house import turn_on
+from tests.service.explaining.replica import turn_on
 
 LIMITS = FlipLimits(max_ttl_s=3600)
 
 
 @pytest.mark.parametrize("flip", [turn_on(), turn_on("sample", rate=0.1), Flip("off", "ann", "seen enough")])
-def test_whole_flips_are_taken(flip: Flip) -> None:
+def test_valid_flips_are_accepted(flip: Flip) -> None:
     assert check_flip(flip, LIMITS) == flip
 
 
@@ -30,15 +30,15 @@ def test_whole_flips_are_taken(flip: Flip) -> None:
         (turn_on("loud", ttl_s=-1), ["mode", "ttl_s"]),
     ],
 )
-def test_all_that_is_wrong_with_a_flip_is_told(flip: Flip, fields: list[str]) -> None:
+def test_every_bad_field_of_a_flip_is_listed(flip: Flip, fields: list[str]) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         check_flip(flip, LIMITS)
     assert [bad.field for bad in caught.value.fields] == fields
 
 
-def test_a_reason_is_one_line_of_canonical_text() -> None:
+def test_a_reason_becomes_one_line_of_canonical_text() -> None:
     assert check_flip(Flip("off", "ann", " seen\n\tenough "), LIMITS).reason == "seen enough"
 
 
-def test_a_conflict_says_what_there_is_now() -> None:
+def test_a_conflict_names_the_current_mode() -> None:
     assert "the mode is off at revision 0" in str(conflict(NEVER_FLIPPED, 3))

@@ -1,4 +1,4 @@
-"""What every store of modes and of traces must do, on the twins and on a real Redis."""
+"""The behaviour that every mode store and trace store must have, tested in memory and on a real Redis."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ from service.explaining.redis_stores import RedisModeStore, RedisTraceStore
 from service.explaining.switch import Switch
 from service.observability.metrics import Metrics
 from tests.redis_server import RedisServer, age_keys
-from tests.service.explaining.house import Clock, turn_on
+from tests.service.explaining.replica import Clock, turn_on
 
 TTL_S, MAX_REQUESTS, MAX_TRACES = 1000.0, 3, 4
 
@@ -39,7 +39,7 @@ async def _memory_subject() -> AsyncIterator[Subject]:
     async def age(seconds: float) -> None:
         clock.now += seconds
 
-    # The wall clock is looked up anew each time, so that a test can move it.
+    # A lambda, so that a test can replace time.time.
     modes = MemoryModeStore(max_history=3, wall_clock=lambda: time.time())
     yield Subject(modes, MemoryTraceStore(TTL_S, MAX_REQUESTS, clock, max_traces=MAX_TRACES), age)
 
@@ -76,14 +76,14 @@ def traces(subject: Subject) -> TraceStore:
     return subject.traces
 
 
-async def test_nobody_has_flipped_it_at_first(modes: ModeStore) -> None:
+async def test_a_new_store_holds_no_flip(modes: ModeStore) -> None:
     reading = await modes.read()
     assert (reading.mode, reading.left_s) == (NEVER_FLIPPED, None)
     assert reading.age_s > 1e9
     assert await modes.history(10) == []
 
 
-async def test_a_flip_is_read_back_whole(modes: ModeStore) -> None:
+async def test_a_flip_is_read_back_in_full(modes: ModeStore) -> None:
     flipped = await modes.flip(turn_on("sample", ttl_s=60, rate=0.25), 0)
     reading = await modes.read()
     assert reading.mode == flipped.mode
@@ -96,14 +96,14 @@ async def test_a_flip_is_read_back_whole(modes: ModeStore) -> None:
     assert reading.age_s == pytest.approx(0, abs=2)
 
 
-async def test_a_later_flip_leaves_nothing_of_the_earlier_one(modes: ModeStore) -> None:
+async def test_a_flip_replaces_every_field_of_the_one_before(modes: ModeStore) -> None:
     await modes.flip(turn_on("sample", rate=0.25), 0)
     reading = await modes.flip(Flip("off", "bob", "seen enough: \u6771\u4eac \r\n*3"), 1)
     assert (reading.left_s, reading.mode.expires, reading.mode.rate) == (None, None, None)
     assert reading.mode.reason == "seen enough: \u6771\u4eac \r\n*3"
 
 
-async def test_time_left_shrinks_and_goes_below_nothing(modes: ModeStore) -> None:
+async def test_the_time_left_shrinks_and_becomes_negative(modes: ModeStore) -> None:
     first = await modes.flip(turn_on(ttl_s=0.05), 0)
     await asyncio.sleep(0.1)
     second = await modes.read()
@@ -114,7 +114,7 @@ async def test_time_left_shrinks_and_goes_below_nothing(modes: ModeStore) -> Non
 
 
 @pytest.mark.parametrize("seconds", [86_400, -86_400], ids=["a day on", "a day back"])
-async def test_a_leap_of_the_wall_clock_neither_ends_nor_prolongs_it(
+async def test_a_leap_of_the_wall_clock_does_not_change_when_the_mode_expires(
     modes: ModeStore, monkeypatch: pytest.MonkeyPatch, seconds: int
 ) -> None:
     real_time = time.time
@@ -126,7 +126,7 @@ async def test_a_leap_of_the_wall_clock_neither_ends_nor_prolongs_it(
     assert reading.mode == flipped.mode
 
 
-async def test_people_are_told_when_it_was_flipped_by_the_wall_clock(modes: ModeStore) -> None:
+async def test_the_times_of_a_flip_are_wall_clock_times(modes: ModeStore) -> None:
     mode = (await modes.flip(turn_on(ttl_s=60), 0)).mode
     assert mode.since == pytest.approx(time.time(), abs=5)
     assert mode.expires == pytest.approx(time.time() + 60, abs=5)
@@ -139,7 +139,7 @@ async def test_history_is_newest_first_and_bounded(modes: ModeStore) -> None:
     assert [mode.owner for mode in await modes.history(2)] == ["o4", "o3"]
 
 
-async def test_of_two_who_flip_at_once_one_is_refused_and_told(modes: ModeStore) -> None:
+async def test_only_one_of_several_flips_at_once_succeeds_and_the_others_name_it(modes: ModeStore) -> None:
     flips = [modes.flip(turn_on(owner=owner), 0) for owner in ("ann", "bob", "cat")]
     ended = await asyncio.gather(*flips, return_exceptions=True)
     refused = [error for error in ended if isinstance(error, ModeConflictError)]
@@ -149,18 +149,18 @@ async def test_of_two_who_flip_at_once_one_is_refused_and_told(modes: ModeStore)
     assert len(await modes.history(10)) == 1
 
 
-async def test_a_change_is_told(modes: ModeStore) -> None:
+async def test_a_flip_is_announced(modes: ModeStore) -> None:
     async with contextlib.aclosing(modes.changes()) as changes:
         listening = asyncio.ensure_future(anext(changes))
         revision = 0
-        while not listening.done():  # the first flips may come before it listens
+        while not listening.done():  # the first flips may come before it has subscribed
             await modes.flip(turn_on(), revision)
             revision += 1
             await asyncio.wait({listening}, timeout=0.1)
         assert listening.result() is None
 
 
-async def test_traces_are_kept_by_request(traces: TraceStore) -> None:
+async def test_traces_are_stored_by_request(traces: TraceStore) -> None:
     await traces.put("r1", {"n1": b"one"})
     await traces.put("r1", {"n2": b"two", "n1": b"new"})
     await traces.put("r2", {"n1": b"other"})
@@ -169,7 +169,7 @@ async def test_traces_are_kept_by_request(traces: TraceStore) -> None:
     assert await traces.get("r3") == {}
 
 
-async def test_any_text_is_a_field_and_nothing_put_is_fine(traces: TraceStore) -> None:
+async def test_a_field_may_be_any_text_and_an_empty_put_changes_nothing(traces: TraceStore) -> None:
     fields = {"\u6771\u4eac \r\n$3": b"\x00\xff", "": b""}
     await traces.put("r {x}\u00fc", fields)
     await traces.put("r {x}\u00fc", {})
@@ -185,7 +185,7 @@ async def test_the_oldest_requests_make_room(traces: TraceStore) -> None:
     assert kept == ["r1", "r3", "r4"]
 
 
-async def test_a_request_id_that_is_used_again_and_again_does_not_grow(traces: TraceStore) -> None:
+async def test_a_request_id_used_again_and_again_keeps_a_bounded_number_of_traces(traces: TraceStore) -> None:
     for number in range(10 * MAX_TRACES):
         await traces.put("r1", {f"n{number}": b"1"})
     assert set(await traces.get("r1")) == {"n36", "n37", "n38", "n39"}
@@ -211,7 +211,7 @@ async def test_traces_expire(subject: Subject) -> None:
     assert await subject.traces.get("r1") == {}
 
 
-async def test_closed_stores_say_so(subject: Subject) -> None:
+async def test_closed_stores_raise(subject: Subject) -> None:
     for store in (subject.modes, subject.traces):
         await store.close()
         await store.close()
@@ -228,7 +228,7 @@ async def test_closed_stores_say_so(subject: Subject) -> None:
 
 
 @pytest.mark.redis
-async def test_nothing_stays_in_redis_of_requests_that_made_room(redis_server: RedisServer) -> None:
+async def test_requests_that_made_room_leave_no_keys_in_redis(redis_server: RedisServer) -> None:
     connection = RedisConnection(redis_server.url, 5, 8, ExplanationStoreError)
     store = RedisTraceStore(connection, TTL_S, max_requests=2, max_traces=MAX_TRACES)
     for number in range(20):
@@ -250,18 +250,20 @@ async def test_nothing_stays_in_redis_of_requests_that_made_room(redis_server: R
         {"mode": b"\xff", "revision": "1", "owner": "", "reason": "", "since_ms": "0"},
     ],
 )
-async def test_what_is_no_mode_of_ours_is_refused(redis_server: RedisServer, content: dict[Any, Any]) -> None:
+async def test_a_redis_value_that_is_not_a_mode_is_refused(
+    redis_server: RedisServer, content: dict[Any, Any]
+) -> None:
     client = Redis.from_url(redis_server.url)
     await client.hset("ng:{mode}", mapping=content)
     store = RedisModeStore(RedisConnection(redis_server.url, 5, 8, ExplanationStoreError))
-    with pytest.raises(ExplanationStoreError, match="no mode of ours"):
+    with pytest.raises(ExplanationStoreError, match="is not an explanation mode"):
         await store.read()
     await store.close()
     await client.aclose()
 
 
 @pytest.mark.redis
-async def test_a_listener_whose_redis_dies_is_told(redis_server: RedisServer) -> None:
+async def test_a_listener_raises_when_redis_dies(redis_server: RedisServer) -> None:
     store = RedisModeStore(RedisConnection(redis_server.url, 5, 8, ExplanationStoreError))
     listening = asyncio.ensure_future(anext(store.changes()))
     await asyncio.sleep(0.2)
@@ -272,7 +274,7 @@ async def test_a_listener_whose_redis_dies_is_told(redis_server: RedisServer) ->
 
 
 @pytest.mark.redis
-async def test_a_restart_of_redis_and_of_every_replica_keeps_the_time_that_is_left(
+async def test_a_restart_of_redis_and_of_every_replica_keeps_the_time_left(
     redis_binary: str, tmp_path: Path
 ) -> None:
     server = RedisServer(redis_binary, folder=tmp_path)
@@ -290,3 +292,26 @@ async def test_a_restart_of_redis_and_of_every_replica_keeps_the_time_that_is_le
     assert len(await store.history(10)) == 1
     await store.close()
     server.kill()
+
+
+@pytest.mark.redis
+async def test_a_flip_needs_one_answer_of_redis(redis_server: RedisServer) -> None:
+    """A second call to read the new state could fail after the flip took place."""
+    client = Redis.from_url(redis_server.url)
+    store = RedisModeStore(RedisConnection(redis_server.url, 5, 8, ExplanationStoreError))
+    await store.flip(turn_on(), 0)
+    before = (await client.info("commandstats"))["cmdstat_eval"]["calls"]
+    reads = await _reads(client)
+    assert (await store.flip(turn_on("on_request"), 1)).mode.revision == 2
+    with pytest.raises(ModeConflictError):
+        await store.flip(turn_on(), 1)
+    assert (await client.info("commandstats"))["cmdstat_eval"]["calls"] == before + 2
+    assert await _reads(client) == reads
+    await store.close()
+    await client.aclose()
+
+
+async def _reads(client: Redis) -> int:
+    """The transactions of ModeStore.read."""
+    stats = await client.info("commandstats")
+    return int(stats.get("cmdstat_exec", {"calls": 0})["calls"])

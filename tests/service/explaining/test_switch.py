@@ -9,11 +9,11 @@ from service.explaining.base import ModeReading
 from service.explaining.mode import Flip
 from service.explaining.switch import Switch
 from service.observability.metrics import Metrics
-from tests.service.explaining.house import Clock, FaultyModeStore, Replica, turn_on
+from tests.service.explaining.replica import Clock, FaultyModeStore, Replica, turn_on
 from tests.waiting import until
 
 
-async def test_it_is_off_until_somebody_flips_it() -> None:
+async def test_the_mode_is_off_until_somebody_flips_it() -> None:
     replica = Replica()
     assert replica.switch.now.name == "off"
     assert replica.count("explanation_mode", mode="off") == 1
@@ -23,7 +23,7 @@ async def test_it_is_off_until_somebody_flips_it() -> None:
     assert replica.count("explanation_mode", mode="off") == 0
 
 
-async def test_it_ends_by_itself() -> None:
+async def test_the_mode_expires() -> None:
     replica = Replica()
     await replica.switch.flip(turn_on(ttl_s=60), 0)
     replica.clock.now += 59
@@ -34,9 +34,9 @@ async def test_it_ends_by_itself() -> None:
     assert replica.count("explanation_mode", mode="off") == 1
 
 
-async def test_others_flips_are_followed_when_told() -> None:
+async def test_another_replica_s_flip_is_followed_by_its_message() -> None:
     replica = Replica()
-    # So seldom that only the message can be what it follows.
+    # Polling this seldom, only the message can bring the flip.
     follower = Switch(replica.store, Metrics(CollectorRegistry()), replica.clock, poll_s=1000)
     follower.start()
     await asyncio.sleep(0.05)
@@ -45,7 +45,7 @@ async def test_others_flips_are_followed_when_told() -> None:
     await follower.close()
 
 
-async def test_others_flips_are_followed_without_a_message() -> None:
+async def test_another_replica_s_flip_is_followed_without_a_message() -> None:
     class MuteStore(FaultyModeStore):
         async def flip(self, flip: Flip, expected_revision: int) -> ModeReading:
             muted, self._changed = self._changed, asyncio.Condition()
@@ -61,7 +61,7 @@ async def test_others_flips_are_followed_without_a_message() -> None:
     await switch.close()
 
 
-async def test_without_the_store_it_keeps_its_copy_until_that_ends() -> None:
+async def test_without_the_store_the_last_known_mode_applies_until_it_expires() -> None:
     replica = Replica()
     replica.switch.start()
     await replica.switch.flip(turn_on(ttl_s=60), 0)
@@ -80,7 +80,7 @@ async def test_without_the_store_it_keeps_its_copy_until_that_ends() -> None:
     await replica.switch.close()
 
 
-async def test_a_restart_keeps_the_time_that_is_left() -> None:
+async def test_a_restarted_replica_keeps_the_time_that_is_left() -> None:
     replica = Replica()
     await replica.switch.flip(turn_on(ttl_s=60), 0)
     replica.clock.now += 20
@@ -89,13 +89,13 @@ async def test_a_restart_keeps_the_time_that_is_left() -> None:
     assert (await restarted.look()).left_s == pytest.approx(40)
 
 
-async def test_clocks_of_replicas_need_not_agree() -> None:
+async def test_the_clocks_of_store_and_replica_need_not_agree() -> None:
     store = FaultyModeStore(clock=Clock(5.0))
     switch = Switch(store, Metrics(CollectorRegistry()), Clock(9_999_999.0))
     assert (await switch.flip(turn_on(ttl_s=60), 0)).left_s == pytest.approx(60)
 
 
-async def test_off_here_holds_until_the_next_flip() -> None:
+async def test_off_on_this_replica_holds_until_the_next_flip() -> None:
     replica = Replica()
     await replica.switch.flip(turn_on(), 0)
     replica.switch.turn_off_here()
@@ -103,7 +103,7 @@ async def test_off_here_holds_until_the_next_flip() -> None:
     assert (await replica.switch.flip(turn_on("on_request"), 1)).name == "on_request"
 
 
-async def test_off_here_does_not_outlive_an_emptied_store() -> None:
+async def test_off_on_this_replica_ends_when_the_store_was_emptied() -> None:
     replica = Replica()
     for revision in range(5):
         await replica.switch.flip(turn_on(), revision)
@@ -113,11 +113,41 @@ async def test_off_here_does_not_outlive_an_emptied_store() -> None:
     assert (await replica.switch.flip(turn_on(), 0)).name == "all"
 
 
-async def test_a_failed_look_says_so_and_a_failed_flip_changes_nothing() -> None:
+async def test_a_store_that_does_not_answer_leaves_open_whether_a_flip_took_place() -> None:
     replica = Replica()
     replica.store.failing = True
     with pytest.raises(ExplanationStoreError):
         await replica.switch.look()
-    with pytest.raises(ExplanationStoreError):
+    with pytest.raises(ExplanationStoreError, match=r"The flip may have taken place: read the mode again"):
         await replica.switch.flip(turn_on(), 0)
     assert replica.switch.now.name == "off"
+
+
+async def test_a_flip_whose_answer_was_lost_is_read_back() -> None:
+    replica = Replica()
+    replica.store.losing_answers = True
+    now = await replica.switch.flip(turn_on("sample", rate=0.1), 0)
+    assert (now.name, now.last.revision, now.last.rate) == ("sample", 1, 0.1)
+    assert len(await replica.switch.history(10)) == 1
+
+
+async def test_a_flip_that_is_not_there_when_read_back_may_still_come() -> None:
+    class SlowStore(FaultyModeStore):
+        async def flip(self, flip: Flip, expected_revision: int) -> ModeReading:
+            raise ExplanationStoreError("the connection was lost")
+
+    switch = Switch(SlowStore(), Metrics(CollectorRegistry()))
+    with pytest.raises(ExplanationStoreError, match=r"connection was lost\. The flip may have taken place"):
+        await switch.flip(turn_on(), 0)
+    assert switch.now.name == "off"
+
+
+async def test_a_bug_does_not_end_the_poll(caplog: pytest.LogCaptureFixture) -> None:
+    replica = Replica()
+    replica.store.broken = True
+    replica.switch.start()
+    await until(lambda: "the poll of explanation mode failed unexpectedly" in caplog.text)
+    replica.store.broken = False
+    await replica.store.flip(turn_on("all"), 0)
+    await until(lambda: replica.switch.now.name == "all")
+    await replica.switch.close()

@@ -1,12 +1,12 @@
 import pytest
 
-from service.explaining.traces import read_trace
+from service.explaining.traces import ExplanationResult, read_trace, to_wire
 
 STEPS = ("topic", "constraints")
 WHOLE = "\nSteps:\ntopic: both are about cafes => 3\nconstraints: not in lisbon => 1\n"
 
 
-def test_steps_are_read_off_and_held_against_the_served_grade() -> None:
+def test_steps_are_parsed_and_the_last_grade_is_compared_with_the_served_one() -> None:
     found = read_trace(WHOLE, STEPS, top_grade=3, served_grade=1)
     assert (found.parsed, found.agrees) == (True, True)
     assert [(s.criterion, s.finding, s.grade) for s in found.steps] == [
@@ -16,13 +16,13 @@ def test_steps_are_read_off_and_held_against_the_served_grade() -> None:
     assert found.text == "topic: both are about cafes => 3\nconstraints: not in lisbon => 1"
 
 
-def test_a_last_step_of_another_grade_does_not_agree() -> None:
+def test_a_last_step_with_another_grade_does_not_agree() -> None:
     found = read_trace(WHOLE, STEPS, top_grade=3, served_grade=2)
     assert (found.parsed, found.agrees) == (True, False)
 
 
 @pytest.mark.parametrize(
-    "written",
+    "generated",
     [
         "",
         "the note is about cafes",
@@ -36,11 +36,24 @@ def test_a_last_step_of_another_grade_does_not_agree() -> None:
         "\nSteps:\ntopic: cut off by the limit",
     ],
 )
-def test_anything_else_is_text(written: str) -> None:
-    found = read_trace(written, STEPS, top_grade=3, served_grade=1)
+def test_a_trace_that_is_not_well_formed_is_text_only(generated: str) -> None:
+    found = read_trace(generated, STEPS, top_grade=3, served_grade=1)
     assert (found.parsed, found.agrees, found.steps) == (False, None, ())
-    assert found.text == written.removeprefix("\nSteps:\n").strip("\n")
+    assert found.text == generated.removeprefix("\nSteps:\n").strip("\n")
 
 
-def test_criteria_without_steps_have_text_alone() -> None:
+def test_with_criteria_without_steps_a_trace_is_text_only() -> None:
     assert not read_trace(WHOLE, (), top_grade=3, served_grade=1).parsed
+
+
+def test_a_span_of_a_step_is_not_on_the_wire() -> None:
+    explanation = read_trace(WHOLE, STEPS, top_grade=3, served_grade=1)
+    [first, _] = to_wire(ExplanationResult("made", explanation))["steps"]
+    assert first == {"criterion": "topic", "finding": "both are about cafes", "grade": 3}
+
+
+def test_a_result_without_an_explanation_has_a_reason_on_the_wire() -> None:
+    assert to_wire(ExplanationResult("dropped", reason="queue_full")) == {
+        "outcome": "dropped",
+        "reason": "queue_full",
+    }

@@ -1,4 +1,4 @@
-"""How the console's files are served. end_to_end/test_console.py tests them in a browser."""
+"""The console's files and their headers. tests/end_to_end/test_console.py tests the page in a browser."""
 
 import re
 
@@ -26,7 +26,7 @@ async def test_each_file_has_a_strict_content_security_policy(service: Service, 
     assert "unsafe" not in policy
 
 
-async def test_the_page_has_no_inline_code_and_no_external_sources(service: Service) -> None:
+async def test_the_page_has_no_inline_code_and_loads_nothing_from_other_hosts(service: Service) -> None:
     page = (await service.client.get("/console")).text
     assert not re.search(r"\son\w+=|\sstyle=|javascript:|https?://", page)
     assert re.findall(r"<script[^>]*>(.*?)</script>", page) == [""]

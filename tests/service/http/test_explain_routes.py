@@ -111,6 +111,20 @@ async def test_a_breached_guard_refuses_flips(service: Service, settings_changes
     assert (await flip(service, "off")).status_code == 200  # off is always allowed
 
 
+async def test_no_task_is_started_for_explanations_while_the_mode_is_off(service: Service) -> None:
+    started: list[str] = []
+
+    def start(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
+        started.append(work.__qualname__)
+        return asyncio.Task(work, loop=loop, **options)
+
+    asyncio.get_running_loop().set_task_factory(start)
+    assert (await service.score()).json()["explanation_mode"] == "off"
+    asyncio.get_running_loop().set_task_factory(None)
+    assert any("score" in name or "answer" in name for name in started)
+    assert not any("explain" in name for name in started)
+
+
 async def test_requested_traces_are_part_of_the_answer(service: Service) -> None:
     plain = (await service.score()).json()
     await flip(service)

@@ -1,4 +1,4 @@
-"""What is said over HTTP, and every way in which it can go wrong."""
+"""The requests and answers of a shadow over HTTP, and its failures."""
 
 import asyncio
 import json
@@ -10,7 +10,7 @@ import pytest
 
 from service.errors import ShadowError
 from service.shadowing.http_target import HttpTarget
-from tests.service.shadowing.house import mirrored
+from tests.service.shadowing.requests import mirrored
 
 RESULT: dict[str, Any] = {
     "id": "n0", "outcome": "scored", "grade": 2, "score": 0.5, "distribution": [0.1, 0.2, 0.6, 0.1], "source": "engine",
@@ -30,7 +30,7 @@ def answering(**changes: Any) -> HttpTarget:
     return target(lambda _: httpx.Response(200, json={**ANSWER, **changes}))
 
 
-async def test_it_asks_for_a_score_that_nobody_mirrors_again_and_that_gives_way() -> None:
+async def test_the_request_is_marked_as_mirrored_and_has_batch_priority() -> None:
     seen: list[httpx.Request] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -52,19 +52,19 @@ async def test_it_asks_for_a_score_that_nobody_mirrors_again_and_that_gives_way(
     }
 
 
-async def test_what_came_from_a_cache_tells_no_time() -> None:
+async def test_an_answer_from_a_cache_has_no_engine_time() -> None:
     found = await answering(results=[{**RESULT, "source": "redis"}]).score(mirrored("body"))
     assert found.engine_ms is None
     found = await answering().score(mirrored("body"))
     assert found.engine_ms == 7.0
 
 
-async def test_a_refusal_is_told_by_its_status_and_no_more() -> None:
-    with pytest.raises(ShadowError, match=r"^the shadow refused: HTTP 422$"):
+async def test_the_error_for_a_refusal_holds_only_the_status() -> None:
+    with pytest.raises(ShadowError, match=r"^the shadow refused the request: HTTP 422$"):
         await target(lambda _: httpx.Response(422, text="quiet cafes")).score(mirrored("body"))
 
 
-async def test_one_that_can_not_be_reached_is_told_by_the_kind_of_failure() -> None:
+async def test_the_error_for_a_lost_connection_holds_only_its_kind() -> None:
     def fail(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("no route to http://user:secret@shadow")
 
@@ -72,7 +72,7 @@ async def test_one_that_can_not_be_reached_is_told_by_the_kind_of_failure() -> N
         await target(fail).score(mirrored("body"))
 
 
-async def test_one_that_hangs_is_given_up() -> None:
+async def test_a_shadow_that_hangs_times_out() -> None:
     async def hang(request: httpx.Request) -> httpx.Response:
         await asyncio.sleep(60)
         return httpx.Response(200)
@@ -95,11 +95,11 @@ async def test_one_that_hangs_is_given_up() -> None:
         {"timing_ms": []},
     ],
 )
-async def test_an_answer_of_another_shape_is_an_error_of_ours(changes: dict[str, Any]) -> None:
-    with pytest.raises(ShadowError, match="has not the shape"):
+async def test_an_answer_of_another_shape_is_a_shadow_error(changes: dict[str, Any]) -> None:
+    with pytest.raises(ShadowError, match="is not a valid answer to /score"):
         await answering(**changes).score(mirrored("body"))
 
 
-async def test_an_answer_that_is_no_json_is_an_error_of_ours() -> None:
-    with pytest.raises(ShadowError, match="has not the shape"):
+async def test_an_answer_that_is_not_json_is_a_shadow_error() -> None:
+    with pytest.raises(ShadowError, match="is not a valid answer to /score"):
         await target(lambda _: httpx.Response(200, text="<html>")).score(mirrored("body"))

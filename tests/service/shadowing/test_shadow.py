@@ -11,7 +11,7 @@ from service.observability.metrics import Metrics
 from service.shadowing.base import Mirrored, MirroredNote, TargetAnswer
 from service.shadowing.memory_target import MemoryTarget
 from service.shadowing.shadow import Shadow, ShadowLimits
-from tests.service.shadowing.house import mirrored
+from tests.service.shadowing.requests import mirrored
 from tests.waiting import until
 
 SHIFTED = Graded(2, 0.5)
@@ -22,7 +22,7 @@ def judge(_query: str, note: MirroredNote) -> Graded | None:
 
 
 class HeldTarget(MemoryTarget):
-    """One that answers when it is let."""
+    """A shadow that answers once `gate` is set."""
 
     def __init__(self) -> None:
         super().__init__(judge, grades=4)
@@ -33,7 +33,7 @@ class HeldTarget(MemoryTarget):
         return await super().score(mirrored)
 
 
-class House:
+class Rig:
     def __init__(self, target: MemoryTarget, rate: float, queue: int, draw: Callable[[], float]) -> None:
         self.registry = CollectorRegistry()
         self.shadow = Shadow(target, 4, ShadowLimits(rate, queue), Metrics(self.registry), draw)
@@ -42,15 +42,15 @@ class House:
         return self.registry.get_sample_value(f"notegrade_shadow_{metric}", labels) or 0.0
 
     async def settled(self, requests: int) -> None:
-        """Until so many have been attended to."""
+        """Wait until that many requests have an outcome."""
         await until(lambda: sum(self.shadow.report()["mirrored"].values()) == requests)
 
 
 @asynccontextmanager
-async def house(
+async def running(
     target: MemoryTarget, rate: float = 1.0, queue: int = 8, draw: Callable[[], float] = lambda: 0.5
-) -> AsyncIterator[House]:
-    made = House(target, rate, queue, draw)
+) -> AsyncIterator[Rig]:
+    made = Rig(target, rate, queue, draw)
     made.shadow.start()
     try:
         yield made
@@ -58,18 +58,18 @@ async def house(
         await made.shadow.close()
 
 
-def test_every_outcome_is_counted_from_the_start() -> None:
-    there = House(MemoryTarget(judge, 4), rate=1.0, queue=8, draw=lambda: 0.5)
+def test_every_outcome_has_a_series_at_0_from_the_start() -> None:
+    rig = Rig(MemoryTarget(judge, 4), rate=1.0, queue=8, draw=lambda: 0.5)
     for outcome in ("compared", "failed", "dropped"):
-        assert there.registry.get_sample_value("notegrade_shadow_requests_total", {"outcome": outcome}) == 0
+        assert rig.registry.get_sample_value("notegrade_shadow_requests_total", {"outcome": outcome}) == 0
 
 
-async def test_both_are_held_against_each_other() -> None:
-    async with house(MemoryTarget(judge, 4)) as there:
+async def test_the_two_checkpoints_are_compared() -> None:
+    async with running(MemoryTarget(judge, 4)) as rig:
         for _ in range(3):
-            there.shadow.offer(mirrored("one", "two"))
-        await there.settled(3)
-        report = there.shadow.report()
+            rig.shadow.offer(mirrored("one", "two"))
+        await rig.settled(3)
+        report = rig.shadow.report()
     assert report["shadow"] == {"name": "memory", "fingerprint": "sha256:memory"}
     assert report["mirrored"] == {"compared": 3, "failed": 0, "dropped": 0}
     comparison = report["comparison"]
@@ -78,67 +78,67 @@ async def test_both_are_held_against_each_other() -> None:
     assert comparison["score_shift"]["mean"] == pytest.approx(0.2)
     assert report["engine_ms_per_pair"]["served"]["mean"] == pytest.approx(2.5)
     assert report["engine_ms_per_pair"]["shadow"]["mean"] == pytest.approx(1)
-    assert there.count("grades_total", served="1", shadow="2") == 6
-    assert there.count("requests_total", outcome="compared") == 3
-    assert there.count("score_distance_bucket", le="0.2") == 6
-    assert there.count("score_distance_bucket", le="0.1") == 0
+    assert rig.count("grades_total", served="1", shadow="2") == 6
+    assert rig.count("requests_total", outcome="compared") == 3
+    assert rig.count("score_distance_bucket", le="0.2") == 6
+    assert rig.count("score_distance_bucket", le="0.1") == 0
 
 
-async def test_pairs_that_only_one_has_scored_are_left_out() -> None:
-    async with house(MemoryTarget(judge, 4)) as there:
-        there.shadow.offer(mirrored("one", "unscored"))
-        there.shadow.offer(mirrored("one", served=None))
-        await there.settled(2)
-        assert there.shadow.report()["comparison"]["pairs"] == 1
+async def test_pairs_that_only_one_checkpoint_scored_are_left_out() -> None:
+    async with running(MemoryTarget(judge, 4)) as rig:
+        rig.shadow.offer(mirrored("one", "unscored"))
+        rig.shadow.offer(mirrored("one", served=None))
+        await rig.settled(2)
+        assert rig.shadow.report()["comparison"]["pairs"] == 1
 
 
-async def test_times_are_held_against_each_other_only_where_both_have_computed() -> None:
-    async with house(MemoryTarget(judge, 4)) as there:
-        there.shadow.offer(mirrored("one", engine_ms=None))
-        await there.settled(1)
-        cost = there.shadow.report()["engine_ms_per_pair"]
+async def test_engine_times_are_compared_only_where_both_engines_computed() -> None:
+    async with running(MemoryTarget(judge, 4)) as rig:
+        rig.shadow.offer(mirrored("one", engine_ms=None))
+        await rig.settled(1)
+        cost = rig.shadow.report()["engine_ms_per_pair"]
     assert cost["served"]["mean"] is None
     assert cost["shadow"]["mean"] is None
 
 
-async def test_the_rate_is_that_of_the_draw() -> None:
+async def test_the_rate_is_the_share_of_draws_below_it() -> None:
     draws = iter([0.0, 0.09, 0.1, 0.9])
-    async with house(MemoryTarget(judge, 4), rate=0.1, draw=lambda: next(draws)) as there:
-        assert [there.shadow.samples() for _ in range(4)] == [True, True, False, False]
+    async with running(MemoryTarget(judge, 4), rate=0.1, draw=lambda: next(draws)) as rig:
+        assert [rig.shadow.samples() for _ in range(4)] == [True, True, False, False]
 
 
-async def test_what_finds_the_queue_full_is_dropped_and_nobody_waits() -> None:
+async def test_requests_are_dropped_while_the_queue_is_full() -> None:
     target = HeldTarget()
-    async with house(target, queue=2) as there:
+    async with running(target, queue=2) as rig:
         for _ in range(20):
-            there.shadow.offer(mirrored("one"))
-        # Nothing was awaited, so no worker had a turn: two wait, eighteen have gone.
-        assert there.shadow.report()["mirrored"]["dropped"] == 18
+            rig.shadow.offer(mirrored("one"))
+        # Nothing was awaited, so no worker had a turn: two wait and eighteen are dropped.
+        assert rig.shadow.report()["mirrored"]["dropped"] == 18
         target.gate.set()
-        await there.settled(20)
+        await rig.settled(20)
     assert len(target.asked) == 2
 
 
-async def test_failures_are_counted_and_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_failures_are_counted_and_logged_once_per_outage(caplog: pytest.LogCaptureFixture) -> None:
     target = MemoryTarget(judge, 4)
     target.is_down = True
-    async with house(target) as there:
+    async with running(target) as rig:
         with caplog.at_level(logging.WARNING):
             for _ in range(5):
-                there.shadow.offer(mirrored("one"))
-            await there.settled(5)
+                rig.shadow.offer(mirrored("one"))
+            await rig.settled(5)
             target.is_down = False
-            there.shadow.offer(mirrored("one"))
-            await there.settled(6)
+            rig.shadow.offer(mirrored("one"))
+            await rig.settled(6)
             target.is_down = True
-            there.shadow.offer(mirrored("one"))
-            await there.settled(7)
-        assert there.shadow.report()["mirrored"] == {"compared": 1, "failed": 6, "dropped": 0}
+            rig.shadow.offer(mirrored("one"))
+            await rig.settled(7)
+        assert rig.shadow.report()["mirrored"] == {"compared": 1, "failed": 6, "dropped": 0}
     assert [record.getMessage() for record in caplog.records] == ["shadowing fails"] * 2
     assert "quiet cafes" not in caplog.text
 
 
-async def test_what_nobody_foresaw_is_logged_and_the_next_is_mirrored(
+async def test_a_bug_fails_one_request_and_the_next_is_mirrored(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def fail_once(query: str, note: MirroredNote) -> Graded | None:
@@ -146,45 +146,45 @@ async def test_what_nobody_foresaw_is_logged_and_the_next_is_mirrored(
             raise RuntimeError("bug")
         return judge(query, note)
 
-    async with house(MemoryTarget(fail_once, 4)) as there:
-        there.shadow.offer(mirrored("bad"))
-        there.shadow.offer(mirrored("good"))
-        await there.settled(2)
-        assert there.shadow.report()["mirrored"] == {"compared": 1, "failed": 1, "dropped": 0}
-    assert "unforeseen error while shadowing" in caplog.text
+    async with running(MemoryTarget(fail_once, 4)) as rig:
+        rig.shadow.offer(mirrored("bad"))
+        rig.shadow.offer(mirrored("good"))
+        await rig.settled(2)
+        assert rig.shadow.report()["mirrored"] == {"compared": 1, "failed": 1, "dropped": 0}
+    assert "a shadow worker failed unexpectedly" in caplog.text
 
 
-async def test_another_scale_can_not_be_compared(caplog: pytest.LogCaptureFixture) -> None:
-    async with house(MemoryTarget(judge, 5)) as there:
-        there.shadow.offer(mirrored("one"))
-        await there.settled(1)
-        assert there.shadow.report()["mirrored"]["failed"] == 1
-    assert "5 grades, this checkpoint has 4" in str(
+async def test_another_scale_cannot_be_compared(caplog: pytest.LogCaptureFixture) -> None:
+    async with running(MemoryTarget(judge, 5)) as rig:
+        rig.shadow.offer(mirrored("one"))
+        await rig.settled(1)
+        assert rig.shadow.report()["mirrored"]["failed"] == 1
+    assert "5 grades and this checkpoint has 4" in str(
         [record.__dict__.get("detail") for record in caplog.records]
     )
 
 
-async def test_another_checkpoint_over_there_begins_anew() -> None:
+async def test_a_new_checkpoint_of_the_other_service_starts_a_new_comparison() -> None:
     target = MemoryTarget(judge, 4)
-    async with house(target) as there:
-        there.shadow.offer(mirrored("one"))
-        await there.settled(1)
-        before = there.shadow.report()["since"]
+    async with running(target) as rig:
+        rig.shadow.offer(mirrored("one"))
+        await rig.settled(1)
+        before = rig.shadow.report()["since"]
         target.fingerprint = "sha256:newer"
-        there.shadow.offer(mirrored("one"))
-        await there.settled(2)
-        report = there.shadow.report()
+        rig.shadow.offer(mirrored("one"))
+        await rig.settled(2)
+        report = rig.shadow.report()
     assert report["shadow"]["fingerprint"] == "sha256:newer"
     assert report["since"] >= before
     assert report["comparison"]["pairs"] == 1
 
 
-async def test_nothing_is_known_at_first_and_closing_leaves_what_waits() -> None:
+async def test_the_report_is_empty_at_first_and_closing_does_not_mirror_what_waits() -> None:
     target = HeldTarget()
-    async with house(target) as there:
-        report = there.shadow.report()
+    async with running(target) as rig:
+        report = rig.shadow.report()
         assert (report["shadow"], report["since"], report["comparison"]["requests"]) == (None, None, 0)
         for _ in range(5):
-            there.shadow.offer(mirrored("one"))
+            rig.shadow.offer(mirrored("one"))
         await asyncio.sleep(0)
     assert target.asked == []

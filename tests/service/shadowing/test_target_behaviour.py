@@ -1,4 +1,4 @@
-"""What every target must do: the twin, and a real Notegrade asked over HTTP."""
+"""The behaviour that every shadow must have, tested in memory and with a real Notegrade over HTTP."""
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from service.shadowing.base import Target
 from service.shadowing.http_target import HttpTarget
 from service.shadowing.memory_target import MemoryTarget
 from tests.checkpoints import fake_engine_for, load_tiny
-from tests.service.shadowing.house import mirrored
+from tests.service.shadowing.requests import mirrored
 
 TOO_LONG = "x" * 50
 
@@ -70,7 +70,7 @@ async def subject(
         await made.target.close()
 
 
-async def test_it_grades_all_notes_in_their_order(subject: Subject) -> None:
+async def test_all_notes_are_graded_in_their_order(subject: Subject) -> None:
     answer = await subject.target.score(mirrored("one", TOO_LONG, "three"))
     assert (answer.fingerprint, answer.grades) == (subject.fingerprint, 4)
     one, failed, three = answer.notes
@@ -81,13 +81,13 @@ async def test_it_grades_all_notes_in_their_order(subject: Subject) -> None:
         assert 0 <= found.score <= 1
 
 
-async def test_it_tells_the_time_of_what_it_computed(subject: Subject) -> None:
+async def test_a_computed_answer_has_an_engine_time(subject: Subject) -> None:
     answer = await subject.target.score(mirrored("one", "two"))
     assert answer.engine_ms is not None
     assert answer.engine_ms >= 0
 
 
-async def test_what_is_down_is_an_error_of_ours(subject: Subject) -> None:
+async def test_a_shadow_that_is_down_is_a_shadow_error(subject: Subject) -> None:
     subject.break_it()
     with pytest.raises(ShadowError, match="the shadow"):
         await subject.target.score(mirrored("one"))

@@ -1,4 +1,4 @@
-"""Stands for a replica's explanation mode on twins, with clocks that a test turns."""
+"""A replica's explanation mode on in-memory stores, with clocks that a test sets."""
 
 from dataclasses import dataclass, field
 
@@ -14,7 +14,7 @@ from service.observability.metrics import Metrics
 
 @dataclass
 class Clock:
-    """Seconds, by hand."""
+    """Gives the seconds that a test sets."""
 
     now: float = 1_000_000.0
 
@@ -23,9 +23,11 @@ class Clock:
 
 
 class FaultyModeStore(MemoryModeStore):
-    """A store that doesn't answer while `failing`."""
+    """A mode store with faults: no call is answered (`failing`), a flip's answer is lost, or its code has a bug (`broken`)."""
 
     failing = False
+    losing_answers = False
+    broken = False
 
     async def read(self) -> ModeReading:
         self._check()
@@ -33,16 +35,21 @@ class FaultyModeStore(MemoryModeStore):
 
     async def flip(self, flip: Flip, expected_revision: int) -> ModeReading:
         self._check()
-        return await super().flip(flip, expected_revision)
+        reading = await super().flip(flip, expected_revision)
+        if self.losing_answers:
+            raise ExplanationStoreError("the answer was lost")
+        return reading
 
     def _check(self) -> None:
+        if self.broken:
+            raise RuntimeError("a bug in the store")
         if self.failing:
-            raise ExplanationStoreError("told to fail")
+            raise ExplanationStoreError("the test makes it fail")
 
 
 @dataclass
 class Replica:
-    """A switch over a store that others may share."""
+    """A switch over a store that other replicas may share."""
 
     clock: Clock = field(default_factory=Clock)
     store: FaultyModeStore = field(init=False)
@@ -60,5 +67,5 @@ class Replica:
 
 
 def turn_on(mode: str = "all", ttl_s: float = 60.0, owner: str = "ann", rate: float | None = None) -> Flip:
-    """A flip as somebody would ask for it."""
+    """A flip as somebody on call would request it."""
     return Flip(mode, owner, "a note ranks absurdly high", ttl_s, rate)  # type: ignore[arg-type]  # tests try others

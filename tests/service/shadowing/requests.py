@@ -1,4 +1,4 @@
-"""Requests to mirror, and how they are judged."""
+"""Requests to mirror."""
 
 from service.contract.comparison import Graded
 from service.shadowing.base import Mirrored, MirroredNote
@@ -7,7 +7,7 @@ SERVED = Graded(1, 0.3)
 
 
 def mirrored(*bodies: str, served: Graded | None = SERVED, engine_ms: float | None = 5.0) -> Mirrored:
-    """A request for notes of these bodies."""
+    """Make a request with notes of these bodies, each served the grade `served`."""
     notes = tuple(
         MirroredNote(f"n{number}", "A title", body, served) for number, body in enumerate(bodies or ("body",))
     )

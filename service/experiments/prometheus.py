@@ -1,4 +1,4 @@
-"""What both arms of an experiment counted, window by window, read from Prometheus."""
+"""Reads the counts of both arms of an experiment from Prometheus, window by window."""
 
 import math
 import re
@@ -12,9 +12,9 @@ from service.errors import CommandError
 from service.experiments.measures import Windows
 
 TIMEOUT_S = 30
-# As deploy/prometheus/rules/slo.yaml has them.
+# The same routes as in deploy/prometheus/rules/slo.yaml.
 SCORES = 'route=~"/score|(/v[12])?/rerank"'
-# What is counted: the series, what is selected of them, and the label that they are told apart by.
+# Each kind of count: the metric, a selector of its series, and the label that distinguishes them.
 COUNTED = {
     "requests": ("notegrade_request_seconds_count", SCORES, "status"),
     "seconds": ("notegrade_request_seconds_sum", SCORES + ', status=~"2.."', "status"),
@@ -23,13 +23,13 @@ COUNTED = {
     "sources": ("notegrade_pair_source_total", "", "source"),
     "grades": ("notegrade_grade_total", "", "grade"),
 }
-# What a replica is called. Without a namespace, as outside of a cluster, it is equal for all.
+# The labels that identify a replica. Outside of a cluster `namespace` is empty for all.
 REPLICA = "job, namespace, instance"
 
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """Windows of `window_s` from `since` to `until` (seconds since 1970); what is over at the start is left out."""
+    """The time from `since` to `until` (seconds since 1970) in windows of `window_s`; the rest at its start is left out."""
 
     since: float
     until: float
@@ -41,15 +41,15 @@ class Period:
 
     @property
     def window(self) -> str:
-        """In PromQL."""
+        """The window's length as a PromQL duration."""
         return f"{self.window_s * 1000:.0f}ms"
 
 
 @dataclass(frozen=True, slots=True)
 class Prometheus:
-    """Its HTTP API, at a URL that may have a path, a user and a password. Whatever it refuses is a CommandError.
+    """A client of Prometheus's HTTP API. The URL may have a path, a user and a password. Every failure is a CommandError.
 
-    `where` selects among all series, as in PromQL's braces: `namespace="notegrade"`.
+    `where` is a PromQL selector for all series: `namespace="notegrade"`.
     """
 
     url: str
@@ -57,7 +57,7 @@ class Prometheus:
     transport: httpx.BaseTransport | None = None
 
     def fingerprints(self, period: Period) -> set[str]:
-        """The checkpoints that were served in that time."""
+        """Return the fingerprints of the checkpoints that were served in that time."""
         span = f"{(period.until - period.since) * 1000:.0f}ms"
         query = f"group by (fingerprint) (last_over_time({self._series('notegrade_build_info')}[{span}]))"
         return {
@@ -65,23 +65,25 @@ class Prometheus:
         }
 
     def read(self, period: Period) -> dict[str, Windows]:
-        """By fingerprint, what all its replicas counted in each window."""
+        """Return the counts of all replicas of each fingerprint, by window."""
         read: dict[str, dict[int, dict[str, dict[str, float]]]] = defaultdict(dict)
         for kind in COUNTED:
             for series in self._read_kind(kind, period):
                 arm, (_, _, label) = read[series["metric"]["fingerprint"]], COUNTED[kind]
                 for at, value in series["values"]:
-                    place = period.windows - round((period.until - at) / period.window_s)
-                    counts = arm.setdefault(place, {each: {} for each in COUNTED})
+                    position = period.windows - round((period.until - at) / period.window_s)
+                    counts = arm.setdefault(position, {each: {} for each in COUNTED})
                     counts[kind][series["metric"][label]] = float(value)
         return dict(read)
 
     def _read_kind(self, kind: str, period: Period) -> list[dict[str, Any]]:
         metric, selected, label = COUNTED[kind]
-        grown = grown_in(self._series(metric, selected), self._series("notegrade_build_info"), period.window)
+        increase = increase_in(
+            self._series(metric, selected), self._series("notegrade_build_info"), period.window
+        )
         arms = arms_in(self._series("notegrade_build_info"), period.window)
         query = (
-            f"sum by (fingerprint, {label}) (({grown}) * on ({REPLICA}) group_left (fingerprint) ({arms}))"
+            f"sum by (fingerprint, {label}) (({increase}) * on ({REPLICA}) group_left (fingerprint) ({arms}))"
         )
         first_end = period.until - (period.windows - 1) * period.window_s
         times = {"start": str(first_end), "end": str(period.until), "step": str(period.window_s)}
@@ -91,7 +93,7 @@ class Prometheus:
         return f"{metric}{{{', '.join(filter(None, (selected, self.where)))}}}"
 
     def _ask(self, path: str, **asked: str) -> list[dict[str, Any]]:
-        # One that gives up by itself frees what it holds; the client's own limit comes a little later.
+        # Prometheus stops the query at its own timeout; the client's, a little later, would leave it running.
         asked["timeout"] = f"{TIMEOUT_S}s"
         try:
             with httpx.Client(
@@ -103,11 +105,11 @@ class Prometheus:
             raise CommandError(f"Prometheus at {self._shown} did not answer: {error}") from error
         except ValueError as error:
             raise CommandError(
-                f"{self._shown} is not Prometheus: HTTP {response.status_code}, and no JSON"
+                f"{self._shown} is not Prometheus: it answered HTTP {response.status_code} without JSON"
             ) from error
         if not isinstance(answer, dict) or answer.get("status") != "success":
             detail = answer.get("error") if isinstance(answer, dict) else answer
-            raise CommandError(f"Prometheus at {self._shown} refused: {detail}")
+            raise CommandError(f"Prometheus at {self._shown} refused the query: {detail}")
         found: list[dict[str, Any]] = answer["data"]["result"]
         return found
 
@@ -116,19 +118,19 @@ class Prometheus:
         return re.sub(r"//[^/@]*@", "//", self.url)
 
 
-def grown_in(series: str, build_info: str, window: str) -> str:
-    """PromQL: by how much counters grew in the window, through restarts of their replicas.
+def increase_in(series: str, build_info: str, window: str) -> str:
+    """Build the PromQL for how much counters increased in the window, also when their replicas restarted.
 
-    `increase` alone never sees the first count of a series, since there was none to grow from; and the first 500 of each replica
-    is much of all there are. What is new beside a replica that was there before has grown from zero.
+    `increase` alone misses the first value of a series, because there is no earlier one to compare it with; and a replica's first HTTP
+    500s may be most of all. A new series of a replica that was there in the window before has increased from zero.
     """
-    grown = f"increase({series}[{window}])"
+    increase = f"increase({series}[{window}])"
     is_new = f"min_over_time({series}[{window}]) unless last_over_time({series}[{window}] offset {window})"
-    born = f"(({is_new}) and on ({REPLICA}) last_over_time({build_info}[{window}] offset {window}))"
-    return f"({grown} + {born}) or {grown} or {born}"
+    new_series = f"(({is_new}) and on ({REPLICA}) last_over_time({build_info}[{window}] offset {window}))"
+    return f"({increase} + {new_series}) or {increase} or {new_series}"
 
 
 def arms_in(build_info: str, window: str) -> str:
-    """PromQL: 1 for each replica, with its fingerprint, unless it had two of them in the window."""
+    """Build the PromQL that is 1 for each replica, with its fingerprint, unless it had two of them in the window."""
     served = f"group by ({REPLICA}, fingerprint) (last_over_time({build_info}[{window}]))"
     return f"{served} unless on ({REPLICA}) (count by ({REPLICA}) ({served}) > 1)"
