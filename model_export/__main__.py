@@ -94,7 +94,7 @@ def run(
         bool,
         typer.Option("--control-only", help="Train and measure the label-only control, and no more."),
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and do nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and train nothing.")] = False,
 ) -> None:
     """Train a teacher and its student by a recipe, and export the student; a rerun goes on where this one ended."""
     from model_export.recipe_file import parse_recipe, read_recipe_text
@@ -103,14 +103,14 @@ def run(
     plan = parse_recipe(text, f"the recipe {recipe}")
     if seed is not None:
         plan = plan.model_copy(update={"seed": seed})
+    from model_export.progress import quiet_vendors, show_progress
+
+    quiet_vendors()
     if dry_run:
         from model_export.dry_run import describe_plan
 
         typer.echo(describe_plan(plan, data))
         return
-    from model_export.progress import quiet_vendors, show_progress
-
-    quiet_vendors()
     from model_export.evaluation.evaluate import format_table
     from model_export.run import run as train
 

@@ -181,13 +181,11 @@ def _training_notes(outcome: Outcome, served: Evaluation, failures: tuple[str, .
         "" if measured == compared else f", and beside all controls (the first table) on {compared:,} of them"
     )
     reinforced = f"{recipe.rl.steps} of RL" if recipe.rl.steps else "no RL"
-    share = recipe.distil.control_share
-    averaged = f"; its weights and {share:.0%} of the control's averaged" if share else ""
     stages = (
         f"Recipe `{recipe.name}`, seed {recipe.seed}: {recipe.label_only_sft.steps} steps of label-only training for the "
         f"control; teacher: {recipe.cot_sft.steps} steps on reasoning traces, {reinforced}; soft labels of "
         f"{recipe.label.paths} paths by the teacher `{recipe.label.teacher}`; student: {recipe.distil.steps} steps from "
-        f"{recipe.distil.start}, gold labels weighing {recipe.distil.gold_weight:g}{averaged}."
+        f"{recipe.distil.start}, gold labels weighing {recipe.distil.gold_weight:g}."
     )
     return TrainingNotes(
         data=tuple(_data_lines(outcome)),

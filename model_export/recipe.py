@@ -86,14 +86,9 @@ class TrainConfig(Strict):
 
 
 class LabelOnlyConfig(TrainConfig):
-    """The control: cross-entropy on the grade token alone.
-
-    Attributes:
-        variance_smoothing: spread the gold label by the annotators' variance, where the data carries it.
-    """
+    """Settings of the label-only control: cross-entropy on the grade token, and no trace."""
 
     smoothing: Share = 0.0
-    variance_smoothing: bool = False
 
 
 class CotConfig(TrainConfig):
@@ -161,27 +156,20 @@ class DistilConfig(TrainConfig):
 
     Attributes:
         start: what it is trained from; `teacher`, where both have one base, is the model that wrote the labels.
-        layers: how many layers to keep, evenly spaced, the first and last among them; all by default.
         gold_weight: share of the gold label in the target, beside the teacher's distribution.
         temperature: of the teacher's distribution: above 1 flattens it.
         trace_weight: weight of the loss on the trace's tokens; the grade token's is 1.
-        variance_smoothing: spread the gold label by the annotators' variance, where the data carries it.
         labelled_share: of all that it reads in its steps, so much are pairs that the teacher has labelled, again and again where
             they are few, and the rest others; unset, it reads the pairs as they are. Where the teacher has labelled few, a student that learns from all pairs sees too few
             traces to write one, and a student that learns from those few alone forgets what it knew of grades.
-        control_share: share of the label-only control in the mean of both models' weights that becomes the student. Learning
-            traces costs grades, and a part of what it costs comes back so (arXiv 2109.01903).
     """
 
     start: Literal["base", "label_only_sft", "teacher"] = "base"
-    layers: Positive | None = None
     gold_weight: Share = 0.5
     temperature: Annotated[float, Field(gt=0)] = 1.0
     trace_weight: Annotated[float, Field(ge=0)] = 0.1
-    variance_smoothing: bool = False
     smoothing: Share = 0.0
     labelled_share: Annotated[float, Field(gt=0, le=1)] | None = None
-    control_share: Share = 0.0
 
 
 class EvaluateConfig(Strict):
@@ -251,14 +239,6 @@ class Recipe(Strict):
             )
         if self.model.teacher != self.model.student_base and self.distil.start == "teacher":
             raise ValueError("distil.start: the student can't start from the teacher, which has another base")
-        if self.export.adapter_rank and self.distil.layers:
-            raise ValueError(
-                "export.adapter_rank: an adapter fits the whole base, and distil.layers drops layers of it"
-            )
-        if self.distil.control_share and self.distil.layers:
-            raise ValueError(
-                "distil.control_share: the control has all layers, and distil.layers drops some of the student's"
-            )
         if self.distil.labelled_share is not None and self.distil.pairs is not None:
             raise ValueError(
                 "distil.pairs: with distil.labelled_share, steps and batch_size say how many are read; leave one out"

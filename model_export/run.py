@@ -81,8 +81,7 @@ def run(
             recipe.distil.start
         ]
         distilled = work.distil(data, soft_labels, answers_first, student_start)
-        whole = work.average(distilled, control)
-        student = work.cut(whole, student_base, data, soft_labels, answers_first)
+        student = work.cut(distilled, student_base, data, soft_labels, answers_first)
 
         systems += [
             *(work.predict_by_reasoning(name, pairs, reasons_first, each) for name, each in teachers.items()),

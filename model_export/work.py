@@ -27,14 +27,13 @@ from model_export.data.prompting import Prompting
 from model_export.data.sampling import pick_distinct
 from model_export.evaluation import predict
 from model_export.evaluation.evaluate import Predictions
-from model_export.models.model_io import average_weights
 from model_export.recipe import PARSE_SAMPLE, TINY_BASE, Recipe, RlConfig, TrainConfig
 from model_export.scale_out.launch import StageJob, launch
 from model_export.stages import RunError, Stages, hash_of
 from model_export.student.distil import make_example, train_student
 from model_export.teacher.label import label_pairs, read_soft_labels, write_soft_labels
 from model_export.teacher.rollout import OnBatch, Sampler, Sampling
-from model_export.teacher.sft import LOG_NAME, Workplace, train_cot, train_label_only
+from model_export.teacher.sft import LOG_NAME, StageContext, train_cot, train_label_only
 from service.contract.manifest import hash_file
 
 ADAPTER, CUT = "adapter", "cut.json"
@@ -42,7 +41,7 @@ _SOFT_LABELS = "soft_labels.jsonl"
 _PREDICTIONS = "predictions.npz"
 _PARSE_RATE = "parse_rate.json"
 # How often a stage keeps its state, and what is made of its result, change no result of its own.
-_NOT_COUNTED = {"save_steps", "min_parse_rate", "control_share"}
+_NOT_COUNTED = {"save_steps", "min_parse_rate"}
 _CUT_PAIRS = 256  # whose prompts and traces tell the cut what the student reads and writes
 
 
@@ -160,15 +159,6 @@ class Work:
         work = partial(train_student, data.train, labels, prompting, config)
         return self._train("distil", prompting, config, {"start": start, "labels": soft_labels}, work)
 
-    def average(self, student: Path, control: Path) -> Path:
-        """The student, or what the recipe makes of its weights and the control's."""
-        share = self._recipe.distil.control_share
-        if not share:
-            return student
-        work = partial(average_weights, student, control, share)
-        inputs = {"student": student.name, "control": control.name, "share": share}
-        return self._stages.do("average", inputs, work)
-
     def cut(self, student: Path, base: Path, data: Data, soft_labels: Path, prompting: Prompting) -> Path:
         """The student as it is served: where the recipe asks for an adapter, base and adapter merged."""
         rank, config = self._recipe.export.adapter_rank, self._recipe.distil
@@ -248,11 +238,11 @@ class Work:
         prompting: Prompting,
         config: TrainConfig | RlConfig,
         before: Mapping[str, Path],
-        work: Callable[[Workplace], None],
+        work: Callable[[StageContext], None],
     ) -> Path:
         def inside(folder: Path) -> None:
             set_seed(self._recipe.seed)
-            place = Workplace.of(
+            place = StageContext.of(
                 self._recipe, stage, before["start"], folder, partial(self._on_progress, f"Train {stage}")
             )
             if self._recipe.launch.processes == 1:
@@ -271,7 +261,7 @@ class Work:
         self.logs.append(folder / LOG_NAME)
         return folder
 
-    def _job(self, place: Workplace, labels: Path | None) -> StageJob:
+    def _job(self, place: StageContext, labels: Path | None) -> StageJob:
         return StageJob(
             stage=place.stage,
             recipe=self._recipe,

@@ -5,14 +5,12 @@ all of them gold, a model would guess at the first and copy from there on.
 """
 
 import math
-import re
 from collections.abc import Iterator, Sequence
 
 from model_export.data.pairs import GRADES, Finding, Pair
+from model_export.data.words import split_words
 from service.contract.trace import write_step
 
-_WORD = re.compile(r"\w+")
-_CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 _NO_CONTENT = (
     "a an and are as at be by can do does for from has how i in is it its me my of on or that the this to was what when "
     "where which who why will with you your"
@@ -58,11 +56,8 @@ def _grade_by_share(some: Sequence[str], all_: Sequence[str]) -> int:
 
 
 def _words(text: str) -> list[str]:
-    found: list[str] = []
-    for word in _WORD.findall(text.casefold()):
-        # Scripts without blanks between words: one character stands for a word.
-        found += list(word) if _CJK.search(word) else [word]
-    return found
+    # Overlapping bigrams would repeat each character in the trace.
+    return list(split_words(text.casefold(), cjk_characters=1))
 
 
 def _content_words(query: str) -> list[str]:

@@ -4,18 +4,13 @@ A query's rarity is the mean, over its distinct terms, of the share of training 
 documents are the distinct queries and the distinct notes of the train file.
 """
 
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from model_export.data.pairs import DataError, Pair, listed, read_lines
-
-# The unified Chinese characters with their extensions: those scripts part no words, so pairs of characters stand in.
-_HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_TERM = re.compile(rf"[{_HAN}]+|(?:(?![{_HAN}_])\w)+")
-_FIRST_HAN = re.compile(f"[{_HAN}]")
+from model_export.data.words import split_words
 
 
 def long_tail_ids(train: Sequence[Pair], dev: Sequence[Pair]) -> frozenset[str]:
@@ -35,14 +30,7 @@ def _mean_count(query: str, counts: Mapping[str, int]) -> float:
 
 
 def _terms(text: str) -> frozenset[str]:
-    """Words of letters and digits; of runs of Chinese characters their bigrams (one alone stands for itself)."""
-    terms: set[str] = set()
-    for run in _TERM.findall(unicodedata.normalize("NFKC", text).lower()):
-        if len(run) > 1 and _FIRST_HAN.match(run):
-            terms.update(run[i : i + 2] for i in range(len(run) - 1))
-        else:
-            terms.add(run)
-    return frozenset(terms)
+    return frozenset(split_words(unicodedata.normalize("NFKC", text).lower()))
 
 
 def read_ids(path: Path) -> frozenset[str]:

@@ -47,8 +47,6 @@ class Pair:
         source: which of the recipe's sources it came from.
         criteria: the name of the criteria it was judged by.
         findings: the steps of a reasoning trace, by criterion; empty where the data has none.
-        label_variance: variance of the annotators' grades, in squares of the recipe's grades (a scale that was spread
-            spreads it too); None where the data doesn't say.
     """
 
     id: str
@@ -58,7 +56,6 @@ class Pair:
     source: str
     criteria: str
     findings: Mapping[str, Finding] = field(default_factory=dict)
-    label_variance: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +69,6 @@ class Source:
     name: str
     criteria: str
     grades: tuple[int, ...]
-
-    @property
-    def spread(self) -> float:
-        """Grades of the recipe's scale to one of the file's."""
-        steps = len(self.grades) - 1
-        return (max(self.grades) - min(self.grades)) / steps if steps else 1.0
 
 
 class _RowFinding(BaseModel):
@@ -94,7 +85,7 @@ class _AnyRow(BaseModel):
     query: str
     note: ProbeNote
     label: int | None = None
-    # Rows may say where they are from. What a recipe calls its source counts.
+    # Accepted and not used: the recipe names the source, and no loss uses the annotators' variance.
     source: str = ""
     label_variance: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     findings: dict[Name, _RowFinding] = Field(default_factory=dict)
@@ -112,7 +103,6 @@ class _AnyRow(BaseModel):
                 name: Finding(canonicalize(finding.text), source.grades[finding.grade])
                 for name, finding in self.findings.items()
             },
-            label_variance=None if self.label_variance is None else self.label_variance * source.spread**2,
         )
 
 
@@ -234,8 +224,6 @@ def _to_row(pair: Pair) -> dict[str, Any]:
         "label": pair.label,
         "source": pair.source,
     }
-    if pair.label_variance is not None:
-        row["label_variance"] = pair.label_variance
     findings = {name: asdict(finding) for name, finding in pair.findings.items()}
     return row | ({"findings": findings} if findings else {})
 

@@ -145,6 +145,11 @@ def read_base(folder: Path) -> Base:
     return Base.model_validate_json((folder / _BASE_FILE).read_text(encoding="utf-8"))
 
 
+def missing_files(data: DataConfig, root: Path) -> list[str]:
+    """Name the recipe's data files that are not under `root`."""
+    return [name for name, path in _data_files(data, root).items() if not path.is_file()]
+
+
 def _data_files(data: DataConfig, root: Path) -> dict[str, Path]:
     return {name: root / name for source in data.sources for name in source.files}
 

@@ -1,6 +1,5 @@
 """Prompts and completions of both models, as token ids: the student's answers first, the teacher's reasons first."""
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -129,19 +128,9 @@ def soft_label(distribution: Sequence[float]) -> list[float]:
     return [value / total for value in distribution]
 
 
-def gold_label(pair: Pair, smoothing: float = 0.0, *, by_variance: bool = False) -> list[float]:
-    """The target for a pair's grade: mostly the gold one.
-
-    `smoothing` is the share spread evenly over all grades. `by_variance` spreads the rest as a discrete normal
-    distribution of the annotators' variance around the gold grade, where the data carries it.
-    """
-    variance = pair.label_variance if by_variance else None
-    peak = _discrete_normal(pair.label, variance) if variance else [float(g == pair.label) for g in GRADES]
-    return [(1 - smoothing) * p + smoothing / len(GRADES) for p in peak]
-
-
-def _discrete_normal(mean: int, variance: float) -> list[float]:
-    return soft_label([math.exp(-((grade - mean) ** 2) / (2 * variance)) for grade in GRADES])
+def gold_label(pair: Pair, smoothing: float = 0.0) -> list[float]:
+    """Return the target distribution of a pair: `smoothing` spread over all grades, the rest on the gold grade."""
+    return [(1 - smoothing) * (grade == pair.label) + smoothing / len(GRADES) for grade in GRADES]
 
 
 def render_pair(renderer: PromptRenderer, pair: Pair) -> list[int]:

@@ -114,6 +114,31 @@ def load_base(location: BaseLocation) -> LoadedBase:
     return LoadedBase(model.eval(), tokenizer, _describe(location))
 
 
+def empty_base(location: BaseLocation) -> Any:
+    """Build the base on the meta device, without weights; None for a hub id that is not in this machine's cache.
+
+    Raises BaseModelError for a folder or GGUF file that is not a causal language model.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from model_export.models.model_io import keep_first_layers
+
+    if location.on_hub and _cached(location, "config.json", local_files_only=True) is None:
+        return None
+    try:
+        config = AutoConfig.from_pretrained(
+            location.path, gguf_file=location.gguf_file, local_files_only=True
+        )
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        if location.layers is not None:
+            keep_first_layers(model, location.layers)
+    except Exception as error:  # as in `load_base`
+        raise BaseModelError(f"the base {location.name} can't be read: {_first_line(error)}") from error
+    return model
+
+
 def save_base(loaded: LoadedBase, folder: Path) -> None:
     """Write safetensors, configuration and tokenizer files. Raises BaseModelError when that fails."""
     try:
@@ -163,8 +188,14 @@ def _licence_on_card(location: BaseLocation) -> str:
     return found.group(1) if found else "unknown"
 
 
-def _cached(location: BaseLocation, name: str) -> str | None:
+def _cached(location: BaseLocation, name: str, *, local_files_only: bool = False) -> str | None:
     from transformers.utils import cached_file
 
-    found = cached_file(location.path, name, _raise_exceptions_for_missing_entries=False)
+    found = cached_file(
+        location.path,
+        name,
+        local_files_only=local_files_only,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
     return None if found is None else str(found)

@@ -1,6 +1,6 @@
 """Transformers folders in and out of memory, for the stages."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,37 +43,11 @@ def save_model(
     tokenizer.save_pretrained(folder)
 
 
-def average_weights(first: Path, second: Path, share: float, out: Path) -> None:
-    """Write the model whose weights are the first's and the second's mean, in which the second has this share, in [0, 1].
-
-    Both are fine-tunes of one base. Source: WiSE-FT, arXiv 2109.01903.
-    """
-    model, other = load_model(first), load_model(second).state_dict()
-    for name, weight in model.named_parameters():
-        weight.data.lerp_(other[name], share)
-    save_model(model, load_tokenizer(first), out)
-
-
-def keep_layers(model: PreTrainedModel, count: int) -> None:
-    """Drop all but `count` layers, evenly spaced, the first and the last among those that stay."""
-    if count >= len(model.model.layers):
-        return
-    last = len(model.model.layers) - 1
-    _keep(model, [round(index * last / max(count - 1, 1)) for index in range(count)])
-
-
 def keep_first_layers(model: PreTrainedModel, count: int) -> None:
     """Drop all layers above the first `count`. Raises ValueError where there are not that many."""
     if not 1 <= count <= len(model.model.layers):
         raise ValueError(f"it has {len(model.model.layers)} layers, and the first {count} are asked for")
-    _keep(model, range(count))
-
-
-def _keep(model: PreTrainedModel, kept: Sequence[int]) -> None:
-    layers = model.model.layers
-    model.model.layers = type(layers)(layers[index] for index in kept)
-    for index, layer in enumerate(model.model.layers):
-        layer.self_attn.layer_idx = index  # where its keys and values are cached
-    model.config.num_hidden_layers = len(kept)
+    model.model.layers = model.model.layers[:count]
+    model.config.num_hidden_layers = count
     if kinds := getattr(model.config, "layer_types", None):
-        model.config.layer_types = [kinds[index] for index in kept]
+        model.config.layer_types = kinds[:count]

@@ -18,24 +18,31 @@ def make_tiny_model(texts: Iterable[str], config: TinyConfig, seed: int, folder:
     """Write a transformers folder: a Llama with random weights; the same arguments make the same bytes."""
     tokenizer = _train_tokenizer(texts, config.vocabulary)
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=config.hidden,
-            intermediate_size=config.intermediate,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            num_key_value_heads=config.heads,
-            max_position_embeddings=_MAX_POSITIONS,
-            tie_word_embeddings=True,
-            initializer_range=_SPREAD,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    model = LlamaForCausalLM(_llama_config(config, vocab_size=len(tokenizer), **ends))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def empty_tiny_model(config: TinyConfig) -> LlamaForCausalLM:
+    """Build the same architecture on the meta device, without weights, to count its parameters."""
+    with torch.device("meta"):
+        return LlamaForCausalLM(_llama_config(config, vocab_size=config.vocabulary))
+
+
+def _llama_config(config: TinyConfig, **of_tokenizer: int) -> LlamaConfig:
+    return LlamaConfig(
+        hidden_size=config.hidden,
+        intermediate_size=config.intermediate,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.heads,
+        max_position_embeddings=_MAX_POSITIONS,
+        tie_word_embeddings=True,
+        initializer_range=_SPREAD,
+        bos_token_id=None,
+        **of_tokenizer,
+    )
 
 
 def _train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:

@@ -5,7 +5,6 @@ they share is in processes.py.
 """
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from transformers import set_seed
 
+from model_export.child_process import start_child
 from model_export.data.pairs import Pair
 from model_export.data.prepare import load_data
 from model_export.data.prompting import PromptForm, Prompting
@@ -23,7 +23,7 @@ from model_export.data.template import find_template
 from model_export.recipe import Recipe
 from model_export.student.distil import train_student
 from model_export.teacher.label import read_soft_labels
-from model_export.teacher.sft import Workplace, train_cot, train_label_only
+from model_export.teacher.sft import StageContext, train_cot, train_label_only
 from model_export.training.supervised import OnStep, saved_state
 from service.errors import NotegradeError
 
@@ -70,7 +70,7 @@ def launch(job: StageJob, on_step: OnStep) -> None:
     error = ""
     with _processes(_command(job.recipe.launch.processes, file), log) as torchrun:
         for line in torchrun.stdout or ():
-            word, _, rest = line.rstrip("\n").partition(" ")
+            word, _, rest = line.decode(errors="replace").rstrip("\n").partition(" ")
             if word == _STEP:
                 done, total = map(int, rest.split())
                 on_step(done, total)
@@ -86,38 +86,29 @@ def launch(job: StageJob, on_step: OnStep) -> None:
 
 
 def _command(processes: int, job: Path) -> list[str]:
-    # Should the run be killed outright, the kernel ends its processes in its stead.
-    with_parent = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={processes}",
-    ]
-    return [*with_parent, *torchrun, "-m", "model_export.scale_out.launch", str(job)]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return [*torchrun, f"--nproc-per-node={processes}", "-m", "model_export.scale_out.launch", str(job)]
 
 
 @contextmanager
-def _processes(command: list[str], log: Path) -> Iterator["subprocess.Popen[str]"]:
-    with log.open("w", encoding="utf-8") as errors:
-        process = subprocess.Popen(  # noqa: S603 - this interpreter, a fixed module
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, encoding="utf-8"
-        )
+def _processes(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    # TERM: torchrun puts its processes in sessions of their own and ends them itself.
+    process = start_child(command, log, pipe_stdout=True, signal_at_end="TERM")
     try:
         yield process
     finally:
         _stop(process)
 
 
-def _stop(process: "subprocess.Popen[str]") -> None:
+def _stop(process: subprocess.Popen[bytes]) -> None:
     process.terminate()  # torchrun ends its processes before itself
     try:
         process.wait(_STOP_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         process.kill()
-    if process.stdout:
-        process.stdout.close()
+    for pipe in (process.stdin, process.stdout):
+        if pipe:
+            pipe.close()
 
 
 def _tail(log: Path) -> str:
@@ -129,12 +120,12 @@ def train_stage(job: StageJob, on_step: OnStep) -> None:
     recipe, data = job.recipe, load_data(job.data)
     form = PromptForm(find_template(recipe.model.template), data.criteria, recipe.model.limits)
     prompting = Prompting.load(form, job.start)
-    place = Workplace.of(recipe, job.stage, job.start, job.folder, on_step)
+    place = StageContext.of(recipe, job.stage, job.start, job.folder, on_step)
     set_seed(recipe.seed)
     _train(job, data.train, prompting, place)
 
 
-def _train(job: StageJob, pairs: Sequence[Pair], prompting: Prompting, place: Workplace) -> None:
+def _train(job: StageJob, pairs: Sequence[Pair], prompting: Prompting, place: StageContext) -> None:
     recipe = job.recipe
     if job.stage in ("grpo", "sam"):
         from model_export.teacher.rl import train_rl  # brings TRL along, which takes its time

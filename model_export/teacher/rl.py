@@ -21,10 +21,10 @@ from model_export.models.model_io import load_model, load_tokenizer
 from model_export.recipe import RlConfig
 from model_export.run_log import RunLog
 from model_export.teacher.reward import Reward
-from model_export.teacher.sft import LOG_NAME, Workplace
+from model_export.teacher.sft import LOG_NAME, StageContext
 from model_export.teacher.step_mask import step_mask
 from model_export.training.processes import save_trained, share
-from model_export.training.supervised import Reporter, choose_all_weights, choose_weights, saved_state
+from model_export.training.supervised import Reporter, freeze_all_but_linears, saved_state, unfreeze_all
 from service.errors import NotegradeError
 
 
@@ -116,14 +116,14 @@ def masked_advantages(
 
 
 def train_rl(
-    pairs: Sequence[Pair], prompting: Prompting, config: RlConfig, place: Workplace, *, masked: bool
+    pairs: Sequence[Pair], prompting: Prompting, config: RlConfig, place: StageContext, *, masked: bool
 ) -> None:
     """Train the warmed-up teacher that lies at the start by the reward of its rollouts, and write it."""
     model, tokenizer = load_model(place.start), load_tokenizer(place.start)
     if place.from_scratch:
-        choose_all_weights(model)
+        unfreeze_all(model)
     else:
-        choose_weights(model, config.frozen_layers)
+        freeze_all_but_linears(model, config.frozen_layers)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     reader = prompting.reader
@@ -160,7 +160,7 @@ def _reward_function(reward: Reward, reader: RolloutReader) -> Any:
     return grade_and_form
 
 
-def _arguments(config: RlConfig, place: Workplace, longest_prompt: int) -> GRPOConfig:
+def _arguments(config: RlConfig, place: StageContext, longest_prompt: int) -> GRPOConfig:
     # A state does not hold the rollouts: it can only be gone on from where new ones are made.
     save_every = math.ceil((config.save_steps or config.steps) / config.iterations) * config.iterations
     return GRPOConfig(

@@ -8,7 +8,7 @@ from model_export.data.gold_traces import gold_steps
 from model_export.data.pairs import Pair
 from model_export.data.prompting import Prompting, gold_label
 from model_export.data.sampling import pick
-from model_export.models.model_io import keep_layers, load_model, load_tokenizer, speed_up
+from model_export.models.model_io import load_model, load_tokenizer, speed_up
 from model_export.recipe import TINY_BASE, CotConfig, LabelOnlyConfig, LaunchConfig, Recipe, TrainConfig
 from model_export.run_log import RunLog
 from model_export.training.batches import Example
@@ -17,16 +17,16 @@ from model_export.training.supervised import (
     Job,
     OnStep,
     Reporter,
-    choose_all_weights,
-    choose_weights,
+    freeze_all_but_linears,
     train,
+    unfreeze_all,
 )
 
 LOG_NAME = "log.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
-class Workplace:
+class StageContext:
     """Where a training stage starts from and works.
 
     Attributes:
@@ -45,7 +45,7 @@ class Workplace:
     launch: LaunchConfig = field(default_factory=LaunchConfig)
 
     @classmethod
-    def of(cls, recipe: Recipe, stage: str, start: Path, folder: Path, on_step: OnStep) -> "Workplace":
+    def of(cls, recipe: Recipe, stage: str, start: Path, folder: Path, on_step: OnStep) -> "StageContext":
         """That of a recipe's stage."""
         teaches = stage in ("cot_sft", "grpo", "sam")
         base = recipe.model.teacher if teaches else recipe.model.student_base
@@ -54,7 +54,7 @@ class Workplace:
 
 
 def train_label_only(
-    pairs: Sequence[Pair], prompting: Prompting, config: LabelOnlyConfig, place: Workplace
+    pairs: Sequence[Pair], prompting: Prompting, config: LabelOnlyConfig, place: StageContext
 ) -> None:
     """The control: the grade right after the prompt, and nothing of reasons."""
     examples = [label_only_example(pair, prompting, config) for pair in pick(pairs, config, place.seed)]
@@ -63,11 +63,11 @@ def train_label_only(
 
 def label_only_example(pair: Pair, prompting: Prompting, config: LabelOnlyConfig) -> Example:
     """The gold grade, smoothed as the stage asks, and no completion."""
-    target = gold_label(pair, config.smoothing, by_variance=config.variance_smoothing)
+    target = gold_label(pair, config.smoothing)
     return Example(prompting.student_prompt(pair), [], target, pair.label)
 
 
-def train_cot(pairs: Sequence[Pair], prompting: Prompting, config: CotConfig, place: Workplace) -> None:
+def train_cot(pairs: Sequence[Pair], prompting: Prompting, config: CotConfig, place: StageContext) -> None:
     """The warm-up: steps first, then the grade, on traces built from gold grades."""
     examples = []
     for pair in pick(pairs, config, place.seed):
@@ -81,19 +81,16 @@ def train_examples(
     examples: Sequence[Example],
     prompting: Prompting,
     config: TrainConfig,
-    place: Workplace,
+    place: StageContext,
     *,
     trace_weight: float = 1.0,
-    layers: int | None = None,
 ) -> None:
     """Train what lies at the start, or as many layers of it as asked, and write it to the stage's folder."""
     model, tokenizer = load_model(place.start), load_tokenizer(place.start)
-    if layers is not None:
-        keep_layers(model, layers)
     if place.from_scratch:
-        choose_all_weights(model)
+        unfreeze_all(model)
     else:
-        choose_weights(model, config.frozen_layers)
+        freeze_all_but_linears(model, config.frozen_layers)
     speed_up(model, compiled=config.compile)
     job = Job(config, place.seed, place.folder, prompting.label_token_ids, trace_weight, place.launch)
     report = Reporter(RunLog(place.folder / LOG_NAME, place.stage), place.on_step)

@@ -40,7 +40,7 @@ class FrozenOutputs:
         return batch
 
 
-def keep_outputs(
+def cache_frozen_activations(
     model: PreTrainedModel, layers: int, rows: Sequence[Sequence[int]], file: Path, on_batch: OnBatch
 ) -> FrozenOutputs:
     """Write what the first `layers` layers make of each row of token ids, in bfloat16; 1.2 kB a token where they are 576 wide.

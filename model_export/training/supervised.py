@@ -29,7 +29,7 @@ from transformers import (
 from model_export.recipe import LaunchConfig, TrainConfig
 from model_export.run_log import RunLog
 from model_export.training.batches import IGNORED, Example, collate, collate_outputs, plan_order
-from model_export.training.frozen_outputs import keep_outputs, layers_above
+from model_export.training.frozen_outputs import cache_frozen_activations, layers_above
 from model_export.training.processes import share
 from service.errors import NotegradeError
 
@@ -178,7 +178,7 @@ def train(
         return _train(model, [examples[index] for index in order], partial(collate, **padding), job, report)
     frozen, file = job.config.frozen_layers, job.folder / OUTPUTS_NAME
     rows = [example.prompt + example.completion for example in examples]
-    outputs = keep_outputs(model, frozen, rows, file, report.on_kept)
+    outputs = cache_frozen_activations(model, frozen, rows, file, report.on_kept)
     numbered = [(index, examples[index]) for index in order]
     with layers_above(model, frozen):
         trainer = _train(model, numbered, partial(collate_outputs, outputs=outputs, **padding), job, report)
@@ -217,7 +217,7 @@ def saved_state(folder: Path) -> str | None:
     return None
 
 
-def choose_weights(model: PreTrainedModel, frozen_layers: int) -> None:
+def freeze_all_but_linears(model: PreTrainedModel, frozen_layers: int) -> None:
     """Let the linear weights of the layers from `frozen_layers` on learn, and nothing else.
 
     Embeddings and norms stay: what changed can then be cut to a low-rank adapter, linear by linear.
@@ -232,7 +232,7 @@ def choose_weights(model: PreTrainedModel, frozen_layers: int) -> None:
         )
 
 
-def choose_all_weights(model: PreTrainedModel) -> None:
+def unfreeze_all(model: PreTrainedModel) -> None:
     """Let everything learn: for a model that starts from random weights, which an adapter can't describe."""
     model.requires_grad_(True)
 

@@ -44,21 +44,6 @@ def test_stage_can_not_start_from_another_base(section: str, changes: dict[str, 
         Recipe.model_validate(recipe)
 
 
-def test_adapter_and_fewer_layers_do_not_go_together() -> None:
-    recipe = micro()
-    recipe["export"] |= {"adapter_rank": 4}
-    recipe["distil"] |= {"layers": 1}
-    with pytest.raises(ValidationError, match="an adapter fits the whole base"):
-        Recipe.model_validate(recipe)
-
-
-def test_mean_with_the_control_and_fewer_layers_do_not_go_together() -> None:
-    recipe = micro()
-    recipe["distil"] |= {"layers": 1, "control_share": 0.5}
-    with pytest.raises(ValidationError, match="the control has all layers"):
-        Recipe.model_validate(recipe)
-
-
 def test_what_a_student_reads_is_said_once() -> None:
     recipe = micro()
     recipe["distil"] |= {"labelled_share": 0.5, "pairs": 3}

@@ -52,9 +52,9 @@ def test_what_is_no_recipe_is_refused(tmp_path: Path, text: str, complaint: str)
 def test_changes_go_before_what_the_file_says(tmp_path: Path) -> None:
     path = tmp_path / "micro.toml"
     path.write_text(MICRO, encoding="utf-8")
-    changes = ["label_only_sft.steps=7", "name=other", "distil.layers = 1", "evaluate.precision=bfloat16"]
+    changes = ["label_only_sft.steps=7", "name=other", "distil.steps = 1", "evaluate.precision=bfloat16"]
     found = load_recipe(path, changes)
-    assert (found.name, found.distil.layers, found.evaluate.precision) == ("other", 1, "bfloat16")
+    assert (found.name, found.distil.steps, found.evaluate.precision) == ("other", 1, "bfloat16")
     assert found.label_only_sft == load_recipe(path).label_only_sft.model_copy(update={"steps": 7})
 
 

@@ -1,12 +1,15 @@
 """The whole run of a recipe of the smallest sizes: undisturbed, killed and gone on with, and refused."""
 
 import json
+import re
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from model_export.dry_run import describe_plan
+from model_export.recipe_file import load_recipe
 from tests.killable_run import command, run_killed_at
 from tests.tiny_teacher import MICRO
 
@@ -62,6 +65,13 @@ def test_run_leaves_table_report_and_checkpoint(undisturbed: Path) -> None:
     assert [name for name in visible_names(undisturbed) if "partial" in name] == []
 
 
+def test_run_goes_through_the_stages_of_its_plan(undisturbed: Path) -> None:
+    plan = describe_plan(load_recipe(undisturbed.parent / "micro.toml"), Path())
+    planned = re.findall(r"^  (\w+) {2,}", plan, re.MULTILINE)
+    stages = [stage["name"] for stage in read_json(undisturbed / "results.json")["stages"]]
+    assert planned == [*stages, "export"]
+
+
 def test_killed_run_goes_on_and_ends_with_the_same_checkpoint(undisturbed: Path, tmp_path: Path) -> None:
     recipe, out, log = write_recipe(tmp_path), tmp_path / "out", tmp_path / "log.txt"
     for stage, step in MOMENTS:
@@ -85,20 +95,18 @@ def test_finished_run_keeps_all_its_stages(undisturbed: Path) -> None:
     assert read_json(undisturbed / "checkpoint" / "manifest.json")["fingerprint"] == before
 
 
-def test_without_rl_the_warm_up_is_the_teacher_and_the_student_may_be_a_mean(undisturbed: Path) -> None:
+def test_without_rl_the_sft_teacher_labels(undisturbed: Path) -> None:
     """In the folder of the whole run, whose stages it goes on from; the checkpoint is another then."""
     log, out = undisturbed.parent / "without_rl.txt", undisturbed
-    changes = ["rl.steps=0", "label.teacher=cot_sft", "distil.control_share=0.5", "evaluate.max_pairs=8"]
+    changes = ["rl.steps=0", "label.teacher=cot_sft", "evaluate.max_pairs=8"]
     options = [option for change in changes for option in ("--set", change)]
     ended = command(log, "run", str(undisturbed.parent / "micro.toml"), "--out", str(out), *options)
     assert ended == 0, log.read_text(encoding="utf-8")
     results = read_json(out / "results.json")
     assert list(results["rows"]) == [system for system in SYSTEMS if system not in ("grpo", "sam")]
-    assert [stage["name"] for stage in results["stages"] if stage["name"] == "average"] == ["average"]
     assert "Reward and parse rate" not in (out / "report.html").read_text(encoding="utf-8")
     card = (out / "checkpoint" / "README.md").read_text(encoding="utf-8")
     assert "no RL" in card
-    assert "50% of the control's averaged" in card
     # What is exported is measured on all dev pairs, however few the table is about.
     assert results["sizes"]["all"]["pairs"] == 8
     assert read_json(out / "checkpoint" / "manifest.json")["dev_metrics"]["pairs"] == 16

@@ -62,7 +62,6 @@ def test_a_full_row_becomes_a_pair(tmp_path: Path) -> None:
             "shop",
             "general-1",
             {"topic": Finding("both wool", 2)},
-            0.25,
         )
     ]
 
@@ -70,12 +69,6 @@ def test_a_full_row_becomes_a_pair(tmp_path: Path) -> None:
 def test_labels_are_mapped_to_the_recipe_scale(tmp_path: Path) -> None:
     path = write(tmp_path, *(row(id=str(i), query=f"q{i}", label=i) for i in range(3)))
     assert [pair.label for pair in read_pairs(path, Source("s", "c", (0, 1, 3)))] == [0, 1, 3]
-
-
-def test_the_spread_of_a_scale_spreads_its_variance(tmp_path: Path) -> None:
-    path = write(tmp_path, row(label=1, label_variance=0.5))
-    [pair] = read_pairs(path, Source("s", "c", (0, 1, 3)))
-    assert pair.label_variance == pytest.approx(0.5 * 1.5**2)
 
 
 def test_blank_lines_and_a_byte_order_mark_do_not_count(tmp_path: Path) -> None:
@@ -238,9 +231,8 @@ def pairs(draw: st.DrawFn) -> list[Pair]:
     findings = st.dictionaries(
         st.sampled_from(["topic", "attribute"]), st.builds(Finding, full_texts, st.integers(0, 3))
     )
-    variances = st.none() | st.floats(0, allow_infinity=False)
     return [
-        Pair(id_, *key, draw(st.integers(0, 3)), "shop", "general-1", draw(findings), draw(variances))
+        Pair(id_, *key, draw(st.integers(0, 3)), "shop", "general-1", draw(findings))
         for id_, key in zip(ids, keys, strict=True)
     ]
 

@@ -20,7 +20,7 @@ from model_export.scale_out.ray_engine import RayOptions, reason_of, start_ray_e
 from model_export.scale_out.trace_engine import Ask, Completion, EngineSetup, TraceEngine
 from model_export.teacher.label import SoftLabel, average, read_soft_labels
 from model_export.teacher.rollout import Sampler, read_path
-from model_export.teacher.sft import Workplace, train_cot
+from model_export.teacher.sft import StageContext, train_cot
 from service.contract.manifest import Limits
 
 FORM = PromptForm(
@@ -38,7 +38,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_tiny_model([CRITERIA.text, *texts], TinyConfig(vocabulary=400, hidden=64, layers=2), 0, base)
     prompting = Prompting.load(FORM, base)
     config = CotConfig(steps=80, batch_size=10, learning_rate=1e-2)
-    train_cot(PAIRS, prompting, config, Workplace("cot_sft", base, taught, 0, True, lambda *_: None))
+    train_cot(PAIRS, prompting, config, StageContext("cot_sft", base, taught, 0, True, lambda *_: None))
     return taught
 
 

@@ -12,7 +12,7 @@ from model_export.models.model_io import load_model
 from model_export.recipe import RlConfig
 from model_export.run_log import read_log
 from model_export.teacher.rl import StepMaskError, check_settings, masked_advantages, train_rl
-from model_export.teacher.sft import Workplace
+from model_export.teacher.sft import StageContext
 from service.contract.trace import write_step
 from tests.given_rollouts import GOLD, STEPS, Bench, GivenRollouts
 from tests.tiny_teacher import TinyTeacher
@@ -232,7 +232,7 @@ def reinforce(
 
     folder.mkdir(exist_ok=True)
     torch.manual_seed(1)
-    place = Workplace("sam", teacher.folder, folder, seed=1, from_scratch=True, on_step=on_step)
+    place = StageContext("sam", teacher.folder, folder, seed=1, from_scratch=True, on_step=on_step)
     sizes = {"steps": 3, "prompts": 2, "rollouts": 4, "max_tokens": 48, "iterations": iterations}
     config = RlConfig.model_validate({**sizes, "learning_rate": 1e-3, "save_steps": 1})
     train_rl(teacher.others, teacher.prompting, config, place, masked=True)

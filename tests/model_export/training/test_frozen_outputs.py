@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from model_export.training.frozen_outputs import FrozenOutputs, keep_outputs, layers_above
+from model_export.training.frozen_outputs import FrozenOutputs, cache_frozen_activations, layers_above
 
 ROWS = [[1, 2, 3, 4, 5], [6, 7], [8, 9, 10]]
 
@@ -28,7 +28,7 @@ def model() -> PreTrainedModel:
 @pytest.fixture
 def outputs(model: PreTrainedModel, tmp_path: Path) -> FrozenOutputs:
     seen: list[tuple[int, int]] = []
-    found = keep_outputs(model, 2, ROWS, tmp_path / "outputs.bin", lambda *at: seen.append(at))
+    found = cache_frozen_activations(model, 2, ROWS, tmp_path / "outputs.bin", lambda *at: seen.append(at))
     assert seen == [(3, 3)]
     return found
 

@@ -14,11 +14,11 @@ from model_export.training.supervised import (
     OUTPUTS_NAME,
     Job,
     Reporter,
-    choose_all_weights,
-    choose_weights,
+    freeze_all_but_linears,
     losses,
     saved_state,
     train,
+    unfreeze_all,
 )
 
 PAD = 0
@@ -192,11 +192,11 @@ def test_log_of_a_stage_without_grades_has_no_correlation(tmp_path: Path) -> Non
 
 def test_linear_weights_of_upper_layers_learn_and_nothing_else() -> None:
     model = make_model(layers=3)
-    choose_weights(model, 1)
+    freeze_all_but_linears(model, 1)
     chosen = {name for name, weight in model.named_parameters() if weight.requires_grad}
     linear = ["self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "mlp.gate", "mlp.up", "mlp.down"]
     assert chosen == {f"model.layers.{layer}.{name}_proj.weight" for layer in (1, 2) for name in linear}
-    choose_all_weights(model)
+    unfreeze_all(model)
     assert all(weight.requires_grad for weight in model.parameters())
 
 
@@ -209,7 +209,7 @@ def run_upper(folder: Path, *, stop_at: int = 0, **changes: Any) -> PreTrainedMo
 
     folder.mkdir(exist_ok=True)
     model = make_model(layers=3)
-    choose_weights(model, 2)
+    freeze_all_but_linears(model, 2)
     report = Reporter(RunLog(folder / "log.jsonl", "stage"), on_step)
     train(model, PadToken(), EXAMPLES, job(folder, frozen_layers=2, **changes), report)
     return model
