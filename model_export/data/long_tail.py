@@ -1,7 +1,7 @@
-"""The long tail of a dev set: the pairs whose query is made of terms that training saw seldom.
+"""The long tail of a dev set: the pairs whose query has terms that are rare in training.
 
-A query's rarity is the mean, over its distinct terms, of the share of training documents that hold the term; the
-documents are the distinct queries and the distinct notes of the train file.
+A query's rarity is the mean, over its distinct terms, of the share of training documents that contain the term. The
+documents are the distinct queries and the distinct notes of the training file.
 """
 
 import unicodedata
@@ -14,7 +14,7 @@ from model_export.data.words import split_words
 
 
 def long_tail_ids(train: Sequence[Pair], dev: Sequence[Pair]) -> frozenset[str]:
-    """Ids of the dev pairs whose query is in the third of dev's queries with the rarest terms (ties by text)."""
+    """Return the ids of the dev pairs whose query is in the rarest third of dev's queries; ties are broken by text."""
     queries = {pair.query for pair in train}
     notes = {f"{pair.note.title}\n{pair.note.body}" for pair in train}
     counts = Counter(term for text in (*queries, *notes) for term in _terms(text))
@@ -24,7 +24,7 @@ def long_tail_ids(train: Sequence[Pair], dev: Sequence[Pair]) -> frozenset[str]:
 
 
 def _mean_count(query: str, counts: Mapping[str, int]) -> float:
-    # Counts, and not shares of documents: the order is the same, and sums of integers keep ties what they are.
+    # Counts instead of shares give the same order, and sums of integers keep ties exact.
     terms = _terms(query)
     return sum(counts.get(term, 0) for term in terms) / len(terms) if terms else 0.0
 
@@ -34,7 +34,7 @@ def _terms(text: str) -> frozenset[str]:
 
 
 def read_ids(path: Path) -> frozenset[str]:
-    """The ids of a file that holds one a line. Raises DataError when it can't be read or holds none."""
+    """Read ids from a file with one per line. Raises DataError when it can't be read or is empty."""
     ids = frozenset(line.strip() for line in read_lines(path)) - {""}
     if not ids:
         raise DataError(f"{path}: holds no id")
@@ -42,7 +42,7 @@ def read_ids(path: Path) -> frozenset[str]:
 
 
 def read_long_tail(path: Path, dev: Collection[Pair]) -> frozenset[str]:
-    """The ids of a file, each of them that of a dev pair. Raises DataError naming those that are not."""
+    """Read the ids of dev pairs from a file. Raises DataError naming ids that no dev pair has."""
     ids = read_ids(path)
     if unknown := sorted(ids - {pair.id for pair in dev}):
         raise DataError(f"{path}: no dev pair has the id {listed(unknown)}")

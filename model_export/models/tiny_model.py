@@ -1,4 +1,4 @@
-"""A tiny model made from scratch, with a tokenizer trained on the very texts it will read."""
+"""A tiny model made from scratch, with a tokenizer trained on the texts that it will read."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,12 +10,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from model_export.recipe import TinyConfig
 
 _MAX_POSITIONS = 1024
-_SPREAD = 0.05  # of the random weights: with the usual 0.02 a model this narrow takes twice the steps to learn to copy
+# Standard deviation of the random weights: at the usual 0.02, a model this narrow needs twice the steps to learn to copy.
+_SPREAD = 0.05
 _CHATML = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
 def make_tiny_model(texts: Iterable[str], config: TinyConfig, seed: int, folder: Path) -> None:
-    """Write a transformers folder: a Llama with random weights; the same arguments make the same bytes."""
+    """Write a transformers folder: a Llama with random weights. The same arguments give the same bytes."""
     tokenizer = _train_tokenizer(texts, config.vocabulary)
     torch.manual_seed(seed)
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
@@ -47,7 +48,7 @@ def _llama_config(config: TinyConfig, **of_tokenizer: int) -> LlamaConfig:
 
 def _train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
-    # As SmolLM2's: each digit a token of its own, so that a grade is one.
+    # Like SmolLM2's: each digit is a token of its own, and so is a grade.
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )

@@ -32,7 +32,7 @@ def test_data_comes_from_one_place(data: dict[str, Any], complaint: str) -> None
     ("section", "changes", "complaint"),
     [
         ("cot_sft", {"start": "label_only_sft"}, "the teacher has another"),
-        ("distil", {"start": "teacher"}, "which has another base"),
+        ("distil", {"start": "teacher"}, "that has another base"),
     ],
 )
 def test_stage_can_not_start_from_another_base(section: str, changes: dict[str, Any], complaint: str) -> None:
@@ -47,14 +47,14 @@ def test_stage_can_not_start_from_another_base(section: str, changes: dict[str, 
 def test_what_a_student_reads_is_said_once() -> None:
     recipe = micro()
     recipe["distil"] |= {"labelled_share": 0.5, "pairs": 3}
-    with pytest.raises(ValidationError, match="leave one out"):
+    with pytest.raises(ValidationError, match="remove one"):
         Recipe.model_validate(recipe)
 
 
 def test_without_rl_the_warm_up_labels() -> None:
     recipe = micro()
     recipe["rl"] |= {"steps": 0}
-    with pytest.raises(ValidationError, match=r"there is no sam; take cot_sft"):
+    with pytest.raises(ValidationError, match=r"there is no sam without RL .*; use cot_sft"):
         Recipe.model_validate(recipe)
     recipe["label"] |= {"teacher": "cot_sft"}
     assert Recipe.model_validate(recipe).rl.steps == 0

@@ -61,7 +61,7 @@ def test_changes_go_before_what_the_file_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ("seed", "'seed' changes nothing: write KEY=VALUE"),
+        ("seed", "'seed' is not KEY=VALUE, such as"),
         ("label_only_sft.stepps=3", "label_only_sft.stepps"),
         ("seed=many", "seed"),
         ("a b=1", "is not valid"),

@@ -126,7 +126,7 @@ def test_control_alone_is_measured_and_nothing_is_exported(tmp_path: Path) -> No
     assert "# --set label_only_sft.steps=2" in page
     assert not (out / "checkpoint").exists()
     assert [name for name in visible_names(out) if name.startswith("cot_sft")] == []
-    assert "report.html tells of it" in log.read_text(encoding="utf-8")
+    assert "The report is" in log.read_text(encoding="utf-8")
 
 
 def refusal(tmp_path: Path, recipe: str, *arguments: str) -> str:
@@ -144,8 +144,8 @@ def test_warm_up_that_teaches_no_traces_stops_the_run(tmp_path: Path) -> None:
     recipe = MICRO.replace("min_parse_rate = 0.0", "min_parse_rate = 1.0").replace("steps = 60", "steps = 1")
     line = refusal(tmp_path, recipe)
     assert line == (
-        "notegrade-train: after the warm-up 0% of sampled traces parse, and 100% must "
-        "(cot_sft.min_parse_rate): give cot_sft more steps"
+        "notegrade-train: 0% of the SFT teacher's sampled traces parse, below cot_sft.min_parse_rate = 100%: "
+        "raise cot_sft.steps"
     )
 
 
@@ -182,4 +182,4 @@ def test_query_that_is_too_long_is_named_before_anything_is_trained(tmp_path: Pa
         json.dumps({**good, "id": "3", "query": "coffee"}) + "\n", encoding="utf-8"
     )
     line = refusal(tmp_path, ON_OWN_FILES, "--data", str(tmp_path))
-    assert "pairs that can't be asked about: 2 of mine: the query has 1,000 tokens" in line
+    assert "pairs whose query is too long: 2 of mine: the query has 1,000 tokens" in line

@@ -96,8 +96,8 @@ def test_line_separators_in_a_text_do_not_end_a_line(tmp_path: Path) -> None:
         (row(label=None), "label: Input should be a valid integer"),
         (row(id=""), "id: is empty"),
         (row(id=3), "id: Input should be a valid string"),
-        (row(id="b\nc"), "id: has a blank around it or a line break in it"),
-        (row(id=" b"), "id: has a blank around it or a line break in it"),
+        (row(id="b\nc"), "id: has surrounding blanks or a line break"),
+        (row(id=" b"), "id: has surrounding blanks or a line break"),
         (row(query=" \x00\u2028"), "query: is empty"),
         (row(note={"title": " ", "body": "\t"}), "note: title and body are empty"),
         (row(note="scarf"), "note: Input should be an object"),
@@ -203,7 +203,7 @@ def test_messages_hold_no_text_of_query_or_note(tmp_path: Path) -> None:
 def test_file_without_a_pair_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "empty.jsonl"
     path.write_bytes(content)
-    with pytest.raises(DataError, match="holds no pair"):
+    with pytest.raises(DataError, match="has no pairs"):
         read_pairs(path, SOURCE)
 
 

@@ -166,7 +166,7 @@ def test_id_that_two_sources_have_is_refused(tmp_path: Path) -> None:
     """Prompts and soft labels go by id."""
     shop = write_source(tmp_path, "shop", [row("1", "lamp"), row("2", "tea")], [row("3", "coat")])
     forum = write_source(tmp_path, "forum", [row("2", "why"), row("4", "who")], [row("5", "how")])
-    refuse(tmp_path, [shop, forum], "ids that pairs of several sources have: 2")
+    refuse(tmp_path, [shop, forum], "ids that occur in several sources: 2")
 
 
 def test_tiny_base_reads_the_data_s_texts(tmp_path: Path) -> None:

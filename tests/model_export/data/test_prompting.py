@@ -138,7 +138,7 @@ def test_loaded_from_a_folder_it_ends_with_the_end_token(tmp_path: Path) -> None
 
 
 def test_tokenizer_without_an_end_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PromptingError, match=f"the tokenizer of {tmp_path.name} names no eos_token"):
+    with pytest.raises(PromptingError, match=f"the tokenizer of {tmp_path.name} has no eos_token"):
         Prompting.load(make().form, write_tokenizer(tmp_path))
 
 
@@ -169,7 +169,7 @@ def test_soft_label_sums_to_one() -> None:
 def test_all_queries_that_can_t_be_read_are_named_by_a_pair_of_each() -> None:
     long, longer = (replace(PAIR, id=id_, query="tea " * words) for id_, words in (("a", 70), ("b", 80)))
     with pytest.raises(
-        PromptingError, match=r"asked about: a of made: the query has [^;]*; b of made: the query has [^;]*$"
+        PromptingError, match=r"is too long: a of made: the query has [^;]*; b of made: the query has [^;]*$"
     ):
         make().check_queries([PAIR, long, longer, replace(long, id="c")])
     make().check_queries([PAIR])

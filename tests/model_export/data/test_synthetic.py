@@ -159,7 +159,7 @@ def test_pairs_survive_a_file(data: SyntheticData, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sizes", [(0, 5, 8), (5, 0, 8), (9_999, 5, 8), (5, 5, 0), (5, 5, 65)])
 def test_sizes_out_of_range_are_refused(sizes: tuple[int, int, int]) -> None:
-    with pytest.raises(DataError, match="take 1 "):
+    with pytest.raises(DataError, match="need 1 "):
         generate(0, *sizes)
 
 

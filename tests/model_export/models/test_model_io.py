@@ -38,7 +38,7 @@ def test_first_layers_are_kept_in_their_order() -> None:
     keep_first_layers(model, 4)
     assert all(a is b for a, b in zip(weights_of(model), before[:4], strict=True))
     assert model.config.num_hidden_layers == 4
-    with pytest.raises(ValueError, match="has 4 layers, and the first 5 are asked for"):
+    with pytest.raises(ValueError, match="has 4 layers, so the first 5 can't be kept"):
         keep_first_layers(model, 5)
 
 

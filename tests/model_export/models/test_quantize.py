@@ -91,7 +91,7 @@ def test_plain_transformers_loads_the_folder(quantized: Path) -> None:
 
 
 def test_quantized_folder_is_refused(quantized: Path, tmp_path: Path) -> None:
-    with pytest.raises(QuantizeError, match="int8 is quantized already"):
+    with pytest.raises(QuantizeError, match="int8 is already quantized"):
         quantize_folder(quantized, tmp_path / "again")
 
 
@@ -118,5 +118,5 @@ def test_other_quantization_is_not_taken_for_ours(quantized: Path, tmp_path: Pat
     for path in quantized.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(QuantizeError, match="another way"):
+    with pytest.raises(QuantizeError, match="another quantization"):
         load_as_served(tmp_path)

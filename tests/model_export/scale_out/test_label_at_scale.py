@@ -15,7 +15,7 @@ from model_export.data.prompting import PromptForm, Prompting, PromptingError
 from model_export.data.template import find_template
 from model_export.scale_out.label_at_scale import label_file
 from model_export.scale_out.label_plan import LabelError, LabelPlan, PathSampling
-from model_export.scale_out.trace_engine import Ask, Completion, EngineSetup, TraceEngine
+from model_export.scale_out.trace_engine import Completion, EngineSetup, MakeRequests, TraceEngine
 from model_export.teacher.label import SoftLabel, read_soft_labels
 from service.contract.manifest import Criteria, Limits
 from service.contract.prompt import Note
@@ -43,13 +43,13 @@ class ScriptedEngine:
         self.setups.append(setup)
         yield self
 
-    def complete(self, pairs: Sequence[Pair], ask: Ask) -> Iterator[list[Completion]]:
+    def complete(self, pairs: Sequence[Pair], make_requests: MakeRequests) -> Iterator[list[Completion]]:
         for pair in pairs:
             if pair.id == self.lost_at:
                 raise LabelError("the engine is lost")
             self.asked.append(pair.id)
             texts = self.traces.get(pair.id, (ONE, TWO))
-            yield [complete(text) for text, _ in zip(texts, ask(pair), strict=True)]
+            yield [complete(text) for text, _ in zip(texts, make_requests(pair), strict=True)]
 
 
 def complete(text: str) -> Completion:
@@ -110,7 +110,7 @@ def test_shards_hold_the_pairs_in_order(plan: LabelPlan, tmp_path: Path) -> None
 def test_pairs_without_a_path_that_parses_are_listed(plan: LabelPlan, tmp_path: Path) -> None:
     engine = ScriptedEngine({"p1": (PROSE, PROSE), "p4": (PROSE, "topic: one => 1\nGrade: 4")})
     said = run(plan, tmp_path / "out", engine)
-    assert said == "3 of 5 pairs are labelled; 2 had no path that parses, see unlabelled.jsonl"
+    assert said == "3 of 5 pairs are labelled; 2 have no path that parses, see unlabelled.jsonl"
     assert contents(tmp_path / "out")["unlabelled.jsonl"] == '{"id": "p1"}\n{"id": "p4"}\n'
     assert set(read_all(tmp_path / "out")) == {"p0", "p2", "p3"}
 
@@ -159,7 +159,7 @@ def test_other_inputs_are_refused_by_name(
     changes: dict[str, Any], named: str, plan: LabelPlan, tmp_path: Path
 ) -> None:
     run(plan, tmp_path / "out", ScriptedEngine())
-    with pytest.raises(LabelError, match=f"labels that follow from another {named}: give these another"):
+    with pytest.raises(LabelError, match=f"labels made with another {named}: choose another"):
         run(replace(plan, **changes), tmp_path / "out", ScriptedEngine())
 
 

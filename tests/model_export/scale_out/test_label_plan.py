@@ -14,7 +14,7 @@ from model_export.scale_out.label_plan import (
     LabelError,
     LabelPlan,
     PathSampling,
-    ask_paths,
+    path_requests,
     recipe_form,
     recipe_sampling,
     recipe_source,
@@ -40,7 +40,9 @@ def test_recipe_with_one_source_need_not_be_told_which() -> None:
 
 @pytest.mark.parametrize("name", [None, "forum"])
 def test_source_that_is_not_clear_is_asked_for(name: str | None) -> None:
-    with pytest.raises(LabelError, match="state which source the pairs are like: shop, library"):
+    with pytest.raises(
+        LabelError, match="--source must name the source that the pairs are like: shop, library"
+    ):
         recipe_source(recipe_of({"name": "shop"}, {"name": "library"}), name)
 
 
@@ -66,12 +68,12 @@ def test_sampling_that_samples_nothing_is_refused(paths: int, temperature: float
 
 
 def test_empty_shards_are_refused(tiny_base: Path) -> None:
-    with pytest.raises(LabelError, match="a shard must hold at least 1 pair, not 0"):
+    with pytest.raises(LabelError, match="the shard size must be at least 1; it is 0"):
         LabelPlan(Path("pairs.jsonl"), recipe_source(TINY, None), tiny_base, recipe_form(TINY), SAMPLING, 0)
 
 
 def test_folder_without_a_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(LabelError, match=r"is no transformers folder: it has no config\.json"):
+    with pytest.raises(LabelError, match=r"is not a transformers folder: it has no config\.json"):
         LabelPlan(Path("pairs.jsonl"), recipe_source(TINY, None), tmp_path, recipe_form(TINY), SAMPLING, 9)
 
 
@@ -79,9 +81,9 @@ def test_seeds_follow_from_pair_and_path_alone(tiny_base: Path) -> None:
     form = PromptForm(find_template("note-first-1"), recipe_form(TINY).criteria, TINY.model.limits)
     prompting = Prompting.load(form, tiny_base)
     pairs = [Pair(f"p{n}", f"wish {n}", Note("", "a scarf"), 1, "shop", "synthetic-1") for n in range(5)]
-    asked = [ask_paths(pair, prompting, SAMPLING) for pair in pairs]
-    assert [ask_paths(pair, prompting, SAMPLING) for pair in reversed(pairs)] == asked[::-1]
+    asked = [path_requests(pair, prompting, SAMPLING) for pair in pairs]
+    assert [path_requests(pair, prompting, SAMPLING) for pair in reversed(pairs)] == asked[::-1]
     seeds = [each.seed for paths in asked for each in paths]
     assert len(set(seeds)) == 10
     assert all(0 <= seed < 2**31 for seed in seeds)
-    assert ask_paths(pairs[0], prompting, replace(SAMPLING, seed=8))[0].seed != seeds[0]
+    assert path_requests(pairs[0], prompting, replace(SAMPLING, seed=8))[0].seed != seeds[0]

@@ -17,7 +17,7 @@ from model_export.recipe import CotConfig, TinyConfig
 from model_export.scale_out.label_at_scale import label_file
 from model_export.scale_out.label_plan import LabelError, LabelPlan, PathSampling
 from model_export.scale_out.ray_engine import RayOptions, reason_of, start_ray_engine
-from model_export.scale_out.trace_engine import Ask, Completion, EngineSetup, TraceEngine
+from model_export.scale_out.trace_engine import Completion, EngineSetup, MakeRequests, TraceEngine
 from model_export.teacher.label import SoftLabel, average, read_soft_labels
 from model_export.teacher.rollout import Sampler, read_path
 from model_export.teacher.sft import StageContext, train_cot
@@ -56,8 +56,8 @@ class Listener:
         self._engine = engine
         self.heard: list[list[Completion]] = []
 
-    def complete(self, pairs: Sequence[Pair], ask: Ask) -> Iterator[list[Completion]]:
-        for completions in self._engine.complete(pairs, ask):
+    def complete(self, pairs: Sequence[Pair], make_requests: MakeRequests) -> Iterator[list[Completion]]:
+        for completions in self._engine.complete(pairs, make_requests):
             self.heard.append(completions)
             yield completions
 

@@ -196,7 +196,7 @@ def test_what_rollouts_are_worth_is_logged(bench: Bench, masked: GivenRollouts) 
         ),
         ({"loss_type": "luspo"}, "loss_type='luspo' weighs a sequence as one"),
         ({"loss_type": "vespo"}, "loss_type='vespo' weighs a sequence as one"),
-        ({"off_policy_mask_threshold": 0.5}, "off_policy_mask_threshold drops rollouts"),
+        ({"off_policy_mask_threshold": 0.5}, "off_policy_mask_threshold drops whole rollouts"),
         ({"use_liger_kernel": True}, "use_liger_kernel"),
     ],
 )
