@@ -36,7 +36,7 @@ class _Data:
 def describe_plan(recipe: Recipe, data_root: Path) -> str:
     """Describe what `notegrade-train run` would do with the data under `data_root`.
 
-    Pairs are read and checked where all files are there. Raises NotegradeError for what the run itself would refuse:
+    Pairs are read and checked where all files are there. Raises NotegradeError for what the run would refuse:
     bad rows, an unknown template or criteria, a base that is not there.
     """
     find_template(recipe.model.template)

@@ -171,15 +171,15 @@ def _read_sources(recipe: Recipe, root: Path) -> Data:
         stated = load_criteria(config.criteria)
         criteria.setdefault(stated.name, stated)
         source = Source(config.name, stated.name, config.grades)
-        theirs_train, theirs_dev = (
+        own_train, own_dev = (
             read_pairs(root / config.train, source),
             read_pairs(root / config.dev, source),
         )
-        check_split(theirs_train, theirs_dev)
-        long_tail |= _long_tail(config, root, theirs_train, theirs_dev)
+        check_split(own_train, own_dev)
+        long_tail |= _long_tail(config, root, own_train, own_dev)
         random = Random(f"{recipe.seed} {config.name}")
-        train += _sample_pairs(theirs_train, config.max_train, random)
-        dev += sample_queries(theirs_dev, config.max_dev, random)
+        train += _sample_pairs(own_train, config.max_train, random)
+        dev += sample_queries(own_dev, config.max_dev, random)
     kept = frozenset(pair.id for pair in dev) & long_tail
     hashes = {name: hash_file(path) for name, path in _data_files(recipe.data, root).items()}
     return Data(tuple(train), tuple(dev), kept, tuple(criteria.values()), hashes)
@@ -223,7 +223,7 @@ def sample_dev(pairs: Sequence[Pair], most: int | None, random: Random) -> list[
     for pair in pairs:
         by_source.setdefault(pair.source, []).append(pair)
     share = max(1, most // max(1, len(by_source)))
-    return [pair for theirs in by_source.values() for pair in sample_queries(theirs, share, random)]
+    return [pair for own in by_source.values() for pair in sample_queries(own, share, random)]
 
 
 def _texts(data: Data) -> list[str]:

@@ -28,8 +28,8 @@ def balance(pairs: Sequence[Pair], exponent: float, seed: int) -> list[Pair]:
     random = Random(seed)
     return [
         pair
-        for theirs in by_source.values()
-        for pair in repeat(theirs, round(most * (len(theirs) / most) ** exponent), random)
+        for own in by_source.values()
+        for pair in repeat(own, round(most * (len(own) / most) ** exponent), random)
     ]
 
 

@@ -113,8 +113,8 @@ def load_base(location: BaseLocation) -> LoadedBase:
         Exception
     ) as error:  # on a wrong file, transformers, gguf and safetensors raise nearly any exception
         raise BaseModelError(f"the base {location.name} can't be loaded: {_first_line(error)}") from error
-    _forget_quantization(model, location)
-    _forget_how_it_was_read(tokenizer)
+    _remove_quantization(model, location)
+    _drop_loading_arguments(tokenizer)
     return LoadedBase(model.eval(), tokenizer, _describe(location))
 
 
@@ -156,7 +156,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _forget_quantization(model: Any, location: BaseLocation) -> None:
+def _remove_quantization(model: Any, location: BaseLocation) -> None:
     quantized = getattr(model.config, "quantization_config", None) is not None
     if quantized and not location.gguf_file:
         raise BaseModelError(f"the base {location.name} is quantized: take the model that it was made from")
@@ -168,7 +168,7 @@ def _forget_quantization(model: Any, location: BaseLocation) -> None:
         del model.config.quantization_config
 
 
-def _forget_how_it_was_read(tokenizer: Any) -> None:
+def _drop_loading_arguments(tokenizer: Any) -> None:
     # transformers 5.19 would save these with the tokenizer, and whoever loads it would inherit them.
     for name in ("is_local", "local_files_only"):
         tokenizer.init_kwargs.pop(name, None)

@@ -142,7 +142,7 @@ def _claim(out: Path, inputs: Mapping[str, object]) -> None:
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
         if other := sorted(key for key in inputs.keys() | before if inputs.get(key) != before.get(key)):
-            raise LabelError(f"{out} holds labels made with another {listed(other)}: choose another --out")
+            raise LabelError(f"{out} holds labels made with different {listed(other)}: choose another --out")
     _put(path, lambda partial_: partial_.write_text(json.dumps(inputs, indent=1) + "\n", encoding="utf-8"))
 
 

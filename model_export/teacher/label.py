@@ -37,10 +37,10 @@ def label_pairs(
 ) -> list[SoftLabel]:
     """Return the soft labels of the pairs, in order. A pair is left out when none of its paths parses."""
     sampler = Sampler.load(teacher, prompting, config.precision)
-    asked = [pair for pair in pairs for _ in range(config.paths)]
+    sampled = [pair for pair in pairs for _ in range(config.paths)]
     sampling = Sampling(max_tokens, config.temperature, config.batch_size)
-    paths = sample_paths(asked, prompting, sampler, sampling, on_batch)
-    found = [(pair, path) for pair, path in zip(asked, paths, strict=True) if path]
+    paths = sample_paths(sampled, prompting, sampler, sampling, on_batch)
+    found = [(pair, path) for pair, path in zip(sampled, paths, strict=True) if path]
     if not found:
         return []
     answers, _ = sampler.distributions([path.before_answer for _, path in found], config.batch_size)

@@ -159,7 +159,7 @@ def test_other_inputs_are_refused_by_name(
     changes: dict[str, Any], named: str, plan: LabelPlan, tmp_path: Path
 ) -> None:
     run(plan, tmp_path / "out", ScriptedEngine())
-    with pytest.raises(LabelError, match=f"labels made with another {named}: choose another"):
+    with pytest.raises(LabelError, match=f"labels made with different {named}: choose another"):
         run(replace(plan, **changes), tmp_path / "out", ScriptedEngine())
 
 
@@ -168,7 +168,7 @@ def test_other_pairs_and_another_teacher_are_refused_by_name(plan: LabelPlan, tm
     write_rows(tmp_path, PAIRS[:4])
     teacher = shutil.copytree(plan.teacher, tmp_path / "teacher")
     (teacher / "model.safetensors").write_bytes(b"other weights")
-    with pytest.raises(LabelError, match="from another pairs, teacher: give"):
+    with pytest.raises(LabelError, match="with different pairs, teacher: choose"):
         run(replace(plan, teacher=teacher), tmp_path / "out", ScriptedEngine())
 
 
