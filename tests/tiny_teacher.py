@@ -1,4 +1,4 @@
-"""A recipe of the smallest sizes, and a teacher that has learned a few pairs of its data by heart."""
+"""The smallest recipe, and a teacher that memorised a few pairs of its data."""
 
 import tomllib
 from dataclasses import dataclass
@@ -67,7 +67,7 @@ gate_pairs = 8
 
 @dataclass(frozen=True, slots=True)
 class TinyTeacher:
-    """Folders of an untrained base and of the teacher, the pairs that it knows, two of each grade, and others."""
+    """Folders of an untrained base and of the teacher, the pairs that it memorised (two per grade), and other pairs."""
 
     base: Path
     folder: Path
@@ -77,7 +77,7 @@ class TinyTeacher:
 
 
 def make_tiny_teacher(root: Path) -> TinyTeacher:
-    """Made in a few seconds, under `root`."""
+    """Train a teacher under `root` in a few seconds."""
     import torch
 
     from model_export.teacher.sft import StageContext, train_cot

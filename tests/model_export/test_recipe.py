@@ -23,7 +23,7 @@ def micro() -> dict[str, Any]:
         ({"sources": [{**SOURCE, "grades": [0, 4]}]}, "less than or equal to 3"),
     ],
 )
-def test_data_comes_from_one_place(data: dict[str, Any], complaint: str) -> None:
+def test_data_is_synthetic_or_from_sources(data: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValidationError, match=complaint):
         Recipe.model_validate({**micro(), "data": data})
 
@@ -44,14 +44,14 @@ def test_stage_can_not_start_from_another_base(section: str, changes: dict[str, 
         Recipe.model_validate(recipe)
 
 
-def test_what_a_student_reads_is_said_once() -> None:
+def test_labelled_share_and_pairs_exclude_each_other() -> None:
     recipe = micro()
     recipe["distil"] |= {"labelled_share": 0.5, "pairs": 3}
     with pytest.raises(ValidationError, match="remove one"):
         Recipe.model_validate(recipe)
 
 
-def test_without_rl_the_warm_up_labels() -> None:
+def test_without_rl_only_the_sft_teacher_can_label() -> None:
     recipe = micro()
     recipe["rl"] |= {"steps": 0}
     with pytest.raises(ValidationError, match=r"there is no sam without RL .*; use cot_sft"):
@@ -60,7 +60,7 @@ def test_without_rl_the_warm_up_labels() -> None:
     assert Recipe.model_validate(recipe).rl.steps == 0
 
 
-def test_student_s_base_is_the_teacher_s_by_default() -> None:
+def test_student_base_defaults_to_the_teacher_base() -> None:
     recipe = micro()
     assert Recipe.model_validate(recipe).model.student_base == "tiny"
     recipe["model"]["student"] = "smollm2"

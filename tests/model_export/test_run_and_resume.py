@@ -1,4 +1,4 @@
-"""The whole run of a recipe of the smallest sizes: undisturbed, killed and gone on with, and refused."""
+"""A run of the smallest recipe: uninterrupted, killed and resumed, and refused."""
 
 import json
 import re
@@ -40,13 +40,13 @@ def read_json(path: Path) -> Any:
 
 
 def visible_names(out: Path) -> list[str]:
-    """Without the hidden folder that an export leaves when it is killed with no chance to clean up."""
+    """Names without the hidden folder that a killed export leaves behind."""
     return sorted(path.name for path in out.iterdir() if not path.name.startswith(".checkpoint.partial-"))
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that nothing stopped."""
+    """The folder of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("undisturbed")
     log = folder / "log.txt"
     recipe, out = write_recipe(folder), folder / "out"
@@ -72,7 +72,7 @@ def test_run_goes_through_the_stages_of_its_plan(undisturbed: Path) -> None:
     assert planned == [*stages, "export"]
 
 
-def test_killed_run_goes_on_and_ends_with_the_same_checkpoint(undisturbed: Path, tmp_path: Path) -> None:
+def test_killed_run_resumes_to_the_same_checkpoint(undisturbed: Path, tmp_path: Path) -> None:
     recipe, out, log = write_recipe(tmp_path), tmp_path / "out", tmp_path / "log.txt"
     for stage, step in MOMENTS:
         assert run_killed_at(log, recipe, out, stage, step) == -signal.SIGKILL, (
@@ -96,7 +96,7 @@ def test_finished_run_keeps_all_its_stages(undisturbed: Path) -> None:
 
 
 def test_without_rl_the_sft_teacher_labels(undisturbed: Path) -> None:
-    """In the folder of the whole run, whose stages it goes on from; the checkpoint is another then."""
+    """It reuses stages of the uninterrupted run's folder and replaces its checkpoint."""
     log, out = undisturbed.parent / "without_rl.txt", undisturbed
     changes = ["rl.steps=0", "label.teacher=cot_sft", "evaluate.max_pairs=8"]
     options = [option for change in changes for option in ("--set", change)]
@@ -114,7 +114,7 @@ def test_without_rl_the_sft_teacher_labels(undisturbed: Path) -> None:
     assert "on 8 of them" in card
 
 
-def test_control_alone_is_measured_and_nothing_is_exported(tmp_path: Path) -> None:
+def test_control_only_measures_and_exports_nothing(tmp_path: Path) -> None:
     log, out = tmp_path / "log.txt", tmp_path / "out"
     change = ("--control-only", "--set", "label_only_sft.steps=2", "--set", "name=lever")
     ended = command(log, "run", str(write_recipe(tmp_path)), "--out", str(out), *change)
@@ -140,7 +140,7 @@ def refusal(tmp_path: Path, recipe: str, *arguments: str) -> str:
     return lines[-1]
 
 
-def test_warm_up_that_teaches_no_traces_stops_the_run(tmp_path: Path) -> None:
+def test_low_parse_rate_stops_the_run(tmp_path: Path) -> None:
     recipe = MICRO.replace("min_parse_rate = 0.0", "min_parse_rate = 1.0").replace("steps = 60", "steps = 1")
     line = refusal(tmp_path, recipe)
     assert line == (
@@ -149,7 +149,7 @@ def test_warm_up_that_teaches_no_traces_stops_the_run(tmp_path: Path) -> None:
     )
 
 
-def test_run_that_asks_less_of_the_warm_up_goes_on_from_it(tmp_path: Path) -> None:
+def test_lower_min_parse_rate_resumes_the_run(tmp_path: Path) -> None:
     refusal(tmp_path, MICRO.replace("min_parse_rate = 0.0", "min_parse_rate = 1.0"))
     log, out = tmp_path / "log.txt", tmp_path / "out"
     less = ("--set", "cot_sft.min_parse_rate=0.0")
@@ -174,7 +174,7 @@ def test_bad_data_is_refused_by_line(tmp_path: Path) -> None:
     assert "dev.jsonl: line 2: not JSON" in line
 
 
-def test_query_that_is_too_long_is_named_before_anything_is_trained(tmp_path: Path) -> None:
+def test_too_long_query_is_refused_before_training(tmp_path: Path) -> None:
     good = {"query": "tea", "note": {"title": None, "body": "green tea from the hills"}, "label": 0}
     rows = [{**good, "id": "1"}, {**good, "id": "2", "query": "tea " * 1000}]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

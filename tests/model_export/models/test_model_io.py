@@ -78,7 +78,7 @@ def test_first_layers_keep_their_layer_types(tmp_path: Path, tiny_base: Path) ->
         assert torch.equal(loaded(prompt).logits, model(prompt).logits)
 
 
-def test_model_is_loaded_in_float32_and_ready_to_read(tiny_base: Path) -> None:
+def test_model_loads_in_float32_and_evaluation_mode(tiny_base: Path) -> None:
     model = load_model(tiny_base)
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
     assert not model.training
@@ -99,7 +99,7 @@ def gradients(model: PreTrainedModel) -> list[torch.Tensor]:
 
 @WARNED
 @pytest.mark.parametrize("compiled", [False, True])
-def test_sped_up_model_has_the_same_gradients_and_names(compiled: bool) -> None:
+def test_speed_up_keeps_gradients_and_names(compiled: bool) -> None:
     model = make_model(3)
     names, expected = list(model.state_dict()), gradients(model)
     speed_up(model, compiled=compiled)
@@ -110,7 +110,7 @@ def test_sped_up_model_has_the_same_gradients_and_names(compiled: bool) -> None:
     assert list(model.state_dict()) == names
 
 
-def test_how_a_model_was_sped_up_is_not_written(tmp_path: Path, tiny_base: Path) -> None:
+def test_speed_up_leaves_no_trace_in_files(tmp_path: Path, tiny_base: Path) -> None:
     plain, fast = make_model(2), make_model(2)
     speed_up(fast, compiled=True)
     for name, model in (("plain", plain), ("fast", fast)):

@@ -1,4 +1,4 @@
-"""Labelling in shards, on an engine whose traces are written by hand; test_ray_engine.py has the real one."""
+"""Labelling in shards on a scripted engine; test_ray_engine.py runs the real one."""
 
 import contextlib
 import json
@@ -31,7 +31,7 @@ ONE, TWO, PROSE = "topic: one => 1\nGrade: 1", "topic: two => 2\nGrade: 2", "I w
 
 @dataclass
 class ScriptedEngine:
-    """Writes the same traces for each pair, and is lost at one of them. Remembers which pairs it was asked about."""
+    """Returns scripted traces for each pair, fails at one of them, and records the requested pairs."""
 
     traces: Mapping[str, Sequence[str]] = field(default_factory=dict)
     lost_at: str = ""
@@ -53,7 +53,7 @@ class ScriptedEngine:
 
 
 def complete(text: str) -> Completion:
-    """The text's tokens and the end; the labels have 0.4 in the answer's place, 0.3 of it at the grade it gives."""
+    """Encode the text with its end token; at the answer the labels have mass 0.4, of which 0.3 on the answered grade."""
     token_ids = [*encode(text), END]
     flat = [-9.0] * 4
     at_answer = [-1.2 if text.endswith(str(grade)) else -3.4 for grade in range(4)]
@@ -115,7 +115,7 @@ def test_pairs_without_a_path_that_parses_are_listed(plan: LabelPlan, tmp_path: 
     assert set(read_all(tmp_path / "out")) == {"p0", "p2", "p3"}
 
 
-def test_rerun_of_a_lost_run_does_the_missing_shards_alone(plan: LabelPlan, tmp_path: Path) -> None:
+def test_rerun_labels_only_the_missing_shards(plan: LabelPlan, tmp_path: Path) -> None:
     run(plan, tmp_path / "undisturbed", ScriptedEngine())
     out = tmp_path / "out"
     with pytest.raises(LabelError, match="the engine is lost"):
@@ -128,7 +128,7 @@ def test_rerun_of_a_lost_run_does_the_missing_shards_alone(plan: LabelPlan, tmp_
     assert contents(out) == contents(tmp_path / "undisturbed")
 
 
-def test_shard_that_was_removed_is_made_again(plan: LabelPlan, tmp_path: Path) -> None:
+def test_removed_shard_is_labelled_again(plan: LabelPlan, tmp_path: Path) -> None:
     run(plan, tmp_path / "out", ScriptedEngine())
     before = contents(tmp_path / "out")
     (tmp_path / "out" / "labels-00000.jsonl").unlink()
@@ -155,7 +155,7 @@ def test_finished_run_starts_no_engine(plan: LabelPlan, tmp_path: Path) -> None:
         ({"form": replace(FORM, limits=Limits(max_query_tokens=16, max_note_tokens=31))}, "form"),
     ],
 )
-def test_other_inputs_are_refused_by_name(
+def test_changed_inputs_are_refused_by_name(
     changes: dict[str, Any], named: str, plan: LabelPlan, tmp_path: Path
 ) -> None:
     run(plan, tmp_path / "out", ScriptedEngine())
@@ -163,7 +163,7 @@ def test_other_inputs_are_refused_by_name(
         run(replace(plan, **changes), tmp_path / "out", ScriptedEngine())
 
 
-def test_other_pairs_and_another_teacher_are_refused_by_name(plan: LabelPlan, tmp_path: Path) -> None:
+def test_changed_pairs_and_teacher_are_refused_by_name(plan: LabelPlan, tmp_path: Path) -> None:
     run(plan, tmp_path / "out", ScriptedEngine())
     write_rows(tmp_path, PAIRS[:4])
     teacher = shutil.copytree(plan.teacher, tmp_path / "teacher")
@@ -172,7 +172,7 @@ def test_other_pairs_and_another_teacher_are_refused_by_name(plan: LabelPlan, tm
         run(replace(plan, teacher=teacher), tmp_path / "out", ScriptedEngine())
 
 
-def test_engine_has_room_for_the_longest_prompt_and_path(plan: LabelPlan, tmp_path: Path) -> None:
+def test_engine_limits_fit_the_longest_prompt_and_path(plan: LabelPlan, tmp_path: Path) -> None:
     engine = ScriptedEngine()
     run(plan, tmp_path / "out", engine)
     prompting = Prompting.load(FORM, plan.teacher)
@@ -181,7 +181,7 @@ def test_engine_has_room_for_the_longest_prompt_and_path(plan: LabelPlan, tmp_pa
     assert engine.setups[0].label_token_ids == prompting.label_token_ids
 
 
-def test_pairs_may_do_without_labels(plan: LabelPlan, tmp_path: Path) -> None:
+def test_pairs_need_no_labels(plan: LabelPlan, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in plan.pairs.read_text(encoding="utf-8").splitlines()]
     for row in rows[:3]:
         del row["label"]

@@ -31,7 +31,7 @@ PAIRS = generate(0, 3, 2, 4).train[:10]
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that knows the traces of ten pairs by heart, save for some slips at temperature 1; made in seconds."""
+    """A model that memorised the traces of ten pairs, with some errors at temperature 1; trained in seconds."""
     torch.set_num_threads(1)
     base, taught = tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("taught")
     texts = [f" {p.query} {p.note.title} {p.note.body} {f.text}" for p in PAIRS for f in p.findings.values()]
@@ -50,7 +50,7 @@ def plan(teacher: Path, tmp_path: Path) -> LabelPlan:
 
 
 class Listener:
-    """Hands on what an engine says, and remembers it."""
+    """Passes an engine's completions on and records them."""
 
     def __init__(self, engine: TraceEngine) -> None:
         self._engine = engine
@@ -66,7 +66,7 @@ class Listener:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
 @pytest.mark.engine
 @pytest.mark.timeout(900)  # several processes import vLLM, on a machine that may be busy
-def test_labels_are_those_of_transformers_on_the_same_paths(plan: LabelPlan, tmp_path: Path) -> None:
+def test_labels_equal_those_of_transformers_on_the_same_paths(plan: LabelPlan, tmp_path: Path) -> None:
     listeners: list[Listener] = []
 
     @contextmanager
@@ -111,7 +111,7 @@ def test_missing_vllm_is_one_line(plan: LabelPlan, tmp_path: Path, monkeypatch: 
         label_file(plan, tmp_path / "out", partial(start_ray_engine, options=RayOptions()), lambda *_: None)
 
 
-def test_reason_is_what_stands_at_the_end_of_tracebacks() -> None:
+def test_reason_is_the_exception_at_the_end_of_the_tracebacks() -> None:
     text = """Traceback (most recent call last):
   File "engine.py", line 1, in start
 ray.exceptions.RayTaskError(ValueError): ray::MapWorker.__init__()

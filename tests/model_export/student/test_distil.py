@@ -42,18 +42,18 @@ def target(label: SoftLabel | None, tiny_teacher: TinyTeacher, **changes: Any) -
         ({"gold_weight": 1.0, "smoothing": 0.4}, [0.1, 0.1, 0.7, 0.1]),
     ],
 )
-def test_targets_worked_by_hand(
+def test_targets_match_those_computed_by_hand(
     tiny_teacher: TinyTeacher, changes: dict[str, Any], expected: list[float]
 ) -> None:
     assert target(LABEL, tiny_teacher, **changes) == pytest.approx(expected, abs=1e-4)
 
 
-def test_grade_that_the_teacher_is_sure_of_takes_no_temperature_amiss(tiny_teacher: TinyTeacher) -> None:
+def test_temperature_keeps_a_certain_grade(tiny_teacher: TinyTeacher) -> None:
     sure = SoftLabel("1", (0.0, 0.0, 0.0, 1.0), 1, STEPS)
     assert target(sure, tiny_teacher, gold_weight=0.0, temperature=3.0) == [0.0, 0.0, 0.0, 1.0]
 
 
-def test_student_answers_what_the_target_says_and_copies_the_teacher_s_trace(
+def test_example_has_the_target_s_grade_and_the_teacher_s_trace(
     tiny_teacher: TinyTeacher,
 ) -> None:
     prompting = tiny_teacher.prompting
@@ -63,18 +63,18 @@ def test_student_answers_what_the_target_says_and_copies_the_teacher_s_trace(
     assert example.label == 2
 
 
-def test_without_a_weight_the_trace_is_left_out(tiny_teacher: TinyTeacher) -> None:
+def test_trace_weight_of_zero_drops_the_trace(tiny_teacher: TinyTeacher) -> None:
     assert make_example(PAIR, LABEL, tiny_teacher.prompting, config(trace_weight=0.0)).completion == []
 
 
-def test_pair_that_the_teacher_has_not_labelled_is_learned_from_gold(tiny_teacher: TinyTeacher) -> None:
+def test_unlabelled_pair_learns_the_gold_grade(tiny_teacher: TinyTeacher) -> None:
     example = make_example(PAIR, None, tiny_teacher.prompting, config(gold_weight=0.0, smoothing=0.4))
     assert example.completion == []
     assert example.soft_label == pytest.approx([0.1, 0.1, 0.7, 0.1])
 
 
 @pytest.mark.parametrize(("share", "expected"), [(None, (2, 8)), (1, (20, 0)), (0.25, (5, 15))])
-def test_labelled_pairs_are_their_share_of_what_is_read(
+def test_labelled_pairs_have_their_share_of_the_examples(
     tiny_teacher: TinyTeacher,
     monkeypatch: pytest.MonkeyPatch,
     share: float | None,

@@ -18,7 +18,7 @@ PAIR = Pair("1", "red lamp", Note("lamp", "colour red"), 2, "synthetic", "synthe
         ({"smoothing": 0.4}, [0.1, 0.1, 0.7, 0.1]),
     ],
 )
-def test_control_learns_the_gold_grade_alone(
+def test_control_example_has_the_gold_grade_and_no_completion(
     tiny_teacher: TinyTeacher, changes: dict[str, Any], target: list[float]
 ) -> None:
     config = LabelOnlyConfig.model_validate({"steps": 1, **changes})
