@@ -162,7 +162,10 @@ class Pipeline:
         return self._train("distil", prompting, config, {"start": start, "labels": soft_labels}, work)
 
     def as_adapter(self, student: Path, base: Path, soft_labels: Path, prompting: Prompting) -> Path:
-        """Return the student to serve: base and low-rank adapter merged where the recipe asks for an adapter."""
+        """Return the student to serve: base and low-rank adapter merged where the recipe asks for an adapter.
+
+        Raises RunError when no pair has a soft label, on which the adapter is fitted.
+        """
         rank, config = self._recipe.export.adapter_rank, self._recipe.distil
         if rank is None:
             return student
@@ -171,6 +174,11 @@ class Pipeline:
         def work(folder: Path) -> None:
             labels = read_soft_labels(soft_labels / _SOFT_LABELS)
             labelled = [pair for pair in self.data.train if pair.id in labels]
+            if not labelled:
+                raise RunError(
+                    "no pair has a soft label to fit the adapter on, because no sampled trace of the teacher parses: "
+                    'lower rl.learning_rate, or set label.teacher = "cot_sft"'
+                )
             sampled = Random(self._recipe.seed).sample(labelled, min(_CUT_PAIRS, len(labelled)))
             examples = [make_example(pair, labels[pair.id], prompting, config) for pair in sampled]
             rows = [example.prompt + example.completion for example in examples]
