@@ -24,7 +24,7 @@ app = typer.Typer(
 
 @app.command()
 def assemble(
-    out: Annotated[Path, typer.Option(help="Folder to make.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
     base: Annotated[
         str, typer.Option(help="`smollm2`, a transformers folder, a GGUF file, or a hub id (owner/name).")
     ] = "smollm2",
@@ -32,9 +32,9 @@ def assemble(
         Path | None,
         typer.Option(help="Adapter folder to merge in; the packaged one for `smollm2` by default."),
     ] = None,
-    zero_shot: Annotated[bool, typer.Option("--zero-shot", help="Take no adapter.")] = False,
+    zero_shot: Annotated[bool, typer.Option("--zero-shot", help="Use no adapter.")] = False,
     template: Annotated[
-        str | None, typer.Option(help="Order of a zero-shot prompt; note-first-1 by default.")
+        str | None, typer.Option(help="Template of a zero-shot prompt; note-first-1 by default.")
     ] = None,
     criteria: Annotated[
         str | None,
@@ -46,13 +46,14 @@ def assemble(
     int8: Annotated[
         bool,
         typer.Option(
-            "--int8", help="Write int8 weights (W8A8); `notegrade-train verify` tells what they cost."
+            "--int8",
+            help="Write int8 weights (W8A8); `notegrade-train verify` measures the loss of accuracy.",
         ),
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace a checkpoint that lies there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing checkpoint.")] = False,
 ) -> None:
     """Make a checkpoint of a base model: with a trained adapter merged in, or zero-shot with a criteria prompt."""
-    # Not at the top: torch and transformers take seconds, and `--help` needs neither.
+    # Not at the top: importing torch and transformers takes seconds, and `--help` needs neither.
     from model_export.checkpoint.adapter import default_adapter
     from model_export.checkpoint.assemble import Plan
     from model_export.checkpoint.assemble import assemble as make
@@ -88,29 +89,29 @@ def run(
     seed: Annotated[int | None, typer.Option(help="Seed in place of the recipe's.")] = None,
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", help="KEY=VALUE in place of what the recipe says: label_only_sft.steps=300."),
+        typer.Option("--set", help="KEY=VALUE that overrides the recipe, such as label_only_sft.steps=300."),
     ] = None,
     control_only: Annotated[
         bool,
-        typer.Option("--control-only", help="Train and measure the label-only control, and no more."),
+        typer.Option("--control-only", help="Train and measure only the label-only control."),
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and do nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and train nothing.")] = False,
 ) -> None:
-    """Train a teacher and its student by a recipe, and export the student; a rerun goes on where this one ended."""
+    """Train a teacher and its student by a recipe, and export the student. A rerun resumes where the last run stopped."""
     from model_export.recipe_file import parse_recipe, read_recipe_text
 
     text = read_recipe_text(recipe, changes or ())
     plan = parse_recipe(text, f"the recipe {recipe}")
     if seed is not None:
         plan = plan.model_copy(update={"seed": seed})
+    from model_export.progress import quiet_vendors, show_progress
+
+    quiet_vendors()
     if dry_run:
         from model_export.dry_run import describe_plan
 
         typer.echo(describe_plan(plan, data))
         return
-    from model_export.progress import quiet_vendors, show_progress
-
-    quiet_vendors()
     from model_export.evaluation.evaluate import format_table
     from model_export.run import run as train
 
@@ -119,29 +120,29 @@ def run(
         evaluation = train(plan, text, data, folder, on_progress, control_only=control_only)
     typer.echo(format_table(evaluation))
     typer.echo(
-        f"{folder}/report.html tells of it"
+        f"The report is {folder}/report.html"
         if control_only
-        else f"{folder}/checkpoint is ready; {folder}/report.html tells of it"
+        else f"{folder}/checkpoint is ready; the report is {folder}/report.html"
     )
 
 
 @app.command()
 def evaluate(
     checkpoints: Annotated[
-        list[Path], typer.Argument(help="Checkpoint folders; the first against all others.")
+        list[Path], typer.Argument(help="Checkpoint folders; the first is compared with all others.")
     ],
-    recipe: Annotated[Path, typer.Option(help="Recipe whose data to measure on.")],
+    recipe: Annotated[Path, typer.Option(help="Recipe whose dev pairs to measure on.")],
     data: Annotated[Path, typer.Option(help="Folder that the recipe's data files lie in.")] = Path(),
     out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
     bfloat16: Annotated[
         bool,
         typer.Option(
             "--bfloat16",
-            help="Weights and arithmetic in bfloat16, as served: four times as fast where the processor has AMX.",
+            help="Measure in bfloat16, as served: four times as fast where the processor has AMX.",
         ),
     ] = False,
 ) -> None:
-    """Measure checkpoints side by side, beside majority and BM25, on all dev pairs of a recipe's data."""
+    """Measure checkpoints, and the majority and BM25 baselines, on all dev pairs of a recipe's data."""
     from model_export.progress import quiet_vendors, show_progress
     from model_export.recipe_file import load_recipe
 
@@ -179,10 +180,10 @@ def ladder(
     out: Annotated[Path, typer.Option(help="HTML file to write.")],
     lever: Annotated[
         list[Path] | None,
-        typer.Option(help="Run of the control alone with something changed (`run --control-only --set`)."),
+        typer.Option(help="Run of the control with a changed setting (`run --control-only --set`)."),
     ] = None,
 ) -> None:
-    """Tell what each rung of a recipe gave over several seeds, what it cost, and what else was tried, on one page."""
+    """Show what each step of a recipe gained and cost over several seeds, and what else was tried, on one page."""
     from model_export.reports.ladder import write_ladder
 
     write_ladder(runs, lever or (), out)
@@ -191,15 +192,15 @@ def ladder(
 
 @app.command()
 def compare(
-    first: Annotated[Path, typer.Argument(help="Checkpoint folder: the one that serves.")],
-    second: Annotated[Path, typer.Argument(help="Checkpoint folder: the one that might.")],
+    first: Annotated[Path, typer.Argument(help="Checkpoint folder that serves now.")],
+    second: Annotated[Path, typer.Argument(help="Checkpoint folder that might replace it.")],
     pairs: Annotated[Path, typer.Option(help="Pairs in JSON lines; they need no label.")],
     criteria: Annotated[
-        str | None, typer.Option(help="Criteria of both; each one's default by default.")
+        str | None, typer.Option(help="Criteria for both; by default each checkpoint's own default.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="JSON file for all of it, pair by pair.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file for all results, pair by pair.")] = None,
 ) -> None:
-    """Tell what would change if the second checkpoint took the first one's place: grades, order, scores, cost."""
+    """Compare two checkpoints: what would change in grades, order, scores and cost if the second replaced the first."""
     from model_export.progress import quiet_vendors, show_progress
 
     quiet_vendors()
@@ -218,22 +219,24 @@ def label(
     teacher: Annotated[
         Path, typer.Option(help="Transformers folder of the teacher, such as a run's sam-... stage.")
     ],
-    recipe: Annotated[Path, typer.Option(help="Recipe that the teacher was made by.")],
-    out: Annotated[Path, typer.Option(help="Folder for the labels; a rerun goes on in it.")],
+    recipe: Annotated[Path, typer.Option(help="Recipe that trained the teacher.")],
+    out: Annotated[Path, typer.Option(help="Folder for the labels; a rerun resumes in it.")],
     source: Annotated[str | None, typer.Option(help="The recipe's source that the pairs are like.")] = None,
     paths: Annotated[
-        int | None, typer.Option(help="Reasoning paths of each pair; the recipe's by default.")
+        int | None, typer.Option(help="Reasoning paths per pair; the recipe's by default.")
     ] = None,
     temperature: Annotated[
-        float | None, typer.Option(help="Of the sampling; the recipe's by default.")
+        float | None, typer.Option(help="Sampling temperature; the recipe's by default.")
     ] = None,
     engines: Annotated[
-        int, typer.Option(help="vLLM engines, each on a GPU of its own where there are GPUs.")
+        int, typer.Option(help="Number of vLLM engines, each on a GPU of its own where there are GPUs.")
     ] = 1,
-    address: Annotated[str, typer.Option(help="A running Ray cluster; `local` starts one here.")] = "local",
-    shard_size: Annotated[int, typer.Option(help="Pairs in a file of labels.")] = 10_000,
+    address: Annotated[
+        str, typer.Option(help="Address of a running Ray cluster; `local` starts one here.")
+    ] = "local",
+    shard_size: Annotated[int, typer.Option(help="Pairs per file of labels.")] = 10_000,
 ) -> None:
-    """Let a teacher label any number of pairs, on Ray Data and vLLM: soft labels, as `label.folder` takes them."""
+    """Let a teacher label any number of pairs on Ray Data and vLLM: soft labels for a recipe's `label.folder`."""
     from model_export.progress import quiet_vendors, show_progress
     from model_export.recipe_file import load_recipe
 
@@ -259,12 +262,12 @@ def label(
 def verify(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder.")],
     pairs: Annotated[
-        Path | None, typer.Option(help="Judged pairs, JSON lines: macro-F1 is held too then.")
+        Path | None, typer.Option(help="Judged pairs in JSON lines, to check macro-F1 too.")
     ] = None,
-    criteria: Annotated[str | None, typer.Option(help="Criteria the pairs are judged by.")] = None,
-    vllm: Annotated[bool, typer.Option(help="Start plain vLLM on the folder, and hold it too.")] = True,
+    criteria: Annotated[str | None, typer.Option(help="Criteria that the pairs were judged by.")] = None,
+    vllm: Annotated[bool, typer.Option(help="Start plain vLLM on the folder and check it too.")] = True,
 ) -> None:
-    """Run the export gates on any checkpoint folder; exit code 1 when one is not passed."""
+    """Run the export gates on any checkpoint folder. The exit code is 1 when a gate fails."""
     from model_export.checkpoint.gates import verify as measure
     from model_export.data.pairs import Source, read_pairs
     from model_export.progress import quiet_vendors
@@ -280,14 +283,14 @@ def verify(
         raise typer.Exit(1)
 
 
-def _stop(signum: int, _frame: FrameType | None) -> NoReturn:
-    # As an exception, so that the half-written folder goes.
+def _exit(signum: int, _frame: FrameType | None) -> NoReturn:
+    # Exit by an exception, so that half-written folders are removed.
     sys.exit(128 + signum)
 
 
 def main() -> None:
-    """Run the command; what a user can put right is one line on stderr and exit code 2."""
-    signal.signal(signal.SIGTERM, _stop)
+    """Run the command. Errors that a user can correct are one line on stderr, with exit code 2."""
+    signal.signal(signal.SIGTERM, _exit)
     try:
         app()
     except (NotegradeError, OSError) as error:

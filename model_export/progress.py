@@ -1,4 +1,4 @@
-"""What a person sees while the trainer works."""
+"""Progress bars on the terminal while the trainer works."""
 
 import contextlib
 import logging
@@ -14,21 +14,21 @@ from model_export.checkpoint.writer import OnProgress
 
 
 def quiet_vendors() -> None:
-    """Keep transformers' own bars and hints off the terminal; for when it isn't imported yet."""
+    """Silence progress bars and hints of transformers, TRL and vLLM. Call it before transformers is imported."""
     os.environ["TQDM_DISABLE"] = "1"
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     os.environ["HF_HUB_VERBOSITY"] = "error"
-    # TRL imports it, and vLLM warns before it has read any level from the environment.
+    # TRL imports vLLM, which warns before it reads a level from the environment.
     os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
     logging.getLogger("vllm").setLevel(logging.ERROR)
-    # It concerns rollouts by vLLM alone, and is said five times.
+    # The warning matters only for rollouts by vLLM, and is repeated five times.
     warnings.filterwarnings("ignore", message="TRL currently supports vLLM versions")
 
 
 @contextlib.contextmanager
 def show_progress() -> Iterator[OnProgress]:
-    """A bar for the stage at work, and one line for each that is done, on stderr."""
+    """Show a bar for the current stage, and one line for each finished stage, on stderr."""
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     stage, started = "", time.monotonic()

@@ -1,4 +1,4 @@
-"""A recipe: everything that a training run is made of. model_export/recipe_file.py reads one."""
+"""The recipe: every setting of a training run, as typed sections. recipe_file.py reads one from a file."""
 
 from typing import Annotated, Literal, Self
 
@@ -10,12 +10,12 @@ from service.contract.manifest import Limits, Name
 Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
 TINY_BASE = "tiny"
-PARSE_SAMPLE = 96  # traces whose parse rate gates what comes after the warm-up
+PARSE_SAMPLE = 96  # traces sampled to measure the SFT teacher's parse rate
 Precision = Literal["float32", "bfloat16"]
 
 
 class TinyConfig(Strict):
-    """Shape of the model made from scratch for the base `tiny`; heads of 32, the least that vLLM takes on a CPU."""
+    """Shape of the base `tiny`, which is made from scratch. Its attention heads are 32 wide, the smallest that vLLM runs on a CPU."""
 
     vocabulary: Positive = 1024
     hidden: Annotated[int, Field(ge=64, multiple_of=32)] = 192
@@ -23,17 +23,17 @@ class TinyConfig(Strict):
 
     @property
     def heads(self) -> int:
-        """Attention heads, each with keys and values of its own."""
+        """Number of attention heads; each has its own keys and values."""
         return self.hidden // 32
 
     @property
     def intermediate(self) -> int:
-        """Width inside a layer."""
+        """Width of the feed-forward part of a layer."""
         return self.hidden * 3
 
 
 class ModelConfig(Strict):
-    """Bases by name as `notegrade-train assemble` takes them, or `tiny`; the student's is the teacher's by default."""
+    """The base models, by name as in `notegrade-train assemble`, or `tiny`. The student's base is the teacher's by default."""
 
     teacher: str
     student: str | None = None
@@ -43,23 +43,23 @@ class ModelConfig(Strict):
 
     @property
     def student_base(self) -> str:
-        """The base that the student and the label-only control start from."""
+        """Base of the student and of the label-only control."""
         return self.student or self.teacher
 
 
 class TrainConfig(Strict):
-    """One supervised stage. `train` says which weights learn: all linear ones, or those of the upper layers alone.
+    """Settings of one supervised stage.
 
     Attributes:
         schedule: of the learning rate, after its warm-up.
-        pairs: how many pairs an epoch takes; all by default.
-        source_exponent: a source of n pairs is read as often as n to this power: 1 takes the pairs as they are, less repeats those
-            of small sources, 0 reads all sources alike often.
-        keep_outputs: what the frozen layers make of each pair is computed once and kept on disk while the stage trains: worth
-            it from the second epoch on.
-        save_steps: how often the stage's state is kept, for a rerun to go on from; never by default.
-        precision: arithmetic of forward and backward passes; weights and optimizer are float32.
-        compile: the layers, by torch.compile: a minute at the start of the stage for a third less in each step.
+        pairs: number of pairs in an epoch; all by default.
+        source_exponent: a source of n pairs is sampled in proportion to n to this power: 1 keeps the pairs as they are, less
+            repeats pairs of small sources, 0 samples all sources equally.
+        frozen_layers: number of lower layers that don't learn.
+        keep_outputs: cache the frozen layers' activations on disk while the stage trains. It saves time from the second epoch on.
+        save_steps: steps between saved states, from which a rerun resumes; never by default.
+        precision: of the forward and backward passes; weights and optimizer stay float32.
+        compile: compile the layers with torch.compile: a minute at the start of the stage, a third less time per step.
     """
 
     steps: Positive
@@ -77,41 +77,40 @@ class TrainConfig(Strict):
     compile: bool = False
 
     @model_validator(mode="after")
-    def _outputs_are_of_frozen_layers(self) -> Self:
+    def _kept_outputs_need_frozen_layers(self) -> Self:
         if self.keep_outputs and not self.frozen_layers:
             raise ValueError(
-                "keep_outputs: no layers are frozen (frozen_layers), so there are no outputs to keep"
+                "keep_outputs: there are no frozen layers whose outputs could be kept; set frozen_layers"
             )
         return self
 
 
 class LabelOnlyConfig(TrainConfig):
-    """The control: cross-entropy on the grade token alone.
-
-    Attributes:
-        variance_smoothing: spread the gold label by the annotators' variance, where the data carries it.
-    """
+    """Settings of the label-only control, which learns the grade token and no trace."""
 
     smoothing: Share = 0.0
-    variance_smoothing: bool = False
 
 
 class CotConfig(TrainConfig):
-    """The warm-up on reasoning traces. Below `min_parse_rate` the run stops: RL would see no reward, the student no traces."""
+    """Settings of supervised training on reasoning traces.
+
+    Attributes:
+        min_parse_rate: gate: below it the run stops, because RL would see no reward and the student no traces.
+    """
 
     min_parse_rate: Share = 0.9
     start: Literal["base", "label_only_sft"] = "base"
 
 
 class RlConfig(Strict):
-    """GRPO on TRL, with and without the step mask; both start from the warm-up and take the same steps.
+    """Settings of GRPO on TRL, with and without the step mask. Both start from the SFT teacher and take the same steps.
 
     Attributes:
-        steps: of each; 0 leaves both out, and the warm-up is the teacher.
-        prompts: prompts a step; `rollouts` is the group of each.
-        distance_weight: share of the reward that falls with the distance of the grade; the rest is for the exact one.
+        steps: of each of the two; 0 leaves both out, and the SFT teacher labels.
+        prompts: prompts per step; `rollouts` is the group size of each.
+        distance_weight: share of the reward that falls with the distance of the grade; the rest is for the exact grade.
         format_weight: reward of a trace that parses, added to the grade's.
-        loss: TRL's loss type; sequence-level ones are refused, since they would undo the step mask.
+        loss: TRL's loss type; sequence-level types are refused, because they would undo the step mask.
     """
 
     steps: Annotated[int, Field(ge=0)]
@@ -133,16 +132,16 @@ class RlConfig(Strict):
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """Its stages: without the step mask, and with it."""
+        """Names of its stages: without the step mask, and with it."""
         return ("grpo", "sam") if self.steps else ()
 
 
 class LabelConfig(Strict):
-    """Soft labels: the teacher's answer distribution, averaged over `paths` sampled reasoning paths of each pair.
+    """Settings of soft labels: the teacher's answer distribution, averaged over `paths` sampled reasoning paths of each pair.
 
     Attributes:
         source_exponent: as in training, but no pair is labelled twice.
-        folder: what `notegrade-train label` made, under the data folder; then nothing is sampled here.
+        folder: labels from `notegrade-train label`, under the data folder; the run then samples none.
         precision: of the teacher's weights and arithmetic.
     """
 
@@ -157,40 +156,33 @@ class LabelConfig(Strict):
 
 
 class DistilConfig(TrainConfig):
-    """The student: answers first, by soft labels, then writes the teacher's trace.
+    """Settings of the student, which writes the grade first and then a trace, trained on soft labels and the teacher's traces.
 
     Attributes:
-        start: what it is trained from; `teacher`, where both have one base, is the model that wrote the labels.
-        layers: how many layers to keep, evenly spaced, the first and last among them; all by default.
+        start: model to start from; `teacher`, where both have one base, is the model that wrote the labels.
         gold_weight: share of the gold label in the target, beside the teacher's distribution.
-        temperature: of the teacher's distribution: above 1 flattens it.
+        temperature: of the teacher's distribution; above 1 flattens it.
         trace_weight: weight of the loss on the trace's tokens; the grade token's is 1.
-        variance_smoothing: spread the gold label by the annotators' variance, where the data carries it.
-        labelled_share: of all that it reads in its steps, so much are pairs that the teacher has labelled, again and again where
-            they are few, and the rest others; unset, it reads the pairs as they are. Where the teacher has labelled few, a student that learns from all pairs sees too few
-            traces to write one, and a student that learns from those few alone forgets what it knew of grades.
-        control_share: share of the label-only control in the mean of both models' weights that becomes the student. Learning
-            traces costs grades, and a part of what it costs comes back so (arXiv 2109.01903).
+        labelled_share: share of the examples in all steps that come from pairs with a soft label, repeated where they are few;
+            the rest are other pairs. Unset, each pair is used as often as the others. With few labelled pairs, training on all
+            pairs shows the student too few traces to write one, and training on the labelled pairs alone costs it accuracy.
     """
 
     start: Literal["base", "label_only_sft", "teacher"] = "base"
-    layers: Positive | None = None
     gold_weight: Share = 0.5
     temperature: Annotated[float, Field(gt=0)] = 1.0
     trace_weight: Annotated[float, Field(ge=0)] = 0.1
-    variance_smoothing: bool = False
     smoothing: Share = 0.0
     labelled_share: Annotated[float, Field(gt=0, le=1)] | None = None
-    control_share: Share = 0.0
 
 
 class EvaluateConfig(Strict):
-    """How many dev pairs (whole queries) the systems are measured on: reasoning costs several times more.
-
-    What is exported is measured and calibrated on all.
+    """Settings of the evaluation.
 
     Attributes:
-        precision: of the weights and arithmetic of what is measured; bfloat16 is what the service runs in where it can.
+        max_pairs: number of dev pairs, in whole queries, that all systems are measured on; reasoning costs several times more
+            than a direct grade. The exported student is measured and calibrated on all.
+        precision: of the measured models' weights and arithmetic; the service runs in bfloat16 where it can.
     """
 
     max_pairs: Positive | None = None
@@ -200,13 +192,14 @@ class EvaluateConfig(Strict):
 
 
 class ExportConfig(Strict):
-    """The checkpoint.
+    """Settings of the exported checkpoint.
 
     Attributes:
         name: in its manifest; the recipe's by default.
-        adapter_rank: cut the student's difference to its base to this rank first, and write the adapter too.
-        gate_pairs: how many dev pairs the gates measure macro-F1 on.
-        with_vllm: start plain vLLM on the folder and hold it against transformers.
+        adapter_rank: reduce the student's difference to its base to an adapter of this rank, serve the two merged, and write
+            the adapter too.
+        gate_pairs: number of dev pairs on which the gates measure macro-F1.
+        with_vllm: start plain vLLM on the folder and compare it with transformers.
     """
 
     name: Name | None = None
@@ -217,10 +210,10 @@ class ExportConfig(Strict):
 
 
 class LaunchConfig(Strict):
-    """How training stages start: in one process, or by torchrun on several, which share each batch.
+    """Processes of each training stage: one, or several that torchrun starts and that share each batch.
 
     Attributes:
-        fsdp: they share the weights as well, and compute activations twice.
+        fsdp: they share the weights too, and compute activations twice.
     """
 
     processes: Positive = 1
@@ -228,7 +221,7 @@ class LaunchConfig(Strict):
 
 
 class Recipe(Strict):
-    """The whole file."""
+    """All settings of a training run."""
 
     name: Name
     seed: Annotated[int, Field(ge=0)] = 0
@@ -247,25 +240,17 @@ class Recipe(Strict):
     def _stages_fit_together(self) -> Self:
         if self.model.teacher != self.model.student_base and self.cot_sft.start == "label_only_sft":
             raise ValueError(
-                "cot_sft.start: label_only_sft is trained on the student's base, the teacher has another"
+                "cot_sft.start: label_only_sft is trained from the student's base, and the teacher has another base"
             )
         if self.model.teacher != self.model.student_base and self.distil.start == "teacher":
-            raise ValueError("distil.start: the student can't start from the teacher, which has another base")
-        if self.export.adapter_rank and self.distil.layers:
-            raise ValueError(
-                "export.adapter_rank: an adapter fits the whole base, and distil.layers drops layers of it"
-            )
-        if self.distil.control_share and self.distil.layers:
-            raise ValueError(
-                "distil.control_share: the control has all layers, and distil.layers drops some of the student's"
-            )
+            raise ValueError("distil.start: the student can't start from a teacher that has another base")
         if self.distil.labelled_share is not None and self.distil.pairs is not None:
             raise ValueError(
-                "distil.pairs: with distil.labelled_share, steps and batch_size say how many are read; leave one out"
+                "distil.pairs: with distil.labelled_share, steps and batch_size set the number of examples; remove one"
             )
         if self.rl.steps == 0 and self.label.teacher != "cot_sft":
             raise ValueError(
-                f"label.teacher: without RL (rl.steps = 0) there is no {self.label.teacher}; take cot_sft"
+                f"label.teacher: there is no {self.label.teacher} without RL (rl.steps = 0); use cot_sft"
             )
         return self
 
@@ -275,9 +260,9 @@ class Recipe(Strict):
         if processes > 1 and any(
             stage.keep_outputs for stage in (self.label_only_sft, self.cot_sft, self.distil)
         ):
-            raise ValueError("keep_outputs: one process keeps them, and launch.processes asks for more")
+            raise ValueError("keep_outputs: works in one process only, and launch.processes is higher")
         if self.launch.fsdp and processes == 1:
-            raise ValueError("launch.fsdp: one process has none to share its weights with")
+            raise ValueError("launch.fsdp: needs launch.processes of 2 or more")
         batches = {
             "label_only_sft.batch_size": self.label_only_sft.batch_size,
             "cot_sft.batch_size": self.cot_sft.batch_size,
@@ -285,5 +270,5 @@ class Recipe(Strict):
             "distil.batch_size": self.distil.batch_size,
         }
         if uneven := [name for name, size in batches.items() if size % processes]:
-            raise ValueError(f"launch.processes: {processes} can't share {', '.join(uneven)} evenly")
+            raise ValueError(f"launch.processes: {processes} does not divide {', '.join(uneven)}")
         return self

@@ -1,4 +1,4 @@
-"""The data section of a recipe: what a run trains on and is measured on."""
+"""The data section of a recipe: the pairs that a run trains on and measures on."""
 
 from typing import Annotated, Literal, Self
 
@@ -10,13 +10,13 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 class Strict(BaseModel):
-    """A section of a recipe: a field that it doesn't know is refused."""
+    """A section of a recipe. Unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class SyntheticConfig(Strict):
-    """Pairs that the project generates itself, see synthetic.py."""
+    """Sizes of the data that the project generates itself, see data/synthetic.py."""
 
     train_queries: Positive
     dev_queries: Positive
@@ -24,15 +24,15 @@ class SyntheticConfig(Strict):
 
 
 class SourceConfig(Strict):
-    """One source of judged pairs: JSON-lines files under the data folder.
+    """A source of judged pairs: JSON-lines files under the data folder.
 
     Attributes:
         criteria: packaged criteria or a TOML file, which the pairs were judged by.
-        grades: what each label of the files is on the recipe's scale: [0, 1, 3] maps 0-2 to 0-3.
-        long_tail: ids of dev pairs, one a line; by default, the rarest third of the queries is taken.
-        licence: whose the pairs are, for the model card.
-        max_train: how many pairs to take, picked by the recipe's seed; all by default.
-        max_dev: the same for dev, of which whole queries are taken.
+        grades: the grade on the recipe's scale for each label of the files: [0, 1, 3] maps 0-2 to 0-3.
+        long_tail: file with ids of dev pairs, one per line; by default the rarest third of the queries.
+        licence: licence of the pairs, for the model card.
+        max_train: number of training pairs to sample with the recipe's seed; all by default.
+        max_dev: the same for dev pairs, sampled by whole queries.
     """
 
     name: Name
@@ -47,16 +47,16 @@ class SourceConfig(Strict):
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Names of all its files."""
+        """Names of all files of the source."""
         return tuple(name for name in (self.train, self.dev, self.long_tail) if name)
 
 
 class DataConfig(Strict):
-    """Either `synthetic` or at least one source. The criteria of the first source are the checkpoint's default.
+    """Either `synthetic` or at least one source. The first source's criteria become the checkpoint's default.
 
     Attributes:
-        leaking_dev: what to do with dev pairs whose query *another* source trains on: refuse the data, or leave those
-            pairs out and say so in the report. Within a source they are always refused.
+        leaking_dev: what to do with dev pairs whose query *another* source trains on: `refuse` the data, or `drop` the pairs
+            and say so in the report. Within one source they are always refused.
     """
 
     synthetic: SyntheticConfig | None = None
@@ -66,7 +66,7 @@ class DataConfig(Strict):
     @model_validator(mode="after")
     def _one_or_the_other(self) -> Self:
         if (self.synthetic is None) == (not self.sources):
-            raise ValueError("state either [data.synthetic] or at least one [[data.sources]]")
+            raise ValueError("set either [data.synthetic] or at least one [[data.sources]]")
         names = [source.name for source in self.sources]
         if len(set(names)) < len(names):
             raise ValueError(f"sources must have distinct names, not {names}")

@@ -1,4 +1,4 @@
-"""A recipe as a TOML file, and what is changed of it on the command line."""
+"""Reads a recipe from a TOML file and applies changes from the command line."""
 
 import json
 import tomllib
@@ -12,16 +12,16 @@ from model_export.recipe import Recipe
 from service.contract.validation import one_line
 from service.errors import NotegradeError
 
-# How a recipe's text tells of a change: still TOML, and read by people, too.
+# Marks an appended change. The text stays valid TOML, and reports show it.
 _CHANGE = "# --set "
 
 
 class RecipeError(NotegradeError):
-    """A recipe that can't be read or can't be run."""
+    """Raised for a recipe that can't be read or is not valid."""
 
 
 def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
-    """Read and check a recipe; RecipeError names every bad field at once.
+    """Read and check a recipe. RecipeError lists every bad field.
 
     `changes` are as for `read_recipe_text`.
     """
@@ -29,10 +29,10 @@ def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
 
 
 def read_recipe_text(path: Path, changes: Sequence[str] = ()) -> str:
-    """The file's text, and what is changed of it, each change a line behind it. Raises RecipeError.
+    """Return the file's text with each change appended as a comment line. Raises RecipeError.
 
-    A change is a line of TOML with a dotted key, such as `label_only_sft.steps=300`, and goes before what the file says; a
-    value that is no TOML is a string.
+    A change is a line of TOML with a dotted key, such as `label_only_sft.steps=300`. It overrides the file. A value that is
+    not TOML is taken as a string.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -44,12 +44,12 @@ def read_recipe_text(path: Path, changes: Sequence[str] = ()) -> str:
 
 
 def read_changes(text: str) -> tuple[str, ...]:
-    """The changes that a recipe's text ends with."""
+    """Return the changes that were appended to a recipe's text."""
     return tuple(line.removeprefix(_CHANGE) for line in text.splitlines() if line.startswith(_CHANGE))
 
 
 def parse_recipe(text: str, what: str = "the recipe") -> Recipe:
-    """The recipe that this text is, with its changes; RecipeError names every bad field at once."""
+    """Parse a recipe's text and apply its changes. RecipeError lists every bad field."""
     try:
         stated = tomllib.loads(text)
         for change in read_changes(text):
@@ -64,7 +64,7 @@ def parse_recipe(text: str, what: str = "the recipe") -> Recipe:
 def _parse_change(change: str) -> dict[str, Any]:
     key, equals, value = change.partition("=")
     if not equals:
-        raise RecipeError(f"{change!r} changes nothing: write KEY=VALUE, such as label_only_sft.steps=300")
+        raise RecipeError(f"{change!r} is not KEY=VALUE, such as label_only_sft.steps=300")
     try:
         return tomllib.loads(change)
     except tomllib.TOMLDecodeError:

@@ -1,4 +1,4 @@
-"""A recipe's run, top to bottom: from data to a checkpoint, a table and a report."""
+"""The run of a recipe, top to bottom: from data to a checkpoint, a table and a report."""
 
 import shutil
 from dataclasses import replace
@@ -10,10 +10,10 @@ from model_export.data.prompting import PromptForm, Prompting
 from model_export.data.template import find_template
 from model_export.evaluation.baselines import bm25, majority
 from model_export.evaluation.evaluate import Evaluation, evaluate
-from model_export.outcome import CHECKPOINT, Models, Outcome, write_checkpoint, write_results_and_report
+from model_export.outputs import CHECKPOINT, Models, RunResult, write_checkpoint, write_results_and_report
+from model_export.pipeline import Pipeline
 from model_export.recipe import Recipe
 from model_export.stages import Stages, lock
-from model_export.work import Work
 
 
 def run(
@@ -25,81 +25,77 @@ def run(
     *,
     control_only: bool = False,
 ) -> Evaluation:
-    """Run the recipe on the data under `root` in the folder `out`, from where an earlier run of it got to.
+    """Run the recipe on the data under `root`; keep the stages that an earlier run in the folder `out` has finished.
 
         data > bases > label-only control
-                     > warm-up > GRPO
-                               > GRPO with the step mask > soft labels > student
+                     > SFT teacher > GRPO
+                                   > GRPO with the step mask > soft labels > student
 
-    Without RL (`rl.steps = 0`) the warm-up writes the soft labels.
+    Without RL (`rl.steps = 0`) the SFT teacher writes the soft labels.
 
-    Leaves `checkpoint/`, `report.html` and `results.json` in `out`; with `control_only` the latter two alone, of the first line.
-    Raises NotegradeError with one line for what a user can put right: bad data, a warm-up that teaches no traces, a gate that is
-    not passed.
+    Writes `checkpoint/`, `report.html` and `results.json` into `out`. With `control_only` it stops after the label-only
+    control and writes no checkpoint.
+    Raises NotegradeError for what a user can correct: bad data, an SFT teacher whose traces don't parse, a failed gate.
     """
     with lock(out):
-        _remove_remains(out)
+        _remove_interrupted_exports(out)
         stages = Stages(out)
-        work = Work(recipe, root, stages, on_progress)
+        pipeline = Pipeline.prepare(recipe, root, stages, on_progress)
+        data = pipeline.data
 
-        data = work.data()
-        student_base = work.base("student_base", recipe.model.student_base, data)
+        student_base = pipeline.base("student_base", recipe.model.student_base)
         form = PromptForm(find_template(recipe.model.template), data.criteria, recipe.model.limits)
-        answers_first = Prompting.load(form, student_base)
-        check_probes(form, answers_first.tokenizer)
-        answers_first.check_queries([*data.train, *data.dev])
-        control = work.label_only(data, answers_first, student_base)
+        student_prompting = Prompting.load(form, student_base)
+        check_probes(form, student_prompting.tokenizer)
+        student_prompting.check_queries([*data.train, *data.dev])
+        control = pipeline.label_only_control(student_prompting, student_base)
 
-        pairs = work.dev_pairs(data)
+        pairs = pipeline.dev_pairs()
         systems = [
             majority(data.train, pairs, len(GRADES)),
             bm25(data.train, pairs, len(GRADES)),
-            work.predict_directly("zero_shot", pairs, answers_first, student_base),
-            work.predict_directly("label_only_sft", pairs, answers_first, control),
+            pipeline.predict_directly("zero_shot", pairs, student_prompting, student_base),
+            pipeline.predict_directly("label_only_sft", pairs, student_prompting, control),
         ]
 
-        def measure() -> Outcome:
+        def measure() -> RunResult:
             found = evaluate(systems, pairs, data.long_tail, seed=recipe.seed, draws=recipe.evaluate.draws)
-            return Outcome(recipe, recipe_text, data, pairs, systems, found, stages.records)
+            return RunResult(recipe, recipe_text, data, pairs, systems, found, stages)
 
         if control_only:
-            outcome = measure()
-            write_results_and_report(outcome, work.logs, out)
-            return outcome.evaluation
+            result = measure()
+            write_results_and_report(result, out)
+            return result.evaluation
 
         one_base = recipe.model.teacher == recipe.model.student_base
-        teacher_base = student_base if one_base else work.base("teacher_base", recipe.model.teacher, data)
-        reasons_first = answers_first if one_base else Prompting.load(form, teacher_base)
-        warm_start = control if recipe.cot_sft.start == "label_only_sft" else teacher_base
-        warm = work.warm_up(data, reasons_first, warm_start)
-        work.check_parse_rate(data, reasons_first, warm)
-        reinforced = {name: work.reinforce(name, data, reasons_first, warm) for name in recipe.rl.stages}
-        teachers = {"cot_sft": warm, **reinforced}
+        teacher_base = student_base if one_base else pipeline.base("teacher_base", recipe.model.teacher)
+        teacher_prompting = student_prompting if one_base else Prompting.load(form, teacher_base)
+        teacher_start = control if recipe.cot_sft.start == "label_only_sft" else teacher_base
+        sft_teacher = pipeline.sft_teacher(teacher_prompting, teacher_start)
+        pipeline.check_parse_rate(teacher_prompting, sft_teacher)
+        teachers = {"cot_sft": sft_teacher}
+        for stage in recipe.rl.stages:
+            teachers[stage] = pipeline.train_rl_teacher(stage, teacher_prompting, sft_teacher)
         teacher = teachers[recipe.label.teacher]
-        soft_labels = work.label(data, reasons_first, teacher)
-        student_start = {"base": student_base, "label_only_sft": control, "teacher": teacher}[
-            recipe.distil.start
-        ]
-        distilled = work.distil(data, soft_labels, answers_first, student_start)
-        whole = work.average(distilled, control)
-        student = work.cut(whole, student_base, data, soft_labels, answers_first)
+        soft_labels = pipeline.soft_labels(teacher_prompting, root, teacher)
+        starts = {"base": student_base, "label_only_sft": control, "teacher": teacher}
+        distilled = pipeline.distil(soft_labels, student_prompting, starts[recipe.distil.start])
+        student = pipeline.as_adapter(distilled, student_base, soft_labels, student_prompting)
 
-        systems += [
-            *(work.predict_by_reasoning(name, pairs, reasons_first, each) for name, each in teachers.items()),
-            work.predict_directly("student", pairs, answers_first, student),
-        ]
-        served = systems[-1]
+        for name, each in teachers.items():
+            systems.append(pipeline.predict_by_reasoning(name, pairs, teacher_prompting, each))
+        on_pairs = pipeline.predict_directly("student", pairs, student_prompting, student)
+        systems.append(on_pairs)
+        on_all = on_pairs
         if len(pairs) < len(data.dev):
-            on_all = work.predict_directly("student_on_all", data.dev, answers_first, student)
-            served = replace(on_all, system="student")
-        outcome = measure()
-        write_results_and_report(outcome, work.logs, out)
+            on_all = pipeline.predict_directly("student_on_all", data.dev, student_prompting, student)
+        result = measure()
+        write_results_and_report(result, out)
         models = Models(student, student_base, teacher)
-        write_checkpoint(outcome, form, models, served, out, on_progress)
-        return outcome.evaluation
+        write_checkpoint(result, form, models, replace(on_all, system="student"), out, on_progress)
+        return result.evaluation
 
 
-def _remove_remains(out: Path) -> None:
-    """What an export that was killed left: it starts anew."""
-    for remains in out.glob(f".{CHECKPOINT}.*"):
-        shutil.rmtree(remains)
+def _remove_interrupted_exports(out: Path) -> None:
+    for partial in out.glob(f".{CHECKPOINT}.*"):
+        shutil.rmtree(partial)

@@ -1,7 +1,7 @@
-"""Stages of a run: each works in a folder of its own, named by a hash of all that goes into it.
+"""The stages of a run: each works in a folder that is named by a hash of its inputs.
 
-A stage that is done is kept; a changed input makes another hash, and so reruns exactly what depends on it. A stage
-that was killed finds its own remains in `<folder>.partial` and may go on from them.
+A finished stage is kept. Changed inputs give another hash, so that a rerun repeats exactly the stages that depend on the
+change. A killed stage finds its files in `<folder>.partial` and may resume from them.
 """
 
 import fcntl
@@ -16,19 +16,19 @@ from typing import IO
 
 from service.errors import NotegradeError
 
-# Part of every hash: a release whose stages make other results from the same inputs raises it.
+# Part of every hash: raise it in a release whose stages give other results for the same inputs.
 REVISION = 1
 _STAGE_FILE = "stage.json"
 _HASH_LENGTH = 12
 
 
 class RunError(NotegradeError):
-    """A run that can't start or go on."""
+    """Raised when a run can't start or continue."""
 
 
 @dataclass(frozen=True, slots=True)
 class StageRecord:
-    """What is known of a stage that is done; `seconds` is of the attempt that finished it."""
+    """A finished stage; `seconds` counts only the attempt that finished it."""
 
     name: str
     hash: str
@@ -37,20 +37,27 @@ class StageRecord:
 
 
 class Stages:
-    """The stages of one run folder, done in the order that they are asked for."""
+    """The stages of one run folder.
+
+    Attributes:
+        records: the stages of this run, in the order in which they were done.
+        folders: their folders, in the same order.
+    """
 
     def __init__(self, folder: Path, on_stage: Callable[[str, str], None] = lambda *_: None) -> None:
         self.folder = folder
         self.records: list[StageRecord] = []
+        self.folders: list[Path] = []
         self._on_stage = on_stage
 
     def do(self, name: str, inputs: Mapping[str, object], work: Callable[[Path], None]) -> Path:
-        """The folder of this stage, made by `work` if it isn't there yet.
+        """Return the folder of a stage; `work` writes it unless it is kept from an earlier run.
 
         `inputs` is JSON-like: configuration, and the names of earlier stages' folders.
         """
         digest = hash_of({"stage": name, "revision": REVISION, **inputs})
         done = self.folder / f"{name}-{digest.removeprefix('sha256:')[:_HASH_LENGTH]}"
+        self.folders.append(done)
         if (done / _STAGE_FILE).is_file():
             self._on_stage(name, "kept")
             record = json.loads((done / _STAGE_FILE).read_text(encoding="utf-8"))
@@ -70,19 +77,19 @@ class Stages:
 
 @contextmanager
 def lock(folder: Path) -> Iterator[IO[str]]:
-    """Hold the run's folder for this process. Raises RunError when another run works there."""
+    """Hold the run's folder for this process. Raises RunError when another run holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise RunError(
-                f"another run works in {folder}: wait for it, or give this one another --out"
+                f"another run works in {folder}: wait for it to end, or choose another --out"
             ) from error
         yield file
 
 
 def hash_of(value: object) -> str:
-    """`sha256:<hex>` of JSON-like data, whatever the order of its keys."""
+    """Return `sha256:<hex>` of JSON-like data; the order of keys does not change it."""
     canonical = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
     return f"sha256:{hashlib.sha256(canonical.encode()).hexdigest()}"

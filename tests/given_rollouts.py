@@ -1,4 +1,4 @@
-"""TRL's trainer on rollouts that a test gives it: the batches, losses and gradients are TRL's own."""
+"""TRL's trainer on rollouts that a test provides: batches, losses and gradients are TRL's."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ STEPS = ("topic", "constraints")
 
 
 class GivenRollouts(StepMaskTrainer):
-    """Takes the rollouts that it is given in place of sampling, and log-probabilities in place of the model's."""
+    """Uses given rollouts in place of sampling, and given log-probabilities in place of the model's."""
 
     rollouts: Sequence[list[int]] = ()
     given_logps: torch.Tensor | None = None
@@ -39,7 +39,7 @@ class GivenRollouts(StepMaskTrainer):
 
 
 class Bench:
-    """Trainers over the tiny base, with the mask and without, for one pair whose gold grade is 2."""
+    """Trainers on the tiny base, with and without the mask, for one pair with gold grade 2."""
 
     def __init__(self, base: Path, folder: Path) -> None:
         criteria = (Criteria(name="stepwise", text="x", steps=STEPS), Criteria(name="plain", text="y"))
@@ -85,7 +85,7 @@ class Bench:
     def batch(
         self, trainer: GivenRollouts, rollouts: Sequence[list[int]], steps: Sequence[str]
     ) -> dict[str, torch.Tensor]:
-        """What the trainer makes of a group of rollouts."""
+        """Return the trainer's output for a group of rollouts."""
         trainer.rollouts = rollouts
         inputs = [{"prompt": "1", "label": GOLD, "steps": list(steps)} for _ in rollouts]
         made: dict[str, torch.Tensor] = trainer._generate_and_score_completions(inputs)

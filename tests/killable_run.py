@@ -1,4 +1,4 @@
-"""The trainer in processes of their own, which can be killed, forked from one that has imported everything once."""
+"""Trainer runs in processes that a test can kill, forked from a process that imported everything once."""
 
 import multiprocessing
 import os
@@ -14,12 +14,12 @@ _LONGEST_S = 240
 
 
 def command(log: Path, *arguments: str) -> int:
-    """Run `notegrade-train` to its end; the exit code. What it prints is appended to the log."""
+    """Run `notegrade-train` to its end and return the exit code. Its output is appended to the log."""
     return _join(_CONTEXT.Process(target=_command, args=(log, arguments)))
 
 
 def run_killed_at(log: Path, recipe: Path, out: Path, stage: str, step: int) -> int:
-    """Run the recipe until it tells of this step of that stage, and kill it there with SIGKILL; the exit code."""
+    """Run the recipe until it reports this step of this stage, kill it with SIGKILL, and return the exit code."""
     return _join(_CONTEXT.Process(target=_run_killed_at, args=(log, recipe, out, stage, step)))
 
 

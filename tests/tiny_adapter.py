@@ -1,4 +1,4 @@
-"""Fine-tunes of the tiny base, and adapters cut from them, as a training run leaves them."""
+"""Fine-tunes of the tiny base and adapters extracted from them, as a training run writes them."""
 
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ def make_tuned(base: Path, folder: Path, *, also: str | None = None) -> Path:
 
 
 def describe(**changes: Any) -> AdapterDescription:
-    """A whole description of an adapter to the tiny base; `changes` replace its keys."""
+    """A complete description of an adapter to the tiny base; `changes` replace its keys."""
     whole: dict[str, Any] = {
         "name": "tiny-student",
         "base": "tiny-base",
@@ -55,7 +55,7 @@ def describe(**changes: Any) -> AdapterDescription:
 
 
 def make_adapter(base: Path, folder: Path, /, **changes: Any) -> Path:
-    """A whole adapter folder to the tiny base."""
+    """A complete adapter folder to the tiny base."""
     tuned = make_tuned(base, folder.with_name(f"{folder.name}-tuned"))
     cut(str(base), tuned, folder, RANK, ROWS)
     describe_adapter(folder, describe(**changes))

@@ -7,7 +7,7 @@ from tests.checkpoints import tiny_tokenizer_json
 
 
 def make_tiny_base(folder: Path, *, tokenizer_json: str | None = None, max_positions: int = 2048) -> Path:
-    """A transformers folder, the same bytes each time, made in about a second."""
+    """Write a transformers folder, with the same bytes each time, in about a second."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 

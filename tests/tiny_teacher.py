@@ -1,4 +1,4 @@
-"""A recipe of the smallest sizes, and a teacher that has learned a few pairs of its data by heart."""
+"""The smallest recipe, and a teacher that memorised a few pairs of its data."""
 
 import tomllib
 from dataclasses import dataclass
@@ -67,7 +67,7 @@ gate_pairs = 8
 
 @dataclass(frozen=True, slots=True)
 class TinyTeacher:
-    """Folders of an untrained base and of the teacher, the pairs that it knows, two of each grade, and others."""
+    """Folders of an untrained base and of the teacher, the pairs that it memorised (two per grade), and other pairs."""
 
     base: Path
     folder: Path
@@ -77,10 +77,10 @@ class TinyTeacher:
 
 
 def make_tiny_teacher(root: Path) -> TinyTeacher:
-    """Made in a few seconds, under `root`."""
+    """Train a teacher under `root` in a few seconds."""
     import torch
 
-    from model_export.teacher.sft import Workplace, train_cot
+    from model_export.teacher.sft import StageContext, train_cot
 
     torch.set_num_threads(1)  # as in conftest's tiny_base
     data_folder, base, folder = root / "data", root / "base", root / "teacher"
@@ -92,6 +92,6 @@ def make_tiny_teacher(root: Path) -> TinyTeacher:
     prepare_base("tiny", recipe, data, base)
     form = PromptForm(find_template(recipe.model.template), data.criteria, recipe.model.limits)
     prompting, pairs = Prompting.load(form, base), data.train[:8]
-    place = Workplace("cot_sft", base, folder, seed=3, from_scratch=True, on_step=lambda *_: None)
+    place = StageContext("cot_sft", base, folder, seed=3, from_scratch=True, on_step=lambda *_: None)
     train_cot(pairs, prompting, CotConfig(steps=100, batch_size=8, learning_rate=5e-3), place)
     return TinyTeacher(base, folder, prompting, pairs, data.train[8:])

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 import httpx
 import torch
 
+from model_export.child_process import start_child
 from service.contract.labels import LabelDistribution
 from service.contract.vllm_settings import cpu_environment, refuses_float32
 from service.errors import NotegradeError
@@ -90,7 +91,7 @@ def run_vllm(folder: Path, max_prompt_tokens: int, label_token_ids: Sequence[int
     with tempfile.TemporaryDirectory(prefix="notegrade-vllm-") as private:
         paths = _Paths(Path(private))
         command = _command(folder, max_prompt_tokens, paths.socket)
-        process = start_tied(command, _environment(paths.private), paths.log)
+        process = start_child(command, paths.log, environment=_environment(paths.private))
         try:
             transport = httpx.HTTPTransport(uds=str(paths.socket))
             with httpx.Client(
@@ -113,24 +114,6 @@ class _Paths:
     @property
     def log(self) -> Path:
         return self.private / "log"
-
-
-def start_tied(command: Sequence[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
-    """Start a command in a process group of its own that can't outlive this process, not even by SIGKILL.
-
-    Its standard input is the pipe that a watcher in the group reads: when this end closes, the whole group is killed.
-    A parent-death signal would not do, since it reaches the server alone and leaves its engine core behind.
-    """
-    watch = 'exec 3<&0; { read -r _ <&3; kill -KILL 0; } & exec "$@" 3<&- </dev/null'
-    with log.open("wb") as output:
-        return subprocess.Popen(  # noqa: S603 - a fixed script, and what the caller runs
-            ["/bin/sh", "-c", watch, "sh", *command],
-            env=dict(environment),
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
 
 
 def _command(folder: Path, max_prompt_tokens: int, socket_path: Path) -> list[str]:

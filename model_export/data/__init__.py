@@ -1,1 +1,1 @@
-"""Query-note pairs, criteria and templates, and the prompts made of them."""
+"""Pairs, criteria and templates, and the prompts rendered from them."""

@@ -1,25 +1,20 @@
-"""The long tail of a dev set: the pairs whose query is made of terms that training saw seldom.
+"""The long tail of a dev set: the pairs whose query has terms that are rare in training.
 
-A query's rarity is the mean, over its distinct terms, of the share of training documents that hold the term; the
-documents are the distinct queries and the distinct notes of the train file.
+A query's rarity is the mean, over its distinct terms, of the share of training documents that contain the term. The
+documents are the distinct queries and the distinct notes of the training file.
 """
 
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from model_export.data.pairs import DataError, Pair, listed, read_lines
-
-# The unified Chinese characters with their extensions: those scripts part no words, so pairs of characters stand in.
-_HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_TERM = re.compile(rf"[{_HAN}]+|(?:(?![{_HAN}_])\w)+")
-_FIRST_HAN = re.compile(f"[{_HAN}]")
+from model_export.data.words import split_words
 
 
 def long_tail_ids(train: Sequence[Pair], dev: Sequence[Pair]) -> frozenset[str]:
-    """Ids of the dev pairs whose query is in the third of dev's queries with the rarest terms (ties by text)."""
+    """Return the ids of the dev pairs whose query is in the rarest third of dev's queries; ties are broken by text."""
     queries = {pair.query for pair in train}
     notes = {f"{pair.note.title}\n{pair.note.body}" for pair in train}
     counts = Counter(term for text in (*queries, *notes) for term in _terms(text))
@@ -29,24 +24,17 @@ def long_tail_ids(train: Sequence[Pair], dev: Sequence[Pair]) -> frozenset[str]:
 
 
 def _mean_count(query: str, counts: Mapping[str, int]) -> float:
-    # Counts, and not shares of documents: the order is the same, and sums of integers keep ties what they are.
+    # Counts instead of shares give the same order, and sums of integers keep ties exact.
     terms = _terms(query)
     return sum(counts.get(term, 0) for term in terms) / len(terms) if terms else 0.0
 
 
 def _terms(text: str) -> frozenset[str]:
-    """Words of letters and digits; of runs of Chinese characters their bigrams (one alone stands for itself)."""
-    terms: set[str] = set()
-    for run in _TERM.findall(unicodedata.normalize("NFKC", text).lower()):
-        if len(run) > 1 and _FIRST_HAN.match(run):
-            terms.update(run[i : i + 2] for i in range(len(run) - 1))
-        else:
-            terms.add(run)
-    return frozenset(terms)
+    return frozenset(split_words(unicodedata.normalize("NFKC", text).lower()))
 
 
 def read_ids(path: Path) -> frozenset[str]:
-    """The ids of a file that holds one a line. Raises DataError when it can't be read or holds none."""
+    """Read ids from a file with one per line. Raises DataError when it can't be read or is empty."""
     ids = frozenset(line.strip() for line in read_lines(path)) - {""}
     if not ids:
         raise DataError(f"{path}: holds no id")
@@ -54,7 +42,7 @@ def read_ids(path: Path) -> frozenset[str]:
 
 
 def read_long_tail(path: Path, dev: Collection[Pair]) -> frozenset[str]:
-    """The ids of a file, each of them that of a dev pair. Raises DataError naming those that are not."""
+    """Read the ids of dev pairs from a file. Raises DataError naming ids that no dev pair has."""
     ids = read_ids(path)
     if unknown := sorted(ids - {pair.id for pair in dev}):
         raise DataError(f"{path}: no dev pair has the id {listed(unknown)}")

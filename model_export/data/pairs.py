@@ -1,7 +1,7 @@
-"""Query-note pairs with a gold grade: the rows of a data file, checked one by one.
+"""Judged query-note pairs, read from JSON lines and checked line by line.
 
-A row that is not in order is refused with its line, never dropped: a trainer that skips rows quietly reports
-figures of other data than its user has.
+A bad row is an error that names its line. It is never dropped, because figures would then describe other data than the
+user's.
 """
 
 import json
@@ -20,18 +20,18 @@ from service.contract.validation import bad_fields
 from service.errors import NotegradeError
 
 UNJUDGED = -1
-# The recipe's scale: what labels of every source are mapped to.
+# The recipe's scale, to which the labels of every source are mapped.
 GRADES = (0, 1, 2, 3)
 _MOST_NAMED = 20
 
 
 class DataError(NotegradeError):
-    """Data that can't be trained or tested on: which lines or pairs, and why, in one line and without their text."""
+    """Raised for data that can't be used. The message names lines or pairs and never quotes their text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is to be said at one step of a reasoning trace, and the grade so far: what speaks for after that step."""
+    """A step's finding in a reasoning trace, and the grade so far."""
 
     text: str
     grade: int
@@ -39,16 +39,14 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One judged pair, its texts canonical.
+    """A judged pair with canonical texts.
 
     Attributes:
         id: unique within a recipe's data.
-        label: gold grade on the recipe's scale, from 0; UNJUDGED where a teacher has yet to say.
-        source: which of the recipe's sources it came from.
-        criteria: the name of the criteria it was judged by.
-        findings: the steps of a reasoning trace, by criterion; empty where the data has none.
-        label_variance: variance of the annotators' grades, in squares of the recipe's grades (a scale that was spread
-            spreads it too); None where the data doesn't say.
+        label: gold grade on the recipe's scale, from 0; UNJUDGED where a teacher has yet to label it.
+        source: name of the recipe's source that it came from.
+        criteria: name of the criteria it was judged by.
+        findings: findings of a reasoning trace, by criterion; empty where the data has none.
     """
 
     id: str
@@ -58,26 +56,18 @@ class Pair:
     source: str
     criteria: str
     findings: Mapping[str, Finding] = field(default_factory=dict)
-    label_variance: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
     """What the rows of a file have in common.
 
-    `grades[label]` is the grade, on the recipe's scale, that a label of the file stands for: (0, 1, 3) spreads a
-    scale of three over one of four.
+    `grades[label]` is the grade on the recipe's scale for a label of the file: (0, 1, 3) spreads three labels over four grades.
     """
 
     name: str
     criteria: str
     grades: tuple[int, ...]
-
-    @property
-    def spread(self) -> float:
-        """Grades of the recipe's scale to one of the file's."""
-        steps = len(self.grades) - 1
-        return (max(self.grades) - min(self.grades)) / steps if steps else 1.0
 
 
 class _RowFinding(BaseModel):
@@ -94,7 +84,7 @@ class _AnyRow(BaseModel):
     query: str
     note: ProbeNote
     label: int | None = None
-    # Rows may say where they are from. What a recipe calls its source counts.
+    # Accepted and not used: the recipe names the source, and no loss uses the annotators' variance.
     source: str = ""
     label_variance: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     findings: dict[Name, _RowFinding] = Field(default_factory=dict)
@@ -112,7 +102,6 @@ class _AnyRow(BaseModel):
                 name: Finding(canonicalize(finding.text), source.grades[finding.grade])
                 for name, finding in self.findings.items()
             },
-            label_variance=None if self.label_variance is None else self.label_variance * source.spread**2,
         )
 
 
@@ -121,7 +110,7 @@ class _Row(_AnyRow):
 
 
 class _Rows:
-    """The rows of one file so far: its pairs, and where each id and each text was seen first."""
+    """The pairs read so far from one file, and the line where each id and each text was first seen."""
 
     def __init__(self, source: Source, row_type: type[_AnyRow]) -> None:
         self.pairs: list[Pair] = []
@@ -131,7 +120,7 @@ class _Rows:
         self._seen: dict[tuple[str, Note], tuple[int, int | None]] = {}
 
     def add(self, number: int, line: str) -> str:
-        """What is wrong with a line; empty where it became a pair."""
+        """Add a line. Returns what is wrong with it, or an empty string."""
         try:
             row = self._row_type.model_validate_json(line)
         except ValidationError as error:
@@ -147,9 +136,9 @@ class _Rows:
     def _complaints(self, row: _AnyRow) -> Iterator[str]:
         if not row.id:
             yield "id: is empty"
-        # Files of ids hold one a line.
+        # Files of ids hold one id per line.
         if row.id != row.id.strip() or "\n" in row.id:
-            yield "id: has a blank around it or a line break in it"
+            yield "id: has surrounding blanks or a line break"
         grades = {} if row.label is None else {"label": row.label}
         grades |= {f"findings.{name}.grade": finding.grade for name, finding in row.findings.items()}
         for name, grade in grades.items():
@@ -169,7 +158,7 @@ def _describe(error: ValidationError) -> str:
     if error.errors(include_input=False)[0]["type"] == "json_invalid":
         reason = error.errors(include_input=False)[0]["msg"].removeprefix("Invalid JSON: ")
         return f"not JSON ({reason.replace('at line 1 column', 'at column')})"
-    # Canonical: a key may hold a line break.
+    # Canonical, because a key may contain a line break.
     return "; ".join(f"{canonicalize(bad.field)}: {bad.message}" for bad in bad_fields(error, "row"))
 
 
@@ -184,11 +173,11 @@ def _empty_texts(pair: Pair) -> Iterator[str]:
 
 
 def read_pairs(path: Path, source: Source, *, judged: bool = True) -> list[Pair]:
-    """The pairs of a file of JSON lines, in file order; blank lines don't count.
+    """Read the pairs of a JSON-lines file in file order, skipping blank lines.
 
-    A line is `{"id", "query", "note": {"title", "body"}, "label"}` and may have `source`, `label_variance` and
-    `findings`; with `judged` false it may do without its label, for a teacher to give one.
-    Raises one DataError that names what is wrong with each line (20 of them, and how many more).
+    A line is `{"id", "query", "note": {"title", "body"}, "label"}` and may have `source`, `label_variance` and `findings`.
+    With `judged` false the label is optional, because a teacher will give it.
+    Raises one DataError that says what is wrong with each line, for the first 20.
     """
     rows, wrong = _Rows(source, _Row if judged else _AnyRow), []
     for number, line in enumerate(read_lines(path), 1):
@@ -197,30 +186,30 @@ def read_pairs(path: Path, source: Source, *, judged: bool = True) -> list[Pair]
     if wrong:
         raise DataError(f"{path}: {listed(wrong, '; ')}")
     if not rows.pairs:
-        raise DataError(f"{path}: holds no pair")
+        raise DataError(f"{path}: has no pairs")
     return rows.pairs
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 file, parted at line feeds alone. Raises DataError when it can't be read."""
+    """Read the lines of a UTF-8 file, split at line feeds only. Raises DataError when it can't be read."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")  # as editors on Windows write it, or without their mark
+        text = path.read_bytes().decode("utf-8-sig")  # with or without the byte order mark of Windows editors
     except OSError as error:
         raise DataError(f"{path} can't be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path}: line {line}: not UTF-8") from error
-    return text.split("\n")  # not splitlines: U+2028 may stand in a text
+    return text.split("\n")  # not splitlines, which also splits at U+2028
 
 
 def listed(items: Sequence[str], joiner: str = ", ") -> str:
-    """The first 20 items in one line, and how many more there are."""
+    """Join the first 20 items in one line, and count the rest."""
     more = len(items) - _MOST_NAMED
     return joiner.join(items[:_MOST_NAMED]) + (f"{joiner}and {more:,} more" if more > 0 else "")
 
 
 def write_pairs(path: Path, pairs: Iterable[Pair]) -> None:
-    """Write JSON lines that `read_pairs` reads back as they are, with grades that map to themselves."""
+    """Write JSON lines that `read_pairs` reads back unchanged, with grades that map to themselves."""
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for pair in pairs:
             file.write(json.dumps(_to_row(pair), ensure_ascii=False) + "\n")
@@ -234,16 +223,14 @@ def _to_row(pair: Pair) -> dict[str, Any]:
         "label": pair.label,
         "source": pair.source,
     }
-    if pair.label_variance is not None:
-        row["label_variance"] = pair.label_variance
     findings = {name: asdict(finding) for name, finding in pair.findings.items()}
     return row | ({"findings": findings} if findings else {})
 
 
 def check_split(train: Sequence[Pair], dev: Sequence[Pair]) -> None:
-    """Make sure that nothing in `dev` was trained on. Raises DataError naming the pairs whose query or id was.
+    """Check that no query or id of `dev` is in `train`. Raises DataError naming the pairs.
 
-    Queries are the same when they differ in case alone.
+    Queries that differ only in case are the same.
     """
     ids = {pair.id for pair in train}
     if leaked := leaking_ids(train, dev):
@@ -253,7 +240,7 @@ def check_split(train: Sequence[Pair], dev: Sequence[Pair]) -> None:
 
 
 def leaking_ids(train: Sequence[Pair], dev: Sequence[Pair]) -> list[str]:
-    """Ids of the dev pairs whose query occurs in train as well, whatever its case; in dev's order."""
+    """Return the ids of dev pairs whose query is in train, whatever its case, in dev's order."""
     trained = {_folded(pair) for pair in train}
     return [pair.id for pair in dev if _folded(pair) in trained]
 

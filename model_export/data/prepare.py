@@ -1,4 +1,4 @@
-"""The first stages: data, read and checked, and the bases as plain transformers folders."""
+"""The first stages of a run: read and check the data, and write the bases as plain transformers folders."""
 
 import json
 from collections import Counter
@@ -33,13 +33,13 @@ _BASE_FILE = "base.json"
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """What a run trains and tests on.
+    """The pairs that a run trains on and measures on.
 
     Attributes:
         long_tail: ids of the dev pairs with rare queries.
-        criteria: every criteria that a pair was judged by, the default first.
-        left_out: ids of dev pairs whose query another source trains on, where the recipe drops those.
-        hashes: of the files read, by name; of the generator's configuration where there was none.
+        criteria: all criteria that pairs were judged by, the default first.
+        hashes: of the files read, by name, or of the generator's configuration.
+        left_out: ids of dev pairs that were dropped because another source trains on their query.
     """
 
     train: tuple[Pair, ...]
@@ -51,7 +51,7 @@ class Data:
 
 
 def data_inputs(recipe: Recipe, root: Path) -> dict[str, object]:
-    """All that the data depends on; DataError or CriteriaError when a file of it can't be read."""
+    """Return everything that the data depends on, for hashing. Raises CriteriaError."""
     files = {name: hash_file(path) for name, path in _data_files(recipe.data, root).items() if path.is_file()}
     criteria = [load_criteria(source.criteria).model_dump(mode="json") for source in recipe.data.sources]
     return {
@@ -76,7 +76,7 @@ def read_data(recipe: Recipe, root: Path) -> Data:
 def _check_ids(pairs: Sequence[Pair]) -> None:
     counts = Counter(pair.id for pair in pairs)
     if repeated := [id_ for id_, count in counts.items() if count > 1]:
-        raise DataError(f"ids that pairs of several sources have: {listed(repeated)}")
+        raise DataError(f"ids that occur in several sources: {listed(repeated)}")
 
 
 def _without_leaks(data: Data) -> Data:
@@ -86,7 +86,7 @@ def _without_leaks(data: Data) -> Data:
 
 
 def prepare_data(recipe: Recipe, root: Path, folder: Path) -> None:
-    """Write what `read_data` reads."""
+    """Read the data and write it to the stage's folder."""
     data = read_data(recipe, root)
     sources = dict.fromkeys((pair.source, pair.criteria) for pair in (*data.train, *data.dev))
     for source, _ in sources:
@@ -103,7 +103,7 @@ def prepare_data(recipe: Recipe, root: Path, folder: Path) -> None:
 
 
 def load_data(folder: Path) -> Data:
-    """What `prepare_data` wrote."""
+    """Load what `prepare_data` wrote."""
     index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
     train: list[Pair] = []
     dev: list[Pair] = []
@@ -111,7 +111,7 @@ def load_data(folder: Path) -> Data:
         source = Source(name, criteria, GRADES)
         train += read_pairs(folder / f"{name}.train.jsonl", source)
         measured = folder / f"{name}.dev.jsonl"
-        # Dropping what leaks may have left nothing.
+        # All dev pairs may have been dropped as leaking.
         dev += read_pairs(measured, source) if measured.stat().st_size else []
     criteria = tuple(Criteria.model_validate(each) for each in index["criteria"])
     return Data(
@@ -125,7 +125,7 @@ def load_data(folder: Path) -> Data:
 
 
 def prepare_base(name: str, recipe: Recipe, data: Data, folder: Path) -> None:
-    """Write the base's weights, tokenizer and description. Raises BaseModelError when there is no such base."""
+    """Write the base's weights, tokenizer and description. Raises BaseModelError."""
     from model_export.models.base_model import load_base, locate_base, save_base
 
     if name == TINY_BASE:
@@ -141,8 +141,13 @@ def prepare_base(name: str, recipe: Recipe, data: Data, folder: Path) -> None:
 
 
 def read_base(folder: Path) -> Base:
-    """Whose weights these are."""
+    """Read the description of the base in a folder."""
     return Base.model_validate_json((folder / _BASE_FILE).read_text(encoding="utf-8"))
+
+
+def missing_files(data: DataConfig, root: Path) -> list[str]:
+    """Name the recipe's data files that are not under `root`."""
+    return [name for name, path in _data_files(data, root).items() if not path.is_file()]
 
 
 def _data_files(data: DataConfig, root: Path) -> dict[str, Path]:
@@ -166,15 +171,15 @@ def _read_sources(recipe: Recipe, root: Path) -> Data:
         stated = load_criteria(config.criteria)
         criteria.setdefault(stated.name, stated)
         source = Source(config.name, stated.name, config.grades)
-        theirs_train, theirs_dev = (
+        own_train, own_dev = (
             read_pairs(root / config.train, source),
             read_pairs(root / config.dev, source),
         )
-        check_split(theirs_train, theirs_dev)
-        long_tail |= _long_tail(config, root, theirs_train, theirs_dev)
+        check_split(own_train, own_dev)
+        long_tail |= _long_tail(config, root, own_train, own_dev)
         random = Random(f"{recipe.seed} {config.name}")
-        train += _sample_pairs(theirs_train, config.max_train, random)
-        dev += sample_queries(theirs_dev, config.max_dev, random)
+        train += _sample_pairs(own_train, config.max_train, random)
+        dev += sample_queries(own_dev, config.max_dev, random)
     kept = frozenset(pair.id for pair in dev) & long_tail
     hashes = {name: hash_file(path) for name, path in _data_files(recipe.data, root).items()}
     return Data(tuple(train), tuple(dev), kept, tuple(criteria.values()), hashes)
@@ -193,7 +198,7 @@ def _sample_pairs(pairs: Sequence[Pair], most: int | None, random: Random) -> li
 
 
 def sample_queries(pairs: Sequence[Pair], most: int | None, random: Random) -> list[Pair]:
-    """Pairs of whole queries, picked at random until the next one would make more than `most` pairs; at least one."""
+    """Sample pairs of whole queries until the next query would exceed `most` pairs; at least one query."""
     if most is None or len(pairs) <= most:
         return list(pairs)
     by_query: dict[str, list[Pair]] = {}
@@ -208,14 +213,17 @@ def sample_queries(pairs: Sequence[Pair], most: int | None, random: Random) -> l
 
 
 def sample_dev(pairs: Sequence[Pair], most: int | None, random: Random) -> list[Pair]:
-    """As many pairs of each source, whole queries: drawn from all at once, one source with long lists could be all."""
+    """Sample the same number of pairs from each source, in whole queries.
+
+    Drawn from all sources at once, one source with long result lists could fill the sample.
+    """
     if most is None:
         return list(pairs)
     by_source: dict[str, list[Pair]] = {}
     for pair in pairs:
         by_source.setdefault(pair.source, []).append(pair)
     share = max(1, most // max(1, len(by_source)))
-    return [pair for theirs in by_source.values() for pair in sample_queries(theirs, share, random)]
+    return [pair for own in by_source.values() for pair in sample_queries(own, share, random)]
 
 
 def _texts(data: Data) -> list[str]:

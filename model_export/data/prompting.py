@@ -1,6 +1,8 @@
-"""Prompts and completions of both models, as token ids: the student's answers first, the teacher's reasons first."""
+"""Prompts and completions of both models, as token ids.
 
-import math
+The student writes the grade first and then the steps; the teacher writes the steps first and then the grade.
+"""
+
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,19 +19,19 @@ from service.errors import InvalidRequestError, NotegradeError
 
 
 class PromptingError(NotegradeError):
-    """A template or tokenizer that can't carry both models, or a pair that they can't read."""
+    """Raised for a template or tokenizer that does not work for both models, or for a query that is too long."""
 
 
 @dataclass(frozen=True, slots=True)
 class PromptForm:
-    """What the contract's renderer needs to know, as a manifest has it."""
+    """Template, criteria and limits, as a manifest holds them and the contract's renderer takes them."""
 
     template: Template
     criteria: tuple[Criteria, ...]
     limits: Limits
 
     def to_json(self) -> dict[str, object]:
-        """As JSON-like data, for hashing."""
+        """Return the form as JSON-like data, for hashing."""
         return {
             "template": self.template.model_dump(mode="json"),
             "criteria": [criteria.model_dump(mode="json") for criteria in self.criteria],
@@ -51,107 +53,97 @@ class Prompting:
 
     @classmethod
     def load(cls, form: PromptForm, folder: Path) -> "Prompting":
-        """With the tokenizer of a transformers folder. Raises PromptingError when it names no end of text."""
+        """Load the tokenizer of a transformers folder. Raises PromptingError when it has no end token."""
         from transformers import AutoTokenizer
 
         end = AutoTokenizer.from_pretrained(folder, local_files_only=True).eos_token_id
         if end is None:
             raise PromptingError(
-                f"the tokenizer of {folder.name} names no eos_token: a trace could never end"
+                f"the tokenizer of {folder.name} has no eos_token, so a trace could never end"
             )
         return cls(form, ContractTokenizer.load(folder), int(end))
 
     @cached_property
     def label_token_ids(self) -> tuple[int, ...]:
-        """Token ids of the grades right after the cue, lowest first. Raises PromptingError where one is not a token."""
+        """Token ids of the grades right after the cue, lowest grade first. Raises PromptingError where a grade is not one token."""
         cue = self.form.template.cue
         cue_ids = self.tokenizer.encode_template(cue)
         after_cue = [self.tokenizer.encode_template(f"{cue}{grade}") for grade in GRADES]
         found = tuple(ids[-1] for ids in after_cue)
         if any(ids[:-1] != cue_ids for ids in after_cue) or len(set(found)) < len(GRADES):
             raise PromptingError(
-                f"each grade must be one token of its own right after {cue!r}: take another base"
+                f"each grade must be one token of its own right after {cue!r}: choose another base"
             )
         return found
 
     @property
     def reader(self) -> RolloutReader:
-        """Reads what the teacher writes."""
+        """Return the reader of the teacher's completions."""
         return RolloutReader(self.tokenizer, self.end_token_id, GRADES[-1])
 
     def steps(self, criteria: str) -> tuple[str, ...]:
-        """The steps that a trace under these criteria goes through."""
+        """Return the steps of a trace under these criteria."""
         return next(each.steps for each in self.form.criteria if each.name == criteria)
 
     def check_queries(self, pairs: Iterable[Pair]) -> None:
-        """Make sure that every query can be read, before hours of work. Raises PromptingError naming a pair of each that can't."""
+        """Check the length of every query before hours of work. Raises PromptingError naming a pair of each that is too long."""
         first_of_query: dict[str, Pair] = {}
         for pair in pairs:
             first_of_query.setdefault(pair.query, pair)
         render_pairs(self._student, first_of_query.values())
 
     def student_prompt(self, pair: Pair) -> list[int]:
-        """Token ids that end with the cue for a grade."""
+        """Return token ids that end with the cue for a grade."""
         return render_pair(self._student, pair)
 
     def teacher_prompt(self, pair: Pair) -> list[int]:
-        """Token ids that end with the cue for steps."""
+        """Return token ids that end with the cue for steps."""
         return render_pair(self._teacher, pair)
 
     def teacher_completion(self, steps: str, grade: int) -> list[int]:
-        """What the teacher is to write: steps, answer, end."""
+        """Return the completion that the teacher learns: steps, answer, end token."""
         return [*self._encode(f"{steps}{ANSWER_CUE}{grade}"), self.end_token_id]
 
     def student_completion(self, steps: str, grade: int) -> list[int]:
-        """What the student is to write: the grade's token, then the steps, end."""
+        """Return the completion that the student learns: the grade's token, steps, end token."""
         return [self.label_token_ids[grade], *self._encode(f"\n{STEPS_CUE}{steps}"), self.end_token_id]
 
     def _encode(self, text: str) -> list[int]:
-        # As user text: findings quote queries and notes, which must not become special tokens here either.
+        # As user text: findings quote queries and notes, whose text must never become special tokens.
         return list(self.tokenizer.encode_user_texts([text])[0].token_ids)
 
 
 def teacher_template(template: Template) -> Template:
-    """The template with the cue for steps in place of the cue for a grade.
+    """Return the template with the cue for steps in place of the cue for a grade.
 
     Raises PromptingError when the template does not end with the cue for a grade.
     """
     head, found, tail = template.cue.rpartition(ANSWER_CUE)
     if not found or tail:
-        raise PromptingError(f"template {template.name} must end with {ANSWER_CUE!r} for a teacher to use it")
+        raise PromptingError(f"template {template.name} must end with {ANSWER_CUE!r} to train a teacher")
     pieces = (*template.pieces[:-1], TextPiece(text=head + STEPS_CUE))
     return Template(name=f"{template.name}-teacher", pieces=pieces)
 
 
 def soft_label(distribution: Sequence[float]) -> list[float]:
-    """A copy that sums to 1 exactly enough for a cross-entropy."""
+    """Normalise a distribution so that it sums to 1, as cross-entropy needs."""
     total = sum(distribution)
     return [value / total for value in distribution]
 
 
-def gold_label(pair: Pair, smoothing: float = 0.0, *, by_variance: bool = False) -> list[float]:
-    """The target for a pair's grade: mostly the gold one.
-
-    `smoothing` is the share spread evenly over all grades. `by_variance` spreads the rest as a discrete normal
-    distribution of the annotators' variance around the gold grade, where the data carries it.
-    """
-    variance = pair.label_variance if by_variance else None
-    peak = _discrete_normal(pair.label, variance) if variance else [float(g == pair.label) for g in GRADES]
-    return [(1 - smoothing) * p + smoothing / len(GRADES) for p in peak]
-
-
-def _discrete_normal(mean: int, variance: float) -> list[float]:
-    return soft_label([math.exp(-((grade - mean) ** 2) / (2 * variance)) for grade in GRADES])
+def gold_label(pair: Pair, smoothing: float = 0.0) -> list[float]:
+    """Return the target distribution of a pair: `smoothing` spread over all grades, the rest on the gold grade."""
+    return [(1 - smoothing) * (grade == pair.label) + smoothing / len(GRADES) for grade in GRADES]
 
 
 def render_pair(renderer: PromptRenderer, pair: Pair) -> list[int]:
-    """Token ids of the pair's prompt under its criteria. Raises InvalidRequestError for a query that is too long."""
+    """Return the token ids of a pair's prompt. Raises InvalidRequestError for a query that is too long."""
     [prompt] = renderer.render(pair.query, [pair.note], pair.criteria)
     return list(prompt.token_ids)
 
 
 def render_pairs(renderer: PromptRenderer, pairs: Iterable[Pair]) -> list[list[int]]:
-    """The same of several. Raises PromptingError naming all whose query is too long."""
+    """Return the token ids of several pairs' prompts. Raises PromptingError naming all whose query is too long."""
     prompts, wrong = [], []
     for pair in pairs:
         try:
@@ -159,12 +151,12 @@ def render_pairs(renderer: PromptRenderer, pairs: Iterable[Pair]) -> list[list[i
         except InvalidRequestError as error:
             wrong.append(f"{pair.id} of {pair.source}: {error}")
     if wrong:
-        raise PromptingError(f"pairs that can't be asked about: {listed(wrong, '; ')}")
+        raise PromptingError(f"pairs whose query is too long: {listed(wrong, '; ')}")
     return prompts
 
 
 def render_for(checkpoint: Checkpoint, pairs: Iterable[Pair]) -> list[list[int]]:
-    """The same by a checkpoint, whose name the error gives too: another one may be able to read them."""
+    """Return the token ids of several pairs' prompts for a checkpoint. Errors name the checkpoint, since another may take longer queries."""
     try:
         return render_pairs(checkpoint.renderer, pairs)
     except PromptingError as error:

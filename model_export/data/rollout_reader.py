@@ -1,4 +1,4 @@
-"""Reads the trace out of a completion, and where each of its tokens starts."""
+"""Parses the trace in a completion, and finds where each of its tokens starts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ from service.contract.trace import Trace, parse_trace
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """What was read of one completion.
+    """A completion that was read.
 
     Attributes:
-        starts: where each token starts in the decoded text (in characters), the end token included.
-        trace: its steps and answer; None where it does not parse or was cut off.
+        starts: where each token starts in the decoded text, in characters, the end token included.
+        trace: its steps and answer; None where it does not parse or was truncated.
     """
 
     starts: tuple[int, ...]
@@ -22,17 +22,17 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class RolloutReader:
-    """Reads completions of one tokenizer; `end_token_id` is how a whole one ends."""
+    """Reads completions of one tokenizer. A complete one ends with `end_token_id`."""
 
     tokenizer: ContractTokenizer
     end_token_id: int
     top_grade: int
 
     def read(self, token_ids: Sequence[int], criteria: Sequence[str]) -> Rollout:
-        """A completion's tokens without padding, and the criteria that its steps have to go through."""
+        """Read a completion, without padding, whose steps must follow these criteria."""
         text, ends = self.tokenizer.decode_with_ends(token_ids)
         whole = bool(token_ids) and token_ids[-1] == self.end_token_id
-        # A control token on the way, which the text does not show, is no part of a trace.
+        # A control token inside the trace is invisible in the text, and makes it invalid.
         whole = whole and self.tokenizer.decode(token_ids[:-1]) == text
         trace = parse_trace(text, criteria, self.top_grade) if whole else None
         return Rollout((0, *ends)[: len(ends)], trace)

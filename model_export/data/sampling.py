@@ -1,4 +1,4 @@
-"""Which pairs a stage learns from, and how often."""
+"""Selects the pairs that a stage trains on, and how often it uses each."""
 
 from collections.abc import Container, Sequence
 from random import Random
@@ -8,7 +8,7 @@ from model_export.recipe import DistilConfig, TrainConfig
 
 
 def pick(pairs: Sequence[Pair], config: TrainConfig, seed: int) -> list[Pair]:
-    """The pairs of an epoch: all, balanced by source, or as many of those at random as the stage asks for."""
+    """Return the pairs of an epoch: all, balanced by source, or a random sample of as many as the stage sets."""
     balanced = balance(pairs, config.source_exponent, seed)
     if config.pairs is None or config.pairs >= len(balanced):
         return balanced
@@ -16,9 +16,10 @@ def pick(pairs: Sequence[Pair], config: TrainConfig, seed: int) -> list[Pair]:
 
 
 def balance(pairs: Sequence[Pair], exponent: float, seed: int) -> list[Pair]:
-    """All pairs, and those of the smaller sources again, until a source of n pairs has a share that goes as n ** exponent.
+    """Repeat pairs of the smaller sources until a source of n pairs has a share proportional to n ** exponent.
 
-    1 leaves them as they are, 0 gives each source as many as the largest has: temperature sampling (arXiv 1907.05019, 3.2).
+    1 leaves the pairs as they are; 0 gives each source as many as the largest has. Source: temperature sampling,
+    arXiv 1907.05019, section 3.2.
     """
     by_source: dict[str, list[Pair]] = {}
     for pair in pairs:
@@ -27,28 +28,29 @@ def balance(pairs: Sequence[Pair], exponent: float, seed: int) -> list[Pair]:
     random = Random(seed)
     return [
         pair
-        for theirs in by_source.values()
-        for pair in repeat(theirs, round(most * (len(theirs) / most) ** exponent), random)
+        for own in by_source.values()
+        for pair in repeat(own, round(most * (len(own) / most) ** exponent), random)
     ]
 
 
 def repeat(pairs: Sequence[Pair], count: int, random: Random) -> list[Pair]:
-    """So many: all of them as often as they fit in, and the rest at random."""
+    """Return `count` pairs: all of them as often as they fit, and a random sample for the rest."""
     whole, rest = divmod(count, len(pairs))
     return [*pairs] * whole + random.sample(pairs, rest)
 
 
 def pick_distinct(pairs: Sequence[Pair], most: int, exponent: float, seed: int) -> list[Pair]:
-    """At most so many, none twice, drawn from the balanced ones."""
+    """Return at most `most` pairs without repeats, drawn from the balanced ones."""
     balanced = balance(pairs, exponent, seed)
     drawn = {pair.id: pair for pair in Random(seed).sample(balanced, len(balanced))}
     return list(drawn.values())[:most]
 
 
 def mix(pairs: Sequence[Pair], labelled: Container[str], config: DistilConfig, seed: int) -> list[Pair]:
-    """What a student reads: pairs that the teacher has labelled, `labelled_share` of all its steps read, and balanced others.
+    """Return the student's training pairs, of which `labelled_share` have a soft label and the rest are balanced others.
 
-    Those that are few come again and again; where one kind is missing, the other is all. Without a share it is as in other stages.
+    Pairs of either kind repeat where they are few. Where one kind is missing, all are of the other. Without a share, the
+    pairs are picked as in other stages.
     """
     if config.labelled_share is None:
         return pick(pairs, config, seed)

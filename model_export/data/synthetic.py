@@ -1,7 +1,7 @@
-"""Data that the project makes itself: wishes and offers whose grade follows from stated criteria.
+"""Data that the project generates: wishes and offers whose grade follows from stated criteria.
 
-A wish asks for a colour, a thing, and a city or a day. An offer says all four, in words that a tokenizer trained on
-them knows whole, and mentions something else besides, so that words in common do not give the grade away.
+A wish names a colour, a thing, and a city or a day. An offer names all four, and other values besides, so that shared
+words alone do not give the grade away.
 """
 
 import math
@@ -19,12 +19,12 @@ SOURCE = "synthetic"
 STEPS = ("topic", "attribute", "constraint")
 CRITERIA = Criteria(
     name="synthetic-1",
-    # Short: this is what a run of the tiny recipe reads again and again.
+    # Short, because the tiny recipe renders it into every prompt.
     text="0 another thing, else 1, and 1 each for colour and place or day",
     steps=STEPS,
 )
 
-# Each from common to rare: a wish is drawn by the inverse of the places of its words.
+# Each list goes from common to rare: a wish's weight is the product of 1 / rank of its words.
 _THINGS = (
     *("lamp", "chair", "bike", "coat", "tent", "drum", "clock", "table"),
     *("kettle", "mirror", "ladder", "piano", "basket", "bench", "violin", "fridge"),
@@ -41,7 +41,8 @@ _CITIES = (
 _DAYS = ("monday", "friday", "sunday", "tuesday", "saturday", "thursday", "wednesday")
 _MANNERS = ("good", "cheap", "old", "new", "small", "large")
 _MOST_NOTES = 64
-# What drawing distinct wishes makes of 1 / place: a note alone, by how rare its words are, must not tell its grade.
+# The slope that 1 / rank becomes when wishes are drawn without repeats. Offers follow it, so that the rarity of a
+# note's words does not give its grade away.
 _OFFER_SLOPE = -0.75
 _ASIDE_SHARE = 0.4
 
@@ -94,18 +95,18 @@ _ALL_WISHES = tuple(_Wish(*words) for words in product(_THINGS, _COLOURS, _CITIE
 
 
 def generate(seed: int, train_queries: int, dev_queries: int, notes_per_query: int) -> SyntheticData:
-    """Pairs whose grade is 0 where the thing is another one, else 1 and 1 more for each of colour and city or day.
+    """Generate pairs: grade 0 for another thing, else 1, plus 1 each for a matching colour and a matching city or day.
 
-    The grades of a query's notes differ in number by one at most. The same seed makes the same data; no query is both
-    in train and dev. Raises DataError where a size is out of range.
+    The grades of a query's notes are balanced to within one note. The same seed gives the same data, and no query is in both
+    train and dev. Raises DataError where a size is out of range.
     """
     wanted = train_queries + dev_queries
     if min(train_queries, dev_queries) < 1 or wanted > len(_ALL_WISHES):
         raise DataError(
-            f"{train_queries} and {dev_queries} synthetic queries: take 1 or more of each, {len(_ALL_WISHES)} in all"
+            f"{train_queries} and {dev_queries} synthetic queries: need 1 or more of each, and at most {len(_ALL_WISHES)} in all"
         )
     if not 1 <= notes_per_query <= _MOST_NOTES:
-        raise DataError(f"{notes_per_query} synthetic notes a query: take 1 to {_MOST_NOTES}")
+        raise DataError(f"{notes_per_query} synthetic notes per query: need 1 to {_MOST_NOTES}")
     rng = random.Random(seed)
     wishes = _draw_wishes(rng, wanted)
     train = tuple(_make_pairs(rng, "train", wishes[:train_queries], notes_per_query))
@@ -114,7 +115,7 @@ def generate(seed: int, train_queries: int, dev_queries: int, notes_per_query: i
 
 
 def _draw_wishes(rng: random.Random, number: int) -> list[_Wish]:
-    """Distinct wishes by weight, in random order: those whose clocks, running at rates of their weights, ring first."""
+    """Sample distinct wishes by weight: each draws an exponential time at the rate of its weight, and the earliest win."""
     ringing = sorted(_ALL_WISHES, key=lambda wish: rng.expovariate(wish.weight))
     return rng.sample(ringing[:number], number)
 
@@ -158,9 +159,9 @@ def _make_note(rng: random.Random, wish: _Wish, grade: int) -> tuple[_Offer, Not
 
 
 def _draw_aside(rng: random.Random, words: Sequence[str], asked: str, offered: str) -> str:
-    """A word for what is mentioned besides: as likely the asked one, met or not, and as likely the offered one.
+    """Draw a word that the offer mentions besides: the wished one or the offered one, equally often whether they match or not.
 
-    Otherwise a word in common, or a word that the note has twice, would give away whether the wish is met.
+    Otherwise a shared or repeated word would give away whether the wish is met.
     """
     drawn = rng.random()
     if drawn < _ASIDE_SHARE:
@@ -186,7 +187,7 @@ def _make_offer(rng: random.Random, wish: _Wish, grade: int) -> _Offer:
 
 
 def _draw_met(rng: random.Random, grade: int) -> tuple[bool, bool]:
-    """Whether colour, and city or day, are as asked for: open where the thing is another one."""
+    """Draw whether the colour, and the city or day, match the wish. Both are random where the thing differs."""
     if grade == 0:
         return rng.choice((False, True)), rng.choice((False, True))
     has_colour = grade == 3 or (grade == 2 and rng.choice((False, True)))
@@ -194,7 +195,7 @@ def _draw_met(rng: random.Random, grade: int) -> tuple[bool, bool]:
 
 
 def _compare(wish: _Wish, offer: _Offer) -> dict[str, Finding]:
-    """Each step's comparison, and the highest grade that is still possible after it."""
+    """Compare wish and offer step by step, with the highest grade that is still possible after each step."""
     limits = (wish.limit, offer.limit_like(wish.limit))
     sides = ((wish.thing, offer.thing), (wish.colour, offer.colour), limits)
     grade = GRADES[-1] if wish.thing == offer.thing else 0

@@ -1,4 +1,4 @@
-"""Prompt templates, as data: the order of criteria, note, query and cue is a checkpoint's choice."""
+"""Prompt templates. A checkpoint chooses the order of criteria, note, query and cue."""
 
 import re
 from collections.abc import Mapping
@@ -27,8 +27,8 @@ def _chatml(*pair: Pieces) -> Pieces:
         SlotPiece(slot="criteria"),
         TextPiece(text="<|im_end|>\n<|im_start|>user"),
     )
-    # The blank belongs to the cue: tokenizers part it from the digit after it, so that without it
-    # the model's next token is the blank, and label mass falls to noise.
+    # The blank belongs to the cue: tokenizers split it from the following digit. Without it the next token is the blank,
+    # and label mass falls to noise.
     return (*opening, *_join(pair), TextPiece(text="<|im_end|>\n<|im_start|>assistant\nGrade: "))
 
 
@@ -51,26 +51,26 @@ TEMPLATES: Mapping[str, Template] = MappingProxyType({template.name: template fo
 
 
 class TemplateError(NotegradeError):
-    """A template that is not there, or that the base does not speak."""
+    """Raised for a template that does not exist or that the base's tokenizer does not support."""
 
 
 def find_template(name: str) -> Template:
-    """The template of that name. Raises TemplateError naming those there are."""
+    """Return the template of that name. Raises TemplateError listing the names that exist."""
     try:
         return TEMPLATES[name]
     except KeyError:
-        raise TemplateError(f"no template {name!r}: it is one of {', '.join(TEMPLATES)}") from None
+        raise TemplateError(f"no template {name!r}: choose one of {', '.join(TEMPLATES)}") from None
 
 
 def check_control_tokens(template: Template, tokenizer: ContractTokenizer) -> None:
-    """Make sure that each `<|...|>` of the template is one token of this base, and not text that it spells out.
+    """Check that the base's tokenizer has each `<|...|>` of the template as one token.
 
-    Raises TemplateError naming the first that is not.
+    Raises TemplateError naming the first that it spells out as text.
     """
     for piece in template.pieces:
         for control in re.findall(r"<\|\w+\|>", piece.text) if isinstance(piece, TextPiece) else ():
             if len(tokenizer.encode_template(control)) != 1:
                 raise TemplateError(
                     f"template {template.name} uses {control}, which this base's tokenizer does not know: "
-                    "take a template for plain text, such as note-first-plain-1"
+                    "choose a plain-text template, such as note-first-plain-1"
                 )

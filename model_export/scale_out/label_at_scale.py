@@ -1,8 +1,8 @@
-"""Soft labels for files of any size: what `teacher_label` does, shard by shard, on one engine or many, and resumable.
+"""Soft labels for files of any size: the work of teacher/label.py by shards, on one engine or many, and resumable.
 
-A shard is done when its file is there. A killed run leaves whole shards alone, and its rerun does the others.
-One pass is enough: the engine tells the labels' logprobs beside every token that it samples, and those beside the
-answer's are the answer distribution, so that no path has to be read a second time.
+A shard is done when its file exists. A rerun after a kill labels the missing shards only.
+One pass is enough: the engine returns the labels' logprobs at every sampled token. Those at the answer are the answer
+distribution, so no path has to be scored again.
 """
 
 import json
@@ -17,7 +17,7 @@ from pathlib import Path
 from model_export.checkpoint.writer import OnProgress
 from model_export.data.pairs import Pair, listed, read_pairs
 from model_export.data.prompting import PromptForm, Prompting, teacher_template
-from model_export.scale_out.label_plan import LabelError, LabelPlan, PathSampling, ask_paths
+from model_export.scale_out.label_plan import LabelError, LabelPlan, PathSampling, path_requests
 from model_export.scale_out.trace_engine import Completion, EngineSetup, StartEngine, TraceEngine
 from model_export.stages import lock
 from model_export.teacher.label import SoftLabel, average, read_soft_labels, write_soft_labels
@@ -30,7 +30,7 @@ INPUTS_NAME, UNLABELLED_NAME = "label.json", "unlabelled.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class LabelSummary:
-    """How it ended; `made` is how many pairs this very run asked of the engine, in `seconds` with its start."""
+    """The result of labelling. `made` counts the pairs that this run labelled in `seconds`, engine start included."""
 
     pairs: int
     labelled: int
@@ -41,22 +41,22 @@ class LabelSummary:
         unlabelled = self.pairs - self.labelled
         line = f"{self.labelled:,} of {self.pairs:,} pairs are labelled"
         if unlabelled:
-            line += f"; {unlabelled:,} had no path that parses, see {UNLABELLED_NAME}"
+            line += f"; {unlabelled:,} have no path that parses, see {UNLABELLED_NAME}"
         if self.made:
             rate = self.made / self.seconds
-            line += f" ({self.made:,} now, in {self.seconds:.0f} s: {rate:.1f} a second)"
+            line += f" ({self.made:,} in this run, in {self.seconds:.0f} s: {rate:.1f} per second)"
         return line
 
 
 def label_file(
     plan: LabelPlan, out: Path, start_engine: StartEngine, on_progress: OnProgress
 ) -> LabelSummary:
-    """Label the plan's pairs into `out`, from where an earlier run of the same plan got to.
+    """Label the plan's pairs into `out`; shards from an earlier run of the same plan are kept.
 
-    Leaves `labels-00000.jsonl` and so on, as `read_soft_labels` reads them, `label.json` (what they follow from) and
-    `unlabelled.jsonl` (ids of pairs none of whose paths parses). All pairs are in memory, about 2 KB each. A rerun
-    takes the same paths where the engine computes the same logits: how it batches may move their last bits.
-    Raises DataError, LabelError, PromptingError for queries that are too long, and RunError when another run works there.
+    Writes `labels-00000.jsonl` and so on, for `read_soft_labels`, `label.json` (the plan's inputs) and `unlabelled.jsonl` (ids
+    of pairs none of whose paths parses). All pairs are in memory, about 2 KB each. A rerun samples the same paths where the
+    engine computes the same logits; different batches may change their last bits.
+    Raises DataError, LabelError, PromptingError for queries that are too long, and RunError when another run holds `out`.
     """
     with lock(out):
         started = time.monotonic()
@@ -73,7 +73,7 @@ def label_file(
 
 
 def split(pairs: Sequence[Pair], shard_size: int, out: Path) -> dict[Path, Sequence[Pair]]:
-    """The pairs of each shard, by its file."""
+    """Return the pairs of each shard, by the shard's file."""
     starts = range(0, len(pairs), shard_size)
     return {
         out / f"labels-{number:05}.jsonl": pairs[start : start + shard_size]
@@ -83,12 +83,12 @@ def split(pairs: Sequence[Pair], shard_size: int, out: Path) -> dict[Path, Seque
 
 @dataclass(frozen=True, slots=True)
 class PathReader:
-    """Reads completions of the teacher that a prompting is of."""
+    """Reads completions of the teacher that uses this prompting."""
 
     prompting: Prompting
 
     def soft_label(self, pair: Pair, completions: Sequence[Completion]) -> SoftLabel | None:
-        """The mean over the paths that parse; None where none does."""
+        """Average the paths that parse; None where none does."""
         paths = [path for each in completions if (path := self._read(pair, each))]
         return average(pair.id, paths) if paths else None
 
@@ -110,8 +110,8 @@ def _label_shards(
 ) -> None:
     pairs = [pair for shard in shards.values() for pair in shard]
     on_progress("Label", 0, len(pairs))
-    # One stream over all shards: engines neither stop nor start between them.
-    answers = engine.complete(pairs, partial(ask_paths, prompting=reader.prompting, sampling=sampling))
+    # One stream over all shards, so that engines never wait between shards.
+    answers = engine.complete(pairs, partial(path_requests, prompting=reader.prompting, sampling=sampling))
     done = 0
     for path, shard in shards.items():
         labels = []
@@ -142,9 +142,7 @@ def _claim(out: Path, inputs: Mapping[str, object]) -> None:
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
         if other := sorted(key for key in inputs.keys() | before if inputs.get(key) != before.get(key)):
-            raise LabelError(
-                f"{out} holds labels that follow from another {listed(other)}: give these another --out"
-            )
+            raise LabelError(f"{out} holds labels made with different {listed(other)}: choose another --out")
     _put(path, lambda partial_: partial_.write_text(json.dumps(inputs, indent=1) + "\n", encoding="utf-8"))
 
 
@@ -160,7 +158,7 @@ def _finish(shards: Mapping[Path, Sequence[Pair]], out: Path, made: int, seconds
 
 
 def _put(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file that is there whole or not at all."""
+    """Write a file atomically."""
     partial_ = path.with_name(f"{path.name}.partial")
     write(partial_)
     os.replace(partial_, path)

@@ -1,4 +1,4 @@
-"""What labels of a whole file follow from: the pairs, the teacher, the prompts it reads, and how it is sampled."""
+"""The inputs of a labelling job: the pairs, the teacher, its prompts, and how paths are sampled."""
 
 import hashlib
 from dataclasses import asdict, dataclass
@@ -11,7 +11,7 @@ from model_export.data.synthetic import CRITERIA as SYNTHETIC_CRITERIA
 from model_export.data.synthetic import SOURCE as SYNTHETIC
 from model_export.data.template import find_template
 from model_export.recipe import Recipe
-from model_export.scale_out.trace_engine import Asked
+from model_export.scale_out.trace_engine import PathRequest
 from model_export.stages import hash_of
 from service.contract.manifest import Criteria, hash_file
 from service.errors import NotegradeError
@@ -20,12 +20,12 @@ _TEACHER_FILES = ("*.safetensors", "config.json", "tokenizer.json")
 
 
 class LabelError(NotegradeError):
-    """Labelling that can't start or go on."""
+    """Raised when labelling can't start or continue."""
 
 
 @dataclass(frozen=True, slots=True)
 class PathSampling:
-    """How many paths of each pair, and how they are sampled; `max_tokens` is of a whole path."""
+    """How many paths to sample per pair, and how. `max_tokens` counts a whole path."""
 
     paths: int
     temperature: float
@@ -35,13 +35,13 @@ class PathSampling:
     def __post_init__(self) -> None:
         if self.paths < 1 or self.temperature <= 0:
             raise LabelError(
-                f"paths must be at least 1 and the temperature above 0, not {self.paths} and {self.temperature}"
+                f"paths must be at least 1 and the temperature above 0; they are {self.paths} and {self.temperature}"
             )
 
 
 @dataclass(frozen=True, slots=True)
 class LabelPlan:
-    """What is labelled, by whom and how. `source` is what the pairs have in common, `form` what prompts are made by."""
+    """The pairs to label, the teacher and the sampling. `source` describes the pairs, `form` the teacher's prompts."""
 
     pairs: Path
     source: Source
@@ -52,12 +52,12 @@ class LabelPlan:
 
     def __post_init__(self) -> None:
         if self.shard_size < 1:
-            raise LabelError(f"a shard must hold at least 1 pair, not {self.shard_size}")
+            raise LabelError(f"the shard size must be at least 1; it is {self.shard_size}")
         if not (self.teacher / "config.json").is_file():
-            raise LabelError(f"{self.teacher} is no transformers folder: it has no config.json")
+            raise LabelError(f"{self.teacher} is not a transformers folder: it has no config.json")
 
     def inputs(self) -> dict[str, object]:
-        """All that the labels follow from, JSON-like. Raises OSError when a file can't be read."""
+        """Return everything that the labels depend on, JSON-like. Raises OSError when a file can't be read."""
         files = sorted(path for pattern in _TEACHER_FILES for path in self.teacher.glob(pattern))
         return {
             "pairs": hash_file(self.pairs),
@@ -70,7 +70,7 @@ class LabelPlan:
 
 
 def recipe_sampling(recipe: Recipe, paths: int | None, temperature: float | None) -> PathSampling:
-    """The recipe's, with these two in place of its own where they are given."""
+    """Return the recipe's sampling, with these paths and temperature where they are given."""
     return PathSampling(
         paths=recipe.label.paths if paths is None else paths,
         temperature=recipe.label.temperature if temperature is None else temperature,
@@ -80,24 +80,24 @@ def recipe_sampling(recipe: Recipe, paths: int | None, temperature: float | None
 
 
 def recipe_source(recipe: Recipe, name: str | None) -> Source:
-    """The recipe's source of that name; where it has one alone, None names it. Raises LabelError naming those it has."""
+    """Return the recipe's source of that name, or its only source. Raises LabelError listing its sources."""
     sources = _sources(recipe)
     if name is None and len(sources) == 1:
         return next(iter(sources.values()))
     if name is None or name not in sources:
-        raise LabelError(f"state which source the pairs are like: {listed(list(sources))}")
+        raise LabelError(f"--source must name the source that the pairs are like: {listed(list(sources))}")
     return sources[name]
 
 
 def recipe_form(recipe: Recipe) -> PromptForm:
-    """What the recipe's teacher reads its prompts by. Raises TemplateError or CriteriaError where it can't be found."""
+    """Return the form of the recipe's prompts. Raises TemplateError or CriteriaError."""
     return PromptForm(find_template(recipe.model.template), _criteria(recipe), recipe.model.limits)
 
 
-def ask_paths(pair: Pair, prompting: Prompting, sampling: PathSampling) -> list[Asked]:
-    """Several paths of one prompt; seeds follow from the plan's seed and the pair's id, wherever it stands."""
+def path_requests(pair: Pair, prompting: Prompting, sampling: PathSampling) -> list[PathRequest]:
+    """Return the requests for a pair's paths. Their seeds depend only on the plan's seed and the pair's id."""
     prompt = prompting.teacher_prompt(pair)
-    return [Asked(prompt, _seed_of(sampling.seed, pair.id, path)) for path in range(sampling.paths)]
+    return [PathRequest(prompt, _seed_of(sampling.seed, pair.id, path)) for path in range(sampling.paths)]
 
 
 def _sources(recipe: Recipe) -> dict[str, Source]:
@@ -120,6 +120,6 @@ def _criteria(recipe: Recipe) -> tuple[Criteria, ...]:
 
 
 def _seed_of(seed: int, id_: str, path: int) -> int:
-    # 31 bits: every engine's seed takes as many.
+    # 31 bits fit the seed of every engine.
     digest = hashlib.sha256(f"{seed} {path} {id_}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1

@@ -1,11 +1,10 @@
 """A training stage on several processes: torchrun starts this module in each of them.
 
-The run itself stays one process: it writes down the job, waits, and passes on what the first process reports. What
-they share is in processes.py.
+The run itself stays one process: it writes the job to a file, waits, and passes on the progress of the first process.
+training/processes.py says how the processes divide the work.
 """
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from transformers import set_seed
 
+from model_export.child_process import start_child
 from model_export.data.pairs import Pair
 from model_export.data.prepare import load_data
 from model_export.data.prompting import PromptForm, Prompting
@@ -23,23 +23,23 @@ from model_export.data.template import find_template
 from model_export.recipe import Recipe
 from model_export.student.distil import train_student
 from model_export.teacher.label import read_soft_labels
-from model_export.teacher.sft import Workplace, train_cot, train_label_only
+from model_export.teacher.sft import StageContext, train_cot, train_label_only
 from model_export.training.supervised import OnStep, saved_state
 from service.errors import NotegradeError
 
 _JOB, _LOG = "job.json", "processes.log"
-# Vendors write to stdout as well.
+# Prefixes of our lines on stdout, where libraries write too.
 _STEP, _ERROR = "notegrade-step", "notegrade-error"
 _LOG_TAIL_CHARS = 2000
 _STOP_TIMEOUT_S = 60
 
 
 class LaunchError(NotegradeError):
-    """A stage whose processes did not all end well."""
+    """Raised for a stage in which a process failed."""
 
 
 class StageJob(BaseModel):
-    """One training stage, as its processes are told of it. Folders are those of the run's stages.
+    """A training stage, as its processes read it from a file. Folders are those of the run's stages.
 
     Attributes:
         start: transformers folder to start from; its tokenizer renders the prompts.
@@ -57,20 +57,20 @@ class StageJob(BaseModel):
 
 
 def launch(job: StageJob, on_step: OnStep) -> None:
-    """Train on the recipe's number of processes and wait for the weights in the job's folder.
+    """Train on the recipe's number of processes, and return when the weights are in the job's folder.
 
-    Raises LaunchError with what the first process says, or else with the end of all processes' log.
+    Raises LaunchError with the message of the first process, or else with the end of the processes' log.
     """
     file, log = job.folder / _JOB, job.folder / _LOG
     file.write_text(job.model_dump_json(), encoding="utf-8")
-    # What a kill left half-written goes here, and not in each process at once.
+    # Remove half-written states here: the processes would all try at the same time.
     saved_state(job.folder / "state")
-    # What this process sampled traces with: the first of those processes needs it.
+    # The first process needs the GPU memory that this process sampled traces with.
     torch.cuda.empty_cache()
     error = ""
     with _processes(_command(job.recipe.launch.processes, file), log) as torchrun:
         for line in torchrun.stdout or ():
-            word, _, rest = line.rstrip("\n").partition(" ")
+            word, _, rest = line.decode(errors="replace").rstrip("\n").partition(" ")
             if word == _STEP:
                 done, total = map(int, rest.split())
                 on_step(done, total)
@@ -86,38 +86,29 @@ def launch(job: StageJob, on_step: OnStep) -> None:
 
 
 def _command(processes: int, job: Path) -> list[str]:
-    # Should the run be killed outright, the kernel ends its processes in its stead.
-    with_parent = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={processes}",
-    ]
-    return [*with_parent, *torchrun, "-m", "model_export.scale_out.launch", str(job)]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return [*torchrun, f"--nproc-per-node={processes}", "-m", "model_export.scale_out.launch", str(job)]
 
 
 @contextmanager
-def _processes(command: list[str], log: Path) -> Iterator["subprocess.Popen[str]"]:
-    with log.open("w", encoding="utf-8") as errors:
-        process = subprocess.Popen(  # noqa: S603 - this interpreter, a fixed module
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, encoding="utf-8"
-        )
+def _processes(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    # TERM: torchrun puts its processes in sessions of their own and ends them itself.
+    process = start_child(command, log, pipe_stdout=True, signal_at_end="TERM")
     try:
         yield process
     finally:
         _stop(process)
 
 
-def _stop(process: "subprocess.Popen[str]") -> None:
+def _stop(process: subprocess.Popen[bytes]) -> None:
     process.terminate()  # torchrun ends its processes before itself
     try:
         process.wait(_STOP_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         process.kill()
-    if process.stdout:
-        process.stdout.close()
+    for pipe in (process.stdin, process.stdout):
+        if pipe:
+            pipe.close()
 
 
 def _tail(log: Path) -> str:
@@ -125,28 +116,28 @@ def _tail(log: Path) -> str:
 
 
 def train_stage(job: StageJob, on_step: OnStep) -> None:
-    """The stage's work in one of its processes."""
+    """Train the stage in one of its processes."""
     recipe, data = job.recipe, load_data(job.data)
     form = PromptForm(find_template(recipe.model.template), data.criteria, recipe.model.limits)
     prompting = Prompting.load(form, job.start)
-    place = Workplace.of(recipe, job.stage, job.start, job.folder, on_step)
+    context = StageContext.of(recipe, job.stage, job.start, job.folder, on_step)
     set_seed(recipe.seed)
-    _train(job, data.train, prompting, place)
+    _train(job, data.train, prompting, context)
 
 
-def _train(job: StageJob, pairs: Sequence[Pair], prompting: Prompting, place: Workplace) -> None:
+def _train(job: StageJob, pairs: Sequence[Pair], prompting: Prompting, context: StageContext) -> None:
     recipe = job.recipe
     if job.stage in ("grpo", "sam"):
-        from model_export.teacher.rl import train_rl  # brings TRL along, which takes its time
+        from model_export.teacher.rl import train_rl  # importing TRL takes seconds
 
-        train_rl(pairs, prompting, recipe.rl, place, masked=job.stage == "sam")
+        train_rl(pairs, prompting, recipe.rl, context, masked=job.stage == "sam")
     elif job.stage == "distil":
         labels = read_soft_labels(job.soft_labels) if job.soft_labels else {}
-        train_student(pairs, labels, prompting, recipe.distil, place)
+        train_student(pairs, labels, prompting, recipe.distil, context)
     elif job.stage == "cot_sft":
-        train_cot(pairs, prompting, recipe.cot_sft, place)
+        train_cot(pairs, prompting, recipe.cot_sft, context)
     else:
-        train_label_only(pairs, prompting, recipe.label_only_sft, place)
+        train_label_only(pairs, prompting, recipe.label_only_sft, context)
 
 
 def _report(word: str, text: str) -> None:
@@ -154,7 +145,7 @@ def _report(word: str, text: str) -> None:
 
 
 def main() -> None:
-    """One process of a stage, as torchrun starts it with a job file."""
+    """Run one process of a stage. torchrun starts it with the job's file."""
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     job = StageJob.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
 """vLLM on Ray Data's LLM batch inference: the only file that imports `ray`.
 
-Dropped of what a processor of `ray.data.llm` does by itself: chat template, tokenizing and detokenizing (our prompts
-are token ids, and so are our completions), metrics over Ray's Prometheus endpoint, dashboard and usage reports.
+Turned off in a processor of `ray.data.llm`: chat template, tokenizing and detokenizing (our prompts and completions are
+token ids), metrics on Ray's Prometheus endpoint, dashboard and usage reports.
 """
 
 import contextlib
@@ -18,23 +18,23 @@ from typing import Any
 
 from model_export.data.pairs import Pair
 from model_export.scale_out.label_plan import LabelError
-from model_export.scale_out.trace_engine import Ask, Completion, EngineSetup
+from model_export.scale_out.trace_engine import Completion, EngineSetup, MakeRequests
 from service.contract.vllm_settings import cpu_environment
 
-_BLOCK = 64  # pairs that travel together: few, since a block's rows come back when its last is done
+_BLOCK = 64  # pairs per block: few, because a block's rows arrive only when its last row is done
 _BATCH = 64
 _BATCHED_TOKENS = 2048
-_MOST_RESTARTS = 2  # of an engine, and of a batch; by default Ray goes on for ever
+_MOST_RESTARTS = 2  # of an engine, and of a batch; by default Ray retries forever
 _LOCAL = "local"
 _EXCEPTION = re.compile(r"[\w.]+(Error|Exception)\b")
 
 
 @dataclass(frozen=True, slots=True)
 class RayOptions:
-    """How many engines, each with a GPU of its own where there are GPUs, and where.
+    """How many engines to start, and on which Ray. Each engine has a GPU of its own where there are GPUs.
 
-    `address` is of a running Ray cluster, whose machines see the teacher's folder under the same path; `local` starts
-    Ray here and ends it after.
+    `address` names a running Ray cluster, whose machines see the teacher's folder under the same path; `local` starts Ray
+    here and stops it afterwards.
     """
 
     engines: int = 1
@@ -42,22 +42,22 @@ class RayOptions:
 
 
 class RayEngine:
-    """A `TraceEngine` on a Ray that is up. Its vLLM engines live as long as one call of `complete`."""
+    """A `TraceEngine` on a running Ray. Its vLLM engines live for one call of `complete`."""
 
     def __init__(self, setup: EngineSetup, engines: int, *, gpu: bool) -> None:
         self._setup = setup
         self._engines = engines
         self._gpu = gpu
 
-    def complete(self, pairs: Sequence[Pair], ask: Ask) -> Iterator[list[Completion]]:
+    def complete(self, pairs: Sequence[Pair], make_requests: MakeRequests) -> Iterator[list[Completion]]:
         import ray
 
         rows = [{"index": index, "pair": pair} for index, pair in enumerate(pairs)]
-        asked = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // _BLOCK)).flat_map(
-            partial(_to_requests, ask=ask, params=self._sampling_params())
+        requests = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // _BLOCK)).flat_map(
+            partial(_to_requests, make_requests=make_requests, params=self._sampling_params())
         )
         try:
-            yield from _by_pair(self._processor()(asked).iter_rows(), len(pairs))
+            yield from _by_pair(self._processor()(requests).iter_rows(), len(pairs))
         except ray.exceptions.RayError as error:
             raise LabelError(f"the engine failed: {reason_of(error)}") from error
 
@@ -73,7 +73,7 @@ class RayEngine:
             tokenize_stage=False,
             detokenize_stage=False,
             log_engine_metrics=False,
-            # Without it each engine asks for a GPU.
+            # Without this, each engine requires a GPU.
             placement_group_config={"bundles": [{"CPU": 1, "GPU": int(self._gpu)}]},
         )
         processor = build_processor(
@@ -86,16 +86,16 @@ class RayEngine:
     def _engine_options(self) -> dict[str, Any]:
         options: dict[str, Any] = {
             "max_model_len": self._setup.max_prompt_tokens + self._setup.max_tokens,
-            "generation_config": "vllm",  # the folder's own would change how paths are sampled
+            "generation_config": "vllm",  # the folder's own settings would change the sampling
             "logprobs_mode": "raw_logprobs",
-            "enable_prefix_caching": True,  # all paths of a pair, and all pairs of a note, share a prompt's head
+            "enable_prefix_caching": True,  # paths of a pair, and pairs of a note, share a prefix
         }
         on_cpu = {
             "dtype": "float32",
             "block_size": 32,
             "enforce_eager": True,
-            # A prompt that is read in parts makes vLLM 0.32 wind back the path's random generator, which those of
-            # CPUs can't ("CPU Generator does not use offset"): the engine would die of it.
+            # With chunked prefill, vLLM 0.32 rewinds the request's random generator, which CPU generators don't support
+            # ("CPU Generator does not use offset"), and the engine dies.
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": max(_BATCHED_TOKENS, options["max_model_len"]),
         }
@@ -113,19 +113,19 @@ class RayEngine:
 
 @contextlib.contextmanager
 def start_ray_engine(setup: EngineSetup, options: RayOptions) -> Iterator[RayEngine]:
-    """An engine on a local Ray, which ends after the block, or on a cluster that runs.
+    """Start an engine on a local Ray, which is stopped after the block, or on a running cluster.
 
     Raises LabelError where vLLM is not installed or Ray has fewer GPUs than engines.
     """
     if importlib.util.find_spec("vllm") is None:
         raise LabelError("vLLM is not installed here: install it to label at scale")
-    # Ray reads it when it starts, and takes it from nowhere else.
+    # Ray reads this only from the environment, when it starts.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     with tempfile.TemporaryDirectory(prefix="ng-", ignore_cleanup_errors=True) as folder:
         gpus = _start_ray(options, Path(folder))
         try:
             if 0 < gpus < options.engines:
-                raise LabelError(f"{options.engines} engines need as many GPUs, and Ray has {gpus}")
+                raise LabelError(f"{options.engines} engines need {options.engines} GPUs, and Ray has {gpus}")
             yield RayEngine(setup, options.engines, gpu=gpus > 0)
         finally:
             import ray
@@ -134,7 +134,7 @@ def start_ray_engine(setup: EngineSetup, options: RayOptions) -> Iterator[RayEng
 
 
 def _start_ray(options: RayOptions, folder: Path) -> int:
-    """How many GPUs it has."""
+    """Connect to Ray or start it, and return its number of GPUs."""
     import ray
 
     shared: dict[str, Any] = {
@@ -144,7 +144,7 @@ def _start_ray(options: RayOptions, folder: Path) -> int:
         "logging_level": logging.ERROR,
     }
     own: dict[str, Any] = {
-        # Ray's CPUs are a count, not cores: an engine holds one, and the tasks around it need others.
+        # Ray's CPUs are a count of slots, not cores: each engine holds one, and the tasks around it need others.
         "num_cpus": options.engines + _cores(),
         "include_dashboard": False,
         "_temp_dir": str(folder),
@@ -152,7 +152,7 @@ def _start_ray(options: RayOptions, folder: Path) -> int:
     try:
         ray.init(**shared, **(own if options.address == _LOCAL else {}))
     except (ConnectionError, ValueError) as error:
-        raise LabelError(f"there is no Ray at {options.address}: {error}") from error
+        raise LabelError(f"no Ray cluster at {options.address}: {error}") from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
@@ -161,10 +161,10 @@ def _start_ray(options: RayOptions, folder: Path) -> int:
 
 
 def _quiet() -> None:
-    # Only now: Ray has set up its own logging, in which each of these tells of every step on stderr.
+    # Only now, after Ray has set up its own logging: these loggers would print every step on stderr.
     for name in ("ray.data", "ray.llm", "ray._private.worker"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # With a handler here, the modules under it leave out their own, which know no level but INFO.
+    # Without a handler here, the modules below add their own, which always log at INFO.
     logging.getLogger("ray.llm").handlers = [logging.StreamHandler()]
 
 
@@ -177,12 +177,14 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _to_requests(row: dict[str, Any], ask: Ask, params: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    asked = ask(row["pair"])
-    for path, each in enumerate(asked):
+def _to_requests(
+    row: dict[str, Any], make_requests: MakeRequests, params: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    requests = make_requests(row["pair"])
+    for path, each in enumerate(requests):
         yield {
             "index": row["index"],
-            "last": path == len(asked) - 1,
+            "last": path == len(requests) - 1,
             "tokenized_prompt": each.prompt,
             "sampling_params": {**params, "seed": each.seed},
         }
@@ -204,7 +206,7 @@ def _by_pair(rows: Iterator[dict[str, Any]], count: int) -> Iterator[list[Comple
     index = 0
     for row in rows:
         if row["index"] != index:
-            raise LabelError(f"Ray gave pair {row['index']} where it should give pair {index}")
+            raise LabelError(f"Ray returned pair {row['index']} in place of pair {index}")
         completions.append(
             Completion([int(token) for token in row["token_ids"]], [list(at) for at in row["label_logprobs"]])
         )
@@ -212,11 +214,11 @@ def _by_pair(rows: Iterator[dict[str, Any]], count: int) -> Iterator[list[Comple
             yield completions
             completions, index = [], index + 1
     if index != count:
-        raise LabelError(f"Ray gave {index} pairs of {count}")
+        raise LabelError(f"Ray returned {index} of {count} pairs")
 
 
 def reason_of(error: Exception) -> str:
-    """What a Ray exception came from, in one line: its own text is tracebacks, the exception itself their end."""
+    """Return the original exception of a Ray error in one line. Ray's own text is tracebacks, which end with it."""
     lines = str(error).strip().splitlines()
     starts = [index for index, line in enumerate(lines) if _EXCEPTION.match(line)]
     return " ".join(line.strip() for line in lines[starts[-1] if starts else -1 :])

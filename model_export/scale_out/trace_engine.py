@@ -1,4 +1,4 @@
-"""What labelling asks of an engine: paths, sampled with what the labels had in the place of each of their tokens."""
+"""The interface of an engine that samples reasoning paths, with label logprobs at each token."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -10,8 +10,8 @@ from model_export.data.pairs import Pair
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """One path to sample: the prompt's token ids, and a seed of its own, so that a rerun takes the same path."""
+class PathRequest:
+    """One path to sample: the prompt's token ids, and a seed, so that a rerun samples the same path."""
 
     prompt: list[int]
     seed: int
@@ -19,33 +19,33 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A sampled path: its tokens, the end token included where it came to one.
+    """A sampled path: its tokens, with the end token if it reached one.
 
-    `label_logprobs`: for each token, what the labels had in its place, lowest grade first: natural log, over the
-    whole vocabulary, before the temperature.
+    `label_logprobs` holds, for each token, the logprobs of the labels at its position, lowest grade first: natural log, over
+    the whole vocabulary, before the temperature.
     """
 
     token_ids: list[int]
     label_logprobs: list[list[float]]
 
 
-Ask = Callable[[Pair], list[Asked]]
+MakeRequests = Callable[[Pair], list[PathRequest]]
 
 
 class TraceEngine(Protocol):
-    """Samples paths."""
+    """An engine that samples paths."""
 
-    def complete(self, pairs: Sequence[Pair], ask: Ask) -> Iterator[list[Completion]]:
-        """What came of all that is asked of each pair, pair by pair in their order.
+    def complete(self, pairs: Sequence[Pair], make_requests: MakeRequests) -> Iterator[list[Completion]]:
+        """Yield the completions of each pair's requests, in the order of the pairs.
 
-        `ask` is called once a pair, maybe in another process. Raises LabelError when the engine fails.
+        `make_requests` is called once per pair, possibly in another process. Raises LabelError when the engine fails.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSetup:
-    """What an engine is started with; lengths are in tokens."""
+    """Settings that an engine starts with; lengths are in tokens."""
 
     teacher: Path
     label_token_ids: tuple[int, ...]

@@ -1,1 +1,1 @@
-"""The student: distilled from the teacher's labels and traces."""
+"""The student, distilled from the teacher's labels and traces."""

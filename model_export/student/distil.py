@@ -1,4 +1,4 @@
-"""Distillation: the student learns the teacher's answer distribution on its first token, and the trace after it."""
+"""Distillation: the student learns the teacher's answer distribution on its first token, and then the teacher's trace."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,7 +7,7 @@ from model_export.data.prompting import Prompting, gold_label, soft_label
 from model_export.data.sampling import mix
 from model_export.recipe import DistilConfig
 from model_export.teacher.label import SoftLabel
-from model_export.teacher.sft import Workplace, train_examples
+from model_export.teacher.sft import StageContext, train_examples
 from model_export.training.batches import Example
 
 
@@ -16,17 +16,20 @@ def train_student(
     labels: Mapping[str, SoftLabel],
     prompting: Prompting,
     config: DistilConfig,
-    place: Workplace,
+    context: StageContext,
 ) -> None:
-    """Train on the teacher's soft label and trace, and on pairs without them, as many as `labelled_share` lets in, by gold alone."""
-    read = mix(pairs, labels, config, place.seed)
-    examples = [make_example(pair, labels.get(pair.id), prompting, config) for pair in read]
-    train_examples(examples, prompting, config, place, trace_weight=config.trace_weight, layers=config.layers)
+    """Train the student and write it to the stage's folder.
+
+    Labelled pairs teach the soft label and the trace, other pairs the gold grade; `labelled_share` sets their proportion.
+    """
+    chosen = mix(pairs, labels, config, context.seed)
+    examples = [make_example(pair, labels.get(pair.id), prompting, config) for pair in chosen]
+    train_examples(examples, prompting, config, context, trace_weight=config.trace_weight)
 
 
 def make_example(pair: Pair, label: SoftLabel | None, prompting: Prompting, config: DistilConfig) -> Example:
-    """The target is `gold_weight` of the gold label and the rest of the teacher's, softened by the temperature."""
-    gold = gold_label(pair, config.smoothing, by_variance=config.variance_smoothing)
+    """Return an example whose target mixes the gold label (`gold_weight`) with the teacher's distribution at the temperature."""
+    gold = gold_label(pair, config.smoothing)
     prompt = prompting.student_prompt(pair)
     if label is None:
         return Example(prompt, [], gold, pair.label)

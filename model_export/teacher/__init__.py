@@ -1,1 +1,1 @@
-"""The reasoning teacher: warm-up, reinforcement learning with the step mask, labelling."""
+"""The reasoning teacher: SFT on gold traces, RL with the step mask, and soft labels."""

@@ -13,12 +13,12 @@ from model_export.teacher.rollout import OnBatch, Sampler, Sampling, sample_path
 
 @dataclass(frozen=True, slots=True)
 class SoftLabel:
-    """What the teacher says of one pair.
+    """The teacher's label of one pair.
 
     Attributes:
         distribution: mean over the paths that parse, lowest grade first.
-        paths: how many did.
-        steps: those of the path whose answer distribution is nearest to the mean; the student learns to write them.
+        paths: number of paths that parse.
+        steps: text of the steps on the path whose answer distribution is closest to the mean; the student learns to write them.
     """
 
     id: str
@@ -35,12 +35,12 @@ def label_pairs(
     max_tokens: int,
     on_batch: OnBatch,
 ) -> list[SoftLabel]:
-    """The soft labels of the pairs, in order; a pair none of whose paths parses has none."""
+    """Return the soft labels of the pairs, in order. A pair is left out when none of its paths parses."""
     sampler = Sampler.load(teacher, prompting, config.precision)
-    asked = [pair for pair in pairs for _ in range(config.paths)]
+    sampled = [pair for pair in pairs for _ in range(config.paths)]
     sampling = Sampling(max_tokens, config.temperature, config.batch_size)
-    paths = sample_paths(asked, prompting, sampler, sampling, on_batch)
-    found = [(pair, path) for pair, path in zip(asked, paths, strict=True) if path]
+    paths = sample_paths(sampled, prompting, sampler, sampling, on_batch)
+    found = [(pair, path) for pair, path in zip(sampled, paths, strict=True) if path]
     if not found:
         return []
     answers, _ = sampler.distributions([path.before_answer for _, path in found], config.batch_size)
@@ -51,23 +51,23 @@ def label_pairs(
 
 
 def average(id_: str, paths: Sequence[tuple[str, Sequence[float]]]) -> SoftLabel:
-    """One soft label from (steps, answer distribution) of each path."""
+    """Average (steps, answer distribution) of several paths into one soft label."""
     mean = tuple(sum(column) / len(paths) for column in zip(*(answer for _, answer in paths), strict=True))
-    # Rounded, so that of equals (two paths always are) the first is taken, whatever the last bit says.
+    # Rounded, so that ties (two paths always tie) go to the first path and not to a rounding error.
     distances = [round(sum(abs(p - q) for p, q in zip(answer, mean, strict=True)), 9) for _, answer in paths]
     nearest = paths[distances.index(min(distances))]
     return SoftLabel(id_, mean, len(paths), nearest[0])
 
 
 def write_soft_labels(path: Path, labels: Iterable[SoftLabel]) -> None:
-    """JSON lines, one a pair."""
+    """Write JSON lines, one per pair."""
     path.write_text(
         "".join(json.dumps(asdict(label), ensure_ascii=False) + "\n" for label in labels), encoding="utf-8"
     )
 
 
 def read_soft_labels(path: Path) -> dict[str, SoftLabel]:
-    """By id of the pair."""
+    """Read soft labels by id of their pair."""
     rows = (json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line)
     return {
         row["id"]: SoftLabel(row["id"], tuple(row["distribution"]), row["paths"], row["steps"])

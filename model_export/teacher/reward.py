@@ -1,4 +1,4 @@
-"""The reward of a rollout: its final grade against gold, and its form."""
+"""The reward of a rollout: its grade compared with the gold grade, and whether its trace parses."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,12 @@ from service.contract.trace import Trace
 
 @dataclass(frozen=True, slots=True)
 class Reward:
-    """Weights of a reward in [0, 1 + format_weight].
+    """The weights of a reward in [0, 1 + format_weight].
 
     Attributes:
-        format_weight: for a trace that parses.
-        distance_weight: share of the grade's reward that falls evenly with its distance from gold; the rest is for
-            the exact grade alone.
+        format_weight: reward of a trace that parses.
+        distance_weight: share of the grade's reward that falls linearly with the distance to the gold grade; the rest is for
+            the exact grade.
     """
 
     format_weight: float
@@ -20,7 +20,7 @@ class Reward:
     top_grade: int
 
     def of(self, trace: Trace | None, gold: int) -> float:
-        """The reward; 0 where there is no trace."""
+        """Return the reward of a trace; 0 where the rollout does not parse."""
         if trace is None:
             return 0.0
         distance = abs(trace.grade - gold)

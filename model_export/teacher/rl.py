@@ -1,7 +1,7 @@
 """Reinforcement learning of the teacher: TRL's GRPO, with or without the step mask.
 
-Left out of GRPO as first published (arXiv 2402.03300): the KL term, unless `beta` asks for it; several updates per
-rollout, unless `iterations` does. Added: with the mask, advantages are (rollouts, tokens) and not (rollouts,).
+Left out of GRPO as first published (arXiv 2402.03300): the KL term, unless `beta` is set, and several updates per
+rollout, unless `iterations` is set. Added: with the mask, advantages are (rollouts, tokens) instead of (rollouts,).
 """
 
 import math
@@ -19,41 +19,41 @@ from model_export.data.prompting import Prompting
 from model_export.data.rollout_reader import Rollout, RolloutReader
 from model_export.models.model_io import load_model, load_tokenizer
 from model_export.recipe import RlConfig
-from model_export.run_log import RunLog
+from model_export.run_log import LOG_NAME, RunLog
 from model_export.teacher.reward import Reward
-from model_export.teacher.sft import LOG_NAME, Workplace
+from model_export.teacher.sft import StageContext
 from model_export.teacher.step_mask import step_mask
 from model_export.training.processes import save_trained, share
-from model_export.training.supervised import Reporter, choose_all_weights, choose_weights, saved_state
+from model_export.training.supervised import Reporter, freeze_all_but_linears, saved_state, unfreeze_all
 from service.errors import NotegradeError
 
 
 class StepMaskError(NotegradeError):
-    """Settings that would silently undo the step mask."""
+    """Raised for settings that would silently undo the step mask."""
 
 
 def check_settings(args: GRPOConfig) -> None:
-    """Raises StepMaskError for a setting under which the loss would not follow a mask by tokens, saying why."""
-    sequence_losses = {"luspo": "weighs a sequence as one", "vespo": "weighs a sequence as one"}
+    """Raise StepMaskError for a setting under which the loss would not follow a mask by tokens."""
+    sequence_losses = {"luspo", "vespo"}
     if args.importance_sampling_level != "token":
         raise StepMaskError(
-            f"importance_sampling_level={args.importance_sampling_level!r} gives all tokens of a rollout one ratio, so that "
-            "masked tokens move with the rest: set it to 'token'"
+            f"importance_sampling_level={args.importance_sampling_level!r} gives all tokens of a rollout one ratio, so "
+            "masked tokens would change with the others: set it to 'token'"
         )
     if args.loss_type in sequence_losses:
         raise StepMaskError(
-            f"loss_type={args.loss_type!r} {sequence_losses[args.loss_type]}: take grpo, bnpo, dr_grpo, dapo or cispo"
+            f"loss_type={args.loss_type!r} weighs a sequence as one: choose grpo, bnpo, dr_grpo, dapo or cispo"
         )
     if args.off_policy_mask_threshold is not None:
         raise StepMaskError(
-            "off_policy_mask_threshold drops rollouts by the sign of one advantage each: leave it unset"
+            "off_policy_mask_threshold drops whole rollouts by the sign of their advantage: leave it unset"
         )
     if args.use_liger_kernel:
-        raise StepMaskError("use_liger_kernel computes a loss of one advantage a rollout: leave it off")
+        raise StepMaskError("use_liger_kernel takes one advantage per rollout: leave it off")
 
 
 class StepMaskTrainer(GRPOTrainer):  # type: ignore[misc]  # mypy does not read trl
-    """TRL's trainer, fed with prompts as the contract renders them, and its advantages masked by step."""
+    """TRL's GRPO trainer with prompts rendered by the contract and, if `masked`, advantages masked by step."""
 
     def __init__(
         self, *args: Any, prompts: Mapping[str, list[int]], reader: RolloutReader, masked: bool, **kwargs: Any
@@ -66,7 +66,7 @@ class StepMaskTrainer(GRPOTrainer):  # type: ignore[misc]  # mypy does not read 
         self._masked = masked
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
-        # A prompt's id stands for it: as text it would be encoded anew, and a note could become a control token.
+        # The dataset holds pair ids in place of prompts: TRL would encode a text itself, and a note could become a control token.
         return [self._prompts[prompt] for prompt in prompts], None, {}
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -86,7 +86,7 @@ class StepMaskTrainer(GRPOTrainer):  # type: ignore[misc]  # mypy does not read 
 
     def _log_steps(self, rollouts: Sequence[Rollout], inputs: Sequence[Mapping[str, Any]]) -> None:
         metrics = self._metrics["train" if self.model.training else "eval"]
-        # Those of all processes, as TRL's own metrics are.
+        # Gathered from all processes, like TRL's own metrics.
         seen = gather_object(
             [(rollout.trace, row["label"]) for rollout, row in zip(rollouts, inputs, strict=True)]
         )
@@ -107,7 +107,7 @@ def masked_advantages(
     inputs: Sequence[Mapping[str, Any]],
     completion_mask: torch.Tensor,
 ) -> torch.Tensor:
-    """From one advantage a rollout, (rollouts,), to one a token, (rollouts, tokens); padding gets none."""
+    """Turn one advantage per rollout, (rollouts,), into one per token, (rollouts, tokens); 0 for padding."""
     mask = torch.zeros_like(completion_mask, dtype=advantages.dtype)
     for index, (rollout, row) in enumerate(zip(rollouts, inputs, strict=True)):
         values = step_mask(rollout, row["label"], advantages[index].item())
@@ -116,14 +116,14 @@ def masked_advantages(
 
 
 def train_rl(
-    pairs: Sequence[Pair], prompting: Prompting, config: RlConfig, place: Workplace, *, masked: bool
+    pairs: Sequence[Pair], prompting: Prompting, config: RlConfig, context: StageContext, *, masked: bool
 ) -> None:
-    """Train the warmed-up teacher that lies at the start by the reward of its rollouts, and write it."""
-    model, tokenizer = load_model(place.start), load_tokenizer(place.start)
-    if place.from_scratch:
-        choose_all_weights(model)
+    """Train the SFT teacher on the reward of its rollouts, and write it to the stage's folder."""
+    model, tokenizer = load_model(context.start), load_tokenizer(context.start)
+    if context.from_scratch:
+        unfreeze_all(model)
     else:
-        choose_weights(model, config.frozen_layers)
+        freeze_all_but_linears(model, config.frozen_layers)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     reader = prompting.reader
@@ -137,17 +137,17 @@ def train_rl(
         reward_funcs=[
             _reward_function(Reward(config.format_weight, config.distance_weight, GRADES[-1]), reader)
         ],
-        args=_arguments(config, place, max(map(len, prompts.values()))),
+        args=_arguments(config, context, max(map(len, prompts.values()))),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
-        callbacks=[Reporter(RunLog(place.folder / LOG_NAME, place.stage), place.on_step)],
+        callbacks=[Reporter(RunLog(context.folder / LOG_NAME, context.stage), context.on_step)],
         prompts=prompts,
         reader=reader,
         masked=masked,
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=saved_state(place.folder / "state"))
-    save_trained(trainer, tokenizer, place.folder)
+    trainer.train(resume_from_checkpoint=saved_state(context.folder / "state"))
+    save_trained(trainer, tokenizer, context.folder)
 
 
 def _reward_function(reward: Reward, reader: RolloutReader) -> Any:
@@ -160,13 +160,13 @@ def _reward_function(reward: Reward, reader: RolloutReader) -> Any:
     return grade_and_form
 
 
-def _arguments(config: RlConfig, place: Workplace, longest_prompt: int) -> GRPOConfig:
-    # A state does not hold the rollouts: it can only be gone on from where new ones are made.
+def _arguments(config: RlConfig, context: StageContext, longest_prompt: int) -> GRPOConfig:
+    # A saved state does not hold the rollouts: training can only resume at a step that samples new ones.
     save_every = math.ceil((config.save_steps or config.steps) / config.iterations) * config.iterations
     return GRPOConfig(
-        output_dir=str(place.folder / "state"),
+        output_dir=str(context.folder / "state"),
         max_steps=config.steps,
-        **share(place.launch, config.prompts * config.rollouts),
+        **share(context.launch, config.prompts * config.rollouts),
         num_generations=config.rollouts,
         num_iterations=config.iterations,
         max_completion_length=config.max_tokens,
@@ -178,12 +178,12 @@ def _arguments(config: RlConfig, place: Workplace, longest_prompt: int) -> GRPOC
         loss_type=config.loss,
         importance_sampling_level=config.importance_sampling,
         use_vllm=config.vllm,
-        # Else vLLM keeps room for the longest text that the base could read.
+        # Without it vLLM reserves memory for the longest text that the base can read.
         vllm_max_model_length=longest_prompt + config.max_tokens,
         bf16=config.precision == "bfloat16",
         gradient_checkpointing=False,
         use_cpu=not torch.cuda.is_available(),
-        seed=place.seed,
+        seed=context.seed,
         logging_steps=1,
         save_strategy="steps" if config.save_steps else "no",
         save_steps=save_every,

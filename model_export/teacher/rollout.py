@@ -1,4 +1,4 @@
-"""Sampling traces and reading answer distributions with transformers, in batches of like length."""
+"""Samples traces and computes answer distributions with transformers, in batches of similar lengths."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ OnBatch = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to sample: greedily where the temperature is 0."""
+    """How to sample; a temperature of 0 decodes greedily."""
 
     max_tokens: int
     temperature: float
@@ -28,24 +28,24 @@ class Sampling:
 
 
 class Sampler:
-    """One model, its labels' token ids (lowest grade first) and its end token."""
+    """A model, its labels' token ids (lowest grade first) and its end token."""
 
     def __init__(self, model: PreTrainedModel, label_token_ids: Sequence[int], end_token_id: int) -> None:
         self._model = model.eval()
-        # Not what a base's authors found to read well: a penalty on repetition, say, would bend grades.
+        # Not the base's own settings: a repetition penalty, for example, would change grades.
         self._model.generation_config = GenerationConfig()
         self._label_token_ids = list(label_token_ids)
         self._end = end_token_id
 
     @classmethod
     def load(cls, folder: Path, prompting: Prompting, precision: Precision = "float32") -> "Sampler":
-        """Of a transformers folder."""
+        """Load a transformers folder."""
         return cls(load_model(folder, precision), prompting.label_token_ids, prompting.end_token_id)
 
     def sample(
         self, prompts: Sequence[list[int]], sampling: Sampling, on_batch: OnBatch = lambda *_: None
     ) -> list[list[int]]:
-        """One completion for each prompt, in order, with its end token where it came to one."""
+        """Return one completion per prompt, in order, with its end token if it reached one."""
         completions: dict[int, list[int]] = {}
         for batch in self._batches(prompts, sampling.batch_size):
             rows = [prompts[index] for index in batch]
@@ -56,7 +56,10 @@ class Sampler:
     def distributions(
         self, sequences: Sequence[list[int]], batch_size: int, on_batch: OnBatch = lambda *_: None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What comes after each sequence: label probabilities (sequences, grades), rows sum to 1, and label mass."""
+        """Return the label probabilities of the token after each sequence, and their label mass.
+
+        The probabilities are (sequences, grades), and each row sums to 1.
+        """
         found = torch.zeros(len(sequences), len(self._label_token_ids))
         done = 0
         for batch in self._batches(sequences, batch_size):
@@ -106,7 +109,7 @@ class Sampler:
 
 @dataclass(frozen=True, slots=True)
 class ReasoningPath:
-    """One sampled reasoning path that parses: the text of its steps, and all tokens before the answer's."""
+    """A sampled reasoning path that parses: the text of its steps, and all tokens before the answer's."""
 
     steps: str
     before_answer: list[int]
@@ -115,7 +118,7 @@ class ReasoningPath:
 def read_path(
     prompt: list[int], completion: list[int], reader: RolloutReader, criteria: Sequence[str]
 ) -> ReasoningPath | None:
-    """The path that a completion took; None where it does not parse."""
+    """Parse a completion into its path; None where it does not parse."""
     rollout = reader.read(completion, criteria)
     if rollout.trace is None:
         return None
@@ -128,7 +131,7 @@ def read_path(
 def sample_paths(
     pairs: Sequence[Pair], prompting: Prompting, sampler: Sampler, sampling: Sampling, on_batch: OnBatch
 ) -> list[ReasoningPath | None]:
-    """One path of each pair, in order; None where it does not parse."""
+    """Sample one path per pair, in order; None where it does not parse."""
     prompts = [prompting.teacher_prompt(pair) for pair in pairs]
     completions = sampler.sample(prompts, sampling, on_batch)
     return [

@@ -6,8 +6,8 @@ arXiv 2402.03300) and g the gold grade, token t of step s gets A_it = A_i * m:
   m = 1 for the answer, always
 So a lucky answer does not reward the wrong steps before it, and a wrong one does not punish the right ones.
 
-A rollout that doesn't parse, or was cut off before its end, has no steps that could be told apart: it is all answer,
-and its advantage acts on all of it, as in GRPO. So does that of a rollout whose criteria have no steps.
+A rollout that does not parse or was truncated has no steps: its advantage applies to all its tokens, as in GRPO. The same
+holds where the criteria have no steps.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What supervised training reads: examples, the batches they come in, and the order of those."""
+"""Training examples, their batches and their order."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ import torch
 
 from model_export.training.frozen_outputs import FrozenOutputs
 
-IGNORED = -100  # what torch's cross-entropy leaves out
+IGNORED = -100  # the target that torch's cross-entropy skips
 _BATCHES_SORTED = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Token ids of prompt and completion; `soft_label` is the target of the token right after the prompt, or None."""
+    """Token ids of prompt and completion. `soft_label` is the target of the token right after the prompt, or None."""
 
     prompt: list[int]
     completion: list[int]
@@ -23,9 +23,9 @@ class Example:
 
 
 def collate(examples: Sequence[Example], pad_token_id: int, grades: int) -> dict[str, torch.Tensor]:
-    """Prompts padded on the left, completions on the right, so that every completion starts in the same column.
+    """Pad prompts on the left and completions on the right, so that every completion starts in the same column.
 
-    `input_ids`, `attention_mask`, `position_ids`: (batch, prompt + completion length). See `losses` for the rest.
+    `input_ids`, `attention_mask`, `position_ids`: (batch, prompt + completion length). `losses` describes the rest.
     """
     width = max(len(example.prompt) for example in examples)
     tail = max(len(example.completion) for example in examples)
@@ -39,7 +39,7 @@ def collate(examples: Sequence[Example], pad_token_id: int, grades: int) -> dict
                 right,
             )
         )
-        # A grade that has a soft label is learned from that alone.
+        # A grade with a soft label is learned from that label alone.
         learned = [IGNORED, *example.completion[1:]] if example.soft_label else example.completion
         targets.append((learned + [IGNORED] * (1 + tail - len(learned)))[: 1 + tail])
     mask = torch.tensor(
@@ -56,9 +56,9 @@ def collate(examples: Sequence[Example], pad_token_id: int, grades: int) -> dict
 
 
 def plan_order(lengths: Sequence[int], batch_size: int, steps: int, seed: int) -> list[int]:
-    """Which example comes when, for the whole stage: epochs of shuffled batches, each of like lengths.
+    """Return the index of the example at each position of the whole stage: epochs of shuffled batches of similar lengths.
 
-    Made beforehand, so that a stage which goes on from its saved state sees what it would have seen.
+    The order is fixed beforehand, so that a stage resumed from its saved state sees the same examples.
     """
     random = Random(seed)
     order: list[int] = []
@@ -71,7 +71,7 @@ def plan_order(lengths: Sequence[int], batch_size: int, steps: int, seed: int) -
             for index in sorted(epoch[start : start + pool], key=lambda i: lengths[i])
         ]
         batches = [epoch[start : start + batch_size] for start in range(0, len(epoch), batch_size)]
-        # A short batch would shift all that follow; its examples have their turn in another epoch.
+        # A short batch would shift all later ones. Its examples come in another epoch.
         batches = [batch for batch in batches if len(batch) == batch_size] or [
             (epoch * batch_size)[:batch_size]
         ]
@@ -83,12 +83,12 @@ def plan_order(lengths: Sequence[int], batch_size: int, steps: int, seed: int) -
 def collate_outputs(
     numbered: Sequence[tuple[int, Example]], outputs: FrozenOutputs, pad_token_id: int, grades: int
 ) -> dict[str, torch.Tensor]:
-    """As `collate`, of examples with their numbers among the kept outputs, which go in the place of `input_ids`.
+    """Collate examples like `collate`, with cached activations instead of token ids.
 
-    `inputs_embeds`: (batch, prompt + completion length, hidden).
+    Each example comes with its index in the cache. `inputs_embeds`: (batch, prompt + completion length, hidden).
     """
     batch = collate([example for _, example in numbered], pad_token_id, grades)
-    # The first position that isn't padding.
+    # The first position that is not padding.
     lefts = batch["attention_mask"].argmax(-1).tolist()
     width = batch.pop("input_ids").shape[1]
     return {**batch, "inputs_embeds": outputs.padded([number for number, _ in numbered], lefts, width)}

@@ -1,6 +1,6 @@
-"""What frozen layers make of each example, computed once and kept on disk: an epoch then pays for the layers above them alone.
+"""A cache of the frozen layers' activations, computed once and kept on disk. Later epochs run only the layers above them.
 
-For decoders as transformers lays them out: `model.model.layers`, which run one after the other, and `model.model.norm` after the last.
+It works for decoders as transformers lays them out: `model.model.layers`, which run in order, then `model.model.norm`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,40 +12,40 @@ import torch
 from transformers import PreTrainedModel
 
 _BATCH_SIZE = 32
-# bfloat16, which numpy has not, as the bits it is made of.
+# numpy has no bfloat16: its bits are stored as integers.
 _STORED = np.uint16
 
 OnBatch = Callable[[int, int], None]
 
 
 class FrozenOutputs:
-    """Outputs of one number of layers for a list of examples, mapped from a file: what is not asked for takes no memory."""
+    """Cached activations of a list of examples, mapped from a file: only what is read takes memory."""
 
     def __init__(self, file: Path, lengths: Sequence[int], hidden: int) -> None:
-        """`lengths`: each example's, in tokens."""
+        """`lengths` are the examples' lengths in tokens."""
         self._ends = np.cumsum(lengths, dtype=np.int64)
         self._lengths = list(lengths)
         self._mapped = np.memmap(file, _STORED, mode="r", shape=(int(self._ends[-1]), hidden))
 
     def __getitem__(self, number: int) -> torch.Tensor:
-        """(tokens, hidden) float32 of an example."""
+        """Return the activations of an example: (tokens, hidden) float32."""
         end = int(self._ends[number])
         return _to_float(np.array(self._mapped[end - self._lengths[number] : end]))
 
     def padded(self, numbers: Sequence[int], lefts: Sequence[int], width: int) -> torch.Tensor:
-        """(examples, width, hidden) float32, each one behind so many positions of zeros, and zeros behind it."""
+        """Return (examples, width, hidden) float32: each example starts at its `lefts`, with zeros around it."""
         batch = torch.zeros(len(numbers), width, self._mapped.shape[1])
         for row, (number, left) in enumerate(zip(numbers, lefts, strict=True)):
             batch[row, left : left + self._lengths[number]] = self[number]
         return batch
 
 
-def keep_outputs(
+def cache_frozen_activations(
     model: PreTrainedModel, layers: int, rows: Sequence[Sequence[int]], file: Path, on_batch: OnBatch
 ) -> FrozenOutputs:
-    """Write what the first `layers` layers make of each row of token ids, in bfloat16; 1.2 kB a token where they are 576 wide.
+    """Write the activations after the first `layers` layers for each row of token ids, computed and stored in bfloat16.
 
-    Computed in bfloat16 as well. What a kill left half-written is written anew.
+    They take 1.2 kB per token at a width of 576. A file that a kill left half-written is written again.
     """
     hidden, lengths = model.config.hidden_size, [len(row) for row in rows]
     outputs_begin = np.concatenate([[0], np.cumsum(lengths)])
@@ -66,7 +66,7 @@ def keep_outputs(
 
 @contextmanager
 def layers_above(model: PreTrainedModel, layers: int) -> Iterator[None]:
-    """Inside the block the model is its layers above the first `layers`, and takes their outputs as `inputs_embeds`."""
+    """Inside the block, the model consists of the layers above the first `layers`, whose activations it takes as `inputs_embeds`."""
     whole = model.model.layers
     model.model.layers = whole[layers:]
     try:
@@ -87,7 +87,7 @@ def _first_layers(model: PreTrainedModel, layers: int) -> Iterator[None]:
 
 def _run(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> torch.Tensor:
     width = max(map(len, rows))
-    # Padding on the right changes nothing of what is before it: a token sees none behind it.
+    # Padding on the right is safe: attention is causal, so no token sees it.
     ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=model.device)
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=model.device)
     with torch.autocast(model.device.type, dtype=torch.bfloat16):

@@ -1,4 +1,4 @@
-"""What several training processes share out: the batch, the weights, and who writes."""
+"""How several training processes divide the work: the batch, the weights, and which of them writes."""
 
 import shutil
 from pathlib import Path
@@ -9,21 +9,21 @@ from model_export.recipe import LaunchConfig
 
 
 def share(launch: LaunchConfig, batch_size: int) -> dict[str, Any]:
-    """A Trainer's arguments for one of the processes: its part of the batch and, with FSDP, of the weights.
+    """Return a Trainer's arguments for one of the processes: its part of the batch and, with FSDP, of the weights.
 
-    The batch is the recipe's, however many processes share it; a recipe makes sure that they can, evenly.
+    The recipe's batch stays the same for any number of processes; the recipe checks that they divide it evenly.
     """
     arguments: dict[str, Any] = {"per_device_train_batch_size": batch_size // launch.processes}
     if launch.fsdp:
-        # Activations are computed twice: those of a large teacher would not fit, and FSDP doesn't share them out.
+        # Activations are recomputed in the backward pass: a large teacher's would not fit, and FSDP doesn't shard them.
         arguments |= {"fsdp": True, "fsdp_config": {"version": 2, "activation_checkpointing": True}}
     return arguments
 
 
 def save_trained(trainer: Any, tokenizer: Any, folder: Path) -> None:
-    """Write what a Trainer has trained: gathered from all processes, by the first of them alone.
+    """Write the trained weights, gathered from all processes, from the first process only.
 
-    The state that it would have gone on from is removed.
+    The saved state that training could have resumed from is removed.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
     weights = trainer.accelerator.get_state_dict(trainer.model) if trainer.is_fsdp_enabled else None

@@ -1,9 +1,9 @@
-"""Supervised training of a causal model on graded pairs: one loop for the control, the warm-up and the student.
+"""Supervised training of a causal model on graded pairs: one loop for the control, the SFT teacher and the student.
 
 An example is a prompt, a completion and, where the first token after the prompt is the grade, its soft label:
-  control   prompt, no completion, soft label
-  warm-up   prompt, steps and answer, no soft label
-  student   prompt, grade and steps, soft label
+  control      prompt, no completion, soft label
+  SFT teacher  prompt, steps and answer, no soft label
+  student      prompt, grade and steps, soft label
 """
 
 import json
@@ -29,7 +29,7 @@ from transformers import (
 from model_export.recipe import LaunchConfig, TrainConfig
 from model_export.run_log import RunLog
 from model_export.training.batches import IGNORED, Example, collate, collate_outputs, plan_order
-from model_export.training.frozen_outputs import keep_outputs, layers_above
+from model_export.training.frozen_outputs import cache_frozen_activations, layers_above
 from model_export.training.processes import share
 from service.errors import NotegradeError
 
@@ -41,15 +41,15 @@ OnStep = Callable[[int, int], None]
 
 
 class TrainingError(NotegradeError):
-    """A stage that has nothing to train."""
+    """Raised for a stage in which no weight would learn."""
 
 
 def losses(
     logits: torch.Tensor, batch: dict[str, torch.Tensor], label_token_ids: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy of the grade token to its soft label, and of the completion's tokens, each a mean.
+    """Return the mean cross-entropy of the grade token to its soft label, and that of the completion's tokens.
 
-    Over the whole vocabulary, so that the label mass is learned too.
+    Both are over the whole vocabulary, so that label mass is learned too.
 
     Args:
         logits: (batch, 1 + completion length, vocabulary); the first predicts the token right after the prompt.
@@ -68,9 +68,9 @@ def losses(
 
 
 class SupervisedTrainer(Trainer):  # type: ignore[misc]  # mypy does not read transformers
-    """transformers' Trainer with our two losses, and the correlation of expected and gold grade beside them.
+    """transformers' Trainer with the two losses, which logs the correlation of expected and gold grade too.
 
-    Watch the correlation: a run that never leaves the prior lowers its loss all the same.
+    Watch the correlation: a model that only learns the prior lowers its loss all the same.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class SupervisedTrainer(Trainer):  # type: ignore[misc]  # mypy does not read tr
     def compute_loss(
         self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_: Any
     ) -> Any:
-        """The sum of both losses, the trace's weighted."""
+        """Return the sum of both losses, the trace's weighted."""
         gold = inputs.pop("labels")
         tail = inputs["targets"].shape[1]
         logits = model(
@@ -121,21 +121,17 @@ class SupervisedTrainer(Trainer):  # type: ignore[misc]  # mypy does not read tr
 
 
 class Reporter(TrainerCallback):  # type: ignore[misc]  # mypy does not read transformers
-    """Writes what a trainer logs to the run log, and tells how far it is."""
+    """Writes a trainer's metrics to the run log, and reports its progress."""
 
     def __init__(self, log: RunLog, on_step: OnStep) -> None:
         self._log = log
-        self._on_step = on_step
-
-    def on_kept(self, done: int, total: int) -> None:
-        """Tell how many examples the frozen layers have read."""
-        self._on_step(done, total)
+        self.on_step = on_step
 
     def on_step_end(
         self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_: Any
     ) -> None:
         if state.is_world_process_zero:
-            self._on_step(state.global_step, state.max_steps)
+            self.on_step(state.global_step, state.max_steps)
 
     def on_log(
         self,
@@ -151,7 +147,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # mypy does not read tra
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a supervised stage trains, and where it works."""
+    """Settings of a supervised stage, and the folder it works in."""
 
     config: TrainConfig
     seed: int
@@ -164,11 +160,10 @@ class Job:
 def train(
     model: PreTrainedModel, tokenizer: Any, examples: Sequence[Example], job: Job, report: Reporter
 ) -> SupervisedTrainer:
-    """Train the model in place on as many examples as the stage's steps take, from its saved state if there is one.
+    """Train the model in place on the examples of all steps, resuming from the stage's saved state if there is one.
 
-    What is returned is for `save_trained` alone, in processes that share the weights out.
-
-    The same model, examples, job and number of threads make the same weights, also when it was killed on the way.
+    The same model, examples, job and number of threads give the same weights, also after a kill and a resume. Pass the
+    returned trainer to `save_trained`: processes that share the weights hold only parts of them.
     """
     lengths = [len(example.prompt) + len(example.completion) for example in examples]
     order = plan_order(lengths, job.config.batch_size, job.config.steps, job.seed)
@@ -178,7 +173,7 @@ def train(
         return _train(model, [examples[index] for index in order], partial(collate, **padding), job, report)
     frozen, file = job.config.frozen_layers, job.folder / OUTPUTS_NAME
     rows = [example.prompt + example.completion for example in examples]
-    outputs = keep_outputs(model, frozen, rows, file, report.on_kept)
+    outputs = cache_frozen_activations(model, frozen, rows, file, report.on_step)
     numbered = [(index, examples[index]) for index in order]
     with layers_above(model, frozen):
         trainer = _train(model, numbered, partial(collate_outputs, outputs=outputs, **padding), job, report)
@@ -205,10 +200,10 @@ def _train(
 
 
 def saved_state(folder: Path) -> str | None:
-    """The newest whole state that a Trainer saved there. What a kill left half-written is removed."""
+    """Return the newest complete state that a Trainer saved, or None. States that a kill left half-written are removed."""
     for state in sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.split("-")[1])):
         try:
-            # Written after weights, optimizer and random state.
+            # The Trainer writes this file after weights, optimizer and random state.
             json.loads((state / "trainer_state.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             shutil.rmtree(state)
@@ -217,10 +212,10 @@ def saved_state(folder: Path) -> str | None:
     return None
 
 
-def choose_weights(model: PreTrainedModel, frozen_layers: int) -> None:
-    """Let the linear weights of the layers from `frozen_layers` on learn, and nothing else.
+def freeze_all_but_linears(model: PreTrainedModel, frozen_layers: int) -> None:
+    """Let only the linear weights of the layers from `frozen_layers` on learn.
 
-    Embeddings and norms stay: what changed can then be cut to a low-rank adapter, linear by linear.
+    Embeddings and norms stay frozen: the difference to the base can then be reduced to a low-rank adapter.
     Raises TrainingError where no weight is left to learn.
     """
     for name, weight in model.named_parameters():
@@ -228,12 +223,12 @@ def choose_weights(model: PreTrainedModel, frozen_layers: int) -> None:
         weight.requires_grad = "proj" in name and weight.dim() == 2 and int(layer) >= frozen_layers
     if not any(weight.requires_grad for weight in model.parameters()):
         raise TrainingError(
-            f"frozen_layers = {frozen_layers} leaves nothing to train: this model has {model.config.num_hidden_layers} layers"
+            f"frozen_layers = {frozen_layers} leaves nothing to train: the model has {model.config.num_hidden_layers} layers"
         )
 
 
-def choose_all_weights(model: PreTrainedModel) -> None:
-    """Let everything learn: for a model that starts from random weights, which an adapter can't describe."""
+def unfreeze_all(model: PreTrainedModel) -> None:
+    """Let all weights learn, for a model that starts from random weights, which an adapter can't describe."""
     model.requires_grad_(True)
 
 

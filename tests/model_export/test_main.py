@@ -78,7 +78,7 @@ def test_mistake_is_one_line_and_exit_code_2(
     assert names(tmp_path) == []
 
 
-def test_place_that_can_not_be_written_is_one_line(
+def test_unwritable_folder_is_one_line(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
@@ -87,8 +87,8 @@ def test_place_that_can_not_be_written_is_one_line(
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_wrong_line_is_named_and_nothing_else_is_said(tmp_path: Path) -> None:
-    """In a process of its own: what vendors say when they are imported would be beside it."""
+def test_bad_line_is_the_only_output(tmp_path: Path) -> None:
+    """Run in its own process, because libraries print when they are imported."""
     pair = {"query": "q", "note": {"title": None, "body": "b"}, "label": 3}
     right, wrong = {**pair, "id": "1"}, {**pair, "id": "2", "label": "3"}
     (tmp_path / "mine.jsonl").write_text(f"{json.dumps(right)}\n{json.dumps(wrong)}\n", encoding="utf-8")
@@ -149,7 +149,7 @@ def test_hub_base_is_named_with_its_commit(tmp_path: Path) -> None:
 
 
 def test_defaults_are_those_of_their_modules() -> None:
-    """Written out in the command, which must not import them before it knows that it needs them."""
+    """The command repeats the defaults, because importing their modules takes seconds."""
     parameters = inspect.signature(assemble).parameters
     assert parameters["base"].default == DEFAULT_BASE
     for name, stated in (("template", DEFAULT_TEMPLATE), ("criteria", DEFAULT_CRITERIA)):

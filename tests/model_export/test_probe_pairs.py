@@ -8,7 +8,7 @@ PAIRS = read_probe_pairs()
 TEXTS = [text for query, note in PAIRS for text in (query, note.title or "", note.body)]
 
 
-def test_there_are_32_and_none_twice() -> None:
+def test_there_are_32_distinct_pairs() -> None:
     assert len(set(PAIRS)) == len(PAIRS) == 32
 
 
@@ -24,7 +24,7 @@ def test_missing_and_empty_parts_are_covered() -> None:
     assert any(note.title and not note.body for _, note in PAIRS)
 
 
-def test_notes_that_speak_the_template_are_covered() -> None:
+def test_notes_containing_template_text_are_covered() -> None:
     spoken = "".join(note.body for _, note in PAIRS)
     assert all(
         word in spoken for word in ("<|im_end|>", "<|im_start|>assistant", "Query:", "Note:", "Grade: 3")
@@ -32,7 +32,7 @@ def test_notes_that_speak_the_template_are_covered() -> None:
     assert any("<|im_start|>" in query for query, _ in PAIRS)
 
 
-def test_one_note_is_cut_and_no_query_is_too_long(tiny_checkpoint: Path) -> None:
+def test_one_note_is_truncated_and_no_query_is_too_long(tiny_checkpoint: Path) -> None:
     checkpoint = load_checkpoint(tiny_checkpoint)
     truncated = 0
     for probe in checkpoint.probes:

@@ -1,4 +1,4 @@
-"""docs/recipe.md against the recipe's models: every field, its default, and nothing else."""
+"""docs/recipe.md lists every field of the recipe's models with its default, and nothing else."""
 
 import json
 import re
@@ -43,7 +43,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
 
 
 def default_of(model: type[BaseModel], name: str) -> str:
-    """A field's default as the page shows it: as TOML has it, where it is a value."""
+    """A field's default as the page shows it, in TOML where it is a value."""
     default = model.model_fields[name].default
     if default is PydanticUndefined:
         return "must be stated"
@@ -68,7 +68,7 @@ def documented(title: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("title", SECTIONS)
-def test_section_has_the_fields_and_defaults_of_the_code(title: str) -> None:
+def test_section_lists_the_fields_and_defaults_of_the_code(title: str) -> None:
     model = SECTIONS[title]
     assert documented(title) == [(name, default_of(model, name)) for name in model.model_fields]
 

@@ -1,12 +1,15 @@
-"""The whole run of a recipe of the smallest sizes: undisturbed, killed and gone on with, and refused."""
+"""A run of the smallest recipe: uninterrupted, killed and resumed, and refused."""
 
 import json
+import re
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from model_export.dry_run import describe_plan
+from model_export.recipe_file import load_recipe
 from tests.killable_run import command, run_killed_at
 from tests.tiny_teacher import MICRO
 
@@ -37,13 +40,13 @@ def read_json(path: Path) -> Any:
 
 
 def visible_names(out: Path) -> list[str]:
-    """Without the hidden folder that an export leaves when it is killed with no chance to clean up."""
+    """Names without the hidden folder that a killed export leaves behind."""
     return sorted(path.name for path in out.iterdir() if not path.name.startswith(".checkpoint.partial-"))
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that nothing stopped."""
+    """The folder of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("undisturbed")
     log = folder / "log.txt"
     recipe, out = write_recipe(folder), folder / "out"
@@ -62,7 +65,14 @@ def test_run_leaves_table_report_and_checkpoint(undisturbed: Path) -> None:
     assert [name for name in visible_names(undisturbed) if "partial" in name] == []
 
 
-def test_killed_run_goes_on_and_ends_with_the_same_checkpoint(undisturbed: Path, tmp_path: Path) -> None:
+def test_run_goes_through_the_stages_of_its_plan(undisturbed: Path) -> None:
+    plan = describe_plan(load_recipe(undisturbed.parent / "micro.toml"), Path())
+    planned = re.findall(r"^  (\w+) {2,}", plan, re.MULTILINE)
+    stages = [stage["name"] for stage in read_json(undisturbed / "results.json")["stages"]]
+    assert planned == [*stages, "export"]
+
+
+def test_killed_run_resumes_to_the_same_checkpoint(undisturbed: Path, tmp_path: Path) -> None:
     recipe, out, log = write_recipe(tmp_path), tmp_path / "out", tmp_path / "log.txt"
     for stage, step in MOMENTS:
         assert run_killed_at(log, recipe, out, stage, step) == -signal.SIGKILL, (
@@ -85,20 +95,18 @@ def test_finished_run_keeps_all_its_stages(undisturbed: Path) -> None:
     assert read_json(undisturbed / "checkpoint" / "manifest.json")["fingerprint"] == before
 
 
-def test_without_rl_the_warm_up_is_the_teacher_and_the_student_may_be_a_mean(undisturbed: Path) -> None:
-    """In the folder of the whole run, whose stages it goes on from; the checkpoint is another then."""
+def test_without_rl_the_sft_teacher_labels(undisturbed: Path) -> None:
+    """It reuses stages of the uninterrupted run's folder and replaces its checkpoint."""
     log, out = undisturbed.parent / "without_rl.txt", undisturbed
-    changes = ["rl.steps=0", "label.teacher=cot_sft", "distil.control_share=0.5", "evaluate.max_pairs=8"]
+    changes = ["rl.steps=0", "label.teacher=cot_sft", "evaluate.max_pairs=8"]
     options = [option for change in changes for option in ("--set", change)]
     ended = command(log, "run", str(undisturbed.parent / "micro.toml"), "--out", str(out), *options)
     assert ended == 0, log.read_text(encoding="utf-8")
     results = read_json(out / "results.json")
     assert list(results["rows"]) == [system for system in SYSTEMS if system not in ("grpo", "sam")]
-    assert [stage["name"] for stage in results["stages"] if stage["name"] == "average"] == ["average"]
     assert "Reward and parse rate" not in (out / "report.html").read_text(encoding="utf-8")
     card = (out / "checkpoint" / "README.md").read_text(encoding="utf-8")
     assert "no RL" in card
-    assert "50% of the control's averaged" in card
     # What is exported is measured on all dev pairs, however few the table is about.
     assert results["sizes"]["all"]["pairs"] == 8
     assert read_json(out / "checkpoint" / "manifest.json")["dev_metrics"]["pairs"] == 16
@@ -106,7 +114,7 @@ def test_without_rl_the_warm_up_is_the_teacher_and_the_student_may_be_a_mean(und
     assert "on 8 of them" in card
 
 
-def test_control_alone_is_measured_and_nothing_is_exported(tmp_path: Path) -> None:
+def test_control_only_measures_and_exports_nothing(tmp_path: Path) -> None:
     log, out = tmp_path / "log.txt", tmp_path / "out"
     change = ("--control-only", "--set", "label_only_sft.steps=2", "--set", "name=lever")
     ended = command(log, "run", str(write_recipe(tmp_path)), "--out", str(out), *change)
@@ -118,7 +126,7 @@ def test_control_alone_is_measured_and_nothing_is_exported(tmp_path: Path) -> No
     assert "# --set label_only_sft.steps=2" in page
     assert not (out / "checkpoint").exists()
     assert [name for name in visible_names(out) if name.startswith("cot_sft")] == []
-    assert "report.html tells of it" in log.read_text(encoding="utf-8")
+    assert "The report is" in log.read_text(encoding="utf-8")
 
 
 def refusal(tmp_path: Path, recipe: str, *arguments: str) -> str:
@@ -132,16 +140,16 @@ def refusal(tmp_path: Path, recipe: str, *arguments: str) -> str:
     return lines[-1]
 
 
-def test_warm_up_that_teaches_no_traces_stops_the_run(tmp_path: Path) -> None:
+def test_low_parse_rate_stops_the_run(tmp_path: Path) -> None:
     recipe = MICRO.replace("min_parse_rate = 0.0", "min_parse_rate = 1.0").replace("steps = 60", "steps = 1")
     line = refusal(tmp_path, recipe)
     assert line == (
-        "notegrade-train: after the warm-up 0% of sampled traces parse, and 100% must "
-        "(cot_sft.min_parse_rate): give cot_sft more steps"
+        "notegrade-train: 0% of the SFT teacher's sampled traces parse, below cot_sft.min_parse_rate = 100%: "
+        "raise cot_sft.steps"
     )
 
 
-def test_run_that_asks_less_of_the_warm_up_goes_on_from_it(tmp_path: Path) -> None:
+def test_lower_min_parse_rate_resumes_the_run(tmp_path: Path) -> None:
     refusal(tmp_path, MICRO.replace("min_parse_rate = 0.0", "min_parse_rate = 1.0"))
     log, out = tmp_path / "log.txt", tmp_path / "out"
     less = ("--set", "cot_sft.min_parse_rate=0.0")
@@ -166,7 +174,7 @@ def test_bad_data_is_refused_by_line(tmp_path: Path) -> None:
     assert "dev.jsonl: line 2: not JSON" in line
 
 
-def test_query_that_is_too_long_is_named_before_anything_is_trained(tmp_path: Path) -> None:
+def test_too_long_query_is_refused_before_training(tmp_path: Path) -> None:
     good = {"query": "tea", "note": {"title": None, "body": "green tea from the hills"}, "label": 0}
     rows = [{**good, "id": "1"}, {**good, "id": "2", "query": "tea " * 1000}]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -174,4 +182,4 @@ def test_query_that_is_too_long_is_named_before_anything_is_trained(tmp_path: Pa
         json.dumps({**good, "id": "3", "query": "coffee"}) + "\n", encoding="utf-8"
     )
     line = refusal(tmp_path, ON_OWN_FILES, "--data", str(tmp_path))
-    assert "pairs that can't be asked about: 2 of mine: the query has 1,000 tokens" in line
+    assert "pairs whose query is too long: 2 of mine: the query has 1,000 tokens" in line

@@ -26,14 +26,14 @@ def test_no_log_has_no_rows(path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_number_that_is_none_becomes_null(path: Path, value: float) -> None:
+def test_nan_and_infinity_become_null(path: Path, value: float) -> None:
     RunLog(path, "sft").write(1, {"correlation": value, "loss": 2.0})
     assert "null" in path.read_text(encoding="utf-8")
     [row] = read_log(path)
     assert (row["correlation"], row["loss"]) == (None, 2.0)
 
 
-def test_row_that_a_kill_cut_is_ignored_and_costs_no_other(path: Path) -> None:
+def test_row_cut_by_a_kill_is_ignored(path: Path) -> None:
     RunLog(path, "sft").write(1, {"loss": 1.0})
     whole = path.read_bytes()
     RunLog(path, "sft").write(2, {"loss": 2.0})
@@ -45,7 +45,7 @@ def test_row_that_a_kill_cut_is_ignored_and_costs_no_other(path: Path) -> None:
     assert [(row["step"], row["loss"]) for row in read_log(path)] == [(1, 1.0), (2, 3.0), (3, 4.0)]
 
 
-def test_what_is_done_again_counts_in_place_of_the_first_time(path: Path) -> None:
+def test_repeated_step_replaces_its_row(path: Path) -> None:
     for loss in (1.0, 9.0):
         RunLog(path, "sft").write(5, {"loss": loss})
     [row] = read_log(path)
@@ -60,7 +60,7 @@ def test_summary_of_the_last_step_does_not_hide_it(path: Path) -> None:
     assert (row["loss"], row["train_runtime"]) == (1.0, 3.0)
 
 
-def test_rows_are_json_that_any_reader_takes(path: Path) -> None:
+def test_rows_are_strict_json(path: Path) -> None:
     RunLog(path, "sft").write(1, {"loss": 1.0, "note": "é"})
     [line] = path.read_text(encoding="utf-8").splitlines()
     assert set(json.loads(line)) == {"time", "stage", "step", "loss", "note"}

@@ -7,7 +7,7 @@ from model_export.stages import RunError, Stages, hash_of, lock
 
 
 class Writer:
-    """The work of a stage: writes a file, and counts how often it was called."""
+    """A stage's work, which writes a file and counts its calls."""
 
     def __init__(self, text: str) -> None:
         self.text, self.calls = text, 0
@@ -34,7 +34,7 @@ def test_done_stage_is_kept(tmp_path: Path) -> None:
     assert names(tmp_path) == [first.name]
 
 
-def test_order_of_the_inputs_does_not_count(tmp_path: Path) -> None:
+def test_order_of_inputs_does_not_change_the_hash(tmp_path: Path) -> None:
     stages, work = Stages(tmp_path), Writer("a")
     stages.do("sft", {"a": 1, "b": {"c": 2, "d": 3}}, work)
     stages.do("sft", {"b": {"d": 3, "c": 2}, "a": 1}, work)
@@ -66,7 +66,7 @@ def test_changed_input_reruns_what_depends_on_it_and_nothing_else(tmp_path: Path
     assert run(1) == []
 
 
-def test_killed_stage_is_not_done_and_finds_its_remains(tmp_path: Path) -> None:
+def test_killed_stage_resumes_from_its_partial_folder(tmp_path: Path) -> None:
     def killed(folder: Path) -> None:
         (folder / "half").write_text("half", encoding="utf-8")
         raise KeyboardInterrupt
@@ -83,7 +83,7 @@ def test_killed_stage_is_not_done_and_finds_its_remains(tmp_path: Path) -> None:
     assert [record.status for record in stages.records] == ["done"]
 
 
-def test_stage_killed_before_its_folder_took_its_name_is_done_again(tmp_path: Path) -> None:
+def test_stage_killed_before_the_rename_is_done_again(tmp_path: Path) -> None:
     done = Stages(tmp_path).do("sft", {}, Writer("a"))
     done.rename(tmp_path / f"{done.name}.partial")
     work = Writer("b")
@@ -111,7 +111,7 @@ def test_second_run_in_a_folder_is_refused_until_the_first_ends(tmp_path: Path) 
         assert names(folder) == [".lock"]
 
 
-def test_hash_knows_values_and_not_the_order_of_keys() -> None:
+def test_hash_depends_on_values_and_not_on_key_order() -> None:
     assert hash_of({"a": 1, "b": [1, 2]}) == hash_of({"b": [1, 2], "a": 1})
     values: list[object] = [{"a": 1}, {"a": 2}, {"a": [1]}, {"b": 1}, {"a": "1"}, []]
     assert len({hash_of(value) for value in values}) == len(values)

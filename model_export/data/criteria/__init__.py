@@ -1,4 +1,4 @@
-"""Named criteria prompts: what makes a note relevant, as the model reads it."""
+"""Named criteria texts, which tell the model what makes a note relevant."""
 
 import tomllib
 from importlib import resources
@@ -14,19 +14,19 @@ DEFAULT_CRITERIA = "general-1"
 
 
 class CriteriaError(NotegradeError):
-    """Criteria that are not there, or not valid."""
+    """Raised for criteria that do not exist or are not valid."""
 
 
 def criteria_names() -> tuple[str, ...]:
-    """The criteria that come with the package."""
+    """Return the names of the packaged criteria."""
     files = resources.files(__package__).iterdir()
     return tuple(sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml")))
 
 
 def load_criteria(name_or_path: str) -> Criteria:
-    """Criteria by the name of a packaged file, or from a TOML file with `name` and `text`.
+    """Load criteria by the name of a packaged file, or from a TOML file with `name` and `text`.
 
-    Raises CriteriaError with one line that says what is wrong.
+    Raises CriteriaError.
     """
     if name_or_path in criteria_names():
         return _parse(
@@ -38,7 +38,7 @@ def load_criteria(name_or_path: str) -> Criteria:
     except OSError as error:
         known = ", ".join(criteria_names())
         raise CriteriaError(
-            f"no criteria {name_or_path!r}: neither a readable TOML file nor one of {known}"
+            f"no criteria {name_or_path!r}: name a readable TOML file or one of {known}"
         ) from error
 
 
@@ -50,5 +50,5 @@ def _parse(where: str, content: bytes) -> Criteria:
         return Criteria.model_validate(raw)
     except ValidationError as error:
         raise CriteriaError(f"criteria {where} are not valid: {one_line(error)}") from error
-    except ValueError as error:  # bytes that are no UTF-8, text that is no TOML
+    except ValueError as error:  # not UTF-8, or not TOML
         raise CriteriaError(f"criteria {where} are not valid TOML: {error}") from error

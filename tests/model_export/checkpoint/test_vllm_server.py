@@ -1,14 +1,13 @@
 import json
 import os
 import shutil
-import signal
 import sys
 from pathlib import Path
 
 import httpx
 import pytest
 
-from model_export.checkpoint.vllm_server import VllmServer, VllmServerError, run_vllm, start_tied
+from model_export.checkpoint.vllm_server import VllmServer, VllmServerError, run_vllm
 from model_export.models.reference_scorer import ReferenceScorer
 
 LABELS = (16, 17, 18, 19)
@@ -51,22 +50,6 @@ def test_missing_vllm_is_one_line(tiny_base: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(VllmServerError, match="not installed"), run_vllm(tiny_base, 64, LABELS):
         pass
-
-
-def test_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
-    child_of_its_own = ["/bin/sh", "-c", "sleep 600 & echo up; wait"]
-    process = start_tied(child_of_its_own, os.environ, tmp_path / "log")
-    assert process.stdin is not None
-    assert process.poll() is None
-    process.stdin.close()  # as the kernel does for a process that was killed
-    assert process.wait(5) == -signal.SIGKILL
-
-
-def test_command_s_exit_code_is_seen(tmp_path: Path) -> None:
-    process = start_tied(["/bin/sh", "-c", "exit 7"], os.environ, tmp_path / "log")
-    assert process.wait(5) == 7
-    assert process.stdin is not None
-    process.stdin.close()
 
 
 @pytest.mark.engine

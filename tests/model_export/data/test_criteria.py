@@ -5,7 +5,7 @@ import pytest
 from model_export.data.criteria import DEFAULT_CRITERIA, CriteriaError, criteria_names, load_criteria
 
 
-def test_packaged_criteria_carry_the_name_of_their_file() -> None:
+def test_packaged_criteria_are_named_like_their_file() -> None:
     assert DEFAULT_CRITERIA in criteria_names()
     assert all(load_criteria(name).name == name for name in criteria_names())
 
@@ -24,7 +24,7 @@ def test_own_file_is_read(tmp_path: Path) -> None:
     assert (criteria.name, criteria.text) == ("mine-1", "Grade it: 品質 🎯")
 
 
-def test_unknown_name_lists_those_there_are() -> None:
+def test_unknown_name_lists_the_known_names() -> None:
     with pytest.raises(CriteriaError, match="general-1"):
         load_criteria("strict")
 

@@ -40,7 +40,7 @@ def pair(query: str, title: str, body: str, label: int = 2, **findings: Finding)
 @given(
     pairs(), st.lists(st.text(string.ascii_letters + "-", min_size=1, max_size=9), unique=True, max_size=6)
 )
-def test_what_is_written_parses_back_whatever_the_texts(made: Pair, others: list[str]) -> None:
+def test_written_traces_parse_for_any_text(made: Pair, others: list[str]) -> None:
     for steps in (STEPS, tuple(others)):
         trace = parse_trace(f"{gold_steps(made, steps)}{ANSWER_CUE}{made.label}", steps, top_grade=3)
         assert trace is not None
@@ -54,7 +54,7 @@ def test_what_is_written_parses_back_whatever_the_texts(made: Pair, others: list
                 )
 
 
-def test_findings_are_read_off_the_texts() -> None:
+def test_findings_compare_words() -> None:
     made = pair("quiet cafes in Lisbon with wifi", "Lisbon by night", "Bars, and one cafes street. " * 3)
     assert gold_steps(made, STEPS).splitlines() == [
         "intent: wants quiet cafes lisbon wifi => 3",
@@ -81,7 +81,7 @@ def test_findings_of_the_data_come_first_and_the_last_step_concludes() -> None:
         ("a b c d e f", "b c d e"),
     ],
 )
-def test_what_is_wanted(query: str, wants: str) -> None:
+def test_first_step_names_the_query_s_words(query: str, wants: str) -> None:
     assert (
         gold_steps(pair(query, "", ""), ("intent", "last")).splitlines()[0] == f"intent: wants {wants} => 3"
     )
@@ -96,5 +96,5 @@ def test_nothing_to_read() -> None:
     ]
 
 
-def test_no_steps_make_no_lines() -> None:
+def test_criteria_without_steps_give_no_lines() -> None:
     assert gold_steps(pair("tea", "", ""), ()) == ""

@@ -40,7 +40,7 @@ def test_a_repeated_query_or_note_is_one_document() -> None:
 
 
 def trained_on(counts: Mapping[str, int]) -> list[Pair]:
-    """Pairs whose queries hold each word that many times; their notes, being empty, are one more document."""
+    """Pairs whose queries contain each word that many times; their empty notes are one more document."""
     return [pair(f"{word}{i}", f"{word} {i}x") for word, count in counts.items() for i in range(count)]
 
 
@@ -50,7 +50,7 @@ def test_a_repeated_term_of_a_query_counts_once() -> None:
     assert rarest(train, "coat coat lamp", "bike drum tent", "coat") == {"coat coat lamp"}
 
 
-def test_ties_go_by_text_however_sums_round() -> None:
+def test_ties_are_broken_by_text_despite_rounding() -> None:
     # Both means are 5 of 26 documents; summed as shares in floating point, the first is the larger.
     train = trained_on({"ash": 3, "bay": 5, "cod": 7, "elk": 4, "fir": 6})
     assert rarest(train, "ash bay cod", "elk fir", "cod") == {"ash bay cod"}
@@ -73,11 +73,11 @@ def test_terms_are_words_and_chinese_bigrams(trained: str, common: str, rare: st
     assert rarest([pair("1", trained)], common, rare, common + " " + common) == {rare}
 
 
-def test_no_dev_has_no_tail() -> None:
+def test_empty_dev_has_no_long_tail() -> None:
     assert rarest([pair("1", "lamp")]) == frozenset()
 
 
-def test_ids_are_read_one_a_line(tmp_path: Path) -> None:
+def test_ids_are_read_one_per_line(tmp_path: Path) -> None:
     path = tmp_path / "dev.ids"
     path.write_text("a b\r\n\n c\n", encoding="utf-8")
     assert read_ids(path) == {"a b", "c"}
@@ -90,7 +90,7 @@ def test_file_without_an_id_is_refused(tmp_path: Path) -> None:
         read_ids(path)
 
 
-def test_ids_of_no_dev_pair_are_named(tmp_path: Path) -> None:
+def test_unknown_ids_are_named(tmp_path: Path) -> None:
     path = tmp_path / "dev.ids"
     path.write_text("a\nz\ny\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"no dev pair has the id y, z$"):

@@ -35,7 +35,7 @@ def write(folder: Path, *lines: str) -> Path:
 
 
 def complaint(folder: Path, *lines: str, source: Source = SOURCE) -> str:
-    """What `read_pairs` says of such a file, without its path."""
+    """The message of `read_pairs` for such a file, without its path."""
     path = write(folder, *lines)
     with pytest.raises(DataError) as caught:
         read_pairs(path, source)
@@ -62,7 +62,6 @@ def test_a_full_row_becomes_a_pair(tmp_path: Path) -> None:
             "shop",
             "general-1",
             {"topic": Finding("both wool", 2)},
-            0.25,
         )
     ]
 
@@ -70,12 +69,6 @@ def test_a_full_row_becomes_a_pair(tmp_path: Path) -> None:
 def test_labels_are_mapped_to_the_recipe_scale(tmp_path: Path) -> None:
     path = write(tmp_path, *(row(id=str(i), query=f"q{i}", label=i) for i in range(3)))
     assert [pair.label for pair in read_pairs(path, Source("s", "c", (0, 1, 3)))] == [0, 1, 3]
-
-
-def test_the_spread_of_a_scale_spreads_its_variance(tmp_path: Path) -> None:
-    path = write(tmp_path, row(label=1, label_variance=0.5))
-    [pair] = read_pairs(path, Source("s", "c", (0, 1, 3)))
-    assert pair.label_variance == pytest.approx(0.5 * 1.5**2)
 
 
 def test_blank_lines_and_a_byte_order_mark_do_not_count(tmp_path: Path) -> None:
@@ -103,8 +96,8 @@ def test_line_separators_in_a_text_do_not_end_a_line(tmp_path: Path) -> None:
         (row(label=None), "label: Input should be a valid integer"),
         (row(id=""), "id: is empty"),
         (row(id=3), "id: Input should be a valid string"),
-        (row(id="b\nc"), "id: has a blank around it or a line break in it"),
-        (row(id=" b"), "id: has a blank around it or a line break in it"),
+        (row(id="b\nc"), "id: has surrounding blanks or a line break"),
+        (row(id=" b"), "id: has surrounding blanks or a line break"),
         (row(query=" \x00\u2028"), "query: is empty"),
         (row(note={"title": " ", "body": "\t"}), "note: title and body are empty"),
         (row(note="scarf"), "note: Input should be an object"),
@@ -146,14 +139,14 @@ def test_label_is_checked_against_the_scale_of_the_file(tmp_path: Path) -> None:
     assert found == "line 1: label: 3 is out of range 0..2"
 
 
-def test_pairs_to_be_judged_may_do_without_a_label(tmp_path: Path) -> None:
+def test_unjudged_pairs_need_no_label(tmp_path: Path) -> None:
     plain = json.loads(row())
     del plain["label"]
     path = write(tmp_path, json.dumps(plain), row(id="b", query="hat", label=3))
     assert [pair.label for pair in read_pairs(path, SOURCE, judged=False)] == [UNJUDGED, 3]
 
 
-def test_label_of_a_pair_to_be_judged_is_checked_where_it_has_one(tmp_path: Path) -> None:
+def test_label_of_an_unjudged_pair_is_checked(tmp_path: Path) -> None:
     path = write(
         tmp_path, row(label=4), row(id="b", query="hat", label="1"), row(id="c", query="", label=None)
     )
@@ -165,7 +158,7 @@ def test_label_of_a_pair_to_be_judged_is_checked_where_it_has_one(tmp_path: Path
     assert str(caught.value).endswith("line 3: query: is empty")
 
 
-def test_all_that_is_wrong_is_named_at_once(tmp_path: Path) -> None:
+def test_all_errors_are_named_at_once(tmp_path: Path) -> None:
     found = complaint(tmp_path, row(query="", note={"body": ""}), row(id="b", label=9), "{")
     assert found == (
         "line 1: query: is empty; note: title and body are empty; "
@@ -184,7 +177,7 @@ def test_repeated_text_names_both_lines(label: int, suffix: str, tmp_path: Path)
     assert complaint(tmp_path, row(), "", again) == f"line 3: the same pair as line 1{suffix}"
 
 
-def test_labels_that_become_one_grade_are_still_two_labels(tmp_path: Path) -> None:
+def test_labels_mapped_to_one_grade_still_differ(tmp_path: Path) -> None:
     found = complaint(tmp_path, row(label=0), row(id="b", label=1), source=Source("s", "c", (0, 0, 1)))
     assert found == "line 2: the same pair as line 1, with another label"
 
@@ -210,7 +203,7 @@ def test_messages_hold_no_text_of_query_or_note(tmp_path: Path) -> None:
 def test_file_without_a_pair_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "empty.jsonl"
     path.write_bytes(content)
-    with pytest.raises(DataError, match="holds no pair"):
+    with pytest.raises(DataError, match="has no pairs"):
         read_pairs(path, SOURCE)
 
 
@@ -238,15 +231,14 @@ def pairs(draw: st.DrawFn) -> list[Pair]:
     findings = st.dictionaries(
         st.sampled_from(["topic", "attribute"]), st.builds(Finding, full_texts, st.integers(0, 3))
     )
-    variances = st.none() | st.floats(0, allow_infinity=False)
     return [
-        Pair(id_, *key, draw(st.integers(0, 3)), "shop", "general-1", draw(findings), draw(variances))
+        Pair(id_, *key, draw(st.integers(0, 3)), "shop", "general-1", draw(findings))
         for id_, key in zip(ids, keys, strict=True)
     ]
 
 
 @given(pairs())
-def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, written: list[Pair]) -> None:
+def test_written_rows_are_read_back(tmp_path_factory: pytest.TempPathFactory, written: list[Pair]) -> None:
     path = tmp_path_factory.getbasetemp() / "pairs.jsonl"
     write_pairs(path, written)
     assert read_pairs(path, SOURCE) == written
@@ -277,7 +269,7 @@ def test_leakage_is_named_by_pair(dev: Sequence[Pair], message: str) -> None:
         check_split([pair("a", "Wool scarf"), pair("b", "straße")], dev)
 
 
-def test_a_clean_split_passes() -> None:
+def test_clean_split_passes() -> None:
     train, dev = [pair("a", "wool scarf")], [pair("b", "scarf"), pair("A", "wool lamp")]
     check_split(train, dev)
     with pytest.raises(DataError):

@@ -45,7 +45,7 @@ def row(id_: str, query: str, label: int = 0, **more: Any) -> dict[str, Any]:
 def write_source(
     root: Path, name: str, train: list[dict[str, Any]], dev: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Its files, and its section of a recipe."""
+    """A source's files and its section of a recipe."""
     for split, rows in (("train", train), ("dev", dev)):
         text = "".join(json.dumps(each) + "\n" for each in rows)
         (root / f"{name}-{split}.jsonl").write_text(text, encoding="utf-8")
@@ -73,7 +73,7 @@ def prepare(recipe: Recipe, root: Path) -> Path:
     return folder
 
 
-def test_generated_data_is_read_back_and_always_the_same(tmp_path: Path) -> None:
+def test_generated_data_is_reproducible_and_read_back(tmp_path: Path) -> None:
     first, again = (load_data(prepare(recipe_of(), tmp_path)) for _ in range(2))
     assert first == again
     assert (len(first.train), len(first.dev)) == (24, 16)
@@ -111,7 +111,7 @@ def test_samples_are_drawn_by_the_seed_and_dev_by_whole_queries(
     assert sample(1) != sample(2)
 
 
-def test_long_tail_is_the_stated_one_of_what_was_drawn(
+def test_stated_long_tail_is_limited_to_sampled_pairs(
     tmp_path: Path, two_sources: list[dict[str, Any]]
 ) -> None:
     (tmp_path / "tail.ids").write_text("sd0\nsd1\nsd4\nsd5\n", encoding="utf-8")
@@ -145,28 +145,28 @@ def refuse(tmp_path: Path, sources: list[dict[str, Any]], complaint: str) -> Non
         prepare(recipe_of(sources), tmp_path)
 
 
-def test_file_that_is_not_there_is_refused(tmp_path: Path, two_sources: list[dict[str, Any]]) -> None:
+def test_missing_file_is_refused(tmp_path: Path, two_sources: list[dict[str, Any]]) -> None:
     (tmp_path / "forum-dev.jsonl").unlink()
     assert data_inputs(recipe_of(two_sources), tmp_path)
     refuse(tmp_path, two_sources, "forum-dev.jsonl can't be read")
 
 
-def test_query_of_dev_that_is_trained_on_is_refused(tmp_path: Path) -> None:
+def test_dev_query_in_train_is_refused(tmp_path: Path) -> None:
     source = write_source(tmp_path, "shop", [row("1", "Lamp"), row("2", "tea")], [row("3", "lamp")])
     refuse(tmp_path, [source], "dev pairs whose query is in train as well: 3")
 
 
-def test_query_of_dev_that_another_source_trains_on_is_refused(tmp_path: Path) -> None:
+def test_dev_query_in_another_source_s_train_is_refused(tmp_path: Path) -> None:
     shop = write_source(tmp_path, "shop", [row("1", "lamp")], [row("2", "tea")])
     forum = write_source(tmp_path, "forum", [row("3", "tea")], [row("4", "coat")])
     refuse(tmp_path, [shop, forum], "dev pairs whose query is in train as well: 2")
 
 
-def test_id_that_two_sources_have_is_refused(tmp_path: Path) -> None:
-    """Prompts and soft labels go by id."""
+def test_id_in_two_sources_is_refused(tmp_path: Path) -> None:
+    """Prompts and soft labels are looked up by id."""
     shop = write_source(tmp_path, "shop", [row("1", "lamp"), row("2", "tea")], [row("3", "coat")])
     forum = write_source(tmp_path, "forum", [row("2", "why"), row("4", "who")], [row("5", "how")])
-    refuse(tmp_path, [shop, forum], "ids that pairs of several sources have: 2")
+    refuse(tmp_path, [shop, forum], "ids that occur in several sources: 2")
 
 
 def test_tiny_base_reads_the_data_s_texts(tmp_path: Path) -> None:
@@ -196,9 +196,7 @@ def pairs_of(*queries: str) -> list[Pair]:
 
 
 @pytest.mark.parametrize(("most", "expected"), [(None, 6), (6, 6), (9, 6), (5, 4), (4, 4), (3, 2), (1, 2)])
-def test_queries_are_taken_whole_and_at_most_as_many_pairs_as_asked_but_one_query_at_least(
-    most: int | None, expected: int
-) -> None:
+def test_whole_queries_are_sampled_up_to_the_limit_and_at_least_one(most: int | None, expected: int) -> None:
     pairs = pairs_of("a", "b", "c", "a", "b", "c")
     taken = sample_queries(pairs, most, Random(1))
     assert len(taken) == expected
@@ -206,7 +204,7 @@ def test_queries_are_taken_whole_and_at_most_as_many_pairs_as_asked_but_one_quer
 
 
 @pytest.mark.parametrize(("most", "expected"), [(None, [4, 12]), (8, [4, 3]), (6, [3, 3]), (1, [1, 3])])
-def test_each_source_has_its_share_of_what_is_measured(most: int | None, expected: list[int]) -> None:
+def test_dev_sample_is_shared_equally_by_sources(most: int | None, expected: list[int]) -> None:
     short = pairs_of(*"abcd")
     long = [replace(pair, source="long") for pair in pairs_of(*"xxxyyyzzzwww")]
     taken = sample_dev([*short, *long], most, Random(1))
@@ -214,7 +212,7 @@ def test_each_source_has_its_share_of_what_is_measured(most: int | None, expecte
 
 
 def leaking_sources(folder: Path, leaking_dev: str) -> Recipe:
-    """Two shops, the second of which trains on a query that the first measures on."""
+    """Two sources, of which the second trains on a dev query of the first."""
     for source, split, query in (
         ("a", "train", "x"),
         ("a", "dev", "y"),
@@ -236,12 +234,12 @@ def leaking_sources(folder: Path, leaking_dev: str) -> Recipe:
     return recipe_of(data={"leaking_dev": leaking_dev, "sources": sources})
 
 
-def test_a_query_that_another_source_trains_on_is_refused(tmp_path: Path) -> None:
+def test_leaking_query_is_refused_by_default(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="dev pairs whose query is in train as well: a-dev-0, a-dev-1"):
         read_data(leaking_sources(tmp_path, "refuse"), tmp_path)
 
 
-def test_or_left_out_and_named_where_the_recipe_says_so(tmp_path: Path) -> None:
+def test_leaking_query_can_be_dropped_and_named(tmp_path: Path) -> None:
     prepare_data(leaking_sources(tmp_path, "drop"), tmp_path, tmp_path)
     data = load_data(tmp_path)
     assert [pair.id for pair in data.dev] == ["b-dev-0", "b-dev-1"]

@@ -39,7 +39,7 @@ def make(template: str = "note-first-plain-1", tokenizer: ContractTokenizer = TO
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_the_two_prompts_differ_in_their_cue_alone(template: str) -> None:
+def test_prompts_differ_only_in_their_cue(template: str) -> None:
     prompting = make(template)
     student, teacher = (
         TOKENIZER.decode(prompt)
@@ -64,8 +64,8 @@ def test_teacher_reasons_and_then_answers() -> None:
     assert TOKENIZER.decode(completion[:-1]) == "topic: tea => 3\nGrade: 2"
 
 
-def test_student_is_asked_as_the_service_asks() -> None:
-    """What it was trained on is one text: prompt and completion, however they are put together."""
+def test_student_prompt_equals_that_of_the_service() -> None:
+    """Prompt and completion together equal the tokens of their joined text."""
     prompting = make()
     whole = [*prompting.student_prompt(PAIR), *prompting.student_completion("", 1)[:-1]]
     assert list(TOKENIZER.encode_template(TOKENIZER.decode(whole))) == whole
@@ -106,14 +106,14 @@ def test_tokenizer_that_joins_blank_and_grade_is_refused() -> None:
         _ = prompting.label_token_ids
 
 
-def test_template_that_asks_for_no_grade_is_refused() -> None:
+def test_template_without_a_grade_cue_is_refused() -> None:
     slots = [SlotPiece(slot=slot) for slot in ("criteria", "title", "body", "query")]
     template = Template(name="odd", pieces=(*slots, TextPiece(text="\nGrade: ?")))
     with pytest.raises(PromptingError, match="template odd must end with 'Grade: '"):
         teacher_template(template)
 
 
-def test_form_says_all_that_prompts_depend_on() -> None:
+def test_form_hashes_everything_that_prompts_depend_on() -> None:
     form = make().form
     others = [
         PromptForm(find_template("query-first-plain-1"), CRITERIA, LIMITS),
@@ -131,47 +131,32 @@ def write_tokenizer(folder: Path, **settings: str) -> Path:
     return folder
 
 
-def test_loaded_from_a_folder_it_ends_with_the_end_token(tmp_path: Path) -> None:
+def test_loaded_prompting_uses_the_tokenizer_s_end_token(tmp_path: Path) -> None:
     loaded = Prompting.load(make().form, write_tokenizer(tmp_path, eos_token="<|im_end|>"))
     assert loaded.end_token_id == END
     assert loaded.teacher_prompt(PAIR) == make().teacher_prompt(PAIR)
 
 
 def test_tokenizer_without_an_end_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PromptingError, match=f"the tokenizer of {tmp_path.name} names no eos_token"):
+    with pytest.raises(PromptingError, match=f"the tokenizer of {tmp_path.name} has no eos_token"):
         Prompting.load(make().form, write_tokenizer(tmp_path))
 
 
-def labelled(label: int, variance: float | None = None) -> Pair:
-    return Pair("1", "q", Note("", "b"), label, "made", "stepwise", label_variance=variance)
+def labelled(label: int) -> Pair:
+    return Pair("1", "q", Note("", "b"), label, "made", "stepwise")
 
 
 @pytest.mark.parametrize(
-    ("pair", "smoothing", "by_variance", "expected"),
-    [
-        (labelled(2), 0.0, False, [0, 0, 1, 0]),
-        (labelled(2), 0.2, False, [0.05, 0.05, 0.85, 0.05]),
-        (labelled(2), 1.0, False, [0.25, 0.25, 0.25, 0.25]),
-        (labelled(2, 0.5), 0.0, False, [0, 0, 1, 0]),
-        (labelled(2, None), 0.0, True, [0, 0, 1, 0]),
-        (labelled(2, 0.0), 0.0, True, [0, 0, 1, 0]),
-        # exp(-d^2 / (2 * 0.5)) for distances of 1 and 2 are 0.3679 and 0.0183.
-        (labelled(1, 0.5), 0.0, True, [0.3679 / 1.7541, 1 / 1.7541, 0.3679 / 1.7541, 0.0183 / 1.7541]),
-        (labelled(0, 1e300), 0.0, True, [0.25, 0.25, 0.25, 0.25]),
-        (labelled(3, 1e-300), 0.4, True, [0.1, 0.1, 0.1, 0.7]),
-    ],
+    ("smoothing", "expected"),
+    [(0.0, [0, 0, 1, 0]), (0.2, [0.05, 0.05, 0.85, 0.05]), (1.0, [0.25, 0.25, 0.25, 0.25])],
 )
-def test_gold_labels_worked_by_hand(
-    pair: Pair, smoothing: float, by_variance: bool, expected: list[float]
-) -> None:
-    assert gold_label(pair, smoothing, by_variance=by_variance) == pytest.approx(expected, abs=1e-4)
+def test_gold_label_is_smoothed(smoothing: float, expected: list[float]) -> None:
+    assert gold_label(labelled(2), smoothing) == pytest.approx(expected)
 
 
-@given(st.integers(0, 3), st.floats(0, 1), st.none() | st.floats(0, 1e6))
-def test_gold_label_is_a_distribution_with_gold_on_top(
-    label: int, smoothing: float, variance: float | None
-) -> None:
-    found = gold_label(labelled(label, variance), smoothing, by_variance=True)
+@given(st.integers(0, 3), st.floats(0, 1))
+def test_gold_label_is_a_distribution_with_gold_on_top(label: int, smoothing: float) -> None:
+    found = gold_label(labelled(label), smoothing)
     assert sum(found) == pytest.approx(1)
     assert min(found) >= 0
     assert max(found) == found[label]
@@ -181,10 +166,10 @@ def test_soft_label_sums_to_one() -> None:
     assert soft_label([1.0, 1.0, 2.0, 0.0]) == [0.25, 0.25, 0.5, 0.0]
 
 
-def test_all_queries_that_can_t_be_read_are_named_by_a_pair_of_each() -> None:
+def test_every_too_long_query_is_named_once() -> None:
     long, longer = (replace(PAIR, id=id_, query="tea " * words) for id_, words in (("a", 70), ("b", 80)))
     with pytest.raises(
-        PromptingError, match=r"asked about: a of made: the query has [^;]*; b of made: the query has [^;]*$"
+        PromptingError, match=r"is too long: a of made: the query has [^;]*; b of made: the query has [^;]*$"
     ):
         make().check_queries([PAIR, long, longer, replace(long, id="c")])
     make().check_queries([PAIR])

@@ -31,7 +31,7 @@ def sources(pairs: Iterable[Pair]) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(("exponent", "small"), [(0.0, 64), (0.5, 16), (0.75, 8)])
-def test_source_has_a_share_that_goes_as_a_power_of_its_size(exponent: float, small: int) -> None:
+def test_source_share_is_a_power_of_its_size(exponent: float, small: int) -> None:
     balanced = balance(PAIRS, exponent, seed=1)
     assert sources(balanced) == {"large": 64, "small": small}
     # Each pair of it as often as the others.
@@ -39,20 +39,20 @@ def test_source_has_a_share_that_goes_as_a_power_of_its_size(exponent: float, sm
     assert {pair.id for pair in balanced} == {pair.id for pair in PAIRS}
 
 
-def test_exponent_of_one_takes_pairs_as_they_are() -> None:
+def test_exponent_of_one_keeps_the_pairs() -> None:
     assert balance(PAIRS, 1.0, seed=1) == PAIRS
     assert pick(PAIRS, config(), seed=1) == PAIRS
     assert balance([], 0.5, seed=1) == []
 
 
-def test_repeated_as_often_as_fits_and_the_rest_at_random() -> None:
+def test_pairs_repeat_and_the_rest_is_random() -> None:
     pairs = make_pairs(small=4)
     times = [Counter(pair.id for pair in repeat(pairs, 10, Random(seed))) for seed in (1, 1, 2)]
     assert [sorted(each.values()) for each in times] == [[2, 2, 3, 3]] * 3
     assert times[0] == times[1] != times[2]
 
 
-def test_epoch_of_fewer_pairs_is_drawn_from_the_balanced_ones() -> None:
+def test_smaller_epoch_is_sampled_from_balanced_pairs() -> None:
     drawn = [pick(PAIRS, config(pairs=32, source_exponent=0.0), seed) for seed in (1, 1, 2)]
     assert [len(pairs) for pairs in drawn] == [32] * 3
     assert drawn[0] == drawn[1] != drawn[2]
@@ -60,7 +60,7 @@ def test_epoch_of_fewer_pairs_is_drawn_from_the_balanced_ones() -> None:
     assert all(8 <= sources(pairs)["small"] <= 24 for pairs in drawn)
 
 
-def test_distinct_pairs_are_balanced_as_far_as_there_are_enough() -> None:
+def test_distinct_pairs_are_balanced_while_they_last() -> None:
     drawn = pick_distinct(PAIRS, 16, 0.0, seed=1)
     assert len({pair.id for pair in drawn}) == len(drawn) == 16
     assert sources(drawn)["small"] == 4
@@ -68,7 +68,7 @@ def test_distinct_pairs_are_balanced_as_far_as_there_are_enough() -> None:
 
 
 @pytest.mark.parametrize(("share", "labelled"), [(1, 20), (0.5, 10), (0.05, 1)])
-def test_labelled_pairs_come_again_until_they_are_their_share(share: float, labelled: int) -> None:
+def test_labelled_pairs_repeat_up_to_their_share(share: float, labelled: int) -> None:
     known = {"large-3", "large-5"}
     ids = [pair.id for pair in mix(PAIRS, known, config(labelled_share=share), seed=1)]
     assert len(ids) == 20
@@ -78,14 +78,14 @@ def test_labelled_pairs_come_again_until_they_are_their_share(share: float, labe
     assert len(set(others)) == len(others)
 
 
-def test_pairs_beside_the_labelled_ones_are_balanced_too() -> None:
+def test_unlabelled_pairs_are_balanced_too() -> None:
     settings = config(steps=100, labelled_share=0.5, source_exponent=0.0)
     mixed = mix(PAIRS, {"large-3"}, settings, seed=1)
     assert sources(pair for pair in mixed if pair.id != "large-3")["small"] == pytest.approx(50, abs=15)
 
 
 @pytest.mark.parametrize("known", [set(), {pair.id for pair in PAIRS}])
-def test_where_one_kind_is_missing_the_other_is_all(known: set[str]) -> None:
+def test_missing_kind_is_replaced_by_the_other(known: set[str]) -> None:
     assert mix(PAIRS, known, config(labelled_share=0.5), seed=1) == PAIRS
 
 

@@ -23,7 +23,7 @@ from service.contract.trace import parse_steps, write_step
 
 @pytest.fixture(scope="module")
 def data() -> SyntheticData:
-    """Of about the size that the tiny recipe takes."""
+    """Data of about the tiny recipe's size."""
     return generate(seed=7, train_queries=600, dev_queries=90, notes_per_query=8)
 
 
@@ -32,7 +32,7 @@ def words_of(pairs: Sequence[Pair]) -> Counter[str]:
 
 
 def grade_by_criteria(pair: Pair) -> int:
-    """The grade as a reader of query and note would find it, without the findings."""
+    """The grade as a reader of query and note would judge it, without the findings."""
     colour, thing, limit = pair.query.split()
     facts = [fact.split() for fact in pair.note.body.split(" . ")]
     if pair.note.title.split()[-1] != thing:
@@ -40,7 +40,7 @@ def grade_by_criteria(pair: Pair) -> int:
     return 1 + (["colour", colour] in facts) + (["city", limit] in facts or ["day", limit] in facts)
 
 
-def test_same_seed_makes_the_same_data(data: SyntheticData) -> None:
+def test_same_seed_gives_the_same_data(data: SyntheticData) -> None:
     assert generate(7, 600, 90, 8) == data
     other = generate(8, 600, 90, 8)
     assert other.train != data.train
@@ -77,7 +77,7 @@ def test_findings_follow_from_the_criteria(data: SyntheticData) -> None:
             assert pair.label == 1 + (attribute[2] == "yes") + (constraint[2] == "yes")
 
 
-def test_the_grade_so_far_is_the_highest_still_possible(data: SyntheticData) -> None:
+def test_grade_so_far_is_the_highest_still_possible(data: SyntheticData) -> None:
     for pair in data.train:
         possible, grades = GRADES[-1], [pair.findings[step].grade for step in STEPS]
         for step, grade in zip(STEPS, grades, strict=True):
@@ -126,18 +126,18 @@ def test_shortcuts_do_not_find_the_grade(view: str, bound: float, data: Syntheti
 
 
 def words_in_common(pair: Pair) -> tuple[int, ...]:
-    """How often the note has each word of the query."""
+    """Count each word of the query in the note."""
     return tuple(f"{pair.note.title} {pair.note.body}".split().count(word) for word in pair.query.split())
 
 
 def repeats_in_note(pair: Pair) -> tuple[int, ...]:
-    """How often the note has what it says of each kind."""
+    """Count each of the offer's values in the note."""
     kinds = ("colour", "city", "day")
     words = f"{pair.note.title} {pair.note.body}".split()
     return tuple(words.count(word) for word in (words[1], *(words[words.index(kind) + 1] for kind in kinds)))
 
 
-def test_long_tail_is_of_words_seen_seldom_but_seen(data: SyntheticData) -> None:
+def test_long_tail_words_are_rare_but_trained_on(data: SyntheticData) -> None:
     seen = words_of(data.train)
     tail = [pair for pair in data.dev if pair.id in data.long_tail]
     rest = [pair for pair in data.dev if pair.id not in data.long_tail]
@@ -159,15 +159,15 @@ def test_pairs_survive_a_file(data: SyntheticData, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sizes", [(0, 5, 8), (5, 0, 8), (9_999, 5, 8), (5, 5, 0), (5, 5, 65)])
 def test_sizes_out_of_range_are_refused(sizes: tuple[int, int, int]) -> None:
-    with pytest.raises(DataError, match="take 1 "):
+    with pytest.raises(DataError, match="need 1 "):
         generate(0, *sizes)
 
 
-def test_note_that_is_drawn_twice_is_kept_once() -> None:
+def test_repeated_note_is_drawn_again() -> None:
     data = generate(seed=5, train_queries=30, dev_queries=1, notes_per_query=64)  # this seed draws one twice
     assert len({(pair.query, pair.note) for pair in data.train}) == len(data.train) == 30 * 64
 
 
-def test_every_query_can_be_had() -> None:
+def test_all_wishes_can_be_drawn() -> None:
     data = generate(seed=3, train_queries=5_000, dev_queries=472, notes_per_query=1)
     assert len({pair.query for pair in (*data.train, *data.dev)}) == 24 * 12 * (12 + 7)

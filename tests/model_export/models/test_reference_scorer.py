@@ -14,7 +14,7 @@ def scorer(tiny_base: Path) -> ReferenceScorer:
     return ReferenceScorer.load(tiny_base, LABELS)
 
 
-def test_logprobs_are_those_of_the_token_after_the_prompt(tiny_base: Path, scorer: ReferenceScorer) -> None:
+def test_logprobs_are_of_the_token_after_the_prompt(tiny_base: Path, scorer: ReferenceScorer) -> None:
     import torch
 
     prompt = [5, 9, 260, 33]
@@ -29,7 +29,7 @@ def test_order_of_the_labels_is_kept(tiny_base: Path, scorer: ReferenceScorer) -
     assert backwards.label_logprobs([1, 2, 3]) == scorer.label_logprobs([1, 2, 3])[::-1]
 
 
-def test_distributions_come_one_by_one_and_in_order(scorer: ReferenceScorer) -> None:
+def test_distributions_are_lazy_and_in_order(scorer: ReferenceScorer) -> None:
     prompts = [[1, 2, 3], [4] * 300, [7]]
     found = list(scorer.distributions(prompts))
     for prompt, distribution in zip(prompts, found, strict=True):

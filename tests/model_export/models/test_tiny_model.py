@@ -26,7 +26,7 @@ def test_same_arguments_make_the_same_bytes(tmp_path: Path) -> None:
     assert (first / "tokenizer.json").read_bytes() == (other / "tokenizer.json").read_bytes()
 
 
-def test_shape_is_as_asked(tmp_path: Path) -> None:
+def test_model_has_the_configured_shape(tmp_path: Path) -> None:
     model = load_model(make(tmp_path / "m"))
     config = model.config
     assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (64, 2, 2)
@@ -36,7 +36,7 @@ def test_shape_is_as_asked(tmp_path: Path) -> None:
         assert model(torch.tensor([[1, 2, 3]])).logits.shape == (1, 3, 290)
 
 
-def test_tokenizer_knows_the_texts_whole_and_digits_one_by_one(tmp_path: Path) -> None:
+def test_tokenizer_has_whole_words_and_single_digits(tmp_path: Path) -> None:
     folder = make(tmp_path / "m")
     tokenizer = ContractTokenizer.load(folder)
     [lamp] = tokenizer.encode_user_texts([" lamp"])
@@ -52,7 +52,7 @@ def test_end_and_padding_are_two_tokens(tmp_path: Path) -> None:
     assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<|endoftext|>")
 
 
-def test_more_words_than_the_texts_have_are_no_error(tmp_path: Path) -> None:
+def test_vocabulary_may_exceed_the_texts(tmp_path: Path) -> None:
     config = TinyConfig(vocabulary=5000, hidden=64, layers=1)
     model = load_model(make(tmp_path / "m", config=config))
     assert model.config.vocab_size == len(load_tokenizer(tmp_path / "m")) < 5000

@@ -1,4 +1,4 @@
-"""Labelling in shards, on an engine whose traces are written by hand; test_ray_engine.py has the real one."""
+"""Labelling in shards on a scripted engine; test_ray_engine.py runs the real one."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ from model_export.data.prompting import PromptForm, Prompting, PromptingError
 from model_export.data.template import find_template
 from model_export.scale_out.label_at_scale import label_file
 from model_export.scale_out.label_plan import LabelError, LabelPlan, PathSampling
-from model_export.scale_out.trace_engine import Ask, Completion, EngineSetup, TraceEngine
+from model_export.scale_out.trace_engine import Completion, EngineSetup, MakeRequests, TraceEngine
 from model_export.teacher.label import SoftLabel, read_soft_labels
 from service.contract.manifest import Criteria, Limits
 from service.contract.prompt import Note
@@ -31,7 +31,7 @@ ONE, TWO, PROSE = "topic: one => 1\nGrade: 1", "topic: two => 2\nGrade: 2", "I w
 
 @dataclass
 class ScriptedEngine:
-    """Writes the same traces for each pair, and is lost at one of them. Remembers which pairs it was asked about."""
+    """Returns scripted traces for each pair, fails at one of them, and records the requested pairs."""
 
     traces: Mapping[str, Sequence[str]] = field(default_factory=dict)
     lost_at: str = ""
@@ -43,17 +43,17 @@ class ScriptedEngine:
         self.setups.append(setup)
         yield self
 
-    def complete(self, pairs: Sequence[Pair], ask: Ask) -> Iterator[list[Completion]]:
+    def complete(self, pairs: Sequence[Pair], make_requests: MakeRequests) -> Iterator[list[Completion]]:
         for pair in pairs:
             if pair.id == self.lost_at:
                 raise LabelError("the engine is lost")
             self.asked.append(pair.id)
             texts = self.traces.get(pair.id, (ONE, TWO))
-            yield [complete(text) for text, _ in zip(texts, ask(pair), strict=True)]
+            yield [complete(text) for text, _ in zip(texts, make_requests(pair), strict=True)]
 
 
 def complete(text: str) -> Completion:
-    """The text's tokens and the end; the labels have 0.4 in the answer's place, 0.3 of it at the grade it gives."""
+    """Encode the text with its end token; at the answer the labels have mass 0.4, of which 0.3 on the answered grade."""
     token_ids = [*encode(text), END]
     flat = [-9.0] * 4
     at_answer = [-1.2 if text.endswith(str(grade)) else -3.4 for grade in range(4)]
@@ -110,12 +110,12 @@ def test_shards_hold_the_pairs_in_order(plan: LabelPlan, tmp_path: Path) -> None
 def test_pairs_without_a_path_that_parses_are_listed(plan: LabelPlan, tmp_path: Path) -> None:
     engine = ScriptedEngine({"p1": (PROSE, PROSE), "p4": (PROSE, "topic: one => 1\nGrade: 4")})
     said = run(plan, tmp_path / "out", engine)
-    assert said == "3 of 5 pairs are labelled; 2 had no path that parses, see unlabelled.jsonl"
+    assert said == "3 of 5 pairs are labelled; 2 have no path that parses, see unlabelled.jsonl"
     assert contents(tmp_path / "out")["unlabelled.jsonl"] == '{"id": "p1"}\n{"id": "p4"}\n'
     assert set(read_all(tmp_path / "out")) == {"p0", "p2", "p3"}
 
 
-def test_rerun_of_a_lost_run_does_the_missing_shards_alone(plan: LabelPlan, tmp_path: Path) -> None:
+def test_rerun_labels_only_the_missing_shards(plan: LabelPlan, tmp_path: Path) -> None:
     run(plan, tmp_path / "undisturbed", ScriptedEngine())
     out = tmp_path / "out"
     with pytest.raises(LabelError, match="the engine is lost"):
@@ -128,7 +128,7 @@ def test_rerun_of_a_lost_run_does_the_missing_shards_alone(plan: LabelPlan, tmp_
     assert contents(out) == contents(tmp_path / "undisturbed")
 
 
-def test_shard_that_was_removed_is_made_again(plan: LabelPlan, tmp_path: Path) -> None:
+def test_removed_shard_is_labelled_again(plan: LabelPlan, tmp_path: Path) -> None:
     run(plan, tmp_path / "out", ScriptedEngine())
     before = contents(tmp_path / "out")
     (tmp_path / "out" / "labels-00000.jsonl").unlink()
@@ -155,24 +155,24 @@ def test_finished_run_starts_no_engine(plan: LabelPlan, tmp_path: Path) -> None:
         ({"form": replace(FORM, limits=Limits(max_query_tokens=16, max_note_tokens=31))}, "form"),
     ],
 )
-def test_other_inputs_are_refused_by_name(
+def test_changed_inputs_are_refused_by_name(
     changes: dict[str, Any], named: str, plan: LabelPlan, tmp_path: Path
 ) -> None:
     run(plan, tmp_path / "out", ScriptedEngine())
-    with pytest.raises(LabelError, match=f"labels that follow from another {named}: give these another"):
+    with pytest.raises(LabelError, match=f"labels made with different {named}: choose another"):
         run(replace(plan, **changes), tmp_path / "out", ScriptedEngine())
 
 
-def test_other_pairs_and_another_teacher_are_refused_by_name(plan: LabelPlan, tmp_path: Path) -> None:
+def test_changed_pairs_and_teacher_are_refused_by_name(plan: LabelPlan, tmp_path: Path) -> None:
     run(plan, tmp_path / "out", ScriptedEngine())
     write_rows(tmp_path, PAIRS[:4])
     teacher = shutil.copytree(plan.teacher, tmp_path / "teacher")
     (teacher / "model.safetensors").write_bytes(b"other weights")
-    with pytest.raises(LabelError, match="from another pairs, teacher: give"):
+    with pytest.raises(LabelError, match="with different pairs, teacher: choose"):
         run(replace(plan, teacher=teacher), tmp_path / "out", ScriptedEngine())
 
 
-def test_engine_has_room_for_the_longest_prompt_and_path(plan: LabelPlan, tmp_path: Path) -> None:
+def test_engine_limits_fit_the_longest_prompt_and_path(plan: LabelPlan, tmp_path: Path) -> None:
     engine = ScriptedEngine()
     run(plan, tmp_path / "out", engine)
     prompting = Prompting.load(FORM, plan.teacher)
@@ -181,7 +181,7 @@ def test_engine_has_room_for_the_longest_prompt_and_path(plan: LabelPlan, tmp_pa
     assert engine.setups[0].label_token_ids == prompting.label_token_ids
 
 
-def test_pairs_may_do_without_labels(plan: LabelPlan, tmp_path: Path) -> None:
+def test_pairs_need_no_labels(plan: LabelPlan, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in plan.pairs.read_text(encoding="utf-8").splitlines()]
     for row in rows[:3]:
         del row["label"]

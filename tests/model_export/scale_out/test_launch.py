@@ -27,7 +27,7 @@ def make_job(root: Path, recipe: Recipe = TWO, **changed: Any) -> StageJob:
 
 
 def play(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """In place of torchrun and what it starts."""
+    """Run a script in place of torchrun and its processes."""
     monkeypatch.setattr(
         launching, "_command", lambda _processes, job: [sys.executable, "-c", script, str(job)]
     )
@@ -41,7 +41,7 @@ def test_steps_of_the_first_process_are_passed_on(tmp_path: Path, monkeypatch: p
     assert list((tmp_path / "stage").iterdir()) == []
 
 
-def test_job_arrives_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_job_file_round_trips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     play(
         monkeypatch,
         "import pathlib, shutil, sys; shutil.copy(sys.argv[1], pathlib.Path(sys.argv[1]).parent / 'copy')",
@@ -51,7 +51,7 @@ def test_job_arrives_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert StageJob.model_validate_json((tmp_path / "stage" / "copy").read_text(encoding="utf-8")) == job
 
 
-def test_what_a_user_can_put_right_is_told_in_its_own_words(
+def test_error_of_the_first_process_is_raised_verbatim(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     play(monkeypatch, "import sys; print('notegrade-error loss_type is wrong: take dapo'); sys.exit(1)")
@@ -59,7 +59,7 @@ def test_what_a_user_can_put_right_is_told_in_its_own_words(
         launch(make_job(tmp_path), lambda *_: None)
 
 
-def test_anything_else_comes_with_the_end_of_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_failures_show_the_end_of_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     play(monkeypatch, "import sys; print('CUDA out of memory', file=sys.stderr); sys.exit(1)")
     with pytest.raises(LaunchError, match=r"label_only_sft ended with exit code 1; .*\n.*CUDA out of memory"):
         launch(make_job(tmp_path), lambda *_: None)
@@ -85,7 +85,7 @@ def test_interrupted_run_ends_its_processes(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.timeout(900)  # two processes import torch at once, on a machine that may be busy
-def test_two_processes_train_what_one_would(tmp_path: Path) -> None:
+def test_two_processes_train_the_same_weights_as_one(tmp_path: Path) -> None:
     prepare_data(TWO, tmp_path, make_folder(tmp_path / "data"))
     prepare_base("tiny", TWO, load_data(tmp_path / "data"), make_folder(tmp_path / "base"))
     seen: list[tuple[int, int]] = []

@@ -17,10 +17,10 @@ from model_export.recipe import CotConfig, TinyConfig
 from model_export.scale_out.label_at_scale import label_file
 from model_export.scale_out.label_plan import LabelError, LabelPlan, PathSampling
 from model_export.scale_out.ray_engine import RayOptions, reason_of, start_ray_engine
-from model_export.scale_out.trace_engine import Ask, Completion, EngineSetup, TraceEngine
+from model_export.scale_out.trace_engine import Completion, EngineSetup, MakeRequests, TraceEngine
 from model_export.teacher.label import SoftLabel, average, read_soft_labels
 from model_export.teacher.rollout import Sampler, read_path
-from model_export.teacher.sft import Workplace, train_cot
+from model_export.teacher.sft import StageContext, train_cot
 from service.contract.manifest import Limits
 
 FORM = PromptForm(
@@ -31,14 +31,14 @@ PAIRS = generate(0, 3, 2, 4).train[:10]
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that knows the traces of ten pairs by heart, save for some slips at temperature 1; made in seconds."""
+    """A model that memorised the traces of ten pairs, with some errors at temperature 1; trained in seconds."""
     torch.set_num_threads(1)
     base, taught = tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("taught")
     texts = [f" {p.query} {p.note.title} {p.note.body} {f.text}" for p in PAIRS for f in p.findings.values()]
     make_tiny_model([CRITERIA.text, *texts], TinyConfig(vocabulary=400, hidden=64, layers=2), 0, base)
     prompting = Prompting.load(FORM, base)
     config = CotConfig(steps=80, batch_size=10, learning_rate=1e-2)
-    train_cot(PAIRS, prompting, config, Workplace("cot_sft", base, taught, 0, True, lambda *_: None))
+    train_cot(PAIRS, prompting, config, StageContext("cot_sft", base, taught, 0, True, lambda *_: None))
     return taught
 
 
@@ -50,14 +50,14 @@ def plan(teacher: Path, tmp_path: Path) -> LabelPlan:
 
 
 class Listener:
-    """Hands on what an engine says, and remembers it."""
+    """Passes an engine's completions on and records them."""
 
     def __init__(self, engine: TraceEngine) -> None:
         self._engine = engine
         self.heard: list[list[Completion]] = []
 
-    def complete(self, pairs: Sequence[Pair], ask: Ask) -> Iterator[list[Completion]]:
-        for completions in self._engine.complete(pairs, ask):
+    def complete(self, pairs: Sequence[Pair], make_requests: MakeRequests) -> Iterator[list[Completion]]:
+        for completions in self._engine.complete(pairs, make_requests):
             self.heard.append(completions)
             yield completions
 
@@ -66,7 +66,7 @@ class Listener:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
 @pytest.mark.engine
 @pytest.mark.timeout(900)  # several processes import vLLM, on a machine that may be busy
-def test_labels_are_those_of_transformers_on_the_same_paths(plan: LabelPlan, tmp_path: Path) -> None:
+def test_labels_equal_those_of_transformers_on_the_same_paths(plan: LabelPlan, tmp_path: Path) -> None:
     listeners: list[Listener] = []
 
     @contextmanager
@@ -111,7 +111,7 @@ def test_missing_vllm_is_one_line(plan: LabelPlan, tmp_path: Path, monkeypatch: 
         label_file(plan, tmp_path / "out", partial(start_ray_engine, options=RayOptions()), lambda *_: None)
 
 
-def test_reason_is_what_stands_at_the_end_of_tracebacks() -> None:
+def test_reason_is_the_exception_at_the_end_of_the_tracebacks() -> None:
     text = """Traceback (most recent call last):
   File "engine.py", line 1, in start
 ray.exceptions.RayTaskError(ValueError): ray::MapWorker.__init__()

@@ -12,12 +12,12 @@ from model_export.recipe import DistilConfig
 from model_export.student.distil import make_example, train_student
 from model_export.teacher.label import SoftLabel
 from model_export.teacher.rollout import Sampler
-from model_export.teacher.sft import Workplace
+from model_export.teacher.sft import StageContext
 from model_export.training.batches import Example
 from service.contract.prompt import Note
 from tests.tiny_teacher import TinyTeacher
 
-PAIR = Pair("1", "red lamp", Note("lamp", "colour red"), 2, "synthetic", "synthetic-1", label_variance=0.5)
+PAIR = Pair("1", "red lamp", Note("lamp", "colour red"), 2, "synthetic", "synthetic-1")
 STEPS = "topic: lamp lamp yes => 1\n"
 LABEL = SoftLabel("1", (0.1, 0.1, 0.2, 0.6), 4, STEPS)
 
@@ -40,21 +40,20 @@ def target(label: SoftLabel | None, tiny_teacher: TinyTeacher, **changes: Any) -
         ({"gold_weight": 0.0, "temperature": 0.5}, [0.0238, 0.0238, 0.0952, 0.8571]),
         ({"gold_weight": 0.0, "temperature": 1e9}, [0.25, 0.25, 0.25, 0.25]),
         ({"gold_weight": 1.0, "smoothing": 0.4}, [0.1, 0.1, 0.7, 0.1]),
-        ({"gold_weight": 1.0, "variance_smoothing": True}, [0.0104, 0.2097, 0.5701, 0.2097]),
     ],
 )
-def test_targets_worked_by_hand(
+def test_targets_match_those_computed_by_hand(
     tiny_teacher: TinyTeacher, changes: dict[str, Any], expected: list[float]
 ) -> None:
     assert target(LABEL, tiny_teacher, **changes) == pytest.approx(expected, abs=1e-4)
 
 
-def test_grade_that_the_teacher_is_sure_of_takes_no_temperature_amiss(tiny_teacher: TinyTeacher) -> None:
+def test_temperature_keeps_a_certain_grade(tiny_teacher: TinyTeacher) -> None:
     sure = SoftLabel("1", (0.0, 0.0, 0.0, 1.0), 1, STEPS)
     assert target(sure, tiny_teacher, gold_weight=0.0, temperature=3.0) == [0.0, 0.0, 0.0, 1.0]
 
 
-def test_student_answers_what_the_target_says_and_copies_the_teacher_s_trace(
+def test_example_has_the_target_s_grade_and_the_teacher_s_trace(
     tiny_teacher: TinyTeacher,
 ) -> None:
     prompting = tiny_teacher.prompting
@@ -64,18 +63,18 @@ def test_student_answers_what_the_target_says_and_copies_the_teacher_s_trace(
     assert example.label == 2
 
 
-def test_without_a_weight_the_trace_is_left_out(tiny_teacher: TinyTeacher) -> None:
+def test_trace_weight_of_zero_drops_the_trace(tiny_teacher: TinyTeacher) -> None:
     assert make_example(PAIR, LABEL, tiny_teacher.prompting, config(trace_weight=0.0)).completion == []
 
 
-def test_pair_that_the_teacher_has_not_labelled_is_learned_from_gold(tiny_teacher: TinyTeacher) -> None:
+def test_unlabelled_pair_learns_the_gold_grade(tiny_teacher: TinyTeacher) -> None:
     example = make_example(PAIR, None, tiny_teacher.prompting, config(gold_weight=0.0, smoothing=0.4))
     assert example.completion == []
     assert example.soft_label == pytest.approx([0.1, 0.1, 0.7, 0.1])
 
 
 @pytest.mark.parametrize(("share", "expected"), [(None, (2, 8)), (1, (20, 0)), (0.25, (5, 15))])
-def test_labelled_pairs_are_their_share_of_what_is_read(
+def test_labelled_pairs_have_their_share_of_the_examples(
     tiny_teacher: TinyTeacher,
     monkeypatch: pytest.MonkeyPatch,
     share: float | None,
@@ -89,13 +88,13 @@ def test_labelled_pairs_are_their_share_of_what_is_read(
 
     monkeypatch.setattr("model_export.student.distil.train_examples", count)
     pairs = [replace(PAIR, id=str(number)) for number in range(10)]
-    place = Workplace("distil", Path("unused"), Path("unused"), 1, False, lambda *_: None)
+    place = StageContext("distil", Path("unused"), Path("unused"), 1, False, lambda *_: None)
     settings = config(steps=5, batch_size=4, labelled_share=share)
     train_student(pairs, {"3": LABEL, "7": LABEL}, tiny_teacher.prompting, settings, place)
     assert seen == [expected]
 
 
-def test_student_follows_its_teacher_with_fewer_layers(tiny_teacher: TinyTeacher, tmp_path: Path) -> None:
+def test_student_learns_its_teachers_labels_and_traces(tiny_teacher: TinyTeacher, tmp_path: Path) -> None:
     # Labels that gold does not say: each grade is turned round.
     labels = {
         pair.id: SoftLabel(
@@ -103,16 +102,15 @@ def test_student_follows_its_teacher_with_fewer_layers(tiny_teacher: TinyTeacher
         )
         for pair in tiny_teacher.pairs
     }
-    place = Workplace(
+    place = StageContext(
         "distil", tiny_teacher.base, tmp_path, seed=1, from_scratch=True, on_step=lambda *_: None
     )
-    settings = config(steps=80, batch_size=8, learning_rate=5e-3, gold_weight=0.0, layers=1)
+    settings = config(steps=80, batch_size=8, learning_rate=5e-3, gold_weight=0.0)
     train_student(tiny_teacher.pairs, labels, tiny_teacher.prompting, settings, place)
     sampler = Sampler.load(tmp_path, tiny_teacher.prompting)
     found = directly("student", tiny_teacher.pairs, tiny_teacher.prompting, sampler, 8, lambda *_: None)
     assert found.probabilities.argmax(1).tolist() == [3 - pair.label for pair in tiny_teacher.pairs]
     student = load_model(tmp_path)
-    assert student.config.num_hidden_layers == len(student.model.layers) == 1
     prompt = tiny_teacher.prompting.student_prompt(tiny_teacher.pairs[0])
     with torch.inference_mode():
         written = student.generate(torch.tensor([prompt]), max_new_tokens=60, do_sample=False)[

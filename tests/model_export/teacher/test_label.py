@@ -15,7 +15,7 @@ def label(teacher: TinyTeacher, *, max_tokens: int = 48, temperature: float = 0.
     return label_pairs(teacher.pairs, teacher.prompting, teacher.folder, config, max_tokens, lambda *_: None)
 
 
-def test_average_worked_by_hand() -> None:
+def test_average_matches_one_computed_by_hand() -> None:
     paths = [
         ("far", (1.0, 0.0, 0.0, 0.0)),
         ("near", (0.25, 0.5, 0.25, 0.0)),
@@ -31,7 +31,7 @@ def test_average_of_one_path_is_that_path() -> None:
     assert average("1", [("steps", (0.1, 0.2, 0.3, 0.4))]) == SoftLabel("1", (0.1, 0.2, 0.3, 0.4), 1, "steps")
 
 
-def test_soft_labels_are_what_the_teacher_knows(tiny_teacher: TinyTeacher) -> None:
+def test_soft_labels_match_what_the_teacher_learned(tiny_teacher: TinyTeacher) -> None:
     found = label(tiny_teacher)
     assert [each.id for each in found] == [pair.id for pair in tiny_teacher.pairs]
     for each, pair in zip(found, tiny_teacher.pairs, strict=True):
@@ -43,15 +43,15 @@ def test_soft_labels_are_what_the_teacher_knows(tiny_teacher: TinyTeacher) -> No
         assert end == len(each.steps)
 
 
-def test_the_seed_repeats_them(tiny_teacher: TinyTeacher) -> None:
+def test_same_seed_gives_the_same_labels(tiny_teacher: TinyTeacher) -> None:
     assert label(tiny_teacher, temperature=1.0) == label(tiny_teacher, temperature=1.0)
 
 
-def test_pair_none_of_whose_paths_parses_has_no_label(tiny_teacher: TinyTeacher) -> None:
+def test_pair_without_parsed_paths_has_no_label(tiny_teacher: TinyTeacher) -> None:
     assert label(tiny_teacher, max_tokens=2) == []
 
 
-def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+def test_written_rows_are_read_back(tmp_path: Path) -> None:
     labels = [
         SoftLabel("1", (0.1, 0.2, 0.3, 1 / 3), 2, "topic: 茶\u2028🎧 => 3\n"),
         SoftLabel("b", (1.0, 0.0, 0.0, 0.0), 1, ""),
@@ -60,6 +60,6 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert read_soft_labels(tmp_path / "labels.jsonl") == {"1": labels[0], "b": labels[1]}
 
 
-def test_no_labels_are_read_back_as_none(tmp_path: Path) -> None:
+def test_empty_file_has_no_labels(tmp_path: Path) -> None:
     write_soft_labels(tmp_path / "labels.jsonl", [])
     assert read_soft_labels(tmp_path / "labels.jsonl") == {}

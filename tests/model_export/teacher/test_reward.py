@@ -11,7 +11,7 @@ def trace(grade: int) -> Trace:
 
 
 @pytest.mark.parametrize(("grade", "expected"), [(0, 0.1), (1, 0.1), (2, 1.1), (3, 0.1)])
-def test_exact_grade_is_rewarded_beside_the_form(grade: int, expected: float) -> None:
+def test_exact_grade_and_format_are_rewarded(grade: int, expected: float) -> None:
     assert Reward(0.1, 0.0, 3).of(trace(grade), 2) == pytest.approx(expected)
 
 
@@ -21,14 +21,12 @@ def test_nearer_grades_are_rewarded_more(grade: int, expected: float) -> None:
     assert Reward(0.1, 0.3, 3).of(trace(grade), 3) == pytest.approx(expected)
 
 
-def test_text_that_is_no_trace_earns_nothing() -> None:
+def test_unparsed_text_has_no_reward() -> None:
     assert Reward(1.0, 1.0, 3).of(None, 0) == 0.0
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.integers(0, 3), st.integers(0, 3))
-def test_reward_is_within_its_bounds_and_most_for_gold(
-    form: float, distance: float, grade: int, gold: int
-) -> None:
+def test_reward_is_bounded_and_highest_for_gold(form: float, distance: float, grade: int, gold: int) -> None:
     reward = Reward(form, distance, 3)
     assert 0 <= reward.of(trace(grade), gold) <= 1 + form + 1e-12
     assert reward.of(trace(gold), gold) == pytest.approx(1 + form)

@@ -1,4 +1,4 @@
-"""SAM on TRL's own trainer: the batches, losses and gradients are TRL's, the rollouts are given."""
+"""The step mask on TRL's trainer: batches, losses and gradients are TRL's, the rollouts are given."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from model_export.models.model_io import load_model
 from model_export.recipe import RlConfig
 from model_export.run_log import read_log
 from model_export.teacher.rl import StepMaskError, check_settings, masked_advantages, train_rl
-from model_export.teacher.sft import Workplace
+from model_export.teacher.sft import StageContext
 from service.contract.trace import write_step
 from tests.given_rollouts import GOLD, STEPS, Bench, GivenRollouts
 from tests.tiny_teacher import TinyTeacher
@@ -72,10 +72,10 @@ def loss_type(
         trainer.loss_type = "dapo"
 
 
-def test_with_one_step_it_is_grpo_exactly(
+def test_without_steps_the_gradient_is_grpo_s(
     bench: Bench, masked: GivenRollouts, unmasked: GivenRollouts, loss_type: str
 ) -> None:
-    """The criteria have no steps: the answer is all there is."""
+    """The criteria have no steps, so a rollout is its answer."""
     texts = ["Grade: 2", "Grade: 0", "Grade: green", "Grade: 2"]
     rollouts = [bench.encode(text, ended=index < 3) for index, text in enumerate(texts)]
     with_mask, without = (bench.batch(trainer, rollouts, ()) for trainer in (masked, unmasked))
@@ -86,7 +86,7 @@ def test_with_one_step_it_is_grpo_exactly(
     assert max(gradient.abs().max() for gradient in found[1:]) > 0
 
 
-def test_steps_that_all_earned_it_are_grpo_exactly(
+def test_with_all_steps_right_the_gradient_is_grpo_s(
     bench: Bench, masked: GivenRollouts, unmasked: GivenRollouts
 ) -> None:
     texts = [trace_text(2, 2, 2), trace_text(0, 1, 3), trace_text(3, 3, 0), "no trace"]
@@ -96,7 +96,7 @@ def test_steps_that_all_earned_it_are_grpo_exactly(
     assert same(loss_and_gradients(masked, with_mask), loss_and_gradients(unmasked, without))
 
 
-def test_masked_tokens_get_no_gradient_and_the_others_theirs(
+def test_only_unmasked_tokens_get_a_gradient(
     bench: Bench, masked: GivenRollouts, unmasked: GivenRollouts, loss_type: str
 ) -> None:
     texts = [trace_text(2, 0, 2), trace_text(0, 2, 0), "no trace", trace_text(2, 2, 2)]
@@ -117,8 +117,8 @@ def test_masked_tokens_get_no_gradient_and_the_others_theirs(
     assert found[0, :topic].abs().min() > 0, loss_type
 
 
-def test_sequence_level_ratios_would_move_masked_tokens(bench: Bench, masked: GivenRollouts) -> None:
-    """Why they are refused."""
+def test_sequence_level_ratios_change_masked_tokens(bench: Bench, masked: GivenRollouts) -> None:
+    """This is why they are refused."""
     rollouts = [bench.encode(trace_text(grade, grade, 2)) for grade in (0, 1)] + [
         bench.encode("no trace")
     ] * 2
@@ -133,7 +133,7 @@ def test_sequence_level_ratios_would_move_masked_tokens(bench: Bench, masked: Gi
         masked.importance_sampling_level = "token"
 
 
-def test_equal_rewards_move_nothing(bench: Bench, masked: GivenRollouts) -> None:
+def test_equal_rewards_give_no_gradient(bench: Bench, masked: GivenRollouts) -> None:
     rollouts = [bench.encode(trace_text(grade, 2, 2)) for grade in (0, 1, 2, 3)]
     batch = bench.batch(masked, rollouts, STEPS)
     assert batch["advantages"].shape == batch["completion_ids"].shape
@@ -171,7 +171,7 @@ def test_texts_of_a_pair_never_become_control_tokens(bench: Bench, masked: Given
     assert not control.intersection(masked.seen_prompts[0])
 
 
-def test_what_rollouts_are_worth_is_logged(bench: Bench, masked: GivenRollouts) -> None:
+def test_parse_rate_and_step_accuracy_are_logged(bench: Bench, masked: GivenRollouts) -> None:
     masked._metrics["train"].clear()
     texts = [trace_text(2, 0, 2), trace_text(2, 2, 0), trace_text(1, 2, 2), "no trace"]
     bench.batch(masked, [bench.encode(text) for text in texts], STEPS)
@@ -196,7 +196,7 @@ def test_what_rollouts_are_worth_is_logged(bench: Bench, masked: GivenRollouts) 
         ),
         ({"loss_type": "luspo"}, "loss_type='luspo' weighs a sequence as one"),
         ({"loss_type": "vespo"}, "loss_type='vespo' weighs a sequence as one"),
-        ({"off_policy_mask_threshold": 0.5}, "off_policy_mask_threshold drops rollouts"),
+        ({"off_policy_mask_threshold": 0.5}, "off_policy_mask_threshold drops whole rollouts"),
         ({"use_liger_kernel": True}, "use_liger_kernel"),
     ],
 )
@@ -207,7 +207,7 @@ def test_settings_that_would_undo_the_mask_are_refused(
         check_settings(GRPOConfig(output_dir=str(tmp_path), use_cpu=True, **settings))
 
 
-def test_they_are_refused_with_the_mask_alone(bench: Bench) -> None:
+def test_they_are_refused_only_with_the_mask(bench: Bench) -> None:
     with pytest.raises(StepMaskError, match="importance_sampling_level"):
         bench.trainer(masked=True, importance_sampling_level="sequence")
     assert (
@@ -217,14 +217,14 @@ def test_they_are_refused_with_the_mask_alone(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_losses_by_token_are_taken(tmp_path: Path, loss: str) -> None:
+def test_token_level_losses_are_accepted(tmp_path: Path, loss: str) -> None:
     check_settings(GRPOConfig(output_dir=str(tmp_path), use_cpu=True, loss_type=loss))
 
 
 def reinforce(
     teacher: TinyTeacher, folder: Path, *, iterations: int = 1, stop_at: int = 0
 ) -> dict[str, torch.Tensor]:
-    """Three steps of the stage; `stop_at` raises KeyboardInterrupt at that step. The weights it leaves."""
+    """Train three steps and return the weights; `stop_at` raises KeyboardInterrupt at that step."""
 
     def on_step(step: int, _steps: int) -> None:
         if step == stop_at:
@@ -232,7 +232,7 @@ def reinforce(
 
     folder.mkdir(exist_ok=True)
     torch.manual_seed(1)
-    place = Workplace("sam", teacher.folder, folder, seed=1, from_scratch=True, on_step=on_step)
+    place = StageContext("sam", teacher.folder, folder, seed=1, from_scratch=True, on_step=on_step)
     sizes = {"steps": 3, "prompts": 2, "rollouts": 4, "max_tokens": 48, "iterations": iterations}
     config = RlConfig.model_validate({**sizes, "learning_rate": 1e-3, "save_steps": 1})
     train_rl(teacher.others, teacher.prompting, config, place, masked=True)
@@ -254,7 +254,7 @@ def test_stage_learns_and_is_logged(tiny_teacher: TinyTeacher, tmp_path: Path) -
 
 # With two steps on the same rollouts, the second of which a state does not hold.
 @pytest.mark.parametrize(("iterations", "stop_at"), [(1, 2), (2, 2), (2, 3)])
-def test_stage_goes_on_exactly_where_it_was_stopped(
+def test_stopped_stage_resumes_exactly(
     tiny_teacher: TinyTeacher, tmp_path: Path, iterations: int, stop_at: int
 ) -> None:
     whole = reinforce(tiny_teacher, tmp_path / "whole", iterations=iterations)

@@ -31,14 +31,14 @@ def sampler(tiny_teacher: TinyTeacher) -> Sampler:
 
 @pytest.fixture(scope="module")
 def prompts(tiny_teacher: TinyTeacher) -> list[list[int]]:
-    """Of pairs that the teacher knows and does not, from long to short."""
+    """Prompts of pairs that the teacher has and has not learned, from long to short."""
     pairs = (*tiny_teacher.pairs[:4], *tiny_teacher.others[:4])
     prompts = [tiny_teacher.prompting.teacher_prompt(pair) for pair in pairs]
     return sorted((prompt[index:] for index, prompt in enumerate(prompts)), key=len, reverse=True)
 
 
 def generate_alone(teacher: TinyTeacher, prompt: Sequence[int]) -> list[int]:
-    """Token by token, each from the whole sequence so far: no padding, no cache."""
+    """Decode token by token from the whole sequence, without padding or cache."""
     model, sequence, end = load_model(teacher.folder), list(prompt), teacher.prompting.end_token_id
     with torch.inference_mode():
         while len(sequence) < len(prompt) + GREEDY.max_tokens and sequence[-1] != end:
@@ -46,7 +46,7 @@ def generate_alone(teacher: TinyTeacher, prompt: Sequence[int]) -> list[int]:
     return sequence[len(prompt) :]
 
 
-def test_greedy_batches_are_what_each_prompt_alone_would_give(
+def test_greedy_batches_equal_single_prompts(
     tiny_teacher: TinyTeacher, sampler: Sampler, prompts: list[list[int]]
 ) -> None:
     assert len({len(prompt) for prompt in prompts}) > 3
@@ -70,9 +70,7 @@ def test_samples_differ_and_the_seed_repeats_them(sampler: Sampler, prompts: lis
     assert len({tuple(completion) for completion in sample(1)}) > 1
 
 
-def test_base_s_own_taste_in_sampling_does_not_count(
-    tiny_teacher: TinyTeacher, prompts: list[list[int]]
-) -> None:
+def test_base_s_generation_settings_are_ignored(tiny_teacher: TinyTeacher, prompts: list[list[int]]) -> None:
     model = load_model(tiny_teacher.folder)
     model.generation_config = GenerationConfig(
         repetition_penalty=9.0, do_sample=True, temperature=0.6, top_k=1
@@ -81,7 +79,7 @@ def test_base_s_own_taste_in_sampling_does_not_count(
     assert biased.sample(prompts, GREEDY) == make_sampler(tiny_teacher).sample(prompts, GREEDY)
 
 
-def test_distributions_are_those_of_the_reference(
+def test_distributions_equal_those_of_the_reference(
     tiny_teacher: TinyTeacher, sampler: Sampler, prompts: list[list[int]]
 ) -> None:
     reference = ReferenceScorer.load(tiny_teacher.folder, tiny_teacher.prompting.label_token_ids)
@@ -92,7 +90,7 @@ def test_distributions_are_those_of_the_reference(
         assert row.sum().item() == pytest.approx(1)
 
 
-def test_nothing_to_read_is_no_error(sampler: Sampler) -> None:
+def test_no_sequences_are_no_error(sampler: Sampler) -> None:
     assert sampler.sample([], GREEDY) == []
     probabilities, mass = sampler.distributions([], 3)
     assert (tuple(probabilities.shape), tuple(mass.shape)) == ((0, 4), (0,))
@@ -117,9 +115,9 @@ def test_path_without_steps() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "Grade: 2", STEPS, f"{STEPS}Grade: 4", f"{STEPS}Grade: 2 or so"])
-def test_what_does_not_parse_is_no_path(text: str) -> None:
+def test_unparsed_completion_has_no_path(text: str) -> None:
     assert read_path([1], [*encode(text), END], READER, CRITERIA) is None
 
 
-def test_path_that_was_cut_off_is_none() -> None:
+def test_truncated_completion_has_no_path() -> None:
     assert read_path([1], encode(f"{STEPS}Grade: 2"), READER, CRITERIA) is None

@@ -8,7 +8,7 @@ from model_export.teacher.sft import label_only_example
 from service.contract.prompt import Note
 from tests.tiny_teacher import TinyTeacher
 
-PAIR = Pair("1", "red lamp", Note("lamp", "colour red"), 2, "synthetic", "synthetic-1", label_variance=0.5)
+PAIR = Pair("1", "red lamp", Note("lamp", "colour red"), 2, "synthetic", "synthetic-1")
 
 
 @pytest.mark.parametrize(
@@ -16,11 +16,9 @@ PAIR = Pair("1", "red lamp", Note("lamp", "colour red"), 2, "synthetic", "synthe
     [
         ({}, [0, 0, 1, 0]),
         ({"smoothing": 0.4}, [0.1, 0.1, 0.7, 0.1]),
-        # exp(-4), exp(-1), 1, exp(-1), which sum to 1.7541.
-        ({"variance_smoothing": True}, [0.0104, 0.2097, 0.5701, 0.2097]),
     ],
 )
-def test_control_learns_the_gold_grade_alone(
+def test_control_example_has_the_gold_grade_and_no_completion(
     tiny_teacher: TinyTeacher, changes: dict[str, Any], target: list[float]
 ) -> None:
     config = LabelOnlyConfig.model_validate({"steps": 1, **changes})

@@ -1,4 +1,4 @@
-"""The step mask against rollouts that are put together token by token, so that each token's step is known."""
+"""The step mask on rollouts built token by token, so that each token's step is known."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ READER = RolloutReader(TOKENIZER, END, top_grade=3)
 
 @dataclass
 class Built:
-    """A whole rollout, and of each of its tokens the intermediate grade of its step; None in the answer."""
+    """A complete rollout, and the intermediate grade of each token's step; None in the answer."""
 
     token_ids: list[int] = field(default_factory=list)
     grades: list[int | None] = field(default_factory=list)
@@ -32,7 +32,7 @@ class Built:
 
 
 def slow_mask(grades: Sequence[int | None], gold: int, advantage: float) -> list[float]:
-    """What the module's docstring says, token by token."""
+    """The rule of the module's docstring, token by token."""
     mask = []
     for grade in grades:
         if grade is None or (advantage > 0 and grade == gold) or (advantage < 0 and grade != gold):
@@ -58,7 +58,7 @@ def read(text: str, *, ended: bool = True) -> Rollout:
 
 
 def mask_by_line(text: str, gold: int, advantage: float) -> list[set[float]]:
-    """The values that the mask has in each line, the answer's and the end token's last."""
+    """The mask's values in each line, those of the answer and the end token last."""
     built = Built()
     for number, line in enumerate(text.splitlines(keepends=True)):
         built.add(encode(line), number)
@@ -79,7 +79,7 @@ def trace_text(topic: int, constraints: int, answer: int) -> str:
 
 @settings(max_examples=50)
 @given(rollouts(), st.integers(0, 3), st.sampled_from([-1.5, -1e-7, 0.0, 1e-7, 1.5]))
-def test_mask_is_that_of_a_plain_loop(built: Built, gold: int, advantage: float) -> None:
+def test_mask_equals_a_plain_loop(built: Built, gold: int, advantage: float) -> None:
     rollout = READER.read(built.token_ids, CRITERIA)
     assert rollout.trace is not None
     assert step_mask(rollout, gold, advantage) == slow_mask(built.grades, gold, advantage)
@@ -87,7 +87,7 @@ def test_mask_is_that_of_a_plain_loop(built: Built, gold: int, advantage: float)
 
 @settings(max_examples=50)
 @given(rollouts(), st.integers(0, 3))
-def test_of_each_step_one_sign_moves_it(built: Built, gold: int) -> None:
+def test_each_step_takes_advantages_of_one_sign(built: Built, gold: int) -> None:
     rollout = READER.read(built.token_ids, CRITERIA)
     up, down = step_mask(rollout, gold, 0.5), step_mask(rollout, gold, -0.5)
     for grade, high, low in zip(built.grades, up, down, strict=True):
@@ -95,7 +95,7 @@ def test_of_each_step_one_sign_moves_it(built: Built, gold: int) -> None:
 
 
 @given(st.lists(st.integers(0, 511), max_size=30), st.integers(0, 3), st.floats(-2, 2))
-def test_any_tokens_get_one_value_each(token_ids: list[int], gold: int, advantage: float) -> None:
+def test_mask_has_one_value_per_token(token_ids: list[int], gold: int, advantage: float) -> None:
     mask = step_mask(READER.read(token_ids, CRITERIA), gold, advantage)
     assert len(mask) == len(token_ids)
     assert set(mask) <= {0.0, 1.0}
@@ -103,7 +103,7 @@ def test_any_tokens_get_one_value_each(token_ids: list[int], gold: int, advantag
 
 @settings(max_examples=50)
 @given(rollouts(), st.integers(0, 3), st.floats(-2, 2), st.data())
-def test_rollout_that_was_cut_off_is_all_answer(
+def test_truncated_rollout_is_not_masked(
     built: Built, gold: int, advantage: float, data: st.DataObject
 ) -> None:
     length = data.draw(st.integers(0, len(built.token_ids) - 1))
@@ -127,7 +127,7 @@ def test_rollout_that_was_cut_off_is_all_answer(
         (trace_text(2, 0, 2), 0.0, [{0.0}, {0.0}, {1.0}]),
     ],
 )
-def test_masks_worked_by_hand(text: str, advantage: float, expected: list[set[float]]) -> None:
+def test_masks_match_those_written_by_hand(text: str, advantage: float, expected: list[set[float]]) -> None:
     assert mask_by_line(text, gold=2, advantage=advantage) == expected
 
 
@@ -137,7 +137,7 @@ def group_advantages(rewards: Sequence[float]) -> list[float]:
     return [(reward - mean) / (deviation + 1e-4) for reward in rewards]
 
 
-def test_group_worked_by_hand() -> None:
+def test_group_matches_one_written_by_hand() -> None:
     reward, gold = Reward(format_weight=0.5, distance_weight=0.0, top_grade=3), 2
     lucky, misled = read(trace_text(0, 2, 2)), read(trace_text(2, 2, 0))
     babble, cut_off = read("tea is green"), read(trace_text(2, 2, 2), ended=False)
@@ -162,7 +162,7 @@ def test_group_worked_by_hand() -> None:
     ]
 
 
-def test_group_of_equal_rewards_moves_nothing() -> None:
+def test_group_of_equal_rewards_has_no_effect() -> None:
     group = [read(trace_text(2, 0, 2)), read(trace_text(2, 2, 2))]
     advantages = group_advantages([1.0, 1.0])
     masks = [step_mask(rollout, 2, advantage) for rollout, advantage in zip(group, advantages, strict=True)]
@@ -182,7 +182,7 @@ def test_emoji_in_bytes_belongs_to_its_own_step() -> None:
     assert step_mask(rollout, 3, -1.0) == slow_mask(built.grades, 3, -1.0)
 
 
-def test_token_over_a_border_belongs_to_the_step_that_it_starts_in() -> None:
+def test_token_across_a_border_belongs_to_the_step_it_starts_in() -> None:
     trace = Trace((Step("topic", "", 3, (0, 10)), Step("constraints", "", 0, (10, 20))), 3, (20, 28))
     rollout = Rollout(starts=(0, 9, 12, 19, 21), trace=trace)
     assert step_mask(rollout, 3, 1.0) == [1.0, 1.0, 0.0, 0.0, 1.0]
@@ -201,12 +201,12 @@ def test_steps_of_other_criteria_do_not_parse() -> None:
 
 
 @pytest.mark.parametrize("place", [0, 3, -3])
-def test_control_token_within_is_no_trace(place: int) -> None:
+def test_control_token_inside_makes_a_trace_invalid(place: int) -> None:
     token_ids = [*encode(trace_text(2, 2, 2)), END]
     [start] = TOKENIZER.encode_template("<|im_start|>")
     token_ids.insert(place, start)
     assert READER.read(token_ids, CRITERIA).trace is None
 
 
-def test_no_tokens_have_no_mask() -> None:
+def test_empty_rollout_has_an_empty_mask() -> None:
     assert step_mask(READER.read([], CRITERIA), 0, 1.0) == []

@@ -8,7 +8,7 @@ from model_export.training.batches import IGNORED, Example, collate, plan_order
 PAD = 0
 
 
-def test_batch_worked_by_hand() -> None:
+def test_batch_matches_one_written_by_hand() -> None:
     student = Example([11, 12], [5, 13, 3], [0.1, 0.7, 0.1, 0.1], 1)
     warm_up = Example([9], [10, 3], None, 2)
     control = Example([8, 8, 8], [], [0.0, 0.0, 0.0, 1.0], 3)
@@ -29,9 +29,7 @@ def test_batch_worked_by_hand() -> None:
 @pytest.mark.parametrize(
     ("count", "batch_size", "steps"), [(40, 4, 25), (10, 4, 12), (3, 8, 4), (1, 3, 2), (8, 8, 3)]
 )
-def test_order_has_batches_as_asked_and_no_example_twice_in_an_epoch(
-    count: int, batch_size: int, steps: int
-) -> None:
+def test_order_repeats_no_example_within_an_epoch(count: int, batch_size: int, steps: int) -> None:
     lengths = [7 * index % 13 for index in range(count)]
     order = plan_order(lengths, batch_size, steps, seed=1)
     assert len(order) == batch_size * steps
@@ -42,13 +40,13 @@ def test_order_has_batches_as_asked_and_no_example_twice_in_an_epoch(
         assert max(seen.values()) <= max(-(-batch_size // count), 1)
 
 
-def test_order_covers_all_over_the_epochs_and_differs_by_seed() -> None:
+def test_order_covers_all_examples_and_depends_on_the_seed() -> None:
     lengths = [1] * 10
     assert set(plan_order(lengths, 4, 20, seed=1)) == set(range(10))
     assert plan_order(lengths, 4, 20, seed=1) != plan_order(lengths, 4, 20, seed=2)
 
 
-def test_batches_are_of_like_length_and_in_no_order_of_it() -> None:
+def test_batches_have_similar_lengths_in_random_order() -> None:
     lengths = [index * 37 % 80 for index in range(80)]
     order = plan_order(lengths, 8, 10, seed=1)
     batches = [[lengths[i] for i in order[start : start + 8]] for start in range(0, 80, 8)]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from model_export.training.frozen_outputs import FrozenOutputs, keep_outputs, layers_above
+from model_export.training.frozen_outputs import FrozenOutputs, cache_frozen_activations, layers_above
 
 ROWS = [[1, 2, 3, 4, 5], [6, 7], [8, 9, 10]]
 
@@ -28,12 +28,14 @@ def model() -> PreTrainedModel:
 @pytest.fixture
 def outputs(model: PreTrainedModel, tmp_path: Path) -> FrozenOutputs:
     seen: list[tuple[int, int]] = []
-    found = keep_outputs(model, 2, ROWS, tmp_path / "outputs.bin", lambda *at: seen.append(at))
+    found = cache_frozen_activations(model, 2, ROWS, tmp_path / "outputs.bin", lambda *at: seen.append(at))
     assert seen == [(3, 3)]
     return found
 
 
-def test_outputs_are_those_of_the_layers_below(model: PreTrainedModel, outputs: FrozenOutputs) -> None:
+def test_cached_activations_equal_those_of_the_lower_layers(
+    model: PreTrainedModel, outputs: FrozenOutputs
+) -> None:
     with torch.inference_mode():
         for number, row in enumerate(ROWS):
             whole = model(torch.tensor([row]), output_hidden_states=True).hidden_states[2][0]
@@ -42,9 +44,7 @@ def test_outputs_are_those_of_the_layers_below(model: PreTrainedModel, outputs: 
             assert torch.allclose(outputs[number], whole, rtol=0.02, atol=0.02)
 
 
-def test_layers_above_make_of_them_what_the_whole_model_does(
-    model: PreTrainedModel, outputs: FrozenOutputs
-) -> None:
+def test_layers_above_give_the_whole_model_s_output(model: PreTrainedModel, outputs: FrozenOutputs) -> None:
     with torch.inference_mode():
         whole = model(torch.tensor([ROWS[0]])).logits
         with layers_above(model, 2):

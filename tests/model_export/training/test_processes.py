@@ -11,7 +11,7 @@ def test_processes_share_a_batch() -> None:
     assert share(LaunchConfig(processes=4), 16) == {"per_device_train_batch_size": 4}
 
 
-def test_fsdp_is_as_transformers_understands_it(tmp_path: Path) -> None:
+def test_fsdp_arguments_are_accepted_by_transformers(tmp_path: Path) -> None:
     arguments = TrainingArguments(
         output_dir=str(tmp_path), use_cpu=True, **share(LaunchConfig(processes=2, fsdp=True), 16)
     )
@@ -21,7 +21,7 @@ def test_fsdp_is_as_transformers_understands_it(tmp_path: Path) -> None:
     assert arguments.fsdp_plugin_args["state_dict_type"] == "FULL_STATE_DICT"
 
 
-def test_one_process_writes_what_transformers_would(tiny_base: Path, tmp_path: Path) -> None:
+def test_one_process_writes_the_same_files_as_transformers(tiny_base: Path, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_base)
     model.save_pretrained(tmp_path / "plain")
     state = tmp_path / "saved" / "state"

@@ -14,11 +14,11 @@ from model_export.training.supervised import (
     OUTPUTS_NAME,
     Job,
     Reporter,
-    choose_all_weights,
-    choose_weights,
+    freeze_all_but_linears,
     losses,
     saved_state,
     train,
+    unfreeze_all,
 )
 
 PAD = 0
@@ -113,7 +113,7 @@ def slow_losses(logits: torch.Tensor, batch: list[Example]) -> tuple[float, floa
 
 
 @given(examples(), st.integers(0, 2**31))
-def test_losses_are_those_of_a_plain_loop(made: list[Example], seed: int) -> None:
+def test_losses_equal_a_plain_loop(made: list[Example], seed: int) -> None:
     batch = collate(made, PAD, 4)
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(*batch["targets"].shape, 16, generator=generator)
@@ -121,7 +121,7 @@ def test_losses_are_those_of_a_plain_loop(made: list[Example], seed: int) -> Non
     assert found == pytest.approx(slow_losses(logits, made), abs=1e-5)
 
 
-def test_soft_label_is_held_against_the_whole_vocabulary() -> None:
+def test_soft_label_loss_is_over_the_whole_vocabulary() -> None:
     example = Example([1], [], [0.25, 0.75, 0.0, 0.0], 1)
     logits = torch.zeros(1, 1, 16)  # uniform over 16 tokens: -ln(1/16) whatever the label, and not -ln(1/4)
     grade, tokens = losses(logits, collate([example], PAD, 4), LABELS)
@@ -129,7 +129,7 @@ def test_soft_label_is_held_against_the_whole_vocabulary() -> None:
     assert tokens.item() == 0.0
 
 
-def test_newest_whole_state_is_taken_and_a_half_one_removed(tmp_path: Path) -> None:
+def test_newest_complete_state_is_used_and_incomplete_ones_removed(tmp_path: Path) -> None:
     assert saved_state(tmp_path) is None
     for step, state in ((2, "{}"), (9, "{}"), (10, '{"global_'), (11, None)):
         (tmp_path / f"checkpoint-{step}").mkdir()
@@ -142,13 +142,13 @@ def test_newest_whole_state_is_taken_and_a_half_one_removed(tmp_path: Path) -> N
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedModel:
-    """What a training that nobody interrupted made."""
+    """The weights of an uninterrupted training."""
     return run(tmp_path_factory.mktemp("whole"))
 
 
 # Before there is a state, between two, and after the last step, when the model is still to be written.
 @pytest.mark.parametrize("stop_at", [3, 7, 12])
-def test_interrupted_training_ends_with_the_very_same_weights(
+def test_resumed_training_gives_the_same_weights(
     tmp_path: Path, stop_at: int, whole: PreTrainedModel
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
@@ -160,7 +160,7 @@ def test_interrupted_training_ends_with_the_very_same_weights(
     assert steps == sorted(set(steps))
 
 
-def test_training_learns_the_grades_and_their_mass(tmp_path: Path) -> None:
+def test_training_learns_grades_and_label_mass(tmp_path: Path) -> None:
     model = run(tmp_path / "stage", steps=60, save_steps=None)
     for example in EXAMPLES:
         before, after = (label_probabilities(each, example) for each in (make_model(), model))
@@ -171,7 +171,7 @@ def test_training_learns_the_grades_and_their_mass(tmp_path: Path) -> None:
     assert {row["trace_loss"] for row in rows} == {0.0}
 
 
-def test_trace_is_learned_beside_the_grade(tmp_path: Path) -> None:
+def test_training_learns_traces_and_grades(tmp_path: Path) -> None:
     # The grade token that stands in the completion is another than the soft label's: it must not be learned.
     made = [Example([2, 8 + label, 3], [4, 15, 14], one_hot(label), label) for label in range(1, 4)]
     model = run(tmp_path / "stage", made, steps=60, save_steps=None)
@@ -190,13 +190,13 @@ def test_log_of_a_stage_without_grades_has_no_correlation(tmp_path: Path) -> Non
     assert "correlation" not in row
 
 
-def test_linear_weights_of_upper_layers_learn_and_nothing_else() -> None:
+def test_only_linear_weights_of_upper_layers_learn() -> None:
     model = make_model(layers=3)
-    choose_weights(model, 1)
+    freeze_all_but_linears(model, 1)
     chosen = {name for name, weight in model.named_parameters() if weight.requires_grad}
     linear = ["self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "mlp.gate", "mlp.up", "mlp.down"]
     assert chosen == {f"model.layers.{layer}.{name}_proj.weight" for layer in (1, 2) for name in linear}
-    choose_all_weights(model)
+    unfreeze_all(model)
     assert all(weight.requires_grad for weight in model.parameters())
 
 
@@ -209,14 +209,14 @@ def run_upper(folder: Path, *, stop_at: int = 0, **changes: Any) -> PreTrainedMo
 
     folder.mkdir(exist_ok=True)
     model = make_model(layers=3)
-    choose_weights(model, 2)
+    freeze_all_but_linears(model, 2)
     report = Reporter(RunLog(folder / "log.jsonl", "stage"), on_step)
     train(model, PadToken(), EXAMPLES, job(folder, frozen_layers=2, **changes), report)
     return model
 
 
-def test_training_on_kept_outputs_makes_the_same_of_the_layers_above(tmp_path: Path) -> None:
-    """Outputs are kept in bfloat16, so the weights are alike, and not equal; what is frozen stays as it is."""
+def test_training_on_cached_activations_gives_close_weights(tmp_path: Path) -> None:
+    """Activations are cached in bfloat16, so weights are close and not equal; frozen weights are unchanged."""
     before = make_model(layers=3).state_dict()
     plain = run_upper(tmp_path / "plain").state_dict()
     kept = run_upper(tmp_path / "kept", keep_outputs=True).state_dict()
@@ -229,7 +229,7 @@ def test_training_on_kept_outputs_makes_the_same_of_the_layers_above(tmp_path: P
         assert torch.nn.functional.cosine_similarity(ours, theirs, dim=0) > 0.98
 
 
-def test_training_on_kept_outputs_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+def test_training_on_cached_activations_resumes(tmp_path: Path) -> None:
     whole = run_upper(tmp_path / "whole", keep_outputs=True)
     with pytest.raises(KeyboardInterrupt):
         run_upper(tmp_path / "killed", keep_outputs=True, stop_at=7)

@@ -1,4 +1,4 @@
-"""What a run leaves behind: results.json, report.html and, through the gates, the checkpoint and its adapter."""
+"""The outputs of a run: results.json, report.html and, behind the gates, the checkpoint and its adapter."""
 
 import json
 import shutil
@@ -27,11 +27,11 @@ from model_export.evaluation.evaluate import (
 from model_export.evaluation.evaluate_checkpoints import fit
 from model_export.evaluation.failures import find_failures
 from model_export.evaluation.winners import METRIC_TITLES
+from model_export.pipeline import ADAPTER, CUT
 from model_export.recipe import Recipe
 from model_export.reports.report import RunReport, difference_cell, write_report
-from model_export.run_log import read_log
-from model_export.stages import StageRecord, hash_of
-from model_export.work import ADAPTER, CUT
+from model_export.run_log import LOG_NAME, read_log
+from model_export.stages import Stages, hash_of
 from service.contract.manifest import Lineage, hash_file
 
 CHECKPOINT, REPORT, RESULTS = "checkpoint", "report.html", "results.json"
@@ -39,8 +39,8 @@ _STUDENT = "student"
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A run whose stages are done. `systems` and `evaluation` are on `pairs`, of the dev data."""
+class RunResult:
+    """A run whose stages are done. `systems` and `evaluation` are on `pairs`, a sample of the dev pairs."""
 
     recipe: Recipe
     recipe_text: str
@@ -48,57 +48,58 @@ class Outcome:
     pairs: Sequence[Pair]
     systems: Sequence[Predictions]
     evaluation: Evaluation
-    stages: Sequence[StageRecord]
+    stages: Stages
 
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """Folders of the models that the checkpoint's lineage names. `student` is as it is served."""
+    """Folders of the models that the checkpoint's lineage names. `student` is the one that is served."""
 
     student: Path
     base: Path
     teacher: Path
 
 
-def write_results_and_report(outcome: Outcome, logs: Sequence[Path], out: Path) -> None:
-    """The table as data, and the page; both say when a control won, and whether RL taught anything."""
+def write_results_and_report(result: RunResult, out: Path) -> None:
+    """Write the table as results.json and the page report.html."""
+    stages = [asdict(record) for record in result.stages.records]
     results = {
-        "recipe": outcome.recipe.name,
-        "seed": outcome.recipe.seed,
-        "recipe_text": outcome.recipe_text,
+        "recipe": result.recipe.name,
+        "seed": result.recipe.seed,
+        "recipe_text": result.recipe_text,
         "code_version": code_version(),
-        **outcome.evaluation.to_json(),
-        "stages": [asdict(stage) for stage in outcome.stages],
+        **result.evaluation.to_json(),
+        "stages": stages,
     }
     (out / RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     report = RunReport(
-        name=outcome.recipe.name,
-        recipe_text=outcome.recipe_text,
-        evaluation=outcome.evaluation,
-        predictions=outcome.systems,
-        pairs=outcome.pairs,
-        log=[row for log in logs for row in read_log(log)],
-        notes=tuple(_notes(outcome)),
-        stages=[asdict(stage) for stage in outcome.stages],
+        name=result.recipe.name,
+        recipe_text=result.recipe_text,
+        evaluation=result.evaluation,
+        predictions=result.systems,
+        pairs=result.pairs,
+        log=[row for folder in result.stages.folders for row in read_log(folder / LOG_NAME)],
+        notes=tuple(_notes(result)),
+        stages=stages,
     )
     write_report(out / REPORT, report)
 
 
 def write_checkpoint(
-    outcome: Outcome,
+    result: RunResult,
     form: PromptForm,
     models: Models,
     student: Predictions,
     out: Path,
     on_progress: OnProgress,
 ) -> None:
-    """The student as the service takes it, calibrated and measured by `student`, what it says of all dev pairs.
+    """Calibrate and export the student, on its predictions for all dev pairs.
 
-    Raises GateError, and then leaves what lay there.
+    Raises GateError, and then leaves any earlier checkpoint in place.
     """
-    recipe, dev_pairs = outcome.recipe, outcome.data.dev
+    recipe, dev_pairs = result.recipe, result.data.dev
     fitted = fit(student, dev_pairs, recipe.seed)
-    served = _measure_served(outcome, student)
+    served = _measure_served(result, student)
     failures = find_failures(form, models.student, fitted.calibration, fitted.decisions)
     spec = CheckpointSpec(
         name=recipe.export.name or recipe.name,
@@ -106,12 +107,12 @@ def write_checkpoint(
         template=form.template,
         criteria=form.criteria,
         limits=form.limits,
-        lineage=_lineage(outcome, models),
+        lineage=_lineage(result, models),
         calibration=fitted.calibration,
         decisions=fitted.decisions,
         dev_metrics=_dev_metrics(served),
         quantization="w8a8" if recipe.export.int8 else None,
-        training=_training_notes(outcome, served, failures),
+        training=_training_notes(result, served, failures),
     )
     gate_pairs = sample_pairs(dev_pairs, recipe.export.gate_pairs)
     plan = ExportPlan(models.student, spec, gate_pairs, with_vllm=recipe.export.with_vllm)
@@ -120,13 +121,13 @@ def write_checkpoint(
         _write_adapter(spec, models.student, out / ADAPTER, recipe.export.adapter_rank)
 
 
-def _measure_served(outcome: Outcome, student: Predictions) -> Evaluation:
-    """The student on all dev pairs, beside what needs no model; the table itself, where it is about all of them."""
-    data, grades = outcome.data, len(GRADES)
-    if len(outcome.pairs) == len(data.dev):
-        return outcome.evaluation
+def _measure_served(result: RunResult, student: Predictions) -> Evaluation:
+    """Measure the student on all dev pairs, beside the systems that need no model."""
+    data, grades = result.data, len(GRADES)
+    if len(result.pairs) == len(data.dev):
+        return result.evaluation
     systems = [majority(data.train, data.dev, grades), bm25(data.train, data.dev, grades), student]
-    recipe = outcome.recipe
+    recipe = result.recipe
     return evaluate(systems, data.dev, data.long_tail, seed=recipe.seed, draws=recipe.evaluate.draws)
 
 
@@ -151,19 +152,19 @@ def _write_adapter(spec: CheckpointSpec, student: Path, out: Path, rank: int) ->
     describe_adapter(out, description)
 
 
-def _notes(outcome: Outcome) -> Iterator[str]:
-    if left_out := outcome.data.left_out:
+def _notes(result: RunResult) -> Iterator[str]:
+    if left_out := result.data.left_out:
         yield (
-            f"{len(left_out)} dev pairs were left out, since another source trains on their query: "
+            f"{len(left_out)} dev pairs were dropped because another source trains on their query: "
             f"{listed(left_out)}."
         )
 
 
-def _lineage(outcome: Outcome, models: Models) -> Lineage:
+def _lineage(result: RunResult, models: Models) -> Lineage:
     weights = {path.name: hash_file(path) for path in sorted(models.teacher.glob("*.safetensors"))}
     return Lineage(
-        recipe_hash=hash_of(outcome.recipe.model_dump(mode="json")),
-        data_hashes=outcome.data.hashes,
+        recipe_hash=hash_of(result.recipe.model_dump(mode="json")),
+        data_hashes=result.data.hashes,
         teacher_fingerprint=hash_of(weights),
         code_version=code_version(),
     )
@@ -175,38 +176,37 @@ def _dev_metrics(evaluation: Evaluation) -> dict[str, float]:
     return figures | {"pairs": evaluation.sizes[ALL]["pairs"]}
 
 
-def _training_notes(outcome: Outcome, served: Evaluation, failures: tuple[str, ...]) -> TrainingNotes:
-    recipe, measured, compared = outcome.recipe, served.sizes[ALL]["pairs"], len(outcome.pairs)
+def _training_notes(result: RunResult, served: Evaluation, failures: tuple[str, ...]) -> TrainingNotes:
+    recipe, measured, compared = result.recipe, served.sizes[ALL]["pairs"], len(result.pairs)
     beside = (
-        "" if measured == compared else f", and beside all controls (the first table) on {compared:,} of them"
+        "" if measured == compared else f", and against all controls (first table) on {compared:,} of them"
     )
-    reinforced = f"{recipe.rl.steps} of RL" if recipe.rl.steps else "no RL"
-    share = recipe.distil.control_share
-    averaged = f"; its weights and {share:.0%} of the control's averaged" if share else ""
+    rl = f"{recipe.rl.steps} steps of RL" if recipe.rl.steps else "no RL"
     stages = (
-        f"Recipe `{recipe.name}`, seed {recipe.seed}: {recipe.label_only_sft.steps} steps of label-only training for the "
-        f"control; teacher: {recipe.cot_sft.steps} steps on reasoning traces, {reinforced}; soft labels of "
-        f"{recipe.label.paths} paths by the teacher `{recipe.label.teacher}`; student: {recipe.distil.steps} steps from "
-        f"{recipe.distil.start}, gold labels weighing {recipe.distil.gold_weight:g}{averaged}."
+        f"Recipe `{recipe.name}`, seed {recipe.seed}. Control: {recipe.label_only_sft.steps} steps of label-only training. "
+        f"Teacher: {recipe.cot_sft.steps} steps on reasoning traces, {rl}. Soft labels: {recipe.label.paths} paths per pair "
+        f"by the teacher `{recipe.label.teacher}`. Student: {recipe.distil.steps} steps from {recipe.distil.start}, weight "
+        f"of the gold label {recipe.distil.gold_weight:g}."
     )
     return TrainingNotes(
-        data=tuple(_data_lines(outcome)),
+        data=tuple(_data_lines(result)),
         recipe=stages,
-        controls=tuple(_control_rows(outcome.evaluation)),
-        differences=tuple(_difference_rows(outcome.evaluation, served)),
+        controls=tuple(_control_rows(result.evaluation)),
+        differences=tuple(_difference_rows(result.evaluation, served)),
         failures=failures,
         limits=(
-            f"Measured on {measured:,} dev pairs whose queries were not trained on{beside}; other queries, other figures.",
+            f"Measured on {measured:,} dev pairs whose queries were not in training{beside}. Expect other figures on other "
+            "queries.",
         ),
     )
 
 
-def _data_lines(outcome: Outcome) -> Iterator[str]:
-    train, dev = _sources(outcome.data.train), _sources(outcome.data.dev)
-    licences = {source.name: source.licence for source in outcome.recipe.data.sources}
+def _data_lines(result: RunResult) -> Iterator[str]:
+    train, dev = _sources(result.data.train), _sources(result.data.dev)
+    licences = {source.name: source.licence for source in result.recipe.data.sources}
     for name, pairs in train.items():
-        licence = licences.get(name, "made by the project's own generator")
-        yield f"{name}: {pairs:,} pairs to train, {dev.get(name, 0):,} to measure ({licence})"
+        licence = licences.get(name, "generated by the project")
+        yield f"{name}: {pairs:,} pairs to train on, {dev.get(name, 0):,} to measure on ({licence})"
 
 
 def _control_rows(evaluation: Evaluation) -> Iterator[tuple[str, ...]]:
@@ -218,9 +218,12 @@ def _control_rows(evaluation: Evaluation) -> Iterator[tuple[str, ...]]:
 
 
 def _difference_rows(evaluation: Evaluation, served: Evaluation) -> Iterator[tuple[str, ...]]:
-    """Against every control on the pairs that all were measured on, and against what a search engine has anyway on all, by split."""
+    """Yield the student's differences: to each control on the compared pairs, and to BM25 on all pairs, by split.
+
+    BM25 is what a search engine has without any model.
+    """
     metrics = ("macro_f1", "qwk", "ndcg_at_10")
-    yield ("on", "student less", *(METRIC_TITLES[metric] for metric in metrics))
+    yield ("on", "student minus", *(METRIC_TITLES[metric] for metric in metrics))
 
     def row(on: str, control: str, found: Differences) -> tuple[str, ...]:
         return (on, control, *(difference_cell(found[control][_STUDENT][metric]).text for metric in metrics))
