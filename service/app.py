@@ -38,6 +38,7 @@ from service.http.explain_routes import build_explaining_router
 from service.http.middleware import AdminPort, RequestObserver
 from service.http.openapi import install_openapi
 from service.http.rate_limit import PairsLimiter
+from service.http.receive import BodyDiscarder
 from service.http.routes import build_operating_router, build_scoring_router
 from service.http.shadow_routes import build_shadow_router
 from service.observability.live import LiveFigures
@@ -163,6 +164,7 @@ def build_app(settings: Settings, stack: ScoringStack, admin_port: int | None = 
     )
     if admin_port is not None:
         app.add_middleware(AdminPort, port=admin_port)
+    app.add_middleware(BodyDiscarder, timeout_s=settings.request_body_timeout_s)
     app.add_middleware(RequestObserver, metrics=stack.metrics, tracer=tracer, log_texts=settings.log_texts)
     install_error_handlers(app)
     pairs_limiter = PairsLimiter(settings.rate_limit) if settings.rate_limit else None

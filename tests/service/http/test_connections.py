@@ -306,6 +306,16 @@ def test_an_unknown_key_is_refused_before_the_body_is_sent(checkpoint: Checkpoin
         assert connection.recv(65_536).startswith(b"HTTP/1.1 401 ")
 
 
+@pytest.mark.parametrize("last", [b"", b"Connection: close\r\n"], ids=["kept", "to-be-closed"])
+def test_a_client_with_an_unknown_key_can_read_why(checkpoint: Checkpoint, last: bytes) -> None:
+    with served(checkpoint, keys=f"score:{hash_key('key')}") as service, connected(service) as connection:
+        connection.sendall(HEAD + last + b"Content-Length: 8000000\r\n\r\n" + b"a" * 8_000_000)
+        answer = connection.recv(65_536)
+        while b"not-authenticated" not in answer:
+            answer += connection.recv(65_536)
+    assert answer.startswith(b"HTTP/1.1 401 ")
+
+
 def test_refused_connections_do_not_take_the_place_of_others(service: Served) -> None:
     limit = PATIENT["max_connections"]
     with ExitStack() as stack:
