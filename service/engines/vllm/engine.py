@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import importlib
 import itertools
+import logging
 import os
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
 Compile = Literal["auto", "on", "off"]
+
+# Before vLLM reads vllm_logging.json, it logs that Triton has no CPU backend, in text. Here because the engine core imports
+# this module, too, and imports it before vLLM.
+logging.getLogger("vllm").setLevel(logging.ERROR)
 
 START_TIMEOUT_S = 600
 # For the calls in flight to abort their requests in the engine core, which is shut down in any case.
