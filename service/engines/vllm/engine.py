@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import importlib
 import itertools
+import logging
 import os
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
 Compile = Literal["auto", "on", "off"]
+
+# Before vLLM reads vllm_logging.json, it logs that Triton has no CPU backend, in text. Here because the engine core imports
+# this module, too, and imports it before vLLM.
+logging.getLogger("vllm").setLevel(logging.ERROR)
 
 START_TIMEOUT_S = 600
 # For the calls in flight to abort their requests in the engine core, which is shut down in any case.
@@ -201,21 +206,13 @@ def translate_vllm_errors() -> Iterator[None]:
 
 
 def _import_vllm() -> None:
-    _set_import_environment()
-    importlib.import_module("vllm.v1.engine.async_llm")
-
-
-def _set_import_environment() -> None:
     # vLLM reads these variables while it is imported and started. Values that the operator set have precedence.
     # vLLM's processes log errors alone, as JSON lines: on a CPU, vLLM logs hundreds of warnings about intended settings.
     os.environ.setdefault("VLLM_LOGGING_CONFIG_PATH", str(Path(__file__).with_name("vllm_logging.json")))
-    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
+    # Python warns of locks that the engine core left behind when it was killed, after it has removed them.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning,ignore:resource_tracker:UserWarning")
     _set_defaults(ENVIRONMENT)
-
-
-def _cpu_environment(options: VllmOptions) -> dict[str, str]:
-    cores = len(os.sched_getaffinity(0))
-    return cpu_environment(cores, options.kv_cache_gib, compiled=options.compile == "on")
+    importlib.import_module("vllm.v1.engine.async_llm")
 
 
 def _set_defaults(environment: Mapping[str, str]) -> None:
@@ -258,7 +255,8 @@ def _cpu_arguments(model: EngineModel, options: VllmOptions) -> dict[str, Any]:
         )
     if compiled and os.environ.get("TORCHDYNAMO_DISABLE") == "1":
         raise ValueError("TORCHDYNAMO_DISABLE=1 forbids compiling: unset it, or turn compiling off")
-    _set_defaults(_cpu_environment(options))
+    cores = len(os.sched_getaffinity(0))
+    _set_defaults(cpu_environment(cores, options.kv_cache_gib, compiled=compiled))
     return {
         "dtype": choose_cpu_dtype(model.folder, options.dtype),
         # The CPU's default of 128 tokens shares nothing between short prompts, and vLLM refuses 16.

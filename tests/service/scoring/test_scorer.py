@@ -238,7 +238,7 @@ async def test_batch_requests_join_the_flights_of_online_requests(harness: Harne
 async def test_pairs_that_miss_the_deadline_are_reported_and_aborted(harness: Harness) -> None:
     await harness.scorer.score(request(BODIES[:1]))
     harness.engine.hold()
-    answer = await harness.scorer.score(request(deadline_ms=30))
+    answer = await harness.scorer.score(request(deadline_ms=500))
     assert [result.outcome for result in answer.results] == ["scored"] + ["deadline_exceeded"] * 2
     await harness.held(0)
     assert harness.engine.aborted == 2
@@ -246,8 +246,8 @@ async def test_pairs_that_miss_the_deadline_are_reported_and_aborted(harness: Ha
 
 async def test_a_request_without_a_scored_pair_at_the_deadline_is_an_error(harness: Harness) -> None:
     harness.engine.hold()
-    with pytest.raises(DeadlineExceededError, match="within 20 ms"):
-        await harness.scorer.score(request(deadline_ms=20))
+    with pytest.raises(DeadlineExceededError, match="within 500 ms"):
+        await harness.scorer.score(request(deadline_ms=500))
     await harness.held(0)
     assert harness.count("pair_outcomes_total", outcome="deadline_exceeded") == 3
 
@@ -323,7 +323,7 @@ async def test_the_error_says_when_only_some_pairs_were_shed(checkpoint: Checkpo
     await harness.engine.start()
     harness.engine.hold()
     with pytest.raises(OverloadedError, match="pairs were shed, and none was scored"):
-        await harness.scorer.score(request(deadline_ms=50))
+        await harness.scorer.score(request(deadline_ms=500))
     await harness.held(0)
 
 
