@@ -12,6 +12,7 @@ from service.contract.prompt import Note
 from service.contract.text import canonicalize
 from service.engines.base import Engine
 from service.errors import EngineError, ExplanationDroppedError, InvalidRequestError
+from service.explaining.token_budget import TokenBudget
 from service.explaining.traces import ExplanationResult, read_trace
 from service.observability.background import run_forever
 from service.observability.metrics import Metrics
@@ -86,31 +87,6 @@ class Job:
     def abandon(self) -> None:
         """Give up the job: it is not started, or aborted in the engine."""
         self.finished.cancel()
-
-
-class TokenBudget:
-    """A rate of tokens per second. A job may start while no tokens are owed; it may overdraw, and later jobs wait."""
-
-    def __init__(self, tokens_per_s: float, clock: Callable[[], float]) -> None:
-        self._rate = tokens_per_s
-        self._clock = clock
-        self._left = tokens_per_s
-        self._updated_at = clock()
-
-    def spend(self, tokens: int) -> None:
-        """Take tokens from the budget, even if they overdraw it."""
-        self._left = self._tokens_left() - tokens
-
-    def wait_s(self) -> float:
-        """How long until no tokens are owed."""
-        return max(0.0, -self._tokens_left() / self._rate)
-
-    def _tokens_left(self) -> float:
-        now = self._clock()
-        # The budget saves up one second's tokens at most: a quiet hour must not pay for a burst.
-        self._left = min(self._rate, self._left + (now - self._updated_at) * self._rate)
-        self._updated_at = now
-        return self._left
 
 
 class Explainer:

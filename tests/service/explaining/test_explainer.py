@@ -15,12 +15,10 @@ from service.explaining.explainer import (
     Explainer,
     ExplainerLimits,
     GradedPair,
-    TokenBudget,
 )
 from service.explaining.traces import Explanation, ExplanationResult
 from service.observability.metrics import Metrics
 from tests.checkpoints import fake_engine_for, load_tiny
-from tests.service.explaining.replica import Clock
 from tests.waiting import until
 
 TRACE = "\nSteps:\ntopic: both are about cafes \u6771\u4eac => 3\nconstraints: no light => 1\n"
@@ -267,19 +265,6 @@ async def test_jobs_are_refused_from_the_start_of_closing(rig: Rig) -> None:
         await closing
     assert rig.count("explanation_queue") == 0
     assert rig.count("explanation_drops_total", reason="stopping") == 3
-
-
-def test_the_budget_refills_at_its_rate_and_saves_up_one_second() -> None:
-    clock = Clock()
-    budget = TokenBudget(100, clock)
-    assert budget.wait_s() == 0
-    budget.spend(350)
-    assert budget.wait_s() == pytest.approx(2.5)
-    clock.now += 2
-    assert budget.wait_s() == pytest.approx(0.5)
-    clock.now += 1000
-    budget.spend(150)
-    assert budget.wait_s() == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("limits", [ExplainerLimits(queue=4, workers=1, tokens_per_s=200)])
