@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from model_export.checkpoint.vllm_server import VllmServer, VllmServerError, run_vllm, start_tied
+from model_export.checkpoint.vllm_server import VllmServer, VllmServerError, run_vllm, start_bound_to_parent
 from model_export.models.reference_scorer import ReferenceScorer
 
 LABELS = (16, 17, 18, 19)
@@ -24,7 +24,7 @@ def choice(index: int, logprobs: tuple[float, ...]) -> dict[str, object]:
     return {"index": index, "logprobs": {"top_logprobs": [{"token_id:7": -0.1, **top}]}}
 
 
-def test_answers_come_in_the_order_asked() -> None:
+def test_distributions_keep_the_order_of_the_prompts() -> None:
     flat, steep = (-2.0, -2.0, -2.0, -2.0), (-9.0, -9.0, -9.0, -0.5)
     server = serve(httpx.Response(200, json={"choices": [choice(1, steep), choice(0, flat)]}))
     first, second = server.distributions([[1], [2]])
@@ -32,7 +32,7 @@ def test_answers_come_in_the_order_asked() -> None:
     assert second.probabilities[3] > 0.99
 
 
-def test_label_mass_is_of_the_whole_vocabulary() -> None:
+def test_label_mass_is_relative_to_the_whole_vocabulary() -> None:
     [found] = serve(httpx.Response(200, json={"choices": [choice(0, (-3.0,) * 4)]})).distributions([[1]])
     assert found.label_mass == pytest.approx(4 * 0.049787, rel=1e-4)
 
@@ -47,30 +47,30 @@ def test_failed_batch_shows_the_end_of_the_log(answer: httpx.Response, tmp_path:
         list(serve(answer, log).distributions([[1]]))
 
 
-def test_missing_vllm_is_one_line(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_vllm_gives_a_one_line_error(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(VllmServerError, match="not installed"), run_vllm(tiny_base, 64, LABELS):
         pass
 
 
-def test_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
-    child_of_its_own = ["/bin/sh", "-c", "sleep 600 & echo up; wait"]
-    process = start_tied(child_of_its_own, os.environ, tmp_path / "log")
+def test_process_group_is_killed_when_the_parent_ends(tmp_path: Path) -> None:
+    command_with_a_child = ["/bin/sh", "-c", "sleep 600 & echo up; wait"]
+    process = start_bound_to_parent(command_with_a_child, os.environ, tmp_path / "log")
     assert process.stdin is not None
     assert process.poll() is None
-    process.stdin.close()  # as the kernel does for a process that was killed
+    process.stdin.close()  # as the kernel does when a process is killed
     assert process.wait(5) == -signal.SIGKILL
 
 
-def test_command_s_exit_code_is_seen(tmp_path: Path) -> None:
-    process = start_tied(["/bin/sh", "-c", "exit 7"], os.environ, tmp_path / "log")
+def test_exit_code_of_the_command_is_returned(tmp_path: Path) -> None:
+    process = start_bound_to_parent(["/bin/sh", "-c", "exit 7"], os.environ, tmp_path / "log")
     assert process.wait(5) == 7
     assert process.stdin is not None
     process.stdin.close()
 
 
 @pytest.mark.engine
-def test_plain_vllm_computes_what_transformers_does(tiny_base: Path) -> None:
+def test_plain_vllm_agrees_with_transformers(tiny_base: Path) -> None:
     prompts = [[5, 9, 260, 33], [1] * 50, *([token] * 20 for token in range(100, 120))]
     with run_vllm(tiny_base, 64, LABELS) as server:
         found = list(server.distributions(prompts))
@@ -90,7 +90,7 @@ def test_folder_that_vllm_refuses_shows_the_end_of_its_log(tiny_base: Path, tmp_
     )
     with (
         pytest.raises(
-            VllmServerError, match=r"ended with exit code 1; its log ends:\n(.*\n)*.*no-such-model"
+            VllmServerError, match=r"ended with exit code 1; the end of its log:\n(.*\n)*.*no-such-model"
         ),
         run_vllm(folder, 64, LABELS),
     ):
