@@ -61,7 +61,7 @@ class OfflineEngine:
 
     checkpoint: Checkpoint
     name: str = OFFLINE
-    tuning: Tuning = "best"
+    tuning: Tuning = "tuned"
     knobs: Knobs = field(default_factory=Knobs)
     _child: "subprocess.Popen[str] | None" = None
 

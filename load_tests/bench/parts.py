@@ -27,7 +27,7 @@ async def run_part(run: Run, part: Part) -> None:
 
 
 async def _cold(run: Run) -> None:
-    await _rounds(run, "cold", run.peers("best"), run.cold("cold", run.plan.shape))
+    await _rounds(run, "cold", run.peers("tuned"), run.cold("cold", run.plan.shape))
 
 
 async def _defaults(run: Run) -> None:
@@ -82,7 +82,7 @@ async def _student(run: Run) -> None:
         run.skip("student", "no --base FOLDER")
         return
     base = load_checkpoint(run.base)
-    ours = Notegrade(run.checkpoint, "best", cached=False, name=STUDENT)
+    ours = Notegrade(run.checkpoint, "tuned", cached=False, name=STUDENT)
     asked = run.cold("student", run.plan.shape)
     with run.stage([ours, *run.rivals(run.base)]) as entrants:
         for number in range(run.plan.rounds):

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-Tuning = Literal["default", "best"]
+Tuning = Literal["default", "tuned"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,12 +56,12 @@ class Run:
 
     def ours(self, *, cached: bool = False) -> Peer:
         """Notegrade at its best."""
-        return next(peer for peer in self.peers("best", cached=cached) if peer.name == OURS)
+        return next(peer for peer in self.peers("tuned", cached=cached) if peer.name == OURS)
 
     def rivals(self, folder: Path | None = None) -> list[Peer]:
         """The best peer of `cold` where that has been measured, else all that are wanted. folder: of another checkpoint."""
         best = self.records.best_peer("cold")
-        peers = [peer for peer in self.peers("best", folder=folder) if peer.name != OURS]
+        peers = [peer for peer in self.peers("tuned", folder=folder) if peer.name != OURS]
         return [peer for peer in peers if best is None or peer.name == best]
 
     def turn(

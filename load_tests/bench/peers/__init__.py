@@ -13,7 +13,7 @@ from service.contract.checkpoint import load_checkpoint
 
 __all__ = ["Unavailable", "all_peers"]
 
-TUNINGS: tuple[Tuning, ...] = ("default", "best")
+TUNINGS: tuple[Tuning, ...] = ("default", "tuned")
 
 
 def all_peers(checkpoint: Path, *, cached: bool = False) -> list[Peer]:

@@ -23,7 +23,7 @@ _ALWAYS = {"NOTEGRADE_DRAIN_DELAY_S": "0", "NOTEGRADE_MAX_NOTES": "500"}
 # One pair, the least that it takes: no note of a workload is answered from it unless it is asked for twice in a row.
 _UNCACHED = {"NOTEGRADE_LOCAL_CACHE_PAIRS": "1"}
 # What engine_knobs.py measured no gain of stays as it comes.
-_BEST = {"NOTEGRADE_LOG_LEVEL": "warning"}
+_TUNED = {"NOTEGRADE_LOG_LEVEL": "warning"}
 _COMPILED = {"NOTEGRADE_ENGINE_COMPILE": "on"}
 
 
@@ -61,8 +61,8 @@ class Notegrade:
         """Without settings that somebody made for another service, a Redis above all."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("NOTEGRADE_")}
         best: dict[str, str] = {}
-        if self.tuning == "best":
-            best = {**_BEST, **(_COMPILED if has_compiler() else {})}
+        if self.tuning == "tuned":
+            best = {**_TUNED, **(_COMPILED if has_compiler() else {})}
         return {**inherited, **_ALWAYS, **({} if self.cached else _UNCACHED), **best, **self.settings}
 
     def calls(self, request: Request) -> Sequence[Call]:

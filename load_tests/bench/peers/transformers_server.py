@@ -144,12 +144,12 @@ def main() -> None:
     )
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--labels", required=True)
-    parser.add_argument("--tuning", choices=("default", "best"), required=True)
+    parser.add_argument("--tuning", choices=("default", "tuned"), required=True)
     parser.add_argument("--port", type=int, required=True)
     options = parser.parse_args()
     labels = [int(token_id) for token_id in options.labels.split(",")]
     scorer: Scorer
-    if options.tuning == "best":
+    if options.tuning == "tuned":
         dtype = getattr(torch, choose_cpu_dtype(options.model, "auto"))
         scorer = TunedScorer(options.model, labels, dtype)
     else:

@@ -39,7 +39,7 @@ def run_vllm(checkpoint: Checkpoint, tuning: Tuning, flags: Sequence[str]) -> Ab
     port = free_port()
     model = ("--model", str(checkpoint.folder.absolute()), "--served-model-name", MODEL)
     command = (sys.executable, "-m", "vllm.entrypoints.openai.api_server", *model)
-    settings = best_settings(checkpoint) if tuning == "best" else default_settings()
+    settings = tuned_settings(checkpoint) if tuning == "tuned" else default_settings()
     address = ("--host", "127.0.0.1", "--port", str(port))
     environment = {**settings.environment, **os.environ}
     return run_server(Server([*command, *address, *settings.flags, *flags], environment, port))
@@ -51,7 +51,7 @@ def default_settings() -> Settings:
     return Settings(flags, {**_QUIET, "VLLM_CPU_KVCACHE_SPACE": str(KV_CACHE_GIB), **environment})
 
 
-def best_settings(checkpoint: Checkpoint) -> Settings:
+def tuned_settings(checkpoint: Checkpoint) -> Settings:
     """As Notegrade's engine is set up at its best: the worker in the engine's process, small blocks, compiled."""
     flags, environment = _eager_without_compiler()
     cores = len(os.sched_getaffinity(0))

@@ -122,6 +122,6 @@ def test_peers_are_chosen_by_words_of_their_names_and_we_always_take_part(
     make_run: Callable[..., Run],
 ) -> None:
     run = make_run([*toys(), ToyPeer(OURS, tuning="default")], wanted=["SLO"])
-    assert [peer.name for peer in run.peers("best")] == [OURS, "slow"]
+    assert [peer.name for peer in run.peers("tuned")] == [OURS, "slow"]
     assert [peer.name for peer in run.peers("default")] == [OURS]
     assert run.ours().name == OURS

@@ -20,7 +20,7 @@ from tests.load_tests.bench.made_records import measurement
 
 
 def records(
-    rates: dict[tuple[Part, str], list[float]], tuning: Tuning = "best", p99_ms: float = 100.0
+    rates: dict[tuple[Part, str], list[float]], tuning: Tuning = "tuned", p99_ms: float = 100.0
 ) -> Records:
     made: list[Measurement] = [
         measurement(part=part, peer=peer, tuning=tuning, round=number, pairs_per_s=rate, p99_ms=p99_ms)
@@ -85,13 +85,13 @@ def test_a_peer_that_scored_nothing_gives_no_ratio(rate: float) -> None:
 
 
 def test_agreement_is_the_greatest_difference_and_none_where_a_grade_is_missing() -> None:
-    found = agreement("a", "best", [1.0, 2.0], [1.1, 1.7])
+    found = agreement("a", "tuned", [1.0, 2.0], [1.1, 1.7])
     assert found.greatest == pytest.approx(0.3)
     assert found.mean == pytest.approx(0.2)
     assert found.within(0.31)
     assert not found.within(0.29)
-    assert not agreement("a", "best", [1.0, 2.0], [1.0, math.nan]).within(100)
-    assert not agreement("a", "best", [], []).within(100)
+    assert not agreement("a", "tuned", [1.0, 2.0], [1.0, math.nan]).within(100)
+    assert not agreement("a", "tuned", [], []).within(100)
 
 
 def test_p99s_are_compared_at_the_highest_load() -> None:

@@ -45,7 +45,7 @@ def records() -> Records:
     measurements += [measurement(part="sweeps", notes=notes, pairs_per_s=notes) for notes in (1, 5, 20)]
     return Records(
         measurements,
-        [agreement("loop | slow", "best", [1.0], [1.25]), agreement("broken", "best", [1.0], [math.nan])],
+        [agreement("loop | slow", "tuned", [1.0], [1.25]), agreement("broken", "tuned", [1.0], [math.nan])],
         absent={"infinity (best)": "Unavailable: no network"},
         skipped={"zipf": "zipf: not asked for"},
         saturation={"Notegrade (best)": Saturation(2.0, math.inf, [Probe(2.0, 8.0, 8.0, False)])},

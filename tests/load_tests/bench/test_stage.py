@@ -27,7 +27,7 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), http.server.SimpleHTTPRe
 @dataclass
 class Spinner:
     name: str
-    tuning: Tuning = "best"
+    tuning: Tuning = "tuned"
 
     @contextmanager
     def running(self) -> Iterator[Running]:

@@ -12,7 +12,7 @@ def test_each_peer_is_there_as_it_comes_and_at_its_best(tmp_path: Path) -> None:
     names = list(dict.fromkeys(peer.name for peer in peers))
     assert names[0] == "Notegrade"
     assert [(peer.name, peer.tuning) for peer in peers] == [
-        (name, tuning) for name in names for tuning in ("default", "best")
+        (name, tuning) for name in names for tuning in ("default", "tuned")
     ]
 
 

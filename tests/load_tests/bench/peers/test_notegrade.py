@@ -49,7 +49,7 @@ def test_settings_made_for_another_service_are_left_out(
     assert environment["OMP_NUM_THREADS"] == "1"
 
 
-@pytest.mark.parametrize("tuning", ["default", "best"])
+@pytest.mark.parametrize("tuning", ["default", "tuned"])
 @pytest.mark.parametrize("cached", [True, False])
 def test_its_settings_are_ones_that_the_service_has(
     tiny: Checkpoint, tuning: Any, cached: bool, monkeypatch: pytest.MonkeyPatch
@@ -59,10 +59,10 @@ def test_its_settings_are_ones_that_the_service_has(
         monkeypatch.setenv(name, value)
     settings = load_settings()
     assert settings.local_cache_pairs == (100_000 if cached else 1)
-    assert settings.log_level == ("warning" if tuning == "best" else "info")
-    assert settings.engine_compile == ("on" if tuning == "best" else "auto")
+    assert settings.log_level == ("warning" if tuning == "tuned" else "info")
+    assert settings.engine_compile == ("on" if tuning == "tuned" else "auto")
 
 
 def test_without_a_compiler_it_is_eager(tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "a-compiler-that-is-not-there")
-    assert "NOTEGRADE_ENGINE_COMPILE" not in Notegrade(tiny, "best", cached=False).environment()
+    assert "NOTEGRADE_ENGINE_COMPILE" not in Notegrade(tiny, "tuned", cached=False).environment()
