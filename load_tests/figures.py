@@ -16,7 +16,7 @@ def spread(values: Sequence[float]) -> str:
 def percentile(values: Iterable[float], percent: float) -> float:
     """Return the nearest-rank percentile, NaN of no values."""
     ranked = sorted(values)
-    return ranked[max(0, math.ceil(percent / 100 * len(ranked)) - 1)] if ranked else math.nan
+    return ranked[max(0, math.ceil(round(percent * len(ranked) / 100, 6)) - 1)] if ranked else math.nan
 
 
 def percentiles_ms(seconds: Iterable[float]) -> dict[str, float]:

@@ -24,7 +24,7 @@ def test_grades_are_in_the_order_of_the_prompts(tiny: Checkpoint) -> None:
     assert VllmClassify(tiny, "tuned").grades([answer(1, 0)]) == pytest.approx(expected)
 
 
-def test_its_classes_are_the_label_tokens(tiny: Checkpoint) -> None:
+def test_classes_are_the_label_tokens(tiny: Checkpoint) -> None:
     assert VllmClassify(tiny, "tuned").overrides() == {
         "architectures": ["LlamaForSequenceClassification"],
         "classifier_from_token": ["0", "1", "2", "3"],
@@ -32,7 +32,7 @@ def test_its_classes_are_the_label_tokens(tiny: Checkpoint) -> None:
     }
 
 
-def test_its_label_tokens_are_spelled_as_the_vocabulary_does(tiny: Checkpoint) -> None:
+def test_label_tokens_are_spelled_as_in_the_vocabulary(tiny: Checkpoint) -> None:
     # vLLM looks them up there, without tokenising them.
     spec = json.loads(Path(tiny.folder / "tokenizer.json").read_text(encoding="utf-8"))
     found = [
@@ -43,7 +43,7 @@ def test_its_label_tokens_are_spelled_as_the_vocabulary_does(tiny: Checkpoint) -
 
 
 @pytest.mark.engine
-def test_call_and_answer_are_those_of_vllm(tiny: Checkpoint, request_of_three: Request) -> None:
+def test_call_and_answer_match_vllm(tiny: Checkpoint, request_of_three: Request) -> None:
     from vllm.entrypoints.pooling.classify.protocol import (
         ClassificationCompletionRequest,
         ClassificationResponse,

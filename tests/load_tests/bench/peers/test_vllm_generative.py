@@ -43,7 +43,7 @@ def test_grades_are_in_the_order_of_the_prompts(tiny: Checkpoint) -> None:
 
 
 @pytest.mark.engine
-def test_call_and_answer_are_those_of_vllm(tiny: Checkpoint, request_of_three: Request) -> None:
+def test_call_and_answer_match_vllm(tiny: Checkpoint, request_of_three: Request) -> None:
     from vllm.entrypoints.openai.completion.protocol import CompletionRequest, CompletionResponse
 
     [call] = VllmGenerative(tiny, "tuned").calls(request_of_three)

@@ -20,7 +20,7 @@ def option(flags: tuple[str, ...], name: str) -> str:
 
 
 @pytest.mark.usefixtures("_with_compiler")
-def test_as_it_comes_no_option_is_set() -> None:
+def test_default_settings_set_no_options() -> None:
     settings = default_settings()
     assert settings.flags == ()
     assert set(settings.environment) == {
@@ -31,7 +31,7 @@ def test_as_it_comes_no_option_is_set() -> None:
 
 
 @pytest.mark.usefixtures("_with_compiler")
-def test_at_its_best_it_is_set_up_as_our_engine_is(tiny: Checkpoint) -> None:
+def test_tuned_settings_equal_those_of_our_engine(tiny: Checkpoint) -> None:
     settings = tuned_settings(tiny)
     longest = tiny.renderer.max_prompt_tokens + 1
     assert option(settings.flags, "--dtype") == "float32"
@@ -43,7 +43,7 @@ def test_at_its_best_it_is_set_up_as_our_engine_is(tiny: Checkpoint) -> None:
     assert "--enforce-eager" not in settings.flags
 
 
-def test_without_a_compiler_it_is_eager(tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_eager_without_a_compiler(tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "a-compiler-that-is-not-there")
     for settings in (default_settings(), tuned_settings(tiny)):
         assert "--enforce-eager" in settings.flags
