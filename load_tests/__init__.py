@@ -1,1 +1,1 @@
-"""Load tests: they drive running services over HTTP. `load_tests.bench` alone imports the project, to ask other servers for the same."""
+"""Measures services over HTTP: benchmarks, the cost of features, capacity and soak tests."""

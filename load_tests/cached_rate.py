@@ -1,27 +1,28 @@
-"""Notes a second that one core answers from a cache: from the process's own, and from Redis.
+"""Measures notes per second that a service on one core answers from its local cache, and from Redis.
 
     .venv/bin/python -m load_tests.cached_rate
 
-Two services held to the first core, with a Redis: one answers from its local cache, the other, whose local cache holds one pair, asks Redis.
-They take turns on the same requests, which both have answered before; Redis and the load generator have the other cores.
+Starts a Redis and two services pinned to the first core. One answers from its local cache; the other's local cache holds one
+pair, so it asks Redis. They take turns on the same requests, which both have answered before. Redis and the load generator run
+on the other cores.
 """
 
 import argparse
 import asyncio
 import os
-import random
 import subprocess
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from load_tests.arguments import add_checkpoint, add_seed, make_parser
 from load_tests.bench.drive import Job, closed_loop, make_jobs
 from load_tests.bench.peers.notegrade import Notegrade
 from load_tests.bench.stage import Entrant, in_turn, stage
 from load_tests.bench.workloads import Renderer, Shape, cold
 from load_tests.client import new_session, read_metrics
+from load_tests.figures import spread
 from load_tests.soak.processes import Redis
-from load_tests.spread import spread
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -30,15 +31,15 @@ SOURCES = ("engine", "redis", "local", "coalesced")
 
 
 def pinned(name: str, checkpoint: Checkpoint, redis_url: str, local_pairs: int) -> Notegrade:
-    """A service on the first core; `name` is where its answers come from, given its local cache of so many pairs."""
+    """Make a service on the first core; `name` is the source that its answers must come from."""
     settings = {"NOTEGRADE_REDIS_URL": redis_url, "NOTEGRADE_LOCAL_CACHE_PAIRS": str(local_pairs)}
     return Notegrade(
-        checkpoint, "best", cached=True, name=name, settings=settings, launcher=("taskset", "-c", "0")
+        checkpoint, "tuned", cached=True, name=name, settings=settings, launcher=("taskset", "-c", "0")
     )
 
 
 async def measure(options: argparse.Namespace, redis_url: str) -> None:
-    """Print a line for each of the two, and their ratio."""
+    """Measure both services, and print their rates and the ratio."""
     checkpoint = load_checkpoint(options.checkpoint)
     renderer = Renderer(checkpoint.manifest, checkpoint.tokenizer)
     known = renderer.take(cold(f"{options.seed} cached", Shape(notes=options.notes)), options.requests)
@@ -56,7 +57,7 @@ async def measure(options: argparse.Namespace, redis_url: str) -> None:
                 rate = await turn(entrant, jobs * options.repeats, options.clients, checked=True)
                 rates[entrant.contestant.name].append(rate)
     print(
-        f"{options.rounds} rounds of {len(jobs) * options.repeats} x {options.notes} notes, seed {options.seed}; notes/s on one core, least / median / greatest"
+        f"{options.rounds} rounds of {len(jobs) * options.repeats} x {options.notes} notes, seed {options.seed}; notes/s on one core, min / median / max"
     )
     for name, found in rates.items():
         print(f"{name}: {spread(found)}")
@@ -66,7 +67,7 @@ async def measure(options: argparse.Namespace, redis_url: str) -> None:
 async def turn(
     entrant: Entrant[Notegrade], jobs: Sequence[Job], clients: int, *, checked: bool = False
 ) -> float:
-    """Notes a second. Raises RuntimeError when it is checked, and an answer did not come from where it should."""
+    """Return notes per second. Raises RuntimeError when `checked` and an answer came from another source than expected."""
     with entrant.turn() as running:
         before = await _sources(running.url)
         drive = await closed_loop(running.url, jobs, clients, TIMEOUT_S)
@@ -74,7 +75,7 @@ async def turn(
     notes = sum(job.pairs for job in jobs)
     if checked and sources != {entrant.contestant.name: notes}:
         raise RuntimeError(
-            f"answers came from {dict(sources)}, asked for were {notes} from {entrant.contestant.name}"
+            f"answers came from {dict(sources)}, expected {notes} from {entrant.contestant.name}"
         )
     return notes / drive.seconds
 
@@ -88,24 +89,22 @@ async def _sources(url: str) -> Counter[str]:
 
 def main() -> None:
     """Read the command line, start Redis, and measure."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--checkpoint", type=Path, default=Path("checkpoints/default"))
+    parser = make_parser(__doc__)
+    add_checkpoint(parser)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--requests", type=int, default=10, help="different ones")
-    parser.add_argument("--repeats", type=int, default=50, help="of each in a round")
-    parser.add_argument("--notes", type=int, default=50, help="in a request")
+    parser.add_argument("--requests", type=int, default=10, help="distinct requests")
+    parser.add_argument("--repeats", type=int, default=50, help="how often a round repeats each request")
+    parser.add_argument("--notes", type=int, default=50, help="notes per request")
     parser.add_argument("--clients", type=int, default=4)
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().randint(0, 10**9))
+    add_seed(parser)
     options = parser.parse_args()
     if options.requests <= options.clients:
         parser.error(
-            "with as few requests as clients, one follows itself, and finds the one pair of the local cache"
+            "--requests must exceed --clients, or a request may follow itself and hit the local cache's one pair"
         )
     cores = os.sched_getaffinity(0)
     if len(cores) < 2:
-        parser.error("it needs a second core, for Redis and the load generator")
+        parser.error("a second core is needed for Redis and the load generator")
     os.sched_setaffinity(0, cores - {0})
     binary = subprocess.run(
         [ROOT / "scripts/ensure_redis.sh"], capture_output=True, text=True, check=True

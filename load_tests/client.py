@@ -1,4 +1,4 @@
-"""A thin client: sends a body, says what came back and how long it took."""
+"""A minimal client for /score and /metrics."""
 
 import re
 import time
@@ -10,7 +10,7 @@ import aiohttp
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Status, body and seconds of one request."""
+    """Status, body and duration of one request."""
 
     status: int
     body: dict[str, Any]
@@ -18,7 +18,7 @@ class Answer:
 
 
 async def post_score(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> Answer:
-    """POST to /score. Raises TimeoutError when the session's timeout passes: a request that hangs."""
+    """POST to /score. Raises TimeoutError when the session's timeout passes."""
     started = time.perf_counter()
     async with session.post(f"{url}/score", json=body) as response:
         answer = await response.json()
@@ -26,17 +26,17 @@ async def post_score(session: aiohttp.ClientSession, url: str, body: dict[str, A
 
 
 async def read_metrics(session: aiohttp.ClientSession, url: str) -> dict[str, float]:
-    """Every sample of /metrics by its name with labels, as written there."""
+    """Read all samples of /metrics, by name with labels as written there."""
     async with session.get(f"{url}/metrics") as response:
         return parse_metrics(await response.text())
 
 
 def parse_metrics(text: str) -> dict[str, float]:
-    """The same, of what /metrics has answered."""
+    """Parse the text of /metrics into samples by name with labels."""
     return {name: float(value) for name, value in re.findall(r"^([^#\s][^\n]*?) (\S+)$", text, re.M)}
 
 
 def new_session(timeout_s: float = 120) -> aiohttp.ClientSession:
-    """A session without a limit of connections: concurrency is the caller's."""
+    """Make a session without a connection limit, so that the caller decides on concurrency."""
     connector = aiohttp.TCPConnector(limit=0)
     return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=timeout_s))

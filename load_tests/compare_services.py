@@ -1,12 +1,11 @@
-"""Two running services on the same load, in turn: pairs a second of both, and their ratio pass by pass.
+"""Compares the throughput of two running services, which take turns on the same load.
 
     .venv/bin/python -m load_tests.compare_services http://127.0.0.1:8001 http://127.0.0.1:8002 --workload zipf
 
-`zipf`: notes repeat over requests (a few notes are in most answers), queries don't. `fresh`: nothing repeats.
-Every pass asks what neither service has seen, so that no score comes from a cache.
+`zipf`: notes repeat across requests by Zipf's law, queries don't. `fresh`: nothing repeats. Every pass sends new pairs, so no
+score comes from a pair cache.
 """
 
-import argparse
 import asyncio
 import itertools
 import random
@@ -16,12 +15,14 @@ from typing import Any
 
 import aiohttp
 
+from load_tests.arguments import add_seed, make_parser
 from load_tests.client import new_session, post_score, read_metrics
+from load_tests.figures import spread
 from load_tests.texts import make_note, score_requests
 
 
 def make_pass(workload: str, requests: int, notes: int, seed: int) -> list[dict[str, Any]]:
-    """The bodies of one pass."""
+    """Make the bodies of one pass."""
     rng = random.Random(seed)
     if workload == "zipf":
         pool = [make_note(rng, f"n{i}") for i in range(40)]
@@ -36,7 +37,7 @@ def make_pass(workload: str, requests: int, notes: int, seed: int) -> list[dict[
 async def run_pass(
     session: aiohttp.ClientSession, url: str, bodies: list[dict[str, Any]]
 ) -> tuple[float, float]:
-    """Pairs a second, and the share of prompt tokens that the engine's prefix cache saved.
+    """Return pairs per second, and the share of prompt tokens served by the engine's prefix cache.
 
     Raises RuntimeError when a pair did not come from the engine.
     """
@@ -59,16 +60,15 @@ async def run_pass(
 
 
 async def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Read the command line and measure."""
+    parser = make_parser(__doc__)
     parser.add_argument("a")
     parser.add_argument("b")
     parser.add_argument("--workload", choices=("zipf", "fresh"), required=True)
     parser.add_argument("--passes", type=int, default=5)
     parser.add_argument("--requests", type=int, default=10)
     parser.add_argument("--notes", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().randint(0, 10**9))
+    add_seed(parser)
     options = parser.parse_args()
     urls = [options.a.rstrip("/"), options.b.rstrip("/")]
     rates: dict[str, list[float]] = {url: [] for url in urls}
@@ -81,17 +81,13 @@ async def main() -> None:
                 rates[url].append(rate)
                 saved[url].append(share)
     print(
-        f"{options.workload}: {options.passes} passes of {options.requests} x {options.notes}, seed {options.seed}"
+        f"{options.workload}: {options.passes} passes of {options.requests} x {options.notes}, seed {options.seed}; min / median / max"
     )
     for name, url in zip("AB", urls, strict=True):
-        low, mid, high = min(rates[url]), statistics.median(rates[url]), max(rates[url])
         print(
-            f"{name} {url}: {low:.2f} / {mid:.2f} / {high:.2f} pairs/s, {statistics.median(saved[url]):.0%} reused"
+            f"{name} {url}: {spread(rates[url])} pairs/s, {statistics.median(saved[url]):.0%} of tokens reused"
         )
-    ratios = [a / b for a, b in zip(rates[urls[0]], rates[urls[1]], strict=True)]
-    print(
-        f"A/B: {min(ratios):.2f} / {statistics.median(ratios):.2f} / {max(ratios):.2f} (min / median / max)"
-    )
+    print(f"A/B: {spread([a / b for a, b in zip(rates[urls[0]], rates[urls[1]], strict=True)])}")
 
 
 if __name__ == "__main__":

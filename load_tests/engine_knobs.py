@@ -1,22 +1,22 @@
-"""What one knob of the engine is worth: vLLM alone as the service sets it up, and the same with one thing set otherwise.
+"""Measures the effect of engine settings: vLLM alone as the service configures it, and with one setting changed.
 
     .venv/bin/python -m load_tests.engine_knobs --rounds 10 --knobs compiled,blocks-64
-    .venv/bin/python -m load_tests.engine_knobs --rounds 10 --beside checkpoints/int8     # other weights, the same prompts
+    .venv/bin/python -m load_tests.engine_knobs --rounds 10 --beside checkpoints/int8     # other weights, same prompts
 
-All engines are up, and those that are not on turn stand still; each round asks all of them for the same new pairs. Give as many
-knobs at once as there is memory for: an engine of a 135M model takes about 1.5 GiB.
+All engines run at once; those not being measured are suspended. Each round sends the same new pairs to all of them. An engine of
+a 135M model takes about 1.5 GiB.
 """
 
 import argparse
-import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from sys import prefix
 
+from load_tests.arguments import add_checkpoint, add_seed, make_parser
 from load_tests.bench.offline import COMPILED, Knobs, OfflineEngine, Scored
 from load_tests.bench.stage import Entrant, in_turn, stage
 from load_tests.bench.workloads import Renderer, Shape, cold
-from load_tests.spread import spread
+from load_tests.figures import spread
 from service.contract.checkpoint import load_checkpoint
 
 AS_SERVED = "as served"
@@ -33,9 +33,9 @@ KNOBS: Mapping[str, Knobs] = {
     "executor-mp": Knobs({"distributed_executor_backend": "mp"}),
     "threads-bound": Knobs({}, {"VLLM_CPU_OMP_THREADS_BIND": "auto"}),
     "one-thread": Knobs({}, {"OMP_NUM_THREADS": "1"}),
-    # As glibc does by itself: what is empty counts as not set.
+    # glibc's defaults: an empty value counts as unset.
     "memory-returned": Knobs({}, {"MALLOC_MMAP_THRESHOLD_": "", "MALLOC_TRIM_THRESHOLD_": ""}),
-    # What vLLM's documentation asks for on a CPU; the second is of Debian's libtcmalloc-minimal4.
+    # Recommended by vLLM's documentation on a CPU; tcmalloc is in Debian's libtcmalloc-minimal4.
     "intel-openmp": Knobs({}, {"LD_PRELOAD": f"{prefix}/lib/libiomp5.so"}),
     "tcmalloc": Knobs({}, {"LD_PRELOAD": "/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4"}),
     "float32": Knobs({"dtype": "float32"}),
@@ -44,7 +44,7 @@ KNOBS: Mapping[str, Knobs] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print a line for each engine: pairs a second, their ratio to those as served, and how far its grades are from those."""
+    """Print each engine's pairs per second, their ratio to those as served, and the largest difference of grades."""
     options = _parse(arguments)
     checkpoint = load_checkpoint(options.checkpoint)
     engines = [OfflineEngine(checkpoint, AS_SERVED)]
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     absent: dict[str, str] = {}
     found: dict[str, list[Scored]] = {}
     with stage(engines, absent) as entrants:
-        for number in range(-1, options.rounds):  # the first one warms up
+        for number in range(-1, options.rounds):  # round -1 is the warm-up
             prompts = [ids for each in renderer.take(traffic, options.requests) for ids in each.prompts]
             for entrant in in_turn(entrants, number):
                 scored = _turn(entrant, prompts)
@@ -77,37 +77,37 @@ def _turn(entrant: Entrant[OfflineEngine], prompts: Sequence[Sequence[int]]) -> 
 def _line(name: str, rounds: Sequence[Scored], as_served: Sequence[Scored]) -> str:
     rates = spread([len(each.grades) / each.seconds for each in rounds])
     ratios = spread([base.seconds / each.seconds for each, base in zip(rounds, as_served, strict=True)])
-    apart = max(
+    difference = max(
         abs(a - b)
         for each, base in zip(rounds, as_served, strict=True)
         for a, b in zip(each.grades, base.grades, strict=True)
     )
-    return f"{name:20} {rates} pairs/s, {ratios} times as served, grades up to {apart:.3f} apart"
+    return f"{name:20} {rates} pairs/s, {ratios} times as served, grades differ by up to {difference:.3f}"
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--checkpoint", type=Path, default=Path("checkpoints/default"))
+    parser = make_parser(__doc__)
+    add_checkpoint(parser)
     parser.add_argument("--knobs", type=_knobs, default=[], help=", ".join(KNOBS))
     parser.add_argument(
-        "--beside", type=Path, nargs="+", default=[], help="checkpoints of the same tokenizer"
+        "--beside", type=Path, nargs="+", default=[], help="checkpoints with the same tokenizer"
     )
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--requests", type=int, default=4)
     parser.add_argument("--notes", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().randint(0, 10**9))
+    add_seed(parser)
     options = parser.parse_args(arguments)
     if not options.knobs and not options.beside:
-        parser.error("name something to compare with: --knobs or --beside")
+        parser.error("nothing to compare: give --knobs or --beside")
     return options
 
 
 def _knobs(names: str) -> list[str]:
     chosen = names.split(",")
     if unknown := [name for name in chosen if name not in KNOBS]:
-        raise argparse.ArgumentTypeError(f"no such knob: {', '.join(unknown)}; there are {', '.join(KNOBS)}")
+        raise argparse.ArgumentTypeError(
+            f"unknown knobs: {', '.join(unknown)}; the knobs are {', '.join(KNOBS)}"
+        )
     return chosen
 
 

@@ -1,29 +1,29 @@
-"""What explaining everything costs scoring: p99 at 60 % of capacity with explanation mode `all` and `off`, in turn.
+"""Measures what explaining every score costs: p99 at 60 % of capacity with explanation mode `all` and `off`.
 
     .venv/bin/python -m load_tests.explanations_cost http://127.0.0.1:8000
 
-Single new notes, open loop. Prints both p99s and their ratio for each round, and what became of scores and explanations.
-NOTEGRADE_KEY holds an admin key where keys are set.
+Sends requests of one new note in an open loop. Prints both p99s and their ratio for each round, and the outcomes of scores and
+explanations. If the service requires keys, NOTEGRADE_KEY must hold an admin key.
 """
 
-import argparse
 import asyncio
 import os
-import random
 import statistics
 from collections import Counter
 
 import aiohttp
 
+from load_tests.arguments import add_seed, make_parser
+from load_tests.bench.drive import Drive
 from load_tests.client import read_metrics
-from load_tests.open_loop import Arrival, measure_capacity, new_body, percentile, send
+from load_tests.new_pairs import NewPairs, latency_percentile_ms, results_of
 
 MODE = "/admin/explanation-mode"
 COUNTERS = ("notegrade_explanations_total", "notegrade_explanation_drops_total", "notegrade_shed_total")
 
 
-async def flip(session: aiohttp.ClientSession, url: str, mode: str) -> None:
-    """Raises aiohttp.ClientResponseError when it is refused."""
+async def set_mode(session: aiohttp.ClientSession, url: str, mode: str) -> None:
+    """Set the explanation mode. Raises aiohttp.ClientResponseError when the service refuses."""
     async with session.get(url + MODE) as response:
         response.raise_for_status()
         etag = response.headers["ETag"]
@@ -32,44 +32,37 @@ async def flip(session: aiohttp.ClientSession, url: str, mode: str) -> None:
         response.raise_for_status()
 
 
-def p99(arrivals: list[Arrival]) -> float:
-    """Of all answers, in seconds."""
-    return percentile([arrival.seconds for arrival in arrivals], 0.99)
-
-
-def describe(mode: str, arrivals: list[Arrival]) -> str:
-    """A line for a person."""
-    results = [result for arrival in arrivals for result in arrival.results]
-    told = Counter(each["reason"] or each["outcome"] for r in results if (each := r["explanation"]))
-    p50 = percentile([arrival.seconds for arrival in arrivals], 0.5)
+def describe(mode: str, drive: Drive) -> str:
+    """Format one phase as a line."""
+    results = [result for each in drive.sent for result in results_of(each)]
+    explained = Counter(each["reason"] or each["outcome"] for r in results if (each := r["explanation"]))
+    p50, p99 = (latency_percentile_ms(drive.sent, percent) for percent in (50, 99))
     return (
-        f"  {mode:3}  {len(arrivals)} requests: p50 {p50 * 1000:.0f} ms, p99 {p99(arrivals) * 1000:.0f} ms, "
-        f"{dict(Counter(result['outcome'] for result in results))}{f', explanations {dict(told)}' if told else ''}"
+        f"  {mode:3}  {len(drive.sent)} requests: p50 {p50:.0f} ms, p99 {p99:.0f} ms, "
+        f"{dict(Counter(result['outcome'] for result in results))}"
+        f"{f', explanations {dict(explained)}' if explained else ''}"
     )
 
 
-async def compare(url: str, rounds: int, seconds: float, load: float, seed: int) -> float:
-    """Print all of it; the median ratio."""
-    rng = random.Random(seed)
-    key = os.environ.get("NOTEGRADE_KEY")
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
+async def compare(pairs: NewPairs, rounds: int, seconds: float, load: float) -> float:
+    """Print all rounds, and return the median ratio of the p99s."""
     ratios = []
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), headers=headers) as session:
-        await flip(session, url, "off")
-        await measure_capacity(session, url, lambda: new_body(rng), seconds / 4)  # warms up
-        capacity = await measure_capacity(session, url, lambda: new_body(rng), seconds)
+    async with aiohttp.ClientSession(headers=pairs.headers) as session:
+        await set_mode(session, pairs.url, "off")
+        capacity = await pairs.measure_capacity(seconds)
         print(f"capacity {capacity:.1f} pairs/s; load {load:.0%} of it: {load * capacity:.1f} pairs/s")
         for number in range(rounds):
             found = {}
-            # In turn, and the other way round each time: a machine that slows down must not look like a mode.
+            # Alternate the order, so that a change of the machine's speed does not look like an effect of the mode.
             for mode in ("off", "all") if number % 2 == 0 else ("all", "off"):
-                await flip(session, url, mode)
-                found[mode] = await send(session, url, lambda: new_body(rng), load * capacity, seconds)
-            await flip(session, url, "off")
-            ratios.append(p99(found["all"]) / p99(found["off"]))
+                await set_mode(session, pairs.url, mode)
+                found[mode] = await pairs.send(load * capacity, seconds)
+            await set_mode(session, pairs.url, "off")
+            on, off = (latency_percentile_ms(found[mode].sent, 99) for mode in ("all", "off"))
+            ratios.append(on / off)
             print(f"round {number + 1}: p99 with all / p99 with off = {ratios[-1]:.2f}")
             print(describe("off", found["off"]), describe("all", found["all"]), sep="\n")
-        counted = await read_metrics(session, url)
+        counted = await read_metrics(session, pairs.url)
     print({name: value for name, value in counted.items() if name.startswith(COUNTERS)})
     print(
         f"ratio of p99s: min {min(ratios):.2f}, median {statistics.median(ratios):.2f}, max {max(ratios):.2f}"
@@ -78,17 +71,18 @@ async def compare(url: str, rounds: int, seconds: float, load: float, seed: int)
 
 
 def main() -> None:
-    """Read the command line and run."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Read the command line and measure."""
+    parser = make_parser(__doc__)
     parser.add_argument("url")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=40, help="length of each phase")
     parser.add_argument("--load", type=float, default=0.6, help="share of the capacity")
-    parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
-    arguments = parser.parse_args()
-    asyncio.run(compare(arguments.url, arguments.rounds, arguments.seconds, arguments.load, arguments.seed))
+    add_seed(parser)
+    options = parser.parse_args()
+    key = os.environ.get("NOTEGRADE_KEY")
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    pairs = NewPairs(options.url, options.seed, headers=headers)
+    asyncio.run(compare(pairs, options.rounds, options.seconds, options.load))
 
 
 if __name__ == "__main__":

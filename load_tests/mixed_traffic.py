@@ -1,9 +1,8 @@
-"""Concurrent clients that mix repeated and new pairs, with every answer checked against its request.
+"""Sends repeated and new pairs from concurrent clients, and checks every answer and the service's own counts.
 
 .venv/bin/python -m load_tests.mixed_traffic http://127.0.0.1:8000 --requests 1000 --clients 16
 """
 
-import argparse
 import asyncio
 import random
 from collections import Counter
@@ -13,13 +12,15 @@ from typing import Any
 
 import aiohttp
 
+from load_tests.arguments import add_seed, make_parser
 from load_tests.client import Answer, new_session, post_score, read_metrics
+from load_tests.figures import percentile
 from load_tests.texts import make_note, make_query
 
 
 @dataclass(slots=True)
 class Traffic:
-    """What was sent, what came back, and what was wrong with it."""
+    """Counts of requests and answers, and the errors found."""
 
     requests: int = 0
     pairs: int = 0
@@ -30,7 +31,7 @@ class Traffic:
     seconds: list[float] = field(default_factory=list)
 
     def add(self, body: dict[str, Any], answer: Answer) -> None:
-        """Count one answer and check that it is the answer to that body."""
+        """Count one answer, and check that it belongs to that body."""
         self.requests += 1
         self.pairs += len(body["notes"])
         self.statuses[answer.status] += 1
@@ -44,7 +45,7 @@ class Traffic:
 
 
 def plan(count: int, seed: int, *, new_share: float = 0.15, notes: int = 3) -> list[dict[str, Any]]:
-    """That many bodies of 1 to `notes` notes; about `new_share` of the requests ask what no other one asks."""
+    """Make `count` bodies of 1 to `notes` notes; about `new_share` of them have a new query."""
     rng = random.Random(seed)
     queries = [make_query(rng) for _ in range(8)]
     pool = [make_note(rng, f"pool-{i}", words=20) for i in range(12)]
@@ -66,7 +67,7 @@ async def drive(
     clients: int,
     at: dict[int, Callable[[], Awaitable[None]]] | None = None,
 ) -> Traffic:
-    """Send the bodies from that many clients at once; before sending body number n, `at[n]` is awaited."""
+    """Send the bodies from `clients` concurrent clients; `at[n]` is awaited before body number n is sent."""
     traffic, todo = Traffic(), iter(enumerate(bodies))
 
     async def client() -> None:
@@ -80,7 +81,7 @@ async def drive(
 
 
 def differences(traffic: Traffic, before: dict[str, float], after: dict[str, float]) -> list[str]:
-    """What the service's metrics say differently from what was sent and seen; empty when they agree."""
+    """List the metrics of the service that differ from the client's counts; empty if all agree."""
 
     def grown(sample: str) -> float:
         return after.get(f"notegrade_{sample}", 0) - before.get(f"notegrade_{sample}", 0)
@@ -95,27 +96,24 @@ def differences(traffic: Traffic, before: dict[str, float], after: dict[str, flo
 
 
 async def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Read the command line and run."""
+    parser = make_parser(__doc__)
     parser.add_argument("url")
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--clients", type=int, default=16)
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().randint(0, 10**9))
+    add_seed(parser)
     options = parser.parse_args()
     url = options.url.rstrip("/")
     async with new_session() as session:
         before = await read_metrics(session, url)
         traffic = await drive(session, url, plan(options.requests, options.seed), options.clients)
         after = await read_metrics(session, url)
-    ordered = sorted(traffic.seconds)
+    p50, p99 = (1000 * percentile(traffic.seconds, percent) for percent in (50, 99))
     print(f"{traffic.requests} requests, {traffic.pairs} pairs, seed {options.seed}")
     print(
         f"statuses {dict(traffic.statuses)}  outcomes {dict(traffic.outcomes)}  sources {dict(traffic.sources)}"
     )
-    print(
-        f"p50 {ordered[len(ordered) // 2] * 1000:.1f} ms  p99 {ordered[len(ordered) * 99 // 100] * 1000:.1f} ms"
-    )
+    print(f"p50 {p50:.1f} ms  p99 {p99:.1f} ms")
     for wrong in traffic.wrong + differences(traffic, before, after):
         print(f"WRONG {wrong}")
 

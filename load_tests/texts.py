@@ -1,4 +1,4 @@
-"""Queries and notes for load: realistic in length, endless in number, the same for the same seed."""
+"""Generates queries and notes of realistic length, reproducible by seed."""
 
 import random
 from collections.abc import Iterator
@@ -16,13 +16,13 @@ FILLER = FILLER_TEXT.split()
 
 
 def make_query(rng: random.Random) -> str:
-    """Four to seven words about one topic."""
+    """Make a query of four to seven words about one topic."""
     words = TOPICS[rng.choice(list(TOPICS))].split()
     return " ".join(rng.sample(words, 3) + rng.sample(FILLER, rng.randint(1, 4)))
 
 
 def make_note(rng: random.Random, note_id: str, words: int = 60) -> dict[str, Any]:
-    """A note of about that many words, on one topic and its neighbour."""
+    """Make a note of about `words` words about one topic."""
     topic = rng.choice(list(TOPICS))
     vocabulary = TOPICS[topic].split() + FILLER * 2
     body = " ".join(rng.choice(vocabulary) for _ in range(rng.randint(words * 2 // 3, words * 4 // 3)))
@@ -30,7 +30,7 @@ def make_note(rng: random.Random, note_id: str, words: int = 60) -> dict[str, An
 
 
 def zipf_choices(rng: random.Random, items: list[Any], count: int) -> list[Any]:
-    """That many distinct items, the k-th of the list with weight 1/k: a few notes are in most answers."""
+    """Draw `count` distinct items, the k-th of the list with weight 1/k."""
     pool, weights = list(items), [1 / rank for rank in range(1, len(items) + 1)]
     chosen = []
     for _ in range(count):
@@ -43,7 +43,7 @@ def zipf_choices(rng: random.Random, items: list[Any], count: int) -> list[Any]:
 def score_requests(
     rng: random.Random, notes: list[dict[str, Any]], per_request: int
 ) -> Iterator[dict[str, Any]]:
-    """Endless /score bodies: a new query each, its notes drawn by Zipf's law."""
+    """Yield endless /score bodies, each with a new query and notes drawn by Zipf's law."""
     number = 0
     while True:
         number += 1

@@ -11,7 +11,7 @@ import numpy as np
 from transformers import set_seed
 
 from model_export.checkpoint.adapter import merge_folder
-from model_export.checkpoint.cut import cut
+from model_export.checkpoint.extract_lora import extract_lora
 from model_export.checkpoint.writer import OnProgress
 from model_export.data.pairs import Pair
 from model_export.data.prepare import (
@@ -182,7 +182,7 @@ class Pipeline:
             sampled = Random(self._recipe.seed).sample(labelled, min(_CUT_PAIRS, len(labelled)))
             examples = [make_example(pair, labels[pair.id], prompting, config) for pair in sampled]
             rows = [example.prompt + example.completion for example in examples]
-            report = cut(str(base), student, folder / ADAPTER, rank, rows, name=read_base(base).name)
+            report = extract_lora(str(base), student, folder / ADAPTER, rank, rows, name=read_base(base).name)
             (folder / CUT).write_text(json.dumps(asdict(report)), encoding="utf-8")
             merge_folder(str(base), folder / ADAPTER, folder)
 

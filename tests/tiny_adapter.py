@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from model_export.checkpoint.adapter import AdapterDescription, describe_adapter
-from model_export.checkpoint.cut import cut
+from model_export.checkpoint.extract_lora import extract_lora
 from model_export.checkpoint.model_card import TrainingNotes
 from model_export.data.criteria import load_criteria
 from model_export.models.base_model import load_base, locate_base, save_base
 from service.contract.manifest import Calibration, Limits, Lineage
 
 RANK = 4
-ROWS = ([5, 6, 7, 8], [9, 10, 11])  # token ids that a model reads where a cut asks for some
+ROWS = ([5, 6, 7, 8], [9, 10, 11])  # token ids that a model reads over which an adapter is fitted
 NOTES = TrainingNotes(
     data=("made-up pairs, cc0-1.0",),
     recipe="Random changes of rank 4.",
@@ -57,6 +57,6 @@ def describe(**changes: Any) -> AdapterDescription:
 def make_adapter(base: Path, folder: Path, /, **changes: Any) -> Path:
     """A complete adapter folder to the tiny base."""
     tuned = make_tuned(base, folder.with_name(f"{folder.name}-tuned"))
-    cut(str(base), tuned, folder, RANK, ROWS)
+    extract_lora(str(base), tuned, folder, RANK, ROWS)
     describe_adapter(folder, describe(**changes))
     return folder

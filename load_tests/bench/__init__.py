@@ -1,1 +1,1 @@
-"""Notegrade beside what else could be served: `python -m load_tests.bench`."""
+"""Compares Notegrade with other servers: `python -m load_tests.bench`."""

@@ -1,7 +1,6 @@
-"""The load: a fixed number of clients that each wait for their answer, or arrivals that wait for nobody.
+"""Sends load over HTTP: closed loop (clients that wait for their answers) or open loop (arrivals at given times).
 
-Bodies are encoded before, and answers read after: while the clock runs, the load generator only sends and receives, since
-it takes its time from the same cores as the server.
+Bodies are encoded before and answers parsed after the measurement, since the load generator shares cores with the server.
 """
 
 import asyncio
@@ -10,24 +9,25 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import aiohttp
 
-from load_tests.bench.latencies import Latencies
 from load_tests.bench.peer import Peer, Request
+from load_tests.figures import percentiles_ms
 
-# answered: 200 for all of a request's calls. refused: 429 or 503, as a server says that it has too much to do.
-# failed: any other status, or a broken connection. timeout: not answered in time, whether it left this process or not.
+# answered: 200 for all calls of a request. refused: 429 or 503, the server is overloaded. failed: another status, or a
+# broken connection. timeout: no answer in time, even if the request was still waiting in this process.
 Outcome = Literal["answered", "refused", "failed", "timeout"]
 _REFUSALS = (429, 503)
+_NO_HEADERS: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A request made ready: (path, encoded JSON) of each call, and how many pairs it asks for."""
+    """A request ready to send: (path, encoded JSON) of each call, and its number of pairs."""
 
     calls: tuple[tuple[str, bytes], ...]
     pairs: int
@@ -35,14 +35,13 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What became of one job; moments are seconds since the drive began.
+    """The result of one job; times are seconds since the drive began.
 
     Attributes:
-        meant_s: when it was to be sent. Latency counts from here, so that a slow server can't hide the wait of those
-            that it kept from being sent (coordinated omission).
-        started_s: when this process got round to it: later than `meant_s` by the generator's own lag.
-        sent_s: when it was sent, after waiting for one of the seats that bound what is in flight.
-        answers: the body of each call, as it came.
+        meant_s: intended send time. Latency counts from here, which avoids coordinated omission.
+        started_s: when this process handled it: `meant_s` plus the load generator's own lag.
+        sent_s: when it was sent, after waiting for a free slot in flight.
+        answers: the raw body of each call.
     """
 
     job: int
@@ -56,25 +55,25 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Drive:
-    """All that was sent, and how long it took from the first moment to the last answer, in seconds."""
+    """All requests sent, and the seconds from the start to the last answer."""
 
     sent: tuple[Sent, ...]
     seconds: float
 
     @property
     def outcomes(self) -> Counter[Outcome]:
-        """Requests by what became of them."""
+        """Count the requests by outcome."""
         return Counter(each.outcome for each in self.sent)
 
-    def latencies(self, timeout_s: float) -> Latencies:
-        """Of all requests. One that was not answered counts as `timeout_s`, or a fast refusal would look like a fast answer."""
-        return Latencies(
+    def latencies_ms(self, timeout_s: float) -> dict[str, float]:
+        """Compute latency percentiles; an unanswered request counts as `timeout_s`, so fast refusals don't look good."""
+        return percentiles_ms(
             each.done_s - each.meant_s if each.outcome == "answered" else timeout_s for each in self.sent
         )
 
 
 def make_jobs(peer: Peer, requests: Sequence[Request]) -> list[Job]:
-    """What the peer is to be sent for each request."""
+    """Encode each request for the peer."""
     return [
         Job(
             tuple((call.path, json.dumps(call.body).encode()) for call in peer.calls(request)),
@@ -85,15 +84,19 @@ def make_jobs(peer: Peer, requests: Sequence[Request]) -> list[Job]:
 
 
 async def closed_loop(
-    url: str, jobs: Sequence[Job], clients: int, timeout_s: float, longest_s: float = math.inf
+    url: str,
+    jobs: Iterable[Job],
+    clients: int,
+    timeout_s: float,
+    longest_s: float = math.inf,
+    headers: Mapping[str, str] = _NO_HEADERS,
 ) -> Drive:
-    """Every job once, from so many clients that send the next one when the last is answered.
+    """Send every job once, from `clients` clients that send the next job after each answer.
 
-    A fixed amount of work, and not a fixed time: so every peer is asked the very same. There should be many times as many
-    jobs as clients, or the end, when clients run out of work, weighs on the rate. After `longest_s` no further job is begun:
-    who is twenty times as slow as the others shall not make them wait twenty times as long.
+    The work is fixed, not the time, so every peer gets the same requests. Use many times as many jobs as clients, or the
+    end, when clients run out of jobs, lowers the rate. No job is started after `longest_s`, which bounds slow peers.
     """
-    sender = _Sender(url, seats=clients, timeout_s=timeout_s)
+    sender = _Sender(url, clients, timeout_s, headers)
     waiting = iter(enumerate(jobs))
 
     async def client() -> None:
@@ -108,13 +111,17 @@ async def closed_loop(
 
 
 async def open_loop(
-    url: str, plan: Sequence[tuple[float, Job]], timeout_s: float, max_in_flight: int = 1_000
+    url: str,
+    plan: Sequence[tuple[float, Job]],
+    timeout_s: float,
+    max_in_flight: int = 1_000,
+    headers: Mapping[str, str] = _NO_HEADERS,
 ) -> Drive:
-    """Each job at its moment (seconds from the start), however late the answers are; waits for all of them at the end.
+    """Send each job at its time (seconds from the start) whether or not earlier ones are answered, then wait for all answers.
 
-    No more than `max_in_flight` are with the server at once. Those beyond it wait here, and their latency counts on.
+    At most `max_in_flight` requests are sent at once. Others wait here, and their waiting counts as latency.
     """
-    sender = _Sender(url, seats=max_in_flight, timeout_s=timeout_s)
+    sender = _Sender(url, max_in_flight, timeout_s, headers)
     async with sender.session:
         async with asyncio.TaskGroup() as asking:
             for number, (meant_s, job) in enumerate(plan):
@@ -124,7 +131,7 @@ async def open_loop(
 
 
 def poisson(seed: str, rate: float, seconds: float) -> list[float]:
-    """Moments of arrival in [0, seconds), independent of each other, `rate` a second on average."""
+    """Draw Poisson arrival times in [0, seconds) with a mean of `rate` per second."""
     return list(_poisson(random.Random(seed), rate, seconds))
 
 
@@ -136,36 +143,36 @@ def _poisson(rng: random.Random, rate: float, seconds: float) -> Iterator[float]
 
 
 class _Sender:
-    """Sends jobs and notes what became of them, whatever that is."""
+    """Sends jobs and records every outcome."""
 
-    def __init__(self, url: str, seats: int, timeout_s: float) -> None:
-        # A session for each drive: a server that stood still meanwhile closes its idle connections as it goes on.
+    def __init__(self, url: str, slots: int, timeout_s: float, headers: Mapping[str, str]) -> None:
+        # One session per drive: a server that was suspended in between closes its idle connections when it resumes.
         self.session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             timeout=aiohttp.ClientTimeout(total=None),
-            headers={"Content-Type": "application/json"},
+            headers={"Content-Type": "application/json", **headers},
         )
         self._url = url
         self._timeout_s = timeout_s
-        self._seats = asyncio.Semaphore(seats)
+        self._slots = asyncio.Semaphore(slots)
         self._began = time.perf_counter()
         self._sent: list[Sent] = []
 
     def now(self) -> float:
-        """Seconds since the drive began."""
+        """Return the seconds since the drive began."""
         return time.perf_counter() - self._began
 
     def drive(self) -> Drive:
-        """What was sent, in the order in which it was meant to be."""
+        """Return the results in the order of the jobs."""
         return Drive(tuple(sorted(self._sent, key=lambda each: each.job)), self.now())
 
     async def send(self, number: int, job: Job, meant_s: float) -> None:
-        """Returns when the job is answered or given up, `timeout_s` after it was meant to be sent."""
+        """Send a job, and wait until it is answered or `timeout_s` after its intended send time has passed."""
         started_s = sent_s = self.now()
         outcome: Outcome = "timeout"
         answers: tuple[bytes, ...] = ()
         try:
-            async with asyncio.timeout(meant_s + self._timeout_s - started_s), self._seats:
+            async with asyncio.timeout(meant_s + self._timeout_s - started_s), self._slots:
                 sent_s = self.now()
                 outcome, answers = await self._post_all(job)
         except TimeoutError:
@@ -184,7 +191,7 @@ class _Sender:
         return ("refused" if is_refused else "failed"), ()
 
     async def _post(self, path: str, body: bytes) -> tuple[int, bytes]:
-        """Status and body; status 0 where the connection broke."""
+        """Return status and body; status 0 if the connection broke."""
         try:
             async with self.session.post(self._url + path, data=body) as response:
                 return response.status, await response.read()
@@ -193,10 +200,10 @@ class _Sender:
 
 
 def read_grades(peer: Peer, sent: Sent, job: Job) -> list[float]:
-    """The expected grade of each of the job's notes; NaN where there is none, for whatever reason."""
-    nothing = [math.nan] * job.pairs
+    """Return the expected grade of each note of the job; NaN for a note without one."""
+    missing = [math.nan] * job.pairs
     if sent.outcome != "answered":
-        return nothing
+        return missing
     try:
         grades = peer.grades([json.loads(answer) for answer in sent.answers])
     except (
@@ -205,13 +212,13 @@ def read_grades(peer: Peer, sent: Sent, job: Job) -> list[float]:
         TypeError,
         IndexError,
         RuntimeError,
-    ):  # no answer of the shape that it should have
-        return nothing
-    return grades if len(grades) == job.pairs else nothing
+    ):  # the answer has an unexpected shape
+        return missing
+    return grades if len(grades) == job.pairs else missing
 
 
 def count_scored(peer: Peer, drive: Drive, jobs: Sequence[Job]) -> list[int]:
-    """Pairs that were scored, for each of `drive.sent`: an answer of 200 may leave some out."""
+    """Count the scored pairs of each of `drive.sent`: an answer with status 200 may leave some out."""
     return [
         sum(not math.isnan(grade) for grade in read_grades(peer, each, jobs[each.job])) for each in drive.sent
     ]

@@ -1,12 +1,11 @@
-"""How fast this machine multiplies matrices of the model's shapes: what any server on it can reach at most.
+"""Measures the machine's peak for matrix products of the model's shapes, an upper bound for any server on it.
 
     .venv/bin/python -m load_tests.bench.gemm checkpoints/default
 
-Prints JSON, in GFLOPS (int8: billions of integer operations). A process of its own, so that torch and its threads are not in
-the load generator's.
+Prints GFLOPS as JSON (for int8, billions of integer operations per second). It is a separate process to keep torch and its
+threads out of the load generator.
 """
 
-import argparse
 import json
 import statistics
 import time
@@ -15,15 +14,17 @@ from pathlib import Path
 
 import torch
 
-# As many tokens as the service puts into one step (NOTEGRADE_ENGINE_MAX_BATCHED_TOKENS).
+from load_tests.arguments import make_parser
+
+# The number of tokens in one engine step (NOTEGRADE_ENGINE_MAX_BATCHED_TOKENS).
 ROWS = 1024
 REPEATS = 5
-_LEAST_S = 0.05
+_MIN_S = 0.05
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def median_rate(multiply: Callable[[], object], operations: float) -> float:
-    """Billions of operations a second, median of five measurements that each last at least 50 ms."""
+    """Return billions of operations per second, the median of five measurements of at least 50 ms."""
 
     def seconds(times: int) -> float:
         _finish()
@@ -34,8 +35,8 @@ def median_rate(multiply: Callable[[], object], operations: float) -> float:
         return time.perf_counter() - started
 
     times = 1
-    while (took := seconds(times)) < _LEAST_S:  # warms up as well
-        times = max(times * 2, int(times * _LEAST_S / max(took, 1e-6)))
+    while (duration := seconds(times)) < _MIN_S:  # also warms up
+        times = max(times * 2, int(times * _MIN_S / max(duration, 1e-6)))
     return statistics.median(operations * times / seconds(times) / 1e9 for _ in range(REPEATS))
 
 
@@ -45,7 +46,7 @@ def _finish() -> None:
 
 
 def peaks(rows: int, inner: int, columns: int) -> dict[str, float]:
-    """By number format, for one shape."""
+    """Measure one shape in each number format."""
     operations = 2.0 * rows * inner * columns
     a, b = torch.randn(rows, inner, device=DEVICE), torch.randn(inner, columns, device=DEVICE)
     a16, b16 = a.bfloat16(), b.bfloat16()
@@ -59,14 +60,12 @@ def peaks(rows: int, inner: int, columns: int) -> dict[str, float]:
 
 def main() -> None:
     """Read the command line and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("checkpoint", type=Path)
     config = json.loads((parser.parse_args().checkpoint / "config.json").read_text(encoding="utf-8"))
     hidden, intermediate = config["hidden_size"], config["intermediate_size"]
     up, down = peaks(ROWS, hidden, intermediate), peaks(ROWS, intermediate, hidden)
-    # The better of the MLP's two shapes: most of the work is there.
+    # The faster of the MLP's two shapes, where most of the work is.
     device = torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu"
     print(json.dumps({"device": device, "gflops": {name: max(up[name], down[name]) for name in up}}))
 

@@ -1,4 +1,4 @@
-"""What the figures were taken on: the machine, its peak, and the versions of all that took part."""
+"""Records the machine, its peak performance and the versions of the software."""
 
 import json
 import os
@@ -20,12 +20,13 @@ PACKAGES = (
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Processor, cores that this process may use, memory in GiB, and how busy it was at the start.
+    """The machine of a run.
 
     Attributes:
-        load_before: mean number of busy processes in the minute before: over a few tenths, something else was running.
-        gemm_gflops: peak of matrix products by number format; empty where it was not measured.
-        gemm_device: what they were computed on.
+        cores: cores that this process may use.
+        load_before: load average of the minute before; more than a few tenths means that something else was running.
+        gemm_gflops: peak of matrix products by number format; empty if not measured.
+        gemm_device: the device on which the peak was measured.
     """
 
     processor: str
@@ -37,7 +38,7 @@ class Machine:
     gemm_device: str | None = None
 
     def peak(self, quantization: str | None) -> tuple[str, float] | None:
-        """The number format that a checkpoint is held against, and its peak: int8 if its weights are, else the faster float."""
+        """Return the number format and peak to compare a checkpoint with: int8 for int8 weights, else the faster float."""
         if not self.gemm_gflops:
             return None
         floats = ("float32", "bfloat16")
@@ -46,7 +47,7 @@ class Machine:
 
 
 def read_machine(checkpoint: Path) -> Machine:
-    """Measures the peak, which takes some seconds: call it while nothing else runs."""
+    """Describe this machine, and measure its peak for some seconds, during which nothing else should run."""
     load_before = os.getloadavg()[0]
     device, gflops = _measure_gemm(checkpoint)
     return Machine(
@@ -74,7 +75,7 @@ def _processor() -> str:
 
 
 def read_versions() -> dict[str, str]:
-    """Python, and those of PACKAGES that are installed here."""
+    """Return the versions of Python and of the installed PACKAGES."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:

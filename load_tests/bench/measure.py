@@ -1,16 +1,14 @@
-"""What a drive takes of the machine: CPU time and memory of a process tree, tokens computed, share of the peak."""
+"""Measures the resources of a server: CPU time and memory of its processes, computed tokens, share of the machine's peak."""
 
 import asyncio
 import contextlib
 import json
 import math
-import struct
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import aiohttp
 import psutil
@@ -18,30 +16,30 @@ import psutil
 from load_tests.client import read_metrics
 
 SAMPLE_EVERY_S = 0.25
-# vLLM's counters of prompt tokens: all that were asked for, and those that its prefix cache saved.
+# vLLM's counters of all prompt tokens, and of those served by its prefix cache.
 # Source: vLLM 0.32, v1/metrics/loggers.py; prometheus_client appends `_total`.
 PROMPT_TOKENS, CACHED_TOKENS = "vllm:prompt_tokens_total", "vllm:prompt_tokens_cached_total"
-# Notegrade's counter of scored pairs; those that no engine scored were known, or being scored for somebody else.
+# Notegrade's counter of scored pairs by source; pairs not from the engine were cached or coalesced.
 SCORED_PAIRS = "notegrade_pair_source_total"
 _BY_ENGINE = 'source="engine"'
-# They are looked up for every token, and not multiplied by: lm_head works on the last position alone.
+# Not counted: embeddings are looked up, and lm_head is multiplied at the last position only.
 _NOT_MULTIPLIED = ("embed_tokens", "lm_head")
 
 
 class ProcessTree:
-    """A process and all that it has started. Those that left the tree (daemons) are not seen."""
+    """A process and its descendants, without daemons that left the tree."""
 
     def __init__(self, pid: int) -> None:
         self._root = psutil.Process(pid)
 
     def processes(self) -> list[psutil.Process]:
-        """Those that live now, parents before their children; empty once the root has ended."""
+        """List the living processes, parents before children; empty once the root has ended."""
         with contextlib.suppress(psutil.NoSuchProcess):
             return [self._root, *self._root.children(recursive=True)]
         return []
 
     def cpu_seconds(self) -> float:
-        """User and system time of all of them, children that ended and were waited for included."""
+        """Sum user and system time of all processes, including children that have ended and were waited for."""
         total = 0.0
         for process in self.processes():
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -50,7 +48,7 @@ class ProcessTree:
         return total
 
     def rss_mib(self) -> float:
-        """Resident memory together; what processes share counts for each."""
+        """Sum the resident memory; shared memory counts for each process."""
         total = 0
         for process in self.processes():
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -60,7 +58,7 @@ class ProcessTree:
 
 @dataclass(slots=True)
 class Usage:
-    """Of a server while it was watched: CPU seconds, of the load generator too; highest memory of all samples in MiB."""
+    """CPU time of the server and of the load generator, and the server's peak memory."""
 
     cpu_s: float = 0.0
     client_cpu_s: float = 0.0
@@ -69,7 +67,7 @@ class Usage:
 
 @dataclass
 class Watch:
-    """`async with Watch(tree) as usage`: usage is filled in when the block ends."""
+    """Measures usage during a block: `async with Watch(tree) as usage` fills in `usage` at the end."""
 
     tree: ProcessTree
     usage: Usage = field(default_factory=Usage)
@@ -96,11 +94,11 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class PromptTokens:
-    """Counts since a server started; subtract an earlier reading.
+    """Counts since a server's start; subtract an earlier reading.
 
     Attributes:
-        asked, cached: tokens that the engine was asked for, and those of them that its prefix cache saved.
-        known: pairs that needed no engine; 0 where the server has no cache of pairs.
+        asked, cached: prompt tokens of the engine, and those of them from its prefix cache.
+        known: pairs that needed no engine; 0 for a server without a pair cache.
     """
 
     asked: float
@@ -114,12 +112,12 @@ class PromptTokens:
 
     @property
     def computed(self) -> float:
-        """Those that went through the model."""
+        """The tokens that the model computed."""
         return self.asked - self.cached
 
 
 async def read_prompt_tokens(url: str) -> PromptTokens | None:
-    """What vLLM counted, over all its engines; None where the server isn't vLLM or doesn't tell."""
+    """Read vLLM's counters, summed over its engines; None for a server without them."""
     try:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
             samples = await read_metrics(session, url)
@@ -140,21 +138,24 @@ async def read_prompt_tokens(url: str) -> PromptTokens | None:
 
 
 def count_multiplied_parameters(checkpoint: Path) -> int:
-    """Parameters that each token is multiplied by: all but the embedding and lm_head, read off the safetensors headers."""
-    shapes = (shape for path in checkpoint.glob("*.safetensors") for shape in _matrix_shapes(path))
-    return sum(math.prod(shape) for shape in shapes)
+    """Count the parameters that each token is multiplied by, from the safetensors headers: all but embedding and lm_head."""
+    return sum(
+        math.prod(tensor["shape"])
+        for path in checkpoint.glob("*.safetensors")
+        for name, tensor in read_tensors(path)[0].items()
+        if not any(part in name for part in _NOT_MULTIPLIED)
+    )
 
 
-def _matrix_shapes(path: Path) -> Iterator[list[int]]:
-    # Eight bytes of length, then that much JSON. Source: the safetensors format.
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
-    for name, tensor in header.items():
-        if name != "__metadata__" and not any(part in name for part in _NOT_MULTIPLIED):
-            yield tensor["shape"]
+def read_tensors(path: Path) -> tuple[dict[str, Any], int]:
+    """Read the header of a safetensors file: dtype, shape and offsets of each tensor; and where the data begin."""
+    with path.open("rb") as file:  # eight bytes with the header's length, the header as JSON, then the data
+        length = int.from_bytes(file.read(8), "little")
+        header: dict[str, Any] = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    return header, 8 + length
 
 
 def share_of_peak(parameters: int, tokens_per_pair: float, pairs_per_s: float, peak_gflops: float) -> float:
-    """Of the machine's GEMM peak: two operations a parameter and token. Attention, lm_head and the sampler are left out."""
+    """Compute the used share of the GEMM peak, at two operations per parameter and token, without attention and lm_head."""
     return 2 * parameters * tokens_per_pair * pairs_per_s / (peak_gflops * 1e9)

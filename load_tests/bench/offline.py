@@ -1,7 +1,7 @@
-"""The engine alone, with all prompts at hand and no HTTP before it: what a server can reach at most.
+"""Runs the engine alone, without HTTP and with all prompts at once, as an upper bound for a server.
 
-vLLM's own `LLM.generate`, set up as Notegrade's engine is, in a child process that reads a line of prompts and writes a line of
-answers. Not started by hand.
+A child process runs vLLM's `LLM.generate` with the settings of Notegrade's engine; it reads a line of prompts and writes a line
+of answers. `OfflineEngine` starts it.
 """
 
 import ctypes
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from vllm import LLM
 
 _READY = "ready"
-# What the service sets by default: NOTEGRADE_ENGINE_MAX_BATCHED_TOKENS, _MAX_SEQUENCES and _KV_CACHE_GIB.
+# The service's defaults of NOTEGRADE_ENGINE_MAX_BATCHED_TOKENS, _MAX_SEQUENCES and _KV_CACHE_GIB.
 BATCHED_TOKENS, SEQUENCES, KV_CACHE_GIB = 1024, 64, 2
 _PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Seconds that the engine took for all prompts, and their expected grades."""
+    """The engine's time for all prompts, and their expected grades."""
 
     seconds: float
     grades: list[float]
@@ -46,7 +46,7 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Knobs:
-    """What is set otherwise than in the service: arguments of vLLM's `LLM`, and variables."""
+    """Differences to the service's engine: arguments of vLLM's `LLM`, and environment variables."""
 
     arguments: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -57,18 +57,18 @@ COMPILED = Knobs({"enforce_eager": False}, {"TORCHDYNAMO_DISABLE": "0"})
 
 @dataclass
 class OfflineEngine:
-    """A contestant that is asked through a pipe."""
+    """A contestant that scores through a pipe to a child process."""
 
     checkpoint: Checkpoint
     name: str = OFFLINE
-    tuning: Tuning = "best"
+    tuning: Tuning = "tuned"
     knobs: Knobs = field(default_factory=Knobs)
     _child: "subprocess.Popen[str] | None" = None
 
     @contextmanager
     def running(self) -> Iterator[Running]:
-        """Raises RuntimeError when it ends while it loads."""
-        # `env` sets them before the process begins: some (LD_PRELOAD, MALLOC_*) count from its first moment on.
+        """Run the child process. Raises RuntimeError when it fails to load."""
+        # `env` sets the variables before the process starts, as LD_PRELOAD and MALLOC_* require.
         environment = {
             **cpu_environment(len(os.sched_getaffinity(0)), KV_CACHE_GIB),
             **self.knobs.environment,
@@ -84,19 +84,19 @@ class OfflineEngine:
                     raise RuntimeError(f"the offline engine did not load: {_tail(log)}")
                 yield Running("", self._child.pid, time.monotonic() - started)
             finally:
-                self._child.kill()  # it has nothing to save
+                self._child.kill()
                 self._child.communicate()
                 self._child = None
 
     def score(self, prompts: Sequence[Sequence[int]]) -> Scored:
-        """Blocks. Raises RuntimeError when the engine has ended."""
+        """Score prompts, blocking. Raises RuntimeError when the engine has ended."""
         if self._child is None or self._child.stdin is None:
             raise RuntimeError("the offline engine is not running")
         self._child.stdin.write(json.dumps([list(prompt) for prompt in prompts]) + "\n")
         self._child.stdin.flush()
         found = json.loads(self._read_line() or "null")
         if found is None:
-            raise RuntimeError("the offline engine ended at work")
+            raise RuntimeError("the offline engine ended while scoring")
         return Scored(found["seconds"], found["grades"])
 
     def _read_line(self) -> str:
@@ -110,17 +110,17 @@ def _start(command: Sequence[str], log: IO[bytes]) -> "subprocess.Popen[str]":
 
 
 def _tail(log: IO[bytes]) -> str:
-    """Its last line: what Python says of the exception."""
+    """Return the last line, which names the exception."""
     log.seek(0)
     lines = log.read().decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "its log is empty"
 
 
 def main() -> None:
-    """Load the checkpoint named on the command line with the arguments that follow it (JSON), and score each line of prompts until there are no more."""
-    # By the kernel: a process that stands still (see stage.py) would not notice that nobody reads any more.
+    """Load a checkpoint (first argument) with changes (second argument, JSON), and score each line of standard input."""
+    # The kernel kills it with its parent: a suspended process (see stage.py) can't notice a closed pipe.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    # vLLM logs to standard output, which holds the answers here.
+    # Answers go to the original standard output; vLLM's logs to standard error.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     checkpoint = load_checkpoint(Path(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""The parts of a run, each a comparison: who is on the stage, and what they are asked, in turn and round by round."""
+"""Runs the parts of a benchmark: each starts its contestants and sends them its workload in turn, round by round."""
 
 import itertools
 import sys
@@ -21,13 +21,13 @@ from service.contract.vllm_settings import has_compiler
 
 
 async def run_part(run: Run, part: Part) -> None:
-    """Run one. What it needs and isn't there makes it skipped, with the reason."""
+    """Run one part; a part without its prerequisites is skipped, with the reason."""
     print(f"== {part}", file=sys.stderr)
     await _PARTS[part](run)
 
 
 async def _cold(run: Run) -> None:
-    await _rounds(run, "cold", run.peers("best"), run.cold("cold", run.plan.shape))
+    await _rounds(run, "cold", run.peers("tuned"), run.cold("cold", run.plan.shape))
 
 
 async def _defaults(run: Run) -> None:
@@ -59,11 +59,11 @@ async def _rounds(
     asked: Iterator[Asked],
     history: int = 0,
 ) -> None:
-    """The same requests for everybody in a round, other ones in the next; `history` requests go before and don't count."""
+    """Send the same requests to all contestants, new ones in each round, after `history` unmeasured requests."""
     with run.stage(contestants) as entrants:
         agreed = await run.agreeing(entrants)
         if len(agreed) < 2:
-            run.skip(part, "nobody to compare with")
+            run.skip(part, "no peer to compare with")
             return
         before = run.turn(part, 0, asked, history)
         for entrant in agreed if history else ():
@@ -71,18 +71,18 @@ async def _rounds(
         for number in range(run.plan.rounds):
             turn = run.turn(part, number, asked, run.plan.requests)
             if not turn.requests:
-                return  # a file of traffic ends
+                return  # the end of a traffic file
             for entrant in in_turn(agreed, number):
                 run.keep(await any_turn(entrant, replace(turn, longest_s=run.plan.longest_turn_s)))
 
 
 async def _student(run: Run) -> None:
-    """Notegrade with the checkpoint, and the peers with its base: the same pairs in each one's own prompts."""
+    """Compare Notegrade on the checkpoint with the peers on its base: the same pairs, each in its own prompts."""
     if run.base is None:
         run.skip("student", "no --base FOLDER")
         return
     base = load_checkpoint(run.base)
-    ours = Notegrade(run.checkpoint, "best", cached=False, name=STUDENT)
+    ours = Notegrade(run.checkpoint, "tuned", cached=False, name=STUDENT)
     asked = run.cold("student", run.plan.shape)
     with run.stage([ours, *run.rivals(run.base)]) as entrants:
         for number in range(run.plan.rounds):
@@ -95,20 +95,20 @@ async def _student(run: Run) -> None:
 
 
 def _rendered(turn: Turn, renderer: Renderer, texts: Sequence[Asked]) -> Turn:
-    """The same turn with prompts of another checkpoint."""
+    """Render the same turn with another checkpoint's prompts."""
     requests, split = [renderer.render(each) for each in texts], len(turn.warm_up)
     return replace(turn, warm_up=requests[:split], requests=requests[split:])
 
 
 async def _p99(run: Run) -> None:
-    """Where each one saturates, then the latency of all at the same rates, which the best peer keeps up with."""
+    """Find each server's saturation, then measure all at the same rates, below the best peer's saturation."""
     asked = run.cold("p99", run.plan.open_shape)
     with run.stage([run.ours(), *run.rivals()]) as entrants:
         agreed = await run.agreeing(entrants)
         _, *of_peers = [await _saturate(run, entrant, asked) for entrant in agreed] or [0.0]
         best = max(of_peers, default=0.0)
         if best <= 0:
-            run.skip("p99", "there is no rate that a peer keeps up with")
+            run.skip("p99", "no peer keeps up with any rate")
             return
         for load, number in itertools.product(run.plan.open_loads, range(run.plan.rounds)):
             name = f"p99 {load} {number}"
@@ -126,9 +126,9 @@ def _arrivals(
 
 
 async def _saturate(run: Run, entrant: Entrant[Any], asked: Iterator[Asked]) -> float:
-    """Requests a second that it keeps up with."""
+    """Find the highest requests per second that the server keeps up with."""
     shape = run.plan.open_shape
-    in_hand = await closed_turn(entrant, run.turn("p99", 0, asked, run.plan.requests, shape))
+    closed = await closed_turn(entrant, run.turn("p99", 0, asked, run.plan.requests, shape))
 
     async def probe(rate: float) -> Probe:
         turn, arrivals = _arrivals(run, 0, f"probe {rate}", rate, run.plan.probe_seconds, asked)
@@ -136,14 +136,14 @@ async def _saturate(run: Run, entrant: Entrant[Any], asked: Iterator[Asked]) -> 
         pairs = [len(turn.requests[each.job].notes) for each in found.drive.sent]
         return judge(rate, arrivals.seconds, found.drive, pairs, found.scored)
 
-    found = await find_saturation(probe, in_hand.pairs_per_s / shape.notes, run.plan.resolution)
+    found = await find_saturation(probe, closed.pairs_per_s / shape.notes, run.plan.resolution)
     run.records.saturation[entrant.label] = found
     print(f"   {entrant.label} keeps up with {found.goodput:.2f} pairs/s", file=sys.stderr)
     return found.kept_up
 
 
 async def _sweeps(run: Run) -> None:
-    """One round at each point: the shape of a curve, with the spread that the other parts show."""
+    """Measure one round at each point of the sweeps."""
     plan = run.plan
     shapes = [replace(plan.shape, notes=notes) for notes in plan.sweep_notes]
     shapes += [replace(plan.shape, note_tokens=tokens) for tokens in plan.sweep_note_tokens]
@@ -152,7 +152,7 @@ async def _sweeps(run: Run) -> None:
         for shape in dict.fromkeys(shapes):
             requests = max(2, round(plan.sweep_pairs / shape.notes))
             turn = run.turn("sweeps", 0, run.cold(f"sweeps {shape}", shape), requests, shape)
-            # One is enough to warm up with where requests are large, and as many pairs are under way at every point.
+            # One warm-up request is enough for large requests. The number of pairs in flight is the same at every point.
             turn = replace(turn, warm_up=turn.warm_up[:1])
             clients = max(1, plan.clients * plan.shape.notes // shape.notes)
             for entrant in agreed:

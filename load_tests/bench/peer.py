@@ -1,11 +1,11 @@
-"""What is compared: a server that is started, asked over HTTP and ended, all on the same model, pairs and prompts."""
+"""The interface of a compared server: start it, call it over HTTP, stop it."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-Tuning = Literal["default", "best"]
+Tuning = Literal["default", "tuned"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +14,7 @@ class Request:
 
     Attributes:
         notes: `id`, `title` and `body` of each, as /score takes them.
-        prompts: the same pairs as the checkpoint renders them, in token ids: for peers that take prompts.
+        prompts: the same pairs as token ids, rendered by the checkpoint, for peers that take prompts.
     """
 
     query: str
@@ -24,7 +24,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One HTTP request of a peer's, to be sent as JSON."""
+    """One HTTP request to a peer, sent as JSON."""
 
     path: str
     body: Mapping[str, Any]
@@ -32,7 +32,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A peer that answers: where, and the process whose CPU time and memory (with its children's) are its own."""
+    """A running peer: its URL, its process (whose children count as well), and the seconds until it was ready."""
 
     url: str
     pid: int
@@ -40,19 +40,19 @@ class Running:
 
 
 class Peer(Protocol):
-    """One server at one setting."""
+    """One server with one tuning: `default` (out of the box) or `tuned`."""
 
     name: str
     tuning: Tuning
 
     def running(self) -> AbstractContextManager[Running]:
-        """Start it on the checkpoint, wait until it is ready, and end it with all its processes after the block."""
+        """Start the server on the checkpoint, wait until it is ready, and stop all its processes after the block."""
         ...
 
     def calls(self, request: Request) -> Sequence[Call]:
-        """The calls that score the request, sent at once; most peers need one."""
+        """Make the calls that score the request, which are sent concurrently; most peers need one."""
         ...
 
     def grades(self, answers: Sequence[Any]) -> list[float]:
-        """Expected grade of each note, from the answers to `calls`: that the peers compute the same is checked, not assumed."""
+        """Read each note's expected grade from the answers to `calls`, to check that all peers compute the same."""
         ...

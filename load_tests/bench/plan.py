@@ -1,4 +1,4 @@
-"""How much is measured: everything that a run's length and its figures depend on, in one place."""
+"""The parameters of a benchmark run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,22 +8,22 @@ from load_tests.bench.workloads import Repetition, Shape
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All of it; times in seconds.
+    """The parameters of a run; times are in seconds.
 
     Attributes:
-        rounds: each contestant's turns in a part.
-        requests, shape, clients: of a closed-loop turn. 4 clients with 20 notes keep 64 seats of an engine taken.
-        warm_up_requests: before each turn.
-        longest_turn_s: after that, a closed-loop turn begins no further request: a peer that is far behind has told enough.
-        timeout_s: after that long a request is given up; over the longest deadline that the service grants.
-        zipf_history: requests that everybody has answered before the rounds of `zipf`: caches are as they leave them.
-        sample_requests: whose grades are compared.
-        open_shape, open_seconds: of open loops: small requests, since a p99 needs hundreds of them.
+        rounds: turns of each contestant in a part.
+        requests, shape, clients: of a closed-loop turn. 4 clients with 20 notes fill the engine's 64 sequences.
+        warm_up_requests: unmeasured requests before each turn.
+        longest_turn_s: a closed-loop turn starts no request after this time, which bounds slow peers.
+        timeout_s: timeout of a request, above the service's maximum deadline.
+        zipf_history: requests that all contestants answer before the rounds of `zipf`, to fill caches.
+        sample_requests: number of requests whose grades are compared.
+        open_shape, open_seconds: of open loops. Requests are small, since a p99 needs hundreds of them.
         open_loads: shares of the best peer's saturation at which latencies are measured; p99s are compared at the highest.
         probe_seconds, resolution: of the search for saturation.
-        sweep_notes, sweep_note_tokens: what is swept, one at a time; sweep_pairs: about how many pairs at each point.
-        most_apart: greatest difference in expected grade, in grades, with which a peer still computes the same.
-            Measured on 135M weights: bf16 is up to 0.03 from fp32, int8 up to 0.17.
+        sweep_notes, sweep_note_tokens: swept values; sweep_pairs: approximate pairs at each point.
+        most_apart: maximum difference in expected grade for a peer to count as computing the same.
+            On 135M weights, bf16 differs from fp32 by up to 0.03, int8 by up to 0.17.
     """
 
     seed: int
@@ -49,7 +49,7 @@ class Plan:
 
 
 def quick(seed: int) -> Plan:
-    """To see that all of it works: its figures are too few to say anything."""
+    """Make a plan that checks that everything works; it measures too little for meaningful figures."""
     return Plan(
         seed,
         rounds=2,

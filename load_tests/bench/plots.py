@@ -1,4 +1,4 @@
-"""Plots of `bench.json`, as SVG: rates of every part, and how they change with the shape of requests."""
+"""Plots `bench.json` as SVG: throughput of every part, throughput over the shape of requests, and latency over load."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -7,29 +7,29 @@ from typing import Any
 from matplotlib.figure import Figure
 
 Row = Mapping[str, Any]
-# Okabe and Ito's, told apart by colour-blind readers; markers tell them apart in grey.
+# Okabe and Ito's colour-blind-safe palette; markers distinguish the lines in greyscale.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _FORMAT = "svg"
 
 
 def draw_plots(document: Mapping[str, Any]) -> dict[str, bytes]:
-    """By file name; none where there is nothing to show."""
+    """Draw all plots that have data, by file name."""
     rounds = [row for row in document["summary"] if row["part"] not in ("sweeps", "p99")]
     sweeps = [row for row in document["summary"] if row["part"] == "sweeps"]
     loads = [row for row in document["summary"] if row["part"] == "p99"]
     usual = document["plan"]["shape"]
     drawn = {
         "rates": _bars(rounds),
-        "notes": _curves(sweeps, "notes", {"note_tokens": usual["note_tokens"]}, "notes in a request"),
+        "notes": _curves(sweeps, "notes", {"note_tokens": usual["note_tokens"]}, "notes per request"),
         "latency": _latencies(loads),
-        "note_tokens": _curves(sweeps, "note_tokens", {"notes": usual["notes"]}, "mean tokens of a note"),
+        "note_tokens": _curves(sweeps, "note_tokens", {"notes": usual["notes"]}, "mean tokens per note"),
     }
     return {f"{name}.{_FORMAT}": _save(figure) for name, figure in drawn.items() if figure}
 
 
 def _bars(rows: Sequence[Row]) -> Figure | None:
-    """Median rates, with lines from the least to the greatest."""
+    """Plot median rates, with lines from minimum to maximum."""
     if not rows:
         return None
     figure = Figure(figsize=(8, 1 + 0.35 * len(rows)), layout="constrained")
@@ -43,16 +43,16 @@ def _bars(rows: Sequence[Row]) -> Figure | None:
     ]
     parts = list(dict.fromkeys(row["part"] for row in rows))
     colours = [_COLOURS[parts.index(row["part"]) % len(_COLOURS)] for row in rows]
-    # Positions, not names: a name may come twice.
+    # By position, since a name may occur twice.
     axes.barh(range(len(rows)), medians, xerr=spread, color=colours, capsize=3)
     axes.set_yticks(range(len(rows)), names)
     axes.invert_yaxis()
-    axes.set_xlabel("pairs a second: median, least and greatest round")
+    axes.set_xlabel("pairs/s: median, min and max of the rounds")
     return figure
 
 
 def _curves(rows: Sequence[Row], axis: str, fixed: Mapping[str, float], label: str) -> Figure | None:
-    """Rate over one dimension of the shape, the other one as usual."""
+    """Plot the rate over one dimension of the shape, with the other fixed."""
     shown = [row for row in rows if all(row[key] == value for key, value in fixed.items())]
     if len({row[axis] for row in shown}) < 2:
         return None
@@ -70,13 +70,13 @@ def _curves(rows: Sequence[Row], axis: str, fixed: Mapping[str, float], label: s
     axes.set_xscale("log")
     axes.set_ylim(bottom=0)
     axes.set_xlabel(label)
-    axes.set_ylabel("pairs a second")
+    axes.set_ylabel("pairs/s")
     axes.legend()
     return figure
 
 
 def _latencies(rows: Sequence[Row]) -> Figure | None:
-    """p50 and p99 over the load, for each contestant."""
+    """Plot p50 and p99 over the load, for each contestant."""
     if len({row["load"] for row in rows}) < 2:
         return None
     figure = Figure(figsize=(7, 4), layout="constrained")
@@ -101,6 +101,6 @@ def _latencies(rows: Sequence[Row]) -> Figure | None:
 
 def _save(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    # Without a date, so that the same results make the same file.
+    # Without a date, so the same results give the same file.
     figure.savefig(buffer, format=_FORMAT, metadata={"Date": None})
     return buffer.getvalue()

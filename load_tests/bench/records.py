@@ -1,4 +1,4 @@
-"""What was measured, and the ratios that are read off it."""
+"""The measurements of a run, and the ratios computed from them."""
 
 import math
 import statistics
@@ -18,19 +18,19 @@ class Measurement:
     """One contestant's turn in one round.
 
     Attributes:
-        requests, pairs: asked.
-        pairs_per_s: scored pairs over `seconds`, from the first request sent to the last answer.
-        outcomes: requests by what became of them (`load_tests.bench.drive.Outcome`).
-        latency_ms: p50, p90, p99, p99.9 and max over all requests, unanswered ones as late as the timeout.
-        cpu_s, client_cpu_s: processor time of the server with its children, and of the load generator.
-        peak_rss_mib: highest sum of resident memory.
-        prompt_tokens_per_pair: length of the prompts, mean.
-        computed_tokens_per_pair: what went through the model, by vLLM's counters; None where there are none.
-        known_share: pairs that needed no engine, of those scored; 0 where the server has no cache of pairs.
-        offered_per_s: rate of arrivals in requests a second; None for clients that wait for answers.
-        load: that rate as a share of the best peer's saturation.
-        lag_p99_ms: how late the load generator itself was.
         notes, note_tokens: the shape of the requests.
+        requests, pairs: numbers sent.
+        pairs_per_s: scored pairs over `seconds`, from the first request to the last answer.
+        outcomes: number of requests by `load_tests.bench.drive.Outcome`.
+        latency_ms: p50, p90, p99, p99.9 and max over all requests; an unanswered request counts as the timeout.
+        cpu_s, client_cpu_s: CPU time of the server with its children, and of the load generator.
+        peak_rss_mib: peak of the total resident memory.
+        prompt_tokens_per_pair: mean length of the prompts.
+        computed_tokens_per_pair: tokens computed by the model, by vLLM's counters; None without them.
+        known_share: share of the scored pairs that needed no engine; 0 for a server without a pair cache.
+        offered_per_s: arrivals in requests per second; None for a closed loop.
+        load: that rate as a share of the best peer's saturation.
+        lag_p99_ms: p99 of the load generator's own delay.
     """
 
     part: Part
@@ -58,7 +58,7 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How far a peer's expected grades are from ours, on a sample: greatest and mean difference, in grades."""
+    """Differences between a peer's expected grades and ours on a sample, in grades: `greatest` and mean."""
 
     peer: str
     tuning: Tuning
@@ -67,21 +67,23 @@ class Agreement:
     mean: float
 
     def within(self, most: float) -> bool:
-        """False where there are no grades to compare."""
+        """Whether no grade differs by more than `most`; False without grades to compare."""
         return self.greatest <= most
 
 
 def agreement(peer: str, tuning: Tuning, ours: Sequence[float], theirs: Sequence[float]) -> Agreement:
-    """NaN where a grade is missing on either side, so that nothing is within any limit."""
-    apart = [abs(a - b) for a, b in zip(ours, theirs, strict=True)] or [math.nan]
-    is_whole = not any(map(math.isnan, apart))
-    greatest, mean = (max(apart), statistics.fmean(apart)) if is_whole else (math.nan, math.nan)
-    return Agreement(peer, tuning, len(apart), greatest, mean)
+    """Compare grades; a missing grade on either side gives NaN, which is within no limit."""
+    differences = [abs(a - b) for a, b in zip(ours, theirs, strict=True)] or [math.nan]
+    is_complete = not any(map(math.isnan, differences))
+    greatest, mean = (
+        (max(differences), statistics.fmean(differences)) if is_complete else (math.nan, math.nan)
+    )
+    return Agreement(peer, tuning, len(differences), greatest, mean)
 
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """Median of the rounds' ratios, with the least and greatest; all None where it was not measured, and why."""
+    """Median, minimum and maximum of the rounds' ratios; None with a reason if not measured."""
 
     value: float | None = None
     low: float | None = None
@@ -94,47 +96,50 @@ class Ratio:
 
 @dataclass
 class Records:
-    """Everything that a run found out."""
+    """All results of a run.
+
+    Attributes:
+        absent, disagreeing: by label, contestants that did not start or compute other grades, with the reason; not compared.
+        skipped: parts that were not run, with the reason.
+        saturation, ready_s: by label of the contestant.
+    """
 
     measurements: list[Measurement] = field(default_factory=list)
     agreements: list[Agreement] = field(default_factory=list)
-    # Contestants by label: why they did not start, and how they disagree with us. Neither kind is compared.
     absent: dict[str, str] = field(default_factory=dict)
     disagreeing: dict[str, str] = field(default_factory=dict)
-    # Parts that were not run, and why.
     skipped: dict[str, str] = field(default_factory=dict)
-    # The rest by label, too.
     saturation: dict[str, Saturation] = field(default_factory=dict)
     ready_s: dict[str, float] = field(default_factory=dict)
 
     def of(self, part: Part, peer: str) -> list[Measurement]:
-        """In the order of the rounds; of several loads, those at the highest."""
+        """List a contestant's measurements by round; with several loads, those at the highest."""
         found = [each for each in self.measurements if each.part == part and each.peer == peer]
         highest = max((each.load or 0.0 for each in found), default=0.0)
         found = [each for each in found if (each.load or 0.0) == highest]
         return sorted(found, key=lambda each: each.round)
 
     def peers(self, part: Part) -> list[str]:
-        """Who took part."""
+        """List the contestants of a part."""
         return list(dict.fromkeys(each.peer for each in self.measurements if each.part == part))
 
     def best_peer(self, part: Part) -> str | None:
-        """Of those that are not ourselves: the fastest by median, or at the same rate for all (`p99`), the one with the lowest p99."""
+        """Return the best other server by median: the fastest, or in `p99` the one with the lowest p99."""
         rivals = [peer for peer in self.peers(part) if peer not in (OURS, STUDENT, OFFLINE)]
-        goodness = _promptness if part == "p99" else _rate
-        return max(
-            rivals,
-            key=lambda peer: statistics.median(map(goodness, self.of(part, peer))),
-            default=None,
-        )
+
+        def quality(peer: str) -> float:
+            found = self.of(part, peer)
+            return (
+                -statistics.median(map(_p99_ms, found))
+                if part == "p99"
+                else statistics.median(map(_rate, found))
+            )
+
+        return max(rivals, key=quality, default=None)
 
 
 def _rate(measurement: Measurement) -> float:
     return measurement.pairs_per_s
-
-
-def _promptness(measurement: Measurement) -> float:
-    return -_p99_ms(measurement)
 
 
 def _p99_ms(measurement: Measurement) -> float:
@@ -148,7 +153,7 @@ def compare(
     under: str | None,
     value: Callable[[Measurement], float] = _rate,
 ) -> Ratio:
-    """`over`'s value divided by `under`'s, round by round: what the machine did to both of a round cancels out."""
+    """Divide `over`'s value by `under`'s, round by round, so that changes in the machine's speed cancel out."""
     if part in records.skipped:
         return Ratio(reason=records.skipped[part])
     if over is None or under is None:
@@ -164,7 +169,7 @@ def compare(
 
 
 def compute_ratios(records: Records) -> dict[str, Ratio]:
-    """Each greater than 1 where Notegrade is the better one; `http_vs_offline_engine` is what HTTP and all else leave of the engine."""
+    """Compute all ratios; above 1 Notegrade is better. `http_vs_offline_engine` is the share of the engine's own rate."""
     best = records.best_peer
     return {
         "cold_vs_best_peer": compare(records, "cold", OURS, best("cold")),

@@ -1,4 +1,4 @@
-"""The results as files: `bench.json` for programs, `report.md` for people, and plots."""
+"""Writes the results: `bench.json`, `report.md` and plots."""
 
 import json
 import math
@@ -9,13 +9,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from load_tests.bench.latencies import SHOWN
 from load_tests.bench.machine import Machine, read_versions
 from load_tests.bench.measure import share_of_peak
 from load_tests.bench.plan import Plan
 from load_tests.bench.plots import draw_plots
 from load_tests.bench.records import Measurement, Records, compute_ratios
 from load_tests.bench.tables import to_markdown
+from load_tests.figures import PERCENTILES, finite_json
 from service.contract.manifest import Manifest
 
 FORMAT = 1
@@ -23,14 +23,14 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What was served: the checkpoint's manifest, and the parameters that each token is multiplied by."""
+    """The served checkpoint: its manifest, and the number of parameters that each token is multiplied by."""
 
     manifest: Manifest
     parameters: int
 
 
 def to_json(machine: Machine, plan: Plan, subject: Subject, records: Records) -> dict[str, Any]:
-    """All of `bench.json`. What is no number (NaN, infinity) is null, as JSON has no word for it."""
+    """Build the content of `bench.json`; NaN and infinity are null."""
     ratios = compute_ratios(records)
     document: dict[str, Any] = {
         "format": FORMAT,
@@ -56,20 +56,12 @@ def to_json(machine: Machine, plan: Plan, subject: Subject, records: Records) ->
         "skipped": records.skipped,
         "measurements": [asdict(each) for each in records.measurements],
     }
-    cleaned: dict[str, Any] = _without_nonfinite(document)
+    cleaned: dict[str, Any] = finite_json(document)
     return cleaned
 
 
-def _without_nonfinite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nonfinite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nonfinite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def summarise(machine: Machine, subject: Subject, records: Records) -> list[dict[str, Any]]:
-    """A row for each part, shape and peer: medians over the rounds, and the spread of the rate."""
+    """Summarise each part, shape and peer: medians over the rounds, and the range of the rate."""
     groups: dict[tuple[Any, ...], list[Measurement]] = {}
     for each in records.measurements:
         groups.setdefault(
@@ -93,7 +85,9 @@ def _summary(machine: Machine, subject: Subject, group: Sequence[Measurement]) -
         "rounds": len(group),
         "pairs_per_s": {"median": median(rates), "min": min(rates), "max": max(rates)},
         "load": first.load,
-        "latency_ms": {name: median(each.latency_ms.get(name, math.nan) for each in group) for name in SHOWN},
+        "latency_ms": {
+            name: median(each.latency_ms.get(name, math.nan) for each in group) for name in PERCENTILES
+        },
         "unanswered": sum(
             each.requests - each.outcomes.get("answered", 0) for each in group if each.outcomes
         ),
@@ -116,7 +110,7 @@ def _peak(machine: Machine, subject: Subject, tokens: float | None, rate: float)
 
 
 def write(document: dict[str, Any], folder: Path) -> list[Path]:
-    """`bench.json`, `report.md` and the plots that there is something to show in; the paths written."""
+    """Write `bench.json`, `report.md` and the plots that have data, and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     files: dict[str, bytes] = {
         "bench.json": (json.dumps(document, indent=1, allow_nan=False) + "\n").encode(),

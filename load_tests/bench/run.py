@@ -1,4 +1,4 @@
-"""What all parts of a run share: who takes part, what is asked, who agrees with whom, and what has been found."""
+"""The state that all parts of a run share: contestants, traffic, agreement of grades, and records."""
 
 import math
 import sys
@@ -19,12 +19,12 @@ from service.contract.checkpoint import Checkpoint
 
 @dataclass
 class Run:
-    """A run of some parts, and what it has found so far.
+    """A run of some parts, with its results so far.
 
     Attributes:
-        wanted: words in the names of the peers that take part beside Notegrade; all where there are none.
-        base: the checkpoint that the peers serve in the part `student`.
-        traffic_file: what the part `replay` asks.
+        wanted: words in the names of the peers to run; empty for all.
+        base: the peers' checkpoint in the part `student`.
+        traffic_file: the traffic of the part `replay`.
     """
 
     plan: Plan
@@ -38,15 +38,18 @@ class Run:
         self.renderer = Renderer(self.checkpoint.manifest, self.checkpoint.tokenizer)
 
     def seed(self, name: str) -> str:
-        """One that differs between parts, so that none is asked what another has asked."""
+        """Derive a seed per part, so that parts send different requests."""
         return f"{self.plan.seed} {name}"
 
     def cold(self, name: str, shape: Shape) -> Iterator[Asked]:
-        """Traffic without repetition, a part's own."""
+        """Make a part's traffic without repetition."""
         return cold(self.seed(name), shape)
 
     def peers(self, tuning: Tuning, *, cached: bool = False, folder: Path | None = None) -> list[Peer]:
-        """Notegrade first, and the wanted peers, in that tuning. cached: Notegrade may use its cache. folder: of another checkpoint."""
+        """List Notegrade, then the wanted peers, in one tuning.
+
+        cached: whether Notegrade may use its pair cache. folder: another checkpoint.
+        """
         found = all_peers(folder or self.checkpoint.folder, cached=cached)
         found = [peer for peer in found if peer.tuning == tuning]
         return [peer for peer in found if peer.name == OURS or self._is_wanted(peer)]
@@ -55,19 +58,19 @@ class Run:
         return not self.wanted or any(word.lower() in peer.name.lower() for word in self.wanted)
 
     def ours(self, *, cached: bool = False) -> Peer:
-        """Notegrade at its best."""
-        return next(peer for peer in self.peers("best", cached=cached) if peer.name == OURS)
+        """Make Notegrade, tuned."""
+        return next(peer for peer in self.peers("tuned", cached=cached) if peer.name == OURS)
 
     def rivals(self, folder: Path | None = None) -> list[Peer]:
-        """The best peer of `cold` where that has been measured, else all that are wanted. folder: of another checkpoint."""
+        """List the best peer of the part `cold` if measured, else all wanted peers. folder: another checkpoint."""
         best = self.records.best_peer("cold")
-        peers = [peer for peer in self.peers("best", folder=folder) if peer.name != OURS]
+        peers = [peer for peer in self.peers("tuned", folder=folder) if peer.name != OURS]
         return [peer for peer in peers if best is None or peer.name == best]
 
     def turn(
         self, part: Part, number: int, asked: Iterable[Asked], requests: int, shape: Shape | None = None
     ) -> Turn:
-        """The next requests of the traffic. The shape is the plan's unless told otherwise."""
+        """Make a turn of the next requests of the traffic. The shape is the plan's by default."""
         traffic = iter(asked)
         warm_up = self.renderer.take(traffic, self.plan.warm_up_requests)
         taken = self.renderer.take(traffic, requests)
@@ -76,7 +79,7 @@ class Run:
         )
 
     def keep(self, measurement: Measurement) -> None:
-        """Write it down, and say so."""
+        """Record a measurement and print it."""
         self.records.measurements.append(measurement)
         print(
             f"   round {measurement.round + 1}, {measurement.peer}: {measurement.pairs_per_s:.2f} pairs/s, "
@@ -85,22 +88,22 @@ class Run:
         )
 
     def skip(self, part: Part, reason: str) -> None:
-        """Why a part has no figures."""
+        """Record why a part has no figures."""
         self.records.skipped[part] = f"{part}: {reason}"
         print(f"   {self.records.skipped[part]}", file=sys.stderr)
 
     @contextmanager
     def stage(self, contestants: Sequence[ContestantT]) -> Iterator[list[Entrant[ContestantT]]]:
-        """See `load_tests.bench.stage.stage`."""
+        """Start the contestants, as `load_tests.bench.stage.stage` does, and record their start times."""
         with stage(contestants, self.records.absent) as entrants:
             for entrant in entrants:
                 self.records.ready_s.setdefault(entrant.label, entrant.running.ready_s)
             yield entrants
 
     async def agreeing(self, entrants: Sequence[AnyEntrant]) -> list[AnyEntrant]:
-        """Those whose grades are ours on a sample: one that computes something else is no comparison, however fast.
+        """List the contestants whose grades agree with ours on a sample; others are not compared.
 
-        Nobody where Notegrade, the first of them, is not there.
+        Empty if Notegrade, which is first, did not start.
         """
         if not entrants or entrants[0].contestant.name != OURS:
             return []
@@ -116,7 +119,7 @@ class Run:
             theirs = await grades_of(entrant, sample, self.plan.timeout_s)
             found = agreement(entrant.contestant.name, entrant.contestant.tuning, ours, theirs)
             self.records.agreements.append(found)
-            told = f"expected grades up to {found.greatest:.4f} from ours, {found.mean:.4f} on average ({found.pairs} pairs)"
-            print(f"   {entrant.label}: {told}", file=sys.stderr)
+            difference = f"expected grades differ from ours by {found.mean:.4f} on average, {found.greatest:.4f} at most ({found.pairs} pairs)"
+            print(f"   {entrant.label}: {difference}", file=sys.stderr)
             if not found.within(self.plan.most_apart):
-                self.records.disagreeing[entrant.label] = told
+                self.records.disagreeing[entrant.label] = difference

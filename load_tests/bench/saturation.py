@@ -1,4 +1,4 @@
-"""The highest rate that a server keeps up with, found by offering it rates."""
+"""Finds the highest rate that a server keeps up with, by bisection."""
 
 import math
 from collections.abc import Awaitable, Callable, Sequence
@@ -7,21 +7,21 @@ from dataclasses import dataclass, field
 from load_tests.bench.drive import Drive
 
 GOOD_SHARE = 0.95
-# Before that, a server that began idle answers less than it is asked because the first answers are still on their way.
+# The start of a probe is not counted: an idle server's first answers are still on their way.
 RAMP_SHARE = 0.25
-# How the bracket is looked for: in small steps, since an offer far too high takes long to drain.
+# Steps of the search for a bracket are small, since a backlog from a far too high rate takes long to drain.
 STEP, MOST_STEPS = 1.25, 8
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What came of one offered rate, in pairs a second and counted after the ramp.
+    """The result of one rate, counted after the ramp.
 
     Attributes:
-        rate: requests a second that were to be offered.
-        offered: pairs that arrived.
-        goodput: pairs that were scored.
-        backlog_grew: whether more and more requests were waiting.
+        rate: requests per second to send.
+        offered: pairs sent per second.
+        goodput: pairs scored per second.
+        backlog_grew: whether the number of waiting requests grew.
     """
 
     rate: float
@@ -31,13 +31,13 @@ class Probe:
 
     @property
     def keeps_up(self) -> bool:
-        """Whether the server does what it is asked."""
+        """Whether the server scores as fast as pairs arrive."""
         return self.goodput >= GOOD_SHARE * self.offered and not self.backlog_grew
 
 
 @dataclass(frozen=True, slots=True)
 class Saturation:
-    """The highest rate that was kept up with and the lowest that was not, in requests a second; all probes in order."""
+    """The highest rate that the server kept up with and the lowest that it did not, in requests/s, and all probes."""
 
     kept_up: float
     not_kept_up: float
@@ -45,14 +45,14 @@ class Saturation:
 
     @property
     def goodput(self) -> float:
-        """Pairs a second at the highest rate that was kept up with; 0 where none was."""
+        """Pairs per second at the highest rate that the server kept up with; 0 if there is none."""
         return max((probe.goodput for probe in self.probes if probe.keeps_up), default=0.0)
 
 
 def judge(rate: float, seconds: float, drive: Drive, pairs: Sequence[int], scored: Sequence[int]) -> Probe:
-    """Read a drive of `seconds` of arrivals. `pairs` and `scored` are those of each of `drive.sent`.
+    """Judge a drive of `seconds` of arrivals. `pairs` and `scored` are the counts of each of `drive.sent`.
 
-    The window should be many times as long as a request takes, or what is on its way at its end looks like a shortfall.
+    The drive should last many times as long as a request, or requests in flight at its end look like lost goodput.
     """
     ramp_s = RAMP_SHARE * seconds
     window_s = seconds - ramp_s
@@ -62,10 +62,9 @@ def judge(rate: float, seconds: float, drive: Drive, pairs: Sequence[int], score
 
 
 def _backlog_grew(drive: Drive, seconds: float) -> bool:
-    """Whether the last third of the time had clearly more waiting requests on average than the second.
+    """Whether the last third had significantly more waiting requests on average than the second third.
 
-    Clearly: by 5 % of the arrivals of a third, and by twice the standard deviation of their number (that of a Poisson
-    process), by which a backlog sways without growing.
+    Significant means more than 5 % of a third's arrivals plus twice their standard deviation (of a Poisson process).
     """
     third = seconds / 3
     arrivals = len(drive.sent) / 3
@@ -82,10 +81,10 @@ def _mean_backlog(drive: Drive, start_s: float, end_s: float) -> float:
 async def find_saturation(
     probe: Callable[[float], Awaitable[Probe]], first_rate: float, resolution: float = 0.05
 ) -> Saturation:
-    """Bisect between a rate that is kept up with and one that isn't, until they differ by `resolution` of the lower.
+    """Bisect between a rate that the server keeps up with and one that it doesn't, to a relative `resolution`.
 
-    probe: offers a rate (requests a second), from an empty server.
-    first_rate: a guess, such as what clients that wait for their answers got.
+    probe: sends a rate (requests per second) to an idle server.
+    first_rate: a guess, such as the rate of a closed loop.
     """
     probes: list[Probe] = []
 
@@ -104,7 +103,7 @@ async def find_saturation(
 
 
 async def _bracket(keeps_up: Callable[[float], Awaitable[bool]], first_rate: float) -> tuple[float, float]:
-    """(0, rate) where even the lowest rate tried is too much, (rate, infinity) where the highest is not."""
+    """Find a bracket: (0, rate) if the lowest rate tried is too high, (rate, infinity) if the highest is not."""
     rate = first_rate
     if await keeps_up(rate):
         for _ in range(MOST_STEPS):

@@ -1,9 +1,9 @@
-"""Servers that are all up while one of them works: the others stand still, stopped by SIGSTOP.
+"""Keeps several servers started, with all but one suspended by SIGSTOP.
 
-Rounds have to go A B A B, or a machine that slows down looks like a slow peer. Starting a server anew for each round would
-take longer than the rounds; leaving the others to idle would not do either, since an idle vLLM may spin, and with two cores
-one busy process beside costs up to 4.5 times the throughput. A stopped tree takes no time at all, keeps its memory and its
-warm caches, and needs no cgroup or privilege. It costs memory (and, on an accelerator, a share of its memory for each).
+Rounds must alternate (A B A B), or a machine that slows down looks like a slow peer. Restarting servers would take longer than
+the rounds. Idle servers would disturb the measurement, since an idle vLLM may spin: on two cores one busy process costs up to
+4.5 times the throughput. A suspended process uses no CPU, keeps its memory and caches, and needs no privilege. The price is
+memory for all servers at once.
 """
 
 import contextlib
@@ -23,54 +23,54 @@ from load_tests.bench.measure import ProcessTree
 from load_tests.bench.peer import Running, Tuning
 
 _STOPS_WITHIN_S = 10
-# Stopped, zombie, dead; and waiting for a disk or a child, after which it stops.
-_STAND_STILL = frozenset("TZXD")
+# Stopped, zombie, dead; or in an uninterruptible wait, after which the process stops.
+_SUSPENDED = frozenset("TZXD")
 
 
 class Contestant(Protocol):
-    """What can be put on a stage: a peer, or the offline engine."""
+    """A peer or the offline engine."""
 
     name: str
     tuning: Tuning
 
     def running(self) -> contextlib.AbstractContextManager[Running]:
-        """See `load_tests.bench.peer.Peer`."""
+        """Start and stop it, as `load_tests.bench.peer.Peer` does."""
         ...
 
 
 ContestantT = TypeVar("ContestantT", bound=Contestant)
 
 
-def stop(tree: ProcessTree) -> None:
-    """Parents first, and again until all stand still: one that still runs may start more, and takes the signal only when its core comes to it.
+def suspend(tree: ProcessTree) -> None:
+    """Suspend all processes, parents first, repeatedly, since a running process may start more.
 
-    But not shells: peers have one that only waits for this process to end, and has to end theirs when it does.
-    Raises TimeoutError for a process that goes on.
+    Shells keep running: the one that a peer has kills the peer when this process ends.
+    Raises TimeoutError for a process that keeps running.
     """
     latest = time.monotonic() + _STOPS_WITHIN_S
-    while moving := [process.pid for process in tree.processes() if _moves(process.pid)]:
+    while running := [process.pid for process in tree.processes() if _is_running(process.pid)]:
         if time.monotonic() > latest:
-            raise TimeoutError(f"{len(moving)} processes go on {_STOPS_WITHIN_S} s after SIGSTOP")
-        for pid in moving:
+            raise TimeoutError(f"{len(running)} processes still run {_STOPS_WITHIN_S} s after SIGSTOP")
+        for pid in running:
             _signal(pid, signal.SIGSTOP)
         time.sleep(0.001)
 
 
-def go_on(tree: ProcessTree) -> None:
-    """Children first: no parent may find that a child doesn't answer."""
+def resume(tree: ProcessTree) -> None:
+    """Resume all processes, children first, so that no parent waits for a suspended child."""
     for process in reversed(tree.processes()):
         _signal(process.pid, signal.SIGCONT)
 
 
-def _moves(pid: int) -> bool:
-    """Whether one of its threads does; their states are the third field of proc(5)'s stat. A shell never does, see `stop`."""
+def _is_running(pid: int) -> bool:
+    """Whether a thread runs, by the third field of proc(5)'s stat; always False for a shell, see `suspend`."""
     if _is_shell(pid):
         return False
     try:
         stats = [each.read_text() for each in Path(f"/proc/{pid}/task").glob("*/stat")]
     except (FileNotFoundError, ProcessLookupError):
-        return True  # a thread ended meanwhile
-    return not {stat.rpartition(")")[2].split()[0] for stat in stats} <= _STAND_STILL
+        return True  # a thread has just ended
+    return not {stat.rpartition(")")[2].split()[0] for stat in stats} <= _SUSPENDED
 
 
 def _is_shell(pid: int) -> bool:
@@ -86,7 +86,7 @@ def _signal(pid: int, number: signal.Signals) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Entrant(Generic[ContestantT]):
-    """A contestant that is up."""
+    """A started contestant."""
 
     contestant: ContestantT
     running: Running
@@ -94,29 +94,29 @@ class Entrant(Generic[ContestantT]):
 
     @property
     def label(self) -> str:
-        """Name and tuning."""
+        """The name and tuning."""
         return label(self.contestant)
 
     @contextmanager
     def turn(self) -> Iterator[Running]:
-        """Let it work inside the block, and stand still after it."""
-        go_on(self.tree)
+        """Resume it for the block, and suspend it afterwards."""
+        resume(self.tree)
         try:
             yield self.running
         finally:
-            stop(self.tree)
+            suspend(self.tree)
 
 
 def label(contestant: Contestant) -> str:
-    """Name and tuning, as reports show them."""
+    """Format name and tuning for reports."""
     return f"{contestant.name} ({contestant.tuning})"
 
 
 @contextmanager
 def stage(contestants: Sequence[ContestantT], absent: dict[str, str]) -> Iterator[list[Entrant[ContestantT]]]:
-    """Start them one after the other, each alone, and end them all after the block.
+    """Start the contestants one after the other, suspending each, and stop all after the block.
 
-    absent: takes the label of what did not start, and why; the others go on without it.
+    absent: filled with the label of each contestant that did not start, and the reason.
     """
     with ExitStack() as ending:
         entrants = []
@@ -124,19 +124,21 @@ def stage(contestants: Sequence[ContestantT], absent: dict[str, str]) -> Iterato
             started = time.monotonic()
             try:
                 running = ending.enter_context(contestant.running())
-            except Exception as error:  # whatever a peer's own start raises: one that is not installed, say
+            except (
+                Exception
+            ) as error:  # a peer's start may raise anything, for instance if it is not installed
                 absent[label(contestant)] = f"{type(error).__name__}: {error}".splitlines()[0]
                 print(f"{label(contestant)} did not start: {absent[label(contestant)]}", file=sys.stderr)
                 continue
             tree = ProcessTree(running.pid)
-            stop(tree)
-            # A process that stands still ends by nothing but SIGKILL.
-            ending.callback(go_on, tree)
+            suspend(tree)
+            # A suspended process handles no signal but SIGKILL.
+            ending.callback(resume, tree)
             entrants.append(Entrant(contestant, running, tree))
-            print(f"{label(contestant)} is up after {time.monotonic() - started:.1f} s", file=sys.stderr)
+            print(f"{label(contestant)} started in {time.monotonic() - started:.1f} s", file=sys.stderr)
         yield entrants
 
 
 def in_turn(entrants: Sequence[Entrant[ContestantT]], round_number: int) -> list[Entrant[ContestantT]]:
-    """The order of a round: every other one the other way round, so that nobody is always the first."""
+    """Order the contestants of a round; every second round is reversed, so that none is always first."""
     return list(entrants if round_number % 2 == 0 else reversed(entrants))

@@ -1,43 +1,36 @@
-"""The results for people: `bench.json` as tables in Markdown."""
+"""Formats `bench.json` as Markdown tables."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from load_tests.figures import markdown_table
 
 Row = Mapping[str, Any]
 
-_RATIOS = ("ratio", "median", "least", "greatest", "of what")
+_RATIOS = ("ratio", "median", "min", "max", "what")
 _SUMMARY = (
-    "part", "who", "notes", "note tokens", "pairs/s: least", "median", "greatest", "p50 ms", "p90", "p99", "p99.9", "unanswered",
-    "CPU ms/pair", "RSS MiB", "prompt tokens", "computed", "known pairs", "of the peak",
+    "part", "server", "notes", "note tokens", "pairs/s: min", "median", "max", "p50 ms", "p90", "p99", "p99.9", "unanswered",
+    "CPU ms/pair", "RSS MiB", "prompt tokens", "computed", "cached pairs", "share of peak",
 )  # fmt: skip
 
 
 def to_markdown(document: Mapping[str, Any]) -> str:
-    """The whole of `report.md`."""
+    """Format `report.md`."""
     machine = document["machine"]
     peaks = ", ".join(f"{name} {rate:.0f}" for name, rate in machine["gemm_gflops"].items())
     lines = [
         f"# {document['checkpoint']['name']} on {machine['processor']}, {machine['cores']} cores",
         "",
-        f"{document['date']}, seed {document['plan']['seed']}. Busy processes before: {machine['load_before']:.2f}. "
-        f"Matrix products at most, in GFLOPS: {peaks or 'not measured'}.",
+        f"{document['date']}, seed {document['plan']['seed']}. Load average before: {machine['load_before']:.2f}. "
+        f"Peak of matrix products in GFLOPS: {peaks or 'not measured'}.",
         "",
-        *_table(_RATIOS, (_ratio_cells(name, row) for name, row in document["ratio_details"].items())),
+        markdown_table(_RATIOS, (_ratio_cells(name, row) for name, row in document["ratio_details"].items())),
         "",
-        *_table(_SUMMARY, (_summary_cells(row) for row in document["summary"])),
+        markdown_table(_SUMMARY, (_summary_cells(row) for row in document["summary"])),
         "",
         *_remarks(document),
     ]
     return "\n".join(lines) + "\n"
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return [f"| {' | '.join(map(_escape, cells))} |" for cells in lines]
-
-
-def _escape(cell: str) -> str:
-    return cell.replace("|", r"\|")
 
 
 def _ratio_cells(name: str, row: Row) -> list[str]:
@@ -74,10 +67,10 @@ def _number(value: float | None, digits: int) -> str:
 def _remarks(document: Mapping[str, Any]) -> Iterator[str]:
     for each in document["agreement"]:
         greatest, mean = _number(each["greatest"], 4), _number(each["mean"], 4)
-        yield f"- {each['peer']} ({each['tuning']}): expected grades up to {greatest} from ours, {mean} on average"
+        yield f"- {each['peer']} ({each['tuning']}): expected grades differ from ours by {mean} on average, {greatest} at most"
     for name, found in document["saturation"].items():
         kept, lost = _number(found["kept_up"], 2), _number(found["not_kept_up"], 2)
-        yield f"- {name} keeps up with {kept} requests a second, and not with {lost}"
+        yield f"- {name} keeps up with {kept} requests/s, but not with {lost}"
     for name, seconds in document["ready_s"].items():
         yield f"- {name} was ready after {_number(seconds, 1)} s"
     for name, reason in document["absent"].items():

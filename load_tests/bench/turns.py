@@ -1,4 +1,4 @@
-"""One contestant's turn: warmed up, driven, watched and written down."""
+"""Runs one contestant's turn: warm-up, load, resource usage, and a measurement of it."""
 
 import asyncio
 import math
@@ -7,26 +7,26 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from load_tests.bench.drive import Drive, Job, closed_loop, count_scored, make_jobs, open_loop, read_grades
-from load_tests.bench.latencies import Latencies
 from load_tests.bench.measure import PromptTokens, Usage, Watch, read_prompt_tokens
 from load_tests.bench.offline import OfflineEngine
 from load_tests.bench.peer import Peer, Request
 from load_tests.bench.records import Measurement, Part
 from load_tests.bench.stage import Entrant
 from load_tests.bench.workloads import Shape, mean_prompt_tokens
+from load_tests.figures import percentile
 
-# A server that is asked over HTTP, or the engine alone.
+# A server that is called over HTTP, or the engine alone.
 AnyEntrant = Entrant[Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What a turn is: of which part and round, with what requests, and how long each of them may take.
+    """The parameters of a turn.
 
     Attributes:
-        warm_up: requests that go first and are not measured.
-        clients: of a closed loop.
-        longest_s: after that, a closed loop begins no further request.
+        warm_up: requests that are sent first and not measured.
+        clients: number of clients of a closed loop.
+        longest_s: a closed loop starts no request after this time.
     """
 
     part: Part
@@ -41,9 +41,9 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Arrivals:
-    """Moments of an open loop, one for each request that there is, and the seconds that they lie in.
+    """Arrival times of an open loop, one per request, within `seconds`.
 
-    load: the rate as a share of the best peer's saturation, where that is known.
+    load: the rate as a share of the best peer's saturation, if known.
     """
 
     moments: Sequence[float]
@@ -52,7 +52,7 @@ class Arrivals:
 
 
 async def closed_turn(entrant: Entrant[Peer], turn: Turn) -> Measurement:
-    """Clients that wait for their answers."""
+    """Measure with clients that wait for their answers."""
     jobs = make_jobs(entrant.contestant, turn.requests)
     with entrant.turn() as running:
         await _warm_up(entrant, turn)
@@ -62,12 +62,12 @@ async def closed_turn(entrant: Entrant[Peer], turn: Turn) -> Measurement:
         after = await read_prompt_tokens(running.url)
     spent = after - before if before and after else None
     scored = sum(count_scored(entrant.contestant, drive, jobs))
-    return _write_down(entrant, turn, drive, scored, usage, spent)
+    return _measurement(entrant, turn, drive, scored, usage, spent)
 
 
 @dataclass(frozen=True, slots=True)
 class OpenTurn:
-    """What came of an open loop: the drive itself, and how many pairs were scored of each of `drive.sent`."""
+    """The result of an open loop; `scored` counts the scored pairs of each of `drive.sent`."""
 
     measurement: Measurement
     drive: Drive
@@ -75,7 +75,7 @@ class OpenTurn:
 
 
 async def open_turn(entrant: Entrant[Peer], turn: Turn, arrivals: Arrivals) -> OpenTurn:
-    """Arrivals that wait for nobody."""
+    """Measure with arrivals at given times."""
     jobs = make_jobs(entrant.contestant, turn.requests)
     plan: list[tuple[float, Job]] = list(zip(arrivals.moments, jobs, strict=False))
     with entrant.turn() as running:
@@ -83,15 +83,15 @@ async def open_turn(entrant: Entrant[Peer], turn: Turn, arrivals: Arrivals) -> O
         async with Watch(entrant.tree) as usage:
             drive = await open_loop(running.url, plan, turn.timeout_s)
     scored = count_scored(entrant.contestant, drive, jobs)
-    measured = _write_down(entrant, turn, drive, sum(scored), usage, None)
-    lag = Latencies(each.started_s - each.meant_s for each in drive.sent).percentiles_ms().get("p99")
+    measured = _measurement(entrant, turn, drive, sum(scored), usage, None)
+    lag_ms = 1000 * percentile((each.started_s - each.meant_s for each in drive.sent), 99)
     offered = len(plan) / arrivals.seconds
-    measured = replace(measured, offered_per_s=offered, load=arrivals.load, lag_p99_ms=lag)
+    measured = replace(measured, offered_per_s=offered, load=arrivals.load, lag_p99_ms=lag_ms)
     return OpenTurn(measured, drive, scored)
 
 
 async def offline_turn(entrant: Entrant[OfflineEngine], turn: Turn) -> Measurement:
-    """All prompts at once, without HTTP."""
+    """Measure the engine alone, with all prompts at once and without HTTP."""
     engine = entrant.contestant
     with entrant.turn():
         for request in turn.warm_up:
@@ -100,18 +100,18 @@ async def offline_turn(entrant: Entrant[OfflineEngine], turn: Turn) -> Measureme
         async with Watch(entrant.tree) as usage:
             found = await asyncio.to_thread(engine.score, prompts)
     scored = sum(not math.isnan(grade) for grade in found.grades)
-    return _write_down(entrant, turn, Drive((), found.seconds), scored, usage, None)
+    return _measurement(entrant, turn, Drive((), found.seconds), scored, usage, None)
 
 
 async def any_turn(entrant: AnyEntrant, turn: Turn) -> Measurement:
-    """As the contestant is asked: over HTTP or not."""
+    """Measure a server over HTTP, or the engine without."""
     if isinstance(entrant.contestant, OfflineEngine):
         return await offline_turn(entrant, turn)
     return await closed_turn(entrant, turn)
 
 
 async def grades_of(entrant: AnyEntrant, requests: Sequence[Request], timeout_s: float) -> list[float]:
-    """Expected grades of all pairs of the requests in order; NaN where there is none."""
+    """Return the expected grades of all pairs of the requests in order; NaN for a pair without one."""
     contestant = entrant.contestant
     with entrant.turn() as running:
         if isinstance(contestant, OfflineEngine):
@@ -127,7 +127,7 @@ async def _warm_up(entrant: Entrant[Peer], turn: Turn) -> None:
     await closed_loop(entrant.running.url, jobs, turn.clients, turn.timeout_s)
 
 
-def _write_down(
+def _measurement(
     entrant: AnyEntrant,
     turn: Turn,
     drive: Drive,
@@ -135,7 +135,7 @@ def _write_down(
     usage: Usage,
     spent: PromptTokens | None,
 ) -> Measurement:
-    # Those that were begun; the engine alone gets all of them at once, and its drive has none.
+    # The started requests; a drive of the engine alone has none, since it gets all prompts at once.
     asked = [turn.requests[each.job] for each in drive.sent] or turn.requests
     return Measurement(
         part=turn.part,
@@ -149,7 +149,7 @@ def _write_down(
         seconds=drive.seconds,
         pairs_per_s=scored / drive.seconds,
         outcomes={str(outcome): count for outcome, count in drive.outcomes.items()},
-        latency_ms=dict(drive.latencies(turn.timeout_s).percentiles_ms()),
+        latency_ms=drive.latencies_ms(turn.timeout_s),
         cpu_s=usage.cpu_s,
         client_cpu_s=usage.client_cpu_s,
         peak_rss_mib=usage.peak_rss_mib,

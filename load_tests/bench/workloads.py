@@ -1,9 +1,8 @@
-"""Traffic by stated models, seeded: who asks what about which notes, as texts and as the checkpoint's own prompts.
+"""Generates seeded traffic, as texts and as the checkpoint's prompts.
 
-Texts are made of the words in `load_tests.texts`. A note's length is drawn from a log-normal distribution: most notes are
-shorter than the mean and a few are several times as long, as texts that people write are. The mean of 90 tokens and the
-spread (sigma 0.5: half of all notes have 57 to 111) are assumptions; a run states the mean that came out. `replay` takes
-a user's own traffic in place of all that.
+Texts are made of the words in `load_tests.texts`. Note lengths are log-normal: most notes are shorter than the mean and a few are
+several times as long. The mean of 90 tokens and the spread (sigma 0.5: half of the notes have 57 to 111 tokens) are assumptions;
+a run reports the mean length of its prompts. `replay` uses a user's own traffic instead.
 """
 
 import bisect
@@ -25,13 +24,13 @@ from service.contract.tokenizer import ContractTokenizer
 
 LENGTH_SIGMA = 0.5
 SHORTEST_NOTE_TOKENS = 8
-# Of these words under SmolLM2's tokenizer; they are common ones.
+# Measured with SmolLM2's tokenizer on these common words.
 TOKENS_PER_WORD = 1.03
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A query and its notes (`id`, `title`, `body`), not rendered yet."""
+    """A query and its notes (`id`, `title`, `body`) before rendering."""
 
     query: str
     notes: tuple[Mapping[str, Any], ...]
@@ -39,7 +38,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How large requests are: notes in each, and the mean length of a note in tokens (title and body)."""
+    """The size of requests: notes per request, and the mean length of a note in tokens (title and body)."""
 
     notes: int = 20
     note_tokens: float = 90
@@ -47,7 +46,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Repetition:
-    """How traffic repeats itself: the k-th most popular query or note is asked with weight k^-exponent."""
+    """The repetition of traffic: the k-th most popular of `queries` or `notes` has weight k^-exponent."""
 
     exponent: float = 1.0
     queries: int = 2_000
@@ -55,7 +54,7 @@ class Repetition:
 
 
 def cold(seed: str, shape: Shape) -> Iterator[Asked]:
-    """Endless requests in which no query and no note comes twice: no cache can know any pair."""
+    """Yield endless requests in which no query and no note repeats, so no cache helps."""
     rng = random.Random(seed)
     queries, notes = new_queries(rng), new_notes(rng, shape.note_tokens)
     while True:
@@ -63,10 +62,10 @@ def cold(seed: str, shape: Shape) -> Iterator[Asked]:
 
 
 def zipf(seed: str, shape: Shape, repetition: Repetition) -> Iterator[Asked]:
-    """Endless requests whose query and notes are drawn by Zipf's law, independently of each other.
+    """Yield endless requests whose query and notes are drawn by Zipf's law, independently of each other.
 
-    Independence makes pairs repeat less than in real search, where a query brings much the same notes each time.
-    A request holds a note once, so the most popular notes come a little less often than the law says.
+    Because of the independence, pairs repeat less than in real search, where a query returns similar notes each time.
+    The notes of a request are distinct, so the most popular notes occur slightly less often than by the law.
     """
     rng = random.Random(seed)
     queries = list(itertools.islice(new_queries(rng), repetition.queries))
@@ -83,9 +82,9 @@ def zipf(seed: str, shape: Shape, repetition: Repetition) -> Iterator[Asked]:
 
 
 def replay(path: Path) -> Iterator[Asked]:
-    """The requests of a JSON lines file, `{"query", "notes": [{"id", "title", "body"}]}`, in its order, once.
+    """Yield the requests of a JSON lines file, `{"query", "notes": [{"id", "title", "body"}]}`, once and in order.
 
-    Raises ValueError that names the line which is none.
+    Raises ValueError naming the first invalid line.
     """
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
@@ -102,21 +101,21 @@ def _read_line(line: str, where: str) -> Asked:
         )
         query = str(row["query"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{where}: no request: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{where} is not a request: {type(error).__name__}: {error}") from error
     if not notes or not canonicalize(query):
-        raise ValueError(f"{where}: it needs a query and at least one note")
+        raise ValueError(f"{where}: a request needs a query and at least one note")
     return Asked(query, notes)
 
 
 def zipf_ranks(rng: random.Random, count: int, exponent: float) -> Iterator[int]:
-    """Endless ranks from 0: rank k comes with probability proportional to (k + 1)^-exponent."""
+    """Yield endless ranks from 0, rank k with probability proportional to (k + 1)^-exponent."""
     cumulative = list(itertools.accumulate((rank + 1) ** -exponent for rank in range(count)))
     while True:
         yield bisect.bisect_left(cumulative, rng.random() * cumulative[-1], hi=count - 1)
 
 
 def new_queries(rng: random.Random) -> Iterator[str]:
-    """Endless queries of four to seven words, none twice."""
+    """Yield endless distinct queries of four to seven words."""
     seen: set[str] = set()
     while True:
         query = make_query(rng)
@@ -126,7 +125,7 @@ def new_queries(rng: random.Random) -> Iterator[str]:
 
 
 def new_notes(rng: random.Random, mean_tokens: float) -> Iterator[dict[str, Any]]:
-    """Endless notes, none twice, their lengths log-normal around the mean."""
+    """Yield endless distinct notes with log-normal lengths."""
     seen: set[str] = set()
     for number in itertools.count():
         note = _make_note(rng, f"n{number}", mean_tokens)
@@ -149,28 +148,28 @@ def _make_note(rng: random.Random, note_id: str, mean_tokens: float) -> dict[str
 
 
 class Renderer:
-    """Requests with their prompts, as the service itself would render them."""
+    """Renders requests into prompts, as the service does."""
 
     def __init__(self, manifest: Manifest, tokenizer: ContractTokenizer) -> None:
         self._renderer = PromptRenderer(manifest, tokenizer)
 
     @classmethod
     def load(cls, checkpoint: Path) -> "Renderer":
-        """Of a checkpoint folder. Raises CheckpointError where it is none."""
+        """Load the renderer of a checkpoint folder. Raises CheckpointError."""
         return cls(read_manifest(checkpoint), ContractTokenizer.load(checkpoint))
 
     def render(self, asked: Asked) -> Request:
-        """Raises InvalidRequestError when the query is longer than the checkpoint takes."""
+        """Render one request. Raises InvalidRequestError when the query exceeds the checkpoint's limit."""
         notes = [Note(canonicalize(note.get("title")), canonicalize(note["body"])) for note in asked.notes]
         prompts = self._renderer.render(canonicalize(asked.query), notes, self._renderer.default_criteria)
         return Request(asked.query, asked.notes, tuple(prompt.token_ids for prompt in prompts))
 
     def take(self, traffic: Iterable[Asked], count: int) -> list[Request]:
-        """The next requests, fewer where the traffic ends. Rendered before anything is timed."""
+        """Render the next `count` requests, or fewer if the traffic ends."""
         return [self.render(asked) for asked in itertools.islice(traffic, count)]
 
 
 def mean_prompt_tokens(requests: Sequence[Request]) -> float:
-    """Over all pairs; NaN of none."""
+    """Compute the mean prompt length over all pairs; NaN for no pairs."""
     lengths = [len(prompt) for request in requests for prompt in request.prompts]
     return sum(lengths) / len(lengths) if lengths else math.nan

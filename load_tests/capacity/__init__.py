@@ -1,1 +1,1 @@
-"""How many replicas, how much memory and where it breaks first: a model of capacity, held against what was measured."""
+"""Models capacity: replicas, memory, cost and the first bottleneck, checked against measurements."""

@@ -1,17 +1,16 @@
-"""How many replicas a traffic takes, what they cost, and what is full first: by a model whose assumptions are options.
+"""Estimates replicas, cost and the first bottleneck for a traffic, with a model whose assumptions are options.
 
-    .venv/bin/python -m load_tests.capacity                                     # an assumed traffic, up to a million notes a second
-    .venv/bin/python -m load_tests.capacity --replay traffic.jsonl --rates 5000 # hit rates of your own log
+    .venv/bin/python -m load_tests.capacity                                     # assumed traffic, up to a million notes/s
+    .venv/bin/python -m load_tests.capacity --replay traffic.jsonl --rates 5000 # hit rates measured on your own log
     .venv/bin/python -m load_tests.capacity --growth --queries 2000 --notes 5000   # from empty caches to full ones
-    .venv/bin/python -m load_tests.capacity --check load_tests/results/bench.json  # beside what was measured
+    .venv/bin/python -m load_tests.capacity --check load_tests/results/bench.json  # compare with measurements
 
-docs/capacity.md explains the model. A log is load_tests.bench's: {"query", "notes": [{"id", "title", "body"}]} on each line, where
-hashes may stand for texts.
+docs/capacity.md explains the model. A log has {"query", "notes": [{"id", "title", "body"}]} on each line, as for
+load_tests.bench; hashes may replace the texts.
 """
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -24,28 +23,20 @@ from load_tests.capacity.model import Caching, Plan, Site, plan, steady_caching
 from load_tests.capacity.options import parse, sites_of, traffic_of
 from load_tests.capacity.replay import Log
 from load_tests.capacity.tables import check_table, growth_table, log_table, plan_table
+from load_tests.figures import finite_json
 
 Cached = Callable[[Site, float], Caching]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Read the command line and print. What can't be computed is told in a line, and ends with 2."""
+    """Read the command line and print the result, or a one-line error with exit code 2."""
     options = parse(__doc__, arguments)
     try:
         text, document = _answer(options)
     except (OSError, ValueError) as error:
         print(f"capacity: {error}", file=sys.stderr)
         raise SystemExit(2) from error
-    print(json.dumps(_for_json(document), indent=1, allow_nan=False) if options.json else text)
-
-
-def _for_json(value: Any) -> Any:
-    """Without infinities (no limit, no cost), as JSON has no word for them."""
-    if isinstance(value, dict):
-        return {key: _for_json(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_for_json(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    print(json.dumps(finite_json(document), indent=1, allow_nan=False) if options.json else text)
 
 
 def _answer(options: argparse.Namespace) -> tuple[str, Any]:

@@ -1,6 +1,6 @@
-"""The capacity model beside what `load_tests.bench` measured: tokens computed for a pair, and pairs a second.
+"""Compares the capacity model with measurements of `load_tests.bench`: computed tokens per pair, and pairs per second.
 
-One thing is fitted, the share of the machine's peak, to the first row that it may be fitted to (`cold`). All else is predicted.
+Only the share of the machine's peak is fitted, to the first suitable row (`cold`). Everything else is predicted.
 """
 
 import math
@@ -16,14 +16,14 @@ from load_tests.capacity.pairs import hit_rate_between
 from load_tests.capacity.prefix import found_after
 from load_tests.capacity.traffic import Traffic, pairs_of
 
-# NOTEGRADE_ENGINE_KV_CACHE_GIB, on a CPU; the bench leaves it as it is.
+# The default of NOTEGRADE_ENGINE_KV_CACHE_GIB on a CPU, which the benchmark does not change.
 DEFAULT_KV_BYTES = 2 * 2**30
 _BYTES = {"float32": 4, "bfloat16": 2, "int8": 2}
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One figure by the model and as measured. `fitted`: the model was made to meet it, so that it proves nothing."""
+    """A modelled and a measured figure. `fitted` means that the model was fitted to it, so it is no evidence."""
 
     name: str
     quantity: str
@@ -33,23 +33,21 @@ class Point:
 
     @property
     def ratio(self) -> float:
-        """Model over measured."""
+        """The modelled over the measured figure."""
         return self.model / self.measured if self.measured else math.nan
 
 
 def check(document: Mapping[str, Any], site: Site) -> list[Point]:
-    """Points of all rows of Notegrade's whose computed tokens were counted.
+    """Compare all rows of Notegrade that have counts of computed tokens.
 
     Args:
         document: `bench.json`.
-        site: head and query of the prompts, model, room for the prefix cache and costs; lengths of notes and the peak are the
-            document's.
-
-    Raises ValueError where there is nothing to check.
+        site: prompt head and query, model, prefix cache size and costs; note lengths and the peak come from the document.
+    Raises: ValueError if there is no such row.
     """
     rows = [row for row in document["summary"] if row["peer"] == OURS and row["computed_tokens_per_pair"]]
     if not rows:
-        raise ValueError(f"no row of {OURS} has computed tokens")
+        raise ValueError(f"the file has no row of {OURS} with computed tokens")
     points, share = [], None
     for row in rows:
         here = _site(document, row, site)
@@ -57,7 +55,7 @@ def check(document: Mapping[str, Any], site: Site) -> list[Point]:
         computed = here.prompt.tokens - here.prompt.reused(caching.found)
         model = (1 - caching.hit_rate) * computed
         points.append(Point(_name(row), "tokens/pair", model, row["computed_tokens_per_pair"]))
-        # At a given rate of arrivals, that rate is what is measured.
+        # In an open loop the measured rate is the rate of arrivals, so it is not compared.
         if row["load"] is None and row["peak"] is not None:
             fitted = share is None
             share = _fit(row, here, caching) if share is None else share
@@ -77,7 +75,7 @@ def _site(document: Mapping[str, Any], row: Mapping[str, Any], site: Site) -> Si
     device = Device(machine["processor"], flops, math.inf, math.inf, 0.0, "bench.json", cores)
     model = replace(site.model, bytes_per_number=_BYTES[peak])
     note = row["prompt_tokens_per_pair"] - site.prompt.head - site.prompt.query
-    # As service/engines/vllm/engine.py has it: 32 on a CPU, on others vLLM's default.
+    # As in service/engines/vllm/engine.py: 32 on a CPU, vLLM's default elsewhere.
     prompt = replace(
         site.prompt,
         note=note,
@@ -93,7 +91,7 @@ def _site(document: Mapping[str, Any], row: Mapping[str, Any], site: Site) -> Si
 def _caching(document: Mapping[str, Any], row: Mapping[str, Any], site: Site) -> Caching:
     if row["part"] == "zipf":
         return _repeating(document["plan"], row["rounds"], site)
-    # Nothing repeats but the query of a request.
+    # Only the query repeats, within a request.
     found = 0.0 if site.prompt.order == "note-first" else 1 - 1 / row["notes"]
     return Caching(0.0, found)
 
@@ -112,7 +110,7 @@ def _repeating(plan: Mapping[str, Any], rounds: int, site: Site) -> Caching:
 
 
 def _counted(plan: Mapping[str, Any], rounds: int) -> Sequence[tuple[int, int]]:
-    """The requests of each round that count, by their number since the caches were empty (`load_tests.bench.parts`)."""
+    """Return the measured requests of each round, numbered since the caches were empty (see `load_tests.bench.parts`)."""
     warm_up, requests = plan["warm_up_requests"], plan["requests"]
     before = warm_up + plan["zipf_history"] + warm_up
     firsts = [before + number * (warm_up + requests) for number in range(rounds)]
@@ -120,13 +118,13 @@ def _counted(plan: Mapping[str, Any], rounds: int) -> Sequence[tuple[int, int]]:
 
 
 def _fit(row: Mapping[str, Any], site: Site, caching: Caching) -> float:
-    """The share of the peak with which the model meets the row's rate, HTTP and all else by the model."""
+    """Fit the share of the peak with which the model matches the row's rate, including HTTP and other costs."""
 
     def seconds(share: float) -> float:
         limits = _limits(site, share, caching, row["notes"])
         return 1 / limits.get("processor", limits.get("arithmetic", math.inf))
 
-    # Seconds are a / share + b.
+    # seconds(share) = a / share + b.
     rest = 2 * seconds(1.0) - seconds(0.5)
     measured: float = row["pairs_per_s"]["median"]
     return (seconds(1.0) - rest) / (1 / measured - rest)

@@ -1,4 +1,4 @@
-"""Lengths of a checkpoint's own prompts, for the capacity model."""
+"""Measures the lengths of a checkpoint's prompts for the capacity model."""
 
 import itertools
 from collections.abc import Sequence
@@ -13,19 +13,19 @@ _SAMPLE = 30
 
 
 def order_of(manifest: Manifest) -> Order:
-    """What comes first in its prompts."""
+    """Return whether the note or the query comes first in the checkpoint's prompts."""
     slots = [piece.slot for piece in manifest.template.pieces if isinstance(piece, SlotPiece)]
     return "note-first" if slots.index("body") < slots.index("query") else "query-first"
 
 
 def read_prompt(checkpoint: Path, note_tokens: float, block: int) -> Prompt:
-    """Means over made-up requests with notes of that mean length, as the checkpoint renders (and cuts) them."""
+    """Compute mean lengths over generated requests with that mean note length, as the checkpoint renders and truncates them."""
     renderer = Renderer.load(checkpoint)
     asked = itertools.islice(cold("lengths", Shape(notes=4, note_tokens=note_tokens)), _SAMPLE)
     prompts = [renderer.render(each).prompts for each in asked]
     order = order_of(read_manifest(checkpoint))
     head = _common([of_request[0] for of_request in prompts])
-    # What the pairs of one request share is their query, at one end or the other.
+    # The pairs of one request share their query, at the end or after the head.
     if order == "note-first":
         queries = [_common([prompt[::-1] for prompt in of_request]) for of_request in prompts]
     else:
@@ -39,7 +39,7 @@ def read_prompt(checkpoint: Path, note_tokens: float, block: int) -> Prompt:
 
 
 def _common(prompts: Sequence[tuple[int, ...]]) -> int:
-    """Tokens with which all of them begin."""
-    least, greatest = min(prompts), max(prompts)  # whatever these two share, all between them do
-    differing = (place for place, pair in enumerate(zip(least, greatest, strict=False)) if pair[0] != pair[1])
-    return next(differing, min(len(least), len(greatest)))
+    """Count the tokens of the common prefix."""
+    first, last = min(prompts), max(prompts)  # their common prefix is that of all prompts sorted between them
+    differing = (place for place, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1])
+    return next(differing, min(len(first), len(last)))

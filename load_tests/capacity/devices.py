@@ -1,4 +1,4 @@
-"""What the engine runs on: accelerators by their makers' data sheets, models by their config."""
+"""Devices by their data sheets, and models by their config."""
 
 import json
 from collections.abc import Mapping
@@ -10,15 +10,15 @@ from load_tests.bench.measure import count_multiplied_parameters
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What one replica has.
+    """The device of one replica.
 
     Attributes:
-        flops: bf16 operations a second at most, dense (data sheets often give twice that, "with sparsity").
-        bandwidth: of its memory, bytes a second.
+        flops: peak of dense bf16 operations per second (data sheets often give twice that, "with sparsity").
+        bandwidth: memory bandwidth in bytes per second.
         memory: bytes.
-        price: US dollars an hour. AN ASSUMPTION, for the size of a bill: use your own.
-        source: of the figures but the price.
-        shared_cores: cores that the engine shares with HTTP and everything else; 0 where it has a device of its own.
+        price: US dollars per hour. AN ASSUMPTION: use your own.
+        source: source of the figures, except the price.
+        shared_cores: cores that the engine shares with HTTP and everything else; 0 for a separate device.
     """
 
     name: str
@@ -48,13 +48,13 @@ DEVICES: Mapping[str, Device] = {
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What is computed for a token.
+    """The dimensions of a model.
 
     Attributes:
-        parameters: that each token is multiplied by: all but the embedding and lm_head.
-        attention: heads times the length of a head.
+        parameters: parameters that each token is multiplied by: all but embedding and lm_head.
+        attention: number of heads times the head size.
         kv: the same for the heads of keys and values.
-        bytes_per_number: of weights, activations, keys and values.
+        bytes_per_number: size of weights, activations, keys and values.
     """
 
     name: str
@@ -69,29 +69,28 @@ class Model:
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """Keys and values of all layers."""
+        """The bytes of a token's keys and values in all layers."""
         return 2 * self.layers * self.kv * self.bytes_per_number
 
     @property
     def weight_bytes(self) -> int:
-        """With the embedding, tied to lm_head."""
+        """The bytes of all weights, with an embedding tied to lm_head."""
         return (self.parameters + self.vocabulary * self.hidden) * self.bytes_per_number
 
     def flops(self, tokens: float, reused: float) -> float:
-        """Operations for a pair of so many tokens, of which some need not be computed.
+        """Count the operations for a pair of `tokens` tokens, of which `reused` need not be computed.
 
-        Two for each parameter and computed token; four for each token that it attends to and each dimension of attention; and
-        lm_head once, at the last token.
+        Two per parameter and computed token, four per attended token and dimension of attention, and lm_head at the last token.
         """
         attended = (tokens**2 - reused**2) / 2
         multiplied = 2 * self.parameters * (tokens - reused) + 2 * self.hidden * self.vocabulary
         return multiplied + 4 * self.layers * self.attention * attended
 
     def bytes_moved(self, tokens: float, reused: float, step_tokens: float) -> float:
-        """Bytes between the device and its memory for a pair: weights once a step, keys and values that are reused, activations.
+        """Count the bytes moved to and from memory for a pair: weights once per step, reused keys and values, activations.
 
-        Activations are what every kernel of a layer reads and writes, a lower bound: norms and residuals (8 x hidden), the
-        projections in and out of attention, gate, up and their product (6 x intermediate).
+        Activations are a lower bound, the reads and writes of each layer's kernels: norms and residuals (8 x hidden),
+        attention projections, gate, up and their product (6 x intermediate).
         """
         layer = 8 * self.hidden + 4 * (self.attention + self.kv) + 6 * self.intermediate
         activations = self.layers * layer * self.bytes_per_number
@@ -99,12 +98,12 @@ class Model:
         return computed * (activations + self.weight_bytes / step_tokens) + reused * self.kv_bytes_per_token
 
 
-# Source: its config.json, and count_multiplied_parameters of the default checkpoint.
+# Source: config.json, and count_multiplied_parameters of the default checkpoint.
 SMOLLM2_135M = Model("SmolLM2-135M", 106_203_456, 30, 576, 1536, 576, 192, 49_152)
 
 
 def read_model(checkpoint: Path) -> Model:
-    """Of a checkpoint folder with a Llama-like config.json; numbers of two bytes are assumed."""
+    """Read the model of a checkpoint folder with a Llama-like config.json, assuming two bytes per number."""
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     return Model(

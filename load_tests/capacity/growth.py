@@ -1,4 +1,4 @@
-"""From empty caches to full ones: what hits and reuse there are after so many pairs, and how much faster that is."""
+"""Models how hit rate, prefix reuse and speed grow from empty caches, by the number of served pairs."""
 
 import math
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ SERVED = (0, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000)
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """After `served` pairs; the pair cache forgets nothing.
+    """The state after `served` pairs, with a pair cache that never evicts.
 
     Attributes:
-        caching: the hit rate at this moment, and the share of new pairs whose note (or query) the engine has.
-        tokens: that are computed for a note which is asked for, hits included.
-        arithmetic: how many times less is computed for a note than at the start.
-        speed_up: how many times more notes a second a replica can score than at the start, with HTTP and all else.
+        caching: the hit rate, and the share of new pairs whose note (or query) is in the prefix cache.
+        tokens: computed tokens per requested note, including hits.
+        arithmetic: the operations per note at the start over those now.
+        speed_up: a replica's notes per second, with HTTP and everything else, over those at the start.
     """
 
     served: int
@@ -31,7 +31,7 @@ class Moment:
 
 
 def growth(traffic: Traffic, site: Site, served: Sequence[int] = SERVED) -> list[Moment]:
-    """At each of these numbers of pairs."""
+    """Compute the state at each number of served pairs."""
     pairs = pairs_of(traffic)
     start = _caching(pairs, 0, site)
     return [_moment(count, _caching(pairs, count, site), start, traffic, site) for count in served]
@@ -55,6 +55,6 @@ def _moment(served: int, now: Caching, start: Caching, traffic: Traffic, site: S
 
 
 def _flops(caching: Caching, site: Site) -> float:
-    """For a note that is asked for."""
+    """Count the operations per requested note."""
     reused = site.prompt.reused(caching.found)
     return (1 - caching.hit_rate) * site.model.flops(site.prompt.tokens, reused)

@@ -1,4 +1,7 @@
-"""What a rate of notes takes: replicas, Redis, links, money, and what is full first. Pure arithmetic; all assumptions are arguments."""
+"""Computes the replicas, Redis servers, links and money that a rate of notes needs, and the first bottleneck.
+
+Pure arithmetic; all assumptions are arguments.
+"""
 
 import math
 from collections.abc import Mapping
@@ -12,13 +15,13 @@ from load_tests.capacity.traffic import Traffic, pairs_of
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """How well a replica uses its device.
+    """How a replica uses its device.
 
     Attributes:
-        share: of the device's peak that matrix products, attention and all else together reach. ASSUMED for GPUs.
+        share: reached share of the device's peak, over all operations. ASSUMED for GPUs.
         step_tokens: tokens in a step (NOTEGRADE_ENGINE_MAX_BATCHED_TOKENS).
-        kv_share: of the memory that weights leave free, for the prefix cache (vLLM takes 0.9 of all; the rest is activations).
-        kv_bytes: the prefix cache itself, where that is set (NOTEGRADE_ENGINE_KV_CACHE_GIB, on a CPU).
+        kv_share: the prefix cache's share of the memory that weights leave free (vLLM takes 0.9 of all; the rest is activations).
+        kv_bytes: size of the prefix cache, if set (NOTEGRADE_ENGINE_KV_CACHE_GIB, on a CPU).
     """
 
     share: float = 0.35
@@ -27,21 +30,21 @@ class Engine:
     kv_bytes: float | None = None
 
     def prefix_cache(self, device: Device, model: Model) -> PrefixCache:
-        """Its room on that device."""
+        """Compute the size of the prefix cache on that device."""
         free = max(0.0, self.kv_share * (device.memory - model.weight_bytes))
         return PrefixCache((free if self.kv_bytes is None else self.kv_bytes) / model.kv_bytes_per_token)
 
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """Processor seconds of the two processes of a replica, each of which has one Python thread that works.
+    """CPU seconds of a replica's two processes, each with one busy Python thread.
 
     Attributes:
-        request_s: HTTP, validation, cache and answer of a request. Measured: docs/operations.md, "Traces" (667 µs with one
-            cached note, two cores of an AMD EPYC).
-        note_s: what each note adds to that. ASSUMED.
-        pair_s: what each pair that is computed adds: rendering, and vLLM's client. ASSUMED.
-        core_s: the engine core's own work for such a pair, which schedules it. ASSUMED.
+        request_s: HTTP, validation, cache and response of a request. Measured: `load_tests.tracing_cost` (667 µs with one cached
+            note, two cores of an AMD EPYC).
+        note_s: additional time per note. ASSUMED.
+        pair_s: additional time per computed pair: rendering, and vLLM's client. ASSUMED.
+        core_s: time of the engine core to schedule a computed pair. ASSUMED.
     """
 
     request_s: float = 667e-6
@@ -52,17 +55,17 @@ class Processes:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What replicas share.
+    """Resources that replicas share.
 
     Attributes:
-        redis_commands, redis_fields: a second, of one Redis: redis.io's page on benchmarks shows some 100,000 simple commands
-            without pipelining; fields are ASSUMED. A request takes one HMGET and, if anything is new, MULTI, HSET, PEXPIRE, EXEC.
+        redis_commands, redis_fields: per second of one Redis. redis.io's page on benchmarks shows about 100,000 simple commands
+            without pipelining; fields are ASSUMED. A request needs one HMGET and, for new pairs, MULTI, HSET, PEXPIRE, EXEC.
         redis_memory: bytes of one Redis. ASSUMED.
-        entry_bytes, query_bytes: of a pair in Redis, and of a query besides. Measured on Valkey 8 with `used_memory`: 1,907 bytes for
-            a query with 20 pairs, 37,786 with 500; over 512, where the hash gets a table, up to 120 a pair.
-        link_bytes: a second, of one network link (10 Gbit/s). ASSUMED.
-        note_bytes: of a note and its result on the wire, as JSON: about 5 a token, and 350 for ids, names and the result.
-        redis_price: US dollars an hour for a GB. ASSUMED.
+        entry_bytes, query_bytes: bytes per pair in Redis, and additionally per query. Measured on Valkey 8 with `used_memory`:
+            1,907 bytes for a query with 20 pairs, 37,786 with 500; above 512 pairs, where the hash becomes a table, up to 120 per pair.
+        link_bytes: bytes per second of one network link (10 Gbit/s). ASSUMED.
+        note_bytes: bytes of a note and its result as JSON: about 5 per token, and 350 for ids, names and the result.
+        redis_price: US dollars per GB and hour. ASSUMED.
     """
 
     redis_commands: float = 100_000
@@ -77,7 +80,7 @@ class Surroundings:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """All that stays the same when the rate grows. `load`: share of what it can do that a replica or a Redis is given."""
+    """Everything that does not depend on the rate. `load` is the planned utilisation of a replica or a Redis."""
 
     device: Device
     prompt: Prompt
@@ -90,12 +93,12 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Caching:
-    """What the caches do: by formula, or measured.
+    """The effect of the caches, by formula or measured.
 
     Attributes:
-        hit_rate: share of the notes whose pair is known.
-        found: share of the others whose note (or query) the engine still has.
-        pairs, queries: in the pair cache.
+        hit_rate: share of the notes whose pair is cached.
+        found: share of the other notes whose note (or query) is in the prefix cache.
+        pairs, queries: numbers in the pair cache.
     """
 
     hit_rate: float
@@ -107,19 +110,19 @@ class Caching:
 def steady_caching(
     traffic: Traffic, notes_per_s: float, ttl_s: float, most_pairs: float, site: Site
 ) -> Caching:
-    """After a time to live or two at that rate. Every replica sees all notes, so each has the prefix cache of one."""
+    """Compute the steady state at that rate. Any replica may see any note, so the prefix cache is that of one replica."""
     pairs = pairs_of(traffic)
     cache = PairCache(most_pairs, ttl_s * notes_per_s / traffic.notes_per_request)
     known = present(pairs, cache)
     room = site.engine.prefix_cache(site.device, site.model)
-    # A query is kept while any of its pairs is, and the first of them is the one that is surest to be there.
+    # A query is kept as long as any of its pairs; the first pair has the highest chance.
     queries = float((pairs.queries[:, 0] * known.max(axis=1)).sum())
     found = found_steadily(pairs, known, site.prompt, room)
     return Caching(pairs.mean(known), found, pairs.total(known), queries)
 
 
 def replica_limits(site: Site, caching: Caching, notes_per_request: float) -> Mapping[str, float]:
-    """Notes a second at which each part of a replica is full; the least is the replica's rate."""
+    """Compute the maximum notes per second of each part of a replica; the minimum is the replica's rate."""
     missing = 1 - caching.hit_rate
     tokens, reused = site.prompt.tokens, site.prompt.reused(caching.found)
     device, costs = site.device, site.processes
@@ -128,7 +131,7 @@ def replica_limits(site: Site, caching: Caching, notes_per_request: float) -> Ma
     front_s = costs.request_s / notes_per_request + costs.note_s + missing * costs.pair_s
     core_s = missing * costs.core_s
     if device.shared_cores:
-        # On one set of cores they take turns.
+        # All parts share the same cores.
         return {"processor": _rate(arithmetic_s + (front_s + core_s) / device.shared_cores)}
     return {
         "arithmetic": _rate(arithmetic_s),
@@ -144,15 +147,14 @@ def _rate(seconds: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a rate takes.
+    """The resources that a rate needs.
 
     Attributes:
-        replica_rate: notes a second of one replica, full; `limit` is the part of it that is full.
-        busy: share of the device's arithmetic that is used at the planned load.
-        redis_bytes: of all pairs in the cache.
-        needs: units of each shared thing (one Redis by what fills it, one link), not rounded.
-        first: what has to be made more of first as the rate grows to this: the shared thing of which most units are needed, if
-            one is not enough, else the part that limits a replica.
+        replica_rate: maximum notes per second of one replica, limited by its part `limit`.
+        busy: used share of the device's arithmetic at the planned load.
+        redis_bytes: bytes of all cached pairs.
+        needs: units of each shared resource (Redis by kind of load, link), not rounded.
+        first: the first bottleneck: the most needed shared resource if one unit is not enough, else the replica's limit.
     """
 
     notes_per_s: float
@@ -171,7 +173,7 @@ class Plan:
 
 
 def plan(notes_per_s: float, caching: Caching, notes_per_request: float, site: Site) -> Plan:
-    """Replicas and shared things are whole, and never fewer than one."""
+    """Compute the resources for a rate; replicas and shared resources are rounded up, to at least one."""
     limits = replica_limits(site, caching, notes_per_request)
     limit = min(limits, key=lambda part: limits[part])
     needs = _shared_needs(notes_per_s, caching, notes_per_request, site)
@@ -208,7 +210,7 @@ def _shared_needs(
     notes_per_s: float, caching: Caching, notes_per_request: float, site: Site
 ) -> dict[str, float]:
     around, missing = site.surroundings, 1 - caching.hit_rate
-    # At least one of its notes is new.
+    # The share of requests with at least one new note.
     writes = 1 - caching.hit_rate**notes_per_request
     commands = notes_per_s / notes_per_request * (1 + 4 * writes)
     return {

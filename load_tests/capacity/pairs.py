@@ -1,10 +1,10 @@
-"""How many of the pairs that are asked for have been scored before, by formula, under the independent reference model.
+"""Computes hit rates of the pair cache by formula, under the independent reference model.
 
-Both tiers of the cache keep all pairs of a query together and drop them together: the least recently used query makes room
-(`service.caches.memory_cache`, and Redis with `allkeys-lru`), and a query's time to live runs from its first pair on and is not
-prolonged. So the formulas are Che's approximation for queries rather than pairs (H. Che et al., "Hierarchical Web caching
-systems", IEEE JSAC 2002): a query stays until nobody has asked for it during a characteristic time T, the same for all, which is
-such that what is kept fills the cache. Times are in requests.
+Both tiers of the cache keep and drop all pairs of a query together. They evict the least recently used query
+(`service.caches.memory_cache`, and Redis with `allkeys-lru`), and a query's time to live starts with its first pair and is not
+extended. So the formulas are Che's approximation for queries instead of pairs (H. Che et al., "Hierarchical Web caching systems",
+IEEE JSAC 2002): a query is evicted once nobody has requested it for a characteristic time T, the same for all queries, for which
+the kept pairs fill the cache. Times are in requests.
 """
 
 import math
@@ -17,16 +17,16 @@ from load_tests.capacity.traffic import Array, Pairs, solve
 
 @dataclass(frozen=True, slots=True)
 class PairCache:
-    """Most pairs in it, and the time to live in requests; both may be infinite."""
+    """The cache's capacity in pairs and time to live in requests; both may be infinite."""
 
     pairs: float = math.inf
     ttl_requests: float = math.inf
 
 
 def present(pairs: Pairs, cache: PairCache) -> Array:
-    """The chance that the cache knows each pair, after so long that it has forgotten how it began.
+    """Compute the probability that each pair is cached, in the steady state.
 
-    What is asked for at random moments finds what is there on average, so this is the hit rate of each pair as well.
+    Requests arrive at random times, so this is each pair's hit rate as well.
     """
     in_time = _until_ttl(pairs, cache.ttl_requests)
     if pairs.total(in_time) <= cache.pairs:
@@ -39,53 +39,53 @@ def present(pairs: Pairs, cache: PairCache) -> Array:
 
 
 def _until_unused(pairs: Pairs, requests: float) -> Array:
-    """Queries go once nobody has asked for them that long."""
-    # How many requests a stay has is geometric: each is followed by the next in time with chance `again`.
+    """Compute the hit rates if queries are evicted once nobody has requested them for that long."""
+    # The number of requests of a stay is geometric: each is followed by another in time with probability `again`.
     again = -np.expm1(-pairs.query * requests)
     known = again * pairs.note
     return _share(known, np.exp(-pairs.query * requests) + known)
 
 
 def _until_ttl(pairs: Pairs, ttl: float) -> Array:
-    """Queries go that long after they came; the next request for one begins anew."""
+    """Compute the hit rates if queries expire that long after their first request."""
     if math.isinf(ttl):
-        return _sooner_or_later(pairs)
-    # A stay is the request that begins it and a Poisson number of others: `times` requests for the pair after the first one.
+        return _eventually(pairs)
+    # A stay is its first request and a Poisson number of others, `times` of which on average ask for the pair.
     times = pairs.query * pairs.note * ttl
     asked = pairs.note * (1 + pairs.query * ttl)
-    # asked - missed, where missed = 1 - (1 - note) exp(-times) without the cancellation.
-    known = _above_line(times) - pairs.note * np.expm1(-times)
+    # asked - missed, with missed = 1 - (1 - note) exp(-times), in a form without cancellation.
+    known = _exp_remainder(times) - pairs.note * np.expm1(-times)
     return _share(known, asked)
 
 
 def _share(known: Array, asked: Array) -> Array:
-    """0 for notes that are never drawn."""
+    """Divide, with 0 for notes that are never drawn."""
     return np.divide(known, asked, out=np.zeros_like(known), where=asked > 0)
 
 
-def _sooner_or_later(pairs: Pairs) -> Array:
+def _eventually(pairs: Pairs) -> Array:
     return np.sign(pairs.query * pairs.note)
 
 
-def _above_line(x: Array) -> Array:
-    """x - 1 + exp(-x), which is about x^2 / 2."""
+def _exp_remainder(x: Array) -> Array:
+    """Compute x - 1 + exp(-x), which is about x^2 / 2 for small x."""
     return np.where(x < 1e-4, x * x / 2 - x**3 / 6, x + np.expm1(-x))
 
 
 def present_after(pairs: Pairs, requests: float) -> Array:
-    """The chance that a pair came in that many requests: what a cache that forgets nothing knows by then."""
+    """Compute the probability that each pair occurred in that many requests, as in a cache that never evicts."""
     if math.isinf(requests):
-        return _sooner_or_later(pairs)
+        return _eventually(pairs)
     return -np.expm1(requests * _log_unseen(pairs))
 
 
 def _log_unseen(pairs: Pairs) -> Array:
-    # A pair that every request holds is unseen in none.
+    # log(0) for a pair that is in every request.
     with np.errstate(divide="ignore"):
         return np.log1p(-pairs.query * pairs.note)
 
 
 def hit_rate_between(pairs: Pairs, first: float, last: float) -> float:
-    """Share of known pairs among those of the requests `first` to `last`, counted from an empty cache."""
+    """Compute the hit rate over the requests `first` to `last`, counted from an empty cache."""
     new = pairs.total(present_after(pairs, last) - present_after(pairs, first))
     return 1 - new / ((last - first) * pairs.per_request)

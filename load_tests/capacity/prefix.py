@@ -1,7 +1,7 @@
-"""How much of a prompt the engine need not compute, since it still has the keys and values of the prompt's start.
+"""Computes how much of a prompt the engine reuses from its prefix cache.
 
-vLLM keeps them in blocks of whole tokens and drops the least recently used ones. With criteria, note, query in this order a note
-that was scored for any query is read once; with criteria, query, note the pairs of a request share their query.
+vLLM caches keys and values in blocks of tokens, and evicts the least recently used. If prompts have the note before the query, a
+note is computed once for all queries. If they have the query first, the pairs of a request share their query.
 """
 
 import math
@@ -22,10 +22,10 @@ class Prompt:
     """Mean lengths in tokens.
 
     Attributes:
-        head: criteria and whatever else all prompts begin with.
-        note, query: the one that comes last with the cue that ends the prompt.
-        note_sd, query_sd: standard deviations; only whole blocks are shared, so lengths matter by more than their mean.
-        block: tokens in a block of the engine's cache.
+        head: criteria and everything else that all prompts start with.
+        note, query: the last of them includes the cue.
+        note_sd, query_sd: standard deviations, which matter because only whole blocks are shared.
+        block: tokens per block of the engine's cache.
     """
 
     head: float
@@ -38,40 +38,40 @@ class Prompt:
 
     @property
     def tokens(self) -> float:
-        """Of a whole prompt."""
+        """The length of a prompt."""
         return self.head + self.note + self.query
 
     @property
     def shared_head(self) -> float:
-        """Tokens of the blocks that all prompts share."""
+        """The tokens in blocks that all prompts share."""
         return self.head // self.block * self.block
 
     @property
     def shared(self) -> float:
-        """Tokens of the blocks that prompts with the same note (or query) share, the head's among them."""
+        """The tokens in blocks that prompts with the same note (or query) share, including the head's."""
         if self.order == "note-first":
             return self._whole_blocks(self.head + self.note, self.note_sd)
         return self._whole_blocks(self.head + self.query, self.query_sd)
 
     @property
     def tail(self) -> float:
-        """Tokens of the further whole blocks, which only the same pair could use again: they take room all the same."""
+        """The tokens in further whole blocks, which only the same pair could reuse but which fill the cache."""
         whole = self._whole_blocks(self.tokens, math.hypot(self.note_sd, self.query_sd))
         return max(0.0, whole - self.shared)
 
     def _whole_blocks(self, mean: float, sd: float) -> float:
-        """Tokens in whole blocks, of normally distributed lengths; never fewer than the head's."""
+        """Compute the mean tokens in whole blocks for normally distributed lengths, at least the head's."""
         most = int((mean + 6 * sd) // self.block)
         blocks = (_chance_over(block * self.block, mean, sd) for block in range(1, most + 1))
         return max(self.shared_head, self.block * sum(blocks))
 
     def reused(self, found: float) -> float:
-        """Tokens of a pair that need not be computed, where that share of the pairs finds its note (or query)."""
+        """Compute the reused tokens per pair if a share `found` of the pairs finds its note (or query)."""
         return self.shared_head + found * (self.shared - self.shared_head)
 
 
 def _chance_over(tokens: float, mean: float, sd: float) -> float:
-    """That a length is at least so many tokens; half a token of continuity correction, since lengths are whole."""
+    """Compute the probability of at least `tokens` tokens, with a continuity correction of half a token."""
     if sd == 0:
         return float(mean >= tokens)
     return 0.5 * math.erfc((tokens - 0.5 - mean) / (sd * math.sqrt(2)))
@@ -79,13 +79,16 @@ def _chance_over(tokens: float, mean: float, sd: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class PrefixCache:
-    """Room for keys and values, in tokens; of one replica, since replicas don't share it."""
+    """The capacity of one replica's prefix cache in tokens; replicas don't share it."""
 
     tokens: float = math.inf
 
 
 def found_steadily(pairs: Pairs, known: Array, prompt: Prompt, cache: PrefixCache) -> float:
-    """Share of the pairs that are computed whose note (or query) is there, where the pair cache knows `known` (a chance)."""
+    """Compute the share of computed pairs whose note (or query) is in the prefix cache, in the steady state.
+
+    known: the probability that each pair is in the pair cache.
+    """
     missing = 1 - known
     if prompt.order == "query-first":
         return _query_found(pairs, missing, prompt, cache, math.inf)
@@ -94,13 +97,13 @@ def found_steadily(pairs: Pairs, known: Array, prompt: Prompt, cache: PrefixCach
 
 
 def found_after(pairs: Pairs, requests: float, prompt: Prompt, cache: PrefixCache) -> float:
-    """The same at a moment: so many requests after both caches were empty, with a pair cache that forgets nothing."""
+    """Compute the same share `requests` after both caches were empty, with a pair cache that never evicts."""
     missing = 1 - present_after(pairs, requests)
     if prompt.order == "query-first":
         return _query_found(pairs, missing, prompt, cache, requests)
 
     def visits(window: float) -> Array:
-        # Pairs are computed once: those of a window are those that were new in it.
+        # Each pair is computed once: in the window in which it is new.
         new = present_after(pairs, requests) - present_after(pairs, max(0.0, requests - window))
         return _by_note(pairs, pairs.queries * new)
 
@@ -109,7 +112,7 @@ def found_after(pairs: Pairs, requests: float, prompt: Prompt, cache: PrefixCach
 
 
 def _by_note(pairs: Pairs, computed: Array) -> Array:
-    """Computed pairs of a single note of each class; those that queries always bring are spread by the notes' popularity."""
+    """Sum computed pairs per note of each class; a query's own notes are spread by the notes' popularity."""
     summed = computed.sum(axis=0)
     own = summed[0] * pairs.notes[0, 0]
     return summed[1:] + own * pairs.law.share
@@ -135,8 +138,8 @@ def _note_found(
 
 
 def _query_found(pairs: Pairs, missing: Array, prompt: Prompt, cache: PrefixCache, longest: float) -> float:
-    computed = (pairs.note * pairs.notes * missing).sum(axis=1)  # pairs of a request for the query
-    asking = np.minimum(1.0, computed)  # a request with none of them leaves no trace
+    computed = (pairs.note * pairs.notes * missing).sum(axis=1)  # computed pairs per request for the query
+    asking = np.minimum(1.0, computed)  # a request without computed pairs does not touch the prefix cache
     query, queries = pairs.query[:, 0], pairs.queries[:, 0]
 
     def held(window: float) -> float:
@@ -145,12 +148,12 @@ def _query_found(pairs: Pairs, missing: Array, prompt: Prompt, cache: PrefixCach
 
     window = min(longest, solve(held, cache.tokens))
     there = np.ones_like(query) if math.isinf(window) else -np.expm1(-query * asking * window)
-    # The first pair of a request computes its query where it is not there; the others find it.
+    # The first pair of a request may have to compute the query; the others always find it.
     first = np.divide(asking, computed, out=np.ones_like(computed), where=computed > 0)
     return _mean(1 - (1 - there) * first, queries * query * computed)
 
 
 def _mean(values: Array, weights: Array) -> float:
-    """0 where nothing is computed at all."""
+    """Compute the weighted mean; 0 if nothing is computed."""
     total = weights.sum()
     return float((values * weights).sum() / total) if total > 0 else 0.0

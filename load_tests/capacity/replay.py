@@ -1,6 +1,6 @@
-"""The caches by simulation: requests one after the other, through a cache that behaves as the service's does.
+"""Simulates the caches request by request, with the eviction rules of the service.
 
-Checks the formulas of `pairs` and `prefix`, and stands in for them where there is a log of real traffic.
+It checks the formulas of `pairs` and `prefix`, and replaces them if there is a log of real traffic.
 """
 
 import math
@@ -18,13 +18,13 @@ Request = tuple[Hashable, Sequence[Hashable]]
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What became of requests.
+    """Counts of a simulation.
 
     Attributes:
-        hits: pairs that the cache knew.
-        notes_found: pairs that it did not know whose note the engine still had, and
-        queries_found: whose query it still had or had from a pair of the same request.
-        pairs_kept, queries_kept: in the cache at the end.
+        hits: pairs found in the pair cache.
+        notes_found: other pairs whose note was in the prefix cache.
+        queries_found: other pairs whose query was in the prefix cache, possibly from the same request.
+        pairs_kept, queries_kept: numbers in the pair cache at the end.
     """
 
     requests: int
@@ -37,25 +37,24 @@ class Seen:
 
     @property
     def hit_rate(self) -> float:
-        """NaN of no pairs."""
+        """The share of hits; NaN for no pairs."""
         return self.hits / self.pairs if self.pairs else math.nan
 
     def found(self, order: str) -> float:
-        """Share of the pairs to compute that find their note (or query); 0 where none is to compute."""
+        """Return the share of computed pairs that found their note (or query); 0 if no pair was computed."""
         computed = self.pairs - self.hits
-        there = self.notes_found if order == "note-first" else self.queries_found
-        return there / computed if computed else 0.0
+        found = self.notes_found if order == "note-first" else self.queries_found
+        return found / computed if computed else 0.0
 
 
-class _Kept:
-    """Queries with the notes that were scored for them; the least recently used query goes, and each one at its time."""
+class _PairCache:
+    """Queries with their scored notes; evicts the least recently used query, and expired queries."""
 
     def __init__(self, cache: PairCache) -> None:
         self._cache = cache
         self._queries: OrderedDict[Hashable, tuple[float, dict[Hashable, None]]] = OrderedDict()
-        self._ends: deque[tuple[float, Hashable]] = (
-            deque()
-        )  # all live equally long: in the order of their ends
+        # Sorted by expiry, since all queries have the same time to live.
+        self._ends: deque[tuple[float, Hashable]] = deque()
         self.pairs = 0
 
     @property
@@ -63,8 +62,8 @@ class _Kept:
         return len(self._queries)
 
     def ask(self, query: Hashable, notes: Sequence[Hashable], now: int) -> list[Hashable]:
-        """The notes that it doesn't know, which it then knows."""
-        self._drop_ended(now)
+        """Return the notes that are not cached, and cache them."""
+        self._drop_expired(now)
         if query not in self._queries:
             self._queries[query] = now + self._cache.ttl_requests, {}
             self._ends.append((now + self._cache.ttl_requests, query))
@@ -80,41 +79,41 @@ class _Kept:
             self.pairs -= len(self._queries.popitem(last=False)[1][1])
         return new
 
-    def _drop_ended(self, now: int) -> None:
+    def _drop_expired(self, now: int) -> None:
         while self._ends and self._ends[0][0] <= now:
             ends, query = self._ends.popleft()
-            # It may have made room before, and have come again.
+            # The query may have been evicted earlier and cached again.
             if query in self._queries and self._queries[query][0] == ends:
                 self.pairs -= len(self._queries.pop(query)[1])
 
 
-class _Recent:
-    """The last so many distinct things, as the engine's cache has them; blocks that nobody shares are left out."""
+class _PrefixCache:
+    """The most recently used notes or queries, as in the engine's prefix cache, without blocks that are never shared."""
 
     def __init__(self, most: float) -> None:
         self._most = most
         self._things: OrderedDict[Hashable, None] = OrderedDict()
 
     def ask(self, thing: Hashable) -> bool:
-        """Whether it was there; it is now."""
-        there = thing in self._things
+        """Return whether it was cached, and cache it."""
+        was_cached = thing in self._things
         self._things[thing] = None
         self._things.move_to_end(thing)
         if len(self._things) > self._most:
             self._things.popitem(last=False)
-        return there
+        return was_cached
 
 
 def replay_requests(
     requests: Iterable[Request], cache: PairCache, prefixes: float = math.inf, count_from: int = 0
 ) -> Seen:
-    """Ask for them in turn.
+    """Simulate the requests in order.
 
     Args:
-        prefixes: most notes (or queries) whose start of a prompt the engine keeps.
-        count_from: requests that only fill the caches.
+        prefixes: capacity of the prefix cache in notes (or queries).
+        count_from: number of first requests that fill the caches and are not counted.
     """
-    kept, notes_held, queries_held = _Kept(cache), _Recent(prefixes), _Recent(prefixes)
+    kept, notes_held, queries_held = _PairCache(cache), _PrefixCache(prefixes), _PrefixCache(prefixes)
     counted, pairs, hits, notes_found, queries_found = 0, 0, 0, 0, 0
     for now, (query, notes) in enumerate(requests):
         new = kept.ask(query, notes, now)
@@ -131,7 +130,7 @@ def replay_requests(
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Of a log, through caches that forget nothing; `late_hit_rate` is that of its second half."""
+    """Statistics of a log with caches that never evict; `late_hit_rate` is that of its second half."""
 
     requests: int
     pairs: int
@@ -143,28 +142,28 @@ class Facts:
 
 
 class Log:
-    """Requests that were made once, in their order."""
+    """A log of requests in order."""
 
     def __init__(self, requests: Sequence[Request]) -> None:
-        """Raises ValueError where there are none."""
+        """Take the requests. Raises ValueError if there are none."""
         if not requests:
-            raise ValueError("the log has no request")
+            raise ValueError("the log has no requests")
         self._requests = requests
         self._pairs = sum(len(notes) for _, notes in requests)
         self._seen: dict[tuple[float, float, float], Seen] = {}
 
     @classmethod
     def of(cls, asked: Iterable[Asked]) -> "Log":
-        """As hashes of what was asked, so that a long log needs no more memory than it must."""
+        """Make a log of hashes instead of texts, which need less memory."""
         return cls([(hash(query), tuple(map(hash, notes))) for query, notes in logged_requests(asked)])
 
     @property
     def notes_per_request(self) -> float:
-        """Mean."""
+        """The mean number of notes."""
         return self._pairs / len(self._requests)
 
     def facts(self) -> Facts:
-        """What it holds."""
+        """Compute the statistics of the log."""
         whole, late = replay_requests(self._requests, PairCache()), self._late(PairCache(), math.inf)
         notes = {note for _, of_request in self._requests for note in of_request}
         return Facts(
@@ -178,16 +177,16 @@ class Log:
         )
 
     def caching(self, site: Site, notes_per_s: float, ttl_s: float, most_pairs: float) -> Caching:
-        """As measured in its second half, at that rate: the first half fills the caches."""
+        """Measure the caches on the second half of the log at that rate; the first half fills them."""
         ttl = ttl_s * notes_per_s / self.notes_per_request
         room = site.engine.prefix_cache(site.device, site.model).tokens
-        # What a computed pair takes of the engine's cache: what it may share, and what nobody else can use.
+        # A computed pair occupies its shareable blocks and the rest of its whole blocks.
         prefixes = room // max(1.0, site.prompt.shared - site.prompt.shared_head + site.prompt.tail)
         seen = self._late(PairCache(most_pairs, ttl if ttl < len(self._requests) else math.inf), prefixes)
         return Caching(seen.hit_rate, seen.found(site.prompt.order), seen.pairs_kept, seen.queries_kept)
 
     def _late(self, cache: PairCache, prefixes: float) -> Seen:
-        # More than there are pairs is as good as no limit: devices with much memory differ in nothing.
+        # A capacity above the number of pairs is unlimited, so devices with much memory share one simulation.
         prefixes = prefixes if prefixes < self._pairs else math.inf
         key = cache.pairs, cache.ttl_requests, prefixes
         if key not in self._seen:
@@ -197,7 +196,7 @@ class Log:
 
 
 def logged_requests(asked: Iterable[Asked]) -> Iterator[Request]:
-    """Of a log; a note is its title and body, as in the service. A log may have hashes in the place of texts."""
+    """Yield the canonical requests of a log. A note is its title and body, which may be hashes."""
     for each in asked:
         notes = ((canonicalize(note["title"]), canonicalize(note["body"])) for note in each.notes)
         yield canonicalize(each.query), list(dict.fromkeys(notes))

@@ -1,4 +1,4 @@
-"""What the capacity model finds, as tables in Markdown."""
+"""Formats the results of the capacity model as Markdown tables."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,18 +6,19 @@ from load_tests.capacity.check import Point
 from load_tests.capacity.growth import Moment
 from load_tests.capacity.model import Plan, Site
 from load_tests.capacity.replay import Facts
+from load_tests.figures import markdown_table
 
 _PLAN = (
-    "notes/s", "device", "hit rate", "found", "tokens/new pair", "notes/s of one, full", "its limit", "arithmetic used",
-    "replicas", "$/h", "pairs kept", "Redis", "of GB", "links", "more of first",
+    "notes/s", "device", "hit rate", "prefix reuse", "tokens/new pair", "max notes/s per replica", "replica limit",
+    "arithmetic used", "replicas", "$/h", "cached pairs", "Redis", "Redis GB", "links", "first bottleneck",
 )  # fmt: skip
-_GROWTH = ("pairs served", "hit rate", "found", "tokens/note", "arithmetic", "notes/s")
-_CHECK = ("what", "quantity", "model", "measured", "model / measured")
+_GROWTH = ("pairs served", "hit rate", "prefix reuse", "tokens/note", "arithmetic", "notes/s")
+_CHECK = ("row", "quantity", "model", "measured", "model / measured")
 
 
 def plan_table(plans: Iterable[tuple[Site, Plan]]) -> str:
-    """A row for each rate and device."""
-    return _table(_PLAN, (_plan_cells(site, each) for site, each in plans))
+    """Format a row per rate and device."""
+    return markdown_table(_PLAN, (_plan_cells(site, each) for site, each in plans))
 
 
 def _plan_cells(site: Site, each: Plan) -> list[str]:
@@ -41,9 +42,9 @@ def _plan_cells(site: Site, each: Plan) -> list[str]:
 
 
 def growth_table(moments: Sequence[Moment], site: Site) -> str:
-    """A row for each number of pairs; the last columns as multiples of the start."""
-    told = f"{site.prompt.order}, on {site.device.name}; arithmetic and notes/s as multiples of the start"
-    return f"{told}\n\n" + _table(_GROWTH, map(_growth_cells, moments))
+    """Format a row per number of served pairs; the last two columns are multiples of the start."""
+    heading = f"{site.prompt.order}, on {site.device.name}; arithmetic and notes/s are multiples of the start"
+    return f"{heading}\n\n" + markdown_table(_GROWTH, map(_growth_cells, moments))
 
 
 def _growth_cells(moment: Moment) -> list[str]:
@@ -58,8 +59,8 @@ def _growth_cells(moment: Moment) -> list[str]:
 
 
 def check_table(points: Iterable[Point]) -> str:
-    """A row for each point."""
-    return _table(_CHECK, map(_check_cells, points))
+    """Format a row per compared quantity."""
+    return markdown_table(_CHECK, map(_check_cells, points))
 
 
 def _check_cells(point: Point) -> list[str]:
@@ -68,8 +69,8 @@ def _check_cells(point: Point) -> list[str]:
 
 
 def log_table(facts: Facts) -> str:
-    """What a log holds, in one row."""
-    heads = ("requests", "pairs", "queries", "notes", "distinct pairs", "hit rate", "of the second half")
+    """Format the statistics of a log as one row."""
+    heads = ("requests", "pairs", "queries", "notes", "distinct pairs", "hit rate", "hit rate of second half")
     counts = (
         facts.requests,
         facts.pairs,
@@ -78,9 +79,4 @@ def log_table(facts: Facts) -> str:
         facts.distinct_pairs,
     )
     rates = (facts.hit_rate, facts.late_hit_rate)
-    return _table(heads, [[*(f"{count:,}" for count in counts), *(f"{rate:.1%}" for rate in rates)]])
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return markdown_table(heads, [[*(f"{count:,}" for count in counts), *(f"{rate:.1%}" for rate in rates)]])

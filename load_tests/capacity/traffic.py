@@ -1,7 +1,7 @@
-"""Who asks for what, as the capacity model sees it: queries and notes by Zipf's laws, in classes of equal popularity.
+"""Models traffic for the capacity model: queries and notes by Zipf's law, in classes of similar popularity.
 
-A law over a thousand million notes is a few hundred classes here: ranks up to `_EXACT` one by one, the others in bands of
-ranks whose popularity differs by some percent.
+Ranks up to `_EXACT` are separate classes, others are in bands whose popularity differs by a few percent, so a law over a billion
+notes is a few hundred classes.
 """
 
 import math
@@ -11,25 +11,25 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-# mypy reads no numpy (pyproject.toml): to it, this is Any.
+# mypy does not follow numpy (pyproject.toml), so this is Any to it.
 Array: TypeAlias = np.ndarray[Any, Any]
 
 _EXACT = 100
 _BANDS = 250
-# Halvings of an interval on a logarithmic scale: more than a float can tell apart.
+# Bisection steps on a logarithmic scale, enough for a float's precision.
 _HALVINGS = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What comes in.
+    """The parameters of a traffic.
 
     Attributes:
-        queries, notes: how many distinct ones there are.
-        query_exponent, note_exponent: the k-th most popular is asked for with weight k^-exponent.
+        queries, notes: numbers of distinct queries and notes.
+        query_exponent, note_exponent: the k-th most popular has weight k^-exponent.
         notes_per_request: distinct notes in a request.
-        own_share: share of a request's notes that its query brings every time, as a ranking backend's candidates do; the
-            others are drawn for each request anew, independently of the query. 0 is `load_tests.bench`'s traffic.
+        own_share: share of a request's notes that are the same for each request of its query, as from a ranking backend. The
+            others are drawn per request, independently of the query. 0 is the traffic of `load_tests.bench`.
     """
 
     queries: int
@@ -42,18 +42,18 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class Popularity:
-    """Classes of things: `share` of the draws that each single member gets, and the members' `count`."""
+    """Classes of queries or notes: the `share` of draws of a single member, and the number of members."""
 
     share: Array
     count: Array
 
 
 def zipf_law(exponent: float, count: int) -> Popularity:
-    """The k-th of `count` things has weight k^-exponent; shares add up to 1 over all members."""
+    """Make the law in which the k-th of `count` members has weight k^-exponent; shares sum to 1 over all members."""
     ranks = np.arange(1.0, min(count, _EXACT) + 1)
     edges = np.unique(np.geomspace(_EXACT + 1, max(count, _EXACT) + 1, _BANDS).round())
     members = np.concatenate([np.ones_like(ranks), np.diff(edges)])
-    # A sum over ranks a to b-1 is the integral from a - 1/2 to b - 1/2 (midpoint rule: to 1e-5 at rank 100).
+    # The sum over ranks a to b-1 is about the integral from a - 1/2 to b - 1/2 (error 1e-5 at rank 100).
     bands = np.diff(_integral(edges - 0.5, exponent))
     weights = np.concatenate([ranks**-exponent, bands])
     return Popularity(weights / weights.sum() / members, members)
@@ -66,7 +66,7 @@ def _integral(x: Array, exponent: float) -> Array:
 
 
 def inclusion(law: Popularity, drawn: float) -> Array:
-    """For a single member of each class, the chance to be among `drawn` distinct ones: drawn until there are so many."""
+    """Compute the probability that a member of each class is among `drawn` distinct draws."""
     if drawn == 0 or drawn >= law.count.sum():
         return np.full_like(law.share, float(drawn > 0))
 
@@ -78,15 +78,15 @@ def inclusion(law: Popularity, drawn: float) -> Array:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """All pairs, as classes: queries down, notes across. The first column is the notes that a query brings every time.
+    """Classes of pairs: rows are query classes, columns note classes. The first column is a query's own notes.
 
     Attributes:
-        query: chance that a request is for one query of the class, (queries, 1).
-        queries: how many there are, (queries, 1).
-        note: chance that a request for a query holds one note of the class, (1, notes + 1).
-        notes: how many there are, (1, notes + 1).
-        law: the notes' popularity, without that column.
-        per_request: pairs in a request.
+        query: probability that a request is for one query of the class, (queries, 1).
+        queries: number of queries in the class, (queries, 1).
+        note: probability that a request for a query contains one note of the class, (1, notes + 1).
+        notes: number of notes in the class, (1, notes + 1).
+        law: popularity of the notes, without the first column.
+        per_request: pairs per request.
     """
 
     query: Array
@@ -97,17 +97,17 @@ class Pairs:
     per_request: float
 
     def mean(self, value: Array) -> float:
-        """Over the pairs that are asked for, each as often as it is."""
+        """Compute the mean over requested pairs, weighted by how often each is requested."""
         asked = self.query * self.queries * self.note * self.notes
         return float((asked * value).sum() / self.per_request)
 
     def total(self, value: Array) -> float:
-        """Over all pairs that there are."""
+        """Compute the sum over all pairs."""
         return float((self.queries * self.notes * value).sum())
 
 
 def pairs_of(traffic: Traffic) -> Pairs:
-    """Raises ValueError where a request has more notes than there are."""
+    """Make the classes of pairs. Raises ValueError if a request has more notes than there are."""
     if traffic.notes_per_request > traffic.notes:
         raise ValueError(f"requests of {traffic.notes_per_request:g} notes need more than {traffic.notes}")
     queries = zipf_law(traffic.query_exponent, traffic.queries)
@@ -125,7 +125,7 @@ def pairs_of(traffic: Traffic) -> Pairs:
 
 
 def solve(rising: Callable[[float], float], target: float, most: float = 1e18) -> float:
-    """Where a rising function reaches the target, between 1e-9 and `most`; infinite where it doesn't."""
+    """Find where a rising function reaches the target, between 1e-9 and `most`; infinity if it doesn't."""
     if rising(most) < target:
         return math.inf
     low, high = math.log(1e-9), math.log(most)

@@ -1,1 +1,1 @@
-"""Mixed traffic for a long time while Redis, the engine and clients fail at random: what was sent, what was answered, what leaked."""
+"""Soak-tests a service: mixed traffic while Redis, the engine and clients fail at random, checked for lost answers and leaks."""

@@ -1,13 +1,12 @@
-"""Soak a service of its own: mixed traffic, random faults, then the books.
+"""Soak-tests a service with mixed traffic and random faults.
 
     .venv/bin/python -m load_tests.soak --seconds 600 --out runs/soak
 
-Starts `notegrade serve` and a Redis. At the end it prints what was sent, answered and left, whether the service's own counts agree, how memory
-went (slope over the second half, with its standard error), and what is left of tasks and open files when all is quiet. Exits with 1
-if anything is wrong. The service itself is not killed: the books are those of one process.
+Starts `notegrade serve` and a Redis. At the end it prints the counts of requests, whether the service's own counts agree, the
+growth of memory (slope over the second half, with its standard error), and the tasks and open files that remain when idle. Exits
+with 1 if anything is wrong. The service itself is not killed, since its counts are per process.
 """
 
-import argparse
 import asyncio
 import json
 import random
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import aiohttp
 
+from load_tests.arguments import add_checkpoint, add_seed, make_parser
 from load_tests.client import post_score, read_metrics
 from load_tests.soak.faults import Faults
 from load_tests.soak.processes import Redis, Service, wait_for_start
@@ -30,7 +30,7 @@ SAMPLE_EVERY_S = 5.0
 
 
 class Soak:
-    """One service, one Redis, one run."""
+    """One soak of a service and its Redis."""
 
     def __init__(self, service: Service, redis: Redis, session: aiohttp.ClientSession, seed: int) -> None:
         self._service = service
@@ -40,12 +40,12 @@ class Soak:
         self._samples: list[Sample] = []
 
     async def run(self, seconds: float) -> tuple[Report, float]:
-        """The report, not judged yet, and how many requests the service says it had from callers."""
+        """Return the report before its checks, and the number of requests by the service's own count."""
         await self._fill_prefix_cache()
         callers = Callers(self._service.url, self._session, self._seed)
-        await callers.run(min(20.0, seconds / 10))  # imports, pools and caches
+        await callers.run(min(20.0, seconds / 10))  # warms up imports, pools and caches
         warm = callers.tally
-        before = await self._quiet()
+        before = await self._idle()
         callers.tally = Tally(scores=warm.scores, wrong=warm.wrong)
         counted_before = await self._counted()
         faults = Faults(self._redis, self._service, self._seed)
@@ -57,14 +57,14 @@ class Soak:
         for ended in await asyncio.gather(failing, sampling, return_exceptions=True):
             if not isinstance(ended, asyncio.CancelledError):
                 callers.tally.complain(f"the soak itself failed: {ended!r}")
-        after = await self._quiet()
+        after = await self._idle()
         counted = await self._counted() - counted_before
         return Report(
             seconds, self._seed, callers.tally, dict(faults.injected), self._samples, before, after
         ), counted
 
     async def _fill_prefix_cache(self) -> None:
-        """Use every page of it once: until then, the engine core's memory grows as it is meant to."""
+        """Use every page of the prefix cache once, since the engine core's memory grows until then."""
         rng = random.Random(self._seed)
         metrics = await read_metrics(self._session, self._service.url)
         [size] = (
@@ -80,9 +80,9 @@ class Soak:
             await post_score(self._session, self._service.url, body)
             metrics = await read_metrics(self._session, self._service.url)
 
-    async def _quiet(self) -> Sample:
+    async def _idle(self) -> Sample:
         await asyncio.sleep(8)
-        return await self._look(0.0)
+        return await self._take_sample(0.0)
 
     async def _counted(self) -> float:
         metrics = await read_metrics(self._session, self._service.url)
@@ -97,16 +97,16 @@ class Soak:
         started = time.monotonic()
         while True:
             await asyncio.sleep(SAMPLE_EVERY_S)
-            self._samples.append(await self._look(time.monotonic() - started))
+            self._samples.append(await self._take_sample(time.monotonic() - started))
 
-    async def _look(self, seconds: float) -> Sample:
+    async def _take_sample(self, seconds: float) -> Sample:
         metrics = await read_metrics(self._session, self._service.url)
         memory, files = self._service.rss_mib(), self._service.open_files()
         return Sample(seconds, *memory, *files, metrics["notegrade_connections"], metrics["notegrade_tasks"])
 
 
 def soak(seconds: float, seed: int, command: str, checkpoint: str, redis_server: str, out: Path) -> Report:
-    """Run and judge; `out` gets the service's log and soak.json."""
+    """Run a soak and check it; the service's log and soak.json are written to `out`."""
     out.mkdir(parents=True, exist_ok=True)
     log = out / "service.log"
     redis = Redis(redis_server)
@@ -124,7 +124,7 @@ def soak(seconds: float, seed: int, command: str, checkpoint: str, redis_server:
 
 
 async def _run(service: Service, redis: Redis, seconds: float, seed: int) -> tuple[Report, float]:
-    # Kept for less long than `_quiet` waits: what is open then is not the callers'.
+    # Connections are closed before `_idle` samples, so that it counts none of the callers'.
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2)
     timeout = aiohttp.ClientTimeout(total=90)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
@@ -134,18 +134,16 @@ async def _run(service: Service, redis: Redis, seconds: float, seed: int) -> tup
 
 def main() -> None:
     """Read the command line and run."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--seconds", type=float, default=600)
-    parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
+    add_seed(parser)
     parser.add_argument("--command", default=str(Path(sys.executable).with_name("notegrade")))
-    parser.add_argument("--checkpoint", default="checkpoints/default")
+    add_checkpoint(parser)
     parser.add_argument("--redis-server", default=shutil.which("redis-server") or "valkey-server")
     parser.add_argument("--out", type=Path, default=Path("runs/soak"))
     a = parser.parse_args()
-    report = soak(a.seconds, a.seed, a.command, a.checkpoint, a.redis_server, a.out)
-    print(report.told())
+    report = soak(a.seconds, a.seed, a.command, str(a.checkpoint), a.redis_server, a.out)
+    print(report.to_text())
     sys.exit(bool(report.wrong))
 
 

@@ -1,4 +1,4 @@
-"""What goes wrong meanwhile: one fault at a time, of random kind and length, healed before the next."""
+"""Injects faults of random kind and duration, one at a time."""
 
 import asyncio
 import contextlib
@@ -30,14 +30,14 @@ class Faults:
             "Redis flaps": self._flapping,
             "Redis out of memory": self._full,
             "Redis holds damaged values": self._damaged,
-            "engine stands still": self._engine_hung,
+            "engine suspended": self._engine_hung,
         }
         self.injected: Counter[str] = Counter()
 
     async def run(
         self, pause_s: tuple[float, float] = (2.0, 6.0), length_s: tuple[float, float] = (1.0, 4.0)
     ) -> None:
-        """Until cancelled; what is wrong then is healed. Lengths are far below NOTEGRADE_ENGINE_HANG_S."""
+        """Inject faults until cancelled, then end the current one. Durations are far below NOTEGRADE_ENGINE_HANG_S."""
         try:
             while True:
                 await asyncio.sleep(self._rng.uniform(*pause_s))
@@ -55,14 +55,14 @@ class Faults:
             self._redis.start()
 
     async def _hung(self, seconds: float) -> None:
-        self._redis.stand_still()
+        self._redis.suspend()
         try:
             await asyncio.sleep(seconds)
         finally:
-            self._redis.go_on()
+            self._redis.resume()
 
     async def _engine_hung(self, seconds: float) -> None:
-        # Not for so long that it is given up: that ends the service, and with it the books that are kept of one process.
+        # Shorter than the hang timeout, which would end the service and its counts.
         self._service.suspend_engine()
         try:
             await asyncio.sleep(seconds)
@@ -103,7 +103,7 @@ class Faults:
         await asyncio.sleep(seconds)
 
     def _damage(self, value: bytes) -> bytes:
-        if not value:  # damaged before
+        if not value:  # already damaged
             return b"foreign"
         position = self._rng.randrange(len(value))
         flipped = bytes([value[position] ^ 1 << self._rng.randrange(8)])

@@ -1,4 +1,4 @@
-"""The service and its Redis as processes of the soak's own."""
+"""Runs the service and its Redis as child processes."""
 
 import asyncio
 import contextlib
@@ -13,12 +13,12 @@ import aiohttp
 import psutil
 
 START_TIMEOUT_S = 300
-# A small local cache, full soon: what grows after that is a leak.
+# A small local cache fills soon, so later growth is a leak.
 SETTINGS = {
     "NOTEGRADE_LOCAL_CACHE_PAIRS": "500",
     "NOTEGRADE_CACHE_TTL_S": "120",
     "NOTEGRADE_ENGINE_KV_CACHE_GIB": "1",
-    # Or the bursts keep explanation mode off all along.
+    # High enough that bursts do not switch explanation mode off.
     "NOTEGRADE_GUARD_P99_MS": "30000",
     "NOTEGRADE_GUARD_BACKLOG_SHARE": "1",
     "NOTEGRADE_BREAKER_OPEN_S": "1",
@@ -30,7 +30,7 @@ SETTINGS = {
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now."""
+    """Find a free port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -38,7 +38,7 @@ def free_port() -> int:
 
 
 class Redis:
-    """A server that can be killed, stopped for a while, and started again, empty, on the same port."""
+    """A Redis server that can be killed, suspended, and restarted empty on the same port."""
 
     def __init__(self, binary: str) -> None:
         self._binary = binary
@@ -47,22 +47,22 @@ class Redis:
         self.url = f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
-        """Return at once: the service, too, must wait for it."""
+        """Start the server without waiting until it is ready; the service has to cope with that."""
         options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
         self._process = subprocess.Popen([self._binary, *options], stdout=subprocess.DEVNULL)
 
     def kill(self) -> None:
-        """As a crash does."""
+        """Kill the server, as a crash does."""
         if self._process:
             self._process.kill()
             self._process.wait()
 
-    def stand_still(self) -> None:
-        """Keep all connections and answer nothing."""
+    def suspend(self) -> None:
+        """Suspend the server: connections stay open and nothing is answered."""
         self._signal(signal.SIGSTOP)
 
-    def go_on(self) -> None:
-        """After `stand_still`."""
+    def resume(self) -> None:
+        """Resume after `suspend`."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -71,7 +71,7 @@ class Redis:
 
 
 class Service:
-    """`notegrade serve` on a checkpoint, and what it takes of the machine."""
+    """`notegrade serve` on a checkpoint, and its use of memory and files."""
 
     def __init__(self, command: str, checkpoint: str, redis: Redis, log: Path) -> None:
         self.port = free_port()
@@ -89,19 +89,19 @@ class Service:
 
     @property
     def pid(self) -> int:
-        """Of the process that answers."""
+        """The process that answers HTTP."""
         return self._process.pid
 
     def has_ended(self) -> bool:
-        """Whether it is gone, which it should not be."""
+        """Return whether the process has ended."""
         return self._process.poll() is not None
 
     def suspend_engine(self) -> None:
-        """The process in which vLLM computes stands still, as on a machine that is out of memory."""
+        """Suspend vLLM's engine core, which then hangs as on a machine out of memory."""
         self._engine_core().suspend()
 
     def resume_engine(self) -> None:
-        """After `suspend_engine`."""
+        """Resume after `suspend_engine`."""
         self._engine_core().resume()
 
     def _engine_core(self) -> psutil.Process:
@@ -114,15 +114,15 @@ class Service:
         return core
 
     def rss_mib(self) -> tuple[float, float]:
-        """Resident memory of the process that answers and of those that it started (the engine core)."""
+        """Return the resident memory of the HTTP process, and of its children (the engine core)."""
         children = sum(child.memory_info().rss for child in self._seen.children(recursive=True))
         return self._seen.memory_info().rss / 2**20, children / 2**20
 
     def open_files(self) -> tuple[int, int]:
-        """File descriptors: those to Redis, of which there may be as many as the pools hold, and all others.
+        """Count the file descriptors to Redis, up to the size of the pools, and all others.
 
-        A socket that its other end has both closed and reset is in no table of connections. It is taken for one to
-        Redis: a pool keeps those to a server that was killed until it uses them again, asyncio closes all others.
+        A socket that its peer has closed and reset is in no table of connections. It counts as one to Redis: a pool keeps
+        connections to a killed server until their next use, and asyncio closes all others.
         """
         peers = {c.fd: getattr(c.raddr, "port", None) for c in self._seen.net_connections("all")}
         files = self._files()
@@ -135,24 +135,24 @@ class Service:
     def _files(self) -> dict[int, str]:
         files = {}
         for link in Path(f"/proc/{self._process.pid}/fd").iterdir():
-            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            with contextlib.suppress(FileNotFoundError):  # just closed
                 files[int(link.name)] = str(link.readlink())
         return files
 
     def terminate(self) -> int:
-        """Its exit code."""
+        """Stop the service, and return its exit code."""
         self._process.terminate()
         return self._process.wait(60)
 
     def kill(self) -> None:
-        """If it has not ended."""
+        """Kill the service if it has not ended."""
         self._process.kill()
         self._process.wait()
         self._log.close()
 
 
 async def wait_for_start(session: aiohttp.ClientSession, service: Service) -> None:
-    """Until it is ready. Raises RuntimeError when it ends, TimeoutError when it takes too long."""
+    """Wait until the service is ready. Raises RuntimeError when it ends, TimeoutError when it takes too long."""
     async with asyncio.timeout(START_TIMEOUT_S):
         while True:
             with contextlib.suppress(aiohttp.ClientError):
@@ -160,5 +160,5 @@ async def wait_for_start(session: aiohttp.ClientSession, service: Service) -> No
                     if response.status == 200:
                         return
             if service.has_ended():
-                raise RuntimeError("the service ended: see its log")
+                raise RuntimeError("the service ended while starting: see its log")
             await asyncio.sleep(0.5)

@@ -1,37 +1,36 @@
-"""What a soak found, and whether that is well."""
+"""Reports a soak's results, and checks them."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from scipy.stats import linregress
+
 from load_tests.soak.traffic import CANARY, Tally
 
-# Until caches are full.
+# The share of the run in which caches fill.
 WARM_UP_SHARE = 0.5
 MAX_GROWTH_MIB_PER_HOUR = 100.0
-# The engine core grows for half an hour and then levels off: presumably what oneDNN keeps prepared for each number of tokens
-# that it meets. Its slope says something after that alone, so a shorter run bounds the sum only.
+# The engine core grows for half an hour and then levels off, presumably because oneDNN caches kernels per number of tokens. In a
+# shorter run its slope is not checked, only its total growth.
 ENGINE_SETTLES_S, MAX_ENGINE_GROWTH_MIB = 1800.0, 1000.0
 ENGINE = "engine core"
-# NOTEGRADE_REDIS_MAX_CONNECTIONS as it is by default, and the explanations' own.
+# The default of NOTEGRADE_REDIS_MAX_CONNECTIONS, plus the explanations' pool.
 MAX_FILES_TO_REDIS = 64 + 16
-# Measured runs ended with as many as before. Let pass: a connection that is just closing, a file that a library opens late.
-# Anything that one in a hundred requests leaves behind is far more.
+# Measured runs ended with the same numbers as before. The tolerance is for connections that are closing and files that a
+# library opens late; a leak in one of a hundred requests would be far larger.
 MAX_MORE_FILES = 5
 MAX_MORE_TASKS = 3
 MAX_CONNECTIONS = 3
-# What a soak on two cores does more of in each second of its time, or else it tells nothing. Measured: a fault in
-# 6 s, some twenty pairs and one client that leaves a second, a sample in 5 s.
-MIN_A_SECOND = {"pairs scored": 5 / 3, "requests left": 1 / 60, "faults": 1 / 20, "samples": 1 / 10}
+# Minimum per second for a meaningful soak on two cores. Measured: a fault in 6 s, about twenty pairs and one disconnecting client
+# per second, a sample in 5 s.
+MIN_PER_SECOND = {"pairs scored": 5 / 3, "disconnected clients": 1 / 60, "faults": 1 / 20, "samples": 1 / 10}
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One look at the service: seconds from the start, memory in MiB of the process and of its engine core.
-
-    `open_files` are those that do not lead to Redis.
-    """
+    """A sample of the service, `seconds` after the start. `open_files` excludes connections to Redis."""
 
     seconds: float
     rss_mib: float
@@ -44,32 +43,28 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Slope:
-    """Least squares, with the standard error."""
+    """A least-squares slope with its standard error."""
 
     per_hour: float
     error: float
 
     @classmethod
     def of(cls, seconds: Sequence[float], values: Sequence[float]) -> "Slope":
-        """NaN of fewer than three."""
-        n = len(values)
-        if n < 3:
+        """Fit the slope; NaN for fewer than three values."""
+        if len(values) < 3:
             return cls(math.nan, math.nan)
-        mean_x, mean_y = sum(seconds) / n, sum(values) / n
-        spread = sum((x - mean_x) ** 2 for x in seconds)
-        slope = sum((x - mean_x) * (y - mean_y) for x, y in zip(seconds, values, strict=True)) / spread
-        rest = sum((y - mean_y - slope * (x - mean_x)) ** 2 for x, y in zip(seconds, values, strict=True))
-        return cls(slope * 3600, math.sqrt(rest / (n - 2) / spread) * 3600)
+        line = linregress(seconds, values)
+        return cls(float(line.slope) * 3600, float(line.stderr) * 3600)
 
     @property
     def is_too_steep(self) -> bool:
-        """Grown for certain, and by more than matters: a short run's slope is noise."""
+        """Whether the growth exceeds the limit by two standard errors, since a short run's slope is noisy."""
         return self.per_hour - 2 * self.error > MAX_GROWTH_MIB_PER_HOUR
 
 
 @dataclass(slots=True)
 class Report:
-    """What a soak found; `wrong` is empty when all is well."""
+    """The results of a soak; `wrong` lists the failed checks."""
 
     seconds: float
     seed: int
@@ -83,7 +78,7 @@ class Report:
 
     @property
     def slopes(self) -> dict[str, Slope]:
-        """Of memory, in MiB an hour, after the warm-up."""
+        """The growth of memory after the warm-up, in MiB per hour."""
         steady = [sample for sample in self.samples if sample.seconds >= WARM_UP_SHARE * self.seconds]
         at = [sample.seconds for sample in steady]
         return {
@@ -93,86 +88,88 @@ class Report:
 
     @property
     def engine_has_settled(self) -> bool:
-        """Whether the slope of its memory says anything."""
+        """Whether the run is long enough for the slope of the engine core's memory to be meaningful."""
         return self.seconds * WARM_UP_SHARE >= ENGINE_SETTLES_S
 
     def judge(self, counted: float, log: str) -> None:
-        """Fill in what is wrong. `counted` are the requests that the service says it had."""
+        """Run all checks. `counted` is the number of requests by the service's own count."""
         self.wrong += self.tally.wrong
-        self._judge_what_happened()
-        self._judge_books(counted)
-        self._judge_memory()
-        self._judge_what_is_left()
+        self._check_amounts()
+        self._check_counts(counted)
+        self._check_memory()
+        self._check_leaks()
         if self.exit_code:
-            self.wrong.append(f"the service ended with {self.exit_code}")
-        self.wrong += [f"the log holds {bad!r}" for bad in (CANARY, "Traceback", "unforeseen") if bad in log]
+            self.wrong.append(f"the service ended with exit code {self.exit_code}")
+        self.wrong += [
+            f"the log contains {bad!r}" for bad in (CANARY, "Traceback", "unforeseen") if bad in log
+        ]
 
-    def _judge_what_happened(self) -> None:
-        happened = {
+    def _check_amounts(self) -> None:
+        amounts = {
             "pairs scored": self.tally.pairs["scored"],
-            "requests left": self.tally.left.total(),
+            "disconnected clients": self.tally.left.total(),
             "faults": sum(self.faults.values()),
             "samples": len(self.samples),
         }
-        for name, count in happened.items():
-            if count <= (least := MIN_A_SECOND[name] * self.seconds):
-                self.wrong.append(f"{name}: {count}, and such a soak has more than {least:g}")
+        for name, count in amounts.items():
+            if count <= (minimum := MIN_PER_SECOND[name] * self.seconds):
+                self.wrong.append(f"{name}: {count}, expected more than {minimum:g}")
 
-    def _judge_books(self, counted: float) -> None:
+    def _check_counts(self, counted: float) -> None:
         if (lost := self.tally.unanswered()) != 0:
             self.wrong.append(f"{lost} requests were not answered")
         if counted != (sent := self.tally.sent.total()):
-            self.wrong.append(f"the service counted {counted:g} requests, sent were {sent}")
+            self.wrong.append(f"the service counted {counted:g} requests, but {sent} were sent")
 
-    def _judge_memory(self) -> None:
+    def _check_memory(self) -> None:
         for name, slope in self.slopes.items():
             if slope.is_too_steep and (name != ENGINE or self.engine_has_settled):
-                self.wrong.append(f"{name}: memory grows by {slope.per_hour:.0f} MiB an hour")
-        more = self.after.engine_rss_mib - self.before.engine_rss_mib
-        if more > MAX_ENGINE_GROWTH_MIB:
-            self.wrong.append(f"{ENGINE}: {more:.0f} MiB more")
+                self.wrong.append(f"{name}: memory grows by {slope.per_hour:.0f} MiB/h")
+        growth = self.after.engine_rss_mib - self.before.engine_rss_mib
+        if growth > MAX_ENGINE_GROWTH_MIB:
+            self.wrong.append(f"{ENGINE}: memory grew by {growth:.0f} MiB")
 
-    def _judge_what_is_left(self) -> None:
+    def _check_leaks(self) -> None:
         before, after = self.before, self.after
         if after.connections > MAX_CONNECTIONS:
             self.wrong.append(f"{after.connections:g} connections are still open")
         if after.open_files > before.open_files + MAX_MORE_FILES:
             self.wrong.append(f"open files: {before.open_files} before, {after.open_files} after")
         if after.files_to_redis > MAX_FILES_TO_REDIS:
-            self.wrong.append(f"{after.files_to_redis} sockets to Redis, more than the pools hold")
+            self.wrong.append(f"{after.files_to_redis} connections to Redis, more than the pools allow")
         if after.tasks > before.tasks + MAX_MORE_TASKS:
             self.wrong.append(f"tasks: {before.tasks:g} before, {after.tasks:g} after")
 
-    def told(self) -> str:
-        """For people."""
+    def to_text(self) -> str:
+        """Format the report as plain text."""
         statuses: dict[str, dict[int, int]] = {}
         for (kind, status), count in sorted(self.tally.answered.items()):
             statuses.setdefault(kind, {})[status] = count
         lines = [
             f"{self.seconds:.0f} s, seed {self.seed}",
             f"sent {self.tally.sent.total()}: {dict(self.tally.sent)}",
-            f"answered {self.tally.answered.total()}, left {self.tally.left.total()}, lost {self.tally.unanswered()}: {statuses}",
-            f"pairs of /score: {dict(self.tally.pairs)}; no requests at all: {dict(self.tally.raw)}",
+            f"answered {self.tally.answered.total()}, disconnected {self.tally.left.total()}, lost {self.tally.unanswered()}: {statuses}",
+            f"pairs of /score: {dict(self.tally.pairs)}; malformed requests: {dict(self.tally.raw)}",
             f"faults: {self.faults}",
-            *self._told_memory(),
-            f"quiet before: {self.before}",
-            f"quiet after: {self.after}",
+            *self._memory_lines(),
+            f"idle before: {self.before}",
+            f"idle after: {self.after}",
         ]
         return "\n".join(
-            [*lines, *(f"WRONG {what}" for what in self.wrong), "all is well" * (not self.wrong)]
+            [*lines, *(f"WRONG {what}" for what in self.wrong), "all checks passed" * (not self.wrong)]
         )
 
-    def _told_memory(self) -> list[str]:
+    def _memory_lines(self) -> list[str]:
         lines = [
-            f"memory of the {name}: {slope.per_hour:+.1f} MiB an hour (standard error {slope.error:.1f})"
+            f"memory of the {name}: {slope.per_hour:+.1f} MiB/h (standard error {slope.error:.1f})"
             for name, slope in self.slopes.items()
         ]
         if not self.engine_has_settled:
-            lines[-1] += f", not judged: it settles for {ENGINE_SETTLES_S:.0f} s"
+            lines[-1] += f", not checked: it settles for {ENGINE_SETTLES_S:.0f} s"
         return lines
 
     def to_json(self) -> dict[str, Any]:
-        """All of it but the scores."""
+        """Return everything but the scores as JSON data."""
         return {
             "seconds": self.seconds, "seed": self.seed, "faults": self.faults, "wrong": self.wrong,
             "sent": self.tally.sent, "left": self.tally.left, "raw": self.tally.raw, "pairs": self.tally.pairs,

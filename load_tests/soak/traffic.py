@@ -1,4 +1,4 @@
-"""Callers of every kind. Each counts what it sent and what came back, and checks that the answer is to its request."""
+"""Sends requests of every kind, counts requests and answers, and checks each answer."""
 
 import asyncio
 import contextlib
@@ -13,15 +13,15 @@ import aiohttp
 
 from load_tests.texts import make_note, make_query
 
-# In every text that is sent: may be found in no log.
+# Part of every text sent; it must not occur in a log.
 CANARY = "zebrafinch"
-# Scores of one pair from different batches differ by rounding; in bf16 by up to this.
+# In bf16, rounding makes the scores of a pair differ by up to this between batches.
 SAME_SCORE = 0.1
 
 
 @dataclass(slots=True)
 class Tally:
-    """`sent` by kind of request, `answered` by kind and status; `left` are those whose client went away."""
+    """Counts: `sent` by kind of request, `answered` by kind and status, `left` for clients that disconnected early."""
 
     sent: Counter[str] = field(default_factory=Counter)
     answered: Counter[tuple[str, int]] = field(default_factory=Counter)
@@ -32,16 +32,16 @@ class Tally:
     scores: dict[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
 
     def complain(self, what: str) -> None:
-        """Keep it, if it is not one of very many."""
+        """Record an error, up to 50 of them."""
         if len(self.wrong) < 50:
             self.wrong.append(what)
 
     def unanswered(self) -> int:
-        """Requests that got no answer, and whose client had not left."""
+        """Count requests without an answer whose client did not disconnect."""
         return self.sent.total() - self.answered.total() - self.left.total()
 
     def see_score(self, query: str, note: str, score: float) -> None:
-        """Check that a pair's scores are the same all along."""
+        """Check that a pair's score does not change."""
         low, high = self.scores.get((query, note), (score, score))
         low, high = min(low, score), max(high, score)
         self.scores[query, note] = low, high
@@ -50,7 +50,7 @@ class Tally:
 
 
 class Callers:
-    """Sends to one service."""
+    """Sends all kinds of requests to one service."""
 
     def __init__(self, url: str, session: aiohttp.ClientSession, seed: int) -> None:
         self._url = url
@@ -62,7 +62,7 @@ class Callers:
         self.tally = Tally()
 
     async def run(self, seconds: float) -> None:
-        """All kinds at once for so long; returns when every request has ended."""
+        """Send all kinds of requests concurrently, and return when every request has ended."""
         kinds: list[tuple[Callable[[], Awaitable[None]], int, float]] = [
             (self._score, 4, 0.1),
             (self._rerank, 1, 0.3),
@@ -148,7 +148,7 @@ class Callers:
             self.tally.complain("explain: the stream ended without its last event")
 
     async def _leave(self) -> None:
-        """Sends a whole request, and goes away before its answer, or so."""
+        """Send a complete request, and usually disconnect before the answer."""
         self.tally.sent["leave"] += 1
         body = {**self._body(), "query": f"{CANARY} {self._rng.random()}"}
         try:
@@ -163,7 +163,7 @@ class Callers:
             self.tally.answered["leave", response.status] += 1
 
     async def _burst(self) -> None:
-        """More at once than can be done in time."""
+        """Send more requests at once than the service can answer in time."""
         bodies = [
             {**self._body(), "query": f"{CANARY} {self._rng.random()}", "deadline_ms": 1_000}
             for _ in range(60)
@@ -193,7 +193,7 @@ class Callers:
             self.tally.complain(f"refused: {status} {answer}")
 
     async def _raw(self) -> None:
-        """What is hardly a request. None of it is given to the application, so it is not counted as sent."""
+        """Send malformed requests, which do not reach the application and so are not counted as sent."""
         head = b"POST /score HTTP/1.1\r\nHost: soak\r\n"
         name, data = self._rng.choice(
             [

@@ -1,1 +1,1 @@
-"""Checkpoint folders: assemble, adapt, pass the gates, export."""
+"""Makes checkpoint folders: merges adapters, writes the manifest and probes, runs the gates, exports."""

@@ -1,10 +1,12 @@
-"""A fine-tuned model, small enough to be carried in a repository: its difference to the base, cut to a low rank.
+"""Reads, writes and merges LoRA adapters, which make a fine-tuned model small enough for a repository.
 
-Training changes every linear weight in full. The difference is cut to a low rank (model_export/checkpoint/cut.py) and stored as a LoRA
-adapter in PEFT's format (alpha = rank, so that W + B A is the merged weight), which peft and vLLM load as well. Beside it
-`adapter.json` says how the model is to be asked. What is evaluated and exported is the merged model, never the full one: what
-the cut costs is then in the figures.
-Source: arXiv 2106.09685 (LoRA); that a full fine-tune's difference survives the cut was measured here first.
+Training changes every linear weight in full. `extract_lora` approximates the difference at a low rank, and this module
+stores it in PEFT's format (alpha = rank, so the merged weight is W + B A), which peft and vLLM load as well.
+`adapter.json` beside it holds the prompt template, criteria, limits and calibration. We evaluate and export the merged
+model, never the full fine-tune, so every reported figure includes the cost of the approximation.
+The merge is ours, because `make serve` assembles the default checkpoint with the serving lock, which has no peft;
+a test compares it with peft's.
+Source: arXiv 2106.09685 (LoRA).
 """
 
 import json
@@ -40,24 +42,24 @@ _DEFAULT_FOLDER = Path(__file__).parent / "adapters" / "default"
 LINEAR = "proj.weight"
 _PREFIX = "base_model.model."
 
-# (B, A) by the name of the linear weight: (out, rank) and (rank, in).
+# Maps the name of a linear weight to its (B, A), of shapes (out, rank) and (rank, in).
 Factors = Mapping[str, "tuple[torch.Tensor, torch.Tensor]"]
 
 
 class AdapterError(NotegradeError):
-    """An adapter that can't be cut, read, or merged into this base."""
+    """An adapter can't be extracted, read or merged into this base."""
 
 
 class AdapterDescription(BaseModel):
-    """The whole of `adapter.json`: of what model the adapter makes what, and how the result is asked."""
+    """The content of `adapter.json`: the base, and everything but the weights that the checkpoint needs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format_version: Literal[1] = 1
     name: Name
-    base: str = Field(description="name of the base model, as the checkpoint's manifest states it")
+    base: str = Field(description="name of the base model, as in the checkpoint's manifest")
     rank: int = Field(ge=1)
-    energy_kept: float = Field(ge=0, le=1, description="see CutReport")
+    energy_kept: float = Field(ge=0, le=1, description="see ExtractionReport")
     template: Name
     criteria: tuple[Criteria, ...] = Field(min_length=1)
     limits: Limits
@@ -66,16 +68,16 @@ class AdapterDescription(BaseModel):
     lineage: Lineage
     dev_metrics: dict[str, float] = Field(default_factory=dict)
     training: TrainingNotes
-    files: dict[FileName, Sha256] = Field(default_factory=dict, description="hashes of the adapter's files")
+    files: dict[FileName, Sha256] = Field(default_factory=dict, description="hashes of the adapter files")
 
 
 def default_adapter() -> Path | None:
-    """The folder of the adapter that comes with the package for the default base, if there is one."""
+    """Return the folder of the adapter packaged for the default base, or None."""
     return _DEFAULT_FOLDER if (_DEFAULT_FOLDER / DESCRIPTION_NAME).is_file() else None
 
 
 def write_factors(folder: Path, factors: Factors, rank: int, *, base: str) -> None:
-    """Write a LoRA adapter as PEFT does: `adapter_model.safetensors` and `adapter_config.json`."""
+    """Write a LoRA adapter in PEFT's format: `adapter_model.safetensors` and `adapter_config.json`."""
     from safetensors.torch import save_file
 
     tensors = {}
@@ -101,14 +103,14 @@ def write_factors(folder: Path, factors: Factors, rank: int, *, base: str) -> No
 
 
 def describe_adapter(folder: Path, description: AdapterDescription) -> None:
-    """Add `adapter.json` to what `cut` wrote, with the hashes of its files."""
+    """Write `adapter.json` beside the files of `extract_lora`, with their hashes."""
     files = {name: hash_file(folder / name) for name in (CONFIG_NAME, WEIGHTS_NAME)}
-    whole = description.model_copy(update={"files": files})
-    (folder / DESCRIPTION_NAME).write_text(whole.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    with_hashes = description.model_copy(update={"files": files})
+    (folder / DESCRIPTION_NAME).write_text(with_hashes.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def read_description(folder: Path) -> AdapterDescription:
-    """The description of an adapter folder, its files checked against their hashes. Raises AdapterError."""
+    """Read `adapter.json` and check the adapter's files against its hashes. Raises AdapterError."""
     path = folder / DESCRIPTION_NAME
     try:
         description = AdapterDescription.model_validate_json(path.read_bytes())
@@ -116,23 +118,23 @@ def read_description(folder: Path) -> AdapterDescription:
     except ValidationError as error:
         raise AdapterError(f"{path} is not valid: {one_line(error, 'adapter')}") from error
     except OSError as error:
-        raise AdapterError(f"{folder} is no whole adapter: {error.filename} can't be read") from error
+        raise AdapterError(f"{folder} is an incomplete adapter: {error.filename} can't be read") from error
     for name, expected in found.items():
         if description.files.get(name) != expected:
             raise AdapterError(
-                f"{folder / name} is not the file that {DESCRIPTION_NAME} describes: fetch it again"
+                f"the hash of {folder / name} differs from the one in {DESCRIPTION_NAME}: fetch the file again"
             )
     return description
 
 
 def read_factors(folder: Path) -> Factors:
-    """The factors that `write_factors` wrote. Raises AdapterError for an adapter of another kind."""
+    """Read the factors that `write_factors` wrote. Raises AdapterError when alpha and rank differ."""
     from safetensors.torch import load_file
 
     config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
     if config["lora_alpha"] != config["r"]:
         raise AdapterError(
-            f"{folder / CONFIG_NAME} scales by alpha / rank, which only adapters made elsewhere do"
+            f"{folder / CONFIG_NAME} has lora_alpha {config['lora_alpha']} and r {config['r']}: only adapters with equal values are supported"
         )
     tensors = load_file(folder / WEIGHTS_NAME)
     modules = [name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight")]
@@ -146,20 +148,20 @@ def read_factors(folder: Path) -> Factors:
 
 
 def merge(loaded: LoadedBase, factors: Factors) -> None:
-    """Add B A to the base's linear weights, in place, in float32. Raises AdapterError where they don't fit."""
+    """Add B A to the base's linear weights, in place and in float32. Raises AdapterError for a missing weight or another shape."""
     weights = dict(loaded.model.named_parameters())
     for name, (b, a) in factors.items():
         expected = (b.shape[0], a.shape[1])
         if name not in weights or tuple(weights[name].shape) != expected:
             raise AdapterError(
-                f"the adapter does not fit the base {loaded.base.name}: it has no {name} of {expected[0]} x {expected[1]}"
+                f"the adapter does not fit the base {loaded.base.name}, which has no {name} of {expected[0]} x {expected[1]}"
             )
     for name, (b, a) in factors.items():
         weights[name].data += (b.float() @ a.float()).to(weights[name].dtype)
 
 
 def merge_folder(base: str, adapter: Path, out: Path) -> None:
-    """Write base and adapter together as a plain transformers folder: the model to evaluate, and to export."""
+    """Write base and adapter, merged, as a plain transformers folder."""
     loaded = load_base(locate_base(base))
     merge(loaded, read_factors(adapter))
     out.mkdir(parents=True, exist_ok=True)

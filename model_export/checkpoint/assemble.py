@@ -1,4 +1,4 @@
-"""From a base model, and an adapter where there is one, to a checkpoint folder that the service accepts."""
+"""Assembles a checkpoint folder from a base model and, optionally, an adapter."""
 
 import re
 import tempfile
@@ -33,15 +33,15 @@ from service.errors import NotegradeError
 
 
 class PlanError(NotegradeError):
-    """A plan that no checkpoint can be made by."""
+    """A plan's values are invalid or contradict one another."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a checkpoint is to be made of.
+    """The inputs of `assemble`.
 
-    An adapter brings the template and criteria that it was trained with; without one they are the packaged defaults
-    unless stated. `int8` weights (W8A8) pass no gates here: `notegrade-train verify` runs them.
+    An adapter brings the template and criteria that it was trained with. Without one, `template` and `criteria`
+    default to the packaged ones. `assemble` runs no gates on `int8` weights (W8A8); `notegrade-train verify` does.
     """
 
     base: str
@@ -55,18 +55,18 @@ class Plan:
 def assemble(
     plan: Plan, out: Path, *, force: bool = False, on_progress: OnProgress = lambda *_: None
 ) -> Path:
-    """Make the checkpoint folder `out` of a base model: zero-shot, or with an adapter merged into it.
+    """Make the checkpoint folder `out` from a base model, zero-shot or with an adapter merged into it.
 
-    The same plan makes the same fingerprint. An interrupted run leaves no folder that looks whole.
-    Raises NotegradeError with one line that says what is wrong.
+    The same plan gives the same fingerprint. An interrupted run leaves no partial checkpoint at `out`.
+    Raises NotegradeError with a one-line message.
     """
     _check_plan(plan)
     location, adapter = locate_base(plan.base), None
     if plan.adapter:
         adapter, factors = read_description(plan.adapter), read_factors(plan.adapter)
-        location = _fitting(location, adapter)
-    with new_folder(out, force=force) as folder, tempfile.TemporaryDirectory() as private:
-        full = Path(private) if plan.int8 else folder
+        location = _match_base(location, adapter)
+    with new_folder(out, force=force) as folder, tempfile.TemporaryDirectory() as temporary:
+        full = Path(temporary) if plan.int8 else folder
         on_progress(f"Load {location.name}", 0, 1)
         loaded = load_base(location)
         if adapter:
@@ -76,7 +76,7 @@ def assemble(
         save_base(loaded, full)
         if plan.int8:
             quantize_folder(full, folder)
-        spec = _trained(plan, loaded.base, adapter) if adapter else _zero_shot(plan, loaded.base)
+        spec = _adapted_spec(plan, loaded.base, adapter) if adapter else _zero_shot_spec(plan, loaded.base)
         spec = replace(spec, quantization="w8a8" if plan.int8 else None)
         checkpoint = write_contract(folder, spec, on_progress)
         card = render_model_card(checkpoint.manifest, spec.training)
@@ -89,27 +89,27 @@ def _check_plan(plan: Plan) -> None:
         TypeAdapter(Name | None).validate_python(plan.name)
     except ValidationError as error:
         raise PlanError(
-            f"{plan.name!r} can't be a checkpoint's name: take letters, digits, '.', '_' and '-'"
+            f"{plan.name!r} is not a valid checkpoint name: use letters, digits, '.', '_' and '-'"
         ) from error
     if plan.adapter and (plan.template or plan.criteria):
         raise PlanError(
-            "an adapter answers to the template and criteria that it was trained with: leave both out, or the adapter"
+            "an adapter brings its own template and criteria: leave out --template and --criteria, or the adapter"
         )
 
 
-def _fitting(location: BaseLocation, adapter: AdapterDescription) -> BaseLocation:
-    """The base with as many layers as the adapter was made for. Raises AdapterError where it is another base."""
+def _match_base(location: BaseLocation, adapter: AdapterDescription) -> BaseLocation:
+    """Return the base with as many layers as the adapter was trained for. Raises AdapterError when it is another base."""
     pruned = PRUNED.fullmatch(adapter.base)
     if pruned and location.name == pruned[1]:
         location = first_layers(location, int(pruned[2]))
     if location.name != adapter.base:
         raise AdapterError(
-            f"the adapter {adapter.name} was made for the base {adapter.base}, not {location.name}"
+            f"the adapter {adapter.name} was trained for the base {adapter.base}, not {location.name}"
         )
     return location
 
 
-def _zero_shot(plan: Plan, base: Base) -> CheckpointSpec:
+def _zero_shot_spec(plan: Plan, base: Base) -> CheckpointSpec:
     return CheckpointSpec(
         name=plan.name or _default_name(base),
         base=base,
@@ -119,7 +119,7 @@ def _zero_shot(plan: Plan, base: Base) -> CheckpointSpec:
     )
 
 
-def _trained(plan: Plan, base: Base, adapter: AdapterDescription) -> CheckpointSpec:
+def _adapted_spec(plan: Plan, base: Base, adapter: AdapterDescription) -> CheckpointSpec:
     return CheckpointSpec(
         name=plan.name or adapter.name,
         base=base,
@@ -135,5 +135,5 @@ def _trained(plan: Plan, base: Base, adapter: AdapterDescription) -> CheckpointS
 
 
 def _default_name(base: Base) -> str:
-    plain = re.sub(r"[^a-z0-9._-]+", "-", base.name.lower()).strip("-._")
-    return f"{plain or 'base'}-zero-shot"
+    valid = re.sub(r"[^a-z0-9._-]+", "-", base.name.lower()).strip("-._")
+    return f"{valid or 'base'}-zero-shot"

@@ -1,4 +1,4 @@
-"""From a trained transformers folder to a checkpoint folder, through the gates."""
+"""Exports a trained transformers folder as a checkpoint folder, if it passes the gates."""
 
 import tempfile
 from collections.abc import Sequence
@@ -26,13 +26,13 @@ from service.contract.checkpoint import Checkpoint
 
 @dataclass(frozen=True, slots=True)
 class ExportPlan:
-    """What is exported, and how it is checked.
+    """The inputs of `export`.
 
     Attributes:
-        trained: a float transformers folder: an adapter merged into its base, or a whole fine-tune.
-        spec: its `quantization` decides whether the checkpoint is written in float32 or in int8.
-        dev: pairs for the gates; of more than MAX_DEV_PAIRS a sample is taken.
-        with_vllm: also start plain vLLM on the folder, and hold it against transformers.
+        trained: a float transformers folder: an adapter merged into its base, or a full fine-tune.
+        spec: its `quantization` selects float32 or int8 weights.
+        dev: pairs for the gates; if there are more than MAX_DEV_PAIRS, a sample is measured.
+        with_vllm: also start plain vLLM on the folder and compare it with transformers.
     """
 
     trained: Path
@@ -47,14 +47,14 @@ def export(
 ) -> GateReport:
     """Make the checkpoint folder `out`, with `gates.json` in it.
 
-    The same plan makes the same fingerprint. Raises GateError naming figure and limit of each gate that failed, and
-    any other NotegradeError with one line; then, as when it is interrupted, nothing is written.
+    The same plan gives the same fingerprint. Raises GateError with the figure and limit of each failed gate, or another
+    NotegradeError with a one-line message. A failed or interrupted export writes nothing.
     """
     with (
         new_folder(out, force=force) as folder,
-        tempfile.TemporaryDirectory(prefix="notegrade-export-") as private,
+        tempfile.TemporaryDirectory(prefix="notegrade-export-") as temporary,
     ):
-        full = Path(private) if plan.spec.quantization else folder
+        full = Path(temporary) if plan.spec.quantization else folder
         on_progress("Write weights and tokenizer", 0, 1)
         save_base(load_base(locate_base(str(plan.trained))), full)
         if plan.spec.quantization:
@@ -76,7 +76,7 @@ def _pass_gates(plan: ExportPlan, checkpoint: Checkpoint, full: Path, on_progres
     gates = [gate_label_mass(checkpoint, plan.limits)]
     if plan.spec.quantization:
         gates += gate_int8(data, ReferenceScorer.load(full, labels), macro_f1, plan.limits)
-    GateReport(tuple(gates)).raise_if_failed()  # before vLLM is started for nothing
+    GateReport(tuple(gates)).raise_if_failed()  # do not start vLLM for a checkpoint that has failed already
     if plan.with_vllm:
         on_progress("Measure with vLLM", 0, 1)
         gates += gate_vllm(data, macro_f1, plan.limits)

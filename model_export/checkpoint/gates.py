@@ -1,4 +1,4 @@
-"""The numbers that a checkpoint must reach before anybody serves it, and what it reached."""
+"""Measures a checkpoint against the limits that it must meet before it is served."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -16,24 +16,24 @@ from service.contract.probes import Probe, largest_difference
 from service.errors import NotegradeError
 
 GATES_NAME = "gates.json"
-MAX_DEV_PAIRS = 200  # about a minute for each scorer on two cores
+MAX_DEV_PAIRS = 200  # takes about a minute per scorer on two cores
 
 
 class GateError(NotegradeError):
-    """A gate that was not passed, or that can't be measured."""
+    """A gate failed or can't be measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class GateLimits:
-    """How far a checkpoint may fall behind.
+    """The limits of the gates.
 
-    How well an engine must reproduce the probes is no limit of these: it is the `probe_tolerance` of the manifest,
-    which the service holds its own engine to.
+    The tolerance for an engine on the probes is not here: it is the manifest's `probe_tolerance`, which the service
+    applies to its own engine as well.
 
     Attributes:
-        int8_probe_difference: largest change of a label probability, or of the label mass, on a probe through int8.
-        macro_f1_drop: largest fall of macro-F1 on dev, through int8 or from transformers to vLLM.
-        label_mass: least mean label mass on the probes.
+        int8_probe_difference: maximum change of a label probability or label mass on a probe due to int8.
+        macro_f1_drop: maximum drop of macro-F1 on dev, due to int8 or from transformers to vLLM.
+        label_mass: minimum mean label mass on the probes.
     """
 
     int8_probe_difference: float = 0.1
@@ -43,7 +43,7 @@ class GateLimits:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """One figure and its limit: the most that it may be, or the least where `at_least` is set."""
+    """One measured figure and its limit: a maximum, or a minimum if `at_least` is set."""
 
     name: str
     what: str
@@ -53,22 +53,23 @@ class Gate:
 
     @property
     def passed(self) -> bool:
-        # A NaN passes neither way.
+        """Whether the figure meets its limit; NaN never does."""
         return self.figure >= self.limit if self.at_least else self.figure <= self.limit
 
     @property
     def bound(self) -> str:
+        """Format the limit, such as `at most 0.1`."""
         return f"{'at least' if self.at_least else 'at most'} {self.limit:g}"
 
 
 @dataclass(frozen=True, slots=True)
 class GateReport:
-    """Every gate that was measured, in order, passed or not."""
+    """All measured gates in order, passed and failed."""
 
     gates: tuple[Gate, ...]
 
     def raise_if_failed(self) -> None:
-        """Raise GateError with figure and limit of each gate that was not passed."""
+        """Raise GateError with the figure and limit of each failed gate."""
         failed = [
             f"{gate.what} is {gate.figure:.3g} and must be {gate.bound}"
             for gate in self.gates
@@ -78,7 +79,7 @@ class GateReport:
             raise GateError("; ".join(failed))
 
     def write(self, folder: Path) -> None:
-        """Write `gates.json`: a list of gate, figure, limit, passed. The checkpoint's fingerprint doesn't count it."""
+        """Write `gates.json`, a list of gates with figure, limit and result; it is not part of the fingerprint."""
         rows = [
             {
                 "gate": gate.name,
@@ -93,16 +94,16 @@ class GateReport:
 
 
 class Scorer(Protocol):
-    """Whatever gives label distributions: ReferenceScorer, VllmServer."""
+    """Computes label distributions: ReferenceScorer or VllmServer."""
 
     def distributions(self, prompts: Sequence[Sequence[int]]) -> Iterator[LabelDistribution]:
-        """The raw label distribution of each prompt, in order."""
+        """Yield the raw label distribution of each prompt, in order."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class GateData:
-    """The prompts that gates are measured on: those of the checkpoint's probes, and of dev pairs with gold grades."""
+    """The prompts of the gates: the checkpoint's probes, and dev pairs with their gold grades."""
 
     checkpoint: Checkpoint
     probe_prompts: tuple[tuple[int, ...], ...]
@@ -112,11 +113,11 @@ class GateData:
 
     @classmethod
     def render(cls, checkpoint: Checkpoint, dev: Sequence[Pair]) -> "GateData":
-        """Raises GateError for a dev pair that was judged by criteria which the checkpoint doesn't have, and as `render_for` does."""
+        """Render all prompts. Raises GateError for a dev pair with criteria that the checkpoint lacks, and as `render_for` does."""
         unknown = {pair.criteria for pair in dev} - set(checkpoint.renderer.criteria_names)
         if unknown:
             raise GateError(
-                f"dev pairs are judged by {min(unknown)}, which {checkpoint.manifest.name} does not have"
+                f"dev pairs have the criteria {min(unknown)}, which {checkpoint.manifest.name} does not have"
             )
         return cls(
             checkpoint,
@@ -127,12 +128,12 @@ class GateData:
         )
 
     def probe_difference(self, scorer: Scorer) -> float:
-        """Largest difference of a label probability, or of the label mass, to a probe of the checkpoint."""
+        """Return the largest difference between the scorer and the probes, over label probabilities and label mass."""
         found = scorer.distributions(self.probe_prompts)
         return max(largest_difference(p, f) for p, f in zip(self.checkpoint.probes, found, strict=True))
 
     def macro_f1(self, scorer: Scorer) -> float | None:
-        """Mean over all grades of the F1 that the chosen grades reach on dev; None without dev pairs."""
+        """Return macro-F1 over all grades on dev; None without dev pairs."""
         if not self.dev_prompts:
             return None
         from sklearn.metrics import f1_score
@@ -146,28 +147,28 @@ class GateData:
 
 
 def sample_pairs(pairs: Sequence[Pair], limit: int = MAX_DEV_PAIRS) -> tuple[Pair, ...]:
-    """At most `limit` pairs, evenly spread over the sequence; always the same."""
+    """Take at most `limit` pairs, evenly spread over the sequence; deterministic."""
     if len(pairs) <= limit:
         return tuple(pairs)
     return tuple(pairs[index * len(pairs) // limit] for index in range(limit))
 
 
 def gate_label_mass(checkpoint: Checkpoint, limits: GateLimits) -> Gate:
-    """A prompt that does not make the model answer with a grade shows here."""
+    """Gate the mean label mass; near 0 means that the model does not answer with a grade."""
     masses = [probe.label_mass for probe in checkpoint.probes]
     mean = sum(masses) / len(masses)
     return Gate("label_mass", "the mean label mass on probes", mean, limits.label_mass, at_least=True)
 
 
 def gate_int8(data: GateData, full: Scorer, macro_f1: float | None, limits: GateLimits) -> Iterator[Gate]:
-    """Full precision against the checkpoint's probes, which are those of int8, and against its macro-F1."""
-    change = "the largest change of a probe through int8"
+    """Compare full precision with the int8 checkpoint, on its probes and by macro-F1."""
+    change = "the largest change of a probe due to int8"
     yield Gate("int8_probes", change, data.probe_difference(full), limits.int8_probe_difference)
-    yield from _gate_drop("int8_macro_f1", "through int8", data.macro_f1(full), macro_f1, limits)
+    yield from _gate_drop("int8_macro_f1", "due to int8", data.macro_f1(full), macro_f1, limits)
 
 
 def gate_vllm(data: GateData, macro_f1: float | None, limits: GateLimits) -> Iterator[Gate]:
-    """Plain vLLM, started on the folder, against its probes and against the reference's macro-F1."""
+    """Start plain vLLM on the folder, and compare it with the probes and with the reference's macro-F1."""
     from model_export.checkpoint.vllm_server import run_vllm
 
     checkpoint = data.checkpoint
@@ -181,10 +182,10 @@ def gate_vllm(data: GateData, macro_f1: float | None, limits: GateLimits) -> Ite
 def verify(
     folder: Path, dev: Sequence[Pair] = (), *, with_vllm: bool = True, limits: GateLimits = GateLimits()
 ) -> GateReport:
-    """Run the gates on any checkpoint folder; what it reached, passed or not.
+    """Run the gates on any checkpoint folder, and report every figure.
 
-    The macro-F1 of the manifest's dev metrics is held against the one found where it is stated to be of as many pairs
-    (`pairs`) as `dev` has. Raises CheckpointError where the folder is no whole checkpoint.
+    The measured macro-F1 is compared with the one in the manifest's dev metrics if both are over the same number of
+    pairs. Raises CheckpointError for an incomplete checkpoint folder.
     """
     checkpoint = load_checkpoint(folder)
     data = GateData.render(checkpoint, dev)
@@ -193,7 +194,7 @@ def verify(
     gates = [gate_label_mass(checkpoint, limits), _gate_probes("transformers", data, reference)]
     if stated.get("pairs") == len(dev):
         gates += _gate_drop(
-            "stated_macro_f1", "from what is stated", stated.get("macro_f1"), macro_f1, limits
+            "stated_macro_f1", "from the manifest's", stated.get("macro_f1"), macro_f1, limits
         )
     if with_vllm:
         gates += gate_vllm(data, macro_f1, limits)
@@ -202,7 +203,7 @@ def verify(
 
 def _gate_probes(engine: str, data: GateData, scorer: Scorer) -> Gate:
     limit = data.checkpoint.manifest.probe_tolerance["float32"]
-    what = f"the largest difference of {engine} to a probe"
+    what = f"the largest difference between {engine} and a probe"
     return Gate(f"{engine}_probes", what, data.probe_difference(scorer), limit)
 
 
@@ -210,7 +211,7 @@ def _gate_drop(
     name: str, where: str, before: float | None, after: float | None, limits: GateLimits
 ) -> Iterator[Gate]:
     if before is not None and after is not None:
-        yield Gate(name, f"the fall of macro-F1 on dev {where}", before - after, limits.macro_f1_drop)
+        yield Gate(name, f"the drop of macro-F1 on dev {where}", before - after, limits.macro_f1_drop)
 
 
 def _render_probe(checkpoint: Checkpoint, probe: Probe) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""The README.md of a checkpoint folder."""
+"""Renders the model card: the README.md of a checkpoint folder."""
 
 from collections.abc import Sequence
 
@@ -22,14 +22,14 @@ A Notegrade checkpoint: it grades how well a note answers a search query, from 0
 | | |
 | --- | --- |
 | Base | {base} |
-| Licence of the base, and so of these weights | {licence} |
+| Licence of the base and of these weights | {licence} |
 | Source | {source} |
 | Weights | {weights} |
 | Template | {template} |
 | Criteria | {criteria} |
-| Reads | query up to {query} tokens, note up to {note} tokens, the rest of a note is cut |
+| Input limits | query {query} tokens, note {note} tokens; longer notes are truncated |
 | Calibration | {calibration} |
-| Grade | {decisions} |
+| Grade decision | {decisions} |
 | Made by | notegrade {version} |
 | Fingerprint | `{fingerprint}` |
 {training}
@@ -41,39 +41,39 @@ A Notegrade checkpoint: it grades how well a note answers a search query, from 0
 
 {limits}
 
-`manifest.json` says everything else, and `probes.jsonl` holds pairs whose distribution an engine must reproduce
-before it may serve this folder.
+All other metadata is in `manifest.json`. `probes.jsonl` holds pairs with expected label distributions, which an engine
+must reproduce before it serves this folder.
 """
 
 _ZERO_SHOT = """\
-**Not trained for relevance.** These are the weights of its base, unchanged, with a criteria prompt around
-them (zero-shot). It shows that everything around the model works. Do not rank for real users with it: put a
-trained student in its place."""
+**Not trained for relevance.** These are the unchanged weights of the base, used zero-shot with a criteria prompt.
+Use this checkpoint to try out the service, not to rank for real users; for those, train a student."""
 
 _TRAINED = """\
-Trained for relevance: its base, fine-tuned as told below. What it was not trained on, it may know nothing of."""
+Trained for relevance: the base model, fine-tuned as described below. Expect worse grades on data unlike its
+training data."""
 
 _ZERO_SHOT_LIMITS = (
-    "What the base does not know, this does not know: small models grade little better than chance without training,\n"
-    "  and worst outside English.",
+    "Small models grade little better than chance without training, and worst outside English.",
 )
 
 _LIMITS = (
-    "A probability is raw unless the calibration above says otherwise: don't read 0.9 as nine in ten.",
-    "A note can try to talk the model into a grade. Its text never becomes a control token, but the model reads it.",
+    "Probabilities are uncalibrated unless the table above names a calibration: 0.9 does not mean nine in ten.",
+    "A note's text can try to persuade the model to give a grade (prompt injection). The text never becomes a control"
+    " token, but the model does read it.",
 )
 
 
 class TrainingNotes(BaseModel):
-    """What a card tells of the training, in Markdown.
+    """The training sections of a card, in Markdown.
 
     Attributes:
-        data: one source each, with its licence.
-        recipe: how it was trained, in a paragraph.
-        controls: a table's rows, its head first; empty where nothing was compared.
-        differences: the same, of what the student has more than its controls, with intervals.
-        failures: cases that it grades far off, and how many it doesn't; empty where it was asked none.
-        limits: one each.
+        data: one source per item, with its licence.
+        recipe: a paragraph on how the model was trained.
+        controls: rows of the table of systems, header first; empty without a comparison.
+        differences: rows of the table of student minus control, with intervals, header first.
+        failures: the count of right cases, then each case with a grade far off; empty if no case was graded.
+        limits: one limit per item.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -89,10 +89,7 @@ class TrainingNotes(BaseModel):
 def render_model_card(
     manifest: Manifest, training: TrainingNotes | None = None, gates: GateReport | None = None
 ) -> str:
-    """Markdown that says what the checkpoint is, what it is not, and whose licence it has.
-
-    Without training notes it is the card of a zero-shot checkpoint.
-    """
+    """Render the card as Markdown; without training notes it describes a zero-shot checkpoint."""
     sections = [*_training_sections(manifest, training), *_gate_sections(gates)]
     return _CARD.format(
         name=manifest.name,
@@ -132,7 +129,7 @@ def _calibration(manifest: Manifest) -> str:
 
 def _decisions(manifest: Manifest) -> str:
     others = [
-        f"under `{each.criteria}` of the greatest expected utility, fitted to the {each.goal or 'dev pairs'}"
+        f"under `{each.criteria}` the one with the highest expected utility, fitted for the {each.goal or 'dev pairs'}"
         + (
             ""
             if each.before is None or each.after is None
@@ -166,15 +163,13 @@ def _training_sections(manifest: Manifest, training: TrainingNotes | None) -> li
     if training.controls:
         sections.append(("Controls", _table(training.controls)))
     if training.differences:
-        table = (
-            f"With the 95 % intervals of a paired bootstrap over queries.\n\n{_table(training.differences)}"
-        )
-        sections.append(("Against its controls", table))
+        table = f"Intervals are 95 %, from a paired bootstrap over queries.\n\n{_table(training.differences)}"
+        sections.append(("Difference to the controls", table))
     if training.failures:
-        sections.append(("Where it fails", _bullets(training.failures)))
+        sections.append(("Known failures", _bullets(training.failures)))
     if manifest.dev_metrics:
         rows = [(name, f"{value:.4g}") for name, value in manifest.dev_metrics.items()]
-        sections.append(("On dev", _table([("metric", "value"), *rows])))
+        sections.append(("Dev metrics", _table([("metric", "value"), *rows])))
     return sections
 
 
@@ -184,7 +179,7 @@ def _gate_sections(gates: GateReport | None) -> list[tuple[str, str]]:
     rows = [
         (gate.what, f"{gate.figure:.3g}", gate.bound, "yes" if gate.passed else "no") for gate in gates.gates
     ]
-    return [("Gates of the export", _table([("figure", "value", "limit", "passed"), *rows]))]
+    return [("Export gates", _table([("figure", "value", "limit", "passed"), *rows]))]
 
 
 def _bullets(items: Sequence[str]) -> str:

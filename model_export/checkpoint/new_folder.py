@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all."""
+"""Writes a folder atomically: it appears complete or not at all."""
 
 import contextlib
 import shutil
@@ -11,27 +11,27 @@ from service.errors import NotegradeError
 
 
 class FolderExistsError(NotegradeError):
-    """The place where a folder should go is taken."""
+    """The output path is already taken."""
 
 
 @contextlib.contextmanager
 def new_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
-    """A hidden sibling folder to write into, which becomes `out` when the block ends well and goes when it doesn't.
+    """Yield a hidden sibling folder to write into; it becomes `out` on success and is deleted on failure.
 
-    With `force` an older checkpoint at `out` is replaced; anything else that lies there never is.
-    Raises FolderExistsError, before the block where it can.
+    `force` replaces an older checkpoint at `out`, and never anything else.
+    Raises FolderExistsError, if possible before the block runs.
     """
     _check_place(out, force)
     out = out.absolute()
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.parent / f".{out.name}.partial-{uuid4().hex[:8]}"
     try:
-        # Inside, so that a signal which ends the run right after it finds the way out below.
+        # Inside `try`, so that the folder is deleted even if a signal arrives right after mkdir.
         partial.mkdir()
         yield partial
-        _open_to_readers(partial)
+        _make_readable(partial)
         _check_place(out, force)
-        _put(partial, out)
+        _move(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -40,27 +40,27 @@ def _check_place(out: Path, force: bool) -> None:
     if not out.exists() and not out.is_symlink():
         return
     if not out.is_dir() or out.is_symlink():
-        raise FolderExistsError(f"{out} exists and is no folder of its own")
+        raise FolderExistsError(f"{out} exists and is not a folder (a link is not followed)")
     if not any(out.iterdir()):
         return
     if not force:
-        raise FolderExistsError(f"{out} exists: choose another folder, or replace it with --force")
+        raise FolderExistsError(f"{out} exists: choose another folder, or pass --force to replace it")
     if not (out / MANIFEST_NAME).is_file():
-        # A slip of the hand (`--out ~ --force`) must not cost more than a checkpoint.
+        # A typing error such as `--out ~ --force` must not delete anything but a checkpoint.
         raise FolderExistsError(
-            f"{out} is no checkpoint (it has no {MANIFEST_NAME}): --force won't replace it"
+            f"{out} is not a checkpoint (it has no {MANIFEST_NAME}): --force does not replace it"
         )
 
 
-def _open_to_readers(folder: Path) -> None:
-    # safetensors writes files that their owner alone can read; a server often runs as somebody else.
+def _make_readable(folder: Path) -> None:
+    # safetensors writes files that only their owner can read; a server often runs as another user.
     for path in folder.rglob("*"):
         if path.is_file():
             path.chmod(path.stat().st_mode | 0o444)
 
 
-def _put(partial: Path, out: Path) -> None:
-    """Rename into place; what lay there goes only after that, and comes back if it fails."""
+def _move(partial: Path, out: Path) -> None:
+    """Rename into place; the old folder is deleted after that, and restored if the rename fails."""
     old = partial.with_name(partial.name.replace(".partial-", ".old-"))
     if out.exists():
         out.rename(old)

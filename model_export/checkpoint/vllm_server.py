@@ -1,7 +1,7 @@
-"""vLLM as anybody runs it: its own server, in a process of its own, asked over HTTP.
+"""Runs vLLM's own OpenAI server on a checkpoint folder, and reads label distributions from it over HTTP.
 
-Nothing of ours stands between the folder and its answers, so that a checkpoint which passes here is one that plain
-vLLM loads. It listens on a socket in a private folder: no port to race for, and no other server to mistake for it.
+None of our code runs in the server, so a checkpoint that passes its gate also works with plain vLLM. The server listens
+on a Unix socket in a private folder, so it can't collide with another server's port.
 """
 
 import contextlib
@@ -36,11 +36,11 @@ _LOG_TAIL_LINES = 12
 
 
 class VllmServerError(NotegradeError):
-    """vLLM is not there, does not start with this folder, or does not answer."""
+    """vLLM is not installed, does not start with this folder, or does not answer."""
 
 
 class VllmServer:
-    """A running server's label probabilities; the same questions as `ReferenceScorer` takes."""
+    """Computes label distributions with a running server; has the interface of `ReferenceScorer`."""
 
     def __init__(self, client: httpx.Client, label_token_ids: Sequence[int], log: Path) -> None:
         self._client = client
@@ -48,7 +48,7 @@ class VllmServer:
         self._log = log
 
     def distributions(self, prompts: Sequence[Sequence[int]]) -> Iterator[LabelDistribution]:
-        """The raw label distribution of each prompt of token ids, in order, a batch at a time.
+        """Yield the raw label distribution of each prompt of token ids, in order.
 
         Raises VllmServerError when the server fails on a batch.
         """
@@ -63,7 +63,7 @@ class VllmServer:
             "max_tokens": 1,
             "temperature": 0,
             "logprobs": len(self._label_token_ids),
-            "logprob_token_ids": self._label_token_ids,  # over the whole vocabulary, so that label mass shows
+            "logprob_token_ids": self._label_token_ids,  # normalised over the whole vocabulary: we need the label mass
             "return_tokens_as_token_ids": True,
         }
         for choice in sorted(self._post(body)["choices"], key=lambda choice: int(choice["index"])):
@@ -75,19 +75,19 @@ class VllmServer:
             answer: dict[str, Any] = self._client.post("/v1/completions", json=body).raise_for_status().json()
         except (httpx.HTTPError, ValueError) as error:
             raise VllmServerError(
-                f"vLLM failed on a batch of prompts: {error}; its log ends:\n{_tail(self._log)}"
+                f"vLLM failed on a batch of prompts: {error}; the end of its log:\n{_tail(self._log)}"
             ) from error
         return answer
 
 
 @contextlib.contextmanager
 def run_vllm(folder: Path, max_prompt_tokens: int, label_token_ids: Sequence[int]) -> Iterator[VllmServer]:
-    """Start vLLM on a transformers folder in float32 where it can (15-40 s), and end it with all its processes after the block.
+    """Start vLLM on a transformers folder (15-40 s), in float32 if it can, and stop all its processes after the block.
 
-    Raises VllmServerError when it isn't installed or doesn't start; the message ends with the tail of its log.
+    Raises VllmServerError when vLLM isn't installed or doesn't start; the message includes the end of its log.
     """
     if importlib.util.find_spec("vllm") is None:
-        raise VllmServerError("vLLM is not installed here: install it, or leave its gates out")
+        raise VllmServerError("vLLM is not installed: install it, or skip its gates with --no-vllm")
     with tempfile.TemporaryDirectory(prefix="notegrade-vllm-") as private:
         paths = _Paths(Path(private))
         command = _command(folder, max_prompt_tokens, paths.socket)
@@ -144,16 +144,16 @@ def _wait_until_up(process: subprocess.Popen[bytes], client: httpx.Client, paths
             return
         if time.monotonic() > deadline:
             raise VllmServerError(
-                f"vLLM was not up after {START_TIMEOUT_S:.0f} s; its log ends:\n{_tail(paths.log)}"
+                f"vLLM was not up after {START_TIMEOUT_S:.0f} s; the end of its log:\n{_tail(paths.log)}"
             )
         time.sleep(_POLL_S)
     raise VllmServerError(
-        f"vLLM ended with exit code {process.returncode}; its log ends:\n{_tail(paths.log)}"
+        f"vLLM ended with exit code {process.returncode}; the end of its log:\n{_tail(paths.log)}"
     )
 
 
 def _is_listening(path: Path) -> bool:
-    # Not by httpx: it leaks a socket each time it is refused, and vLLM binds the path long before it listens.
+    # httpx leaks a socket on each refused connection, and vLLM binds the path long before it listens.
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as probe:
         return probe.connect_ex(str(path)) == 0
 
@@ -167,7 +167,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_STOP_TIMEOUT_S)
-    # Also when the server itself ended well: its engine core may have outlived it.
+    # Even after a clean exit of the server: its engine core may still run.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -1,4 +1,4 @@
-"""What turns weights and a tokenizer in a folder into a checkpoint: the manifest and the probes around them."""
+"""Writes the manifest and the probes that turn a folder of weights and tokenizer into a checkpoint."""
 
 import importlib.metadata
 import json
@@ -37,29 +37,29 @@ from service.contract.tokenizer import ContractTokenizer
 from service.errors import InvalidRequestError, LabelTokenError, NotegradeError
 
 LIMITS = Limits(max_query_tokens=128, max_note_tokens=256)
-# vLLM 0.32 on a CPU differs by up to 7e-6, 0.027 and 0.004 on the default checkpoint.
+# On the default checkpoint vLLM 0.32 on a CPU differs by up to 7e-6, 0.027 and 0.004.
 PROBE_TOLERANCE = {"float32": 0.002, "bfloat16": 0.1, "float16": 0.01}
-# Rounding activations makes a deep model jump: 1e-7 on SmolLM2's embeddings moves its label probabilities by 0.08, and
-# vLLM in float32 differs from the reference by up to 0.093 on 32 probes. The other dtypes are not measured yet.
+# Rounded activations amplify tiny differences in a deep model: 1e-7 on SmolLM2's embeddings changes label probabilities
+# by 0.08. vLLM in float32 differs from the reference by up to 0.093 on 32 probes; other dtypes are not measured yet.
 INT8_PROBE_TOLERANCE = {"float32": 0.15, "bfloat16": 0.15, "float16": 0.15}
 _PROBE_PAIRS = "probe_pairs.jsonl"
 
-# Told what is being done and how much of it is: (stage, steps done, steps in all).
+# Reports progress: (stage, steps done, total steps).
 OnProgress = Callable[[str, int, int], None]
 
 
 class SpecError(NotegradeError):
-    """A spec that no checkpoint can be written by."""
+    """No checkpoint can be written from this spec."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointSpec:
-    """What a checkpoint says of its weights, and how they are asked.
+    """The metadata, prompt and calibration of a checkpoint.
 
     Attributes:
-        criteria: the first is the default, and the one that probes are made with.
+        criteria: the first is the default, with which the probes are rendered.
         quantization: None for float32 weights, or `w8a8`.
-        training: what the card tells of the training; None where there was none.
+        training: the training sections of the card; None for a zero-shot checkpoint.
     """
 
     name: str
@@ -76,7 +76,7 @@ class CheckpointSpec:
 
 
 def code_version() -> str:
-    """The release that makes the checkpoint."""
+    """Return the installed version of notegrade, or `unknown`."""
     try:
         return importlib.metadata.version("notegrade")
     except importlib.metadata.PackageNotFoundError:
@@ -84,15 +84,15 @@ def code_version() -> str:
 
 
 def write_contract(folder: Path, spec: CheckpointSpec, on_progress: OnProgress) -> Checkpoint:
-    """Write manifest and probes beside the weights and tokenizer of the folder, and load it as the service will.
+    """Write manifest and probes beside the weights and tokenizer, and load the folder as the service does.
 
-    The same spec and files make the same fingerprint. Raises NotegradeError with one line that says what is wrong.
+    The same spec and files give the same fingerprint. Raises NotegradeError with a one-line message.
     """
     tokenizer = ContractTokenizer.load(folder)
     manifest = _make_manifest(spec, folder, tokenizer)
     renderer = PromptRenderer(manifest, tokenizer)
     _check_context(renderer, folder)
-    # From the folder, as it will be served; a model fresh from a GGUF also runs four times slower.
+    # Load the saved folder, which is what will be served; a model loaded from GGUF also runs four times slower.
     scorer = ReferenceScorer.load(folder, manifest.label_token_ids)
     _write_probes(folder, renderer, scorer, on_progress)
     (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -127,14 +127,14 @@ def _make_manifest(spec: CheckpointSpec, folder: Path, tokenizer: ContractTokeni
 
 
 def _make_labels(template: Template, tokenizer: ContractTokenizer) -> tuple[Label, ...]:
-    """Digits as labels, with the gains of nDCG. Raises LabelTokenError for a digit that is not one token."""
+    """Make digits the labels, with nDCG's gains. Raises LabelTokenError for a digit that is not a single token."""
     cue_length = len(tokenizer.encode_template(template.cue))
     labels = []
     for grade in GRADES:
         tail = tokenizer.encode_template(f"{template.cue}{grade}")[cue_length:]
         if len(tail) != 1:
             raise LabelTokenError(
-                f"label '{grade}' must be one token after the cue {template.cue!r}, and this base's tokenizer makes {len(tail)}"
+                f"label '{grade}' must be one token after the cue {template.cue!r}, but it is {len(tail)} in this base's tokenizer"
             )
         labels.append(Label(grade=grade, token=str(grade), token_id=tail[0], gain=2**grade - 1))
     return tuple(labels)
@@ -149,11 +149,11 @@ def _check_context(renderer: PromptRenderer, folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     longest, limit = renderer.max_prompt_tokens + 1, config.get("max_position_embeddings")
     if limit is not None and longest > limit:
-        raise BaseModelError(f"prompts take up to {longest:,} tokens, and this base reads {limit:,}")
+        raise BaseModelError(f"prompts have up to {longest:,} tokens, and this base's context has {limit:,}")
 
 
 def read_probe_pairs() -> tuple[tuple[str, ProbeNote], ...]:
-    """The packaged query and note pairs, in file order."""
+    """Read the packaged query and note pairs, in file order."""
     text = resources.files(__package__).joinpath(_PROBE_PAIRS).read_text(encoding="utf-8")
     pairs = [json.loads(line) for line in text.split("\n") if line]
     return tuple((pair["query"], ProbeNote.model_validate(pair["note"])) for pair in pairs)
@@ -172,7 +172,7 @@ def _write_probes(
 
 
 def check_probes(form: PromptForm, tokenizer: ContractTokenizer) -> None:
-    """Raise SpecError where a packaged probe can't be asked in this form: better before training than after."""
+    """Raise SpecError, before any training, when a packaged probe can't be rendered in this form."""
     renderer = PromptRenderer(form, tokenizer)
     for query, note in read_probe_pairs():
         _render_probe(_blank_probe(query, note, renderer), renderer)
@@ -188,7 +188,7 @@ def _render_probe(blank: Probe, renderer: PromptRenderer) -> Prompt:
     try:
         [prompt] = renderer.render(canonical_query, [canonical_note], blank.criteria)
     except InvalidRequestError as error:
-        raise SpecError(f"a probe can't be asked: {error}; raise max_query_tokens") from error
+        raise SpecError(f"a probe can't be rendered: {error}; raise max_query_tokens") from error
     return prompt
 
 

@@ -1,1 +1,1 @@
-"""Measures of systems and checkpoints, their controls, and the fits on dev pairs."""
+"""Measures systems and checkpoints against baselines, and fits calibration and decisions on dev pairs."""

@@ -1,7 +1,7 @@
-"""Controls that read no model: the training prior, and BM25 with grades fitted to its scores.
+"""Baselines without a model: the majority prior, and BM25 with grades fitted to its scores.
 
-Both fit each source on its own, since grades mean different things from one source to the next;
-a source without training pairs takes what all sources together give.
+Both are fitted per source, because the same grade means different things in different sources. A source without
+training pairs uses the fit over all sources.
 """
 
 import unicodedata
@@ -19,17 +19,17 @@ from model_export.data.words import split_words
 from model_export.evaluation.evaluate import EvaluationError, Predictions
 from service.contract.prompt import Note
 
-# Of training (scores, labels), dev scores and the number of grades, the (dev, grades) probabilities.
+# Maps (training scores, training labels, dev scores, number of grades) to (dev, grades) probabilities.
 _Fit = Callable[[np.ndarray, np.ndarray, np.ndarray, int], np.ndarray]
 
 
 def tokenize(text: str) -> list[str]:
-    """Lower-cased NFKC words, no stemming and no stop words; runs of Chinese, Japanese and Korean as bigrams."""
+    """Split into lower-case NFKC words, and Chinese, Japanese and Korean into bigrams; no stemming, no stop words."""
     return list(split_words(unicodedata.normalize("NFKC", text).lower()))
 
 
 def majority(train: Sequence[Pair], dev: Sequence[Pair], grades: int) -> Predictions:
-    """The share of each grade in training, the same for every dev pair of a source; ranks nothing.
+    """Predict the share of each grade in training for every dev pair of a source, and rank all notes equally.
 
     Raises: EvaluationError without training pairs.
     """
@@ -38,10 +38,10 @@ def majority(train: Sequence[Pair], dev: Sequence[Pair], grades: int) -> Predict
 
 
 def bm25(train: Sequence[Pair], dev: Sequence[Pair], grades: int) -> Predictions:
-    """BM25 of the note (title and body) for its query; grades by a logistic regression on that score.
+    """Rank by the BM25 score of the note (title and body), and grade by a logistic regression on that score.
 
-    The regression is multinomial and fitted on the training pairs; idf is over the distinct notes of the
-    source, of both sets.
+    The regression is multinomial and fitted on the training pairs. The idf is over all distinct notes of the source,
+    in training and dev.
     Raises: EvaluationError without training pairs.
     """
     scores = _bm25_scores([*train, *dev])
@@ -51,12 +51,12 @@ def bm25(train: Sequence[Pair], dev: Sequence[Pair], grades: int) -> Predictions
 def _by_source(
     train: Sequence[Pair], dev: Sequence[Pair], scores: np.ndarray, fit: _Fit, grades: int
 ) -> np.ndarray:
-    """(dev, grades) probabilities, each source's by what was fitted on its own training pairs.
+    """Compute (dev, grades) probabilities with a fit per source.
 
-    `scores` are those of the training pairs, then those of the dev pairs.
+    `scores` holds the scores of the training pairs, then of the dev pairs.
     """
     if not train:
-        raise EvaluationError("the majority and BM25 controls need training pairs, and there are none")
+        raise EvaluationError("the majority and BM25 baselines need training pairs, and there are none")
     labels = np.array([pair.label for pair in train])
     train_sources, dev_sources = (np.array([pair.source for pair in pairs]) for pairs in (train, dev))
     train_scores, dev_scores = np.split(scores, [len(train)])
@@ -83,7 +83,7 @@ def _grade_by_score(scores: np.ndarray, labels: np.ndarray, to: np.ndarray, grad
 
 
 def _bm25_scores(pairs: Sequence[Pair]) -> np.ndarray:
-    """(pairs,) float64, in the pairs' order; each source is a collection of its own."""
+    """Compute (pairs,) float64 scores in the pairs' order, with each source as a separate collection."""
     sources = np.array([pair.source for pair in pairs])
     scores = np.zeros(len(pairs))
     for source in np.unique(sources):
@@ -102,7 +102,7 @@ def _score_collection(pairs: Sequence[Pair]) -> np.ndarray:
     index.index(tokens, show_progress=False)
     by_query = sorted(range(len(pairs)), key=lambda row: pairs[row].query)
     for query, group in groupby(by_query, key=lambda row: pairs[row].query):
-        # One pass over the notes answers for all of a query's pairs. bm25s can't take a query without words.
+        # One pass over the notes scores all pairs of a query. bm25s fails on a query without words.
         if words := tokenize(query):
             rows = list(group)
             scores[rows] = index.get_scores(words)[[number_of[pairs[row].note] for row in rows]]

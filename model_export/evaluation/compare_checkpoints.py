@@ -1,7 +1,7 @@
-"""Two checkpoints on the same pairs, before one takes the other's place: what would change, and what it costs.
+"""Compares two checkpoints on the same pairs: how grades and scores would change, and how cost would.
 
-Grades and scores are those that the service would answer, by plain transformers in float32. Pairs need no label; where all have
-one, the systems are measured as well (model_export/evaluation/evaluate.py), by calibrated probabilities.
+Grades and scores are what the service would answer, computed with transformers in float32. Labels are optional; if all
+pairs have one, both checkpoints are evaluated against them as well, with calibrated probabilities.
 """
 
 import statistics
@@ -26,21 +26,22 @@ from service.contract.labels import LabelDistribution
 from service.errors import NotegradeError
 
 _BATCH_SIZE = 32
-# Both are timed on a chunk, one after the other, before the next: the machine's moods then come over both.
+# The checkpoints take turns on each chunk, so that a change in machine load affects both.
 _CHUNK = 8 * _BATCH_SIZE
-_FARTHEST = 10
+_MAX_LARGEST_CHANGES = 10
 
 
 class ComparisonError(NotegradeError):
-    """Checkpoints that can't be compared."""
+    """The checkpoints can't be compared."""
 
 
 @dataclass
 class Side:
-    """One checkpoint's answers, in the pairs' order, and what they took.
+    """One checkpoint's judgements in the pairs' order, and their cost.
 
     Attributes:
-        seconds: of each chunk. prompt_tokens: over all pairs.
+        seconds: duration of each chunk.
+        prompt_tokens: total over all pairs.
     """
 
     name: str
@@ -52,7 +53,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Compared:
-    """What `compare_checkpoints` found; the first is the one that serves, the second the one that might."""
+    """The result of `compare_checkpoints`: `first` is the checkpoint in service, `second` the candidate."""
 
     pairs: Sequence[Pair]
     first: Side
@@ -62,11 +63,11 @@ class Compared:
 
     @property
     def time_ratios(self) -> list[float]:
-        """The second's time over the first's, chunk by chunk."""
+        """The second checkpoint's time over the first's, per chunk."""
         return [b / a for a, b in zip(self.first.seconds, self.second.seconds, strict=True)]
 
     def to_json(self) -> dict[str, Any]:
-        """All of it without a text: pairs go by their ids."""
+        """Return everything as JSON data; pairs are named by id, without their text."""
         sides = {"first": self.first, "second": self.second}
         return {
             **{key: {"name": side.name, "fingerprint": side.fingerprint} for key, side in sides.items()},
@@ -74,7 +75,7 @@ class Compared:
             "cost": {
                 "prompt_tokens_per_pair": {key: side.prompt_tokens / len(self.pairs) for key, side in sides.items()},
                 "ms_per_pair": {key: 1000 * sum(side.seconds) / len(self.pairs) for key, side in sides.items()},
-                "time_ratio": {"least": min(self.time_ratios), "median": statistics.median(self.time_ratios), "greatest": max(self.time_ratios)},
+                "time_ratio": {"min": min(self.time_ratios), "median": statistics.median(self.time_ratios), "max": max(self.time_ratios)},
             },
             "evaluation": self.evaluation.to_json() if self.evaluation else None,
             "pairs": [
@@ -84,23 +85,24 @@ class Compared:
         }  # fmt: skip
 
     def describe(self) -> str:
-        """For a person."""
+        """Format the comparison as plain text."""
         found = self.to_json()
         cost = found["cost"]
         tokens, ms, ratio = cost["prompt_tokens_per_pair"], cost["ms_per_pair"], cost["time_ratio"]
-        farthest = sorted(found["pairs"], key=lambda each: -abs(each["scores"][1] - each["scores"][0]))
+        by_change = sorted(found["pairs"], key=lambda each: -abs(each["scores"][1] - each["scores"][0]))
         lines = [
             f"first   {self.first.name} {self.first.fingerprint}",
             f"second  {self.second.name} {self.second.fingerprint}",
             "",
             describe_comparison(found["comparison"]),
             "",
-            f"prompt tokens a pair  {tokens['first']:.1f}, {tokens['second']:.1f}",
-            f"ms a pair here        {ms['first']:.1f}, {ms['second']:.1f};"
-            f" ratio {ratio['least']:.2f} / {ratio['median']:.2f} / {ratio['greatest']:.2f}",
+            f"prompt tokens/pair    {tokens['first']:.1f}, {tokens['second']:.1f}",
+            f"ms/pair here          {ms['first']:.1f}, {ms['second']:.1f};"
+            f" ratio min {ratio['min']:.2f}, median {ratio['median']:.2f}, max {ratio['max']:.2f}",
             "",
-            "farthest apart        " + ", ".join(
-                f"{each['id']} ({each['scores'][0]:.2f} to {each['scores'][1]:.2f})" for each in farthest[:_FARTHEST]
+            "largest changes       " + ", ".join(
+                f"{each['id']} ({each['scores'][0]:.2f} to {each['scores'][1]:.2f})"
+                for each in by_change[:_MAX_LARGEST_CHANGES]
             ),
         ]  # fmt: skip
         return "\n".join([*lines, *(["", format_table(self.evaluation)] if self.evaluation else [])])
@@ -109,10 +111,10 @@ class Compared:
 def compare_checkpoints(
     first: Path, second: Path, pairs_file: Path, criteria: str | None, *, seed: int, on_progress: OnProgress
 ) -> Compared:
-    """Score a file of pairs with both. `criteria`: each one's default where it is None.
+    """Score a file of pairs with both checkpoints, under `criteria` or each checkpoint's default.
 
-    Raises CheckpointError, DataError, ComparisonError where the two have other scales or one lacks the criteria, and PromptingError
-    for pairs that one can't read, before any is scored.
+    Raises: before any pair is scored, CheckpointError, DataError, ComparisonError when the grade scales differ or a
+    checkpoint lacks the criteria, and PromptingError for pairs that do not fit its prompt.
     """
     checkpoints = [load_checkpoint(folder) for folder in (first, second)]
     _check(checkpoints, criteria)
@@ -133,17 +135,19 @@ def compare_checkpoints(
 def _check(checkpoints: Sequence[Checkpoint], criteria: str | None) -> None:
     scales = [[label.gain for label in checkpoint.manifest.labels] for checkpoint in checkpoints]
     if scales[0] != scales[1]:
-        raise ComparisonError(f"the two grade on other scales (gains {scales[0]} and {scales[1]})")
+        raise ComparisonError(
+            f"the checkpoints have different grade scales (gains {scales[0]} and {scales[1]})"
+        )
     for checkpoint in checkpoints:
         known = checkpoint.renderer.criteria_names
         if criteria is not None and criteria not in known:
             raise ComparisonError(
-                f"{checkpoint.manifest.name} has no criteria {criteria}: it has {', '.join(known)}"
+                f"{checkpoint.manifest.name} has no criteria {criteria}; it has {', '.join(known)}"
             )
 
 
 class _Scorer:
-    """One checkpoint. Raises PromptingError for a pair that it can't read, before any is scored."""
+    """Scores pairs with one checkpoint; the constructor raises PromptingError for a pair that does not fit its prompt."""
 
     def __init__(self, checkpoint: Checkpoint, criteria: str | None, pairs: Sequence[Pair]) -> None:
         manifest = checkpoint.manifest
@@ -154,7 +158,7 @@ class _Scorer:
         self._sampler = Sampler(load_as_served(checkpoint.folder), manifest.label_token_ids, 0)
 
     def score(self, start: int, stop: int) -> None:
-        """Add the judgements of these pairs, and what they took."""
+        """Add the judgements of the pairs from `start` to `stop`, and their cost, to `side`."""
         started, prompts = time.perf_counter(), self._prompts[start:stop]
         probabilities, masses = self._sampler.distributions(prompts, _BATCH_SIZE)
         for row, mass in zip(probabilities.tolist(), masses.tolist(), strict=True):
@@ -179,7 +183,7 @@ def _evaluate(pairs: Sequence[Pair], first: Side, second: Side, seed: int) -> Ev
     queries = {pair.query for pair in pairs}
     if any(pair.label == UNJUDGED for pair in pairs) or len(queries) < 2:
         return None
-    # Two checkpoints may have one name.
+    # The two checkpoints may have the same name.
     systems = [
         Predictions(
             f"{position} ({side.name})",

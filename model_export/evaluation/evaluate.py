@@ -1,7 +1,7 @@
-"""The honest table: every system beside its controls, with paired bootstrap intervals, and who wins.
+"""Evaluates systems against controls: metrics per split, paired bootstrap intervals, and the best system per metric.
 
-What each metric counts is said in model_export/evaluation/measures.py. Calibration ("after") and decisions ("decided") are by what was
-fitted on the other half of the queries. Sources may have other scales: read them one by one.
+`measures` defines the metrics. Calibrated ("after") and decided metrics are cross-fitted: each half of the queries uses
+the fit of the other half. Grades may mean different things in different sources, so read the sources one by one.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from model_export.data.pairs import Pair
-from model_export.evaluation.confusion import tally_confusion
 from model_export.evaluation.fit_calibration import cross_fitted
 from model_export.evaluation.fit_decision import cross_fitted_grades
 from model_export.evaluation.measures import (
@@ -22,35 +21,36 @@ from model_export.evaluation.measures import (
     mean_defined,
     most_probable,
     ndcg_by_query,
+    tally_confusion,
 )
 from model_export.evaluation.paired_bootstrap import Difference, PairedBootstrap, QueryTallies
 from model_export.evaluation.winners import METRIC_TITLES, Winner, find_winners
 from service.errors import NotegradeError
 
-# The main one first.
+# The main control comes first.
 DEFAULT_CONTROLS = ("label_only_sft", "cot_sft", "grpo", "zero_shot", "bm25", "majority")
 ALL, LONG_TAIL = "all", "long_tail"
 DRAWS = 1000
-# A softmax in bfloat16 sums to 1 no closer than this.
+# A bfloat16 softmax sums to 1 only within this tolerance.
 SUM_TOLERANCE = 1e-2
 
-# By control, system and metric.
+# Differences by control, system and metric.
 Differences = dict[str, dict[str, dict[str, Difference]]]
 
 
 class EvaluationError(NotegradeError):
-    """Systems or pairs that can't be compared."""
+    """The systems or pairs can't be evaluated together."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What one system says of the dev pairs, in their order.
+    """One system's predictions for the dev pairs, in the pairs' order.
 
     Attributes:
         system: its name in the table.
         probabilities: (pairs, grades) raw, before calibration; each row sums to 1.
-        ranking: (pairs,) what orders the notes of a query, higher first.
-        parsed: (pairs,) bool, whether the reasoning trace parsed; None for a system that writes none.
+        ranking: (pairs,) ranking scores; notes of a query are ordered by them, highest first.
+        parsed: (pairs,) bool, whether the reasoning trace parsed; None for a system without traces.
     """
 
     system: str
@@ -61,17 +61,17 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The table and what can be said of it.
+    """The results of `evaluate`.
 
     Attributes:
-        rows: by system, split and metric; None where undefined.
-        sizes: by split, how many `pairs`, `queries` and `ranked_queries` (those that count for nDCG).
-        differences: over all pairs: system less control, by control, system and metric.
-        split_differences: the same by each other split, then as above.
-        winners: by metric of RANKED_METRICS, over all pairs.
-        controls: what systems are compared against, the main one first.
-        draws: resamples of the bootstrap.
-        seed: of the resamples, the halves of cross-fitting and the order of ties.
+        rows: metrics by system, split and metric name; None if undefined.
+        sizes: by split, the number of `pairs`, `queries` and `ranked_queries` (those that count for nDCG).
+        differences: system minus control over all pairs, by control, system and metric.
+        split_differences: the same for each other split.
+        winners: the best system over all pairs, by metric of RANKED_METRICS.
+        controls: the systems compared against, the main one first.
+        draws: number of bootstrap resamples.
+        seed: seeds the resamples, the cross-fitting halves and the order of ties.
     """
 
     rows: dict[str, dict[str, Metrics]]
@@ -84,7 +84,7 @@ class Evaluation:
     seed: int
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as JSON data; it holds no NaN."""
+        """Return everything as JSON data without NaN."""
         return asdict(self)
 
 
@@ -97,13 +97,14 @@ def evaluate(
     seed: int,
     draws: int = DRAWS,
 ) -> Evaluation:
-    """Measure every system on all pairs, on the long tail, and on each source and its long tail where there are several.
+    """Measure every system on all pairs, on the long tail and, with several sources, on each source and its long tail.
 
-    `long_tail` holds ids of pairs; `controls` names systems, the main one first, and is by default those of
-    DEFAULT_CONTROLS that are among the systems. Macro-F1, QWK, nDCG and accuracy
-    are compared with each control on the same resamples of queries.
-    Raises: EvaluationError for predictions that don't fit the pairs, a control that is no system, or fewer than
-    two queries.
+    Accuracy, macro-F1, QWK and nDCG are compared with each control on the same resamples of queries.
+
+    Args:
+        long_tail: ids of pairs.
+        controls: names of systems, the main one first; by default the DEFAULT_CONTROLS among the systems.
+    Raises: EvaluationError for predictions that don't fit the pairs, an unknown control, or fewer than two queries.
     """
     if controls is None:
         names = {each.system for each in systems}
@@ -141,7 +142,7 @@ def evaluate(
 
 
 def number_queries(pairs: Sequence[Pair]) -> np.ndarray:
-    """(pairs,) numbers from 0; pairs share one when their query and source are the same."""
+    """Number the queries from 0, (pairs,); pairs with the same query and source share a number."""
     numbers: dict[tuple[str, str], int] = {}
     return np.array([numbers.setdefault((pair.source, pair.query), len(numbers)) for pair in pairs])
 
@@ -149,9 +150,11 @@ def number_queries(pairs: Sequence[Pair]) -> np.ndarray:
 def _check(systems: Sequence[Predictions], pairs: Sequence[Pair], controls: Sequence[str]) -> None:
     names = [each.system for each in systems]
     if not names or len(set(names)) < len(names):
-        raise EvaluationError(f"systems must have distinct names and be one or more, not {names}")
+        raise EvaluationError(
+            f"evaluation needs one or more systems with distinct names, and the names are {names}"
+        )
     if missing := [control for control in controls if control not in names]:
-        raise EvaluationError(f"controls {missing} are no systems; there are {names}")
+        raise EvaluationError(f"controls {missing} are unknown; the systems are {names}")
     if (queries := len({(pair.source, pair.query) for pair in pairs})) < 2:
         raise EvaluationError(f"evaluation needs two or more dev queries, and there are {queries}")
     top_label = max(pair.label for pair in pairs)
@@ -174,19 +177,19 @@ def _check_shape(predictions: Predictions, pairs: int, top_label: int) -> None:
     sums = predictions.probabilities.sum(axis=1)
     if not (np.abs(sums - 1) < SUM_TOLERANCE).all() or not np.isfinite(predictions.ranking).all():
         raise EvaluationError(
-            f"{predictions.system}: each row of probabilities must sum to 1, and rankings be finite"
+            f"{predictions.system}: each row of probabilities must sum to 1, and ranking scores must be finite"
         )
 
 
 def _splits(pairs: Sequence[Pair], long_tail: frozenset[str]) -> dict[str, np.ndarray]:
-    """By name, the (rows,) of each split that has any."""
+    """Find the (rows,) of each split that is not empty, by the split's name."""
     splits = {
         ALL: np.arange(len(pairs)),
         LONG_TAIL: np.flatnonzero([pair.id in long_tail for pair in pairs]),
     }
     sources = sorted({pair.source for pair in pairs})
     if taken := sorted(splits.keys() & sources):
-        raise EvaluationError(f"a source can't be named {taken[0]!r}: that is the name of a split")
+        raise EvaluationError(f"a source can't be named {taken[0]!r}: a split has that name")
     for source in sources if len(sources) > 1 else ():
         rows = np.flatnonzero([pair.source == source for pair in pairs])
         splits |= {source: rows, f"{source}_{LONG_TAIL}": np.intersect1d(rows, splits[LONG_TAIL])}
@@ -227,7 +230,7 @@ def _differences(bootstrap: PairedBootstrap, systems: Iterable[str], controls: S
 
 
 def format_table(evaluation: Evaluation) -> str:
-    """The table as plain text: a block for each split, then who wins at what."""
+    """Format the results as plain text: a table per split, then the best system per metric."""
     blocks = [_format_split(evaluation, split) for split in evaluation.sizes]
     return "\n\n".join([*blocks, "\n".join(winner.sentence for winner in evaluation.winners.values())])
 
@@ -255,5 +258,5 @@ def _align(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def format_number(value: float | None) -> str:
-    """Three decimals; a dash where undefined."""
+    """Format with three decimals, or as a dash if undefined."""
     return "–" if value is None else f"{value:.3f}"

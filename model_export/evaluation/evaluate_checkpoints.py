@@ -1,4 +1,4 @@
-"""Any checkpoint folders side by side, beside majority and BM25, on the dev pairs of a recipe's data."""
+"""Evaluates checkpoint folders against one another, majority and BM25, on the dev pairs of a recipe's data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -33,20 +33,20 @@ _BATCH_SIZE = 32
 
 @dataclass(frozen=True)
 class Fitted:
-    """The calibration and the decisions that some dev pairs ask for."""
+    """A calibration and decisions fitted on dev pairs."""
 
     calibration: Calibration
     decisions: tuple[Decision, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """As manifest and adapter.json have them."""
+        """Return both in the format of the manifest and of adapter.json."""
         decisions = [each.model_dump(mode="json") for each in self.decisions]
         return {"calibration": self.calibration.model_dump(mode="json"), "decisions": decisions}
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The table, and by checkpoint what was fitted on these dev pairs."""
+    """The evaluation, and by checkpoint name the calibration and decisions fitted on these dev pairs."""
 
     evaluation: Evaluation
     fitted: dict[str, Fitted]
@@ -61,19 +61,21 @@ def evaluate_checkpoints(
     on_progress: OnProgress,
     precision: Precision = "float32",
 ) -> Measured:
-    """The table of these checkpoints, each under its manifest's name; every other system is a control of the first.
+    """Evaluate these checkpoints under their manifests' names; all other systems are controls of the first checkpoint.
 
-    Probabilities are raw; the table's ECE tells what a temperature would make of them. Raises CheckpointError for a
-    folder that is none, EvaluationError for two of one name and, before any is measured, PromptingError for one that can't read
-    a pair.
+    The probabilities are raw, so ECE "after" shows the effect of a temperature.
+    Raises: before anything is measured, CheckpointError for an invalid folder, EvaluationError for two checkpoints of
+    the same name, and PromptingError for a pair that does not fit a checkpoint's prompt.
     """
     checkpoints = [load_checkpoint(folder) for folder in folders]
     names = [checkpoint.manifest.name for checkpoint in checkpoints]
     if len(set(names)) < len(names):
-        raise EvaluationError(f"checkpoints must have distinct names to be told apart, not {names}")
+        raise EvaluationError(f"checkpoints must have distinct names, and the names are {names}")
     grades = len(checkpoints[0].manifest.labels)
-    asked = [_asked(checkpoint, data.dev) for checkpoint in checkpoints]
-    prompts = [render_for(checkpoint, pairs) for checkpoint, pairs in zip(checkpoints, asked, strict=True)]
+    by_criteria = [_with_known_criteria(checkpoint, data.dev) for checkpoint in checkpoints]
+    prompts = [
+        render_for(checkpoint, pairs) for checkpoint, pairs in zip(checkpoints, by_criteria, strict=True)
+    ]
     systems = [majority(data.train, data.dev, grades), bm25(data.train, data.dev, grades)]
     predicted = [
         _predict(checkpoint, rendered, precision, on_progress)
@@ -82,12 +84,14 @@ def evaluate_checkpoints(
     controls = ["bm25", "majority", *names[1:]]
     systems += predicted
     found = evaluate(systems, data.dev, data.long_tail, controls=controls, seed=seed, draws=draws)
-    fitted = {name: fit(each, pairs, seed) for name, each, pairs in zip(names, predicted, asked, strict=True)}
+    fitted = {
+        name: fit(each, pairs, seed) for name, each, pairs in zip(names, predicted, by_criteria, strict=True)
+    }
     return Measured(found, fitted)
 
 
-def _asked(checkpoint: Checkpoint, pairs: Sequence[Pair]) -> list[Pair]:
-    """The pairs under criteria that the checkpoint has; one that was made for other data grades by its default."""
+def _with_known_criteria(checkpoint: Checkpoint, pairs: Sequence[Pair]) -> list[Pair]:
+    """Replace criteria that the checkpoint lacks by its default."""
     renderer = checkpoint.renderer
     known = renderer.criteria_names
     return [
@@ -97,7 +101,7 @@ def _asked(checkpoint: Checkpoint, pairs: Sequence[Pair]) -> list[Pair]:
 
 
 def fit(predictions: Predictions, pairs: Sequence[Pair], seed: int) -> Fitted:
-    """What these dev pairs ask for, by the criteria that they were asked under.
+    """Fit the calibration and the decisions on these dev pairs, per criteria.
 
     Raises CalibrationDataError with fewer than two queries.
     """

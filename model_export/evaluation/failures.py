@@ -1,4 +1,4 @@
-"""Where a student fails, on cases that the project wrote itself: what it may print, unlike any data that it was trained on."""
+"""Finds a student's failures on cases written for this project, whose text may be printed, unlike its training data's."""
 
 import json
 from collections.abc import Collection, Sequence
@@ -18,19 +18,19 @@ from service.contract.manifest import Calibration, Decision
 from service.contract.prompt import Note
 
 _FILE = "cases.jsonl"
-_FAR = 2
+_FAILURE_DISTANCE = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A pair with the grade that it should have, and what makes it a case."""
+    """A pair with its right grade, and what makes it difficult."""
 
     pair: Pair
     why: str
 
 
 def read_cases(criteria: Collection[str]) -> list[Case]:
-    """The cases under these criteria; none for a checkpoint of other ones."""
+    """Read the packaged cases under these criteria; there may be none."""
     text = resources.files(__package__).joinpath(_FILE).read_text(encoding="utf-8")
     rows = [json.loads(line) for line in text.splitlines()]
     return [
@@ -53,7 +53,7 @@ def read_cases(criteria: Collection[str]) -> list[Case]:
 def find_failures(
     form: PromptForm, student: Path, calibration: Calibration, decisions: Sequence[Decision]
 ) -> tuple[str, ...]:
-    """What `describe_failures` says of the student in this folder; nothing where there is no case under its criteria."""
+    """Describe the failures of the student in this folder; empty if there are no cases under its criteria."""
     cases = read_cases([criteria.name for criteria in form.criteria])
     if not cases:
         return ()
@@ -65,15 +65,15 @@ def find_failures(
 
 
 def describe_failures(cases: Sequence[Case], grades: Sequence[int]) -> tuple[str, ...]:
-    """In Markdown: how many cases are right and one off, then each that is two or more off."""
+    """Count the right cases in Markdown, then describe each one whose grade is off by two or more."""
     distances = [abs(grade - case.pair.label) for case, grade in zip(cases, grades, strict=True)]
-    counts = f"Of {len(cases)} cases {distances.count(0)} get the grade that they should, and {distances.count(1)} are one off."
-    far = [
+    counts = f"Of {len(cases)} cases {distances.count(0)} have the right grade and {distances.count(1)} are off by one."
+    failures = [
         _describe(case, grade)
         for case, grade, distance in zip(cases, grades, distances, strict=True)
-        if distance >= _FAR
+        if distance >= _FAILURE_DISTANCE
     ]
-    return (counts, *far)
+    return (counts, *failures)
 
 
 def _describe(case: Case, grade: int) -> str:
@@ -88,10 +88,11 @@ def chosen_grades(
     calibration: Calibration,
     decisions: Sequence[Decision],
 ) -> list[int]:
-    """The grades that the service would answer with.
+    """Choose grades as the service does.
 
     Args:
-        probabilities: (pairs, grades) raw, read under (pairs,) `criteria`.
+        probabilities: (pairs, grades) raw.
+        criteria: (pairs,) the criteria of each prompt.
     """
     calibrated = apply_calibration(probabilities, calibration, criteria)
     grades = most_probable(calibrated)

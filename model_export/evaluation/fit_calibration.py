@@ -1,4 +1,4 @@
-"""Fits the calibration of a checkpoint on its dev pairs, and says honestly what it gained."""
+"""Fits a checkpoint's calibration on dev pairs, and measures its gain by cross-fitting."""
 
 from collections.abc import Sequence
 
@@ -10,22 +10,22 @@ from service.errors import NotegradeError
 
 TEMPERATURE_BOUNDS = (0.05, 20.0)
 ECE_BINS = 10
-# A label at probability 0 has an infinite loss at every temperature; with a floor, being sure and wrong still counts.
+# A label at probability 0 has an infinite loss at every temperature; with a floor the loss is large, but finite.
 _FLOOR = 1e-12
-# Of one criteria: a temperature fitted on fewer says more of them than of what is to come.
-_FEWEST_PAIRS = 50
+# A temperature fitted on fewer pairs of a criteria would overfit.
+_MIN_PAIRS = 50
 
 
 class CalibrationDataError(NotegradeError):
-    """Dev pairs that no calibration can be fitted on."""
+    """There are too few dev pairs or queries to fit a calibration."""
 
 
 def apply_temperature(probabilities: np.ndarray, temperature: float | np.ndarray) -> np.ndarray:
-    """What service.contract.calibration.calibrate does, on many rows at once.
+    """Apply service.contract.calibration.calibrate to many rows at once.
 
     Args:
         probabilities: (pairs, grades), each row summing to 1; zeros stay zeros.
-        temperature: above 0, one for all or (pairs, 1); 1 changes nothing.
+        temperature: above 0, a scalar or (pairs, 1); 1 changes nothing.
     Returns: (pairs, grades) float64.
     """
     with np.errstate(divide="ignore"):
@@ -35,7 +35,7 @@ def apply_temperature(probabilities: np.ndarray, temperature: float | np.ndarray
 
 
 def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature in TEMPERATURE_BOUNDS that makes the gold grades most likely.
+    """Fit the temperature in TEMPERATURE_BOUNDS that maximises the likelihood of the gold grades.
 
     Args:
         probabilities: (pairs, grades) raw label probabilities.
@@ -57,18 +57,18 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 
 def fit_calibration(probabilities: np.ndarray, labels: np.ndarray, criteria: Sequence[str]) -> Calibration:
-    """One temperature for all pairs, and one of its own for each criteria that has enough of them.
+    """Fit one temperature over all pairs, and another for each criteria with enough pairs.
 
-    Sources differ in how sure a model may be of them: under one temperature, what is too sure of some is too unsure of others.
+    A single temperature would leave a model overconfident on one source and underconfident on another.
 
     Args:
         probabilities: (pairs, grades) raw label probabilities.
-        labels, criteria: (pairs,) gold grades, and what each pair was judged by.
+        labels, criteria: (pairs,) gold grades and criteria.
     Raises: CalibrationDataError without pairs.
     """
     names, of_pair = np.unique(np.asarray(criteria), return_inverse=True)
     rows = {str(name): np.flatnonzero(of_pair == number) for number, name in enumerate(names)}
-    own = {name: here for name, here in rows.items() if len(here) >= _FEWEST_PAIRS} if len(rows) > 1 else {}
+    own = {name: here for name, here in rows.items() if len(here) >= _MIN_PAIRS} if len(rows) > 1 else {}
     return Calibration(
         name="temperature-1",
         method="temperature",
@@ -80,7 +80,7 @@ def fit_calibration(probabilities: np.ndarray, labels: np.ndarray, criteria: Seq
 def apply_calibration(
     probabilities: np.ndarray, calibration: Calibration, criteria: Sequence[str]
 ) -> np.ndarray:
-    """(pairs, grades) float64: what the service makes of (pairs, grades) raw probabilities read under (pairs,) criteria."""
+    """Calibrate (pairs, grades) raw probabilities as the service does, each row under its criteria; float64."""
     if calibration.method == "identity":
         return np.asarray(probabilities, dtype=np.float64)
     temperatures = np.array([[calibration.temperature_under(name)] for name in criteria])
@@ -94,13 +94,13 @@ def cross_fitted(
     criteria: Sequence[str],
     seed: int,
 ) -> np.ndarray:
-    """Each half of the queries, calibrated by the temperatures of the other half: nothing is judged by its own fit.
+    """Calibrate each half of the queries with the temperatures of the other half, so no pair is in its own fit.
 
     Args:
         probabilities: (pairs, grades) raw label probabilities.
         labels: (pairs,) gold grades.
-        query_ids: of each pair; a query's pairs stay in one half.
-        criteria: (pairs,) what each pair was judged by.
+        query_ids: (pairs,) ids; all pairs of a query are in the same half.
+        criteria: (pairs,) criteria.
         seed: draws the halves.
     Returns: (pairs, grades) float64. Raises: CalibrationDataError with fewer than two queries.
     """
@@ -113,7 +113,7 @@ def cross_fitted(
 
 
 def split_queries(query_ids: Sequence[str] | np.ndarray, seed: int) -> np.ndarray:
-    """(pairs,) bool: whether a pair is in the second half of the queries. Raises CalibrationDataError with fewer than two queries."""
+    """Split the queries into halves; (pairs,) bool, True in the second half. Raises CalibrationDataError with fewer than two queries."""
     queries, query_of = np.unique(np.asarray(query_ids), return_inverse=True)
     if len(queries) < 2:
         raise CalibrationDataError(
@@ -125,7 +125,7 @@ def split_queries(query_ids: Sequence[str] | np.ndarray, seed: int) -> np.ndarra
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Top-label ECE over ECE_BINS bins of equal width, in [0, 1].
+    """Compute top-label ECE over ECE_BINS bins of equal width, in [0, 1].
 
     Args:
         probabilities: (pairs, grades).
@@ -148,9 +148,9 @@ def make_calibration(
     data_name: str,
     seed: int,
 ) -> Calibration:
-    """The calibration to export: temperatures fitted on all dev pairs, or identity where they don't help.
+    """Fit the calibration to export: temperatures over all dev pairs, or identity if they don't lower the ECE.
 
-    Whether they help is the ECE of the cross-fitted probabilities against that of the raw ones.
+    The ECE after calibration is that of the cross-fitted probabilities.
     Args: as for cross_fitted; `data_name` names the dev data in the manifest.
     Raises: CalibrationDataError with fewer than two queries.
     """

@@ -1,46 +1,50 @@
-"""Fits how a checkpoint chooses a grade from its probabilities, on its dev pairs, and says honestly what that gained.
+"""Fits a checkpoint's decision rule, from probabilities to a grade, on dev pairs, and measures its gain by cross-fitting.
 
-The most probable grade is best for accuracy. Macro-F1 counts rare grades as much as common ones, and kappa a distance of two four
-times as much as one of one: for both, another grade than the most probable one is often the better choice.
+The most probable grade maximises accuracy. It does not maximise macro-F1, which weighs rare grades as much as common
+ones, nor quadratic kappa, which weighs an error of two grades four times as much as an error of one.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from model_export.evaluation.confusion import macro_f1, quadratic_weighted_kappa, tally_confusion
 from model_export.evaluation.fit_calibration import split_queries
-from model_export.evaluation.measures import most_probable
+from model_export.evaluation.measures import (
+    macro_f1,
+    most_probable,
+    quadratic_weighted_kappa,
+    tally_confusion,
+)
 from service.contract.manifest import Decision
 
 GOAL = "mean of macro-F1 and QWK"
 _STEPS = 60
-# Where all gold and all chosen grades are the same one, kappa is undefined; this keeps its slopes finite.
+# Kappa is undefined if all gold and chosen grades are the same; the floor keeps its gradient finite.
 _FLOOR = 1e-6
 
 
 def choose(probabilities: np.ndarray, utilities: np.ndarray) -> np.ndarray:
-    """What service.contract.judgement.judge does, on many rows at once.
+    """Choose grades as service.contract.judgement.judge does, on many rows at once.
 
     Args:
         probabilities: (pairs, grades) calibrated.
-        utilities: (grades, grades), of the true and the chosen grade.
-    Returns: (pairs,) grades; the lowest of equally good ones.
+        utilities: (grades, grades), [true grade, chosen grade].
+    Returns: (pairs,) grades with the highest expected utility; the lowest of equal ones.
     """
     chosen: np.ndarray = (probabilities @ utilities).argmax(axis=1)
     return chosen
 
 
 def fit_utilities(probabilities: np.ndarray, gold: np.ndarray) -> np.ndarray:
-    """Utilities [true grade, chosen grade] whose choices have the greatest mean of macro-F1 and QWK on these pairs.
+    """Fit the utilities [true grade, chosen grade] that maximise the mean of macro-F1 and QWK on these pairs.
 
-    Both measures are functions of the confusion matrix. At the mean of the matrices so far, their slopes are the utilities of the
-    next choice (Frank-Wolfe), and the best choice of all steps is kept.
+    Both metrics are functions of the confusion matrix. Each Frank-Wolfe step takes their gradient at the running mean of
+    the confusion matrices as the next utilities; the best step is returned.
 
     Args:
         probabilities: (pairs, grades) calibrated.
         gold: (pairs,) grades.
-    Returns: (grades, grades); the identity, which chooses the most probable grade, where nothing is better.
+    Returns: (grades, grades); the identity, which chooses the most probable grade, if nothing is better.
     Source: Narasimhan et al., Consistent Multiclass Algorithms for Complex Performance Measures, ICML 2015.
     """
     grades = probabilities.shape[1]
@@ -52,12 +56,12 @@ def fit_utilities(probabilities: np.ndarray, gold: np.ndarray) -> np.ndarray:
         if (value := _goal(confusion)) > best_value:
             best, best_value = utilities, value
         mean += (confusion - mean) * 2 / (step + 2)
-        utilities = _slopes(mean)
+        utilities = _gradient(mean)
     return best
 
 
 def goal_value(gold: np.ndarray, chosen: np.ndarray) -> float:
-    """GOAL of (pairs,) chosen grades against (pairs,) gold grades; what is undefined counts as 0."""
+    """Compute GOAL for (pairs,) gold and chosen grades; an undefined metric counts as 0."""
     return _goal(_confusion(gold, chosen, int(max(gold.max(), chosen.max())) + 1))
 
 
@@ -66,39 +70,41 @@ def _goal(confusion: np.ndarray) -> float:
 
 
 def _confusion(gold: np.ndarray, chosen: np.ndarray, grades: int) -> np.ndarray:
-    """(grades, grades) shares [true, chosen]."""
+    """Compute (grades, grades) shares [true, chosen]."""
     [counts] = tally_confusion(np.zeros_like(gold), gold, chosen, grades)
     shares: np.ndarray = counts / len(gold)
     return shares
 
 
-def _slopes(confusion: np.ndarray) -> np.ndarray:
-    """Of GOAL by each cell of the confusion matrix [true, chosen], whose cells sum to 1."""
+def _gradient(confusion: np.ndarray) -> np.ndarray:
+    """Compute the gradient of GOAL at a confusion matrix [true, chosen] of shares, which sum to 1."""
     grades = len(confusion)
     gold, chosen = confusion.sum(axis=1), confusion.sum(axis=0)
-    judged = gold > 0  # macro-F1 is over these alone
+    judged = gold > 0  # macro-F1 is over these grades only
     both = np.where(judged, gold + chosen, 1.0)
     f1 = 2 * confusion.diagonal() / both
     macro_f1 = (2 * np.eye(grades) - f1) * judged / both / np.count_nonzero(judged)
     distance = (np.arange(grades)[:, None] - np.arange(grades)) ** 2
     observed, expected = (distance * confusion).sum(), max(gold @ distance @ chosen, _FLOOR)
     qwk = (observed / expected * (gold @ distance) - distance) / expected
-    slopes: np.ndarray = (macro_f1 + qwk) / 2
-    return slopes
+    gradient: np.ndarray = (macro_f1 + qwk) / 2
+    return gradient
 
 
 def cross_fitted_grades(
     calibrated: np.ndarray, gold: np.ndarray, query_ids: np.ndarray, criteria: Sequence[str], seed: int
 ) -> np.ndarray:
-    """(pairs,) grades: under each criteria, each half of the queries gets them by the utilities of the other half.
+    """Choose (pairs,) grades per criteria, each half of the queries with the utilities fitted on the other half.
 
-    Args: as for `make_decisions`; under a criteria with fewer than two queries they are the most probable ones.
+    Under a criteria with fewer than two queries these are the most probable grades. Args: as for `make_decisions`.
     """
     grades = most_probable(calibrated)
     for here in _by_criteria(criteria, query_ids).values():
         in_second = split_queries(query_ids[here], seed)
-        for to, by in ((here[in_second], here[~in_second]), (here[~in_second], here[in_second])):
-            grades[to] = choose(calibrated[to], fit_utilities(calibrated[by], gold[by]))
+        halves = here[in_second], here[~in_second]
+        for rows, fitted_on in (halves, halves[::-1]):
+            utilities = fit_utilities(calibrated[fitted_on], gold[fitted_on])
+            grades[rows] = choose(calibrated[rows], utilities)
     return grades
 
 
@@ -111,11 +117,11 @@ def make_decisions(
     seed: int,
     data_name: str,
 ) -> tuple[Decision, ...]:
-    """The decisions to export, for each criteria under which cross-fitted choices are better than the most probable grade.
+    """Fit the decisions to export: one for each criteria whose cross-fitted grades beat the most probable grade.
 
     Args:
         calibrated: (pairs, grades), as the checkpoint will calibrate them.
-        gold, query_ids, criteria: (pairs,) each; a criteria with fewer than two queries gets none.
+        gold, query_ids, criteria: (pairs,) each; a criteria with fewer than two queries gets no decision.
         seed: draws the halves.
         data_name: names the dev data in the manifest.
     """
@@ -134,6 +140,6 @@ def make_decisions(
 
 
 def _by_criteria(criteria: Sequence[str], query_ids: np.ndarray) -> dict[str, np.ndarray]:
-    """(rows,) of each criteria that has two queries or more."""
+    """Find the (rows,) of each criteria with at least two queries."""
     rows = {name: np.flatnonzero([each == name for each in criteria]) for name in dict.fromkeys(criteria)}
     return {name: here for name, here in rows.items() if len(np.unique(query_ids[here])) > 1}

@@ -1,7 +1,8 @@
-"""Paired cluster bootstrap: how sure a difference between two systems is, when queries, not pairs, are drawn.
+"""Computes confidence intervals of the difference between two systems, by a paired bootstrap over queries.
 
-Notes of one query are alike, so intervals over pairs would be too narrow. A resample's metrics come from
-summed per-query confusion matrices, which makes a thousand resamples a matrix product.
+Notes of the same query are correlated, so resampling pairs would give intervals that are too narrow. The metrics of a
+resample come from summed per-query confusion matrices, so a thousand resamples are one matrix product; this is why
+`measures` has its own vectorised macro-F1 and kappa, which tests compare with scikit-learn's.
 Source: Sakai, Evaluating evaluation metrics based on the bootstrap, SIGIR 2006 (paired, over topics).
 """
 
@@ -10,20 +11,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model_export.evaluation.confusion import macro_f1, quadratic_weighted_kappa
+from model_export.evaluation.measures import macro_f1, quadratic_weighted_kappa
 
 COVERAGE_PERCENT = 95
-# In the order that the bootstrap gives them.
+# In the order of `PairedBootstrap.compare`.
 COMPARED_METRICS = ("accuracy", "macro_f1", "qwk", "ndcg_at_10")
 
 
 @dataclass(frozen=True)
 class QueryTallies:
-    """What a system did, query by query.
+    """A system's results per query.
 
     Attributes:
-        confusion: (queries, grades, grades) counts of pairs; gold by row, predicted by column.
-        ndcg: (queries,) float64; NaN where a query does not count for nDCG.
+        confusion: (queries, grades, grades) counts of pairs, [gold, predicted].
+        ndcg: (queries,) float64; NaN for a query that does not count.
     """
 
     confusion: np.ndarray
@@ -32,9 +33,9 @@ class QueryTallies:
 
 @dataclass(frozen=True)
 class Difference:
-    """A system's metric less the control's, and the 95 % percentile interval of that; None where undefined.
+    """A metric of the system minus the control's, with a 95 % percentile interval; None if undefined.
 
-    One query alone has a difference and no interval: every resample of it is itself.
+    With a single query there is no interval: every resample equals the sample.
     """
 
     difference: float | None
@@ -43,20 +44,20 @@ class Difference:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the whole interval lies on one side of no difference."""
+        """Whether the interval excludes 0."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
 def draw_resamples(queries: int, draws: int, seed: int) -> np.ndarray:
-    """(draws, queries) float64: how often each query is in each resample; every row sums to `queries`."""
+    """Draw how often each query is in each resample, (draws, queries) float64; each row sums to `queries`."""
     counts = np.random.default_rng(seed).multinomial(queries, np.full(queries, 1 / queries), size=draws)
     return counts.astype(np.float64)
 
 
 def resampled_metrics(tallies: QueryTallies, resamples: np.ndarray) -> dict[str, np.ndarray]:
-    """accuracy, macro_f1, qwk and ndcg_at_10 of every resample, (draws,) each; NaN where undefined.
+    """Compute accuracy, macro_f1, qwk and ndcg_at_10 of every resample, (draws,) each; NaN if undefined.
 
-    Equal to scikit-learn's on the resampled rows; macro-F1 is over the grades that occur in their gold.
+    The values equal scikit-learn's on the resampled rows; macro-F1 is over the grades that occur in their gold.
     """
     queries, grades, _ = tallies.confusion.shape
     confusion = (resamples @ tallies.confusion.reshape(queries, -1)).reshape(-1, grades, grades)
@@ -75,7 +76,7 @@ class PairedBootstrap:
     """Compares systems on the same resamples of the same queries."""
 
     def __init__(self, tallies: Mapping[str, QueryTallies], draws: int, seed: int) -> None:
-        """`tallies` by system, of one or more queries in one order; `draws` resamples, drawn by `seed`."""
+        """Draw `draws` resamples by `seed`. `tallies` by system must have the same queries in the same order."""
         first = next(iter(tallies.values()))
         queries = len(first.confusion)
         ranked = int(np.isfinite(first.ndcg).sum())
@@ -85,7 +86,7 @@ class PairedBootstrap:
         self._drawn = {system: resampled_metrics(tally, resamples) for system, tally in tallies.items()}
 
     def compare(self, system: str, control: str) -> dict[str, Difference]:
-        """The differences system - control, by metric."""
+        """Compute the differences system - control, by metric."""
         points, drawn = self._points, self._drawn
         return {
             metric: _interval(

@@ -1,4 +1,4 @@
-"""What each trained system says of the dev pairs, for the table."""
+"""Predicts the grades of the dev pairs with each trained system."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ def directly(
     batch_size: int,
     on_batch: OnBatch,
 ) -> Predictions:
-    """Of a model that answers first: the label distribution right after the prompt."""
+    """Predict with a model that answers first: the label distribution right after the prompt."""
     prompts = [prompting.student_prompt(pair) for pair in pairs]
     probabilities, _ = sampler.distributions(prompts, batch_size, on_batch)
     return make_predictions(system, probabilities.double().numpy(), None)
@@ -35,9 +35,9 @@ def by_reasoning(
     sampling: Sampling,
     on_batch: OnBatch,
 ) -> Predictions:
-    """Of a model that reasons first: the label distribution at the end of one path.
+    """Predict with a model that reasons first: the label distribution at the end of one sampled path.
 
-    A trace that does not parse gives no answer: its row is uniform, and so its grade the lowest.
+    If the trace does not parse, the row is uniform, and so the grade the lowest.
     """
     paths = sample_paths(pairs, prompting, sampler, sampling, on_batch)
     parsed = np.array([path is not None for path in paths])
@@ -49,18 +49,18 @@ def by_reasoning(
 
 
 def make_predictions(system: str, probabilities: np.ndarray, parsed: np.ndarray | None) -> Predictions:
-    """Ranked by expected gain over the top gain, as the service's score is."""
+    """Make predictions ranked by the service's score: expected gain over the top gain."""
     return Predictions(system, probabilities, probabilities @ _GAINS / _GAINS[-1], parsed)
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
-    """One .npz file; `parsed` is empty where the system writes no trace."""
+    """Write one .npz file; its `parsed` is empty for a system without traces."""
     parsed = np.array([]) if predictions.parsed is None else predictions.parsed
     np.savez(path, probabilities=predictions.probabilities, ranking=predictions.ranking, parsed=parsed)
 
 
 def read_predictions(path: Path, system: str) -> Predictions:
-    """What `write_predictions` wrote."""
+    """Read the file of `write_predictions`."""
     with np.load(path) as file:
         parsed = file["parsed"] if file["parsed"].size else None
         return Predictions(system, file["probabilities"], file["ranking"], parsed)

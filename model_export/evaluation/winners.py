@@ -1,4 +1,4 @@
-"""Who is best at each metric, said plainly: a control that wins is reported as winning."""
+"""Finds the best system for each metric, which may be a control."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from model_export.evaluation.measures import Metrics
 from model_export.evaluation.paired_bootstrap import COVERAGE_PERCENT, PairedBootstrap
 
-# What the method makes, the one to be served first; every other system is a control.
+# Our systems, the served one first; every other system is a control.
 METHOD = ("student", "sam")
 METRIC_TITLES = {
     "accuracy": "accuracy",
@@ -20,14 +20,14 @@ METRIC_TITLES = {
     "ece_after": "ECE after",
     "parse_rate": "parse rate",
 }
-# By these a system can win.
+# The metrics that have a winner.
 RANKED_METRICS = ("accuracy", "macro_f1", "qwk", "ndcg_at_10", "auc", "ece_after")
 LOWER_IS_BETTER = frozenset({"ece_before", "ece_after"})
 
 
 @dataclass(frozen=True)
 class Winner:
-    """Which system is best at a metric, and that in a sentence; of equal ones the first in the table is named."""
+    """The best system for a metric, with a sentence on it; of equal systems, the first in the table."""
 
     system: str
     value: float
@@ -37,7 +37,7 @@ class Winner:
 
 @dataclass(frozen=True)
 class _Contest:
-    """All systems at one metric. `values` holds only those that have it."""
+    """All systems' values of one metric; systems without the metric are left out."""
 
     metric: str
     values: Mapping[str, float]
@@ -60,9 +60,8 @@ class _Contest:
     def _compare(self, ours: str, rival: str) -> str:
         difference = self.values[ours] - self.values[rival]
         side = "above" if difference > 0 else "below"
-        distance = f"{abs(difference):.3f} {side}" if difference else "level with"
-        name = "" if rival == self.best() else f" {rival}"
-        return f"{ours} is {distance}{name}{self._interval(ours, rival)}"
+        distance = f"{abs(difference):.3f} {side}" if difference else "equal to"
+        return f"{ours} is {distance} {rival}{self._interval(ours, rival)}"
 
     def _interval(self, ours: str, rival: str) -> str:
         difference = self.bootstrap.compare(ours, rival).get(self.metric)
@@ -74,9 +73,9 @@ class _Contest:
 def find_winners(
     rows: Mapping[str, Metrics], bootstrap: PairedBootstrap, main_control: str | None
 ) -> dict[str, Winner]:
-    """By metric of RANKED_METRICS, unless no system has it; `rows` by system.
+    """Find the winner for each of RANKED_METRICS that any system has; `rows` is by system.
 
-    The sentence sets our system (the first of METHOD that is there) beside the best one and the main control.
+    The sentence compares our system (the first of METHOD among the systems) with the best one and the main control.
     """
     winners = {}
     for metric in RANKED_METRICS:

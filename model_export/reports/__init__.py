@@ -1,1 +1,1 @@
-"""The HTML reports of a run and of several runs."""
+"""Writes the HTML reports of one run (report) and of several runs (ladder)."""

@@ -1,6 +1,6 @@
-"""The ladder: what each rung of a recipe gave over several seeds, what it cost, and what else was tried.
+"""Writes the ladder page: metrics and compute of each training step (rung) of a recipe over several seeds, and of variants.
 
-Read from `results.json` of finished runs, which hold figures alone: no text of a query or a note.
+The input is `results.json` of finished runs, which contains figures only, no text of queries or notes.
 """
 
 import json
@@ -34,7 +34,7 @@ _SHOWN = (
     "parse_rate",
 )
 _LEVER_METRICS = ("macro_f1_decided", "qwk_decided", "ndcg_at_10", "auc")
-# What each rung is trained by, beside what it starts from.
+# The stages that train each rung, without the stages it starts from.
 _OWN_STAGES = {
     "label_only_sft": ("label_only_sft",),
     "cot_sft": ("cot_sft",),
@@ -45,7 +45,7 @@ _OWN_STAGES = {
 
 
 class LadderError(NotegradeError):
-    """Runs that make no ladder."""
+    """The runs can't be shown on one ladder."""
 
 
 @dataclass(frozen=True)
@@ -57,48 +57,50 @@ class Results:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Of a file, or of a run's folder. Raises LadderError for what is none."""
+        """Read a `results.json`, or the one in a run's folder. Raises LadderError if it is missing or invalid."""
         file = path / "results.json" if path.is_dir() else path
         try:
             raw = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise LadderError(f"{file} can't be read as a run's results: {error}") from error
         if not isinstance(raw, dict) or "recipe_text" not in raw:
-            raise LadderError(f"{file} is no results.json of this release: run the recipe again")
+            raise LadderError(
+                f"{file} is not a results.json of this release: it has no recipe_text; run the recipe again"
+            )
         return cls(file, raw)
 
     @property
     def systems(self) -> list[str]:
-        """From the lowest rung up."""
+        """The systems, from the lowest rung to the highest."""
         return list(self.raw["rows"])
 
     @cached_property
     def recipe(self) -> Recipe:
-        """What it was run by. Raises RecipeError where this release has no such recipes."""
+        """The run's recipe. Raises RecipeError if this release can't parse it."""
         return parse_recipe(self.raw["recipe_text"], f"the recipe of {self.path}")
 
     @property
     def changes(self) -> tuple[str, ...]:
-        """What was changed of the recipe, beside its name."""
+        """The run's changes to the recipe (`--set`), without its name."""
         return tuple(line for line in read_changes(self.raw["recipe_text"]) if not line.startswith("name="))
 
     def figure(self, system: str, split: str, metric: str) -> float | None:
-        """A cell of the table; None where undefined."""
+        """Return a system's metric on a split; None if undefined."""
         value = self.raw["rows"][system][split][metric]
         return None if value is None else float(value)
 
     def difference(self, split: str, control: str, metric: str) -> Difference:
-        """The student less a control."""
+        """Return the student's metric minus the control's."""
         by_control = self.raw["differences"] if split == ALL else self.raw["split_differences"][split]
         return Difference(**by_control[control][_STUDENT][metric])
 
     def seconds(self, names: Iterable[str]) -> float:
-        """What these stages took together."""
+        """Sum the durations of these stages."""
         of_stage = {stage["name"]: stage["seconds"] for stage in self.raw["stages"]}
         return float(sum(of_stage.get(name, 0.0) for name in names))
 
     def stages_below(self, system: str) -> list[str]:
-        """All training that a rung stands on, its own last."""
+        """List all training stages that a rung depends on, its own last."""
         below: list[str] = []
         if system == "cot_sft" and self.recipe.cot_sft.start == "label_only_sft":
             below = ["label_only_sft"]
@@ -111,22 +113,22 @@ class Results:
                 below = ["label_only_sft", *below]
         return [*below, *_OWN_STAGES.get(system, ())]
 
-    def seconds_a_pair(self, system: str) -> float | None:
-        """What its predictions took for each dev pair, the start of its process included; None where it needs no model."""
-        took = self.seconds([f"predict_{system}"])
-        return took / self.raw["sizes"][ALL]["pairs"] if took else None
+    def seconds_per_pair(self, system: str) -> float | None:
+        """Return the prediction time per dev pair, including loading the model; None for a system without a model."""
+        seconds = self.seconds([f"predict_{system}"])
+        return seconds / self.raw["sizes"][ALL]["pairs"] if seconds else None
 
 
 def write_ladder(runs: Sequence[Path], levers: Sequence[Path], out: Path) -> None:
-    """Write the page of these runs (one recipe, several seeds) and of runs of the control alone with something changed.
+    """Write the page of `runs` (one recipe, distinct seeds) and of `levers` (runs of the recipe with a change).
 
-    Raises LadderError for runs that don't belong together.
+    Raises LadderError when the runs have different recipes or systems.
     """
-    results, tried = [Results.read(path) for path in runs], [Results.read(path) for path in levers]
+    results, changed = [Results.read(path) for path in runs], [Results.read(path) for path in levers]
     _check(results)
     first = results[0]
     splits = list(first.raw["sizes"])
-    # A run of one source has no split of that name.
+    # A run on a single source has no split for it.
     sources = [split for split in splits if split != ALL and not split.endswith(LONG_TAIL)] or [ALL]
     page = render_page(
         _TEMPLATE,
@@ -138,7 +140,7 @@ def write_ladder(runs: Sequence[Path], levers: Sequence[Path], out: Path) -> Non
         compute=[_describe_compute(results, system) for system in first.systems],
         lever_splits=sources,
         lever_titles=[METRIC_TITLES[metric] for metric in _LEVER_METRICS],
-        levers=[_describe_lever(each, sources) for each in tried],
+        levers=[_describe_lever(each, sources) for each in changed],
         pictures=_pictures(results, sources),
         recipe_text=first.raw["recipe_text"],
     )
@@ -149,13 +151,13 @@ def _check(results: Sequence[Results]) -> None:
     if not results:
         raise LadderError("a ladder needs at least one run")
     if _STUDENT not in results[0].systems:
-        raise LadderError(f"{results[0].path} is of the control alone: a ladder needs the whole run")
+        raise LadderError(f"{results[0].path} has no student (--control-only): a ladder needs complete runs")
     seeds = [each.raw["seed"] for each in results]
     if len(set(seeds)) < len(seeds):
-        raise LadderError(f"runs must have distinct seeds, not {seeds}")
+        raise LadderError(f"the runs must have distinct seeds, and the seeds are {seeds}")
     for other in results[1:]:
         if other.recipe != results[0].recipe or other.systems != results[0].systems:
-            raise LadderError(f"{other.path} is of another recipe than {results[0].path}")
+            raise LadderError(f"{other.path} has another recipe than {results[0].path}")
 
 
 def _describe_split(results: Sequence[Results], split: str) -> dict[str, Any]:
@@ -164,7 +166,7 @@ def _describe_split(results: Sequence[Results], split: str) -> dict[str, Any]:
     sizes = [each.raw["sizes"][split] for each in results]
     return {
         "name": split,
-        # Seeds may draw other dev pairs.
+        # The dev pairs may differ between seeds.
         "sizes": [size for number, size in enumerate(sizes) if size not in sizes[:number]],
         "rows": {
             system: [_spread([each.figure(system, split, metric) for each in results]) for metric in _SHOWN]
@@ -181,7 +183,7 @@ def _describe_split(results: Sequence[Results], split: str) -> dict[str, Any]:
 
 
 def _spread(values: Sequence[float | None]) -> str:
-    """Mean, and least to greatest where there are several."""
+    """Format the mean and, for several values, the range."""
     defined = [value for value in values if value is not None]
     if not defined:
         return "–"
@@ -192,7 +194,7 @@ def _spread(values: Sequence[float | None]) -> str:
 
 def _describe_compute(results: Sequence[Results], system: str) -> dict[str, Any]:
     first, own = results[0], _OWN_STAGES.get(system, ())
-    per_pair = [value for each in results if (value := each.seconds_a_pair(system)) is not None]
+    per_pair = [value for each in results if (value := each.seconds_per_pair(system)) is not None]
     return {
         "system": system,
         "stages": ", ".join(own) or "none",
@@ -235,14 +237,14 @@ def _pictures(results: Sequence[Results], sources: Sequence[str]) -> list[Pictur
     return [
         Picture(
             "The rungs",
-            "A dot for each seed. Grades are chosen by utilities that were fitted on the other half of the queries, for every rung alike.",
+            "One dot per seed. For every rung, grades are chosen by utilities fitted on the other half of the queries.",
             f"Macro-F1, QWK and nDCG of {', '.join(systems)} on {', '.join(sources)}.",
             plot_spread(panels, columns=3),
         ),
         Picture(
-            "The student's nDCG@10 less BM25's",
-            "With 95 % intervals of a paired bootstrap by query. A source that is not shown has too few queries with two notes.",
+            "The student's nDCG@10 minus BM25's",
+            "With 95 % intervals from a paired bootstrap over queries. A source is missing if too few of its queries have two notes.",
             f"Differences in nDCG to BM25 with intervals on {', '.join(sources)}.",
-            plot_intervals(over_bm25, "nDCG@10, student less BM25"),
+            plot_intervals(over_bm25, "nDCG@10, student minus BM25"),
         ),
     ]

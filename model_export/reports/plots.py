@@ -1,6 +1,6 @@
-"""The report's figures, each a PNG; None where there is nothing to show.
+"""Draws the report's figures as PNG images; each function returns None if there is no data.
 
-Drawn on white, whatever the reader's colour scheme: the page frames them so.
+The background is white in both colour schemes of the page.
 """
 
 import io
@@ -18,19 +18,19 @@ from model_export.evaluation.measures import most_probable
 from model_export.evaluation.paired_bootstrap import Difference
 
 LogRow = Mapping[str, Any]
-# (steps, values).
+# A curve is (steps, values).
 Curve = tuple[list[int], list[float]]
 
 DPI = 150
 _COLUMNS = 3
-# Okabe and Ito's, told apart by colour-blind readers; line styles tell them apart in grey.
+# Okabe and Ito's colour-blind-safe palette; line styles distinguish the lines in greyscale.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 _LINES = ("-", "--", "-.", ":")
 STEP_ACCURACY = "step_accuracy/"
 
 
 def curve(log: Sequence[LogRow], stage: str, metric: str) -> Curve:
-    """What a stage logged of a metric, in the log's order; rows without a finite number are left out."""
+    """Extract a stage's logged values of a metric, in the log's order, without rows that have no finite number."""
     points = [
         (int(row["step"]), float(row[metric]))
         for row in log
@@ -40,21 +40,21 @@ def curve(log: Sequence[LogRow], stage: str, metric: str) -> Curve:
 
 
 def logged_stages(log: Sequence[LogRow], metric: str) -> list[str]:
-    """The stages that logged a metric, in the log's order."""
+    """List the stages that logged a metric, in the log's order."""
     return [
         stage for stage in dict.fromkeys(str(row["stage"]) for row in log) if curve(log, stage, metric)[0]
     ]
 
 
 def logged_criteria(log: Sequence[LogRow], stages: Sequence[str]) -> list[str]:
-    """The criteria whose step accuracy one of the stages logged, in the log's order."""
+    """List the criteria whose step accuracy one of the stages logged, in the log's order."""
     rows = [row for row in log if row["stage"] in stages]
     names = dict.fromkeys(name for row in rows for name in row if name.startswith(STEP_ACCURACY))
     return [name.removeprefix(STEP_ACCURACY) for name in names]
 
 
 def plot_curves(log: Sequence[LogRow], metric: str, title: str) -> bytes | None:
-    """One panel for each stage that logged the metric."""
+    """Plot a metric by step, with one panel per stage that logged it."""
     panels = {stage: {stage: curve(log, stage, metric)} for stage in logged_stages(log, metric)}
     return _plot_panels(panels, title, legend=False)
 
@@ -62,7 +62,7 @@ def plot_curves(log: Sequence[LogRow], metric: str, title: str) -> bytes | None:
 def plot_metrics_together(
     log: Sequence[LogRow], metrics: Mapping[str, str], stages: Mapping[str, str]
 ) -> bytes | None:
-    """One panel for each metric that is logged, with a line for each stage; both given as name: title."""
+    """Plot one panel per logged metric, with a line per stage; `metrics` and `stages` map names to titles."""
     panels = {
         title: {name: curve(log, stage, metric) for stage, name in stages.items()}
         for metric, title in metrics.items()
@@ -81,7 +81,7 @@ def _plot_panels(panels: Mapping[str, Mapping[str, Curve]], y_title: str, *, leg
     for number, (title, lines) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(rows, columns, number)
         for (name, (steps, values)), colour, style in zip(lines.items(), _COLOURS, _LINES, strict=False):
-            if not steps:  # keeps its colour, so that a stage has the same one in every panel
+            if not steps:  # still uses up its colour, so a stage has the same colour in every panel
                 continue
             marker = "o" if len(steps) == 1 else None
             axes.plot(steps, values, style, color=colour, label=name, marker=marker, linewidth=1.6)
@@ -95,7 +95,7 @@ def _plot_panels(panels: Mapping[str, Mapping[str, Curve]], y_title: str, *, leg
 
 
 def plot_confusion(gold: np.ndarray, probabilities: Mapping[str, np.ndarray]) -> bytes | None:
-    """How the grades of each system fall, gold by row in percent; (pairs, grades) probabilities by system."""
+    """Plot each system's confusion matrix with gold grades as rows, from (pairs, grades) probabilities."""
     if not probabilities:
         return None
     figure = Figure(figsize=(3.6 * len(probabilities), 3.4), layout="constrained")
@@ -114,12 +114,12 @@ def plot_confusion(gold: np.ndarray, probabilities: Mapping[str, np.ndarray]) ->
 
 
 def plot_reliability(gold: np.ndarray, probabilities: Mapping[str, np.ndarray]) -> bytes | None:
-    """How often a grade is right at each confidence, a panel for each named (pairs, grades) array."""
+    """Plot accuracy against confidence, with a panel per named (pairs, grades) array."""
     if not probabilities:
         return None
     figure = Figure(figsize=(3.6 * len(probabilities), 3.4), layout="constrained")
     for number, (title, rows) in enumerate(probabilities.items(), start=1):
-        sure, right, share = _bins(gold, rows)
+        confidence, accuracy, share = _bins(gold, rows)
         axes = figure.add_subplot(1, len(probabilities), number)
         axes.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle=":")
         axes.bar(
@@ -130,7 +130,7 @@ def plot_reliability(gold: np.ndarray, probabilities: Mapping[str, np.ndarray]) 
             color="#d0d7de",
             label="share of pairs",
         )
-        axes.plot(sure, right, "o-", color=_COLOURS[0], label="accuracy")
+        axes.plot(confidence, accuracy, "o-", color=_COLOURS[0], label="accuracy")
         axes.set(
             title=title, xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1), aspect="equal"
         )
@@ -139,7 +139,7 @@ def plot_reliability(gold: np.ndarray, probabilities: Mapping[str, np.ndarray]) 
 
 
 def plot_spread(panels: Mapping[str, Mapping[str, Sequence[float]]], columns: int) -> bytes | None:
-    """A panel for each title, with a row for each system and a dot for each of its values; empty panels are left out."""
+    """Plot a panel per title with a row per system and a dot per value; empty panels are left out."""
     shown = {title: rows for title, rows in panels.items() if any(rows.values())}
     if not shown:
         return None
@@ -158,7 +158,7 @@ def plot_spread(panels: Mapping[str, Mapping[str, Sequence[float]]], columns: in
 
 
 def plot_intervals(intervals: Mapping[str, Difference], title: str) -> bytes | None:
-    """A row for each name with its difference in its interval, and a line at zero; undefined ones are left out."""
+    """Plot a row per name with its difference and interval, and a line at zero; undefined ones are left out."""
     defined = {name: found for name, found in intervals.items() if found.low is not None}
     if not defined:
         return None
@@ -175,7 +175,7 @@ def plot_intervals(intervals: Mapping[str, Difference], title: str) -> bytes | N
 
 
 def _add_legend(figure: Figure) -> None:
-    """One for all panels, below them, where it can cover no data."""
+    """Add one legend for all panels below them, where it covers no data."""
     lines = {
         label: handle
         for axes in figure.axes
@@ -185,18 +185,18 @@ def _add_legend(figure: Figure) -> None:
 
 
 def _bins(gold: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean confidence and accuracy of the bins that hold pairs, and the share of pairs of every bin."""
+    """Compute mean confidence and accuracy of the bins that are not empty, and every bin's share of pairs."""
     confidence = probabilities.max(axis=1)
     bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
     counts = np.bincount(bins, minlength=ECE_BINS)
-    held = counts > 0
-    sure = np.bincount(bins, confidence, ECE_BINS)[held] / counts[held]
-    right = np.bincount(bins, most_probable(probabilities) == gold, ECE_BINS)[held] / counts[held]
-    return sure, right, counts / len(gold)
+    filled = counts > 0
+    mean_confidence = np.bincount(bins, confidence, ECE_BINS)[filled] / counts[filled]
+    accuracy = np.bincount(bins, most_probable(probabilities) == gold, ECE_BINS)[filled] / counts[filled]
+    return mean_confidence, accuracy, counts / len(gold)
 
 
 def _as_png(figure: Figure) -> bytes:
     image = io.BytesIO()
-    # Without the date and version that matplotlib would write, equal figures are equal bytes.
+    # Without matplotlib's version in the metadata, equal figures give equal bytes.
     figure.savefig(image, format="png", dpi=DPI, metadata={"Software": None})
     return image.getvalue()

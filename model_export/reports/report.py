@@ -1,6 +1,6 @@
-"""The report of a run: one HTML file that needs nothing beside it and asks nothing of the network.
+"""Writes the report of a run: one self-contained HTML file that makes no network requests.
 
-It holds no query or note text, unless examples are handed in on purpose.
+It contains no query or note text.
 """
 
 import base64
@@ -38,14 +38,15 @@ RL_METRICS = {"reward": "reward", "parse_rate": "parse rate"}
 
 @dataclass(frozen=True)
 class RunReport:
-    """What a run has to show.
+    """The content of a report.
 
     Attributes:
-        name: of the run. recipe_text: its recipe, as TOML.
-        evaluation: of `predictions` on `pairs`, the dev pairs; only their labels and queries' identity are read.
+        name: the run's name. recipe_text: its recipe, as TOML.
+        evaluation: the evaluation of `predictions` on `pairs`, the dev pairs.
+        pairs: only labels, criteria and the identity of queries are used, no text.
         log: rows of the run log, `{"stage", "step", ...metrics}`.
-        notes: findings and warnings, printed first.
-        stages: `{"name", "seconds", "status", "hash"}` each, in order.
+        notes: findings and warnings, shown first.
+        stages: `{"name", "seconds", "status", "hash"}` for each stage, in order.
     """
 
     name: str
@@ -60,7 +61,7 @@ class RunReport:
 
 @dataclass(frozen=True)
 class Picture:
-    """A plot for a page. `missing` says what was not logged; without an `image` that is all there is."""
+    """A plot for a page. `missing` names metrics that were not logged; `image` is None if there is nothing to plot."""
 
     title: str
     caption: str
@@ -70,17 +71,18 @@ class Picture:
 
     @property
     def width(self) -> int:
-        """In CSS pixels, so that letters are as large in every plot. A PNG's own width lies at bytes 16 to 19."""
+        """The width in CSS pixels, from bytes 16 to 19 of the PNG; with it text is equally large in every plot."""
         return int.from_bytes((self.image or b"")[16:20]) * CSS_DPI // DPI
 
     @property
     def uri(self) -> str:
+        """The image as a data URI."""
         return f"data:image/png;base64,{base64.b64encode(self.image or b'').decode()}"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A number of a table, what it differs by, and how both are to be marked."""
+    """A formatted number of a table, its difference to a control, and how both are highlighted."""
 
     text: str
     difference: str = ""
@@ -105,7 +107,7 @@ def write_report(out: Path, run: RunReport) -> None:
 
 
 def render_page(template: str, **values: Any) -> str:
-    """The packaged template with these values; what is in them is escaped."""
+    """Render a packaged template; the values are HTML-escaped."""
     environment = Environment(
         loader=PackageLoader(__package__, ""),
         autoescape=True,
@@ -118,11 +120,11 @@ def render_page(template: str, **values: Any) -> str:
 
 
 def rl_verdicts(evaluation: Evaluation) -> list[str]:
-    """Whether RL taught the teacher anything, and whether the step mask did, by accuracy on all pairs."""
-    questions = (("cot_sft", "RL with the step mask"), ("grpo", "The step mask"))
+    """State whether RL, and whether its step mask, improved the teacher's accuracy on all pairs."""
+    comparisons = (("cot_sft", "RL with the step mask"), ("grpo", "The step mask"))
     return [
         _verdict(evaluation, control, subject)
-        for control, subject in questions
+        for control, subject in comparisons
         if "sam" in evaluation.rows and control in evaluation.rows
     ]
 
@@ -130,19 +132,19 @@ def rl_verdicts(evaluation: Evaluation) -> list[str]:
 def _verdict(evaluation: Evaluation, control: str, subject: str) -> str:
     ours, theirs = (evaluation.rows[system][ALL]["accuracy"] or 0.0 for system in ("sam", control))
     difference = evaluation.differences.get(control, {}).get("sam", {}).get("accuracy")
-    interval, sure = "", ""
+    interval, caveat = "", ""
     if difference is not None and difference.low is not None:
         interval = f", 95 % interval {_signed(difference.low)} to {_signed(difference.high)}"
-        sure = "" if difference.excludes_zero else ", which may be chance"
+        caveat = "" if difference.excludes_zero else " (not significant)"
     claim = "helped" if ours > theirs else "did not help"
     return (
-        f"{subject} {claim}{sure}: exact-grade accuracy is {ours:.3f} for sam and {theirs:.3f} for {control}"
+        f"{subject} {claim}{caveat}: exact-grade accuracy is {ours:.3f} for sam and {theirs:.3f} for {control}"
         f" ({_signed(ours - theirs)}{interval})."
     )
 
 
 def _describe_split(evaluation: Evaluation, split: str) -> dict[str, Any]:
-    """What the page says of a split: the table, and our system against each control."""
+    """Collect a split's table, and the differences of our system to each control."""
     differences = evaluation.differences if split == ALL else evaluation.split_differences[split]
     ours = next((system for system in METHOD if system in evaluation.rows), None)
     against_main = differences[evaluation.controls[0]] if evaluation.controls else {}
@@ -177,7 +179,7 @@ def _column(
 
 
 def difference_cell(difference: Difference) -> Cell:
-    """A difference with its interval, where it has one; a dash where there is neither."""
+    """Format a difference with its interval, if it has one; an undefined difference is a dash."""
     if difference.low is None or difference.high is None:
         return Cell(_signed(difference.difference))
     interval = f"[{_signed(difference.low)}, {_signed(difference.high)}]"
@@ -185,7 +187,7 @@ def difference_cell(difference: Difference) -> Cell:
 
 
 def _signed(value: float | None) -> str:
-    # A real minus is as wide as the plus above it.
+    # A true minus sign is as wide as a plus sign, so columns align.
     return "–" if value is None else f"{value:+.3f}".replace("-", "−")
 
 
@@ -209,14 +211,14 @@ def _draw_training(log: Sequence[LogRow]) -> list[Picture]:
     return [
         Picture(
             "Learning curves",
-            "Training loss of each stage. A loss that falls proves little: see the correlation.",
+            "Training loss of each stage. A falling loss alone does not show learning; see the correlation.",
             f"Loss by step for {', '.join(trained)}.",
             plot_curves(log, "loss", "loss"),
             "" if trained else "Not logged: the loss of any stage.",
         ),
         Picture(
             "Correlation of expected and gold grade",
-            "Over the last few hundred training examples. A stage that stays near 0 has not left the prior.",
+            "Over the last few hundred training examples. Near 0 means that the model predicts the same for every pair.",
             "Correlation by step.",
             plot_curves(log, "correlation", "correlation"),
             _missing_correlation(log, trained),
@@ -229,14 +231,14 @@ def _draw_rl(log: Sequence[LogRow]) -> list[Picture]:
     return [
         Picture(
             "Reward and parse rate",
-            "Of the rollouts, over RL steps, with and without the step mask.",
+            "Means over the rollouts by RL step, with and without the step mask.",
             "Reward and parse rate of rollouts by RL step, one line for grpo and one for sam.",
             plot_metrics_together(log, RL_METRICS, RL_STAGES),
             _missing_pairs(log, RL_METRICS),
         ),
         Picture(
             "Step accuracy, with and without the mask",
-            "How often the intermediate grade after a criterion is the gold grade, in rollouts, over RL steps.",
+            "Share of rollouts whose intermediate grade after a criterion is the gold grade, by RL step.",
             f"Step accuracy by RL step for {', '.join(criteria.values())}, one line for grpo and one for sam.",
             plot_metrics_together(log, criteria, RL_STAGES),
             _missing_pairs(log, criteria) if criteria else "Not logged: the step accuracy of grpo and sam.",
@@ -251,7 +253,7 @@ def _missing(what: str, stages: Sequence[str]) -> str:
 def _missing_correlation(log: Sequence[LogRow], trained: Sequence[str]) -> str:
     if not logged_stages(log, "correlation"):
         return _missing("the correlation", ["any stage"])
-    # RL is watched by its reward.
+    # RL stages log a reward instead.
     without = [
         stage for stage in trained if stage not in RL_STAGES and not curve(log, stage, "correlation")[0]
     ]
@@ -271,7 +273,7 @@ def _draw_confusion(run: RunReport, gold: np.ndarray) -> Picture:
     probabilities = {each.system: each.probabilities for each in run.predictions if each.system in shown}
     return Picture(
         "Confusion",
-        "Rows are gold grades and sum to 100 %; below each share, the number of pairs.",
+        "Rows are gold grades and sum to 100 %. The number of pairs is below each share.",
         f"Confusion matrices of {', '.join(probabilities)}.",
         plot_confusion(gold, probabilities),
         _missing("the grades", [system for system in shown if system not in probabilities]),
@@ -287,8 +289,8 @@ def _draw_reliability(run: RunReport, gold: np.ndarray) -> Picture:
         panels = {"student, before calibration": student, "student, after calibration": after}
     return Picture(
         "Reliability",
-        "Accuracy of the pairs by confidence in their grade; on the dotted line confidence can be trusted. After"
-        " calibration each half of the queries has the temperatures of the other half.",
+        "Accuracy by confidence. On the dotted line the confidence equals the accuracy. Calibrated probabilities are"
+        " cross-fitted: each half of the queries uses temperatures fitted on the other half.",
         "Accuracy against confidence of the student before and after calibration.",
         plot_reliability(gold, panels),
         "" if panels else "Not logged: the student's grades.",

@@ -23,6 +23,6 @@ def test_ten_minutes_lose_and_leak_nothing(
         redis_server=redis_binary,
         out=tmp_path,
     )
-    print(report.told())
-    assert report.wrong == [], report.told()
+    print(report.to_text())
+    assert report.wrong == [], report.to_text()
     assert report.faults["engine stands still"] > 0

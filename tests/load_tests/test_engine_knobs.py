@@ -39,7 +39,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return load_tiny(tmp_path / "checkpoint").folder
 
 
-def test_each_knob_is_set_beside_the_engine_as_served(
+def test_each_knob_is_compared_with_the_engine_as_served(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     size = ["--rounds", "2", "--requests", "1", "--notes", "4"]
@@ -48,22 +48,20 @@ def test_each_knob_is_set_beside_the_engine_as_served(
     assert served.startswith("as served")
     assert "1.00 / 1.00 / 1.00 times as served" in served
     assert blocks.startswith("blocks-64")
-    assert "1.50 / 1.50 / 1.50 times as served, grades up to 0.250 apart" in blocks
-    assert "1.00 / 1.00 / 1.00 times as served, grades up to 0.000 apart" in seats
+    assert "1.50 / 1.50 / 1.50 times as served, grades differ by up to 0.250" in blocks
+    assert "1.00 / 1.00 / 1.00 times as served, grades differ by up to 0.000" in seats
     assert absent.startswith("executor-mp")
     assert "not here" in absent
 
 
-def test_other_weights_are_asked_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_weights_get_the_same_prompts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     load_tiny(folder.parent / "other")
     size = ["--rounds", "2", "--requests", "1", "--notes", "4"]
     main(["--checkpoint", str(folder), "--beside", str(folder.parent / "other"), *size])
     assert "1.00 / 1.00 / 1.00 times as served" in capsys.readouterr().out.splitlines()[-1]
 
 
-def test_variables_are_there_from_the_first_moment_on(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_variables_are_set_before_the_process_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     started: list[Sequence[str]] = []
 
     def start_none(command: Sequence[str], _: IO[bytes]) -> "subprocess.Popen[str]":
@@ -81,13 +79,13 @@ def test_variables_are_there_from_the_first_moment_on(
     assert any(variable.startswith("MALLOC_TRIM_THRESHOLD_=") for variable in variables)
 
 
-def test_a_knob_that_there_is_not_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_knob_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--knobs", "blocks-65"])
-    assert "no such knob: blocks-65" in capsys.readouterr().err
+    assert "unknown knobs: blocks-65" in capsys.readouterr().err
 
 
-def test_nothing_to_compare_with_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_to_compare_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([])
     assert "--knobs or --beside" in capsys.readouterr().err

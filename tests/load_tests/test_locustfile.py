@@ -1,4 +1,4 @@
-"""locust drives a service with it. In a process of its own: locust replaces sockets and threads by gevent's where it is imported."""
+"""Tests run locust in a separate process, since importing it replaces sockets and threads by gevent's."""
 
 import json
 import os
@@ -34,16 +34,16 @@ def locust(folder: Path, url: str, *more: str) -> tuple[int, dict[str, int], str
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
     )
-    told = done.stdout + done.stderr
+    output = done.stdout + done.stderr
     rows = json.loads((folder / "stats.json").read_text(encoding="utf-8"))
-    assert [row["name"] for row in rows] == ["/score"], told
-    return done.returncode, {"requests": rows[0]["num_requests"], "failures": rows[0]["num_failures"]}, told
+    assert [row["name"] for row in rows] == ["/score"], output
+    return done.returncode, {"requests": rows[0]["num_requests"], "failures": rows[0]["num_failures"]}, output
 
 
-def test_zipf_traffic_repeats_pairs_and_cold_traffic_none(tmp_path: Path, checkpoint: Checkpoint) -> None:
+def test_zipf_traffic_repeats_pairs_and_cold_traffic_does_not(tmp_path: Path, checkpoint: Checkpoint) -> None:
     with served(checkpoint) as service:
-        status, counts, told = locust(tmp_path, service.url, "--traffic", "cold")
-        assert (status, counts["failures"]) == (0, 0), told
+        status, counts, output = locust(tmp_path, service.url, "--traffic", "cold")
+        assert (status, counts["failures"]) == (0, 0), output
         # Each of the three users at least once, however busy the machine is.
         assert counts["requests"] >= 3
         scored = service.count("pair_source_total", source="engine")
@@ -51,22 +51,22 @@ def test_zipf_traffic_repeats_pairs_and_cold_traffic_none(tmp_path: Path, checkp
         assert service.count("pair_source_total", source="local") == 0
 
         small = ("--traffic", "zipf", "--zipf-queries", "1", "--zipf-notes", "4")
-        status, counts, told = locust(tmp_path, service.url, *small)
-        assert (status, counts["failures"]) == (0, 0), told
+        status, counts, output = locust(tmp_path, service.url, *small)
+        assert (status, counts["failures"]) == (0, 0), output
         # There are four pairs; the three users' first requests may come at one moment.
         assert 4 <= service.count("pair_source_total", source="engine") - scored <= 12
 
 
-def test_a_key_is_sent_and_what_is_not_scored_has_failed(tmp_path: Path, checkpoint: Checkpoint) -> None:
+def test_key_is_sent_and_unscored_notes_count_as_failures(tmp_path: Path, checkpoint: Checkpoint) -> None:
     with served(checkpoint, keys=f"score:{hash_key(KEY)}") as service:
-        status, counts, told = locust(tmp_path, service.url, "--traffic", "cold", "--api-key", KEY)
-        assert (status, counts["failures"]) == (0, 0), told
+        status, counts, output = locust(tmp_path, service.url, "--traffic", "cold", "--api-key", KEY)
+        assert (status, counts["failures"]) == (0, 0), output
         assert counts["requests"] >= 3
-        status, counts, told = locust(tmp_path, service.url, "--traffic", "cold", "--api-key", "another")
+        status, counts, output = locust(tmp_path, service.url, "--traffic", "cold", "--api-key", "another")
         assert status == 1
         assert counts["failures"] == counts["requests"] >= 3
         service.engine.hold()
-        status, counts, told = locust(
+        status, counts, output = locust(
             tmp_path, service.url, "--traffic", "cold", "--api-key", KEY, "--deadline-ms", "50"
         )
         assert (status, counts["failures"]) == (1, counts["requests"])
@@ -74,7 +74,7 @@ def test_a_key_is_sent_and_what_is_not_scored_has_failed(tmp_path: Path, checkpo
 
 
 def run_beside(code: str) -> None:
-    """With the locustfile imported, in a process of its own."""
+    """Run code in a separate process that has imported the locustfile."""
     done = subprocess.run(
         [sys.executable, "-c", f"from load_tests.locustfile import *\n{code}\nprint('done')"],
         cwd=ROOT,
@@ -86,7 +86,7 @@ def run_beside(code: str) -> None:
     assert done.stdout == "done\n", done.stderr
 
 
-def test_streams_share_the_traffic_out() -> None:
+def test_streams_share_the_traffic() -> None:
     """As several locust processes do: together they send what one alone would, and no request twice."""
     run_beside("""
 from types import SimpleNamespace
@@ -104,22 +104,22 @@ for traffic in ("cold", "zipf"):
 """)
 
 
-def test_problems_are_told_in_the_same_words() -> None:
+def test_equal_failures_have_equal_descriptions() -> None:
     run_beside("""
 from types import SimpleNamespace
-def told(status, text, error=None):
+def describe(status, text, error=None):
     return problem_of(SimpleNamespace(status_code=status, text=text, error=error))
 def results(*outcomes):
     return json.dumps({"results": [{"outcome": outcome} for outcome in outcomes]})
-assert told(200, results("scored", "scored")) is None
-assert told(200, results("shed", "scored", "failed", "shed")) == "notes not scored: failed, shed"
-assert told(503, json.dumps({"type": "urn:x:overloaded"})) == "503: urn:x:overloaded"
-assert told(502, "<html>") == "502: no JSON"
-assert told(0, None, TimeoutError("after 3 s")) == "no answer: TimeoutError"
+assert describe(200, results("scored", "scored")) is None
+assert describe(200, results("shed", "scored", "failed", "shed")) == "notes not scored: failed, shed"
+assert describe(503, json.dumps({"type": "urn:x:overloaded"})) == "503: urn:x:overloaded"
+assert describe(502, "<html>") == "502: no JSON"
+assert describe(0, None, TimeoutError("after 3 s")) == "no answer: TimeoutError"
 """)
 
 
-def test_locust_takes_nothing_over_in_the_other_tests(pytestconfig: pytest.Config) -> None:
+def test_locust_does_not_patch_other_tests(pytestconfig: pytest.Config) -> None:
     """Its pytest plugin is off (pyproject.toml), and nothing here has imported it."""
     assert not pytestconfig.pluginmanager.hasplugin("locust")
     assert "locust" not in sys.modules

@@ -1,4 +1,4 @@
-"""What a user would pick instead of Notegrade, and Notegrade, each behind the interface of `load_tests.bench.peer`."""
+"""The compared servers, Notegrade and its alternatives, each with the interface of `load_tests.bench.peer`."""
 
 from pathlib import Path
 
@@ -13,14 +13,14 @@ from service.contract.checkpoint import load_checkpoint
 
 __all__ = ["Unavailable", "all_peers"]
 
-TUNINGS: tuple[Tuning, ...] = ("default", "best")
+TUNINGS: tuple[Tuning, ...] = ("default", "tuned")
 
 
 def all_peers(checkpoint: Path, *, cached: bool = False) -> list[Peer]:
-    """Each peer as it comes and at its best, in a fixed order, Notegrade first. Nothing is started or installed yet.
+    """List all peers, out of the box and tuned, Notegrade first, without starting or installing any.
 
-    cached: whether Notegrade may answer a pair from its cache; no other peer has one.
-    Raises CheckpointError when the folder is no checkpoint.
+    cached: whether Notegrade may use its pair cache; no other peer has one.
+    Raises CheckpointError for an invalid checkpoint folder.
     """
     loaded = load_checkpoint(checkpoint)
     others = (VllmGenerative, VllmClassify, TransformersLoop, Infinity)

@@ -1,4 +1,4 @@
-"""The number format that Notegrade's engine would choose here: what the peers at their best get as well.
+"""Finds the number format that Notegrade's engine would choose on this machine; tuned peers use it as well.
 
 .venv/bin/python -m load_tests.bench.peers.faster_dtype checkpoints/default
 """
@@ -13,7 +13,7 @@ from service.engines.vllm.profile import choose_cpu_dtype
 
 @cache
 def ask_faster_dtype(folder: Path) -> str:
-    """`float32` or `bfloat16`, measured once, in a process of its own: the load generator should not import torch."""
+    """Return `float32` or `bfloat16`, found once in a separate process, since the load generator should not import torch."""
     command = [sys.executable, "-m", "load_tests.bench.peers.faster_dtype", str(folder.absolute())]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 

@@ -1,7 +1,7 @@
-"""infinity-emb, a server for small embedders, rerankers and classifiers, in an environment of its own.
+"""Runs infinity-emb, a server for small embedders, rerankers and classifiers, in its own virtual environment.
 
-Asked by /classify with the very prompts, as texts that it tokenises itself. Not by /rerank: a reranker is one number a pair
-for infinity (a model with one class), and knows of no instruction, so that its prompts would be shorter and its answers no grades.
+It gets the same prompts by /classify, as texts that it tokenises itself. /rerank is not used: for infinity a reranker has a single
+class and no instruction, so its prompts would be shorter and its answers would not be grades.
 """
 
 import os
@@ -26,7 +26,7 @@ _QUIET = {"INFINITY_ANONYMOUS_USAGE_STATS": "0", "DO_NOT_TRACK": "1", "HF_HUB_OF
 
 @dataclass
 class Infinity:
-    """Its torch engine: float32 in batches of 32 by default."""
+    """Infinity's torch engine; out of the box it uses float32 and batches of 32."""
 
     checkpoint: Checkpoint
     tuning: Tuning
@@ -34,7 +34,7 @@ class Infinity:
 
     @contextmanager
     def running(self) -> Iterator[Running]:
-        """Installed at its first use, and ready when it has warmed up. Raises Unavailable when it can't be installed."""
+        """Install it at first use, and start it. Raises Unavailable when it can't be installed."""
         command = ensure_infinity()
         with tempfile.TemporaryDirectory(prefix="notegrade-infinity-") as made:
             model = Path(made) / "model"
@@ -50,18 +50,18 @@ class Infinity:
     def _tuned(self) -> list[str]:
         if self.tuning == "default":
             return []
-        # Lengths in tokens: it sorts what waits by length, in characters unless told otherwise.
+        # It sorts its queue by length: by default in characters, with this flag in tokens.
         dtype = ask_faster_dtype(self.checkpoint.folder)
         return ["--dtype", dtype, "--batch-size", "16", "--lengths-via-tokenize"]
 
     def calls(self, request: Request) -> Sequence[Call]:
-        """One call with all prompts, as texts without the cue, which the tokenizer appends."""
+        """Make one call with all prompts, as texts without the cue, which the tokenizer appends."""
         end = -len(cue_ids(self.checkpoint))
         texts = [self.checkpoint.tokenizer.decode(prompt[:end]) for prompt in request.prompts]
         return [Call("/classify", {"input": texts})]
 
     def grades(self, answers: Sequence[Any]) -> list[float]:
-        """From the classes' probabilities, which come most probable first."""
+        """Read the grades from the classes' probabilities, which are sorted by probability."""
         return [self._grade(found) for answer in answers for found in answer["data"]]
 
     def _grade(self, found: Sequence[Any]) -> float:

@@ -1,6 +1,6 @@
-"""infinity-emb's own virtual environment, which can't be ours: it needs transformers 4.
+"""Installs infinity-emb into a separate virtual environment, since it needs transformers 4.
 
-Made in build/infinity of what infinity.lock pins, at its first use; a changed lock makes it anew.
+The environment is build/infinity, from infinity.lock, made at first use and again when the lock changes.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ LOCK = Path(__file__).with_name("infinity.lock")
 
 
 def ensure_infinity(folder: Path = ROOT / "build" / "infinity") -> Path:
-    """The `infinity_emb` command. Raises Unavailable when it can't be installed."""
+    """Return the `infinity_emb` command, installing it if needed. Raises Unavailable when that fails."""
     command, stamp = folder / "bin" / "infinity_emb", folder / "lock.sha256"
     wanted = hashlib.sha256(LOCK.read_bytes()).hexdigest()
     if not stamp.is_file() or stamp.read_text(encoding="utf-8") != wanted:
@@ -28,13 +28,13 @@ def ensure_infinity(folder: Path = ROOT / "build" / "infinity") -> Path:
 
 
 def _install(folder: Path) -> None:
-    # The locked uv of our environment, by its place: it need not be activated.
+    # uv from our environment, found by path since the environment may not be activated.
     uv = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
     if uv is None:
         raise Unavailable("infinity-emb can't be installed: there is no uv")
     environment = _environment(folder)
     install = [uv, "pip", "install", "--quiet", "--no-deps"]
-    # By itself, as in scripts/setup.sh: with a torch backend, uv looks for torch's relatives in that index alone.
+    # torch alone first, as in scripts/setup.sh: with a torch backend, uv looks for other packages in that index only.
     torch = next(line for line in LOCK.read_text(encoding="utf-8").splitlines() if line.startswith("torch=="))
     _run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)], environment)
     _run([*install, *_backend(environment), torch], environment)
@@ -42,7 +42,7 @@ def _install(folder: Path) -> None:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    # uv reads none of pip's settings: they are handed over as variables.
+    # uv does not read pip's settings, so they are passed as variables.
     script = [sys.executable, str(ROOT / "scripts" / "pip_settings_for_uv.py")]
     found = subprocess.run(script, check=True, capture_output=True, text=True).stdout
     settings = dict(setting.split("=", 1) for setting in found.split("\0") if setting)
@@ -50,7 +50,7 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 def _backend(environment: Mapping[str, str]) -> list[str]:
-    # The plain torch of the package index is a CUDA build of gigabytes.
+    # The default torch of the package index is a CUDA build of several gigabytes.
     folders = environment.get("UV_FIND_LINKS", "").split(",")
     on_disk = any(any(Path(folder).glob("torch-*+cpu-*.whl")) for folder in folders if folder)
     return [] if on_disk else ["--torch-backend", "cpu"]

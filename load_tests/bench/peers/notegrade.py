@@ -1,4 +1,4 @@
-"""Notegrade itself: `notegrade serve`, asked as its users ask it."""
+"""Runs Notegrade itself: `notegrade serve`, called as its users call it."""
 
 import math
 import os
@@ -16,25 +16,25 @@ from load_tests.soak.processes import free_port
 from service.contract.checkpoint import Checkpoint
 from service.contract.vllm_settings import has_compiler
 
-# The longest that the service grants by default: here a late answer is a slow one, not a missing one.
+# The service's default maximum, so that late answers count as slow, not as missing.
 DEADLINE_MS = 60_000
-# Ends at once: there is no balancer to hear of it first. As many notes as the largest requests of the sweeps have.
+# No drain delay, since there is no load balancer; and as many notes as the largest requests of the sweeps.
 _ALWAYS = {"NOTEGRADE_DRAIN_DELAY_S": "0", "NOTEGRADE_MAX_NOTES": "500"}
-# One pair, the least that it takes: no note of a workload is answered from it unless it is asked for twice in a row.
+# The minimum is one pair: only the same pair twice in a row would be answered from the cache.
 _UNCACHED = {"NOTEGRADE_LOCAL_CACHE_PAIRS": "1"}
-# What engine_knobs.py measured no gain of stays as it comes.
-_BEST = {"NOTEGRADE_LOG_LEVEL": "warning"}
+# Settings without a measured gain (engine_knobs.py) keep their defaults.
+_TUNED = {"NOTEGRADE_LOG_LEVEL": "warning"}
 _COMPILED = {"NOTEGRADE_ENGINE_COMPILE": "on"}
 
 
 @dataclass
 class Notegrade:
-    """The service at its defaults, or tuned.
+    """The service, out of the box or tuned.
 
     Attributes:
-        cached: whether a pair may be answered from the local cache.
-        settings: variables that go before all of these.
-        launcher: a command that starts the service's own, `taskset` say.
+        cached: whether pairs may be answered from the local cache.
+        settings: environment variables that override all others.
+        launcher: a command prefix, such as `taskset`.
     """
 
     checkpoint: Checkpoint
@@ -45,7 +45,7 @@ class Notegrade:
     launcher: Sequence[str] = ()
 
     def running(self) -> AbstractContextManager[Running]:
-        """Ready once the engine has reproduced the checkpoint's probes."""
+        """Start the service, which is ready once its engine has reproduced the checkpoint's probes."""
         port = free_port()
         command = [
             *self.launcher,
@@ -58,20 +58,20 @@ class Notegrade:
         return run_server(Server([*command, *options], self.environment(), port, "/readyz"))
 
     def environment(self) -> dict[str, str]:
-        """Without settings that somebody made for another service, a Redis above all."""
+        """Make the environment, without inherited settings of another service such as its Redis."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("NOTEGRADE_")}
-        best: dict[str, str] = {}
-        if self.tuning == "best":
-            best = {**_BEST, **(_COMPILED if has_compiler() else {})}
-        return {**inherited, **_ALWAYS, **({} if self.cached else _UNCACHED), **best, **self.settings}
+        tuned: dict[str, str] = {}
+        if self.tuning == "tuned":
+            tuned = {**_TUNED, **(_COMPILED if has_compiler() else {})}
+        return {**inherited, **_ALWAYS, **({} if self.cached else _UNCACHED), **tuned, **self.settings}
 
     def calls(self, request: Request) -> Sequence[Call]:
-        """One POST /score of texts: rendering and tokenising are part of its time, as of no other peer's but infinity's."""
+        """Make one POST /score with texts; only here and for infinity does the time include rendering and tokenising."""
         body = {"query": request.query, "notes": list(request.notes), "deadline_ms": DEADLINE_MS}
         return [Call("/score", body)]
 
     def grades(self, answers: Sequence[Any]) -> list[float]:
-        """From the distributions, which are calibrated; NaN for a note that was not scored."""
+        """Read the grades from the calibrated distributions; NaN for a note that was not scored."""
         return [_grade(result) for answer in answers for result in answer["results"]]
 
 

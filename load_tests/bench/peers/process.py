@@ -1,4 +1,4 @@
-"""Servers as processes: started, waited for, and ended with everything that they started."""
+"""Starts servers as processes, waits until they are ready, and stops them with all their descendants."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ import psutil
 
 from load_tests.bench.peer import Running
 
-# vLLM compiles the model at its first start, which took 82 s for 135M weights on two cores.
+# vLLM compiles the model at its first start, which takes 82 s for 135M weights on two cores.
 START_TIMEOUT_S = 600.0
 _STOP_TIMEOUT_S = 20.0
 _POLL_S = 0.1
@@ -23,12 +23,12 @@ _LOG_TAIL_LINES = 12
 
 
 class Unavailable(Exception):
-    """This peer can't be measured here. The first line of the message says why; the rest, if any, is the end of its log."""
+    """The peer can't be measured here. The message's first line is the reason; the end of the peer's log may follow."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """What to start, and the address of 127.0.0.1 that answers 200 once it is ready."""
+    """A command to start, and the port and path that answer 200 once the server is ready."""
 
     command: Sequence[str]
     environment: Mapping[str, str]
@@ -39,27 +39,27 @@ class Server:
 
 @contextlib.contextmanager
 def run_server(server: Server) -> Iterator[Running]:
-    """Start it in a folder of its own, wait until it is ready, and end it with all its processes after the block.
+    """Start the server in a temporary folder, wait until it is ready, and stop all its processes after the block.
 
-    What the block raises carries the end of the server's log as a note.
-    Raises Unavailable when it ends before it is ready, or is not ready in time.
+    An exception of the block gets the end of the server's log as a note.
+    Raises Unavailable when the server ends before it is ready, or is not ready in time.
     """
     with tempfile.TemporaryDirectory(prefix="notegrade-bench-") as folder:
         log = Path(folder) / "log"
         started = time.monotonic()
-        process = _start_tied(server, log)
+        process = _start_bound_to_parent(server, log)
         try:
             _wait_until_ready(process, server, log)
             ready_s = time.monotonic() - started
-            with _told_of(log):
+            with _log_in_errors(log):
                 yield Running(f"http://127.0.0.1:{server.port}", process.pid, ready_s)
         finally:
             _end_tree(process)
 
 
-def _start_tied(server: Server, log: Path) -> "subprocess.Popen[bytes]":
-    # In a group of its own that can't outlive this process, not even by SIGKILL: a watcher in the group reads a pipe
-    # that closes with this end, and then kills them all. As in model_export/checkpoint/vllm_server.py, which imports torch.
+def _start_bound_to_parent(server: Server, log: Path) -> "subprocess.Popen[bytes]":
+    # In its own process group, with a watcher that kills the group when this process ends, even by SIGKILL. The same code
+    # is in model_export/checkpoint/vllm_server.py, which can't be imported because it imports torch.
     watch = 'exec 3<&0; { read -r _ <&3; kill -KILL 0; } & exec "$@" 3<&- </dev/null'
     with log.open("wb") as output:
         return subprocess.Popen(
@@ -96,26 +96,26 @@ def _is_ready(server: Server) -> bool:
 
 
 @contextlib.contextmanager
-def _told_of(log: Path) -> Iterator[None]:
+def _log_in_errors(log: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # The log goes with its folder, and it may be the server that failed.
+        # The log is about to be deleted, and the server may be the cause.
         error.add_note(_with_log("the server's log", log))
         raise
 
 
 def _with_log(what: str, log: Path) -> str:
-    # The last line stands in the first one, which is all that a table has room for: there, Python names its exception.
-    lines = log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines() or ["it wrote nothing"]
+    # The log's last line, which names a Python exception, goes into the first line, which tables show.
+    lines = log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines() or ["the log is empty"]
     return "\n".join([f"{what}: {lines[-1].strip()}", *lines[-_LOG_TAIL_LINES:]])
 
 
 def _end_tree(process: "subprocess.Popen[bytes]") -> None:
-    # Asked for first: once their parent is gone, nothing tells whose those in other groups were.
+    # Listed first: descendants in other groups can't be found once their parent has ended.
     tree = _descendants(process.pid)
     _signal_group(process.pid, signal.SIGTERM)
-    # One that stands still ends when it goes on.
+    # A suspended process handles SIGTERM once it is resumed.
     _signal_group(process.pid, signal.SIGCONT)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_STOP_TIMEOUT_S)
@@ -140,7 +140,7 @@ def _descendants(pid: int) -> list[psutil.Process]:
 
 def _is_alive(process: psutil.Process) -> bool:
     try:
-        # Whoever adopts an orphan may leave it a zombie: in a container, often nobody reaps them.
+        # In a container, orphans often stay zombies because nobody reaps them.
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False

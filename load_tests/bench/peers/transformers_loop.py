@@ -1,4 +1,4 @@
-"""The service that most teams write first: FastAPI around transformers (`transformers_server.py`), no engine."""
+"""Runs `transformers_server.py`, FastAPI around transformers without an engine, which many teams start with."""
 
 import os
 import sys
@@ -16,14 +16,14 @@ from service.contract.checkpoint import Checkpoint
 
 @dataclass
 class TransformersLoop:
-    """Batches of one request at a time; sent prompts in token ids."""
+    """A server that scores the prompts of one request at a time, given as token ids."""
 
     checkpoint: Checkpoint
     tuning: Tuning
     name: str = "FastAPI + transformers"
 
     def running(self) -> AbstractContextManager[Running]:
-        """Ready when the model is loaded."""
+        """Start the server, which is ready once the model is loaded."""
         port = free_port()
         labels = ",".join(map(str, self.checkpoint.manifest.label_token_ids))
         options = {
@@ -37,9 +37,9 @@ class TransformersLoop:
         return run_server(Server(command, {**os.environ, "HF_HUB_OFFLINE": "1"}, port))
 
     def calls(self, request: Request) -> Sequence[Call]:
-        """One call with all prompts."""
+        """Make one call with all prompts."""
         return [Call("/score", {"prompts": [list(prompt) for prompt in request.prompts]})]
 
     def grades(self, answers: Sequence[Any]) -> list[float]:
-        """From the labels' probabilities."""
+        """Read the grades from the label probabilities."""
         return [calibrated_grade(raw, self.checkpoint) for answer in answers for raw in answer]

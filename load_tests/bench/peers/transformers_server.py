@@ -1,12 +1,11 @@
-"""A small scoring service on transformers, plain or tuned: what `transformers_loop.py` starts.
+"""A small scoring service on transformers, plain or tuned.
 
-    .venv/bin/python -m load_tests.bench.peers.transformers_server --model checkpoints/default --labels 32,33,34,35 --tuning best --port 8001
+    .venv/bin/python -m load_tests.bench.peers.transformers_server --model checkpoints/default --labels 32,33,34,35 --tuning tuned --port 8001
 
-POST /score {"prompts": [[token ids]]} answers with the labels' probabilities of each prompt. Plain or tuned, it works on one
-request at a time: two forward passes at once would fight for the same cores.
+POST /score {"prompts": [[token ids]]} answers with the label probabilities of each prompt. It handles one request at a time, since
+concurrent forward passes would compete for the same cores.
 """
 
-import argparse
 import copy
 import os.path
 import threading
@@ -20,9 +19,10 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from transformers import AutoModelForCausalLM
 
+from load_tests.arguments import make_parser
 from service.engines.vllm.profile import choose_cpu_dtype
 
-# Measured on two cores, with a shared prefix: batches of 10 and 20 are equally fast.
+# On two cores with a shared prefix, batches of 10 and 20 are equally fast.
 BATCH = 16
 
 
@@ -33,13 +33,13 @@ class Prompts(BaseModel):
 
 
 class Scorer(Protocol):
-    """Label probabilities, in the order of the label ids, for each prompt in order."""
+    """Computes label probabilities, in the order of the label ids, for each prompt in order."""
 
     def score(self, prompts: Sequence[Sequence[int]]) -> list[list[float]]: ...
 
 
 class PlainScorer:
-    """float32, padded batches in the order of the request, logits of every position and token."""
+    """Scores in float32, in padded batches in the order of the request, with logits of all positions and tokens."""
 
     def __init__(self, folder: Path, label_token_ids: Sequence[int]) -> None:
         self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -65,9 +65,9 @@ class PlainScorer:
 
 
 class TunedScorer:
-    """The faster dtype, batches of like length, the labels' logits at the last position alone, and a prefix computed once.
+    """Scores in the faster dtype, in batches of similar length, with label logits at the last position only.
 
-    The prefix is what all prompts of a request begin with: the criteria, and the query where it comes before the note.
+    The common prefix of a request's prompts (the criteria, and the query if it is before the note) is computed once.
     """
 
     def __init__(self, folder: Path, label_token_ids: Sequence[int], dtype: torch.dtype) -> None:
@@ -95,7 +95,7 @@ class TunedScorer:
         cache = copy.deepcopy(prefix)
         if cache is not None:
             cache.batch_repeat_interleave(len(tails))
-        # No mask: a token sees none that follow it, and padding follows all.
+        # No mask is needed: attention is causal and the padding is on the right.
         states = self._body(
             input_ids=ids, past_key_values=cache, use_cache=cache is not None
         ).last_hidden_state
@@ -105,25 +105,25 @@ class TunedScorer:
 
 
 def pad_right(prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids (B, longest) int64, padded with zeros, and each prompt's last position (B,)."""
+    """Return token ids (B, longest) int64, padded with zeros, and each prompt's last position (B,)."""
     longest = max(map(len, prompts))
     ids = torch.tensor([[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts])
     return ids, torch.tensor([len(prompt) - 1 for prompt in prompts])
 
 
 def count_shared(prompts: Sequence[Sequence[int]]) -> int:
-    """How many tokens all prompts begin with, at least one left to each; 0 for a prompt alone."""
+    """Count the tokens of the common prefix, leaving at least one token to each prompt; 0 for a single prompt."""
     if len(prompts) < 2:
         return 0
-    # By item, of any sequences: no path is meant.
+    # commonprefix works on any sequences, not only on paths.
     common = len(os.path.commonprefix([list(prompt) for prompt in prompts]))  # noqa: RUF071
     return min(common, min(map(len, prompts)) - 1)
 
 
 def build_app(scorer: Scorer) -> FastAPI:
-    """The service around a scorer."""
+    """Build the service around a scorer."""
     app = FastAPI()
-    alone = threading.Lock()
+    lock = threading.Lock()
 
     @app.get("/health")
     def health() -> dict[str, str]:
@@ -131,7 +131,7 @@ def build_app(scorer: Scorer) -> FastAPI:
 
     @app.post("/score")
     def score(body: Prompts) -> list[list[float]]:
-        with alone:
+        with lock:
             return scorer.score(body.prompts)
 
     return app
@@ -139,17 +139,15 @@ def build_app(scorer: Scorer) -> FastAPI:
 
 def main() -> None:
     """Read the command line, load and serve."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--labels", required=True)
-    parser.add_argument("--tuning", choices=("default", "best"), required=True)
+    parser.add_argument("--tuning", choices=("default", "tuned"), required=True)
     parser.add_argument("--port", type=int, required=True)
     options = parser.parse_args()
     labels = [int(token_id) for token_id in options.labels.split(",")]
     scorer: Scorer
-    if options.tuning == "best":
+    if options.tuning == "tuned":
         dtype = getattr(torch, choose_cpu_dtype(options.model, "auto"))
         scorer = TunedScorer(options.model, labels, dtype)
     else:

@@ -1,12 +1,14 @@
-"""vLLM as a classifier: its pooling runner, with the label tokens' rows of the language model's head as classes.
+"""Runs vLLM as a classifier: its pooling runner, with the label tokens' rows of the language model's head as classes.
 
-It tells the labels' probabilities among themselves, not their mass. Settings from vLLM's model_executor/models/adapters.py.
+It returns probabilities normalised over the labels, without the label mass. Source of the settings: vLLM's
+model_executor/models/adapters.py.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from load_tests.bench.peer import Call, Request, Running, Tuning
@@ -17,19 +19,19 @@ from service.contract.checkpoint import Checkpoint
 
 @dataclass
 class VllmClassify:
-    """vLLM's server with /classify, sent prompts in token ids."""
+    """vLLM's server with /classify, given prompts as token ids."""
 
     checkpoint: Checkpoint
     tuning: Tuning
     name: str = "vLLM /classify"
 
     def running(self) -> AbstractContextManager[Running]:
-        """Ready when its engine is loaded."""
+        """Start the server."""
         flags = ("--runner", "pooling", "--hf-overrides", json.dumps(self.overrides()))
         return run_vllm(self.checkpoint, self.tuning, flags)
 
     def overrides(self) -> dict[str, Any]:
-        """What makes a classifier of the checkpoint's config."""
+        """Make the config overrides that turn the checkpoint into a classifier."""
         config = json.loads((self.checkpoint.folder / "config.json").read_text(encoding="utf-8"))
         [architecture] = config["architectures"]
         return {
@@ -39,16 +41,11 @@ class VllmClassify:
         }
 
     def calls(self, request: Request) -> Sequence[Call]:
-        """One call with all prompts."""
+        """Make one call with all prompts."""
         body = {"model": MODEL, "input": [list(prompt) for prompt in request.prompts]}
         return [Call("/classify", body)]
 
     def grades(self, answers: Sequence[Any]) -> list[float]:
-        """From the classes' probabilities."""
-        found = (item for answer in answers for item in sorted(answer["data"], key=_index))
+        """Read the grades from the classes' probabilities."""
+        found = (item for answer in answers for item in sorted(answer["data"], key=itemgetter("index")))
         return [calibrated_grade(item["probs"], self.checkpoint) for item in found]
-
-
-def _index(item: Mapping[str, Any]) -> int:
-    index: int = item["index"]
-    return index

@@ -8,7 +8,7 @@ def measurement(
     *,
     part: Part = "cold",
     peer: str = "Notegrade",
-    tuning: Tuning = "best",
+    tuning: Tuning = "tuned",
     round: int = 0,
     pairs_per_s: float = 10.0,
     p99_ms: float = 100.0,

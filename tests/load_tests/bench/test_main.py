@@ -15,26 +15,26 @@ from tests.checkpoints import load_tiny
 from tests.load_tests.bench.toy import ToyPeer
 
 
-def test_everything_is_measured_unless_told_otherwise() -> None:
+def test_all_parts_and_peers_are_the_default() -> None:
     options = parse([])
     assert options.parts == PARTS
     assert options.peers == []
 
 
-def test_parts_come_in_their_own_order_since_later_ones_use_the_earlier() -> None:
+def test_parts_run_in_a_fixed_order() -> None:
     assert parse(["--parts", "p99, cold"]).parts == ("cold", "p99")
 
 
 @pytest.mark.parametrize(
-    ("parts", "told"), [("cold,warm", "no such part: warm"), (",", "no such part: nothing")]
+    ("parts", "expected"), [("cold,warm", "unknown parts: warm"), (",", "unknown parts: none given")]
 )
-def test_a_part_that_is_none_is_refused(capsys: pytest.CaptureFixture[str], parts: str, told: str) -> None:
+def test_unknown_part_is_refused(capsys: pytest.CaptureFixture[str], parts: str, expected: str) -> None:
     with pytest.raises(SystemExit):
         parse(["--parts", parts])
-    assert told in capsys.readouterr().err
+    assert expected in capsys.readouterr().err
 
 
-def test_quick_is_less_of_everything() -> None:
+def test_quick_plan_measures_less() -> None:
     whole, quick = plan_of(parse(["--seed", "3"])), plan_of(parse(["--seed", "3", "--quick"]))
     assert (whole.seed, quick.seed) == (3, 3)
     assert (
@@ -44,7 +44,7 @@ def test_quick_is_less_of_everything() -> None:
     assert plan_of(parse(["--rounds", "9"])).rounds == 9
 
 
-async def test_a_run_writes_its_results_and_says_what_it_did_not_measure(
+async def test_run_writes_results_and_names_skipped_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "checkpoint"
@@ -57,6 +57,6 @@ async def test_a_run_writes_its_results_and_says_what_it_did_not_measure(
     await bench(parse(["--quick", "--parts", "cold", "--checkpoint", str(folder), "--out", str(out)]))
     found = json.loads((out / "bench.json").read_text(encoding="utf-8"))
     assert found["ratios"]["cold_vs_best_peer"] > 0
-    assert found["skipped"]["p99"] == "p99: not asked for"
+    assert found["skipped"]["p99"] == "p99: not selected"
     assert found["agreement"][0]["greatest"] == 0
     assert capsys.readouterr().out.strip() == (out / "report.md").read_text(encoding="utf-8").strip()

@@ -23,7 +23,7 @@ from load_tests.bench.measure import (
 from tests.load_tests.bench.toy import busy_for
 from tests.waiting import wait_until
 
-# A parent that only waits, and a child that works until it is told to stop.
+# A parent that only waits, and a child that works until it is stopped.
 PARENT = """
 import subprocess, sys
 child = subprocess.Popen([sys.executable, "-c", "while True: pass"])
@@ -51,7 +51,7 @@ def idle_tree() -> Iterator[ProcessTree]:
     process.wait()
 
 
-def test_a_trees_time_and_memory_are_those_of_its_children_too(busy_tree: ProcessTree) -> None:
+def test_usage_of_a_tree_includes_its_children(busy_tree: ProcessTree) -> None:
     before = busy_tree.cpu_seconds()
     wait_until(lambda: busy_tree.cpu_seconds() > before + 0.1)
     parent, child = busy_tree.processes()
@@ -61,14 +61,14 @@ def test_a_trees_time_and_memory_are_those_of_its_children_too(busy_tree: Proces
     assert parent.pid != child.pid
 
 
-def test_a_tree_that_has_ended_is_empty() -> None:
+def test_ended_tree_is_empty() -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     tree = ProcessTree(process.pid)
     process.wait()
     assert (tree.processes(), tree.cpu_seconds(), tree.rss_mib()) == ([], 0, 0)
 
 
-async def test_a_watch_tells_the_servers_time_from_the_clients(
+async def test_watch_separates_cpu_time_of_server_and_client(
     busy_tree: ProcessTree, idle_tree: ProcessTree
 ) -> None:
     async with Watch(busy_tree) as served:
@@ -83,7 +83,7 @@ async def test_a_watch_tells_the_servers_time_from_the_clients(
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ('vllm:prompt_tokens_total{engine="0"} 100.0\nvllm:prompt_tokens_total{engine="1"} 50\nvllm:prompt_tokens_cached_total{engine="0"} 30\n', (120, 0)),
         ('vllm:prompt_tokens_total 100\nvllm:prompt_tokens_cached_total 0\nnotegrade_pair_source_total{source="engine"} 9\n'
@@ -91,7 +91,7 @@ async def test_a_watch_tells_the_servers_time_from_the_clients(
         ("# HELP nothing\nother_total 3\n", None),
     ],
 )  # fmt: skip
-async def test_tokens_are_read_off_the_metrics_of_vllm(text: str, told: tuple[float, float] | None) -> None:
+async def test_tokens_are_read_from_vllm_metrics(text: str, expected: tuple[float, float] | None) -> None:
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(text=text)
 
@@ -99,10 +99,10 @@ async def test_tokens_are_read_off_the_metrics_of_vllm(text: str, told: tuple[fl
     app.router.add_get("/metrics", metrics)
     async with TestServer(app) as server:
         found = await read_prompt_tokens(str(server.make_url("")).rstrip("/"))
-    assert (found and (found.computed, found.known)) == told
+    assert (found and (found.computed, found.known)) == expected
 
 
-async def test_a_server_without_metrics_tells_no_tokens() -> None:
+async def test_server_without_metrics_has_no_token_counts() -> None:
     async with TestServer(web.Application()) as server:
         assert await read_prompt_tokens(str(server.make_url("")).rstrip("/")) is None
     assert await read_prompt_tokens("http://127.0.0.1:9") is None
@@ -112,7 +112,7 @@ def test_tokens_of_a_drive_are_the_difference_of_two_readings() -> None:
     assert PromptTokens(500, 200, 9) - PromptTokens(100, 50, 4) == PromptTokens(400, 150, 5)
 
 
-def test_parameters_are_those_that_tokens_are_multiplied_by(tmp_path: Path) -> None:
+def test_embedding_and_lm_head_are_not_counted(tmp_path: Path) -> None:
     shapes = {
         "model.embed_tokens.weight": [50, 4],
         "lm_head.weight": [50, 4],
@@ -127,7 +127,7 @@ def test_parameters_are_those_that_tokens_are_multiplied_by(tmp_path: Path) -> N
     assert count_multiplied_parameters(tmp_path) == 36
 
 
-def test_the_share_of_the_peak_grows_with_the_rate_and_falls_with_the_peak() -> None:
+def test_share_of_peak_grows_with_the_rate_and_falls_with_the_peak() -> None:
     share = share_of_peak(106_000_000, 110, 11.3, 420)
     # PERF's own example: bf16 on two cores, 65 %.
     assert 0.6 < share < 0.7

@@ -44,7 +44,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
     monkeypatch.setattr(offline, "_start", start_other)
 
 
-async def test_a_turn_takes_the_engines_own_time(
+async def test_turn_uses_the_engine_s_own_time(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in(monkeypatch, ANSWERS)
@@ -60,18 +60,22 @@ async def test_a_turn_takes_the_engines_own_time(
     assert (measured.outcomes, measured.latency_ms) == ({}, {})
 
 
-def test_one_that_does_not_load_says_why(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engine_that_does_not_load_raises_with_the_reason(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stand_in(monkeypatch, DOES_NOT_LOAD)
     absent: dict[str, str] = {}
     with stage([OfflineEngine(checkpoint)], absent) as entrants:
         assert entrants == []
-    assert "no such model" in absent["vLLM offline (best)"]
+    assert "no such model" in absent["vLLM offline (tuned)"]
 
 
-def test_one_that_ends_at_work_is_told_of(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engine_that_ends_while_scoring_raises(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stand_in(monkeypatch, ENDS_AT_WORK)
     engine = OfflineEngine(checkpoint)
-    with engine.running(), pytest.raises(RuntimeError, match="ended at work"):
+    with engine.running(), pytest.raises(RuntimeError, match="ended while scoring"):
         engine.score([[1]])
     with pytest.raises(RuntimeError, match="not running"):
         engine.score([[1]])
@@ -79,7 +83,7 @@ def test_one_that_ends_at_work_is_told_of(checkpoint: Checkpoint, monkeypatch: p
 
 @pytest.mark.engine
 @pytest.mark.timeout(600)
-def test_the_real_engine_grades_the_probes_as_the_checkpoint_says(default_checkpoint: Checkpoint) -> None:
+def test_real_engine_agrees_with_the_probes(default_checkpoint: Checkpoint) -> None:
     probes = default_checkpoint.probes[:8]
     prompts = []
     for probe in probes:

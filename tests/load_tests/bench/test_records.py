@@ -20,7 +20,7 @@ from tests.load_tests.bench.made_records import measurement
 
 
 def records(
-    rates: dict[tuple[Part, str], list[float]], tuning: Tuning = "best", p99_ms: float = 100.0
+    rates: dict[tuple[Part, str], list[float]], tuning: Tuning = "tuned", p99_ms: float = 100.0
 ) -> Records:
     made: list[Measurement] = [
         measurement(part=part, peer=peer, tuning=tuning, round=number, pairs_per_s=rate, p99_ms=p99_ms)
@@ -30,7 +30,7 @@ def records(
     return Records(measurements=made)
 
 
-def test_a_ratio_is_of_the_same_rounds_and_against_the_fastest_peer() -> None:
+def test_ratio_is_per_round_against_the_fastest_peer() -> None:
     """The machine slowed down in the second round, for both: medians of each would hide it, ratios by round don't."""
     found = records({("cold", OURS): [20, 10, 30], ("cold", "a"): [10, 4, 10], ("cold", "b"): [1, 100, 1]})
     assert found.best_peer("cold") == "a"
@@ -39,7 +39,7 @@ def test_a_ratio_is_of_the_same_rounds_and_against_the_fastest_peer() -> None:
     assert (ratio.over, ratio.under) == (OURS, "a")
 
 
-def test_each_ratio_reads_its_own_part() -> None:
+def test_each_ratio_uses_its_own_part() -> None:
     found = records(
         {
             ("cold", OURS): [20], ("cold", "a"): [10],
@@ -59,7 +59,7 @@ def test_each_ratio_reads_its_own_part() -> None:
     }  # fmt: skip
 
 
-def test_at_the_same_rate_for_all_the_best_peer_is_the_one_with_the_lowest_p99() -> None:
+def test_best_peer_of_p99_has_the_lowest_p99() -> None:
     found = Records(
         [measurement(part="p99", peer=peer, p99_ms=p99) for peer, p99 in ((OURS, 50), ("a", 300), ("b", 200))]
     )
@@ -67,31 +67,31 @@ def test_at_the_same_rate_for_all_the_best_peer_is_the_one_with_the_lowest_p99()
     assert compute_ratios(found)["best_peer_p99_over_ours"].value == 4
 
 
-def test_what_was_not_measured_is_none_with_the_reason() -> None:
+def test_unmeasured_ratio_is_none_with_a_reason() -> None:
     found = records({("cold", OURS): [20]})
-    found.skipped["zipf"] = "zipf: not asked for"
+    found.skipped["zipf"] = "zipf: not selected"
     ratios = compute_ratios(found)
     assert all(ratio.value is None and ratio.reason for ratio in ratios.values())
-    assert ratios["zipf_vs_best_peer"].reason == "zipf: not asked for"
+    assert ratios["zipf_vs_best_peer"].reason == "zipf: not selected"
     assert ratios["cold_vs_best_peer"].reason == "cold: no peer took part"
     assert "not both" in (ratios["http_vs_offline_engine"].reason or "")
 
 
 @pytest.mark.parametrize("rate", [0.0, math.nan])
-def test_a_peer_that_scored_nothing_gives_no_ratio(rate: float) -> None:
+def test_peer_without_scores_gives_no_ratio(rate: float) -> None:
     ratio = compare(records({("cold", OURS): [20], ("cold", "a"): [rate]}), "cold", OURS, "a")
     assert ratio.value is None
     assert "scored nothing" in (ratio.reason or "")
 
 
-def test_agreement_is_the_greatest_difference_and_none_where_a_grade_is_missing() -> None:
-    found = agreement("a", "best", [1.0, 2.0], [1.1, 1.7])
+def test_agreement_is_the_largest_difference_and_nan_for_a_missing_grade() -> None:
+    found = agreement("a", "tuned", [1.0, 2.0], [1.1, 1.7])
     assert found.greatest == pytest.approx(0.3)
     assert found.mean == pytest.approx(0.2)
     assert found.within(0.31)
     assert not found.within(0.29)
-    assert not agreement("a", "best", [1.0, 2.0], [1.0, math.nan]).within(100)
-    assert not agreement("a", "best", [], []).within(100)
+    assert not agreement("a", "tuned", [1.0, 2.0], [1.0, math.nan]).within(100)
+    assert not agreement("a", "tuned", [], []).within(100)
 
 
 def test_p99s_are_compared_at_the_highest_load() -> None:

@@ -26,7 +26,7 @@ def losses(ratios: Mapping[str, float], found: Mapping[str, Mapping[str, Any]]) 
     ]
 
 
-def test_a_loss_is_what_no_round_makes_good() -> None:
+def test_regression_means_that_every_round_is_below_the_baseline() -> None:
     found = {"a": {"low": 0.5, "high": 0.74}, "b": {"low": 0.5, "high": 0.76}}
     assert losses({"a": 1.0, "b": 1.0}, found) == ["a was 1.00, and is 0.50 to 0.74"]
 
@@ -35,7 +35,7 @@ def test_a_loss_is_what_no_round_makes_good() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("default_checkpoint")
-def test_no_ratio_is_clearly_below_the_last_releases(tmp_path: Path) -> None:
+def test_no_ratio_is_below_the_last_release_s(tmp_path: Path) -> None:
     command = [*shlex.split(BASELINE["command"]), "--out", str(tmp_path)]
     assert command[:1] == ["python"]
     # Eager, as the figures it is held against: compiling takes a minute for each server.

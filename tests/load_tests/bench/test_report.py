@@ -45,11 +45,11 @@ def records() -> Records:
     measurements += [measurement(part="sweeps", notes=notes, pairs_per_s=notes) for notes in (1, 5, 20)]
     return Records(
         measurements,
-        [agreement("loop | slow", "best", [1.0], [1.25]), agreement("broken", "best", [1.0], [math.nan])],
-        absent={"infinity (best)": "Unavailable: no network"},
-        skipped={"zipf": "zipf: not asked for"},
-        saturation={"Notegrade (best)": Saturation(2.0, math.inf, [Probe(2.0, 8.0, 8.0, False)])},
-        ready_s={"Notegrade (best)": 23.4},
+        [agreement("loop | slow", "tuned", [1.0], [1.25]), agreement("broken", "tuned", [1.0], [math.nan])],
+        absent={"infinity (tuned)": "Unavailable: no network"},
+        skipped={"zipf": "zipf: not selected"},
+        saturation={"Notegrade (tuned)": Saturation(2.0, math.inf, [Probe(2.0, 8.0, 8.0, False)])},
+        ready_s={"Notegrade (tuned)": 23.4},
     )
 
 
@@ -58,7 +58,7 @@ def document(records: Records, checkpoint: Checkpoint) -> dict[str, Any]:
     return to_json(MACHINE, Plan(7), Subject(checkpoint.manifest, 100_000_000), records)
 
 
-def test_the_document_has_every_measurement_and_each_ratio_or_why_not(document: dict[str, Any]) -> None:
+def test_document_has_measurements_and_ratios_or_reasons(document: dict[str, Any]) -> None:
     assert document["format"] == 1
     assert set(document["ratios"]) == set(document["ratio_details"]) == RATIOS
     assert document["ratios"]["cold_vs_best_peer"] == 2
@@ -71,7 +71,7 @@ def test_the_document_has_every_measurement_and_each_ratio_or_why_not(document: 
     assert document["checkpoint"]["fingerprint"].startswith("sha256:")
 
 
-def test_a_summary_has_the_median_and_the_spread_of_the_rounds(document: dict[str, Any]) -> None:
+def test_summary_has_median_and_range_of_the_rounds(document: dict[str, Any]) -> None:
     ours, loop = document["summary"][:2]
     assert ours["pairs_per_s"] == {"median": 20, "min": 10, "max": 30}
     assert ours["unanswered"] == 3
@@ -82,37 +82,39 @@ def test_a_summary_has_the_median_and_the_spread_of_the_rounds(document: dict[st
     assert loop["share_of_peak"] is None
 
 
-def test_int8_weights_are_held_against_the_peak_of_int8() -> None:
+def test_int8_weights_are_compared_with_the_int8_peak() -> None:
     assert MACHINE.peak("w8a8") == ("int8", 800.0)
     assert Machine("A", 1, 1.0, "Linux", 0.0).peak(None) is None
 
 
-def test_what_is_no_number_is_null(document: dict[str, Any]) -> None:
+def test_nan_is_null(document: dict[str, Any]) -> None:
     assert document["agreement"][1]["greatest"] is None
-    assert document["saturation"]["Notegrade (best)"]["not_kept_up"] is None
+    assert document["saturation"]["Notegrade (tuned)"]["not_kept_up"] is None
     json.dumps(document, allow_nan=False)
 
 
-def test_the_files_are_there_and_say_the_same(document: dict[str, Any], tmp_path: Path) -> None:
+def test_files_are_written_and_agree(document: dict[str, Any], tmp_path: Path) -> None:
     written = {path.name for path in write(document, tmp_path / "results")}
     # Only one length of notes was measured: nothing to draw a curve of.
     assert written == {"bench.json", "report.md", "rates.svg", "notes.svg"}
     assert json.loads((tmp_path / "results/bench.json").read_text(encoding="utf-8")) == document
     report = (tmp_path / "results/report.md").read_text(encoding="utf-8")
     assert "| cold_vs_best_peer | 2.00 | 2.00 | 2.00 |" in report
-    assert "infinity (best) did not start: Unavailable: no network" in report
-    assert "not measured: zipf: not asked for" in report
+    assert "infinity (tuned) did not start: Unavailable: no network" in report
+    assert "not measured: zipf: not selected" in report
     rows = [line for line in report.splitlines() if line.startswith("| ")]
     assert {line.replace(r"\|", "").count("|") for line in rows} == {6, 19}
 
 
-def test_a_run_that_found_nothing_still_reports(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_empty_run_is_reported(checkpoint: Checkpoint, tmp_path: Path) -> None:
     empty = to_json(MACHINE, Plan(7), Subject(checkpoint.manifest, 1), Records())
     assert set(empty["ratios"].values()) == {None}
     assert {path.name for path in write(empty, tmp_path)} == {"bench.json", "report.md"}
 
 
-def test_latencies_are_drawn_over_the_load(records: Records, checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_latencies_are_plotted_over_the_load(
+    records: Records, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
     records.measurements += [measurement(part="p99", load=load) for load in (0.4, 0.8)]
     document = to_json(MACHINE, Plan(7), Subject(checkpoint.manifest, 1), records)
     assert "latency.svg" in {path.name for path in write(document, tmp_path)}

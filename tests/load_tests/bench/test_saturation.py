@@ -26,7 +26,7 @@ def queue(rate: float, capacity: float, seconds: float = 200, answered: float = 
 
 @pytest.mark.parametrize("capacity", [7.0, 20.0, 90.0])
 @pytest.mark.parametrize("first", [0.5, 1.0, 2.0])
-async def test_it_finds_a_known_capacity_within_its_resolution(capacity: float, first: float) -> None:
+async def test_search_finds_a_known_capacity_within_its_resolution(capacity: float, first: float) -> None:
     async def probe(rate: float) -> Probe:
         return queue(rate, capacity)
 
@@ -39,23 +39,23 @@ async def test_it_finds_a_known_capacity_within_its_resolution(capacity: float, 
 
 
 @pytest.mark.parametrize(("rate", "keeps_up"), [(5.0, True), (8.0, True), (11.5, False), (20.0, False)])
-def test_a_server_keeps_up_below_its_capacity_and_not_above(rate: float, keeps_up: bool) -> None:
+def test_server_keeps_up_below_its_capacity_only(rate: float, keeps_up: bool) -> None:
     found = queue(rate, capacity=10)
     assert found.keeps_up is keeps_up
 
 
-def test_a_backlog_sways_below_the_capacity_and_grows_above_it() -> None:
+def test_backlog_grows_only_above_the_capacity() -> None:
     assert not any(queue(rate, capacity=10).backlog_grew for rate in (3, 6, 8, 9))
     assert all(queue(rate, capacity=10).backlog_grew for rate in (13, 15, 20, 40))
 
 
-def test_a_server_that_refuses_does_not_keep_up_though_nothing_waits() -> None:
+def test_server_that_refuses_does_not_keep_up() -> None:
     found = queue(5, capacity=10, answered=0.9)
     assert not found.backlog_grew
     assert not found.keeps_up
 
 
-async def test_a_server_that_can_do_nothing_ends_the_search() -> None:
+async def test_search_ends_if_no_rate_works() -> None:
     async def probe(rate: float) -> Probe:
         return queue(rate, capacity=10, answered=0)
 
@@ -65,7 +65,7 @@ async def test_a_server_that_can_do_nothing_ends_the_search() -> None:
 
 
 @pytest.mark.alone
-async def test_on_a_real_server_saturation_is_what_clients_that_wait_get() -> None:
+async def test_saturation_of_a_real_server_is_close_to_its_closed_loop_rate() -> None:
     jobs = make_jobs(PEER, made_requests(200))
     async with serving(Toy(0.004)) as url:
         in_hand = await closed_loop(url, jobs[:60], clients=4, timeout_s=30)

@@ -27,7 +27,7 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), http.server.SimpleHTTPRe
 @dataclass
 class Spinner:
     name: str
-    tuning: Tuning = "best"
+    tuning: Tuning = "tuned"
 
     @contextmanager
     def running(self) -> Iterator[Running]:
@@ -53,7 +53,7 @@ def cpu_of(entrant: Entrant[Spinner], seconds: float = 0.3) -> float:
 
 
 @pytest.mark.timeout(120)
-def test_one_works_while_the_others_stand_still_and_all_end() -> None:
+def test_one_contestant_runs_while_the_others_are_suspended() -> None:
     with stage([Spinner("a"), Spinner("b")], {}) as (first, second):
         assert len(first.tree.processes()) >= 2
         assert cpu_of(first) == cpu_of(second) == 0
@@ -72,22 +72,25 @@ def test_one_works_while_the_others_stand_still_and_all_end() -> None:
 
 
 @pytest.mark.timeout(120)
-def test_a_turn_that_fails_still_ends_in_standing_still() -> None:
+def test_failed_turn_still_suspends() -> None:
     with stage([Spinner("a")], {}) as [entrant]:
         with pytest.raises(ValueError, match="broken"), entrant.turn():
             raise ValueError("broken")
         assert cpu_of(entrant) == 0
 
 
-def test_one_that_does_not_start_is_told_of_and_the_others_go_on() -> None:
+def test_contestant_that_does_not_start_is_recorded() -> None:
     absent: dict[str, str] = {}
     with stage([NotThere("a"), NotThere("b", "default")], absent) as entrants:
         assert entrants == []
-    assert absent == {"a (best)": "RuntimeError: not installed", "b (default)": "RuntimeError: not installed"}
+    assert absent == {
+        "a (tuned)": "RuntimeError: not installed",
+        "b (default)": "RuntimeError: not installed",
+    }
 
 
-def test_every_other_round_goes_the_other_way_round() -> None:
+def test_order_alternates_between_rounds() -> None:
     made = [Entrant(Spinner(name), Running("", 1, 0.0), None) for name in "abc"]  # type: ignore[arg-type]
     orders = ["".join(each.contestant.name for each in in_turn(made, number)) for number in range(3)]
     assert orders == ["abc", "cba", "abc"]
-    assert made[0].label == label(Spinner("a")) == "a (best)"
+    assert made[0].label == label(Spinner("a")) == "a (tuned)"

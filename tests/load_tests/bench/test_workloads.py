@@ -43,7 +43,7 @@ def test_cold_traffic_repeats_no_query_no_note_and_no_id() -> None:
     assert len({note["body"] for note in notes}) == len({note["id"] for note in notes}) == 300 * 7
 
 
-def test_traffic_is_the_same_for_the_same_seed_alone() -> None:
+def test_traffic_depends_on_the_seed_only() -> None:
     for make in (cold, lambda seed, shape: zipf(seed, shape, Repetition(queries=9, notes=30))):
         first, again, other = (taken(make(seed, Shape(notes=3)), 20) for seed in ("a", "a", "b"))
         assert first == again != other
@@ -60,7 +60,7 @@ def test_ranks_follow_zipfs_law(exponent: float) -> None:
     assert max(counts) < 2_000
 
 
-def test_zipf_draws_queries_and_notes_independently_and_no_note_twice_in_a_request() -> None:
+def test_zipf_draws_queries_and_distinct_notes_independently() -> None:
     asked = taken(zipf("3", Shape(notes=2), Repetition(exponent=1, queries=50, notes=200)), 6_000)
     assert all(len({note["id"] for note in each.notes}) == 2 for each in asked)
     [(query, _)] = Counter(each.query for each in asked).most_common(1)
@@ -71,12 +71,12 @@ def test_zipf_draws_queries_and_notes_independently_and_no_note_twice_in_a_reque
     assert share == pytest.approx(times / len(asked), abs=0.04)
 
 
-def test_zipf_refuses_requests_with_more_notes_than_there_are() -> None:
+def test_zipf_refuses_requests_with_more_notes_than_exist() -> None:
     with pytest.raises(ValueError, match="more than 5"):
         next(zipf("1", Shape(notes=6), Repetition(notes=5)))
 
 
-def test_notes_have_the_mean_that_is_asked_for_and_a_long_tail() -> None:
+def test_note_lengths_have_the_given_mean_and_a_long_tail() -> None:
     notes = list(itertools.islice(new_notes(random.Random(2), 90), 3_000))
     words = [len(f"{note['title']} {note['body']}".split()) for note in notes]
     # 1.03 tokens a word.
@@ -85,7 +85,7 @@ def test_notes_have_the_mean_that_is_asked_for_and_a_long_tail() -> None:
     assert max(words) > 3 * statistics.fmean(words)
 
 
-def test_prompts_are_those_of_the_service(checkpoint: Checkpoint) -> None:
+def test_prompts_equal_the_service_s(checkpoint: Checkpoint) -> None:
     asked = Asked(
         "quiet  cafes", ({"id": "a", "title": None, "body": "x"}, {"id": "b", "title": "T", "body": "y\n"})
     )
@@ -98,12 +98,12 @@ def test_prompts_are_those_of_the_service(checkpoint: Checkpoint) -> None:
     assert mean_prompt_tokens([request]) == statistics.fmean(map(len, request.prompts))
 
 
-def test_a_checkpoints_folder_is_enough_to_render(checkpoint: Checkpoint) -> None:
+def test_renderer_loads_from_a_checkpoint_folder(checkpoint: Checkpoint) -> None:
     [request] = Renderer.load(checkpoint.folder).take(cold("1", Shape(notes=2)), 1)
     assert len(request.prompts) == len(request.notes) == 2
 
 
-def test_replay_takes_a_file_in_its_order_and_ends(tmp_path: Path, checkpoint: Checkpoint) -> None:
+def test_replay_reads_a_file_in_order(tmp_path: Path, checkpoint: Checkpoint) -> None:
     rows = [
         {"query": f"q{n}", "notes": [{"id": 1, "body": "b"}, {"id": "2", "title": "t", "body": "c"}]}
         for n in (2, 1)
@@ -125,7 +125,7 @@ def test_replay_takes_a_file_in_its_order_and_ends(tmp_path: Path, checkpoint: C
         '{"query": " ", "notes": [{"id": "1", "body": ""}]}',
     ],
 )
-def test_replay_names_the_line_that_is_no_request(tmp_path: Path, line: str) -> None:
+def test_replay_names_the_invalid_line(tmp_path: Path, line: str) -> None:
     file = tmp_path / "traffic.jsonl"
     file.write_text(f'{{"query": "q", "notes": [{{"id": "1", "body": "b"}}]}}\n{line}\n', encoding="utf-8")
     with pytest.raises(ValueError, match="line 2"):

@@ -1,4 +1,4 @@
-"""A server whose capacity is known: one note at a time, so many seconds each. In this process, or in one of its own."""
+"""A server of known capacity: it scores one note at a time, in a fixed time, in this process or in another."""
 
 import argparse
 import asyncio
@@ -73,11 +73,11 @@ async def serving(toy: Toy) -> AsyncIterator[str]:
 
 @dataclass
 class ToyPeer:
-    """A toy in a process of its own. `wrong_by` is added to its grades."""
+    """A toy server in another process. `wrong_by` is added to its grades."""
 
     name: str
     seconds: float = 0.001
-    tuning: Tuning = "best"
+    tuning: Tuning = "tuned"
     wrong_by: float = 0.0
 
     @contextmanager

@@ -32,7 +32,7 @@ DEVICE = Device("a device", 1e12, math.inf, 16e9, 1.0, "a test")
 SITE = Site(DEVICE, Prompt(31, 67, 13, block=32, note_sd=13, query_sd=2))
 
 
-def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+def output_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     capacity.main(arguments)
     return capsys.readouterr().out
 
@@ -56,7 +56,7 @@ def write_log(folder: Path) -> Path:
     return file
 
 
-def test_a_row_for_each_rate_and_device(capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_has_a_row_per_rate_and_device(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = (
         "--rates",
         "1000,1000000",
@@ -67,56 +67,56 @@ def test_a_row_for_each_rate_and_device(capsys: pytest.CaptureFixture[str]) -> N
         "--notes",
         "1000000",
     )
-    found = rows(told(capsys, *arguments))
+    found = rows(output_of(capsys, *arguments))
     assert [(row["notes/s"], row["device"]) for row in found] == [
         ("1,000", "L4"), ("1,000", "H100"), ("1,000,000", "L4"), ("1,000,000", "H100"),
     ]  # fmt: skip
-    [small, _, large, _] = json.loads(told(capsys, *arguments, "--json"))
+    [small, _, large, _] = json.loads(output_of(capsys, *arguments, "--json"))
     assert small["site"]["device"]["name"] == "L4"
     assert large["plan"]["replicas"] > 100 * small["plan"]["replicas"]
     assert found[2]["replicas"] == f"{large['plan']['replicas']:,}"
-    assert found[2]["more of first"] == large["plan"]["first"]
+    assert found[2]["first bottleneck"] == large["plan"]["first"]
 
 
 def test_assumptions_are_options(capsys: pytest.CaptureFixture[str]) -> None:
     small = ("--rates", "50000", "--devices", "L4", "--queries", "1000", "--notes", "10000", "--json")
 
     def replicas(*more: str) -> int:
-        [found] = json.loads(told(capsys, *small, *more))
+        [found] = json.loads(output_of(capsys, *small, *more))
         return int(found["plan"]["replicas"])
 
     # What the caches know is all but everything here, so that the costs of hits decide.
     assert replicas("--note-us", "500") > replicas() > replicas("--load", "1")
     new = ("--ttl-s", "0.001")
     assert replicas(*new, "--share", "0.01") > replicas(*new) > replicas("--own-share", "1")
-    [dear] = json.loads(told(capsys, *small, "--price", "1000", "--redis-price", "0"))
+    [dear] = json.loads(output_of(capsys, *small, "--price", "1000", "--redis-price", "0"))
     assert dear["plan"]["dollars_per_hour"] == 1_000 * dear["plan"]["replicas"]
 
 
-def test_a_device_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
+def test_own_device_replaces_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ("--peak-tflops", "0.42", "--cores", "2", "--memory-gb", "4", "--rates", "10")
-    [row] = rows(told(capsys, *arguments))
-    assert (row["device"], row["its limit"]) == ("yours", "processor")
-    [found] = json.loads(told(capsys, *arguments, "--json"))
+    [row] = rows(output_of(capsys, *arguments))
+    assert (row["device"], row["replica limit"]) == ("yours", "processor")
+    [found] = json.loads(output_of(capsys, *arguments, "--json"))
     assert found["site"]["device"]["bandwidth"] is None  # no limit
 
 
-def test_a_log_is_replayed_exactly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_is_replayed_exactly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = str(write_log(tmp_path))
-    text = told(capsys, "--replay", file, "--rates", "10", "--devices", "L4")
+    text = output_of(capsys, "--replay", file, "--rates", "10", "--devices", "L4")
     facts, plans = (rows(part) for part in text.split("\n\n"))
     assert facts == [
         {
             "requests": "5", "pairs": "9", "queries": "2", "notes": "5", "distinct pairs": "6",
-            "hit rate": "33.3%", "of the second half": "50.0%",
+            "hit rate": "33.3%", "hit rate of second half": "50.0%",
         }
     ]  # fmt: skip
     # z, w and v are new to all; of the second half, no pair that is new has a note that was seen.
     assert (plans[0]["hit rate"], plans[0]["found"]) == ("50.0%", "0.0%")
-    assert json.loads(told(capsys, "--replay", file, "--json"))["log"]["pairs"] == 9
+    assert json.loads(output_of(capsys, "--replay", file, "--json"))["log"]["pairs"] == 9
 
 
-def test_a_log_by_hand() -> None:
+def test_log_facts_match_a_case_computed_by_hand() -> None:
     requests = [(query, tuple(notes)) for query, notes in LOG]
     free = replay_requests(requests, PairCache())
     # x is new to b, and was seen with a.
@@ -128,7 +128,7 @@ def test_a_log_by_hand() -> None:
     assert replay_requests(requests, PairCache(ttl_requests=3)).hits == 2
 
 
-def test_a_logs_time_to_live_is_in_seconds_at_the_rate() -> None:
+def test_time_to_live_of_a_log_is_in_seconds_at_the_given_rate() -> None:
     log = Log([(number % 2, ("n",)) for number in range(40)])
     # Each query comes again after two requests: 2 s at one note a second, 0.2 s at ten.
     assert log.caching(SITE, 1, 1.5, math.inf).hit_rate == 0
@@ -144,7 +144,7 @@ def test_a_logs_time_to_live_is_in_seconds_at_the_rate() -> None:
         (["--check", "empty.json"], "no row of Notegrade"),
     ],
 )
-def test_what_cannot_be_computed_is_told_in_a_line(
+def test_errors_are_one_line(
     arguments: list[str],
     problem: str,
     tmp_path: Path,
@@ -162,14 +162,14 @@ def test_what_cannot_be_computed_is_told_in_a_line(
 
 
 @pytest.mark.parametrize("wrong", [["--own-share", "2"], ["--devices", "L4,H1000"], ["--rates", "0"]])
-def test_wrong_options_are_refused(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_options_are_refused(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         capacity.main(wrong)
     assert "error: argument" in capsys.readouterr().err
 
 
 def test_caches_fill_up(capsys: pytest.CaptureFixture[str]) -> None:
-    found = rows(told(capsys, "--growth", "--queries", "2000", "--notes", "5000"))
+    found = rows(output_of(capsys, "--growth", "--queries", "2000", "--notes", "5000"))
     hit_rates = [float(row["hit rate"].rstrip("%")) for row in found]
     speeds = [float(row["notes/s"]) for row in found]
     assert hit_rates == sorted(hit_rates)
@@ -178,7 +178,7 @@ def test_caches_fill_up(capsys: pytest.CaptureFixture[str]) -> None:
     assert speeds == sorted(speeds)
 
 
-def test_http_bounds_what_caches_can_bring() -> None:
+def test_http_bounds_the_gain_of_caches() -> None:
     traffic = Traffic(queries=200, notes=500)
     [start, end] = growth(traffic, SITE, (0, 10**9))
     assert (start.arithmetic, start.speed_up) == (1, 1)
@@ -208,7 +208,7 @@ def load_manifest(folder: Path) -> Any:
     return load_tiny(folder).manifest
 
 
-def test_the_model_is_held_against_a_bench(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_model_is_compared_with_a_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document = made_bench(folder=tmp_path / "checkpoint")
     points = check(document, SITE)
     by_name = {(point.name.partition(",")[0], point.quantity): point for point in points}
@@ -233,7 +233,7 @@ def test_the_model_is_held_against_a_bench(tmp_path: Path, capsys: pytest.Captur
 
     file = tmp_path / "bench.json"
     file.write_text(json.dumps(document), encoding="utf-8")
-    found = rows(told(capsys, "--check", str(file)))
+    found = rows(output_of(capsys, "--check", str(file)))
     assert len(found) == len(points)
     assert found[1]["model / measured"] == "fitted"
     assert found[0]["measured"] == "170.0"
@@ -242,7 +242,7 @@ def test_the_model_is_held_against_a_bench(tmp_path: Path, capsys: pytest.Captur
         check(document, SITE)
 
 
-def test_lengths_and_sizes_are_read_off_a_checkpoint(
+def test_lengths_and_sizes_are_read_from_a_checkpoint(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = load_tiny(tmp_path / "tiny").folder

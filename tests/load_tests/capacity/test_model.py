@@ -40,7 +40,7 @@ def test_operations_of_a_pair() -> None:
     assert replace(UNIT, parameters=0, hidden=5, vocabulary=11).flops(10, 9) == 2 * 5 * 11
 
 
-def test_the_default_model_is_what_its_shapes_make() -> None:
+def test_default_model_matches_its_shapes() -> None:
     model = SMOLLM2_135M
     layer = 2 * model.hidden * (model.attention + model.kv) + 3 * model.hidden * model.intermediate
     norms = (2 * model.layers + 1) * model.hidden
@@ -49,7 +49,7 @@ def test_the_default_model_is_what_its_shapes_make() -> None:
     assert model.kv_bytes_per_token == 23_040
 
 
-def test_a_replica_is_full_when_its_first_part_is() -> None:
+def test_replica_rate_is_that_of_its_slowest_part() -> None:
     # 2,000 operations a second are reached, 20 a pair.
     assert replica_limits(SITE, NEW, 4)["arithmetic"] == 100
     assert replica_limits(SITE, Caching(0.75, 0), 4)["arithmetic"] == 400
@@ -68,7 +68,7 @@ def test_reused_tokens_are_not_computed() -> None:
     assert replica_limits(blocks, Caching(0, 1.0), 1)["arithmetic"] == pytest.approx(2_000 / 4)
 
 
-def test_memory_can_be_the_limit() -> None:
+def test_memory_bandwidth_can_be_the_limit() -> None:
     heavy = replace(UNIT, parameters=1_000, bytes_per_number=2)
     narrow = replace(SITE, model=heavy, device=replace(DEVICE, flops=1e12, bandwidth=200.0))
     # 10 tokens, each with its part of the weights: 2,000 bytes in steps of 1,000 tokens.
@@ -76,7 +76,7 @@ def test_memory_can_be_the_limit() -> None:
     assert replica_limits(narrow, NEW, 1)["memory bandwidth"] == pytest.approx(200 / (10 * 2))
 
 
-def test_replicas_and_shared_things_round_up() -> None:
+def test_replicas_and_shared_resources_round_up() -> None:
     # 50 notes a second at half of what a replica can do.
     for rate, replicas in ((1, 1), (50, 1), (50.1, 2), (100, 2), (100.1, 3)):
         found = plan(rate, NEW, 4, SITE)
@@ -84,7 +84,7 @@ def test_replicas_and_shared_things_round_up() -> None:
     assert (found.replica_rate, found.limit, found.busy) == (100, "arithmetic", 0.5)
 
 
-def test_what_is_full_first() -> None:
+def test_first_bottleneck() -> None:
     around = Surroundings(
         redis_commands=100, redis_fields=math.inf, redis_memory=1_000, entry_bytes=10, query_bytes=100,
         link_bytes=1e9, note_bytes=1, redis_price=1e9,
@@ -104,7 +104,7 @@ def test_what_is_full_first() -> None:
     assert plan(100, Caching(1, 0), 4, site).needs["Redis commands"] == pytest.approx(0.5)
 
 
-def test_more_traffic_hits_more_and_never_takes_less() -> None:
+def test_more_traffic_has_more_hits_and_needs_no_fewer_resources() -> None:
     traffic = Traffic(queries=10**6, notes=10**7)
     site = Site(DEVICES["L4"], Prompt(31, 67, 13))
     rates = (1e3, 1e4, 1e5, 1e6)
@@ -123,16 +123,16 @@ def test_more_traffic_hits_more_and_never_takes_less() -> None:
     assert limited.hit_rate < found[-1].caching.hit_rate
 
 
-def test_room_for_keys_and_values() -> None:
+def test_prefix_cache_size() -> None:
     model = SMOLLM2_135M
     of_gpu = Engine(kv_share=0.5).prefix_cache(DEVICES["L4"], model).tokens
     assert of_gpu == pytest.approx(0.5 * (24e9 - model.weight_bytes) / 23_040)
     assert Engine(kv_bytes=23_040e3).prefix_cache(DEVICES["L4"], model).tokens == 1_000
 
 
-def test_devices_say_where_their_figures_are_from() -> None:
+def test_devices_state_their_sources() -> None:
     for device in DEVICES.values():
-        told = re.search(r"data sheet.*: (\d+) TFLOPS bf16( with sparsity)?$", device.source)
-        assert told, device.name
-        # Dense is half of what is told with sparsity, give or take the data sheet's rounding.
-        assert device.flops / 1e12 == pytest.approx(int(told[1]) / (2 if told[2] else 1), abs=1)
+        found = re.search(r"data sheet.*: (\d+) TFLOPS bf16( with sparsity)?$", device.source)
+        assert found, device.name
+        # Dense is half of the figure with sparsity, up to rounding.
+        assert device.flops / 1e12 == pytest.approx(int(found[1]) / (2 if found[2] else 1), abs=1)

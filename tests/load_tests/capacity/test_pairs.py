@@ -28,7 +28,7 @@ ALL_OWN = Traffic(500, 1_000, query_exponent=0.8, notes_per_request=10, own_shar
     "cache",
     [PairCache(pairs=2_000), PairCache(ttl_requests=1_500), PairCache(2_000, 1_500), PairCache(700, 3_000)],
 )
-def test_the_formula_meets_a_simulation(traffic: Traffic, cache: PairCache) -> None:
+def test_formula_agrees_with_a_simulation(traffic: Traffic, cache: PairCache) -> None:
     pairs = pairs_of(traffic)
     known = present(pairs, cache)
     seen = replay_requests(drawn_requests(traffic, 14_000, seed=4), cache, count_from=6_000)
@@ -36,7 +36,7 @@ def test_the_formula_meets_a_simulation(traffic: Traffic, cache: PairCache) -> N
     assert pairs.total(known) == pytest.approx(seen.pairs_kept, rel=0.12)
 
 
-def test_the_formula_meets_a_simulation_from_empty_caches_on() -> None:
+def test_formula_agrees_with_a_simulation_from_empty_caches() -> None:
     traffic = Traffic(queries=2_000, notes=5_000)
     pairs = pairs_of(traffic)
     for first, last in ((0, 100), (100, 1_000), (1_000, 2_000)):
@@ -45,7 +45,7 @@ def test_the_formula_meets_a_simulation_from_empty_caches_on() -> None:
         assert hit_rate_between(pairs, first, last) == pytest.approx(statistics.fmean(seen), abs=0.02)
 
 
-def test_one_query_with_one_note_by_hand() -> None:
+def test_hit_rate_of_one_query_and_note_matches_a_case_computed_by_hand() -> None:
     always = pairs_of(Traffic(queries=1, notes=1, notes_per_request=1))
     # Asked for at every request and forgotten after three more on average: one of four is a miss.
     assert always.mean(present(always, PairCache(ttl_requests=3))) == pytest.approx(3 / 4)
@@ -56,7 +56,7 @@ def test_one_query_with_one_note_by_hand() -> None:
     assert hit_rate_between(two, 0, 2) == pytest.approx((0 + 0.5) / 2)
 
 
-def test_more_room_more_time_and_more_traffic_never_hit_less() -> None:
+def test_more_space_time_or_traffic_never_lowers_the_hit_rate() -> None:
     pairs = pairs_of(OWN)
     rooms, times = (10, 100, 1_000, 10_000, math.inf), (1, 10, 100, 1_000, 100_000)
     by_room = [pairs.mean(present(pairs, PairCache(room, 2_000))) for room in rooms]
@@ -67,7 +67,7 @@ def test_more_room_more_time_and_more_traffic_never_hit_less() -> None:
     assert all(0 < hit_rate < 1 for hit_rate in by_room)
 
 
-def test_in_a_full_cache_more_time_may_hit_less() -> None:
+def test_more_time_may_lower_the_hit_rate_of_a_full_cache() -> None:
     """Popular queries otherwise keep all notes that ever came with them, and other queries have to go: no flaw of the formula."""
     by_time = []
     for ttl in (1_000, math.inf):
@@ -77,14 +77,14 @@ def test_in_a_full_cache_more_time_may_hit_less() -> None:
     assert all(shorter > longer for shorter, longer in zip(*by_time, strict=True))
 
 
-def test_what_is_kept_fills_the_cache_and_no_more() -> None:
+def test_kept_pairs_fill_the_cache_exactly() -> None:
     pairs = pairs_of(SMALL)
     assert pairs.total(present(pairs, PairCache(3_000))) == pytest.approx(3_000)
     assert pairs.total(present(pairs, PairCache())) == 500 * 1_000
 
 
 @pytest.mark.parametrize(("room", "ttl"), [(60, math.inf), (10_000, 40), (60, 40), (3, 40)])
-def test_the_simulated_cache_is_the_services(room: int, ttl: float) -> None:
+def test_simulated_cache_behaves_as_the_service_s(room: int, ttl: float) -> None:
     traffic = Traffic(queries=12, notes=40, notes_per_request=4)
     requests = [
         (str(query), [str(note) for note in notes]) for query, notes in drawn_requests(traffic, 600, 3)
@@ -108,7 +108,7 @@ async def _hits_of_the_service(requests: list[tuple[str, list[str]]], room: int,
     return hits
 
 
-def test_pairs_that_come_with_every_request_hit_as_their_query_does() -> None:
+def test_own_notes_of_a_query_hit_as_often_as_the_query() -> None:
     pairs = pairs_of(ALL_OWN)
     rng = random.Random(1)
     for _ in range(5):

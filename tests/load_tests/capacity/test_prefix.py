@@ -19,7 +19,7 @@ ONE_TOKEN = {
 }
 
 
-def test_whole_blocks_of_known_lengths() -> None:
+def test_shared_blocks_match_a_case_computed_by_hand() -> None:
     prompt = Prompt(head=40, note=60, query=20, block=16)
     assert (prompt.shared_head, prompt.shared, prompt.tail) == (32, 96, 16)
     assert [prompt.reused(found) for found in (0, 0.5, 1)] == [32, 64, 96]
@@ -27,7 +27,7 @@ def test_whole_blocks_of_known_lengths() -> None:
     assert (turned.shared, turned.tail) == (48, 64)
 
 
-def test_lengths_that_differ_lose_half_a_block_on_average() -> None:
+def test_varying_lengths_lose_half_a_block_on_average() -> None:
     prompt = Prompt(head=40, note=200, query=20, block=16, note_sd=60)
     assert prompt.shared == pytest.approx(240 - 7.5, abs=0.5)
     short = Prompt(head=40, note=2, query=1, block=16, note_sd=1)
@@ -36,7 +36,7 @@ def test_lengths_that_differ_lose_half_a_block_on_average() -> None:
 
 @pytest.mark.parametrize("order", ["note-first", "query-first"])
 @pytest.mark.parametrize("room", [100, 1_000, math.inf])
-def test_the_formula_meets_a_simulation(order: Order, room: float) -> None:
+def test_formula_agrees_with_a_simulation(order: Order, room: float) -> None:
     pairs, prompt = pairs_of(TRAFFIC), ONE_TOKEN[order]
     seen = replay_requests(drawn_requests(TRAFFIC, 2_300, seed=2), PairCache(), room, count_from=1_700)
     assert found_after(pairs, 2_000, prompt, PrefixCache(room)) == pytest.approx(seen.found(order), abs=0.03)
@@ -47,7 +47,7 @@ def test_the_formula_meets_a_simulation(order: Order, room: float) -> None:
     assert steadily == pytest.approx(seen.found(order), abs=0.06)
 
 
-def test_blocks_that_nobody_shares_take_room_too() -> None:
+def test_unshared_blocks_take_space_too() -> None:
     pairs = pairs_of(TRAFFIC)
     known, room = present(pairs, PairCache(20_000)), PrefixCache(1_000)
     alone = found_steadily(pairs, known, ONE_TOKEN["note-first"], room)
@@ -55,19 +55,19 @@ def test_blocks_that_nobody_shares_take_room_too() -> None:
     assert 0 < beside < alone
 
 
-def test_a_first_request_shares_its_query_alone() -> None:
+def test_first_request_shares_only_its_query() -> None:
     pairs = pairs_of(TRAFFIC)
     assert found_after(pairs, 0, ONE_TOKEN["note-first"], PrefixCache()) == 0
     assert found_after(pairs, 0, ONE_TOKEN["query-first"], PrefixCache()) == pytest.approx(19 / 20)
 
 
-def test_nothing_is_found_where_nothing_is_computed() -> None:
+def test_nothing_is_found_if_nothing_is_computed() -> None:
     pairs = pairs_of(TRAFFIC)
     for prompt in ONE_TOKEN.values():
         assert found_steadily(pairs, present(pairs, PairCache()), prompt, PrefixCache()) == 0
 
 
-def test_reuse_is_about_what_was_measured_on_two_cores() -> None:
+def test_reuse_is_close_to_the_measurement_on_two_cores() -> None:
     """docs/decisions/0007-note-first.md: of 188 tokens, 34 % where no note repeats, 66 % with Zipf over 40 notes."""
     prompt = Prompt(head=78, note=90, query=20, block=32, note_sd=45, query_sd=2)
     pairs = pairs_of(Traffic(queries=10**9, notes=40, query_exponent=0))

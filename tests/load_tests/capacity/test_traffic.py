@@ -10,7 +10,7 @@ from load_tests.capacity.traffic import Traffic, inclusion, pairs_of, solve, zip
 
 @pytest.mark.parametrize("exponent", [0.0, 0.7, 1.0, 1.4])
 @pytest.mark.parametrize("count", [1, 7, 100, 101, 20_000])
-def test_a_law_in_classes_is_the_law(exponent: float, count: int) -> None:
+def test_zipf_classes_match_the_exact_law(exponent: float, count: int) -> None:
     law = zipf_law(exponent, count)
     ranks = np.arange(1.0, count + 1)
     exact = ranks**-exponent / (ranks**-exponent).sum()
@@ -22,14 +22,14 @@ def test_a_law_in_classes_is_the_law(exponent: float, count: int) -> None:
         assert summed == pytest.approx((-np.expm1(-exact * times)).sum(), rel=1e-3)
 
 
-def test_a_thousand_million_things_are_a_few_hundred_classes() -> None:
+def test_a_billion_notes_are_a_few_hundred_classes() -> None:
     law = zipf_law(1.0, 10**9)
     assert len(law.share) < 400
     # The harmonic number: ln n + Euler's constant.
     assert law.share[0] == pytest.approx(1 / (math.log(10**9) + 0.5772), rel=1e-4)
 
 
-def test_notes_are_drawn_until_there_are_enough() -> None:
+def test_inclusion_sums_to_the_number_drawn() -> None:
     law = zipf_law(0.0, 4)
     assert inclusion(law, 1).tolist() == pytest.approx([0.25] * 4)
     assert inclusion(law, 4).tolist() == [1.0] * 4
@@ -41,18 +41,18 @@ def test_notes_are_drawn_until_there_are_enough() -> None:
     assert inclusion(law, 0).tolist() == [0.0] * 4
 
 
-def test_pairs_are_all_notes_of_all_requests() -> None:
+def test_pair_frequencies_sum_to_all_notes_of_all_requests() -> None:
     pairs = pairs_of(Traffic(queries=50, notes=300, notes_per_request=8, own_share=0.25))
     assert pairs.notes[0, 0] == 2
     assert pairs.mean(np.ones((1, 1))) == pytest.approx(1)
     assert pairs.total(np.ones((1, 1))) == 50 * 302
 
 
-def test_requests_of_more_notes_than_there_are_are_refused() -> None:
+def test_requests_with_more_notes_than_exist_are_refused() -> None:
     with pytest.raises(ValueError, match="more than 3"):
         pairs_of(Traffic(queries=5, notes=3))
 
 
-def test_solving() -> None:
+def test_solve_finds_the_crossing() -> None:
     assert solve(lambda x: x * x, 49) == pytest.approx(7)
     assert solve(lambda x: 1 - math.exp(-x), 1.5) == math.inf

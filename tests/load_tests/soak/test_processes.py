@@ -1,4 +1,4 @@
-"""What the soak sees of a process, on one that is no service: it opens what it is told to."""
+"""Tests of the soak's measurements on a stub process that opens given files and sockets."""
 
 import contextlib
 import socket
@@ -60,7 +60,9 @@ def reset(connection: socket.socket) -> None:
     connection.close()
 
 
-def test_sockets_to_redis_are_counted_apart_dead_ones_too(service: Service, listener: socket.socket) -> None:
+def test_connections_to_redis_are_counted_separately_even_if_dead(
+    service: Service, listener: socket.socket
+) -> None:
     with contextlib.ExitStack() as stack:
         accepted = [stack.enter_context(listener.accept()[0]) for _ in range(CONNECTIONS)]
         assert service.open_files() == (CONNECTIONS, 3 + FILES)  # and those of its input and output
@@ -69,7 +71,7 @@ def test_sockets_to_redis_are_counted_apart_dead_ones_too(service: Service, list
         assert service.open_files() == (CONNECTIONS, 3 + FILES)
 
 
-def test_the_engine_stands_still_and_goes_on(service: Service) -> None:
+def test_engine_is_suspended_and_resumed(service: Service) -> None:
     [engine] = psutil.Process(service.pid).children()
     service.suspend_engine()
     wait_until(lambda: engine.status() == psutil.STATUS_STOPPED)
@@ -78,6 +80,6 @@ def test_the_engine_stands_still_and_goes_on(service: Service) -> None:
     assert not service.has_ended()
 
 
-def test_its_exit_code_is_told(service: Service) -> None:
+def test_exit_code_is_returned(service: Service) -> None:
     assert service.terminate() == 3
     assert service.has_ended()

@@ -18,17 +18,17 @@ from load_tests.soak.report import (
 )
 from load_tests.soak.traffic import CANARY, Tally
 
-QUIET = Sample(
+IDLE = Sample(
     0.0, rss_mib=900, engine_rss_mib=2500, files_to_redis=10, open_files=30, connections=1, tasks=12
 )
 ANSWERED = 6
 
 
 def report(seconds: float = 600, service_growth: float = 0, engine_growth: float = 0, **after: Any) -> Report:
-    """Of a run in which as much happened as must, memory grew so, in MiB an hour, and that left `after`."""
+    """Make the report of a run with sufficient activity, this growth of memory in MiB per hour, and `after` changed at its end."""
     samples = [
         replace(
-            QUIET,
+            IDLE,
             seconds=at,
             rss_mib=900 + service_growth * at / 3600,
             engine_rss_mib=2500 + engine_growth * at / 3600,
@@ -43,7 +43,7 @@ def report(seconds: float = 600, service_growth: float = 0, engine_growth: float
         pairs=Counter(scored=math.floor(5 / 3 * seconds) + 1),
     )
     faults = {"Redis slow": math.floor(seconds / 20) + 1}
-    return Report(seconds, 1, tally, faults, samples, QUIET, replace(QUIET, **after))
+    return Report(seconds, 1, tally, faults, samples, IDLE, replace(IDLE, **after))
 
 
 def wrong(found: Report, more_counted: float = 0, log: str = "") -> list[str]:
@@ -51,46 +51,46 @@ def wrong(found: Report, more_counted: float = 0, log: str = "") -> list[str]:
     return found.wrong
 
 
-def test_nothing_is_wrong_with_what_ends_as_it_began() -> None:
+def test_run_without_growth_passes() -> None:
     found = report()
     assert wrong(found) == []
-    assert found.told().endswith("all is well")
+    assert found.to_text().endswith("all checks passed")
 
 
 @pytest.mark.parametrize(
-    ("after", "told"),
+    ("after", "expected"),
     [
         ({"open_files": 30 + MAX_MORE_FILES + 1}, "open files"),
-        ({"files_to_redis": MAX_FILES_TO_REDIS + 1}, "sockets to Redis"),
+        ({"files_to_redis": MAX_FILES_TO_REDIS + 1}, "connections to Redis"),
         ({"tasks": 12 + MAX_MORE_TASKS + 1}, "tasks"),
         ({"connections": 4}, "connections"),
         ({"engine_rss_mib": 2500 + MAX_ENGINE_GROWTH_MIB + 1}, "engine core"),
     ],
 )
-def test_what_is_left_over_is_told(after: dict[str, float], told: str) -> None:
+def test_leaks_are_reported(after: dict[str, float], expected: str) -> None:
     [what] = wrong(report(**after))
-    assert told in what
+    assert expected in what
     less = {name: value - 1 for name, value in after.items()}
     assert wrong(report(**less)) == []
 
 
-def test_growth_of_the_service_is_told_after_any_time() -> None:
+def test_memory_growth_of_the_service_is_always_checked() -> None:
     assert wrong(report(service_growth=MAX_GROWTH_MIB_PER_HOUR - 1)) == []
     [what] = wrong(report(service_growth=MAX_GROWTH_MIB_PER_HOUR + 1))
     assert "service: memory grows" in what
 
 
-def test_growth_of_the_engine_is_told_once_it_has_settled() -> None:
+def test_memory_growth_of_the_engine_is_checked_once_it_has_settled() -> None:
     growth = MAX_GROWTH_MIB_PER_HOUR + 1
     short, long = report(600, engine_growth=growth), report(2 * ENGINE_SETTLES_S, engine_growth=growth)
     assert wrong(short) == []
-    assert "not judged" in short.told()
+    assert "not checked" in short.to_text()
     [what] = wrong(long)
     assert "engine core: memory grows" in what
-    assert "not judged" not in long.told()
+    assert "not checked" not in long.to_text()
 
 
-def test_a_slope_within_its_error_is_noise() -> None:
+def test_slope_within_its_error_passes() -> None:
     seconds = [float(at) for at in range(0, 300, 5)]
     noisy = Slope.of(seconds, [900.0 + 40 * (number % 7 == 0) + at / 25 for number, at in enumerate(seconds)])
     assert noisy.per_hour > MAX_GROWTH_MIB_PER_HOUR
@@ -100,14 +100,14 @@ def test_a_slope_within_its_error_is_noise() -> None:
     assert clean.is_too_steep
 
 
-def test_requests_that_are_missing_are_told() -> None:
+def test_lost_requests_are_reported() -> None:
     lost = report()
     lost.tally.answered.clear()
     assert wrong(lost) == [f"{ANSWERED} requests were not answered"]
-    assert wrong(report(), more_counted=1) == ["the service counted 18 requests, sent were 17"]
+    assert wrong(report(), more_counted=1) == ["the service counted 18 requests, but 17 were sent"]
 
 
-def test_a_soak_in_which_too_little_happened_tells_nothing() -> None:
+def test_soak_with_too_little_activity_fails() -> None:
     idle = report(600)
     idle.tally.pairs["scored"] -= 1
     idle.tally.left.clear()
@@ -116,21 +116,21 @@ def test_a_soak_in_which_too_little_happened_tells_nothing() -> None:
     del idle.samples[60:]
     assert [what.split(":")[0] for what in wrong(idle)] == [
         "pairs scored",
-        "requests left",
+        "disconnected clients",
         "faults",
         "samples",
     ]
-    assert "faults: 0, and such a soak has more than 30" in idle.told()
+    assert "faults: 0, expected more than 30" in idle.to_text()
 
 
 @pytest.mark.parametrize("log", [f"a query: {CANARY}", "Traceback (most recent call last)", "unforeseen"])
-def test_a_text_or_a_traceback_in_the_log_is_told(log: str) -> None:
+def test_request_text_or_traceback_in_the_log_fails(log: str) -> None:
     [what] = wrong(report(), log=log)
-    assert what.startswith("the log holds")
+    assert what.startswith("the log contains")
 
 
-def test_an_end_that_was_none_is_told() -> None:
+def test_exit_code_other_than_0_fails() -> None:
     found = report()
     found.exit_code = 1
-    assert wrong(found) == ["the service ended with 1"]
-    assert "WRONG the service ended with 1" in found.told()
+    assert wrong(found) == ["the service ended with exit code 1"]
+    assert "WRONG the service ended with exit code 1" in found.to_text()

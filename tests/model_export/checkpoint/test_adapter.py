@@ -24,7 +24,7 @@ Q_PROJ = "model.layers.0.self_attn.q_proj.weight"
 
 @pytest.fixture(scope="module")
 def adapter(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole adapter; read only."""
+    """Make a complete adapter; tests must not change it."""
     return make_adapter(tiny_base, tmp_path_factory.mktemp("adapters") / "adapter")
 
 
@@ -45,16 +45,16 @@ def test_peft_merges_to_the_same_weights(tiny_base: Path, adapter: Path) -> None
     assert not ours[Q_PROJ].equal(state(tiny_base)[Q_PROJ])
 
 
-def test_adapter_of_another_shape_does_not_merge(tiny_base: Path) -> None:
+def test_merge_refuses_an_adapter_of_another_shape(tiny_base: Path) -> None:
     import torch
 
     loaded = load_base(locate_base(str(tiny_base)))
     factors: Factors = {Q_PROJ: (torch.ones(128, 2), torch.ones(2, 64))}
-    with pytest.raises(AdapterError, match=rf"base tiny-base: it has no {Q_PROJ} of 128 x 64"):
+    with pytest.raises(AdapterError, match=rf"base tiny-base, which has no {Q_PROJ} of 128 x 64"):
         merge(loaded, factors)
 
 
-def test_default_base_at_the_default_rank_stays_under_ten_megabytes(tmp_path: Path) -> None:
+def test_adapter_of_the_default_base_and_rank_is_under_ten_megabytes(tmp_path: Path) -> None:
     import torch
 
     hidden, kv, inter, rank = 576, 192, 1536, 16
@@ -79,7 +79,7 @@ def test_default_base_at_the_default_rank_stays_under_ten_megabytes(tmp_path: Pa
     assert (tmp_path / WEIGHTS_NAME).stat().st_size <= 10_000_000
 
 
-def test_description_comes_back_with_the_files_hashes(adapter: Path) -> None:
+def test_description_round_trips_with_file_hashes(adapter: Path) -> None:
     found = read_description(adapter)
     assert set(found.files) == {WEIGHTS_NAME, CONFIG_NAME}
     assert found.model_copy(update={"files": {}}) == describe()
@@ -90,9 +90,7 @@ def test_changed_weights_are_refused(tiny_base: Path, tmp_path: Path) -> None:
     content = bytearray((adapter / WEIGHTS_NAME).read_bytes())
     content[-1] ^= 1
     (adapter / WEIGHTS_NAME).write_bytes(content)
-    with pytest.raises(
-        AdapterError, match=rf"{WEIGHTS_NAME} is not the file that {DESCRIPTION_NAME} describes"
-    ):
+    with pytest.raises(AdapterError, match=rf"{WEIGHTS_NAME} differs from the one in {DESCRIPTION_NAME}"):
         read_description(adapter)
 
 
@@ -100,11 +98,11 @@ def test_changed_weights_are_refused(tiny_base: Path, tmp_path: Path) -> None:
 def test_missing_file_is_named(missing: str, tiny_base: Path, tmp_path: Path) -> None:
     adapter = make_adapter(tiny_base, tmp_path / "adapter")
     (adapter / missing).unlink()
-    with pytest.raises(AdapterError, match=rf"no whole adapter: .*{missing}"):
+    with pytest.raises(AdapterError, match=rf"an incomplete adapter: .*{missing}"):
         read_description(adapter)
 
 
-def test_broken_description_is_one_line(tiny_base: Path, tmp_path: Path) -> None:
+def test_invalid_description_gives_a_one_line_error(tiny_base: Path, tmp_path: Path) -> None:
     adapter = make_adapter(tiny_base, tmp_path / "adapter")
     data = json.loads((adapter / DESCRIPTION_NAME).read_text(encoding="utf-8"))
     (adapter / DESCRIPTION_NAME).write_text(json.dumps({**data, "rank": 0}), encoding="utf-8")
@@ -112,14 +110,14 @@ def test_broken_description_is_one_line(tiny_base: Path, tmp_path: Path) -> None
         read_description(adapter)
 
 
-def test_adapter_that_scales_is_refused(tiny_base: Path, tmp_path: Path) -> None:
+def test_adapter_with_another_alpha_than_rank_is_refused(tiny_base: Path, tmp_path: Path) -> None:
     adapter = make_adapter(tiny_base, tmp_path / "adapter")
     config = json.loads((adapter / CONFIG_NAME).read_text(encoding="utf-8"))
     (adapter / CONFIG_NAME).write_text(json.dumps({**config, "lora_alpha": 2 * RANK}), encoding="utf-8")
-    with pytest.raises(AdapterError, match="alpha / rank"):
+    with pytest.raises(AdapterError, match="only adapters with equal values"):
         read_factors(adapter)
 
 
-def test_packaged_adapter_is_whole_where_there_is_one() -> None:
+def test_packaged_adapter_is_complete() -> None:
     folder = default_adapter()
     assert folder is None or read_description(folder).base.startswith("SmolLM2-135M-Instruct")

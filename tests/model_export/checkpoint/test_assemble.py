@@ -38,7 +38,7 @@ def test_service_accepts_the_folder(tiny_checkpoint: Path) -> None:
     assert len(checkpoint.probes) == 32
 
 
-def test_weights_are_the_base_in_float32(tiny_checkpoint: Path, tiny_base: Path) -> None:
+def test_weights_equal_the_base_in_float32(tiny_checkpoint: Path, tiny_base: Path) -> None:
     from safetensors.torch import load_file
 
     made, base = (load_file(folder / "model.safetensors") for folder in (tiny_checkpoint, tiny_base))
@@ -55,7 +55,7 @@ def test_probes_reproduce_from_the_saved_folder(tiny_checkpoint: Path) -> None:
     assert check_probes(checkpoint.probes, list(scorer.distributions(prompts)), 1e-5) <= 1e-5
 
 
-def test_probes_differ_enough_to_tell_a_wrong_engine(tiny_checkpoint: Path) -> None:
+def test_probes_differ_enough_to_detect_a_wrong_engine(tiny_checkpoint: Path) -> None:
     probes = load_checkpoint(tiny_checkpoint).probes
     found = list(reversed([probe.distribution for probe in probes]))
     assert (
@@ -68,7 +68,7 @@ def test_probes_differ_enough_to_tell_a_wrong_engine(tiny_checkpoint: Path) -> N
     )
 
 
-def test_int8_is_the_same_model_but_for_its_rounding(
+def test_int8_differs_from_float32_by_rounding_only(
     tiny_plan: Plan, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     made = load_checkpoint(assemble(dataclasses.replace(tiny_plan, int8=True), tmp_path / "int8"))
@@ -80,7 +80,7 @@ def test_int8_is_the_same_model_but_for_its_rounding(
     assert 0 < check_probes(full.probes, list(scorer.distributions(prompts)), 0.1) < 0.1
 
 
-def test_same_plan_makes_the_same_fingerprint(tiny_plan: Plan, tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_same_plan_gives_the_same_fingerprint(tiny_plan: Plan, tiny_checkpoint: Path, tmp_path: Path) -> None:
     again = assemble(tiny_plan, tmp_path / "again")
     assert (
         load_checkpoint(again).manifest.fingerprint == load_checkpoint(tiny_checkpoint).manifest.fingerprint
@@ -89,7 +89,7 @@ def test_same_plan_makes_the_same_fingerprint(tiny_plan: Plan, tiny_checkpoint: 
 
 
 @pytest.mark.parametrize("change", [{"template": find_template("query-first-1")}, {"name": "other"}])
-def test_fingerprint_follows_what_changes_numbers(
+def test_fingerprint_depends_on_the_template_but_not_the_name(
     change: dict[str, object], tiny_plan: Plan, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     other = assemble(dataclasses.replace(tiny_plan, **change), tmp_path / "other")  # type: ignore[arg-type]
@@ -99,24 +99,24 @@ def test_fingerprint_follows_what_changes_numbers(
     assert same == ("name" in change)
 
 
-def test_folder_tells_nothing_of_the_machine(tiny_checkpoint: Path, tiny_base: Path) -> None:
+def test_folder_contains_no_path_of_the_machine(tiny_checkpoint: Path, tiny_base: Path) -> None:
     for path in tiny_checkpoint.iterdir():
         assert str(tiny_base.parent).encode() not in path.read_bytes(), path.name
 
 
-def test_tokenizer_keeps_no_trace_of_how_it_was_read(tiny_checkpoint: Path) -> None:
+def test_tokenizer_config_has_no_loading_options(tiny_checkpoint: Path) -> None:
     settings = json.loads((tiny_checkpoint / "tokenizer_config.json").read_text(encoding="utf-8"))
     assert not {"is_local", "local_files_only", "name_or_path"} & set(settings)
 
 
-def test_everybody_may_read_the_folder(tiny_checkpoint: Path) -> None:
+def test_folder_is_readable_by_every_user(tiny_checkpoint: Path) -> None:
     assert [path.name for path in tiny_checkpoint.iterdir() if path.stat().st_mode & 0o444 != 0o444] == []
     umask = os.umask(0)
     os.umask(umask)
     assert tiny_checkpoint.stat().st_mode & 0o777 == 0o777 & ~umask
 
 
-def test_model_card_says_what_it_is(tiny_checkpoint: Path) -> None:
+def test_model_card_describes_the_checkpoint(tiny_checkpoint: Path) -> None:
     card = (tiny_checkpoint / "README.md").read_text(encoding="utf-8")
     manifest = load_checkpoint(tiny_checkpoint).manifest
     assert "Not trained for relevance" in card
@@ -125,7 +125,7 @@ def test_model_card_says_what_it_is(tiny_checkpoint: Path) -> None:
     assert manifest.criteria[0].text in card
 
 
-def test_progress_counts_up_to_the_end(tiny_plan: Plan, tmp_path: Path) -> None:
+def test_progress_reports_each_stage(tiny_plan: Plan, tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     assemble(tiny_plan, tmp_path / "out", on_progress=lambda *step: seen.append(step))
     assert list(dict.fromkeys(stage for stage, _, _ in seen)) == [
@@ -181,7 +181,7 @@ def test_label_split_into_bytes_is_named(tiny_plan: Plan, tmp_path: Path) -> Non
         assemble(dataclasses.replace(tiny_plan, base=str(base)), tmp_path / "out")
 
 
-def test_base_that_does_not_know_the_control_tokens_is_refused(tiny_plan: Plan, tmp_path: Path) -> None:
+def test_base_without_the_control_tokens_is_refused(tiny_plan: Plan, tmp_path: Path) -> None:
     spec = json.loads((Path(tiny_plan.base) / "tokenizer.json").read_text(encoding="utf-8"))
     spec["added_tokens"] = []
     base = make_tiny_base(tmp_path / "plain", tokenizer_json=json.dumps(spec))
@@ -191,17 +191,17 @@ def test_base_that_does_not_know_the_control_tokens_is_refused(tiny_plan: Plan, 
 
 def test_base_with_too_short_a_context_is_refused(tiny_plan: Plan, tmp_path: Path) -> None:
     base = make_tiny_base(tmp_path / "short", max_positions=256)
-    with pytest.raises(BaseModelError, match="this base reads 256"):
+    with pytest.raises(BaseModelError, match="context has 256"):
         assemble(dataclasses.replace(tiny_plan, base=str(base)), tmp_path / "out")
 
 
-def test_name_that_no_manifest_takes_is_refused_at_once(tiny_plan: Plan, tmp_path: Path) -> None:
+def test_invalid_name_is_refused(tiny_plan: Plan, tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="'my model'"):
         assemble(dataclasses.replace(tiny_plan, name="my model"), tmp_path / "out")
 
 
 @pytest.mark.engine
-def test_default_checkpoint_is_the_wheel_s_model(default_checkpoint: Checkpoint) -> None:
+def test_default_checkpoint_is_the_packaged_model(default_checkpoint: Checkpoint) -> None:
     manifest = default_checkpoint.manifest
     assert manifest.label_token_ids == (32, 33, 34, 35)
     assert manifest.base.licence == "Apache-2.0"
@@ -209,7 +209,7 @@ def test_default_checkpoint_is_the_wheel_s_model(default_checkpoint: Checkpoint)
     probes = default_checkpoint.probes[::8]
     prompts = [render(default_checkpoint, probe) for probe in probes]
     assert check_probes(probes, list(scorer.distributions(prompts)), 1e-4) <= 1e-4
-    # Most of the probability is on a grade: the cue works.
+    # Much of the probability is on a grade, so the cue works.
     assert min(probe.label_mass for probe in default_checkpoint.probes) > 0.4
 
 
@@ -218,7 +218,7 @@ def tiny_adapter(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return make_adapter(tiny_base, tmp_path_factory.mktemp("adapters") / "adapter")
 
 
-def test_adapter_is_merged_and_brings_its_contract(
+def test_adapter_is_merged_and_brings_its_prompt_and_calibration(
     tiny_base: Path, tiny_adapter: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     out = assemble(Plan(str(tiny_base), adapter=tiny_adapter), tmp_path / "out")
@@ -235,7 +235,7 @@ def test_adapter_is_merged_and_brings_its_contract(
     assert "made-up pairs, cc0-1.0" in card
 
 
-def test_adapter_makes_the_same_fingerprint_each_time(
+def test_adapter_gives_the_same_fingerprint_each_time(
     tiny_base: Path, tiny_adapter: Path, tmp_path: Path
 ) -> None:
     plan = Plan(str(tiny_base), adapter=tiny_adapter)
@@ -243,7 +243,7 @@ def test_adapter_makes_the_same_fingerprint_each_time(
     assert one.fingerprint == two.fingerprint
 
 
-def test_adapter_of_the_first_layers_takes_no_others(tiny_base: Path, tmp_path: Path) -> None:
+def test_adapter_of_a_pruned_base_uses_its_layers_only(tiny_base: Path, tmp_path: Path) -> None:
     adapter = make_adapter(Path(f"{tiny_base}:1"), tmp_path / "adapter", base=f"{tiny_base.name}:1")
     folders = [
         assemble(Plan(str(base), adapter=adapter), tmp_path / name)
@@ -257,7 +257,7 @@ def test_adapter_of_the_first_layers_takes_no_others(tiny_base: Path, tmp_path: 
 
 def test_adapter_of_another_base_is_refused(tiny_base: Path, tmp_path: Path) -> None:
     adapter = make_adapter(tiny_base, tmp_path / "adapter", base="other-base")
-    with pytest.raises(AdapterError, match="made for the base other-base, not tiny-base"):
+    with pytest.raises(AdapterError, match="trained for the base other-base, not tiny-base"):
         assemble(Plan(str(tiny_base), adapter=adapter), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -265,8 +265,10 @@ def test_adapter_of_another_base_is_refused(tiny_base: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "own", [{"template": find_template("note-first-1")}, {"criteria": load_criteria("general-1")}]
 )
-def test_adapter_is_not_asked_in_another_way(own: dict[str, Any], tiny_base: Path, tmp_path: Path) -> None:
-    with pytest.raises(PlanError, match="leave both out, or the adapter"):
+def test_adapter_with_another_template_or_criteria_is_refused(
+    own: dict[str, Any], tiny_base: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(PlanError, match="an adapter brings its own template and criteria"):
         assemble(Plan(str(tiny_base), adapter=tmp_path / "adapter", **own), tmp_path / "out")
 
 

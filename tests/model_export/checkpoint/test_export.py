@@ -15,7 +15,7 @@ from service.contract.manifest import Base, Lineage
 from service.contract.prompt import Note
 from tests.tiny_adapter import NOTES, make_tuned
 
-# A model of random weights puts hardly any probability on a grade, and grades by chance.
+# A model with random weights puts hardly any probability on a grade and grades by chance.
 LOOSE = GateLimits(label_mass=0.0, macro_f1_drop=1.0)
 
 
@@ -48,11 +48,11 @@ def test_export_writes_a_checkpoint_with_gates_and_card(plan: ExportPlan, tmp_pa
     rows = json.loads((tmp_path / "out" / GATES_NAME).read_text(encoding="utf-8"))
     assert [row["gate"] for row in rows] == [gate.name for gate in report.gates] == ["label_mass"]
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-    assert "## Gates of the export" in card
+    assert "## Export gates" in card
     assert manifest.fingerprint in card
 
 
-def test_int8_is_held_against_full_precision(int8_plan: ExportPlan, tmp_path: Path) -> None:
+def test_int8_is_compared_with_full_precision(int8_plan: ExportPlan, tmp_path: Path) -> None:
     report = export(int8_plan, tmp_path / "out")
     assert load_checkpoint(tmp_path / "out").manifest.quantization == "w8a8"
     gates = {gate.name: gate for gate in report.gates}
@@ -62,7 +62,7 @@ def test_int8_is_held_against_full_precision(int8_plan: ExportPlan, tmp_path: Pa
 
 
 @pytest.mark.parametrize("kind", ["plan", "int8_plan"])
-def test_same_plan_makes_the_same_fingerprint(
+def test_same_plan_gives_the_same_fingerprint(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     for name in ("one", "two"):
@@ -71,23 +71,23 @@ def test_same_plan_makes_the_same_fingerprint(
     assert one.fingerprint == two.fingerprint
 
 
-def test_failed_gate_names_the_figure_and_writes_nothing(int8_plan: ExportPlan, tmp_path: Path) -> None:
+def test_failed_gate_reports_the_figure_and_writes_nothing(int8_plan: ExportPlan, tmp_path: Path) -> None:
     strict = dataclasses.replace(LOOSE, int8_probe_difference=1e-6)
     with pytest.raises(
-        GateError, match=r"change of a probe through int8 is 0\.\d+ and must be at most 1e-06$"
+        GateError, match=r"change of a probe due to int8 is 0\.\d+ and must be at most 1e-06$"
     ):
         export(dataclasses.replace(int8_plan, limits=strict), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_label_mass_of_a_random_model_does_not_pass(plan: ExportPlan, tmp_path: Path) -> None:
+def test_label_mass_of_a_random_model_fails_its_gate(plan: ExportPlan, tmp_path: Path) -> None:
     with pytest.raises(GateError, match=r"label mass on probes is .* and must be at least 0\.5$"):
         export(dataclasses.replace(plan, limits=GateLimits()), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.engine
-def test_vllm_reproduces_an_int8_checkpoint(int8_plan: ExportPlan, tmp_path: Path) -> None:
+def test_vllm_agrees_with_an_int8_checkpoint(int8_plan: ExportPlan, tmp_path: Path) -> None:
     report = export(dataclasses.replace(int8_plan, with_vllm=True), tmp_path / "out")
     gates = {gate.name: gate for gate in report.gates}
     assert {"vllm_probes", "vllm_macro_f1"} < set(gates)

@@ -33,7 +33,7 @@ def make_pairs(labels: Sequence[int], criteria: str = "general-1") -> list[Pair]
 
 
 class FixedScorer:
-    """Names these grades in turn, over and over, with 0.7 of the label mass."""
+    """Returns these grades in turn, repeatedly, each with a probability of 0.7."""
 
     def __init__(self, grades: Sequence[int]) -> None:
         self._grades = grades
@@ -53,18 +53,18 @@ def test_gate_passes_at_its_limit_and_never_on_nan() -> None:
     assert not Gate("g", "w", math.nan, 0.5, at_least=True).passed
 
 
-def test_error_names_figure_and_limit_of_what_failed_alone() -> None:
-    fall = "the fall of macro-F1 on dev through int8"
+def test_error_has_figure_and_limit_of_failed_gates_only() -> None:
+    drop = "the drop of macro-F1 on dev due to int8"
     report = GateReport(
-        (Gate("a", fall, 0.034, 0.01), Gate("b", "the mean label mass", 0.9, 0.5, at_least=True))
+        (Gate("a", drop, 0.034, 0.01), Gate("b", "the mean label mass", 0.9, 0.5, at_least=True))
     )
-    with pytest.raises(GateError, match=rf"^{fall} is 0\.034 and must be at most 0\.01$"):
+    with pytest.raises(GateError, match=rf"^{drop} is 0\.034 and must be at most 0\.01$"):
         report.raise_if_failed()
     GateReport(report.gates[1:]).raise_if_failed()
 
 
-def test_report_keeps_passed_and_failed(tmp_path: Path) -> None:
-    GateReport((Gate("a", "fall", 0.034, 0.01), Gate("b", "mass", 0.9, 0.5, at_least=True))).write(tmp_path)
+def test_report_has_passed_and_failed_gates(tmp_path: Path) -> None:
+    GateReport((Gate("a", "drop", 0.034, 0.01), Gate("b", "mass", 0.9, 0.5, at_least=True))).write(tmp_path)
     rows = json.loads((tmp_path / GATES_NAME).read_text(encoding="utf-8"))
     assert [(row["gate"], row["figure"], row["limit"], row["passed"]) for row in rows] == [
         ("a", 0.034, 0.01, False),
@@ -72,7 +72,7 @@ def test_report_keeps_passed_and_failed(tmp_path: Path) -> None:
     ]
 
 
-def test_sample_is_spread_and_always_the_same() -> None:
+def test_sample_is_evenly_spread_and_deterministic() -> None:
     pairs = make_pairs([0] * 1000)
     found = sample_pairs(pairs, 10)
     assert [pair.id for pair in found] == [f"p{i}" for i in range(0, 1000, 100)]
@@ -86,14 +86,14 @@ def test_macro_f1_counts_every_grade(tmp_path: Path) -> None:
     assert data.macro_f1(FixedScorer([0])) == pytest.approx(0.1)
 
 
-def test_without_dev_there_is_no_macro_f1(tmp_path: Path) -> None:
+def test_macro_f1_is_none_without_dev_pairs(tmp_path: Path) -> None:
     data = GateData.render(load_checkpoint(make_checkpoint(tmp_path / "c")), [])
     assert data.macro_f1(FixedScorer([0])) is None
     gates = list(gate_int8(data, FixedScorer([0]), None, GateLimits()))
     assert [gate.name for gate in gates] == ["int8_probes"]
 
 
-def test_fall_through_int8_is_held_against_its_limit(tmp_path: Path) -> None:
+def test_macro_f1_drop_due_to_int8_is_gated(tmp_path: Path) -> None:
     data = GateData.render(load_checkpoint(make_checkpoint(tmp_path / "c")), make_pairs([0, 1, 2, 3]))
     *_, gate = gate_int8(data, FixedScorer([0, 1, 2, 3]), 0.966, GateLimits())
     assert (gate.name, gate.passed) == ("int8_macro_f1", False)
@@ -102,22 +102,20 @@ def test_fall_through_int8_is_held_against_its_limit(tmp_path: Path) -> None:
     assert better.passed
 
 
-def test_pairs_of_unknown_criteria_are_refused(tmp_path: Path) -> None:
+def test_pairs_with_unknown_criteria_are_refused(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(make_checkpoint(tmp_path / "c"))
-    with pytest.raises(GateError, match=r"judged by product-2, which tiny-1 does not have"):
+    with pytest.raises(GateError, match=r"have the criteria product-2, which tiny-1 does not have"):
         GateData.render(checkpoint, make_pairs([0], "product-2"))
 
 
-def test_verify_tells_what_passed_and_what_did_not(tiny_checkpoint: Path) -> None:
+def test_verify_reports_passed_and_failed_gates(tiny_checkpoint: Path) -> None:
     report = verify(tiny_checkpoint, make_pairs([0, 1, 2, 3]), with_vllm=False)
     found = {gate.name: gate.passed for gate in report.gates}
-    # Random weights: the probes come back, and hardly any of the probability is on a grade.
+    # With random weights the probes match, and hardly any probability is on a grade.
     assert found == {"label_mass": False, "transformers_probes": True}
 
 
-def test_verify_holds_the_stated_macro_f1_where_dev_is_the_same(
-    tiny_checkpoint: Path, tmp_path: Path
-) -> None:
+def test_verify_compares_the_stated_macro_f1_on_as_many_pairs(tiny_checkpoint: Path, tmp_path: Path) -> None:
     folder = copy_with(tiny_checkpoint, tmp_path / "c", dev_metrics={"macro_f1": 0.99, "pairs": 4})
     gates = {gate.name: gate for gate in verify(folder, make_pairs([0, 1, 2, 3]), with_vllm=False).gates}
     assert not gates["stated_macro_f1"].passed
@@ -133,7 +131,7 @@ def test_verify_refuses_changed_weights(tiny_checkpoint: Path, tmp_path: Path) -
         verify(folder, with_vllm=False)
 
 
-def test_verify_sees_probes_of_another_model(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_verify_fails_probes_of_another_model(tiny_checkpoint: Path, tmp_path: Path) -> None:
     folder = copy_with(tiny_checkpoint, tmp_path / "c")
     lines = (folder / "probes.jsonl").read_text(encoding="utf-8").split("\n")
     probe = json.loads(lines[0])

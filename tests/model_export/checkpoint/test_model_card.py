@@ -19,10 +19,10 @@ def test_zero_shot_card_warns_and_claims_no_training(manifest: Manifest) -> None
     card = render_model_card(manifest)
     assert "**Not trained for relevance.**" in card
     assert "## Training" not in card
-    assert "## Gates" not in card
+    assert "## Export gates" not in card
 
 
-def test_trained_card_tells_data_recipe_controls_and_limits(manifest: Manifest) -> None:
+def test_trained_card_has_data_recipe_controls_and_limits(manifest: Manifest) -> None:
     lineage = Lineage(recipe_hash="sha256:" + "a" * 64, code_version="1")
     card = render_model_card(manifest.model_copy(update={"lineage": lineage}), NOTES)
     assert "Not trained for relevance" not in card
@@ -32,7 +32,7 @@ def test_trained_card_tells_data_recipe_controls_and_limits(manifest: Manifest) 
     assert "- Knows nothing.\n" in card
 
 
-def test_card_tells_intervals_and_where_it_fails(manifest: Manifest) -> None:
+def test_card_has_intervals_and_known_failures(manifest: Manifest) -> None:
     notes = NOTES.model_copy(
         update={
             "differences": (("on", "student less", "QWK"), ("all", "bm25", "+0.100 [+0.050, +0.150]")),
@@ -41,13 +41,13 @@ def test_card_tells_intervals_and_where_it_fails(manifest: Manifest) -> None:
     )
     card = render_model_card(manifest, notes)
     assert "| all | bm25 | +0.100 [+0.050, +0.150] |" in card
-    assert "## Where it fails\n\n- Of 40 cases 30 are right.\n- Query “tea” ...\n" in card
+    assert "## Known failures\n\n- Of 40 cases 30 are right.\n- Query “tea” ...\n" in card
     without = render_model_card(manifest, NOTES)
-    assert "Against its controls" not in without
-    assert "Where it fails" not in without
+    assert "Difference to the controls" not in without
+    assert "Known failures" not in without
 
 
-def test_card_tells_what_calibration_did(manifest: Manifest) -> None:
+def test_card_has_calibration_error_before_and_after(manifest: Manifest) -> None:
     calibration = Calibration(
         name="temperature-1",
         method="temperature",
@@ -65,10 +65,10 @@ def test_card_tells_what_calibration_did(manifest: Manifest) -> None:
 
 
 def test_card_shows_gates_and_dev_metrics(manifest: Manifest) -> None:
-    report = GateReport((Gate("int8_macro_f1", "the fall of macro-F1", 0.0042, 0.01),))
+    report = GateReport((Gate("int8_macro_f1", "the drop of macro-F1", 0.0042, 0.01),))
     manifest = manifest.model_copy(update={"dev_metrics": {"macro_f1": 0.31714}, "quantization": "w8a8"})
     card = render_model_card(manifest, NOTES, report)
-    assert "| the fall of macro-F1 | 0.0042 | at most 0.01 | yes |" in card
+    assert "| the drop of macro-F1 | 0.0042 | at most 0.01 | yes |" in card
     assert "| macro_f1 | 0.3171 |" in card
     assert "| Weights | int8" in card
 

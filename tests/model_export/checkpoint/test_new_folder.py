@@ -15,12 +15,12 @@ def checkpoint(folder: Path, content: str) -> Path:
     return folder
 
 
-def test_nothing_shows_before_the_end(tmp_path: Path) -> None:
+def test_folder_appears_only_when_complete(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "out"
     with new_folder(out) as partial:
         (partial / "file").touch()
         assert not out.exists()
-        assert partial.parent == out.parent  # the same file system, so that the rename is one step
+        assert partial.parent == out.parent  # the same file system, so the rename is atomic
     assert names(out) == ["file"]
     assert names(out.parent) == ["out"]
 
@@ -37,7 +37,7 @@ def test_failure_leaves_nothing(failure: type[BaseException], tmp_path: Path) ->
     assert names(tmp_path) == []
 
 
-def test_failure_under_force_keeps_the_old_one(tmp_path: Path) -> None:
+def test_failure_with_force_keeps_the_old_folder(tmp_path: Path) -> None:
     out = checkpoint(tmp_path / "out", "old")
     with pytest.raises(ValueError, match="torn"), new_folder(out, force=True):
         raise ValueError("torn")
@@ -53,7 +53,7 @@ def test_force_replaces_the_whole_folder(tmp_path: Path) -> None:
     assert names(tmp_path) == ["out"]
 
 
-def test_failed_rename_puts_the_old_one_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_rename_restores_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = checkpoint(tmp_path / "out", "old")
     rename = Path.rename
 
@@ -69,14 +69,14 @@ def test_failed_rename_puts_the_old_one_back(tmp_path: Path, monkeypatch: pytest
     assert (out / "manifest.json").read_text() == "old"
 
 
-def test_force_does_not_replace_what_is_no_checkpoint(tmp_path: Path) -> None:
+def test_force_replaces_only_checkpoints(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").touch()
-    with pytest.raises(FolderExistsError, match="no checkpoint"), new_folder(tmp_path, force=True):
+    with pytest.raises(FolderExistsError, match="is not a checkpoint"), new_folder(tmp_path, force=True):
         pass
     assert names(tmp_path) == ["thesis.txt"]
 
 
-def test_empty_folder_is_taken(tmp_path: Path) -> None:
+def test_empty_folder_is_used(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with new_folder(tmp_path / "out") as partial:
         (partial / "file").touch()
@@ -91,14 +91,14 @@ def test_file_or_link_is_never_replaced(force: bool, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "checkpoint")
     for name in ("file", "dangling", "link"):
         with (
-            pytest.raises(FolderExistsError, match="no folder of its own"),
+            pytest.raises(FolderExistsError, match="is not a folder"),
             new_folder(tmp_path / name, force=force),
         ):
             pass
     assert names(tmp_path) == ["checkpoint", "dangling", "file", "link"]
 
 
-def test_folder_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
+def test_folder_created_meanwhile_is_kept(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(FolderExistsError), new_folder(out):
         checkpoint(out, "other")

@@ -23,7 +23,7 @@ def choice(index: int, logprobs: tuple[float, ...]) -> dict[str, object]:
     return {"index": index, "logprobs": {"top_logprobs": [{"token_id:7": -0.1, **top}]}}
 
 
-def test_answers_come_in_the_order_asked() -> None:
+def test_distributions_keep_the_order_of_the_prompts() -> None:
     flat, steep = (-2.0, -2.0, -2.0, -2.0), (-9.0, -9.0, -9.0, -0.5)
     server = serve(httpx.Response(200, json={"choices": [choice(1, steep), choice(0, flat)]}))
     first, second = server.distributions([[1], [2]])
@@ -31,7 +31,7 @@ def test_answers_come_in_the_order_asked() -> None:
     assert second.probabilities[3] > 0.99
 
 
-def test_label_mass_is_of_the_whole_vocabulary() -> None:
+def test_label_mass_is_relative_to_the_whole_vocabulary() -> None:
     [found] = serve(httpx.Response(200, json={"choices": [choice(0, (-3.0,) * 4)]})).distributions([[1]])
     assert found.label_mass == pytest.approx(4 * 0.049787, rel=1e-4)
 
@@ -46,14 +46,14 @@ def test_failed_batch_shows_the_end_of_the_log(answer: httpx.Response, tmp_path:
         list(serve(answer, log).distributions([[1]]))
 
 
-def test_missing_vllm_is_one_line(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_vllm_gives_a_one_line_error(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(VllmServerError, match="not installed"), run_vllm(tiny_base, 64, LABELS):
         pass
 
 
 @pytest.mark.engine
-def test_plain_vllm_computes_what_transformers_does(tiny_base: Path) -> None:
+def test_plain_vllm_agrees_with_transformers(tiny_base: Path) -> None:
     prompts = [[5, 9, 260, 33], [1] * 50, *([token] * 20 for token in range(100, 120))]
     with run_vllm(tiny_base, 64, LABELS) as server:
         found = list(server.distributions(prompts))
@@ -73,7 +73,7 @@ def test_folder_that_vllm_refuses_shows_the_end_of_its_log(tiny_base: Path, tmp_
     )
     with (
         pytest.raises(
-            VllmServerError, match=r"ended with exit code 1; its log ends:\n(.*\n)*.*no-such-model"
+            VllmServerError, match=r"ended with exit code 1; the end of its log:\n(.*\n)*.*no-such-model"
         ),
         run_vllm(folder, 64, LABELS),
     ):

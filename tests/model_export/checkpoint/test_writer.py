@@ -37,7 +37,7 @@ def write(spec: CheckpointSpec, weights: Path, folder: Path) -> Checkpoint:
     return write_contract(folder, spec, lambda *_: None)
 
 
-def test_first_criteria_are_the_default_and_the_probes(written: Checkpoint) -> None:
+def test_first_criteria_are_the_default_and_used_for_probes(written: Checkpoint) -> None:
     assert written.renderer.criteria_names == ("general-1", "strict-1")
     assert {probe.criteria for probe in written.probes} == {"general-1"}
 
@@ -52,21 +52,21 @@ def test_first_criteria_are_the_default_and_the_probes(written: Checkpoint) -> N
         {"name": "other"},
     ],
 )
-def test_fingerprint_ignores_what_changes_no_number(
+def test_fingerprint_ignores_metadata(
     change: dict[str, Any], spec: CheckpointSpec, written: Checkpoint, tiny_base: Path, tmp_path: Path
 ) -> None:
     other = write(dataclasses.replace(spec, **change), tiny_base, tmp_path / "other")
     assert other.manifest.fingerprint == written.manifest.fingerprint
 
 
-def test_fingerprint_follows_the_criteria(
+def test_fingerprint_depends_on_the_criteria(
     spec: CheckpointSpec, written: Checkpoint, tiny_base: Path, tmp_path: Path
 ) -> None:
     other = write(dataclasses.replace(spec, criteria=spec.criteria[:1]), tiny_base, tmp_path / "other")
     assert other.manifest.fingerprint != written.manifest.fingerprint
 
 
-def test_probes_of_int8_are_those_of_its_own_weights(
+def test_int8_probes_come_from_the_int8_weights(
     spec: CheckpointSpec, written: Checkpoint, tiny_base: Path, tmp_path: Path
 ) -> None:
     quantize_folder(tiny_base, tmp_path / "int8")
@@ -78,9 +78,9 @@ def test_probes_of_int8_are_those_of_its_own_weights(
     assert all(a.distribution == pytest.approx(b.distribution, abs=0.1) for a, b in pairs)
 
 
-def test_limit_that_a_probe_s_query_breaks_is_named(
+def test_query_limit_too_low_for_a_probe_is_refused(
     spec: CheckpointSpec, tiny_base: Path, tmp_path: Path
 ) -> None:
     short = dataclasses.replace(spec, limits=Limits(max_query_tokens=4, max_note_tokens=64))
-    with pytest.raises(SpecError, match=r"a probe can't be asked: .* limit 4; raise max_query_tokens"):
+    with pytest.raises(SpecError, match=r"a probe can't be rendered: .* limit 4; raise max_query_tokens"):
         write(short, tiny_base, tmp_path / "checkpoint")

@@ -29,7 +29,7 @@ def pairs_file(pairs: tuple[Pair, ...], tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="module")
 def folders(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """The same model, asked in two orders."""
+    """Make two checkpoints of the same model."""
     root = tmp_path_factory.mktemp("checkpoints")
     plans = [Plan(str(tiny_base), name="one"), Plan(str(tiny_base), name="other")]
     return [assemble(plan, root / plan.name) for plan in plans if plan.name]
@@ -39,9 +39,7 @@ def nothing(*_: object) -> None:
     pass
 
 
-def test_a_checkpoint_is_equal_to_itself(
-    folders: list[Path], pairs_file: Path, pairs: tuple[Pair, ...]
-) -> None:
+def test_checkpoint_equals_itself(folders: list[Path], pairs_file: Path, pairs: tuple[Pair, ...]) -> None:
     found = compare_checkpoints(folders[0], folders[1], pairs_file, None, seed=0, on_progress=nothing)
     comparison = found.comparison.to_json()
     assert (comparison["pairs"], comparison["requests"]) == (len(pairs), len({pair.query for pair in pairs}))
@@ -53,7 +51,7 @@ def test_a_checkpoint_is_equal_to_itself(
     assert found.first.prompt_tokens == found.second.prompt_tokens > 0
 
 
-def test_another_prompt_is_another_checkpoint(
+def test_another_prompt_changes_scores_and_cost(
     tiny_base: Path, tmp_path: Path, folders: list[Path], pairs_file: Path
 ) -> None:
     criteria = load_criteria("product-2")
@@ -63,12 +61,12 @@ def test_another_prompt_is_another_checkpoint(
     assert found.second.prompt_tokens < found.first.prompt_tokens
     text = found.describe()
     assert "first   one sha256:" in text
-    assert "prompt tokens a pair" in text
+    assert "prompt tokens/pair" in text
     assert "from grade 3" in text
     assert "second (shorter)" in text
 
 
-def test_pairs_need_no_label_and_a_file_of_it_names_them_by_id(
+def test_labels_are_optional_and_the_json_names_pairs_by_id(
     folders: list[Path], pairs: tuple[Pair, ...], tmp_path: Path
 ) -> None:
     unjudged = tmp_path / "unjudged.jsonl"
@@ -90,22 +88,22 @@ def test_pairs_need_no_label_and_a_file_of_it_names_them_by_id(
     assert UNJUDGED not in [grade for each in found["pairs"] for grade in each["grades"]]
 
 
-def test_criteria_that_one_of_them_lacks_are_refused(folders: list[Path], pairs_file: Path) -> None:
-    with pytest.raises(ComparisonError, match="one has no criteria forum-1: it has general-1"):
+def test_criteria_that_one_checkpoint_lacks_are_refused(folders: list[Path], pairs_file: Path) -> None:
+    with pytest.raises(ComparisonError, match="one has no criteria forum-1; it has general-1"):
         compare_checkpoints(folders[0], folders[1], pairs_file, "forum-1", seed=0, on_progress=nothing)
 
 
-def test_a_folder_that_is_no_checkpoint_is_refused(
+def test_folder_without_a_checkpoint_is_refused(
     folders: list[Path], pairs_file: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(CheckpointError):
         compare_checkpoints(folders[0], tmp_path, pairs_file, None, seed=0, on_progress=nothing)
 
 
-def test_a_pair_that_can_t_be_read_ends_it_before_any_is_scored(
+def test_pair_that_does_not_fit_the_prompt_is_refused_before_scoring(
     folders: list[Path], pairs: tuple[Pair, ...], tmp_path: Path
 ) -> None:
-    file, told = tmp_path / "pairs.jsonl", list[str]()
+    file, reported = tmp_path / "pairs.jsonl", list[str]()
     write_pairs(file, [*pairs, replace(pairs[-1], id="long", query="word " * 1000)])
     with pytest.raises(
         PromptingError, match="one: pairs whose query is too long: long of pairs: the query has"
@@ -116,6 +114,6 @@ def test_a_pair_that_can_t_be_read_ends_it_before_any_is_scored(
             file,
             None,
             seed=0,
-            on_progress=lambda stage, *_: told.append(stage),
+            on_progress=lambda stage, *_: reported.append(stage),
         )
-    assert told == []
+    assert reported == []

@@ -21,7 +21,7 @@ def pair(number: int, query: str, label: int, source: str = "shop") -> Pair:
 def predict(
     system: str, grades: list[int], sure: float = 0.7, parsed: list[bool] | None = None
 ) -> Predictions:
-    """A system that gives each pair its grade of 0 to 3 with probability `sure`, and ranks by grade."""
+    """Make a system that gives each pair its grade with probability `sure` and ranks by grade."""
     probabilities = np.full((len(grades), 4), (1 - sure) / 3)
     probabilities[np.arange(len(grades)), grades] = sure
     return Predictions(
@@ -35,7 +35,7 @@ PERFECT = predict("label_only_sft", GOLD)
 REVERSED = predict("student", [3 - grade for grade in GOLD], parsed=[True, False] * 4)
 
 
-def test_perfect_system_gets_the_top_of_each_metric() -> None:
+def test_perfect_system_has_the_maximum_of_each_metric() -> None:
     row = evaluate([PERFECT], PAIRS, frozenset(), controls=[], seed=1).rows["label_only_sft"]["all"]
     assert row["ece_before"] == pytest.approx(0.3)
     assert {metric: row[metric] for metric in ("accuracy", "macro_f1", "qwk", "ndcg_at_10", "auc")} == {
@@ -47,55 +47,55 @@ def test_perfect_system_gets_the_top_of_each_metric() -> None:
     }
 
 
-def test_ece_after_is_that_of_a_temperature_from_other_queries() -> None:
+def test_ece_after_uses_a_temperature_fitted_on_other_queries() -> None:
     row = evaluate([PERFECT], PAIRS, frozenset(), controls=[], seed=1).rows["label_only_sft"]["all"]
     assert row["ece_after"] == pytest.approx(0.0, abs=1e-6)
 
 
-def test_parse_rate_is_only_of_systems_that_write_traces() -> None:
+def test_parse_rate_is_none_for_a_system_without_traces() -> None:
     rows = evaluate([PERFECT, REVERSED], PAIRS, frozenset(), controls=[], seed=1).rows
     assert rows["student"]["all"]["parse_rate"] == 0.5
     assert rows["label_only_sft"]["all"]["parse_rate"] is None
 
 
-def test_control_that_wins_is_reported_as_winning() -> None:
+def test_winner_may_be_a_control() -> None:
     evaluation = evaluate([PERFECT, REVERSED], PAIRS, frozenset(), controls=["label_only_sft"], seed=1)
     winner = evaluation.winners["accuracy"]
     assert (winner.system, winner.is_control) == ("label_only_sft", True)
     assert winner.sentence.startswith(
-        "accuracy: best is label_only_sft (1.000); student is 1.000 below (95 %"
+        "accuracy: best is label_only_sft (1.000); student is 1.000 below label_only_sft (95 %"
     )
     assert winner.sentence in format_table(evaluation)
 
 
-def test_control_named_first_wins_when_equal() -> None:
+def test_first_of_equal_systems_wins() -> None:
     equal = predict("student", GOLD)
     winner = evaluate([PERFECT, equal], PAIRS, frozenset(), controls=[], seed=1).winners["qwk"]
     assert (
         winner.sentence
-        == "QWK: best is label_only_sft (1.000); student is level with (95 % interval 0.000 to 0.000)"
+        == "QWK: best is label_only_sft (1.000); student is equal to label_only_sft (95 % interval 0.000 to 0.000)"
     )
 
 
-def test_student_that_wins_is_set_beside_the_main_control() -> None:
+def test_winning_student_is_compared_with_the_main_control() -> None:
     systems = [predict("bm25", [0] * 8), predict("student", GOLD)]
     winner = evaluate(systems, PAIRS, frozenset(), controls=["bm25"], seed=1).winners["accuracy"]
     assert not winner.is_control
     assert winner.sentence.startswith("accuracy: best is student (1.000); student is 0.750 above bm25 (95 %")
 
 
-def test_teacher_that_wins_leaves_the_control_in_the_sentence() -> None:
+def test_sentence_names_both_the_winner_and_the_main_control() -> None:
     systems = [predict("label_only_sft", [0] * 8), predict("sam", GOLD), predict("student", [1] * 8)]
     sentence = (
         evaluate(systems, PAIRS, frozenset(), controls=["label_only_sft"], seed=1)
         .winners["accuracy"]
         .sentence
     )
-    assert sentence.startswith("accuracy: best is sam (1.000); student is 0.875 below (")
+    assert sentence.startswith("accuracy: best is sam (1.000); student is 0.875 below sam (")
     assert "; student is 0.125 below label_only_sft (" in sentence
 
 
-def test_differences_are_against_each_control() -> None:
+def test_differences_cover_each_control() -> None:
     systems = [PERFECT, predict("bm25", [0] * 8), REVERSED]
     evaluation = evaluate(systems, PAIRS, frozenset(), controls=["label_only_sft", "bm25"], seed=1)
     difference = evaluation.differences["label_only_sft"]["student"]["accuracy"]
@@ -105,12 +105,12 @@ def test_differences_are_against_each_control() -> None:
     assert set(evaluation.differences["bm25"]["student"]) == {"accuracy", "macro_f1", "qwk", "ndcg_at_10"}
 
 
-def test_default_controls_are_those_that_are_there() -> None:
+def test_default_controls_are_those_among_the_systems() -> None:
     evaluation = evaluate([predict("bm25", GOLD), REVERSED, PERFECT], PAIRS, frozenset(), seed=1)
     assert evaluation.controls == ("label_only_sft", "bm25")
 
 
-def test_splits_are_long_tail_and_each_source() -> None:
+def test_splits_are_the_long_tail_and_each_source() -> None:
     pairs = [*PAIRS, pair(8, "query 0", 1, source="forum"), pair(9, "query 0", 1, source="forum")]
     perfect = predict("label_only_sft", [*GOLD, 1, 1])
     evaluation = evaluate([perfect], pairs, frozenset({"p0", "p1", "p2"}), controls=[], seed=1)
@@ -123,11 +123,11 @@ def test_splits_are_long_tail_and_each_source() -> None:
     }
 
 
-def test_one_source_is_no_split_of_its_own() -> None:
+def test_single_source_is_not_a_split() -> None:
     assert list(evaluate([PERFECT], PAIRS, frozenset(), controls=[], seed=1).sizes) == ["all"]
 
 
-def test_undefined_metrics_are_none_and_json_holds_no_nan() -> None:
+def test_undefined_metrics_are_none_and_json_has_no_nan() -> None:
     pairs = [pair(number, f"query {number}", 1) for number in range(4)]
     systems = [predict("label_only_sft", [1] * 4), predict("student", [1] * 4)]
     evaluation = evaluate(systems, pairs, frozenset(), controls=["label_only_sft"], seed=1)
@@ -151,12 +151,12 @@ def test_same_seed_gives_the_same_evaluation() -> None:
     assert once == again
 
 
-def test_queries_of_two_sources_are_two() -> None:
+def test_same_query_in_two_sources_counts_as_two() -> None:
     pairs = [pair(0, "a", 1), pair(1, "a", 1, source="forum"), pair(2, "a", 0)]
     assert number_queries(pairs).tolist() == [0, 1, 0]
 
 
-def test_table_has_a_dash_for_what_is_undefined() -> None:
+def test_table_has_a_dash_for_undefined_metrics() -> None:
     table = format_table(evaluate([PERFECT], PAIRS, frozenset(), controls=[], seed=1))
     heading, titles, line, *_ = table.splitlines()
     assert heading == "all: 8 pairs, 4 queries (3 for nDCG)"
@@ -168,14 +168,14 @@ def test_table_has_a_dash_for_what_is_undefined() -> None:
 @pytest.mark.parametrize(
     ("systems", "pairs", "controls", "message"),
     [
-        ([], PAIRS, [], "one or more"),
+        ([], PAIRS, [], "one or more systems"),
         ([PERFECT, PERFECT], PAIRS, [], "distinct names"),
-        ([PERFECT], PAIRS, ["bm25"], r"controls \['bm25'\] are no systems"),
+        ([PERFECT], PAIRS, ["bm25"], r"controls \['bm25'\] are unknown"),
         ([PERFECT], PAIRS[:2], [], "two or more dev queries, and there are 1"),
         ([PERFECT], PAIRS[:4], [], "don't fit 4 dev pairs"),
         ([Predictions("x", PERFECT.probabilities[:, :3], PERFECT.ranking)], PAIRS, [], "labels up to 3"),
         ([Predictions("x", PERFECT.probabilities * 2, PERFECT.ranking)], PAIRS, [], "sum to 1"),
-        ([Predictions("x", PERFECT.probabilities, PERFECT.ranking * np.nan)], PAIRS, [], "be finite"),
+        ([Predictions("x", PERFECT.probabilities, PERFECT.ranking * np.nan)], PAIRS, [], "must be finite"),
         (
             [predict("x", [1, 1])],
             [pair(0, "a", 1, source="all"), pair(1, "b", 1, source="shop")],
@@ -184,7 +184,7 @@ def test_table_has_a_dash_for_what_is_undefined() -> None:
         ),
     ],
 )
-def test_what_can_not_be_compared_is_refused(
+def test_invalid_systems_or_pairs_are_refused(
     systems: list[Predictions], pairs: list[Pair], controls: list[str], message: str
 ) -> None:
     with pytest.raises(EvaluationError, match=message):

@@ -20,9 +20,7 @@ def data() -> Data:
     return Data(made.train, made.dev, made.long_tail, (CRITERIA,), {})
 
 
-def test_checkpoints_stand_beside_each_other_and_their_controls(
-    tiny_base: Path, tmp_path: Path, data: Data
-) -> None:
+def test_checkpoints_are_evaluated_with_their_controls(tiny_base: Path, tmp_path: Path, data: Data) -> None:
     folders = [assemble(Plan(str(tiny_base), name=name), tmp_path / name) for name in ("first", "second")]
     measured = evaluate_checkpoints(folders, data, seed=1, draws=20, on_progress=lambda *_: None)
     found = measured.evaluation
@@ -34,9 +32,9 @@ def test_checkpoints_stand_beside_each_other_and_their_controls(
     assert found.sizes["all"]["pairs"] == len(data.dev)
 
 
-def test_what_is_fitted_is_for_the_criteria_that_the_checkpoint_has(tiny_base: Path, tmp_path: Path) -> None:
+def test_fit_uses_the_criteria_of_the_checkpoint(tiny_base: Path, tmp_path: Path) -> None:
     made = generate(1, 8, 30, 4)
-    # Two criteria of 60 pairs each, and the checkpoint has neither.
+    # Two criteria with 60 pairs each; the checkpoint has neither.
     dev = tuple(
         replace(pair, criteria=("a-1", "b-1")[number // 4 % 2]) for number, pair in enumerate(made.dev)
     )
@@ -50,7 +48,7 @@ def test_what_is_fitted_is_for_the_criteria_that_the_checkpoint_has(tiny_base: P
     Manifest.model_validate({**manifest.model_dump(), **fitted.to_json()})
 
 
-def test_bfloat16_is_near_float32(tiny_base: Path, tmp_path: Path, data: Data) -> None:
+def test_bfloat16_is_close_to_float32(tiny_base: Path, tmp_path: Path, data: Data) -> None:
     folder = assemble(Plan(str(tiny_base), name="first"), tmp_path / "first")
     figures = [
         evaluate_checkpoints(
@@ -62,18 +60,18 @@ def test_bfloat16_is_near_float32(tiny_base: Path, tmp_path: Path, data: Data) -
     assert figures[0] != figures[1]
 
 
-def test_two_of_one_name_are_refused(tiny_base: Path, tmp_path: Path, data: Data) -> None:
+def test_two_checkpoints_of_the_same_name_are_refused(tiny_base: Path, tmp_path: Path, data: Data) -> None:
     folder = assemble(Plan(str(tiny_base), name="same"), tmp_path / "same")
     with pytest.raises(EvaluationError, match="distinct names"):
         evaluate_checkpoints([folder, folder], data, seed=1, draws=20, on_progress=lambda *_: None)
 
 
-def test_a_pair_that_can_t_be_read_ends_it_before_any_is_measured(
+def test_pair_that_does_not_fit_the_prompt_is_refused_before_measuring(
     tiny_base: Path, tmp_path: Path, data: Data
 ) -> None:
     folder = assemble(Plan(str(tiny_base), name="first"), tmp_path / "first")
     long = replace(data.dev[-1], query="word " * 1000)
-    told: list[str] = []
+    reported: list[str] = []
     with pytest.raises(
         PromptingError, match=f"first: pairs whose query is too long: {long.id} of .*: the query has"
     ):
@@ -82,6 +80,6 @@ def test_a_pair_that_can_t_be_read_ends_it_before_any_is_measured(
             replace(data, dev=(*data.dev[:-1], long)),
             seed=1,
             draws=20,
-            on_progress=lambda stage, *_: told.append(stage),
+            on_progress=lambda stage, *_: reported.append(stage),
         )
-    assert told == []
+    assert reported == []

@@ -16,7 +16,7 @@ from tests.tiny_teacher import TinyTeacher
 CASES = read_cases(criteria_names())
 
 
-def test_cases_are_of_packaged_criteria_none_twice_and_of_all_grades() -> None:
+def test_cases_are_distinct_canonical_and_cover_the_grades() -> None:
     texts = [(case.pair.criteria, case.pair.query, case.pair.note) for case in CASES]
     assert len(set(texts)) == len(texts) >= 40
     for name in {case.pair.criteria for case in CASES}:
@@ -28,35 +28,33 @@ def test_cases_are_of_packaged_criteria_none_twice_and_of_all_grades() -> None:
             assert canonicalize(text) == text
 
 
-def test_only_cases_of_the_checkpoint_s_criteria_are_asked(tiny_teacher: TinyTeacher) -> None:
+def test_only_cases_of_the_given_criteria_are_used(tiny_teacher: TinyTeacher) -> None:
     assert {case.pair.criteria for case in read_cases(["passage-1"])} == {"passage-1"}
     form = tiny_teacher.prompting.form
     assert find_failures(form, tiny_teacher.folder, Calibration(), ()) == ()
 
 
-def test_student_is_asked_and_what_it_says_is_told(tiny_teacher: TinyTeacher) -> None:
+def test_failures_of_the_student_are_counted_and_described(tiny_teacher: TinyTeacher) -> None:
     form = tiny_teacher.prompting.form
     [criteria] = form.criteria
     asked = [type(form)(form.template, (criteria.model_copy(update={"name": "comment-1"}),), form.limits)]
-    # Whatever it thinks: by these utilities its answer is 3.
+    # These utilities always choose grade 3.
     always = Decision(criteria="comment-1", utilities=((0, 0, 0, 1),) * 4)
     found = find_failures(asked[0], tiny_teacher.folder, Calibration(), [always])
     cases = read_cases(["comment-1"])
     right = sum(case.pair.label == 3 for case in cases)
     near = sum(case.pair.label == 2 for case in cases)
-    assert found[0] == (
-        f"Of {len(cases)} cases {right} get the grade that they should, and {near} are one off."
-    )
+    assert found[0] == (f"Of {len(cases)} cases {right} have the right grade and {near} are off by one.")
     assert len(found) == 1 + len(cases) - right - near
     assert all("graded 3, should be " in line for line in found[1:])
 
 
-def test_failures_name_pair_grades_and_reason() -> None:
+def test_failure_names_pair_grades_and_reason() -> None:
     first, second, third = CASES[:3]
     grades = [first.pair.label, second.pair.label - 1, 3]
     assert third.pair.label == 0
     counts, line = describe_failures(CASES[:3], grades)
-    assert counts == "Of 3 cases 1 get the grade that they should, and 1 are one off."
+    assert counts == "Of 3 cases 1 have the right grade and 1 are off by one."
     assert line == (
         "Query “wireless mouse for left hand”, note “Mouse pad, 30 x 25 cm. Cloth top, rubber base, stitched edge.”"
         " (`product-2`): graded 3, should be 0 (goes with it, and isn't it)."
@@ -64,7 +62,7 @@ def test_failures_name_pair_grades_and_reason() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
-def test_grades_are_those_that_the_service_answers_with(tmp_path: Path, temperature: float) -> None:
+def test_chosen_grades_equal_the_service_s(tmp_path: Path, temperature: float) -> None:
     manifest = load_tiny(tmp_path / "checkpoint").manifest
     name = manifest.criteria[0].name
     utilities = ((1, 0.5, 0, 0), (0.2, 1, 0.9, 0), (0, 0.4, 1, 0.7), (0, 0, 0.8, 1))

@@ -34,7 +34,7 @@ LABELS = draw_labels(TRUE)
 OVERCONFIDENT = apply_temperature(TRUE, 1 / 3)
 QUERIES = [f"query {number // 8}" for number in range(4000)]
 ONE = ["product-2"] * 4000
-# Queries in turn of two kinds, the second of which is twice as sure of itself.
+# Alternate queries are of two kinds; the model is twice as confident on the second.
 TWO = [("product-2", "passage-1")[number // 8 % 2] for number in range(4000)]
 UNEVEN = np.where(np.array(TWO)[:, None] == "product-2", TRUE, apply_temperature(TRUE, 1 / 3))
 
@@ -43,7 +43,7 @@ UNEVEN = np.where(np.array(TWO)[:, None] == "product-2", TRUE, apply_temperature
     st.lists(st.floats(0, 1), min_size=2, max_size=6).filter(lambda weights: sum(weights) > 0.01),
     st.floats(*TEMPERATURE_BOUNDS),
 )
-def test_temperature_does_what_the_service_does(weights: list[float], temperature: float) -> None:
+def test_temperature_equals_the_service_s_calibration(weights: list[float], temperature: float) -> None:
     probabilities = [weight / sum(weights) for weight in weights]
     served = calibrate(probabilities, Calibration(method="temperature", temperature=temperature), "any")
     assert apply_temperature(np.array([probabilities]), temperature)[0].tolist() == pytest.approx(
@@ -51,12 +51,12 @@ def test_temperature_does_what_the_service_does(weights: list[float], temperatur
     )
 
 
-def test_fit_finds_the_temperature_that_was_taken_away() -> None:
+def test_fit_recovers_a_known_temperature() -> None:
     assert fit_temperature(OVERCONFIDENT, LABELS) == pytest.approx(3, rel=0.1)
     assert fit_temperature(TRUE, LABELS) == pytest.approx(1, rel=0.1)
 
 
-def test_fit_stays_in_bounds_when_all_or_nothing_is_right() -> None:
+def test_fit_stays_in_bounds_if_all_or_none_are_right() -> None:
     probabilities, right = np.tile([0.7, 0.2, 0.1], (10, 1)), np.zeros(10, dtype=int)
     low, high = TEMPERATURE_BOUNDS
     assert fit_temperature(probabilities, right) == pytest.approx(low, rel=0.01)
@@ -74,33 +74,33 @@ def test_fit_without_pairs_is_refused() -> None:
         fit_temperature(np.empty((0, 4)), np.empty(0, dtype=int))
 
 
-def test_no_pair_is_calibrated_by_its_own_query() -> None:
+def test_no_pair_is_in_its_own_fit() -> None:
     calibrated = cross_fitted(OVERCONFIDENT, LABELS, QUERIES, ONE, seed=1)
-    # Other labels on one query must leave that query's own probabilities as they were, and change the other half's.
+    # Changing the labels of one query must change only the probabilities of the other half.
     lied = np.where(np.array(QUERIES) == "query 7", 3 - LABELS, LABELS)
     changed = (cross_fitted(OVERCONFIDENT, lied, QUERIES, ONE, seed=1) != calibrated).any(axis=1)
     assert not changed[7 * 8 : 8 * 8].any()
     assert changed.sum() == 2000
 
 
-def test_cross_fitting_keeps_rows_that_sum_to_one() -> None:
+def test_cross_fitted_rows_sum_to_one() -> None:
     assert cross_fitted(OVERCONFIDENT, LABELS, QUERIES, ONE, seed=1).sum(axis=1) == pytest.approx(
         np.ones(4000)
     )
 
 
-def test_one_query_can_not_be_halved() -> None:
+def test_cross_fitting_needs_two_queries() -> None:
     with pytest.raises(CalibrationDataError, match="two dev queries, and there are 1"):
         cross_fitted(TRUE[:3], LABELS[:3], ["one"] * 3, ONE[:3], seed=1)
 
 
-def test_ece_of_a_case_worked_by_hand() -> None:
-    # Bin 0.6-0.7: sure 0.65, right half the time. Bin 0.9-1.0: sure 1, right always, and rounded over 1.
+def test_ece_matches_a_case_computed_by_hand() -> None:
+    # Bin 0.6-0.7: confidence 0.65, accuracy 0.5. Bin 0.9-1.0: confidence and accuracy 1, rounded above 1.
     probabilities = np.array([[0.65, 0.35], [0.35, 0.65], [1.0000001, 0.0]])
     assert expected_calibration_error(probabilities, np.array([0, 0, 0])) == pytest.approx(2 / 3 * 0.15)
 
 
-def test_calibration_that_helps_is_exported_with_both_errors() -> None:
+def test_helpful_calibration_is_exported_with_ece_before_and_after() -> None:
     calibration = make_calibration(OVERCONFIDENT, LABELS, QUERIES, ONE, data_name="dev of shop", seed=1)
     assert (calibration.name, calibration.method, calibration.data) == (
         "temperature-1",
@@ -113,8 +113,8 @@ def test_calibration_that_helps_is_exported_with_both_errors() -> None:
     assert calibration.ece_after < calibration.ece_before / 3
 
 
-def test_calibration_that_does_not_help_is_identity() -> None:
-    # Right at its most likely label and never else: no temperature that fits better leaves this ECE of nothing.
+def test_unhelpful_calibration_is_identity() -> None:
+    # Confidence equals accuracy, so the ECE is 0 and any other temperature raises it.
     probabilities = np.tile([0.5, 0.3, 0.2], (8, 1))
     labels = np.array([0, 1] * 4)
     calibration = make_calibration(
@@ -124,7 +124,7 @@ def test_calibration_that_does_not_help_is_identity() -> None:
     assert calibration.ece_before == calibration.ece_after == pytest.approx(0)
 
 
-def test_each_criteria_has_a_temperature_of_its_own() -> None:
+def test_each_criteria_has_its_own_temperature() -> None:
     fitted = fit_calibration(UNEVEN, LABELS, TWO)
     assert fitted.temperatures == pytest.approx({"product-2": 1, "passage-1": 3}, rel=0.1)
     assert 1.2 < fitted.temperature < 2.8
@@ -136,14 +136,14 @@ def test_each_criteria_has_a_temperature_of_its_own() -> None:
         assert errors[0] < errors[1] / 2
 
 
-def test_rows_are_calibrated_as_the_service_does_under_each_criteria() -> None:
+def test_calibration_per_criteria_equals_the_service_s() -> None:
     fitted = fit_calibration(UNEVEN, LABELS, TWO)
     for found, raw, name in zip(apply_calibration(UNEVEN, fitted, TWO)[:16], UNEVEN, TWO, strict=False):
         assert found.tolist() == pytest.approx(calibrate(raw.tolist(), fitted, name), abs=1e-12)
     assert apply_calibration(UNEVEN, Calibration(), TWO) == pytest.approx(UNEVEN)
 
 
-def test_criteria_of_few_pairs_and_a_single_one_share_the_temperature() -> None:
+def test_criteria_with_few_pairs_or_alone_use_the_shared_temperature() -> None:
     few = ["passage-1"] * 49 + ["product-2"] * 3951
     assert list(fit_calibration(UNEVEN, LABELS, few).temperatures) == ["product-2"]
     assert fit_calibration(UNEVEN, LABELS, ONE).temperatures == {}

@@ -22,7 +22,7 @@ PAIRS = 3000
 
 
 def skewed(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities that are right, of grades that are mostly 3: what a good student says of shop searches."""
+    """Make calibrated probabilities of grades that are mostly 3, as in shop searches."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(PAIRS, 4)) + np.log([0.05, 0.1, 0.15, 0.7])
     weights = np.exp(logits)
@@ -35,13 +35,13 @@ QUERIES = np.arange(PAIRS) // 10
 ONE = ["product-2"] * PAIRS
 
 
-def test_the_fit_is_better_than_the_most_probable_grade_on_other_pairs() -> None:
+def test_fit_beats_the_most_probable_grade_on_held_out_pairs() -> None:
     utilities = fit_utilities(PROBABILITIES, GOLD)
     others, gold = skewed(4)
     assert goal_value(gold, choose(others, utilities)) > 1.2 * goal_value(gold, most_probable(others))
 
 
-def test_no_weights_of_the_grades_are_clearly_better_than_the_fit() -> None:
+def test_no_grade_weights_are_clearly_better_than_the_fit() -> None:
     fitted = goal_value(GOLD, choose(PROBABILITIES, fit_utilities(PROBABILITIES, GOLD)))
     rng = np.random.default_rng(5)
     drawn = [np.exp(rng.normal(0, 1, 4)) for _ in range(400)]
@@ -49,12 +49,12 @@ def test_no_weights_of_the_grades_are_clearly_better_than_the_fit() -> None:
     assert fitted > best - 0.005
 
 
-def test_where_the_most_probable_is_always_right_it_is_chosen() -> None:
+def test_most_probable_grade_is_chosen_if_always_right() -> None:
     certain = np.eye(4)[GOLD]
     assert (choose(certain, fit_utilities(certain, GOLD)) == GOLD).all()
 
 
-def test_a_grade_that_nobody_gave_has_no_utility_beyond_measure() -> None:
+def test_utilities_are_finite_for_a_grade_that_does_not_occur() -> None:
     gold = np.where(GOLD == 2, 3, GOLD)
     utilities = fit_utilities(PROBABILITIES, gold)
     assert np.abs(utilities).max() < 1000
@@ -62,7 +62,7 @@ def test_a_grade_that_nobody_gave_has_no_utility_beyond_measure() -> None:
     assert np.isfinite(fit_utilities(PROBABILITIES, np.full(PAIRS, 3))).all()
 
 
-def test_noise_gains_nothing_by_a_fit_that_is_judged_on_other_queries() -> None:
+def test_cross_fitting_shows_no_gain_on_noise() -> None:
     noise = np.random.default_rng(6).permutation(GOLD)
     in_sample = goal_value(noise, choose(PROBABILITIES, fit_utilities(PROBABILITIES, noise)))
     crossed = cross_fitted_grades(PROBABILITIES, noise, QUERIES, ONE, seed=1)
@@ -70,7 +70,7 @@ def test_noise_gains_nothing_by_a_fit_that_is_judged_on_other_queries() -> None:
     assert chosen_metrics(noise, crossed)["qwk"] == pytest.approx(0, abs=0.05)
 
 
-def test_each_criteria_has_a_decision_of_its_own() -> None:
+def test_each_criteria_has_its_own_decision() -> None:
     criteria = ["product-2", "passage-1"] * (PAIRS // 2)
     turned = np.array([name == "passage-1" for name in criteria])
     probabilities, gold = PROBABILITIES.copy(), GOLD.copy()
@@ -85,14 +85,14 @@ def test_each_criteria_has_a_decision_of_its_own() -> None:
     assert choose(unsure[:, ::-1], passage) > 0
 
 
-def test_a_criteria_of_one_query_keeps_the_most_probable_grade() -> None:
+def test_criteria_with_one_query_keep_the_most_probable_grade() -> None:
     one_query = np.zeros(PAIRS, dtype=int)
     assert make_decisions(PROBABILITIES, GOLD, one_query, ONE, seed=1, data_name="") == ()
     kept = cross_fitted_grades(PROBABILITIES, GOLD, one_query, ONE, seed=1)
     assert (kept == most_probable(PROBABILITIES)).all()
 
 
-def test_what_gains_nothing_is_not_exported() -> None:
+def test_decision_without_gain_is_not_exported() -> None:
     assert make_decisions(np.eye(4)[GOLD], GOLD, QUERIES, ONE, seed=1, data_name="") == ()
 
 
@@ -105,7 +105,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     weights=st.lists(st.floats(0, 1), min_size=4, max_size=4).filter(lambda weights: sum(weights) > 0.01),
     utilities=st.lists(st.lists(st.floats(-5, 5), min_size=4, max_size=4), min_size=4, max_size=4),
 )
-def test_choosing_does_what_the_service_does(
+def test_choose_equals_the_service_s_decision(
     manifest: Manifest, weights: list[float], utilities: list[list[float]]
 ) -> None:
     row = np.array(weights) / sum(weights)
@@ -116,6 +116,6 @@ def test_choosing_does_what_the_service_does(
         "product-2",
     )
     expected = row @ np.array(utilities)
-    # Of two that differ by a rounding, either may be chosen.
+    # If two utilities differ by rounding only, either grade may be chosen.
     assert expected[served.grade] == pytest.approx(expected.max(), abs=1e-9)
     assert expected[choose(row[None], np.array(utilities))[0]] == expected.max()

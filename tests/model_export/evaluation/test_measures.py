@@ -2,31 +2,38 @@ import math
 
 import numpy as np
 import pytest
-from sklearn.metrics import ndcg_score
+from sklearn.metrics import cohen_kappa_score, f1_score, ndcg_score
 
-from model_export.evaluation.measures import grade_metrics, most_probable, ndcg_by_query
+from model_export.evaluation.measures import (
+    grade_metrics,
+    macro_f1,
+    most_probable,
+    ndcg_by_query,
+    quadratic_weighted_kappa,
+    tally_confusion,
+)
 
 
 def one_hot(grades: list[int], scale: int = 4) -> np.ndarray:
     return np.eye(scale)[grades]
 
 
-def test_grade_is_the_lower_one_where_two_are_equal() -> None:
+def test_most_probable_grade_is_the_lower_of_equal_ones() -> None:
     assert most_probable(np.array([[0.2, 0.4, 0.4], [0.5, 0.5, 0.0]])).tolist() == [1, 0]
 
 
-def test_metrics_of_a_case_worked_by_hand() -> None:
+def test_metrics_match_a_case_computed_by_hand() -> None:
     metrics = grade_metrics(np.array([0, 0, 2, 2]), one_hot([0, 2, 2, 2]))
     assert metrics["accuracy"] == 0.75
     # Grade 0: precision 1, recall 1/2. Grade 2: precision 2/3, recall 1. Grades 1 and 3 don't occur.
     assert metrics["macro_f1"] == pytest.approx((2 / 3 + 4 / 5) / 2)
-    # One disagreement of 4 in 4 pairs; by chance (2 * 3 + 2 * 1) / 4 = 2 of them.
+    # One disagreement of weight 4 in 4 pairs; by chance (2 * 3 + 2 * 1) / 4 = 2 such disagreements.
     assert metrics["qwk"] == pytest.approx(1 - 1 / 2)
-    # One of two irrelevant pairs lies level with the two relevant ones.
+    # One of two irrelevant pairs ties with the two relevant ones.
     assert metrics["auc"] == pytest.approx(0.75)
 
 
-def test_kappa_keeps_the_distance_of_grades_that_occur_nowhere() -> None:
+def test_kappa_counts_the_distance_over_grades_that_do_not_occur() -> None:
     far = grade_metrics(np.array([0, 1, 3, 3]), one_hot([0, 1, 3, 0]))["qwk"]
     near = grade_metrics(np.array([0, 1, 2, 2]), one_hot([0, 1, 2, 0]))["qwk"]
     assert far != pytest.approx(near)
@@ -37,26 +44,44 @@ def test_predicted_grade_without_gold_adds_no_class_to_macro_f1() -> None:
     assert metrics["macro_f1"] == pytest.approx(0.5)
 
 
-def test_ndcg_of_a_case_worked_by_hand() -> None:
+def test_ndcg_matches_a_case_computed_by_hand() -> None:
     values = ndcg_by_query(np.array([3, 0, 1]), np.array([0.1, 0.2, 0.3]), np.array([0, 0, 0]), seed=0)
     best = 7 + 1 / math.log2(3)
     assert values.tolist() == pytest.approx([(1 + 7 / math.log2(4)) / best])
 
 
-def test_ndcg_skips_queries_whose_order_can_not_matter() -> None:
+def test_ndcg_skips_queries_where_any_order_is_perfect() -> None:
     values = ndcg_by_query(np.array([3, 2, 2, 0, 1]), np.arange(5.0), np.array([0, 1, 1, 2, 2]), seed=0)
     assert np.isnan(values).tolist() == [True, True, False]
 
 
-def test_ndcg_tells_scores_apart_that_float32_can_not() -> None:
+def test_ndcg_distinguishes_scores_that_are_equal_in_float32() -> None:
     gold, query_of = np.array([0, 3, 0, 3, 0, 3]), np.zeros(6, dtype=int)
     assert ndcg_by_query(gold, 1 + gold * 1e-12, query_of, seed=0).tolist() == [1.0]
 
 
-def test_ties_are_broken_the_same_for_all_and_favour_nobody() -> None:
+def test_ties_are_broken_equally_for_all_systems_and_without_bias() -> None:
     gold, query_of = np.tile([3, 0, 0, 0], 500), np.repeat(np.arange(500), 4)
     level = np.zeros(2000)
     values = ndcg_by_query(gold, level, query_of, seed=0)
     assert values.tolist() == ndcg_by_query(gold, level + 5, query_of, seed=0).tolist()
     in_any_order = ndcg_score([[7, 0, 0, 0]], [[0, 0, 0, 0]], k=10)
     assert values.mean() == pytest.approx(in_any_order, abs=0.03)
+
+
+def test_confusion_metrics_equal_scikit_learn_s() -> None:
+    random = np.random.default_rng(3)
+    for _ in range(50):
+        gold, chosen = random.integers(0, random.integers(1, 5), 30), random.integers(0, 4, 30)
+        [confusion] = tally_confusion(np.zeros_like(gold), gold, chosen, 4)
+        expected = f1_score(gold, chosen, labels=np.unique(gold), average="macro", zero_division=0.0)
+        for scale in (1, 1 / 30):  # counts, or shares
+            assert macro_f1(scale * confusion) == pytest.approx(expected)
+            kappa = cohen_kappa_score(gold, chosen, labels=range(4), weights="quadratic")
+            assert quadratic_weighted_kappa(scale * confusion) == pytest.approx(kappa)
+
+
+def test_kappa_is_undefined_if_all_grades_are_the_same() -> None:
+    confusion = np.diag([0.0, 7.0, 0.0])
+    assert np.isnan(quadratic_weighted_kappa(confusion))
+    assert macro_f1(confusion) == 1

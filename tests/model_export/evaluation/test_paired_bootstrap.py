@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score
 
-from model_export.evaluation.confusion import tally_confusion
+from model_export.evaluation.measures import tally_confusion
 from model_export.evaluation.paired_bootstrap import (
     Difference,
     PairedBootstrap,
@@ -15,16 +15,16 @@ QUERIES, PAIRS, GRADES = 12, 80, 4
 
 
 def rows_of(query_of: np.ndarray, resample: np.ndarray) -> np.ndarray:
-    """The pairs of a resample, written out, each as often as its query was drawn."""
+    """List the rows of a resample, each as often as its query was drawn."""
     return np.concatenate(
         [np.flatnonzero(query_of == query) for query in range(QUERIES) for _ in range(int(resample[query]))]
     )
 
 
-def test_metrics_equal_those_of_scikit_learn_on_the_resampled_rows() -> None:
+def test_metrics_equal_scikit_learn_s_on_the_resampled_rows() -> None:
     rng = np.random.default_rng(3)
     query_of = np.append(np.arange(QUERIES), rng.integers(QUERIES, size=PAIRS - QUERIES))
-    # The top grade is rare, so that some resamples lack it.
+    # The top grade is rare, so some resamples lack it.
     gold = rng.choice(GRADES, size=PAIRS, p=[0.5, 0.3, 0.19, 0.01])
     predicted = rng.integers(GRADES, size=PAIRS)
     ndcg = np.where(np.arange(QUERIES) % 3 == 0, np.nan, rng.random(QUERIES))
@@ -43,7 +43,7 @@ def test_metrics_equal_those_of_scikit_learn_on_the_resampled_rows() -> None:
         assert {name: values[draw] for name, values in metrics.items()} == pytest.approx(expected)
 
 
-def test_every_resample_draws_as_many_queries_as_there_are() -> None:
+def test_every_resample_draws_as_many_queries_as_the_sample() -> None:
     resamples = draw_resamples(QUERIES, 20, seed=1)
     assert resamples.sum(axis=1).tolist() == [QUERIES] * 20
     assert (resamples == draw_resamples(QUERIES, 20, seed=1)).all()
@@ -55,14 +55,14 @@ def one_pair_a_query(gold: list[int], predicted: list[int]) -> QueryTallies:
     return QueryTallies(confusion, np.full(len(gold), np.nan))
 
 
-def test_systems_that_differ_nowhere_have_an_interval_of_nothing() -> None:
-    # Paired: were each system resampled by itself, their accuracies of one half would seem to differ.
+def test_equal_systems_have_an_empty_interval() -> None:
+    # If each system were resampled independently, their accuracies of 0.5 would appear to differ.
     tallies = one_pair_a_query([0, 1] * 20, [0] * 40)
     bootstrap = PairedBootstrap({"a": tallies, "b": tallies}, draws=200, seed=1)
     assert bootstrap.compare("a", "b")["accuracy"] == Difference(0.0, 0.0, 0.0)
 
 
-def test_interval_of_a_share_is_about_the_binomial_one() -> None:
+def test_interval_of_accuracy_is_close_to_the_binomial_one() -> None:
     gold = [0, 1] * 200
     bootstrap = PairedBootstrap(
         {"all": one_pair_a_query(gold, gold), "half": one_pair_a_query(gold, [0] * 400)}, draws=2000, seed=1
@@ -74,7 +74,7 @@ def test_interval_of_a_share_is_about_the_binomial_one() -> None:
 
 
 def test_one_query_has_a_difference_and_no_interval() -> None:
-    """However many pairs it has: any resample of one query is that query, which proves nothing of others."""
+    """Any resample of a single query is that query, however many pairs it has."""
     confusions = [np.array([[[right, 4 - right], [4 - right, right]]], float) for right in (3, 2)]
     tallies = [QueryTallies(confusion, np.array([0.5])) for confusion in confusions]
     bootstrap = PairedBootstrap({"a": tallies[0], "b": tallies[1]}, draws=20, seed=1)

@@ -19,7 +19,7 @@ from tests.tiny_teacher import TinyTeacher
 GREEDY = Sampling(max_tokens=48, temperature=0.0, batch_size=4)
 
 
-def test_direct_answers_are_those_of_the_reference(tiny_teacher: TinyTeacher) -> None:
+def test_direct_predictions_equal_the_reference_scorer_s(tiny_teacher: TinyTeacher) -> None:
     told: list[tuple[int, int]] = []
     prompting = tiny_teacher.prompting
     found = directly(
@@ -42,7 +42,7 @@ def reasoner(teacher: TinyTeacher) -> Sampler:
     return Sampler.load(teacher.folder, teacher.prompting)
 
 
-def test_bfloat16_is_near_float32_and_not_the_same(tiny_teacher: TinyTeacher) -> None:
+def test_bfloat16_is_close_to_float32_but_not_equal(tiny_teacher: TinyTeacher) -> None:
     prompting = tiny_teacher.prompting
     found = [
         directly(
@@ -59,7 +59,7 @@ def test_bfloat16_is_near_float32_and_not_the_same(tiny_teacher: TinyTeacher) ->
     assert (found[0] != found[1]).any()
 
 
-def test_answers_after_reasoning_are_the_teacher_s(tiny_teacher: TinyTeacher) -> None:
+def test_predictions_after_reasoning_equal_the_teacher_s(tiny_teacher: TinyTeacher) -> None:
     found = by_reasoning(
         "cot_sft", tiny_teacher.pairs, tiny_teacher.prompting, reasoner(tiny_teacher), GREEDY, lambda *_: None
     )
@@ -69,7 +69,7 @@ def test_answers_after_reasoning_are_the_teacher_s(tiny_teacher: TinyTeacher) ->
     assert found.probabilities.sum(1) == pytest.approx(np.ones(8))
 
 
-def test_trace_that_does_not_parse_says_nothing_of_its_pair(tiny_teacher: TinyTeacher) -> None:
+def test_trace_that_does_not_parse_gives_a_uniform_row(tiny_teacher: TinyTeacher) -> None:
     short = Sampling(max_tokens=3, temperature=0.0, batch_size=4)
     found = by_reasoning(
         "cot_sft", tiny_teacher.pairs, tiny_teacher.prompting, reasoner(tiny_teacher), short, lambda *_: None
@@ -85,7 +85,7 @@ def test_pairs_are_ranked_by_expected_gain() -> None:
 
 
 @pytest.mark.parametrize("parsed", [None, np.array([True, False])])
-def test_what_is_written_is_read_back(tmp_path: Path, parsed: np.ndarray | None) -> None:
+def test_predictions_round_trip(tmp_path: Path, parsed: np.ndarray | None) -> None:
     written = make_predictions("sam", np.array([[0.1, 0.2, 0.3, 0.4], [0.25] * 4]), parsed)
     write_predictions(tmp_path / "predictions.npz", written)
     found = read_predictions(tmp_path / "predictions.npz", "sam")

@@ -38,14 +38,14 @@ STAGES = {
 
 
 def predict(system: str, right: int) -> Predictions:
-    """A system that gives every pair but some its gold grade."""
+    """Make a system that grades `right` of every eight pairs correctly."""
     grades = np.where(np.arange(len(GOLD)) % 8 < right, GOLD, (GOLD + 1) % 4)
     return Predictions(system, np.eye(4)[grades] * 0.6 + 0.1, grades.astype(float))
 
 
 @cache
 def measured(systems: tuple[str, ...], seed: int) -> dict[str, Any]:
-    """The table; the later a system stands, the more it knows. Fitting grades to it takes a second, and most tests want the same one."""
+    """Evaluate systems that are better the later they come. Cached, because it takes a second."""
     found = [predict(system, min(8, number + seed)) for number, system in enumerate(systems)]
     tail = frozenset(f"p{number}" for number in (*range(8), *range(24, 32)))
     return evaluate(found, PAIRS, tail, seed=1, draws=50).to_json()
@@ -68,7 +68,7 @@ def write_results(folder: Path, seed: int, *, systems: tuple[str, ...] = SYSTEMS
 
 
 class Text(HTMLParser):
-    """The page's cells, row by row, and its images."""
+    """Collects the page's table cells by row, and counts its images."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -101,20 +101,20 @@ def page_of(tmp_path: Path, *runs: Path, levers: tuple[Path, ...] = ()) -> Text:
     return Text((tmp_path / "ladder.html").read_text(encoding="utf-8"))
 
 
-def test_rungs_are_means_with_their_spread_over_the_seeds(tmp_path: Path) -> None:
+def test_rungs_show_mean_and_range_over_the_seeds(tmp_path: Path) -> None:
     runs = [write_results(tmp_path, seed) for seed in (0, 1)]
     page = page_of(tmp_path, *runs)
     found = (Results.read(run).figure("sam", "all", "macro_f1") for run in runs)
     figures = [value for value in found if value is not None]
     assert len(figures) == 2
-    # The second row of that name: the first one is of the compute.
-    mean, least, greatest = np.mean(figures), min(figures), max(figures)
-    assert page.row("sam", 1)[1] == f"{mean:.3f} ({least:.3f}–{greatest:.3f})"
-    assert least < greatest
+    # The first row of that name is in the table of compute.
+    mean, low, high = np.mean(figures), min(figures), max(figures)
+    assert page.row("sam", 1)[1] == f"{mean:.3f} ({low:.3f}–{high:.3f})"
+    assert low < high
     assert page.images == 2
 
 
-def test_one_run_has_no_spread_and_the_student_its_intervals(tmp_path: Path) -> None:
+def test_single_run_has_no_range_and_its_student_has_intervals(tmp_path: Path) -> None:
     path = write_results(tmp_path, 0)
     page, results = page_of(tmp_path, path), Results.read(path)
     assert page.row("student", 1)[1] == f"{results.figure('student', 'all', 'macro_f1'):.3f}"
@@ -131,11 +131,11 @@ def test_one_run_has_no_spread_and_the_student_its_intervals(tmp_path: Path) -> 
         ("label_only_sft", 10, 10),
         ("cot_sft", 1, 11),
         ("sam", 3, 14),
-        # Labels by the warmed-up teacher, which stands on the control, as the student's start does.
+        # cot_sft labels, and both cot_sft and the student start from the control.
         ("student", 2, 13),
     ],
 )
-def test_compute_of_a_rung_is_its_own_and_of_all_below(
+def test_compute_of_a_rung_is_its_own_and_the_total(
     tmp_path: Path, system: str, own: float, whole: float
 ) -> None:
     text = (
@@ -148,7 +148,7 @@ def test_compute_of_a_rung_is_its_own_and_of_all_below(
     assert row[4] == ("100" if system == "student" else "–")
 
 
-def test_levers_are_shown_with_what_they_changed(tmp_path: Path) -> None:
+def test_levers_are_shown_with_their_changes(tmp_path: Path) -> None:
     changed = MICRO + "# --set name=all-layers\n# --set label_only_sft.steps=9\n"
     lever = write_results(tmp_path / "lever", 5, systems=SYSTEMS[:4], text=changed)
     page = page_of(tmp_path, write_results(tmp_path, 0), levers=(lever,))
@@ -167,7 +167,7 @@ class Refused:
     runs: list[Path]
 
 
-def test_runs_that_make_no_ladder_are_refused(tmp_path: Path) -> None:
+def test_invalid_runs_are_refused(tmp_path: Path) -> None:
     whole = write_results(tmp_path, 0)
     control = write_results(tmp_path / "control", 1, systems=SYSTEMS[:4])
     other = write_results(tmp_path / "other", 2, text=MICRO.replace("steps = 60", "steps = 61"))
@@ -176,11 +176,11 @@ def test_runs_that_make_no_ladder_are_refused(tmp_path: Path) -> None:
     old.write_text("{}", encoding="utf-8")
     for refused in (
         Refused("at least one run", []),
-        Refused("is of the control alone", [control]),
+        Refused("has no student", [control]),
         Refused("distinct seeds", [whole, whole]),
-        Refused("is of another recipe", [whole, other]),
+        Refused("has another recipe", [whole, other]),
         Refused("can't be read as a run's results", [broken]),
-        Refused("is no results.json of this release", [old]),
+        Refused("is not a results.json of this release", [old]),
         Refused("can't be read", [tmp_path]),
     ):
         with pytest.raises(LadderError, match=refused.complaint):

@@ -25,12 +25,12 @@ GOLD = np.array([0, 1, 1])
 PROBABILITIES = np.array([[0.9, 0.1], [0.5, 0.5], [0.0, 1.0]])
 
 
-def test_curve_leaves_out_what_is_no_number() -> None:
+def test_curve_leaves_out_rows_without_a_finite_number() -> None:
     assert curve(LOG, "cot_sft", "loss") == ([1, 3], [2.0, 1.0])
     assert curve(LOG, "absent", "loss") == ([], [])
 
 
-def test_only_stages_with_numbers_count_as_logged() -> None:
+def test_logged_stages_have_at_least_one_number() -> None:
     assert logged_stages(LOG, "loss") == ["cot_sft"]
     assert logged_criteria(LOG, ["grpo", "sam"]) == ["topic", "intent"]
     assert logged_criteria(LOG, ["grpo"]) == ["intent"]
@@ -46,18 +46,18 @@ def test_only_stages_with_numbers_count_as_logged() -> None:
     ],
     ids=["curves", "metrics", "confusion", "reliability"],
 )
-def test_what_there_is_becomes_an_image(image: bytes | None) -> None:
+def test_data_becomes_a_png(image: bytes | None) -> None:
     assert image is not None
     assert image.startswith(PNG)
 
 
-def test_nothing_to_show_is_no_image() -> None:
+def test_no_data_gives_none() -> None:
     assert plot_curves(LOG, "correlation", "") is None
     assert plot_metrics_together(LOG, {"parse_rate": "parse rate"}, {"sam": "sam"}) is None
     assert plot_confusion(GOLD, {}) is None
     assert plot_reliability(GOLD, {}) is None
 
 
-def test_equal_data_make_equal_bytes() -> None:
+def test_equal_data_give_equal_bytes() -> None:
     once, again = (plot_confusion(GOLD, {"student": PROBABILITIES}) for _ in range(2))
     assert once == again

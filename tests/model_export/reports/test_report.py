@@ -29,7 +29,7 @@ PAIRS = [
 
 
 def predict(system: str, right: int) -> Predictions:
-    """A system that gives the first `right` pairs their gold grade and the others another one."""
+    """Make a system that grades only the first `right` pairs correctly."""
     grades = np.where(np.arange(24) < right, GOLD, (GOLD + 1) % 4)
     return Predictions(system, np.eye(4)[grades] * 0.6 + 0.1, grades.astype(float))
 
@@ -65,7 +65,7 @@ RUN = RunReport(
 
 
 class Tags(HTMLParser):
-    """Collects a page's start tags; raises where one is closed that isn't open."""
+    """Collects a page's start tags; fails on an end tag without its start tag."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     return render(RUN, tmp_path_factory.mktemp("report"))
 
 
-def test_page_is_whole_and_asks_nothing_of_the_network(page: str) -> None:
+def test_page_is_well_formed_and_makes_no_network_requests(page: str) -> None:
     tags = Tags(page)
     assert tags.open == []
     assert not {tag for tag, _ in tags.all} & {"script", "link", "iframe", "object", "base"}
@@ -104,12 +104,12 @@ def test_page_is_whole_and_asks_nothing_of_the_network(page: str) -> None:
     assert not re.search(r"https?://|url\(|@import", page)
 
 
-def test_every_image_has_words_for_those_who_can_not_see_it(page: str) -> None:
+def test_every_image_has_alternative_text(page: str) -> None:
     images = [attributes for tag, attributes in Tags(page).all if tag == "img"]
     assert all(image["alt"] and int(image["width"] or 0) > 200 for image in images)
 
 
-def test_text_of_queries_and_notes_stays_out(page: str) -> None:
+def test_page_has_no_text_of_queries_and_notes(page: str) -> None:
     assert not [secret for secret in SECRETS if secret in page]
 
 
@@ -118,20 +118,20 @@ def test_findings_come_first_and_text_is_escaped(page: str) -> None:
     assert page.index("the teacher &amp; the student differ") < page.index("<h2>Summary</h2>")
 
 
-def test_control_that_wins_is_reported_as_winning(page: str) -> None:
+def test_winner_may_be_a_control(page: str) -> None:
     sentence = RUN.evaluation.winners["accuracy"].sentence
     assert sentence.startswith("accuracy: best is label_only_sft (0.833); student is 0.750 below")
-    assert f'<li>{sentence}. <span class="control">A control wins.</span></li>' in page
+    assert f'<li>{sentence}. <span class="control">A control is best.</span></li>' in page
 
 
-def test_differences_whose_interval_excludes_zero_are_bold(page: str) -> None:
+def test_intervals_that_exclude_zero_are_bold(page: str) -> None:
     difference = RUN.evaluation.differences["label_only_sft"]["student"]["accuracy"]
     assert difference.excludes_zero
     assert '<td>0.083<small class="sure">−0.750 [' in page
     assert ">label_only_sft</th><td" in page.replace("\n", "")
 
 
-def test_every_split_has_its_table(page: str) -> None:
+def test_every_split_has_a_table(page: str) -> None:
     assert re.findall(r"<h3>(\w+)</h3>\n<div", page) == [
         "all",
         "long_tail",
@@ -141,14 +141,14 @@ def test_every_split_has_its_table(page: str) -> None:
     ]
 
 
-def test_stages_show_their_times_and_the_recipe_its_text(page: str) -> None:
+def test_page_has_stage_times_and_the_recipe(page: str) -> None:
     assert ">1.2 s<" in page
     assert ">1 min 23 s<" in page
     assert ">reused<" in page
     assert "<pre>name = &#34;tiny&#34;</pre>" in page
 
 
-def test_what_was_not_logged_is_said_instead_of_drawn(page: str, tmp_path: Path) -> None:
+def test_page_names_metrics_that_were_not_logged(page: str, tmp_path: Path) -> None:
     assert "Not logged: the correlation of any stage." in page
     bare = render(replace(RUN, log=[], predictions=SYSTEMS[:1]), tmp_path)
     assert len(re.findall("<img", bare)) == 1
@@ -179,13 +179,13 @@ def test_one_rl_stage_without_a_metric_is_named(tmp_path: Path) -> None:
     assert "Not logged: the topic of grpo." in page
 
 
-def test_verdicts_say_whether_rl_taught_anything() -> None:
+def test_verdicts_state_whether_rl_helped() -> None:
     learned, mask = rl_verdicts(RUN.evaluation)
     assert learned.startswith(
         "RL with the step mask helped: exact-grade accuracy is 0.667 for sam and 0.250 for cot_sft (+0.417, 95 %"
     )
     assert mask.startswith(
-        "The step mask did not help, which may be chance: exact-grade accuracy is 0.667 for sam"
+        "The step mask did not help (not significant): exact-grade accuracy is 0.667 for sam"
     )
 
 
@@ -193,6 +193,6 @@ def test_verdicts_need_a_teacher() -> None:
     assert rl_verdicts(evaluate(SYSTEMS[:2], PAIRS, frozenset(), seed=1, draws=10)) == []
 
 
-def test_verdict_without_the_control_among_those_compared_has_no_interval() -> None:
+def test_verdict_has_no_interval_if_its_control_was_not_compared() -> None:
     evaluation = evaluate(SYSTEMS, PAIRS, frozenset(), controls=["label_only_sft"], seed=1, draws=10)
     assert rl_verdicts(evaluation)[0].endswith("0.667 for sam and 0.250 for cot_sft (+0.417).")

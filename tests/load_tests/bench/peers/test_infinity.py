@@ -17,15 +17,15 @@ def answer() -> dict[str, Any]:
     return {"object": "classify", "data": data, "model": "model", "usage": usage, "id": "infinity-1"}
 
 
-def test_classes_are_put_in_the_order_of_grades(tiny: Checkpoint) -> None:
+def test_classes_are_sorted_by_grade(tiny: Checkpoint) -> None:
     raw = ([0.1, 0.2, 0.3, 0.4], [0.7, 0.1, 0.05, 0.15])
-    assert Infinity(tiny, "best").grades([answer()]) == pytest.approx(
+    assert Infinity(tiny, "tuned").grades([answer()]) == pytest.approx(
         [calibrated_grade(r, tiny) for r in raw]
     )
 
 
-def test_its_texts_and_the_cue_are_the_prompts(tiny: Checkpoint, request_of_three: Request) -> None:
-    [call] = Infinity(tiny, "best").calls(request_of_three)
+def test_texts_and_cue_tokenise_to_the_prompts(tiny: Checkpoint, request_of_three: Request) -> None:
+    [call] = Infinity(tiny, "tuned").calls(request_of_three)
     cue = tiny.manifest.template.cue
     # infinity strips what it is sent.
     prompts = [tiny.tokenizer.encode_template(text.strip() + cue) for text in call.body["input"]]

@@ -25,7 +25,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return ran
 
 
-def test_it_is_made_of_the_lock_and_with_a_cpu_build_of_torch(
+def test_environment_is_installed_from_the_lock_with_cpu_torch(
     commands: list[list[str]], tmp_path: Path
 ) -> None:
     assert ensure_infinity(tmp_path / "venv") == tmp_path / "venv" / "bin" / "infinity_emb"
@@ -36,13 +36,13 @@ def test_it_is_made_of_the_lock_and_with_a_cpu_build_of_torch(
     assert rest[-2:] == ["-r", str(LOCK)]
 
 
-def test_it_is_made_once(commands: list[list[str]], tmp_path: Path) -> None:
+def test_environment_is_installed_once(commands: list[list[str]], tmp_path: Path) -> None:
     ensure_infinity(tmp_path / "venv")
     ensure_infinity(tmp_path / "venv")
     assert len(commands) == 3
 
 
-def test_one_made_of_another_lock_is_made_anew(commands: list[list[str]], tmp_path: Path) -> None:
+def test_environment_is_reinstalled_when_the_lock_changes(commands: list[list[str]], tmp_path: Path) -> None:
     (tmp_path / "lock.sha256").write_text(hashlib.sha256(b"another").hexdigest(), encoding="utf-8")
     (tmp_path / "venv").mkdir()
     (tmp_path / "lock.sha256").rename(tmp_path / "venv" / "lock.sha256")
@@ -50,7 +50,7 @@ def test_one_made_of_another_lock_is_made_anew(commands: list[list[str]], tmp_pa
         ensure_infinity(tmp_path / "venv")
 
 
-def test_what_uv_says_is_the_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_error_of_uv_is_the_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("UV_OFFLINE", "1")
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("UV_FIND_LINKS", "")
@@ -59,7 +59,7 @@ def test_what_uv_says_is_the_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert not (tmp_path / "venv" / "lock.sha256").exists()
 
 
-def test_the_lock_pins_every_package_once() -> None:
+def test_lock_pins_every_package_once() -> None:
     names = [line.partition("==") for line in LOCK.read_text(encoding="utf-8").splitlines()]
     assert all(version for _, _, version in names)
     assert len({name for name, _, _ in names}) == len(names)

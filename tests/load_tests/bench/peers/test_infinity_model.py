@@ -25,7 +25,7 @@ def changed(checkpoint: Checkpoint, folder: Path, **config: Any) -> Checkpoint:
     return dataclasses.replace(checkpoint, folder=folder)
 
 
-def test_it_classifies_as_the_checkpoint_grades(
+def test_classifier_agrees_with_the_checkpoint(
     tiny: Checkpoint, request_of_three: Request, tmp_path: Path
 ) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -42,13 +42,13 @@ def test_it_classifies_as_the_checkpoint_grades(
     assert logits.softmax(-1).tolist() == [pytest.approx(row, abs=1e-5) for row in expected]
 
 
-def test_its_weights_are_linked_and_its_classes_named_by_grade(tiny: Checkpoint, tmp_path: Path) -> None:
+def test_weights_are_linked_and_classes_named_by_grade(tiny: Checkpoint, tmp_path: Path) -> None:
     write_classifier(tiny, tmp_path)
     assert (tmp_path / "backbone-0.safetensors").resolve() == (tiny.folder / "model.safetensors").resolve()
     assert read_json(tmp_path / "config.json")["id2label"] == {"0": "0", "1": "1", "2": "2", "3": "3"}
 
 
-def test_what_transformers_4_reads_of_positions_is_written_for_it(tiny: Checkpoint, tmp_path: Path) -> None:
+def test_rope_settings_are_written_for_transformers_4(tiny: Checkpoint, tmp_path: Path) -> None:
     rope = {"rope_theta": 123.0, "rope_type": "llama3", "factor": 2.0}
     made = tmp_path / "made"
     made.mkdir()

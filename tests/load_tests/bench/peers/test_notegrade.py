@@ -15,7 +15,7 @@ def result(note_id: str, distribution: list[float] | None) -> dict[str, Any]:
     return {"id": note_id, **(scored if distribution else {"outcome": "shed", "distribution": None})}
 
 
-def test_its_call_is_one_that_the_service_takes(tiny: Checkpoint, request_of_three: Request) -> None:
+def test_call_is_a_valid_request(tiny: Checkpoint, request_of_three: Request) -> None:
     [call] = Notegrade(tiny, "default", cached=False).calls(request_of_three)
     body = ScoreBody.model_validate(call.body, context=BodyChecks(load_settings()))
     assert call.path == "/score"
@@ -23,21 +23,19 @@ def test_its_call_is_one_that_the_service_takes(tiny: Checkpoint, request_of_thr
     assert body.deadline_ms == load_settings().max_deadline_ms
 
 
-def test_its_distributions_are_calibrated_already(tiny: Checkpoint) -> None:
+def test_distributions_are_not_calibrated_again(tiny: Checkpoint) -> None:
     answer = {"results": [result("n1", [0.64, 0.36, 0.0, 0.0]), result("n2", [0.0, 0.0, 0.5, 0.5])]}
     assert Notegrade(tiny, "default", cached=False).grades([answer]) == pytest.approx([0.36, 2.5])
 
 
-def test_a_note_without_a_score_is_no_grade(tiny: Checkpoint) -> None:
+def test_note_without_a_score_has_no_grade(tiny: Checkpoint) -> None:
     answer = {"results": [result("n1", [0.25] * 4), result("n2", None)]}
     scored, missing = Notegrade(tiny, "default", cached=False).grades([answer])
     assert scored == pytest.approx(1.5)
     assert math.isnan(missing)
 
 
-def test_settings_made_for_another_service_are_left_out(
-    tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_inherited_settings_are_removed(tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOTEGRADE_REDIS_URL", "redis://elsewhere")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     environment = Notegrade(tiny, "default", cached=True).environment()
@@ -48,9 +46,9 @@ def test_settings_made_for_another_service_are_left_out(
     assert environment["OMP_NUM_THREADS"] == "1"
 
 
-@pytest.mark.parametrize("tuning", ["default", "best"])
+@pytest.mark.parametrize("tuning", ["default", "tuned"])
 @pytest.mark.parametrize("cached", [True, False])
-def test_its_settings_are_ones_that_the_service_has(
+def test_settings_are_valid(
     tiny: Checkpoint, tuning: Any, cached: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CXX", "sh")  # any program that is there
@@ -58,10 +56,10 @@ def test_its_settings_are_ones_that_the_service_has(
         monkeypatch.setenv(name, value)
     settings = load_settings()
     assert settings.local_cache_pairs == (100_000 if cached else 1)
-    assert settings.log_level == ("warning" if tuning == "best" else "info")
-    assert settings.engine_compile == ("on" if tuning == "best" else "auto")
+    assert settings.log_level == ("warning" if tuning == "tuned" else "info")
+    assert settings.engine_compile == ("on" if tuning == "tuned" else "auto")
 
 
-def test_without_a_compiler_it_is_eager(tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_eager_without_a_compiler(tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "a-compiler-that-is-not-there")
-    assert "NOTEGRADE_ENGINE_COMPILE" not in Notegrade(tiny, "best", cached=False).environment()
+    assert "NOTEGRADE_ENGINE_COMPILE" not in Notegrade(tiny, "tuned", cached=False).environment()

@@ -44,7 +44,7 @@ def has_ended(process: psutil.Process) -> bool:
         return True
 
 
-def test_it_is_running_only_once_it_is_ready() -> None:
+def test_server_is_yielded_once_it_is_ready() -> None:
     server = make_server()
     with run_server(server) as running:
         connection = HTTPConnection("127.0.0.1", server.port)
@@ -55,26 +55,26 @@ def test_it_is_running_only_once_it_is_ready() -> None:
         assert running.ready_s > 0
 
 
-def test_its_process_is_the_servers_own_and_ends_with_the_block() -> None:
+def test_process_is_the_server_s_and_ends_with_the_block() -> None:
     with run_server(make_server()) as running:
         assert psutil.Process(running.pid).cmdline()[0] == sys.executable
     # Ours to reap, and reaped.
     assert not psutil.pid_exists(running.pid)
 
 
-def test_one_that_ends_is_told_at_once_with_its_last_words() -> None:
+def test_server_that_ends_early_raises_with_the_end_of_its_log() -> None:
     started = time.monotonic()
     with (
         pytest.raises(Unavailable) as caught,
         run_server(make_server("print('no such model'); sys.exit(3)", timeout_s=600)),
     ):
         pytest.fail("it was taken for ready")
-    told = ["ended with exit code 3 before it was ready: no such model", "loading", "no such model"]
-    assert str(caught.value).splitlines() == told
+    expected = ["ended with exit code 3 before it was ready: no such model", "loading", "no such model"]
+    assert str(caught.value).splitlines() == expected
     assert time.monotonic() - started < 60
 
 
-def test_one_that_is_never_ready_is_given_up() -> None:
+def test_server_that_is_never_ready_times_out() -> None:
     with (
         pytest.raises(Unavailable, match="not ready after 1 s: "),
         run_server(make_server("import time; time.sleep(600)", timeout_s=1)),
@@ -82,28 +82,28 @@ def test_one_that_is_never_ready_is_given_up() -> None:
         pytest.fail("it was taken for ready")
 
 
-def test_a_child_in_a_session_of_its_own_that_ignores_sigterm_ends_too(tmp_path: Path) -> None:
+def test_child_in_its_own_session_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     child = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
-    told = tmp_path / "pid"
+    pid_file = tmp_path / "pid"
     before = f"""
     import subprocess
     child = subprocess.Popen([sys.executable, "-c", {child!r}], start_new_session=True)
-    open({str(told)!r}, "w").write(str(child.pid))
+    open({str(pid_file)!r}, "w").write(str(child.pid))
     """
     with run_server(make_server(before)):
-        left = psutil.Process(int(told.read_text()))
+        left = psutil.Process(int(pid_file.read_text()))
         assert not has_ended(left)
     assert has_ended(left)
 
 
-def test_one_that_stands_still_ends_at_once() -> None:
+def test_suspended_server_ends_at_once() -> None:
     with run_server(make_server()) as running:
         os.kill(running.pid, signal.SIGSTOP)
         stopped = time.monotonic()
     assert time.monotonic() - stopped < 10
 
 
-def test_what_fails_in_the_block_carries_the_end_of_the_log() -> None:
+def test_exception_in_the_block_has_the_end_of_the_log() -> None:
     with pytest.raises(ZeroDivisionError) as caught, run_server(make_server()):
         raise ZeroDivisionError
     [note] = caught.value.__notes__
@@ -111,7 +111,7 @@ def test_what_fails_in_the_block_carries_the_end_of_the_log() -> None:
     assert "\nloading\n" in note
 
 
-def test_it_does_not_outlive_a_load_generator_that_is_killed(tmp_path: Path) -> None:
+def test_server_ends_when_the_load_generator_is_killed(tmp_path: Path) -> None:
     code = f"""
 import os, sys
 from load_tests.bench.peers.process import Server, run_server

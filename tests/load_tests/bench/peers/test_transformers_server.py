@@ -32,7 +32,7 @@ def close_to(expected: Sequence[Sequence[float]]) -> Any:
 
 
 @pytest.mark.parametrize("kind", [PlainScorer, TunedScorer])
-def test_grades_are_those_of_a_forward_pass_each(
+def test_probabilities_equal_single_forward_passes(
     kind: Any, tiny: Checkpoint, request_of_three: Request
 ) -> None:
     peer = TransformersLoop(tiny, "default")
@@ -51,7 +51,7 @@ def test_several_batches_keep_the_order(kind: Any, tiny: Checkpoint, request_of_
 
 
 @pytest.mark.parametrize("kind", [PlainScorer, TunedScorer])
-def test_a_prompt_alone_and_the_same_one_twice(kind: Any, tiny: Checkpoint) -> None:
+def test_single_and_repeated_prompts(kind: Any, tiny: Checkpoint) -> None:
     [prompt] = make_request(tiny, notes=1).prompts
     scorer = make_scorer(kind, tiny)
     expected = forward(tiny, prompt)
@@ -59,7 +59,7 @@ def test_a_prompt_alone_and_the_same_one_twice(kind: Any, tiny: Checkpoint) -> N
     assert scorer.score([prompt, prompt]) == close_to([expected, expected])
 
 
-def test_each_prompt_keeps_a_token_behind_what_is_shared() -> None:
+def test_shared_prefix_leaves_a_token_to_each_prompt() -> None:
     assert count_shared([[1, 2, 3], [1, 2, 4, 5]]) == 2
     assert count_shared([[1, 2], [1, 2, 3]]) == 1
     assert count_shared([[1], [2]]) == 0
@@ -72,5 +72,5 @@ def test_padding_follows_the_prompt() -> None:
     assert last.tolist() == [2, 0]
 
 
-def test_it_is_ready_when_it_answers(tiny: Checkpoint) -> None:
+def test_health_answers(tiny: Checkpoint) -> None:
     assert TestClient(build_app(make_scorer(PlainScorer, tiny))).get("/health").status_code == 200

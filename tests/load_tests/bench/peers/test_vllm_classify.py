@@ -21,35 +21,35 @@ def answer(*order: int) -> dict[str, Any]:
 
 def test_grades_are_in_the_order_of_the_prompts(tiny: Checkpoint) -> None:
     expected = [calibrated_grade(RAW[index], tiny) for index in (0, 1)]
-    assert VllmClassify(tiny, "best").grades([answer(1, 0)]) == pytest.approx(expected)
+    assert VllmClassify(tiny, "tuned").grades([answer(1, 0)]) == pytest.approx(expected)
 
 
-def test_its_classes_are_the_label_tokens(tiny: Checkpoint) -> None:
-    assert VllmClassify(tiny, "best").overrides() == {
+def test_classes_are_the_label_tokens(tiny: Checkpoint) -> None:
+    assert VllmClassify(tiny, "tuned").overrides() == {
         "architectures": ["LlamaForSequenceClassification"],
         "classifier_from_token": ["0", "1", "2", "3"],
         "method": "no_post_processing",
     }
 
 
-def test_its_label_tokens_are_spelled_as_the_vocabulary_does(tiny: Checkpoint) -> None:
+def test_label_tokens_are_spelled_as_in_the_vocabulary(tiny: Checkpoint) -> None:
     # vLLM looks them up there, without tokenising them.
     spec = json.loads(Path(tiny.folder / "tokenizer.json").read_text(encoding="utf-8"))
     found = [
         spec["model"]["vocab"][token]
-        for token in VllmClassify(tiny, "best").overrides()["classifier_from_token"]
+        for token in VllmClassify(tiny, "tuned").overrides()["classifier_from_token"]
     ]
     assert tuple(found) == tiny.manifest.label_token_ids
 
 
 @pytest.mark.engine
-def test_call_and_answer_are_those_of_vllm(tiny: Checkpoint, request_of_three: Request) -> None:
+def test_call_and_answer_match_vllm(tiny: Checkpoint, request_of_three: Request) -> None:
     from vllm.entrypoints.pooling.classify.protocol import (
         ClassificationCompletionRequest,
         ClassificationResponse,
     )
 
-    [call] = VllmClassify(tiny, "best").calls(request_of_three)
+    [call] = VllmClassify(tiny, "tuned").calls(request_of_three)
     body = ClassificationCompletionRequest.model_validate(call.body)
     assert call.path == "/classify"
     assert not body.model_extra

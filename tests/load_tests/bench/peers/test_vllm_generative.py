@@ -39,14 +39,14 @@ def answer(checkpoint: Checkpoint, *order: int) -> dict[str, Any]:
 
 def test_grades_are_in_the_order_of_the_prompts(tiny: Checkpoint) -> None:
     expected = [calibrated_grade(RAW[index], tiny) for index in (0, 1)]
-    assert VllmGenerative(tiny, "best").grades([answer(tiny, 1, 0)]) == pytest.approx(expected)
+    assert VllmGenerative(tiny, "tuned").grades([answer(tiny, 1, 0)]) == pytest.approx(expected)
 
 
 @pytest.mark.engine
-def test_call_and_answer_are_those_of_vllm(tiny: Checkpoint, request_of_three: Request) -> None:
+def test_call_and_answer_match_vllm(tiny: Checkpoint, request_of_three: Request) -> None:
     from vllm.entrypoints.openai.completion.protocol import CompletionRequest, CompletionResponse
 
-    [call] = VllmGenerative(tiny, "best").calls(request_of_three)
+    [call] = VllmGenerative(tiny, "tuned").calls(request_of_three)
     body = CompletionRequest.model_validate(call.body)
     assert call.path == "/v1/completions"
     assert not body.model_extra

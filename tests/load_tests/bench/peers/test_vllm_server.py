@@ -1,7 +1,7 @@
 import pytest
 
 from load_tests.bench.peers import vllm_server
-from load_tests.bench.peers.vllm_server import best_settings, default_settings
+from load_tests.bench.peers.vllm_server import default_settings, tuned_settings
 from service.contract.checkpoint import Checkpoint
 
 
@@ -20,7 +20,7 @@ def option(flags: tuple[str, ...], name: str) -> str:
 
 
 @pytest.mark.usefixtures("_with_compiler")
-def test_as_it_comes_no_option_is_set() -> None:
+def test_default_settings_set_no_options() -> None:
     settings = default_settings()
     assert settings.flags == ()
     assert set(settings.environment) == {
@@ -31,8 +31,8 @@ def test_as_it_comes_no_option_is_set() -> None:
 
 
 @pytest.mark.usefixtures("_with_compiler")
-def test_at_its_best_it_is_set_up_as_our_engine_is(tiny: Checkpoint) -> None:
-    settings = best_settings(tiny)
+def test_tuned_settings_equal_those_of_our_engine(tiny: Checkpoint) -> None:
+    settings = tuned_settings(tiny)
     longest = tiny.renderer.max_prompt_tokens + 1
     assert option(settings.flags, "--dtype") == "float32"
     assert option(settings.flags, "--block-size") == "32"
@@ -43,8 +43,8 @@ def test_at_its_best_it_is_set_up_as_our_engine_is(tiny: Checkpoint) -> None:
     assert "--enforce-eager" not in settings.flags
 
 
-def test_without_a_compiler_it_is_eager(tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_eager_without_a_compiler(tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "a-compiler-that-is-not-there")
-    for settings in (default_settings(), best_settings(tiny)):
+    for settings in (default_settings(), tuned_settings(tiny)):
         assert "--enforce-eager" in settings.flags
         assert settings.environment["TORCHDYNAMO_DISABLE"] == "1"

@@ -1,9 +1,9 @@
-"""A fine-tune's difference to its base, cut to a low rank so that the least is lost of what it does.
+"""Extracts a LoRA adapter from a fully fine-tuned model, with the smallest loss on the inputs that the model reads.
 
-A linear's difference D = W' - W changes its output by D x. Of the matrices of some rank, the one whose D x is nearest over the
-inputs that the model really has is not D's own truncated SVD, but that of D S with S S = E[x x^T], times S^-1: inputs that never
-come cost nothing.
-Source: arXiv 2403.07378 (SVD-LLM, truncation-aware data whitening), on the difference in place of the weight.
+A linear's weight difference D = W' - W changes its output by D x. The rank-r matrix that approximates D x best over
+real inputs is not the truncated SVD of D. It is the truncated SVD of D S, with S S = E[x x^T], times S^-1, which spends
+no rank on input directions that never occur.
+Source: arXiv 2403.07378 (SVD-LLM, truncation-aware data whitening), applied to the difference instead of the weight.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,61 +18,74 @@ from model_export.models.base_model import load_base, locate_base
 if TYPE_CHECKING:
     import torch
 
-# E[x x^T] of few tokens is singular: directions that they lack count a thousandth of the mean one.
+# E[x x^T] over few tokens is singular: each direction gets a thousandth of the mean variance on top of its own.
 _RIDGE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class CutReport:
-    """What the cut kept: the mean over linears of the kept share of E[|D x|^2], in [0, 1]; and the size of the weights."""
+class ExtractionReport:
+    """The quality and size of an extracted adapter.
+
+    Attributes:
+        energy_kept: mean over linears of the kept share of E[|D x|^2], in [0, 1].
+    """
 
     energy_kept: float
     weights_bytes: int
 
 
-def cut(
+def extract_lora(
     base: str, tuned: Path, out: Path, rank: int, rows: Sequence[Sequence[int]], *, name: str | None = None
-) -> CutReport:
-    """Write the adapter that brings `base` (as `locate_base` takes it) near the transformers folder `tuned`.
+) -> ExtractionReport:
+    """Write to `out` the rank-`rank` adapter that approximates the fine-tune `tuned` of `base`.
 
-    `rows` are token ids of what the model is to read and write; `name` is the base's for the adapter's configuration, by default
-    what `base` says. The folder lacks its description until `describe_adapter` adds it. Raises AdapterError as
-    `changed_linears` does.
+    `describe_adapter` then completes the folder.
+
+    Args:
+        base: as `locate_base` takes it. tuned: a transformers folder.
+        rows: token ids of typical prompts and completions, over which the loss is minimised.
+        name: the base's name in the adapter's configuration, by default that of `base`.
+    Raises: AdapterError without rows, and as `changed_linears` does.
     """
+    if not any(rows):
+        raise AdapterError(
+            "an adapter needs prompts and completions to be fitted on, and there are none:"
+            " did the teacher write a trace that parses?"
+        )
     model = load_base(locate_base(str(tuned))).model
     before, after = load_base(locate_base(base)).model.state_dict(), model.state_dict()
     moments = input_moments(model, rows, changed_linears(before, after, rank))
-    factors, energy_kept = cut_difference(before, after, rank, moments)
+    factors, energy_kept = factor_differences(before, after, rank, moments)
     out.mkdir(parents=True, exist_ok=True)
     write_factors(out, factors, rank, base=name or locate_base(base).name)
-    return CutReport(energy_kept, (out / WEIGHTS_NAME).stat().st_size)
+    return ExtractionReport(energy_kept, (out / WEIGHTS_NAME).stat().st_size)
 
 
 def changed_linears(
     base: "Mapping[str, torch.Tensor]", tuned: "Mapping[str, torch.Tensor]", rank: int
 ) -> list[str]:
-    """Names of the linear weights (`*proj.weight`) that training has changed.
+    """List the linear weights (`*proj.weight`) that training has changed.
 
-    Raises AdapterError naming what else has changed (norms and embeddings must be frozen in training: an adapter can't
-    carry them), or when nothing has, or when a linear is narrower than the rank.
+    Raises AdapterError when another weight has changed (an adapter can't carry norms and embeddings, so training must
+    freeze them), when nothing has changed, or when a linear is narrower than the rank.
     """
     _check_only_linears_changed(base, tuned)
     linears = [name for name in base if name.endswith(LINEAR)]
     for name in linears:
         if min(base[name].shape) < rank:
             raise AdapterError(
-                f"rank {rank} is more than {name} has ({min(base[name].shape)}): take a lower one"
+                f"rank {rank} is above the largest possible rank of {name} ({min(base[name].shape)}): lower it"
             )
     changed = [name for name in linears if not base[name].equal(tuned[name])]
     if not changed:
-        raise AdapterError("the tuned model does not differ from its base: there is nothing to cut")
+        raise AdapterError("the tuned model does not differ from its base: there is nothing to extract")
     return changed
 
 
 def input_moments(
     model: Any, rows: Sequence[Sequence[int]], names: Sequence[str]
 ) -> "dict[str, torch.Tensor]":
-    """E[x x^T], (in, in), of what each of these linears reads when the model reads the rows."""
+    """Compute E[x x^T], (in, in), over the inputs x of each of these linears while the model reads the rows."""
     import torch
 
     sums: dict[str, torch.Tensor] = {}
@@ -94,25 +107,25 @@ def input_moments(
     return {name: total / tokens for name, total in sums.items()}
 
 
-def cut_difference(
+def factor_differences(
     base: "Mapping[str, torch.Tensor]",
     tuned: "Mapping[str, torch.Tensor]",
     rank: int,
     moments: "Mapping[str, torch.Tensor]",
 ) -> tuple[Factors, float]:
-    """The factors of tuned - base for each linear weight (out x in) that has moments, in bfloat16, and the energy they keep.
+    """Factor tuned - base of each linear weight (out x in) that has moments.
 
-    Deterministic. The energy is that of `CutReport`.
+    Returns: the factors in bfloat16, and the `energy_kept` of `ExtractionReport`. Deterministic.
     """
-    cuts = {
-        name: _cut_one(tuned[name].double() - base[name].double(), moment.double(), rank)
+    found = {
+        name: _factor_one(tuned[name].double() - base[name].double(), moment.double(), rank)
         for name, moment in moments.items()
     }
-    energies = [energy for _, energy in cuts.values()]
-    return {name: factors for name, (factors, _) in cuts.items()}, sum(energies) / len(energies)
+    energies = [energy for _, energy in found.values()]
+    return {name: factors for name, (factors, _) in found.items()}, sum(energies) / len(energies)
 
 
-def _cut_one(
+def _factor_one(
     difference: "torch.Tensor", moment: "torch.Tensor", rank: int
 ) -> "tuple[tuple[torch.Tensor, torch.Tensor], float]":
     import torch
@@ -120,7 +133,7 @@ def _cut_one(
     variances, directions = torch.linalg.eigh(moment)
     spread = (variances.clamp(min=0) + _RIDGE * variances.mean()).sqrt()
     u, s, vt = torch.linalg.svd(difference @ (directions * spread), full_matrices=False)
-    root = s[:rank].sqrt()  # half of it on each side: bfloat16 then rounds both alike
+    root = s[:rank].sqrt()  # on both sides, so that bfloat16 rounds both factors equally
     a = (root[:, None] * vt[:rank]) @ (directions / spread).T
     return ((u[:, :rank] * root).bfloat16(), a.bfloat16()), float(s[:rank].square().sum() / s.square().sum())
 
@@ -131,11 +144,13 @@ def _check_only_linears_changed(
     shapes = [{name: tuple(tensor.shape) for name, tensor in state.items()} for state in (base, tuned)]
     if shapes[0] != shapes[1]:
         names = sorted(name for name, _ in shapes[0].items() ^ shapes[1].items())
-        raise AdapterError(f"the tuned model is no fine-tune of this base: {names[0]} differs in shape")
+        raise AdapterError(
+            f"the tuned model is not a fine-tune of this base: {names[0]} differs in shape or is missing"
+        )
     others = [name for name in base if not name.endswith(LINEAR)]
     changed = [name for name in others if not base[name].equal(tuned[name])]
     if changed:
         raise AdapterError(
-            f"an adapter carries linear weights alone, and training changed {', '.join(changed[:3])}"
+            f"an adapter carries linear weights only, and training changed {', '.join(changed[:3])}"
             f"{' ...' if len(changed) > 3 else ''}: freeze norms and embeddings"
         )

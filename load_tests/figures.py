@@ -1,0 +1,43 @@
+"""Formats and summarises the figures of load tests."""
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
+
+
+def spread(values: Sequence[float]) -> str:
+    """Format the minimum, median and maximum."""
+    return f"{min(values):,.2f} / {statistics.median(values):,.2f} / {max(values):,.2f}"
+
+
+def percentile(values: Iterable[float], percent: float) -> float:
+    """Return the nearest-rank percentile, NaN of no values."""
+    ranked = sorted(values)
+    return ranked[max(0, math.ceil(round(percent * len(ranked) / 100, 6)) - 1)] if ranked else math.nan
+
+
+def percentiles_ms(seconds: Iterable[float]) -> dict[str, float]:
+    """Return p50, p90, p99, p99.9 and the maximum in milliseconds; empty for no values."""
+    ranked = sorted(seconds)
+    return {name: 1000 * percentile(ranked, percent) for name, percent in PERCENTILES.items() if ranked}
+
+
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Format a Markdown table."""
+    lines = [
+        " | ".join(cell.replace("|", r"\|") for cell in cells)
+        for cells in (heads, ["---"] * len(heads), *rows)
+    ]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def finite_json(value: Any) -> Any:
+    """Replace NaN and infinities by None, since JSON has no numbers for them."""
+    if isinstance(value, dict):
+        return {key: finite_json(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_json(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
