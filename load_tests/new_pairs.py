@@ -37,12 +37,15 @@ class NewPairs:
     async def measure_capacity(self, seconds: float) -> float:
         """Return scored pairs per second with clients that send the next request after each answer.
 
-        The service is warmed up for a quarter of the time first. Deadlines don't apply.
+        The service is warmed up for a quarter of the time first. Deadlines are as long as the service allows.
+        Raises RuntimeError when no pair is scored.
         """
         for each in (seconds / 4, seconds):
             started = time.perf_counter()
             drive = await self._closed_loop(each)
             rate = sum(map(count_scored, drive.sent)) / (time.perf_counter() - started)
+        if not rate:
+            raise RuntimeError(f"{self.url} scored no pair: {dict(drive.outcomes)}")
         return rate
 
     async def _closed_loop(self, seconds: float) -> Drive:
