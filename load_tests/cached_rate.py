@@ -10,10 +10,9 @@ on the other cores.
 import argparse
 import asyncio
 import os
-import subprocess
+import shutil
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 from load_tests.arguments import add_checkpoint, add_seed, make_parser
 from load_tests.bench.drive import Job, closed_loop, make_jobs
@@ -25,7 +24,6 @@ from load_tests.figures import spread
 from load_tests.soak.processes import Redis
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 
-ROOT = Path(__file__).parent.parent
 TIMEOUT_S = 120.0
 SOURCES = ("engine", "redis", "local", "coalesced")
 
@@ -97,6 +95,7 @@ def main() -> None:
     parser.add_argument("--notes", type=int, default=50, help="notes per request")
     parser.add_argument("--clients", type=int, default=4)
     add_seed(parser)
+    parser.add_argument("--redis-server", default=shutil.which("redis-server") or "valkey-server")
     options = parser.parse_args()
     if options.requests <= options.clients:
         parser.error(
@@ -106,10 +105,7 @@ def main() -> None:
     if len(cores) < 2:
         parser.error("a second core is needed for Redis and the load generator")
     os.sched_setaffinity(0, cores - {0})
-    binary = subprocess.run(
-        [ROOT / "scripts/ensure_redis.sh"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    redis = Redis(binary)
+    redis = Redis(options.redis_server)
     redis.start()
     try:
         asyncio.run(measure(options, redis.url))

@@ -3,7 +3,6 @@
 import itertools
 import json
 import random
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,17 +36,16 @@ class NewPairs:
     async def measure_capacity(self, seconds: float) -> float:
         """Return scored pairs per second with clients that send the next request after each answer.
 
-        The service is warmed up for a quarter of the time first. Deadlines don't apply.
+        The service is warmed up for a quarter of the time first. Deadlines are as long as the service allows.
+        Raises RuntimeError when no pair is scored.
         """
         for each in (seconds / 4, seconds):
-            started = time.perf_counter()
-            drive = await self._closed_loop(each)
-            rate = sum(map(count_scored, drive.sent)) / (time.perf_counter() - started)
+            jobs = self._jobs(60_000)
+            drive = await closed_loop(self.url, jobs, _CLIENTS, TIMEOUT_S, each, headers=self.headers)
+            rate = sum(map(count_scored, drive.sent)) / drive.seconds
+        if not rate:
+            raise RuntimeError(f"{self.url} scored no pair: {dict(drive.outcomes)}")
         return rate
-
-    async def _closed_loop(self, seconds: float) -> Drive:
-        jobs = self._jobs(60_000)
-        return await closed_loop(self.url, jobs, _CLIENTS, TIMEOUT_S, seconds, headers=self.headers)
 
     async def send(self, pairs_per_s: float, seconds: float) -> Drive:
         """Send requests at Poisson arrivals, and wait for all answers."""

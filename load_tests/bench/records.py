@@ -58,27 +58,25 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Differences between a peer's expected grades and ours on a sample, in grades: `greatest` and mean."""
+    """Differences between a peer's expected grades and ours on a sample, in grades: `maximum` and mean."""
 
     peer: str
     tuning: Tuning
     pairs: int
-    greatest: float
+    maximum: float
     mean: float
 
     def within(self, most: float) -> bool:
         """Whether no grade differs by more than `most`; False without grades to compare."""
-        return self.greatest <= most
+        return self.maximum <= most
 
 
 def agreement(peer: str, tuning: Tuning, ours: Sequence[float], theirs: Sequence[float]) -> Agreement:
     """Compare grades; a missing grade on either side gives NaN, which is within no limit."""
     differences = [abs(a - b) for a, b in zip(ours, theirs, strict=True)] or [math.nan]
     is_complete = not any(map(math.isnan, differences))
-    greatest, mean = (
-        (max(differences), statistics.fmean(differences)) if is_complete else (math.nan, math.nan)
-    )
-    return Agreement(peer, tuning, len(differences), greatest, mean)
+    maximum, mean = (max(differences), statistics.fmean(differences)) if is_complete else (math.nan, math.nan)
+    return Agreement(peer, tuning, len(differences), maximum, mean)
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,7 +119,7 @@ class Run:
             theirs = await grades_of(entrant, sample, self.plan.timeout_s)
             found = agreement(entrant.contestant.name, entrant.contestant.tuning, ours, theirs)
             self.records.agreements.append(found)
-            difference = f"expected grades differ from ours by {found.mean:.4f} on average, {found.greatest:.4f} at most ({found.pairs} pairs)"
+            difference = f"expected grades differ from ours by {found.mean:.4f} on average, {found.maximum:.4f} at most ({found.pairs} pairs)"
             print(f"   {entrant.label}: {difference}", file=sys.stderr)
             if not found.within(self.plan.most_apart):
                 self.records.disagreeing[entrant.label] = difference

@@ -66,8 +66,8 @@ def _number(value: float | None, digits: int) -> str:
 
 def _remarks(document: Mapping[str, Any]) -> Iterator[str]:
     for each in document["agreement"]:
-        greatest, mean = _number(each["greatest"], 4), _number(each["mean"], 4)
-        yield f"- {each['peer']} ({each['tuning']}): expected grades differ from ours by {mean} on average, {greatest} at most"
+        maximum, mean = _number(each["maximum"], 4), _number(each["mean"], 4)
+        yield f"- {each['peer']} ({each['tuning']}): expected grades differ from ours by {mean} on average, {maximum} at most"
     for name, found in document["saturation"].items():
         kept, lost = _number(found["kept_up"], 2), _number(found["not_kept_up"], 2)
         yield f"- {name} keeps up with {kept} requests/s, but not with {lost}"

@@ -58,5 +58,5 @@ async def test_run_writes_results_and_names_skipped_parts(
     found = json.loads((out / "bench.json").read_text(encoding="utf-8"))
     assert found["ratios"]["cold_vs_best_peer"] > 0
     assert found["skipped"]["p99"] == "p99: not selected"
-    assert found["agreement"][0]["greatest"] == 0
+    assert found["agreement"][0]["maximum"] == 0
     assert capsys.readouterr().out.strip() == (out / "report.md").read_text(encoding="utf-8").strip()

@@ -54,7 +54,7 @@ async def test_slower_peer_loses_in_every_round(make_run: Callable[..., Run]) ->
     ratio = compute_ratios(run.records)["cold_vs_best_peer"]
     assert ratio.value is not None
     assert ratio.value > 1.5
-    assert [each.greatest for each in run.records.agreements] == [0, 0]
+    assert [each.maximum for each in run.records.agreements] == [0, 0]
     assert set(run.records.ready_s) == {"Notegrade (tuned)", "slow (tuned)", "other (tuned)"}
     assert all(each.pairs == 12 and each.outcomes == {"answered": 4} for each in run.records.measurements)
 

@@ -86,7 +86,7 @@ def test_peer_without_scores_gives_no_ratio(rate: float) -> None:
 
 def test_agreement_is_the_largest_difference_and_nan_for_a_missing_grade() -> None:
     found = agreement("a", "tuned", [1.0, 2.0], [1.1, 1.7])
-    assert found.greatest == pytest.approx(0.3)
+    assert found.maximum == pytest.approx(0.3)
     assert found.mean == pytest.approx(0.2)
     assert found.within(0.31)
     assert not found.within(0.29)

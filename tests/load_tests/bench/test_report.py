@@ -88,7 +88,7 @@ def test_int8_weights_are_compared_with_the_int8_peak() -> None:
 
 
 def test_nan_is_null(document: dict[str, Any]) -> None:
-    assert document["agreement"][1]["greatest"] is None
+    assert document["agreement"][1]["maximum"] is None
     assert document["saturation"]["Notegrade (tuned)"]["not_kept_up"] is None
     json.dumps(document, allow_nan=False)
 

@@ -112,7 +112,7 @@ def test_log_is_replayed_exactly(tmp_path: Path, capsys: pytest.CaptureFixture[s
         }
     ]  # fmt: skip
     # z, w and v are new to all; of the second half, no pair that is new has a note that was seen.
-    assert (plans[0]["hit rate"], plans[0]["found"]) == ("50.0%", "0.0%")
+    assert (plans[0]["hit rate"], plans[0]["prefix reuse"]) == ("50.0%", "0.0%")
     assert json.loads(output_of(capsys, "--replay", file, "--json"))["log"]["pairs"] == 9
 
 
