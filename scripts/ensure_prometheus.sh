@@ -14,6 +14,21 @@ is_whole() {
     for tool in prometheus promtool alertmanager amtool; do
         "$tools/$tool" --version >/dev/null 2>&1 || return 1
     done
+    can_start_alertmanager
+}
+
+# Its --version works even where its templates are missing. On a port that can't exist it ends once it has loaded its configuration and
+# the templates: it then complains of the port alone.
+can_start_alertmanager() {
+    local folder output
+    folder=$(mktemp -d)
+    printf 'route: {receiver: none}\nreceivers: [{name: none}]\n' >"$folder/config.yml"
+    output=$(timeout 20 "$tools/alertmanager" --config.file="$folder/config.yml" --storage.path="$folder/data" \
+        --cluster.listen-address= --web.listen-address=127.0.0.1:99999 2>&1) || true
+    rm -rf "$folder"
+    [[ $output == *"listen tcp"* ]] && return
+    say "$(readlink -f "$tools/alertmanager") does not start: ${output##*$'\n'}"
+    return 1
 }
 
 # link NAME CANDIDATE...: the first of the candidates that is on PATH, under that name.
@@ -28,12 +43,14 @@ link() {
     return 1
 }
 
-from_path() {
+link_all() {
     mkdir -p "$tools"
     # Debian's name first, then that of the project's own archives.
     link prometheus prometheus && link promtool promtool && link alertmanager prometheus-alertmanager alertmanager &&
-        link amtool amtool && is_whole
+        link amtool amtool
 }
+
+from_path() { link_all && is_whole; }
 
 # As root, apt would rather download as another user, who may not write here.
 download() { (cd "$1" && apt-get download -qq -o APT::Sandbox::User=root "${packages[@]}") >&2; }
@@ -51,7 +68,23 @@ from_debian() {
     for package in "$folder"/*.deb; do
         dpkg-deb -x "$package" "$tools/debian" || return 1
     done
-    PATH=$tools/debian/usr/bin:$PATH from_path
+    PATH=$tools/debian/usr/bin:$PATH link_all && relocate_alertmanager && is_whole
+}
+
+# Debian's alertmanager reads its templates in /usr/share/prometheus/alertmanager, and no option says otherwise. In the copy here that
+# path becomes one of the same length that leads to descriptor 9, which a wrapper opens on the unpacked folder. A build that embeds its
+# templates has no such path, and is left as it is.
+relocate_alertmanager() {
+    local there=/usr/share/prometheus/alertmanager here=/proc/self/fd/9///////////////////
+    LC_ALL=C sed -i "s#$there#$here#g" "$tools/debian/usr/bin/prometheus-alertmanager"
+    rm "$tools/alertmanager"
+    cat >"$tools/alertmanager" <<'SH'
+#!/bin/sh
+tools=$(dirname "$0")
+if [ -d "$tools/debian/usr/share/prometheus/alertmanager" ]; then exec 9<"$tools/debian/usr/share/prometheus/alertmanager"; fi
+exec "$tools/debian/usr/bin/prometheus-alertmanager" "$@"
+SH
+    chmod +x "$tools/alertmanager"
 }
 
 as_root() {
