@@ -10,7 +10,7 @@ import argparse
 import asyncio
 import os
 import random
-import subprocess
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +24,6 @@ from load_tests.soak.processes import Redis
 from load_tests.spread import spread
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 
-ROOT = Path(__file__).parent.parent
 TIMEOUT_S = 120.0
 SOURCES = ("engine", "redis", "local", "coalesced")
 
@@ -98,6 +97,7 @@ def main() -> None:
     parser.add_argument("--notes", type=int, default=50, help="in a request")
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randint(0, 10**9))
+    parser.add_argument("--redis-server", default=shutil.which("redis-server") or "valkey-server")
     options = parser.parse_args()
     if options.requests <= options.clients:
         parser.error(
@@ -107,10 +107,7 @@ def main() -> None:
     if len(cores) < 2:
         parser.error("it needs a second core, for Redis and the load generator")
     os.sched_setaffinity(0, cores - {0})
-    binary = subprocess.run(
-        [ROOT / "scripts/ensure_redis.sh"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    redis = Redis(binary)
+    redis = Redis(options.redis_server)
     redis.start()
     try:
         asyncio.run(measure(options, redis.url))

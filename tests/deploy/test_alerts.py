@@ -36,7 +36,7 @@ from tests.deploy.prometheus_rig import (
 from tests.end_to_end.service_process import free_port
 from tests.redis_server import RedisServer
 from tests.served import served
-from tests.tools import debian_tool
+from tests.tools import HAPROXY, require
 from tests.waiting import wait_until
 
 RULE_TESTS = sorted((PROMETHEUS_FILES / "tests").glob("*.yaml"))
@@ -239,7 +239,7 @@ def test_what_the_router_answers_by_itself_is_told_and_what_replicas_answer_is_n
     checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     """HAProxy in front of one replica: first that fails, then none is up. The runbook's commands find something then."""
-    haproxy = debian_tool("haproxy")
+    haproxy = require(HAPROXY)
     config = (ROUTING / "by_query.cfg").read_text(encoding="utf-8")
     firing = 'ALERTS{alertname="NotegradeRouterErrors", alertstate="firing"}'
     with served(checkpoint) as service:

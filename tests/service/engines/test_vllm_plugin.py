@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from model_export.assemble import Plan, assemble
-from service.contract.vllm_settings import cpu_environment, has_compiler
+from service.contract.vllm_settings import cpu_environment
 from service.engines.vllm_plugin import end_with_parent, load_compiled
 from tests.tiny_base import make_tiny_base
+from tests.tools import COMPILER, require
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
@@ -98,8 +99,8 @@ if __name__ == "__main__":
 
 @pytest.mark.engine
 @pytest.mark.slow
-@pytest.mark.skipif(not has_compiler(), reason="compiling needs a C++ compiler, and there is none here")
 def test_what_was_compiled_is_loaded_at_the_next_start(tmp_path: Path) -> None:
+    require(COMPILER)
     base = make_tiny_base(tmp_path / "base")
     folder = assemble(Plan(str(base)), tmp_path / "checkpoint")
     script = tmp_path / "compiled.py"
