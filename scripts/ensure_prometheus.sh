@@ -23,7 +23,7 @@ can_start_alertmanager() {
     local folder output
     folder=$(mktemp -d)
     printf 'route: {receiver: none}\nreceivers: [{name: none}]\n' >"$folder/config.yml"
-    output=$(timeout 20 "$tools/alertmanager" --config.file="$folder/config.yml" --storage.path="$folder/data" \
+    output=$(timeout 60 "$tools/alertmanager" --config.file="$folder/config.yml" --storage.path="$folder/data" \
         --cluster.listen-address= --web.listen-address=127.0.0.1:99999 2>&1) || true
     rm -rf "$folder"
     [[ $output == *"listen tcp"* ]] && return
@@ -53,7 +53,7 @@ link_all() {
 from_path() { link_all && is_whole; }
 
 # As root, apt would rather download as another user, who may not write here.
-download() { (cd "$1" && apt-get download -qq -o APT::Sandbox::User=root "${packages[@]}") >&2; }
+apt() { (cd "$1" && apt-get -qq -o APT::Sandbox::User=root "${@:2}") >&2; }
 
 # Unpacked and not installed: installed, they would start as system services, on their usual ports, and stay.
 from_debian() {
@@ -63,8 +63,11 @@ from_debian() {
     # shellcheck disable=SC2064  # the folder's name now, which is local
     trap "rm -rf '$folder'" EXIT
     say "downloading Debian's packages ${packages[*]}"
-    # The list of packages may be missing or old: then it is fetched, where this user may, and tried again.
-    download "$folder" || { as_root apt-get update -qq >&2 && download "$folder"; } || return 1
+    # The system's list of packages may be missing or old. Without root it can't be fetched, but one of this script's own can.
+    local own=(-o "Dir::State::Lists=$folder/lists" -o "Dir::Cache=$folder/cache")
+    mkdir -p "$folder"/{lists,cache/archives}/partial
+    apt "$folder" download "${packages[@]}" 2>/dev/null ||
+        { apt "$folder" update "${own[@]}" && apt "$folder" download "${own[@]}" "${packages[@]}"; } || return 1
     for package in "$folder"/*.deb; do
         dpkg-deb -x "$package" "$tools/debian" || return 1
     done
@@ -87,14 +90,6 @@ SH
     chmod +x "$tools/alertmanager"
 }
 
-as_root() {
-    if [[ $EUID -eq 0 ]]; then
-        "$@"
-    else
-        command -v sudo >/dev/null && sudo -n "$@"
-    fi
-}
-
 if [[ ! -d $root/.venv ]]; then
     say "no .venv here, which they are kept in: run 'make setup' first"
     exit 1
@@ -103,5 +98,5 @@ if is_whole || from_path || { [[ ${1:-} != --here ]] && from_debian; }; then
     printf '%s\n' "$tools"
     exit
 fi
-say "not here: run scripts/ensure_prometheus.sh, or install the Debian packages ${packages[*]}"
+say "no Prometheus and Alertmanager that start: run scripts/ensure_prometheus.sh, or install the Debian packages ${packages[*]}"
 exit 1

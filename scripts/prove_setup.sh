@@ -62,7 +62,8 @@ if [[ -z $python ]]; then packages+=(python3); fi
 say "making a minimal Debian with ${packages[*]}${python:+, and a copy of $(command -v "$python")}"
 scripts/bare_debian.sh "$debian" "$python" "${packages[@]}" || impossible "mmdebstrap failed: the reason is above"
 install -m 600 "$folder/pip.conf" "$debian/etc/pip.conf"
-cat /etc/resolv.conf >"$debian/etc/resolv.conf"
+# What an installed Debian has and a minimal one lacks: name servers, and the name localhost.
+for file in /etc/resolv.conf /etc/hosts; do cat "$file" >"$debian$file"; done
 if [[ -n $certificates ]]; then cat "$certificates" >"$debian/etc/ssl/certs/ca-certificates.crt"; fi
 if [[ -n $wheels ]]; then
     mkdir -p "$debian/srv/wheels"

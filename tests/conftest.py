@@ -9,7 +9,7 @@ import pytest
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 from tests.redis_server import RedisServer
 from tests.skips import Skips
-from tests.tools import REDIS, lacks, require
+from tests.tools import REDIS, find_redis, lacks, require
 from tests.workers import ALONE, Groups, arrange, machine
 
 # No deadline: on a busy machine any example may be slow, and that says nothing about the code.
@@ -55,7 +55,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def redis_binary() -> str:
-    return require(REDIS)
+    return find_redis() or require(REDIS)
 
 
 @pytest.fixture

@@ -52,8 +52,9 @@ def _why_deselected(item: pytest.Item) -> str:
 def _skipped(reporter: pytest.TerminalReporter) -> Iterator[str]:
     files: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for report in reporter.getreports("skipped"):
-        path, _, reason = report.longrepr
-        files[reason.removeprefix("Skipped: ")][Path(path).name] += 1
+        *_, reason = report.longrepr
+        file = report.nodeid.partition("::")[0]
+        files[reason.removeprefix("Skipped: ")][Path(file).name] += 1
     for reason, counts in files.items():
         yield f"{counts.total()} skipped, {reason} ({', '.join(counts)})"
 

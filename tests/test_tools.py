@@ -25,7 +25,7 @@ def outside_of_ci(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_missing_tools_are_one_list_with_one_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert prepare([ABSENT, OTHER], refuse)
     printed = capsys.readouterr().out
-    assert "  Absent        needed by tests/deploy/test_absent.py\n" in printed
+    assert "  Absent          needed by tests/deploy/test_absent.py\n" in printed
     assert "\n  sudo apt-get install absent-package other-package\n" in printed
 
 

