@@ -8,11 +8,6 @@ ARGS ?=
 SBOM ?= build/sbom.cdx.json
 bin := .venv/bin
 default_checkpoint := checkpoints/default
-# What tests ask of the machine, installed if need be, and where it is.
-tools = redis=$$(scripts/ensure_redis.sh) && echo "redis: $$redis" && \
-	chromium=$$(scripts/ensure_chromium.sh) && echo "chromium: $$chromium" && \
-	prometheus=$$(scripts/ensure_prometheus.sh) && echo "prometheus: $$prometheus" && \
-	TEST_REDIS_SERVER="$$redis" TEST_CHROMIUM="$$chromium"
 
 .PHONY: help serve train-tiny test test-slow test-fast check bench format clean distclean setup setup-train setup-dev checkpoint image image-train sbom audit docs
 
@@ -29,10 +24,12 @@ train-tiny: setup-train ## Train by recipes/tiny.toml, every stage for real: run
 # Two workers with a core each: most tests wait for something to start, and threads of two engines would wait for one another.
 # Bytecode is kept: dozens of processes import the same modules.
 test: setup-dev checkpoint ## Run the suite, with a real engine, Redis and Chromium; ARGS= goes to pytest
-	@$(tools) OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(bin)/python -m pytest -n 2 --no-loadscope-reorder -m "not slow" $(ARGS)
+	@$(bin)/python -m tests.tools
+	@OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(bin)/python -m pytest -n 2 --no-loadscope-reorder -m "not slow" $(ARGS)
 
 test-slow: setup-dev checkpoint ## Run what takes minutes each: images, the tiny recipe, a compiled model, a benchmark, a soak; ARGS= goes to pytest
-	@$(tools) $(bin)/python -m pytest -m slow $(ARGS)
+	@$(bin)/python -m tests.tools --slow
+	@$(bin)/python -m pytest -m slow $(ARGS)
 
 test-fast: setup-dev ## Run what needs no engine, no Redis, no browser and no network; ARGS= goes to pytest
 	@$(bin)/python -m pytest -m "not engine and not redis and not browser" $(ARGS)

@@ -59,25 +59,7 @@ secrets=$(mktemp -d)
 trap 'rm -rf "$secrets"' EXIT
 python=.venv/bin/python
 [[ -x $python ]] || python=python3
-# pip.conf as it should be inside; what is a file or folder of this machine goes on a line of its own to stdout.
-local_files=$(PYTHONPATH=scripts "$python" - "$secrets/pip.conf" <<'PYTHON'
-import sys
-from pathlib import Path
-
-from pip_settings_for_uv import read_pip_settings
-
-settings = read_pip_settings()
-if certificates := settings.pop("cert", None):
-    print(f"ca.crt={certificates}")
-    settings["cert"] = "/etc/ssl/certs/ca-certificates.crt"
-wheels = [folder for folder in settings.pop("find-links", "").split() if Path(folder).is_dir()]
-if wheels:
-    print(f"wheels={wheels[0]}")
-settings.pop("constraint", None)
-lines = [f"{name} = {value}".replace("\n", "\n    ") for name, value in settings.items()]
-Path(sys.argv[1]).write_text("\n".join(["[global]", *lines, ""]), encoding="utf-8")
-PYTHON
-)
+local_files=$("$python" scripts/pip_settings_for_a_root.py "$secrets/pip.conf")
 options+=(--secret "id=pip.conf,src=$secrets/pip.conf")
 while IFS='=' read -r what path; do
     case $what in

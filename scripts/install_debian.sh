@@ -13,6 +13,12 @@ if [[ $EUID -ne 0 ]]; then
     as_root=(sudo -n)
 fi
 printf 'installing Debian packages: %s\n' "$*" >&2
-install=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@")
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+apt() { "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq "$@" >>"$log" 2>&1; }
+install() { apt install -y --no-install-recommends "$@"; }
 # The list of packages may be missing or old: then it is fetched, and tried again.
-"${install[@]}" >&2 || { "${as_root[@]}" apt-get update -qq >&2 && "${install[@]}" >&2; }
+if ! install "$@" && ! { apt update && install "$@"; }; then
+    cat "$log" >&2
+    exit 1
+fi

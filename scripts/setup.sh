@@ -81,27 +81,12 @@ find_python() {
     die "no Python 3.11, 3.12 or 3.13 found: install one (on Debian the package python3), or name it with PYTHON=/path/to/python"
 }
 
-# Installs Debian packages where that can be done without asking anybody; false where it can't.
-apt_install() {
-    local as_root=()
-    command -v apt-get >/dev/null || return 1
-    if [[ $EUID -ne 0 ]]; then
-        command -v sudo >/dev/null && sudo -n true 2>/dev/null || return 1
-        as_root=(sudo -n)
-    fi
-    say "installing Debian package $*"
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2 && return
-    # The package list may be missing or old: fetch it once, try again.
-    "${as_root[@]}" apt-get update -qq >&2 &&
-        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2
-}
-
 make_venv() {
     local python package
     python=$(find_python)
     if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
         package=python$(version_of "$python")-venv
-        apt_install "$package" || apt_install python3-venv || true
+        scripts/install_debian.sh "$package" || scripts/install_debian.sh python3-venv || true
         "$python" -c 'import ensurepip, venv' 2>/dev/null ||
             die "$python can't make virtual environments: install the Debian package $package (or python3-venv) and run this again"
     fi
@@ -113,7 +98,7 @@ make_venv() {
 ensure_libnuma() {
     local check='import ctypes; ctypes.CDLL("libnuma.so.1")'
     "$venv_python" -c "$check" 2>/dev/null && return
-    apt_install libnuma1 || true
+    scripts/install_debian.sh libnuma1 || true
     "$venv_python" -c "$check" 2>/dev/null ||
         die "the engine needs the library libnuma.so.1: install the Debian package libnuma1 and run this again"
 }

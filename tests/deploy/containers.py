@@ -13,14 +13,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent.parent
-# Its command, and the Debian package that has it.
-TOOLS = {
-    "buildah": "buildah",
-    "mmdebstrap": "mmdebstrap",
-    "podman": "podman",
-    "runc": "runc",  # crun refuses a machine where both versions of cgroups are mounted
-    "/usr/lib/podman/netavark": "netavark",
-}
 # As docs/deploy.md says it. podman's own way to be read-only leaves more than /tmp to write to, so that is off.
 HARDENED = (
     *("--read-only", "--read-only-tmpfs=false", "--tmpfs", "/tmp:noexec,size=256m", "--tmpfs", "/dev/shm"),
@@ -109,11 +101,6 @@ class Containers:
         for point in reversed([point for point in mounted if point.startswith(f"{self._folder}/")]):
             self.run("umount", point)
         shutil.rmtree(self._folder)
-
-
-def missing_packages() -> list[str]:
-    """The Debian packages whose tools are not here."""
-    return [package for tool, package in TOOLS.items() if shutil.which(tool) is None]
 
 
 def changeable(files: Path) -> list[str]:

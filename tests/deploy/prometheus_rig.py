@@ -20,7 +20,7 @@ import yaml  # type: ignore[import-untyped]  # it comes with vLLM, its stubs don
 
 from tests.deploy.containers import ROOT
 from tests.end_to_end.service_process import free_port
-from tests.tools import lacks
+from tests.tools import CURL, PROMETHEUS, require
 from tests.waiting import wait_until
 
 PROMETHEUS_FILES = ROOT / "deploy" / "prometheus"
@@ -34,13 +34,8 @@ RUNBOOK_PREFIX = "{{ $externalLabels.notegrade_repository }}"
 
 @cache
 def tools() -> Path:
-    """The folder that scripts/ensure_prometheus.sh prints. Only in CI are they brought here."""
-    in_ci = os.environ.get("CI") == "true"
-    command = [str(ROOT / "scripts" / "ensure_prometheus.sh"), *([] if in_ci else ["--here"])]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lacks(done.stderr.strip())
-    return Path(done.stdout.strip())
+    """The folder of prometheus, promtool, alertmanager and amtool."""
+    return Path(require(PROMETHEUS)).parent
 
 
 def run_tool(tool: str, *arguments: str | Path) -> str:
@@ -74,6 +69,7 @@ def run_runbook(page: Path, **environment: str) -> None:
     """Run the page's commands exactly as written. Each must print something, because there is something to find."""
     found = re.findall(r"^```bash\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     assert found, page.name
+    require(CURL)
     path = f"{tools()}:{os.environ['PATH']}"
     with ThreadPoolExecutor(2) as pool:
         ran = pool.map(lambda command: _run(command, {**os.environ, **environment, "PATH": path}), found)

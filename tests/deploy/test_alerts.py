@@ -35,7 +35,7 @@ from tests.deploy.prometheus_rig import (
 from tests.end_to_end.service_process import free_port
 from tests.redis_server import RedisServer
 from tests.served import served
-from tests.tools import debian_tool
+from tests.tools import HAPROXY, require
 from tests.waiting import wait_until
 
 RULE_TESTS = sorted((PROMETHEUS_FILES / "tests").glob("*.yaml"))
@@ -238,7 +238,7 @@ def test_the_router_s_own_errors_are_notified_and_those_of_replicas_are_not(
     checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     """HAProxy has one replica: first it fails a request, then it is down. The runbook's commands must then find something."""
-    haproxy = debian_tool("haproxy")
+    haproxy = require(HAPROXY)
     config = (ROUTING / "by_query.cfg").read_text(encoding="utf-8")
     firing = 'ALERTS{alertname="NotegradeRouterErrors", alertstate="firing"}'
     with served(checkpoint) as service:

@@ -18,7 +18,7 @@ from service.http.server import LAST_ANSWERS_S
 from service.settings import PREFIX, Settings
 from tests.deploy.test_kubernetes import ENGINE_CLOSES_S
 from tests.doc_commands import problems
-from tests.tools import debian_tool
+from tests.tools import COMPOSE, require
 
 ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy"
@@ -30,7 +30,7 @@ Composed = dict[str, Any]
 @pytest.fixture(scope="module")
 def docker_compose() -> str:
     """Debian's Compose 2, which parses a file without a daemon."""
-    return debian_tool("docker-compose")
+    return require(COMPOSE)
 
 
 def read_by(docker_compose: str, file: Path, **environment: str) -> "subprocess.CompletedProcess[str]":

@@ -23,7 +23,7 @@ from tests.checkpoints import engine_model, load_tiny
 from tests.deploy.haproxy_rig import ROUTING, Router, routed
 from tests.deploy.prometheus_rig import Prometheus, prometheus, run_tool
 from tests.served import Served, served
-from tests.tools import debian_tool
+from tests.tools import HAPROXY, require
 from tests.waiting import wait_until
 
 # Windows of 4 scrapes each; the command needs 10 of them.
@@ -112,7 +112,7 @@ def start(folder: Path, services: ExitStack) -> Experiment:
     environment = {f"{name.upper()}_1": address for name, address in addresses.items()}
     config = (ROUTING / "experiment.cfg").read_text()
     environment["TREATMENT_PERCENT"] = "50"
-    router = services.enter_context(routed(debian_tool("haproxy"), folder, config, environment))
+    router = services.enter_context(routed(require(HAPROXY), folder, config, environment))
     scraping = services.enter_context(prometheus(folder, *addresses.values()))
     router.wait_for()
     users = {}

@@ -30,7 +30,7 @@ from tests.deploy.kustomize_rig import (
 )
 from tests.deploy.prometheus_rig import run_tool
 from tests.served import served
-from tests.tools import debian_tool
+from tests.tools import KUSTOMIZE, require
 from tests.waiting import wait_until
 
 OVERLAYS = sorted(path.name for path in (MANIFESTS / "overlays").iterdir())
@@ -47,7 +47,7 @@ ENGINE_CLOSES_S = 15.0
 
 @pytest.fixture(scope="module")
 def kustomize() -> str:
-    return debian_tool("kustomize")
+    return require(KUSTOMIZE)
 
 
 @pytest.fixture(

@@ -27,7 +27,7 @@ from tests.deploy.kustomize_rig import (
 )
 from tests.deploy.test_routing import failing
 from tests.end_to_end.service_process import free_port
-from tests.tools import debian_tool
+from tests.tools import HAPROXY, KUSTOMIZE, require
 
 ARMS = {"control": "notegrade", "treatment": "notegrade-treatment"}
 # Connections of the kubelet, every router and Prometheus, and those that only one side has closed yet.
@@ -36,7 +36,7 @@ RESERVED_CONNECTIONS = 100
 
 @pytest.fixture(scope="module")
 def kustomize() -> str:
-    return debian_tool("kustomize")
+    return require(KUSTOMIZE)
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +199,7 @@ def test_haproxy_accepts_the_rendered_configuration(experiment: list[Manifest], 
     [mount] = router["volumeMounts"]
     _, *arguments = [each.replace(mount["mountPath"], str(tmp_path)) for each in router["args"]]
     done = subprocess.run(
-        [debian_tool("haproxy"), "-c", *arguments],
+        [require(HAPROXY), "-c", *arguments],
         env=config_of(experiment, "notegrade-router"),
         capture_output=True,
         text=True,
@@ -282,7 +282,7 @@ def test_haproxy_counts_its_own_503s(tmp_path: Path) -> None:
         folder.mkdir()
         where = dict.fromkeys(("REPLICA_1", "REPLICA_2", "REPLICA_3"), address)
         config = (ROUTING / "by_query.cfg").read_text(encoding="utf-8")
-        with routed(debian_tool("haproxy"), folder, config, where) as router:
+        with routed(require(HAPROXY), folder, config, where) as router:
             assert router.score("quiet cafes").status_code == 503
             written = httpx.get(router.metrics_url).text
         [found] = re.findall(

@@ -20,7 +20,7 @@ from tests.checkpoints import load_tiny
 from tests.deploy.containers import ROOT
 from tests.deploy.haproxy_rig import ROUTING, Router, answered, routed
 from tests.served import Served, served
-from tests.tools import debian_tool
+from tests.tools import HAPROXY, require
 from tests.waiting import wait_until
 
 REPLICAS = ("replica1", "replica2", "replica3")
@@ -31,7 +31,7 @@ DRAIN_DELAY_S = 600
 
 @pytest.fixture(scope="module")
 def haproxy() -> str:
-    return debian_tool("haproxy")
+    return require(HAPROXY)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from tests.deploy.prometheus_rig import tools
 from tests.deploy.whole_stack import QUERIES, Answer, Stack, tiny_checkpoint, whole_stack
 from tests.end_to_end.supervised import engine_core, exit_code
 from tests.redis_server import RedisServer
-from tests.tools import debian_tool
+from tests.tools import HAPROXY, require
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.engine, pytest.mark.redis, pytest.mark.timeout(900)]
@@ -40,7 +40,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def stack(checkpoint: Path, redis_binary: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     tools()  # skips before anything starts
-    haproxy = debian_tool("haproxy")
+    haproxy = require(HAPROXY)
     redis = RedisServer(redis_binary)
     redis.start()
     try:

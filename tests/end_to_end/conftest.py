@@ -1,7 +1,5 @@
 """The real thing: `make serve` with vLLM, SmolLM2 and Redis, as a process of its own."""
 
-import os
-import shutil
 from collections.abc import Iterator
 
 import httpx
@@ -11,7 +9,7 @@ from service.contract.checkpoint import Checkpoint
 from tests.end_to_end.replicas import Replicas, started_replicas
 from tests.end_to_end.service_process import TINY_STUDENT, ServiceProcess, free_port, start_service
 from tests.redis_server import RedisServer
-from tests.tools import lacks
+from tests.tools import CHROMIUM, require
 
 
 @pytest.fixture(scope="session")
@@ -62,10 +60,7 @@ def replicas(redis_binary: str, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture(scope="session")
 def chromium_binary() -> str:
-    """The Chromium that `make test` found or installed, else one on PATH."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    binary = os.environ.get("TEST_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
-    return binary or lacks("no Chromium here: scripts/ensure_chromium.sh gets one")
+    return require(CHROMIUM)
 
 
 @pytest.fixture

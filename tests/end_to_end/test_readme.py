@@ -10,6 +10,7 @@ import pytest
 
 from tests.end_to_end.service_process import ROOT, ServiceProcess, free_port, start_service
 from tests.tiny_base import make_tiny_base
+from tests.tools import CURL, require
 
 pytestmark = [pytest.mark.engine, pytest.mark.redis]
 
@@ -49,6 +50,7 @@ def bash(command: str) -> str:
 
 
 def test_curl_examples_answer_as_shown(service: ServiceProcess) -> None:
+    require(CURL)
     examples = [c for c in shown_commands() if c.startswith("curl") and "/explain" not in c]
     # Its deadline is a sensible one for a reader; on a busy machine the answer shown may take longer.
     patient = [example.replace('"deadline_ms": 5000', '"deadline_ms": 60000') for example in examples]
@@ -71,6 +73,7 @@ def test_curl_examples_answer_as_shown(service: ServiceProcess) -> None:
 def test_explanation_mode_is_flipped_used_and_flipped_back(
     service: ServiceProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    require(CURL)
     monkeypatch.setenv("NOTEGRADE_URL", service.url)
     turn_on, explain, turn_off = (c for c in shown_commands() if is_of_explaining(c))
     assert bash(turn_on).startswith("on_request (1800 s left)")

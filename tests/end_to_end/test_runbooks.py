@@ -9,6 +9,7 @@ import pytest
 
 from tests.end_to_end.replicas import ADMIN_KEY, Replicas
 from tests.end_to_end.service_process import ROOT
+from tests.tools import CURL, require
 
 pytestmark = [pytest.mark.engine, pytest.mark.redis, pytest.mark.timeout(1800)]
 
@@ -20,6 +21,7 @@ def commands() -> list[str]:
 
 
 def run(command: str, replicas: Replicas) -> str:
+    require(CURL)
     environment = {"NOTEGRADE_URL": replicas.processes[0].url, "NOTEGRADE_KEY": ADMIN_KEY}
     done = subprocess.run(
         ["bash", "-euc", command],

@@ -15,6 +15,7 @@ from service.caches.redis_connection import translate_redis_errors
 from service.errors import CacheUnavailableError, ConfigurationError
 from tests.redis_server import RedisServer
 from tests.service.caches.harness import read_values
+from tests.tools import REDIS, require
 
 A, B = b"a" * 32, b"b" * 32
 SECRET = "s3cr3t"
@@ -174,14 +175,14 @@ async def test_an_entry_of_another_type_is_deleted_and_a_miss(cache: RedisCache,
 
 
 @pytest.fixture
-def tls_server(redis_binary: str, tmp_path: Path) -> Iterator[RedisServer]:
+def tls_server(tmp_path: Path) -> Iterator[RedisServer]:
     """A Redis that requires TLS and a password. Its authority's certificate is `ca.pem` in `tmp_path`."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(
         str(tmp_path / "server.pem")
     )
-    server = RedisServer(redis_binary, password=SECRET, tls=(tmp_path / "server.pem", tmp_path / "ca.pem"))
+    server = RedisServer(require(REDIS), password=SECRET, tls=(tmp_path / "server.pem", tmp_path / "ca.pem"))
     server.start()
     yield server
     server.kill()
