@@ -62,7 +62,7 @@ def test_assemble_makes_a_folder(
         (["--base", "nowhere"], "no base 'nowhere'"),
         (["--template", "cue-first"], "no template 'cue-first'"),
         (["--criteria", "strict"], "no criteria 'strict'"),
-        (["--name", "a b"], "'a b' can't be"),
+        (["--name", "a b"], "'a b' is not a valid checkpoint name"),
     ],
 )
 def test_mistake_is_one_line_and_exit_code_2(
