@@ -77,11 +77,11 @@ class Settings(BaseSettings, RequestLimits, ServerOptions, ServingOptions):
 
     engine_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="Number format of the engine; `auto` measures fp32 against bf16 at start (CPU), or takes the checkpoint's (GPU). Int8 checkpoints need bf16 or fp16 on processors with AMX",
+        description="Number format of the engine; `auto` on a CPU is bf16 where the processor has AMX-BF16 or AVX512-BF16, else fp32; on a GPU it is the checkpoint's. Int8 checkpoints need bf16 or fp16 on processors with AMX",
     )
     engine_compile: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="Whether the model is compiled (`torch.compile`); `auto` compiles on a GPU only. On a CPU it needs a C++ compiler, takes a minute at the first start and 3 s at later ones (vLLM keeps the result under `VLLM_CACHE_ROOT`), and made scoring about 1.1 times as fast",
+        description="Whether the model is compiled (`torch.compile`); `auto` compiles on a GPU only. On a CPU it needs a C++ compiler, takes a minute at each start, and makes scoring about 1.1 times as fast",
     )
     engine_max_batched_tokens: int = Field(1024, ge=32, description="Most tokens in one engine step")
     engine_max_sequences: int = Field(64, ge=1, description="Most prompts in one engine step")
