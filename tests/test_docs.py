@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 from pydantic_core import PydanticUndefined
@@ -108,6 +109,16 @@ def published_openapi() -> str:
 
 def test_the_api_is_published() -> None:
     assert (ROOT / "docs" / "openapi.json").read_text(encoding="utf-8") == published_openapi()
+
+
+@pytest.mark.parametrize(
+    ("picture", "package"), [("request-path", "service"), ("training-path", "model_export")]
+)
+def test_pictures_name_files_that_exist(picture: str, package: str) -> None:
+    drawn = (ROOT / "docs" / f"{picture}.svg").read_text(encoding="utf-8")
+    named = [name for text in re.findall(r'class="code"[^>]*>([^<]+)<', drawn) for name in text.split(", ")]
+    assert len(named) > 10
+    assert [name for name in named if not any((ROOT / package).rglob(name))] == []
 
 
 def test_the_site_builds_and_no_link_leads_nowhere(tmp_path: Path) -> None:
