@@ -13,6 +13,7 @@ from model_export.model_io import (
     save_model,
     speed_up,
 )
+from tests.tools import COMPILER, require
 
 SHAPE = {
     "vocab_size": 32,
@@ -135,6 +136,8 @@ def gradients(model: PreTrainedModel) -> list[torch.Tensor]:
 @WARNED
 @pytest.mark.parametrize("compiled", [False, True])
 def test_sped_up_model_has_the_same_gradients_and_names(compiled: bool) -> None:
+    if compiled:
+        require(COMPILER)
     model = make_model(3)
     names, expected = list(model.state_dict()), gradients(model)
     speed_up(model, compiled=compiled)
