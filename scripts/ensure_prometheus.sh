@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Prints a folder that has a real prometheus, promtool, alertmanager and amtool, and nothing else, on stdout. Gets Debian's where they
-# are not here, unless it is called with --here. Starts nothing, stops nothing: whoever asked runs them on ports of its own.
+# are not here, unless it is called with --here. Leaves nothing running: whoever asked runs them on ports of its own.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

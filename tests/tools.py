@@ -132,8 +132,7 @@ COMPILER = Tool(
     "g++",
     (os.environ.get("CXX", "g++"),),
     "g++",
-    "tests/service/engines/test_vllm_plugin.py",
-    slow=True,
+    "tests/{model_export/test_model_io,service/engines/test_vllm_plugin}.py",
 )
 IMAGES = "tests/deploy/test_{image,trainer_image}.py"
 CONTAINER_TOOLS = tuple(

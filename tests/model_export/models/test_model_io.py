@@ -11,6 +11,7 @@ from model_export.models.model_io import (
     save_model,
     speed_up,
 )
+from tests.tools import COMPILER, require
 
 SHAPE = {
     "vocab_size": 32,
@@ -100,6 +101,8 @@ def gradients(model: PreTrainedModel) -> list[torch.Tensor]:
 @WARNED
 @pytest.mark.parametrize("compiled", [False, True])
 def test_speed_up_keeps_gradients_and_names(compiled: bool) -> None:
+    if compiled:
+        require(COMPILER)
     model = make_model(3)
     names, expected = list(model.state_dict()), gradients(model)
     speed_up(model, compiled=compiled)
