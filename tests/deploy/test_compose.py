@@ -117,7 +117,7 @@ def settings(composed: Composed, monkeypatch: pytest.MonkeyPatch) -> Settings:
 def test_the_service_listens_beyond_loopback_with_a_key(settings: Settings) -> None:
     assert listening_addresses(settings) == [("0.0.0.0", settings.port)]
     assert (
-        Keyring.load(settings.keys.get_secret_value(), None).check("Bearer a test", "admin").key_id == "test"
+        Keyring.load(settings.keys.get_secret_value(), None).check("a test", "admin").key_id == "test"
     )
 
 

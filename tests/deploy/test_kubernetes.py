@@ -254,7 +254,7 @@ def test_the_keys_are_mounted_where_the_service_reads_them(
 
 def test_the_local_key_works() -> None:
     keyring = Keyring.load("", MANIFESTS / "overlays" / "local" / "keys")
-    assert keyring.check("Bearer local", "admin").key_id == "local"
+    assert keyring.check("local", "admin").key_id == "local"
 
 
 def test_keys_are_reloaded_when_the_kubelet_updates_them(tmp_path: Path) -> None:
