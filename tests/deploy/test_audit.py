@@ -1,4 +1,4 @@
-"""scripts/audit.sh with a stand-in for pip-audit: what passes, what fails, and what must not pass as clean."""
+"""scripts/audit.sh passes and fails as documented, with a fake pip-audit."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""deploy/compose.yaml, parsed by Docker Compose itself, and checked against the files that it mounts."""
+"""deploy/compose.yaml is parsed by Docker Compose itself, and checked against the files that it mounts."""
 
 import json
 import os
@@ -29,7 +29,7 @@ Composed = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def docker_compose() -> str:
-    """Debian's Compose 2, which parses a file without a daemon."""
+    """Return Debian's Compose 2, which parses a file without a daemon."""
     return require(COMPOSE)
 
 
