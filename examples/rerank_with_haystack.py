@@ -31,7 +31,7 @@ def read_documents() -> list[Document]:
 
 
 def retrieve(query: str) -> list[Document]:
-    """What BM25 finds: any retriever of yours."""
+    """Retrieve with BM25; any retriever works here."""
     store = InMemoryDocumentStore()
     store.write_documents(read_documents())
     found: list[Document] = InMemoryBM25Retriever(store, top_k=8).run(query=query)["documents"]
