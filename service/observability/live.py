@@ -53,7 +53,7 @@ class LiveFigures:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """`clock` gives monotonic seconds."""
         self._clock = clock
-        # One more than the window: the second that has begun must not push out the oldest whole one.
+        # One more than the window: the current second must not push out the oldest whole one.
         self._seconds: deque[Second] = deque(maxlen=WINDOW_S + 1)
 
     def count_pairs(self, scored: int, cached: int, shed: int, all_pairs: int) -> None:
@@ -69,7 +69,7 @@ class LiveFigures:
         self._this_second().latencies[_bucket(seconds)] += 1
 
     def over(self, seconds: int) -> Figures:
-        """Aggregate the last whole seconds and the one that has begun."""
+        """Aggregate the last whole seconds and the current one."""
         now = self._clock()
         since = int(now) - seconds
         return _aggregate([second for second in self._seconds if second.at >= since], now - since)
