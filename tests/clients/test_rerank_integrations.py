@@ -1,4 +1,4 @@
-"""Haystack's integration for Cohere's rerank, unmodified, against the service on twins: the example script as a user runs it."""
+"""Haystack's unmodified integration for Cohere's rerank works with the service: the example script runs as a user runs it."""
 
 import json
 import os

@@ -200,7 +200,7 @@ def test_no_panel_is_empty(rig: Rig, name: str) -> None:
 
 
 @pytest.mark.redis
-def test_panels_draw_what_happened(rig: Rig) -> None:
+def test_panels_draw_the_generated_traffic(rig: Rig) -> None:
     """Check each label value of the legends: a total would look right even with half of them missing."""
 
     def legends(panel: str, label: str) -> set[str]:

@@ -180,7 +180,7 @@ def test_the_image_s_labels_and_stop_signal(containers: Containers, image: str) 
     assert re.fullmatch(r"unknown|[0-9a-f]{40}(-dirty)?", labels["org.opencontainers.image.revision"])
 
 
-def test_without_keys_the_service_listens_on_loopback_only_and_says_so(
+def test_without_keys_the_service_listens_on_loopback_only_and_logs_it(
     containers: Containers, image: str
 ) -> None:
     """The image contains the checkpoint; none is mounted."""

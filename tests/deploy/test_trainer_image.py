@@ -123,7 +123,7 @@ def test_sigterm_ends_the_run_and_finished_stages_stay(
     assert {"data", "student_base"} <= stages_in(run) < STAGES
 
 
-def test_without_a_writable_folder_the_run_fails_and_says_so(containers: Containers, image: str) -> None:
+def test_without_a_writable_folder_the_run_fails_with_a_reason(containers: Containers, image: str) -> None:
     """The run fails even if the root file system is writable."""
     done = containers.tried("podman", "run", "--rm", *OFFLINE, image, "run", "recipes/tiny.toml")
     assert done.returncode == 2

@@ -47,7 +47,7 @@ def test_formula_agrees_with_a_simulation(order: Order, room: float) -> None:
     assert steadily == pytest.approx(seen.found(order), abs=0.06)
 
 
-def test_unshared_blocks_take_space_too() -> None:
+def test_unshared_blocks_use_space_too() -> None:
     pairs = pairs_of(TRAFFIC)
     known, room = present(pairs, PairCache(20_000)), PrefixCache(1_000)
     alone = found_steadily(pairs, known, ONE_TOKEN["note-first"], room)

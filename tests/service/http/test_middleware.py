@@ -41,7 +41,7 @@ async def test_other_protocols_pass_untouched() -> None:
 
 
 @pytest.mark.parametrize("settings_changes", [{"max_request_bytes": 1_000}])
-async def test_a_body_that_is_too_large_has_its_route_and_problem_in_the_event(
+async def test_a_too_large_body_is_logged_with_its_route_and_problem(
     service: Service, settings_changes: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     await service.score(query="x" * 1_000)
