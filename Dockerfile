@@ -59,7 +59,7 @@ RUN /tools/bin/uv pip uninstall -q -p .venv pip uv $UNSERVED \
 
 FROM build AS build-gpu
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
-# Only the index has the CUDA build of torch that vLLM is built for; no lock has these versions.
+# All packages come from the index, whose torch is the CUDA build that vLLM is built for; no lock has these versions.
 RUN --mount=type=cache,target=/root/.cache \
     --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca.crt,target=/etc/ssl/certs/ca-certificates.crt \
