@@ -25,7 +25,7 @@ PASSING = (ServiceUnavailableError, TooManyRequestsError, GatewayTimeoutError, h
 
 
 def read_documents() -> list[Document]:
-    """The notes, with the title as meta."""
+    """Read the notes, with the title as meta."""
     notes = [json.loads(line) for line in NOTES.read_text(encoding="utf-8").splitlines()]
     return [Document(id=note["id"], content=note["body"], meta={"title": note["title"]}) for note in notes]
 

@@ -1,4 +1,4 @@
-"""A trace collector: it receives OTLP over HTTP, like OpenTelemetry's own collector, and keeps the spans."""
+"""Runs a trace collector: it receives OTLP over HTTP, like OpenTelemetry's own collector, and keeps the spans."""
 
 import threading
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a server, which a test can slow down or cut."""
+"""Runs a TCP proxy in front of a server, which a test can slow down or cut."""
 
 import contextlib
 import socket

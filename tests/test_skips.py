@@ -1,4 +1,4 @@
-"""The summary of tests that did not run."""
+"""The summary lists the tests that did not run by reason."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Programs that tests need: the missing ones are reported in one list, before any test runs."""
+"""Missing programs that tests need are reported in one list, before any test runs."""
 
 import re
 from collections.abc import Iterator, Sequence

@@ -75,7 +75,7 @@ class LiveFigures:
         return _aggregate([second for second in self._seconds if second.at >= since], now - since)
 
     def by_second(self, seconds: int) -> list[Figures]:
-        """The figures of each of the last whole seconds, oldest first."""
+        """Return the figures of each of the last whole seconds, oldest first."""
         counted = {second.at: second for second in self._seconds}
         now = int(self._clock())
         return [_aggregate([counted[at]] if at in counted else [], 1) for at in range(now - seconds, now)]
@@ -105,7 +105,7 @@ def _bucket(seconds: float) -> int:
 
 
 def _percentile(latencies: Counter[int], share: float) -> float | None:
-    """The nearest-rank percentile: the smallest latency that at least `share` of all requests stay within."""
+    """Return the nearest-rank percentile: the smallest latency that at least `share` of all requests stay within."""
     rank = math.ceil(share * latencies.total())
     for bucket in sorted(latencies):
         rank -= latencies[bucket]

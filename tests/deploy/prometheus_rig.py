@@ -1,4 +1,4 @@
-"""A real Prometheus and a real Alertmanager on free ports, with the files in deploy/."""
+"""Runs a real Prometheus and a real Alertmanager on free ports, with the files in deploy/."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Alerts: each one is tested, documented and about existing metrics; some are sent end to end."""
+"""Each alert is tested, documented and uses existing metrics; some are sent end to end."""
 
 import re
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""Dashboards and runbooks: every query and command runs against a real Prometheus that scrapes the service on a fake engine."""
+"""Every query of a dashboard and command of a runbook runs against a real Prometheus that scrapes a service on a fake engine."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""`notegrade experiment` on two services behind a real HAProxy, scraped by a real Prometheus; promtool tests its queries."""
+"""`notegrade experiment` compares two services behind a real HAProxy, scraped by a real Prometheus; promtool tests its queries."""
 
 import json
 import random

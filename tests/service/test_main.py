@@ -1,4 +1,4 @@
-"""The command line without an engine: which commands are refused, and with which messages."""
+"""The command line refuses invalid commands with clear messages, without an engine."""
 
 import logging
 import re

@@ -1,4 +1,4 @@
-"""A server with a known capacity: it scores one note at a time, in a fixed time, in this process or in another."""
+"""Runs a server with a known capacity: it scores one note at a time, in a fixed time, in this process or in another."""
 
 import argparse
 import asyncio

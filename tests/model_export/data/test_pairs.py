@@ -35,7 +35,7 @@ def write(folder: Path, *lines: str) -> Path:
 
 
 def complaint(folder: Path, *lines: str, source: Source = SOURCE) -> str:
-    """The message of `read_pairs` for such a file, without its path."""
+    """Return the message of `read_pairs` for such a file, without its path."""
     path = write(folder, *lines)
     with pytest.raises(DataError) as caught:
         read_pairs(path, source)

@@ -1,4 +1,4 @@
-"""The `notegrade shadow` command, against recorded answers."""
+"""The `notegrade shadow` command formats recorded answers."""
 
 import httpx
 

@@ -1,4 +1,4 @@
-"""The `notegrade experiment` command, on answers in Prometheus's form. tests/deploy has a real Prometheus."""
+"""The `notegrade experiment` command works on answers in Prometheus's format. tests/deploy has a real Prometheus."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Limits of connections, over real sockets: one client must not harm the others by how it sends and reads."""
+"""Connections have limits, tested over real sockets: no client can harm others by the way it sends and reads."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""At least 20,000 generated requests over real sockets.
+"""The service answers at least 20,000 generated requests over real sockets correctly.
 
 The OpenAPI document says how a request may be refused. No request may be answered with a 500, with silence, or with text of another
 request. Half of them are sent to a service that explains nothing, half to one that explains everything.

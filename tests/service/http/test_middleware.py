@@ -1,4 +1,4 @@
-"""The context and the report of each request, whatever became of it."""
+"""Each request has a context and is logged and counted, whatever its result."""
 
 import logging
 from typing import Any
@@ -64,7 +64,7 @@ async def test_routes_that_do_not_exist_have_their_problem_in_the_event(
 
 @pytest.fixture
 def exploding(service: Service, monkeypatch: pytest.MonkeyPatch) -> Service:
-    """A service whose scorer has a bug: its exception quotes a note."""
+    """Make a service whose scorer has a bug: its exception quotes a note."""
 
     async def explode(*_: object) -> None:
         raise RuntimeError(CANARY)
