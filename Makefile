@@ -1,4 +1,4 @@
-# Every target does its own set-up: `make serve` and `make test` work on a fresh clone. `make` lists them.
+# Every target does its own set-up: `make serve` and `make test` work on a fresh clone. `make` lists all targets.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -18,23 +18,23 @@ serve: setup ## Serve on PORT (8000); NOTEGRADE_CHECKPOINT=folder-or-hub-id serv
 	@[[ -n "$$NOTEGRADE_CHECKPOINT" ]] || $(MAKE) --no-print-directory checkpoint
 	@exec $(bin)/notegrade serve --port $(PORT)
 
-train-tiny: setup-train ## Train by recipes/tiny.toml, every stage for real: runs/tiny/checkpoint and report.html; ARGS= goes to notegrade-train run
+train-tiny: setup-train ## Train with recipes/tiny.toml, through all stages, to runs/tiny/checkpoint and report.html; ARGS= goes to notegrade-train run
 	@$(bin)/notegrade-train run recipes/tiny.toml $(ARGS)
 
-# Two workers with a core each: most tests wait for something to start, and threads of two engines would wait for one another.
-# Bytecode is kept: dozens of processes import the same modules.
-test: setup-dev checkpoint ## Run the suite, with a real engine, Redis and Chromium; ARGS= goes to pytest
+# Two workers with one core each: most tests wait for a process to start, and the threads of two engines would wait for each other.
+# Bytecode is kept, because dozens of processes import the same modules.
+test: setup-dev checkpoint ## Run the tests, with a real engine, Redis and Chromium; ARGS= goes to pytest
 	@$(bin)/python -m tests.tools
 	@OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(bin)/python -m pytest -n 2 --no-loadscope-reorder -m "not slow" $(ARGS)
 
-test-slow: setup-dev checkpoint ## Run what takes minutes each: images, the tiny recipe, a compiled model, a benchmark, a soak; ARGS= goes to pytest
+test-slow: setup-dev checkpoint ## Run the tests that take minutes: images, the tiny recipe, a compiled model, a benchmark, a soak test; ARGS= goes to pytest
 	@$(bin)/python -m tests.tools --slow
 	@$(bin)/python -m pytest -m slow $(ARGS)
 
-test-fast: setup-dev ## Run what needs no engine, no Redis, no browser and no network; ARGS= goes to pytest
+test-fast: setup-dev ## Run the tests that need no engine, no Redis, no browser and no network; ARGS= goes to pytest
 	@$(bin)/python -m pytest -m "not engine and not redis and not browser" $(ARGS)
 
-check: setup-dev ## Check format, lint, types, import contracts, spelling, shell scripts and the Dockerfiles
+check: setup-dev ## Check format, lint, types, import contracts, spelling, shell scripts and Dockerfiles
 	$(bin)/ruff format --check .
 	$(bin)/ruff check .
 	$(bin)/mypy
@@ -43,46 +43,46 @@ check: setup-dev ## Check format, lint, types, import contracts, spelling, shell
 	$(bin)/shellcheck scripts/*.sh tests/deploy/*.sh deploy/kubernetes/*.sh .ci/run
 	$(bin)/hadolint Dockerfile model_export/Dockerfile
 
-bench: setup-dev checkpoint ## Compare with other servers over HTTP, for hours unless told otherwise; ARGS= goes to load_tests.bench
+bench: setup-dev checkpoint ## Compare with other servers over HTTP (takes hours; ARGS=--quick takes less); ARGS= goes to load_tests.bench
 	@$(bin)/python -m load_tests.bench $(ARGS)
 
-format: setup-dev ## Format the code, and fix what lint can fix
+format: setup-dev ## Format the code, and fix lint errors where possible
 	$(bin)/ruff format .
 	$(bin)/ruff check --fix .
 
-checkpoint: setup ## Assemble the default checkpoint, if there is none
+checkpoint: setup ## Assemble the default checkpoint if it does not exist
 	@[[ -e $(default_checkpoint)/manifest.json ]] || $(bin)/notegrade-train assemble --out $(default_checkpoint)
 
-docs: setup-dev ## Build the docs as a site, build/site/index.html
+docs: setup-dev ## Build the documentation site, build/site/index.html
 	@NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --quiet
 
-image: ## Build the serving image; TARGET=gpu, BASE=image, CHECKPOINT=folder to bake in, IMAGE=name, TAG=tag; ARGS= goes to the builder
+image: ## Build the serving image; TARGET=gpu, BASE=image, CHECKPOINT=folder to include, IMAGE=name, TAG=tag; ARGS= goes to the builder
 	@scripts/build_image.sh $(ARGS)
 
 image-train: ## Build the trainer's image; TARGET=gpu, BASE=image, IMAGE=name, TAG=tag; ARGS= goes to the builder
 	@IMAGE=$${IMAGE:-notegrade-train} scripts/build_image.sh --file model_export/Dockerfile $(ARGS)
 
-sbom: setup-dev ## List what the image serves with, as CycloneDX, in SBOM (build/sbom.cdx.json)
+sbom: setup-dev ## Write the image's bill of materials as CycloneDX to SBOM (build/sbom.cdx.json)
 	@mkdir -p $(dir $(SBOM))
 	@unserved=$$(sed -n 's/^ARG UNSERVED="\(.*\)"$$/\1/p' Dockerfile) && \
 		grep -vE "^($${unserved// /|})==" locks/cpu.lock | \
 		PYTHONWARNINGS=ignore $(bin)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --of JSON -o $(SBOM) -
 
-audit: setup-dev ## Hold the serving lock against PyPI's advisories; fails as well when these can't be reached
+audit: setup-dev ## Check the serving lock against PyPI's advisories; fails if these can't be reached
 	@scripts/audit.sh $(ARGS)
 
 setup: ## Make .venv from the serving lock
 	@scripts/setup.sh runtime
 
-setup-train: ## Make .venv with the trainer on top
+setup-train: ## Make .venv with the trainer as well
 	@scripts/setup.sh train
 
-setup-dev: ## Make .venv with the dev tools on top
+setup-dev: ## Make .venv with the trainer and the dev tools as well
 	@scripts/setup.sh dev
 
 clean: ## Remove caches and build leftovers
 	rm -rf build *.egg-info .coverage .coverage.* htmlcov .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -path ./.venv -prune -o -type d -name __pycache__ -print0 | xargs -0 rm -rf
 
-distclean: clean ## Remove .venv and the default checkpoint as well
+distclean: clean ## Also remove .venv and the default checkpoint
 	rm -rf .venv $(default_checkpoint)

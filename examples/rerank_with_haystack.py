@@ -25,13 +25,13 @@ PASSING = (ServiceUnavailableError, TooManyRequestsError, GatewayTimeoutError, h
 
 
 def read_documents() -> list[Document]:
-    """The notes, with the title as meta."""
+    """Read the notes, with the title as meta."""
     notes = [json.loads(line) for line in NOTES.read_text(encoding="utf-8").splitlines()]
     return [Document(id=note["id"], content=note["body"], meta={"title": note["title"]}) for note in notes]
 
 
 def retrieve(query: str) -> list[Document]:
-    """What BM25 finds: any retriever of yours."""
+    """Retrieve with BM25; any retriever works here."""
     store = InMemoryDocumentStore()
     store.write_documents(read_documents())
     found: list[Document] = InMemoryBM25Retriever(store, top_k=8).run(query=query)["documents"]

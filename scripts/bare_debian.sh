@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# bare_debian.sh FOLDER PYTHON PACKAGE...: makes a minimal Debian in FOLDER, by mmdebstrap as root, with the packages. PYTHON, unless it
-# is empty, names an interpreter: the installation that it belongs to is copied to /usr/local, without its packages.
+# bare_debian.sh FOLDER PYTHON PACKAGE...: makes a minimal Debian with the packages in FOLDER. It needs root and mmdebstrap. PYTHON, if
+# not empty, is an interpreter, whose installation is copied to /usr/local without its packages.
 set -euo pipefail
 
 folder=$1 python=$2
 packages=("${@:3}")
-# libffi8 is for Python's module ctypes; the other libraries that Python needs are in a minimal Debian.
+# Python's module ctypes needs libffi8; a minimal Debian has all other libraries that Python needs.
 if [[ -n $python ]]; then packages+=(libffi8); fi
 mmdebstrap --quiet --variant=minbase --include="$(IFS=, && echo "${packages[*]}")" trixie "$folder"
 if [[ -z $python ]]; then exit; fi

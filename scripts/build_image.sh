@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Builds the serving image with docker, podman or buildah, whichever is there; arguments go to its `build`: with
-# `--file model_export/Dockerfile` it is the trainer's.
+# Builds the serving image with the first of docker, podman and buildah that works; arguments go to its `build`. With
+# `--file model_export/Dockerfile` it builds the trainer's image.
 #
 #   IMAGE=notegrade          its name
-#   TAG=0.1.0                its tag; else the version, and for a GPU -gpu behind it
+#   TAG=0.1.0                its tag; default: the version, with -gpu appended for a GPU
 #   TARGET=cpu               or gpu
 #   BASE=python:3.12-slim    another base, see Dockerfile
-#   CHECKPOINT=FOLDER        bakes a checkpoint in
-#   BUILDER=buildah          one of the three, rather than the first found
+#   CHECKPOINT=FOLDER        copies a checkpoint into the image
+#   BUILDER=buildah          the builder to use
 #
-# pip's own settings (index, find-links, certificate) are honoured while building, and are not kept in the image.
+# pip's own settings (index, find-links, certificate) apply to the build, and are not stored in the image.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -30,7 +30,7 @@ find_builder() {
     elif command -v buildah >/dev/null; then
         echo buildah
     else
-        die "no builder here: start Docker, or install podman or buildah"
+        die "no image builder found: start Docker, or install podman or buildah"
     fi
 }
 
@@ -44,7 +44,7 @@ options=(--target "$target" --tag "$name" --build-arg "VERSION=$version")
 
 if [[ -n ${BASE:-} ]]; then options+=(--build-arg "BASE=$BASE"); fi
 if [[ -n ${CHECKPOINT:-} ]]; then
-    [[ -e $CHECKPOINT/manifest.json ]] || die "CHECKPOINT is '$CHECKPOINT', where no manifest.json is"
+    [[ -e $CHECKPOINT/manifest.json ]] || die "CHECKPOINT is '$CHECKPOINT', which has no manifest.json"
     options+=(--build-context "checkpoint=$(realpath "$CHECKPOINT")")
 fi
 if revision=$(git describe --always --dirty --abbrev=40 --match= 2>/dev/null); then

@@ -1,6 +1,6 @@
-"""What mkdocs can't take from docs/ as it lies there: README as the first page, the API from openapi.json, the list of decisions.
+"""Generates the pages that docs/ lacks: the first page from README, the API from openapi.json, and the list of decisions.
 
-Loaded by mkdocs (`hooks` in mkdocs.yml).
+mkdocs loads this module (`hooks` in mkdocs.yml).
 """
 
 import json
@@ -13,12 +13,12 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parent.parent
-# A link in Markdown to a file, with its words.
+# A Markdown link to a file, with its text.
 LINK = re.compile(r"\[([^\]]+)\]\((?!https?:|#)([^)#\s]+)(#[^)]*)?\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that are made here."""
+    """Add the generated pages."""
     for name, content in (
         ("index.md", first_page()),
         ("api.md", api_page()),
@@ -29,31 +29,36 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Leave of links to what is not in docs/ the words and the path."""
+    """Replace links to files outside docs/ by their text and path."""
     folder = (ROOT / "docs" / page.file.src_uri).parent
 
-    def told(link: re.Match[str]) -> str:
+    def inside_docs(link: re.Match[str]) -> str:
         target = (folder / link[2]).resolve()
         is_here = target.is_relative_to(ROOT / "docs")
         return link[0] if is_here else f"{link[1]} (`{target.relative_to(ROOT)}`)"
 
-    return LINK.sub(told, markdown)
+    return LINK.sub(inside_docs, markdown)
 
 
 def first_page() -> str:
-    """README, with its links as seen from docs/."""
+    """Return the README with links relative to docs/."""
     text = (ROOT / "README.md").read_text(encoding="utf-8").replace('src="docs/', 'src="')
 
-    def seen(link: re.Match[str]) -> str:
+    def relative_to_docs(link: re.Match[str]) -> str:
         path = link[2].removeprefix("docs/") if link[2].startswith("docs/") else f"../{link[2]}"
         return f"[{link[1]}]({path}{link[3] or ''})"
 
-    return LINK.sub(seen, text)
+    return LINK.sub(relative_to_docs, text)
 
 
 def decisions_page() -> str:
-    """A line for each decision."""
-    lines = ["# Decisions", "", "What was decided, and what was rejected with its numbers.", ""]
+    """List the decisions, one per line."""
+    lines = [
+        "# Decisions",
+        "",
+        "Each page gives a decision, its reasons, and the rejected alternatives with their numbers.",
+        "",
+    ]
     for path in sorted((ROOT / "docs" / "decisions").glob("0*.md")):
         title = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
         lines.append(f"- [{title}]({path.name})")
@@ -61,12 +66,12 @@ def decisions_page() -> str:
 
 
 def api_page() -> str:
-    """Each operation and each schema of openapi.json, as tables."""
+    """Format each operation and schema of openapi.json as a table."""
     document = json.loads((ROOT / "docs" / "openapi.json").read_text(encoding="utf-8"))
     lines = [
         "# API",
         "",
-        "From [openapi.json](openapi.json), which a running service serves too, with `/docs` to try it out.",
+        "This page is generated from [openapi.json](openapi.json). A running service serves it too, with `/docs` to try it out.",
         "",
         document["info"]["description"],
     ]
@@ -96,8 +101,8 @@ def api_page() -> str:
         ]
         required = set(schema.get("required", ()))
         for field, value in schema.get("properties", {}).items():
-            told = value.get("description", "") + ("" if field in required else " *Optional.*")
-            lines.append(f"| `{field}` | {_type(value)} | {told} |")
+            description = value.get("description", "") + ("" if field in required else " *Optional.*")
+            lines.append(f"| `{field}` | {_type(value)} | {description} |")
     return "\n".join(lines)
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Prints a folder that has a real prometheus, promtool, alertmanager and amtool, and nothing else, on stdout. Gets Debian's where they
-# are not here, unless it is called with --here. Leaves nothing running: whoever asked runs them on ports of its own.
+# Prints, on stdout, only the path of a folder with prometheus, promtool, alertmanager and amtool. It downloads Debian's packages if
+# they are missing, unless called with --here. It leaves nothing running: the caller runs the programs on its own ports.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -17,8 +17,8 @@ is_whole() {
     can_start_alertmanager
 }
 
-# Its --version works even where its templates are missing. On a port that can't exist it ends once it has loaded its configuration and
-# the templates: it then complains of the port alone.
+# Alertmanager's --version works even if its templates are missing. With an invalid port, it ends after loading its configuration and
+# its templates, with an error about the port only.
 can_start_alertmanager() {
     local folder output
     folder=$(mktemp -d)
@@ -31,7 +31,7 @@ can_start_alertmanager() {
     return 1
 }
 
-# link NAME CANDIDATE...: the first of the candidates that is on PATH, under that name.
+# link NAME CANDIDATE...: links the first candidate that is on PATH, under that name.
 link() {
     local name=$1 candidate path
     for candidate in "${@:2}"; do
@@ -45,25 +45,25 @@ link() {
 
 link_all() {
     mkdir -p "$tools"
-    # Debian's name first, then that of the project's own archives.
+    # Debian's name comes first, then the name in the project's own archives.
     link prometheus prometheus && link promtool promtool && link alertmanager prometheus-alertmanager alertmanager &&
         link amtool amtool
 }
 
 from_path() { link_all && is_whole; }
 
-# As root, apt would rather download as another user, who may not write here.
+# As root, apt would download as another user, who may not write to this folder.
 apt() { (cd "$1" && apt-get -qq -o APT::Sandbox::User=root "${@:2}") >&2; }
 
-# Unpacked and not installed: installed, they would start as system services, on their usual ports, and stay.
+# The packages are unpacked, not installed: installed, they would run as system services on their default ports.
 from_debian() {
     local folder package
     command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || return 1
     folder=$(mktemp -d)
-    # shellcheck disable=SC2064  # the folder's name now, which is local
+    # shellcheck disable=SC2064  # expands the local variable now
     trap "rm -rf '$folder'" EXIT
     say "downloading Debian's packages ${packages[*]}"
-    # The system's list of packages may be missing or old. Without root it can't be fetched, but one of this script's own can.
+    # The system's package list may be missing or old. Only root can update it, so this script then fetches its own.
     local own=(-o "Dir::State::Lists=$folder/lists" -o "Dir::Cache=$folder/cache")
     mkdir -p "$folder"/{lists,cache/archives}/partial
     apt "$folder" download "${packages[@]}" 2>/dev/null ||
@@ -74,9 +74,9 @@ from_debian() {
     PATH=$tools/debian/usr/bin:$PATH link_all && relocate_alertmanager && is_whole
 }
 
-# Debian's alertmanager reads its templates in /usr/share/prometheus/alertmanager, and no option says otherwise. In the copy here that
-# path becomes one of the same length that leads to descriptor 9, which a wrapper opens on the unpacked folder. A build that embeds its
-# templates has no such path, and is left as it is.
+# Debian's alertmanager reads its templates from /usr/share/prometheus/alertmanager, and no option changes that. In this copy, the
+# path is replaced by one of the same length to file descriptor 9, which a wrapper opens on the unpacked folder. A build with embedded
+# templates has no such path, and stays unchanged.
 relocate_alertmanager() {
     local there=/usr/share/prometheus/alertmanager here=/proc/self/fd/9///////////////////
     LC_ALL=C sed -i "s#$there#$here#g" "$tools/debian/usr/bin/prometheus-alertmanager"
@@ -91,12 +91,12 @@ SH
 }
 
 if [[ ! -d $root/.venv ]]; then
-    say "no .venv here, which they are kept in: run 'make setup' first"
+    say "there is no .venv to keep the programs in: run 'make setup' first"
     exit 1
 fi
 if is_whole || from_path || { [[ ${1:-} != --here ]] && from_debian; }; then
     printf '%s\n' "$tools"
     exit
 fi
-say "no Prometheus and Alertmanager that start: run scripts/ensure_prometheus.sh, or install the Debian packages ${packages[*]}"
+say "no working Prometheus and Alertmanager found: run scripts/ensure_prometheus.sh, or install the Debian packages ${packages[*]}"
 exit 1

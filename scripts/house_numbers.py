@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Counts what docs/decisions/0023-house-numbers.md tells of: python scripts/house_numbers.py
+"""Counts the figures in docs/decisions/0023-house-numbers.md: python scripts/house_numbers.py
 
-Functions are counted without their docstrings, files of five lines or fewer not at all. "No assert" and "sleeps" are searches for words in the bodies
-of tests: an assertion that a helper makes counts as none.
+Functions are counted without docstrings, and files of five lines or fewer are ignored. "No assert" and "sleeps" search the text of
+tests, so an assertion in a helper is not found.
 """
 
 import ast
@@ -20,14 +20,14 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def sources(*folders: str) -> list[str]:
-    """The text of each Python file there."""
+    """Return the text of each Python file in the folders."""
     paths = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
     texts = [path.read_text(encoding="utf-8") for path in paths]
     return [text for text in texts if text.count("\n") > 5]
 
 
 def functions(texts: list[str]) -> Iterator[tuple[Function, str]]:
-    """Every function with its text."""
+    """Yield every function with its text."""
     for text in texts:
         lines = text.splitlines()
         for node in ast.walk(ast.parse(text)):
@@ -36,7 +36,7 @@ def functions(texts: list[str]) -> Iterator[tuple[Function, str]]:
 
 
 def length(node: Function, text: str) -> int:
-    """Lines without the docstring."""
+    """Count the lines without the docstring."""
     first = node.body[0]
     docstring = 0
     if ast.get_docstring(node) is not None:
@@ -45,18 +45,18 @@ def length(node: Function, text: str) -> int:
 
 
 def parameters(node: Function) -> int:
-    """How many there are, but for self and cls."""
+    """Count the parameters, except self and cls."""
     every = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
     return sum(each.arg not in ("self", "cls") for each in every)
 
 
 def spread(values: list[int]) -> str:
-    """Median and 90th percentile."""
+    """Format the median and the 90th percentile."""
     return f"{median(values):.0f}/{sorted(values)[round(0.9 * (len(values) - 1))]}"
 
 
 def main() -> None:
-    """Print a line of the table for the code, and what there is to say of the tests."""
+    """Print the figures of the code and of the tests."""
     code, tests = sources(*CODE), sources("tests")
     found = list(functions(code))
     lines = [text.count("\n") for text in code]

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# install_debian.sh PACKAGE...: installs Debian packages where this user may, and fails where that can't be. Says all on stderr.
+# install_debian.sh PACKAGE...: installs Debian packages, and fails if this user may not. It prints to stderr only.
 set -euo pipefail
 
-# Two at once would fail on apt's locks.
+# Two installations at once would fail on apt's locks.
 exec 9<"$0"
 flock 9
 
@@ -17,7 +17,7 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 apt() { "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq "$@" >>"$log" 2>&1; }
 install() { apt install -y --no-install-recommends "$@"; }
-# The list of packages may be missing or old: then it is fetched, and tried again.
+# The package list may be missing or old: update it and try again.
 if ! install "$@" && ! { apt update && install "$@"; }; then
     cat "$log" >&2
     exit 1

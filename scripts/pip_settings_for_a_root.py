@@ -1,9 +1,9 @@
-"""Write pip's settings as a pip.conf for an image or a chroot, and print the files of this machine that they name.
+"""Writes pip's settings as a pip.conf for an image or a chroot, and prints the files of this machine that they name.
 
     pip_settings_for_a_root.py FILE
 
-On stdout: `ca.crt=FILE`, certificates that pip.conf expects at /etc/ssl/certs/ca-certificates.crt inside; `wheels=FOLDER`, pip's
-find-links, which pip.conf leaves out.
+It prints `ca.crt=FILE`, certificates that the pip.conf expects at /etc/ssl/certs/ca-certificates.crt, and `wheels=FOLDER`, pip's
+find-links, which the pip.conf omits.
 """
 
 import sys

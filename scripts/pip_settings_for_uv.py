@@ -1,7 +1,7 @@
-"""Print pip's settings as the environment variables that uv reads, `NAME=value` each, ended by a zero byte.
+"""Prints pip's settings as the environment variables that uv reads: `NAME=value`, each followed by a zero byte.
 
-Run by scripts/setup.sh with the Python whose pip is meant. A variable that is set already is left alone. Standard library only:
-nothing else is installed yet.
+scripts/setup.sh runs it with the Python whose pip has the settings. Variables that are already set stay unchanged. It uses only the
+standard library, since nothing else is installed yet.
 """
 
 import ast
@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 
-# pip's name for a setting: uv's variable, and what joins several values.
+# pip's name for a setting: uv's variable, and the separator of several values.
 UV_VARIABLE = {
     "index-url": ("UV_DEFAULT_INDEX", " "),
     "extra-index-url": ("UV_INDEX", " "),
@@ -22,7 +22,7 @@ UV_VARIABLE = {
 
 
 def read_pip_settings() -> dict[str, str]:
-    """What `pip config list` says, by setting; `[install]` beats `[global]`, and the environment beats both."""
+    """Read `pip config list` by setting; `[install]` overrides `[global]`, and the environment overrides both."""
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "config", "list"]
     listing = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603 - fixed words
     ranked: dict[str, tuple[int, str]] = {}
@@ -36,14 +36,14 @@ def read_pip_settings() -> dict[str, str]:
 
 
 def main() -> None:
-    """Translate and print."""
+    """Translate the settings and print them."""
     translated: dict[str, str] = {}
     for setting, value in read_pip_settings().items():
         if setting in UV_VARIABLE:
             variable, joiner = UV_VARIABLE[setting]
             translated[variable] = joiner.join(value.split())
     if "UV_INDEX" in translated:
-        # pip takes the best match of all its indexes; uv by default stops at the first that knows the name.
+        # pip takes the best match of all indexes; by default uv stops at the first index that has the name.
         translated["UV_INDEX_STRATEGY"] = "unsafe-best-match"
     for variable, value in translated.items():
         if variable not in os.environ:

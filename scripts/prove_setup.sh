@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Proves that set-up works on a machine that has nothing: makes a minimal Debian with git, make and Python in a temporary folder, clones
-# HEAD there, and runs in it, as root and by a chroot:
+# Tests set-up on a clean machine: makes a minimal Debian with git, make and Python in a temporary folder, clones
+# HEAD there, and runs in it, as root in a chroot:
 #
-#   scripts/prove_setup.sh [ARGUMENT...]    `make serve` to its first score, then `make test`; arguments go to pytest
-#   scripts/prove_setup.sh --quick          `make serve` to its first score, and installs the tools that tests need
+#   scripts/prove_setup.sh [ARGUMENT...]    `make serve` until the first score, then `make test`; arguments go to pytest
+#   scripts/prove_setup.sh --quick          `make serve` until the first score, then installs the tools that tests need
 #
-# Ends with the versions of these tools. Exits with 0 if all of it worked, with 2 if there can be no such Debian here: it takes root,
-# mmdebstrap (installed if need be) and 10 GB in TMPDIR (/var/tmp). Mounts and processes are in namespaces of their own, so
-# that nothing is left of them however this ends.
+# It prints the versions of these tools at the end. It exits with 0 on success, and with 2 if it can't make a Debian here: it needs root,
+# mmdebstrap (installed if necessary) and 10 GB in TMPDIR (/var/tmp). Mounts and processes are in separate namespaces, so
+# none of them remain, however the script ends.
 #
-#   PYTHON=/path/to/python   its installation is copied, in place of Debian's own python3. Without it, python3 is copied where
-#                            pip's find-links is a folder: wheels there are for that Python.
+#   PYTHON=/path/to/python   its installation is copied instead of Debian's python3. Without PYTHON, python3 is copied if
+#                            pip's find-links is a folder, whose wheels are for that Python.
 #
-# pip's own settings (index, find-links, certificate) are honoured inside. Commit first: what is not committed is not proved.
+# pip's own settings (index, find-links, certificate) apply inside. Commit first: only commits are tested.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -24,18 +24,18 @@ impossible() {
     exit 2
 }
 
-[[ $EUID -eq 0 ]] || impossible "a chroot takes root"
+[[ $EUID -eq 0 ]] || impossible "a chroot needs root"
 unshare --mount --pid --fork true || impossible "this root user may not mount"
 command -v mmdebstrap >/dev/null || scripts/install_debian.sh mmdebstrap || impossible "install the Debian package mmdebstrap"
 
 folder=$(mktemp -d "${TMPDIR:-/var/tmp}/notegrade-set-up-XXXXXX")
 debian=$folder/debian
-namespace= # the process that all of the chroot's descend from
+namespace= # the ancestor of all processes in the chroot
 
 # shellcheck disable=SC2329 # the trap calls it
 clean_up() {
     if [[ -n $namespace ]]; then
-        # Its child is the first process in there: with it all others end.
+        # Its child is the first process of the PID namespace: all others end with it.
         xargs -r kill -KILL <"/proc/$namespace/task/$namespace/children" 2>/dev/null || true
         wait "$namespace" || true
     fi
@@ -45,7 +45,7 @@ trap clean_up EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# --- a Debian that has nothing -----------------------------------------------------------------------------------
+# --- a minimal Debian --------------------------------------------------------------------------------------------
 
 certificates='' wheels=''
 while IFS='=' read -r what path; do
@@ -62,7 +62,7 @@ if [[ -z $python ]]; then packages+=(python3); fi
 say "making a minimal Debian with ${packages[*]}${python:+, and a copy of $(command -v "$python")}"
 scripts/bare_debian.sh "$debian" "$python" "${packages[@]}" || impossible "mmdebstrap failed: the reason is above"
 install -m 600 "$folder/pip.conf" "$debian/etc/pip.conf"
-# What an installed Debian has and a minimal one lacks: name servers, and the name localhost.
+# A minimal Debian lacks name servers and the name localhost.
 for file in /etc/resolv.conf /etc/hosts; do cat "$file" >"$debian$file"; done
 if [[ -n $certificates ]]; then cat "$certificates" >"$debian/etc/ssl/certs/ca-certificates.crt"; fi
 if [[ -n $wheels ]]; then
@@ -71,7 +71,7 @@ if [[ -n $wheels ]]; then
 fi
 git clone --quiet --bare "file://$root" "$debian/srv/notegrade.git"
 
-# --- what is done in it ------------------------------------------------------------------------------------------
+# --- the script that runs in it ----------------------------------------------------------------------------------
 
 cat >"$debian/srv/first_score.py" <<'PYTHON'
 """first_score.py PORT PID: wait until the service on that port has scored a note; fails once the process has ended."""
@@ -90,7 +90,7 @@ while True:
     try:
         urllib.request.urlopen(f"{url}/readyz", timeout=10)
         break
-    except OSError:  # it does not listen yet, or is not ready
+    except OSError:  # the service does not listen yet, or is not ready
         time.sleep(0.5)
 request = urllib.request.Request(f"{url}/score", json.dumps(body).encode(), {"content-type": "application/json"})
 [result] = json.load(urllib.request.urlopen(request, timeout=90))["results"]
@@ -112,7 +112,7 @@ service=$!
 set +m
 python3 /srv/first_score.py "$port" "$service" || exit
 first_score_s=$SECONDS
-say "the first score came $first_score_s s after git clone began"
+say "the first score arrived $first_score_s s after git clone started"
 kill -INT -- "-$service"
 wait "$service"
 
@@ -121,17 +121,17 @@ if [[ ${1:-} == --quick ]]; then
     make setup-dev || failed=1
 else
     make test ARGS="$*" || failed=1
-    say "make test ended $SECONDS s after git clone began"
+    say "make test ended $SECONDS s after git clone started"
 fi
 .venv/bin/python -m tests.tools --slow || failed=1
-say "the first score came $first_score_s s after git clone began"
+say "the first score arrived $first_score_s s after git clone started"
 exit "$failed"
 BASH
 
-# --- doing it ----------------------------------------------------------------------------------------------------
+# --- run it ------------------------------------------------------------------------------------------------------
 
-# A job of its own, which the signals of this terminal do not reach: this script ends it. In the background without job control
-# it would ignore SIGINT, and so would all that it starts.
+# It runs as a separate job, which this terminal's signals do not reach: this script ends it. A background job without job control
+# would ignore SIGINT, and so would its children.
 set -m
 # shellcheck disable=SC2016  # the inner shell's variables
 unshare --mount --pid --fork --kill-child -- bash -euc '

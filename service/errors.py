@@ -31,7 +31,7 @@ NotegradeError                       .type (stable, the problem+json type)  .sta
 ├── CheckpointError              –   at load; printed in one line
 │   ├── ManifestError            –
 │   ├── LabelTokenError          –
-│   └── ProbeMismatchError       –   readiness stays red
+│   └── ProbeMismatchError       –   the service never becomes ready
 ├── CommandError                 –   a command cannot be carried out; printed in one line
 └── ConfigurationError           –   the service cannot run with these settings; printed in one line
 

@@ -1,4 +1,4 @@
-"""Token ids that a byte-level tokenizer would not choose for a text, but a model may write."""
+"""Makes token ids that a byte-level tokenizer would not choose for a text, but a model may generate."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Small checkpoint folders for tests: a real tokenizer, a real manifest, and weights that only a fake engine takes."""
+"""Makes small checkpoint folders with a real tokenizer, a real manifest, and weights that only a fake engine accepts."""
 
 import json
 from collections.abc import Sequence

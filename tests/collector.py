@@ -1,4 +1,4 @@
-"""A collector that receives traces by OTLP over HTTP, as OpenTelemetry's own collector does, and keeps them."""
+"""Runs a trace collector: it receives OTLP over HTTP, like OpenTelemetry's own collector, and keeps the spans."""
 
 import threading
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 @dataclass
 class Collector:
-    """The received spans in the order in which they ended, and the resource of the last ones."""
+    """Holds the received spans in the order in which they ended, and the resource of the last ones."""
 
     url: str
     spans: list[Span] = field(default_factory=list)

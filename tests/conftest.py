@@ -20,35 +20,35 @@ hypothesis.settings.load_profile("notegrade")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The summary says which tests did not run, and why."""
+    """Add the summary of tests that did not run, and why."""
     config.pluginmanager.register(Skips())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes long begins first."""
+    """Run the longest tests first."""
     arrange(items)
 
 
 def pytest_collection_finish() -> None:
-    """A million objects of libraries and tests stay to the end: no garbage collection needs to visit them from now on."""
+    """Exclude all existing objects from garbage collection: about a million of them live until the end."""
     gc.freeze()
 
 
 def pytest_unconfigure() -> None:
-    """Or what is still there would be taken for a leak by those who count."""
+    """Undo the freeze: leak checks at exit would otherwise count the frozen objects as leaks."""
     gc.unfreeze()
 
 
 @pytest.hookimpl(optionalhook=True)  # xdist's
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
-    """Which tests share a worker."""
+    """Choose the scheduler that decides which tests share a worker."""
     return Groups(config, log)
 
 
-# Before any limit of time begins: to wait for one's turn is not to hang.
+# It runs before any timeout starts: waiting for a turn must not count as hanging.
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Nothing runs beside what is to run alone."""
+    """Run no other test beside one that is marked `alone`."""
     with machine(alone=item.get_closest_marker(ALONE) is not None):
         return (yield)
 
@@ -60,7 +60,7 @@ def redis_binary() -> str:
 
 @pytest.fixture
 def redis_server(redis_binary: str) -> Iterator[RedisServer]:
-    """An empty Redis of this test's own, which it may kill and pause."""
+    """Start an empty Redis for this test alone, which may kill and pause it."""
     server = RedisServer(redis_binary)
     server.start()
     yield server
@@ -69,7 +69,7 @@ def redis_server(redis_binary: str) -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="session")
 def default_checkpoint() -> Checkpoint:
-    """The checkpoint that `make checkpoint` assembles from SmolLM2."""
+    """Load the checkpoint that `make checkpoint` assembles from SmolLM2."""
     folder = Path(__file__).parent.parent / "checkpoints" / "default"
     if not folder.exists():
         lacks("no checkpoints/default here: `make checkpoint` assembles it")

@@ -1,6 +1,6 @@
-"""Commands as docs show them, and what is wrong with them: found without running any.
+"""Finds errors in the commands that docs show, without running them.
 
-A block is a fenced one of bash, whole. A mention is a command among the words of a page, in backticks, which may be cut short.
+A block is a whole fenced block of bash. A mention is a command in backticks within a sentence, which may be cut short.
 Here documents and `if` or `for` are not understood: docs show plain commands.
 """
 
@@ -27,14 +27,14 @@ from service.settings import FOR_COMMANDS, PREFIX, Settings
 ROOT = Path(__file__).parent.parent
 FENCE = re.compile(r"^ *```(\S*)[^\n]*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 SHELLS = ("bash", "console", "sh", "shell")
-# Made by commands and ignored by git: whether they are there says nothing of the docs.
+# Commands create these folders and git ignores them, so docs may name files in them that do not exist.
 MADE = {"build", "checkpoints", "runs"}
 ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 REPOSITORY_PATH = re.compile(r"(?:\./)?([\w.-]+)/[\w./*-]+")
-# A comment, or else a quoted text, in which a # means nothing.
+# A comment, or a quoted text, in which a # does not start a comment.
 COMMENT = re.compile(r"""('[^']*'|"(?:\\.|[^"\\])*")|(?:^|(?<=\s))#[^\n]*""", re.MULTILINE)
 
-# What its files hold by whether a variable is set.
+# HAProxy's condition on whether a variable is set, with both branches.
 HAPROXY_CHOICE = re.compile(
     r"^\.if defined\((\w+)\)\n(.*?)(?:^\.else\n(.*?))?^\.endif$", re.MULTILINE | re.DOTALL
 )
@@ -42,7 +42,7 @@ HAPROXY_CHOICE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A block, or a mention, and the line of the page where it begins."""
+    """A block or a mention, and the line of the page where it begins."""
 
     line: int
     code: str
@@ -60,7 +60,7 @@ class Command:
 
 
 def blocks(page: str) -> list[Shown]:
-    """The fenced blocks of a shell."""
+    """Return the fenced blocks of shell commands."""
     return [
         Shown(_line(page, fence.start(2)), _typed(fence[1], textwrap.dedent(fence[2])), True)
         for fence in FENCE.finditer(page)
@@ -69,7 +69,7 @@ def blocks(page: str) -> list[Shown]:
 
 
 def mentions(page: str) -> list[Shown]:
-    """What stands in backticks outside of all fenced blocks."""
+    """Return the texts in backticks outside fenced blocks."""
     prose = FENCE.sub(lambda fence: "\n" * fence[0].count("\n"), page)
     return [Shown(_line(prose, span.start()), span[1], False) for span in re.finditer(r"`([^`\n]+)`", prose)]
 
@@ -79,14 +79,14 @@ def _line(text: str, position: int) -> int:
 
 
 def _typed(language: str, code: str) -> str:
-    """What the reader types: of a console all that follows a prompt, else everything."""
+    """Return what the reader types: in a console block only what follows a prompt, otherwise everything."""
     if language != "console":
         return code
     return "".join(f"{line[2:]}\n" for line in code.splitlines() if line.startswith("$ "))
 
 
 def commands(shown: Shown) -> list[Command]:
-    """Every simple command, those of pipes and lists too. Raises ValueError where a quote is left open."""
+    """Return every simple command, including those in pipes and lists. Raises ValueError for an unclosed quote."""
     code = COMMENT.sub(lambda match: match[1] or "", shown.code.replace("\\\n", " "))
     lexer = shlex.shlex(code, posix=True, punctuation_chars="();<>|&\n")
     lexer.whitespace, lexer.whitespace_split, lexer.commenters = " \t\r", True, ""
@@ -101,7 +101,7 @@ def commands(shown: Shown) -> list[Command]:
 
 
 def _without_redirections(words: list[str]) -> list[str]:
-    """`2 > file` takes three words, `> file` two."""
+    """Remove redirections: `2 > file` has three words, `> file` has two."""
     kept: list[str] = []
     rest = iter(words)
     for word in rest:
@@ -122,7 +122,7 @@ def _command(words: list[str], is_whole: bool) -> Command:
 
 
 def problems(page: str) -> list[str]:
-    """What is wrong with the commands of a page, each with its line."""
+    """Return the errors in a page's commands, each with its line."""
     found = [f"{line}: {name} is no setting" for line, name in unknown_settings(page)]
     made: set[str] = set()
     for shown in blocks(page):
@@ -133,7 +133,7 @@ def problems(page: str) -> list[str]:
 
 
 def unknown_settings(page: str) -> Iterator[tuple[int, str]]:
-    """Names anywhere on the page that begin as settings do, and are none; `NOTEGRADE_ENGINE_*` names several."""
+    """Return names on the page that look like settings but do not exist; `NOTEGRADE_ENGINE_*` names several."""
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | set(FOR_COMMANDS)
     for match in re.finditer(rf"\b({PREFIX}[A-Z0-9_]+)(\*?)", page):
         is_known = any(name.startswith(match[1]) for name in known) if match[2] else match[1] in known
@@ -179,12 +179,12 @@ def _of_command(command: Command, made: set[str]) -> Iterator[str]:
 
 
 def _is_installed(program: str) -> bool:
-    """Of .venv, or nothing at all: a line that only sets variables."""
+    """Return whether .venv has the program. An empty name counts: that line only sets variables."""
     return (Path(sys.executable).parent / program).exists()
 
 
 def missing_paths(words: Sequence[str], made: set[str]) -> Iterator[str]:
-    """Words, or what stands behind their =, that lead into the repository and to nothing; NNNN is any number."""
+    """Return the paths, also those after a =, that point into the repository but do not exist; NNNN is any number."""
     folders = {path.name for path in ROOT.iterdir() if path.is_dir()} - MADE
     for path in (word.rpartition("=")[2] for word in words):
         match = REPOSITORY_PATH.fullmatch(path)
@@ -209,7 +209,7 @@ def _of_make(command: Command) -> Iterator[str]:
 
 
 def _of_app(app: typer.Typer, command: Command) -> Iterator[str]:
-    """Sub-command, options, those that are required, and how many arguments there may be."""
+    """Check the sub-command, its options, the required ones, and the number of arguments."""
     group: Any = typer.main.get_command(app)
     name, *rest = [word for word in command.arguments if word != "--help"] or [""]
     if (called := group.commands.get(name)) is None:
@@ -221,11 +221,11 @@ def _of_app(app: typer.Typer, command: Command) -> Iterator[str]:
     except TyperException as error:
         yield f"{command.program} {name}: {error}"
         return
-    wanted = [param.opts[0] for param in called.params if param.required and not given.get(param.name)]
+    missing = [param.opts[0] for param in called.params if param.required and not given.get(param.name)]
     if left:
         yield f"{command.program} {name} takes no {' '.join(left)}"
-    if wanted and command.is_whole and "--help" not in command.arguments:
-        yield f"{command.program} {name} wants {', '.join(wanted)}"
+    if missing and command.is_whole and "--help" not in command.arguments:
+        yield f"{command.program} {name} requires {', '.join(missing)}"
 
 
 @functools.cache
@@ -239,17 +239,19 @@ def _help_of(module: str) -> str:
 
 
 def _of_python(command: Command) -> Iterator[str]:
-    """A module is there; of one of ours, its --help names the options. A file is a path like any other."""
+    """Check that a module exists and, for our own, that its --help names the options. A file is checked as a path."""
     if command.arguments[:1] != ["-m"]:
         return
     _, module, *rest = command.arguments
     if importlib.util.find_spec(module.partition(".")[0]) is None:
         yield f"there is no module {module}"
     elif (ROOT / module.partition(".")[0]).is_dir():
-        if not (told := _help_of(module)):
+        if not (help_text := _help_of(module)):
             yield f"python -m {module} --help says nothing"
-        known = set(re.findall(r"--[\w-]+", told))
-        yield from (f"{module} has no option {word}" for word in _options(rest) if word not in known and told)
+        known = set(re.findall(r"--[\w-]+", help_text))
+        yield from (
+            f"{module} has no option {word}" for word in _options(rest) if word not in known and help_text
+        )
 
 
 def _options(words: Sequence[str]) -> list[str]:
@@ -257,14 +259,14 @@ def _options(words: Sequence[str]) -> list[str]:
 
 
 def _of_kustomize(command: Command) -> Iterator[str]:
-    """The folder behind -k or `build` is a kustomization."""
+    """Check that the folder after -k or `build` is a kustomization."""
     for flag, folder in zip(command.arguments, command.arguments[1:], strict=False):
         if flag in ("-k", "--kustomize", "build") and not (ROOT / folder / "kustomization.yaml").is_file():
             yield f"{folder} is no kustomization"
 
 
 def _of_haproxy(command: Command) -> Iterator[str]:
-    """Every variable that the files read is set, and none that they don't."""
+    """Check that the command sets every variable that the files read, and no other."""
     files = [ROOT / path for path in command.arguments if path.endswith(".cfg") and (ROOT / path).is_file()]
     text = "".join(path.read_text(encoding="utf-8") for path in files)
     text = HAPROXY_CHOICE.sub(lambda choice: choice[2 if choice[1] in command.variables else 3] or "", text)
@@ -275,7 +277,7 @@ def _of_haproxy(command: Command) -> Iterator[str]:
 
 
 def _nothing(_: Command) -> Iterator[str]:
-    """Nothing to hold against the repository but paths, settings and syntax."""
+    """Check nothing more: paths, settings and syntax are checked for every command."""
     yield from ()
 
 
@@ -288,7 +290,7 @@ CHECKS: dict[str, Callable[[Command], Iterator[str]]] = {
     "kubectl": _of_kustomize,
     "kustomize": _of_kustomize,
     "haproxy": _of_haproxy,
-    # Queries and addresses of these are run, by tests/deploy/test_dashboards.py and tests/end_to_end/test_runbooks.py.
+    # tests/deploy/test_dashboards.py and tests/end_to_end/test_runbooks.py run these commands.
     "promtool": _nothing,
     "curl": _nothing,
     **dict.fromkeys(

@@ -1,4 +1,4 @@
-"""TRL's trainer on rollouts that a test provides: batches, losses and gradients are TRL's."""
+"""Runs TRL's trainer on rollouts that a test provides: batches, losses and gradients are TRL's."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Trainer runs in processes that a test can kill, forked from a process that imported everything once."""
+"""Starts trainer runs that a test can kill, forked from a process that imported everything once."""
 
 import multiprocessing
 import os

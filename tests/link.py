@@ -1,4 +1,4 @@
-"""A connection's way to a server, which a test can make slow or cut."""
+"""Runs a TCP proxy in front of a server, which a test can slow down or cut."""
 
 import contextlib
 import socket
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 class Link:
-    """Listens on a port of its own and passes all on to another, answers after `delay_s`."""
+    """Listens on its own port and forwards to another; answers are delayed by `delay_s`."""
 
     def __init__(self, to_port: int) -> None:
         self._to = ("127.0.0.1", to_port)
@@ -21,7 +21,7 @@ class Link:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
-        """Reset every connection there is; new ones can be made."""
+        """Reset every open connection; new connections are accepted."""
         with self._lock:
             open_now, self._open = self._open, set()
         for connection in open_now:
@@ -66,7 +66,7 @@ class Link:
 
 @contextmanager
 def link_to(port: int) -> Iterator[Link]:
-    """A link that is closed in the end."""
+    """Start a link, and close it at the end."""
     link = Link(port)
     yield link
     link.close()

@@ -19,7 +19,7 @@ class RedisServer:
         folder: Path | None = None,
         tls: tuple[Path, Path] | None = None,
     ) -> None:
-        """Choose a free port. `tls` is the file of the server's key and certificates, and that of its authority; the server then requires TLS."""
+        """Choose a free port. `tls` is the file of the server's key and certificates, and its authority's file; TLS is then required."""
         self._binary = binary
         self._tls = tls
         self._folder = folder
@@ -95,7 +95,7 @@ class RedisServer:
 
 
 async def age_keys(client: Redis, pattern: str, seconds: float) -> None:
-    """Make the keys that many seconds older. Fails for a key that never expires."""
+    """Make the keys older by this many seconds. Fails for a key that never expires."""
     for key in await client.keys(pattern):
         left_ms = await client.pttl(key)
         assert left_ms > 0, f"{key!r} never expires"

@@ -1,4 +1,4 @@
-"""The service on twins behind real sockets, started as `notegrade serve` does, except for the engine."""
+"""Starts the service as `notegrade serve` does, on real sockets but with a fake engine."""
 
 import threading
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ class Served:
 
 @contextmanager
 def served(checkpoint: Checkpoint, *, engine: Engine | None = None, **settings: Any) -> Iterator[Served]:
-    """Serve until the test leaves, on the twin of the engine unless another engine is given."""
+    """Serve until the block ends, on the fake engine unless another engine is given."""
     made = Settings.model_validate({**STOP_AT_ONCE, **settings})
     twin = fake_engine_for(checkpoint)
     registry = CollectorRegistry()

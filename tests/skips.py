@@ -1,4 +1,4 @@
-"""The last part of a test run's output: how many tests did not run, and why."""
+"""Prints, at the end of a test run, how many tests did not run, and why."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence

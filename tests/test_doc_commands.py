@@ -1,7 +1,7 @@
-"""No command in the docs that can't be right any more, and no link outside of docs/ that leads nowhere.
+"""Commands in the docs are valid, and links outside docs/ lead to existing files.
 
-README's commands and the runbooks' are run as well, by tests/end_to_end/test_readme.py, test_runbooks.py and
-tests/deploy/test_dashboards.py; mkdocs holds the links between the pages of docs/ (tests/test_docs.py).
+README's and the runbooks' commands are also run, by tests/end_to_end/test_readme.py, test_runbooks.py and
+tests/deploy/test_dashboards.py; mkdocs checks the links between the pages of docs/ (tests/test_docs.py).
 """
 
 import re
@@ -13,7 +13,7 @@ import pytest
 
 from tests.doc_commands import FENCE, ROOT, SHELLS, blocks, commands, mentions, problems
 
-# Without the changelog and the decisions: they tell of what was.
+# Except the changelog and the decisions: they describe past states.
 OUTSIDE = [
     *(page for page in sorted(ROOT.glob("*.md")) if page.name != "CHANGELOG.md"),
     *(page for folder in ("clients", "deploy", "locks") for page in sorted((ROOT / folder).rglob("*.md"))),
@@ -32,8 +32,8 @@ def test_commands_of_the_docs_are_right(page: Path) -> None:
     assert problems(text_of(page)) == []
 
 
-def test_every_fenced_block_says_what_it_is() -> None:
-    """One without a language may hide commands from the check."""
+def test_every_fenced_block_names_its_language() -> None:
+    """A block without a language may hide commands from the check."""
     found = {page.name: {fence[1] for fence in FENCE.finditer(text_of(page))} - LANGUAGES for page in PAGES}
     assert {page: languages for page, languages in found.items() if languages} == {}
 
@@ -44,7 +44,7 @@ def test_shellcheck_finds_nothing_in_the_docs(tmp_path: Path) -> None:
         for block in blocks(text_of(page)):
             files.append(tmp_path / f"{page.parent.name}-{page.stem}-{block.line}.sh")
             files[-1].write_text(block.code, encoding="utf-8")
-    # SC2154: what the page tells the reader to set.
+    # SC2154: the page tells the reader to set these variables.
     shellcheck = str(Path(sys.executable).parent / "shellcheck")
     command = [shellcheck, "--shell=bash", "--exclude=SC2154", *map(str, files)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
@@ -52,7 +52,7 @@ def test_shellcheck_finds_nothing_in_the_docs(tmp_path: Path) -> None:
     assert len(files) > 40
 
 
-def test_commands_are_taken_apart() -> None:
+def test_commands_are_parsed() -> None:
     page = """
 ```bash
 A=1 B="two words" make serve \\
@@ -75,7 +75,7 @@ $ make test
     ]
 
 
-def test_mentions_are_outside_of_blocks() -> None:
+def test_mentions_are_found_only_outside_fenced_blocks() -> None:
     page = "Say `make test`,\n```bash\necho `date`\n```\nor `make check`."
     assert [(shown.line, shown.code) for shown in mentions(page)] == [(1, "make test"), (5, "make check")]
 
@@ -100,9 +100,9 @@ WRONG = {
     ".venv/bin/notegrade scor --query q": "notegrade has no command scor",
     "notegrade key --rol score": "No such option: --rol",
     "notegrade mode off --reason": "'--reason' requires an argument",
-    "notegrade score --query q": "notegrade score wants --notes",
+    "notegrade score --query q": "notegrade score requires --notes",
     "notegrade check one two": "notegrade check takes no two",
-    "notegrade-train verify": "notegrade-train verify wants",
+    "notegrade-train verify": "notegrade-train verify requires",
     "python -m load_tests.sook": "python -m load_tests.sook --help says nothing",
     "python -m load_tests.soak --second 60": "load_tests.soak has no option --second",
     "python -m no_such_module": "there is no module no_such_module",
@@ -121,12 +121,12 @@ WRONG = {
 
 
 @pytest.mark.parametrize("code", RIGHT)
-def test_what_is_right_is_let_through(code: str) -> None:
+def test_valid_commands_pass(code: str) -> None:
     assert problems(f"```bash\n{code}\n```\n") == []
 
 
 @pytest.mark.parametrize("code", WRONG)
-def test_what_is_wrong_is_found(code: str) -> None:
+def test_errors_are_found(code: str) -> None:
     found = problems(f"A page.\n\n```bash\n{code}\n```\n")
     assert any(WRONG[code] in problem for problem in found), found
     assert all(re.match(r"\d+: ", problem) for problem in found)
@@ -143,7 +143,7 @@ def test_what_is_wrong_is_found(code: str) -> None:
         ("`deploy/no_such.sh | kubectl apply -f -`", "1: there is no deploy/no_such.sh"),
     ],
 )
-def test_mentions_are_held_to_the_same(words: str, problem: str) -> None:
+def test_mentions_are_checked_like_blocks(words: str, problem: str) -> None:
     assert problems(words) == [problem]
 
 
@@ -155,7 +155,7 @@ def test_a_mention_may_be_cut_short() -> None:
 
 
 def headings(page: Path) -> set[str]:
-    """The anchors that a reader of the file has: words in small letters, joined by -."""
+    """Return the anchors of the file's headings: words in lower case, joined by -."""
     prose = FENCE.sub("", text_of(page))
     titles = re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
@@ -171,7 +171,7 @@ def dead_links(page: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("page", OUTSIDE, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_outside_of_the_site_lead_somewhere(page: Path) -> None:
+def test_links_outside_the_site_have_a_target(page: Path) -> None:
     assert dead_links(page) == []
 
 

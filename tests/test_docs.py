@@ -1,4 +1,4 @@
-"""Docs that would otherwise go stale."""
+"""Generated docs equal the code that they describe, and links have a target."""
 
 import json
 import re
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def settings_table() -> str:
-    """The table of docs/settings.md, as Settings makes it."""
+    """Generate the table of docs/settings.md from Settings."""
     rows = ["| setting | default | what it does |", "| --- | --- | --- |"]
     for name, field in Settings.model_fields.items():
         assert field.default is not PydanticUndefined
@@ -54,7 +54,7 @@ def test_settings_are_documented() -> None:
 
 
 def problems_table() -> str:
-    """The table of docs/errors.md: every error that answers a request, as the tree has it."""
+    """Generate the table of docs/errors.md: every error class that answers a request."""
     rows = ["| `type` | status | title | retry | error |", "| --- | --- | --- | --- | --- |"]
     for error in sorted(answering_errors(), key=lambda error: (error.status, error.type)):
         retry = "yes" if error.retryable else "no"
@@ -73,7 +73,7 @@ def answering_errors() -> list[type[NotegradeError]]:
 
 
 def metrics_table() -> str:
-    """The table of docs/metrics.md, as Metrics defines them."""
+    """Generate the table of docs/metrics.md from Metrics."""
     rows = ["| metric | type | labels | what it counts |", "| --- | --- | --- | --- |"]
     for metric in vars(Metrics(CollectorRegistry())).values():
         is_one = isinstance(metric, MetricWrapperBase | ModeGauge | EngineUse)
@@ -99,7 +99,7 @@ def test_manifest_schema_is_published() -> None:
 
 
 def published_openapi() -> str:
-    """docs/openapi.json, as the application makes it; no part of it depends on the checkpoint."""
+    """Generate docs/openapi.json from the application; no part of it depends on the checkpoint."""
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = load_tiny(Path(folder))
         settings = Settings()
@@ -121,7 +121,7 @@ def test_pictures_name_files_that_exist(picture: str, package: str) -> None:
     assert [name for name in named if not any((ROOT / package).rglob(name))] == []
 
 
-def test_the_site_builds_and_no_link_leads_nowhere(tmp_path: Path) -> None:
+def test_the_site_builds_without_dead_links(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
@@ -136,7 +136,7 @@ def test_the_site_builds_and_no_link_leads_nowhere(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     for page in ("index", "api", "settings", "reliability", "decisions/index"):
         assert (tmp_path / "site" / f"{page}.html").is_file()
-    # Nothing of the site is fetched from elsewhere.
+    # The site fetches nothing from other hosts.
     for file in (tmp_path / "site").rglob("*.html"):
         html = file.read_text(encoding="utf-8")
         assert not re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="https?://', html), file
@@ -149,7 +149,7 @@ def test_decisions_are_numbered_and_have_a_status() -> None:
     assert all("\nStatus: " in path.read_text(encoding="utf-8") for path in decisions)
 
 
-def test_links_lead_somewhere() -> None:
+def test_links_have_a_target() -> None:
     for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"

@@ -1,4 +1,4 @@
-"""The summary of tests that did not run."""
+"""The summary lists the tests that did not run by reason."""
 
 import subprocess
 import sys
@@ -57,5 +57,5 @@ def test_each_reason_has_a_line(tmp_path: Path, workers: str) -> None:
     assert "SKIPPED [" not in printed
 
 
-def test_nothing_is_said_where_all_ran(tmp_path: Path) -> None:
+def test_nothing_is_printed_when_every_test_ran(tmp_path: Path) -> None:
     assert "did not run" not in run(tmp_path, tests="test_some.py::test_runs")

@@ -1,4 +1,4 @@
-"""Programs that tests need: the missing ones are reported in one list, before any test runs."""
+"""Missing programs that tests need are reported in one list, before any test runs."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ def outside_of_ci(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CI", raising=False)
 
 
-def test_missing_tools_are_one_list_with_one_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_tools_are_listed_with_one_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert prepare([ABSENT, OTHER], refuse)
     printed = capsys.readouterr().out
     assert "  Absent          needed by tests/deploy/test_absent.py\n" in printed
@@ -40,7 +40,7 @@ def test_all_packages_are_installed_at_once() -> None:
     assert calls == [["absent-package", "other-package"]]
 
 
-def test_a_package_that_does_not_exist_keeps_no_other_from_being_installed() -> None:
+def test_other_packages_are_installed_if_one_does_not_exist() -> None:
     calls: list[list[str]] = []
 
     def install(packages: Sequence[str]) -> bool:

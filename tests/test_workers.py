@@ -1,4 +1,4 @@
-"""Tests that run beside others, and tests that don't."""
+"""Tests share the machine, except those marked `alone`."""
 
 import fcntl
 import threading
@@ -12,7 +12,7 @@ from tests.workers import HERE, TOGETHER, machine
 
 @pytest.fixture(autouse=True)
 def queue(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The lock that tests wait in, of this test's own: those of the suite are held meanwhile."""
+    """Give this test its own locks: the suite holds its locks at the same time."""
     for name in ("workers.py", "conftest.py"):
         (tmp_path / name).touch()
     monkeypatch.setattr("tests.workers.HERE", tmp_path)
@@ -28,11 +28,11 @@ def is_held(lock: Path) -> bool:
         return False
 
 
-def test_what_stands_together_is_there() -> None:
+def test_files_that_run_together_exist() -> None:
     assert [file for file in TOGETHER if not (HERE / file).is_file()] == []
 
 
-def test_who_wants_to_be_alone_waits_and_is_not_overtaken(queue: Path) -> None:
+def test_a_test_that_runs_alone_waits_and_is_not_overtaken(queue: Path) -> None:
     happened: list[str] = []
     first_may_end = threading.Event()
 
@@ -55,6 +55,6 @@ def test_who_wants_to_be_alone_waits_and_is_not_overtaken(queue: Path) -> None:
     assert happened == ["first", "first ends", "alone", "alone ends", "later", "later ends"]
 
 
-def test_others_are_held_beside_each_other() -> None:
+def test_other_tests_hold_the_machine_at_the_same_time() -> None:
     with machine(alone=False), machine(alone=False):
         pass

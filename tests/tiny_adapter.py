@@ -1,4 +1,4 @@
-"""Fine-tunes of the tiny base and adapters extracted from them, as a training run writes them."""
+"""Makes fine-tunes of the tiny base, and adapters extracted from them, as a training run writes them."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ NOTES = TrainingNotes(
 
 
 def make_tuned(base: Path, folder: Path, *, also: str | None = None) -> Path:
-    """The base with a random change of rank 4 in each linear weight, and in the weight that `also` names."""
+    """Make the base with a random rank-4 change in each linear weight, and in the weight that `also` names."""
     import torch
 
     loaded = load_base(locate_base(str(base)))
@@ -37,7 +37,7 @@ def make_tuned(base: Path, folder: Path, *, also: str | None = None) -> Path:
 
 
 def describe(**changes: Any) -> AdapterDescription:
-    """A complete description of an adapter to the tiny base; `changes` replace its keys."""
+    """Return a complete configuration of an adapter to the tiny base; `changes` replace its keys."""
     whole: dict[str, Any] = {
         "name": "tiny-student",
         "base": "tiny-base",
@@ -55,7 +55,7 @@ def describe(**changes: Any) -> AdapterDescription:
 
 
 def make_adapter(base: Path, folder: Path, /, **changes: Any) -> Path:
-    """A complete adapter folder to the tiny base."""
+    """Make a complete adapter folder for the tiny base."""
     tuned = make_tuned(base, folder.with_name(f"{folder.name}-tuned"))
     extract_lora(str(base), tuned, folder, RANK, ROWS)
     describe_adapter(folder, describe(**changes))

@@ -1,4 +1,4 @@
-"""A base model for tests: a tiny Llama with random weights and a real tokenizer, as transformers saves them."""
+"""Makes a base model for tests: a tiny Llama with random weights and a real tokenizer, as transformers saves them."""
 
 import json
 from pathlib import Path

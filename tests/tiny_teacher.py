@@ -1,4 +1,4 @@
-"""The smallest recipe, and a teacher that memorised a few pairs of its data."""
+"""Makes the smallest recipe, and a teacher that memorised a few pairs of its data."""
 
 import tomllib
 from dataclasses import dataclass

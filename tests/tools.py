@@ -1,4 +1,4 @@
-"""The programs that tests run and a machine may lack.
+"""Finds and installs the programs that tests run and a machine may lack.
 
     python -m tests.tools [--slow]
 
@@ -46,7 +46,7 @@ class Tool:
         return self.find() is not None
 
     def set_up(self) -> None:
-        """Do what is left to do after apt-get."""
+        """Finish the installation after apt-get."""
 
     def describe(self) -> str:
         """Return its name, its path and the first line that it prints as its version."""
@@ -86,7 +86,7 @@ class Prometheus(Tool):
         return None if done.returncode else f"{done.stdout.strip()}/{self.commands[0]}"
 
 
-# Without it, a wheel's Valkey takes its place, which speaks no TLS: `find_redis`.
+# Without it, tests use the Valkey from a wheel, which lacks TLS: `find_redis`.
 REDIS = Redis(
     "Redis", ("redis-server", "valkey-server"), "redis-tools", "tests/service/caches/test_redis_cache.py"
 )
@@ -177,9 +177,9 @@ def install_debian(packages: Sequence[str]) -> bool:
 
 
 def prepare(tools: Sequence[Tool], install: Callable[[Sequence[str]], bool] = install_debian) -> bool:
-    """Install what is missing and print what there is; return whether tests may begin."""
+    """Install missing programs and print all versions; return whether tests may begin."""
     packages = [tool.package for tool in tools if not tool.is_installed()]
-    # One by one where not all of them can be had, such as on another release of Debian.
+    # One by one if some are unavailable, such as on another release of Debian.
     if packages and not install(packages):
         for package in packages:
             install([package])

@@ -11,7 +11,7 @@ async def until(condition: Callable[[], bool], within_s: float = 5) -> None:
 
 
 def wait_until(condition: Callable[[], bool], within_s: float = 30) -> float:
-    """Seconds until the condition held, for tests without an event loop. Fails when it never does."""
+    """Wait for the condition without an event loop, and return the seconds it took. Fails when it never holds."""
     started = time.monotonic()
     while not condition():
         assert time.monotonic() - started < within_s, "it did not come about in time"

@@ -1,4 +1,4 @@
-"""Tests in several workers (`pytest -n 2`): which of them share one, and which have the machine to themselves."""
+"""Distributes tests over several workers (`pytest -n 2`): some files share a worker, some tests run alone."""
 
 import fcntl
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ ALONE = "alone"
 
 
 class Groups(LoadScopeScheduling):  # type: ignore[misc]  # mypy does not read xdist
-    """Gives a worker the tests of a file, or of files that belong together, one after the other."""
+    """Gives one worker all tests of a file, or of files that run together, one after the other."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0].removeprefix("tests/")
@@ -29,7 +29,7 @@ class Groups(LoadScopeScheduling):  # type: ignore[misc]  # mypy does not read x
 
 
 def arrange(items: list[pytest.Item]) -> None:
-    """Put first what takes long, and last the files in which a test runs alone: then nobody waits for it."""
+    """Put the longest files first, and files with a test that runs alone last, so that no worker waits for it."""
     last = {item.path for item in items if item.get_closest_marker(ALONE)}
 
     def rank(item: pytest.Item) -> tuple[bool, int]:
@@ -42,9 +42,9 @@ def arrange(items: list[pytest.Item]) -> None:
 
 @contextmanager
 def machine(*, alone: bool) -> Iterator[None]:
-    """Hold this machine, alone or with others; waits until that can be.
+    """Hold this machine, alone or with others; waits until it is available.
 
-    Two locks of files that are here anyway. Who wants to be alone is not overtaken while it waits.
+    It locks two existing files. A test that runs alone is not overtaken while it waits.
     """
     with (HERE / "workers.py").open() as queue, (HERE / "conftest.py").open() as held:
         fcntl.flock(queue, fcntl.LOCK_EX)

@@ -67,7 +67,7 @@ class Agreement:
     mean: float
 
     def within(self, most: float) -> bool:
-        """Whether no grade differs by more than `most`; False without grades to compare."""
+        """Return whether no grade differs by more than `most`; False without grades to compare."""
         return self.maximum <= most
 
 

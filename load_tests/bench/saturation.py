@@ -31,7 +31,7 @@ class Probe:
 
     @property
     def keeps_up(self) -> bool:
-        """Whether the server scores as fast as pairs arrive."""
+        """Return whether the server scores as fast as pairs arrive."""
         return self.goodput >= GOOD_SHARE * self.offered and not self.backlog_grew
 
 
@@ -62,7 +62,7 @@ def judge(rate: float, seconds: float, drive: Drive, pairs: Sequence[int], score
 
 
 def _backlog_grew(drive: Drive, seconds: float) -> bool:
-    """Whether the last third had significantly more waiting requests on average than the second third.
+    """Return whether the last third had significantly more waiting requests on average than the second third.
 
     Significant means more than 5 % of a third's arrivals plus twice their standard deviation (of a Poisson process).
     """

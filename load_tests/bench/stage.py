@@ -63,7 +63,7 @@ def resume(tree: ProcessTree) -> None:
 
 
 def _is_running(pid: int) -> bool:
-    """Whether a thread runs, by the third field of proc(5)'s stat; always False for a shell, see `suspend`."""
+    """Return whether a thread runs, by the third field of proc(5)'s stat; always False for a shell, see `suspend`."""
     if _is_shell(pid):
         return False
     try:

@@ -15,7 +15,7 @@ from load_tests.capacity.traffic import Traffic, pairs_of
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """How a replica uses its device.
+    """The efficiency and the cache sizes of a replica's engine.
 
     Attributes:
         share: reached share of the device's peak, over all operations. ASSUMED for GPUs.

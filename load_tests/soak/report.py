@@ -58,7 +58,7 @@ class Slope:
 
     @property
     def is_too_steep(self) -> bool:
-        """Whether the growth exceeds the limit by two standard errors, since a short run's slope is noisy."""
+        """Return whether the growth exceeds the limit by two standard errors, since a short run's slope is noisy."""
         return self.per_hour - 2 * self.error > MAX_GROWTH_MIB_PER_HOUR
 
 
@@ -88,7 +88,7 @@ class Report:
 
     @property
     def engine_has_settled(self) -> bool:
-        """Whether the run is long enough for the slope of the engine core's memory to be meaningful."""
+        """Return whether the run is long enough for the slope of the engine core's memory to be meaningful."""
         return self.seconds * WARM_UP_SHARE >= ENGINE_SETTLES_S
 
     def judge(self, counted: float, log: str) -> None:

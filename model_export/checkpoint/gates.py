@@ -53,7 +53,7 @@ class Gate:
 
     @property
     def passed(self) -> bool:
-        """Whether the figure meets its limit; NaN never does."""
+        """Return whether the figure meets its limit; NaN never does."""
         return self.figure >= self.limit if self.at_least else self.figure <= self.limit
 
     @property

@@ -60,7 +60,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What the rows of a file have in common.
+    """The properties that all rows of a file share.
 
     `grades[label]` is the grade on the recipe's scale for a label of the file: (0, 1, 3) spreads three labels over four grades.
     """

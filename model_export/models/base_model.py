@@ -22,7 +22,7 @@ class BaseModelError(NotegradeError):
 
 @dataclass(frozen=True, slots=True)
 class BaseLocation:
-    """Where transformers finds a base: a folder, a GGUF file in it, or a repository on the hub.
+    """The location from which transformers loads a base: a folder, a GGUF file in it, or a repository on the hub.
 
     Attributes:
         licence: None until it is read from the base's model card.

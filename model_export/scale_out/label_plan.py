@@ -25,7 +25,7 @@ class LabelError(NotegradeError):
 
 @dataclass(frozen=True, slots=True)
 class PathSampling:
-    """How many paths to sample per pair, and how. `max_tokens` counts a whole path."""
+    """The number of paths per pair and their sampling parameters. `max_tokens` counts a whole path."""
 
     paths: int
     temperature: float

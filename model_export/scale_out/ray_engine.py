@@ -31,7 +31,7 @@ _EXCEPTION = re.compile(r"[\w.]+(Error|Exception)\b")
 
 @dataclass(frozen=True, slots=True)
 class RayOptions:
-    """How many engines to start, and on which Ray. Each engine has a GPU of its own where there are GPUs.
+    """The number of engines and the Ray cluster to start them on. Each engine gets its own GPU if there are GPUs.
 
     `address` names a running Ray cluster, whose machines see the teacher's folder under the same path; `local` starts Ray
     here and stops it afterwards.

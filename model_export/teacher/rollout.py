@@ -20,7 +20,7 @@ OnBatch = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to sample; a temperature of 0 decodes greedily."""
+    """The sampling parameters; a temperature of 0 decodes greedily."""
 
     max_tokens: int
     temperature: float

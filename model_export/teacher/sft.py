@@ -25,7 +25,7 @@ from model_export.training.supervised import (
 
 @dataclass(frozen=True, slots=True)
 class StageContext:
-    """Where a training stage starts from and works.
+    """The start model and the work folder of a training stage.
 
     Attributes:
         start: transformers folder to start from.

@@ -17,7 +17,7 @@ from service.contract.trace import Step
 
 
 def step_mask(rollout: Rollout, gold: int, advantage: float) -> list[float]:
-    """1.0 for each token that the advantage may move, else 0.0; one value a token of the rollout."""
+    """Return, for each token of the rollout, 1.0 if the advantage may move it, else 0.0."""
     if rollout.trace is None:
         return [1.0] * len(rollout.starts)
     steps = (_step_at(start, rollout.trace.steps) for start in rollout.starts)
@@ -30,5 +30,5 @@ def _counts(step: Step, gold: int, advantage: float) -> bool:
 
 
 def _step_at(position: int, steps: Sequence[Step]) -> Step | None:
-    """The step in whose line a token starts; None in the answer."""
+    """Return the step in whose line a token starts; None in the answer."""
     return next((step for step in steps if step.span[0] <= position < step.span[1]), None)

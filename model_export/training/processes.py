@@ -1,4 +1,4 @@
-"""How several training processes divide the work: the batch, the weights, and which of them writes."""
+"""Divides training over several processes: the batch, the weights, and which process writes files."""
 
 import shutil
 from pathlib import Path

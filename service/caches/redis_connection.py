@@ -44,7 +44,7 @@ def _describe(error: Exception) -> str:
 
 
 def is_wrong_type(failure: RemoteStoreError) -> bool:
-    """Whether Redis refused the command because the key holds a value of another type."""
+    """Return whether Redis refused the command because the key holds a value of another type."""
     # In a pipeline, redis-py puts the command before the server's message.
     return re.search(r"(^|caused error: \(')WRONGTYPE ", str(failure.__context__)) is not None
 

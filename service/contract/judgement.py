@@ -10,7 +10,7 @@ from service.contract.manifest import Manifest
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """How well a note answers a query.
+    """The grade and the score of a note for a query.
 
     Attributes:
         grade: the most probable grade, or the one that the criteria's decision chooses; of equals, the lower one.

@@ -62,7 +62,7 @@ class PromptRenderer:
         return tuple(self._criteria)
 
     def overhead_tokens(self, criteria: str) -> int:
-        """The tokens that every prompt with these criteria has, whatever its query and note."""
+        """Count the tokens that every prompt with these criteria has, whatever its query and note."""
         required = (piece for piece in self._text_pieces if piece.only_with is None)
         return self._count_literal_tokens(required) + len(self._criteria[criteria])
 

@@ -55,7 +55,7 @@ class Report:
 
     @property
     def is_worse(self) -> bool:
-        """Whether the treatment is worse by any measure."""
+        """Return whether the treatment is worse by any measure."""
         return any(each.verdict == "worse" for each in self.judgements)
 
     def to_json(self) -> dict[str, Any]:

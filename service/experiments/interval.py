@@ -51,7 +51,7 @@ class Difference:
 
     @property
     def is_significant(self) -> bool:
-        """Whether zero is outside of the interval."""
+        """Return whether zero is outside the interval."""
         rounding = ROUNDING * max(abs(self.control), abs(self.treatment))
         return self.low > rounding or self.high < -rounding
 

@@ -67,7 +67,7 @@ class Job:
     """One explanation to make.
 
     Attributes:
-        asked: whether a caller asked for it; otherwise explanation mode sampled it.
+        asked: whether a caller requested it; otherwise explanation mode sampled it.
         finished: the result, set once.
         pieces: the trace's text as it is generated, then None; only for a job that is streamed.
         on_finished: called by the worker with the result, for a caller that does not wait for it.
@@ -140,7 +140,7 @@ class Explainer:
             await self._finish(self._waiting.pop(0), _dropped("stopping"))
 
     def submit(self, pair: GradedPair, *, asked: bool, streamed: bool = False) -> Job:
-        """Queue an explanation; one that a caller asked for goes before those that the mode samples.
+        """Queue an explanation; one that a caller requested goes before those that the mode samples.
 
         Raises ExplanationDroppedError at once when it cannot be explained now.
         """

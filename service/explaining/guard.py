@@ -69,7 +69,7 @@ class Guard:
 
     @property
     def is_breached(self) -> bool:
-        """Whether the last check found a limit breached. While it is, no explanation starts."""
+        """Return whether the last check found a breached limit. During a breach no explanation starts."""
         return self._breaches_in_a_row > 0
 
     def require_calm(self) -> None:

@@ -25,7 +25,7 @@ class Flip:
 class Mode:
     """A flip that took place. Times are seconds since 1970, by the store's clock.
 
-    `revision` counts the flips, so that two with equal content can be told apart. 0 means that there was none yet.
+    `revision` counts the flips, so that two flips with equal content differ. 0 means that there was none yet.
     """
 
     revision: int

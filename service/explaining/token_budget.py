@@ -17,7 +17,7 @@ class TokenBudget:
         self._left = self._tokens_left() - tokens
 
     def wait_s(self) -> float:
-        """How long until no tokens are owed."""
+        """Return the seconds until the budget is no longer overdrawn."""
         return max(0.0, -self._tokens_left() / self._rate)
 
     def _tokens_left(self) -> float:

@@ -152,7 +152,7 @@ class Api:
 
 
 def is_mirrored(request: Request) -> bool:
-    """Whether another service sent the request to compare scores: it is neither explained nor mirrored again."""
+    """Return whether another service sent the request to compare scores: it is neither explained nor mirrored again."""
     return SHADOW_HEADER in request.headers
 
 

@@ -65,7 +65,7 @@ class RequestObserver:
         except Exception as error:
             log_redacted(logger, "unforeseen error", error, log_texts=self._log_texts)
             request.event["problem"] = NotegradeError.type
-            # The server closes a connection whose answer has begun and does not end.
+            # The server closes a connection whose response has started but does not end.
             if status is None:
                 await problem_response(_internal_error())(scope, receive, send_observed)
             status = 500

@@ -45,13 +45,13 @@ class RequestLimits(BaseModel):
     )
 
     def deadline_ms(self, asked_ms: int | None) -> int:
-        """Return the deadline to keep: the default if none is asked for, and never more than the longest."""
+        """Return the deadline to keep: the default if the request has none, and never more than the longest."""
         return min(asked_ms or self.default_deadline_ms, self.max_deadline_ms)
 
 
 @dataclass(frozen=True, slots=True)
 class BodyChecks:
-    """What bodies are validated against: the limits, and the names of the checkpoint's criteria."""
+    """The limits and the names of the checkpoint's criteria, which request bodies are validated against."""
 
     limits: RequestLimits
     criteria: Collection[str] = ()

@@ -53,7 +53,7 @@ class LiveFigures:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """`clock` gives monotonic seconds."""
         self._clock = clock
-        # One more than the window: the second that has begun must not push out the oldest whole one.
+        # One more than the window: the current second must not push out the oldest whole one.
         self._seconds: deque[Second] = deque(maxlen=WINDOW_S + 1)
 
     def count_pairs(self, scored: int, cached: int, shed: int, all_pairs: int) -> None:
@@ -69,13 +69,13 @@ class LiveFigures:
         self._this_second().latencies[_bucket(seconds)] += 1
 
     def over(self, seconds: int) -> Figures:
-        """Aggregate the last whole seconds and the one that has begun."""
+        """Aggregate the last whole seconds and the current one."""
         now = self._clock()
         since = int(now) - seconds
         return _aggregate([second for second in self._seconds if second.at >= since], now - since)
 
     def by_second(self, seconds: int) -> list[Figures]:
-        """The figures of each of the last whole seconds, oldest first."""
+        """Return the figures of each of the last whole seconds, oldest first."""
         counted = {second.at: second for second in self._seconds}
         now = int(self._clock())
         return [_aggregate([counted[at]] if at in counted else [], 1) for at in range(now - seconds, now)]
@@ -105,7 +105,7 @@ def _bucket(seconds: float) -> int:
 
 
 def _percentile(latencies: Counter[int], share: float) -> float | None:
-    """The nearest-rank percentile: the smallest latency that at least `share` of all requests stay within."""
+    """Return the nearest-rank percentile: the smallest latency that at least `share` of all requests stay within."""
     rank = math.ceil(share * latencies.total())
     for bucket in sorted(latencies):
         rank -= latencies[bucket]

@@ -9,7 +9,7 @@ from service.observability.tracing import UNTRACED, Trace
 
 @dataclass(slots=True)
 class RequestContext:
-    """What is known of one HTTP request.
+    """The context of one HTTP request.
 
     Attributes:
         request_id: a new id, replaced by the caller's own once its body is read; None outside of requests.

@@ -103,7 +103,7 @@ class Tracer:
 
 
 def exemplar(trace: Trace) -> dict[str, str] | None:
-    """The exemplar to store with a histogram's value, which leads from a slow bucket to the trace of such a request."""
+    """Return the exemplar to store with a histogram's value: it leads from a slow bucket to such a request's trace."""
     return {"trace_id": trace.trace_id} if trace.trace_id else None
 
 

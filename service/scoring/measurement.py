@@ -15,7 +15,7 @@ from service.scoring.types import Outcome, PairResult, Priority, Source, Timing
 
 
 class Instants(NamedTuple):
-    """When each stage of a request ended, as `now` returns it."""
+    """The times at which a request's stages ended, as `now` returns them."""
 
     started: float
     cache_read: float

@@ -43,7 +43,7 @@ class Readiness:
 
     @property
     def is_live(self) -> bool:
-        """Whether the service can become ready without a restart."""
+        """Return whether the service can become ready without a restart."""
         return self.reason not in ("engine_lost", "probe_mismatch")
 
     def require(self) -> None:

@@ -39,7 +39,7 @@ class ShadowLimits:
 
 @dataclass(frozen=True, slots=True)
 class _Sums:
-    """How two checkpoints differ, and the time of a pair in each one's engine."""
+    """The differences of two checkpoints, and the time of a pair in each one's engine."""
 
     comparison: Comparison
     served_ms: RatioMean = field(default_factory=RatioMean)

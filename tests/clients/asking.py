@@ -1,4 +1,4 @@
-"""Calls of either client, and prepared answers for cases that the service seldom produces."""
+"""Calls either client, and prepares answers for cases that the service seldom produces."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""A server on a socket that can be slow at each step of an answer, and that counts connections."""
+"""Runs a server that can be slow at each step of an answer, and that counts connections."""
 
 import json
 import socket

@@ -1,4 +1,4 @@
-"""The client against the service on twins, and against prepared answers."""
+"""The client works with the service on in-memory twins, and with prepared answers."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""Deadlines and connections of calls, against a slow server on a real socket."""
+"""Calls keep their deadlines and share connections, with a slow server on a real socket."""
 
 import socket
 import time
@@ -101,7 +101,7 @@ def test_a_retry_needs_enough_time() -> None:
     assert retries.pause_s(1, after, left_s=3.4) is None
 
 
-async def test_each_try_sends_the_time_that_is_left(kind: str) -> None:
+async def test_each_try_sends_the_remaining_time(kind: str) -> None:
     slow = at_once(overloaded(), after_s=0.3)
     async with serving(slow, slow, at_once(SCORED)) as server, asking(kind, server.url) as score:
         started = time.monotonic()

@@ -1,4 +1,4 @@
-"""Haystack's integration for Cohere's rerank, unmodified, against the service on twins: the example script as a user runs it."""
+"""Haystack's unmodified integration for Cohere's rerank works with the service: the example script runs as a user runs it."""
 
 import json
 import os
@@ -80,7 +80,7 @@ def answers(service: Served, status: int) -> float:
 
 @pytest.fixture(scope="module")
 def not_ready(checkpoint: Checkpoint) -> tuple[Ran, float]:
-    """The example's run against a service that stays not ready, and the number of its requests."""
+    """Run the example against a service that stays not ready; return the run and the number of its requests."""
     with keyed(checkpoint) as service:
         service.stack.readiness.set("probing", "a test")
         return finish(start(service)), answers(service, 503)

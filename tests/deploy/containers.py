@@ -1,4 +1,4 @@
-"""Images and containers without a daemon: built by buildah in a chroot, run by podman with docker's own options."""
+"""Builds images with buildah in a chroot and runs them with podman and docker's options: neither needs a daemon."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent.parent
-# As docs/deploy.md says it. podman's own way to be read-only leaves more than /tmp to write to, so that is off.
+# The options in docs/deploy.md. podman's own read-only mode keeps more folders than /tmp writable, so it is off.
 HARDENED = (
     *("--read-only", "--read-only-tmpfs=false", "--tmpfs", "/tmp:noexec,size=256m", "--tmpfs", "/dev/shm"),
     *("--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
@@ -26,7 +26,7 @@ _LEFT = ("etc/pip.conf", "root/.cache", "root/.config", "tools", "wheels", "tmp/
 
 
 class Containers:
-    """Tools with a storage and a folder for temporary files of their own: `remove` leaves nothing on the machine."""
+    """Runs the tools with their own storage and temporary folder: `remove` leaves nothing on the machine."""
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="notegrade-image-"))
@@ -44,7 +44,7 @@ class Containers:
             '[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "none"\n'
         )
         self._store_by("overlay")
-        if self.tried("buildah", "info").returncode:  # on an overlay already, say
+        if self.tried("buildah", "info").returncode:  # for example, if the folder is on an overlay
             self._store_by("vfs")
 
     def _store_by(self, driver: str) -> None:
@@ -66,27 +66,27 @@ class Containers:
         )
 
     def run(self, *command: str, **environment: str) -> str:
-        """What the command wrote, on stdout and stderr; fails unless it exits with 0."""
+        """Run the command and return its stdout and stderr. Fails unless it exits with 0."""
         done = self.tried(*command, **environment)
         assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-4000:]}"
         return done.stdout
 
     def build(self, target: str, **environment: str) -> str:
-        """The name of the image that this target of the Makefile builds."""
+        """Build this target of the Makefile and return the image's name."""
         command = ("make", "--no-print-directory", target, "ARGS=--network host")
         written = self.run(*command, BUILDER="buildah", **environment)
         return written.splitlines()[-1].removeprefix("image: ")
 
     def files(self, image: str) -> Path:
-        """The folder where the image's files can be read."""
+        """Mount the image and return the folder with its files."""
         return Path(self.run("podman", "image", "mount", image).strip())
 
     def start(self, image: str, *options: str, command: Sequence[str] = ()) -> str:
-        """The id of a container that runs in the background, hardened."""
+        """Start a hardened container in the background and return its id."""
         return self.run("podman", "run", "--detach", *HARDENED, *options, image, *command).splitlines()[-1]
 
     def privileges(self, container: str) -> dict[str, str]:
-        """What the kernel says of its first process; UNPRIVILEGED is none at all."""
+        """Return the privileges of the container's first process; UNPRIVILEGED means none."""
         status = self.run("podman", "exec", container, "cat", "/proc/1/status")
         return dict(re.findall(r"^(Uid|Gid|CapEff|CapBnd|NoNewPrivs):\s+(\w+)", status, re.MULTILINE))
 
@@ -104,7 +104,7 @@ class Containers:
 
 
 def changeable(files: Path) -> list[str]:
-    """What in an image somebody but root may change, even where the root file system is not read-only."""
+    """Return the image's files that a user other than root may change if the root file system is writable."""
     found = []
     for folder, _, names in os.walk(files):
         for path in (folder, *(os.path.join(folder, name) for name in names)):
@@ -118,14 +118,14 @@ def changeable(files: Path) -> list[str]:
 
 
 def tools_and_leftovers(files: Path) -> list[Path]:
-    """Compilers and installers in an image, and what its build left behind."""
+    """Return compilers and installers in an image, and files that its build left behind."""
     folders = ("usr/bin", "usr/sbin", "usr/local/bin", "opt/notegrade/.venv/bin")
     tools = [path for folder in folders for path in (files / folder).iterdir() if _TOOL.fullmatch(path.name)]
     return tools + [path for left in _LEFT for path in files.glob(left)]
 
 
-def held_against_times(files: Path, *sources: str) -> list[Path]:
-    """Which of the sources have no bytecode that is taken as it is (PEP 552: by hash, unchecked)."""
+def checked_against_times(files: Path, *sources: str) -> list[Path]:
+    """Return the sources whose bytecode Python would check against them (all except PEP 552's unchecked hashes)."""
     unchecked = bytes((1, 0, 0, 0))
     found = []
     for source in sources:
@@ -137,7 +137,7 @@ def held_against_times(files: Path, *sources: str) -> list[Path]:
 
 
 def listed(bill: Path) -> set[tuple[str, str]]:
-    """Names and versions in a bill of materials."""
+    """Return names and versions in a bill of materials."""
     whole = json.loads(bill.read_text(encoding="utf-8"))
     assert whole["bomFormat"] == "CycloneDX"
     assert whole["metadata"]["component"]["name"] == "notegrade"
@@ -145,7 +145,7 @@ def listed(bill: Path) -> set[tuple[str, str]]:
 
 
 def installed(files: Path) -> set[tuple[str, str]]:
-    """Names and versions of all that Python can import in an image, but Notegrade itself."""
+    """Return names and versions of all packages in an image, except Notegrade."""
     metadata = re.compile(r"\AMetadata-Version.*?^Name: (\S+)$.*?^Version: (\S+)$", re.DOTALL | re.MULTILINE)
     texts = [
         found.read_text(errors="replace") for found in files.glob("**/site-packages/*.dist-info/METADATA")
@@ -159,6 +159,6 @@ def _canonical(name: str) -> str:
 
 
 def _limit(name: str) -> str:
-    # What this process may have; the tools' own default is more than some machines allow.
+    # This process's limit; the tools' default is higher than some machines allow.
     _, hard = resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}"))
     return f"{name}={hard}:{hard}"

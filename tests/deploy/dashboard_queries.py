@@ -1,4 +1,4 @@
-"""The queries of the dashboards in deploy/grafana, and the data that they need."""
+"""Reads the queries of the dashboards in deploy/grafana, and makes the data that they need."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""A real HAProxy on free ports, with the files in deploy/routing."""
+"""Runs a real HAProxy on free ports, with the files in deploy/routing."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""A plugin of the tests that build images: a session has one storage and one base, whichever of them runs first."""
+"""A pytest plugin for tests that build images: all tests of a session share one storage and one base image."""
 
 import os
 import sys
@@ -23,7 +23,7 @@ def containers() -> Iterator[Containers]:
 
 @pytest.fixture(scope="session")
 def base_image(containers: Containers) -> str:
-    """The name of what stands for python:3.x-slim."""
+    """Build an image that replaces python:3.x-slim, and return its name."""
     name = "localhost/python-slim"
     containers.run("tests/deploy/base_image.sh", name, sys.executable)
     return name

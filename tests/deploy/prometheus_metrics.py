@@ -1,4 +1,4 @@
-"""The existing metrics: ours from docs/metrics.md, those of Prometheus's client, and vLLM's from its source."""
+"""Lists the existing metrics: ours from docs/metrics.md, those of Prometheus's client, and vLLM's from its source."""
 
 import re
 from importlib.util import find_spec

@@ -1,4 +1,4 @@
-"""A real Prometheus and a real Alertmanager on free ports, with the files in deploy/."""
+"""Runs a real Prometheus and a real Alertmanager on free ports, with the files in deploy/."""
 
 import json
 import os
@@ -34,7 +34,7 @@ RUNBOOK_PREFIX = "{{ $externalLabels.notegrade_repository }}"
 
 @cache
 def tools() -> Path:
-    """The folder of prometheus, promtool, alertmanager and amtool."""
+    """Return the folder with prometheus, promtool, alertmanager and amtool."""
     return Path(require(PROMETHEUS)).parent
 
 

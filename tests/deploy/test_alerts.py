@@ -1,4 +1,4 @@
-"""Alerts: each one is tested, documented and about existing metrics; some are sent end to end."""
+"""Each alert is tested, documented and uses existing metrics; some are sent end to end."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -76,7 +76,7 @@ def _expects(check: dict[str, Any], alert: str) -> bool:
 
 
 @pytest.mark.parametrize("name", ALERTS)
-def test_an_alert_says_what_it_is_and_what_to_do(name: str) -> None:
+def test_an_alert_has_a_summary_and_a_runbook(name: str) -> None:
     alert = ALERTS[name]
     assert alert["labels"]["severity"] in ("page", "ticket")
     assert set(alert["annotations"]) == {"summary", "description", "runbook_url"}

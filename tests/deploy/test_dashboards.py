@@ -1,4 +1,4 @@
-"""Dashboards and runbooks: every query and command runs against a real Prometheus that scrapes the service on a fake engine."""
+"""Every query of a dashboard and command of a runbook runs against a real Prometheus that scrapes a service on a fake engine."""
 
 import re
 import subprocess
@@ -53,7 +53,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 @dataclass
 class Rig:
-    """The service under traffic since `begun`, and the Prometheus that scrapes it."""
+    """The service with traffic since `begun`, and the Prometheus that scrapes it."""
 
     service: Served
     watching: Prometheus
@@ -62,7 +62,7 @@ class Rig:
 
 @pytest.fixture(scope="module")
 def rig(checkpoint: Checkpoint, redis_binary: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    """The service after some rounds of everything that the dashboards draw: a counter needs two scrapes to have a rate."""
+    """Run some rounds of everything that the dashboards draw: a counter needs two scrapes to have a rate."""
     folder = tmp_path_factory.mktemp("prometheus")
     redis = RedisServer(redis_binary)
     settings: dict[str, Any] = {
@@ -200,7 +200,7 @@ def test_no_panel_is_empty(rig: Rig, name: str) -> None:
 
 
 @pytest.mark.redis
-def test_panels_draw_what_happened(rig: Rig) -> None:
+def test_panels_draw_the_generated_traffic(rig: Rig) -> None:
     """Check each label value of the legends: a total would look right even with half of them missing."""
 
     def legends(panel: str, label: str) -> set[str]:
@@ -258,7 +258,7 @@ def test_a_replica_s_first_burst_of_errors_has_a_rate(checkpoint: Checkpoint, tm
 
 @pytest.mark.redis
 @pytest.mark.parametrize("name", DASHBOARDS)
-def test_the_picture_of_a_dashboard_shows_every_panel(rig: Rig, name: str) -> None:
+def test_a_dashboard_s_picture_shows_every_panel(rig: Rig, name: str) -> None:
     window = Window(rig.begun, time.time(), "5s")
     figure = draw(dashboard(name), rig.watching.url, window)
     panels = [panel for panel in dashboard(name)["panels"] if panel["type"] != "row"]
@@ -296,7 +296,7 @@ def test_variables_list_jobs_and_instances(rig: Rig, name: str) -> None:
 
 
 @pytest.mark.redis
-def test_the_commands_of_the_alerts_runbooks_answer(rig: Rig) -> None:
+def test_the_commands_of_the_alerts_runbooks_print_results(rig: Rig) -> None:
     """test_alerts.py runs router.md beside a router, end_to_end/test_runbooks.py runs explanations.md."""
     for name in sorted({runbook_of(alert) for alert in rules("alert").values()}):
         if not name.endswith("/router.md"):

@@ -1,4 +1,4 @@
-"""`notegrade experiment` on two services behind a real HAProxy, scraped by a real Prometheus; promtool tests its queries."""
+"""`notegrade experiment` compares two services behind a real HAProxy, scraped by a real Prometheus; promtool tests its queries."""
 
 import json
 import random
@@ -126,7 +126,7 @@ def start(folder: Path, services: ExitStack) -> Experiment:
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Experiment]:
-    """The experiment after all its traffic."""
+    """Return the experiment after all its traffic."""
     with ExitStack() as services:
         running = start(tmp_path_factory.mktemp("experiment"), services)
         running.prometheus.wait_for_scrapes()

@@ -1,4 +1,4 @@
-"""The serving image, built and run: what docs/deploy.md promises."""
+"""The serving image, built and run, keeps the promises of docs/deploy.md."""
 
 import re
 import subprocess
@@ -18,7 +18,7 @@ from tests.deploy.containers import (
     UNPRIVILEGED,
     Containers,
     changeable,
-    held_against_times,
+    checked_against_times,
     installed,
     listed,
     tools_and_leftovers,
@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny checkpoint with random weights, which the real engine can load."""
+    """Make a tiny checkpoint with random weights, which the real engine can load."""
     folder = tmp_path_factory.mktemp("image")
     command = [
         sys.executable,
@@ -50,7 +50,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def image(containers: Containers, base_image: str, checkpoint: Path) -> str:
-    """The image's name. The image contains the tiny checkpoint."""
+    """Build the image with the tiny checkpoint, and return its name."""
     return containers.build("image", BASE=base_image, CHECKPOINT=str(checkpoint))
 
 
@@ -60,7 +60,7 @@ def files(containers: Containers, image: str) -> Path:
 
 
 class Service:
-    """A container of the image, on the host's network."""
+    """A running container of the image, on the host's network."""
 
     def __init__(self, containers: Containers, image: str, *options: str, **settings: str) -> None:
         port = free_port()
@@ -100,7 +100,7 @@ KEY = new_key()
 
 @pytest.fixture(scope="module")
 def service(containers: Containers, image: str, checkpoint: Path) -> Iterator[Service]:
-    """A ready container with a key and a mounted checkpoint."""
+    """Start a container with a key and a mounted checkpoint until it is ready."""
     mounted = f"--volume={checkpoint}:/checkpoint:ro"
     service = Service(containers, image, mounted, NOTEGRADE_KEYS=f"score:{hash_key(KEY)}")
     wait_until(lambda: service.status("/readyz") == 200, within_s=240)
@@ -147,7 +147,7 @@ def test_there_is_no_compiler_installer_or_leftover(files: Path) -> None:
 
 def test_bytecode_is_compiled_and_does_not_depend_on_times(files: Path) -> None:
     vllm = ".venv/lib/python3*/site-packages/vllm/__init__.py"
-    assert held_against_times(files, "service/app.py", vllm) == []
+    assert checked_against_times(files, "service/app.py", vllm) == []
 
 
 def test_the_bill_of_materials_lists_every_python_package(files: Path) -> None:
@@ -180,10 +180,10 @@ def test_the_image_s_labels_and_stop_signal(containers: Containers, image: str) 
     assert re.fullmatch(r"unknown|[0-9a-f]{40}(-dirty)?", labels["org.opencontainers.image.revision"])
 
 
-def test_without_keys_the_service_listens_on_loopback_only_and_says_so(
+def test_without_keys_the_service_listens_on_loopback_only_and_logs_it(
     containers: Containers, image: str
 ) -> None:
-    """With the checkpoint in the image: none is mounted."""
+    """The image contains the checkpoint; none is mounted."""
     service = Service(containers, image)
     wait_until(lambda: service.status("/livez") == 200, within_s=120)
     assert re.search(r"No keys are set: serving on (http://)?127\.0\.0\.1", service.written())
@@ -191,7 +191,7 @@ def test_without_keys_the_service_listens_on_loopback_only_and_says_so(
 
 
 def test_sigterm_ends_the_service_with_success(service: Service) -> None:
-    """The last test, because the others use this service."""
+    """This is the last test, because the others use this service."""
     started = time.monotonic()
     assert service.stop() == 0, service.written()[-4000:]
     assert time.monotonic() - started < 30

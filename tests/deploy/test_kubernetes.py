@@ -1,4 +1,4 @@
-"""The manifests of deploy/kubernetes, built by kustomize: checked with schemas, and for what schemas cannot express."""
+"""The manifests of deploy/kubernetes, built by kustomize, fit their schemas and rules that schemas cannot express."""
 
 import os
 import re
@@ -62,7 +62,7 @@ def kustomize() -> str:
 def manifests(
     request: pytest.FixtureRequest, kustomize: str, tmp_path_factory: pytest.TempPathFactory
 ) -> list[Manifest]:
-    """Each overlay or arm of one (without the other arm), alone and with each component that it does not include."""
+    """Build each overlay or arm of one (without the other arm), alone and with each component that it does not include."""
     what, _, arm = request.param.partition(":")
     name, _, component = what.partition("+")
     built = build_with(kustomize, name, component, tmp_path_factory.mktemp("kubernetes"))

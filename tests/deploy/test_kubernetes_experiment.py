@@ -1,4 +1,4 @@
-"""The overlay `experiment`: beside the normal install, applied over it, and removed again."""
+"""The overlay `experiment` works beside the normal install, applied over it, and can be removed again."""
 
 import copy
 import os
@@ -97,7 +97,7 @@ SELECTORS: dict[str, Callable[[Manifest], dict[str, str]]] = {
 
 
 def test_no_pod_is_selected_twice_beside_the_normal_install(kustomize: str, tmp_path: Path) -> None:
-    """With the objects of both at once: eviction fails for a pod with two budgets, and scaling for one with two HPAs."""
+    """Objects of both are in the cluster at once: a pod with two budgets can't be evicted, one with two HPAs can't be scaled."""
     both: list[Manifest] = []
     for overlay in ("cpu", "experiment"):
         (tmp_path / overlay).mkdir()
@@ -164,7 +164,7 @@ def test_the_documented_promotion_gives_the_control_the_treatments_image(
 def test_images_get_the_names_that_the_overlays_use(
     experiment: list[Manifest], tmp_path: Path, command: str, name: str | None
 ) -> None:
-    """With a stand-in builder that prints its arguments."""
+    """A fake builder prints its arguments."""
     builder = tmp_path / "builder"
     builder.write_text('#!/bin/sh\necho "$@"\n', encoding="utf-8")
     builder.chmod(0o755)

@@ -1,4 +1,4 @@
-"""The files of deploy/routing in a real HAProxy, in front of services on a fake engine, over real sockets."""
+"""The files of deploy/routing work in a real HAProxy, in front of services on a fake engine, over real sockets."""
 
 import os
 import random
@@ -126,7 +126,7 @@ def test_a_draining_replica_gets_no_new_requests_and_none_fails(cluster: Cluster
     query = next(query for query in QUERIES if before[query] == "replica1")
     draining.engine.hold()
     with ThreadPoolExecutor(4) as pool:
-        # Open when the replica is told to stop, and answered long after HAProxy took it out.
+        # This request is open when the replica gets the stop signal, and ends long after HAProxy took the replica out.
         open_requests = [pool.submit(router.replica_of, query, notes=number) for number in range(2, 5)]
         wait_until(lambda: draining.engine.in_flight == 3)  # notes that are not cached
         draining.server.handle_exit(signal.SIGTERM, None)
@@ -311,7 +311,7 @@ def test_the_control_answers_while_the_treatment_is_down(
 
 
 def test_replicas_are_discovered_by_dns(haproxy: str, tmp_path: Path) -> None:
-    """With the line that docs/kubernetes.md has instead of the three `server` lines."""
+    """The configuration has the line from docs/kubernetes.md instead of the three `server` lines."""
     page = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
     [written] = re.findall(r"```haproxy\n(.*?)```", page, re.DOTALL)
     resolvers, template = written.split("\n\n")

@@ -1,4 +1,4 @@
-"""The whole stack on one machine, with real parts: what the parts rely on, and what remains when one is killed."""
+"""The whole stack runs on one machine with real parts, and loses little when one part is killed."""
 
 import json
 import signal
@@ -173,7 +173,7 @@ def strained(stack: Stack, replica_loss: ReplicaLoss) -> float:
 
 @dataclass(frozen=True)
 class Overloaded:
-    """What callers and on-call people saw of an overload and of its end."""
+    """The answers to callers and the alerts to on-call people during an overload and after it."""
 
     statuses: set[int]
     sources: set[str]

@@ -1,4 +1,4 @@
-"""The trainer's image, built and run: what docs/deploy.md promises."""
+"""The trainer's image, built and run, keeps the promises of docs/deploy.md."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from tests.deploy.containers import (
     UNPRIVILEGED,
     Containers,
     changeable,
-    held_against_times,
+    checked_against_times,
     installed,
     listed,
     tools_and_leftovers,
@@ -37,7 +37,7 @@ STAGES = {
 
 @pytest.fixture(scope="module")
 def image(containers: Containers, base_image: str) -> str:
-    """The image's name."""
+    """Build the image and return its name."""
     return containers.build("image-train", BASE=base_image)
 
 
@@ -54,7 +54,7 @@ def mounted(runs: Path) -> str:
 
 @pytest.fixture(scope="module")
 def run(containers: Containers, image: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a complete run with the smallest sizes and no network; vLLM checks the last gate."""
+    """Run a whole recipe with the smallest sizes and no network; vLLM checks the last gate. Return the run's folder."""
     recipes, runs = tmp_path_factory.mktemp("recipes"), tmp_path_factory.mktemp("runs")
     recipes.chmod(0o755)
     (recipes / "micro.toml").write_text(MICRO.replace("with_vllm = false", "with_vllm = true"))
@@ -67,7 +67,7 @@ def run(containers: Containers, image: str, tmp_path_factory: pytest.TempPathFac
 def training(
     containers: Containers, image: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, Path]]:
-    """A container in the first training stage of recipes/tiny.toml, and the folder of its run."""
+    """Start a container until it is in the first training stage of recipes/tiny.toml; return it and its run's folder."""
     runs = tmp_path_factory.mktemp("runs")
     container = containers.start(image, *OFFLINE, mounted(runs), command=("run", "recipes/tiny.toml"))
 
@@ -116,15 +116,15 @@ def test_only_tmp_and_runs_are_writable(
 def test_sigterm_ends_the_run_and_finished_stages_stay(
     containers: Containers, training: tuple[str, Path]
 ) -> None:
-    """The last test that uses this container."""
+    """This is the last test that uses this container."""
     container, run = training
     containers.run("podman", "stop", "--time", "60", container)
     assert containers.inspect("container", container)["State"]["ExitCode"] == 128 + 15
     assert {"data", "student_base"} <= stages_in(run) < STAGES
 
 
-def test_without_a_writable_folder_the_run_fails_and_says_so(containers: Containers, image: str) -> None:
-    """It does so even if the root file system is writable."""
+def test_without_a_writable_folder_the_run_fails_with_a_reason(containers: Containers, image: str) -> None:
+    """The run fails even if the root file system is writable."""
     done = containers.tried("podman", "run", "--rm", *OFFLINE, image, "run", "recipes/tiny.toml")
     assert done.returncode == 2
     assert "notegrade-train: [Errno 13] Permission denied: 'runs/tiny'" in done.stdout
@@ -142,7 +142,7 @@ def test_there_is_no_compiler_installer_or_leftover(files: Path) -> None:
 
 def test_bytecode_is_compiled_and_does_not_depend_on_times(files: Path) -> None:
     trl = ".venv/lib/python3*/site-packages/trl/__init__.py"
-    assert held_against_times(files, "model_export/run.py", "service/errors.py", trl) == []
+    assert checked_against_times(files, "model_export/run.py", "service/errors.py", trl) == []
 
 
 def test_the_bill_of_materials_lists_every_python_package(files: Path) -> None:

@@ -1,4 +1,4 @@
-"""The whole stack on one machine: three replicas with vLLM, Redis, HAProxy, Prometheus and Alertmanager."""
+"""Runs the whole stack on one machine: three replicas with vLLM, Redis, HAProxy, Prometheus and Alertmanager."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The real thing: `make serve` with vLLM, SmolLM2 and Redis, as a process of its own."""
+"""Fixtures that start `make serve` with vLLM, SmolLM2 and Redis, as a separate process."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ from tests.tools import CHROMIUM, require
 
 @pytest.fixture(scope="session")
 def shared_redis(redis_binary: str) -> Iterator[RedisServer]:
-    """The service's Redis. A test that kills it starts it again."""
+    """Start the service's Redis. A test that kills it starts it again."""
     server = RedisServer(redis_binary)
     server.start()
     yield server
@@ -25,14 +25,14 @@ def shared_redis(redis_binary: str) -> Iterator[RedisServer]:
 def service(
     default_checkpoint: Checkpoint, shared_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServiceProcess]:
-    """`make serve` on the default checkpoint, ready. fp32, so that its numbers can be held against transformers'."""
+    """Start `make serve` on the default checkpoint until it is ready, in fp32, to compare its scores with transformers'."""
     port = free_port()
     log = tmp_path_factory.mktemp("service") / "log"
-    # A small local cache, so that Redis gets to answer as well.
+    # A small local cache, so that some requests reach Redis.
     settings = {
         "NOTEGRADE_ENGINE_DTYPE": "float32",
         "NOTEGRADE_LOCAL_CACHE_PAIRS": "40",
-        # No test is to fail because the machine is busy, with other tests or those before it.
+        # No test may fail because the machine is busy.
         "NOTEGRADE_DEFAULT_DEADLINE_MS": "60000",
         "NOTEGRADE_GUARD_P99_MS": "600000",
         "NOTEGRADE_GUARD_BACKLOG_SHARE": "1",
@@ -47,9 +47,9 @@ def service(
 
 @pytest.fixture(scope="session")
 def replicas(redis_binary: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
-    """Three replicas on one Redis of their own. Tests leave them running, and the mode as they like.
+    """Start three replicas on their own Redis. Tests leave them running, in any explanation mode.
 
-    Of a student that writes traces in form.
+    They serve a student that writes well-formed traces.
     """
     redis = RedisServer(redis_binary)
     redis.start()

@@ -17,7 +17,7 @@ from tests.redis_server import RedisServer
 ADMIN_KEY, OTHER_ADMIN_KEY, SCORE_KEY = "admin-key", "other-admin-key", "score-key"
 KEYS = f"admin:{hash_key(ADMIN_KEY)}:ann,admin:{hash_key(OTHER_ADMIN_KEY)}:bob,score:{hash_key(SCORE_KEY)}:ranker"
 MODE = "/admin/explanation-mode"
-# The tiny model was trained on pairs like this one; for others it writes no steps.
+# The tiny model was trained on pairs like this one; for other pairs it generates no steps.
 PAIR = {
     "query": "amber chair saturday",
     "title": "large chair",

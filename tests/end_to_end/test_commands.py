@@ -1,4 +1,4 @@
-"""The `notegrade` command as a person uses it, on the real engine."""
+"""The `notegrade` command runs as a user runs it, on the real engine."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def test_notes_are_scored_offline_and_bad_lines_reported(tmp_path: Path) -> None
     assert "Traceback" not in done.stderr
 
 
-def test_an_engine_that_misses_the_probes_never_gets_ready(tmp_path: Path) -> None:
+def test_an_engine_that_fails_the_probes_never_becomes_ready(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoint"
     shutil.copytree(TINY_STUDENT, folder)
     probes = folder / "probes.jsonl"

@@ -1,4 +1,4 @@
-"""The console in a real Chromium, with a real service."""
+"""The console works in a real Chromium, with a real service."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,7 +12,7 @@ from tests.end_to_end.service_process import ROOT
 
 pytestmark = [pytest.mark.engine, pytest.mark.redis, pytest.mark.browser, pytest.mark.timeout(1800)]
 
-# For people to look at after the tests.
+# Screenshots for people to look at after the tests.
 SCREENSHOTS = ROOT / "runs" / "screenshots"
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
 expect.set_options(timeout=20_000)
@@ -20,13 +20,13 @@ expect.set_options(timeout=20_000)
 
 @pytest.fixture
 def complaints() -> list[str]:
-    """The page's errors and warnings. The test fails if any are left."""
+    """Collect the page's errors and warnings. The test fails if any are left."""
     return []
 
 
 @pytest.fixture
 async def page(replicas: Replicas, chromium_binary: str, complaints: list[str]) -> AsyncIterator[Page]:
-    """The console of the first replica, with the mode off."""
+    """Open the console of the first replica, with the mode off."""
     await asyncio.to_thread(replicas.flip, "off")
 
     def complain(message: ConsoleMessage) -> None:

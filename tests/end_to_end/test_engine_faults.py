@@ -1,4 +1,4 @@
-"""The engine's process or the service is killed, hangs or is stopped under load: what clients get, and the next start."""
+"""The engine's process or the service is killed, hangs or is stopped under load: clients get answers, and the next start works."""
 
 import signal
 import threading

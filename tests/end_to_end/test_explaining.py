@@ -1,4 +1,4 @@
-"""Explanation mode on three real replicas: the switch, the traces and the guard."""
+"""Explanation mode works on three real replicas: the switch, the traces and the guard."""
 
 import json
 import statistics

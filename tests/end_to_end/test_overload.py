@@ -1,4 +1,4 @@
-"""Overload of the real engine: callers share it fairly."""
+"""Callers share the overloaded real engine fairly."""
 
 import threading
 import time
@@ -24,7 +24,7 @@ KEYS = f"score:{hash_key('greedy')}:greedy,score:{hash_key('modest')}:modest"
 def keyed_service(
     default_checkpoint: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServiceProcess]:
-    """A service on the default checkpoint that knows two callers."""
+    """Start a service on the default checkpoint that has keys of two callers."""
     port = free_port()
     process = start_service(
         tmp_path_factory.mktemp("overload") / "log",
@@ -78,7 +78,7 @@ def slowness(keyed_service: ServiceProcess) -> float:
 
 @pytest.fixture
 def greedy(keyed_service: ServiceProcess, slowness: float) -> Iterator[Caller]:
-    """A caller who keeps more pairs in the engine than it can score by their deadline, until the test ends."""
+    """Start a caller who keeps more pairs in the engine than it can score by their deadline, until the test ends."""
     stopped = threading.Event()
     callers = [Caller(keyed_service, "greedy") for _ in range(4)]
 

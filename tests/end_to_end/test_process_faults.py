@@ -1,4 +1,4 @@
-"""Faults around a real service: its checkpoint folder changes, the disk is full, the clock jumps, file descriptors run out."""
+"""A real service survives faults: its checkpoint folder changes, the disk is full, the clock jumps, file descriptors run out."""
 
 import contextlib
 import json
@@ -56,7 +56,7 @@ class Clock:
 
 @pytest.fixture(scope="module")
 def folder(default_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the default checkpoint's folder, which tests may damage."""
+    """Copy the default checkpoint's folder, so that tests may damage it."""
     copy = tmp_path_factory.mktemp("faults") / "checkpoint"
     shutil.copytree(default_checkpoint.folder, copy)
     return copy

@@ -1,4 +1,4 @@
-"""Every command that README.md shows, run as it is shown."""
+"""Runs every command in README.md exactly as shown."""
 
 import json
 import re
@@ -52,7 +52,7 @@ def bash(command: str) -> str:
 def test_curl_examples_answer_as_shown(service: ServiceProcess) -> None:
     require(CURL)
     examples = [c for c in shown_commands() if c.startswith("curl") and "/explain" not in c]
-    # Its deadline is a sensible one for a reader; on a busy machine the answer shown may take longer.
+    # The example's deadline suits a reader; on a busy machine the answer may take longer.
     patient = [example.replace('"deadline_ms": 5000', '"deadline_ms": 60000') for example in examples]
     score, rerank = (json.loads(bash(example.replace("localhost:8000", service.url))) for example in patient)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -65,7 +65,7 @@ def test_curl_examples_answer_as_shown(service: ServiceProcess) -> None:
             printed["grade"],
             printed["outcome"],
         )
-        # The page was written on one machine, this runs on another: bf16 there may be fp32 here.
+        # The README's numbers come from another machine: bf16 there may be fp32 here.
         assert got["distribution"] == pytest.approx(printed["distribution"], abs=0.05)
     assert rerank["results"][0]["relevance_score"] > 0
 
@@ -87,7 +87,7 @@ def is_of_explaining(command: str) -> bool:
     return command.startswith(".venv/bin/notegrade mode") or "/explain" in command
 
 
-def test_a_checkpoint_of_one_s_own_is_made_checked_and_served(tmp_path: Path) -> None:
+def test_a_user_s_checkpoint_is_built_verified_and_served(tmp_path: Path) -> None:
     base, mine, port = make_tiny_base(tmp_path / "base"), tmp_path / "mine", free_port()
     assemble, check, serve = (command for command in shown_commands() if "checkpoints/mine" in command)
     bash(assemble.replace("path/or/hub-id", str(base)).replace("checkpoints/mine", str(mine)))
@@ -102,7 +102,7 @@ def test_a_checkpoint_of_one_s_own_is_made_checked_and_served(tmp_path: Path) ->
         service.interrupt()
 
 
-def test_no_command_is_shown_that_nothing_runs() -> None:
+def test_every_shown_command_is_run_by_a_test() -> None:
     run_here = [
         c for c in shown_commands() if c.startswith("curl") or "checkpoints/mine" in c or is_of_explaining(c)
     ]

@@ -1,4 +1,4 @@
-"""A ranking backend's view of the real service."""
+"""The real service answers a ranking backend: scores, caches, deadlines, metrics and logs."""
 
 import asyncio
 import json
@@ -38,7 +38,7 @@ def score(client: httpx.Client, **body: Any) -> dict[str, Any]:
     return answer
 
 
-def test_readiness_was_red_with_its_reason_until_the_probes_were_reproduced(service: ServiceProcess) -> None:
+def test_the_service_was_not_ready_until_the_probes_were_reproduced(service: ServiceProcess) -> None:
     *before, last = service.readiness
     assert last == (200, "ok")
     assert {reason for _, reason in before} <= {"engine_starting", "probing"}
@@ -78,7 +78,7 @@ def test_cached_answers_are_the_same_and_at_least_twenty_times_faster(service: S
     assert statistics.median(ratios) >= 20, ratios
 
 
-def test_redis_answers_what_the_local_cache_forgot(client: httpx.Client) -> None:
+def test_redis_answers_pairs_evicted_from_the_local_cache(client: httpx.Client) -> None:
     notes = example_notes()
     first = score(client, query="coworking with a view", notes=notes[:4])
     # 40 other pairs push these out of the local cache, which holds 40.
@@ -117,7 +117,7 @@ def test_thousand_mixed_requests_survive_the_death_of_redis(
     asyncio.run(run())
 
 
-def test_redis_comes_back_by_itself(
+def test_the_service_reconnects_to_a_restarted_redis(
     service: ServiceProcess, client: httpx.Client, shared_redis: RedisServer
 ) -> None:
     def breaker_open() -> float:
@@ -138,23 +138,25 @@ def engine_sample(service: ServiceProcess, name: str) -> float:
 
 
 LONG_NOTES = [{"id": str(i), "body": f"{i} " + "wide open road " * 200} for i in range(180)]
-"""More than ten seconds of work on two cores: whatever cuts it short, cuts it short by far."""
+"""These take more than ten seconds on two cores, so an aborted request leaves most of them uncomputed."""
 
 
-def test_what_can_t_make_its_deadline_is_not_computed(service: ServiceProcess, client: httpx.Client) -> None:
+def test_pairs_that_would_miss_their_deadline_are_not_computed(
+    service: ServiceProcess, client: httpx.Client
+) -> None:
     before = engine_sample(service, "prompt_tokens_total")
     response = client.post(
         "/score", json={"query": "the deadline", "notes": LONG_NOTES, "deadline_ms": 1_500}
     )
     outcomes = Counter(result["outcome"] for result in response.json().get("results", []))
-    # Shed where the service knows its rate by now, else begun and aborted.
+    # The service sheds pairs if it already knows its rate; otherwise it starts and aborts them.
     assert response.status_code in (503, 504) or outcomes["shed"] + outcomes["deadline_exceeded"] > 20
     wait_until(lambda: engine_sample(service, "num_requests_running") == 0, within_s=60)
     wait_until(lambda: engine_sample(service, "num_requests_waiting") == 0, within_s=60)
     assert_most_was_never_computed(service, client, before)
 
 
-def test_client_that_leaves_aborts_engine_work(service: ServiceProcess, client: httpx.Client) -> None:
+def test_a_client_that_disconnects_aborts_engine_work(service: ServiceProcess, client: httpx.Client) -> None:
     before = engine_sample(service, "prompt_tokens_total")
     with pytest.raises(httpx.ReadTimeout):
         client.post(
@@ -183,7 +185,7 @@ def test_hostile_and_foreign_text_is_scored(client: httpx.Client) -> None:
     assert [result["truncated"] for result in results] == [False] * 10 + [True]
 
 
-def test_engine_s_own_metrics_are_beside_ours(service: ServiceProcess) -> None:
+def test_engine_metrics_are_exposed_beside_ours(service: ServiceProcess) -> None:
     assert any(sample.startswith("notegrade_build_info{") for sample in service.metrics())
     assert engine_sample(service, "prefix_cache_hits_total") > 0
 
@@ -196,20 +198,20 @@ def test_version_names_the_profile(client: httpx.Client) -> None:
 
 
 def logged(service: ServiceProcess) -> list[dict[str, Any]]:
-    # The last line may be half written.
+    # The last line may be incomplete.
     return [json.loads(line) for line in service.written().split("\n")[:-1] if line.startswith("{")]
 
 
 def test_logs_are_json_lines_without_texts(service: ServiceProcess, client: httpx.Client) -> None:
     score(client, query="sesame opens", notes=[{"id": "n", "title": "hidden", "body": "treasure"}])
 
-    def told() -> bool:  # after the answer
+    def is_logged() -> bool:  # the log line follows the answer
         events = logged(service)
         return any(e.get("route") == "/score" and e.get("outcomes") == {"scored": 1} for e in events)
 
-    wait_until(told)
+    wait_until(is_logged)
     written = service.written()
-    # Under another make, make tells where it is.
+    # A make inside another make prints its directory.
     for_people = [line.split()[0] for line in written.splitlines() if not line.startswith(("{", "make["))]
     assert for_people == ["No", "Serving", "The"]  # keys are set; on; engine is loading
     assert not any(word in written for word in ("sesame", "hidden", "treasure"))

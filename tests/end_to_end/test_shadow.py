@@ -1,4 +1,4 @@
-"""One replica shadows another with the same checkpoint: the comparison finds no difference."""
+"""One replica mirrors requests to another with the same checkpoint: the comparison finds no difference."""
 
 import os
 import re

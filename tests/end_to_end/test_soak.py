@@ -1,4 +1,4 @@
-"""Ten minutes of everything at once. Longer: `python -m load_tests.soak --seconds 3600`."""
+"""Runs the soak test for ten minutes. For an hour, run `python -m load_tests.soak --seconds 3600`."""
 
 import random
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.end_to_end.service_process import ROOT
 pytestmark = [pytest.mark.engine, pytest.mark.redis, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
-def test_ten_minutes_lose_and_leak_nothing(
+def test_ten_minutes_lose_no_request_and_leak_nothing(
     default_checkpoint: Checkpoint, redis_binary: str, tmp_path: Path
 ) -> None:
     report = soak(

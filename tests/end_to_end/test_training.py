@@ -1,4 +1,4 @@
-"""A relevance engineer's first run: `make train-tiny`, then the service on what it made."""
+"""`make train-tiny` trains a checkpoint, and the service serves it."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 from service.contract.checkpoint import load_checkpoint
 from tests.end_to_end.service_process import ROOT, free_port, start_service
 
-# Every stage for real: a few minutes on a quiet machine with two cores.
+# Every stage runs: a few minutes on an idle machine with two cores.
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 ROWS = ["majority", "bm25", "zero_shot", "label_only_sft", "cot_sft", "grpo", "sam", "student"]
@@ -18,7 +18,7 @@ ROWS = ["majority", "bm25", "zero_shot", "label_only_sft", "cot_sft", "grpo", "s
 
 @pytest.fixture(scope="module")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that `make train-tiny` leaves: a few minutes."""
+    """Run `make train-tiny`, which takes a few minutes, and return its folder."""
     out = tmp_path_factory.mktemp("runs") / "tiny"
     done = subprocess.run(
         ["make", "train-tiny", f"ARGS=--out {out}"],
@@ -32,7 +32,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_it_leaves_a_table_with_every_control_and_a_report(tiny_run: Path) -> None:
+def test_the_run_writes_a_table_with_every_control_and_a_report(tiny_run: Path) -> None:
     results = json.loads((tiny_run / "results.json").read_text(encoding="utf-8"))
     assert list(results["rows"]) == ROWS
     assert {"all", "long_tail"} <= results["rows"]["student"].keys()
@@ -40,7 +40,7 @@ def test_it_leaves_a_table_with_every_control_and_a_report(tiny_run: Path) -> No
     assert "data:image/png;base64," in report
 
 
-def test_what_was_learned_is_more_than_nothing(tiny_run: Path) -> None:
+def test_the_student_beats_the_untrained_baselines(tiny_run: Path) -> None:
     rows = json.loads((tiny_run / "results.json").read_text(encoding="utf-8"))["rows"]
     assert rows["cot_sft"]["all"]["parse_rate"] > 0.9
     for metric in ("macro_f1", "qwk", "ndcg_at_10"):
@@ -48,13 +48,13 @@ def test_what_was_learned_is_more_than_nothing(tiny_run: Path) -> None:
         assert rows["student"]["all"][metric] > rows["majority"]["all"][metric]
 
 
-def test_every_gate_was_passed_vllm_among_them(tiny_run: Path) -> None:
+def test_every_gate_passed_including_vllm(tiny_run: Path) -> None:
     gates = json.loads((tiny_run / "checkpoint" / "gates.json").read_text(encoding="utf-8"))
     assert all(gate["passed"] for gate in gates)
     assert any("vllm" in gate["gate"] for gate in gates)
 
 
-def test_the_service_scores_with_it_as_the_trainer_measured(tiny_run: Path, tmp_path: Path) -> None:
+def test_the_service_reproduces_a_probe_of_the_trainer(tiny_run: Path, tmp_path: Path) -> None:
     port = free_port()
     service = start_service(
         tmp_path / "log",

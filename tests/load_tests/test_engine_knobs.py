@@ -1,4 +1,4 @@
-"""The table of knobs, on stand-ins for the engine whose speed hangs on the knob that they were given."""
+"""The table of settings is measured on fake engines whose speed depends on the setting."""
 
 import json
 import subprocess

@@ -23,8 +23,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 
 def locust(folder: Path, url: str, *more: str) -> tuple[int, dict[str, int], str]:
-    """Exit status, requests and failures of /score by its own count, and what it printed."""
-    # Users end what they have begun (-s), so that nothing is under way when it counts.
+    """Run locust; return its exit status, its counts of /score requests and failures, and its output."""
+    # Users finish open requests (-s), so that none is open when locust counts.
     command = [
         sys.executable, "-m", "locust", "-f", str(ROOT / "load_tests" / "locustfile.py"), "--headless", "--host", url,
         "-u", "3", "-r", "3", "-t", "2s", "-s", "30", "--pace", "6", "--json-file", str(folder / "stats"),
@@ -44,7 +44,7 @@ def test_zipf_traffic_repeats_pairs_and_cold_traffic_does_not(tmp_path: Path, ch
     with served(checkpoint) as service:
         status, counts, output = locust(tmp_path, service.url, "--traffic", "cold")
         assert (status, counts["failures"]) == (0, 0), output
-        # Each of the three users at least once, however busy the machine is.
+        # Each of the three users sends at least one request, however busy the machine is.
         assert counts["requests"] >= 3
         scored = service.count("pair_source_total", source="engine")
         assert scored == 4 * counts["requests"]
@@ -53,7 +53,7 @@ def test_zipf_traffic_repeats_pairs_and_cold_traffic_does_not(tmp_path: Path, ch
         small = ("--traffic", "zipf", "--zipf-queries", "1", "--zipf-notes", "4")
         status, counts, output = locust(tmp_path, service.url, *small)
         assert (status, counts["failures"]) == (0, 0), output
-        # There are four pairs; the three users' first requests may come at one moment.
+        # There are four pairs; the three users' first requests may arrive at the same moment.
         assert 4 <= service.count("pair_source_total", source="engine") - scored <= 12
 
 
@@ -87,7 +87,7 @@ def run_beside(code: str) -> None:
 
 
 def test_streams_share_the_traffic() -> None:
-    """As several locust processes do: together they send what one alone would, and no request twice."""
+    """Several locust processes together send the requests that one would send, and none twice."""
     run_beside("""
 from types import SimpleNamespace
 def first(stream, streams, traffic):

@@ -11,7 +11,7 @@ from tests.tiny_teacher import TinyTeacher, make_tiny_teacher
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A transformers folder, shared by all tests: do not change it."""
+    """Make a transformers folder, shared by all tests: do not change it."""
     import torch
 
     # On matrices this small a second thread only waits, on a busy machine a hundred times longer than the work takes.
@@ -26,11 +26,11 @@ def tiny_plan(tiny_base: Path) -> Plan:
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tiny_plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoint that `assemble` makes of the tiny base; read-only."""
+    """Assemble a checkpoint from the tiny base; read-only."""
     return assemble(tiny_plan, tmp_path_factory.mktemp("checkpoints") / "tiny")
 
 
 @pytest.fixture(scope="session")
 def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> TinyTeacher:
-    """A teacher that memorised eight pairs; read-only."""
+    """Train a teacher that memorises eight pairs; read-only."""
     return make_tiny_teacher(tmp_path_factory.mktemp("teacher"))

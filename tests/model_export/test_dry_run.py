@@ -36,13 +36,13 @@ def full() -> Recipe:
 
 
 def stages(plan: str) -> dict[str, str]:
-    """What each stage of a plan does, by the stage's name."""
+    """Return the description of each stage of a plan, by the stage's name."""
     return dict(re.findall(r"^  (\w+) {2,}(.*)$", plan, re.MULTILINE))
 
 
 @pytest.fixture(scope="module")
 def plans(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The plans of all recipes in a folder without data, by the recipe's name."""
+    """Plan all recipes in a folder without data; return the plans by the recipe's name."""
     nowhere = tmp_path_factory.mktemp("nowhere")
     return {path.stem: describe_plan(load_recipe(path), nowhere) for path in RECIPES.glob("*.toml")}
 
@@ -133,7 +133,7 @@ def on_files(recipe: Recipe) -> Recipe:
     return Recipe.model_validate({**recipe.model_dump(), "data": data})
 
 
-def test_pairs_are_read_where_the_files_are_there(tiny: Recipe, tmp_path: Path) -> None:
+def test_pairs_are_read_if_the_files_exist(tiny: Recipe, tmp_path: Path) -> None:
     write_rows(tmp_path / "train.jsonl", "a", "b")
     assert "missing under DATA, needed to run: dev.jsonl" in describe_plan(on_files(tiny), tmp_path)
     write_rows(tmp_path / "dev.jsonl", "c")

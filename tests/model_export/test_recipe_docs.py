@@ -43,7 +43,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
 
 
 def default_of(model: type[BaseModel], name: str) -> str:
-    """A field's default as the page shows it, in TOML where it is a value."""
+    """Format a field's default as the page shows it, in TOML if it is a value."""
     default = model.model_fields[name].default
     if default is PydanticUndefined:
         return "must be stated"

@@ -1,4 +1,4 @@
-"""A run of the smallest recipe: uninterrupted, killed and resumed, and refused."""
+"""The smallest recipe runs uninterrupted, is killed and resumed, and is refused."""
 
 import json
 import re
@@ -40,13 +40,13 @@ def read_json(path: Path) -> Any:
 
 
 def visible_names(out: Path) -> list[str]:
-    """Names without the hidden folder that a killed export leaves behind."""
+    """List the names without the hidden folder that a killed export leaves behind."""
     return sorted(path.name for path in out.iterdir() if not path.name.startswith(".checkpoint.partial-"))
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of an uninterrupted run."""
+    """Run without interruption, and return the folder."""
     folder = tmp_path_factory.mktemp("undisturbed")
     log = folder / "log.txt"
     recipe, out = write_recipe(folder), folder / "out"
@@ -130,7 +130,7 @@ def test_control_only_measures_and_exports_nothing(tmp_path: Path) -> None:
 
 
 def refusal(tmp_path: Path, recipe: str, *arguments: str) -> str:
-    """The last line of a run that ends with exit code 2."""
+    """Run, check the exit code 2, and return the last line."""
     log = tmp_path / "log.txt"
     path = write_recipe(tmp_path, recipe)
     assert command(log, "run", str(path), "--out", str(tmp_path / "out"), *arguments) == 2

@@ -24,8 +24,8 @@ def names(folder: Path) -> list[str]:
 def test_done_stage_is_kept(tmp_path: Path) -> None:
     seen: list[tuple[str, str]] = []
     work = Writer("a")
-    first = Stages(tmp_path, lambda *told: seen.append(told)).do("sft", {"steps": 3}, work)
-    again = Stages(tmp_path, lambda *told: seen.append(told))
+    first = Stages(tmp_path, lambda *event: seen.append(event)).do("sft", {"steps": 3}, work)
+    again = Stages(tmp_path, lambda *event: seen.append(event))
     assert again.do("sft", {"steps": 3}, work) == first
     assert work.calls == 1
     assert (first / "out").read_text(encoding="utf-8") == "a"

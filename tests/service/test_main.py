@@ -1,4 +1,4 @@
-"""The command line without an engine: which commands are refused, and with which messages."""
+"""The command line refuses invalid commands with clear messages, without an engine."""
 
 import logging
 import re
@@ -61,7 +61,7 @@ def test_a_broken_checkpoint_is_refused_in_one_line(
 
 
 def test_scores_are_printed_as_a_table(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the twin of the engine; tests/end_to_end/test_commands.py runs the command on the real engine."""
+    """The engine is fake; tests/end_to_end/test_commands.py runs the command on the real engine."""
     monkeypatch.setattr(
         "service.app._build_engine", lambda _settings, checkpoint: fake_engine_for(checkpoint)
     )

@@ -29,5 +29,5 @@ class Retries:
         return pause_s if self.has_time(left_s - pause_s) else None
 
     def has_time(self, left_s: float) -> bool:
-        """Whether the time that is left is enough for another try."""
+        """Return whether the remaining time is enough for another try."""
         return left_s >= self.least_left_s

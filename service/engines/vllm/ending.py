@@ -26,7 +26,7 @@ URGED_EVERY_S = 0.5
 
 
 def in_thread(work: Callable[[], T]) -> "asyncio.Future[T]":
-    """What comes of it, as `asyncio.to_thread` would have it, but of a thread that no exit of the process waits for."""
+    """Run the work like `asyncio.to_thread`, but in a daemon thread, for which the process does not wait when it exits."""
     outcome: Future[T] = Future()
     outcome.set_running_or_notify_cancel()  # a thread can't be stopped: only its waiting can
 

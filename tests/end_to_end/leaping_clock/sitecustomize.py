@@ -1,6 +1,6 @@
-"""Loaded by every Python that has this folder on PYTHONPATH: moves its wall clock by the seconds in a file, at any moment.
+"""Every Python with this folder on PYTHONPATH loads this module, which moves its wall clock by the seconds in a file.
 
-A library that does so below Python (libfaketime) also disturbs the waits of threads, and makes a start take minutes.
+A library that moves the clock below Python (libfaketime) also disturbs waiting threads; a start then takes minutes.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Made-up measurements."""
+"""Makes up measurements for tests."""
 
 from load_tests.bench.peer import Tuning
 from load_tests.bench.records import Measurement, Part

@@ -1,4 +1,4 @@
-"""The load generator, on servers that are known to be slow, full or broken. Compared with each other, never with a clock."""
+"""The load generator measures slow, full and broken servers. Tests compare servers with each other, never with a clock."""
 
 import itertools
 import math
@@ -44,7 +44,7 @@ async def test_closed_loop_starts_no_job_after_its_time_limit() -> None:
 
 
 async def test_open_loop_latency_includes_waiting_for_a_slow_server() -> None:
-    """All are meant to be sent at once: the last waits for all the others, in the server or before it."""
+    """All requests are due at once: the last one waits for all others, in the server or before it."""
     jobs = make_jobs(PEER, made_requests(10))
     async with serving(Toy(0.02)) as url:
         at_once = await open_loop(url, [(0.0, job) for job in jobs], timeout_s=30)
@@ -54,10 +54,10 @@ async def test_open_loop_latency_includes_waiting_for_a_slow_server() -> None:
         name: drive.latencies_ms(30)["max"]
         for name, drive in {"at once": at_once, "one seat": one_seat, "waiting": waiting}.items()
     }
-    # A client that waits for its answers sees one service time where ten have to be waited for.
+    # A client that waits for each answer would measure one service time instead of ten.
     assert worst["at once"] > 3 * worst["waiting"]
     assert worst["one seat"] > 3 * worst["waiting"]
-    # With one seat each request is answered soon after it was sent: without its wait it would look fast.
+    # With one slot, each request is answered soon after it was sent: without its waiting time it would look fast.
     fastest_look = statistics.median(each.done_s - each.sent_s for each in one_seat.sent)
     assert statistics.median(each.done_s - each.meant_s for each in one_seat.sent) > 2 * fastest_look
 
@@ -84,7 +84,7 @@ async def test_late_answer_is_a_timeout() -> None:
     jobs = make_jobs(PEER, made_requests(6))
     async with serving(Toy(60)) as url:
         drive = await open_loop(url, [(0.0, job) for job in jobs], timeout_s=0.2, max_in_flight=2)
-    # Those too that never left for want of a seat.
+    # This includes requests that never got a slot.
     assert drive.outcomes == {"timeout": 6}
 
 
@@ -117,5 +117,5 @@ def test_arrivals_are_poisson_at_the_given_rate() -> None:
     assert moments == sorted(moments) == poisson("seed", rate=50, seconds=200)
     assert max(moments) < 200
     gaps = [b - a for a, b in itertools.pairwise(moments)]
-    # Of an exponential distribution, mean and standard deviation are the same.
+    # The mean and the standard deviation of an exponential distribution are equal.
     assert statistics.stdev(gaps) == pytest.approx(statistics.fmean(gaps), rel=0.05)

@@ -1,4 +1,4 @@
-"""The command line."""
+"""The command line selects parts and peers, and writes results."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a server takes of the machine."""
+"""The benchmark measures a server's CPU time, memory and tokens."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The engine behind a pipe: with a stand-in for the engine, and with the real one."""
+"""The engine runs behind a pipe: a fake engine, and the real one."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Whole parts, on toys in place of servers: the one that is four times as slow comes out as slower."""
+"""Whole parts run on toy servers: a server that is four times slower is reported as slower."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -105,7 +105,7 @@ async def test_zipf_and_replay_are_measured(make_run: Callable[..., Run], tmp_pa
     await run_part(run, "zipf")
     await run_part(run, "replay")
     assert len(run.records.of("zipf", OURS)) == 2
-    # One goes to warm up in each round, four are asked; the second round finds nothing left.
+    # Each round uses one request to warm up and measures four; none are left for the second round.
     assert [each.requests for each in run.records.of("replay", OURS)] == [4]
 
 

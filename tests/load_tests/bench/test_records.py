@@ -1,4 +1,4 @@
-"""Ratios: of what, by round, and why not."""
+"""Ratios are computed by round, and a missing ratio has a reason."""
 
 import math
 
@@ -31,7 +31,7 @@ def records(
 
 
 def test_ratio_is_per_round_against_the_fastest_peer() -> None:
-    """The machine slowed down in the second round, for both: medians of each would hide it, ratios by round don't."""
+    """The machine is slower in the second round, for both: a ratio of medians would hide that, ratios by round do not."""
     found = records({("cold", OURS): [20, 10, 30], ("cold", "a"): [10, 4, 10], ("cold", "b"): [1, 100, 1]})
     assert found.best_peer("cold") == "a"
     ratio = compute_ratios(found)["cold_vs_best_peer"]

@@ -1,4 +1,4 @@
-"""Whether this version is clearly slower than the last release, by ratios that one run makes on whatever machine it is on."""
+"""This version is not clearly slower than the last release, by ratios that one run measures on any machine."""
 
 import json
 import os
@@ -13,12 +13,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent.parent
 BASELINE = json.loads((ROOT / "load_tests" / "bench" / "baseline.json").read_text(encoding="utf-8"))
-# Of what it was: the spread of few short rounds is up to a tenth either way, and machines differ.
+# A fraction of the baseline: a few short rounds vary by up to 10 % either way, and machines differ.
 CLEAR_LOSS = 0.75
 
 
 def losses(ratios: Mapping[str, float], found: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What is clearly less than it was, even in its best round."""
+    """Describe the ratios that are clearly below the baseline, even in their best round."""
     return [
         f"{name} was {ratio:.2f}, and is {found[name]['low']:.2f} to {found[name]['high']:.2f}"
         for name, ratio in ratios.items()
@@ -38,7 +38,7 @@ def test_regression_means_that_every_round_is_below_the_baseline() -> None:
 def test_no_ratio_is_below_the_last_release_s(tmp_path: Path) -> None:
     command = [*shlex.split(BASELINE["command"]), "--out", str(tmp_path)]
     assert command[:1] == ["python"]
-    # Eager, as the figures it is held against: compiling takes a minute for each server.
+    # Eager, like the baseline: compiling takes a minute for each server.
     environment = {**os.environ, "CXX": "none"}
     done = subprocess.run(
         [sys.executable, *command[1:]], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=840

@@ -1,4 +1,4 @@
-"""The files that a run leaves."""
+"""A run writes its results as JSON, a summary and plots."""
 
 import json
 import math
@@ -95,7 +95,7 @@ def test_nan_is_null(document: dict[str, Any]) -> None:
 
 def test_files_are_written_and_agree(document: dict[str, Any], tmp_path: Path) -> None:
     written = {path.name for path in write(document, tmp_path / "results")}
-    # Only one length of notes was measured: nothing to draw a curve of.
+    # Only one note length was measured, so there is no curve to draw.
     assert written == {"bench.json", "report.md", "rates.svg", "notes.svg"}
     assert json.loads((tmp_path / "results/bench.json").read_text(encoding="utf-8")) == document
     report = (tmp_path / "results/report.md").read_text(encoding="utf-8")

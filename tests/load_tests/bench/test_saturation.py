@@ -1,4 +1,4 @@
-"""The search for saturation, on queues that are computed and on a server whose capacity is known."""
+"""The search finds the saturation of simulated queues, and of a server with a known capacity."""
 
 import itertools
 
@@ -13,7 +13,7 @@ SEEDS = itertools.count()
 
 
 def queue(rate: float, capacity: float, seconds: float = 200, answered: float = 1.0) -> Probe:
-    """What a server would do that answers one after the other, `capacity` a second: computed, without a clock."""
+    """Simulate, without a clock, a server that answers one request at a time, `capacity` per second."""
     free_s, sent = 0.0, []
     for number, at in enumerate(poisson(f"{next(SEEDS)}", rate, seconds)):
         free_s = max(free_s, at) + 1 / capacity
@@ -31,7 +31,7 @@ async def test_search_finds_a_known_capacity_within_its_resolution(capacity: flo
         return queue(rate, capacity)
 
     found = await find_saturation(probe, first * capacity, resolution=0.05)
-    # Goodput may fall 5 % short of what is offered, so rates a little over the capacity pass.
+    # Goodput may be 5 % below the offered rate, so rates slightly above the capacity pass.
     assert found.kept_up == pytest.approx(capacity, rel=0.12)
     assert found.not_kept_up - found.kept_up <= 0.05 * found.kept_up
     assert found.goodput <= 1.02 * capacity
@@ -78,6 +78,6 @@ async def test_saturation_of_a_real_server_is_close_to_its_closed_loop_rate() ->
             return judge(rate, 0.8, drive, [1] * len(drive.sent), scored)
 
         found = await find_saturation(probe, 0.5 * capacity, resolution=0.3)
-    # Wide: both were measured on a machine that may be busy with something else.
+    # A wide tolerance: the machine may be busy during either measurement.
     assert 0.4 * capacity < found.kept_up < 2 * capacity
     assert found.not_kept_up > found.kept_up

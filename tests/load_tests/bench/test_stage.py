@@ -1,4 +1,4 @@
-"""Those that are not on turn take nothing, and everything ends."""
+"""Servers that are not measured use no CPU time, and all processes end."""
 
 import sys
 import time
@@ -15,7 +15,7 @@ from load_tests.bench.stage import Entrant, in_turn, label, stage
 from load_tests.soak.processes import free_port
 from tests.waiting import wait_until
 
-# It spins, and so does a child of it: as an idle vLLM may.
+# It and its child use CPU time continuously, as an idle vLLM may.
 SPINNER = """
 import http.server, subprocess, sys, threading
 subprocess.Popen([sys.executable, "-c", "while True: pass"])
@@ -46,7 +46,7 @@ class NotThere(Spinner):
 
 
 def cpu_of(entrant: Entrant[Spinner], seconds: float = 0.3) -> float:
-    """Processor seconds in so much time."""
+    """Return the CPU seconds that the contestant uses within this time."""
     before = entrant.tree.cpu_seconds()
     time.sleep(seconds)
     return entrant.tree.cpu_seconds() - before
@@ -62,7 +62,7 @@ def test_one_contestant_runs_while_the_others_are_suspended() -> None:
             assert cpu_of(second) == 0
         assert cpu_of(first) == 0
         everybody = [*first.tree.processes(), *second.tree.processes()]
-        # The shell that would end them if this process died is awake.
+        # The shell that ends them if this process dies keeps running.
         asleep = {process.status() for process in everybody if process.name() != "sh"}
         assert asleep == {psutil.STATUS_STOPPED}
         assert psutil.STATUS_STOPPED not in {

@@ -1,4 +1,4 @@
-"""Traffic is what it says it is."""
+"""Each kind of traffic has the distribution that it promises."""
 
 import itertools
 import json
@@ -53,7 +53,7 @@ def test_traffic_depends_on_the_seed_only() -> None:
 def test_ranks_follow_zipfs_law(exponent: float) -> None:
     ranks = zipf_ranks(random.Random(5), 2_000, exponent)
     counts = Counter(itertools.islice(ranks, 100_000))
-    # The slope of log frequency over log rank is the exponent; of the frequent ranks, whose counts are sure.
+    # The slope of log frequency over log rank is the exponent; only frequent ranks have reliable counts.
     xs = [math.log(rank + 1) for rank in range(30)]
     ys = [math.log(counts[rank]) for rank in range(30)]
     assert -statistics.linear_regression(xs, ys).slope == pytest.approx(exponent, abs=0.06)
@@ -79,7 +79,7 @@ def test_zipf_refuses_requests_with_more_notes_than_exist() -> None:
 def test_note_lengths_have_the_given_mean_and_a_long_tail() -> None:
     notes = list(itertools.islice(new_notes(random.Random(2), 90), 3_000))
     words = [len(f"{note['title']} {note['body']}".split()) for note in notes]
-    # 1.03 tokens a word.
+    # A word has 1.03 tokens.
     assert statistics.fmean(words) * 1.03 == pytest.approx(90, rel=0.05)
     assert statistics.median(words) < statistics.fmean(words)
     assert max(words) > 3 * statistics.fmean(words)
@@ -91,7 +91,7 @@ def test_prompts_equal_the_service_s(checkpoint: Checkpoint) -> None:
     )
     request = Renderer(checkpoint.manifest, checkpoint.tokenizer).render(asked)
     texts = [checkpoint.tokenizer.decode(prompt) for prompt in request.prompts]
-    # Canonical, and without the line of a title that is not there.
+    # Texts are canonical, and an empty title has no line.
     assert texts[0].endswith("\nNote: x\nQuery: quiet cafes<|im_end|>\nGrade: ")
     assert "Title" not in texts[0]
     assert "\nTitle: T\nNote: y\nQuery" in texts[1]

@@ -1,4 +1,4 @@
-"""A server of known capacity: it scores one note at a time, in a fixed time, in this process or in another."""
+"""Runs a server with a known capacity: it scores one note at a time, in a fixed time, in this process or in another."""
 
 import argparse
 import asyncio
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def grade_of(prompt: Sequence[int]) -> float:
-    """What every toy says of a prompt."""
+    """Return the grade that every toy server gives this prompt."""
     return sum(prompt) % 31 / 10
 
 
@@ -62,7 +62,7 @@ def _listens(port: int) -> bool:
 
 @asynccontextmanager
 async def serving(toy: Toy) -> AsyncIterator[str]:
-    """Its URL, in this process."""
+    """Run the server in this process and yield its URL."""
     server = TestServer(toy.app())
     await server.start_server()
     try:
@@ -90,7 +90,7 @@ class ToyPeer:
             yield Running(f"http://127.0.0.1:{port}", process.pid, 0.1)
         finally:
             process.terminate()
-            # It has to be able to: one that stands still never would.
+            # It must run to become ready: a suspended process never does.
             process.wait(30)
 
     def calls(self, request: Request) -> Sequence[Call]:
@@ -108,7 +108,7 @@ class TwoCallsPeer(ToyPeer):
 
 
 def made_requests(count: int, notes: int = 1) -> list[Request]:
-    """Requests that need no checkpoint."""
+    """Make requests that need no checkpoint."""
     return [
         Request(
             f"query {number}",
@@ -120,7 +120,7 @@ def made_requests(count: int, notes: int = 1) -> list[Request]:
 
 
 def busy_for(seconds: float) -> None:
-    """Take the processor."""
+    """Use CPU time for this long."""
     until = time.process_time() + seconds
     while time.process_time() < until:
         pass

@@ -1,4 +1,4 @@
-"""Requests as the model of capacity assumes them, to hold its formulas against."""
+"""Draws requests as the capacity model assumes them, to compare with its formulas."""
 
 import random
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from load_tests.capacity.traffic import Traffic
 
 
 def drawn_requests(traffic: Traffic, count: int, seed: int) -> Iterator[Request]:
-    """Notes that a query always brings are named after it."""
+    """Draw requests; notes that always come with a query are named after it."""
     rng = random.Random(seed)
     queries = zipf_ranks(rng, traffic.queries, traffic.query_exponent)
     notes = zipf_ranks(rng, traffic.notes, traffic.note_exponent)

@@ -1,4 +1,4 @@
-"""The command: tables and JSON for a traffic, a log, a growth and a bench's results."""
+"""The command prints tables and JSON for given traffic, a log, growth and a benchmark's results."""
 
 import json
 import math
@@ -85,7 +85,7 @@ def test_assumptions_are_options(capsys: pytest.CaptureFixture[str]) -> None:
         [found] = json.loads(output_of(capsys, *small, *more))
         return int(found["plan"]["replicas"])
 
-    # What the caches know is all but everything here, so that the costs of hits decide.
+    # Nearly every pair is cached here, so the cost of a hit decides.
     assert replicas("--note-us", "500") > replicas() > replicas("--load", "1")
     new = ("--ttl-s", "0.001")
     assert replicas(*new, "--share", "0.01") > replicas(*new) > replicas("--own-share", "1")
@@ -121,16 +121,16 @@ def test_log_facts_match_a_case_computed_by_hand() -> None:
     free = replay_requests(requests, PairCache())
     # x is new to b, and was seen with a.
     assert (free.hits, free.notes_found, free.queries_found) == (3, 1, 4)
-    # Room for one query: a, b, a, b, a, all anew.
+    # There is room for one query: with a, b, a, b, a each one is a miss.
     assert replay_requests(requests, PairCache(pairs=2)).hits == 0
-    # Forgotten after two requests: each comes again just then.
+    # A pair expires after two requests, exactly when it is repeated.
     assert replay_requests(requests, PairCache(ttl_requests=2)).hits == 0
     assert replay_requests(requests, PairCache(ttl_requests=3)).hits == 2
 
 
 def test_time_to_live_of_a_log_is_in_seconds_at_the_given_rate() -> None:
     log = Log([(number % 2, ("n",)) for number in range(40)])
-    # Each query comes again after two requests: 2 s at one note a second, 0.2 s at ten.
+    # Each query is repeated after two requests: 2 s at one note per second, 0.2 s at ten.
     assert log.caching(SITE, 1, 1.5, math.inf).hit_rate == 0
     assert log.caching(SITE, 10, 1.5, math.inf).hit_rate > 0.8
     assert log.caching(SITE, 10, 1.5, 1).hit_rate == 0
@@ -183,14 +183,14 @@ def test_http_bounds_the_gain_of_caches() -> None:
     [start, end] = growth(traffic, SITE, (0, 10**9))
     assert (start.arithmetic, start.speed_up) == (1, 1)
     assert end.arithmetic > 1_000
-    # The replica is slow here, so that it is the arithmetic at the start, and the front process at the end.
+    # The replica is slow here: arithmetic limits it first, and the front process at the end.
     at_start = DEVICE.flops * SITE.engine.share / SITE.model.flops(111, SITE.prompt.reused(0))
     at_end = 1 / (667e-6 / 20 + 50e-6)
     assert end.speed_up == pytest.approx(at_end / at_start, rel=1e-3)
 
 
 def made_bench(**changes: Any) -> dict[str, Any]:
-    """Of a machine that is as fast as the model says at 40 % of its peak, on the default model."""
+    """Make the benchmark results of a machine that reaches 40 % of its peak with the default model."""
     machine = Machine("A processor", 2, 24.0, "Linux", 0.1, {"float32": 200.0, "bfloat16": 400.0}, "cpu")
     found = [
         measurement(pairs_per_s=6.0, computed=170.0),
@@ -212,7 +212,7 @@ def test_model_is_compared_with_a_benchmark(tmp_path: Path, capsys: pytest.Captu
     document = made_bench(folder=tmp_path / "checkpoint")
     points = check(document, SITE)
     by_name = {(point.name.partition(",")[0], point.quantity): point for point in points}
-    # A row without counted tokens and another server's are left out; at a given rate, no rate is predicted.
+    # Rows without token counts and rows of other servers are ignored; at a given rate, none is predicted.
     assert [key for key in by_name if key[0] == "p99 at 60%"] == [("p99 at 60%", "tokens/pair")]
     assert not {"offline", "another"} & {name for name, _ in by_name}
     cold = by_name["cold", "pairs/s"]
@@ -220,7 +220,7 @@ def test_model_is_compared_with_a_benchmark(tmp_path: Path, capsys: pytest.Captu
     assert cold.ratio == pytest.approx(1)
     # 170 tokens, no block of the head of 31 is whole, nothing repeats.
     assert by_name["cold", "tokens/pair"].model == 170
-    # 5 notes of a request bear its cost, not 20: it fits a little less well.
+    # The request's cost is shared by 5 notes, not 20, so the model fits slightly worse.
     assert 0.99 < by_name["sweeps", "pairs/s"].ratio < 1
     zipf = by_name["zipf", "tokens/pair"]
     # By default, the engine's cache on a CPU has 2 GiB, too few for all notes.
@@ -249,7 +249,7 @@ def test_lengths_and_sizes_are_read_from_a_checkpoint(
     prompt = read_prompt(folder, 20, 16)
     assert prompt.order == "note-first"
     assert prompt.head > len("Grade the note.") / 4
-    # The manifest's limit, and the template's words around a note.
+    # The manifest's limit, plus the template's words around a note.
     assert 20 < prompt.note <= 48 + len("\nTitle: \nNote: \nQuery:")
     assert min(prompt.note_sd, prompt.query_sd) > 0
     turned = [PIECES[index] for index in (0, 1, 6, 7, 2, 3, 4, 5, 8)]

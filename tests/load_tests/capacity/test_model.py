@@ -1,4 +1,4 @@
-"""What a rate takes, by hand."""
+"""The resources for a rate equal those computed by hand."""
 
 import math
 import re
@@ -20,7 +20,7 @@ from load_tests.capacity.model import (
 from load_tests.capacity.prefix import Prompt
 from load_tests.capacity.traffic import Traffic
 
-# Two operations a token and nothing else.
+# Two operations per token and nothing else.
 UNIT = Model("unit", parameters=1, layers=0, hidden=0, intermediate=0, attention=0, kv=0, vocabulary=0)
 FREE = Processes(0, 0, 0, 0)
 DEVICE = Device("device", flops=4_000, bandwidth=math.inf, memory=1e9, price=2.0, source="a test")
@@ -30,9 +30,9 @@ NEW = Caching(hit_rate=0, found=0)
 
 
 def test_operations_of_a_pair() -> None:
-    # 2 a parameter and token.
+    # 2 per parameter and token.
     assert UNIT.flops(10, reused=4) == 12
-    # 4 layers x dimensions of attention, times tokens attended to: 10 x 10 / 2 of a whole prompt.
+    # 4 layers x attention dimensions, times the attended tokens: 10 x 10 / 2 for a whole prompt.
     attentive = replace(UNIT, parameters=0, layers=3, attention=7)
     assert attentive.flops(10, 0) == 4 * 3 * 7 * 50
     assert attentive.flops(10, 6) == 4 * 3 * 7 * (50 - 18)
@@ -50,14 +50,14 @@ def test_default_model_matches_its_shapes() -> None:
 
 
 def test_replica_rate_is_that_of_its_slowest_part() -> None:
-    # 2,000 operations a second are reached, 20 a pair.
+    # The device reaches 2,000 operations per second; a pair takes 20.
     assert replica_limits(SITE, NEW, 4)["arithmetic"] == 100
     assert replica_limits(SITE, Caching(0.75, 0), 4)["arithmetic"] == 400
     busy = replace(SITE, processes=Processes(request_s=0.04, note_s=0.01, pair_s=0.02, core_s=0.05))
     limits = replica_limits(busy, Caching(0.5, 0), 4)
     assert limits["front process"] == pytest.approx(1 / (0.01 + 0.01 + 0.01))
     assert limits["engine core process"] == pytest.approx(1 / 0.025)
-    # On shared cores, all take turns: 10 ms for the pair, (10 + 10 + 20 + 50) ms on two cores.
+    # Shared cores do one thing after another: 10 ms for the pair, (10 + 10 + 20 + 50) ms on two cores.
     shared = replace(busy, device=replace(DEVICE, shared_cores=2))
     assert replica_limits(shared, NEW, 4) == {"processor": pytest.approx(1 / (0.01 + 0.045))}
 
@@ -71,13 +71,13 @@ def test_reused_tokens_are_not_computed() -> None:
 def test_memory_bandwidth_can_be_the_limit() -> None:
     heavy = replace(UNIT, parameters=1_000, bytes_per_number=2)
     narrow = replace(SITE, model=heavy, device=replace(DEVICE, flops=1e12, bandwidth=200.0))
-    # 10 tokens, each with its part of the weights: 2,000 bytes in steps of 1,000 tokens.
+    # Each of the 10 tokens reads its share of the weights: 2,000 bytes per step of 1,000 tokens.
     narrow = replace(narrow, engine=Engine(step_tokens=1_000))
     assert replica_limits(narrow, NEW, 1)["memory bandwidth"] == pytest.approx(200 / (10 * 2))
 
 
 def test_replicas_and_shared_resources_round_up() -> None:
-    # 50 notes a second at half of what a replica can do.
+    # 50 notes per second, at half of a replica's capacity.
     for rate, replicas in ((1, 1), (50, 1), (50.1, 2), (100, 2), (100.1, 3)):
         found = plan(rate, NEW, 4, SITE)
         assert (found.replicas, found.dollars_per_hour) == (replicas, 2.0 * replicas)
@@ -94,13 +94,13 @@ def test_first_bottleneck() -> None:
     assert small.first == "arithmetic of a replica"
     assert small.redis_bytes == 700
     assert small.dollars_per_hour == 2.0 + 700
-    # Five commands for each of 2.5 requests, and half of 100 a second.
+    # Five commands for each of 2.5 requests, at half of 100 per second.
     assert small.needs["Redis commands"] == pytest.approx(0.25)
     full = plan(10, Caching(0, 0, pairs=500, queries=2), 4, site)
     assert (full.first, full.redis) == ("Redis memory", 6)
     fast = plan(100, Caching(0, 0, pairs=50, queries=2), 4, site)
     assert (fast.first, fast.redis) == ("Redis commands", 3)
-    # Where all is known, nothing is written.
+    # If every pair is cached, nothing is written.
     assert plan(100, Caching(1, 0), 4, site).needs["Redis commands"] == pytest.approx(0.5)
 
 
@@ -117,7 +117,7 @@ def test_more_traffic_has_more_hits_and_needs_no_fewer_resources() -> None:
     ):
         assert values == sorted(values)
         assert values[0] < values[-1]
-    # The cache's own formulas are tested elsewhere; here, that a limit is kept to.
+    # Other tests check the cache's formulas; this one checks that the limit is respected.
     limited = steady_caching(traffic, 1e6, 86_400, 1e7, site)
     assert limited.pairs == pytest.approx(1e7)
     assert limited.hit_rate < found[-1].caching.hit_rate
@@ -134,5 +134,5 @@ def test_devices_state_their_sources() -> None:
     for device in DEVICES.values():
         found = re.search(r"data sheet.*: (\d+) TFLOPS bf16( with sparsity)?$", device.source)
         assert found, device.name
-        # Dense is half of the figure with sparsity, up to rounding.
+        # The dense figure is half of the one with sparsity, up to rounding.
         assert device.flops / 1e12 == pytest.approx(int(found[1]) / (2 if found[2] else 1), abs=1)

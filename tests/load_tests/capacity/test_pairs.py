@@ -1,4 +1,4 @@
-"""Hit rates by formula are those of a simulation, and the simulation's cache is the service's."""
+"""Hit rates by formula equal those of a simulation, and the simulated cache behaves like the service's."""
 
 import asyncio
 import math
@@ -47,10 +47,10 @@ def test_formula_agrees_with_a_simulation_from_empty_caches() -> None:
 
 def test_hit_rate_of_one_query_and_note_matches_a_case_computed_by_hand() -> None:
     always = pairs_of(Traffic(queries=1, notes=1, notes_per_request=1))
-    # Asked for at every request and forgotten after three more on average: one of four is a miss.
+    # The pair is requested every time and evicted after three more requests on average: one of four is a miss.
     assert always.mean(present(always, PairCache(ttl_requests=3))) == pytest.approx(3 / 4)
     assert always.mean(present_after(always, 1)) == pytest.approx(1)
-    # Two equal queries, and room for one: the next is the same one every other time.
+    # Two equally frequent queries, and room for one: every other request repeats the previous query.
     two = pairs_of(Traffic(queries=2, notes=1, query_exponent=0, notes_per_request=1))
     assert two.mean(present(two, PairCache(pairs=1))) == pytest.approx(0.5)
     assert hit_rate_between(two, 0, 2) == pytest.approx((0 + 0.5) / 2)
@@ -68,7 +68,7 @@ def test_more_space_time_or_traffic_never_lowers_the_hit_rate() -> None:
 
 
 def test_more_time_may_lower_the_hit_rate_of_a_full_cache() -> None:
-    """Popular queries otherwise keep all notes that ever came with them, and other queries have to go: no flaw of the formula."""
+    """Without expiry, popular queries keep all their notes and push out other queries: the formula is right."""
     by_time = []
     for ttl in (1_000, math.inf):
         cache, pairs = PairCache(1_000, ttl), pairs_of(OWN)

@@ -1,4 +1,4 @@
-"""How much of prompts is reused: by hand, by simulation, and as it was measured."""
+"""The reused share of prompts equals hand-computed, simulated and measured values."""
 
 import math
 from dataclasses import replace
@@ -12,7 +12,7 @@ from load_tests.capacity.traffic import Traffic, pairs_of
 from tests.load_tests.capacity.drawing import drawn_requests
 
 TRAFFIC = Traffic(queries=2_000, notes=5_000)
-# In these, a note (or query) takes one token, and nothing else takes any.
+# Here a note (or query) has one token, and nothing else has any.
 ONE_TOKEN = {
     "note-first": Prompt(0, 1, 0, "note-first", block=1),
     "query-first": Prompt(0, 0, 1, "query-first", block=1),
@@ -43,11 +43,11 @@ def test_formula_agrees_with_a_simulation(order: Order, room: float) -> None:
     cache = PairCache(20_000)
     seen = replay_requests(drawn_requests(TRAFFIC, 8_000, seed=3), cache, room, count_from=4_000)
     steadily = found_steadily(pairs, present(pairs, cache), prompt, PrefixCache(room))
-    # The notes that one query misses are not as independent of each other as the formula has it.
+    # The notes that one query misses are less independent of each other than the formula assumes.
     assert steadily == pytest.approx(seen.found(order), abs=0.06)
 
 
-def test_unshared_blocks_take_space_too() -> None:
+def test_unshared_blocks_use_space_too() -> None:
     pairs = pairs_of(TRAFFIC)
     known, room = present(pairs, PairCache(20_000)), PrefixCache(1_000)
     alone = found_steadily(pairs, known, ONE_TOKEN["note-first"], room)
@@ -68,7 +68,7 @@ def test_nothing_is_found_if_nothing_is_computed() -> None:
 
 
 def test_reuse_is_close_to_the_measurement_on_two_cores() -> None:
-    """docs/decisions/0007-note-first.md: of 188 tokens, 34 % where no note repeats, 66 % with Zipf over 40 notes."""
+    """docs/decisions/0007-note-first.md measured 34 % of 188 tokens without repeated notes, 66 % with Zipf over 40 notes."""
     prompt = Prompt(head=78, note=90, query=20, block=32, note_sd=45, query_sd=2)
     pairs = pairs_of(Traffic(queries=10**9, notes=40, query_exponent=0))
     found = [found_after(pairs, request, prompt, PrefixCache()) for request in range(6)]

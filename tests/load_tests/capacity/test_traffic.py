@@ -1,4 +1,4 @@
-"""The classes of equal popularity stand for every single query and note."""
+"""Classes of equal popularity give the same sums as every single query and note."""
 
 import math
 
@@ -16,7 +16,7 @@ def test_zipf_classes_match_the_exact_law(exponent: float, count: int) -> None:
     exact = ranks**-exponent / (ranks**-exponent).sum()
     assert law.count.sum() == count
     assert (law.share * law.count).sum() == pytest.approx(1)
-    # Within a class shares are its mean: what is summed over all ranks agrees.
+    # Each share in a class is the class's mean, so sums over all ranks agree.
     for times in (1, 30, 1_000):
         summed = (law.count * -np.expm1(-law.share * times)).sum()
         assert summed == pytest.approx((-np.expm1(-exact * times)).sum(), rel=1e-3)
@@ -36,7 +36,7 @@ def test_inclusion_sums_to_the_number_drawn() -> None:
     skewed = zipf_law(1.0, 1_000)
     chances = inclusion(skewed, 20)
     assert (chances * skewed.count).sum() == pytest.approx(20)
-    # More often than in 20 draws, of which some hit what is there already, and never twice.
+    # More often than in 20 draws with repetition, and never twice.
     assert 1 - (1 - skewed.share[0]) ** 20 < chances[0] < 1
     assert inclusion(law, 0).tolist() == [0.0] * 4
 

@@ -54,7 +54,7 @@ def service(listener: socket.socket, tmp_path: Path) -> Iterator[Service]:
 
 
 def reset(connection: socket.socket) -> None:
-    """As a server does that is killed: first the end of what it sends, then a reset; no table knows it any more."""
+    """Close the connection like a killed server: FIN and then a reset, so that /proc lists it no more."""
     connection.shutdown(socket.SHUT_WR)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()

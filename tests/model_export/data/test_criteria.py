@@ -41,7 +41,7 @@ def test_unknown_name_lists_the_known_names() -> None:
         (b'name = "a"\ntext = 3', "text: "),
     ],
 )
-def test_bad_file_says_what_is_wrong(content: bytes, complaint: str, tmp_path: Path) -> None:
+def test_error_of_a_bad_file_names_the_fault(content: bytes, complaint: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.toml"
     path.write_bytes(content)
     with pytest.raises(CriteriaError, match=complaint) as caught:

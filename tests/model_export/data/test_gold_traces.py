@@ -87,7 +87,7 @@ def test_first_step_names_the_query_s_words(query: str, wants: str) -> None:
     )
 
 
-def test_nothing_to_read() -> None:
+def test_an_empty_note_has_steps() -> None:
     assert gold_steps(pair("tea", "", ""), STEPS).splitlines() == [
         "intent: wants tea => 3",
         "topic: title has nothing => 0",

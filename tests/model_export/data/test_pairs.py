@@ -35,7 +35,7 @@ def write(folder: Path, *lines: str) -> Path:
 
 
 def complaint(folder: Path, *lines: str, source: Source = SOURCE) -> str:
-    """The message of `read_pairs` for such a file, without its path."""
+    """Return the message of `read_pairs` for such a file, without its path."""
     path = write(folder, *lines)
     with pytest.raises(DataError) as caught:
         read_pairs(path, source)
@@ -244,7 +244,7 @@ def test_written_rows_are_read_back(tmp_path_factory: pytest.TempPathFactory, wr
     assert read_pairs(path, SOURCE) == written
 
 
-def test_written_rows_say_their_source(tmp_path: Path) -> None:
+def test_written_rows_name_their_source(tmp_path: Path) -> None:
     write_pairs(tmp_path / "out.jsonl", [pair("a", "scarf")])
     assert json.loads((tmp_path / "out.jsonl").read_text(encoding="utf-8")) == {
         "id": "a",

@@ -45,7 +45,7 @@ def row(id_: str, query: str, label: int = 0, **more: Any) -> dict[str, Any]:
 def write_source(
     root: Path, name: str, train: list[dict[str, Any]], dev: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """A source's files and its section of a recipe."""
+    """Write a source's files, and return its section of a recipe."""
     for split, rows in (("train", train), ("dev", dev)):
         text = "".join(json.dumps(each) + "\n" for each in rows)
         (root / f"{name}-{split}.jsonl").write_text(text, encoding="utf-8")
@@ -212,7 +212,7 @@ def test_dev_sample_is_shared_equally_by_sources(most: int | None, expected: lis
 
 
 def leaking_sources(folder: Path, leaking_dev: str) -> Recipe:
-    """Two sources, of which the second trains on a dev query of the first."""
+    """Write two sources, of which the second trains on a dev query of the first."""
     for source, split, query in (
         ("a", "train", "x"),
         ("a", "dev", "y"),

@@ -32,7 +32,7 @@ def words_of(pairs: Sequence[Pair]) -> Counter[str]:
 
 
 def grade_by_criteria(pair: Pair) -> int:
-    """The grade as a reader of query and note would judge it, without the findings."""
+    """Grade the pair as a reader of query and note would, without the findings."""
     colour, thing, limit = pair.query.split()
     facts = [fact.split() for fact in pair.note.body.split(" . ")]
     if pair.note.title.split()[-1] != thing:

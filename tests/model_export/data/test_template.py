@@ -21,7 +21,7 @@ def test_default_reads_the_note_first() -> None:
 
 
 @pytest.mark.parametrize("template", TEMPLATES.values(), ids=str)
-def test_name_says_the_order(template: Template) -> None:
+def test_template_has_the_order_of_its_name(template: Template) -> None:
     after_criteria = slots(template)[1:]
     expected = (
         ["title", "body", "query"] if template.name.startswith("note-first") else ["query", "title", "body"]

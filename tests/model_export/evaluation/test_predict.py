@@ -20,7 +20,7 @@ GREEDY = Sampling(max_tokens=48, temperature=0.0, batch_size=4)
 
 
 def test_direct_predictions_equal_the_reference_scorer_s(tiny_teacher: TinyTeacher) -> None:
-    told: list[tuple[int, int]] = []
+    reports: list[tuple[int, int]] = []
     prompting = tiny_teacher.prompting
     found = directly(
         "zero_shot",
@@ -28,14 +28,14 @@ def test_direct_predictions_equal_the_reference_scorer_s(tiny_teacher: TinyTeach
         prompting,
         Sampler.load(tiny_teacher.base, prompting),
         3,
-        lambda *numbers: told.append(numbers),
+        lambda *numbers: reports.append(numbers),
     )
     reference = ReferenceScorer.load(tiny_teacher.base, prompting.label_token_ids)
     prompts = [prompting.student_prompt(pair) for pair in tiny_teacher.pairs]
     expected = [each.probabilities for each in reference.distributions(prompts)]
     assert found.probabilities == pytest.approx(np.array(expected), abs=1e-5)
     assert (found.system, found.parsed) == ("zero_shot", None)
-    assert told[-1] == (8, 8)
+    assert reports[-1] == (8, 8)
 
 
 def reasoner(teacher: TinyTeacher) -> Sampler:

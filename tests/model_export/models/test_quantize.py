@@ -13,7 +13,7 @@ PROMPTS = [[5, 9, 260, 33], [1] * 50, list(range(100, 180))]
 
 @pytest.fixture(scope="module")
 def quantized(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny base in int8; read only."""
+    """Quantize the tiny base to int8; read-only."""
     folder = tmp_path_factory.mktemp("quantized") / "int8"
     quantize_folder(tiny_base, folder)
     return folder

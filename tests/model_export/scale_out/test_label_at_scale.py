@@ -1,4 +1,4 @@
-"""Labelling in shards on a scripted engine; test_ray_engine.py runs the real one."""
+"""Pairs are labelled in shards on a scripted engine; test_ray_engine.py runs the real one."""
 
 import contextlib
 import json

@@ -57,8 +57,8 @@ def test_sampling_is_the_recipe_s_unless_overridden() -> None:
     assert recipe_sampling(TINY, None, None) == PathSampling(
         TINY.label.paths, TINY.label.temperature, TINY.rl.max_tokens, TINY.seed
     )
-    told = recipe_sampling(TINY, 8, 0.5)
-    assert (told.paths, told.temperature) == (8, 0.5)
+    sampling = recipe_sampling(TINY, 8, 0.5)
+    assert (sampling.paths, sampling.temperature) == (8, 0.5)
 
 
 @pytest.mark.parametrize(("paths", "temperature"), [(0, 1.0), (2, 0.0)])

@@ -31,7 +31,7 @@ PAIRS = generate(0, 3, 2, 4).train[:10]
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that memorised the traces of ten pairs, with some errors at temperature 1; trained in seconds."""
+    """Train, in seconds, a model that memorises the traces of ten pairs, with some errors at temperature 1."""
     torch.set_num_threads(1)
     base, taught = tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("taught")
     texts = [f" {p.query} {p.note.title} {p.note.body} {f.text}" for p in PAIRS for f in p.findings.values()]

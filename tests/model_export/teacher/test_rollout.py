@@ -50,10 +50,10 @@ def test_greedy_batches_equal_single_prompts(
     tiny_teacher: TinyTeacher, sampler: Sampler, prompts: list[list[int]]
 ) -> None:
     assert len({len(prompt) for prompt in prompts}) > 3
-    told: list[tuple[int, int]] = []
-    found = sampler.sample(prompts, GREEDY, lambda *numbers: told.append(numbers))
+    reports: list[tuple[int, int]] = []
+    found = sampler.sample(prompts, GREEDY, lambda *numbers: reports.append(numbers))
     assert found == [generate_alone(tiny_teacher, prompt) for prompt in prompts]
-    assert told == [(3, 8), (6, 8), (8, 8)]
+    assert reports == [(3, 8), (6, 8), (8, 8)]
 
 
 def test_completion_is_cut_at_its_length(sampler: Sampler, prompts: list[list[int]]) -> None:

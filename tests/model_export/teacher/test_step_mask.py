@@ -32,7 +32,7 @@ class Built:
 
 
 def slow_mask(grades: Sequence[int | None], gold: int, advantage: float) -> list[float]:
-    """The rule of the module's docstring, token by token."""
+    """Apply the rule of the module's docstring token by token."""
     mask = []
     for grade in grades:
         if grade is None or (advantage > 0 and grade == gold) or (advantage < 0 and grade != gold):
@@ -58,7 +58,7 @@ def read(text: str, *, ended: bool = True) -> Rollout:
 
 
 def mask_by_line(text: str, gold: int, advantage: float) -> list[set[float]]:
-    """The mask's values in each line, those of the answer and the end token last."""
+    """Return the mask's values in each line, those of the answer and the end token last."""
     built = Built()
     for number, line in enumerate(text.splitlines(keepends=True)):
         built.add(encode(line), number)

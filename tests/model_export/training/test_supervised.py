@@ -142,7 +142,7 @@ def test_newest_complete_state_is_used_and_incomplete_ones_removed(tmp_path: Pat
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedModel:
-    """The weights of an uninterrupted training."""
+    """Train without interruption, and return the weights."""
     return run(tmp_path_factory.mktemp("whole"))
 
 

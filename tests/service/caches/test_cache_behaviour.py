@@ -121,7 +121,7 @@ async def test_an_empty_put_does_not_start_the_time_to_live(subject: Subject) ->
     assert await read_values(subject.cache, "q", [A]) == [b"1"]
 
 
-async def test_a_lookup_returns_the_time_that_is_left_to_the_query(subject: Subject) -> None:
+async def test_a_lookup_returns_the_query_s_remaining_time_to_live(subject: Subject) -> None:
     assert (await subject.cache.get_many("q", [A])).remaining_s == TTL_S
     await subject.cache.put_many("q", {A: b"1"})
     assert TTL_S - 10 < (await subject.cache.get_many("q", [A, B])).remaining_s <= TTL_S

@@ -92,7 +92,7 @@ async def cache(redis_server: RedisServer) -> AsyncIterator[RedisCache]:
 
 @pytest.fixture
 async def narrow_cache(redis_server: RedisServer) -> AsyncIterator[RedisCache]:
-    """A cache with one connection, so that the next call would find anything that a call leaves on it."""
+    """Make a cache with one connection, so that the next call would find anything that a call leaves on it."""
     made = RedisCache(redis_server.url, ttl_s=60, timeout_s=5, max_connections=1)
     yield made
     await made.close()
@@ -100,7 +100,7 @@ async def narrow_cache(redis_server: RedisServer) -> AsyncIterator[RedisCache]:
 
 @pytest.fixture
 async def hasty_cache(redis_server: RedisServer) -> AsyncIterator[RedisCache]:
-    """A cache with one connection, and a timeout that is short for a test but long enough for a busy machine."""
+    """Make a cache with one connection, and a timeout that is short for a test but long enough for a busy machine."""
     made = RedisCache(redis_server.url, ttl_s=60, timeout_s=1, max_connections=1)
     yield made
     await made.close()
@@ -176,7 +176,7 @@ async def test_an_entry_of_another_type_is_deleted_and_a_miss(cache: RedisCache,
 
 @pytest.fixture
 def tls_server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis that requires TLS and a password. Its authority's certificate is `ca.pem` in `tmp_path`."""
+    """Start a Redis that requires TLS and a password. Its authority's certificate is `ca.pem` in `tmp_path`."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(

@@ -14,7 +14,7 @@ USER, PASSWORD = "ann-of-redis", "s3cr3t"
 
 @pytest.fixture
 def refused_port() -> Iterator[int]:
-    """A port that is bound but not listened on, so that connections are refused."""
+    """Bind a port without listening, so that connections are refused."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield taken.getsockname()[1]

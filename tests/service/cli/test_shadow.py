@@ -1,4 +1,4 @@
-"""The `notegrade shadow` command, against recorded answers."""
+"""The `notegrade shadow` command formats recorded answers."""
 
 import httpx
 
@@ -35,7 +35,7 @@ def test_the_request_has_the_key() -> None:
     assert (seen[0].url.path, seen[0].headers["authorization"]) == ("/admin/shadow", "Bearer secret")
 
 
-def test_it_is_told_to_a_person() -> None:
+def test_the_report_is_readable() -> None:
     lines = describe_shadow(found()).splitlines()
     assert lines[:3] == [
         "served  old sha256:1",
@@ -49,6 +49,6 @@ def test_it_is_told_to_a_person() -> None:
     ]
 
 
-def test_one_that_has_not_answered_is_told_of() -> None:
+def test_a_shadow_that_has_not_answered_is_reported() -> None:
     silent = {**found(0), "shadow": None, "since": None}
     assert describe_shadow(silent).splitlines()[-1] == "The shadow has not answered yet."

@@ -19,7 +19,7 @@ from tests.checkpoints import load_tiny
 
 @pytest.fixture(scope="module", params=["tiny", pytest.param("default", marks=pytest.mark.engine)])
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    """The default checkpoint needs no engine here, only its folder, which `make test` assembles."""
+    """Load the default checkpoint: no engine is needed, only its folder, which `make test` assembles."""
     if request.param == "tiny":
         return load_tiny(tmp_path_factory.mktemp("checkpoint"))
     loaded: Checkpoint = request.getfixturevalue("default_checkpoint")

@@ -1,4 +1,4 @@
-"""Calls that end together, and when an engine counts as hung. tests/service/engines/test_engine_behaviour.py tests whole engines."""
+"""Calls end together, and a silent engine counts as hung. tests/service/engines/test_engine_behaviour.py tests whole engines."""
 
 import asyncio
 from pathlib import Path
@@ -76,7 +76,7 @@ async def test_waiting_until_idle_has_a_timeout() -> None:
 
 @pytest.fixture
 async def engine(tmp_path: Path) -> FakeEngine:
-    """An engine that counts as hung after three silent checks."""
+    """Make an engine that counts as hung after three silent checks."""
     engine = fake_engine_for(load_tiny(tmp_path), max_silent_checks=3)
     engine.trace = (5, 6, 7)
     await engine.start()

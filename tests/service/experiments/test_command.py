@@ -1,4 +1,4 @@
-"""The `notegrade experiment` command, on answers in Prometheus's form. tests/deploy has a real Prometheus."""
+"""The `notegrade experiment` command works on answers in Prometheus's format. tests/deploy has a real Prometheus."""
 
 import json
 import subprocess
@@ -119,7 +119,7 @@ def test_the_report_is_a_table_and_json() -> None:
     assert written["control"]["requests"] == pytest.approx(24240)
 
 
-def test_the_caption_of_nine_windows_says_what_to_do() -> None:
+def test_the_caption_of_nine_windows_gives_advice() -> None:
     short = Period(PERIOD.until - 2700, PERIOD.until, 300)
     report = judge_experiment(prometheus({CONTROL: USUAL, TREATMENT: BROKEN}, windows=9), "aa", "ab", short)
     assert not report.is_worse

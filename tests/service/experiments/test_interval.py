@@ -24,7 +24,7 @@ def window(chance: random.Random, is_together: float = 0.5) -> Window:
 
 
 def binomial_interval(windows: list[Window]) -> tuple[float, float]:
-    """The interval for two binomials, as if requests were independent."""
+    """Compute the interval for two binomials, as if requests were independent."""
     control, treatment = (
         sum(each.control_whole for each in windows),
         sum(w.treatment_whole for w in windows),

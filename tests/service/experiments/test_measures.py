@@ -1,4 +1,4 @@
-"""Which differences count, given counts in Prometheus's form."""
+"""The measures judge differences between counts in Prometheus's format."""
 
 import random
 from collections.abc import Callable
@@ -14,7 +14,7 @@ BOUNDS = ("0.5", "1.0", "+Inf")
 def counts(
     requests: float = 1000, errors: float = 20, slow: float = 50, shed: float = 30, grades: Any = None
 ) -> Counts:
-    """The counts of one window. `grades` counts pairs, one for each request; the default has three grades."""
+    """Make the counts of one window. `grades` counts pairs, one for each request; the default has three grades."""
     return {
         "requests": {"200": requests - errors, "500": errors, "422": 7.0},
         "seconds": {"200": 0.2 * (requests - errors) + slow},

@@ -67,5 +67,5 @@ class Replica:
 
 
 def turn_on(mode: str = "all", ttl_s: float = 60.0, owner: str = "ann", rate: float | None = None) -> Flip:
-    """A flip as somebody on call would request it."""
+    """Make a flip as somebody on call would request it."""
     return Flip(mode, owner, "a note ranks absurdly high", ttl_s, rate)  # type: ignore[arg-type]  # tests try others

@@ -312,6 +312,6 @@ async def test_a_flip_needs_one_answer_of_redis(redis_server: RedisServer) -> No
 
 
 async def _reads(client: Redis) -> int:
-    """The transactions of ModeStore.read."""
+    """Count the transactions of ModeStore.read."""
     stats = await client.info("commandstats")
     return int(stats.get("cmdstat_exec", {"calls": 0})["calls"])

@@ -80,7 +80,7 @@ async def test_without_the_store_the_last_known_mode_applies_until_it_expires() 
     await replica.switch.close()
 
 
-async def test_a_restarted_replica_keeps_the_time_that_is_left() -> None:
+async def test_a_restarted_replica_keeps_the_remaining_time() -> None:
     replica = Replica()
     await replica.switch.flip(turn_on(ttl_s=60), 0)
     replica.clock.now += 20
@@ -131,7 +131,7 @@ async def test_a_flip_whose_answer_was_lost_is_read_back() -> None:
     assert len(await replica.switch.history(10)) == 1
 
 
-async def test_a_flip_that_is_not_there_when_read_back_may_still_come() -> None:
+async def test_the_error_for_a_flip_missing_when_read_back_says_that_it_may_still_apply() -> None:
     class SlowStore(FaultyModeStore):
         async def flip(self, flip: Flip, expected_revision: int) -> ModeReading:
             raise ExplanationStoreError("the connection was lost")

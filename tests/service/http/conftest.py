@@ -16,7 +16,7 @@ from tests.checkpoints import fake_engine_for, load_tiny
 
 @dataclass
 class Service:
-    """The whole application on twins, a client of it, and its parts."""
+    """The whole application on in-memory twins, with a client of it and its parts."""
 
     app: FastAPI
     client: httpx.AsyncClient

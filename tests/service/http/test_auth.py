@@ -151,7 +151,7 @@ async def test_keys_are_rotated_without_a_restart(
         await wait_for("newer", 200)
 
 
-async def test_reloading_goes_on_after_a_fault_which_is_logged_once(
+async def test_reloading_continues_after_a_fault_which_is_logged_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("service.http.auth.RELOAD_EVERY_S", 0.001)

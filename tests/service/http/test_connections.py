@@ -1,4 +1,4 @@
-"""Limits of connections, over real sockets: one client must not harm the others by how it sends and reads."""
+"""Connections have limits, tested over real sockets: no client can harm others by the way it sends and reads."""
 
 import json
 import re
@@ -110,7 +110,7 @@ def test_a_head_within_the_limit_may_come_in_pieces(service: Served) -> None:
         assert read_all(connection).startswith(b"HTTP/1.1 200 ")
 
 
-def test_slow_heads_are_given_up_and_cost_the_others_nothing(impatient: Served) -> None:
+def test_slow_heads_time_out_and_do_not_delay_others(impatient: Served) -> None:
     with ExitStack() as stack:
         slow = [stack.enter_context(connected(impatient)) for _ in range(30)]
         for connection in slow:
@@ -167,7 +167,9 @@ UNENDING = [
 
 
 @pytest.mark.parametrize("often", [False, True], ids=["once", "again-and-again"])
-def test_bytes_that_begin_no_request_hold_no_connection(checkpoint: Checkpoint, often: bool) -> None:
+def test_bytes_that_start_no_request_do_not_keep_a_connection_open(
+    checkpoint: Checkpoint, often: bool
+) -> None:
     with ExitStack() as stack:
         # With a separate port for operators, the other port refuses /metrics before its body is read.
         service = stack.enter_context(served(checkpoint, **IMPATIENT, admin_port=0))

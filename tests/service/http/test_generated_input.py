@@ -1,4 +1,4 @@
-"""At least 20,000 generated requests over real sockets.
+"""The service answers at least 20,000 generated requests over real sockets correctly.
 
 The OpenAPI document says how a request may be refused. No request may be answered with a 500, with silence, or with text of another
 request. Half of them are sent to a service that explains nothing, half to one that explains everything.
@@ -224,7 +224,7 @@ def test_any_text_is_scored_under_its_id(service: Attacked, cases: int) -> None:
 
 
 def is_query_too_long(response: httpx.Response) -> bool:
-    """Whether the query has too many tokens for the checkpoint, which twenty characters may have; no other error is allowed."""
+    """Return whether the query has too many tokens for the checkpoint, which twenty characters may have."""
     if response.status_code != 422:
         return False
     return [bad["field"] for bad in response.json()["errors"]] == ["query"]

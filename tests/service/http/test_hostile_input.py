@@ -124,7 +124,7 @@ def test_huge_integers_are_cut_to_the_limit(service: Attacked, path: str, value:
 
 @on_every_path
 def test_the_last_of_duplicate_keys_counts(service: Attacked, path: str) -> None:
-    """As in JavaScript and Python: a proxy that reads the first one would check another value than the one that is used."""
+    """JavaScript and Python do the same: a proxy that reads the first one would check a value that is not used."""
     blank = json.dumps(TEXTS[path]).encode() + b': " "'
     first, last = b"{" + blank + b", " + whole(path)[1:], whole(path)[:-1] + b", " + blank + b"}"
     assert service.send(path, first).status_code == ACCEPTED[path]
@@ -202,7 +202,7 @@ BROKEN_HTTP: dict[str, tuple[bytes, int]] = {
 
 
 @pytest.mark.parametrize("attack", BROKEN_HTTP)
-def test_malformed_http_is_refused_and_the_service_goes_on(service: Attacked, attack: str) -> None:
+def test_malformed_http_is_refused_and_the_service_keeps_serving(service: Attacked, attack: str) -> None:
     request, status = BROKEN_HTTP[attack]
     answer = raw(service, request)
     assert int(answer.split()[1]) == status
@@ -220,7 +220,7 @@ def test_the_same_heads_without_an_attack_are_accepted(service: Attacked) -> Non
     assert b" 200 " in raw(service, request).split(b"\r\n")[0]
 
 
-def test_a_body_that_never_comes_is_given_up(service: Attacked) -> None:
+def test_a_body_that_never_arrives_times_out(service: Attacked) -> None:
     head = POST + b"Authorization: Bearer admin-key\r\nContent-Length: 100\r\n\r\n{"
     with socket.create_connection(service.service.address, timeout=20) as connection:
         connection.sendall(head)

@@ -1,4 +1,4 @@
-"""The context and the report of each request, whatever became of it."""
+"""Each request has a context and is logged and counted, whatever its result."""
 
 import logging
 from typing import Any
@@ -41,7 +41,7 @@ async def test_other_protocols_pass_untouched() -> None:
 
 
 @pytest.mark.parametrize("settings_changes", [{"max_request_bytes": 1_000}])
-async def test_a_body_that_is_too_large_has_its_route_and_problem_in_the_event(
+async def test_a_too_large_body_is_logged_with_its_route_and_problem(
     service: Service, settings_changes: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     await service.score(query="x" * 1_000)
@@ -64,7 +64,7 @@ async def test_routes_that_do_not_exist_have_their_problem_in_the_event(
 
 @pytest.fixture
 def exploding(service: Service, monkeypatch: pytest.MonkeyPatch) -> Service:
-    """A service whose scorer has a bug: its exception quotes a note."""
+    """Make a service whose scorer has a bug: its exception quotes a note."""
 
     async def explode(*_: object) -> None:
         raise RuntimeError(CANARY)

@@ -1,4 +1,4 @@
-"""Bodies that are too large, too slow, or never end."""
+"""Bodies that are too large, too slow, or never end are refused."""
 
 import asyncio
 

@@ -20,7 +20,7 @@ FLIP = {"mode": "on_request", "ttl_s": 600, "reason": "a note ranks high"}
 
 @pytest.fixture
 def refused_port() -> Iterator[int]:
-    """A port that is bound but not listened on: connections are refused."""
+    """Bind a port without listening, so that connections are refused."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield taken.getsockname()[1]

@@ -70,7 +70,7 @@ async def test_unscored_notes_have_null_results(service: Service) -> None:
     }  # fmt: skip
 
 
-async def test_nothing_by_the_deadline_is_504(service: Service) -> None:
+async def test_no_score_by_the_deadline_is_504(service: Service) -> None:
     service.engine.hold()
     response = await service.score(deadline_ms=20)
     assert response.status_code == 504

@@ -1,4 +1,4 @@
-"""How the service stops, on a signal or because its engine is lost, over real sockets."""
+"""The service stops on a signal or when its engine is lost; clients use real sockets."""
 
 import asyncio
 import resource
@@ -86,7 +86,7 @@ def is_listening(service: Served) -> bool:
     return True
 
 
-def test_what_is_not_done_in_time_is_told_so_and_not_cut(
+def test_requests_open_after_the_drain_get_503_instead_of_a_reset(
     checkpoint: Checkpoint, pool: ThreadPoolExecutor
 ) -> None:
     with served(checkpoint, drain_delay_s=0, drain_timeout_s=0.5) as service:

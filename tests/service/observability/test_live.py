@@ -61,7 +61,7 @@ def test_the_chart_s_oldest_second_is_kept_while_a_new_one_is_counted() -> None:
     for _ in range(WINDOW_S + 5):
         live.count_latency(0.1)
         clock.now += 1
-    live.count_latency(0.1)  # in the second that has begun
+    live.count_latency(0.1)  # in the current second
     assert [second.requests for second in live.by_second(WINDOW_S)] == [1] * WINDOW_S
 
 

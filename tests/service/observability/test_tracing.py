@@ -1,4 +1,4 @@
-"""Traces of requests over real sockets, as an OTLP collector receives them."""
+"""An OTLP collector receives the traces of requests over real sockets."""
 
 import sys
 import threading
@@ -38,7 +38,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 @pytest.fixture
 def traced(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> Tracing:
-    """A service that traces, and a collector that has its spans once the service has stopped."""
+    """Run a service that traces, and a collector that has its spans once the service has stopped."""
 
     @contextmanager
     def run(**settings: Any) -> Iterator[tuple[Served, Collector]]:

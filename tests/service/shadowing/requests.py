@@ -1,4 +1,4 @@
-"""Requests to mirror."""
+"""Makes requests to mirror."""
 
 from service.contract.comparison import Graded
 from service.shadowing.base import Mirrored, MirroredNote

@@ -1,4 +1,4 @@
-"""The requests and answers of a shadow over HTTP, and its failures."""
+"""A shadow over HTTP gets requests, and its answers and failures are handled."""
 
 import asyncio
 import json

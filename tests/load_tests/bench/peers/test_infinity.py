@@ -9,7 +9,7 @@ from service.contract.checkpoint import Checkpoint
 
 
 def answer() -> dict[str, Any]:
-    """As infinity-emb 0.0.78 writes it: the classes of each text, the most probable first."""
+    """Make an answer like infinity-emb 0.0.78: the classes of each text, the most probable first."""
     first = [("3", 0.4), ("2", 0.3), ("1", 0.2), ("0", 0.1)]
     second = [("0", 0.7), ("3", 0.15), ("1", 0.1), ("2", 0.05)]
     data = [[{"score": score, "label": label} for label, score in found] for found in (first, second)]
@@ -27,7 +27,7 @@ def test_classes_are_sorted_by_grade(tiny: Checkpoint) -> None:
 def test_texts_and_cue_tokenise_to_the_prompts(tiny: Checkpoint, request_of_three: Request) -> None:
     [call] = Infinity(tiny, "tuned").calls(request_of_three)
     cue = tiny.manifest.template.cue
-    # infinity strips what it is sent.
+    # infinity strips its input.
     prompts = [tiny.tokenizer.encode_template(text.strip() + cue) for text in call.body["input"]]
     assert call.path == "/classify"
     assert tuple(prompts) == request_of_three.prompts

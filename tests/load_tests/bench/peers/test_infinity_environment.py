@@ -11,7 +11,7 @@ from load_tests.bench.peers.process import Unavailable
 
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """What would have been run of uv; nothing is, and all of it goes well."""
+    """Record uv's commands instead of running them; each one succeeds."""
     ran: list[list[str]] = []
 
     def run(command: list[str], **options: Any) -> "subprocess.CompletedProcess[str]":

@@ -14,7 +14,7 @@ from load_tests.bench.peers.process import Server, Unavailable, run_server
 from load_tests.soak.processes import free_port
 from tests.waiting import wait_until
 
-# Answers 503 twice, then 200, as a server does that is still loading.
+# Answers 503 twice and then 200, like a server that is still loading.
 SERVER = """
 import http.server, sys
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -118,7 +118,7 @@ from load_tests.bench.peers.process import Server, run_server
 with run_server(Server({list(make_server().command)!r}, os.environ, {free_port()}, "/ready")):
     pass
 """
-    # It asks another port than the server's, so that it waits for ever.
+    # It polls another port than the server's, so that it waits for ever.
     # Killed, it can't remove its folder.
     generator = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)})
     this = psutil.Process(generator.pid)

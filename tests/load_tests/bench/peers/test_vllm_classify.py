@@ -13,7 +13,7 @@ RAW = {0: [0.1, 0.2, 0.3, 0.4], 1: [0.7, 0.1, 0.1, 0.1]}
 
 
 def answer(*order: int) -> dict[str, Any]:
-    """As vLLM 0.32 writes it."""
+    """Make an answer like vLLM 0.32."""
     data = [{"index": i, "label": "LABEL_0", "probs": RAW[i], "num_classes": 4} for i in order]
     usage = {"prompt_tokens": 9, "total_tokens": 9}
     return {"id": "classify-1", "object": "list", "model": "checkpoint", "data": data, "usage": usage}

@@ -12,7 +12,7 @@ RAW = {0: [0.1, 0.2, 0.3, 0.4], 1: [0.7, 0.1, 0.1, 0.1]}
 
 
 def choice(checkpoint: Checkpoint, index: int) -> dict[str, Any]:
-    """As vLLM 0.32 writes it: the sampled token stands among the labels asked for."""
+    """Make a choice like vLLM 0.32: the sampled token is among the requested labels."""
     mass = 0.5
     labels = zip(checkpoint.manifest.label_token_ids, RAW[index], strict=True)
     top = {"token_id:7": math.log(0.5)} | {f"token_id:{i}": math.log(mass * p) for i, p in labels}

@@ -1,4 +1,4 @@
-"""A checkpoint around the tiny random model that needs no engine to be made, and a request of it."""
+"""Makes a checkpoint around a tiny random model without an engine, and a request for it."""
 
 from functools import cache
 from pathlib import Path
@@ -22,7 +22,7 @@ NOTES: tuple[dict[str, Any], ...] = (
 
 
 def make_tiny_checkpoint(folder: Path, **changes: Any) -> Checkpoint:
-    """Calibrated by a temperature of 2; `changes` replace top-level manifest keys."""
+    """Make a checkpoint with a calibration temperature of 2; `changes` replace top-level manifest keys."""
     make_tiny_base(folder)
     tokenizer = ContractTokenizer.load(folder)
     data = manifest_data(folder, tokenizer)
@@ -32,14 +32,14 @@ def make_tiny_checkpoint(folder: Path, **changes: Any) -> Checkpoint:
 
 
 def make_request(checkpoint: Checkpoint, notes: int = len(NOTES)) -> Request:
-    """A query and the first notes, rendered."""
+    """Render a query and the first notes."""
     texts = [Note(note["title"] or "", note["body"]) for note in NOTES[:notes]]
     prompts = checkpoint.renderer.render("quiet cafes", texts, checkpoint.renderer.default_criteria)
     return Request("quiet cafes", NOTES[:notes], tuple(prompt.token_ids for prompt in prompts))
 
 
 def forward(checkpoint: Checkpoint, prompt: tuple[int, ...]) -> list[float]:
-    """Raw label probabilities, of one prompt by itself, in float32."""
+    """Compute one prompt's raw label probabilities, in float32, without a batch."""
     with torch.inference_mode():
         logits = _load(checkpoint.folder)(input_ids=torch.tensor([prompt])).logits[0, -1]
     found: list[float] = logits[list(checkpoint.manifest.label_token_ids)].softmax(-1).tolist()
