@@ -16,7 +16,7 @@ mkdir -p "$folder"/usr/local/{bin,lib}
 mapfile -t library < <(cd "$prefix" && compgen -G "lib/libpython$version*.so*" || true)
 tar -C "$prefix" -cf - --exclude='__pycache__' --exclude='*.a' --exclude="lib/python$version/site-packages/*" \
     --exclude="lib/python$version/test" --exclude='_tkinter*' --exclude='tkinter' --exclude='idlelib' \
-    "bin/python$version" "lib/python$version" "${library[@]}" |
+    "bin/python$version" "include/python$version" "lib/python$version" "${library[@]}" |
     tar -C "$folder/usr/local" -xf - --no-same-owner
 ln -s "python$version" "$folder/usr/local/bin/python3"
 ln -s python3 "$folder/usr/local/bin/python"

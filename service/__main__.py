@@ -39,7 +39,7 @@ from service.contract.checkpoint import Checkpoint, load_checkpoint
 from service.errors import NotegradeError
 from service.http.auth import Keyring, hash_key, new_key
 from service.http.server import Server, allow_open_files, bind
-from service.observability.logs import configure_logs
+from service.observability.logs import configure_logs, unbuffer_stderr
 from service.scoring.types import PairResult, ScoringNote
 from service.settings import Settings, load_settings
 
@@ -214,6 +214,7 @@ def experiment(
 
 def main() -> None:
     """Run the command; an error of the error tree is printed in one line, with exit code 2."""
+    unbuffer_stderr()
     try:
         app()
     except NotegradeError as error:

@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -86,6 +87,17 @@ class Prometheus(Tool):
         return None if done.returncode else f"{done.stdout.strip()}/{self.commands[0]}"
 
 
+class PythonHeaders(Tool):
+    """Python's C headers, which compiled models include. Debian packages them apart from python3."""
+
+    def find(self) -> str | None:
+        header = Path(sysconfig.get_paths()["include"]) / "Python.h"
+        return str(header) if header.is_file() else None
+
+    def describe(self) -> str:
+        return f"{self.name:<16}{self.find()}"
+
+
 # Without it, tests use the Valkey from a wheel, which lacks TLS: `find_redis`.
 REDIS = Redis(
     "Redis", ("redis-server", "valkey-server"), "redis-tools", "tests/service/caches/test_redis_cache.py"
@@ -128,12 +140,9 @@ KUSTOMIZE = Tool(
 COMPOSE = Tool(
     "Docker Compose", ("docker-compose",), "docker-compose", "tests/deploy/test_compose.py", version="version"
 )
-COMPILER = Tool(
-    "g++",
-    (os.environ.get("CXX", "g++"),),
-    "g++",
-    "tests/{model_export/test_model_io,service/engines/test_vllm_plugin}.py",
-)
+COMPILED = "tests/model_export/models/test_model_io.py"
+COMPILER = Tool("g++", (os.environ.get("CXX", "g++"),), "g++", COMPILED)
+PYTHON_HEADERS = PythonHeaders("Python.h", (), "python3-dev", COMPILED)
 IMAGES = "tests/deploy/test_{image,trainer_image}.py"
 CONTAINER_TOOLS = tuple(
     Tool(command, (command,), command, IMAGES, slow=True)
@@ -141,7 +150,7 @@ CONTAINER_TOOLS = tuple(
     for command in ("buildah", "mmdebstrap", "podman", "runc", "netavark")
 )
 TOOLS = (
-    *(REDIS, CHROMIUM, CURL, PROMETHEUS, ALERTMANAGER, HAPROXY, KUSTOMIZE, COMPOSE, COMPILER),
+    *(REDIS, CHROMIUM, CURL, PROMETHEUS, ALERTMANAGER, HAPROXY, KUSTOMIZE, COMPOSE, COMPILER, PYTHON_HEADERS),
     *CONTAINER_TOOLS,
 )
 

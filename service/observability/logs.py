@@ -1,5 +1,6 @@
 """Structured logs: one event a line with the request's id. Queries and notes are left out unless a setting allows them."""
 
+import io
 import logging
 import sys
 import time
@@ -53,6 +54,17 @@ def configure_logs(level: str, log_format: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for name in CHATTY_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def unbuffer_stderr() -> None:
+    """Write to stderr without a buffer, as `python -u` does; call it before anything keeps a reference to stderr.
+
+    On a full disk a buffer keeps the line that failed, and every later flush raises. multiprocessing flushes stderr before
+    it starts a process, so the engine would not start.
+    """
+    if sys.stderr is sys.__stderr__ and sys.stderr is not None:
+        raw = io.FileIO(sys.stderr.fileno(), "wb", closefd=False)
+        sys.stderr = io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", write_through=True)
 
 
 def _json_formatter() -> logging.Formatter:

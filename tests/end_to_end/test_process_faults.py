@@ -305,7 +305,11 @@ def test_a_full_disk_for_the_log_does_not_stop_the_service(tmp_path: Path) -> No
     port = free_port()
     # Every write to the log fails with "no space left on device", including the first one.
     command = f"exec {' '.join(COMMAND)} {port} >/dev/full 2>&1"
-    environment = {"NOTEGRADE_CHECKPOINT": str(TINY_STUDENT), "NOTEGRADE_DRAIN_DELAY_S": "0"}
+    environment = {
+        "NOTEGRADE_CHECKPOINT": str(TINY_STUDENT),
+        "NOTEGRADE_DRAIN_DELAY_S": "0",
+        "PYTHONUNBUFFERED": "",  # as for most users: a machine that sets it would hide a buffered stderr
+    }
     service = start_service(tmp_path / "log", ["bash", "-c", command], port, **environment)
     try:
         service.wait_until_ready()

@@ -11,7 +11,7 @@ from model_export.models.model_io import (
     save_model,
     speed_up,
 )
-from tests.tools import COMPILER, require
+from tests.tools import COMPILER, PYTHON_HEADERS, require
 
 SHAPE = {
     "vocab_size": 32,
@@ -103,6 +103,7 @@ def gradients(model: PreTrainedModel) -> list[torch.Tensor]:
 def test_speed_up_keeps_gradients_and_names(compiled: bool) -> None:
     if compiled:
         require(COMPILER)
+        require(PYTHON_HEADERS)
     model = make_model(3)
     names, expected = list(model.state_dict()), gradients(model)
     speed_up(model, compiled=compiled)

@@ -192,6 +192,8 @@ def test_pairs_need_no_labels(plan: LabelPlan, tmp_path: Path) -> None:
 def test_too_long_query_is_named_before_an_engine_starts(plan: LabelPlan, tmp_path: Path) -> None:
     write_rows(tmp_path, [*PAIRS, replace(PAIRS[0], id="long", query="b" * 40)])
     engine = ScriptedEngine()
-    with pytest.raises(PromptingError, match=r"asked about: long of .*: the query has 41 tokens, limit 16"):
+    with pytest.raises(
+        PromptingError, match=r"query is too long: long of .*: the query has 41 tokens, limit 16"
+    ):
         run(plan, tmp_path / "out", engine)
     assert engine.setups == []
