@@ -91,7 +91,7 @@ class Limits(_Strict):
 
 
 class Calibration(_Strict):
-    """How raw label probabilities are calibrated. `temperature` T: p_i^(1/T), renormalised (arXiv 1706.04599).
+    """Calibrates raw label probabilities. `temperature` T: p_i^(1/T), renormalised (arXiv 1706.04599).
 
     `temperatures` holds the temperatures of criteria that have their own.
     """

@@ -78,7 +78,7 @@ def build_operating_router(api: Api) -> APIRouter:
 
     @router.get("/version", tags=["operate"])
     async def version() -> dict[str, Any]:
-        """What runs: release, checkpoint, engine profile."""
+        """Return the running release, checkpoint and engine profile."""
         return _version(api)
 
     @router.get("/metrics", tags=["operate"], response_class=PlainTextResponse)

@@ -28,7 +28,7 @@ class ShiftBody(IntervalBody):
 
 
 class ComparisonBody(BaseModel):
-    """How the shadow's scores differ from the served ones.
+    """The difference between the shadow's scores and the served ones.
 
     `flips[i][j]` counts pairs with served grade i and the shadow's grade j. `rank_correlation` is Spearman's, within each request.
     `same_first` is the share of requests whose best note is also the shadow's best.
@@ -67,7 +67,7 @@ class CostBody(BaseModel):
 
 
 class ShadowBody(BaseModel):
-    """What this replica measured of the shadow's checkpoint since it first answered (`since`, seconds since 1970)."""
+    """This replica's comparison with the shadow since the shadow's checkpoint first answered (`since`, seconds since 1970)."""
 
     served: CheckpointBody
     shadow: CheckpointBody | None
@@ -90,7 +90,7 @@ def build_shadow_router(api: Api) -> APIRouter:
         **documents(problems={404: "No shadow is configured"}),
     )
     async def shadow(_caller: Annotated[Caller, may_administer]) -> Response:
-        """How the scores of the shadow (NOTEGRADE_SHADOW_URL) differ from those of this service."""
+        """Compare the scores of the shadow (NOTEGRADE_SHADOW_URL) with those of this service."""
         manifest, mirror = api.backend.checkpoint.manifest, api.backend.shadow
         if mirror is None:
             raise ShadowOffError(
