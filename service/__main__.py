@@ -236,7 +236,7 @@ def _print(message: str) -> None:
 def _print_addresses(settings: Settings, stack: ScoringStack, listeners: list[socket.socket]) -> None:
     urls = [_url(*listener.getsockname()[:2]) for listener in listeners]
     if load_keyring(settings).is_empty:
-        _print(f"[yellow]No keys are set: {urls[0]} needs no key, and is served on this machine only.[/]")
+        _print(f"[yellow]No keys are set: {urls[0]} accepts calls without a key, from this machine only.[/]")
     _print(f"Serving {stack.checkpoint.manifest.name} on {urls[0]} (docs at /docs)")
     for url in urls[1:]:
         _print(f"For operators (/admin, /metrics, /console): {url}")
