@@ -25,4 +25,4 @@ def test_ten_minutes_lose_no_request_and_leak_nothing(
     )
     print(report.to_text())
     assert report.wrong == [], report.to_text()
-    assert report.faults["engine stands still"] > 0
+    assert report.faults["engine suspended"] > 0
