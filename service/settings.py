@@ -92,11 +92,6 @@ class Settings(BaseSettings, RequestLimits, ServerOptions, ServingOptions):
         ge=1,
         description="How long the engine may have work and answer none of it before it counts as lost",
     )
-    engine_lost_exit_s: float = Field(
-        10.0,
-        ge=0,
-        description="How long the service stays, red, once its engine is lost; then it exits with 1, to be started again",
-    )
 
     max_backlog_tokens: int = Field(
         200_000,

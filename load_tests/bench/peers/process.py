@@ -59,7 +59,7 @@ def run_server(server: Server) -> Iterator[Running]:
 
 def _start_bound_to_parent(server: Server, log: Path) -> "subprocess.Popen[bytes]":
     # In its own process group, with a watcher that kills the group when this process ends, even by SIGKILL. The same code
-    # is in model_export/checkpoint/vllm_server.py, which can't be imported because it imports torch.
+    # is in model_export/child_process.py: load tests import neither half of the project.
     watch = 'exec 3<&0; { read -r _ <&3; kill -KILL 0; } & exec "$@" 3<&- </dev/null'
     with log.open("wb") as output:
         return subprocess.Popen(
