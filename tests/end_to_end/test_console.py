@@ -51,6 +51,8 @@ async def page(replicas: Replicas, chromium_binary: str, complaints: list[str]) 
 async def use_key(page: Page, key: str) -> None:
     await page.get_by_label("Key").fill(key)
     await page.get_by_role("button", name="Use").click()
+    if key == ADMIN_KEY:  # until the page has read the mode, a flip is refused
+        await expect(page.locator("#mode")).not_to_have_text("unknown")
 
 
 async def flip(page: Page, mode: str, reason: str, minutes: str = "30") -> None:

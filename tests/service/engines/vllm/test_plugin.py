@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from service.engines.vllm.plugin import end_with_parent
+from service.engines.vllm.plugin import prepare_process
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[4]
 PARENT = """
 import multiprocessing, sys, time
-from service.engines.vllm.plugin import end_with_parent
+from service.engines.vllm.plugin import prepare_process
 
 def work(pipe):
-    end_with_parent()
-    end_with_parent()
+    prepare_process()
+    prepare_process()
     pipe.send("watching")
     time.sleep(600)
 
@@ -32,6 +32,24 @@ if __name__ == "__main__":
     here.recv()
     print(child.pid, flush=True)
     time.sleep(600)
+"""
+
+CHILD = """
+import atexit, gc, multiprocessing
+atexit.register(lambda: print(gc.get_freeze_count() > 1000, flush=True))  # registered first, runs last
+import service.engines.vllm.engine
+from service.engines.vllm.plugin import prepare_process
+
+def work():
+    print(gc.isenabled(), flush=True)
+    prepare_process()
+    print(gc.isenabled(), flush=True)
+
+if __name__ == "__main__":
+    child = multiprocessing.get_context("spawn").Process(target=work, name="EngineCore_DP0")
+    child.start()
+    child.join()
+    print("parent", flush=True)
 """
 
 
@@ -63,11 +81,19 @@ def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path, method: str) -> 
 
 
 def test_a_process_without_a_parent_is_not_watched() -> None:
-    end_with_parent()
+    prepare_process()
     names = {thread.name for thread in threading.enumerate()}
     assert "notegrade-parent-watch" not in names
 
 
+def test_the_garbage_collector_is_off_during_imports_and_frozen_at_exit(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(CHILD, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    printed = subprocess.check_output([sys.executable, str(script)], env=environment, text=True).split()
+    assert printed == ["False", "True", "True", "parent", "False"]
+
+
 def test_vllm_finds_the_plugin() -> None:
     points = {point.name: point for point in entry_points(group="vllm.general_plugins")}
-    assert points["notegrade"].load() is end_with_parent
+    assert points["notegrade"].load() is prepare_process
