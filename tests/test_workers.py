@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.waiting import wait_until
-from tests.workers import HERE, TOGETHER, machine
+from tests.workers import FIRST, GROUPS, HERE, machine
 
 
 @pytest.fixture(autouse=True)
@@ -28,8 +28,8 @@ def is_held(lock: Path) -> bool:
         return False
 
 
-def test_files_that_run_together_exist() -> None:
-    assert [file for file in TOGETHER if not (HERE / file).is_file()] == []
+def test_files_that_are_named_exist() -> None:
+    assert [file for file in (*FIRST, *GROUPS) if not (HERE / file).is_file()] == []
 
 
 def test_a_test_that_runs_alone_waits_and_is_not_overtaken(queue: Path) -> None:

@@ -9,14 +9,20 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 HERE = Path(__file__).parent
-# One worker has all of them, in this order: some share services, and more than two files at once that run some would leave little
-# of 24 GiB of memory. The last ones leave three replicas behind, idle.
-TOGETHER = (
-    *(f"end_to_end/test_{name}.py" for name in ("engine_faults", "redis_faults", "overload")),
-    *(f"end_to_end/test_{name}.py" for name in ("serving", "readme")),
+# The longest files first, in this order.
+FIRST = (
+    "end_to_end/test_engine_faults.py",
     "deploy/test_stack.py",
+    *(f"end_to_end/test_{name}.py" for name in ("redis_faults", "process_faults", "serving", "readme")),
     *(f"end_to_end/test_{name}.py" for name in ("explaining", "console", "runbooks", "shadow")),
 )
+# Files that share a service, or replicas, which stay there, idle, until the worker ends: one worker runs all of a group.
+GROUPS = {
+    **dict.fromkeys((f"end_to_end/test_{name}.py" for name in ("serving", "readme")), "service"),
+    **dict.fromkeys(
+        (f"end_to_end/test_{name}.py" for name in ("explaining", "console", "runbooks", "shadow")), "replicas"
+    ),
+}
 ALONE = "alone"
 
 
@@ -25,7 +31,7 @@ class Groups(LoadScopeScheduling):  # type: ignore[misc]  # mypy does not read x
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0].removeprefix("tests/")
-        return "together" if file in TOGETHER else file
+        return GROUPS.get(file, file)
 
 
 def arrange(items: list[pytest.Item]) -> None:
@@ -34,8 +40,7 @@ def arrange(items: list[pytest.Item]) -> None:
 
     def rank(item: pytest.Item) -> tuple[bool, int]:
         file = item.path.relative_to(HERE).as_posix()
-        together = TOGETHER.index(file) if file in TOGETHER else len(TOGETHER)
-        return item.path in last, together
+        return item.path in last, FIRST.index(file) if file in FIRST else len(FIRST)
 
     items.sort(key=rank)
 
