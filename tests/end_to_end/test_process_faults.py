@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from safetensors.torch import load_file, save_file
 
 from service.contract.checkpoint import Checkpoint
 from tests.end_to_end.service_process import ROOT, TINY_STUDENT, ServiceProcess, free_port, start_service
@@ -262,12 +263,9 @@ def test_a_folder_swapped_after_it_was_checked_is_never_served(tmp_path: Path) -
     service = start_service(tmp_path / "log", command, port)
     try:
         wait_until(lambda: "The engine is loading" in service.written(), within_s=120)
-        # The folder is checked by now, and vLLM reads it seconds later, after its import. The new weights have the same size.
+        # The folder is checked by now, and vLLM reads it seconds later, after its import.
         weights = folder / "model.safetensors"
-        data = bytearray(weights.read_bytes())
-        quarter = len(data) // 4
-        data[quarter : 2 * quarter] = data[2 * quarter : 3 * quarter]
-        weights.write_bytes(data)
+        save_file({name: -tensor for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
         service.wait_for("ok", "probe_mismatch", "engine_lost")
         assert service.readiness[-1] == (503, "probe_mismatch")
         assert re.search(r"\d+ of 32 probes differ", service.written())
