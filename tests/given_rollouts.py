@@ -12,7 +12,8 @@ from model_export.data.pairs import Pair
 from model_export.data.prompting import PromptForm, Prompting
 from model_export.data.template import find_template
 from model_export.models.model_io import load_model, load_tokenizer
-from model_export.teacher.reward import Reward
+from model_export.recipe import RlConfig
+from model_export.teacher.reward import reward
 from model_export.teacher.rl import StepMaskTrainer
 from service.contract.manifest import Criteria, Limits
 from service.contract.prompt import Note
@@ -56,12 +57,11 @@ class Bench:
     def trainer(self, *, masked: bool, **settings: Any) -> GivenRollouts:
         tokenizer = load_tokenizer(self._base)
         tokenizer.pad_token = tokenizer.eos_token
-        reader = self.prompting.reader
-        reward = Reward(format_weight=0.1, distance_weight=0.0, top_grade=3)
+        reader, config = self.prompting.reader, RlConfig(steps=1)
 
         def rewards(completion_ids: list[list[int]], steps: list[list[str]], **_: Any) -> list[float]:
             rows = zip(completion_ids, steps, strict=True)
-            return [reward.of(reader.read(ids, criteria).trace, GOLD) for ids, criteria in rows]
+            return [reward(reader.read(ids, criteria).trace, GOLD, config) for ids, criteria in rows]
 
         arguments = {
             "per_device_train_batch_size": 4,

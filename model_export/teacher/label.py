@@ -8,6 +8,7 @@ from pathlib import Path
 from model_export.data.pairs import Pair
 from model_export.data.prompting import Prompting
 from model_export.recipe import LabelConfig
+from model_export.stages import write_whole
 from model_export.teacher.rollout import OnBatch, Sampler, Sampling, sample_paths
 
 
@@ -60,10 +61,8 @@ def average(id_: str, paths: Sequence[tuple[str, Sequence[float]]]) -> SoftLabel
 
 
 def write_soft_labels(path: Path, labels: Iterable[SoftLabel]) -> None:
-    """Write JSON lines, one per pair."""
-    path.write_text(
-        "".join(json.dumps(asdict(label), ensure_ascii=False) + "\n" for label in labels), encoding="utf-8"
-    )
+    """Write JSON lines, one per pair. A kill leaves no incomplete file."""
+    write_whole(path, "".join(json.dumps(asdict(label), ensure_ascii=False) + "\n" for label in labels))
 
 
 def read_soft_labels(path: Path) -> dict[str, SoftLabel]:

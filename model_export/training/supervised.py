@@ -31,13 +31,12 @@ from model_export.run_log import RunLog
 from model_export.training.batches import IGNORED, Example, collate, collate_outputs, plan_order
 from model_export.training.frozen_outputs import cache_frozen_activations, layers_above
 from model_export.training.processes import share
+from model_export.training.stage_job import OnStep
 from service.errors import NotegradeError
 
 OUTPUTS_NAME = "frozen_outputs.bin"
 _CORRELATION_WINDOW = 512
 _LOG_STEPS = 5
-
-OnStep = Callable[[int, int], None]
 
 
 class TrainingError(NotegradeError):
@@ -146,7 +145,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # mypy does not read tra
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class StageSettings:
     """Settings of a supervised stage, and the folder it works in."""
 
     config: TrainConfig
@@ -158,43 +157,55 @@ class Job:
 
 
 def train(
-    model: PreTrainedModel, tokenizer: Any, examples: Sequence[Example], job: Job, report: Reporter
+    model: PreTrainedModel,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    settings: StageSettings,
+    report: Reporter,
 ) -> SupervisedTrainer:
     """Train the model in place on the examples of all steps, resuming from the stage's saved state if there is one.
 
-    The same model, examples, job and number of threads give the same weights, also after a kill and a resume. Pass the
+    The same model, examples, settings and number of threads give the same weights, also after a kill and a resume. Pass the
     returned trainer to `save_trained`: processes that share the weights hold only parts of them.
     """
     lengths = [len(example.prompt) + len(example.completion) for example in examples]
-    order = plan_order(lengths, job.config.batch_size, job.config.steps, job.seed)
+    order = plan_order(lengths, settings.config.batch_size, settings.config.steps, settings.seed)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    padding = {"pad_token_id": pad, "grades": len(job.label_token_ids)}
-    if not job.config.keep_outputs:
-        return _train(model, [examples[index] for index in order], partial(collate, **padding), job, report)
-    frozen, file = job.config.frozen_layers, job.folder / OUTPUTS_NAME
+    padding = {"pad_token_id": pad, "grades": len(settings.label_token_ids)}
+    if not settings.config.keep_outputs:
+        return _train(
+            model, [examples[index] for index in order], partial(collate, **padding), settings, report
+        )
+    frozen, file = settings.config.frozen_layers, settings.folder / OUTPUTS_NAME
     rows = [example.prompt + example.completion for example in examples]
     outputs = cache_frozen_activations(model, frozen, rows, file, report.on_step)
     numbered = [(index, examples[index]) for index in order]
     with layers_above(model, frozen):
-        trainer = _train(model, numbered, partial(collate_outputs, outputs=outputs, **padding), job, report)
+        trainer = _train(
+            model, numbered, partial(collate_outputs, outputs=outputs, **padding), settings, report
+        )
     file.unlink()
     return trainer
 
 
 def _train(
-    model: PreTrainedModel, dataset: Sequence[Any], collator: Callable[..., Any], job: Job, report: Reporter
+    model: PreTrainedModel,
+    dataset: Sequence[Any],
+    collator: Callable[..., Any],
+    settings: StageSettings,
+    report: Reporter,
 ) -> SupervisedTrainer:
     trainer = SupervisedTrainer(
         model=model,
-        args=_arguments(job),
+        args=_arguments(settings),
         train_dataset=dataset,
         data_collator=collator,
         callbacks=[report],
-        label_token_ids=job.label_token_ids,
-        trace_weight=job.trace_weight,
+        label_token_ids=settings.label_token_ids,
+        trace_weight=settings.trace_weight,
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=saved_state(job.folder / "state"))
+    trainer.train(resume_from_checkpoint=saved_state(settings.folder / "state"))
     model.eval()
     return trainer
 
@@ -227,25 +238,20 @@ def freeze_all_but_linears(model: PreTrainedModel, frozen_layers: int) -> None:
         )
 
 
-def unfreeze_all(model: PreTrainedModel) -> None:
-    """Let all weights learn, for a model that starts from random weights, which an adapter can't describe."""
-    model.requires_grad_(True)
-
-
-def _arguments(job: Job) -> TrainingArguments:
-    config = job.config
+def _arguments(settings: StageSettings) -> TrainingArguments:
+    config = settings.config
     return TrainingArguments(
-        output_dir=str(job.folder / "state"),
+        output_dir=str(settings.folder / "state"),
         max_steps=config.steps,
-        **share(job.launch, config.batch_size),
+        **share(settings.launch, config.batch_size),
         learning_rate=config.learning_rate,
         warmup_steps=int(config.steps * config.warmup_share),
         lr_scheduler_type="cosine" if config.schedule == "cosine" else "constant_with_warmup",
         weight_decay=config.weight_decay,
         bf16=config.precision == "bfloat16",
         use_cpu=not torch.cuda.is_available(),
-        seed=job.seed,
-        data_seed=job.seed,
+        seed=settings.seed,
+        data_seed=settings.seed,
         train_sampling_strategy="sequential",  # `plan_order` has shuffled
         logging_steps=_LOG_STEPS,
         save_strategy="steps" if config.save_steps else "no",

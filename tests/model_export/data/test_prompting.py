@@ -13,7 +13,6 @@ from model_export.data.prompting import (
     Prompting,
     PromptingError,
     gold_label,
-    soft_label,
     teacher_template,
 )
 from model_export.data.template import TEMPLATES, find_template
@@ -162,8 +161,9 @@ def test_gold_label_is_a_distribution_with_gold_on_top(label: int, smoothing: fl
     assert max(found) == found[label]
 
 
-def test_soft_label_sums_to_one() -> None:
-    assert soft_label([1.0, 1.0, 2.0, 0.0]) == [0.25, 0.25, 0.5, 0.0]
+def test_longest_prompt_of_the_teacher_has_the_stated_length() -> None:
+    long = replace(PAIR, query="a" * 64, note=Note("t", "x" * 99))
+    assert len(make().teacher_prompt(long)) == make().max_teacher_tokens
 
 
 def test_every_too_long_query_is_named_once() -> None:

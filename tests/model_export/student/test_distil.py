@@ -12,10 +12,9 @@ from model_export.recipe import DistilConfig
 from model_export.student.distil import make_example, train_student
 from model_export.teacher.label import SoftLabel
 from model_export.teacher.rollout import Sampler
-from model_export.teacher.sft import StageContext
 from model_export.training.batches import Example
 from service.contract.prompt import Note
-from tests.tiny_teacher import TinyTeacher
+from tests.tiny_teacher import TinyTeacher, micro_job
 
 PAIR = Pair("1", "red lamp", Note("lamp", "colour red"), 2, "synthetic", "synthetic-1")
 STEPS = "topic: lamp lamp yes => 1\n"
@@ -76,6 +75,7 @@ def test_unlabelled_pair_learns_the_gold_grade(tiny_teacher: TinyTeacher) -> Non
 @pytest.mark.parametrize(("share", "expected"), [(None, (2, 8)), (1, (20, 0)), (0.25, (5, 15))])
 def test_labelled_pairs_have_their_share_of_the_examples(
     tiny_teacher: TinyTeacher,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     share: float | None,
     expected: tuple[int, int],
@@ -88,9 +88,9 @@ def test_labelled_pairs_have_their_share_of_the_examples(
 
     monkeypatch.setattr("model_export.student.distil.train_examples", count)
     pairs = [replace(PAIR, id=str(number)) for number in range(10)]
-    place = StageContext("distil", Path("unused"), Path("unused"), 1, False, lambda *_: None)
-    settings = config(steps=5, batch_size=4, labelled_share=share)
-    train_student(pairs, {"3": LABEL, "7": LABEL}, tiny_teacher.prompting, settings, place)
+    sizes = {"steps": 5, "batch_size": 4, "labelled_share": share}
+    job = micro_job("distil", tiny_teacher.base, tmp_path, distil=sizes)
+    train_student(pairs, {"3": LABEL, "7": LABEL}, tiny_teacher.prompting, job, lambda *_: None)
     assert seen == [expected]
 
 
@@ -102,11 +102,9 @@ def test_student_learns_its_teachers_labels_and_traces(tiny_teacher: TinyTeacher
         )
         for pair in tiny_teacher.pairs
     }
-    place = StageContext(
-        "distil", tiny_teacher.base, tmp_path, seed=1, from_scratch=True, on_step=lambda *_: None
-    )
-    settings = config(steps=80, batch_size=8, learning_rate=5e-3, gold_weight=0.0)
-    train_student(tiny_teacher.pairs, labels, tiny_teacher.prompting, settings, place)
+    settings = {"steps": 80, "learning_rate": 5e-3, "gold_weight": 0.0}
+    job = micro_job("distil", tiny_teacher.base, tmp_path, distil=settings)
+    train_student(tiny_teacher.pairs, labels, tiny_teacher.prompting, job, lambda *_: None)
     sampler = Sampler.load(tmp_path, tiny_teacher.prompting)
     found = directly("student", tiny_teacher.pairs, tiny_teacher.prompting, sampler, 8, lambda *_: None)
     assert found.probabilities.argmax(1).tolist() == [3 - pair.label for pair in tiny_teacher.pairs]

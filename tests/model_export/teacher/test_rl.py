@@ -9,13 +9,11 @@ import torch
 from trl import GRPOConfig
 
 from model_export.models.model_io import load_model
-from model_export.recipe import RlConfig
 from model_export.run_log import read_log
 from model_export.teacher.rl import StepMaskError, check_settings, masked_advantages, train_rl
-from model_export.teacher.sft import StageContext
 from service.contract.trace import write_step
 from tests.given_rollouts import GOLD, STEPS, Bench, GivenRollouts
-from tests.tiny_teacher import TinyTeacher
+from tests.tiny_teacher import TinyTeacher, micro_job
 
 LOSSES = ["dapo", "grpo", "bnpo", "dr_grpo", "cispo", "sapo"]
 
@@ -221,7 +219,7 @@ def test_token_level_losses_are_accepted(tmp_path: Path, loss: str) -> None:
     check_settings(GRPOConfig(output_dir=str(tmp_path), use_cpu=True, loss_type=loss))
 
 
-def reinforce(
+def train(
     teacher: TinyTeacher, folder: Path, *, iterations: int = 1, stop_at: int = 0
 ) -> dict[str, torch.Tensor]:
     """Train three steps and return the weights; `stop_at` raises KeyboardInterrupt at that step."""
@@ -230,12 +228,8 @@ def reinforce(
         if step == stop_at:
             raise KeyboardInterrupt
 
-    folder.mkdir(exist_ok=True)
-    torch.manual_seed(1)
-    place = StageContext("sam", teacher.folder, folder, seed=1, from_scratch=True, on_step=on_step)
-    sizes = {"steps": 3, "prompts": 2, "rollouts": 4, "max_tokens": 48, "iterations": iterations}
-    config = RlConfig.model_validate({**sizes, "learning_rate": 1e-3, "save_steps": 1})
-    train_rl(teacher.others, teacher.prompting, config, place, masked=True)
+    job = micro_job("sam", teacher.folder, folder, rl={"iterations": iterations})
+    train_rl(teacher.others, teacher.prompting, job, on_step)
     return {name: weight.detach() for name, weight in load_model(folder).named_parameters()}
 
 
@@ -244,7 +238,7 @@ def differing(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> l
 
 
 def test_stage_learns_and_is_logged(tiny_teacher: TinyTeacher, tmp_path: Path) -> None:
-    learned = reinforce(tiny_teacher, tmp_path)
+    learned = train(tiny_teacher, tmp_path)
     assert differing(learned, dict(load_model(tiny_teacher.folder).named_parameters())) != []
     rows = read_log(tmp_path / "log.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3]
@@ -257,8 +251,8 @@ def test_stage_learns_and_is_logged(tiny_teacher: TinyTeacher, tmp_path: Path) -
 def test_stopped_stage_resumes_exactly(
     tiny_teacher: TinyTeacher, tmp_path: Path, iterations: int, stop_at: int
 ) -> None:
-    whole = reinforce(tiny_teacher, tmp_path / "whole", iterations=iterations)
+    whole = train(tiny_teacher, tmp_path / "whole", iterations=iterations)
     with pytest.raises(KeyboardInterrupt):
-        reinforce(tiny_teacher, tmp_path / "cut", iterations=iterations, stop_at=stop_at)
-    resumed = reinforce(tiny_teacher, tmp_path / "cut", iterations=iterations)
+        train(tiny_teacher, tmp_path / "cut", iterations=iterations, stop_at=stop_at)
+    resumed = train(tiny_teacher, tmp_path / "cut", iterations=iterations)
     assert differing(whole, resumed) == []

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_export.data.rollout_reader import Rollout, RolloutReader
-from model_export.teacher.reward import Reward
+from model_export.recipe import RlConfig
+from model_export.teacher.reward import reward
 from model_export.teacher.step_mask import step_mask
 from service.contract.text import canonicalize
 from service.contract.trace import Step, Trace, write_step
@@ -138,11 +139,11 @@ def group_advantages(rewards: Sequence[float]) -> list[float]:
 
 
 def test_group_matches_one_written_by_hand() -> None:
-    reward, gold = Reward(format_weight=0.5, distance_weight=0.0, top_grade=3), 2
+    config, gold = RlConfig(steps=1, format_weight=0.5), 2
     lucky, misled = read(trace_text(0, 2, 2)), read(trace_text(2, 2, 0))
     babble, cut_off = read("tea is green"), read(trace_text(2, 2, 2), ended=False)
     group = [lucky, misled, babble, cut_off]
-    rewards = [reward.of(rollout.trace, gold) for rollout in group]
+    rewards = [reward(rollout.trace, gold, config) for rollout in group]
     assert rewards == [1.5, 0.5, 0.0, 0.0]
     advantages = group_advantages(rewards)
     assert [advantage > 0 for advantage in advantages] == [True, False, False, False]
