@@ -11,6 +11,7 @@ import re
 import tempfile
 from collections.abc import Generator, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from model_export.data.pairs import Pair
@@ -37,17 +38,19 @@ def complete_on_ray(
     """
     if importlib.util.find_spec("vllm") is None:
         raise LabelError("vLLM is not installed here: install it to label at scale")
-    import ray
-
     # Ray reads this only from the environment, when it starts.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    import ray
+
     with tempfile.TemporaryDirectory(prefix="ng-", ignore_cleanup_errors=True) as folder:
         gpus = _start_ray(engines, address, folder)
         try:
             if 0 < gpus < engines:
                 raise LabelError(f"{engines} engines need {engines} GPUs, and Ray has {gpus}")
             processor = _build_processor(plan, prompting, engines, on_gpu=gpus > 0)
-            yield from _by_pair(processor(_requests(pairs, plan, prompting)).iter_rows(), len(pairs))
+            answers = iter(processor(_requests(pairs, plan, prompting)).iter_rows())
+            for index in range(len(pairs)):
+                yield _next_pair(answers, index, plan.recipe.label.paths)
         except ray.exceptions.RayError as error:
             raise LabelError(f"the engine failed: {reason_of(error)}") from error
         finally:
@@ -67,11 +70,10 @@ def _requests(pairs: Sequence[Pair], plan: LabelPlan, prompting: Prompting) -> A
 def _build_processor(plan: LabelPlan, prompting: Prompting, engines: int, *, on_gpu: bool) -> Any:
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
+    longest = prompting.max_teacher_tokens + plan.recipe.rl.max_tokens
     config = vLLMEngineProcessorConfig(
         model_source=str(plan.teacher.absolute()),
-        engine_kwargs=_engine_options(
-            prompting.max_teacher_tokens + plan.recipe.rl.max_tokens, on_gpu=on_gpu
-        ),
+        engine_kwargs=_engine_options(longest, on_gpu=on_gpu),
         batch_size=_BATCH,
         concurrency=(engines, engines),
         chat_template_stage=False,
@@ -153,9 +155,9 @@ def _cores() -> int:
 
 
 def _to_requests(row: dict[str, Any], plan: LabelPlan, prompting: Prompting) -> Iterator[dict[str, Any]]:
-    pair, paths = row["pair"], plan.recipe.label.paths
-    prompt = prompting.teacher_prompt(pair)
-    for path in range(paths):
+    pair = row["pair"]
+    request = {"index": row["index"], "tokenized_prompt": prompting.teacher_prompt(pair)}
+    for path in range(plan.recipe.label.paths):
         sampling = {
             "max_tokens": plan.recipe.rl.max_tokens,
             "temperature": plan.recipe.label.temperature,
@@ -164,18 +166,12 @@ def _to_requests(row: dict[str, Any], plan: LabelPlan, prompting: Prompting) -> 
             "detokenize": False,
             "seed": path_seed(plan.recipe.seed, pair.id, path),
         }
-        yield {
-            "index": row["index"],
-            "last": path == paths - 1,
-            "tokenized_prompt": prompt,
-            "sampling_params": sampling,
-        }
+        yield {**request, "sampling_params": sampling}
 
 
 def _to_answer(row: dict[str, Any], label_token_ids: Sequence[int]) -> dict[str, Any]:
     return {
         "index": row["index"],
-        "last": row["last"],
         "token_ids": row["generated_tokens"],
         "label_logprobs": [
             [float(found[token_id]["logprob"]) for token_id in label_token_ids] for found in row["logprobs"]
@@ -183,20 +179,14 @@ def _to_answer(row: dict[str, Any], label_token_ids: Sequence[int]) -> dict[str,
     }
 
 
-def _by_pair(rows: Iterator[dict[str, Any]], count: int) -> Iterator[list[Completion]]:
-    completions: list[Completion] = []
-    index = 0
-    for row in rows:
-        if row["index"] != index:
-            raise LabelError(f"Ray returned pair {row['index']} in place of pair {index}")
-        completions.append(
-            Completion([int(token) for token in row["token_ids"]], [list(at) for at in row["label_logprobs"]])
-        )
-        if row["last"]:
-            yield completions
-            completions, index = [], index + 1
-    if index != count:
-        raise LabelError(f"Ray returned {index} of {count} pairs")
+def _next_pair(answers: Iterator[dict[str, Any]], index: int, paths: int) -> list[Completion]:
+    rows = list(islice(answers, paths))
+    if (found := [row["index"] for row in rows]) != [index] * paths:
+        raise LabelError(f"Ray returned paths of the pairs {found} in place of {paths} of pair {index}")
+    return [
+        Completion([int(token) for token in row["token_ids"]], [list(at) for at in row["label_logprobs"]])
+        for row in rows
+    ]
 
 
 def reason_of(error: Exception) -> str:

@@ -29,7 +29,7 @@ from transformers import (
 from model_export.recipe import LaunchConfig, TrainConfig
 from model_export.run_log import RunLog
 from model_export.training.batches import IGNORED, Example, collate, collate_outputs, plan_order
-from model_export.training.frozen_outputs import cache_frozen_activations, layers_above
+from model_export.training.frozen_outputs import cache_frozen_activations, run_layers
 from model_export.training.processes import share
 from model_export.training.stage_job import OnStep
 from service.errors import NotegradeError
@@ -180,7 +180,7 @@ def train(
     rows = [example.prompt + example.completion for example in examples]
     outputs = cache_frozen_activations(model, frozen, rows, file, report.on_step)
     numbered = [(index, examples[index]) for index in order]
-    with layers_above(model, frozen):
+    with run_layers(model, slice(frozen, None)):
         trainer = _train(
             model, numbered, partial(collate_outputs, outputs=outputs, **padding), settings, report
         )

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from model_export.recipe import TrainConfig
 from model_export.run_log import RunLog, read_log
@@ -19,6 +19,7 @@ from model_export.training.supervised import (
     saved_state,
     train,
 )
+from tests.tiny_base import make_micro_model
 
 PAD = 0
 LABELS = (4, 5, 6, 7)
@@ -26,23 +27,6 @@ LABELS = (4, 5, 6, 7)
 
 class PadToken:
     pad_token_id = PAD
-
-
-def make_model(layers: int = 1) -> PreTrainedModel:
-    torch.set_num_threads(1)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        config = LlamaConfig(
-            vocab_size=16,
-            hidden_size=32,
-            intermediate_size=32,
-            num_hidden_layers=layers,
-            num_attention_heads=1,
-            num_key_value_heads=1,
-            max_position_embeddings=32,
-            initializer_range=0.1,
-        )
-        return LlamaForCausalLM(config)
 
 
 def one_hot(label: int) -> list[float]:
@@ -65,7 +49,7 @@ def run(
     folder.mkdir(exist_ok=True)
     stated = {"steps": 12, "batch_size": 2, "learning_rate": 0.02, "save_steps": 5, **changes}
     config = TrainConfig.model_validate(stated)
-    model = make_model(layers=3 if config.frozen_layers else 1)
+    model = make_micro_model(3 if config.frozen_layers else 1)
     if config.frozen_layers:
         freeze_all_but_linears(model, config.frozen_layers)
     report = Reporter(RunLog(folder / "log.jsonl", "stage"), on_step)
@@ -161,7 +145,7 @@ def test_resumed_training_gives_the_same_weights(
 def test_training_learns_grades_and_label_mass(tmp_path: Path) -> None:
     model = run(tmp_path / "stage", steps=60, save_steps=None)
     for example in EXAMPLES:
-        before, after = (label_probabilities(each, example) for each in (make_model(), model))
+        before, after = (label_probabilities(each, example) for each in (make_micro_model(1), model))
         assert before.sum() < 0.5 < after[example.label] > 0.9
     rows = [row for row in read_log(tmp_path / "stage" / "log.jsonl") if "correlation" in row]
     assert rows[-1]["correlation"] > max(rows[0]["correlation"] or 0, 0.5)
@@ -189,7 +173,7 @@ def test_log_of_a_stage_without_grades_has_no_correlation(tmp_path: Path) -> Non
 
 
 def test_only_linear_weights_of_upper_layers_learn() -> None:
-    model = make_model(layers=3)
+    model = make_micro_model(3)
     freeze_all_but_linears(model, 1)
     chosen = {name for name, weight in model.named_parameters() if weight.requires_grad}
     linear = ["self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "mlp.gate", "mlp.up", "mlp.down"]
@@ -198,7 +182,7 @@ def test_only_linear_weights_of_upper_layers_learn() -> None:
 
 def test_training_on_cached_activations_gives_close_weights(tmp_path: Path) -> None:
     """Activations are cached in bfloat16, so weights are close and not equal; frozen weights are unchanged."""
-    before = make_model(layers=3)
+    before = make_micro_model(3)
     plain = run(tmp_path / "plain", frozen_layers=2)
     kept = run(tmp_path / "kept", frozen_layers=2, keep_outputs=True)
     assert not (tmp_path / "kept" / OUTPUTS_NAME).exists()
