@@ -22,15 +22,8 @@ texts = st.lists(hostile | st.text(max_size=8), max_size=8).map("".join).map(can
 @st.composite
 def pairs(draw: st.DrawFn) -> Pair:
     findings = st.builds(Finding, texts.filter(bool), st.integers(0, 3))
-    return Pair(
-        id="1",
-        query=draw(texts.filter(bool)),
-        note=Note(draw(texts), draw(texts)),
-        label=draw(st.integers(0, 3)),
-        source="made",
-        criteria="made-1",
-        findings=draw(st.dictionaries(st.sampled_from(STEPS), findings, max_size=3)),
-    )
+    found = draw(st.dictionaries(st.sampled_from(STEPS), findings, max_size=3))
+    return pair(draw(texts.filter(bool)), draw(texts), draw(texts), draw(st.integers(0, 3)), **found)
 
 
 def pair(query: str, title: str, body: str, label: int = 2, **findings: Finding) -> Pair:
@@ -49,9 +42,7 @@ def test_written_traces_parse_for_any_text(made: Pair, others: list[str]) -> Non
         assert all(step.grade == made.label for step in trace.steps[-1:])
         for step in trace.steps[:-1]:
             if step.criterion in made.findings:
-                assert (step.finding, step.grade) == tuple(
-                    getattr(made.findings[step.criterion], name) for name in ("text", "grade")
-                )
+                assert Finding(step.finding, step.grade) == made.findings[step.criterion]
 
 
 def test_findings_compare_words() -> None:

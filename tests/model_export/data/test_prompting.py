@@ -40,10 +40,8 @@ def make(template: str = "note-first-plain-1", tokenizer: ContractTokenizer = TO
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_prompts_differ_only_in_their_cue(template: str) -> None:
     prompting = make(template)
-    student, teacher = (
-        TOKENIZER.decode(prompt)
-        for prompt in (prompting.student_prompt(PAIR), prompting.teacher_prompt(PAIR))
-    )
+    prompts = prompting.student_prompt(PAIR), prompting.teacher_prompt(PAIR)
+    student, teacher = map(TOKENIZER.decode, prompts)
     assert student.endswith("\nGrade: ")
     assert teacher == student.removesuffix("Grade: ") + "Steps:\n"
     assert "Grade it." in student
@@ -141,21 +139,17 @@ def test_tokenizer_without_an_end_is_refused(tmp_path: Path) -> None:
         Prompting.load(make().form, write_tokenizer(tmp_path))
 
 
-def labelled(label: int) -> Pair:
-    return Pair("1", "q", Note("", "b"), label, "made", "stepwise")
-
-
 @pytest.mark.parametrize(
     ("smoothing", "expected"),
     [(0.0, [0, 0, 1, 0]), (0.2, [0.05, 0.05, 0.85, 0.05]), (1.0, [0.25, 0.25, 0.25, 0.25])],
 )
 def test_gold_label_is_smoothed(smoothing: float, expected: list[float]) -> None:
-    assert gold_label(labelled(2), smoothing) == pytest.approx(expected)
+    assert gold_label(PAIR, smoothing) == pytest.approx(expected)
 
 
 @given(st.integers(0, 3), st.floats(0, 1))
 def test_gold_label_is_a_distribution_with_gold_on_top(label: int, smoothing: float) -> None:
-    found = gold_label(labelled(label), smoothing)
+    found = gold_label(replace(PAIR, label=label), smoothing)
     assert sum(found) == pytest.approx(1)
     assert min(found) >= 0
     assert max(found) == found[label]

@@ -13,7 +13,7 @@ from model_export.teacher.reward import reward
 from model_export.teacher.step_mask import step_mask
 from service.contract.text import canonicalize
 from service.contract.trace import Step, Trace, write_step
-from tests.byte_tokens import TOKENIZER, any_tokens, byte_tokens, encode
+from tests.byte_tokens import TOKENIZER, any_tokens, encode
 
 CRITERIA = ("topic", "constraints")
 [END] = TOKENIZER.encode_template("<|im_end|>")
@@ -34,13 +34,10 @@ class Built:
 
 def slow_mask(grades: Sequence[int | None], gold: int, advantage: float) -> list[float]:
     """Apply the rule of the module's docstring token by token."""
-    mask = []
-    for grade in grades:
-        if grade is None or (advantage > 0 and grade == gold) or (advantage < 0 and grade != gold):
-            mask.append(1.0)
-        else:
-            mask.append(0.0)
-    return mask
+    return [
+        float(grade is None or (advantage > 0 and grade == gold) or (advantage < 0 and grade != gold))
+        for grade in grades
+    ]
 
 
 @st.composite
@@ -72,10 +69,8 @@ def mask_by_line(text: str, gold: int, advantage: float) -> list[set[float]]:
 
 
 def trace_text(topic: int, constraints: int, answer: int) -> str:
-    steps = write_step("topic", "both are about tea", topic) + write_step(
-        "constraints", "one is green", constraints
-    )
-    return f"{steps}Grade: {answer}"
+    first = write_step("topic", "both are about tea", topic)
+    return f"{first}{write_step('constraints', 'one is green', constraints)}Grade: {answer}"
 
 
 @settings(max_examples=50)
@@ -163,42 +158,21 @@ def test_group_matches_one_written_by_hand() -> None:
     ]
 
 
-def test_group_of_equal_rewards_has_no_effect() -> None:
-    group = [read(trace_text(2, 0, 2)), read(trace_text(2, 2, 2))]
-    advantages = group_advantages([1.0, 1.0])
-    masks = [step_mask(rollout, 2, advantage) for rollout, advantage in zip(group, advantages, strict=True)]
-    products = [
-        [advantage * value for value in mask] for mask, advantage in zip(masks, advantages, strict=True)
-    ]
-    assert {value for row in products for value in row} == {0.0}
-
-
-def test_emoji_in_bytes_belongs_to_its_own_step() -> None:
-    built = Built()
-    built.add(byte_tokens(write_step("topic", "🎧👩‍🚀 茶", 3).encode()), 3)
-    built.add(byte_tokens(write_step("constraints", "", 0).encode()), 0)
-    built.add([*byte_tokens(b"Grade: 3"), END])
-    rollout = READER.read(built.token_ids, CRITERIA)
-    assert step_mask(rollout, 3, 1.0) == slow_mask(built.grades, 3, 1.0)
-    assert step_mask(rollout, 3, -1.0) == slow_mask(built.grades, 3, -1.0)
-
-
 def test_token_across_a_border_belongs_to_the_step_it_starts_in() -> None:
     trace = Trace((Step("topic", "", 3, (0, 10)), Step("constraints", "", 0, (10, 20))), 3, (20, 28))
     rollout = Rollout(starts=(0, 9, 12, 19, 21), trace=trace)
     assert step_mask(rollout, 3, 1.0) == [1.0, 1.0, 0.0, 0.0, 1.0]
 
 
-def test_without_steps_it_is_plain_grpo() -> None:
-    rollout = READER.read([*encode("Grade: 1"), END], ())
-    assert rollout.trace is not None
+@pytest.mark.parametrize(
+    ("text", "criteria", "parses"), [("Grade: 1", (), True), (trace_text(2, 2, 2), ("topic",), False)]
+)
+def test_without_steps_or_with_others_it_is_plain_grpo(
+    text: str, criteria: tuple[str, ...], parses: bool
+) -> None:
+    rollout = READER.read([*encode(text), END], criteria)
+    assert (rollout.trace is not None) == parses
     assert set(step_mask(rollout, 2, -1.0)) == set(step_mask(rollout, 2, 1.0)) == {1.0}
-
-
-def test_steps_of_other_criteria_do_not_parse() -> None:
-    rollout = READER.read([*encode(trace_text(2, 2, 2)), END], ("topic",))
-    assert rollout.trace is None
-    assert set(step_mask(rollout, 2, 1.0)) == {1.0}
 
 
 @pytest.mark.parametrize("place", [0, 3, -3])
