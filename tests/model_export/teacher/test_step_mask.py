@@ -129,8 +129,8 @@ def test_masks_match_those_written_by_hand(text: str, advantage: float, expected
 
 def group_advantages(rewards: Sequence[float]) -> list[float]:
     mean = sum(rewards) / len(rewards)
-    deviation = (sum((reward - mean) ** 2 for reward in rewards) / (len(rewards) - 1)) ** 0.5
-    return [(reward - mean) / (deviation + 1e-4) for reward in rewards]
+    deviation = (sum((each - mean) ** 2 for each in rewards) / (len(rewards) - 1)) ** 0.5
+    return [(each - mean) / (deviation + 1e-4) for each in rewards]
 
 
 def test_group_matches_one_written_by_hand() -> None:
