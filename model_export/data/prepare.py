@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
+from pydantic import TypeAdapter
+
 from model_export.data.criteria import load_criteria
 from model_export.data.gold_traces import gold_steps
 from model_export.data.long_tail import long_tail_ids, read_long_tail
@@ -117,15 +119,7 @@ def load_data(folder: Path) -> Data:
         measured = folder / f"{name}.dev.jsonl"
         # All dev pairs may have been dropped as leaking.
         dev += read_pairs(measured, source) if measured.stat().st_size else []
-    criteria = tuple(Criteria.model_validate(each) for each in index["criteria"])
-    return Data(
-        tuple(train),
-        tuple(dev),
-        frozenset(index["long_tail"]),
-        criteria,
-        index["hashes"],
-        tuple(index["left_out"]),
-    )
+    return TypeAdapter(Data).validate_python({**index, "train": train, "dev": dev})
 
 
 def prepare_base(name: str, recipe: Recipe, data: Data, folder: Path) -> None:

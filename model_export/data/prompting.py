@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self
 
+from pydantic import TypeAdapter
+
 from model_export.data.pairs import GRADES, Pair, listed
 from model_export.data.rollout_reader import RolloutReader
 from model_export.data.template import find_template
@@ -40,11 +42,8 @@ class PromptForm:
 
     def to_json(self) -> dict[str, object]:
         """Return the form as JSON-like data, for hashing."""
-        return {
-            "template": self.template.model_dump(mode="json"),
-            "criteria": [criteria.model_dump(mode="json") for criteria in self.criteria],
-            "limits": self.limits.model_dump(mode="json"),
-        }
+        found: dict[str, object] = TypeAdapter(PromptForm).dump_python(self, mode="json")
+        return found
 
 
 class Prompting:

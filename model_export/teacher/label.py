@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from model_export.data.pairs import Pair
 from model_export.data.prompting import Prompting
 from model_export.recipe import LabelConfig
@@ -67,8 +69,6 @@ def write_soft_labels(path: Path, labels: Iterable[SoftLabel]) -> None:
 
 def read_soft_labels(path: Path) -> dict[str, SoftLabel]:
     """Read soft labels by id of their pair."""
-    rows = (json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line)
-    return {
-        row["id"]: SoftLabel(row["id"], tuple(row["distribution"]), row["paths"], row["steps"])
-        for row in rows
-    }
+    lines, parser = path.read_text(encoding="utf-8").split("\n"), TypeAdapter(SoftLabel)
+    labels = (parser.validate_json(line) for line in lines if line)
+    return {label.id: label for label in labels}

@@ -12,6 +12,7 @@ from service.contract.tokenizer import ContractTokenizer
 from tests.tiny_teacher import micro_recipe
 
 Row = dict[str, Any]
+Split = tuple[list[Row], list[Row]]
 
 
 def recipe_of(sources: list[Row], leaking_dev: str = "refuse", **changes: Any) -> Recipe:
@@ -113,47 +114,45 @@ def test_inputs_change_with_all_that_the_data_depends_on(tmp_path: Path, two_sou
     assert len({json.dumps(inputs) for inputs in seen}) == len(seen)
 
 
-def refuse(tmp_path: Path, sources: list[Row], complaint: str) -> None:
-    with pytest.raises(DataError, match=complaint):
-        prepare(recipe_of(sources), tmp_path)
-
-
 def test_missing_file_is_refused(tmp_path: Path, two_sources: list[Row]) -> None:
     (tmp_path / "forum-dev.jsonl").unlink()
     assert data_inputs(recipe_of(two_sources), tmp_path)
-    refuse(tmp_path, two_sources, "forum-dev.jsonl can't be read")
+    with pytest.raises(DataError, match=r"forum-dev.jsonl can't be read"):
+        prepare(recipe_of(two_sources), tmp_path)
 
 
-def test_dev_query_in_train_is_refused(tmp_path: Path) -> None:
-    source = write_source(tmp_path, "shop", [row("1", "Lamp"), row("2", "tea")], [row("3", "lamp")])
-    refuse(tmp_path, [source], "dev pairs whose query is in train as well: 3")
+# The second source trains on a dev query of the first.
+LEAKING = [([row("1", "lamp")], [row("2", "tea"), row("3", "tea")]), ([row("4", "Tea")], [row("5", "coat")])]
+REPEATING = [
+    ([row("1", "lamp"), row("2", "tea")], [row("3", "coat")]),
+    ([row("2", "why"), row("4", "who")], [row("5", "how")]),
+]
 
 
-@pytest.fixture
-def leaking_sources(tmp_path: Path) -> list[Row]:
-    """Write two sources, of which the second trains on a dev query of the first."""
-    return [
-        write_source(tmp_path, "shop", [row("1", "lamp")], [row("2", "tea"), row("3", "tea")]),
-        write_source(tmp_path, "forum", [row("4", "Tea")], [row("5", "coat")]),
-    ]
+def write_sources(root: Path, sources: list[Split]) -> list[Row]:
+    return [write_source(root, f"source-{number}", *split) for number, split in enumerate(sources)]
 
 
-def test_dev_query_in_another_source_s_train_is_refused(tmp_path: Path, leaking_sources: list[Row]) -> None:
-    refuse(tmp_path, leaking_sources, "dev pairs whose query is in train as well: 2, 3")
+@pytest.mark.parametrize(
+    ("sources", "complaint"),
+    [
+        ([([row("1", "Lamp")], [row("3", "lamp")])], "dev pairs whose query is in train as well: 3"),
+        (LEAKING, "dev pairs whose query is in train as well: 2, 3"),
+        (REPEATING, "ids that occur in several sources: 2"),
+    ],
+)
+def test_leaking_queries_and_repeated_ids_are_refused(
+    tmp_path: Path, sources: list[Split], complaint: str
+) -> None:
+    with pytest.raises(DataError, match=complaint):
+        prepare(recipe_of(write_sources(tmp_path, sources)), tmp_path)
 
 
-def test_leaking_query_can_be_dropped_and_named(tmp_path: Path, leaking_sources: list[Row]) -> None:
-    data = load_data(prepare(recipe_of(leaking_sources, "drop"), tmp_path))
+def test_leaking_query_can_be_dropped_and_named(tmp_path: Path) -> None:
+    data = load_data(prepare(recipe_of(write_sources(tmp_path, LEAKING), "drop"), tmp_path))
     assert [pair.id for pair in data.dev] == ["5"]
     assert data.left_out == ("2", "3")
     assert not data.long_tail & set(data.left_out)
-
-
-def test_id_in_two_sources_is_refused(tmp_path: Path) -> None:
-    """Prompts and soft labels are looked up by id."""
-    shop = write_source(tmp_path, "shop", [row("1", "lamp"), row("2", "tea")], [row("3", "coat")])
-    forum = write_source(tmp_path, "forum", [row("2", "why"), row("4", "who")], [row("5", "how")])
-    refuse(tmp_path, [shop, forum], "ids that occur in several sources: 2")
 
 
 def test_tiny_base_reads_the_data_s_texts(tmp_path: Path) -> None:

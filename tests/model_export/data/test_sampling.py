@@ -42,7 +42,7 @@ def test_source_share_is_a_power_of_its_size(exponent: float, small: int) -> Non
 
 def test_exponent_of_one_keeps_the_pairs() -> None:
     assert balance(PAIRS, 1.0, seed=1) == PAIRS
-    assert pick(PAIRS, config(), seed=1) == PAIRS
+    assert pick(PAIRS, config(), seed=1) == mix(PAIRS, {"large-3"}, config(), seed=1) == PAIRS
     assert balance([], 0.5, seed=1) == []
 
 

@@ -11,20 +11,6 @@ from tests.tools import COMPILER, PYTHON_HEADERS, require
 PROMPT = torch.tensor([[1, 2, 3]])
 
 
-def weights_of(model: PreTrainedModel) -> list[torch.Tensor]:
-    return [layer.mlp.up_proj.weight for layer in model.model.layers]
-
-
-def test_first_layers_are_kept_in_their_order() -> None:
-    model = make_micro_model(6)
-    before = weights_of(model)
-    keep_first_layers(model, 4)
-    assert all(a is b for a, b in zip(weights_of(model), before[:4], strict=True))
-    assert model.config.num_hidden_layers == 4
-    with pytest.raises(ValueError, match="has 4 layers, so the first 5 can't be kept"):
-        keep_first_layers(model, 5)
-
-
 def test_fewer_layers_can_be_saved_and_loaded(tmp_path: Path) -> None:
     model = make_micro_model(5)
     keep_first_layers(model, 2)

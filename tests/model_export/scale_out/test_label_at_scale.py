@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from model_export.data.pairs import Pair, Source, write_pairs
+from model_export.data.pairs import UNJUDGED, Pair, Source
 from model_export.data.prompting import Prompting, PromptingError
 from model_export.scale_out.label_at_scale import label_file
 from model_export.scale_out.label_plan import Completion, LabelError, LabelPlan
@@ -20,7 +20,7 @@ from tests.tiny_teacher import micro_recipe
 
 [END] = TOKENIZER.encode_template("<|im_end|>")
 SOURCE = Source("shop", "topic-1", (0, 1, 2, 3))
-PAIRS = [Pair(f"p{n}", f"wish {n}", Note("", "a scarf"), 1, "shop", "topic-1") for n in range(5)]
+PAIRS = [Pair(f"p{n}", f"wish {n}", Note("", "a scarf"), UNJUDGED, "shop", "topic-1") for n in range(5)]
 ONE, TWO, PROSE = "topic: one => 1\nGrade: 1", "topic: two => 2\nGrade: 2", "I would say 2"
 
 
@@ -51,9 +51,14 @@ def complete(text: str) -> Completion:
     return Completion(token_ids, [*[flat] * (len(token_ids) - 2), at_answer, flat])
 
 
+def write_unjudged(path: Path, pairs: Sequence[Pair]) -> None:
+    rows = ({"id": pair.id, "query": pair.query, "note": {"body": pair.note.body}} for pair in pairs)
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+
+
 def make_plan(teacher: Path, folder: Path, **changes: Any) -> LabelPlan:
     """Write the pairs and their criteria, and plan two paths each; `changes` are to the recipe."""
-    write_pairs(folder / "pairs.jsonl", PAIRS)
+    write_unjudged(folder / "pairs.jsonl", PAIRS)
     criteria = folder / "topic.toml"
     criteria.write_text('name = "topic-1"\ntext = "Grade it."\nsteps = ["topic"]\n', encoding="utf-8")
     files = {"train": "train.jsonl", "dev": "dev.jsonl", "criteria": str(criteria)}
@@ -125,16 +130,11 @@ def test_rerun_labels_only_the_missing_shards(plan: LabelPlan, tmp_path: Path) -
     assert run(plan, out, second) == "5 of 5 pairs are labelled"
     assert second.asked == ["p2", "p3", "p4"]
     assert contents(out) == contents(tmp_path / "undisturbed")
-
-
-def test_removed_shard_is_labelled_again(plan: LabelPlan, tmp_path: Path) -> None:
-    run(plan, tmp_path / "out", ScriptedEngine())
-    before = contents(tmp_path / "out")
-    (tmp_path / "out" / "labels-00000.jsonl").unlink()
-    second = ScriptedEngine()
-    run(plan, tmp_path / "out", second)
-    assert second.asked == ["p0", "p1"]
-    assert contents(tmp_path / "out") == before
+    (out / "labels-00000.jsonl").unlink()
+    third = ScriptedEngine()
+    run(plan, out, third)
+    assert third.asked == ["p0", "p1"]
+    assert contents(out) == contents(tmp_path / "undisturbed")
 
 
 def test_finished_run_starts_no_engine(plan: LabelPlan, tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_changed_recipe_is_refused_by_name(
 
 def test_all_changed_inputs_are_named_together(plan: LabelPlan, tmp_path: Path) -> None:
     run(plan, tmp_path / "out", ScriptedEngine())
-    write_pairs(plan.pairs, PAIRS[:4])
+    write_unjudged(plan.pairs, PAIRS[:4])
     teacher = shutil.copytree(plan.teacher, tmp_path / "teacher")
     (teacher / "model.safetensors").write_bytes(b"other weights")
     other = replace(plan, teacher=teacher, shard_size=3, source=replace(SOURCE, name="other"))
@@ -173,16 +173,8 @@ def test_all_changed_inputs_are_named_together(plan: LabelPlan, tmp_path: Path) 
         run(other, tmp_path / "out", ScriptedEngine())
 
 
-def test_pairs_need_no_labels(plan: LabelPlan, tmp_path: Path) -> None:
-    rows = [json.loads(line) for line in plan.pairs.read_text(encoding="utf-8").splitlines()]
-    for row in rows[:3]:
-        del row["label"]
-    plan.pairs.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    assert run(plan, tmp_path / "out", ScriptedEngine()) == "5 of 5 pairs are labelled"
-
-
 def test_too_long_query_is_named_before_an_engine_starts(plan: LabelPlan, tmp_path: Path) -> None:
-    write_pairs(plan.pairs, [*PAIRS, replace(PAIRS[0], id="long", query="b" * 40)])
+    write_unjudged(plan.pairs, [*PAIRS, replace(PAIRS[0], id="long", query="b" * 40)])
     engine = ScriptedEngine()
     with pytest.raises(
         PromptingError, match=r"query is too long: long of .*: the query has 41 tokens, limit 16"

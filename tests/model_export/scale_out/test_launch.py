@@ -38,16 +38,6 @@ def test_steps_of_the_first_process_are_passed_on(tmp_path: Path, monkeypatch: P
     assert list(job.folder.iterdir()) == []
 
 
-def test_job_file_round_trips(tmp_path: Path, monkeypatch: Patch) -> None:
-    play(
-        monkeypatch,
-        "import pathlib, shutil, sys; shutil.copy(sys.argv[1], pathlib.Path(sys.argv[1]).parent / 'copy')",
-    )
-    job = make_job(tmp_path).model_copy(update={"soft_labels": tmp_path / "labels"})
-    launch(job, lambda *_: None)
-    assert StageJob.model_validate_json((job.folder / "copy").read_text(encoding="utf-8")) == job
-
-
 @pytest.mark.parametrize(
     ("script", "message"),
     [

@@ -10,9 +10,9 @@ from trl import GRPOConfig
 
 from model_export.models.model_io import load_model
 from model_export.run_log import read_log
-from model_export.teacher.rl import StepMaskError, check_settings, masked_advantages, train_rl
+from model_export.teacher.rl import StepMaskError, check_settings, train_rl
 from service.contract.trace import write_step
-from tests.given_rollouts import GOLD, STEPS, Bench, GivenRollouts
+from tests.given_rollouts import STEPS, Bench, GivenRollouts
 from tests.tiny_teacher import TinyTeacher, micro_job
 
 LOSSES = ["dapo", "grpo", "bnpo", "dr_grpo", "cispo", "sapo"]
@@ -70,28 +70,30 @@ def loss_type(
         trainer.loss_type = "dapo"
 
 
-def test_without_steps_the_gradient_is_grpo_s(
-    bench: Bench, masked: GivenRollouts, unmasked: GivenRollouts, loss_type: str
+@pytest.mark.parametrize(
+    ("texts", "steps"),
+    [
+        # The criteria have no steps, so a rollout is its answer.
+        (["Grade: 2", "Grade: 0", "Grade: green", "Grade: 2"], ()),
+        # The steps of the only rollout that earned more than the others are right, and all other steps are wrong.
+        ([trace_text(2, 2, 2), trace_text(0, 1, 3), trace_text(3, 3, 0), "no trace"], STEPS),
+    ],
+)
+def test_where_the_mask_keeps_all_tokens_the_gradient_is_grpo_s(
+    bench: Bench,
+    masked: GivenRollouts,
+    unmasked: GivenRollouts,
+    loss_type: str,
+    texts: list[str],
+    steps: Sequence[str],
 ) -> None:
-    """The criteria have no steps, so a rollout is its answer."""
-    texts = ["Grade: 2", "Grade: 0", "Grade: green", "Grade: 2"]
     rollouts = [bench.encode(text, ended=index < 3) for index, text in enumerate(texts)]
-    with_mask, without = (bench.batch(trainer, rollouts, ()) for trainer in (masked, unmasked))
+    with_mask, without = (bench.batch(trainer, rollouts, steps) for trainer in (masked, unmasked))
     assert (with_mask["advantages"].dim(), without["advantages"].dim()) == (2, 1)
-    assert without["advantages"].unique().numel() == 3
+    assert without["advantages"].max() > 0
     found, expected = loss_and_gradients(masked, with_mask), loss_and_gradients(unmasked, without)
     assert same(found, expected), loss_type
     assert max(gradient.abs().max() for gradient in found[1:]) > 0
-
-
-def test_with_all_steps_right_the_gradient_is_grpo_s(
-    bench: Bench, masked: GivenRollouts, unmasked: GivenRollouts
-) -> None:
-    texts = [trace_text(2, 2, 2), trace_text(0, 1, 3), trace_text(3, 3, 0), "no trace"]
-    rollouts = [bench.encode(text) for text in texts]
-    with_mask, without = (bench.batch(trainer, rollouts, STEPS) for trainer in (masked, unmasked))
-    assert [advantage > 0 for advantage in without["advantages"].tolist()] == [True, False, False, False]
-    assert same(loss_and_gradients(masked, with_mask), loss_and_gradients(unmasked, without))
 
 
 def test_only_unmasked_tokens_get_a_gradient(
@@ -112,6 +114,7 @@ def test_only_unmasked_tokens_get_a_gradient(
     kept[2, : len(rollouts[2])] = 1
     kept[3, : len(rollouts[3])] = 1
     assert torch.equal(found, plain * kept)
+    assert not with_mask["advantages"][with_mask["completion_mask"] == 0].any()
     assert found[0, :topic].abs().min() > 0, loss_type
 
 
@@ -139,25 +142,6 @@ def test_equal_rewards_give_no_gradient(bench: Bench, masked: GivenRollouts) -> 
     loss, *gradients = loss_and_gradients(masked, batch)
     assert not loss
     assert not any(gradient.any() for gradient in gradients)
-
-
-def test_advantages_are_spread_over_tokens_and_padding_gets_none(bench: Bench) -> None:
-    reader = bench.prompting.reader
-    token_ids = [bench.encode(trace_text(2, 0, 2)), bench.encode("Grade: 2"), []]
-    rollouts = [reader.read(ids, STEPS) for ids in token_ids]
-    longest = len(token_ids[0]) + 2
-    completion_mask = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids in token_ids])
-    found = masked_advantages(
-        torch.tensor([0.5, -0.25, 1.0]), rollouts, [{"label": GOLD}] * 3, completion_mask
-    )
-    second = slice(
-        len(bench.encode("topic: tea => 2\n")) - 1, len(bench.encode(trace_text(2, 0, 2)[:-8])) - 1
-    )
-    expected = torch.zeros(3, longest)
-    expected[0, : len(token_ids[0])] = 0.5
-    expected[0, second] = 0.0
-    expected[1, : len(token_ids[1])] = -0.25
-    assert torch.equal(found, expected)
 
 
 def test_texts_of_a_pair_never_become_control_tokens(bench: Bench, masked: GivenRollouts) -> None:

@@ -8,8 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_export.data.rollout_reader import Rollout, RolloutReader
-from model_export.recipe import RlConfig
-from model_export.teacher.reward import reward
 from model_export.teacher.step_mask import step_mask
 from service.contract.text import canonicalize
 from service.contract.trace import Step, Trace, write_step
@@ -51,10 +49,6 @@ def rollouts(draw: st.DrawFn) -> Built:
     return built
 
 
-def read(text: str, *, ended: bool = True) -> Rollout:
-    return READER.read(encode(text) + [END] * ended, CRITERIA)
-
-
 def mask_by_line(text: str, gold: int, advantage: float) -> list[set[float]]:
     """Return the mask's values in each line, those of the answer and the end token last."""
     built = Built()
@@ -79,15 +73,6 @@ def test_mask_equals_a_plain_loop(built: Built, gold: int, advantage: float) -> 
     rollout = READER.read(built.token_ids, CRITERIA)
     assert rollout.trace is not None
     assert step_mask(rollout, gold, advantage) == slow_mask(built.grades, gold, advantage)
-
-
-@settings(max_examples=50)
-@given(rollouts(), st.integers(0, 3))
-def test_each_step_takes_advantages_of_one_sign(built: Built, gold: int) -> None:
-    rollout = READER.read(built.token_ids, CRITERIA)
-    up, down = step_mask(rollout, gold, 0.5), step_mask(rollout, gold, -0.5)
-    for grade, high, low in zip(built.grades, up, down, strict=True):
-        assert high + low == (2.0 if grade is None else 1.0)
 
 
 @given(st.lists(st.integers(0, 511), max_size=30), st.integers(0, 3), st.floats(-2, 2))
@@ -125,37 +110,6 @@ def test_truncated_rollout_is_not_masked(
 )
 def test_masks_match_those_written_by_hand(text: str, advantage: float, expected: list[set[float]]) -> None:
     assert mask_by_line(text, gold=2, advantage=advantage) == expected
-
-
-def group_advantages(rewards: Sequence[float]) -> list[float]:
-    mean = sum(rewards) / len(rewards)
-    deviation = (sum((each - mean) ** 2 for each in rewards) / (len(rewards) - 1)) ** 0.5
-    return [(each - mean) / (deviation + 1e-4) for each in rewards]
-
-
-def test_group_matches_one_written_by_hand() -> None:
-    config, gold = RlConfig(steps=1, format_weight=0.5), 2
-    lucky, misled = read(trace_text(0, 2, 2)), read(trace_text(2, 2, 0))
-    babble, cut_off = read("tea is green"), read(trace_text(2, 2, 2), ended=False)
-    group = [lucky, misled, babble, cut_off]
-    rewards = [reward(rollout.trace, gold, config) for rollout in group]
-    assert rewards == [1.5, 0.5, 0.0, 0.0]
-    advantages = group_advantages(rewards)
-    assert [advantage > 0 for advantage in advantages] == [True, False, False, False]
-    topic, steps = (
-        len(encode(trace_text(0, 2, 2).split("\n")[0] + "\n")),
-        len(encode(trace_text(2, 2, 2)[:-8])),
-    )
-    answer = len(encode("Grade: 2")) + 1
-    masks = [
-        step_mask(rollout, gold, advantage) for rollout, advantage in zip(group, advantages, strict=True)
-    ]
-    assert masks == [
-        [0.0] * topic + [1.0] * (steps - topic + answer),
-        [0.0] * steps + [1.0] * answer,
-        [1.0] * (len(encode("tea is green")) + 1),
-        [1.0] * (steps + answer - 1),
-    ]
 
 
 def test_token_across_a_border_belongs_to_the_step_it_starts_in() -> None:
