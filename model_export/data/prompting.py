@@ -86,7 +86,7 @@ class Prompting:
     @property
     def reader(self) -> RolloutReader:
         """Return the reader of the teacher's completions."""
-        return RolloutReader(self.tokenizer, self.end_token_id, GRADES[-1])
+        return RolloutReader(self.tokenizer, self.end_token_id)
 
     @property
     def max_teacher_tokens(self) -> int:
@@ -137,7 +137,7 @@ def teacher_template(template: Template) -> Template:
     return Template(name=f"{template.name}-teacher", pieces=pieces)
 
 
-def gold_label(pair: Pair, smoothing: float = 0.0) -> list[float]:
+def gold_label(pair: Pair, smoothing: float) -> list[float]:
     """Return the target distribution of a pair: `smoothing` spread over all grades, the rest on the gold grade."""
     return [(1 - smoothing) * (grade == pair.label) + smoothing / len(GRADES) for grade in GRADES]
 

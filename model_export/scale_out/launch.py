@@ -97,10 +97,6 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.kill()
 
 
-def _report(word: str, text: str) -> None:
-    print(word, text, flush=True)
-
-
 def main() -> None:
     """Run one process of a stage. torchrun starts it with the job's file."""
     if torch.cuda.is_available():
@@ -109,10 +105,10 @@ def main() -> None:
     try:
         data = load_data(job.data)
         prompting = Prompting.load(PromptForm.of(job.recipe.model, data.criteria), job.start)
-        train_stage(job, data.train, prompting, lambda done, total: _report(_STEP, f"{done} {total}"))
+        train_stage(job, data.train, prompting, lambda *step: print(_STEP, *step, flush=True))
     except NotegradeError as error:
         if os.environ["RANK"] == "0":
-            _report(_ERROR, " ".join(str(error).split()))
+            print(_ERROR, *str(error).split(), flush=True)
         sys.exit(2)
 
 

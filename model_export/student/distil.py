@@ -7,7 +7,7 @@ from model_export.data.prompting import Prompting, gold_label
 from model_export.data.sampling import mix
 from model_export.recipe import DistilConfig
 from model_export.teacher.label import SoftLabel
-from model_export.teacher.sft import train_examples
+from model_export.teacher.sft import graded_example, train_examples
 from model_export.training.batches import Example
 from model_export.training.stage_job import OnStep, StageJob
 
@@ -31,16 +31,15 @@ def train_student(
 
 def make_example(pair: Pair, label: SoftLabel | None, prompting: Prompting, config: DistilConfig) -> Example:
     """Return an example whose target mixes the gold label (`gold_weight`) with the teacher's distribution at the temperature."""
-    gold = gold_label(pair, config.smoothing)
-    prompt = prompting.student_prompt(pair)
     if label is None:
-        return Example(prompt, [], gold, pair.label)
+        return graded_example(pair, prompting, config.smoothing)
     flattened = [p ** (1 / config.temperature) for p in label.distribution]
     total = sum(flattened)
+    gold = gold_label(pair, config.smoothing)
     target = [
         config.gold_weight * g + (1 - config.gold_weight) * (p / total)
         for g, p in zip(gold, flattened, strict=True)
     ]
     grade = target.index(max(target))
     completion = prompting.student_completion(label.steps, grade) if config.trace_weight else []
-    return Example(prompt, completion, target, pair.label)
+    return Example(prompting.student_prompt(pair), completion, target, pair.label)

@@ -7,7 +7,7 @@ from model_export.data.pairs import Pair
 from model_export.data.prompting import Prompting, gold_label
 from model_export.data.sampling import pick
 from model_export.models.model_io import load_model, load_tokenizer, speed_up
-from model_export.recipe import LabelOnlyConfig, TrainConfig
+from model_export.recipe import TrainConfig
 from model_export.run_log import LOG_NAME, RunLog
 from model_export.training.batches import Example
 from model_export.training.processes import save_trained
@@ -19,14 +19,13 @@ def train_label_only(pairs: Sequence[Pair], prompting: Prompting, job: StageJob,
     """Train the control on the grade right after the prompt, without reasons."""
     config = job.recipe.label_only_sft
     picked = pick(pairs, config, job.recipe.seed)
-    examples = [label_only_example(pair, prompting, config) for pair in picked]
+    examples = [graded_example(pair, prompting, config.smoothing) for pair in picked]
     train_examples(examples, prompting, config, job, on_step)
 
 
-def label_only_example(pair: Pair, prompting: Prompting, config: LabelOnlyConfig) -> Example:
-    """Return an example with the gold grade, smoothed as the stage sets, and no completion."""
-    target = gold_label(pair, config.smoothing)
-    return Example(prompting.student_prompt(pair), [], target, pair.label)
+def graded_example(pair: Pair, prompting: Prompting, smoothing: float) -> Example:
+    """Return an example with the smoothed gold grade and no completion."""
+    return Example(prompting.student_prompt(pair), [], gold_label(pair, smoothing), pair.label)
 
 
 def train_cot(pairs: Sequence[Pair], prompting: Prompting, job: StageJob, on_step: OnStep) -> None:

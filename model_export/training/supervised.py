@@ -21,7 +21,6 @@ from transformers import (
     PrinterCallback,
     Trainer,
     TrainerCallback,
-    TrainerControl,
     TrainerState,
     TrainingArguments,
 )
@@ -126,19 +125,12 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # mypy does not read tra
         self._log = log
         self.on_step = on_step
 
-    def on_step_end(
-        self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_: Any
-    ) -> None:
+    def on_step_end(self, _args: Any, state: TrainerState, _control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
             self.on_step(state.global_step, state.max_steps)
 
     def on_log(
-        self,
-        _args: TrainingArguments,
-        state: TrainerState,
-        _control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
+        self, _args: Any, state: TrainerState, _control: Any, logs: dict[str, float] | None = None, **_: Any
     ) -> None:
         if logs and state.is_world_process_zero:
             self._log.write(state.global_step, logs)

@@ -8,13 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from model_export.data.pairs import GRADES, Pair
-from model_export.data.prompting import (
-    PromptForm,
-    Prompting,
-    PromptingError,
-    gold_label,
-    teacher_template,
-)
+from model_export.data.prompting import PromptForm, Prompting, PromptingError, gold_label, teacher_template
 from model_export.data.template import TEMPLATES, find_template
 from model_export.stages import hash_of
 from service.contract.manifest import Criteria, Limits, SlotPiece, Template, TextPiece

@@ -50,9 +50,7 @@ def test_temperature_keeps_a_certain_grade(tiny_teacher: TinyTeacher) -> None:
     assert target(sure, tiny_teacher, gold_weight=0.0, temperature=3.0) == [0.0, 0.0, 0.0, 1.0]
 
 
-def test_example_has_the_target_s_grade_and_the_teacher_s_trace(
-    tiny_teacher: TinyTeacher,
-) -> None:
+def test_example_has_the_target_s_grade_and_the_teacher_s_trace(tiny_teacher: TinyTeacher) -> None:
     prompting = tiny_teacher.prompting
     example = make_example(PAIR, LABEL, prompting, config(gold_weight=0.1))
     assert example.prompt == prompting.student_prompt(PAIR)

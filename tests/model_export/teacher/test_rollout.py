@@ -15,7 +15,7 @@ from tests.tiny_teacher import TinyTeacher
 GREEDY = Sampling(max_tokens=40, temperature=0.0, batch_size=3)
 CRITERIA = ("topic", "constraints")
 [END] = TOKENIZER.encode_template("<|im_end|>")
-READER = RolloutReader(TOKENIZER, END, top_grade=3)
+READER = RolloutReader(TOKENIZER, END)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from tests.byte_tokens import TOKENIZER, any_tokens, encode
 
 CRITERIA = ("topic", "constraints")
 [END] = TOKENIZER.encode_template("<|im_end|>")
-READER = RolloutReader(TOKENIZER, END, top_grade=3)
+READER = RolloutReader(TOKENIZER, END)
 
 
 @dataclass
