@@ -1,4 +1,4 @@
-import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from service.contract.manifest import Criteria, Limits, SlotPiece, Template, Tex
 from service.contract.prompt import Note
 from service.contract.tokenizer import ContractTokenizer
 from tests.byte_tokens import TOKENIZER
-from tests.checkpoints import SPECIAL_TOKENS, tiny_tokenizer_json
+from tests.checkpoints import SPECIAL_TOKENS
 
 SPECIAL_IDS = [TOKENIZER.encode_template(token)[0] for token in SPECIAL_TOKENS]
 END = SPECIAL_IDS[1]
@@ -115,22 +115,17 @@ def test_form_hashes_everything_that_prompts_depend_on() -> None:
     assert len(hashes) == 4
 
 
-def write_tokenizer(folder: Path, **settings: str) -> Path:
-    (folder / "tokenizer.json").write_text(tiny_tokenizer_json(), encoding="utf-8")
-    whole = {"tokenizer_class": "PreTrainedTokenizerFast", **settings}
-    (folder / "tokenizer_config.json").write_text(json.dumps(whole), encoding="utf-8")
-    return folder
-
-
-def test_loaded_prompting_uses_the_tokenizer_s_end_token(tmp_path: Path) -> None:
-    loaded = Prompting.load(make().form, write_tokenizer(tmp_path, eos_token="<|im_end|>"))
+def test_loaded_prompting_uses_the_tokenizer_s_end_token(tiny_base: Path) -> None:
+    loaded = Prompting.load(make().form, tiny_base)
     assert loaded.end_token_id == END
     assert loaded.teacher_prompt(PAIR) == make().teacher_prompt(PAIR)
 
 
-def test_tokenizer_without_an_end_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PromptingError, match=f"the tokenizer of {tmp_path.name} has no eos_token"):
-        Prompting.load(make().form, write_tokenizer(tmp_path))
+def test_tokenizer_without_an_end_is_refused(tiny_base: Path, tmp_path: Path) -> None:
+    endless = shutil.copytree(tiny_base, tmp_path / "endless")
+    (endless / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    with pytest.raises(PromptingError, match="the tokenizer of endless has no eos_token"):
+        Prompting.load(make().form, endless)
 
 
 @pytest.mark.parametrize(
