@@ -129,7 +129,7 @@ def train_rl(pairs: Sequence[Pair], prompting: Prompting, job: StageJob, on_step
     ]
     trainer = StepMaskTrainer(
         model=model,
-        reward_funcs=[_reward_function(config, prompting.reader)],
+        reward_funcs=[reward_function(config, prompting.reader)],
         args=_arguments(job, max(map(len, prompts.values()))),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
@@ -143,7 +143,9 @@ def train_rl(pairs: Sequence[Pair], prompting: Prompting, job: StageJob, on_step
     save_trained(trainer, tokenizer, job.folder)
 
 
-def _reward_function(config: RlConfig, reader: RolloutReader) -> Any:
+def reward_function(config: RlConfig, reader: RolloutReader) -> Any:
+    """Return the function that rewards a batch of completions, with the arguments that TRL gives it."""
+
     def grade_and_form(
         completion_ids: list[list[int]], label: list[int], steps: list[list[str]], **_: Any
     ) -> list[float]:

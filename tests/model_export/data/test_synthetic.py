@@ -1,6 +1,5 @@
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -11,12 +10,9 @@ from model_export.data.pairs import (
     DataError,
     Finding,
     Pair,
-    Source,
     check_split,
-    read_pairs,
-    write_pairs,
 )
-from model_export.data.synthetic import CRITERIA, SOURCE, STEPS, SyntheticData, generate
+from model_export.data.synthetic import CRITERIA, STEPS, SyntheticData, generate
 from service.contract.prompt import Note
 from service.contract.trace import parse_steps, write_step
 
@@ -150,11 +146,6 @@ def test_long_tail_words_are_rare_but_trained_on(data: SyntheticData) -> None:
 def mean_seen(pairs: Sequence[Pair], seen: Counter[str]) -> float:
     queries = {pair.query for pair in pairs}
     return sum(seen[word] for query in queries for word in query.split()) / len(queries)
-
-
-def test_pairs_survive_a_file(data: SyntheticData, tmp_path: Path) -> None:
-    write_pairs(tmp_path / "dev.jsonl", data.dev)
-    assert read_pairs(tmp_path / "dev.jsonl", Source(SOURCE, CRITERIA.name, GRADES)) == list(data.dev)
 
 
 @pytest.mark.parametrize("sizes", [(0, 5, 8), (5, 0, 8), (9_999, 5, 8), (5, 5, 0), (5, 5, 65)])
