@@ -139,31 +139,18 @@ class _Row(_AnyRow):
     label: _Label
 
 
-class _Rows:
-    """The pairs read so far from one file, and the line where each id and each text was first seen."""
+class _Seen:
+    """The line where each id and each text was first seen."""
 
-    def __init__(self, source: Source, row_type: type[_AnyRow]) -> None:
-        self.pairs: list[Pair] = []
-        self._source = source
-        self._row_type = row_type
+    def __init__(self) -> None:
         self._lines_of_ids: dict[str, int] = {}
-        self._seen: dict[tuple[str, Note], tuple[int, int | None]] = {}
+        self._texts: dict[tuple[str, Note], tuple[int, int | None]] = {}
 
-    def add(self, number: int, line: str) -> str:
-        """Add a line. Returns what is wrong with it, or an empty string."""
-        try:
-            row = self._row_type.model_validate_json(line, context=len(self._source.grades))
-        except ValidationError as error:
-            return _describe(error)
-        pair = row.to_pair(self._source)
-        self.pairs.append(pair)
-        return "; ".join(self._repeats(number, pair, row.label))
-
-    def _repeats(self, number: int, pair: Pair, label: int | None) -> Iterator[str]:
+    def find_repeats(self, number: int, pair: Pair, label: int | None) -> Iterator[str]:
         first = self._lines_of_ids.setdefault(pair.id, number)
         if first != number:
             yield f"id: the same as in line {first}"
-        first, first_label = self._seen.setdefault((pair.query, pair.note), (number, label))
+        first, first_label = self._texts.setdefault((pair.query, pair.note), (number, label))
         if first != number:
             yield f"the same pair as line {first}{'' if label == first_label else ', with another label'}"
 
@@ -184,15 +171,25 @@ def read_pairs(path: Path, source: Source, *, judged: bool = True) -> list[Pair]
     With `judged` false the label is optional, because a teacher will give it.
     Raises one DataError that says what is wrong with each line, for the first 20.
     """
-    rows, wrong = _Rows(source, _Row if judged else _AnyRow), []
+    row_type, seen = _Row if judged else _AnyRow, _Seen()
+    pairs, wrong = [], []
     for number, line in enumerate(read_lines(path), 1):
-        if line.strip() and (complaint := rows.add(number, line)):
+        if not line.strip():
+            continue
+        try:
+            row = row_type.model_validate_json(line, context=len(source.grades))
+        except ValidationError as error:
+            complaint = _describe(error)
+        else:
+            pairs.append(row.to_pair(source))
+            complaint = "; ".join(seen.find_repeats(number, pairs[-1], row.label))
+        if complaint:
             wrong.append(f"line {number}: {complaint}")
     if wrong:
         raise DataError(f"{path}: {listed(wrong, '; ')}")
-    if not rows.pairs:
+    if not pairs:
         raise DataError(f"{path}: has no pairs")
-    return rows.pairs
+    return pairs
 
 
 def read_lines(path: Path) -> list[str]:

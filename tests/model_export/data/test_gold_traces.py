@@ -45,14 +45,32 @@ def test_written_traces_parse_for_any_text(made: Pair, others: list[str]) -> Non
                 assert Finding(step.finding, step.grade) == made.findings[step.criterion]
 
 
-def test_findings_compare_words() -> None:
-    made = pair("quiet cafes in Lisbon with wifi", "Lisbon by night", "Bars, and one cafes street. " * 3)
-    assert gold_steps(made, STEPS).splitlines() == [
-        "intent: wants quiet cafes lisbon wifi => 3",
-        "topic: title has lisbon => 1",
-        "constraints: missing quiet wifi => 1",
-        "quality: little to read => 2",
-    ]
+@pytest.mark.parametrize(
+    ("made", "lines"),
+    [
+        (
+            pair("quiet cafes in Lisbon with wifi", "Lisbon by night", "Bars, and one cafes street. " * 3),
+            [
+                "intent: wants quiet cafes lisbon wifi => 3",
+                "topic: title has lisbon => 1",
+                "constraints: missing quiet wifi => 1",
+                "quality: little to read => 2",
+            ],
+        ),
+        (
+            pair("tea", "", ""),
+            [
+                "intent: wants tea => 3",
+                "topic: title has nothing => 0",
+                "constraints: missing tea => 0",
+                "quality: nothing to read => 2",
+            ],
+        ),
+    ],
+)
+def test_findings_compare_words(made: Pair, lines: list[str]) -> None:
+    assert gold_steps(made, STEPS).splitlines() == lines
+    assert gold_steps(made, ()) == ""
 
 
 def test_findings_of_the_data_come_first_and_the_last_step_concludes() -> None:
@@ -76,16 +94,3 @@ def test_first_step_names_the_query_s_words(query: str, wants: str) -> None:
     assert (
         gold_steps(pair(query, "", ""), ("intent", "last")).splitlines()[0] == f"intent: wants {wants} => 3"
     )
-
-
-def test_an_empty_note_has_steps() -> None:
-    assert gold_steps(pair("tea", "", ""), STEPS).splitlines() == [
-        "intent: wants tea => 3",
-        "topic: title has nothing => 0",
-        "constraints: missing tea => 0",
-        "quality: nothing to read => 2",
-    ]
-
-
-def test_criteria_without_steps_give_no_lines() -> None:
-    assert gold_steps(pair("tea", "", ""), ()) == ""

@@ -41,18 +41,14 @@ def test_prompts_differ_only_in_their_cue(template: str) -> None:
     assert "Grade it." in student
 
 
-def test_student_answers_and_then_reasons() -> None:
+def test_student_answers_first_and_the_teacher_last() -> None:
     prompting = make()
-    completion = prompting.student_completion("topic: tea => 3\n", 3)
-    assert completion[0] == prompting.label_token_ids[3]
-    assert completion[-1] == END
-    assert TOKENIZER.decode(completion[:-1]) == "3\nSteps:\ntopic: tea => 3\n"
-
-
-def test_teacher_reasons_and_then_answers() -> None:
-    completion = make().teacher_completion("topic: tea => 3\n", 2)
-    assert completion[-1] == END
-    assert TOKENIZER.decode(completion[:-1]) == "topic: tea => 3\nGrade: 2"
+    student = prompting.student_completion("topic: tea => 3\n", 3)
+    teacher = prompting.teacher_completion("topic: tea => 3\n", 2)
+    assert student[0] == prompting.label_token_ids[3]
+    assert student[-1] == teacher[-1] == END
+    assert TOKENIZER.decode(student[:-1]) == "3\nSteps:\ntopic: tea => 3\n"
+    assert TOKENIZER.decode(teacher[:-1]) == "topic: tea => 3\nGrade: 2"
 
 
 def test_student_prompt_equals_that_of_the_service() -> None:
