@@ -81,9 +81,7 @@ class SupervisedTrainer(Trainer):  # type: ignore[misc]  # mypy does not read tr
         self._seen: deque[tuple[float, float]] = deque(maxlen=_CORRELATION_WINDOW)
         self._parts: deque[tuple[float, float]] = deque(maxlen=_LOG_STEPS)
 
-    def compute_loss(
-        self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_: Any
-    ) -> Any:
+    def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], **_: Any) -> torch.Tensor:
         """Return the sum of both losses, the trace's weighted."""
         gold = inputs.pop("labels")
         tail = inputs["targets"].shape[1]
@@ -96,8 +94,7 @@ class SupervisedTrainer(Trainer):  # type: ignore[misc]  # mypy does not read tr
         ).logits
         grade, tokens = losses(logits, inputs, self._label_token_ids)
         self._observe(logits[:, 0], gold, inputs["soft_labels"], (grade.item(), tokens.item()))
-        loss = grade + self._trace_weight * tokens
-        return (loss, logits) if return_outputs else loss
+        return grade + self._trace_weight * tokens
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add both losses and the correlation to what the Trainer logs."""
