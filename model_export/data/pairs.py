@@ -71,23 +71,27 @@ class Source:
     grades: tuple[int, ...]
 
 
-def _check_text(text: str) -> str:
-    if not canonicalize(text):
-        raise PydanticCustomError("empty", "is empty")
-    return text
-
-
 def _check_id(id_: str) -> str:
+    if not id_:
+        raise PydanticCustomError("empty", "is empty")
     # Files of ids hold one id per line.
     if id_ != id_.strip() or "\n" in id_:
         raise PydanticCustomError("blanks", "has surrounding blanks or a line break")
     return id_
 
 
-def _check_note(note: ProbeNote) -> ProbeNote:
-    if not canonicalize(note.title) and not canonicalize(note.body):
+def _canonical_text(text: str) -> str:
+    canonical = canonicalize(text)
+    if not canonical:
+        raise PydanticCustomError("empty", "is empty")
+    return canonical
+
+
+def _canonical_note(note: ProbeNote) -> ProbeNote:
+    title, body = canonicalize(note.title), canonicalize(note.body)
+    if not title and not body:
         raise PydanticCustomError("empty", "title and body are empty")
-    return note
+    return ProbeNote(title=title, body=body)
 
 
 def _check_label(label: int, info: ValidationInfo[int]) -> int:
@@ -97,7 +101,7 @@ def _check_label(label: int, info: ValidationInfo[int]) -> int:
     return label
 
 
-_Text = Annotated[str, AfterValidator(_check_text)]
+_Text = Annotated[str, AfterValidator(_canonical_text)]
 _Label = Annotated[int, AfterValidator(_check_label)]
 
 
@@ -109,11 +113,13 @@ class _RowFinding(BaseModel):
 
 
 class _AnyRow(BaseModel):
+    """A row of a file, with canonical texts."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    id: Annotated[_Text, AfterValidator(_check_id)]
+    id: Annotated[str, AfterValidator(_check_id)]
     query: _Text
-    note: Annotated[ProbeNote, AfterValidator(_check_note)]
+    note: Annotated[ProbeNote, AfterValidator(_canonical_note)]
     label: _Label | None = None
     # Accepted and not used: the recipe names the source, and no loss uses the annotators' variance.
     source: str = ""
@@ -123,13 +129,13 @@ class _AnyRow(BaseModel):
     def to_pair(self, source: Source) -> Pair:
         return Pair(
             id=self.id,
-            query=canonicalize(self.query),
-            note=Note(canonicalize(self.note.title), canonicalize(self.note.body)),
+            query=self.query,
+            note=Note(self.note.title or "", self.note.body),
             label=UNJUDGED if self.label is None else source.grades[self.label],
             source=source.name,
             criteria=source.criteria,
             findings={
-                name: Finding(canonicalize(finding.text), source.grades[finding.grade])
+                name: Finding(finding.text, source.grades[finding.grade])
                 for name, finding in self.findings.items()
             },
         )
