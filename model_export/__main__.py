@@ -229,33 +229,32 @@ def label(
         float | None, typer.Option(help="Sampling temperature; the recipe's by default.")
     ] = None,
     engines: Annotated[
-        int, typer.Option(help="Number of vLLM engines, each on a GPU of its own where there are GPUs.")
+        int,
+        typer.Option(min=1, help="Number of vLLM engines, each on a GPU of its own where there are GPUs."),
     ] = 1,
     address: Annotated[
         str, typer.Option(help="Address of a running Ray cluster; `local` starts one here.")
     ] = "local",
-    shard_size: Annotated[int, typer.Option(help="Pairs per file of labels.")] = 10_000,
+    shard_size: Annotated[int, typer.Option(min=1, help="Pairs per file of labels.")] = 10_000,
 ) -> None:
     """Let a teacher label any number of pairs on Ray Data and vLLM: soft labels for a recipe's `label.folder`."""
     from model_export.progress import quiet_vendors, show_progress
     from model_export.recipe_file import load_recipe
 
-    made_by = load_recipe(recipe)
+    changed = {"label.paths": paths, "label.temperature": temperature}
+    made_by = load_recipe(recipe, [f"{key}={value}" for key, value in changed.items() if value is not None])
     quiet_vendors()
     from functools import partial
 
     from model_export.scale_out.label_at_scale import label_file
-    from model_export.scale_out.label_plan import LabelPlan, recipe_form, recipe_sampling, recipe_source
-    from model_export.scale_out.ray_engine import RayOptions, start_ray_engine
+    from model_export.scale_out.label_plan import LabelPlan, recipe_source
+    from model_export.scale_out.ray_engine import complete_on_ray
 
-    sampling = recipe_sampling(made_by, paths, temperature)
-    plan = LabelPlan(
-        pairs, recipe_source(made_by, source), teacher, recipe_form(made_by), sampling, shard_size
-    )
+    plan = LabelPlan(made_by, pairs, recipe_source(made_by, source), teacher, shard_size)
     with show_progress() as on_progress:
-        start = partial(start_ray_engine, options=RayOptions(engines, address))
-        summary = label_file(plan, out, start, on_progress)
-    typer.echo(str(summary))
+        engine = partial(complete_on_ray, engines=engines, address=address)
+        summary = label_file(plan, out, engine, on_progress)
+    typer.echo(summary)
 
 
 @app.command()

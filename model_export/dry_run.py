@@ -17,7 +17,7 @@ from model_export.data.template import find_template
 from model_export.models.base_model import empty_base, locate_base
 from model_export.models.tiny_model import empty_tiny_model
 from model_export.recipe import PARSE_SAMPLE, TINY_BASE, LaunchConfig, Recipe, TrainConfig
-from model_export.training.supervised import freeze_all_but_linears, unfreeze_all
+from model_export.training.supervised import freeze_all_but_linears
 
 _GIB = 1024**3
 # Bytes of a float32 weight, and of the gradient and Adam's two moments of one that learns.
@@ -143,7 +143,7 @@ class _Plan:
         if model is None:
             return ""
         if self._recipe.model.student_base == TINY_BASE:
-            unfreeze_all(model)
+            model.requires_grad_(True)
         else:
             freeze_all_but_linears(model, frozen_layers)
         learning = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)

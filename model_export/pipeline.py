@@ -1,7 +1,7 @@
 """The stages of a run, each with its work and its inputs. `run.py` calls them in order."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -20,19 +20,18 @@ from model_export.data.prepare import (
     prepare_base,
     prepare_data,
     read_base,
-    sample_dev,
 )
 from model_export.data.prompting import Prompting
-from model_export.data.sampling import pick_distinct
+from model_export.data.sampling import pick_distinct, sample_dev
 from model_export.evaluation import predict
 from model_export.evaluation.evaluate import Predictions
 from model_export.recipe import PARSE_SAMPLE, TINY_BASE, Recipe, RlConfig, TrainConfig
-from model_export.scale_out.launch import StageJob, launch
+from model_export.scale_out.launch import launch, train_stage
 from model_export.stages import RunError, Stages, hash_of
-from model_export.student.distil import make_example, train_student
+from model_export.student.distil import make_example
 from model_export.teacher.label import label_pairs, read_soft_labels, write_soft_labels
 from model_export.teacher.rollout import OnBatch, Sampler, Sampling
-from model_export.teacher.sft import StageContext, train_cot, train_label_only
+from model_export.training.stage_job import StageJob
 from service.contract.manifest import hash_file
 
 ADAPTER, CUT = "adapter", "cut.json"
@@ -76,15 +75,11 @@ class Pipeline:
 
     def label_only_control(self, prompting: Prompting, start: Path) -> Path:
         """Train the label-only control."""
-        config = self._recipe.label_only_sft
-        work = partial(train_label_only, self.data.train, prompting, config)
-        return self._train("label_only_sft", prompting, config, {"start": start}, work)
+        return self._train("label_only_sft", self._recipe.label_only_sft, prompting, start)
 
     def sft_teacher(self, prompting: Prompting, start: Path) -> Path:
         """Train the teacher on gold traces."""
-        config = self._recipe.cot_sft
-        work = partial(train_cot, self.data.train, prompting, config)
-        return self._train("cot_sft", prompting, config, {"start": start}, work)
+        return self._train("cot_sft", self._recipe.cot_sft, prompting, start)
 
     def check_parse_rate(self, prompting: Prompting, teacher: Path) -> None:
         """Raise RunError where too few sampled traces parse: RL would see no reward, and the student no traces."""
@@ -115,11 +110,7 @@ class Pipeline:
 
     def train_rl_teacher(self, stage: str, prompting: Prompting, start: Path) -> Path:
         """Train the teacher by GRPO, with the step mask (stage `sam`) or without it (`grpo`)."""
-        from model_export.teacher.rl import train_rl  # TRL imports vLLM, which takes ten seconds
-
-        config = self._recipe.rl
-        work = partial(train_rl, self.data.train, prompting, config, masked=stage == "sam")
-        return self._train(stage, prompting, config, {"start": start}, work)
+        return self._train(stage, self._recipe.rl, prompting, start)
 
     def soft_labels(self, prompting: Prompting, root: Path, teacher: Path) -> Path:
         """Let the teacher label training pairs, or take the labels that `label.folder` names under `root`."""
@@ -156,10 +147,7 @@ class Pipeline:
 
     def distil(self, soft_labels: Path, prompting: Prompting, start: Path) -> Path:
         """Train the student on the teacher's soft labels and traces."""
-        config = self._recipe.distil
-        labels = read_soft_labels(soft_labels / _SOFT_LABELS)
-        work = partial(train_student, self.data.train, labels, prompting, config)
-        return self._train("distil", prompting, config, {"start": start, "labels": soft_labels}, work)
+        return self._train("distil", self._recipe.distil, prompting, start, soft_labels)
 
     def as_adapter(self, student: Path, base: Path, soft_labels: Path, prompting: Prompting) -> Path:
         """Return the student to serve: base and low-rank adapter merged where the recipe asks for an adapter.
@@ -245,35 +233,32 @@ class Pipeline:
     def _train(
         self,
         stage: str,
-        prompting: Prompting,
         config: TrainConfig | RlConfig,
-        before: Mapping[str, Path],
-        work: Callable[[StageContext], None],
+        prompting: Prompting,
+        start: Path,
+        labels: Path | None = None,
     ) -> Path:
         def train(folder: Path) -> None:
-            set_seed(self._recipe.seed)
             on_step = partial(self._on_progress, f"Train {stage}")
-            context = StageContext.of(self._recipe, stage, before["start"], folder, on_step)
+            job = StageJob(
+                stage=stage,
+                recipe=self._recipe,
+                data=self._data_folder,
+                start=start,
+                folder=folder,
+                soft_labels=labels and labels / _SOFT_LABELS,
+            )
             if self._recipe.launch.processes == 1:
-                work(context)
+                train_stage(job, self.data.train, prompting, on_step)
             else:
-                launch(self._job(context, before.get("labels")), on_step)
+                launch(job, on_step)
 
         inputs = {
-            **{key: folder.name for key, folder in before.items()},
+            "start": start.name,
+            **({"labels": labels.name} if labels else {}),
             "data": self._data_folder.name,
             "form": prompting.form.to_json(),
             "config": config.model_dump(exclude=_NOT_HASHED),
             "seed": self._recipe.seed,
         }
         return self._stages.do(stage, inputs, train)
-
-    def _job(self, context: StageContext, labels: Path | None) -> StageJob:
-        return StageJob(
-            stage=context.stage,
-            recipe=self._recipe,
-            data=self._data_folder,
-            start=context.start,
-            folder=context.folder,
-            soft_labels=labels and labels / _SOFT_LABELS,
-        )

@@ -7,7 +7,6 @@ from pathlib import Path
 from model_export.checkpoint.writer import OnProgress, check_probes
 from model_export.data.pairs import GRADES
 from model_export.data.prompting import PromptForm, Prompting
-from model_export.data.template import find_template
 from model_export.evaluation.baselines import bm25, majority
 from model_export.evaluation.evaluate import Evaluation, evaluate
 from model_export.outputs import CHECKPOINT, Models, RunResult, write_checkpoint, write_results_and_report
@@ -44,7 +43,7 @@ def run(
         data = pipeline.data
 
         student_base = pipeline.base("student_base", recipe.model.student_base)
-        form = PromptForm(find_template(recipe.model.template), data.criteria, recipe.model.limits)
+        form = PromptForm.of(recipe.model, data.criteria)
         student_prompting = Prompting.load(form, student_base)
         check_probes(form, student_prompting.tokenizer)
         student_prompting.check_queries([*data.train, *data.dev])

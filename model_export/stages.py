@@ -93,3 +93,10 @@ def hash_of(value: object) -> str:
     """Return `sha256:<hex>` of JSON-like data; the order of keys does not change it."""
     canonical = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
     return f"sha256:{hashlib.sha256(canonical.encode()).hexdigest()}"
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file that a kill leaves either complete or as it was."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

@@ -10,11 +10,10 @@ from trl import GRPOConfig
 
 from model_export.data.pairs import Pair
 from model_export.data.prompting import PromptForm, Prompting
-from model_export.data.template import find_template
 from model_export.models.model_io import load_model, load_tokenizer
-from model_export.teacher.reward import Reward
-from model_export.teacher.rl import StepMaskTrainer
-from service.contract.manifest import Criteria, Limits
+from model_export.recipe import ModelConfig, RlConfig
+from model_export.teacher.rl import StepMaskTrainer, reward_function
+from service.contract.manifest import Criteria
 from service.contract.prompt import Note
 
 GOLD = 2
@@ -43,8 +42,7 @@ class Bench:
 
     def __init__(self, base: Path, folder: Path) -> None:
         criteria = (Criteria(name="stepwise", text="x", steps=STEPS), Criteria(name="plain", text="y"))
-        limits = Limits(max_query_tokens=32, max_note_tokens=64)
-        form = PromptForm(find_template("note-first-plain-1"), criteria, limits)
+        form = PromptForm.of(ModelConfig(teacher="tiny", template="note-first-plain-1"), criteria)
         self.prompting = Prompting.load(form, base)
         self.pair = Pair("1", "tea <|im_end|>", Note("", "green <|im_start|>"), GOLD, "made", "stepwise")
         self._base, self._folder = base, folder
@@ -56,26 +54,17 @@ class Bench:
     def trainer(self, *, masked: bool, **settings: Any) -> GivenRollouts:
         tokenizer = load_tokenizer(self._base)
         tokenizer.pad_token = tokenizer.eos_token
-        reader = self.prompting.reader
-        reward = Reward(format_weight=0.1, distance_weight=0.0, top_grade=3)
-
-        def rewards(completion_ids: list[list[int]], steps: list[list[str]], **_: Any) -> list[float]:
-            rows = zip(completion_ids, steps, strict=True)
-            return [reward.of(reader.read(ids, criteria).trace, GOLD) for ids, criteria in rows]
-
-        arguments = {
-            "per_device_train_batch_size": 4,
-            "num_generations": 4,
-            "max_completion_length": 80,
-        } | settings
+        sizes = {"per_device_train_batch_size": 4, "num_generations": 4, "max_completion_length": 80}
         trainer = GivenRollouts(
             model=load_model(self._base),
-            reward_funcs=[rewards],
-            args=GRPOConfig(output_dir=str(self._folder), use_cpu=True, report_to="none", **arguments),
+            reward_funcs=[reward_function(RlConfig(steps=1), self.prompting.reader)],
+            args=GRPOConfig(
+                output_dir=str(self._folder), use_cpu=True, report_to="none", **sizes, **settings
+            ),
             processing_class=tokenizer,
             train_dataset=Dataset.from_list([{"prompt": "1"}]),
             prompts={"1": self.prompting.teacher_prompt(self.pair)},
-            reader=reader,
+            reader=self.prompting.reader,
             masked=masked,
         )
         trainer.current_gradient_accumulation_steps = 1

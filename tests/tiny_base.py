@@ -2,8 +2,23 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from tests.checkpoints import tiny_tokenizer_json
+
+
+def make_micro_model(layers: int, **changes: Any) -> Any:
+    """Build a model of 32 hidden units, with the same random weights each time."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 32, "max_position_embeddings": 32}
+    heads = {"num_attention_heads": 1, "num_key_value_heads": 1, "num_hidden_layers": layers}
+    torch.set_num_threads(1)  # as in conftest's tiny_base
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = LlamaConfig(vocab_size=16, initializer_range=0.1, **shape, **heads, **changes)
+        return LlamaForCausalLM(config).eval()
 
 
 def make_tiny_base(folder: Path, *, tokenizer_json: str | None = None, max_positions: int = 2048) -> Path:

@@ -3,12 +3,13 @@
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from model_export.data.pairs import Pair
 from model_export.data.prepare import load_data, prepare_base, prepare_data
 from model_export.data.prompting import PromptForm, Prompting
-from model_export.data.template import find_template
-from model_export.recipe import CotConfig, Recipe
+from model_export.recipe import Recipe
+from model_export.training.stage_job import StageJob
 
 MICRO = """
 name = "micro"
@@ -65,6 +66,21 @@ gate_pairs = 8
 """
 
 
+def micro_recipe(**changes: Any) -> Recipe:
+    """Return the smallest recipe; the changes to a section leave its other settings as they are."""
+    stated = tomllib.loads(MICRO)
+    for name, value in changes.items():
+        stated[name] = stated.get(name, {}) | value if isinstance(value, dict) else value
+    return Recipe.model_validate(stated)
+
+
+def micro_job(stage: str, start: Path, folder: Path, **changes: Any) -> StageJob:
+    """Return a stage of the smallest recipe that works in `folder`, which is made if it does not exist."""
+    folder.mkdir(parents=True, exist_ok=True)
+    recipe = micro_recipe(**changes)
+    return StageJob(stage=stage, recipe=recipe, data=folder.parent / "data", start=start, folder=folder)
+
+
 @dataclass(frozen=True, slots=True)
 class TinyTeacher:
     """Folders of an untrained base and of the teacher, the pairs that it memorised (two per grade), and other pairs."""
@@ -80,18 +96,16 @@ def make_tiny_teacher(root: Path) -> TinyTeacher:
     """Train a teacher under `root` in a few seconds."""
     import torch
 
-    from model_export.teacher.sft import StageContext, train_cot
+    from model_export.teacher.sft import train_cot
 
     torch.set_num_threads(1)  # as in conftest's tiny_base
-    data_folder, base, folder = root / "data", root / "base", root / "teacher"
-    for made in (data_folder, base, folder):
-        made.mkdir(parents=True)
-    recipe = Recipe.model_validate(tomllib.loads(MICRO))
-    prepare_data(recipe, root, data_folder)
-    data = load_data(data_folder)
+    base, recipe = root / "base", micro_recipe()
+    for made in (root / "data", base):
+        made.mkdir()
+    prepare_data(recipe, root, root / "data")
+    data = load_data(root / "data")
     prepare_base("tiny", recipe, data, base)
-    form = PromptForm(find_template(recipe.model.template), data.criteria, recipe.model.limits)
-    prompting, pairs = Prompting.load(form, base), data.train[:8]
-    place = StageContext("cot_sft", base, folder, seed=3, from_scratch=True, on_step=lambda *_: None)
-    train_cot(pairs, prompting, CotConfig(steps=100, batch_size=8, learning_rate=5e-3), place)
-    return TinyTeacher(base, folder, prompting, pairs, data.train[8:])
+    prompting = Prompting.load(PromptForm.of(recipe.model, data.criteria), base)
+    job = micro_job("cot_sft", base, root / "teacher", cot_sft={"steps": 100})
+    train_cot(data.train[:8], prompting, job, lambda *_: None)
+    return TinyTeacher(base, job.folder, prompting, data.train[:8], data.train[8:])

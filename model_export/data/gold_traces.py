@@ -71,10 +71,6 @@ def _name_words(lead: str, words: Sequence[str]) -> str:
 
 def _describe_length(body: str) -> str:
     count = len(body.split())
-    return (
-        "much to read"
-        if count >= _LONG_BODY
-        else "little to read"
-        if count >= _SOME_BODY
-        else "nothing to read"
-    )
+    if count >= _LONG_BODY:
+        return "much to read"
+    return "little to read" if count >= _SOME_BODY else "nothing to read"

@@ -33,17 +33,14 @@ def _terms(text: str) -> frozenset[str]:
     return frozenset(split_words(unicodedata.normalize("NFKC", text).lower()))
 
 
-def read_ids(path: Path) -> frozenset[str]:
-    """Read ids from a file with one per line. Raises DataError when it can't be read or is empty."""
+def read_long_tail(path: Path, dev: Collection[Pair]) -> frozenset[str]:
+    """Read ids of dev pairs from a file with one per line.
+
+    Raises DataError when the file can't be read, is empty, or has ids that no dev pair has.
+    """
     ids = frozenset(line.strip() for line in read_lines(path)) - {""}
     if not ids:
         raise DataError(f"{path}: holds no id")
-    return ids
-
-
-def read_long_tail(path: Path, dev: Collection[Pair]) -> frozenset[str]:
-    """Read the ids of dev pairs from a file. Raises DataError naming ids that no dev pair has."""
-    ids = read_ids(path)
     if unknown := sorted(ids - {pair.id for pair in dev}):
         raise DataError(f"{path}: no dev pair has the id {listed(unknown)}")
     return ids

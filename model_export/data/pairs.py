@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic_core import PydanticCustomError
 
 from service.contract.manifest import Name
 from service.contract.probes import ProbeNote
@@ -70,106 +71,103 @@ class Source:
     grades: tuple[int, ...]
 
 
+def _check_id(id_: str) -> str:
+    if not id_:
+        raise PydanticCustomError("empty", "is empty")
+    # Files of ids hold one id per line.
+    if id_ != id_.strip() or "\n" in id_:
+        raise PydanticCustomError("blanks", "has surrounding blanks or a line break")
+    return id_
+
+
+def _canonical_text(text: str) -> str:
+    canonical = canonicalize(text)
+    if not canonical:
+        raise PydanticCustomError("empty", "is empty")
+    return canonical
+
+
+def _canonical_note(note: ProbeNote) -> ProbeNote:
+    title, body = canonicalize(note.title), canonicalize(note.body)
+    if not title and not body:
+        raise PydanticCustomError("empty", "title and body are empty")
+    return ProbeNote(title=title, body=body)
+
+
+def _check_label(label: int, info: ValidationInfo[int]) -> int:
+    """Check a label of a file against the number of labels, which is the validation's context."""
+    if not 0 <= label < info.context:
+        raise PydanticCustomError("out_of_range", f"{label} is out of range 0..{info.context - 1}")
+    return label
+
+
+_Text = Annotated[str, AfterValidator(_canonical_text)]
+_Label = Annotated[int, AfterValidator(_check_label)]
+
+
 class _RowFinding(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    text: str
-    grade: int
+    text: _Text
+    grade: _Label
 
 
 class _AnyRow(BaseModel):
+    """A row of a file, with canonical texts."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    id: str
-    query: str
-    note: ProbeNote
-    label: int | None = None
+    id: Annotated[str, AfterValidator(_check_id)]
+    query: _Text
+    note: Annotated[ProbeNote, AfterValidator(_canonical_note)]
+    label: _Label | None = None
     # Accepted and not used: the recipe names the source, and no loss uses the annotators' variance.
     source: str = ""
     label_variance: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     findings: dict[Name, _RowFinding] = Field(default_factory=dict)
 
     def to_pair(self, source: Source) -> Pair:
-        note = Note(canonicalize(self.note.title), canonicalize(self.note.body))
         return Pair(
             id=self.id,
-            query=canonicalize(self.query),
-            note=note,
+            query=self.query,
+            note=Note(self.note.title or "", self.note.body),
             label=UNJUDGED if self.label is None else source.grades[self.label],
             source=source.name,
             criteria=source.criteria,
             findings={
-                name: Finding(canonicalize(finding.text), source.grades[finding.grade])
+                name: Finding(finding.text, source.grades[finding.grade])
                 for name, finding in self.findings.items()
             },
         )
 
 
 class _Row(_AnyRow):
-    label: int
+    label: _Label
 
 
-class _Rows:
-    """The pairs read so far from one file, and the line where each id and each text was first seen."""
+class _Seen:
+    """The line where each id and each text was first seen."""
 
-    def __init__(self, source: Source, row_type: type[_AnyRow]) -> None:
-        self.pairs: list[Pair] = []
-        self._source = source
-        self._row_type = row_type
+    def __init__(self) -> None:
         self._lines_of_ids: dict[str, int] = {}
-        self._seen: dict[tuple[str, Note], tuple[int, int | None]] = {}
+        self._texts: dict[tuple[str, Note], tuple[int, int | None]] = {}
 
-    def add(self, number: int, line: str) -> str:
-        """Add a line. Returns what is wrong with it, or an empty string."""
-        try:
-            row = self._row_type.model_validate_json(line)
-        except ValidationError as error:
-            return _describe(error)
-        if wrong := "; ".join(self._complaints(row)):
-            return wrong
-        pair = row.to_pair(self._source)
-        wrong = "; ".join([*_empty_texts(pair), *self._repeats(number, pair, row.label)])
-        if not wrong:
-            self.pairs.append(pair)
-        return wrong
-
-    def _complaints(self, row: _AnyRow) -> Iterator[str]:
-        if not row.id:
-            yield "id: is empty"
-        # Files of ids hold one id per line.
-        if row.id != row.id.strip() or "\n" in row.id:
-            yield "id: has surrounding blanks or a line break"
-        grades = {} if row.label is None else {"label": row.label}
-        grades |= {f"findings.{name}.grade": finding.grade for name, finding in row.findings.items()}
-        for name, grade in grades.items():
-            if not 0 <= grade < len(self._source.grades):
-                yield f"{name}: {grade} is out of range 0..{len(self._source.grades) - 1}"
-
-    def _repeats(self, number: int, pair: Pair, label: int | None) -> Iterator[str]:
+    def find_repeats(self, number: int, pair: Pair, label: int | None) -> Iterator[str]:
         first = self._lines_of_ids.setdefault(pair.id, number)
         if first != number:
             yield f"id: the same as in line {first}"
-        first, first_label = self._seen.setdefault((pair.query, pair.note), (number, label))
+        first, first_label = self._texts.setdefault((pair.query, pair.note), (number, label))
         if first != number:
             yield f"the same pair as line {first}{'' if label == first_label else ', with another label'}"
 
 
 def _describe(error: ValidationError) -> str:
-    if error.errors(include_input=False)[0]["type"] == "json_invalid":
-        reason = error.errors(include_input=False)[0]["msg"].removeprefix("Invalid JSON: ")
-        return f"not JSON ({reason.replace('at line 1 column', 'at column')})"
+    first = error.errors(include_input=False)[0]
+    if first["type"] == "json_invalid":
+        reason = first["msg"].removeprefix("Invalid JSON: ").replace("at line 1 column", "at column")
+        return f"not JSON ({reason})"
     # Canonical, because a key may contain a line break.
     return "; ".join(f"{canonicalize(bad.field)}: {bad.message}" for bad in bad_fields(error, "row"))
-
-
-def _empty_texts(pair: Pair) -> Iterator[str]:
-    if not pair.query:
-        yield "query: is empty"
-    if not pair.note.title and not pair.note.body:
-        yield "note: title and body are empty"
-    for criterion, finding in pair.findings.items():
-        if not finding.text:
-            yield f"findings.{criterion}.text: is empty"
 
 
 def read_pairs(path: Path, source: Source, *, judged: bool = True) -> list[Pair]:
@@ -179,15 +177,25 @@ def read_pairs(path: Path, source: Source, *, judged: bool = True) -> list[Pair]
     With `judged` false the label is optional, because a teacher will give it.
     Raises one DataError that says what is wrong with each line, for the first 20.
     """
-    rows, wrong = _Rows(source, _Row if judged else _AnyRow), []
+    row_type, seen = _Row if judged else _AnyRow, _Seen()
+    pairs, wrong = [], []
     for number, line in enumerate(read_lines(path), 1):
-        if line.strip() and (complaint := rows.add(number, line)):
+        if not line.strip():
+            continue
+        try:
+            row = row_type.model_validate_json(line, context=len(source.grades))
+        except ValidationError as error:
+            complaint = _describe(error)
+        else:
+            pairs.append(row.to_pair(source))
+            complaint = "; ".join(seen.find_repeats(number, pairs[-1], row.label))
+        if complaint:
             wrong.append(f"line {number}: {complaint}")
     if wrong:
         raise DataError(f"{path}: {listed(wrong, '; ')}")
-    if not rows.pairs:
+    if not pairs:
         raise DataError(f"{path}: has no pairs")
-    return rows.pairs
+    return pairs
 
 
 def read_lines(path: Path) -> list[str]:
@@ -223,8 +231,9 @@ def _to_row(pair: Pair) -> dict[str, Any]:
         "label": pair.label,
         "source": pair.source,
     }
-    findings = {name: asdict(finding) for name, finding in pair.findings.items()}
-    return row | ({"findings": findings} if findings else {})
+    if pair.findings:
+        row["findings"] = {name: asdict(finding) for name, finding in pair.findings.items()}
+    return row
 
 
 def check_split(train: Sequence[Pair], dev: Sequence[Pair]) -> None:

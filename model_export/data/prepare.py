@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
+from pydantic import TypeAdapter
+
 from model_export.data.criteria import load_criteria
 from model_export.data.gold_traces import gold_steps
 from model_export.data.long_tail import long_tail_ids, read_long_tail
@@ -21,8 +23,12 @@ from model_export.data.pairs import (
     read_pairs,
     write_pairs,
 )
+from model_export.data.sampling import sample, sample_queries
+from model_export.data.synthetic import CRITERIA as SYNTHETIC_CRITERIA
+from model_export.data.synthetic import SOURCE as SYNTHETIC
+from model_export.data.synthetic import generate
 from model_export.recipe import TINY_BASE, Recipe
-from model_export.recipe_data import DataConfig, SourceConfig, SyntheticConfig
+from model_export.recipe_data import DataConfig, SyntheticConfig
 from model_export.stages import hash_of
 from service.contract.manifest import Base, Criteria, hash_file
 from service.contract.trace import ANSWER_CUE, STEPS_CUE
@@ -113,15 +119,7 @@ def load_data(folder: Path) -> Data:
         measured = folder / f"{name}.dev.jsonl"
         # All dev pairs may have been dropped as leaking.
         dev += read_pairs(measured, source) if measured.stat().st_size else []
-    criteria = tuple(Criteria.model_validate(each) for each in index["criteria"])
-    return Data(
-        tuple(train),
-        tuple(dev),
-        frozenset(index["long_tail"]),
-        criteria,
-        index["hashes"],
-        tuple(index["left_out"]),
-    )
+    return TypeAdapter(Data).validate_python({**index, "train": train, "dev": dev})
 
 
 def prepare_base(name: str, recipe: Recipe, data: Data, folder: Path) -> None:
@@ -154,76 +152,53 @@ def _data_files(data: DataConfig, root: Path) -> dict[str, Path]:
     return {name: root / name for source in data.sources for name in source.files}
 
 
-def _generate(seed: int, config: SyntheticConfig) -> Data:
-    from model_export.data.synthetic import CRITERIA, generate
+def recipe_sources(data: DataConfig) -> dict[str, Source]:
+    """Return what the pairs of each source have in common, by its name. Raises CriteriaError."""
+    if data.synthetic:
+        return {SYNTHETIC: Source(SYNTHETIC, SYNTHETIC_CRITERIA.name, GRADES)}
+    return {
+        config.name: Source(config.name, load_criteria(config.criteria).name, config.grades)
+        for config in data.sources
+    }
 
+
+def recipe_criteria(data: DataConfig) -> tuple[Criteria, ...]:
+    """Return all criteria that the pairs were judged by, the default first. Raises CriteriaError."""
+    if data.synthetic:
+        return (SYNTHETIC_CRITERIA,)
+    by_name: dict[str, Criteria] = {}
+    for config in data.sources:
+        criteria = load_criteria(config.criteria)
+        by_name.setdefault(criteria.name, criteria)
+    return tuple(by_name.values())
+
+
+def _generate(seed: int, config: SyntheticConfig) -> Data:
     made = generate(seed, config.train_queries, config.dev_queries, config.notes_per_query)
     stated = hash_of({"seed": seed, **config.model_dump()})
-    return Data(made.train, made.dev, made.long_tail, (CRITERIA,), {"synthetic": stated})
+    return Data(made.train, made.dev, made.long_tail, (SYNTHETIC_CRITERIA,), {"synthetic": stated})
 
 
 def _read_sources(recipe: Recipe, root: Path) -> Data:
     train: list[Pair] = []
     dev: list[Pair] = []
     long_tail: set[str] = set()
-    criteria: dict[str, Criteria] = {}
+    sources = recipe_sources(recipe.data)
     for config in recipe.data.sources:
-        stated = load_criteria(config.criteria)
-        criteria.setdefault(stated.name, stated)
-        source = Source(config.name, stated.name, config.grades)
-        own_train, own_dev = (
-            read_pairs(root / config.train, source),
-            read_pairs(root / config.dev, source),
-        )
+        own_train = read_pairs(root / config.train, sources[config.name])
+        own_dev = read_pairs(root / config.dev, sources[config.name])
         check_split(own_train, own_dev)
-        long_tail |= _long_tail(config, root, own_train, own_dev)
+        long_tail |= (
+            read_long_tail(root / config.long_tail, own_dev)
+            if config.long_tail
+            else long_tail_ids(own_train, own_dev)
+        )
         random = Random(f"{recipe.seed} {config.name}")
-        train += _sample_pairs(own_train, config.max_train, random)
+        train += sample(own_train, config.max_train, random)
         dev += sample_queries(own_dev, config.max_dev, random)
     kept = frozenset(pair.id for pair in dev) & long_tail
     hashes = {name: hash_file(path) for name, path in _data_files(recipe.data, root).items()}
-    return Data(tuple(train), tuple(dev), kept, tuple(criteria.values()), hashes)
-
-
-def _long_tail(
-    config: SourceConfig, root: Path, train: Sequence[Pair], dev: Sequence[Pair]
-) -> frozenset[str]:
-    if config.long_tail:
-        return read_long_tail(root / config.long_tail, dev)
-    return long_tail_ids(train, dev)
-
-
-def _sample_pairs(pairs: Sequence[Pair], most: int | None, random: Random) -> list[Pair]:
-    return list(pairs) if most is None or len(pairs) <= most else random.sample(pairs, most)
-
-
-def sample_queries(pairs: Sequence[Pair], most: int | None, random: Random) -> list[Pair]:
-    """Sample pairs of whole queries until the next query would exceed `most` pairs; at least one query."""
-    if most is None or len(pairs) <= most:
-        return list(pairs)
-    by_query: dict[str, list[Pair]] = {}
-    for pair in pairs:
-        by_query.setdefault(pair.query, []).append(pair)
-    taken: list[Pair] = []
-    for query in random.sample(list(by_query), len(by_query)):
-        if taken and len(taken) + len(by_query[query]) > most:
-            break
-        taken += by_query[query]
-    return taken
-
-
-def sample_dev(pairs: Sequence[Pair], most: int | None, random: Random) -> list[Pair]:
-    """Sample the same number of pairs from each source, in whole queries.
-
-    Drawn from all sources at once, one source with long result lists could fill the sample.
-    """
-    if most is None:
-        return list(pairs)
-    by_source: dict[str, list[Pair]] = {}
-    for pair in pairs:
-        by_source.setdefault(pair.source, []).append(pair)
-    share = max(1, most // max(1, len(by_source)))
-    return [pair for own in by_source.values() for pair in sample_queries(own, share, random)]
+    return Data(tuple(train), tuple(dev), kept, recipe_criteria(recipe.data), hashes)
 
 
 def _texts(data: Data) -> list[str]:

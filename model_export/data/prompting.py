@@ -3,13 +3,18 @@
 The student writes the grade first and then the steps; the teacher writes the steps first and then the grade.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Self
+
+from pydantic import TypeAdapter
 
 from model_export.data.pairs import GRADES, Pair, listed
 from model_export.data.rollout_reader import RolloutReader
+from model_export.data.template import find_template
+from model_export.recipe import ModelConfig
 from service.contract.checkpoint import Checkpoint
 from service.contract.manifest import Criteria, Limits, Template, TextPiece
 from service.contract.prompt import PromptRenderer
@@ -30,13 +35,15 @@ class PromptForm:
     criteria: tuple[Criteria, ...]
     limits: Limits
 
+    @classmethod
+    def of(cls, model: ModelConfig, criteria: tuple[Criteria, ...]) -> Self:
+        """Return the form of a recipe's prompts. Raises TemplateError for an unknown template."""
+        return cls(find_template(model.template), criteria, model.limits)
+
     def to_json(self) -> dict[str, object]:
         """Return the form as JSON-like data, for hashing."""
-        return {
-            "template": self.template.model_dump(mode="json"),
-            "criteria": [criteria.model_dump(mode="json") for criteria in self.criteria],
-            "limits": self.limits.model_dump(mode="json"),
-        }
+        found: dict[str, object] = TypeAdapter(PromptForm).dump_python(self, mode="json")
+        return found
 
 
 class Prompting:
@@ -79,7 +86,12 @@ class Prompting:
     @property
     def reader(self) -> RolloutReader:
         """Return the reader of the teacher's completions."""
-        return RolloutReader(self.tokenizer, self.end_token_id, GRADES[-1])
+        return RolloutReader(self.tokenizer, self.end_token_id)
+
+    @property
+    def max_teacher_tokens(self) -> int:
+        """Return the length of the teacher's longest possible prompt."""
+        return self._teacher.max_prompt_tokens
 
     def steps(self, criteria: str) -> tuple[str, ...]:
         """Return the steps of a trace under these criteria."""
@@ -125,13 +137,7 @@ def teacher_template(template: Template) -> Template:
     return Template(name=f"{template.name}-teacher", pieces=pieces)
 
 
-def soft_label(distribution: Sequence[float]) -> list[float]:
-    """Normalise a distribution so that it sums to 1, as cross-entropy needs."""
-    total = sum(distribution)
-    return [value / total for value in distribution]
-
-
-def gold_label(pair: Pair, smoothing: float = 0.0) -> list[float]:
+def gold_label(pair: Pair, smoothing: float) -> list[float]:
     """Return the target distribution of a pair: `smoothing` spread over all grades, the rest on the gold grade."""
     return [(1 - smoothing) * (grade == pair.label) + smoothing / len(GRADES) for grade in GRADES]
 

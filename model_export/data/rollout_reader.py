@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from model_export.data.pairs import GRADES
 from service.contract.tokenizer import ContractTokenizer
 from service.contract.trace import Trace, parse_trace
 
@@ -26,7 +27,6 @@ class RolloutReader:
 
     tokenizer: ContractTokenizer
     end_token_id: int
-    top_grade: int
 
     def read(self, token_ids: Sequence[int], criteria: Sequence[str]) -> Rollout:
         """Read a completion, without padding, whose steps must follow these criteria."""
@@ -34,5 +34,5 @@ class RolloutReader:
         whole = bool(token_ids) and token_ids[-1] == self.end_token_id
         # A control token inside the trace is invisible in the text, and makes it invalid.
         whole = whole and self.tokenizer.decode(token_ids[:-1]) == text
-        trace = parse_trace(text, criteria, self.top_grade) if whole else None
+        trace = parse_trace(text, criteria, GRADES[-1]) if whole else None
         return Rollout((0, *ends)[: len(ends)], trace)

@@ -1,18 +1,45 @@
-"""Selects the pairs that a stage trains on, and how often it uses each."""
+"""Samples pairs, and selects those that a stage trains on and how often it uses each."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from random import Random
 
 from model_export.data.pairs import Pair
 from model_export.recipe import DistilConfig, TrainConfig
 
 
+def sample(pairs: Sequence[Pair], most: int | None, random: Random) -> list[Pair]:
+    """Return `most` pairs at random, or all where there are no more."""
+    return list(pairs) if most is None or len(pairs) <= most else random.sample(pairs, most)
+
+
+def sample_queries(pairs: Sequence[Pair], most: int | None, random: Random) -> list[Pair]:
+    """Sample pairs of whole queries until the next query would exceed `most` pairs; at least one query."""
+    if most is None or len(pairs) <= most:
+        return list(pairs)
+    by_query = _group(pairs, lambda pair: pair.query)
+    taken: list[Pair] = []
+    for query in random.sample(list(by_query), len(by_query)):
+        if taken and len(taken) + len(by_query[query]) > most:
+            break
+        taken += by_query[query]
+    return taken
+
+
+def sample_dev(pairs: Sequence[Pair], most: int | None, random: Random) -> list[Pair]:
+    """Sample the same number of pairs from each source, in whole queries.
+
+    Drawn from all sources at once, one source with long result lists could fill the sample.
+    """
+    if most is None:
+        return list(pairs)
+    by_source = _group(pairs, lambda pair: pair.source)
+    share = max(1, most // max(1, len(by_source)))
+    return [pair for own in by_source.values() for pair in sample_queries(own, share, random)]
+
+
 def pick(pairs: Sequence[Pair], config: TrainConfig, seed: int) -> list[Pair]:
     """Return the pairs of an epoch: all, balanced by source, or a random sample of as many as the stage sets."""
-    balanced = balance(pairs, config.source_exponent, seed)
-    if config.pairs is None or config.pairs >= len(balanced):
-        return balanced
-    return Random(seed).sample(balanced, config.pairs)
+    return sample(balance(pairs, config.source_exponent, seed), config.pairs, Random(seed))
 
 
 def balance(pairs: Sequence[Pair], exponent: float, seed: int) -> list[Pair]:
@@ -21,16 +48,19 @@ def balance(pairs: Sequence[Pair], exponent: float, seed: int) -> list[Pair]:
     1 leaves the pairs as they are; 0 gives each source as many as the largest has. Source: temperature sampling,
     arXiv 1907.05019, section 3.2.
     """
-    by_source: dict[str, list[Pair]] = {}
-    for pair in pairs:
-        by_source.setdefault(pair.source, []).append(pair)
-    most = max(map(len, by_source.values()), default=0)
+    by_source = _group(pairs, lambda pair: pair.source).values()
+    most = max(map(len, by_source), default=0)
     random = Random(seed)
     return [
-        pair
-        for own in by_source.values()
-        for pair in repeat(own, round(most * (len(own) / most) ** exponent), random)
+        pair for own in by_source for pair in repeat(own, round(most * (len(own) / most) ** exponent), random)
     ]
+
+
+def _group(pairs: Sequence[Pair], key: Callable[[Pair], str]) -> dict[str, list[Pair]]:
+    groups: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        groups.setdefault(key(pair), []).append(pair)
+    return groups
 
 
 def repeat(pairs: Sequence[Pair], count: int, random: Random) -> list[Pair]:

@@ -9,6 +9,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice, product
+from typing import NamedTuple
 
 from model_export.data.long_tail import long_tail_ids
 from model_export.data.pairs import GRADES, DataError, Finding, Pair
@@ -56,15 +57,12 @@ class SyntheticData:
     long_tail: frozenset[str]
 
 
-@dataclass(frozen=True, slots=True)
-class _Wish:
+class _Words(NamedTuple):
+    """The words of a wish, or those of an offer that a wish asks about; the limit is a city or a day."""
+
     thing: str
     colour: str
     limit: str
-
-    @property
-    def query(self) -> str:
-        return f"{self.colour} {self.thing} {self.limit}"
 
     @property
     def weight(self) -> float:
@@ -76,22 +74,11 @@ class _Wish:
         return math.prod(1 / (1 + place) for place in places)
 
 
-@dataclass(frozen=True, slots=True)
-class _Offer:
-    thing: str
-    colour: str
-    city: str
-    day: str
-
-    def limit_like(self, asked: str) -> str:
-        return self.city if asked in _CITIES else self.day
-
-
 def _limits_like(limit: str) -> tuple[str, ...]:
     return _CITIES if limit in _CITIES else _DAYS
 
 
-_ALL_WISHES = tuple(_Wish(*words) for words in product(_THINGS, _COLOURS, _CITIES + _DAYS))
+_ALL_WISHES = tuple(_Words(*words) for words in product(_THINGS, _COLOURS, _CITIES + _DAYS))
 
 
 def generate(seed: int, train_queries: int, dev_queries: int, notes_per_query: int) -> SyntheticData:
@@ -114,14 +101,14 @@ def generate(seed: int, train_queries: int, dev_queries: int, notes_per_query: i
     return SyntheticData(train, dev, long_tail_ids(train, dev))
 
 
-def _draw_wishes(rng: random.Random, number: int) -> list[_Wish]:
+def _draw_wishes(rng: random.Random, number: int) -> list[_Words]:
     """Sample distinct wishes by weight: each draws an exponential time at the rate of its weight, and the earliest win."""
     ringing = sorted(_ALL_WISHES, key=lambda wish: rng.expovariate(wish.weight))
     return rng.sample(ringing[:number], number)
 
 
 def _make_pairs(
-    rng: random.Random, split: str, wishes: Sequence[_Wish], notes_per_query: int
+    rng: random.Random, split: str, wishes: Sequence[_Words], notes_per_query: int
 ) -> Iterator[Pair]:
     number = 0
     for wish in wishes:
@@ -133,7 +120,7 @@ def _make_pairs(
             notes.add(note)
             yield Pair(
                 id=f"{SOURCE}-{split}-{number:05}",
-                query=wish.query,
+                query=f"{wish.colour} {wish.thing} {wish.limit}",
                 note=note,
                 label=grade,
                 source=SOURCE,
@@ -143,17 +130,17 @@ def _make_pairs(
             number += 1
 
 
-def _make_note(rng: random.Random, wish: _Wish, grade: int) -> tuple[_Offer, Note]:
+def _make_note(rng: random.Random, wish: _Words, grade: int) -> tuple[_Words, Note]:
     offer = _make_offer(rng, wish, grade)
     limits = _limits_like(wish.limit)
-    aside = " ".join(
-        (
-            _draw_aside(rng, _COLOURS, wish.colour, offer.colour),
-            _draw_aside(rng, _THINGS, wish.thing, offer.thing),
-            _draw_aside(rng, limits, wish.limit, offer.limit_like(wish.limit)),
-        )
+    other = _draw_other(rng, _DAYS if limits is _CITIES else _CITIES)
+    city, day = (offer.limit, other) if limits is _CITIES else (other, offer.limit)
+    aside = (
+        _draw_aside(rng, _COLOURS, wish.colour, offer.colour),
+        _draw_aside(rng, _THINGS, wish.thing, offer.thing),
+        _draw_aside(rng, limits, wish.limit, offer.limit),
     )
-    facts = [f"colour {offer.colour}", f"city {offer.city}", f"day {offer.day}", f"also {aside}"]
+    facts = [f"colour {offer.colour}", f"city {city}", f"day {day}", f"also {' '.join(aside)}"]
     rng.shuffle(facts)
     return offer, Note(f"{rng.choice(_MANNERS)} {offer.thing}", " . ".join(facts))
 
@@ -176,14 +163,13 @@ def _draw_other(rng: random.Random, words: Sequence[str], *barred: str) -> str:
     return rng.choices(others, [(1 + words.index(word)) ** _OFFER_SLOPE for word in others])[0]
 
 
-def _make_offer(rng: random.Random, wish: _Wish, grade: int) -> _Offer:
+def _make_offer(rng: random.Random, wish: _Words, grade: int) -> _Words:
     has_colour, has_limit = _draw_met(rng, grade)
-    thing = wish.thing if grade else _draw_other(rng, _THINGS, wish.thing)
-    colour = wish.colour if has_colour else _draw_other(rng, _COLOURS, wish.colour)
-    limit = wish.limit if has_limit else _draw_other(rng, _limits_like(wish.limit), wish.limit)
-    if limit in _CITIES:
-        return _Offer(thing, colour, city=limit, day=_draw_other(rng, _DAYS))
-    return _Offer(thing, colour, city=_draw_other(rng, _CITIES), day=limit)
+    return _Words(
+        thing=wish.thing if grade else _draw_other(rng, _THINGS, wish.thing),
+        colour=wish.colour if has_colour else _draw_other(rng, _COLOURS, wish.colour),
+        limit=wish.limit if has_limit else _draw_other(rng, _limits_like(wish.limit), wish.limit),
+    )
 
 
 def _draw_met(rng: random.Random, grade: int) -> tuple[bool, bool]:
@@ -194,13 +180,11 @@ def _draw_met(rng: random.Random, grade: int) -> tuple[bool, bool]:
     return has_colour, grade == 3 or (grade == 2 and not has_colour)
 
 
-def _compare(wish: _Wish, offer: _Offer) -> dict[str, Finding]:
+def _compare(wish: _Words, offer: _Words) -> dict[str, Finding]:
     """Compare wish and offer step by step, with the highest grade that is still possible after each step."""
-    limits = (wish.limit, offer.limit_like(wish.limit))
-    sides = ((wish.thing, offer.thing), (wish.colour, offer.colour), limits)
     grade = GRADES[-1] if wish.thing == offer.thing else 0
     findings = {}
-    for step, (asked, found) in zip(STEPS, sides, strict=True):
+    for step, asked, found in zip(STEPS, wish, offer, strict=True):
         if asked != found:
             grade = max(grade - 1, 0)
         findings[step] = Finding(f"{asked} {found} {'yes' if asked == found else 'no'}", grade)

@@ -1,6 +1,5 @@
 """Loads and saves transformers folders for the stages."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +33,6 @@ def speed_up(model: PreTrainedModel, *, compiled: bool) -> None:
     if compiled:
         for layer in model.model.layers:
             layer.compile(dynamic=True)
-
-
-def save_model(
-    model: PreTrainedModel, tokenizer: Any, folder: Path, weights: Mapping[str, torch.Tensor] | None = None
-) -> None:
-    """Write float32 weights (the model's, unless others are given), configuration and tokenizer files."""
-    model.save_pretrained(folder, state_dict=weights)
-    tokenizer.save_pretrained(folder)
 
 
 def keep_first_layers(model: PreTrainedModel, count: int) -> None:

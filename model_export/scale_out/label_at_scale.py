@@ -6,52 +6,28 @@ distribution, so no path has to be scored again.
 """
 
 import json
-import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
 from model_export.checkpoint.writer import OnProgress
 from model_export.data.pairs import Pair, listed, read_pairs
-from model_export.data.prompting import PromptForm, Prompting, teacher_template
-from model_export.scale_out.label_plan import LabelError, LabelPlan, PathSampling, path_requests
-from model_export.scale_out.trace_engine import Completion, EngineSetup, StartEngine, TraceEngine
-from model_export.stages import lock
+from model_export.data.prompting import Prompting
+from model_export.scale_out.label_plan import Completion, LabelError, LabelPlan, TraceEngine
+from model_export.stages import lock, write_whole
 from model_export.teacher.label import SoftLabel, average, read_soft_labels, write_soft_labels
 from model_export.teacher.rollout import read_path
 from service.contract.labels import LabelDistribution
-from service.contract.prompt import PromptRenderer
 
 INPUTS_NAME, UNLABELLED_NAME = "label.json", "unlabelled.jsonl"
 
-
-@dataclass(frozen=True, slots=True)
-class LabelSummary:
-    """The result of labelling. `made` counts the pairs that this run labelled in `seconds`, engine start included."""
-
-    pairs: int
-    labelled: int
-    made: int
-    seconds: float
-
-    def __str__(self) -> str:
-        unlabelled = self.pairs - self.labelled
-        line = f"{self.labelled:,} of {self.pairs:,} pairs are labelled"
-        if unlabelled:
-            line += f"; {unlabelled:,} have no path that parses, see {UNLABELLED_NAME}"
-        if self.made:
-            rate = self.made / self.seconds
-            line += f" ({self.made:,} in this run, in {self.seconds:.0f} s: {rate:.1f} per second)"
-        return line
+Shards = Mapping[Path, Sequence[Pair]]
 
 
-def label_file(
-    plan: LabelPlan, out: Path, start_engine: StartEngine, on_progress: OnProgress
-) -> LabelSummary:
-    """Label the plan's pairs into `out`; shards from an earlier run of the same plan are kept.
+def label_file(plan: LabelPlan, out: Path, engine: TraceEngine, on_progress: OnProgress) -> str:
+    """Label the plan's pairs into `out` and return a summary; shards from an earlier run of the same plan are kept.
 
     Writes `labels-00000.jsonl` and so on, for `read_soft_labels`, `label.json` (the plan's inputs) and `unlabelled.jsonl` (ids
     of pairs none of whose paths parses). All pairs are in memory, about 2 KB each. A rerun samples the same paths where the
@@ -64,77 +40,16 @@ def label_file(
         prompting = Prompting.load(plan.form, plan.teacher)
         prompting.check_queries(pairs)
         _claim(out, plan.inputs())
-        shards = split(pairs, plan.shard_size, out)
+        shards = {
+            out / f"labels-{start // plan.shard_size:05}.jsonl": pairs[start : start + plan.shard_size]
+            for start in range(0, len(pairs), plan.shard_size)
+        }
         missing = {path: shard for path, shard in shards.items() if not path.is_file()}
         if missing:
-            with start_engine(_setup(plan, prompting)) as engine:
-                _label_shards(missing, engine, PathReader(prompting), plan.sampling, on_progress)
-        return _finish(shards, out, sum(map(len, missing.values())), time.monotonic() - started)
-
-
-def split(pairs: Sequence[Pair], shard_size: int, out: Path) -> dict[Path, Sequence[Pair]]:
-    """Return the pairs of each shard, by the shard's file."""
-    starts = range(0, len(pairs), shard_size)
-    return {
-        out / f"labels-{number:05}.jsonl": pairs[start : start + shard_size]
-        for number, start in enumerate(starts)
-    }
-
-
-@dataclass(frozen=True, slots=True)
-class PathReader:
-    """Reads completions of the teacher that uses this prompting."""
-
-    prompting: Prompting
-
-    def soft_label(self, pair: Pair, completions: Sequence[Completion]) -> SoftLabel | None:
-        """Average the paths that parse; None where none does."""
-        paths = [path for each in completions if (path := self._read(pair, each))]
-        return average(pair.id, paths) if paths else None
-
-    def _read(self, pair: Pair, completion: Completion) -> tuple[str, tuple[float, ...]] | None:
-        steps = self.prompting.steps(pair.criteria)
-        path = read_path([], completion.token_ids, self.prompting.reader, steps)
-        if path is None:
-            return None
-        at_answer = completion.label_logprobs[len(path.before_answer)]
-        return path.steps, LabelDistribution.from_logprobs(at_answer).probabilities
-
-
-def _label_shards(
-    shards: Mapping[Path, Sequence[Pair]],
-    engine: TraceEngine,
-    reader: PathReader,
-    sampling: PathSampling,
-    on_progress: OnProgress,
-) -> None:
-    pairs = [pair for shard in shards.values() for pair in shard]
-    on_progress("Label", 0, len(pairs))
-    # One stream over all shards, so that engines never wait between shards.
-    answers = engine.complete(pairs, partial(path_requests, prompting=reader.prompting, sampling=sampling))
-    done = 0
-    for path, shard in shards.items():
-        labels = []
-        for pair, completions in zip(shard, islice(answers, len(shard)), strict=True):
-            labels.append(reader.soft_label(pair, completions))
-            done += 1
-            on_progress("Label", done, len(pairs))
-        _put(path, partial(write_soft_labels, labels=[label for label in labels if label]))
-
-
-def _setup(plan: LabelPlan, prompting: Prompting) -> EngineSetup:
-    form = plan.form
-    renderer = PromptRenderer(
-        PromptForm(teacher_template(form.template), form.criteria, form.limits), prompting.tokenizer
-    )
-    return EngineSetup(
-        teacher=plan.teacher,
-        label_token_ids=prompting.label_token_ids,
-        end_token_id=prompting.end_token_id,
-        max_prompt_tokens=renderer.max_prompt_tokens,
-        max_tokens=plan.sampling.max_tokens,
-        temperature=plan.sampling.temperature,
-    )
+            _label_shards(missing, plan, prompting, engine, on_progress)
+        unlabelled = _list_unlabelled(shards, out)
+        made, seconds = sum(map(len, missing.values())), time.monotonic() - started
+    return _summarize(len(pairs), unlabelled, made, seconds)
 
 
 def _claim(out: Path, inputs: Mapping[str, object]) -> None:
@@ -143,22 +58,52 @@ def _claim(out: Path, inputs: Mapping[str, object]) -> None:
         before = json.loads(path.read_text(encoding="utf-8"))
         if other := sorted(key for key in inputs.keys() | before if inputs.get(key) != before.get(key)):
             raise LabelError(f"{out} holds labels made with different {listed(other)}: choose another --out")
-    _put(path, lambda partial_: partial_.write_text(json.dumps(inputs, indent=1) + "\n", encoding="utf-8"))
+    write_whole(path, json.dumps(inputs, indent=1) + "\n")
 
 
-def _finish(shards: Mapping[Path, Sequence[Pair]], out: Path, made: int, seconds: float) -> LabelSummary:
+def _label_shards(
+    shards: Shards, plan: LabelPlan, prompting: Prompting, engine: TraceEngine, on_progress: OnProgress
+) -> None:
+    pairs = [pair for shard in shards.values() for pair in shard]
+    on_progress("Label", 0, len(pairs))
+    done = 0
+    # One stream over all shards, so that engines never wait between shards.
+    with closing(engine(pairs, plan, prompting)) as answers:
+        for path, shard in shards.items():
+            labels = []
+            for pair, completions in zip(shard, islice(answers, len(shard)), strict=True):
+                labels.append(_soft_label(pair, completions, prompting))
+                done += 1
+                on_progress("Label", done, len(pairs))
+            write_soft_labels(path, [label for label in labels if label])
+
+
+def _soft_label(pair: Pair, completions: Sequence[Completion], prompting: Prompting) -> SoftLabel | None:
+    """Average the paths that parse; None where none does."""
+    paths = []
+    for each in completions:
+        path = read_path([], each.token_ids, prompting.reader, prompting.steps(pair.criteria))
+        if path:
+            at_answer = each.label_logprobs[len(path.before_answer)]
+            paths.append((path.steps, LabelDistribution.from_logprobs(at_answer).probabilities))
+    return average(pair.id, paths) if paths else None
+
+
+def _list_unlabelled(shards: Shards, out: Path) -> int:
+    """Write the ids of the pairs without a label, and return their number."""
     unlabelled: list[str] = []
     for path, shard in shards.items():
         labelled = read_soft_labels(path)
         unlabelled += (pair.id for pair in shard if pair.id not in labelled)
-    lines = "".join(json.dumps({"id": id_}, ensure_ascii=False) + "\n" for id_ in unlabelled)
-    _put(out / UNLABELLED_NAME, lambda partial_: partial_.write_text(lines, encoding="utf-8"))
-    total = sum(map(len, shards.values()))
-    return LabelSummary(total, total - len(unlabelled), made, seconds)
+    lines = (json.dumps({"id": id_}, ensure_ascii=False) + "\n" for id_ in unlabelled)
+    write_whole(out / UNLABELLED_NAME, "".join(lines))
+    return len(unlabelled)
 
 
-def _put(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file atomically."""
-    partial_ = path.with_name(f"{path.name}.partial")
-    write(partial_)
-    os.replace(partial_, path)
+def _summarize(pairs: int, unlabelled: int, made: int, seconds: float) -> str:
+    line = f"{pairs - unlabelled:,} of {pairs:,} pairs are labelled"
+    if unlabelled:
+        line += f"; {unlabelled:,} have no path that parses, see {UNLABELLED_NAME}"
+    if made:
+        line += f" ({made:,} in this run, in {seconds:.0f} s: {made / seconds:.1f} per second)"
+    return line

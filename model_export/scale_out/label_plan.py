@@ -1,19 +1,16 @@
-"""The inputs of a labelling job: the pairs, the teacher, its prompts, and how paths are sampled."""
+"""The inputs of a labelling job, and the interface of an engine that samples reasoning paths for it."""
 
 import hashlib
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from model_export.data.criteria import load_criteria
-from model_export.data.pairs import GRADES, Pair, Source, listed
+from model_export.data.pairs import Pair, Source, listed
+from model_export.data.prepare import recipe_criteria, recipe_sources
 from model_export.data.prompting import PromptForm, Prompting
-from model_export.data.synthetic import CRITERIA as SYNTHETIC_CRITERIA
-from model_export.data.synthetic import SOURCE as SYNTHETIC
-from model_export.data.template import find_template
 from model_export.recipe import Recipe
-from model_export.scale_out.trace_engine import PathRequest
 from model_export.stages import hash_of
-from service.contract.manifest import Criteria, hash_file
+from service.contract.manifest import hash_file
 from service.errors import NotegradeError
 
 _TEACHER_FILES = ("*.safetensors", "config.json", "tokenizer.json")
@@ -24,37 +21,23 @@ class LabelError(NotegradeError):
 
 
 @dataclass(frozen=True, slots=True)
-class PathSampling:
-    """The number of paths per pair and their sampling parameters. `max_tokens` counts a whole path."""
-
-    paths: int
-    temperature: float
-    max_tokens: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        if self.paths < 1 or self.temperature <= 0:
-            raise LabelError(
-                f"paths must be at least 1 and the temperature above 0; they are {self.paths} and {self.temperature}"
-            )
-
-
-@dataclass(frozen=True, slots=True)
 class LabelPlan:
-    """The pairs to label, the teacher and the sampling. `source` describes the pairs, `form` the teacher's prompts."""
+    """The pairs to label, what they are like, the teacher, and the recipe that trained it and sets the sampling."""
 
+    recipe: Recipe
     pairs: Path
     source: Source
     teacher: Path
-    form: PromptForm
-    sampling: PathSampling
     shard_size: int
 
     def __post_init__(self) -> None:
-        if self.shard_size < 1:
-            raise LabelError(f"the shard size must be at least 1; it is {self.shard_size}")
         if not (self.teacher / "config.json").is_file():
             raise LabelError(f"{self.teacher} is not a transformers folder: it has no config.json")
+
+    @property
+    def form(self) -> PromptForm:
+        """Return the form of the recipe's prompts. Raises TemplateError or CriteriaError."""
+        return PromptForm.of(self.recipe.model, recipe_criteria(self.recipe.data))
 
     def inputs(self) -> dict[str, object]:
         """Return everything that the labels depend on, JSON-like. Raises OSError when a file can't be read."""
@@ -65,61 +48,41 @@ class LabelPlan:
             "teacher": hash_of({path.name: hash_file(path) for path in files}),
             "form": hash_of(self.form.to_json()),
             "shard_size": self.shard_size,
-            **asdict(self.sampling),
+            "paths": self.recipe.label.paths,
+            "temperature": self.recipe.label.temperature,
+            "max_tokens": self.recipe.rl.max_tokens,
+            "seed": self.recipe.seed,
         }
 
 
-def recipe_sampling(recipe: Recipe, paths: int | None, temperature: float | None) -> PathSampling:
-    """Return the recipe's sampling, with these paths and temperature where they are given."""
-    return PathSampling(
-        paths=recipe.label.paths if paths is None else paths,
-        temperature=recipe.label.temperature if temperature is None else temperature,
-        max_tokens=recipe.rl.max_tokens,
-        seed=recipe.seed,
-    )
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A sampled path: its tokens, with the end token if it reached one.
+
+    `label_logprobs` holds, for each token, the logprobs of the labels at its position, lowest grade first: natural log, over
+    the whole vocabulary, before the temperature.
+    """
+
+    token_ids: list[int]
+    label_logprobs: list[list[float]]
+
+
+# An engine samples the plan's paths and yields the completions of each pair, in the order of the pairs. It stops when the
+# generator is closed, and raises LabelError when it fails.
+TraceEngine = Callable[[Sequence[Pair], LabelPlan, Prompting], Generator[list[Completion]]]
+
+
+def path_seed(seed: int, pair_id: str, path: int) -> int:
+    """Return the seed of one path of a pair, so that a rerun samples the same path. 31 bits fit every engine."""
+    digest = hashlib.sha256(f"{seed} {path} {pair_id}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
 
 
 def recipe_source(recipe: Recipe, name: str | None) -> Source:
     """Return the recipe's source of that name, or its only source. Raises LabelError listing its sources."""
-    sources = _sources(recipe)
+    sources = recipe_sources(recipe.data)
     if name is None and len(sources) == 1:
         return next(iter(sources.values()))
     if name is None or name not in sources:
         raise LabelError(f"--source must name the source that the pairs are like: {listed(list(sources))}")
     return sources[name]
-
-
-def recipe_form(recipe: Recipe) -> PromptForm:
-    """Return the form of the recipe's prompts. Raises TemplateError or CriteriaError."""
-    return PromptForm(find_template(recipe.model.template), _criteria(recipe), recipe.model.limits)
-
-
-def path_requests(pair: Pair, prompting: Prompting, sampling: PathSampling) -> list[PathRequest]:
-    """Return the requests for a pair's paths. Their seeds depend only on the plan's seed and the pair's id."""
-    prompt = prompting.teacher_prompt(pair)
-    return [PathRequest(prompt, _seed_of(sampling.seed, pair.id, path)) for path in range(sampling.paths)]
-
-
-def _sources(recipe: Recipe) -> dict[str, Source]:
-    if recipe.data.synthetic:
-        return {SYNTHETIC: Source(SYNTHETIC, SYNTHETIC_CRITERIA.name, GRADES)}
-    return {
-        config.name: Source(config.name, load_criteria(config.criteria).name, config.grades)
-        for config in recipe.data.sources
-    }
-
-
-def _criteria(recipe: Recipe) -> tuple[Criteria, ...]:
-    if recipe.data.synthetic:
-        return (SYNTHETIC_CRITERIA,)
-    found: dict[str, Criteria] = {}
-    for config in recipe.data.sources:
-        stated = load_criteria(config.criteria)
-        found.setdefault(stated.name, stated)
-    return tuple(found.values())
-
-
-def _seed_of(seed: int, id_: str, path: int) -> int:
-    # 31 bits fit the seed of every engine.
-    digest = hashlib.sha256(f"{seed} {path} {id_}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") >> 1

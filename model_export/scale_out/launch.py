@@ -1,4 +1,4 @@
-"""A training stage on several processes: torchrun starts this module in each of them.
+"""A training stage in this process, or on several: torchrun starts this module in each of them.
 
 The run itself stays one process: it writes the job to a file, waits, and passes on the progress of the first process.
 training/processes.py says how the processes divide the work.
@@ -7,24 +7,21 @@ training/processes.py says how the processes divide the work.
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from transformers import set_seed
 
 from model_export.child_process import start_child
 from model_export.data.pairs import Pair
 from model_export.data.prepare import load_data
 from model_export.data.prompting import PromptForm, Prompting
-from model_export.data.template import find_template
-from model_export.recipe import Recipe
 from model_export.student.distil import train_student
 from model_export.teacher.label import read_soft_labels
-from model_export.teacher.sft import StageContext, train_cot, train_label_only
-from model_export.training.supervised import OnStep, saved_state
+from model_export.teacher.sft import train_cot, train_label_only
+from model_export.training.stage_job import OnStep, StageJob
+from model_export.training.supervised import saved_state
 from service.errors import NotegradeError
 
 _JOB, _LOG = "job.json", "processes.log"
@@ -38,22 +35,20 @@ class LaunchError(NotegradeError):
     """Raised for a stage in which a process failed."""
 
 
-class StageJob(BaseModel):
-    """A training stage, as its processes read it from a file. Folders are those of the run's stages.
+def train_stage(job: StageJob, pairs: Sequence[Pair], prompting: Prompting, on_step: OnStep) -> None:
+    """Train the stage in this process."""
+    set_seed(job.recipe.seed)
+    if job.stage == "label_only_sft":
+        train_label_only(pairs, prompting, job, on_step)
+    elif job.stage == "cot_sft":
+        train_cot(pairs, prompting, job, on_step)
+    elif job.stage == "distil":
+        labels = read_soft_labels(job.soft_labels) if job.soft_labels else {}
+        train_student(pairs, labels, prompting, job, on_step)
+    else:
+        from model_export.teacher.rl import train_rl  # TRL imports vLLM, which takes ten seconds
 
-    Attributes:
-        start: transformers folder to start from; its tokenizer renders the prompts.
-        soft_labels: file of the teacher's labels, for the student.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    stage: str
-    recipe: Recipe
-    data: Path
-    start: Path
-    folder: Path
-    soft_labels: Path | None = None
+        train_rl(pairs, prompting, job, on_step)
 
 
 def launch(job: StageJob, on_step: OnStep) -> None:
@@ -68,19 +63,23 @@ def launch(job: StageJob, on_step: OnStep) -> None:
     # The first process needs the GPU memory that this process sampled traces with.
     torch.cuda.empty_cache()
     error = ""
-    with _processes(_command(job.recipe.launch.processes, file), log) as torchrun:
-        for line in torchrun.stdout or ():
-            word, _, rest = line.decode(errors="replace").rstrip("\n").partition(" ")
-            if word == _STEP:
-                done, total = map(int, rest.split())
-                on_step(done, total)
-            elif word == _ERROR:
-                error = rest
-        code = torchrun.wait()
+    # TERM: torchrun puts its processes in sessions of their own and ends them itself.
+    command = _command(job.recipe.launch.processes, file)
+    with start_child(command, log, pipe_stdout=True, signal_at_end="TERM") as torchrun:
+        try:
+            for line in torchrun.stdout or ():
+                word, _, rest = line.decode(errors="replace").rstrip("\n").partition(" ")
+                if word == _STEP:
+                    done, total = map(int, rest.split())
+                    on_step(done, total)
+                elif word == _ERROR:
+                    error = rest
+            code = torchrun.wait()
+        finally:
+            _stop(torchrun)
     if code:
-        raise LaunchError(
-            error or f"stage {job.stage} ended with exit code {code}; {log} ends:\n{_tail(log)}"
-        )
+        tail = log.read_text(encoding="utf-8", errors="replace")[-_LOG_TAIL_CHARS:]
+        raise LaunchError(error or f"stage {job.stage} ended with exit code {code}; {log} ends:\n{tail}")
     file.unlink()
     log.unlink()
 
@@ -90,58 +89,12 @@ def _command(processes: int, job: Path) -> list[str]:
     return [*torchrun, f"--nproc-per-node={processes}", "-m", "model_export.scale_out.launch", str(job)]
 
 
-@contextmanager
-def _processes(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    # TERM: torchrun puts its processes in sessions of their own and ends them itself.
-    process = start_child(command, log, pipe_stdout=True, signal_at_end="TERM")
-    try:
-        yield process
-    finally:
-        _stop(process)
-
-
 def _stop(process: subprocess.Popen[bytes]) -> None:
     process.terminate()  # torchrun ends its processes before itself
     try:
         process.wait(_STOP_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         process.kill()
-    for pipe in (process.stdin, process.stdout):
-        if pipe:
-            pipe.close()
-
-
-def _tail(log: Path) -> str:
-    return log.read_text(encoding="utf-8", errors="replace")[-_LOG_TAIL_CHARS:]
-
-
-def train_stage(job: StageJob, on_step: OnStep) -> None:
-    """Train the stage in one of its processes."""
-    recipe, data = job.recipe, load_data(job.data)
-    form = PromptForm(find_template(recipe.model.template), data.criteria, recipe.model.limits)
-    prompting = Prompting.load(form, job.start)
-    context = StageContext.of(recipe, job.stage, job.start, job.folder, on_step)
-    set_seed(recipe.seed)
-    _train(job, data.train, prompting, context)
-
-
-def _train(job: StageJob, pairs: Sequence[Pair], prompting: Prompting, context: StageContext) -> None:
-    recipe = job.recipe
-    if job.stage in ("grpo", "sam"):
-        from model_export.teacher.rl import train_rl  # importing TRL takes seconds
-
-        train_rl(pairs, prompting, recipe.rl, context, masked=job.stage == "sam")
-    elif job.stage == "distil":
-        labels = read_soft_labels(job.soft_labels) if job.soft_labels else {}
-        train_student(pairs, labels, prompting, recipe.distil, context)
-    elif job.stage == "cot_sft":
-        train_cot(pairs, prompting, recipe.cot_sft, context)
-    else:
-        train_label_only(pairs, prompting, recipe.label_only_sft, context)
-
-
-def _report(word: str, text: str) -> None:
-    print(word, text, flush=True)
 
 
 def main() -> None:
@@ -150,10 +103,12 @@ def main() -> None:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     job = StageJob.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
     try:
-        train_stage(job, lambda done, total: _report(_STEP, f"{done} {total}"))
+        data = load_data(job.data)
+        prompting = Prompting.load(PromptForm.of(job.recipe.model, data.criteria), job.start)
+        train_stage(job, data.train, prompting, lambda *step: print(_STEP, *step, flush=True))
     except NotegradeError as error:
         if os.environ["RANK"] == "0":
-            _report(_ERROR, " ".join(str(error).split()))
+            print(_ERROR, *str(error).split(), flush=True)
         sys.exit(2)
 
 

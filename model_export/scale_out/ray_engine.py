@@ -4,21 +4,19 @@ Turned off in a processor of `ray.data.llm`: chat template, tokenizing and detok
 token ids), metrics on Ray's Prometheus endpoint, dashboard and usage reports.
 """
 
-import contextlib
 import importlib.util
 import logging
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Sequence
 from functools import partial
-from pathlib import Path
+from itertools import islice
 from typing import Any
 
 from model_export.data.pairs import Pair
-from model_export.scale_out.label_plan import LabelError
-from model_export.scale_out.trace_engine import Completion, EngineSetup, MakeRequests
+from model_export.data.prompting import Prompting
+from model_export.scale_out.label_plan import Completion, LabelError, LabelPlan, path_seed
 from service.contract.vllm_settings import cpu_environment
 
 _BLOCK = 64  # pairs per block: few, because a block's rows arrive only when its last row is done
@@ -29,130 +27,109 @@ _LOCAL = "local"
 _EXCEPTION = re.compile(r"[\w.]+(Error|Exception)\b")
 
 
-@dataclass(frozen=True, slots=True)
-class RayOptions:
-    """The number of engines and the Ray cluster to start them on. Each engine gets its own GPU if there are GPUs.
+def complete_on_ray(
+    pairs: Sequence[Pair], plan: LabelPlan, prompting: Prompting, *, engines: int, address: str
+) -> Generator[list[Completion]]:
+    """Sample the plan's paths on vLLM engines that Ray starts; each gets its own GPU if there are GPUs.
 
     `address` names a running Ray cluster, whose machines see the teacher's folder under the same path; `local` starts Ray
-    here and stops it afterwards.
-    """
-
-    engines: int = 1
-    address: str = _LOCAL
-
-
-class RayEngine:
-    """A `TraceEngine` on a running Ray. Its vLLM engines live for one call of `complete`."""
-
-    def __init__(self, setup: EngineSetup, engines: int, *, gpu: bool) -> None:
-        self._setup = setup
-        self._engines = engines
-        self._gpu = gpu
-
-    def complete(self, pairs: Sequence[Pair], make_requests: MakeRequests) -> Iterator[list[Completion]]:
-        import ray
-
-        rows = [{"index": index, "pair": pair} for index, pair in enumerate(pairs)]
-        requests = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // _BLOCK)).flat_map(
-            partial(_to_requests, make_requests=make_requests, params=self._sampling_params())
-        )
-        try:
-            yield from _by_pair(self._processor()(requests).iter_rows(), len(pairs))
-        except ray.exceptions.RayError as error:
-            raise LabelError(f"the engine failed: {reason_of(error)}") from error
-
-    def _processor(self) -> Any:
-        from ray.data.llm import build_processor, vLLMEngineProcessorConfig
-
-        config = vLLMEngineProcessorConfig(
-            model_source=str(self._setup.teacher.absolute()),
-            engine_kwargs=self._engine_options(),
-            batch_size=_BATCH,
-            concurrency=(self._engines, self._engines),
-            chat_template_stage=False,
-            tokenize_stage=False,
-            detokenize_stage=False,
-            log_engine_metrics=False,
-            # Without this, each engine requires a GPU.
-            placement_group_config={"bundles": [{"CPU": 1, "GPU": int(self._gpu)}]},
-        )
-        processor = build_processor(
-            config, postprocess=partial(_to_answer, label_token_ids=self._setup.label_token_ids)
-        )
-        restarts = {"max_restarts": _MOST_RESTARTS, "max_task_retries": _MOST_RESTARTS}
-        processor.get_stage_by_name("vLLMEngineStage").map_batches_kwargs.update(restarts)
-        return processor
-
-    def _engine_options(self) -> dict[str, Any]:
-        options: dict[str, Any] = {
-            "max_model_len": self._setup.max_prompt_tokens + self._setup.max_tokens,
-            "generation_config": "vllm",  # the folder's own settings would change the sampling
-            "logprobs_mode": "raw_logprobs",
-            "enable_prefix_caching": True,  # paths of a pair, and pairs of a note, share a prefix
-        }
-        on_cpu = {
-            "dtype": "float32",
-            "block_size": 32,
-            "enforce_eager": True,
-            # With chunked prefill, vLLM 0.32 rewinds the request's random generator, which CPU generators don't support
-            # ("CPU Generator does not use offset"), and the engine dies.
-            "enable_chunked_prefill": False,
-            "max_num_batched_tokens": max(_BATCHED_TOKENS, options["max_model_len"]),
-        }
-        return options if self._gpu else options | on_cpu
-
-    def _sampling_params(self) -> dict[str, Any]:
-        return {
-            "max_tokens": self._setup.max_tokens,
-            "temperature": self._setup.temperature,
-            "stop_token_ids": [self._setup.end_token_id],
-            "logprob_token_ids": list(self._setup.label_token_ids),
-            "detokenize": False,
-        }
-
-
-@contextlib.contextmanager
-def start_ray_engine(setup: EngineSetup, options: RayOptions) -> Iterator[RayEngine]:
-    """Start an engine on a local Ray, which is stopped after the block, or on a running cluster.
-
-    Raises LabelError where vLLM is not installed or Ray has fewer GPUs than engines.
+    here and stops it afterwards. Raises LabelError where vLLM is not installed, Ray has fewer GPUs than engines, or an
+    engine fails.
     """
     if importlib.util.find_spec("vllm") is None:
         raise LabelError("vLLM is not installed here: install it to label at scale")
     # Ray reads this only from the environment, when it starts.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    with tempfile.TemporaryDirectory(prefix="ng-", ignore_cleanup_errors=True) as folder:
-        gpus = _start_ray(options, Path(folder))
-        try:
-            if 0 < gpus < options.engines:
-                raise LabelError(f"{options.engines} engines need {options.engines} GPUs, and Ray has {gpus}")
-            yield RayEngine(setup, options.engines, gpu=gpus > 0)
-        finally:
-            import ray
+    import ray
 
+    with tempfile.TemporaryDirectory(prefix="ng-", ignore_cleanup_errors=True) as folder:
+        gpus = _start_ray(engines, address, folder)
+        try:
+            if 0 < gpus < engines:
+                raise LabelError(f"{engines} engines need {engines} GPUs, and Ray has {gpus}")
+            processor = _build_processor(plan, prompting, engines, on_gpu=gpus > 0)
+            answers = iter(processor(_requests(pairs, plan, prompting)).iter_rows())
+            for index in range(len(pairs)):
+                yield _next_pair(answers, index, plan.recipe.label.paths)
+        except ray.exceptions.RayError as error:
+            raise LabelError(f"the engine failed: {reason_of(error)}") from error
+        finally:
             ray.shutdown()
 
 
-def _start_ray(options: RayOptions, folder: Path) -> int:
+def _requests(pairs: Sequence[Pair], plan: LabelPlan, prompting: Prompting) -> Any:
+    import ray
+
+    rows = [{"index": index, "pair": pair} for index, pair in enumerate(pairs)]
+    blocks = -(-len(rows) // _BLOCK)
+    return ray.data.from_items(rows, override_num_blocks=blocks).flat_map(
+        partial(_to_requests, plan=plan, prompting=prompting)
+    )
+
+
+def _build_processor(plan: LabelPlan, prompting: Prompting, engines: int, *, on_gpu: bool) -> Any:
+    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+
+    longest = prompting.max_teacher_tokens + plan.recipe.rl.max_tokens
+    config = vLLMEngineProcessorConfig(
+        model_source=str(plan.teacher.absolute()),
+        engine_kwargs=_engine_options(longest, on_gpu=on_gpu),
+        batch_size=_BATCH,
+        concurrency=(engines, engines),
+        chat_template_stage=False,
+        tokenize_stage=False,
+        detokenize_stage=False,
+        log_engine_metrics=False,
+        # Without this, each engine requires a GPU.
+        placement_group_config={"bundles": [{"CPU": 1, "GPU": int(on_gpu)}]},
+    )
+    processor = build_processor(
+        config, postprocess=partial(_to_answer, label_token_ids=prompting.label_token_ids)
+    )
+    restarts = {"max_restarts": _MOST_RESTARTS, "max_task_retries": _MOST_RESTARTS}
+    processor.get_stage_by_name("vLLMEngineStage").map_batches_kwargs.update(restarts)
+    return processor
+
+
+def _engine_options(max_tokens: int, *, on_gpu: bool) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "max_model_len": max_tokens,
+        "generation_config": "vllm",  # the folder's own settings would change the sampling
+        "logprobs_mode": "raw_logprobs",
+        "enable_prefix_caching": True,  # paths of a pair, and pairs of a note, share a prefix
+    }
+    on_cpu = {
+        "dtype": "float32",
+        "block_size": 32,
+        "enforce_eager": True,
+        # With chunked prefill, vLLM 0.32 rewinds the request's random generator, which CPU generators don't support
+        # ("CPU Generator does not use offset"), and the engine dies.
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(_BATCHED_TOKENS, max_tokens),
+    }
+    return options if on_gpu else options | on_cpu
+
+
+def _start_ray(engines: int, address: str, folder: str) -> int:
     """Connect to Ray or start it, and return its number of GPUs."""
     import ray
 
     shared: dict[str, Any] = {
-        "address": options.address,
-        "runtime_env": {"env_vars": _environment(options.engines)},
+        "address": address,
+        "runtime_env": {"env_vars": _environment(engines)},
         "log_to_driver": False,
         "logging_level": logging.ERROR,
     }
     own: dict[str, Any] = {
         # Ray's CPUs are a count of slots, not cores: each engine holds one, and the tasks around it need others.
-        "num_cpus": options.engines + _cores(),
+        "num_cpus": engines + _cores(),
         "include_dashboard": False,
-        "_temp_dir": str(folder),
+        "_temp_dir": folder,
     }
     try:
-        ray.init(**shared, **(own if options.address == _LOCAL else {}))
+        ray.init(**shared, **(own if address == _LOCAL else {}))
     except (ConnectionError, ValueError) as error:
-        raise LabelError(f"no Ray cluster at {options.address}: {error}") from error
+        raise LabelError(f"no Ray cluster at {address}: {error}") from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
@@ -177,23 +154,24 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _to_requests(
-    row: dict[str, Any], make_requests: MakeRequests, params: dict[str, Any]
-) -> Iterator[dict[str, Any]]:
-    requests = make_requests(row["pair"])
-    for path, each in enumerate(requests):
-        yield {
-            "index": row["index"],
-            "last": path == len(requests) - 1,
-            "tokenized_prompt": each.prompt,
-            "sampling_params": {**params, "seed": each.seed},
+def _to_requests(row: dict[str, Any], plan: LabelPlan, prompting: Prompting) -> Iterator[dict[str, Any]]:
+    pair = row["pair"]
+    request = {"index": row["index"], "tokenized_prompt": prompting.teacher_prompt(pair)}
+    for path in range(plan.recipe.label.paths):
+        sampling = {
+            "max_tokens": plan.recipe.rl.max_tokens,
+            "temperature": plan.recipe.label.temperature,
+            "stop_token_ids": [prompting.end_token_id],
+            "logprob_token_ids": list(prompting.label_token_ids),
+            "detokenize": False,
+            "seed": path_seed(plan.recipe.seed, pair.id, path),
         }
+        yield {**request, "sampling_params": sampling}
 
 
 def _to_answer(row: dict[str, Any], label_token_ids: Sequence[int]) -> dict[str, Any]:
     return {
         "index": row["index"],
-        "last": row["last"],
         "token_ids": row["generated_tokens"],
         "label_logprobs": [
             [float(found[token_id]["logprob"]) for token_id in label_token_ids] for found in row["logprobs"]
@@ -201,20 +179,14 @@ def _to_answer(row: dict[str, Any], label_token_ids: Sequence[int]) -> dict[str,
     }
 
 
-def _by_pair(rows: Iterator[dict[str, Any]], count: int) -> Iterator[list[Completion]]:
-    completions: list[Completion] = []
-    index = 0
-    for row in rows:
-        if row["index"] != index:
-            raise LabelError(f"Ray returned pair {row['index']} in place of pair {index}")
-        completions.append(
-            Completion([int(token) for token in row["token_ids"]], [list(at) for at in row["label_logprobs"]])
-        )
-        if row["last"]:
-            yield completions
-            completions, index = [], index + 1
-    if index != count:
-        raise LabelError(f"Ray returned {index} of {count} pairs")
+def _next_pair(answers: Iterator[dict[str, Any]], index: int, paths: int) -> list[Completion]:
+    rows = list(islice(answers, paths))
+    if (found := [row["index"] for row in rows]) != [index] * paths:
+        raise LabelError(f"Ray returned paths of the pairs {found} in place of {paths} of pair {index}")
+    return [
+        Completion([int(token) for token in row["token_ids"]], [list(at) for at in row["label_logprobs"]])
+        for row in rows
+    ]
 
 
 def reason_of(error: Exception) -> str:

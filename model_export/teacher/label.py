@@ -5,9 +5,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from model_export.data.pairs import Pair
 from model_export.data.prompting import Prompting
 from model_export.recipe import LabelConfig
+from model_export.stages import write_whole
 from model_export.teacher.rollout import OnBatch, Sampler, Sampling, sample_paths
 
 
@@ -60,16 +63,12 @@ def average(id_: str, paths: Sequence[tuple[str, Sequence[float]]]) -> SoftLabel
 
 
 def write_soft_labels(path: Path, labels: Iterable[SoftLabel]) -> None:
-    """Write JSON lines, one per pair."""
-    path.write_text(
-        "".join(json.dumps(asdict(label), ensure_ascii=False) + "\n" for label in labels), encoding="utf-8"
-    )
+    """Write JSON lines, one per pair. A kill leaves no incomplete file."""
+    write_whole(path, "".join(json.dumps(asdict(label), ensure_ascii=False) + "\n" for label in labels))
 
 
 def read_soft_labels(path: Path) -> dict[str, SoftLabel]:
     """Read soft labels by id of their pair."""
-    rows = (json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line)
-    return {
-        row["id"]: SoftLabel(row["id"], tuple(row["distribution"]), row["paths"], row["steps"])
-        for row in rows
-    }
+    lines, parser = path.read_text(encoding="utf-8").split("\n"), TypeAdapter(SoftLabel)
+    labels = (parser.validate_json(line) for line in lines if line)
+    return {label.id: label for label in labels}

@@ -14,17 +14,17 @@ from datasets import Dataset
 from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from model_export.data.pairs import GRADES, Pair
+from model_export.data.pairs import Pair
 from model_export.data.prompting import Prompting
 from model_export.data.rollout_reader import Rollout, RolloutReader
 from model_export.models.model_io import load_model, load_tokenizer
 from model_export.recipe import RlConfig
 from model_export.run_log import LOG_NAME, RunLog
-from model_export.teacher.reward import Reward
-from model_export.teacher.sft import StageContext
+from model_export.teacher.reward import reward
 from model_export.teacher.step_mask import step_mask
 from model_export.training.processes import save_trained, share
-from model_export.training.supervised import Reporter, freeze_all_but_linears, saved_state, unfreeze_all
+from model_export.training.stage_job import OnStep, StageJob
+from model_export.training.supervised import Reporter, freeze_all_but_linears, saved_state
 from service.errors import NotegradeError
 
 
@@ -34,13 +34,12 @@ class StepMaskError(NotegradeError):
 
 def check_settings(args: GRPOConfig) -> None:
     """Raise StepMaskError for a setting under which the loss would not follow a mask by tokens."""
-    sequence_losses = {"luspo", "vespo"}
     if args.importance_sampling_level != "token":
         raise StepMaskError(
             f"importance_sampling_level={args.importance_sampling_level!r} gives all tokens of a rollout one ratio, so "
             "masked tokens would change with the others: set it to 'token'"
         )
-    if args.loss_type in sequence_losses:
+    if args.loss_type in {"luspo", "vespo"}:
         raise StepMaskError(
             f"loss_type={args.loss_type!r} weighs a sequence as one: choose grpo, bnpo, dr_grpo, dapo or cispo"
         )
@@ -115,18 +114,14 @@ def masked_advantages(
     return advantages.unsqueeze(1) * mask
 
 
-def train_rl(
-    pairs: Sequence[Pair], prompting: Prompting, config: RlConfig, context: StageContext, *, masked: bool
-) -> None:
-    """Train the SFT teacher on the reward of its rollouts, and write it to the stage's folder."""
-    model, tokenizer = load_model(context.start), load_tokenizer(context.start)
-    if context.from_scratch:
-        unfreeze_all(model)
-    else:
+def train_rl(pairs: Sequence[Pair], prompting: Prompting, job: StageJob, on_step: OnStep) -> None:
+    """Train the SFT teacher on the reward of its rollouts, with the step mask in the stage `sam`, and write it to the folder."""
+    config = job.recipe.rl
+    model, tokenizer = load_model(job.start), load_tokenizer(job.start)
+    if not job.from_scratch:
         freeze_all_but_linears(model, config.frozen_layers)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    reader = prompting.reader
     prompts = {pair.id: prompting.teacher_prompt(pair) for pair in pairs}
     rows = [
         {"prompt": pair.id, "label": pair.label, "steps": list(prompting.steps(pair.criteria))}
@@ -134,39 +129,40 @@ def train_rl(
     ]
     trainer = StepMaskTrainer(
         model=model,
-        reward_funcs=[
-            _reward_function(Reward(config.format_weight, config.distance_weight, GRADES[-1]), reader)
-        ],
-        args=_arguments(config, context, max(map(len, prompts.values()))),
+        reward_funcs=[reward_function(config, prompting.reader)],
+        args=_arguments(job, max(map(len, prompts.values()))),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
-        callbacks=[Reporter(RunLog(context.folder / LOG_NAME, context.stage), context.on_step)],
+        callbacks=[Reporter(RunLog(job.folder / LOG_NAME, job.stage), on_step)],
         prompts=prompts,
-        reader=reader,
-        masked=masked,
+        reader=prompting.reader,
+        masked=job.stage == "sam",
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=saved_state(context.folder / "state"))
-    save_trained(trainer, tokenizer, context.folder)
+    trainer.train(resume_from_checkpoint=saved_state(job.folder / "state"))
+    save_trained(trainer, tokenizer, job.folder)
 
 
-def _reward_function(reward: Reward, reader: RolloutReader) -> Any:
+def reward_function(config: RlConfig, reader: RolloutReader) -> Any:
+    """Return the function that rewards a batch of completions, with the arguments that TRL gives it."""
+
     def grade_and_form(
         completion_ids: list[list[int]], label: list[int], steps: list[list[str]], **_: Any
     ) -> list[float]:
         rows = zip(completion_ids, label, steps, strict=True)
-        return [reward.of(reader.read(ids, criteria).trace, gold) for ids, gold, criteria in rows]
+        return [reward(reader.read(ids, criteria).trace, gold, config) for ids, gold, criteria in rows]
 
     return grade_and_form
 
 
-def _arguments(config: RlConfig, context: StageContext, longest_prompt: int) -> GRPOConfig:
+def _arguments(job: StageJob, longest_prompt: int) -> GRPOConfig:
+    config = job.recipe.rl
     # A saved state does not hold the rollouts: training can only resume at a step that samples new ones.
     save_every = math.ceil((config.save_steps or config.steps) / config.iterations) * config.iterations
     return GRPOConfig(
-        output_dir=str(context.folder / "state"),
+        output_dir=str(job.folder / "state"),
         max_steps=config.steps,
-        **share(context.launch, config.prompts * config.rollouts),
+        **share(job.recipe.launch, config.prompts * config.rollouts),
         num_generations=config.rollouts,
         num_iterations=config.iterations,
         max_completion_length=config.max_tokens,
@@ -183,7 +179,7 @@ def _arguments(config: RlConfig, context: StageContext, longest_prompt: int) -> 
         bf16=config.precision == "bfloat16",
         gradient_checkpointing=False,
         use_cpu=not torch.cuda.is_available(),
-        seed=context.seed,
+        seed=job.recipe.seed,
         logging_steps=1,
         save_strategy="steps" if config.save_steps else "no",
         save_steps=save_every,

@@ -6,8 +6,6 @@ from random import Random
 
 import torch
 
-from model_export.training.frozen_outputs import FrozenOutputs
-
 IGNORED = -100  # the target that torch's cross-entropy skips
 _BATCHES_SORTED = 20
 
@@ -29,24 +27,18 @@ def collate(examples: Sequence[Example], pad_token_id: int, grades: int) -> dict
     """
     width = max(len(example.prompt) for example in examples)
     tail = max(len(example.completion) for example in examples)
-    rows, targets = [], []
+    rows, masks, targets = [], [], []
     for example in examples:
+        whole = example.prompt + example.completion
         left, right = width - len(example.prompt), tail - len(example.completion)
-        rows.append(
-            (
-                [pad_token_id] * left + example.prompt + example.completion + [pad_token_id] * right,
-                left,
-                right,
-            )
-        )
+        rows.append([pad_token_id] * left + whole + [pad_token_id] * right)
+        masks.append([0] * left + [1] * len(whole) + [0] * right)
         # A grade with a soft label is learned from that label alone.
         learned = [IGNORED, *example.completion[1:]] if example.soft_label else example.completion
         targets.append((learned + [IGNORED] * (1 + tail - len(learned)))[: 1 + tail])
-    mask = torch.tensor(
-        [[0] * left + [1] * (width + tail - left - right) + [0] * right for _, left, right in rows]
-    )
+    mask = torch.tensor(masks)
     return {
-        "input_ids": torch.tensor([row for row, _, _ in rows]),
+        "input_ids": torch.tensor(rows),
         "attention_mask": mask,
         "position_ids": (mask.cumsum(-1) - 1).clamp(min=0),
         "targets": torch.tensor(targets),
@@ -81,14 +73,16 @@ def plan_order(lengths: Sequence[int], batch_size: int, steps: int, seed: int) -
 
 
 def collate_outputs(
-    numbered: Sequence[tuple[int, Example]], outputs: FrozenOutputs, pad_token_id: int, grades: int
+    numbered: Sequence[tuple[int, Example]], outputs: Sequence[torch.Tensor], pad_token_id: int, grades: int
 ) -> dict[str, torch.Tensor]:
     """Collate examples like `collate`, with cached activations instead of token ids.
 
-    Each example comes with its index in the cache. `inputs_embeds`: (batch, prompt + completion length, hidden).
+    Each example comes with its index in `outputs`. `inputs_embeds`: (batch, prompt + completion length, hidden) float32.
     """
     batch = collate([example for _, example in numbered], pad_token_id, grades)
-    # The first position that is not padding.
-    lefts = batch["attention_mask"].argmax(-1).tolist()
-    width = batch.pop("input_ids").shape[1]
-    return {**batch, "inputs_embeds": outputs.padded([number for number, _ in numbered], lefts, width)}
+    mask = batch["attention_mask"]
+    found = torch.cat([outputs[number] for number, _ in numbered]).float()
+    embeds = torch.zeros(*mask.shape, found.shape[1])
+    embeds[mask.bool()] = found
+    del batch["input_ids"]
+    return {**batch, "inputs_embeds": embeds}

@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from model_export.models.model_io import save_model
 from model_export.recipe import LaunchConfig
 
 
@@ -21,13 +20,14 @@ def share(launch: LaunchConfig, batch_size: int) -> dict[str, Any]:
 
 
 def save_trained(trainer: Any, tokenizer: Any, folder: Path) -> None:
-    """Write the trained weights, gathered from all processes, from the first process only.
+    """Write a transformers folder with the weights gathered from all processes, from the first process only.
 
     The saved state that training could have resumed from is removed.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
     weights = trainer.accelerator.get_state_dict(trainer.model) if trainer.is_fsdp_enabled else None
     if trainer.is_world_process_zero():
-        save_model(model.eval(), tokenizer, folder, weights)
+        model.eval().save_pretrained(folder, state_dict=weights)
+        tokenizer.save_pretrained(folder)
         shutil.rmtree(trainer.args.output_dir, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()

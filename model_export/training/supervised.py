@@ -21,7 +21,6 @@ from transformers import (
     PrinterCallback,
     Trainer,
     TrainerCallback,
-    TrainerControl,
     TrainerState,
     TrainingArguments,
 )
@@ -29,15 +28,14 @@ from transformers import (
 from model_export.recipe import LaunchConfig, TrainConfig
 from model_export.run_log import RunLog
 from model_export.training.batches import IGNORED, Example, collate, collate_outputs, plan_order
-from model_export.training.frozen_outputs import cache_frozen_activations, layers_above
+from model_export.training.frozen_outputs import cache_frozen_activations, run_layers
 from model_export.training.processes import share
+from model_export.training.stage_job import OnStep
 from service.errors import NotegradeError
 
 OUTPUTS_NAME = "frozen_outputs.bin"
 _CORRELATION_WINDOW = 512
 _LOG_STEPS = 5
-
-OnStep = Callable[[int, int], None]
 
 
 class TrainingError(NotegradeError):
@@ -83,9 +81,7 @@ class SupervisedTrainer(Trainer):  # type: ignore[misc]  # mypy does not read tr
         self._seen: deque[tuple[float, float]] = deque(maxlen=_CORRELATION_WINDOW)
         self._parts: deque[tuple[float, float]] = deque(maxlen=_LOG_STEPS)
 
-    def compute_loss(
-        self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_: Any
-    ) -> Any:
+    def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], **_: Any) -> torch.Tensor:
         """Return the sum of both losses, the trace's weighted."""
         gold = inputs.pop("labels")
         tail = inputs["targets"].shape[1]
@@ -98,8 +94,7 @@ class SupervisedTrainer(Trainer):  # type: ignore[misc]  # mypy does not read tr
         ).logits
         grade, tokens = losses(logits, inputs, self._label_token_ids)
         self._observe(logits[:, 0], gold, inputs["soft_labels"], (grade.item(), tokens.item()))
-        loss = grade + self._trace_weight * tokens
-        return (loss, logits) if return_outputs else loss
+        return grade + self._trace_weight * tokens
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add both losses and the correlation to what the Trainer logs."""
@@ -127,26 +122,19 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # mypy does not read tra
         self._log = log
         self.on_step = on_step
 
-    def on_step_end(
-        self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_: Any
-    ) -> None:
+    def on_step_end(self, _args: Any, state: TrainerState, _control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
             self.on_step(state.global_step, state.max_steps)
 
     def on_log(
-        self,
-        _args: TrainingArguments,
-        state: TrainerState,
-        _control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
+        self, _args: Any, state: TrainerState, _control: Any, logs: dict[str, float] | None = None, **_: Any
     ) -> None:
         if logs and state.is_world_process_zero:
             self._log.write(state.global_step, logs)
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class StageSettings:
     """Settings of a supervised stage, and the folder it works in."""
 
     config: TrainConfig
@@ -158,43 +146,55 @@ class Job:
 
 
 def train(
-    model: PreTrainedModel, tokenizer: Any, examples: Sequence[Example], job: Job, report: Reporter
+    model: PreTrainedModel,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    settings: StageSettings,
+    report: Reporter,
 ) -> SupervisedTrainer:
     """Train the model in place on the examples of all steps, resuming from the stage's saved state if there is one.
 
-    The same model, examples, job and number of threads give the same weights, also after a kill and a resume. Pass the
+    The same model, examples, settings and number of threads give the same weights, also after a kill and a resume. Pass the
     returned trainer to `save_trained`: processes that share the weights hold only parts of them.
     """
     lengths = [len(example.prompt) + len(example.completion) for example in examples]
-    order = plan_order(lengths, job.config.batch_size, job.config.steps, job.seed)
+    order = plan_order(lengths, settings.config.batch_size, settings.config.steps, settings.seed)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    padding = {"pad_token_id": pad, "grades": len(job.label_token_ids)}
-    if not job.config.keep_outputs:
-        return _train(model, [examples[index] for index in order], partial(collate, **padding), job, report)
-    frozen, file = job.config.frozen_layers, job.folder / OUTPUTS_NAME
+    padding = {"pad_token_id": pad, "grades": len(settings.label_token_ids)}
+    if not settings.config.keep_outputs:
+        return _train(
+            model, [examples[index] for index in order], partial(collate, **padding), settings, report
+        )
+    frozen, file = settings.config.frozen_layers, settings.folder / OUTPUTS_NAME
     rows = [example.prompt + example.completion for example in examples]
     outputs = cache_frozen_activations(model, frozen, rows, file, report.on_step)
     numbered = [(index, examples[index]) for index in order]
-    with layers_above(model, frozen):
-        trainer = _train(model, numbered, partial(collate_outputs, outputs=outputs, **padding), job, report)
+    with run_layers(model, slice(frozen, None)):
+        trainer = _train(
+            model, numbered, partial(collate_outputs, outputs=outputs, **padding), settings, report
+        )
     file.unlink()
     return trainer
 
 
 def _train(
-    model: PreTrainedModel, dataset: Sequence[Any], collator: Callable[..., Any], job: Job, report: Reporter
+    model: PreTrainedModel,
+    dataset: Sequence[Any],
+    collator: Callable[..., Any],
+    settings: StageSettings,
+    report: Reporter,
 ) -> SupervisedTrainer:
     trainer = SupervisedTrainer(
         model=model,
-        args=_arguments(job),
+        args=_arguments(settings),
         train_dataset=dataset,
         data_collator=collator,
         callbacks=[report],
-        label_token_ids=job.label_token_ids,
-        trace_weight=job.trace_weight,
+        label_token_ids=settings.label_token_ids,
+        trace_weight=settings.trace_weight,
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=saved_state(job.folder / "state"))
+    trainer.train(resume_from_checkpoint=saved_state(settings.folder / "state"))
     model.eval()
     return trainer
 
@@ -227,25 +227,20 @@ def freeze_all_but_linears(model: PreTrainedModel, frozen_layers: int) -> None:
         )
 
 
-def unfreeze_all(model: PreTrainedModel) -> None:
-    """Let all weights learn, for a model that starts from random weights, which an adapter can't describe."""
-    model.requires_grad_(True)
-
-
-def _arguments(job: Job) -> TrainingArguments:
-    config = job.config
+def _arguments(settings: StageSettings) -> TrainingArguments:
+    config = settings.config
     return TrainingArguments(
-        output_dir=str(job.folder / "state"),
+        output_dir=str(settings.folder / "state"),
         max_steps=config.steps,
-        **share(job.launch, config.batch_size),
+        **share(settings.launch, config.batch_size),
         learning_rate=config.learning_rate,
         warmup_steps=int(config.steps * config.warmup_share),
         lr_scheduler_type="cosine" if config.schedule == "cosine" else "constant_with_warmup",
         weight_decay=config.weight_decay,
         bf16=config.precision == "bfloat16",
         use_cpu=not torch.cuda.is_available(),
-        seed=job.seed,
-        data_seed=job.seed,
+        seed=settings.seed,
+        data_seed=settings.seed,
         train_sampling_strategy="sequential",  # `plan_order` has shuffled
         logging_steps=_LOG_STEPS,
         save_strategy="steps" if config.save_steps else "no",

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from model_export.data.long_tail import long_tail_ids, read_ids, read_long_tail
+from model_export.data.long_tail import long_tail_ids, read_long_tail
 from model_export.data.pairs import DataError, Pair
 from service.contract.prompt import Note
 
@@ -80,19 +80,14 @@ def test_empty_dev_has_no_long_tail() -> None:
 def test_ids_are_read_one_per_line(tmp_path: Path) -> None:
     path = tmp_path / "dev.ids"
     path.write_text("a b\r\n\n c\n", encoding="utf-8")
-    assert read_ids(path) == {"a b", "c"}
+    assert read_long_tail(path, dev_of("a b", "c", "d")) == {"a b", "c"}
 
 
-def test_file_without_an_id_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "complaint"), [("\n", "holds no id"), ("a\nz\ny\n", r"no dev pair has the id y, z$")]
+)
+def test_empty_file_and_unknown_ids_are_refused(tmp_path: Path, text: str, complaint: str) -> None:
     path = tmp_path / "dev.ids"
-    path.write_text("\n", encoding="utf-8")
-    with pytest.raises(DataError, match="holds no id"):
-        read_ids(path)
-
-
-def test_unknown_ids_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "dev.ids"
-    path.write_text("a\nz\ny\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"no dev pair has the id y, z$"):
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=complaint):
         read_long_tail(path, dev_of("a", "b"))
-    assert read_long_tail(path, dev_of("a", "y", "z", "b")) == {"a", "y", "z"}

@@ -21,25 +21,25 @@ from service.contract.prompt import Note
 from service.contract.text import canonicalize
 
 SOURCE = Source("shop", "general-1", (0, 1, 2, 3))
+THREE_LABELS = Source("shop", "general-1", (0, 1, 3))
 
 
 def row(**changes: Any) -> str:
     plain = {"id": "a", "query": "wool scarf", "note": {"title": None, "body": "a scarf of wool"}, "label": 2}
-    return json.dumps(plain | changes)
+    return json.dumps({key: value for key, value in {**plain, **changes}.items() if value is not ...})
 
 
-def write(folder: Path, *lines: str) -> Path:
+def read(folder: Path, *lines: str, source: Source = SOURCE, judged: bool = True) -> list[Pair]:
     path = folder / "data.jsonl"
     path.write_text("\n".join(lines), encoding="utf-8")
-    return path
+    return read_pairs(path, source, judged=judged)
 
 
-def complaint(folder: Path, *lines: str, source: Source = SOURCE) -> str:
+def complaint(folder: Path, *lines: str, source: Source = SOURCE, judged: bool = True) -> str:
     """Return the message of `read_pairs` for such a file, without its path."""
-    path = write(folder, *lines)
     with pytest.raises(DataError) as caught:
-        read_pairs(path, source)
-    return str(caught.value).removeprefix(f"{path}: ")
+        read(folder, *lines, source=source, judged=judged)
+    return str(caught.value).removeprefix(f"{folder / 'data.jsonl'}: ")
 
 
 def pair(id_: str, query: str) -> Pair:
@@ -47,39 +47,29 @@ def pair(id_: str, query: str) -> Pair:
 
 
 def test_a_full_row_becomes_a_pair(tmp_path: Path) -> None:
-    extra = {
-        "source": "elsewhere",
-        "label_variance": 0.25,
-        "findings": {"topic": {"text": "both\nwool", "grade": 2}},
-    }
-    path = write(tmp_path, row(query=" wool\tscarf ", note={"title": "Cafe\u0301", "body": ""}, **extra))
-    assert read_pairs(path, SOURCE) == [
-        Pair(
-            "a",
-            "wool scarf",
-            Note("Café", ""),
-            2,
-            "shop",
-            "general-1",
-            {"topic": Finding("both wool", 2)},
-        )
-    ]
+    findings = {"topic": {"text": "both\nwool", "grade": 2}}
+    extra = {"source": "elsewhere", "label_variance": 0.25, "findings": findings}
+    [found] = read(tmp_path, row(query=" wool\tscarf ", note={"title": "Cafe\u0301", "body": ""}, **extra))
+    topic = Finding("both wool", 2)
+    assert found == Pair("a", "wool scarf", Note("Café", ""), 2, "shop", "general-1", {"topic": topic})
 
 
 def test_labels_are_mapped_to_the_recipe_scale(tmp_path: Path) -> None:
-    path = write(tmp_path, *(row(id=str(i), query=f"q{i}", label=i) for i in range(3)))
-    assert [pair.label for pair in read_pairs(path, Source("s", "c", (0, 1, 3)))] == [0, 1, 3]
+    rows = [row(id=str(i), query=f"q{i}", label=i) for i in range(3)]
+    assert [pair.label for pair in read(tmp_path, *rows, source=THREE_LABELS)] == [0, 1, 3]
 
 
 def test_blank_lines_and_a_byte_order_mark_do_not_count(tmp_path: Path) -> None:
-    path = tmp_path / "data.jsonl"
-    path.write_bytes(f"\n \r\n{row()}\r\n\n".encode("utf-8-sig"))
-    assert [pair.id for pair in read_pairs(path, SOURCE)] == ["a"]
+    assert [pair.id for pair in read(tmp_path, "\ufeff", " \r", f"{row()}\r", "", "")] == ["a"]
 
 
 def test_line_separators_in_a_text_do_not_end_a_line(tmp_path: Path) -> None:
     raw = row(query="wool|scarf").replace("|", "\u2028")
-    assert [pair.query for pair in read_pairs(write(tmp_path, raw), SOURCE)] == ["wool scarf"]
+    assert [pair.query for pair in read(tmp_path, raw)] == ["wool scarf"]
+
+
+def finding(**changes: Any) -> dict[str, Any]:
+    return {"topic": {"text": "both", "grade": 1, **changes}}
 
 
 @pytest.mark.parametrize(
@@ -106,19 +96,11 @@ def test_line_separators_in_a_text_do_not_end_a_line(tmp_path: Path) -> None:
         (row(label_variance=-0.5), "label_variance: Input should be greater than or equal to 0"),
         (row(label_variance=float("nan")), "label_variance: Input should be a finite number"),
         (row(label_variance=float("inf")), "label_variance: Input should be a finite number"),
-        (row(findings={"topic": {"text": " ", "grade": 1}}), "findings.topic.text: is empty"),
-        (
-            row(findings={"topic": {"text": "both", "grade": 4}}),
-            "findings.topic.grade: 4 is out of range 0..3",
-        ),
-        (
-            row(findings={"to\npic": {"text": "both", "grade": 1}}),
-            "findings.to pic.[key]: String should match pattern",
-        ),
-        (
-            row(findings={"topic": {"text": 3, "grade": 1}}),
-            "findings.topic.text: Input should be a valid string",
-        ),
+        (row(findings=finding(text=" ")), "findings.topic.text: is empty"),
+        (row(findings=finding(grade=4)), "findings.topic.grade: 4 is out of range 0..3"),
+        (row(findings={"to\npic": finding()["topic"]}), "findings.to pic.[key]: String should match pattern"),
+        (row(findings=finding(text=3)), "findings.topic.text: Input should be a valid string"),
+        *((row(**{key: ...}), f"{key}: Field required") for key in ("id", "query", "note", "label")),
     ],
 )
 def test_bad_row_is_named_by_line(line: str, expected: str, tmp_path: Path) -> None:
@@ -128,58 +110,37 @@ def test_bad_row_is_named_by_line(line: str, expected: str, tmp_path: Path) -> N
     assert "\n" not in found
 
 
-@pytest.mark.parametrize("key", ["id", "query", "note", "label"])
-def test_missing_key_is_named(key: str, tmp_path: Path) -> None:
-    line = json.dumps({name: value for name, value in json.loads(row()).items() if name != key})
-    assert complaint(tmp_path, line) == f"line 1: {key}: Field required"
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ([row(), row(query="other")], "line 2: id: the same as in line 1"),
+        ([row(), "", row(id="b", query="wool   scarf")], "line 3: the same pair as line 1"),
+        ([row(), "", row(id="b", label=1)], "line 3: the same pair as line 1, with another label"),
+        (
+            [row(query="", note={"body": ""}), row(id="b", label=9), "{"],
+            "line 1: query: is empty; note: title and body are empty; line 2: label: 9 is out of range 0..3; "
+            "line 3: not JSON (EOF while parsing an object at column 1)",
+        ),
+    ],
+)
+def test_all_errors_are_named_at_once(tmp_path: Path, lines: list[str], expected: str) -> None:
+    assert complaint(tmp_path, *lines) == expected
 
 
-def test_label_is_checked_against_the_scale_of_the_file(tmp_path: Path) -> None:
-    found = complaint(tmp_path, row(label=3), source=Source("s", "c", (0, 1, 3)))
+def test_labels_are_checked_and_compared_on_the_scale_of_the_file(tmp_path: Path) -> None:
+    found = complaint(tmp_path, row(label=3), source=THREE_LABELS)
     assert found == "line 1: label: 3 is out of range 0..2"
-
-
-def test_unjudged_pairs_need_no_label(tmp_path: Path) -> None:
-    plain = json.loads(row())
-    del plain["label"]
-    path = write(tmp_path, json.dumps(plain), row(id="b", query="hat", label=3))
-    assert [pair.label for pair in read_pairs(path, SOURCE, judged=False)] == [UNJUDGED, 3]
-
-
-def test_label_of_an_unjudged_pair_is_checked(tmp_path: Path) -> None:
-    path = write(
-        tmp_path, row(label=4), row(id="b", query="hat", label="1"), row(id="c", query="", label=None)
-    )
-    with pytest.raises(DataError) as caught:
-        read_pairs(path, SOURCE, judged=False)
-    assert "line 1: label: 4 is out of range 0..3; line 2: label: Input should be a valid integer" in str(
-        caught.value
-    )
-    assert str(caught.value).endswith("line 3: query: is empty")
-
-
-def test_all_errors_are_named_at_once(tmp_path: Path) -> None:
-    found = complaint(tmp_path, row(query="", note={"body": ""}), row(id="b", label=9), "{")
-    assert found == (
-        "line 1: query: is empty; note: title and body are empty; "
-        "line 2: label: 9 is out of range 0..3; "
-        "line 3: not JSON (EOF while parsing an object at column 1)"
-    )
-
-
-def test_repeated_id_names_both_lines(tmp_path: Path) -> None:
-    assert complaint(tmp_path, row(), row(query="other")) == "line 2: id: the same as in line 1"
-
-
-@pytest.mark.parametrize(("label", "suffix"), [(2, ""), (1, ", with another label")])
-def test_repeated_text_names_both_lines(label: int, suffix: str, tmp_path: Path) -> None:
-    again = row(id="b", query="wool   scarf", label=label)
-    assert complaint(tmp_path, row(), "", again) == f"line 3: the same pair as line 1{suffix}"
-
-
-def test_labels_mapped_to_one_grade_still_differ(tmp_path: Path) -> None:
+    # Two labels that map to one grade still differ.
     found = complaint(tmp_path, row(label=0), row(id="b", label=1), source=Source("s", "c", (0, 0, 1)))
     assert found == "line 2: the same pair as line 1, with another label"
+
+
+def test_unjudged_pairs_need_no_label_and_a_given_one_is_checked(tmp_path: Path) -> None:
+    rows = [row(label=...), row(id="b", query="hat", label=3), row(id="c", query="cap", label=None)]
+    assert [pair.label for pair in read(tmp_path, *rows, judged=False)] == [UNJUDGED, 3, UNJUDGED]
+    assert complaint(tmp_path, row(label=4), row(id="b", query="", label="1"), judged=False) == (
+        "line 1: label: 4 is out of range 0..3; line 2: query: is empty; label: Input should be a valid integer"
+    )
 
 
 def test_twenty_lines_are_named_and_the_rest_counted(tmp_path: Path) -> None:
@@ -190,32 +151,28 @@ def test_twenty_lines_are_named_and_the_rest_counted(tmp_path: Path) -> None:
 
 
 def test_messages_hold_no_text_of_query_or_note(tmp_path: Path) -> None:
-    secret = {
-        "query": "zebra",
-        "note": {"title": "zebra", "body": "zebra", "zone": "zebra"},
-        "label": "zebra",
-    }
+    note = {"title": "zebra", "body": "zebra", "zone": "zebra"}
+    secret = {"query": "zebra", "note": note, "label": "zebra"}
     lines = [row(**secret), row(**secret)[:-4], row(query="zebra"), row(query="zebra", id="b")]
     assert "zebra" not in complaint(tmp_path, *lines)
 
 
-@pytest.mark.parametrize("content", [b"", b"\n  \n"])
-def test_file_without_a_pair_is_refused(content: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "empty.jsonl"
-    path.write_bytes(content)
-    with pytest.raises(DataError, match="has no pairs"):
-        read_pairs(path, SOURCE)
-
-
-def test_unreadable_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="can't be read"):
-        read_pairs(tmp_path / "absent.jsonl", SOURCE)
-
-
-def test_wrong_encoding_is_named_by_line(tmp_path: Path) -> None:
-    path = tmp_path / "latin.jsonl"
-    path.write_bytes(f"{row()}\n".encode() + "café".encode("latin-1"))
-    with pytest.raises(DataError, match="line 2: not UTF-8"):
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "has no pairs"),
+        (b"\n  \n", "has no pairs"),
+        (f"{row()}\n".encode() + "café".encode("latin-1"), "line 2: not UTF-8"),
+        (None, "can't be read"),
+    ],
+)
+def test_file_without_pairs_or_readable_text_is_refused(
+    content: bytes | None, expected: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "data.jsonl"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=expected):
         read_pairs(path, SOURCE)
 
 

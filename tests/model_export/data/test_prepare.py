@@ -1,50 +1,30 @@
 import json
-import tomllib
-from dataclasses import replace
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pytest
 
 from model_export.data.criteria import load_criteria
-from model_export.data.pairs import GRADES, DataError, Pair
-from model_export.data.prepare import (
-    data_inputs,
-    load_data,
-    prepare_base,
-    prepare_data,
-    read_base,
-    read_data,
-    sample_dev,
-    sample_queries,
-)
+from model_export.data.pairs import GRADES, DataError
+from model_export.data.prepare import data_inputs, load_data, prepare_base, prepare_data, read_base
 from model_export.recipe import Recipe
-from service.contract.prompt import Note
 from service.contract.tokenizer import ContractTokenizer
-from tests.tiny_teacher import MICRO
+from tests.tiny_teacher import micro_recipe
+
+Row = dict[str, Any]
+Split = tuple[list[Row], list[Row]]
 
 
-def recipe_of(sources: list[dict[str, Any]] | None = None, **changes: Any) -> Recipe:
-    recipe = tomllib.loads(MICRO)
-    if sources is not None:
-        recipe["data"] = {"sources": sources}
-    return Recipe.model_validate(recipe | changes)
+def recipe_of(sources: list[Row], leaking_dev: str = "refuse", **changes: Any) -> Recipe:
+    data = {"synthetic": None, "sources": sources, "leaking_dev": leaking_dev}
+    return micro_recipe(data=data, **changes)
 
 
-def row(id_: str, query: str, label: int = 0, **more: Any) -> dict[str, Any]:
-    return {
-        "id": id_,
-        "query": query,
-        "note": {"title": None, "body": f"note {id_}"},
-        "label": label,
-        **more,
-    }
+def row(id_: str, query: str, label: int = 0) -> Row:
+    return {"id": id_, "query": query, "note": {"title": None, "body": f"note {id_}"}, "label": label}
 
 
-def write_source(
-    root: Path, name: str, train: list[dict[str, Any]], dev: list[dict[str, Any]]
-) -> dict[str, Any]:
+def write_source(root: Path, name: str, train: list[Row], dev: list[Row]) -> Row:
     """Write a source's files, and return its section of a recipe."""
     for split, rows in (("train", train), ("dev", dev)):
         text = "".join(json.dumps(each) + "\n" for each in rows)
@@ -53,7 +33,7 @@ def write_source(
 
 
 @pytest.fixture
-def two_sources(tmp_path: Path) -> list[dict[str, Any]]:
+def two_sources(tmp_path: Path) -> list[Row]:
     shop = write_source(
         tmp_path,
         "shop",
@@ -74,17 +54,15 @@ def prepare(recipe: Recipe, root: Path) -> Path:
 
 
 def test_generated_data_is_reproducible_and_read_back(tmp_path: Path) -> None:
-    first, again = (load_data(prepare(recipe_of(), tmp_path)) for _ in range(2))
+    first, again = (load_data(prepare(micro_recipe(), tmp_path)) for _ in range(2))
     assert first == again
     assert (len(first.train), len(first.dev)) == (24, 16)
     assert {pair.label for pair in first.train} == set(GRADES)
     assert first.long_tail <= {pair.id for pair in first.dev}
-    assert first != load_data(prepare(recipe_of(seed=4), tmp_path))
+    assert first != load_data(prepare(micro_recipe(seed=4), tmp_path))
 
 
-def test_sources_are_read_with_their_criteria_and_grades(
-    tmp_path: Path, two_sources: list[dict[str, Any]]
-) -> None:
+def test_sources_are_read_with_their_criteria_and_grades(tmp_path: Path, two_sources: list[Row]) -> None:
     data = load_data(prepare(recipe_of(two_sources), tmp_path))
     assert {(pair.source, pair.criteria) for pair in data.train} == {
         ("shop", "product-2"),
@@ -97,7 +75,7 @@ def test_sources_are_read_with_their_criteria_and_grades(
 
 
 def test_samples_are_drawn_by_the_seed_and_dev_by_whole_queries(
-    tmp_path: Path, two_sources: list[dict[str, Any]]
+    tmp_path: Path, two_sources: list[Row]
 ) -> None:
     def sample(seed: int) -> tuple[list[str], list[str]]:
         two_sources[0] |= {"max_train": 4, "max_dev": 5}
@@ -111,9 +89,7 @@ def test_samples_are_drawn_by_the_seed_and_dev_by_whole_queries(
     assert sample(1) != sample(2)
 
 
-def test_stated_long_tail_is_limited_to_sampled_pairs(
-    tmp_path: Path, two_sources: list[dict[str, Any]]
-) -> None:
+def test_stated_long_tail_is_limited_to_sampled_pairs(tmp_path: Path, two_sources: list[Row]) -> None:
     (tmp_path / "tail.ids").write_text("sd0\nsd1\nsd4\nsd5\n", encoding="utf-8")
     two_sources[0] |= {"long_tail": "tail.ids", "max_dev": 2}
     data = load_data(prepare(recipe_of(two_sources), tmp_path))
@@ -121,9 +97,7 @@ def test_stated_long_tail_is_limited_to_sampled_pairs(
     assert {id_ for id_ in data.long_tail if id_ != "fd"} == {"sd0", "sd1", "sd4", "sd5"} & drawn
 
 
-def test_inputs_change_with_all_that_the_data_depends_on(
-    tmp_path: Path, two_sources: list[dict[str, Any]]
-) -> None:
+def test_inputs_change_with_all_that_the_data_depends_on(tmp_path: Path, two_sources: list[Row]) -> None:
     seen = [
         data_inputs(recipe_of(two_sources), tmp_path),
         data_inputs(recipe_of(two_sources, seed=9), tmp_path),
@@ -140,37 +114,49 @@ def test_inputs_change_with_all_that_the_data_depends_on(
     assert len({json.dumps(inputs) for inputs in seen}) == len(seen)
 
 
-def refuse(tmp_path: Path, sources: list[dict[str, Any]], complaint: str) -> None:
-    with pytest.raises(DataError, match=complaint):
-        prepare(recipe_of(sources), tmp_path)
-
-
-def test_missing_file_is_refused(tmp_path: Path, two_sources: list[dict[str, Any]]) -> None:
+def test_missing_file_is_refused(tmp_path: Path, two_sources: list[Row]) -> None:
     (tmp_path / "forum-dev.jsonl").unlink()
     assert data_inputs(recipe_of(two_sources), tmp_path)
-    refuse(tmp_path, two_sources, "forum-dev.jsonl can't be read")
+    with pytest.raises(DataError, match=r"forum-dev.jsonl can't be read"):
+        prepare(recipe_of(two_sources), tmp_path)
 
 
-def test_dev_query_in_train_is_refused(tmp_path: Path) -> None:
-    source = write_source(tmp_path, "shop", [row("1", "Lamp"), row("2", "tea")], [row("3", "lamp")])
-    refuse(tmp_path, [source], "dev pairs whose query is in train as well: 3")
+# The second source trains on a dev query of the first.
+LEAKING = [([row("1", "lamp")], [row("2", "tea"), row("3", "tea")]), ([row("4", "Tea")], [row("5", "coat")])]
+REPEATING = [
+    ([row("1", "lamp"), row("2", "tea")], [row("3", "coat")]),
+    ([row("2", "why"), row("4", "who")], [row("5", "how")]),
+]
 
 
-def test_dev_query_in_another_source_s_train_is_refused(tmp_path: Path) -> None:
-    shop = write_source(tmp_path, "shop", [row("1", "lamp")], [row("2", "tea")])
-    forum = write_source(tmp_path, "forum", [row("3", "tea")], [row("4", "coat")])
-    refuse(tmp_path, [shop, forum], "dev pairs whose query is in train as well: 2")
+def write_sources(root: Path, sources: list[Split]) -> list[Row]:
+    return [write_source(root, f"source-{number}", *split) for number, split in enumerate(sources)]
 
 
-def test_id_in_two_sources_is_refused(tmp_path: Path) -> None:
-    """Prompts and soft labels are looked up by id."""
-    shop = write_source(tmp_path, "shop", [row("1", "lamp"), row("2", "tea")], [row("3", "coat")])
-    forum = write_source(tmp_path, "forum", [row("2", "why"), row("4", "who")], [row("5", "how")])
-    refuse(tmp_path, [shop, forum], "ids that occur in several sources: 2")
+@pytest.mark.parametrize(
+    ("sources", "complaint"),
+    [
+        ([([row("1", "Lamp")], [row("3", "lamp")])], "dev pairs whose query is in train as well: 3"),
+        (LEAKING, "dev pairs whose query is in train as well: 2, 3"),
+        (REPEATING, "ids that occur in several sources: 2"),
+    ],
+)
+def test_leaking_queries_and_repeated_ids_are_refused(
+    tmp_path: Path, sources: list[Split], complaint: str
+) -> None:
+    with pytest.raises(DataError, match=complaint):
+        prepare(recipe_of(write_sources(tmp_path, sources)), tmp_path)
+
+
+def test_leaking_query_can_be_dropped_and_named(tmp_path: Path) -> None:
+    data = load_data(prepare(recipe_of(write_sources(tmp_path, LEAKING), "drop"), tmp_path))
+    assert [pair.id for pair in data.dev] == ["5"]
+    assert data.left_out == ("2", "3")
+    assert not data.long_tail & set(data.left_out)
 
 
 def test_tiny_base_reads_the_data_s_texts(tmp_path: Path) -> None:
-    recipe = recipe_of()
+    recipe = micro_recipe()
     data = load_data(prepare(recipe, tmp_path))
     base = tmp_path / "base"
     base.mkdir()
@@ -183,65 +169,9 @@ def test_tiny_base_reads_the_data_s_texts(tmp_path: Path) -> None:
 
 
 def test_other_base_is_copied_with_its_description(tmp_path: Path, tiny_base: Path) -> None:
-    recipe = recipe_of()
+    recipe = micro_recipe()
     base = tmp_path / "base"
     base.mkdir()
     prepare_base(str(tiny_base), recipe, load_data(prepare(recipe, tmp_path)), base)
     assert read_base(base).name == tiny_base.name
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in base.iterdir()}
-
-
-def pairs_of(*queries: str) -> list[Pair]:
-    return [Pair(str(n), query, Note("", "b"), 0, "s", "c") for n, query in enumerate(queries)]
-
-
-@pytest.mark.parametrize(("most", "expected"), [(None, 6), (6, 6), (9, 6), (5, 4), (4, 4), (3, 2), (1, 2)])
-def test_whole_queries_are_sampled_up_to_the_limit_and_at_least_one(most: int | None, expected: int) -> None:
-    pairs = pairs_of("a", "b", "c", "a", "b", "c")
-    taken = sample_queries(pairs, most, Random(1))
-    assert len(taken) == expected
-    assert all([pair.query for pair in taken].count(pair.query) == 2 for pair in taken)
-
-
-@pytest.mark.parametrize(("most", "expected"), [(None, [4, 12]), (8, [4, 3]), (6, [3, 3]), (1, [1, 3])])
-def test_dev_sample_is_shared_equally_by_sources(most: int | None, expected: list[int]) -> None:
-    short = pairs_of(*"abcd")
-    long = [replace(pair, source="long") for pair in pairs_of(*"xxxyyyzzzwww")]
-    taken = sample_dev([*short, *long], most, Random(1))
-    assert [sum(pair.source == source for pair in taken) for source in ("s", "long")] == expected
-
-
-def leaking_sources(folder: Path, leaking_dev: str) -> Recipe:
-    """Write two sources, of which the second trains on a dev query of the first."""
-    for source, split, query in (
-        ("a", "train", "x"),
-        ("a", "dev", "y"),
-        ("b", "train", "Y"),
-        ("b", "dev", "z"),
-    ):
-        rows = [
-            {
-                "id": f"{source}-{split}-{number}",
-                "query": query,
-                "note": {"title": f"n{number}"},
-                "label": number,
-            }
-            for number in range(2)
-        ]
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        (folder / f"{source}.{split}.jsonl").write_text(text, encoding="utf-8")
-    sources = [{"name": name, "train": f"{name}.train.jsonl", "dev": f"{name}.dev.jsonl"} for name in "ab"]
-    return recipe_of(data={"leaking_dev": leaking_dev, "sources": sources})
-
-
-def test_leaking_query_is_refused_by_default(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="dev pairs whose query is in train as well: a-dev-0, a-dev-1"):
-        read_data(leaking_sources(tmp_path, "refuse"), tmp_path)
-
-
-def test_leaking_query_can_be_dropped_and_named(tmp_path: Path) -> None:
-    prepare_data(leaking_sources(tmp_path, "drop"), tmp_path, tmp_path)
-    data = load_data(tmp_path)
-    assert [pair.id for pair in data.dev] == ["b-dev-0", "b-dev-1"]
-    assert data.left_out == ("a-dev-0", "a-dev-1")
-    assert not data.long_tail & set(data.left_out)

@@ -1,4 +1,4 @@
-import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,21 +8,14 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from model_export.data.pairs import GRADES, Pair
-from model_export.data.prompting import (
-    PromptForm,
-    Prompting,
-    PromptingError,
-    gold_label,
-    soft_label,
-    teacher_template,
-)
+from model_export.data.prompting import PromptForm, Prompting, PromptingError, gold_label, teacher_template
 from model_export.data.template import TEMPLATES, find_template
 from model_export.stages import hash_of
 from service.contract.manifest import Criteria, Limits, SlotPiece, Template, TextPiece
 from service.contract.prompt import Note
 from service.contract.tokenizer import ContractTokenizer
 from tests.byte_tokens import TOKENIZER
-from tests.checkpoints import SPECIAL_TOKENS, tiny_tokenizer_json
+from tests.checkpoints import SPECIAL_TOKENS
 
 SPECIAL_IDS = [TOKENIZER.encode_template(token)[0] for token in SPECIAL_TOKENS]
 END = SPECIAL_IDS[1]
@@ -41,27 +34,21 @@ def make(template: str = "note-first-plain-1", tokenizer: ContractTokenizer = TO
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_prompts_differ_only_in_their_cue(template: str) -> None:
     prompting = make(template)
-    student, teacher = (
-        TOKENIZER.decode(prompt)
-        for prompt in (prompting.student_prompt(PAIR), prompting.teacher_prompt(PAIR))
-    )
+    prompts = prompting.student_prompt(PAIR), prompting.teacher_prompt(PAIR)
+    student, teacher = map(TOKENIZER.decode, prompts)
     assert student.endswith("\nGrade: ")
     assert teacher == student.removesuffix("Grade: ") + "Steps:\n"
     assert "Grade it." in student
 
 
-def test_student_answers_and_then_reasons() -> None:
+def test_student_answers_first_and_the_teacher_last() -> None:
     prompting = make()
-    completion = prompting.student_completion("topic: tea => 3\n", 3)
-    assert completion[0] == prompting.label_token_ids[3]
-    assert completion[-1] == END
-    assert TOKENIZER.decode(completion[:-1]) == "3\nSteps:\ntopic: tea => 3\n"
-
-
-def test_teacher_reasons_and_then_answers() -> None:
-    completion = make().teacher_completion("topic: tea => 3\n", 2)
-    assert completion[-1] == END
-    assert TOKENIZER.decode(completion[:-1]) == "topic: tea => 3\nGrade: 2"
+    student = prompting.student_completion("topic: tea => 3\n", 3)
+    teacher = prompting.teacher_completion("topic: tea => 3\n", 2)
+    assert student[0] == prompting.label_token_ids[3]
+    assert student[-1] == teacher[-1] == END
+    assert TOKENIZER.decode(student[:-1]) == "3\nSteps:\ntopic: tea => 3\n"
+    assert TOKENIZER.decode(teacher[:-1]) == "topic: tea => 3\nGrade: 2"
 
 
 def test_student_prompt_equals_that_of_the_service() -> None:
@@ -124,26 +111,17 @@ def test_form_hashes_everything_that_prompts_depend_on() -> None:
     assert len(hashes) == 4
 
 
-def write_tokenizer(folder: Path, **settings: str) -> Path:
-    (folder / "tokenizer.json").write_text(tiny_tokenizer_json(), encoding="utf-8")
-    whole = {"tokenizer_class": "PreTrainedTokenizerFast", **settings}
-    (folder / "tokenizer_config.json").write_text(json.dumps(whole), encoding="utf-8")
-    return folder
-
-
-def test_loaded_prompting_uses_the_tokenizer_s_end_token(tmp_path: Path) -> None:
-    loaded = Prompting.load(make().form, write_tokenizer(tmp_path, eos_token="<|im_end|>"))
+def test_loaded_prompting_uses_the_tokenizer_s_end_token(tiny_base: Path) -> None:
+    loaded = Prompting.load(make().form, tiny_base)
     assert loaded.end_token_id == END
     assert loaded.teacher_prompt(PAIR) == make().teacher_prompt(PAIR)
 
 
-def test_tokenizer_without_an_end_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PromptingError, match=f"the tokenizer of {tmp_path.name} has no eos_token"):
-        Prompting.load(make().form, write_tokenizer(tmp_path))
-
-
-def labelled(label: int) -> Pair:
-    return Pair("1", "q", Note("", "b"), label, "made", "stepwise")
+def test_tokenizer_without_an_end_is_refused(tiny_base: Path, tmp_path: Path) -> None:
+    endless = shutil.copytree(tiny_base, tmp_path / "endless")
+    (endless / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    with pytest.raises(PromptingError, match="the tokenizer of endless has no eos_token"):
+        Prompting.load(make().form, endless)
 
 
 @pytest.mark.parametrize(
@@ -151,19 +129,20 @@ def labelled(label: int) -> Pair:
     [(0.0, [0, 0, 1, 0]), (0.2, [0.05, 0.05, 0.85, 0.05]), (1.0, [0.25, 0.25, 0.25, 0.25])],
 )
 def test_gold_label_is_smoothed(smoothing: float, expected: list[float]) -> None:
-    assert gold_label(labelled(2), smoothing) == pytest.approx(expected)
+    assert gold_label(PAIR, smoothing) == pytest.approx(expected)
 
 
 @given(st.integers(0, 3), st.floats(0, 1))
 def test_gold_label_is_a_distribution_with_gold_on_top(label: int, smoothing: float) -> None:
-    found = gold_label(labelled(label), smoothing)
+    found = gold_label(replace(PAIR, label=label), smoothing)
     assert sum(found) == pytest.approx(1)
     assert min(found) >= 0
     assert max(found) == found[label]
 
 
-def test_soft_label_sums_to_one() -> None:
-    assert soft_label([1.0, 1.0, 2.0, 0.0]) == [0.25, 0.25, 0.5, 0.0]
+def test_longest_prompt_of_the_teacher_has_the_stated_length() -> None:
+    long = replace(PAIR, query="a" * 64, note=Note("t", "x" * 99))
+    assert len(make().teacher_prompt(long)) == make().max_teacher_tokens
 
 
 def test_every_too_long_query_is_named_once() -> None:

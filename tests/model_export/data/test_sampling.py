@@ -1,12 +1,13 @@
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from random import Random
 from typing import Any
 
 import pytest
 
 from model_export.data.pairs import Pair
-from model_export.data.sampling import balance, mix, pick, pick_distinct, repeat
+from model_export.data.sampling import balance, mix, pick, pick_distinct, repeat, sample_dev, sample_queries
 from model_export.recipe import DistilConfig
 from service.contract.prompt import Note
 
@@ -41,7 +42,7 @@ def test_source_share_is_a_power_of_its_size(exponent: float, small: int) -> Non
 
 def test_exponent_of_one_keeps_the_pairs() -> None:
     assert balance(PAIRS, 1.0, seed=1) == PAIRS
-    assert pick(PAIRS, config(), seed=1) == PAIRS
+    assert pick(PAIRS, config(), seed=1) == mix(PAIRS, {"large-3"}, config(), seed=1) == PAIRS
     assert balance([], 0.5, seed=1) == []
 
 
@@ -92,3 +93,23 @@ def test_missing_kind_is_replaced_by_the_other(known: set[str]) -> None:
 def test_pairs_are_mixed_by_the_seed() -> None:
     drawn = [mix(PAIRS, {"large-3"}, config(labelled_share=0.5), seed) for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
+
+
+def pairs_of(*queries: str) -> list[Pair]:
+    return [Pair(str(n), query, Note("", "b"), 0, "s", "c") for n, query in enumerate(queries)]
+
+
+@pytest.mark.parametrize(("most", "expected"), [(None, 6), (6, 6), (9, 6), (5, 4), (4, 4), (3, 2), (1, 2)])
+def test_whole_queries_are_sampled_up_to_the_limit_and_at_least_one(most: int | None, expected: int) -> None:
+    pairs = pairs_of("a", "b", "c", "a", "b", "c")
+    taken = sample_queries(pairs, most, Random(1))
+    assert len(taken) == expected
+    assert all([pair.query for pair in taken].count(pair.query) == 2 for pair in taken)
+
+
+@pytest.mark.parametrize(("most", "expected"), [(None, [4, 12]), (8, [4, 3]), (6, [3, 3]), (1, [1, 3])])
+def test_dev_sample_is_shared_equally_by_sources(most: int | None, expected: list[int]) -> None:
+    short = pairs_of(*"abcd")
+    long = [replace(pair, source="long") for pair in pairs_of(*"xxxyyyzzzwww")]
+    taken = sample_dev([*short, *long], most, Random(1))
+    assert [sum(pair.source == source for pair in taken) for source in ("s", "long")] == expected

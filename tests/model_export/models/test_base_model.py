@@ -28,11 +28,8 @@ def test_missing_wheel_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_gguf_file_is_found_by_its_path(tmp_path: Path) -> None:
     (tmp_path / "model.Q4_1.gguf").touch()
     location = locate_base(str(tmp_path / "model.Q4_1.gguf"))
-    assert (location.path, location.gguf_file, location.name) == (
-        str(tmp_path),
-        "model.Q4_1.gguf",
-        "model.Q4_1",
-    )
+    found = (location.path, location.gguf_file, location.name)
+    assert found == (str(tmp_path), "model.Q4_1.gguf", "model.Q4_1")
 
 
 def test_owner_and_name_is_a_hub_id() -> None:
@@ -41,10 +38,10 @@ def test_owner_and_name_is_a_hub_id() -> None:
     assert location.source == "hub owner/some-model_1.5"
 
 
-@pytest.mark.parametrize("name", ["", "nowhere", "a/b/c", "/no/such/folder", "../x y", "model.gguf"])
+@pytest.mark.parametrize("name", ["no base", "nowhere", "a/b/c", "/no/such/folder", "../x y", "model.gguf"])
 def test_unknown_base_lists_what_a_base_can_be(name: str) -> None:
     with pytest.raises(BaseModelError, match=r"smollm2.*folder.*\.gguf.*hub id"):
-        locate_base(name) if name else locate_base("no base")
+        locate_base(name)
 
 
 def test_folder_without_config_is_refused(tmp_path: Path) -> None:
@@ -52,11 +49,17 @@ def test_folder_without_config_is_refused(tmp_path: Path) -> None:
         locate_base(str(tmp_path))
 
 
-def test_unreadable_files_are_one_line(tmp_path: Path) -> None:
-    base = make_tiny_base(tmp_path / "torn")
-    (base / "model.safetensors").write_bytes(b"torn")
-    with pytest.raises(BaseModelError, match=r"^the base torn can't be loaded: .+") as caught:
+def test_unreadable_and_quantized_folders_are_refused_in_one_line(tmp_path: Path) -> None:
+    base = make_tiny_base(tmp_path / "packed")
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    config["quantization_config"] = {"quant_method": "awq", "bits": 4}
+    (base / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(BaseModelError, match="packed"):
         load_base(locate_base(str(base)))
+    torn = make_tiny_base(tmp_path / "torn")
+    (torn / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(BaseModelError, match=r"^the base torn can't be loaded: .+") as caught:
+        load_base(locate_base(str(torn)))
     assert "\n" not in str(caught.value)
 
 
@@ -76,15 +79,6 @@ def test_failure_to_write_is_one_line(tiny_base: Path, tmp_path: Path) -> None:
         BaseModelError, match=r"^the base tiny-base can't be written: I/O error: No space left on device$"
     ):
         save_base(loaded, tmp_path)
-
-
-def test_quantized_folder_is_refused(tmp_path: Path) -> None:
-    base = make_tiny_base(tmp_path / "packed")
-    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    config["quantization_config"] = {"quant_method": "awq", "bits": 4}
-    (base / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(BaseModelError, match="packed"):
-        load_base(locate_base(str(base)))
 
 
 def test_half_precision_base_becomes_float32(tmp_path: Path) -> None:

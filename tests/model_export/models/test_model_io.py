@@ -2,81 +2,44 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
-from model_export.models.model_io import (
-    keep_first_layers,
-    load_model,
-    load_tokenizer,
-    save_model,
-    speed_up,
-)
+from model_export.models.model_io import keep_first_layers, load_model, speed_up
+from tests.tiny_base import make_micro_model
 from tests.tools import COMPILER, PYTHON_HEADERS, require
 
-SHAPE = {
-    "vocab_size": 32,
-    "hidden_size": 32,
-    "intermediate_size": 32,
-    "num_attention_heads": 1,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": 32,
-}
+PROMPT = torch.tensor([[1, 2, 3]])
 
 
-def make_model(layers: int, *, tie_word_embeddings: bool = False) -> PreTrainedModel:
-    torch.manual_seed(0)
-    config = LlamaConfig(num_hidden_layers=layers, tie_word_embeddings=tie_word_embeddings, **SHAPE)
-    return LlamaForCausalLM(config).eval()
-
-
-def weights_of(model: PreTrainedModel) -> list[torch.Tensor]:
-    return [layer.mlp.up_proj.weight for layer in model.model.layers]
-
-
-def test_first_layers_are_kept_in_their_order() -> None:
-    model = make_model(6)
-    before = weights_of(model)
-    keep_first_layers(model, 4)
-    assert all(a is b for a, b in zip(weights_of(model), before[:4], strict=True))
-    assert model.config.num_hidden_layers == 4
-    with pytest.raises(ValueError, match="has 4 layers, so the first 5 can't be kept"):
-        keep_first_layers(model, 5)
-
-
-def test_fewer_layers_can_be_saved_and_loaded(tmp_path: Path, tiny_base: Path) -> None:
-    model = make_model(5)
+def test_fewer_layers_can_be_saved_and_loaded(tmp_path: Path) -> None:
+    model = make_micro_model(5)
     keep_first_layers(model, 2)
-    save_model(model, load_tokenizer(tiny_base), tmp_path)
+    model.save_pretrained(tmp_path)
     loaded = load_model(tmp_path)
-    prompt = torch.tensor([[1, 2, 3]])
     with torch.inference_mode():
-        whole = model(prompt, use_cache=False).logits
-        assert torch.equal(loaded(prompt, use_cache=False).logits, whole)
+        whole = model(PROMPT, use_cache=False).logits
+        assert torch.equal(loaded(PROMPT, use_cache=False).logits, whole)
         # Keys and values of each layer lie in a place of their own.
         for each in (model, loaded):
-            cached = each.generate(prompt, max_new_tokens=5, do_sample=False, pad_token_id=0)
-            plain = each.generate(prompt, max_new_tokens=5, do_sample=False, pad_token_id=0, use_cache=False)
+            cached, plain = (
+                each.generate(PROMPT, max_new_tokens=5, do_sample=False, pad_token_id=0, use_cache=use_cache)
+                for use_cache in (True, False)
+            )
             assert torch.equal(cached, plain)
 
 
-def test_first_layers_keep_their_layer_types(tmp_path: Path, tiny_base: Path) -> None:
+def test_first_layers_keep_their_layer_types(tmp_path: Path) -> None:
     kinds = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
-    config = Qwen3Config(
-        num_hidden_layers=4,
-        head_dim=32,
-        layer_types=kinds,
-        sliding_window=2,
-        use_sliding_window=True,
-        **SHAPE,
-    )
+    shape = {"vocab_size": 32, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 4}
+    heads = {"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 32}
+    config = Qwen3Config(layer_types=kinds, sliding_window=2, use_sliding_window=True, **shape, **heads)
     model = Qwen3ForCausalLM(config).eval()
     keep_first_layers(model, 2)
-    save_model(model, load_tokenizer(tiny_base), tmp_path)
+    model.save_pretrained(tmp_path)
     loaded = load_model(tmp_path)
     assert loaded.config.layer_types == ["sliding_attention", "full_attention"]
-    prompt = torch.tensor([[1, 2, 3]])
     with torch.inference_mode():
-        assert torch.equal(loaded(prompt).logits, model(prompt).logits)
+        assert torch.equal(loaded(PROMPT).logits, model(PROMPT).logits)
 
 
 def test_model_loads_in_float32_and_evaluation_mode(tiny_base: Path) -> None:
@@ -104,7 +67,7 @@ def test_speed_up_keeps_gradients_and_names(compiled: bool) -> None:
     if compiled:
         require(COMPILER)
         require(PYTHON_HEADERS)
-    model = make_model(3)
+    model = make_micro_model(3)
     names, expected = list(model.state_dict()), gradients(model)
     speed_up(model, compiled=compiled)
     found = gradients(model)
@@ -114,10 +77,10 @@ def test_speed_up_keeps_gradients_and_names(compiled: bool) -> None:
     assert list(model.state_dict()) == names
 
 
-def test_speed_up_leaves_no_trace_in_files(tmp_path: Path, tiny_base: Path) -> None:
-    plain, fast = make_model(2), make_model(2)
+def test_speed_up_leaves_no_trace_in_files(tmp_path: Path) -> None:
+    plain, fast = make_micro_model(2), make_micro_model(2)
     speed_up(fast, compiled=True)
     for name, model in (("plain", plain), ("fast", fast)):
-        save_model(model, load_tokenizer(tiny_base), tmp_path / name)
+        model.save_pretrained(tmp_path / name)
     for file in ("config.json", "model.safetensors"):
         assert (tmp_path / "plain" / file).read_bytes() == (tmp_path / "fast" / file).read_bytes()

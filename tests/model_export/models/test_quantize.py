@@ -1,7 +1,12 @@
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from model_export.models.quantize import QuantizeError, load_as_served, quantize_folder, quantize_rows
 from model_export.models.reference_scorer import ReferenceScorer
@@ -20,8 +25,6 @@ def quantized(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def test_rounding_error_is_at_most_half_a_step() -> None:
-    import torch
-
     weight = (
         torch.randn(40, 30, generator=torch.Generator().manual_seed(0)) * torch.logspace(-6, 6, 40)[:, None]
     )
@@ -32,8 +35,6 @@ def test_rounding_error_is_at_most_half_a_step() -> None:
 
 
 def test_row_of_zeros_stays_zero() -> None:
-    import torch
-
     weight = torch.zeros(2, 3)
     weight[1, 0] = 1e-44  # its scale would vanish
     rounded, scales = quantize_rows(weight)
@@ -43,9 +44,6 @@ def test_row_of_zeros_stays_zero() -> None:
 
 
 def test_folder_holds_int8_weights_scales_and_their_config(quantized: Path, tiny_base: Path) -> None:
-    import torch
-    from safetensors.torch import load_file
-
     before, after = (load_file(folder / "model.safetensors") for folder in (tiny_base, quantized))
     for name, tensor in before.items():
         if name.endswith("proj.weight"):
@@ -67,9 +65,6 @@ def test_reference_computes_with_rounded_weights_and_activations(quantized: Path
 
 
 def test_linear_equals_an_integer_product(quantized: Path) -> None:
-    import torch
-    from safetensors.torch import load_file
-
     name = "model.layers.0.mlp.down_proj"
     tensors = load_file(quantized / "model.safetensors")
     inputs = torch.randn(3, 128, generator=torch.Generator().manual_seed(0))
@@ -82,41 +77,46 @@ def test_linear_equals_an_integer_product(quantized: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_plain_transformers_loads_the_folder(quantized: Path) -> None:
-    from transformers import AutoModelForCausalLM
-
     plain = ReferenceScorer(AutoModelForCausalLM.from_pretrained(quantized).eval(), LABELS)
     ours = ReferenceScorer.load(quantized, LABELS)
     for prompt in PROMPTS:  # near, not equal: it scales activations by max / 127.5
         assert plain.label_logprobs(prompt) == pytest.approx(ours.label_logprobs(prompt), abs=0.2)
 
 
-def test_quantized_folder_is_refused(quantized: Path, tmp_path: Path) -> None:
-    with pytest.raises(QuantizeError, match="int8 is already quantized"):
-        quantize_folder(quantized, tmp_path / "again")
-
-
-def test_weights_in_shards_are_refused(tmp_path: Path) -> None:
-    base = make_tiny_base(tmp_path / "shards")
+def rename_weights(base: Path) -> None:
     (base / "model.safetensors").rename(base / "model-00001-of-00001.safetensors")
-    with pytest.raises(QuantizeError, match=r"no model\.safetensors"):
-        quantize_folder(base, tmp_path / "int8")
 
 
-def test_model_without_such_linears_is_refused(tmp_path: Path) -> None:
-    import torch
-    from safetensors.torch import save_file
-
-    base = make_tiny_base(tmp_path / "other")
+def replace_weights(base: Path) -> None:
     save_file({"h.0.mlp.c_fc.weight": torch.ones(2, 2)}, base / "model.safetensors")
-    with pytest.raises(QuantizeError, match="no linear layers"):
-        quantize_folder(base, tmp_path / "int8")
+
+
+def quantize(base: Path) -> None:
+    quantize_folder(base, base.with_name("int8"))
+    shutil.copytree(base.with_name("int8"), base, dirs_exist_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (quantize, "base is already quantized"),
+        (rename_weights, r"no model\.safetensors: weights in shards"),
+        (replace_weights, "no linear layers"),
+    ],
+)
+def test_folder_that_can_t_be_quantized_is_refused(
+    tmp_path: Path, change: Callable[[Path], None], complaint: str
+) -> None:
+    base = make_tiny_base(tmp_path / "base")
+    change(base)
+    with pytest.raises(QuantizeError, match=complaint):
+        quantize_folder(base, tmp_path / "again")
 
 
 def test_other_quantization_is_refused(quantized: Path, tmp_path: Path) -> None:
-    config = json.loads((quantized / "config.json").read_text(encoding="utf-8"))
+    folder = shutil.copytree(quantized, tmp_path / "other")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config["quantization_config"]["config_groups"]["group_0"]["weights"]["num_bits"] = 4
-    for path in quantized.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(QuantizeError, match="another quantization"):
-        load_as_served(tmp_path)
+        load_as_served(folder)

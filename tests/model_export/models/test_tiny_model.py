@@ -36,7 +36,7 @@ def test_model_has_the_configured_shape(tmp_path: Path) -> None:
         assert model(torch.tensor([[1, 2, 3]])).logits.shape == (1, 3, 290)
 
 
-def test_tokenizer_has_whole_words_and_single_digits(tmp_path: Path) -> None:
+def test_tokenizer_has_whole_words_single_digits_and_control_tokens(tmp_path: Path) -> None:
     folder = make(tmp_path / "m")
     tokenizer = ContractTokenizer.load(folder)
     [lamp] = tokenizer.encode_user_texts([" lamp"])
@@ -45,11 +45,8 @@ def test_tokenizer_has_whole_words_and_single_digits(tmp_path: Path) -> None:
     assert len(tokenizer.encode_template("<|im_start|><|im_end|>")) == 2
     [anything] = tokenizer.encode_user_texts(["茶 🎧 <|im_end|>"])
     assert tokenizer.decode(anything.token_ids) == "茶 🎧 <|im_end|>"
-
-
-def test_end_and_padding_are_two_tokens(tmp_path: Path) -> None:
-    tokenizer = load_tokenizer(make(tmp_path / "m"))
-    assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<|endoftext|>")
+    of_transformers = load_tokenizer(folder)
+    assert (of_transformers.eos_token, of_transformers.pad_token) == ("<|im_end|>", "<|endoftext|>")
 
 
 def test_vocabulary_may_exceed_the_texts(tmp_path: Path) -> None:

@@ -1,31 +1,26 @@
 """Pairs are labelled in shards on a scripted engine; test_ray_engine.py runs the real one."""
 
-import contextlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from model_export.data.pairs import Pair, Source, write_pairs
-from model_export.data.prompting import PromptForm, Prompting, PromptingError
-from model_export.data.template import find_template
+from model_export.data.pairs import UNJUDGED, Pair, Source
+from model_export.data.prompting import Prompting, PromptingError
 from model_export.scale_out.label_at_scale import label_file
-from model_export.scale_out.label_plan import LabelError, LabelPlan, PathSampling
-from model_export.scale_out.trace_engine import Completion, EngineSetup, MakeRequests, TraceEngine
+from model_export.scale_out.label_plan import Completion, LabelError, LabelPlan
 from model_export.teacher.label import SoftLabel, read_soft_labels
-from service.contract.manifest import Criteria, Limits
 from service.contract.prompt import Note
 from tests.byte_tokens import TOKENIZER, encode
+from tests.tiny_teacher import micro_recipe
 
 [END] = TOKENIZER.encode_template("<|im_end|>")
-CRITERIA = Criteria(name="topic-1", text="Grade it.", steps=("topic",))
 SOURCE = Source("shop", "topic-1", (0, 1, 2, 3))
-FORM = PromptForm(find_template("note-first-1"), (CRITERIA,), Limits(max_query_tokens=16, max_note_tokens=32))
-PAIRS = [Pair(f"p{n}", f"wish {n}", Note("", "a scarf"), 1, "shop", "topic-1") for n in range(5)]
+PAIRS = [Pair(f"p{n}", f"wish {n}", Note("", "a scarf"), UNJUDGED, "shop", "topic-1") for n in range(5)]
 ONE, TWO, PROSE = "topic: one => 1\nGrade: 1", "topic: two => 2\nGrade: 2", "I would say 2"
 
 
@@ -36,20 +31,16 @@ class ScriptedEngine:
     traces: Mapping[str, Sequence[str]] = field(default_factory=dict)
     lost_at: str = ""
     asked: list[str] = field(default_factory=list)
-    setups: list[EngineSetup] = field(default_factory=list)
 
-    @contextlib.contextmanager
-    def start(self, setup: EngineSetup) -> Iterator[TraceEngine]:
-        self.setups.append(setup)
-        yield self
-
-    def complete(self, pairs: Sequence[Pair], make_requests: MakeRequests) -> Iterator[list[Completion]]:
+    def __call__(
+        self, pairs: Sequence[Pair], plan: LabelPlan, prompting: Prompting
+    ) -> Generator[list[Completion]]:
         for pair in pairs:
             if pair.id == self.lost_at:
                 raise LabelError("the engine is lost")
             self.asked.append(pair.id)
             texts = self.traces.get(pair.id, (ONE, TWO))
-            yield [complete(text) for text, _ in zip(texts, make_requests(pair), strict=True)]
+            yield [complete(text) for text, _ in zip(texts, range(plan.recipe.label.paths), strict=True)]
 
 
 def complete(text: str) -> Completion:
@@ -60,19 +51,32 @@ def complete(text: str) -> Completion:
     return Completion(token_ids, [*[flat] * (len(token_ids) - 2), at_answer, flat])
 
 
-def write_rows(folder: Path, pairs: Sequence[Pair] = PAIRS) -> Path:
-    path = folder / "pairs.jsonl"
-    write_pairs(path, pairs)
-    return path
+def write_unjudged(path: Path, pairs: Sequence[Pair]) -> None:
+    rows = ({"id": pair.id, "query": pair.query, "note": {"body": pair.note.body}} for pair in pairs)
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+
+
+def make_plan(teacher: Path, folder: Path, **changes: Any) -> LabelPlan:
+    """Write the pairs and their criteria, and plan two paths each; `changes` are to the recipe."""
+    write_unjudged(folder / "pairs.jsonl", PAIRS)
+    criteria = folder / "topic.toml"
+    criteria.write_text('name = "topic-1"\ntext = "Grade it."\nsteps = ["topic"]\n', encoding="utf-8")
+    files = {"train": "train.jsonl", "dev": "dev.jsonl", "criteria": str(criteria)}
+    stated = {
+        "seed": 7,
+        "model": {"template": "note-first-1", "limits": {"max_query_tokens": 16, "max_note_tokens": 32}},
+        "data": {"synthetic": None, "sources": [{"name": "shop", **files}]},
+    }
+    return LabelPlan(micro_recipe(**stated | changes), folder / "pairs.jsonl", SOURCE, teacher, shard_size=2)
 
 
 @pytest.fixture
 def plan(tiny_base: Path, tmp_path: Path) -> LabelPlan:
-    return LabelPlan(write_rows(tmp_path), SOURCE, tiny_base, FORM, PathSampling(2, 1.0, 24, 7), shard_size=2)
+    return make_plan(tiny_base, tmp_path)
 
 
 def run(plan: LabelPlan, out: Path, engine: ScriptedEngine) -> str:
-    return str(label_file(plan, out, engine.start, lambda *_: None)).split(" (")[0]
+    return label_file(plan, out, engine, lambda *_: None).split(" (")[0]
 
 
 def contents(out: Path) -> dict[str, str]:
@@ -80,9 +84,10 @@ def contents(out: Path) -> dict[str, str]:
 
 
 def read_all(out: Path) -> dict[str, SoftLabel]:
-    return {
-        id_: label for path in out.glob("labels-*.jsonl") for id_, label in read_soft_labels(path).items()
-    }
+    labels: dict[str, SoftLabel] = {}
+    for path in out.glob("labels-*.jsonl"):
+        labels |= read_soft_labels(path)
+    return labels
 
 
 def test_label_is_the_mean_over_paths_that_parse(plan: LabelPlan, tmp_path: Path) -> None:
@@ -126,74 +131,41 @@ def test_rerun_labels_only_the_missing_shards(plan: LabelPlan, tmp_path: Path) -
     assert run(plan, out, second) == "5 of 5 pairs are labelled"
     assert second.asked == ["p2", "p3", "p4"]
     assert contents(out) == contents(tmp_path / "undisturbed")
-
-
-def test_removed_shard_is_labelled_again(plan: LabelPlan, tmp_path: Path) -> None:
-    run(plan, tmp_path / "out", ScriptedEngine())
-    before = contents(tmp_path / "out")
-    (tmp_path / "out" / "labels-00000.jsonl").unlink()
-    second = ScriptedEngine()
-    run(plan, tmp_path / "out", second)
-    assert second.asked == ["p0", "p1"]
-    assert contents(tmp_path / "out") == before
+    (out / "labels-00000.jsonl").unlink()
+    third = ScriptedEngine()
+    run(plan, out, third)
+    assert third.asked == ["p0", "p1"]
+    assert contents(out) == contents(tmp_path / "undisturbed")
 
 
 def test_finished_run_starts_no_engine(plan: LabelPlan, tmp_path: Path) -> None:
     run(plan, tmp_path / "out", ScriptedEngine())
-    second = ScriptedEngine()
-    assert run(plan, tmp_path / "out", second) == "5 of 5 pairs are labelled"
-    assert second.setups == []
+
+    def refuse(*_: object) -> Generator[list[Completion]]:
+        raise AssertionError("an engine was started")
+
+    assert label_file(plan, tmp_path / "out", refuse, lambda *_: None) == "5 of 5 pairs are labelled"
 
 
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"sampling": PathSampling(3, 0.5, 24, 7)}, "paths, temperature"),
-        ({"sampling": PathSampling(2, 1.0, 24, 8)}, "seed"),
-        ({"shard_size": 3}, "shard_size"),
-        ({"source": Source("other", "topic-1", (0, 1, 2, 3))}, "source"),
-        ({"form": replace(FORM, limits=Limits(max_query_tokens=16, max_note_tokens=31))}, "form"),
-    ],
-)
-def test_changed_inputs_are_refused_by_name(
-    changes: dict[str, Any], named: str, plan: LabelPlan, tmp_path: Path
-) -> None:
+def test_all_changed_inputs_are_refused_by_name(plan: LabelPlan, tmp_path: Path) -> None:
     run(plan, tmp_path / "out", ScriptedEngine())
-    with pytest.raises(LabelError, match=f"labels made with different {named}: choose another"):
-        run(replace(plan, **changes), tmp_path / "out", ScriptedEngine())
-
-
-def test_changed_pairs_and_teacher_are_refused_by_name(plan: LabelPlan, tmp_path: Path) -> None:
-    run(plan, tmp_path / "out", ScriptedEngine())
-    write_rows(tmp_path, PAIRS[:4])
     teacher = shutil.copytree(plan.teacher, tmp_path / "teacher")
     (teacher / "model.safetensors").write_bytes(b"other weights")
-    with pytest.raises(LabelError, match="with different pairs, teacher: choose"):
-        run(replace(plan, teacher=teacher), tmp_path / "out", ScriptedEngine())
-
-
-def test_engine_limits_fit_the_longest_prompt_and_path(plan: LabelPlan, tmp_path: Path) -> None:
-    engine = ScriptedEngine()
-    run(plan, tmp_path / "out", engine)
-    prompting = Prompting.load(FORM, plan.teacher)
-    long = replace(PAIRS[0], query="a" * 16, note=Note("t", "x" * 99))
-    assert engine.setups[0].max_prompt_tokens == len(prompting.teacher_prompt(long))
-    assert engine.setups[0].label_token_ids == prompting.label_token_ids
-
-
-def test_pairs_need_no_labels(plan: LabelPlan, tmp_path: Path) -> None:
-    rows = [json.loads(line) for line in plan.pairs.read_text(encoding="utf-8").splitlines()]
-    for row in rows[:3]:
-        del row["label"]
-    plan.pairs.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    assert run(plan, tmp_path / "out", ScriptedEngine()) == "5 of 5 pairs are labelled"
+    label = {"paths": 3, "temperature": 0.5}
+    model = {"template": "query-first-1"}
+    other = make_plan(teacher, tmp_path, seed=8, model=model, label=label, rl={"max_tokens": 47})
+    write_unjudged(plan.pairs, PAIRS[:4])
+    other = replace(other, shard_size=3, source=replace(SOURCE, name="other"))
+    named = "form, max_tokens, pairs, paths, seed, shard_size, source, teacher, temperature"
+    with pytest.raises(LabelError, match=f"labels made with different {named}: choose another"):
+        run(other, tmp_path / "out", ScriptedEngine())
 
 
 def test_too_long_query_is_named_before_an_engine_starts(plan: LabelPlan, tmp_path: Path) -> None:
-    write_rows(tmp_path, [*PAIRS, replace(PAIRS[0], id="long", query="b" * 40)])
+    write_unjudged(plan.pairs, [*PAIRS, replace(PAIRS[0], id="long", query="b" * 40)])
     engine = ScriptedEngine()
     with pytest.raises(
         PromptingError, match=r"query is too long: long of .*: the query has 41 tokens, limit 16"
     ):
         run(plan, tmp_path / "out", engine)
-    assert engine.setups == []
+    assert engine.asked == []

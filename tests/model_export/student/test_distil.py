@@ -1,4 +1,3 @@
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,8 @@ from model_export.recipe import DistilConfig
 from model_export.student.distil import make_example, train_student
 from model_export.teacher.label import SoftLabel
 from model_export.teacher.rollout import Sampler
-from model_export.teacher.sft import StageContext
-from model_export.training.batches import Example
 from service.contract.prompt import Note
-from tests.tiny_teacher import TinyTeacher
+from tests.tiny_teacher import TinyTeacher, micro_job
 
 PAIR = Pair("1", "red lamp", Note("lamp", "colour red"), 2, "synthetic", "synthetic-1")
 STEPS = "topic: lamp lamp yes => 1\n"
@@ -53,9 +50,7 @@ def test_temperature_keeps_a_certain_grade(tiny_teacher: TinyTeacher) -> None:
     assert target(sure, tiny_teacher, gold_weight=0.0, temperature=3.0) == [0.0, 0.0, 0.0, 1.0]
 
 
-def test_example_has_the_target_s_grade_and_the_teacher_s_trace(
-    tiny_teacher: TinyTeacher,
-) -> None:
+def test_example_has_the_target_s_grade_and_the_teacher_s_trace(tiny_teacher: TinyTeacher) -> None:
     prompting = tiny_teacher.prompting
     example = make_example(PAIR, LABEL, prompting, config(gold_weight=0.1))
     assert example.prompt == prompting.student_prompt(PAIR)
@@ -73,40 +68,15 @@ def test_unlabelled_pair_learns_the_gold_grade(tiny_teacher: TinyTeacher) -> Non
     assert example.soft_label == pytest.approx([0.1, 0.1, 0.7, 0.1])
 
 
-@pytest.mark.parametrize(("share", "expected"), [(None, (2, 8)), (1, (20, 0)), (0.25, (5, 15))])
-def test_labelled_pairs_have_their_share_of_the_examples(
-    tiny_teacher: TinyTeacher,
-    monkeypatch: pytest.MonkeyPatch,
-    share: float | None,
-    expected: tuple[int, int],
-) -> None:
-    seen: list[tuple[int, int]] = []
-
-    def count(examples: list[Example], *_: Any, **__: Any) -> None:
-        labelled = sum(bool(example.completion) for example in examples)
-        seen.append((labelled, len(examples) - labelled))
-
-    monkeypatch.setattr("model_export.student.distil.train_examples", count)
-    pairs = [replace(PAIR, id=str(number)) for number in range(10)]
-    place = StageContext("distil", Path("unused"), Path("unused"), 1, False, lambda *_: None)
-    settings = config(steps=5, batch_size=4, labelled_share=share)
-    train_student(pairs, {"3": LABEL, "7": LABEL}, tiny_teacher.prompting, settings, place)
-    assert seen == [expected]
-
-
 def test_student_learns_its_teachers_labels_and_traces(tiny_teacher: TinyTeacher, tmp_path: Path) -> None:
     # Labels that gold does not say: each grade is turned round.
-    labels = {
-        pair.id: SoftLabel(
-            pair.id, tuple(0.97 if grade == 3 - pair.label else 0.01 for grade in range(4)), 1, STEPS
-        )
-        for pair in tiny_teacher.pairs
-    }
-    place = StageContext(
-        "distil", tiny_teacher.base, tmp_path, seed=1, from_scratch=True, on_step=lambda *_: None
-    )
-    settings = config(steps=80, batch_size=8, learning_rate=5e-3, gold_weight=0.0)
-    train_student(tiny_teacher.pairs, labels, tiny_teacher.prompting, settings, place)
+    labels = {}
+    for pair in tiny_teacher.pairs:
+        turned = tuple(0.97 if grade == 3 - pair.label else 0.01 for grade in range(4))
+        labels[pair.id] = SoftLabel(pair.id, turned, 1, STEPS)
+    settings = {"steps": 80, "learning_rate": 5e-3, "gold_weight": 0.0}
+    job = micro_job("distil", tiny_teacher.base, tmp_path, distil=settings)
+    train_student(tiny_teacher.pairs, labels, tiny_teacher.prompting, job, lambda *_: None)
     sampler = Sampler.load(tmp_path, tiny_teacher.prompting)
     found = directly("student", tiny_teacher.pairs, tiny_teacher.prompting, sampler, 8, lambda *_: None)
     assert found.probabilities.argmax(1).tolist() == [3 - pair.label for pair in tiny_teacher.pairs]

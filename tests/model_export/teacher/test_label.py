@@ -25,10 +25,7 @@ def test_average_matches_one_computed_by_hand() -> None:
     assert found.distribution == pytest.approx((1.25 / 3, 1.25 / 3, 0.25 / 3, 0.25 / 3))
     # Distances to the mean: 7/6, 1/3 and 5/6.
     assert (found.id, found.paths, found.steps) == ("1", 3, "near")
-
-
-def test_average_of_one_path_is_that_path() -> None:
-    assert average("1", [("steps", (0.1, 0.2, 0.3, 0.4))]) == SoftLabel("1", (0.1, 0.2, 0.3, 0.4), 1, "steps")
+    assert average("1", paths[:1]) == SoftLabel("1", (1.0, 0.0, 0.0, 0.0), 1, "far")
 
 
 def test_soft_labels_match_what_the_teacher_learned(tiny_teacher: TinyTeacher) -> None:
@@ -52,14 +49,8 @@ def test_pair_without_parsed_paths_has_no_label(tiny_teacher: TinyTeacher) -> No
 
 
 def test_written_rows_are_read_back(tmp_path: Path) -> None:
-    labels = [
-        SoftLabel("1", (0.1, 0.2, 0.3, 1 / 3), 2, "topic: 茶\u2028🎧 => 3\n"),
-        SoftLabel("b", (1.0, 0.0, 0.0, 0.0), 1, ""),
-    ]
-    write_soft_labels(tmp_path / "labels.jsonl", labels)
-    assert read_soft_labels(tmp_path / "labels.jsonl") == {"1": labels[0], "b": labels[1]}
-
-
-def test_empty_file_has_no_labels(tmp_path: Path) -> None:
-    write_soft_labels(tmp_path / "labels.jsonl", [])
-    assert read_soft_labels(tmp_path / "labels.jsonl") == {}
+    first = SoftLabel("1", (0.1, 0.2, 0.3, 1 / 3), 2, "topic: 茶\u2028🎧 => 3\n")
+    other = SoftLabel("b", (1.0, 0.0, 0.0, 0.0), 1, "")
+    for labels in ([first, other], []):
+        write_soft_labels(tmp_path / "labels.jsonl", labels)
+        assert list(read_soft_labels(tmp_path / "labels.jsonl").values()) == labels

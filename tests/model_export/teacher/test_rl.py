@@ -9,13 +9,11 @@ import torch
 from trl import GRPOConfig
 
 from model_export.models.model_io import load_model
-from model_export.recipe import RlConfig
 from model_export.run_log import read_log
-from model_export.teacher.rl import StepMaskError, check_settings, masked_advantages, train_rl
-from model_export.teacher.sft import StageContext
+from model_export.teacher.rl import StepMaskError, check_settings, train_rl
 from service.contract.trace import write_step
-from tests.given_rollouts import GOLD, STEPS, Bench, GivenRollouts
-from tests.tiny_teacher import TinyTeacher
+from tests.given_rollouts import STEPS, Bench, GivenRollouts
+from tests.tiny_teacher import TinyTeacher, micro_job
 
 LOSSES = ["dapo", "grpo", "bnpo", "dr_grpo", "cispo", "sapo"]
 
@@ -72,28 +70,30 @@ def loss_type(
         trainer.loss_type = "dapo"
 
 
-def test_without_steps_the_gradient_is_grpo_s(
-    bench: Bench, masked: GivenRollouts, unmasked: GivenRollouts, loss_type: str
+@pytest.mark.parametrize(
+    ("texts", "steps"),
+    [
+        # The criteria have no steps, so a rollout is its answer.
+        (["Grade: 2", "Grade: 0", "Grade: green", "Grade: 2"], ()),
+        # The steps of the only rollout that earned more than the others are right, and all other steps are wrong.
+        ([trace_text(2, 2, 2), trace_text(0, 1, 3), trace_text(3, 3, 0), "no trace"], STEPS),
+    ],
+)
+def test_where_the_mask_keeps_all_tokens_the_gradient_is_grpo_s(
+    bench: Bench,
+    masked: GivenRollouts,
+    unmasked: GivenRollouts,
+    loss_type: str,
+    texts: list[str],
+    steps: Sequence[str],
 ) -> None:
-    """The criteria have no steps, so a rollout is its answer."""
-    texts = ["Grade: 2", "Grade: 0", "Grade: green", "Grade: 2"]
     rollouts = [bench.encode(text, ended=index < 3) for index, text in enumerate(texts)]
-    with_mask, without = (bench.batch(trainer, rollouts, ()) for trainer in (masked, unmasked))
+    with_mask, without = (bench.batch(trainer, rollouts, steps) for trainer in (masked, unmasked))
     assert (with_mask["advantages"].dim(), without["advantages"].dim()) == (2, 1)
-    assert without["advantages"].unique().numel() == 3
+    assert without["advantages"].max() > 0
     found, expected = loss_and_gradients(masked, with_mask), loss_and_gradients(unmasked, without)
     assert same(found, expected), loss_type
     assert max(gradient.abs().max() for gradient in found[1:]) > 0
-
-
-def test_with_all_steps_right_the_gradient_is_grpo_s(
-    bench: Bench, masked: GivenRollouts, unmasked: GivenRollouts
-) -> None:
-    texts = [trace_text(2, 2, 2), trace_text(0, 1, 3), trace_text(3, 3, 0), "no trace"]
-    rollouts = [bench.encode(text) for text in texts]
-    with_mask, without = (bench.batch(trainer, rollouts, STEPS) for trainer in (masked, unmasked))
-    assert [advantage > 0 for advantage in without["advantages"].tolist()] == [True, False, False, False]
-    assert same(loss_and_gradients(masked, with_mask), loss_and_gradients(unmasked, without))
 
 
 def test_only_unmasked_tokens_get_a_gradient(
@@ -114,6 +114,7 @@ def test_only_unmasked_tokens_get_a_gradient(
     kept[2, : len(rollouts[2])] = 1
     kept[3, : len(rollouts[3])] = 1
     assert torch.equal(found, plain * kept)
+    assert not with_mask["advantages"][with_mask["completion_mask"] == 0].any()
     assert found[0, :topic].abs().min() > 0, loss_type
 
 
@@ -141,25 +142,6 @@ def test_equal_rewards_give_no_gradient(bench: Bench, masked: GivenRollouts) -> 
     loss, *gradients = loss_and_gradients(masked, batch)
     assert not loss
     assert not any(gradient.any() for gradient in gradients)
-
-
-def test_advantages_are_spread_over_tokens_and_padding_gets_none(bench: Bench) -> None:
-    reader = bench.prompting.reader
-    token_ids = [bench.encode(trace_text(2, 0, 2)), bench.encode("Grade: 2"), []]
-    rollouts = [reader.read(ids, STEPS) for ids in token_ids]
-    longest = len(token_ids[0]) + 2
-    completion_mask = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids in token_ids])
-    found = masked_advantages(
-        torch.tensor([0.5, -0.25, 1.0]), rollouts, [{"label": GOLD}] * 3, completion_mask
-    )
-    second = slice(
-        len(bench.encode("topic: tea => 2\n")) - 1, len(bench.encode(trace_text(2, 0, 2)[:-8])) - 1
-    )
-    expected = torch.zeros(3, longest)
-    expected[0, : len(token_ids[0])] = 0.5
-    expected[0, second] = 0.0
-    expected[1, : len(token_ids[1])] = -0.25
-    assert torch.equal(found, expected)
 
 
 def test_texts_of_a_pair_never_become_control_tokens(bench: Bench, masked: GivenRollouts) -> None:
@@ -221,7 +203,7 @@ def test_token_level_losses_are_accepted(tmp_path: Path, loss: str) -> None:
     check_settings(GRPOConfig(output_dir=str(tmp_path), use_cpu=True, loss_type=loss))
 
 
-def reinforce(
+def train(
     teacher: TinyTeacher, folder: Path, *, iterations: int = 1, stop_at: int = 0
 ) -> dict[str, torch.Tensor]:
     """Train three steps and return the weights; `stop_at` raises KeyboardInterrupt at that step."""
@@ -230,12 +212,8 @@ def reinforce(
         if step == stop_at:
             raise KeyboardInterrupt
 
-    folder.mkdir(exist_ok=True)
-    torch.manual_seed(1)
-    place = StageContext("sam", teacher.folder, folder, seed=1, from_scratch=True, on_step=on_step)
-    sizes = {"steps": 3, "prompts": 2, "rollouts": 4, "max_tokens": 48, "iterations": iterations}
-    config = RlConfig.model_validate({**sizes, "learning_rate": 1e-3, "save_steps": 1})
-    train_rl(teacher.others, teacher.prompting, config, place, masked=True)
+    job = micro_job("sam", teacher.folder, folder, rl={"iterations": iterations})
+    train_rl(teacher.others, teacher.prompting, job, on_step)
     return {name: weight.detach() for name, weight in load_model(folder).named_parameters()}
 
 
@@ -244,7 +222,7 @@ def differing(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> l
 
 
 def test_stage_learns_and_is_logged(tiny_teacher: TinyTeacher, tmp_path: Path) -> None:
-    learned = reinforce(tiny_teacher, tmp_path)
+    learned = train(tiny_teacher, tmp_path)
     assert differing(learned, dict(load_model(tiny_teacher.folder).named_parameters())) != []
     rows = read_log(tmp_path / "log.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3]
@@ -257,8 +235,8 @@ def test_stage_learns_and_is_logged(tiny_teacher: TinyTeacher, tmp_path: Path) -
 def test_stopped_stage_resumes_exactly(
     tiny_teacher: TinyTeacher, tmp_path: Path, iterations: int, stop_at: int
 ) -> None:
-    whole = reinforce(tiny_teacher, tmp_path / "whole", iterations=iterations)
+    whole = train(tiny_teacher, tmp_path / "whole", iterations=iterations)
     with pytest.raises(KeyboardInterrupt):
-        reinforce(tiny_teacher, tmp_path / "cut", iterations=iterations, stop_at=stop_at)
-    resumed = reinforce(tiny_teacher, tmp_path / "cut", iterations=iterations)
+        train(tiny_teacher, tmp_path / "cut", iterations=iterations, stop_at=stop_at)
+    resumed = train(tiny_teacher, tmp_path / "cut", iterations=iterations)
     assert differing(whole, resumed) == []

@@ -7,7 +7,7 @@ from transformers import GenerationConfig
 from model_export.data.rollout_reader import RolloutReader
 from model_export.models.model_io import load_model
 from model_export.models.reference_scorer import ReferenceScorer
-from model_export.teacher.rollout import Sampler, Sampling, read_path
+from model_export.teacher.rollout import ReasoningPath, Sampler, Sampling, read_path
 from service.contract.trace import write_step
 from tests.byte_tokens import TOKENIZER, byte_tokens, encode
 from tests.tiny_teacher import TinyTeacher
@@ -15,18 +15,12 @@ from tests.tiny_teacher import TinyTeacher
 GREEDY = Sampling(max_tokens=40, temperature=0.0, batch_size=3)
 CRITERIA = ("topic", "constraints")
 [END] = TOKENIZER.encode_template("<|im_end|>")
-READER = RolloutReader(TOKENIZER, END, top_grade=3)
-
-
-def make_sampler(teacher: TinyTeacher) -> Sampler:
-    return Sampler(
-        load_model(teacher.folder), teacher.prompting.label_token_ids, teacher.prompting.end_token_id
-    )
+READER = RolloutReader(TOKENIZER, END)
 
 
 @pytest.fixture(scope="module")
 def sampler(tiny_teacher: TinyTeacher) -> Sampler:
-    return make_sampler(tiny_teacher)
+    return Sampler.load(tiny_teacher.folder, tiny_teacher.prompting)
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +64,15 @@ def test_samples_differ_and_the_seed_repeats_them(sampler: Sampler, prompts: lis
     assert len({tuple(completion) for completion in sample(1)}) > 1
 
 
-def test_base_s_generation_settings_are_ignored(tiny_teacher: TinyTeacher, prompts: list[list[int]]) -> None:
-    model = load_model(tiny_teacher.folder)
+def test_base_s_generation_settings_are_ignored(
+    tiny_teacher: TinyTeacher, sampler: Sampler, prompts: list[list[int]]
+) -> None:
+    model, prompting = load_model(tiny_teacher.folder), tiny_teacher.prompting
     model.generation_config = GenerationConfig(
         repetition_penalty=9.0, do_sample=True, temperature=0.6, top_k=1
     )
-    biased = Sampler(model, tiny_teacher.prompting.label_token_ids, tiny_teacher.prompting.end_token_id)
-    assert biased.sample(prompts, GREEDY) == make_sampler(tiny_teacher).sample(prompts, GREEDY)
+    biased = Sampler(model, prompting.label_token_ids, prompting.end_token_id)
+    assert biased.sample(prompts, GREEDY) == sampler.sample(prompts, GREEDY)
 
 
 def test_distributions_equal_those_of_the_reference(
@@ -100,18 +96,13 @@ STEPS = write_step("topic", "🎧 茶", 3) + write_step("constraints", "", 0)
 
 
 @pytest.mark.parametrize("tokens", [encode, lambda text: byte_tokens(text.encode())])
-def test_path_ends_right_before_the_answer_s_digit(tokens: Callable[[str], list[int]]) -> None:
-    before = [*tokens(STEPS), *tokens("Grade: ")]
-    path = read_path([1, 2], [*before, *tokens("2"), END], READER, CRITERIA)
-    assert path is not None
-    assert path.steps == STEPS
-    assert path.before_answer == [1, 2, *before]
-
-
-def test_path_without_steps() -> None:
-    path = read_path([1], [*encode("Grade: 0"), END], READER, ())
-    assert path is not None
-    assert (path.steps, path.before_answer) == ("", [1, *encode("Grade: ")])
+@pytest.mark.parametrize(("steps", "criteria"), [(STEPS, CRITERIA), ("", ())])
+def test_path_ends_right_before_the_answer_s_digit(
+    tokens: Callable[[str], list[int]], steps: str, criteria: tuple[str, ...]
+) -> None:
+    before = [*tokens(steps), *tokens("Grade: ")]
+    path = read_path([1, 2], [*before, *tokens("2"), END], READER, criteria)
+    assert path == ReasoningPath(steps, [1, 2, *before])
 
 
 @pytest.mark.parametrize("text", ["", "Grade: 2", STEPS, f"{STEPS}Grade: 4", f"{STEPS}Grade: 2 or so"])

@@ -8,15 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_export.data.rollout_reader import Rollout, RolloutReader
-from model_export.teacher.reward import Reward
 from model_export.teacher.step_mask import step_mask
 from service.contract.text import canonicalize
 from service.contract.trace import Step, Trace, write_step
-from tests.byte_tokens import TOKENIZER, any_tokens, byte_tokens, encode
+from tests.byte_tokens import TOKENIZER, any_tokens, encode
 
 CRITERIA = ("topic", "constraints")
 [END] = TOKENIZER.encode_template("<|im_end|>")
-READER = RolloutReader(TOKENIZER, END, top_grade=3)
+READER = RolloutReader(TOKENIZER, END)
 
 
 @dataclass
@@ -33,13 +32,10 @@ class Built:
 
 def slow_mask(grades: Sequence[int | None], gold: int, advantage: float) -> list[float]:
     """Apply the rule of the module's docstring token by token."""
-    mask = []
-    for grade in grades:
-        if grade is None or (advantage > 0 and grade == gold) or (advantage < 0 and grade != gold):
-            mask.append(1.0)
-        else:
-            mask.append(0.0)
-    return mask
+    return [
+        float(grade is None or (advantage > 0 and grade == gold) or (advantage < 0 and grade != gold))
+        for grade in grades
+    ]
 
 
 @st.composite
@@ -51,10 +47,6 @@ def rollouts(draw: st.DrawFn) -> Built:
     built.add(draw(any_tokens(f"Grade: {draw(st.integers(0, 3))}")))
     built.add([END])
     return built
-
-
-def read(text: str, *, ended: bool = True) -> Rollout:
-    return READER.read(encode(text) + [END] * ended, CRITERIA)
 
 
 def mask_by_line(text: str, gold: int, advantage: float) -> list[set[float]]:
@@ -71,10 +63,8 @@ def mask_by_line(text: str, gold: int, advantage: float) -> list[set[float]]:
 
 
 def trace_text(topic: int, constraints: int, answer: int) -> str:
-    steps = write_step("topic", "both are about tea", topic) + write_step(
-        "constraints", "one is green", constraints
-    )
-    return f"{steps}Grade: {answer}"
+    first = write_step("topic", "both are about tea", topic)
+    return f"{first}{write_step('constraints', 'one is green', constraints)}Grade: {answer}"
 
 
 @settings(max_examples=50)
@@ -83,15 +73,6 @@ def test_mask_equals_a_plain_loop(built: Built, gold: int, advantage: float) -> 
     rollout = READER.read(built.token_ids, CRITERIA)
     assert rollout.trace is not None
     assert step_mask(rollout, gold, advantage) == slow_mask(built.grades, gold, advantage)
-
-
-@settings(max_examples=50)
-@given(rollouts(), st.integers(0, 3))
-def test_each_step_takes_advantages_of_one_sign(built: Built, gold: int) -> None:
-    rollout = READER.read(built.token_ids, CRITERIA)
-    up, down = step_mask(rollout, gold, 0.5), step_mask(rollout, gold, -0.5)
-    for grade, high, low in zip(built.grades, up, down, strict=True):
-        assert high + low == (2.0 if grade is None else 1.0)
 
 
 @given(st.lists(st.integers(0, 511), max_size=30), st.integers(0, 3), st.floats(-2, 2))
@@ -131,73 +112,21 @@ def test_masks_match_those_written_by_hand(text: str, advantage: float, expected
     assert mask_by_line(text, gold=2, advantage=advantage) == expected
 
 
-def group_advantages(rewards: Sequence[float]) -> list[float]:
-    mean = sum(rewards) / len(rewards)
-    deviation = (sum((reward - mean) ** 2 for reward in rewards) / (len(rewards) - 1)) ** 0.5
-    return [(reward - mean) / (deviation + 1e-4) for reward in rewards]
-
-
-def test_group_matches_one_written_by_hand() -> None:
-    reward, gold = Reward(format_weight=0.5, distance_weight=0.0, top_grade=3), 2
-    lucky, misled = read(trace_text(0, 2, 2)), read(trace_text(2, 2, 0))
-    babble, cut_off = read("tea is green"), read(trace_text(2, 2, 2), ended=False)
-    group = [lucky, misled, babble, cut_off]
-    rewards = [reward.of(rollout.trace, gold) for rollout in group]
-    assert rewards == [1.5, 0.5, 0.0, 0.0]
-    advantages = group_advantages(rewards)
-    assert [advantage > 0 for advantage in advantages] == [True, False, False, False]
-    topic, steps = (
-        len(encode(trace_text(0, 2, 2).split("\n")[0] + "\n")),
-        len(encode(trace_text(2, 2, 2)[:-8])),
-    )
-    answer = len(encode("Grade: 2")) + 1
-    masks = [
-        step_mask(rollout, gold, advantage) for rollout, advantage in zip(group, advantages, strict=True)
-    ]
-    assert masks == [
-        [0.0] * topic + [1.0] * (steps - topic + answer),
-        [0.0] * steps + [1.0] * answer,
-        [1.0] * (len(encode("tea is green")) + 1),
-        [1.0] * (steps + answer - 1),
-    ]
-
-
-def test_group_of_equal_rewards_has_no_effect() -> None:
-    group = [read(trace_text(2, 0, 2)), read(trace_text(2, 2, 2))]
-    advantages = group_advantages([1.0, 1.0])
-    masks = [step_mask(rollout, 2, advantage) for rollout, advantage in zip(group, advantages, strict=True)]
-    products = [
-        [advantage * value for value in mask] for mask, advantage in zip(masks, advantages, strict=True)
-    ]
-    assert {value for row in products for value in row} == {0.0}
-
-
-def test_emoji_in_bytes_belongs_to_its_own_step() -> None:
-    built = Built()
-    built.add(byte_tokens(write_step("topic", "🎧👩‍🚀 茶", 3).encode()), 3)
-    built.add(byte_tokens(write_step("constraints", "", 0).encode()), 0)
-    built.add([*byte_tokens(b"Grade: 3"), END])
-    rollout = READER.read(built.token_ids, CRITERIA)
-    assert step_mask(rollout, 3, 1.0) == slow_mask(built.grades, 3, 1.0)
-    assert step_mask(rollout, 3, -1.0) == slow_mask(built.grades, 3, -1.0)
-
-
 def test_token_across_a_border_belongs_to_the_step_it_starts_in() -> None:
     trace = Trace((Step("topic", "", 3, (0, 10)), Step("constraints", "", 0, (10, 20))), 3, (20, 28))
     rollout = Rollout(starts=(0, 9, 12, 19, 21), trace=trace)
     assert step_mask(rollout, 3, 1.0) == [1.0, 1.0, 0.0, 0.0, 1.0]
 
 
-def test_without_steps_it_is_plain_grpo() -> None:
-    rollout = READER.read([*encode("Grade: 1"), END], ())
-    assert rollout.trace is not None
+@pytest.mark.parametrize(
+    ("text", "criteria", "parses"), [("Grade: 1", (), True), (trace_text(2, 2, 2), ("topic",), False)]
+)
+def test_without_steps_or_with_others_it_is_plain_grpo(
+    text: str, criteria: tuple[str, ...], parses: bool
+) -> None:
+    rollout = READER.read([*encode(text), END], criteria)
+    assert (rollout.trace is not None) == parses
     assert set(step_mask(rollout, 2, -1.0)) == set(step_mask(rollout, 2, 1.0)) == {1.0}
-
-
-def test_steps_of_other_criteria_do_not_parse() -> None:
-    rollout = READER.read([*encode(trace_text(2, 2, 2)), END], ("topic",))
-    assert rollout.trace is None
-    assert set(step_mask(rollout, 2, 1.0)) == {1.0}
 
 
 @pytest.mark.parametrize("place", [0, 3, -3])

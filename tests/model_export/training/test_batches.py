@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 import torch
 
-from model_export.training.batches import IGNORED, Example, collate, plan_order
+from model_export.training.batches import IGNORED, Example, collate, collate_outputs, plan_order
 
 PAD = 0
 
@@ -24,6 +24,17 @@ def test_batch_matches_one_written_by_hand() -> None:
     }
     soft = torch.tensor([[0.1, 0.7, 0.1, 0.1], [0.0] * 4, [0.0, 0.0, 0.0, 1.0]])
     assert torch.equal(batch["soft_labels"], soft)
+
+
+def test_cached_activations_take_the_place_of_token_ids() -> None:
+    examples = [Example([8, 9, 9], [5, 3], None, 0), Example([7], [4, 4, 3], None, 1)]
+    outputs = [torch.ones(1, 2), torch.arange(8.0).view(4, 2), 1 - torch.arange(10.0).view(5, 2)]
+    ids = collate(examples, PAD, 4)
+    batch = collate_outputs([(2, examples[0]), (1, examples[1])], outputs, PAD, 4)
+    assert set(batch) ^ set(ids) == {"input_ids", "inputs_embeds"}
+    assert batch["inputs_embeds"].shape == (2, 6, 2)
+    assert batch["inputs_embeds"][0].equal(torch.cat([outputs[2], torch.zeros(1, 2)]))
+    assert batch["inputs_embeds"][1].equal(torch.cat([torch.zeros(2, 2), outputs[1]]))
 
 
 @pytest.mark.parametrize(

@@ -5,21 +5,21 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from model_export.recipe import TrainConfig
 from model_export.run_log import RunLog, read_log
 from model_export.training.batches import Example, collate
 from model_export.training.supervised import (
     OUTPUTS_NAME,
-    Job,
     Reporter,
+    StageSettings,
     freeze_all_but_linears,
     losses,
     saved_state,
     train,
-    unfreeze_all,
 )
+from tests.tiny_base import make_micro_model
 
 PAD = 0
 LABELS = (4, 5, 6, 7)
@@ -27,23 +27,6 @@ LABELS = (4, 5, 6, 7)
 
 class PadToken:
     pad_token_id = PAD
-
-
-def make_model(layers: int = 1) -> PreTrainedModel:
-    torch.set_num_threads(1)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        config = LlamaConfig(
-            vocab_size=16,
-            hidden_size=32,
-            intermediate_size=32,
-            num_hidden_layers=layers,
-            num_attention_heads=1,
-            num_key_value_heads=1,
-            max_position_embeddings=32,
-            initializer_range=0.1,
-        )
-        return LlamaForCausalLM(config)
 
 
 def one_hot(label: int) -> list[float]:
@@ -54,30 +37,30 @@ def one_hot(label: int) -> list[float]:
 EXAMPLES = [Example([2, 8 + label, 3], [], one_hot(label), label) for label in range(4)]
 
 
-def job(folder: Path, **changes: Any) -> Job:
-    settings = {"steps": 12, "batch_size": 2, "learning_rate": 0.02, "save_steps": 5, **changes}
-    return Job(TrainConfig.model_validate(settings), 1, folder, LABELS)
-
-
 def run(
     folder: Path, examples: list[Example] = EXAMPLES, *, stop_at: int = 0, **changes: Any
 ) -> PreTrainedModel:
-    """Train a fresh model; `stop_at` raises KeyboardInterrupt at that step."""
+    """Train a fresh model, of three layers if some are frozen; `stop_at` raises KeyboardInterrupt at that step."""
 
     def on_step(step: int, _steps: int) -> None:
         if step == stop_at:
             raise KeyboardInterrupt
 
     folder.mkdir(exist_ok=True)
-    model = make_model()
-    train(
-        model,
-        PadToken(),
-        examples,
-        job(folder, **changes),
-        Reporter(RunLog(folder / "log.jsonl", "stage"), on_step),
-    )
+    stated = {"steps": 12, "batch_size": 2, "learning_rate": 0.02, "save_steps": 5, **changes}
+    config = TrainConfig.model_validate(stated)
+    model = make_micro_model(3 if config.frozen_layers else 1)
+    if config.frozen_layers:
+        freeze_all_but_linears(model, config.frozen_layers)
+    report = Reporter(RunLog(folder / "log.jsonl", "stage"), on_step)
+    train(model, PadToken(), examples, StageSettings(config, 1, folder, LABELS), report)
     return model
+
+
+def differing(one: PreTrainedModel, other: PreTrainedModel) -> list[str]:
+    weights, others = one.state_dict(), other.state_dict()
+    assert set(weights) == set(others)
+    return [name for name in weights if not weights[name].equal(others[name])]
 
 
 def label_probabilities(model: PreTrainedModel, example: Example) -> torch.Tensor:
@@ -100,7 +83,7 @@ def examples(draw: st.DrawFn) -> list[Example]:
 
 
 def slow_losses(logits: torch.Tensor, batch: list[Example]) -> tuple[float, float]:
-    """Token by token: logits[row, column] predicts completion[column]."""
+    """Sum token by token, over the whole vocabulary: logits[row, column] predicts completion[column]."""
     grade = 0.0
     tokens: list[float] = []
     for row, example in zip(logits.double().log_softmax(-1), batch, strict=True):
@@ -119,14 +102,6 @@ def test_losses_equal_a_plain_loop(made: list[Example], seed: int) -> None:
     logits = torch.randn(*batch["targets"].shape, 16, generator=generator)
     found = tuple(loss.item() for loss in losses(logits, batch, LABELS))
     assert found == pytest.approx(slow_losses(logits, made), abs=1e-5)
-
-
-def test_soft_label_loss_is_over_the_whole_vocabulary() -> None:
-    example = Example([1], [], [0.25, 0.75, 0.0, 0.0], 1)
-    logits = torch.zeros(1, 1, 16)  # uniform over 16 tokens: -ln(1/16) whatever the label, and not -ln(1/4)
-    grade, tokens = losses(logits, collate([example], PAD, 4), LABELS)
-    assert grade.item() == pytest.approx(2.772588722)
-    assert tokens.item() == 0.0
 
 
 def test_newest_complete_state_is_used_and_incomplete_ones_removed(tmp_path: Path) -> None:
@@ -154,8 +129,7 @@ def test_resumed_training_gives_the_same_weights(
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "cut", stop_at=stop_at)
     resumed = run(tmp_path / "cut")
-    weights = zip(whole.named_parameters(), resumed.named_parameters(), strict=True)
-    assert [name for (name, one), (_, other) in weights if not torch.equal(one, other)] == []
+    assert differing(whole, resumed) == []
     steps = [row["step"] for row in read_log(tmp_path / "cut" / "log.jsonl")]
     assert steps == sorted(set(steps))
 
@@ -163,7 +137,7 @@ def test_resumed_training_gives_the_same_weights(
 def test_training_learns_grades_and_label_mass(tmp_path: Path) -> None:
     model = run(tmp_path / "stage", steps=60, save_steps=None)
     for example in EXAMPLES:
-        before, after = (label_probabilities(each, example) for each in (make_model(), model))
+        before, after = (label_probabilities(each, example) for each in (make_micro_model(1), model))
         assert before.sum() < 0.5 < after[example.label] > 0.9
     rows = [row for row in read_log(tmp_path / "stage" / "log.jsonl") if "correlation" in row]
     assert rows[-1]["correlation"] > max(rows[0]["correlation"] or 0, 0.5)
@@ -191,49 +165,31 @@ def test_log_of_a_stage_without_grades_has_no_correlation(tmp_path: Path) -> Non
 
 
 def test_only_linear_weights_of_upper_layers_learn() -> None:
-    model = make_model(layers=3)
+    model = make_micro_model(3)
     freeze_all_but_linears(model, 1)
     chosen = {name for name, weight in model.named_parameters() if weight.requires_grad}
     linear = ["self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "mlp.gate", "mlp.up", "mlp.down"]
     assert chosen == {f"model.layers.{layer}.{name}_proj.weight" for layer in (1, 2) for name in linear}
-    unfreeze_all(model)
-    assert all(weight.requires_grad for weight in model.parameters())
-
-
-def run_upper(folder: Path, *, stop_at: int = 0, **changes: Any) -> PreTrainedModel:
-    """Train the last of three layers of a fresh model."""
-
-    def on_step(step: int, _steps: int) -> None:
-        if step == stop_at:
-            raise KeyboardInterrupt
-
-    folder.mkdir(exist_ok=True)
-    model = make_model(layers=3)
-    freeze_all_but_linears(model, 2)
-    report = Reporter(RunLog(folder / "log.jsonl", "stage"), on_step)
-    train(model, PadToken(), EXAMPLES, job(folder, frozen_layers=2, **changes), report)
-    return model
 
 
 def test_training_on_cached_activations_gives_close_weights(tmp_path: Path) -> None:
     """Activations are cached in bfloat16, so weights are close and not equal; frozen weights are unchanged."""
-    before = make_model(layers=3).state_dict()
-    plain = run_upper(tmp_path / "plain").state_dict()
-    kept = run_upper(tmp_path / "kept", keep_outputs=True).state_dict()
+    before = make_micro_model(3)
+    plain = run(tmp_path / "plain", frozen_layers=2)
+    kept = run(tmp_path / "kept", frozen_layers=2, keep_outputs=True)
     assert not (tmp_path / "kept" / OUTPUTS_NAME).exists()
-    assert set(kept) == set(before)
-    changed = {name for name in before if not kept[name].equal(before[name])}
-    assert changed == {name for name in before if "layers.2." in name and "proj" in name}
+    changed = differing(before, kept)
+    assert changed == [name for name in before.state_dict() if "layers.2." in name and "proj" in name]
     for name in changed:
-        ours, theirs = ((after[name] - before[name]).flatten() for after in (kept, plain))
+        start, *trained = (model.state_dict()[name].flatten() for model in (before, plain, kept))
+        ours, theirs = (weight - start for weight in trained)
         assert torch.nn.functional.cosine_similarity(ours, theirs, dim=0) > 0.98
 
 
 def test_training_on_cached_activations_resumes(tmp_path: Path) -> None:
-    whole = run_upper(tmp_path / "whole", keep_outputs=True)
+    settings: dict[str, Any] = {"frozen_layers": 2, "keep_outputs": True}
+    whole = run(tmp_path / "whole", **settings)
     with pytest.raises(KeyboardInterrupt):
-        run_upper(tmp_path / "killed", keep_outputs=True, stop_at=7)
+        run(tmp_path / "killed", stop_at=7, **settings)
     (tmp_path / "killed" / OUTPUTS_NAME).write_bytes(b"torn")
-    resumed = run_upper(tmp_path / "killed", keep_outputs=True)
-    weights = zip(whole.named_parameters(), resumed.named_parameters(), strict=True)
-    assert [name for (name, one), (_, other) in weights if not torch.equal(one, other)] == []
+    assert differing(whole, run(tmp_path / "killed", **settings)) == []

@@ -1,0 +1,36 @@
+"""A training stage of a run: what it trains, from which weights, on which data and in which folder."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from model_export.recipe import TINY_BASE, Recipe
+
+OnStep = Callable[[int, int], None]
+
+
+class StageJob(BaseModel):
+    """A training stage, which several processes can read from a file. Folders are those of the run's stages.
+
+    Attributes:
+        start: transformers folder to start from; its tokenizer renders the prompts.
+        folder: the stage's own; a saved state in it is resumed.
+        soft_labels: file of the teacher's labels, for the student.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    stage: str
+    recipe: Recipe
+    data: Path
+    start: Path
+    folder: Path
+    soft_labels: Path | None = None
+
+    @property
+    def from_scratch(self) -> bool:
+        """Whether all weights learn, because those of the base are random: an adapter can't describe the difference."""
+        model = self.recipe.model
+        base = model.teacher if self.stage in ("cot_sft", "grpo", "sam") else model.student_base
+        return base == TINY_BASE
