@@ -2,6 +2,7 @@
 
 import logging
 import math
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -32,7 +33,7 @@ def problem_response(error: NotegradeError) -> JSONResponse:
     extra: dict[str, Any] = {"retryable": error.retryable}
     headers = {}
     if isinstance(error, InvalidRequestError) and error.fields:
-        extra["errors"] = [{"field": bad.field, "message": bad.message} for bad in error.fields]
+        extra["errors"] = [asdict(bad) for bad in error.fields]
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     if isinstance(error, NotAllowedError) and not isinstance(error, RoleMissingError):

@@ -67,7 +67,8 @@ class RequestObserver:
             request.event["problem"] = NotegradeError.type
             # The server closes a connection whose response has started but does not end.
             if status is None:
-                await problem_response(_internal_error())(scope, receive, send_observed)
+                fault = NotegradeError("this is a fault of the service: report it with the request id")
+                await problem_response(fault)(scope, receive, send_observed)
             status = 500
         finally:
             self._report(
@@ -87,10 +88,6 @@ class RequestObserver:
             attributes = _trace_attributes(scope["method"], event, request.request_id or "")
             request.trace.end(f"{scope['method']} {route}", attributes, failed=status >= 500)
         logger.log(logging.DEBUG if quiet else logging.INFO, "request", extra=event)
-
-
-def _internal_error() -> NotegradeError:
-    return NotegradeError("this is a fault of the service: report it with the request id")
 
 
 def _trace_attributes(

@@ -1,5 +1,6 @@
 """The routes of scoring and operating. Each reads a request, has it answered, and writes the answer."""
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -10,6 +11,7 @@ from service.contract.manifest import Manifest
 from service.explaining.traces import ExplanationResult, to_wire
 from service.http.answering import Answer, Api, documents, to_json
 from service.http.auth import Caller, require
+from service.http.receive import unless_disconnected
 from service.http.rerank import RerankBody, RerankResponse, to_rerank_response
 from service.http.schemas import (
     ExplanationBody,
@@ -41,7 +43,7 @@ def build_scoring_router(api: Api) -> APIRouter:
         api.backend.readiness.require()
         body = await api.read(request, ScoreBody)
         scoring = _to_scoring(body, api.limits, caller)
-        answer = await api.answer(request, scoring, explain=body.explain)
+        answer = await unless_disconnected(request, api.answer(request, scoring, explain=body.explain))
         return to_json(_to_response(manifest, answer))
 
     @router.post("/rerank", tags=["score"], response_model=RerankResponse, **documents(RerankBody))
@@ -53,7 +55,7 @@ def build_scoring_router(api: Api) -> APIRouter:
         body = await api.read(request, RerankBody)
         scoring = body.to_scoring(current_request.get().request_id or "", api.limits, caller.key_id)
         # A rerank answer holds no explanations: those that the mode makes are read by the answer's `id`.
-        answer = await api.answer(request, scoring, explain=False)
+        answer = await unless_disconnected(request, api.answer(request, scoring, explain=False))
         return to_json(to_rerank_response(body, answer.scores, manifest.name))
 
     paths = [route.path for route in router.routes if isinstance(route, APIRoute)]
@@ -109,7 +111,7 @@ def _to_scoring(body: ScoreBody, limits: RequestLimits, caller: Caller) -> Scori
 
 def _to_response(manifest: Manifest, answer: Answer) -> ScoreResponse:
     scores = answer.scores
-    timing = scores.timing
+    stages = asdict(scores.timing).items()
     return ScoreResponse(
         request_id=scores.request_id,
         model=ModelIdentity(
@@ -120,12 +122,7 @@ def _to_response(manifest: Manifest, answer: Answer) -> ScoreResponse:
         ),
         explanation_mode=answer.mode,
         results=[to_result(result, answer.explanations.get(result.note_id)) for result in scores.results],
-        timing_ms=TimingBody(
-            total=round(timing.total, 3),
-            cache=round(timing.cache, 3),
-            queue=round(timing.queue, 3),
-            engine=round(timing.engine, 3),
-        ),
+        timing_ms=TimingBody(**{stage: round(milliseconds, 3) for stage, milliseconds in stages}),
     )
 
 

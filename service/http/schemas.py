@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from service.contract.text import canonicalize
 from service.contract.validation import bad_fields
-from service.errors import InvalidRequestError
+from service.errors import BadField, InvalidRequestError
 from service.explaining.mode import ModeName
 from service.explaining.traces import ExplanationOutcome
 from service.scoring.types import Outcome, Priority, Source
@@ -150,13 +150,6 @@ class ScoreBody(Wire):
     )
 
 
-class BadFieldBody(BaseModel):
-    """One error in the request; `field` is a path like `notes.3.body`."""
-
-    field: str
-    message: str
-
-
 class Problem(BaseModel):
     """A problem (RFC 9457). `type` is stable; `retryable` says whether the same request may succeed later."""
 
@@ -166,7 +159,7 @@ class Problem(BaseModel):
     detail: str
     request_id: str
     retryable: bool = False
-    errors: list[BadFieldBody] | None = None
+    errors: list[BadField] | None = None
 
 
 class ModelIdentity(BaseModel):

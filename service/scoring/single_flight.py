@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
+from service.observability.background import cancel_and_wait
+
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -68,10 +70,7 @@ class SingleFlight(Generic[K, V]):
 
     async def close(self) -> None:
         """Cancel every call and wait until all of them have ended."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(*self._tasks)
 
     def __len__(self) -> int:
         return len(self._flights)

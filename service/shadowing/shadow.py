@@ -11,9 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
 from service.contract.comparison import Comparison, RatioMean
 from service.errors import ShadowError
-from service.observability.background import run_forever
+from service.observability.background import cancel_and_wait, run_forever
 from service.observability.metrics import Metrics, initialize_series
 from service.shadowing.base import Mirrored, Target, TargetAnswer
 
@@ -24,17 +26,25 @@ WORKERS = 2
 Outcome = Literal["compared", "failed", "dropped"]
 
 
-@dataclass(frozen=True, slots=True)
-class ShadowLimits:
-    """Limits on mirroring.
+class ShadowOptions(BaseModel):
+    """The settings of the shadow."""
 
-    Attributes:
-        rate: the share of requests to mirror, 0 to 1.
-        queue: the most requests that wait to be mirrored.
-    """
+    model_config = ConfigDict(frozen=True)
 
-    rate: float
-    queue: int
+    shadow_url: str | None = Field(
+        None,
+        description="Base URL of another Notegrade service to compare with: it is sent a share of the requests after they were answered, with their queries and notes; unset: none",
+    )
+    shadow_key: SecretStr = Field(
+        SecretStr(""), description="Key for that service, with the role `score`; empty if it needs none"
+    )
+    shadow_rate: float = Field(0.05, gt=0, le=1, description="Share of requests that are sent there")
+    shadow_queue: int = Field(
+        32, ge=1, description="Most requests that wait to be sent there; further ones are not sent"
+    )
+    shadow_timeout_ms: int = Field(
+        10_000, ge=1, description="Longest wait for its answer, and the deadline of the requests sent there"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +73,7 @@ class Shadow:
         self,
         target: Target,
         grades: int,
-        limits: ShadowLimits,
+        options: ShadowOptions,
         metrics: Metrics,
         draw: Callable[[], float] = random.random,
         *,
@@ -72,11 +82,11 @@ class Shadow:
         """`grades` is the number of grades of the serving checkpoint; `draw` gives a random number in [0, 1) per request."""
         self._target = target
         self._grades = grades
-        self._limits = limits
+        self._rate = options.shadow_rate
         self._metrics = metrics
         self._draw = draw
         self._log_texts = log_texts
-        self._queue: asyncio.Queue[Mirrored] = asyncio.Queue(limits.queue)
+        self._queue: asyncio.Queue[Mirrored] = asyncio.Queue(options.shadow_queue)
         self._workers: list[asyncio.Task[None]] = []
         self._counts: dict[Outcome, int] = {"compared": 0, "failed": 0, "dropped": 0}
         self._checkpoint: _ShadowCheckpoint | None = None
@@ -92,14 +102,12 @@ class Shadow:
 
     async def close(self) -> None:
         """Stop the workers and close the connections. Requests that wait are not mirrored."""
-        for worker in self._workers:
-            worker.cancel()
-        await asyncio.gather(*self._workers, return_exceptions=True)
+        await cancel_and_wait(*self._workers)
         await self._target.close()
 
     def samples(self) -> bool:
         """Draw whether the next request is to be mirrored with `offer`."""
-        return self._draw() < self._limits.rate
+        return self._draw() < self._rate
 
     def offer(self, mirrored: Mirrored) -> None:
         """Queue the request to be mirrored; drop it while the queue is full."""
@@ -115,7 +123,7 @@ class Shadow:
         return {
             "shadow": {"name": shadow.name, "fingerprint": shadow.fingerprint} if shadow else None,
             "since": shadow.since if shadow else None,
-            "rate": self._limits.rate,
+            "rate": self._rate,
             "mirrored": dict(self._counts),
             "comparison": sums.comparison.to_json(),
             "engine_ms_per_pair": {"served": sums.served_ms.to_json(), "shadow": sums.shadow_ms.to_json()},

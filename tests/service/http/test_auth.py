@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from service.app import build_app, build_stack
 from service.contract.checkpoint import Checkpoint
 from service.errors import ConfigurationError, NotAllowedError, RoleMissingError
-from service.http.auth import ANYBODY, Caller, Keyring, hash_key, new_key, reload_keys
+from service.http.auth import ANYBODY, Caller, Keyring, hash_key, new_key
 from service.settings import Settings
 from tests.checkpoints import fake_engine_for
 from tests.service.http.conftest import REQUEST, Service
@@ -114,7 +114,7 @@ async def test_keys_are_rotated_without_a_restart(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("service.http.auth.RELOAD_EVERY_S", 0.01)
+    monkeypatch.setattr("service.app.RELOAD_EVERY_S", 0.01)
     caplog.set_level("INFO")
     file = tmp_path / "keys"
 
@@ -151,12 +151,13 @@ async def test_keys_are_rotated_without_a_restart(
         await wait_for("newer", 200)
 
 
-async def test_reloading_continues_after_a_fault_which_is_logged_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+async def test_keys_are_reloaded_after_a_fault(
+    tmp_path: Path,
+    tiny_checkpoint: Checkpoint,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("service.http.auth.RELOAD_EVERY_S", 0.001)
-    caplog.set_level("INFO")
-    load, faults = Keyring.load, 3
+    load, faults = Keyring.load, 1
 
     def load_with_faults(text: str, file: Path) -> Keyring:
         nonlocal faults
@@ -165,15 +166,16 @@ async def test_reloading_continues_after_a_fault_which_is_logged_once(
             raise RuntimeError("a bug")
         return load(text, file)
 
+    (tmp_path / "keys").write_text(entry("old"))
+    settings = Settings(keys_file=tmp_path / "keys")
+    stack = build_stack(settings, tiny_checkpoint, CollectorRegistry(), fake_engine_for(tiny_checkpoint))
+    app = build_app(settings, stack)
+    (tmp_path / "keys").write_text(entry("new", name="newer"))
     monkeypatch.setattr(Keyring, "load", load_with_faults)
-    file = tmp_path / "keys"
-    file.write_text(entry("new"))
-    keyring = Keyring.parse(entry("old"))
-    reloading = asyncio.create_task(reload_keys(keyring, "", file))
-    await until(lambda: "keys changed" in caplog.text)
-    reloading.cancel()
-    assert keyring.check("new", "score").role == "score"
-    assert caplog.text.count("can't be reloaded") == 1
+    caplog.set_level("INFO")
+    async with app.router.lifespan_context(app):
+        await until(lambda: "keys changed" in caplog.text)
+    assert "the reload of keys failed unexpectedly" in caplog.text
 
 
 async def score(client: httpx.AsyncClient, key: str) -> httpx.Response:

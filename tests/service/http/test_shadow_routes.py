@@ -14,7 +14,7 @@ from service.explaining.mode import Flip
 from service.http.auth import hash_key
 from service.settings import Settings
 from service.shadowing.http_target import HttpTarget
-from service.shadowing.shadow import Shadow, ShadowLimits
+from service.shadowing.shadow import Shadow, ShadowOptions
 from tests.checkpoints import fake_engine_for
 from tests.service.http.conftest import REQUEST
 from tests.waiting import until
@@ -103,8 +103,8 @@ async def test_mirrored_requests_are_not_mirrored_again(tiny_checkpoint: Checkpo
     behind = pair.behind
     transport = httpx.ASGITransport(pair.apps[0], raise_app_exceptions=False)
     # The shadow has the first service as its own shadow.
-    limits = ShadowLimits(rate=1.0, queue=8)
-    back = Shadow(HttpTarget("http://front", "", 30, transport), 4, limits, behind.metrics)
+    options = ShadowOptions(shadow_rate=1.0)
+    back = Shadow(HttpTarget("http://front", "", 30, transport), 4, options, behind.metrics)
     object.__setattr__(behind, "shadow", back)
     pair.apps[1] = build_app(Settings(), behind)
     assert pair.shadow is not None

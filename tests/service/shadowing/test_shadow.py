@@ -10,7 +10,7 @@ from service.contract.comparison import Graded
 from service.observability.metrics import Metrics
 from service.shadowing.base import Mirrored, MirroredNote, TargetAnswer
 from service.shadowing.memory_target import MemoryTarget
-from service.shadowing.shadow import Shadow, ShadowLimits
+from service.shadowing.shadow import Shadow, ShadowOptions
 from tests.service.shadowing.requests import mirrored
 from tests.waiting import until
 
@@ -36,7 +36,8 @@ class HeldTarget(MemoryTarget):
 class Rig:
     def __init__(self, target: MemoryTarget, rate: float, queue: int, draw: Callable[[], float]) -> None:
         self.registry = CollectorRegistry()
-        self.shadow = Shadow(target, 4, ShadowLimits(rate, queue), Metrics(self.registry), draw)
+        options = ShadowOptions(shadow_rate=rate, shadow_queue=queue)
+        self.shadow = Shadow(target, 4, options, Metrics(self.registry), draw)
 
     def count(self, metric: str, **labels: str) -> float:
         return self.registry.get_sample_value(f"notegrade_shadow_{metric}", labels) or 0.0
