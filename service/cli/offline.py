@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from typing import TextIO
 
 from pydantic import ValidationError
@@ -19,16 +19,11 @@ from service.scoring.types import PairResult, ScoringNote, ScoringRequest
 CHUNK_NOTES = 32
 
 
-@dataclass(frozen=True, slots=True)
-class NotesFile:
-    """The notes that could be read, and the errors of the lines that could not (field: `line 7`)."""
+def read_notes(file: TextIO, limits: RequestLimits) -> tuple[list[ScoringNote], list[BadField]]:
+    """Read JSON lines of `{"id", "title", "body"}`, and list the errors of unreadable lines (field: `line 7`).
 
-    notes: tuple[ScoringNote, ...]
-    unreadable: tuple[BadField, ...]
-
-
-def read_notes(file: TextIO, limits: RequestLimits) -> NotesFile:
-    """Read JSON lines of `{"id", "title", "body"}`; blank lines are skipped, a line that repeats an id is unreadable."""
+    Blank lines are skipped; a line that repeats an id is unreadable.
+    """
     notes: dict[str, ScoringNote] = {}
     unreadable = []
     for number, line in enumerate(file, 1):
@@ -43,7 +38,7 @@ def read_notes(file: TextIO, limits: RequestLimits) -> NotesFile:
             unreadable.append(BadField(f"line {number}", "an earlier line has the same id"))
             continue
         notes[note.id] = ScoringNote(note.id, note.title, note.body)
-    return NotesFile(tuple(notes.values()), tuple(unreadable))
+    return list(notes.values()), unreadable
 
 
 async def score_notes(
@@ -77,14 +72,7 @@ def to_json_line(result: PairResult) -> str:
     judgement = result.judgement
     row: dict[str, object] = {"id": result.note_id, "outcome": result.outcome}
     if judgement:
-        row |= {
-            "score": judgement.score,
-            "grade": judgement.grade,
-            "distribution": judgement.distribution,
-            "margin": judgement.margin,
-            "label_mass": judgement.label_mass,
-            "truncated": result.truncated,
-        }
+        row |= {**asdict(judgement), "truncated": result.truncated}
     return json.dumps(row, ensure_ascii=False)
 
 
