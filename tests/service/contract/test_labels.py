@@ -10,7 +10,6 @@ from service.contract.labels import LabelDistribution, check_labels
 from service.contract.manifest import Manifest
 from service.contract.tokenizer import ContractTokenizer
 from service.errors import LabelTokenError
-from tests.checkpoints import load_tiny
 
 LOGPROB = st.floats(-2000, 0)
 
@@ -36,11 +35,6 @@ def test_a_label_with_logprob_minus_infinity_has_probability_zero() -> None:
 def test_unusable_logprobs_are_refused(logprobs: list[float]) -> None:
     with pytest.raises(ValueError, match="must be numbers"):
         LabelDistribution.from_logprobs(logprobs)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return load_tiny(tmp_path_factory.mktemp("checkpoint"))
 
 
 def check_with(checkpoint: Checkpoint, labels: list[dict[str, Any]], cue: str | None = None) -> None:

@@ -8,12 +8,7 @@ from service.contract.prompt import Note, PromptRenderer
 from service.contract.text import canonicalize
 from service.contract.tokenizer import ContractTokenizer
 from service.errors import InvalidRequestError
-from tests.checkpoints import PIECES, SPECIAL_TOKENS, load_tiny
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return load_tiny(tmp_path_factory.mktemp("checkpoint"))
+from tests.checkpoints import PIECES, SPECIAL_TOKENS
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,9 @@ from service.explaining.mode import NEVER_FLIPPED, Flip
 from service.explaining.redis_stores import RedisModeStore, RedisTraceStore
 from service.explaining.switch import Switch
 from service.observability.metrics import Metrics
+from tests.clock import Clock
 from tests.redis_server import RedisServer, age_keys
-from tests.service.explaining.replica import Clock, turn_on
+from tests.service.explaining.replica import turn_on
 
 TTL_S, MAX_REQUESTS, MAX_TRACES = 1000.0, 3, 4
 

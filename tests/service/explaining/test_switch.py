@@ -9,7 +9,8 @@ from service.explaining.base import ModeReading
 from service.explaining.mode import Flip
 from service.explaining.switch import Switch
 from service.observability.metrics import Metrics
-from tests.service.explaining.replica import Clock, FaultyModeStore, Replica, turn_on
+from tests.clock import Clock
+from tests.service.explaining.replica import FaultyModeStore, Replica, turn_on
 from tests.waiting import until
 
 

@@ -1,6 +1,5 @@
 import asyncio
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -12,7 +11,7 @@ from service.errors import ConfigurationError, NotAllowedError, RoleMissingError
 from service.http.auth import ANYBODY, Caller, Keyring, hash_key, new_key
 from service.settings import Settings
 from tests.checkpoints import fake_engine_for
-from tests.service.http.conftest import REQUEST, Service
+from tests.service.http.conftest import REQUEST, Service, settings
 from tests.waiting import until
 
 SCORE_KEY, ADMIN_KEY = "score-key", "admin-key"
@@ -34,13 +33,11 @@ def test_unknown_keys_are_refused(key: str | None) -> None:
         Keyring.parse(KEYS).check(key, "score")
 
 
-@pytest.mark.parametrize("settings_changes", [{"keys": KEYS}])
+@settings(keys=KEYS)
 @pytest.mark.parametrize(
     "header", ["", "Bearer", "Bearer ", "Basic score-key", "Bearer wrong", SCORE_KEY, "bearer score-key"]
 )
-async def test_only_a_bearer_key_is_accepted(
-    service: Service, settings_changes: dict[str, Any], header: str
-) -> None:
+async def test_only_a_bearer_key_is_accepted(service: Service, header: str) -> None:
     response = await service.client.post("/score", json=REQUEST, headers={"Authorization": header})
     assert response.status_code == (200 if header == "bearer score-key" else 401)
 
@@ -66,9 +63,9 @@ def test_keys_are_long_and_distinct() -> None:
     assert all(len(key) >= 43 for key in keys)
 
 
-@pytest.mark.parametrize("settings_changes", [{"keys": KEYS}])
+@settings(keys=KEYS)
 @pytest.mark.parametrize("path", ["/score", "/rerank", "/v1/rerank", "/v2/rerank"])
-async def test_scoring_needs_a_key(service: Service, settings_changes: dict[str, Any], path: str) -> None:
+async def test_scoring_needs_a_key(service: Service, path: str) -> None:
     body = REQUEST if path == "/score" else {"query": "q", "documents": ["d"]}
     refused = await service.client.post(path, json=body)
     assert refused.status_code == 401
@@ -78,11 +75,9 @@ async def test_scoring_needs_a_key(service: Service, settings_changes: dict[str,
     assert let_in.status_code == 200
 
 
-@pytest.mark.parametrize("settings_changes", [{"keys": KEYS}])
+@settings(keys=KEYS)
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/version", "/metrics"])
-async def test_probes_and_metrics_need_no_key(
-    service: Service, settings_changes: dict[str, Any], path: str
-) -> None:
+async def test_probes_and_metrics_need_no_key(service: Service, path: str) -> None:
     assert (await service.client.get(path)).status_code == 200
 
 
@@ -110,7 +105,7 @@ def test_a_file_without_keys_is_refused(tmp_path: Path, content: bytes | None) -
 
 async def test_keys_are_rotated_without_a_restart(
     tmp_path: Path,
-    tiny_checkpoint: Checkpoint,
+    checkpoint: Checkpoint,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -125,7 +120,7 @@ async def test_keys_are_rotated_without_a_restart(
 
     write(entry("old"))
     settings = Settings(keys_file=file)
-    stack = build_stack(settings, tiny_checkpoint, CollectorRegistry(), fake_engine_for(tiny_checkpoint))
+    stack = build_stack(settings, checkpoint, CollectorRegistry(), fake_engine_for(checkpoint))
     app = build_app(settings, stack)
     transport = httpx.ASGITransport(app)
     async with (
@@ -153,7 +148,7 @@ async def test_keys_are_rotated_without_a_restart(
 
 async def test_keys_are_reloaded_after_a_fault(
     tmp_path: Path,
-    tiny_checkpoint: Checkpoint,
+    checkpoint: Checkpoint,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -168,7 +163,7 @@ async def test_keys_are_reloaded_after_a_fault(
 
     (tmp_path / "keys").write_text(entry("old"))
     settings = Settings(keys_file=tmp_path / "keys")
-    stack = build_stack(settings, tiny_checkpoint, CollectorRegistry(), fake_engine_for(tiny_checkpoint))
+    stack = build_stack(settings, checkpoint, CollectorRegistry(), fake_engine_for(checkpoint))
     app = build_app(settings, stack)
     (tmp_path / "keys").write_text(entry("new", name="newer"))
     monkeypatch.setattr(Keyring, "load", load_with_faults)

@@ -14,7 +14,6 @@ import pytest
 
 from service.contract.checkpoint import Checkpoint
 from service.http.auth import hash_key
-from tests.checkpoints import load_tiny
 from tests.served import Served, served
 from tests.waiting import wait_until
 
@@ -29,11 +28,6 @@ IMPATIENT: dict[str, Any] = {**PATIENT, "request_head_timeout_s": 1.0, "response
 HEAD = b"POST /score HTTP/1.1\r\nHost: x\r\n"
 BODY = json.dumps({"query": "quiet cafes", "notes": [{"id": "n", "body": "A quiet cafe."}]}).encode()
 WHOLE = HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return load_tiny(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from service.explaining.mode import Flip
 from service.http.auth import hash_key
-from tests.service.http.conftest import REQUEST, Service
+from tests.service.http.conftest import REQUEST, Service, settings
 from tests.waiting import until
 
 KEYS = ",".join(
@@ -100,8 +100,8 @@ async def test_a_bad_flip_lists_its_fields(service: Service, body: dict[str, Any
     assert [bad["field"] for bad in response.json()["errors"]] == fields
 
 
-@pytest.mark.parametrize("settings_changes", [{"guard_p99_ms": 1, "explanation_max_ttl_s": 700}])
-async def test_a_breached_guard_refuses_flips(service: Service, settings_changes: dict[str, Any]) -> None:
+@settings(guard_p99_ms=1, explanation_max_ttl_s=700)
+async def test_a_breached_guard_refuses_flips(service: Service) -> None:
     for _ in range(30):
         service.stack.live.count_latency(2.0)
     await until(lambda: service.stack.explanations._guard.is_breached)
@@ -299,38 +299,37 @@ async def test_a_mode_turned_off_while_streaming_is_reported(service: Service) -
     assert (events[-1][1]["outcome"], events[-1][1]["reason"]) == ("dropped", "mode_off")
 
 
-@pytest.mark.parametrize("settings_changes", [{"keys": KEYS}])
-class TestKeys:
-    async def test_only_admins_flip_and_the_owner_is_the_key(
-        self, service: Service, settings_changes: dict[str, Any], caplog: pytest.LogCaptureFixture
-    ) -> None:
-        as_score, as_admin = ({"Authorization": f"Bearer {key}"} for key in ("score-key", "admin-key"))
-        for path in (MODE, f"{MODE}/history", "/admin/figures"):
-            assert (await service.client.get(path)).status_code == 401
-            assert (await service.client.get(path, headers=as_score)).status_code == 403
-            assert (await service.client.get(path, headers=as_admin)).status_code == 200
-        refused = await service.client.put(MODE, json=FLIP, headers={"If-Match": '"0"', **as_score})
-        assert refused.status_code == 403
-        with caplog.at_level("INFO", "service.request"):
-            flipped = await service.client.put(MODE, json=FLIP, headers={"If-Match": '"0"', **as_admin})
-        assert flipped.json()["last"]["owner"] == "ann"
-        [record] = [r for r in caplog.records if r.name == "service.request"]
-        assert (record.key, record.action, record.revision) == ("ann", "flip", 1)  # type: ignore[attr-defined]
+@settings(keys=KEYS)
+async def test_only_admins_flip_and_the_owner_is_the_key(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    as_score, as_admin = ({"Authorization": f"Bearer {key}"} for key in ("score-key", "admin-key"))
+    for path in (MODE, f"{MODE}/history", "/admin/figures"):
+        assert (await service.client.get(path)).status_code == 401
+        assert (await service.client.get(path, headers=as_score)).status_code == 403
+        assert (await service.client.get(path, headers=as_admin)).status_code == 200
+    refused = await service.client.put(MODE, json=FLIP, headers={"If-Match": '"0"', **as_score})
+    assert refused.status_code == 403
+    with caplog.at_level("INFO", "service.request"):
+        flipped = await service.client.put(MODE, json=FLIP, headers={"If-Match": '"0"', **as_admin})
+    assert flipped.json()["last"]["owner"] == "ann"
+    [record] = [r for r in caplog.records if r.name == "service.request"]
+    assert (record.key, record.action, record.revision) == ("ann", "flip", 1)  # type: ignore[attr-defined]
 
-    async def test_explanations_are_the_owners_and_the_admins(
-        self, service: Service, settings_changes: dict[str, Any]
-    ) -> None:
-        await service.stack.explanations.flip(Flip("all", "test", "why", 60), 0)
-        set_traces(service)
-        for key in ("score-key", "other"):  # both chose the same id
-            await service.client.post("/score", json=REQUEST, headers={"Authorization": f"Bearer {key}"})
-        await until(lambda: service.count("explanations_total", outcome="parsed") == 4)
-        seen = {}
-        for key in ("score-key", "other", "admin-key"):
-            headers = {"Authorization": f"Bearer {key}"}
-            response = await service.client.get("/explanations/r-1", headers=headers)
-            seen[key] = len(response.json()["explanations"])
-        assert seen == {"score-key": 2, "other": 2, "admin-key": 4}
+
+@settings(keys=KEYS)
+async def test_explanations_are_the_owners_and_the_admins(service: Service) -> None:
+    await service.stack.explanations.flip(Flip("all", "test", "why", 60), 0)
+    set_traces(service)
+    for key in ("score-key", "other"):  # both chose the same id
+        await service.client.post("/score", json=REQUEST, headers={"Authorization": f"Bearer {key}"})
+    await until(lambda: service.count("explanations_total", outcome="parsed") == 4)
+    seen = {}
+    for key in ("score-key", "other", "admin-key"):
+        headers = {"Authorization": f"Bearer {key}"}
+        response = await service.client.get("/explanations/r-1", headers=headers)
+        seen[key] = len(response.json()["explanations"])
+    assert seen == {"score-key": 2, "other": 2, "admin-key": 4}
 
 
 async def test_figures_cover_the_last_minute(service: Service) -> None:

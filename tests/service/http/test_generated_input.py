@@ -61,8 +61,8 @@ WITHOUT_INPUT = ["GET /livez", "GET /metrics", "GET /readyz", "GET /version"]
 
 
 @pytest.fixture(scope="module", params=MODES)
-def under_attack(tiny_checkpoint: Checkpoint, request: pytest.FixtureRequest) -> Iterator[Attacked]:
-    with attacked(tiny_checkpoint, request.param) as service:
+def under_attack(checkpoint: Checkpoint, request: pytest.FixtureRequest) -> Iterator[Attacked]:
+    with attacked(checkpoint, request.param) as service:
         yield service
 
 

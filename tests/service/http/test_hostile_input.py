@@ -22,8 +22,8 @@ on_every_path = pytest.mark.parametrize("path", list(WHOLE))
 
 
 @pytest.fixture(scope="module")
-def under_attack(tiny_checkpoint: Checkpoint) -> Iterator[Attacked]:
-    with attacked(tiny_checkpoint, "all") as service:
+def under_attack(checkpoint: Checkpoint) -> Iterator[Attacked]:
+    with attacked(checkpoint, "all") as service:
         yield service
 
 

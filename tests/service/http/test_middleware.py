@@ -9,7 +9,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from service.http.middleware import RequestObserver
 from service.observability.metrics import Metrics
-from tests.service.http.conftest import REQUEST, Service
+from tests.service.http.conftest import REQUEST, Service, settings
 
 CANARY = "a note that nobody may read"
 
@@ -40,9 +40,9 @@ async def test_other_protocols_pass_untouched() -> None:
     assert seen == ["lifespan"]
 
 
-@pytest.mark.parametrize("settings_changes", [{"max_request_bytes": 1_000}])
+@settings(max_request_bytes=1_000)
 async def test_a_too_large_body_is_logged_with_its_route_and_problem(
-    service: Service, settings_changes: dict[str, Any], caplog: pytest.LogCaptureFixture
+    service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
     await service.score(query="x" * 1_000)
     event = only_event(caplog)
@@ -95,9 +95,9 @@ async def test_an_unforeseen_error_is_logged_once_and_without_its_text(
     assert CANARY not in caplog.text + response.text
 
 
-@pytest.mark.parametrize("settings_changes", [{"log_texts": True}])
+@settings(log_texts=True)
 async def test_a_setting_allows_the_text_of_an_unforeseen_error(
-    exploding: Service, settings_changes: dict[str, Any], caplog: pytest.LogCaptureFixture
+    exploding: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
     await exploding.score()
     assert CANARY in caplog.text

@@ -5,7 +5,7 @@ import re
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.service.http.conftest import Service
+from tests.service.http.conftest import Service, settings
 
 
 async def test_ready_and_live(service: Service) -> None:
@@ -108,10 +108,8 @@ async def test_each_request_has_one_log_event_without_texts(
     assert not any(word in written for word in ("sesame", "hidden", "private"))
 
 
-@pytest.mark.parametrize("settings_changes", [{"log_texts": True}])
-async def test_a_setting_allows_texts_in_the_log(
-    service: Service, settings_changes: dict[str, object], caplog: pytest.LogCaptureFixture
-) -> None:
+@settings(log_texts=True)
+async def test_a_setting_allows_texts_in_the_log(service: Service, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         await service.score(query="sesame secret")
     assert any("sesame secret" in str(vars(record)) for record in caplog.records)

@@ -4,10 +4,10 @@ import pytest
 from service.errors import ConfigurationError
 from service.http.auth import hash_key
 from service.http.rate_limit import PairsLimiter
-from tests.service.http.conftest import REQUEST, Service
+from tests.service.http.conftest import REQUEST, Service, settings
 
 KEYS = f"score:{hash_key('one')}:one,score:{hash_key('two')}:two"
-limited = pytest.mark.parametrize("settings_changes", [{"keys": KEYS, "rate_limit": "6/hour"}])
+limited = settings(keys=KEYS, rate_limit="6/hour")
 
 
 async def ask(service: Service, key: str, path: str = "/score", **changes: object) -> httpx.Response:

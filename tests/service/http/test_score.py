@@ -6,14 +6,10 @@ import httpx
 import pytest
 
 from service.engines.fake_engine import FakeEngine
-from tests.service.http.conftest import REQUEST, Service
+from tests.service.http.conftest import REQUEST, Service, settings
 from tests.waiting import until
 
 NOTE = {"id": "n1", "body": "text"}
-
-
-def settings(**changes: Any) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("settings_changes", [changes])
 
 
 async def test_answer_has_the_shape_of_the_contract(service: Service) -> None:
@@ -78,23 +74,19 @@ async def test_no_score_by_the_deadline_is_504(service: Service) -> None:
 
 
 @settings(max_deadline_ms=20)
-async def test_a_long_deadline_is_cut_to_the_limit(
-    service: Service, settings_changes: dict[str, Any]
-) -> None:
+async def test_a_long_deadline_is_cut_to_the_limit(service: Service) -> None:
     service.engine.hold()
     assert (await service.score(deadline_ms=3_600_000)).status_code == 504
 
 
 @settings(default_deadline_ms=20)
-async def test_the_default_deadline_applies_if_none_is_given(
-    service: Service, settings_changes: dict[str, Any]
-) -> None:
+async def test_the_default_deadline_applies_if_none_is_given(service: Service) -> None:
     service.engine.hold()
     assert (await service.score()).status_code == 504
 
 
 @settings(max_backlog_tokens=1_000)
-async def test_all_shed_is_503_with_retry_after(service: Service, settings_changes: dict[str, Any]) -> None:
+async def test_all_shed_is_503_with_retry_after(service: Service) -> None:
     service.engine.hold()
     notes = [{"id": str(i), "body": f"{i} " + "word " * 60} for i in range(40)]
     filling = asyncio.create_task(service.score(notes=notes))
@@ -212,7 +204,7 @@ async def test_any_text_is_scored(service: Service, text: str) -> None:
 
 
 @settings(max_request_bytes=1_000)
-async def test_too_large_a_body_is_413(service: Service, settings_changes: dict[str, Any]) -> None:
+async def test_too_large_a_body_is_413(service: Service) -> None:
     response = await service.score(notes=[{"id": "n1", "body": "x" * 1_000}])
     assert response.status_code == 413
     problem = response.json()

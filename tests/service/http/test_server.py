@@ -17,17 +17,12 @@ from service.engines.fake_engine import FakeEngine
 from service.errors import ConfigurationError
 from service.http.auth import hash_key
 from service.http.server import allow_open_files, bind
-from tests.checkpoints import fake_engine_for, load_tiny
+from tests.checkpoints import fake_engine_for
 from tests.served import Served, served
 from tests.waiting import until, wait_until
 
 BODY = {"query": "quiet cafes", "notes": [{"id": "n", "body": "A quiet cafe."}], "deadline_ms": 60_000}
 PATIENT: dict[str, Any] = {"drain_delay_s": 4, "drain_timeout_s": 20, "engine_lost_exit_s": 4}
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return load_tiny(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture

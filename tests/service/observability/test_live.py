@@ -1,13 +1,7 @@
 import pytest
 
 from service.observability.live import WINDOW_S, LiveFigures
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clock import Clock
 
 
 def test_percentiles_are_accurate_to_five_percent() -> None:

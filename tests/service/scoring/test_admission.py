@@ -5,18 +5,11 @@ from prometheus_client import CollectorRegistry
 
 from service.observability.metrics import Metrics
 from service.scoring.admission import FIRST_TURN, RETRY_AFTER_RANGE_S, TIME_SHARE, Admission, Flow, Ticket
+from tests.clock import Clock
 
 ANN, BOB, BATCH = Flow("online", "ann"), Flow("online", "bob"), Flow("batch", "ann")
 LONG_S = 1e9
 SATURATED = 100
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 class Harness:
@@ -28,7 +21,7 @@ class Harness:
 
     def measure(self) -> None:
         ticket = self.admission.admit(ANN, 2_000)
-        self.clock.now_s += 2
+        self.clock.now += 2
         self.admission.release(ticket, 2_000, 2_000)
 
     def admits(self, flow: Flow, tokens: int, remaining_s: float = LONG_S) -> bool:
@@ -122,13 +115,13 @@ def test_the_rate_is_measured_only_in_saturated_time() -> None:
     harness.measure()
     assert harness.admission.rate == pytest.approx(1_000)
     # An idle hour and a slow single prompt do not change the rate.
-    harness.clock.now_s += 3_600
+    harness.clock.now += 3_600
     lone = harness.admission.admit(ANN, SATURATED - 1)
-    harness.clock.now_s += 5
+    harness.clock.now += 5
     harness.admission.release(lone, SATURATED - 1, SATURATED - 1)
     assert harness.admission.rate == pytest.approx(1_000)
     slow = harness.admission.admit(ANN, 5_000)
-    harness.clock.now_s += 50
+    harness.clock.now += 50
     harness.admission.release(slow, 5_000, 5_000)
     assert harness.admission.rate is not None
     assert 100 <= harness.admission.rate < 110
@@ -138,7 +131,7 @@ def test_all_pairs_of_a_step_count_although_the_first_empties_the_backlog() -> N
     harness = Harness()
     for _ in range(20):
         step = [harness.admission.admit(ANN, 20) for _ in range(6)]  # just more than a full step
-        harness.clock.now_s += 0.12
+        harness.clock.now += 0.12
         for ticket in step:
             harness.admission.release(ticket, 20, 20)
     assert harness.admission.rate == pytest.approx(1_000, rel=0.01)
@@ -149,9 +142,9 @@ def test_a_pair_counts_only_for_the_saturated_share_of_its_time() -> None:
     harness.measure()
     for _ in range(200):
         first = [harness.admission.admit(ANN, 20) for _ in range(4)]
-        harness.clock.now_s += 0.09
+        harness.clock.now += 0.09
         last = [harness.admission.admit(ANN, 20) for _ in range(2)]
-        harness.clock.now_s += 0.01  # saturated for a tenth of most pairs' time
+        harness.clock.now += 0.01  # saturated for a tenth of most pairs' time
         for ticket in first + last:
             harness.admission.release(ticket, 20, 20)
     assert harness.admission.rate is not None
@@ -161,14 +154,14 @@ def test_a_pair_counts_only_for_the_saturated_share_of_its_time() -> None:
 def test_a_rate_that_was_measured_too_low_recovers() -> None:
     harness = Harness()
     slow = harness.admission.admit(ANN, 2_000)
-    harness.clock.now_s += 100  # another program used the machine
+    harness.clock.now += 100  # another program used the machine
     harness.admission.release(slow, 2_000, 2_000)
     assert harness.admission.rate == pytest.approx(20)
     for _ in range(300):
         held = harness.fill(ANN, 10_000, remaining_s=1.0)
         # The engine's steps are full, however wrong the rate is.
         assert sum(ticket.tokens for ticket in held) >= SATURATED
-        harness.clock.now_s += 0.12
+        harness.clock.now += 0.12
         for ticket in held:
             harness.admission.release(ticket, ticket.tokens, ticket.tokens)
     assert harness.admission.rate is not None
@@ -178,7 +171,7 @@ def test_a_rate_that_was_measured_too_low_recovers() -> None:
 def test_nothing_is_shed_while_the_next_step_is_not_full() -> None:
     harness = Harness()
     slow = harness.admission.admit(ANN, 2_000)
-    harness.clock.now_s += 100
+    harness.clock.now += 100
     harness.admission.release(slow, 2_000, 2_000)
     harness.admission.admit(BOB, SATURATED - 1)
     assert harness.admits(ANN, 1_000, remaining_s=0.001)
@@ -190,7 +183,7 @@ def test_aborted_pairs_do_not_count_for_the_rate() -> None:
     harness = Harness()
     harness.measure()
     ticket = harness.admission.admit(ANN, 5_000)
-    harness.clock.now_s += 2
+    harness.clock.now += 2
     harness.admission.release(ticket)
     assert harness.admission.rate is not None
     assert harness.admission.rate < 600
@@ -200,7 +193,7 @@ def test_tokens_that_the_engine_reuses_cost_nothing() -> None:
     harness = Harness()
     for _ in range(500):
         ticket = harness.admission.admit(ANN, 1_000)
-        harness.clock.now_s += 0.25
+        harness.clock.now += 0.25
         harness.admission.release(ticket, 1_000, 250)
     assert harness.admission.admit(ANN, 1_000).tokens == 251  # rounded up
     assert harness.admission.rate == pytest.approx(1_000, rel=0.01)

@@ -12,13 +12,8 @@ from service.engines.fake_engine import FakeEngine
 from service.errors import EngineLostError, EngineRequestError, NotReadyError
 from service.observability.metrics import Metrics
 from service.scoring.readiness import Readiness, bring_up, watch
-from tests.checkpoints import engine_model, fake_engine_for, load_tiny
+from tests.checkpoints import engine_model, fake_engine_for
 from tests.waiting import until
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return load_tiny(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture

@@ -39,11 +39,6 @@ from tests.waiting import until
 BODIES = ("A quiet cafe with good light.", "The best surf beaches.", "Laptops welcome, slow wifi.")
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return load_tiny(tmp_path_factory.mktemp("checkpoint"))
-
-
 class Harness:
     """A scorer over in-memory twins, with its parts and metrics."""
 
