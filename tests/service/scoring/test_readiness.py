@@ -60,29 +60,6 @@ async def test_an_engine_with_wrong_numbers_is_not_ready(
         readiness.require()
 
 
-async def test_a_dtype_without_a_tolerance_is_not_ready(checkpoint: Checkpoint, readiness: Readiness) -> None:
-    engine = HalfPrecisionEngine(engine_model(checkpoint))
-    await bring_up(engine, checkpoint, readiness)
-    assert readiness.reason == "probe_mismatch"
-    assert "no probe tolerance for float16" in readiness.detail
-
-
-async def test_an_engine_that_does_not_start_is_lost(checkpoint: Checkpoint, readiness: Readiness) -> None:
-    await bring_up(UnstartableEngine(engine_model(checkpoint)), checkpoint, readiness)
-    assert (readiness.reason, readiness.is_live) == ("engine_lost", False)
-    with pytest.raises(EngineLostError, match="no memory"):
-        readiness.require()
-
-
-async def test_stopping_while_loading_logs_no_error(
-    checkpoint: Checkpoint, readiness: Readiness, caplog: pytest.LogCaptureFixture
-) -> None:
-    readiness.set("draining", "the service is stopping")
-    await bring_up(UnstartableEngine(engine_model(checkpoint)), checkpoint, readiness)
-    assert readiness.reason == "draining"
-    assert not [record for record in caplog.records if record.levelname == "ERROR"]
-
-
 class NumblessEngine(FakeEngine):
     def logprobs(self, prompt: tuple[int, ...]) -> tuple[float, ...]:
         return (math.nan,) * 4
@@ -93,33 +70,38 @@ class BuggyEngine(FakeEngine):
         raise RuntimeError("a bug")
 
 
-async def test_an_engine_that_answers_nan_is_not_ready(checkpoint: Checkpoint, readiness: Readiness) -> None:
-    await bring_up(NumblessEngine(engine_model(checkpoint)), checkpoint, readiness)
-    assert (readiness.reason, readiness.is_live) == ("probe_mismatch", False)
-    assert "unusable label probabilities" in readiness.detail
-
-
-async def test_an_unexpected_error_loses_the_engine_and_is_logged(
-    checkpoint: Checkpoint, readiness: Readiness, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("kind", "reason", "detail"),
+    [
+        (HalfPrecisionEngine, "probe_mismatch", "no probe tolerance for float16"),
+        (NumblessEngine, "probe_mismatch", "unusable label probabilities"),
+        (UnstartableEngine, "engine_lost", "no memory"),
+        (BuggyEngine, "engine_lost", "unexpected error while starting"),
+    ],
+)
+async def test_an_engine_that_fails_while_it_starts_is_never_ready(
+    checkpoint: Checkpoint,
+    readiness: Readiness,
+    caplog: pytest.LogCaptureFixture,
+    kind: type[FakeEngine],
+    reason: str,
+    detail: str,
 ) -> None:
-    await bring_up(BuggyEngine(engine_model(checkpoint)), checkpoint, readiness)
-    assert (readiness.reason, readiness.is_live) == ("engine_lost", False)
-    assert any(record.exc_info and "while starting" in record.message for record in caplog.records)
+    await bring_up(kind(engine_model(checkpoint)), checkpoint, readiness)
+    assert (readiness.reason, readiness.is_live) == (reason, False)
+    with pytest.raises(EngineLostError if reason == "engine_lost" else NotReadyError, match=detail):
+        readiness.require()
+    assert any(record.exc_info for record in caplog.records) == (reason == "engine_lost")
 
 
-async def test_nothing_replaces_draining(checkpoint: Checkpoint, readiness: Readiness) -> None:
+@pytest.mark.parametrize("kind", [FakeEngine, UnstartableEngine])
+async def test_stopping_while_loading_stays_draining_and_logs_no_error(
+    checkpoint: Checkpoint, readiness: Readiness, caplog: pytest.LogCaptureFixture, kind: type[FakeEngine]
+) -> None:
     readiness.set("draining", "the service is stopping")
-    await bring_up(fake_engine_for(checkpoint), checkpoint, readiness)
+    await bring_up(kind(engine_model(checkpoint)), checkpoint, readiness)
     assert readiness.reason == "draining"
-
-
-async def test_watch_detects_a_dead_engine(checkpoint: Checkpoint, readiness: Readiness) -> None:
-    engine = fake_engine_for(checkpoint)
-    await bring_up(engine, checkpoint, readiness)
-    watching = asyncio.create_task(watch(engine, readiness, interval_s=0.001))
-    engine.kill()
-    await asyncio.wait_for(watching, 5)
-    assert readiness.reason == "engine_lost"
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 CANARY = "a note that nobody may read"
@@ -138,7 +120,7 @@ class OnceBuggyEngine(FakeEngine):
         await super().check()
 
 
-async def test_watch_continues_after_an_unexpected_error(
+async def test_watch_continues_after_an_unexpected_error_and_detects_a_dead_engine(
     checkpoint: Checkpoint, readiness: Readiness, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = OnceBuggyEngine(engine_model(checkpoint))

@@ -42,12 +42,14 @@ BODIES = ("A quiet cafe with good light.", "The best surf beaches.", "Laptops we
 class Harness:
     """A scorer over in-memory twins, with its parts and metrics."""
 
-    def __init__(self, checkpoint: Checkpoint, max_backlog_tokens: int = 100_000) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, max_backlog_tokens: int = 100_000, remote: MemoryCache | None = None
+    ) -> None:
         self.registry = CollectorRegistry()
         metrics = Metrics(self.registry)
         self.checkpoint = checkpoint
         self.engine: FakeEngine = fake_engine_for(checkpoint)
-        self.local, self.remote = MemoryCache(1_000, 60), MemoryCache(1_000, 60)
+        self.local, self.remote = MemoryCache(1_000, 60), remote or MemoryCache(1_000, 60)
         self.cache = TieredCache(self.local, self.remote, Breaker(5, 1), metrics)
         self.admission = Admission(max_backlog_tokens, 1_024, lambda: 0.0, metrics)
         self.live = LiveFigures()
@@ -64,19 +66,10 @@ class Harness:
         """Wait until that many pairs are written to Redis, which happens after the answer."""
         await until(lambda: self.count("cache_operations_total", tier="redis", result="written") == pairs)
 
-    def other_replica(self) -> "Harness":
-        """Make another replica, which shares only Redis with this one."""
-        other = Harness(self.checkpoint)
-        other.remote = self.remote
-        other.cache = TieredCache(other.local, self.remote, Breaker(5, 1), Metrics(CollectorRegistry()))
-        other.scorer = Scorer(
-            self.checkpoint,
-            other.engine,
-            other.cache,
-            other.admission,
-            Metrics(CollectorRegistry()),
-            other.live,
-        )
+    async def other_replica(self, checkpoint: Checkpoint | None = None) -> "Harness":
+        """Start another replica, which shares only Redis with this one."""
+        other = Harness(checkpoint or self.checkpoint, remote=self.remote)
+        await other.engine.start()
         return other
 
 
@@ -120,7 +113,7 @@ async def test_second_identical_request_comes_from_the_local_cache(harness: Harn
 async def test_another_replica_reads_it_from_redis(harness: Harness) -> None:
     first = await harness.scorer.score(request())
     await harness.written(3)
-    other = harness.other_replica()
+    other = await harness.other_replica()
     second = await other.scorer.score(request())
     assert [result.source for result in second.results] == ["redis"] * 3
     assert [r.judgement for r in second.results] == [r.judgement for r in first.results]
@@ -150,11 +143,8 @@ async def test_a_new_checkpoint_never_reads_an_old_ones_entries(harness: Harness
     await harness.scorer.score(request())
     await harness.written(3)
     new = load_tiny(tmp_path, limits={"max_query_tokens": 64, "max_note_tokens": 40})
-    other = Harness(new)
-    await other.engine.start()
-    metrics = Metrics(CollectorRegistry())
-    cache = TieredCache(MemoryCache(10, 60), harness.remote, Breaker(5, 1), metrics)
-    answer = await Scorer(new, other.engine, cache, other.admission, metrics, other.live).score(request())
+    other = await harness.other_replica(new)
+    answer = await other.scorer.score(request())
     assert [result.source for result in answer.results] == ["engine"] * 3
 
 
@@ -162,12 +152,8 @@ async def test_a_new_calibration_reuses_entries(harness: Harness, tmp_path: Path
     fresh = await harness.scorer.score(request())
     await harness.written(3)
     softened = {"name": "temperature-1", "method": "temperature", "temperature": 3.0}
-    new = load_tiny(tmp_path, calibration=softened)
-    metrics = Metrics(CollectorRegistry())
-    cache = TieredCache(MemoryCache(10, 60), harness.remote, Breaker(5, 1), metrics)
-    answer = await Scorer(new, fake_engine_for(new), cache, harness.admission, metrics, harness.live).score(
-        request()
-    )
+    other = await harness.other_replica(load_tiny(tmp_path, calibration=softened))
+    answer = await other.scorer.score(request())
     for old, result in zip(fresh.results, answer.results, strict=True):
         assert result.source == "redis"
         assert old.judgement is not None
@@ -295,6 +281,7 @@ async def test_over_budget_pairs_are_shed_and_the_rest_is_scored(checkpoint: Che
     answer = await harness.scorer.score(request())
     assert [result.outcome for result in answer.results] == ["scored", "shed", "shed"]
     assert harness.count("shed_total", reason="backlog") == 2
+    assert len(harness.engine.priorities) == 1, "shed pairs never reach the engine"
     await until(lambda: harness.admission.backlog_tokens == 0)
 
 
@@ -320,14 +307,6 @@ async def test_the_error_says_when_only_some_pairs_were_shed(checkpoint: Checkpo
     with pytest.raises(OverloadedError, match="pairs were shed, and none was scored"):
         await harness.scorer.score(request(deadline_ms=500))
     await harness.held(0)
-
-
-async def test_shed_pairs_never_reach_the_engine(checkpoint: Checkpoint) -> None:
-    harness = Harness(checkpoint, max_backlog_tokens=1)
-    await harness.engine.start()
-    answer = await harness.scorer.score(request())
-    assert [result.outcome for result in answer.results] == ["scored", "shed", "shed"]
-    assert len(harness.engine.priorities) == 1
 
 
 async def test_one_failing_pair_fails_alone(harness: Harness) -> None:
@@ -386,21 +365,15 @@ async def test_pairs_that_are_not_rendered_in_time_are_shed(
     assert harness.engine.priorities == []
 
 
-async def test_a_lost_engine_is_an_engine_lost_error(harness: Harness) -> None:
+@pytest.mark.parametrize(("closed", "why"), [("engine", "not running"), ("scorer", "shutting down")])
+async def test_pairs_in_flight_fail_when_engine_or_scorer_close(
+    harness: Harness, closed: str, why: str
+) -> None:
     harness.engine.hold()
     task = asyncio.create_task(harness.scorer.score(request()))
     await harness.held(3)
-    harness.engine.kill()
-    with pytest.raises(EngineLostError):
-        await task
-
-
-async def test_closing_fails_the_pairs_in_flight(harness: Harness) -> None:
-    harness.engine.hold()
-    task = asyncio.create_task(harness.scorer.score(request()))
-    await harness.held(3)
-    await harness.scorer.close()
-    with pytest.raises(EngineLostError, match="shutting down"):
+    await getattr(harness, closed).close()
+    with pytest.raises(EngineLostError, match=why):
         await task
 
 
