@@ -103,7 +103,7 @@ def test_a_file_without_keys_is_refused(tmp_path: Path, content: bytes | None) -
         Keyring.load(entry("set"), file)
 
 
-async def test_keys_are_rotated_without_a_restart(
+async def test_keys_are_rotated_without_a_restart_and_after_faults(
     tmp_path: Path,
     checkpoint: Checkpoint,
     monkeypatch: pytest.MonkeyPatch,
@@ -138,6 +138,9 @@ async def test_keys_are_rotated_without_a_restart(
         await wait_for("new", 200)
         write(entry("new", name="ranker"))
         await wait_for("old", 401)
+        with monkeypatch.context() as broken:
+            broken.setattr(Keyring, "load", fail)
+            await until(lambda: "the reload of keys failed unexpectedly" in caplog.text)
         write("")  # as while it is written
         await until(lambda: "the last keys stay" in caplog.text)
         assert (await score(client, "new")).status_code == 200
@@ -146,31 +149,8 @@ async def test_keys_are_rotated_without_a_restart(
         await wait_for("newer", 200)
 
 
-async def test_keys_are_reloaded_after_a_fault(
-    tmp_path: Path,
-    checkpoint: Checkpoint,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    load, faults = Keyring.load, 1
-
-    def load_with_faults(text: str, file: Path) -> Keyring:
-        nonlocal faults
-        faults -= 1
-        if faults >= 0:
-            raise RuntimeError("a bug")
-        return load(text, file)
-
-    (tmp_path / "keys").write_text(entry("old"))
-    settings = Settings(keys_file=tmp_path / "keys")
-    stack = build_stack(settings, checkpoint, CollectorRegistry(), fake_engine_for(checkpoint))
-    app = build_app(settings, stack)
-    (tmp_path / "keys").write_text(entry("new", name="newer"))
-    monkeypatch.setattr(Keyring, "load", load_with_faults)
-    caplog.set_level("INFO")
-    async with app.router.lifespan_context(app):
-        await until(lambda: "keys changed" in caplog.text)
-    assert "the reload of keys failed unexpectedly" in caplog.text
+def fail(*_: object) -> None:
+    raise RuntimeError("a bug")
 
 
 async def score(client: httpx.AsyncClient, key: str) -> httpx.Response:

@@ -65,6 +65,7 @@ BROKEN_WHOLES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "gzip": (gzip.compress, "expected value at line 1 column 1"),
     "empty": (lambda body: b"", "EOF while parsing a value"),
     "null": (lambda body: b"null", "should be an object"),
+    "not-a-number": (lambda body: b"NaN", "should be an object"),
     "in-a-list": (lambda body: b"[" + body + b"]", "should be an object"),
     "twice": (lambda body: body + body, "trailing characters"),
     "unended": (lambda body: body[:-1], "EOF while parsing an object"),

@@ -86,16 +86,6 @@ async def test_docs_and_schema_are_served(service: Service) -> None:
     assert references <= set(document["components"]["schemas"])
 
 
-@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nowhere", 404), ("GET", "/score", 405)])
-async def test_unknown_routes_and_methods_are_problems(
-    service: Service, method: str, path: str, status: int
-) -> None:
-    response = await service.client.request(method, path)
-    assert response.status_code == status
-    assert response.headers["content-type"] == "application/problem+json"
-    assert response.json()["type"].startswith("urn:notegrade:problem:")
-
-
 async def test_each_request_has_one_log_event_without_texts(
     service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
