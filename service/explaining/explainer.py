@@ -201,8 +201,7 @@ class Explainer:
             return ExplanationResult("failed", reason=error.type.rpartition(":")[2])
         pair = job.pair
         top_grade = len(self._checkpoint.manifest.labels) - 1
-        explanation = read_trace(job.text, self._steps[pair.criteria], top_grade, pair.grade)
-        return ExplanationResult("made", explanation)
+        return read_trace(job.text, self._steps[pair.criteria], top_grade, pair.grade)
 
     async def _stream_from_engine(self, job: Job) -> DropReason | None:
         """Fill `job.text`; stop early with the reason when the trace must give way."""
@@ -243,12 +242,10 @@ class Explainer:
             await job.on_finished(result)
 
     def _count(self, result: ExplanationResult) -> None:
-        if explanation := result.explanation:
-            self._metrics.explanations.labels("parsed" if explanation.parsed else "unparsed").inc()
-            if explanation.parsed:
-                self._metrics.explanation_agreement.labels(str(bool(explanation.agrees)).lower()).inc()
-            return
-        self._metrics.explanations.labels(result.outcome).inc()
+        made = "parsed" if result.parsed else "unparsed"
+        self._metrics.explanations.labels(made if result.outcome == "made" else result.outcome).inc()
+        if result.parsed:
+            self._metrics.explanation_agreement.labels(str(result.agrees).lower()).inc()
         if result.outcome == "dropped":
             self._metrics.explanation_drops.labels(result.reason).inc()
 

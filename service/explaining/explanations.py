@@ -5,7 +5,7 @@ import json
 import logging
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from service.errors import (
@@ -19,7 +19,7 @@ from service.explaining.explainer import Explainer, GradedPair, Job
 from service.explaining.guard import Guard
 from service.explaining.mode import Flip, check_flip
 from service.explaining.switch import ModeNow, Switch
-from service.explaining.traces import ExplanationResult, to_wire
+from service.explaining.traces import ExplanationResult
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +164,7 @@ class Explanations:
     def _storing(self, requester: Requester, note_id: str) -> Callable[[ExplanationResult], Awaitable[None]]:
         async def store(result: ExplanationResult) -> None:
             # `told` is the field's name in stores that replicas of an earlier release share.
-            entry = {"key_id": requester.key_id, "told": {"note_id": note_id, **to_wire(result)}}
+            entry = {"key_id": requester.key_id, "told": {"note_id": note_id, **asdict(result)}}
             # The key's id is part of the field: two callers may choose the same request id.
             field = f"{requester.key_id} {note_id}"
             try:

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request
@@ -15,12 +16,12 @@ from service.explaining.explainer import Job
 from service.explaining.explanations import Explanations
 from service.explaining.mode import Flip, Mode, ModeName
 from service.explaining.switch import ModeNow
-from service.explaining.traces import to_wire
+from service.explaining.traces import ExplanationResult
 from service.http.answering import Api, documents, graded_pairs, to_json
 from service.http.auth import Caller, require
 from service.http.receive import unless_disconnected
 from service.http.routes import to_result
-from service.http.schemas import Body, Criteria, ExplanationBody, RequestLimits, Title, Wire
+from service.http.schemas import Body, Criteria, RequestLimits, Title, Wire
 from service.http.schemas import Query as QueryText
 from service.observability.live import WINDOW_S, Figures
 from service.observability.request_context import current_request
@@ -83,7 +84,8 @@ class ExplainBody(Wire):
     deadline_ms: int | None = Field(None, ge=1, description="For the score; the trace has its own limit")
 
 
-class KeptBody(ExplanationBody):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptExplanation(ExplanationResult):
     """A deferred explanation that is finished."""
 
     note_id: str
@@ -93,7 +95,7 @@ class ExplanationsBody(BaseModel):
     """The deferred explanations of a request that are finished and still stored."""
 
     request_id: str
-    explanations: list[KeptBody]
+    explanations: list[KeptExplanation]
 
 
 class LiveBody(BaseModel):
@@ -162,8 +164,7 @@ def build_explaining_router(api: Api) -> APIRouter:
     async def kept(request_id: str, caller: Annotated[Caller, may_score]) -> Response:
         """Deferred explanations of your own request; an admin key reads everybody's."""
         stored = await explanations.deferred(request_id, None if caller.role == "admin" else caller.key_id)
-        finished = [KeptBody.model_validate(entry) for entry in stored]
-        return to_json(ExplanationsBody(request_id=request_id, explanations=finished))
+        return to_json(ExplanationsBody.model_validate({"request_id": request_id, "explanations": stored}))
 
     @router.post(
         "/explain",
@@ -194,8 +195,7 @@ async def _events(explanations: Explanations, answer: ScoringAnswer, job: Job) -
             if isinstance(piece, str):
                 yield _event("text", piece)
             else:
-                explanation = ExplanationBody.model_validate(to_wire(piece))
-                yield _event("explanation", explanation.model_dump())
+                yield _event("explanation", asdict(piece))
 
 
 def _event(name: str, data: Any) -> bytes:

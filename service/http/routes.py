@@ -8,13 +8,12 @@ from fastapi.routing import APIRoute
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from service.contract.manifest import Manifest
-from service.explaining.traces import ExplanationResult, to_wire
+from service.explaining.traces import ExplanationResult
 from service.http.answering import Answer, Api, documents, to_json
 from service.http.auth import Caller, require
 from service.http.receive import unless_disconnected
 from service.http.rerank import RerankBody, RerankResponse, to_rerank_response
 from service.http.schemas import (
-    ExplanationBody,
     ModelIdentity,
     RequestLimits,
     ResultBody,
@@ -141,7 +140,7 @@ def to_result(result: PairResult, explanation: ExplanationResult | None = None) 
         label_mass=judgement.label_mass,
         truncated=result.truncated,
         source=result.source,
-        explanation=ExplanationBody.model_validate(to_wire(explanation)) if explanation else None,
+        explanation=explanation,
     )
 
 

@@ -16,7 +16,7 @@ from service.contract.text import canonicalize
 from service.contract.validation import bad_fields
 from service.errors import BadField, InvalidRequestError
 from service.explaining.mode import ModeName
-from service.explaining.traces import ExplanationOutcome
+from service.explaining.traces import ExplanationResult
 from service.scoring.types import Outcome, Priority, Source
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
@@ -171,29 +171,6 @@ class ModelIdentity(BaseModel):
     calibration: str
 
 
-class StepBody(BaseModel):
-    """One step of a trace: the criterion, the finding, and the grade so far."""
-
-    criterion: str
-    finding: str
-    grade: int
-
-
-class ExplanationBody(BaseModel):
-    """The outcome of explaining a pair, and its trace if it was made.
-
-    `off`: explanation mode is off. `deferred`: GET /explanations/{request_id} returns it once it is finished. `dropped`:
-    scoring takes precedence; `reason` says why. `failed`: the engine failed.
-    """
-
-    outcome: ExplanationOutcome
-    reason: str | None = None
-    text: str | None = Field(None, description="The trace as it was generated")
-    parsed: bool | None = Field(None, description="Whether the text could be parsed into steps")
-    agrees: bool | None = Field(None, description="Whether the last step's grade is the served one")
-    steps: list[StepBody] | None = None
-
-
 class ResultBody(BaseModel):
     """One note's result. All fields but id, outcome and truncated are null unless it was scored."""
 
@@ -218,7 +195,7 @@ class ResultBody(BaseModel):
         None,
         description="Where the score came from: the `engine`, a cache (`local`, `redis`), or a request for the same pair at the same time (`coalesced`)",
     )
-    explanation: ExplanationBody | None = None
+    explanation: ExplanationResult | None = None
 
 
 class TimingBody(BaseModel):

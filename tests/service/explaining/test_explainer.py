@@ -11,7 +11,7 @@ from service.engines.fake_engine import FakeEngine
 from service.errors import ExplanationDroppedError
 from service.explaining.explainer import ENGINE_PRIORITY, DropReason, Explainer, GradedPair
 from service.explaining.limits import ExplanationLimits
-from service.explaining.traces import Explanation, ExplanationResult
+from service.explaining.traces import ExplanationResult
 from service.observability.metrics import Metrics
 from tests.checkpoints import fake_engine_for
 from tests.waiting import until
@@ -58,8 +58,8 @@ async def rig(checkpoint: Checkpoint, limits: ExplanationLimits) -> AsyncIterato
 
 
 async def test_a_trace_continues_the_sequence_that_was_scored(rig: Rig) -> None:
-    found = _explanation(await rig.explainer.submit(PAIR, asked=True).finished)
-    assert (found.parsed, found.agrees, len(found.steps)) == (True, True, 2)
+    found = await rig.explainer.submit(PAIR, asked=True).finished
+    assert (found.outcome, found.parsed, found.agrees, len(found.steps or ())) == ("made", True, True, 2)
     assert found.text == TRACE.removeprefix("\nSteps:\n").strip("\n")
     [prompt] = rig.checkpoint.renderer.render("quiet cafes", [_note()], "general-1")
     label = rig.checkpoint.manifest.label_token_ids[1]
@@ -73,7 +73,7 @@ async def test_a_trace_continues_the_sequence_that_was_scored(rig: Rig) -> None:
 
 async def test_a_trace_that_is_not_well_formed_is_text_and_counted(rig: Rig) -> None:
     rig.engine.trace = rig.engine.trace[:9]
-    found = _explanation(await rig.explainer.submit(PAIR, asked=True).finished)
+    found = await rig.explainer.submit(PAIR, asked=True).finished
     assert not found.parsed
     assert found.text
     assert rig.count("explanations_total", outcome="unparsed") == 1
@@ -268,12 +268,6 @@ async def test_the_next_job_waits_for_the_budget(rig: Rig) -> None:
 
 def _note() -> Note:
     return Note("Cafes", "A quiet cafe.")
-
-
-def _explanation(result: ExplanationResult) -> Explanation:
-    assert result.outcome == "made"
-    assert result.explanation is not None
-    return result.explanation
 
 
 def _reason(result: ExplanationResult) -> str | None:
