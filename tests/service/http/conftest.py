@@ -56,6 +56,11 @@ def settings(**changes: Any) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("settings_changes", [changes])
 
 
+def problem(response: httpx.Response) -> tuple[int, str]:
+    """Return the status and the type of a problem."""
+    return response.status_code, response.json()["type"].removeprefix("urn:notegrade:problem:")
+
+
 @pytest.fixture
 async def service(checkpoint: Checkpoint, settings_changes: dict[str, Any]) -> AsyncIterator[Service]:
     changed = Settings(**settings_changes)
