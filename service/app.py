@@ -46,7 +46,7 @@ from service.observability.live import LiveFigures
 from service.observability.metrics import Metrics
 from service.observability.tracing import Tracer
 from service.scoring.admission import Admission
-from service.scoring.readiness import Readiness, bring_up, watch
+from service.scoring.readiness import Readiness, bring_up, check_engine
 from service.scoring.scorer import Scorer
 from service.settings import Settings
 from service.shadowing.http_target import HttpTarget
@@ -72,7 +72,9 @@ class ScoringStack(Backend):
         if self.shadow:
             self.shadow.start()
         bringing_up = asyncio.create_task(bring_up(self.engine, self.checkpoint, self.readiness))
-        watching = asyncio.create_task(watch(self.engine, self.readiness, ENGINE_WATCH_INTERVAL_S))
+        check = partial(check_engine, self.engine, self.readiness)
+        checking = run_forever("the check of the engine", check, every_s=ENGINE_WATCH_INTERVAL_S)
+        watching = asyncio.create_task(checking)
         try:
             yield bringing_up
         finally:

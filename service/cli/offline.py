@@ -1,7 +1,7 @@
 """Score a file of notes against one query without a server, for `notegrade score`."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TextIO
 
@@ -87,7 +87,11 @@ def to_table(query: str, notes: Sequence[ScoringNote], results: Sequence[PairRes
     table.add_column("id", overflow="ellipsis", no_wrap=True, max_width=32)
     # The last column takes the remaining width: without a ratio, long notes would leave none for the ids.
     table.add_column("note", overflow="ellipsis", no_wrap=True, ratio=1)
-    for rank, (note, result) in enumerate(_best_first(notes, results), 1):
+    best_first = sorted(
+        zip(notes, results, strict=True),
+        key=lambda pair: -pair[1].judgement.score if pair[1].judgement else 1.0,
+    )
+    for rank, (note, result) in enumerate(best_first, 1):
         shown = note.title or note.body
         judgement = result.judgement
         if judgement is None:
@@ -98,10 +102,3 @@ def to_table(query: str, notes: Sequence[ScoringNote], results: Sequence[PairRes
         cells = (f"{judgement.score:.3f}", str(judgement.grade), f"{judgement.margin:.3f}")
         table.add_row(str(rank), *cells, Text(note.id), Text(shown + (" (cut)" if result.truncated else "")))
     return table
-
-
-def _best_first(
-    notes: Sequence[ScoringNote], results: Sequence[PairResult]
-) -> Iterator[tuple[ScoringNote, PairResult]]:
-    pairs = list(zip(notes, results, strict=True))
-    yield from sorted(pairs, key=lambda pair: -pair[1].judgement.score if pair[1].judgement else 1.0)

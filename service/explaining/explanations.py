@@ -4,8 +4,9 @@ import asyncio
 import json
 import logging
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from service.errors import (
@@ -111,7 +112,7 @@ class Explanations:
             if job.finished.done():
                 results[note_id] = job.finished.result()
             else:
-                job.on_finished = self._storing(requester, note_id)
+                job.on_finished = partial(self._keep, requester, note_id)
                 results[note_id] = ExplanationResult("deferred")
         return results
 
@@ -161,18 +162,15 @@ class Explanations:
             return [note_id for note_id in note_ids if self._draw() < (now.last.rate or 0)]
         return []
 
-    def _storing(self, requester: Requester, note_id: str) -> Callable[[ExplanationResult], Awaitable[None]]:
-        async def store(result: ExplanationResult) -> None:
-            # `told` is the field's name in stores that replicas of an earlier release share.
-            entry = {"key_id": requester.key_id, "told": {"note_id": note_id, **asdict(result)}}
-            # The key's id is part of the field: two callers may choose the same request id.
-            field = f"{requester.key_id} {note_id}"
-            try:
-                await self._store.put(requester.request_id, {field: json.dumps(entry).encode()})
-            except ExplanationStoreError as error:
-                logger.warning("a deferred explanation could not be stored", extra={"detail": str(error)})
-
-        return store
+    async def _keep(self, requester: Requester, note_id: str, result: ExplanationResult) -> None:
+        # `told` is the field's name in stores that replicas of an earlier release share.
+        entry = {"key_id": requester.key_id, "told": {"note_id": note_id, **asdict(result)}}
+        # The key's id is part of the field: two callers may choose the same request id.
+        field = f"{requester.key_id} {note_id}"
+        try:
+            await self._store.put(requester.request_id, {field: json.dumps(entry).encode()})
+        except ExplanationStoreError as error:
+            logger.warning("a deferred explanation could not be stored", extra={"detail": str(error)})
 
 
 async def _wait(jobs: Collection[Job], timeout_s: float) -> None:

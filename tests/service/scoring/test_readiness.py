@@ -1,7 +1,5 @@
-import asyncio
 import math
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -9,11 +7,10 @@ from prometheus_client import CollectorRegistry
 from service.contract.checkpoint import Checkpoint
 from service.engines.base import EngineProfile
 from service.engines.fake_engine import FakeEngine
-from service.errors import EngineLostError, EngineRequestError, NotReadyError
+from service.errors import EngineLostError, NotReadyError
 from service.observability.metrics import Metrics
-from service.scoring.readiness import Readiness, bring_up, watch
+from service.scoring.readiness import Readiness, bring_up, check_engine
 from tests.checkpoints import engine_model, fake_engine_for
-from tests.waiting import until
 
 
 @pytest.fixture
@@ -104,33 +101,13 @@ async def test_stopping_while_loading_stays_draining_and_logs_no_error(
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
-CANARY = "a note that nobody may read"
-
-
-class OnceBuggyEngine(FakeEngine):
-    """An engine whose first checks raise unexpected errors."""
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.bugs: list[Exception] = [RuntimeError(CANARY), EngineRequestError("not on this prompt")]
-
-    async def check(self) -> None:
-        if self.bugs:
-            raise self.bugs.pop()
-        await super().check()
-
-
-async def test_watch_continues_after_an_unexpected_error_and_detects_a_dead_engine(
-    checkpoint: Checkpoint, readiness: Readiness, caplog: pytest.LogCaptureFixture
-) -> None:
-    engine = OnceBuggyEngine(engine_model(checkpoint))
-    watching = asyncio.create_task(watch(engine, readiness, interval_s=0.001))
-    readiness.set("ok", "as a test will have it")
-    await until(lambda: not engine.bugs)
+async def test_a_loaded_engine_is_lost_once_it_is_dead(checkpoint: Checkpoint, readiness: Readiness) -> None:
+    engine = fake_engine_for(checkpoint)
+    await check_engine(engine, readiness)
+    assert readiness.reason == "engine_starting", "it is not checked while it loads"
+    await bring_up(engine, checkpoint, readiness)
+    await check_engine(engine, readiness)
     assert readiness.is_ready
     engine.kill()
-    await asyncio.wait_for(watching, 5)
-    assert readiness.reason == "engine_lost"
-    logged = [record for record in caplog.records if record.message == "the engine could not be checked"]
-    assert [vars(record)["error"] for record in logged] == ["EngineRequestError", "RuntimeError"]
-    assert CANARY not in caplog.text
+    await check_engine(engine, readiness)
+    assert not readiness.is_live
