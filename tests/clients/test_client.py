@@ -13,17 +13,11 @@ from notegrade_client.models import ScoreAnswer as ClientAnswer
 from service.contract.checkpoint import Checkpoint
 from service.http.auth import hash_key
 from service.http.schemas import ScoreResponse
-from tests.checkpoints import load_tiny
 from tests.clients.asking import NOTES, SCORED, Answers, ask, overloaded
 from tests.served import Served, served
 from tests.waiting import until
 
 KEYS = f"score:{hash_key('key')}:ranker,admin:{hash_key('admin')}:ann"
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return load_tiny(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture
