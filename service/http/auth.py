@@ -139,9 +139,7 @@ def require(keyring: Keyring, role: Role) -> Callable[..., Awaitable[Caller]]:
     """Make a dependency that returns the caller if its key has the role, and records the key's id in the request's event."""
 
     # A coroutine, because FastAPI would run a plain function in a thread.
-    async def check(
-        credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-    ) -> Caller:
+    async def check(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> Caller:
         caller = keyring.check(credentials.credentials.strip() if credentials else None, role)
         current_request.get().event["key"] = caller.key_id
         return caller

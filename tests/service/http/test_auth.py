@@ -104,10 +104,7 @@ def test_a_file_without_keys_is_refused(tmp_path: Path, content: bytes | None) -
 
 
 async def test_keys_are_rotated_without_a_restart_and_after_faults(
-    tmp_path: Path,
-    checkpoint: Checkpoint,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("service.app.RELOAD_EVERY_S", 0.01)
     caplog.set_level("INFO")

@@ -41,12 +41,7 @@ CASES = {
 # Valid cases of each operation of the document in each mode, and as many invalid cases.
 CASES_OF_AN_OPERATION = 125
 # Not `negative_data_rejection` and `positive_data_acceptance`: a blank query is refused, which a schema can't say.
-CHECKS = [
-    not_a_server_error,
-    status_code_conformance,
-    content_type_conformance,
-    response_schema_conformance,
-]
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 WITH_A_BODY = ["POST /explain", "POST /rerank", "POST /score", "PUT /admin/explanation-mode"]
 WITH_PARAMETERS = [
     "GET /admin/explanation-mode",
@@ -121,11 +116,7 @@ def test_operations_without_input_are_answered(
 
 
 def try_operation(
-    service: Attacked,
-    session: requests.Session,
-    operation: Any,
-    generation: GenerationMode,
-    at_least: int,
+    service: Attacked, session: requests.Session, operation: Any, generation: GenerationMode, at_least: int
 ) -> None:
     def check(case: "schemathesis.Case[Any]") -> None:
         give_time(case.body)

@@ -138,9 +138,7 @@ async def test_failures_are_counted_and_logged_once_per_outage(caplog: pytest.Lo
     assert "quiet cafes" not in caplog.text
 
 
-async def test_a_bug_fails_one_request_and_the_next_is_mirrored(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_a_bug_fails_one_request_and_the_next_is_mirrored(caplog: pytest.LogCaptureFixture) -> None:
     def fail_once(query: str, note: MirroredNote) -> Graded | None:
         if note.body == "bad":
             raise RuntimeError("bug")
