@@ -6,12 +6,14 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from starlette.responses import Response
 
 from service.contract.checkpoint import Checkpoint
 from service.contract.comparison import Graded
+from service.contract.validation import bad_fields
 from service.engines.base import Engine
+from service.errors import InvalidRequestError
 from service.explaining.explainer import GradedPair
 from service.explaining.explanations import Explanations, Requester
 from service.explaining.mode import ModeName
@@ -19,7 +21,7 @@ from service.explaining.traces import ExplanationResult
 from service.http.auth import Keyring
 from service.http.rate_limit import PairsLimiter
 from service.http.receive import read_body
-from service.http.schemas import BodyChecks, RequestLimits, parse_body
+from service.http.schemas import BodyChecks, RequestLimits
 from service.observability.live import LiveFigures
 from service.observability.metrics import Metrics
 from service.observability.request_context import current_request
@@ -87,11 +89,15 @@ class Api:
     async def read(self, request: Request, model: type[BodyT]) -> BodyT:
         """Read the request's body as `model`.
 
-        Raises InvalidRequestError, which lists every bad field, RequestTooLargeError, BodyTimeoutError and ClientLeftError.
+        Raises InvalidRequestError, which lists every bad field and quotes no value, RequestTooLargeError, BodyTimeoutError
+        and ClientLeftError.
         """
         body = await read_body(request, self.limits.max_request_bytes, self.limits.request_body_timeout_s)
-        criteria = self.backend.checkpoint.renderer.criteria_names
-        return parse_body(model, body, BodyChecks(self.limits, criteria))
+        checks = BodyChecks(self.limits, self.backend.checkpoint.renderer.criteria_names)
+        try:
+            return model.model_validate_json(body, context=checks)
+        except ValidationError as error:
+            raise InvalidRequestError.listing(bad_fields(error, "body")) from None
 
     async def answer(self, request: Request, scoring: ScoringRequest, *, explain: bool) -> Answer:
         """Score one request, and explain its pairs as the mode allows.

@@ -7,19 +7,16 @@ lists every bad field, over-long texts and unknown criteria included.
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from service.contract.text import canonicalize
-from service.contract.validation import bad_fields
-from service.errors import BadField, InvalidRequestError
+from service.errors import BadField
 from service.explaining.mode import ModeName
 from service.explaining.traces import ExplanationResult
 from service.scoring.types import Outcome, Priority, Source
-
-BodyT = TypeVar("BodyT", bound=BaseModel)
 
 
 class RequestLimits(BaseModel):
@@ -215,11 +212,3 @@ class ScoreResponse(BaseModel):
     explanation_mode: ModeName = Field(description="The mode that applied")
     results: list[ResultBody]
     timing_ms: TimingBody
-
-
-def parse_body(model: type[BodyT], body: bytes, checks: BodyChecks) -> BodyT:
-    """Parse the body as `model`. Raises InvalidRequestError, which lists every bad field and quotes no value."""
-    try:
-        return model.model_validate_json(body, context=checks)
-    except ValidationError as error:
-        raise InvalidRequestError.listing(bad_fields(error, "body")) from None
