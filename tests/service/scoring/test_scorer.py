@@ -31,7 +31,7 @@ from service.observability.metrics import Metrics
 from service.scoring.admission import Admission
 from service.scoring.deadline import Deadline
 from service.scoring.scorer import Scorer
-from service.scoring.types import ScoringNote, ScoringRequest
+from service.scoring.types import ScoringAnswer, ScoringNote, ScoringRequest
 from tests.checkpoints import fake_engine_for, load_tiny
 from tests.service.caches.harness import read_values
 from tests.waiting import until
@@ -61,6 +61,13 @@ class Harness:
     async def held(self, prompts: int) -> None:
         """Wait until that many prompts are in the engine."""
         await until(lambda: self.engine.in_flight == prompts)
+
+    async def hold(self, request: ScoringRequest, prompts: int) -> "asyncio.Task[ScoringAnswer]":
+        """Start a request, hold its prompts in the engine, and wait until that many are there."""
+        self.engine.hold()
+        task = asyncio.create_task(self.scorer.score(request))
+        await self.held(prompts)
+        return task
 
     async def written(self, pairs: int) -> None:
         """Wait until that many pairs are written to Redis, which happens after the answer."""
@@ -180,11 +187,8 @@ async def test_same_note_twice_is_scored_once(harness: Harness) -> None:
 
 
 async def test_concurrent_requests_share_pairs_in_flight(harness: Harness) -> None:
-    harness.engine.hold()
-    first = asyncio.create_task(harness.scorer.score(request()))
-    await harness.held(3)
-    second = asyncio.create_task(harness.scorer.score(request((*BODIES, "one more"))))
-    await harness.held(4)
+    first = await harness.hold(request(), 3)
+    second = await harness.hold(request((*BODIES, "one more")), 4)
     harness.engine.let_go()
     one, two = await first, await second
     assert [result.source for result in one.results] == ["engine"] * 3
@@ -193,11 +197,8 @@ async def test_concurrent_requests_share_pairs_in_flight(harness: Harness) -> No
 
 
 async def test_online_requests_do_not_join_the_flights_of_batch_requests(harness: Harness) -> None:
-    harness.engine.hold()
-    batch = asyncio.create_task(harness.scorer.score(request(priority="batch")))
-    await harness.held(3)
-    online = asyncio.create_task(harness.scorer.score(request()))
-    await harness.held(6)
+    batch = await harness.hold(request(priority="batch"), 3)
+    online = await harness.hold(request(), 6)
     assert max(harness.engine.priorities[3:]) < min(harness.engine.priorities[:3])
     harness.engine.let_go()
     one, two = await batch, await online
@@ -206,11 +207,8 @@ async def test_online_requests_do_not_join_the_flights_of_batch_requests(harness
 
 
 async def test_batch_requests_join_the_flights_of_online_requests(harness: Harness) -> None:
-    harness.engine.hold()
-    online = asyncio.create_task(harness.scorer.score(request()))
-    await harness.held(3)
-    batch = asyncio.create_task(harness.scorer.score(request((*BODIES, "one more"), priority="batch")))
-    await harness.held(4)
+    online = await harness.hold(request(), 3)
+    batch = await harness.hold(request((*BODIES, "one more"), priority="batch"), 4)
     harness.engine.let_go()
     await online
     assert [result.source for result in (await batch).results] == ["coalesced"] * 3 + ["engine"]
@@ -247,9 +245,7 @@ async def test_an_answer_counts_its_outcomes_and_sources(harness: Harness) -> No
 
 
 async def test_cancelled_request_aborts_its_engine_work(harness: Harness) -> None:
-    harness.engine.hold()
-    task = asyncio.create_task(harness.scorer.score(request()))
-    await harness.held(3)
+    task = await harness.hold(request(), 3)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -258,11 +254,8 @@ async def test_cancelled_request_aborts_its_engine_work(harness: Harness) -> Non
 
 
 async def test_a_cancelled_request_does_not_abort_shared_pairs(harness: Harness) -> None:
-    harness.engine.hold()
-    leaver = asyncio.create_task(harness.scorer.score(request()))
-    await harness.held(3)
-    stayer = asyncio.create_task(harness.scorer.score(request((BODIES[0], "one more"))))
-    await harness.held(4)
+    leaver = await harness.hold(request(), 3)
+    stayer = await harness.hold(request((BODIES[0], "one more")), 4)
     leaver.cancel()
     await asyncio.wait({leaver})
     await harness.held(2)
@@ -290,9 +283,7 @@ async def test_a_request_whose_pairs_are_all_shed_is_an_error_with_retry_after(
 ) -> None:
     harness = Harness(checkpoint, max_backlog_tokens=1)
     await harness.engine.start()
-    harness.engine.hold()
-    first = asyncio.create_task(harness.scorer.score(request(BODIES[:1])))
-    await harness.held(1)
+    first = await harness.hold(request(BODIES[:1]), 1)
     with pytest.raises(OverloadedError) as caught:
         await harness.scorer.score(request(BODIES[1:]))
     assert (caught.value.retry_after_s or 0) >= 1
@@ -369,9 +360,7 @@ async def test_pairs_that_are_not_rendered_in_time_are_shed(
 async def test_pairs_in_flight_fail_when_engine_or_scorer_close(
     harness: Harness, closed: str, why: str
 ) -> None:
-    harness.engine.hold()
-    task = asyncio.create_task(harness.scorer.score(request()))
-    await harness.held(3)
+    task = await harness.hold(request(), 3)
     await getattr(harness, closed).close()
     with pytest.raises(EngineLostError, match=why):
         await task
