@@ -69,7 +69,7 @@ class Template(_Strict):
 
     @property
     def cue(self) -> str:
-        """The literal text at the end of the prompt that asks for the grade."""
+        """Return the literal text at the end of the prompt that asks for the grade."""
         tail = self.pieces[-1]
         assert isinstance(tail, TextPiece)  # noqa: S101 - the validator guarantees it
         return tail.text

@@ -80,7 +80,7 @@ class Switch:
 
     @property
     def now(self) -> ModeNow:
-        """The mode that applies now, without asking the store."""
+        """Return the mode that applies now, without asking the store."""
         last, left_s = self._reading.mode, self._reading.left_s
         passed_s = self._clock() - self._read_at
         if left_s is not None:

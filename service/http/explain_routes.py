@@ -114,7 +114,7 @@ def build_explaining_router(api: Api) -> APIRouter:
 
     @router.get("/admin/explanation-mode", tags=["explain"], response_model=ModeBody, **documents())
     async def read_mode(_caller: Annotated[Caller, admin]) -> Response:
-        """The mode that applies, the last flip, and the ETag that the next flip must name."""
+        """Return the mode that applies, the last flip, and the ETag that the next flip must name."""
         return _mode_response(await explanations.switch.look())
 
     @router.put(
@@ -146,12 +146,12 @@ def build_explaining_router(api: Api) -> APIRouter:
     async def read_history(
         _caller: Annotated[Caller, admin], most: Annotated[int, Query(ge=1, le=HISTORY_LIMIT)] = 50
     ) -> Response:
-        """The last flips, newest first."""
+        """Return the last flips, newest first."""
         return to_json(HistoryBody(flips=await explanations.switch.history(most)))
 
     @router.get("/admin/figures", tags=["operate"], response_model=LiveBody, **documents())
     async def figures(_caller: Annotated[Caller, admin]) -> Response:
-        """Figures of this replica's last minute."""
+        """Return the figures of this replica's last minute."""
         live = api.backend.live
         return to_json(LiveBody(minute=live.over(WINDOW_S), seconds=live.by_second(WINDOW_S)))
 
@@ -162,7 +162,7 @@ def build_explaining_router(api: Api) -> APIRouter:
         **documents(problems={404: "No explanation is stored"}),
     )
     async def kept(request_id: str, caller: Annotated[Caller, may_score]) -> Response:
-        """Deferred explanations of your own request; an admin key reads everybody's."""
+        """Return the deferred explanations of your own request; an admin key reads everybody's."""
         stored = await explanations.deferred(request_id, None if caller.role == "admin" else caller.key_id)
         return to_json(ExplanationsBody.model_validate({"request_id": request_id, "explanations": stored}))
 

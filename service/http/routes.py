@@ -69,12 +69,12 @@ def build_operating_router(api: Api) -> APIRouter:
 
     @router.get("/livez", tags=["operate"], responses={503: {"description": "Only a restart helps"}})
     async def livez() -> JSONResponse:
-        """200 while the process is worth keeping; 503 when only a restart helps."""
+        """Answer 200 while the process is worth keeping; 503 when only a restart helps."""
         return _probe("live", readiness, passes=readiness.is_live)
 
     @router.get("/readyz", tags=["operate"], responses={503: {"description": "Not ready, and why"}})
     async def readyz() -> JSONResponse:
-        """200 when requests can be scored; 503 with the reason until then."""
+        """Answer 200 when requests can be scored; 503 with the reason until then."""
         return _probe("ready", readiness, passes=readiness.is_ready)
 
     @router.get("/version", tags=["operate"])
@@ -84,7 +84,7 @@ def build_operating_router(api: Api) -> APIRouter:
 
     @router.get("/metrics", tags=["operate"], response_class=PlainTextResponse)
     async def metrics(request: Request) -> Response:
-        """Metrics in the Prometheus text format or in OpenMetrics, including vLLM's own."""
+        """Return the metrics in the Prometheus text format or in OpenMetrics, including vLLM's own."""
         text, content_type = api.backend.metrics.render(request.headers.get("accept", ""))
         return Response(text, headers={"content-type": content_type})
 
