@@ -1,6 +1,8 @@
 """The error tree of the service.
 
 NotegradeError                       .type (stable, the problem+json type)  .status  .title  .retryable
+├── NotServedError             404   no such route
+│   └── MethodNotAllowedError  405
 ├── InvalidRequestError        422   lists every bad field
 │   ├── RequestTooLargeError   413
 │   ├── HeadTooLargeError      431   the connection is closed
@@ -77,6 +79,17 @@ class NotegradeError(Exception):
         super().__init__(message)
         if retry_after_s is not None:
             self.retry_after_s = retry_after_s
+
+
+class NotServedError(NotegradeError, kind="not-found", status=404):
+    title = "Not Found"
+
+    def __init__(self, method: str, path: str) -> None:
+        super().__init__(f"{method} {path} is not served here: see /docs")
+
+
+class MethodNotAllowedError(NotServedError, kind="method-not-allowed", status=405):
+    title = "Method Not Allowed"
 
 
 class InvalidRequestError(NotegradeError, kind="invalid-request", status=422):

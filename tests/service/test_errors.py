@@ -20,6 +20,8 @@ def all_errors() -> list[type[NotegradeError]]:
 # Callers depend on these types: they never change. A new error adds its line here.
 TYPES_AND_STATUS = {
     "NotegradeError": ("internal", 500),
+    "NotServedError": ("not-found", 404),
+    "MethodNotAllowedError": ("method-not-allowed", 405),
     "InvalidRequestError": ("invalid-request", 422),
     "RequestTooLargeError": ("request-too-large", 413),
     "HeadTooLargeError": ("head-too-large", 431),
