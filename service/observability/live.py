@@ -32,11 +32,8 @@ class Second:
 class Figures:
     """Aggregates over a time window. Latencies are those of online requests. Null: nothing was measured.
 
-    Attributes:
-        requests: online requests that were answered, errors included.
-        pairs_per_s: pairs scored per second.
-        hit_rate: share of the scored pairs that the engine did not compute.
-        shed_rate: share of the pairs that were not admitted.
+    `requests` counts the online requests that were answered, errors included. `hit_rate` is the share of the scored pairs that
+    the engine did not compute, `shed_rate` the share of all pairs that were not admitted.
     """
 
     requests: int
