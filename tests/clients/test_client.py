@@ -87,7 +87,11 @@ async def test_retryable_failures_are_retried(kind: str, failure: Any) -> None:
     assert left[0] < 20_000
 
 
-INVALID = (422, {}, {"type": "t", "detail": "bad", "errors": [{"field": "query", "message": "m"}]})
+INVALID: tuple[int, dict[str, str], Any] = (
+    422,
+    {},
+    {"type": "t", "detail": "bad", "errors": [{"field": "query", "message": "m"}]},
+)
 
 
 @pytest.mark.parametrize(("failure", "detail", "tries"), [(overloaded(), "shed", 3), (INVALID, "bad", 1)])
