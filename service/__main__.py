@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -14,27 +15,14 @@ import typer
 from prometheus_client import REGISTRY, CollectorRegistry
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress, SpinnerColumn
 
-from service.app import (
-    ScoringStack,
-    build_app,
-    build_stack,
-    listening_addresses,
-    load_keyring,
-)
+from service.app import ScoringStack, build_app, build_stack, listening_addresses, load_keyring
 from service.cli.hub import locate_checkpoint
 from service.cli.mode import describe, describe_flip, flip_mode, parse_ttl, read_history, read_mode
 from service.cli.offline import read_notes, score_notes, to_json_line, to_table
 from service.cli.remote import Remote
-from service.cli.shadow import describe_shadow, read_shadow
+from service.cli.shadow import describe_shadow
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 from service.errors import NotegradeError
 from service.http.auth import Keyring, hash_key, new_key
@@ -55,6 +43,8 @@ messages = Console(stderr=True, highlight=False, soft_wrap=True)
 CheckpointOption = Annotated[
     str | None, typer.Option(help="Folder or hub id; else NOTEGRADE_CHECKPOINT, else checkpoints/default")
 ]
+UrlOption = Annotated[str, typer.Option(envvar="NOTEGRADE_URL", help="The service's URL")]
+DEFAULT_URL = "http://127.0.0.1:8000"
 
 
 @app.command()
@@ -96,20 +86,20 @@ def score(
     settings = load_settings(checkpoint=checkpoint)
     configure_logs("warning", "text")
     with notes.open(encoding="utf-8", errors="replace") as file:
-        found = read_notes(file, settings)
+        found, unreadable = read_notes(file, settings)
     stack = build_stack(settings, _load(settings), CollectorRegistry())
-    results = asyncio.run(_score_offline(stack, query, found.notes, criteria))
+    results = asyncio.run(_score_offline(stack, query, found, criteria))
     if json_lines:
         for result in results:
             typer.echo(to_json_line(result))
     else:
-        Console().print(to_table(query, found.notes, results))
-    for bad in found.unreadable:
+        Console().print(to_table(query, found, results))
+    for bad in unreadable:
         messages.print(f"[red]{escape(str(notes))}, {bad.field}[/] skipped: {escape(bad.message)}")
     failed = sum(result.judgement is None for result in results)
     if failed:
         messages.print(f"[red]{failed} of {len(results)} notes could not be scored[/]")
-    if found.unreadable or failed:
+    if unreadable or failed:
         raise typer.Exit(1)
 
 
@@ -151,15 +141,14 @@ def mode(
     reason: Annotated[str, typer.Option(help="Why, for the history")] = "",
     rate: Annotated[float | None, typer.Option(help="Share of pairs to explain, for sample")] = None,
     history: Annotated[int, typer.Option(help="Also show this many of the last flips")] = 0,
-    url: Annotated[str | None, typer.Option(help="Else NOTEGRADE_URL, else http://127.0.0.1:8000")] = None,
+    url: UrlOption = DEFAULT_URL,
 ) -> None:
     """Show or flip explanation mode of a running service; NOTEGRADE_KEY holds an admin key."""
-    remote = Remote.from_environment(url)
+    remote = Remote(url)
     now = read_mode(remote)
     if to is not None:
         change = {"mode": to, "reason": reason, "ttl_s": parse_ttl(ttl) if ttl else None, "rate": rate}
-        given = {name: value for name, value in change.items() if value is not None}
-        now = flip_mode(remote, given, now["etag"])
+        now = flip_mode(remote, change, now["etag"])
     typer.echo(describe(now))
     for flip in read_history(remote, history) if history else ():
         typer.echo(describe_flip(flip))
@@ -167,11 +156,11 @@ def mode(
 
 @app.command()
 def shadow(
-    url: Annotated[str | None, typer.Option(help="Else NOTEGRADE_URL, else http://127.0.0.1:8000")] = None,
+    url: UrlOption = DEFAULT_URL,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of text")] = False,
 ) -> None:
     """Compare the shadow's checkpoint with the one that a running service serves; NOTEGRADE_KEY holds an admin key."""
-    report = read_shadow(Remote.from_environment(url))
+    report = Remote(url).send("GET", "/admin/shadow").json()
     typer.echo(json.dumps(report, indent=1) if as_json else describe_shadow(report))
 
 
@@ -252,15 +241,9 @@ def _load(settings: Settings) -> Checkpoint:
 
 
 async def _score_offline(
-    stack: ScoringStack, query: str, notes: tuple[ScoringNote, ...], criteria: str | None
+    stack: ScoringStack, query: str, notes: Sequence[ScoringNote], criteria: str | None
 ) -> list[PairResult]:
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
+    columns = (SpinnerColumn(), *Progress.get_default_columns())
     with Progress(*columns, console=messages, transient=True) as progress:
         loading = progress.add_task("loading the engine", total=None)
         async with stack.running() as bringing_up:

@@ -7,6 +7,7 @@ import ipaddress
 import math
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 
 from fastapi import FastAPI
@@ -23,15 +24,14 @@ from service.engines.base import Engine, EngineModel
 from service.engines.vllm.engine import VllmEngine, VllmOptions
 from service.errors import ConfigurationError, ExplanationStoreError
 from service.explaining.base import ModeStore, TraceStore
-from service.explaining.explainer import DropReason, Explainer, ExplainerLimits
+from service.explaining.explainer import DropReason, Explainer
 from service.explaining.explanations import Explanations
-from service.explaining.guard import Guard, GuardLimits
+from service.explaining.guard import Guard
 from service.explaining.memory_stores import MemoryModeStore, MemoryTraceStore
-from service.explaining.mode import FlipLimits
 from service.explaining.redis_stores import RedisModeStore, RedisTraceStore
 from service.explaining.switch import Switch
 from service.http.answering import Api, Backend
-from service.http.auth import Keyring, reload_keys
+from service.http.auth import RELOAD_EVERY_S, Keyring
 from service.http.console import build_console_router
 from service.http.error_handlers import install_error_handlers
 from service.http.explain_routes import build_explaining_router
@@ -41,15 +41,16 @@ from service.http.rate_limit import PairsLimiter
 from service.http.receive import BodyDiscarder
 from service.http.routes import build_operating_router, build_scoring_router
 from service.http.shadow_routes import build_shadow_router
+from service.observability.background import cancel_and_wait, run_forever
 from service.observability.live import LiveFigures
 from service.observability.metrics import Metrics
 from service.observability.tracing import Tracer
 from service.scoring.admission import Admission
-from service.scoring.readiness import Readiness, bring_up, watch
+from service.scoring.readiness import Readiness, bring_up, check_engine
 from service.scoring.scorer import Scorer
 from service.settings import Settings
 from service.shadowing.http_target import HttpTarget
-from service.shadowing.shadow import Shadow, ShadowLimits
+from service.shadowing.shadow import Shadow
 
 ENGINE_WATCH_INTERVAL_S = 1.0
 EXPLANATION_CONNECTIONS = 16
@@ -71,7 +72,9 @@ class ScoringStack(Backend):
         if self.shadow:
             self.shadow.start()
         bringing_up = asyncio.create_task(bring_up(self.engine, self.checkpoint, self.readiness))
-        watching = asyncio.create_task(watch(self.engine, self.readiness, ENGINE_WATCH_INTERVAL_S))
+        check = partial(check_engine, self.engine, self.readiness)
+        checking = run_forever("the check of the engine", check, every_s=ENGINE_WATCH_INTERVAL_S)
+        watching = asyncio.create_task(checking)
         try:
             yield bringing_up
         finally:
@@ -101,8 +104,7 @@ def build_stack(
     scorer = Scorer(checkpoint, engine, cache, admission, metrics, live)
     stores = _build_stores(settings)
     switch = Switch(stores[0], metrics)
-    guard_limits = GuardLimits(settings.guard_p99_ms / 1000, settings.guard_backlog_share)
-    guard = Guard(switch, live, lambda: admission.backlog_share, guard_limits, metrics)
+    guard = Guard(switch, live, lambda: admission.backlog_share, settings, metrics)
 
     def why_not_explain() -> DropReason | None:
         if switch.now.name == "off":
@@ -110,15 +112,9 @@ def build_stack(
         return "scoring_busy" if guard.is_breached else None
 
     explainer = Explainer(
-        checkpoint,
-        engine,
-        _explainer_limits(settings),
-        why_not_explain,
-        metrics,
-        log_texts=settings.log_texts,
+        checkpoint, engine, settings, why_not_explain, metrics, log_texts=settings.log_texts
     )
-    flip_limits = FlipLimits(settings.explanation_max_ttl_s)
-    explanations = Explanations(switch, guard, explainer, stores[1], flip_limits)
+    explanations = Explanations(switch, guard, explainer, stores[1], settings.explanation_max_ttl_s)
     return ScoringStack(
         checkpoint=checkpoint,
         engine=engine,
@@ -147,10 +143,12 @@ def build_app(settings: Settings, stack: ScoringStack, admin_port: int | None = 
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        reloading = _start_reloading(keyring, settings)
         try:
-            async with stack.running(), _reloading_keys(settings, keyring):
+            async with stack.running():
                 yield
         finally:
+            await cancel_and_wait(*reloading)
             if tracer:
                 await asyncio.to_thread(tracer.close)
 
@@ -200,19 +198,11 @@ def load_keyring(settings: Settings) -> Keyring:
     return Keyring.load(settings.keys.get_secret_value(), settings.keys_file)
 
 
-@contextlib.asynccontextmanager
-async def _reloading_keys(settings: Settings, keyring: Keyring) -> AsyncIterator[None]:
+def _start_reloading(keyring: Keyring, settings: Settings) -> list["asyncio.Task[None]"]:
     if settings.keys_file is None:
-        yield
-        return
-    reloading = asyncio.create_task(
-        reload_keys(keyring, settings.keys.get_secret_value(), settings.keys_file)
-    )
-    try:
-        yield
-    finally:
-        reloading.cancel()
-        await asyncio.gather(reloading, return_exceptions=True)
+        return []
+    reload = partial(keyring.reload, settings.keys.get_secret_value(), settings.keys_file)
+    return [asyncio.create_task(run_forever("the reload of keys", reload, every_s=RELOAD_EVERY_S))]
 
 
 def _is_loopback(host: str) -> bool:
@@ -275,16 +265,5 @@ def _build_shadow(settings: Settings, grades: int, metrics: Metrics) -> Shadow |
     if settings.shadow_url is None:
         return None
     key, timeout_s = settings.shadow_key.get_secret_value(), settings.shadow_timeout_ms / 1000
-    limits = ShadowLimits(settings.shadow_rate, settings.shadow_queue)
     target = HttpTarget(settings.shadow_url, key, timeout_s)
-    return Shadow(target, grades, limits, metrics, log_texts=settings.log_texts)
-
-
-def _explainer_limits(settings: Settings) -> ExplainerLimits:
-    return ExplainerLimits(
-        queue=settings.explanation_queue,
-        workers=settings.explanation_workers,
-        tokens_per_s=settings.explanation_tokens_per_s,
-        max_tokens=settings.explanation_max_tokens,
-        wait_s=settings.explanation_wait_s,
-    )
+    return Shadow(target, grades, settings, metrics, log_texts=settings.log_texts)

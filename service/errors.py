@@ -1,6 +1,8 @@
 """The error tree of the service.
 
 NotegradeError                       .type (stable, the problem+json type)  .status  .title  .retryable
+├── NotServedError             404   no such route
+│   └── MethodNotAllowedError  405
 ├── InvalidRequestError        422   lists every bad field
 │   ├── RequestTooLargeError   413
 │   ├── HeadTooLargeError      431   the connection is closed
@@ -54,7 +56,10 @@ class BadField:
 
 
 class NotegradeError(Exception):
-    """The root of the tree. `str(error)` tells the caller what to do, and never holds text of a query or a note."""
+    """The root of the tree. `str(error)` tells the caller what to do, and never holds text of a query or a note.
+
+    A subclass states its problem in its header, and inherits what it leaves out.
+    """
 
     type: ClassVar[str] = f"{PROBLEM_PREFIX}internal"
     title: ClassVar[str] = "Internal error"
@@ -62,11 +67,33 @@ class NotegradeError(Exception):
     retryable: ClassVar[bool] = False
     retry_after_s: float | None = None
 
+    def __init_subclass__(
+        cls, kind: str = "", status: int = 0, *, retryable: bool = False, retry_after_s: float | None = None
+    ) -> None:
+        cls.type = PROBLEM_PREFIX + kind if kind else cls.type
+        cls.status = status or cls.status
+        cls.retryable = retryable or cls.retryable
+        cls.retry_after_s = retry_after_s or cls.retry_after_s
 
-class InvalidRequestError(NotegradeError):
-    type = f"{PROBLEM_PREFIX}invalid-request"
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        if retry_after_s is not None:
+            self.retry_after_s = retry_after_s
+
+
+class NotServedError(NotegradeError, kind="not-found", status=404):
+    title = "Not Found"
+
+    def __init__(self, method: str, path: str) -> None:
+        super().__init__(f"{method} {path} is not served here: see /docs")
+
+
+class MethodNotAllowedError(NotServedError, kind="method-not-allowed", status=405):
+    title = "Method Not Allowed"
+
+
+class InvalidRequestError(NotegradeError, kind="invalid-request", status=422):
     title = "The request is not valid"
-    status = 422
 
     def __init__(self, message: str, fields: Sequence[BadField] = ()) -> None:
         super().__init__(message)
@@ -78,214 +105,139 @@ class InvalidRequestError(NotegradeError):
         return cls(f"{len(fields)} field(s) are not valid: see `errors`", fields)
 
 
-class RequestTooLargeError(InvalidRequestError):
-    type = f"{PROBLEM_PREFIX}request-too-large"
+class RequestTooLargeError(InvalidRequestError, kind="request-too-large", status=413):
     title = "The request body is too large"
-    status = 413
 
 
-class HeadTooLargeError(InvalidRequestError):
-    type = f"{PROBLEM_PREFIX}head-too-large"
+class HeadTooLargeError(InvalidRequestError, kind="head-too-large", status=431):
     title = "The request's target and headers are too large"
-    status = 431
 
 
-class HeadTimeoutError(InvalidRequestError):
-    type = f"{PROBLEM_PREFIX}head-timeout"
+class HeadTimeoutError(InvalidRequestError, kind="head-timeout", status=408, retryable=True):
     title = "The request's headers did not arrive in time"
-    status = 408
-    retryable = True
 
 
-class MalformedHttpError(InvalidRequestError):
-    type = f"{PROBLEM_PREFIX}malformed-http"
+class MalformedHttpError(InvalidRequestError, kind="malformed-http", status=400):
     title = "This is no HTTP/1.1"
-    status = 400
 
 
-class BodyTimeoutError(InvalidRequestError):
-    type = f"{PROBLEM_PREFIX}body-timeout"
+class BodyTimeoutError(InvalidRequestError, kind="body-timeout", status=408, retryable=True):
     title = "The request body did not arrive in time"
-    status = 408
-    retryable = True
 
 
-class NotAllowedError(NotegradeError):
-    type = f"{PROBLEM_PREFIX}not-authenticated"
+class NotAllowedError(NotegradeError, kind="not-authenticated", status=401):
     title = "A valid key is needed"
-    status = 401
 
 
-class RoleMissingError(NotAllowedError):
-    type = f"{PROBLEM_PREFIX}role-missing"
+class RoleMissingError(NotAllowedError, kind="role-missing", status=403):
     title = "The key lacks the role"
-    status = 403
 
 
-class RateLimitedError(NotegradeError):
-    type = f"{PROBLEM_PREFIX}rate-limited"
+class RateLimitedError(NotegradeError, kind="rate-limited", status=429, retryable=True):
     title = "The key exceeds its rate limit"
-    status = 429
-    retryable = True
-
-    def __init__(self, message: str, retry_after_s: float) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
 
 
-class TooManyConnectionsError(NotegradeError):
-    type = f"{PROBLEM_PREFIX}too-many-connections"
+class TooManyConnectionsError(
+    NotegradeError, kind="too-many-connections", status=503, retryable=True, retry_after_s=1.0
+):
     title = "Too many connections are open"
-    status = 503
-    retryable = True
-    retry_after_s = 1.0
 
 
-class OverloadedError(NotegradeError):
-    type = f"{PROBLEM_PREFIX}overloaded"
+class OverloadedError(NotegradeError, kind="overloaded", status=503, retryable=True):
     title = "Every pair was shed"
-    status = 503
-    retryable = True
-
-    def __init__(self, message: str, retry_after_s: float) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
 
 
-class NotReadyError(NotegradeError):
-    type = f"{PROBLEM_PREFIX}not-ready"
+class NotReadyError(NotegradeError, kind="not-ready", status=503, retryable=True, retry_after_s=5.0):
     title = "The service is not ready"
-    status = 503
-    retryable = True
-    retry_after_s = 5.0
 
 
-class DeadlineExceededError(NotegradeError):
-    type = f"{PROBLEM_PREFIX}deadline-exceeded"
+class DeadlineExceededError(NotegradeError, kind="deadline-exceeded", status=504, retryable=True):
     title = "No pair was scored by the deadline"
-    status = 504
-    retryable = True
 
 
-class EngineError(NotegradeError):
-    type = f"{PROBLEM_PREFIX}engine"
+class EngineError(NotegradeError, kind="engine", retryable=True):
     title = "The engine could not score"
-    retryable = True
 
 
-class EngineRequestError(EngineError):
-    type = f"{PROBLEM_PREFIX}engine-request"
+class EngineRequestError(EngineError, kind="engine-request"):
     title = "The engine failed on these pairs"
 
 
-class EngineLostError(EngineError):
-    type = f"{PROBLEM_PREFIX}engine-lost"
+class EngineLostError(EngineError, kind="engine-lost", status=503, retry_after_s=30.0):
     title = "The engine is lost"
-    status = 503
-    retry_after_s = 30.0
 
 
-class RemoteStoreError(NotegradeError):
-    type = f"{PROBLEM_PREFIX}store-unavailable"
+class RemoteStoreError(
+    NotegradeError, kind="store-unavailable", status=503, retryable=True, retry_after_s=5.0
+):
     title = "A store did not answer"
-    status = 503
-    retryable = True
-    retry_after_s = 5.0
 
 
-class CacheUnavailableError(RemoteStoreError):
-    type = f"{PROBLEM_PREFIX}cache-unavailable"
+class CacheUnavailableError(RemoteStoreError, kind="cache-unavailable"):
     title = "The cache did not answer"
 
 
-class ExplanationStoreError(RemoteStoreError):
-    type = f"{PROBLEM_PREFIX}explanation-store-unavailable"
+class ExplanationStoreError(RemoteStoreError, kind="explanation-store-unavailable"):
     title = "The store of modes and explanations did not answer"
 
 
-class ModeConflictError(NotegradeError):
-    type = f"{PROBLEM_PREFIX}mode-conflict"
+class ModeConflictError(NotegradeError, kind="mode-conflict", status=412):
     title = "Explanation mode was changed in the meantime"
-    status = 412
 
 
-class ModeUnconditionalError(NotegradeError):
-    type = f"{PROBLEM_PREFIX}mode-unconditional"
+class ModeUnconditionalError(NotegradeError, kind="mode-unconditional", status=428):
     title = "A flip needs If-Match"
-    status = 428
 
 
-class ModeRefusedError(NotegradeError):
-    type = f"{PROBLEM_PREFIX}mode-refused"
+class ModeRefusedError(NotegradeError, kind="mode-refused", status=409, retryable=True):
     title = "Explanation mode can't be turned on now"
-    status = 409
-    retryable = True
-
-    def __init__(self, message: str, retry_after_s: float) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
 
 
-class ExplanationsOffError(NotegradeError):
-    type = f"{PROBLEM_PREFIX}explanations-off"
+class ExplanationsOffError(NotegradeError, kind="explanations-off", status=409):
     title = "Explanation mode is off"
-    status = 409
 
 
-class ExplanationDroppedError(NotegradeError):
-    type = f"{PROBLEM_PREFIX}explanation-dropped"
+class ExplanationDroppedError(
+    NotegradeError, kind="explanation-dropped", status=503, retryable=True, retry_after_s=5.0
+):
     title = "The explanation was dropped"
-    status = 503
-    retryable = True
-    retry_after_s = 5.0
 
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
         self.reason = reason
 
 
-class ExplanationNotFoundError(NotegradeError):
-    type = f"{PROBLEM_PREFIX}explanation-not-found"
+class ExplanationNotFoundError(NotegradeError, kind="explanation-not-found", status=404):
     title = "There is no such explanation"
-    status = 404
 
 
-class ShadowOffError(NotegradeError):
-    type = f"{PROBLEM_PREFIX}shadow-off"
+class ShadowOffError(NotegradeError, kind="shadow-off", status=404):
     title = "No shadow is configured"
-    status = 404
 
 
-class ShadowError(NotegradeError):
-    type = f"{PROBLEM_PREFIX}shadow"
+class ShadowError(NotegradeError, kind="shadow"):
     title = "The shadow did not score a mirrored request"
 
 
-class CheckpointError(NotegradeError):
-    type = f"{PROBLEM_PREFIX}checkpoint"
+class CheckpointError(NotegradeError, kind="checkpoint"):
     title = "The checkpoint can't be served"
 
 
-class ManifestError(CheckpointError):
-    type = f"{PROBLEM_PREFIX}manifest"
+class ManifestError(CheckpointError, kind="manifest"):
     title = "The checkpoint's manifest is not valid"
 
 
-class LabelTokenError(CheckpointError):
-    type = f"{PROBLEM_PREFIX}label-token"
+class LabelTokenError(CheckpointError, kind="label-token"):
     title = "The checkpoint's labels are not single distinct tokens"
 
 
-class ProbeMismatchError(CheckpointError):
-    type = f"{PROBLEM_PREFIX}probe-mismatch"
+class ProbeMismatchError(CheckpointError, kind="probe-mismatch"):
     title = "The engine does not reproduce the checkpoint's probes"
 
 
-class CommandError(NotegradeError):
-    type = f"{PROBLEM_PREFIX}command"
+class CommandError(NotegradeError, kind="command"):
     title = "The command failed"
 
 
-class ConfigurationError(NotegradeError):
-    type = f"{PROBLEM_PREFIX}configuration"
+class ConfigurationError(NotegradeError, kind="configuration"):
     title = "The settings are not valid"

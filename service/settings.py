@@ -9,8 +9,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.contract.validation import bad_fields
 from service.errors import ConfigurationError
+from service.explaining.limits import ExplanationLimits
 from service.http.schemas import RequestLimits
 from service.http.server import ServerOptions
+from service.shadowing.shadow import ShadowOptions
 
 PREFIX = "NOTEGRADE_"
 # The commands read these, in a shell that may start a service as well.
@@ -52,7 +54,7 @@ class ServingOptions(BaseModel):
     )
 
 
-class Settings(BaseSettings, RequestLimits, ServerOptions, ServingOptions):
+class Settings(BaseSettings, ShadowOptions, ExplanationLimits, RequestLimits, ServerOptions, ServingOptions):
     """All settings, frozen. Each group is handed as it is to the part that declares it.
 
     A description is the text of the setting's row in docs/settings.md.
@@ -97,59 +99,6 @@ class Settings(BaseSettings, RequestLimits, ServerOptions, ServingOptions):
         200_000,
         ge=1_000,
         description="Most prompt tokens that may wait before a pair, its own included; pairs over it are shed",
-    )
-
-    explanation_max_ttl_s: int = Field(
-        14_400, ge=1, description="Longest time to live of explanation mode, in seconds"
-    )
-    explanation_queue: int = Field(
-        64,
-        ge=2,
-        description="Most explanations that wait; half of the queue is reserved for those that requests ask for",
-    )
-    explanation_workers: int = Field(2, ge=1, description="Most explanations that are generated at once")
-    explanation_tokens_per_s: float = Field(
-        100.0,
-        gt=0,
-        description="Most tokens that explanations may take from the engine in a second, on average",
-    )
-    explanation_max_tokens: int = Field(160, ge=1, description="Longest trace, in tokens")
-    explanation_wait_s: float = Field(
-        30.0,
-        gt=0,
-        description="Longest time from the request for an explanation to its end; then it is dropped",
-    )
-    explanation_kept_s: int = Field(3600, ge=1, description="How long deferred explanations are kept")
-    explanation_kept_requests: int = Field(
-        1000,
-        ge=1,
-        description="Most requests whose deferred explanations are kept; the oldest are removed first",
-    )
-    guard_p99_ms: int = Field(
-        5000,
-        ge=1,
-        description="p99 of online requests over 10 s at which the guard turns explanation mode off",
-    )
-    guard_backlog_share: float = Field(
-        0.5,
-        gt=0,
-        le=1,
-        description="Share of the largest backlog at which the guard turns explanation mode off",
-    )
-
-    shadow_url: str | None = Field(
-        None,
-        description="Base URL of another Notegrade service to compare with: it is sent a share of the requests after they were answered, with their queries and notes; unset: none",
-    )
-    shadow_key: SecretStr = Field(
-        SecretStr(""), description="Key for that service, with the role `score`; empty if it needs none"
-    )
-    shadow_rate: float = Field(0.05, gt=0, le=1, description="Share of requests that are sent there")
-    shadow_queue: int = Field(
-        32, ge=1, description="Most requests that wait to be sent there; further ones are not sent"
-    )
-    shadow_timeout_ms: int = Field(
-        10_000, ge=1, description="Longest wait for its answer, and the deadline of the requests sent there"
     )
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(

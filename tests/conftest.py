@@ -7,6 +7,7 @@ import hypothesis
 import pytest
 
 from service.contract.checkpoint import Checkpoint, load_checkpoint
+from tests.checkpoints import load_tiny
 from tests.redis_server import RedisServer
 from tests.skips import Skips
 from tests.tools import REDIS, find_redis, lacks, require
@@ -65,6 +66,12 @@ def redis_server(redis_binary: str) -> Iterator[RedisServer]:
     server.start()
     yield server
     server.kill()  # nothing to save, and SIGTERM would wait for its next tick
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """Load a tiny checkpoint, which only a fake engine can run."""
+    return load_tiny(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from service.caches.base import Cache, CacheEntries
 from service.caches.breaker import Breaker
 from service.caches.memory_cache import MemoryCache
 from service.errors import CacheUnavailableError
+from service.observability.background import cancel_and_wait, run_forever
 from service.observability.metrics import Metrics, initialize_series
 from service.observability.redaction import log_redacted
 
@@ -62,7 +63,8 @@ class TieredCache:
     def start(self) -> None:
         """Ping Redis now and then every `ping_every_s`, until `close`."""
         if self._remote is not None and self._pinger is None:
-            self._pinger = asyncio.create_task(self._keep_pinging(self._remote), name="cache pinger")
+            pinging = run_forever("the ping of the cache", self._ping, every_s=self._ping_every_s)
+            self._pinger = asyncio.create_task(pinging)
 
     async def get_many(self, query_key: str, note_keys: Sequence[bytes]) -> list[tuple[bytes, Source] | None]:
         """Return the value of each note key in order and the tier that had it; None where no tier had it.
@@ -98,15 +100,12 @@ class TieredCache:
         """Stop the pings, wait up to `drain_s` for pending writes, drop the rest, and close both tiers."""
         self._closed = True
         if self._pinger is not None:
-            self._pinger.cancel()
-            await asyncio.wait([self._pinger])
+            await cancel_and_wait(self._pinger)
         if self._pending:
             await asyncio.wait(self._pending, timeout=self._drain_s)
         if late := dict(self._pending):
             self._count("redis", "dropped", sum(late.values()))
-            for task in late:
-                task.cancel()
-            await asyncio.wait(late)
+            await cancel_and_wait(*late)
         for cache in (self._local, self._remote):
             try:
                 if cache is not None:
@@ -160,16 +159,10 @@ class TieredCache:
         else:
             _log.info("the breaker closed, Redis is used again")
 
-    async def _keep_pinging(self, remote: Cache) -> None:
-        while True:
-            try:
-                with self._guard("redis", pairs=0) as admitted:
-                    if admitted:
-                        await remote.ping()
-            except Exception as error:
-                # The top of a task: one bug must not end the pings, or the breaker's gauge would become stale.
-                log_redacted(_log, "pinging the cache failed", error)
-            await asyncio.sleep(self._ping_every_s)
+    async def _ping(self) -> None:
+        with self._guard("redis", pairs=0) as admitted:
+            if admitted and self._remote is not None:
+                await self._remote.ping()
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._pending.pop(task, None)

@@ -1,8 +1,8 @@
 """Score a file of notes against one query without a server, for `notegrade score`."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import TextIO
 
 from pydantic import ValidationError
@@ -19,16 +19,11 @@ from service.scoring.types import PairResult, ScoringNote, ScoringRequest
 CHUNK_NOTES = 32
 
 
-@dataclass(frozen=True, slots=True)
-class NotesFile:
-    """The notes that could be read, and the errors of the lines that could not (field: `line 7`)."""
+def read_notes(file: TextIO, limits: RequestLimits) -> tuple[list[ScoringNote], list[BadField]]:
+    """Read JSON lines of `{"id", "title", "body"}`, and list the errors of unreadable lines (field: `line 7`).
 
-    notes: tuple[ScoringNote, ...]
-    unreadable: tuple[BadField, ...]
-
-
-def read_notes(file: TextIO, limits: RequestLimits) -> NotesFile:
-    """Read JSON lines of `{"id", "title", "body"}`; blank lines are skipped, a line that repeats an id is unreadable."""
+    Blank lines are skipped; a line that repeats an id is unreadable.
+    """
     notes: dict[str, ScoringNote] = {}
     unreadable = []
     for number, line in enumerate(file, 1):
@@ -43,7 +38,7 @@ def read_notes(file: TextIO, limits: RequestLimits) -> NotesFile:
             unreadable.append(BadField(f"line {number}", "an earlier line has the same id"))
             continue
         notes[note.id] = ScoringNote(note.id, note.title, note.body)
-    return NotesFile(tuple(notes.values()), tuple(unreadable))
+    return list(notes.values()), unreadable
 
 
 async def score_notes(
@@ -77,14 +72,7 @@ def to_json_line(result: PairResult) -> str:
     judgement = result.judgement
     row: dict[str, object] = {"id": result.note_id, "outcome": result.outcome}
     if judgement:
-        row |= {
-            "score": judgement.score,
-            "grade": judgement.grade,
-            "distribution": judgement.distribution,
-            "margin": judgement.margin,
-            "label_mass": judgement.label_mass,
-            "truncated": result.truncated,
-        }
+        row |= {**asdict(judgement), "truncated": result.truncated}
     return json.dumps(row, ensure_ascii=False)
 
 
@@ -99,7 +87,11 @@ def to_table(query: str, notes: Sequence[ScoringNote], results: Sequence[PairRes
     table.add_column("id", overflow="ellipsis", no_wrap=True, max_width=32)
     # The last column takes the remaining width: without a ratio, long notes would leave none for the ids.
     table.add_column("note", overflow="ellipsis", no_wrap=True, ratio=1)
-    for rank, (note, result) in enumerate(_best_first(notes, results), 1):
+    best_first = sorted(
+        zip(notes, results, strict=True),
+        key=lambda pair: -pair[1].judgement.score if pair[1].judgement else 1.0,
+    )
+    for rank, (note, result) in enumerate(best_first, 1):
         shown = note.title or note.body
         judgement = result.judgement
         if judgement is None:
@@ -110,10 +102,3 @@ def to_table(query: str, notes: Sequence[ScoringNote], results: Sequence[PairRes
         cells = (f"{judgement.score:.3f}", str(judgement.grade), f"{judgement.margin:.3f}")
         table.add_row(str(rank), *cells, Text(note.id), Text(shown + (" (cut)" if result.truncated else "")))
     return table
-
-
-def _best_first(
-    notes: Sequence[ScoringNote], results: Sequence[PairResult]
-) -> Iterator[tuple[ScoringNote, PairResult]]:
-    pairs = list(zip(notes, results, strict=True))
-    yield from sorted(pairs, key=lambda pair: -pair[1].judgement.score if pair[1].judgement else 1.0)

@@ -2,38 +2,30 @@
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
 from service.errors import CommandError
 
-# Read by commands only, never by the service.
-URL_VARIABLE, KEY_VARIABLE = "NOTEGRADE_URL", "NOTEGRADE_KEY"
-
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """A running service and the key for it. Its refusals are raised as CommandError with their reason."""
+    """A running service and the key for it, by default that of NOTEGRADE_KEY. Its refusals are raised as CommandError."""
 
     url: str
-    key: str | None = None
+    key: str | None = field(default_factory=lambda: os.environ.get("NOTEGRADE_KEY"))
     transport: httpx.BaseTransport | None = None
-
-    @classmethod
-    def from_environment(cls, url: str | None) -> "Remote":
-        """Use the URL, else NOTEGRADE_URL, else this machine, with the key of NOTEGRADE_KEY."""
-        return cls(url or os.environ.get(URL_VARIABLE, "http://127.0.0.1:8000"), os.environ.get(KEY_VARIABLE))
 
     def send(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Send a request and return its successful answer; `options` are httpx's. Raises CommandError."""
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         try:
-            with httpx.Client(base_url=self.url, timeout=10, transport=self.transport) as client:
-                response = client.request(
-                    method, path, **{**options, "headers": {**headers, **options.get("headers", {})}}
-                )
+            with httpx.Client(
+                base_url=self.url, headers=headers, timeout=10, transport=self.transport
+            ) as client:
+                response = client.request(method, path, **options)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise CommandError(f"{self.url} did not answer: {error}") from error
         if response.is_error:

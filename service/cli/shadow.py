@@ -1,18 +1,10 @@
-"""Read and describe how the shadow of a running service differs, for `notegrade shadow`."""
+"""Describe how the shadow of a running service differs, for `notegrade shadow`."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from service.cli.remote import Remote, utc
+from service.cli.remote import utc
 from service.contract.comparison import describe_comparison, describe_interval
-
-PATH = "/admin/shadow"
-
-
-def read_shadow(remote: Remote) -> dict[str, Any]:
-    """Return the report of one replica."""
-    report: dict[str, Any] = remote.send("GET", PATH).json()
-    return report
 
 
 def describe_shadow(report: Mapping[str, Any]) -> str:

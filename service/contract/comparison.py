@@ -4,6 +4,8 @@ The service compares mirrored requests, the trainer compares a file of pairs. Ne
 """
 
 import math
+import statistics
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -129,23 +131,15 @@ class Comparison:
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
     """Return Spearman's rank correlation in [-1, 1]; ties have the mean of their ranks. None where all values of one are equal."""
-    ranks = [_ranks(values) for values in (first, second)]
-    middle = (len(first) + 1) / 2
-    a, b = ([rank - middle for rank in each] for each in ranks)
-    spread = math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
-    return sum(x * y for x, y in zip(a, b, strict=True)) / spread if spread else None
+    try:
+        return statistics.correlation(_ranks(first), _ranks(second))
+    except statistics.StatisticsError:
+        return None
 
 
 def _ranks(values: Sequence[float]) -> list[float]:
-    order = sorted(range(len(values)), key=values.__getitem__)
-    ranks = [0.0] * len(values)
-    start = 0
-    for end in range(1, len(order) + 1):
-        if end == len(order) or values[order[end]] != values[order[start]]:
-            for index in order[start:end]:
-                ranks[index] = (start + 1 + end) / 2
-            start = end
-    return ranks
+    ordered = sorted(values)
+    return [(bisect_left(ordered, value) + 1 + bisect_right(ordered, value)) / 2 for value in values]
 
 
 def describe_comparison(found: Mapping[str, Any]) -> str:

@@ -13,15 +13,15 @@ class Judgement:
     """The grade and the score of a note for a query.
 
     Attributes:
-        grade: the most probable grade, or the one that the criteria's decision chooses; of equals, the lower one.
         score: expected gain over the distribution divided by the top gain, in [0, 1].
+        grade: the most probable grade, or the one that the criteria's decision chooses; of equals, the lower one.
         distribution: calibrated probabilities, lowest grade first; they sum to 1.
         margin: the largest minus the second largest probability, in [0, 1], whichever grade is chosen.
         label_mass: see LabelDistribution.
     """
 
-    grade: int
     score: float
+    grade: int
     distribution: tuple[float, ...]
     margin: float
     label_mass: float
@@ -32,8 +32,8 @@ def judge(raw: LabelDistribution, manifest: Manifest, criteria: str) -> Judgemen
     distribution = calibrate(raw.probabilities, manifest.calibration, criteria)
     first, second = sorted(distribution, reverse=True)[:2]
     return Judgement(
-        grade=_choose(distribution, manifest.utilities(criteria)),
         score=_expected_gain(distribution, [label.gain for label in manifest.labels]),
+        grade=_choose(distribution, manifest.utilities(criteria)),
         distribution=distribution,
         margin=first - second,
         label_mass=raw.label_mass,

@@ -69,7 +69,7 @@ class Template(_Strict):
 
     @property
     def cue(self) -> str:
-        """The literal text at the end of the prompt that asks for the grade."""
+        """Return the literal text at the end of the prompt that asks for the grade."""
         tail = self.pieces[-1]
         assert isinstance(tail, TextPiece)  # noqa: S101 - the validator guarantees it
         return tail.text
@@ -190,26 +190,21 @@ class Manifest(_Strict):
         return self
 
     @model_validator(mode="after")
-    def _criteria_names_are_distinct(self) -> Self:
+    def _criteria_are_known(self) -> Self:
         names = [criteria.name for criteria in self.criteria]
         if len(set(names)) < len(names):
             raise ValueError(f"criteria names must be distinct, not {names}")
-        return self
-
-    @model_validator(mode="after")
-    def _temperatures_fit(self) -> Self:
-        if unknown := self.calibration.temperatures.keys() - {criteria.name for criteria in self.criteria}:
+        if unknown := self.calibration.temperatures.keys() - set(names):
             raise ValueError(f"temperatures must be for criteria of this manifest, not for {sorted(unknown)}")
-        return self
-
-    @model_validator(mode="after")
-    def _decisions_fit(self) -> Self:
         decided = [decision.criteria for decision in self.decisions]
-        known = {criteria.name for criteria in self.criteria}
-        if len(set(decided)) < len(decided) or not known.issuperset(decided):
+        if len(set(decided)) < len(decided) or not set(decided) <= set(names):
             raise ValueError(
                 f"each criteria of this manifest may have one decision; found decisions for {decided}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _utilities_are_square(self) -> Self:
         for decision in self.decisions:
             if {len(decision.utilities), *map(len, decision.utilities)} != {len(self.labels)}:
                 raise ValueError(

@@ -58,7 +58,7 @@ class PromptRenderer:
 
     @property
     def criteria_names(self) -> tuple[str, ...]:
-        """The names of the criteria that a request may choose, the default first."""
+        """Return the names of the criteria that a request may choose, the default first."""
         return tuple(self._criteria)
 
     def overhead_tokens(self, criteria: str) -> int:
@@ -68,7 +68,7 @@ class PromptRenderer:
 
     @property
     def max_prompt_tokens(self) -> int:
-        """The length in tokens of the longest prompt that `render` can return."""
+        """Return the length in tokens of the longest prompt that `render` can return."""
         criteria = max(map(len, self._criteria.values()))
         slots = criteria + self._limits.max_query_tokens + self._limits.max_note_tokens
         return self._count_literal_tokens(self._text_pieces) + slots

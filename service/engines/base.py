@@ -80,7 +80,7 @@ class Engine(Protocol):
 
     @property
     def profile(self) -> EngineProfile:
-        """The settings that the engine runs with; known after `start`."""
+        """Return the settings that the engine runs with; known after `start`."""
         ...
 
     async def start(self) -> None:

@@ -3,7 +3,8 @@
 import asyncio
 import hashlib
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 
 from service.engines.base import EngineAnswer, EngineModel, EngineProfile, TraceChunk
 from service.engines.calls import EngineCalls
@@ -38,34 +39,18 @@ class FakeEngine:
         self._is_running = True
 
     async def score(self, prompt: tuple[int, ...], priority: int) -> EngineAnswer:
-        self.priorities.append(priority)
-        self.in_flight += 1
-        try:
+        with self._count(priority):
             await self._respond_to(prompt)
-        except (asyncio.CancelledError, EngineLostError):
-            self.aborted += 1
-            raise
-        finally:
-            self.in_flight -= 1
-        self.finished += 1
         return EngineAnswer(self.logprobs(prompt), prompt_tokens=len(prompt))
 
     async def write(
         self, prompt: tuple[int, ...], max_tokens: int, priority: int
     ) -> AsyncGenerator[TraceChunk]:
-        self.priorities.append(priority)
         self.continued.append(prompt)
-        self.in_flight += 1
-        try:
+        with self._count(priority):
             for position, token_id in enumerate(self.trace[:max_tokens]):
                 await self._respond_to(prompt)
                 yield TraceChunk((token_id,), 0 if position else len(prompt))
-        except (asyncio.CancelledError, GeneratorExit, EngineLostError):
-            self.aborted += 1
-            raise
-        finally:
-            self.in_flight -= 1
-        self.finished += 1
 
     async def check(self) -> None:
         if not self._is_running:
@@ -98,6 +83,19 @@ class FakeEngine:
         """End the engine at once and fail its calls, as when its process dies."""
         self._is_running = False
         self._calls.lose("the fake engine is not running")
+
+    @contextmanager
+    def _count(self, priority: int) -> Iterator[None]:
+        self.priorities.append(priority)
+        self.in_flight += 1
+        try:
+            yield
+        except (asyncio.CancelledError, GeneratorExit, EngineLostError):
+            self.aborted += 1
+            raise
+        finally:
+            self.in_flight -= 1
+        self.finished += 1
 
     async def _respond_to(self, prompt: tuple[int, ...]) -> None:
         if not self._is_running:

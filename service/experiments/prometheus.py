@@ -41,7 +41,7 @@ class Period:
 
     @property
     def window(self) -> str:
-        """The window's length as a PromQL duration."""
+        """Return the window's length as a PromQL duration."""
         return f"{self.window_s * 1000:.0f}ms"
 
 

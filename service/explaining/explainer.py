@@ -12,9 +12,10 @@ from service.contract.prompt import Note
 from service.contract.text import canonicalize
 from service.engines.base import Engine
 from service.errors import EngineError, ExplanationDroppedError, InvalidRequestError
+from service.explaining.limits import ExplanationLimits
 from service.explaining.token_budget import TokenBudget
 from service.explaining.traces import ExplanationResult, read_trace
-from service.observability.background import run_forever
+from service.observability.background import cancel_and_wait, run_forever
 from service.observability.metrics import Metrics
 from service.observability.request_context import current_request
 from service.observability.tracing import Trace, exemplar
@@ -43,25 +44,6 @@ class GradedPair:
     grade: int
 
 
-@dataclass(frozen=True, slots=True)
-class ExplainerLimits:
-    """Limits on explanations.
-
-    Attributes:
-        queue: the most explanations that wait.
-        workers: the most traces that are generated at once.
-        tokens_per_s: prompt and trace tokens computed per second, on average.
-        max_tokens: the longest trace.
-        wait_s: the longest time from the request to the trace's end.
-    """
-
-    queue: int = 64
-    workers: int = 2
-    tokens_per_s: float = 100.0
-    max_tokens: int = 160
-    wait_s: float = 30.0
-
-
 @dataclass(slots=True, eq=False)
 class Job:
     """One explanation to make.
@@ -69,7 +51,7 @@ class Job:
     Attributes:
         asked: whether a caller requested it; otherwise explanation mode sampled it.
         finished: the result, set once.
-        pieces: the trace's text as it is generated, then None; only for a job that is streamed.
+        pieces: the trace's text as it is generated, then None.
         on_finished: called by the worker with the result, for a caller that does not wait for it.
         trace: the request's spans.
         text: the trace's text so far.
@@ -79,8 +61,8 @@ class Job:
     asked: bool
     submitted_at: float
     finished: "asyncio.Future[ExplanationResult]"
-    pieces: "asyncio.Queue[str | None] | None" = None
-    on_finished: Callable[[ExplanationResult], Awaitable[None]] | None = None
+    pieces: "asyncio.Queue[str | None]" = field(default_factory=asyncio.Queue, init=False)
+    on_finished: Callable[[ExplanationResult], Awaitable[None]] | None = field(default=None, init=False)
     trace: Trace = field(default_factory=lambda: current_request.get().trace, init=False)
     text: str = field(default="", init=False)
 
@@ -96,7 +78,7 @@ class Explainer:
         self,
         checkpoint: Checkpoint,
         engine: Engine,
-        limits: ExplainerLimits,
+        limits: ExplanationLimits,
         drop_reason: Callable[[], DropReason | None],
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
@@ -113,7 +95,7 @@ class Explainer:
         self._clock = clock
         self._log_texts = log_texts
         self._closing = False
-        self._budget = TokenBudget(limits.tokens_per_s, clock)
+        self._budget = TokenBudget(limits.explanation_tokens_per_s, clock)
         self._waiting: list[Job] = []  # in order of arrival
         self._arrival = asyncio.Event()
         # One worker at a time waits for the next job and the budget, or two would spend the same tokens.
@@ -127,19 +109,17 @@ class Explainer:
             asyncio.create_task(
                 run_forever("an explanation worker", self._explain_next, log_texts=self._log_texts)
             )
-            for _ in range(self._limits.workers)
+            for _ in range(self._limits.explanation_workers)
         ]
 
     async def close(self) -> None:
         """Abort the traces in the engine, and drop the jobs that wait; later jobs are refused."""
         self._closing = True
-        for worker in self._workers:
-            worker.cancel()
-        await asyncio.gather(*self._workers, return_exceptions=True)
+        await cancel_and_wait(*self._workers)
         while self._waiting:
             await self._finish(self._waiting.pop(0), _dropped("stopping"))
 
-    def submit(self, pair: GradedPair, *, asked: bool, streamed: bool = False) -> Job:
+    def submit(self, pair: GradedPair, *, asked: bool) -> Job:
         """Queue an explanation; one that a caller requested goes before those that the mode samples.
 
         Raises ExplanationDroppedError at once when it cannot be explained now.
@@ -147,13 +127,7 @@ class Explainer:
         if reason := self._refusal(asked):
             self._count(_dropped(reason))
             raise ExplanationDroppedError(f"{reason}: {_ADVICE[reason]}", reason)
-        job = Job(
-            pair,
-            asked,
-            self._clock(),
-            asyncio.get_running_loop().create_future(),
-            asyncio.Queue() if streamed else None,
-        )
+        job = Job(pair, asked, self._clock(), asyncio.get_running_loop().create_future())
         self._waiting.append(job)
         self._arrival.set()
         return job
@@ -162,7 +136,7 @@ class Explainer:
         if self._closing:
             return "stopping"
         # Half of the queue is reserved for jobs that callers ask for, however many the mode samples.
-        room = self._limits.queue if asked else (self._limits.queue + 1) // 2
+        room = self._limits.explanation_queue if asked else (self._limits.explanation_queue + 1) // 2
         return self._drop_reason() or ("queue_full" if len(self._waiting) >= room else None)
 
     async def _explain_next(self) -> None:
@@ -206,9 +180,8 @@ class Explainer:
         try:
             await asyncio.wait({generating, job.finished}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            generating.cancel()
             # The engine must have aborted this trace before the worker starts the next.
-            await asyncio.gather(generating, return_exceptions=True)
+            await cancel_and_wait(generating)
         self._observe_stage(job, "write", started)
         return _dropped("stopping") if generating.cancelled() else generating.result()
 
@@ -228,8 +201,7 @@ class Explainer:
             return ExplanationResult("failed", reason=error.type.rpartition(":")[2])
         pair = job.pair
         top_grade = len(self._checkpoint.manifest.labels) - 1
-        explanation = read_trace(job.text, self._steps[pair.criteria], top_grade, pair.grade)
-        return ExplanationResult("made", explanation)
+        return read_trace(job.text, self._steps[pair.criteria], top_grade, pair.grade)
 
     async def _stream_from_engine(self, job: Job) -> DropReason | None:
         """Fill `job.text`; stop early with the reason when the trace must give way."""
@@ -238,7 +210,9 @@ class Explainer:
         prompt = await asyncio.to_thread(self._prompt, job.pair)
         token_ids: list[int] = []
         # aclosing: however this block is left, the engine aborts the trace.
-        async with aclosing(self._engine.write(prompt, self._limits.max_tokens, ENGINE_PRIORITY)) as chunks:
+        async with aclosing(
+            self._engine.write(prompt, self._limits.explanation_max_tokens, ENGINE_PRIORITY)
+        ) as chunks:
             async for chunk in chunks:
                 self._budget.spend(len(chunk.token_ids) + chunk.computed_tokens)
                 self._metrics.explanation_tokens.inc(len(chunk.token_ids))
@@ -255,26 +229,23 @@ class Explainer:
         return (*prompt.token_ids, self._checkpoint.manifest.label_token_ids[pair.grade])
 
     def _time_left_s(self, job: Job) -> float:
-        return max(0.0, job.submitted_at + self._limits.wait_s - self._clock())
+        return max(0.0, job.submitted_at + self._limits.explanation_wait_s - self._clock())
 
     async def _finish(self, job: Job, result: ExplanationResult) -> None:
         if job.finished.done():
             self._metrics.explanations.labels("abandoned").inc()
             return
         job.finished.set_result(result)
-        if job.pieces:
-            job.pieces.put_nowait(None)
+        job.pieces.put_nowait(None)
         self._count(result)
         if job.on_finished:
             await job.on_finished(result)
 
     def _count(self, result: ExplanationResult) -> None:
-        if explanation := result.explanation:
-            self._metrics.explanations.labels("parsed" if explanation.parsed else "unparsed").inc()
-            if explanation.parsed:
-                self._metrics.explanation_agreement.labels(str(bool(explanation.agrees)).lower()).inc()
-            return
-        self._metrics.explanations.labels(result.outcome).inc()
+        made = "parsed" if result.parsed else "unparsed"
+        self._metrics.explanations.labels(made if result.outcome == "made" else result.outcome).inc()
+        if result.parsed:
+            self._metrics.explanation_agreement.labels(str(result.agrees).lower()).inc()
         if result.outcome == "dropped":
             self._metrics.explanation_drops.labels(result.reason).inc()
 
@@ -286,6 +257,6 @@ def _dropped(reason: DropReason) -> ExplanationResult:
 def _publish(job: Job, text: str) -> None:
     # A character may take several tokens: until the last of them it decodes to a replacement character.
     text = text.rstrip("\ufffd")
-    if job.pieces and len(text) > len(job.text):
+    if len(text) > len(job.text):
         job.pieces.put_nowait(text[len(job.text) :])
     job.text = text

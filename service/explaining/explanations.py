@@ -4,8 +4,9 @@ import asyncio
 import json
 import logging
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from service.errors import (
@@ -17,9 +18,9 @@ from service.errors import (
 from service.explaining.base import TraceStore
 from service.explaining.explainer import Explainer, GradedPair, Job
 from service.explaining.guard import Guard
-from service.explaining.mode import Flip, FlipLimits, Mode, check_flip
+from service.explaining.mode import Flip, check_flip
 from service.explaining.switch import ModeNow, Switch
-from service.explaining.traces import ExplanationResult, to_wire
+from service.explaining.traces import ExplanationResult
 
 logger = logging.getLogger(__name__)
 
@@ -41,20 +42,20 @@ class Explanations:
         guard: Guard,
         explainer: Explainer,
         store: TraceStore,
-        limits: FlipLimits,
+        max_ttl_s: float,
         draw: Callable[[], float] = random.random,
     ) -> None:
         """`draw` gives a random number in [0, 1) for each pair that may be sampled."""
-        self._switch = switch
+        self.switch = switch
         self._guard = guard
         self._explainer = explainer
         self._store = store
-        self._limits = limits
+        self._max_ttl_s = max_ttl_s
         self._draw = draw
 
     def start(self) -> None:
         """Start to follow the mode, to guard scoring and to explain."""
-        self._switch.start()
+        self.switch.start()
         self._guard.start()
         self._explainer.start()
 
@@ -62,41 +63,25 @@ class Explanations:
         """Stop all of it; the stores stay open."""
         await self._explainer.close()
         await self._guard.close()
-        await self._switch.close()
-
-    @property
-    def now(self) -> ModeNow:
-        """The mode that applies on this replica now."""
-        return self._switch.now
+        await self.switch.close()
 
     def require_on(self) -> None:
         """Raise ExplanationsOffError while the mode is off."""
-        if self.now.name == "off":
+        if self.switch.now.name == "off":
             raise ExplanationsOffError(
                 "explanation mode is off: an admin key can turn it on (PUT /admin/explanation-mode)"
             )
-
-    async def look(self) -> ModeNow:
-        """Return the mode, read from the store if that answers; otherwise the last known one."""
-        try:
-            return await self._switch.look()
-        except ExplanationStoreError:
-            return self._switch.now
 
     async def flip(self, flip: Flip, expected_revision: int) -> ModeNow:
         """Flip the mode for all replicas.
 
         Raises InvalidRequestError, ModeRefusedError, ModeConflictError, ExplanationStoreError.
         """
-        checked = check_flip(flip, self._limits)
+        checked = check_flip(flip, self._max_ttl_s)
         if checked.mode != "off":
-            await self.look()  # another replica's guard may have turned the mode off a moment ago
+            await self.switch.look()  # another replica's guard may have turned the mode off a moment ago
             self._guard.require_calm()
-        return await self._switch.flip(checked, expected_revision)
-
-    async def history(self, most: int) -> list[Mode]:
-        """Return the last flips, newest first. Raises ExplanationStoreError."""
-        return await self._switch.history(most)
+        return await self.switch.flip(checked, expected_revision)
 
     async def explain(
         self,
@@ -127,7 +112,7 @@ class Explanations:
             if job.finished.done():
                 results[note_id] = job.finished.result()
             else:
-                job.on_finished = self._storing(requester, note_id)
+                job.on_finished = partial(self._keep, requester, note_id)
                 results[note_id] = ExplanationResult("deferred")
         return results
 
@@ -137,14 +122,13 @@ class Explanations:
         Raises ExplanationDroppedError, and ExplanationsOffError also where the mode went off while the pair was scored.
         """
         try:
-            return self._explainer.submit(pair, asked=True, streamed=True)
+            return self._explainer.submit(pair, asked=True)
         except ExplanationDroppedError:
             self.require_on()  # "try again later" would be wrong advice
             raise
 
     async def stream(self, job: Job) -> AsyncGenerator[str | ExplanationResult]:
         """Yield the trace's text as it is generated, then the result. Leaving early abandons the job."""
-        assert job.pieces  # noqa: S101 - made by `submit`
         try:
             while (piece := await job.pieces.get()) is not None:
                 yield piece
@@ -178,18 +162,15 @@ class Explanations:
             return [note_id for note_id in note_ids if self._draw() < (now.last.rate or 0)]
         return []
 
-    def _storing(self, requester: Requester, note_id: str) -> Callable[[ExplanationResult], Awaitable[None]]:
-        async def store(result: ExplanationResult) -> None:
-            # `told` is the field's name in stores that replicas of an earlier release share.
-            entry = {"key_id": requester.key_id, "told": {"note_id": note_id, **to_wire(result)}}
-            # The key's id is part of the field: two callers may choose the same request id.
-            field = f"{requester.key_id} {note_id}"
-            try:
-                await self._store.put(requester.request_id, {field: json.dumps(entry).encode()})
-            except ExplanationStoreError as error:
-                logger.warning("a deferred explanation could not be stored", extra={"detail": str(error)})
-
-        return store
+    async def _keep(self, requester: Requester, note_id: str, result: ExplanationResult) -> None:
+        # `told` is the field's name in stores that replicas of an earlier release share.
+        entry = {"key_id": requester.key_id, "told": {"note_id": note_id, **asdict(result)}}
+        # The key's id is part of the field: two callers may choose the same request id.
+        field = f"{requester.key_id} {note_id}"
+        try:
+            await self._store.put(requester.request_id, {field: json.dumps(entry).encode()})
+        except ExplanationStoreError as error:
+            logger.warning("a deferred explanation could not be stored", extra={"detail": str(error)})
 
 
 async def _wait(jobs: Collection[Job], timeout_s: float) -> None:

@@ -4,12 +4,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from service.errors import ExplanationStoreError, ModeConflictError, ModeRefusedError
+from service.explaining.limits import ExplanationLimits
 from service.explaining.mode import GUARD, Flip
 from service.explaining.switch import Switch
-from service.observability.background import run_forever
+from service.observability.background import cancel_and_wait, run_forever
 from service.observability.live import LiveFigures
 from service.observability.metrics import Metrics
 
@@ -25,14 +25,6 @@ BREACHES_TO_TRIP = 3
 CALM_S = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class GuardLimits:
-    """Limits on scoring: p99 latency of online requests, in seconds, and the share of the largest backlog in use."""
-
-    p99_s: float
-    backlog_share: float = 0.5
-
-
 class Guard:
     """Checks scoring against its limits once a second. Start it once, close it once."""
 
@@ -41,7 +33,7 @@ class Guard:
         switch: Switch,
         live: LiveFigures,
         backlog_share: Callable[[], float],
-        limits: GuardLimits,
+        limits: ExplanationLimits,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -64,8 +56,7 @@ class Guard:
     async def close(self) -> None:
         """Stop checking."""
         if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await cancel_and_wait(self._task)
 
     @property
     def is_breached(self) -> bool:
@@ -113,13 +104,13 @@ class Guard:
 
     def _is_over_a_limit(self) -> bool:
         found = self._live.over(WINDOW_S)
-        is_slow = found.requests >= FEWEST_REQUESTS and (found.p99_s or 0) > self._limits.p99_s
-        return is_slow or self._backlog_share() > self._limits.backlog_share
+        is_slow = found.requests >= FEWEST_REQUESTS and (found.p99_ms or 0) > self._limits.guard_p99_ms
+        return is_slow or self._backlog_share() > self._limits.guard_backlog_share
 
     def _figures(self) -> str:
         found = self._live.over(WINDOW_S)
-        p99 = "none" if found.p99_s is None else f"{found.p99_s * 1000:.0f} ms"
+        p99 = "none" if found.p99_ms is None else f"{found.p99_ms:.0f} ms"
         return (
-            f"p99 {p99} of {found.requests} requests in {WINDOW_S} s (limit {self._limits.p99_s * 1000:g} ms), "
-            f"backlog {self._backlog_share():.0%} of the largest (limit {self._limits.backlog_share:.0%})"
+            f"p99 {p99} of {found.requests} requests in {WINDOW_S} s (limit {self._limits.guard_p99_ms} ms), "
+            f"backlog {self._backlog_share():.0%} of the largest (limit {self._limits.guard_backlog_share:.0%})"
         )

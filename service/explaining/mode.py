@@ -1,6 +1,6 @@
 """The explanation modes, and the rules that a flip from one to another must follow."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from service.contract.text import canonicalize
@@ -8,6 +8,7 @@ from service.errors import BadField, InvalidRequestError, ModeConflictError
 
 ModeName = Literal["off", "on_request", "sample", "all"]
 GUARD = "guard"
+MAX_REASON_CHARS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,19 +34,11 @@ class Mode:
     owner: str
     reason: str
     since: float
-    expires: float | None = None
-    rate: float | None = None
+    expires: float | None
+    rate: float | None
 
 
-NEVER_FLIPPED = Mode(revision=0, mode="off", owner="", reason="", since=0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class FlipLimits:
-    """The longest time to live, in seconds, and the longest reason, in characters."""
-
-    max_ttl_s: float
-    max_reason_chars: int = 500
+NEVER_FLIPPED = Mode(revision=0, mode="off", owner="", reason="", since=0.0, expires=None, rate=None)
 
 
 def conflict(now: Mode, expected_revision: int) -> ModeConflictError:
@@ -57,31 +50,31 @@ def conflict(now: Mode, expected_revision: int) -> ModeConflictError:
     )
 
 
-def check_flip(flip: Flip, limits: FlipLimits) -> Flip:
+def check_flip(flip: Flip, max_ttl_s: float) -> Flip:
     """Return the flip with its reason in canonical text. Raises InvalidRequestError that lists every bad field."""
     reason = canonicalize(flip.reason)
     wrong = []
     if not reason:
         wrong.append(BadField("reason", "give a reason: whoever is on call next reads it"))
-    elif len(reason) > limits.max_reason_chars:
-        wrong.append(BadField("reason", f"has {len(reason):,} characters, limit {limits.max_reason_chars}"))
+    elif len(reason) > MAX_REASON_CHARS:
+        wrong.append(BadField("reason", f"has {len(reason):,} characters, limit {MAX_REASON_CHARS}"))
     if flip.mode not in get_args(ModeName):
         wrong.append(BadField("mode", f"must be one of {', '.join(get_args(ModeName))}"))
-    wrong += _check_ttl(flip, limits)
+    wrong += _check_ttl(flip, max_ttl_s)
     if flip.mode == "sample" and (flip.rate is None or not 0 < flip.rate <= 1):
         wrong.append(BadField("rate", "`sample` needs the share of pairs to explain, above 0 and up to 1"))
     if flip.mode != "sample" and flip.rate is not None:
         wrong.append(BadField("rate", "applies to `sample` only: leave it out"))
     if wrong:
         raise InvalidRequestError.listing(wrong)
-    return Flip(flip.mode, flip.owner, reason, flip.ttl_s, flip.rate)
+    return replace(flip, reason=reason)
 
 
-def _check_ttl(flip: Flip, limits: FlipLimits) -> list[BadField]:
+def _check_ttl(flip: Flip, max_ttl_s: float) -> list[BadField]:
     if flip.mode == "off":
         return [] if flip.ttl_s is None else [BadField("ttl_s", "`off` does not expire: leave it out")]
     if flip.ttl_s is None:
         return [BadField("ttl_s", "give a time to live in seconds: a mode that explains must expire")]
-    if not 1 <= flip.ttl_s <= limits.max_ttl_s:
-        return [BadField("ttl_s", f"must be between 1 and {limits.max_ttl_s:g} seconds")]
+    if not 1 <= flip.ttl_s <= max_ttl_s:
+        return [BadField("ttl_s", f"must be between 1 and {max_ttl_s:g} seconds")]
     return []

@@ -11,7 +11,7 @@ from typing import get_args
 from service.errors import ExplanationStoreError
 from service.explaining.base import ModeReading, ModeStore, read_at
 from service.explaining.mode import NEVER_FLIPPED, Flip, Mode, ModeName
-from service.observability.background import run_forever
+from service.observability.background import cancel_and_wait, run_forever
 from service.observability.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -76,13 +76,11 @@ class Switch:
 
     async def close(self) -> None:
         """Stop following; the store stays open."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel_and_wait(*self._tasks)
 
     @property
     def now(self) -> ModeNow:
-        """The mode that applies now, without asking the store."""
+        """Return the mode that applies now, without asking the store."""
         last, left_s = self._reading.mode, self._reading.left_s
         passed_s = self._clock() - self._read_at
         if left_s is not None:
@@ -93,9 +91,10 @@ class Switch:
         return ModeNow(name, last, age_s, None if name == "off" else left_s, unread_s)
 
     async def look(self) -> ModeNow:
-        """Read the store, and return the mode that applies. Raises ExplanationStoreError."""
+        """Return the mode that applies, read from the store if that answers; otherwise the last known one."""
         async with self._one_call_at_a_time:
-            await self._read()
+            with contextlib.suppress(ExplanationStoreError):  # logged by _note_failure
+                await self._read()
         return self.now
 
     async def flip(self, flip: Flip, expected_revision: int) -> ModeNow:
@@ -162,8 +161,7 @@ class Switch:
 
     async def _poll(self) -> None:
         self._hint.clear()
-        with contextlib.suppress(ExplanationStoreError):  # logged by _note_failure
-            await self.look()
+        await self.look()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._poll_s):
                 await self._hint.wait()

@@ -1,10 +1,12 @@
-"""Explanations: a trace's text, the steps parsed from it, and the result that callers get."""
+"""The result of explaining a pair: a trace's text, and the steps parsed from it."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from service.contract.trace import STEPS_CUE, Step, parse_steps
+from pydantic import Field
+
+from service.contract.trace import STEPS_CUE, parse_steps
 
 ExplanationOutcome = Literal["made", "off", "deferred", "dropped", "failed"]
 # The text between the grade and the steps, as in the student's training data.
@@ -12,51 +14,46 @@ _BEFORE_STEPS = "\n" + STEPS_CUE
 
 
 @dataclass(frozen=True, slots=True)
-class Explanation:
-    """A trace as the model generated it, and its steps.
+class TraceStep:
+    """One step of a trace: the criterion, the finding, and the grade so far."""
 
-    Attributes:
-        text: the trace without the cue before its steps.
-        steps: in the order generated; empty unless `parsed`.
-        parsed: whether the text is well-formed: exactly the steps of the criteria, in order.
-        agrees: whether the last step's grade equals the served grade; None unless `parsed`.
-    """
-
-    text: str
-    steps: tuple[Step, ...] = ()
-    parsed: bool = False
-    agrees: bool | None = None
+    criterion: str
+    finding: str
+    grade: int
 
 
 @dataclass(frozen=True, slots=True)
 class ExplanationResult:
-    """The outcome of explaining one pair. `reason` says why an explanation was dropped or failed."""
+    """The outcome of explaining a pair, and its trace if it was made.
+
+    `off`: explanation mode is off. `deferred`: GET /explanations/{request_id} returns it once it is finished. `dropped`:
+    scoring takes precedence; `reason` says why. `failed`: the engine failed.
+    """
 
     outcome: ExplanationOutcome
-    explanation: Explanation | None = None
     reason: str | None = None
+    text: Annotated[str | None, Field(description="The trace as it was generated")] = None
+    parsed: Annotated[bool | None, Field(description="Whether the text could be parsed into steps")] = None
+    agrees: Annotated[bool | None, Field(description="Whether the last step's grade is the served one")] = (
+        None
+    )
+    steps: tuple[TraceStep, ...] | None = None
 
 
 def read_trace(
     generated: str, criteria_steps: Sequence[str], top_grade: int, served_grade: int
-) -> Explanation:
-    """Parse what the model generated after the served grade, and compare its last grade with that one."""
-    text = generated.removeprefix(_BEFORE_STEPS).rstrip("\n")
+) -> ExplanationResult:
+    """Parse what the model generated after the served grade, and compare its last grade with that one.
+
+    The text is parsed if it is exactly the steps of the criteria, in order.
+    """
+    text = generated.removeprefix(_BEFORE_STEPS).strip("\n")
+    unparsed = ExplanationResult("made", text=text, parsed=False, steps=())
     if not generated.startswith(_BEFORE_STEPS) or not criteria_steps:
-        return Explanation(generated.strip("\n"))
-    steps, end = parse_steps(generated, top_grade, len(_BEFORE_STEPS))
-    if end != len(generated) or [step.criterion for step in steps] != list(criteria_steps):
-        return Explanation(text)
-    return Explanation(text, steps, parsed=True, agrees=steps[-1].grade == served_grade)
-
-
-def to_wire(result: ExplanationResult) -> dict[str, Any]:
-    """Convert a result to JSON-like data, for HTTP answers and for the trace store."""
-    fields: dict[str, Any] = {"outcome": result.outcome, "reason": result.reason}
-    if explanation := result.explanation:
-        steps = [
-            {"criterion": step.criterion, "finding": step.finding, "grade": step.grade}
-            for step in explanation.steps
-        ]
-        fields |= {**asdict(explanation), "steps": steps}
-    return fields
+        return unparsed
+    found, end = parse_steps(generated, top_grade, len(_BEFORE_STEPS))
+    if end != len(generated) or [step.criterion for step in found] != list(criteria_steps):
+        return unparsed
+    steps = tuple(TraceStep(step.criterion, step.finding, step.grade) for step in found)
+    agrees = steps[-1].grade == served_grade
+    return ExplanationResult("made", text=text, parsed=True, agrees=agrees, steps=steps)

@@ -6,20 +6,22 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from starlette.responses import Response
 
 from service.contract.checkpoint import Checkpoint
 from service.contract.comparison import Graded
+from service.contract.validation import bad_fields
 from service.engines.base import Engine
+from service.errors import InvalidRequestError
 from service.explaining.explainer import GradedPair
 from service.explaining.explanations import Explanations, Requester
 from service.explaining.mode import ModeName
 from service.explaining.traces import ExplanationResult
 from service.http.auth import Keyring
 from service.http.rate_limit import PairsLimiter
-from service.http.receive import read_body, unless_disconnected
-from service.http.schemas import BodyChecks, RequestLimits, parse_body
+from service.http.receive import read_body
+from service.http.schemas import BodyChecks, RequestLimits
 from service.observability.live import LiveFigures
 from service.observability.metrics import Metrics
 from service.observability.request_context import current_request
@@ -87,38 +89,28 @@ class Api:
     async def read(self, request: Request, model: type[BodyT]) -> BodyT:
         """Read the request's body as `model`.
 
-        Raises InvalidRequestError, which lists every bad field, RequestTooLargeError, BodyTimeoutError and ClientLeftError.
+        Raises InvalidRequestError, which lists every bad field and quotes no value, RequestTooLargeError, BodyTimeoutError
+        and ClientLeftError.
         """
         body = await read_body(request, self.limits.max_request_bytes, self.limits.request_body_timeout_s)
-        criteria = self.backend.checkpoint.renderer.criteria_names
-        return parse_body(model, body, BodyChecks(self.limits, criteria))
-
-    async def score(self, request: Request, scoring: ScoringRequest) -> ScoringAnswer:
-        """Score one request. Its work is cancelled when its client leaves.
-
-        Raises ClientLeftError, RateLimitedError, and what Scorer.score raises.
-        """
-        deadline = Deadline.after_ms(scoring.deadline_ms)
-        return await unless_disconnected(
-            request, self._score(scoring, deadline, mirrored=is_mirrored(request))
-        )
+        checks = BodyChecks(self.limits, self.backend.checkpoint.renderer.criteria_names)
+        try:
+            return model.model_validate_json(body, context=checks)
+        except ValidationError as error:
+            raise InvalidRequestError.listing(bad_fields(error, "body")) from None
 
     async def answer(self, request: Request, scoring: ScoringRequest, *, explain: bool) -> Answer:
-        """Score one request, and explain its pairs as the mode allows. Its work is cancelled when its client leaves.
+        """Score one request, and explain its pairs as the mode allows.
 
-        Raises ClientLeftError, RateLimitedError, and what Scorer.score raises.
+        Raises RateLimitedError, and what Scorer.score raises.
         """
-        answering = self._answer(scoring, explain=explain, mirrored=is_mirrored(request))
-        return await unless_disconnected(request, answering)
-
-    async def _answer(self, scoring: ScoringRequest, *, explain: bool, mirrored: bool) -> Answer:
         deadline = Deadline.after_ms(scoring.deadline_ms)
-        scores = await self._score(scoring, deadline, mirrored=mirrored)
+        scores = await self.score(request, scoring, deadline)
         explanations = self.backend.explanations
         # Read once, so that the answer states the mode that its explanations were made under.
-        now = explanations.now
+        now = explanations.switch.now
         # Services that share a Redis share the mode, so both would explain a mirrored request.
-        if not explain and (mirrored or now.name == "off"):
+        if not explain and (now.name == "off" or is_mirrored(request)):
             return Answer(scores, now.name, {})
         results = await explanations.explain(
             Requester(scoring.request_id, scoring.caller),
@@ -129,7 +121,8 @@ class Api:
         )
         return Answer(scores, now.name, results)
 
-    async def _score(self, scoring: ScoringRequest, deadline: Deadline, *, mirrored: bool) -> ScoringAnswer:
+    async def score(self, request: Request, scoring: ScoringRequest, deadline: Deadline) -> ScoringAnswer:
+        """Score one request. Raises RateLimitedError, and what Scorer.score raises."""
         context = current_request.get()
         context.request_id = scoring.request_id
         context.event.update(
@@ -146,7 +139,7 @@ class Api:
             outcomes=dict(answer.outcomes), sources=dict(answer.sources), criteria=answer.criteria
         )
         shadow = self.backend.shadow
-        if shadow and not mirrored and shadow.samples():
+        if shadow and not is_mirrored(request) and shadow.samples():
             shadow.offer(_mirrored(scoring, answer))
         return answer
 

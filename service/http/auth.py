@@ -15,7 +15,6 @@ from fastapi import Depends
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from service.errors import ConfigurationError, NotAllowedError, RoleMissingError
-from service.observability.redaction import log_redacted
 from service.observability.request_context import current_request
 
 logger = logging.getLogger(__name__)
@@ -54,6 +53,7 @@ class Keyring:
 
     def __init__(self, callers_by_hash: dict[str, Caller]) -> None:
         self._callers_by_hash = callers_by_hash
+        self._is_stale = False
 
     @classmethod
     def parse(cls, text: str) -> "Keyring":
@@ -79,30 +79,36 @@ class Keyring:
     def load(cls, text: str, file: Path | None) -> "Keyring":
         """Read the keys of the text and of the file. Raises ConfigurationError, also for a file without a key."""
         keyring = cls.parse(text)
-        if file is not None:
-            try:
-                from_file = cls.parse(file.read_text(encoding="utf-8"))
-            except (OSError, UnicodeDecodeError) as error:
-                raise ConfigurationError(f"{file} can't be read: {type(error).__name__}") from error
-            if from_file.is_empty:
-                # The file may be half written. To serve without keys, the setting is removed.
-                raise ConfigurationError(f"{file} holds no key")
-            keyring.add(from_file)
-        return keyring
+        if file is None:
+            return keyring
+        try:
+            from_file = cls.parse(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"{file} can't be read: {type(error).__name__}") from error
+        if from_file.is_empty:
+            # The file may be half written. To serve without keys, the setting is removed.
+            raise ConfigurationError(f"{file} holds no key")
+        return cls({**keyring._callers_by_hash, **from_file._callers_by_hash})
 
     @property
     def is_empty(self) -> bool:
         return not self._callers_by_hash
 
-    def add(self, other: "Keyring") -> None:
-        """Add the other keyring's keys."""
-        self._callers_by_hash = {**self._callers_by_hash, **other._callers_by_hash}
-
-    def replace(self, other: "Keyring") -> None:
-        """Replace all keys by the other keyring's."""
-        if self._callers_by_hash != other._callers_by_hash:
-            self._callers_by_hash = other._callers_by_hash
-            ids = sorted(caller.key_id for caller in other._callers_by_hash.values())
+    async def reload(self, text: str, file: Path) -> None:
+        """Replace all keys by those of the text and the file. While the file can't be used, the last keys stay."""
+        try:
+            found = (await asyncio.to_thread(Keyring.load, text, file))._callers_by_hash
+        except ConfigurationError as error:
+            if not self._is_stale:  # once per outage
+                logger.warning(
+                    "the file of keys can't be used: the last keys stay", extra={"detail": str(error)}
+                )
+            self._is_stale = True
+            return
+        self._is_stale = False
+        if self._callers_by_hash != found:
+            self._callers_by_hash = found
+            ids = sorted(caller.key_id for caller in found.values())
             logger.info("keys changed", extra={"key_ids": ids})
 
     def check(self, key: str | None, role: Role) -> Caller:
@@ -133,31 +139,9 @@ def require(keyring: Keyring, role: Role) -> Callable[..., Awaitable[Caller]]:
     """Make a dependency that returns the caller if its key has the role, and records the key's id in the request's event."""
 
     # A coroutine, because FastAPI would run a plain function in a thread.
-    async def check(
-        credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-    ) -> Caller:
+    async def check(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> Caller:
         caller = keyring.check(credentials.credentials.strip() if credentials else None, role)
         current_request.get().event["key"] = caller.key_id
         return caller
 
     return check
-
-
-async def reload_keys(keyring: Keyring, text: str, file: Path) -> None:
-    """Keep the keyring up to date with the file, until cancelled. While the file can't be used, the last keys stay."""
-    is_failing = False
-    while True:
-        await asyncio.sleep(RELOAD_EVERY_S)
-        try:
-            keyring.replace(await asyncio.to_thread(Keyring.load, text, file))
-            is_failing = False
-        except ConfigurationError as error:
-            if not is_failing:
-                logger.warning(
-                    "the file of keys can't be used: the last keys stay", extra={"detail": str(error)}
-                )
-            is_failing = True
-        except Exception as error:  # a fault of ours must not end key rotation silently
-            if not is_failing:
-                log_redacted(logger, "the file of keys can't be reloaded: the last keys stay", error)
-            is_failing = True

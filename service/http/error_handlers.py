@@ -2,6 +2,7 @@
 
 import logging
 import math
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -10,12 +11,13 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from service.errors import (
-    PROBLEM_PREFIX,
     BadField,
     BodyTimeoutError,
     InvalidRequestError,
+    MethodNotAllowedError,
     NotAllowedError,
     NotegradeError,
+    NotServedError,
     RoleMissingError,
 )
 from service.http.receive import ClientLeftError
@@ -29,27 +31,24 @@ CLIENT_CLOSED_REQUEST = 499
 
 def problem_response(error: NotegradeError) -> JSONResponse:
     """Build the problem of an error, with Retry-After if the error knows it."""
-    extra: dict[str, Any] = {"retryable": error.retryable}
     headers = {}
+    problem: dict[str, Any] = {
+        "type": error.type,
+        "title": error.title,
+        "status": error.status,
+        "detail": str(error),
+        "request_id": current_request.get().request_id,
+        "retryable": error.retryable,
+    }
     if isinstance(error, InvalidRequestError) and error.fields:
-        extra["errors"] = [{"field": bad.field, "message": bad.message} for bad in error.fields]
+        problem["errors"] = [asdict(bad) for bad in error.fields]
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     if isinstance(error, NotAllowedError) and not isinstance(error, RoleMissingError):
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, BodyTimeoutError):
         headers["Connection"] = "close"  # the rest of the body may never come
-    return _problem(error.type, error.title, error.status, str(error), extra, headers)
-
-
-def not_served(
-    method: str, path: str, status: int = 404, title: str = "Not Found", headers: dict[str, str] | None = None
-) -> JSONResponse:
-    """Build the problem of a route or a method that does not exist here, and record it in the request's event."""
-    kind = PROBLEM_PREFIX + {404: "not-found", 405: "method-not-allowed"}.get(status, "http")
-    current_request.get().event["problem"] = kind
-    detail = f"{method} {path} is not served here: see /docs"
-    return _problem(kind, title, status, detail, {}, headers or {})
+    return JSONResponse(problem, error.status, headers, media_type="application/problem+json")
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -70,22 +69,11 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _answer_not_served(request: Request, error: HTTPException) -> JSONResponse:
-        headers = dict(error.headers or {})
-        return not_served(request.method, request.url.path, error.status_code, str(error.detail), headers)
+        kind = MethodNotAllowedError if error.status_code == 405 else NotServedError
+        response = await _answer(request, kind(request.method, request.url.path))
+        response.headers.update(error.headers or {})  # the methods that are allowed
+        return response
 
     @app.exception_handler(ClientLeftError)
     async def _answer_nobody(_request: Request, _error: ClientLeftError) -> Response:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-
-
-def _problem(
-    kind: str, title: str, status: int, detail: str, extra: dict[str, Any], headers: dict[str, str]
-) -> JSONResponse:
-    content = {
-        "type": kind,
-        "title": title,
-        "status": status,
-        "detail": detail,
-        "request_id": current_request.get().request_id,
-    }
-    return JSONResponse({**content, **extra}, status, headers, media_type="application/problem+json")

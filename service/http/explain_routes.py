@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request
@@ -16,14 +16,16 @@ from service.explaining.explainer import Job
 from service.explaining.explanations import Explanations
 from service.explaining.mode import Flip, Mode, ModeName
 from service.explaining.switch import ModeNow
-from service.explaining.traces import to_wire
+from service.explaining.traces import ExplanationResult
 from service.http.answering import Api, documents, graded_pairs, to_json
 from service.http.auth import Caller, require
+from service.http.receive import unless_disconnected
 from service.http.routes import to_result
-from service.http.schemas import Body, Criteria, ExplanationBody, RequestLimits, Title, Wire
+from service.http.schemas import Body, Criteria, RequestLimits, Title, Wire
 from service.http.schemas import Query as QueryText
 from service.observability.live import WINDOW_S, Figures
 from service.observability.request_context import current_request
+from service.scoring.deadline import Deadline
 from service.scoring.types import ScoringAnswer, ScoringNote, ScoringRequest
 
 HISTORY_LIMIT = 1000
@@ -48,18 +50,6 @@ class ModeChange(Wire):
     rate: float | None = Field(None, description="Share of pairs to explain, for `sample` only")
 
 
-class FlipBody(BaseModel):
-    """A flip that was made. Times are seconds since 1970; `expires` is null for `off`."""
-
-    revision: int
-    mode: ModeName
-    owner: str
-    reason: str
-    since: float
-    expires: float | None
-    rate: float | None
-
-
 class ModeBody(BaseModel):
     """The mode that applies on this replica now, and the last flip that it read.
 
@@ -69,13 +59,13 @@ class ModeBody(BaseModel):
     mode: ModeName
     left_s: float | None
     unread_s: float | None
-    last: FlipBody
+    last: Mode
 
 
 class HistoryBody(BaseModel):
     """The last flips, newest first."""
 
-    flips: list[FlipBody]
+    flips: list[Mode]
 
 
 class NoteText(Wire):
@@ -94,7 +84,8 @@ class ExplainBody(Wire):
     deadline_ms: int | None = Field(None, ge=1, description="For the score; the trace has its own limit")
 
 
-class KeptBody(ExplanationBody):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptExplanation(ExplanationResult):
     """A deferred explanation that is finished."""
 
     note_id: str
@@ -104,25 +95,14 @@ class ExplanationsBody(BaseModel):
     """The deferred explanations of a request that are finished and still stored."""
 
     request_id: str
-    explanations: list[KeptBody]
-
-
-class FiguresBody(BaseModel):
-    """Aggregates over a time window; latencies are those of online requests. Null: nothing was measured."""
-
-    requests: int
-    p50_ms: float | None
-    p99_ms: float | None
-    pairs_per_s: float
-    hit_rate: float | None
-    shed_rate: float | None
+    explanations: list[KeptExplanation]
 
 
 class LiveBody(BaseModel):
     """This replica's last minute as a whole and by second, oldest first."""
 
-    minute: FiguresBody
-    seconds: list[FiguresBody]
+    minute: Figures
+    seconds: list[Figures]
 
 
 def build_explaining_router(api: Api) -> APIRouter:
@@ -134,8 +114,8 @@ def build_explaining_router(api: Api) -> APIRouter:
 
     @router.get("/admin/explanation-mode", tags=["explain"], response_model=ModeBody, **documents())
     async def read_mode(_caller: Annotated[Caller, admin]) -> Response:
-        """The mode that applies, the last flip, and the ETag that the next flip must name."""
-        return _mode_response(await explanations.look())
+        """Return the mode that applies, the last flip, and the ETag that the next flip must name."""
+        return _mode_response(await explanations.switch.look())
 
     @router.put(
         "/admin/explanation-mode",
@@ -166,15 +146,14 @@ def build_explaining_router(api: Api) -> APIRouter:
     async def read_history(
         _caller: Annotated[Caller, admin], most: Annotated[int, Query(ge=1, le=HISTORY_LIMIT)] = 50
     ) -> Response:
-        """The last flips, newest first."""
-        flips = await explanations.history(most)
-        return to_json(HistoryBody(flips=[_to_flip(mode) for mode in flips]))
+        """Return the last flips, newest first."""
+        return to_json(HistoryBody(flips=await explanations.switch.history(most)))
 
     @router.get("/admin/figures", tags=["operate"], response_model=LiveBody, **documents())
     async def figures(_caller: Annotated[Caller, admin]) -> Response:
-        """Figures of this replica's last minute."""
-        seconds = [_to_figures(second) for second in api.backend.live.by_second(WINDOW_S)]
-        return to_json(LiveBody(minute=_to_figures(api.backend.live.over(WINDOW_S)), seconds=seconds))
+        """Return the figures of this replica's last minute."""
+        live = api.backend.live
+        return to_json(LiveBody(minute=live.over(WINDOW_S), seconds=live.by_second(WINDOW_S)))
 
     @router.get(
         "/explanations/{request_id:path}",  # a caller's id may contain slashes
@@ -183,10 +162,9 @@ def build_explaining_router(api: Api) -> APIRouter:
         **documents(problems={404: "No explanation is stored"}),
     )
     async def kept(request_id: str, caller: Annotated[Caller, may_score]) -> Response:
-        """Deferred explanations of your own request; an admin key reads everybody's."""
+        """Return the deferred explanations of your own request; an admin key reads everybody's."""
         stored = await explanations.deferred(request_id, None if caller.role == "admin" else caller.key_id)
-        finished = [KeptBody.model_validate(entry) for entry in stored]
-        return to_json(ExplanationsBody(request_id=request_id, explanations=finished))
+        return to_json(ExplanationsBody.model_validate({"request_id": request_id, "explanations": stored}))
 
     @router.post(
         "/explain",
@@ -200,7 +178,8 @@ def build_explaining_router(api: Api) -> APIRouter:
         body = await api.read(request, ExplainBody)
         explanations.require_on()
         scoring = _to_scoring(body, api.limits, caller)
-        answer = await api.score(request, scoring)
+        deadline = Deadline.after_ms(scoring.deadline_ms)
+        answer = await unless_disconnected(request, api.score(request, scoring, deadline))
         [pair] = graded_pairs(scoring, answer).values()
         return EventStream(_events(explanations, answer, explanations.submit(pair)), headers=UNBUFFERED)
 
@@ -209,15 +188,14 @@ def build_explaining_router(api: Api) -> APIRouter:
 
 async def _events(explanations: Explanations, answer: ScoringAnswer, job: Job) -> AsyncGenerator[bytes]:
     result = to_result(answer.results[0]).model_dump(exclude={"id", "outcome", "explanation"})
-    mode = explanations.now.name
+    mode = explanations.switch.now.name
     yield _event("score", {**result, "criteria": answer.criteria, "explanation_mode": mode})
     async with aclosing(explanations.stream(job)) as reading:
         async for piece in reading:
             if isinstance(piece, str):
                 yield _event("text", piece)
             else:
-                explanation = ExplanationBody.model_validate(to_wire(piece))
-                yield _event("explanation", explanation.model_dump())
+                yield _event("explanation", asdict(piece))
 
 
 def _event(name: str, data: Any) -> bytes:
@@ -250,20 +228,5 @@ def _revision(if_match: str | None) -> int:
 
 
 def _mode_response(now: ModeNow) -> Response:
-    body = ModeBody(mode=now.name, left_s=now.left_s, unread_s=now.unread_s, last=_to_flip(now.last))
+    body = ModeBody(mode=now.name, left_s=now.left_s, unread_s=now.unread_s, last=now.last)
     return to_json(body, {"ETag": f'"{now.last.revision}"', "Cache-Control": "no-store"})
-
-
-def _to_flip(mode: Mode) -> FlipBody:
-    return FlipBody(**asdict(mode))
-
-
-def _to_figures(found: Figures) -> FiguresBody:
-    return FiguresBody(
-        requests=found.requests,
-        p50_ms=None if found.p50_s is None else round(found.p50_s * 1000, 2),
-        p99_ms=None if found.p99_s is None else round(found.p99_s * 1000, 2),
-        pairs_per_s=round(found.pairs_per_s, 3),
-        hit_rate=found.hit_rate,
-        shed_rate=found.shed_rate,
-    )

@@ -9,8 +9,8 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import NotegradeError
-from service.http.error_handlers import CLIENT_CLOSED_REQUEST, not_served, problem_response
+from service.errors import NotegradeError, NotServedError
+from service.http.error_handlers import CLIENT_CLOSED_REQUEST, problem_response
 from service.observability.metrics import Metrics
 from service.observability.redaction import log_redacted
 from service.observability.request_context import RequestContext, current_request
@@ -67,7 +67,8 @@ class RequestObserver:
             request.event["problem"] = NotegradeError.type
             # The server closes a connection whose response has started but does not end.
             if status is None:
-                await problem_response(_internal_error())(scope, receive, send_observed)
+                fault = NotegradeError("this is a fault of the service: report it with the request id")
+                await problem_response(fault)(scope, receive, send_observed)
             status = 500
         finally:
             self._report(
@@ -87,10 +88,6 @@ class RequestObserver:
             attributes = _trace_attributes(scope["method"], event, request.request_id or "")
             request.trace.end(f"{scope['method']} {route}", attributes, failed=status >= 500)
         logger.log(logging.DEBUG if quiet else logging.INFO, "request", extra=event)
-
-
-def _internal_error() -> NotegradeError:
-    return NotegradeError("this is a fault of the service: report it with the request id")
 
 
 def _trace_attributes(
@@ -124,6 +121,8 @@ class AdminPort:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # The socket's port, which no header of the caller's can change.
         if scope["type"] == "http" and ADMIN_ROUTES.match(scope["path"]) and scope["server"][1] != self._port:
-            await not_served(scope["method"], scope["path"])(scope, receive, send)
+            error = NotServedError(scope["method"], scope["path"])
+            current_request.get().event["problem"] = error.type
+            await problem_response(error)(scope, receive, send)
         else:
             await self._app(scope, receive, send)

@@ -9,6 +9,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import BodyTimeoutError, RequestTooLargeError
+from service.observability.background import cancel_and_wait
 
 T = TypeVar("T")
 
@@ -98,10 +99,8 @@ async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) ->
             return working.result()
         raise ClientLeftError
     finally:
-        leaving.cancel()
-        working.cancel()
-        # Waited for, because its clean-up frees engine work, which must not outlive the request.
-        await asyncio.gather(working, leaving, return_exceptions=True)
+        # Waited for, because the work's clean-up frees engine work, which must not outlive the request.
+        await cancel_and_wait(working, leaving)
 
 
 async def _wait_for_disconnect(request: Request) -> None:

@@ -1,5 +1,6 @@
 """The routes of scoring and operating. Each reads a request, has it answered, and writes the answer."""
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -7,12 +8,12 @@ from fastapi.routing import APIRoute
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from service.contract.manifest import Manifest
-from service.explaining.traces import ExplanationResult, to_wire
+from service.explaining.traces import ExplanationResult
 from service.http.answering import Answer, Api, documents, to_json
 from service.http.auth import Caller, require
+from service.http.receive import unless_disconnected
 from service.http.rerank import RerankBody, RerankResponse, to_rerank_response
 from service.http.schemas import (
-    ExplanationBody,
     ModelIdentity,
     RequestLimits,
     ResultBody,
@@ -41,7 +42,7 @@ def build_scoring_router(api: Api) -> APIRouter:
         api.backend.readiness.require()
         body = await api.read(request, ScoreBody)
         scoring = _to_scoring(body, api.limits, caller)
-        answer = await api.answer(request, scoring, explain=body.explain)
+        answer = await unless_disconnected(request, api.answer(request, scoring, explain=body.explain))
         return to_json(_to_response(manifest, answer))
 
     @router.post("/rerank", tags=["score"], response_model=RerankResponse, **documents(RerankBody))
@@ -53,7 +54,7 @@ def build_scoring_router(api: Api) -> APIRouter:
         body = await api.read(request, RerankBody)
         scoring = body.to_scoring(current_request.get().request_id or "", api.limits, caller.key_id)
         # A rerank answer holds no explanations: those that the mode makes are read by the answer's `id`.
-        answer = await api.answer(request, scoring, explain=False)
+        answer = await unless_disconnected(request, api.answer(request, scoring, explain=False))
         return to_json(to_rerank_response(body, answer.scores, manifest.name))
 
     paths = [route.path for route in router.routes if isinstance(route, APIRoute)]
@@ -68,12 +69,12 @@ def build_operating_router(api: Api) -> APIRouter:
 
     @router.get("/livez", tags=["operate"], responses={503: {"description": "Only a restart helps"}})
     async def livez() -> JSONResponse:
-        """200 while the process is worth keeping; 503 when only a restart helps."""
+        """Answer 200 while the process is worth keeping; 503 when only a restart helps."""
         return _probe("live", readiness, passes=readiness.is_live)
 
     @router.get("/readyz", tags=["operate"], responses={503: {"description": "Not ready, and why"}})
     async def readyz() -> JSONResponse:
-        """200 when requests can be scored; 503 with the reason until then."""
+        """Answer 200 when requests can be scored; 503 with the reason until then."""
         return _probe("ready", readiness, passes=readiness.is_ready)
 
     @router.get("/version", tags=["operate"])
@@ -83,7 +84,7 @@ def build_operating_router(api: Api) -> APIRouter:
 
     @router.get("/metrics", tags=["operate"], response_class=PlainTextResponse)
     async def metrics(request: Request) -> Response:
-        """Metrics in the Prometheus text format or in OpenMetrics, including vLLM's own."""
+        """Return the metrics in the Prometheus text format or in OpenMetrics, including vLLM's own."""
         text, content_type = api.backend.metrics.render(request.headers.get("accept", ""))
         return Response(text, headers={"content-type": content_type})
 
@@ -109,7 +110,7 @@ def _to_scoring(body: ScoreBody, limits: RequestLimits, caller: Caller) -> Scori
 
 def _to_response(manifest: Manifest, answer: Answer) -> ScoreResponse:
     scores = answer.scores
-    timing = scores.timing
+    stages = asdict(scores.timing).items()
     return ScoreResponse(
         request_id=scores.request_id,
         model=ModelIdentity(
@@ -120,12 +121,7 @@ def _to_response(manifest: Manifest, answer: Answer) -> ScoreResponse:
         ),
         explanation_mode=answer.mode,
         results=[to_result(result, answer.explanations.get(result.note_id)) for result in scores.results],
-        timing_ms=TimingBody(
-            total=round(timing.total, 3),
-            cache=round(timing.cache, 3),
-            queue=round(timing.queue, 3),
-            engine=round(timing.engine, 3),
-        ),
+        timing_ms=TimingBody(**{stage: round(milliseconds, 3) for stage, milliseconds in stages}),
     )
 
 
@@ -144,7 +140,7 @@ def to_result(result: PairResult, explanation: ExplanationResult | None = None) 
         label_mass=judgement.label_mass,
         truncated=result.truncated,
         source=result.source,
-        explanation=ExplanationBody.model_validate(to_wire(explanation)) if explanation else None,
+        explanation=explanation,
     )
 
 

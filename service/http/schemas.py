@@ -7,19 +7,16 @@ lists every bad field, over-long texts and unknown criteria included.
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from service.contract.text import canonicalize
-from service.contract.validation import bad_fields
-from service.errors import InvalidRequestError
+from service.errors import BadField
 from service.explaining.mode import ModeName
-from service.explaining.traces import ExplanationOutcome
+from service.explaining.traces import ExplanationResult
 from service.scoring.types import Outcome, Priority, Source
-
-BodyT = TypeVar("BodyT", bound=BaseModel)
 
 
 class RequestLimits(BaseModel):
@@ -150,13 +147,6 @@ class ScoreBody(Wire):
     )
 
 
-class BadFieldBody(BaseModel):
-    """One error in the request; `field` is a path like `notes.3.body`."""
-
-    field: str
-    message: str
-
-
 class Problem(BaseModel):
     """A problem (RFC 9457). `type` is stable; `retryable` says whether the same request may succeed later."""
 
@@ -166,7 +156,7 @@ class Problem(BaseModel):
     detail: str
     request_id: str
     retryable: bool = False
-    errors: list[BadFieldBody] | None = None
+    errors: list[BadField] | None = None
 
 
 class ModelIdentity(BaseModel):
@@ -176,29 +166,6 @@ class ModelIdentity(BaseModel):
     fingerprint: str
     criteria: str
     calibration: str
-
-
-class StepBody(BaseModel):
-    """One step of a trace: the criterion, the finding, and the grade so far."""
-
-    criterion: str
-    finding: str
-    grade: int
-
-
-class ExplanationBody(BaseModel):
-    """The outcome of explaining a pair, and its trace if it was made.
-
-    `off`: explanation mode is off. `deferred`: GET /explanations/{request_id} returns it once it is finished. `dropped`:
-    scoring takes precedence; `reason` says why. `failed`: the engine failed.
-    """
-
-    outcome: ExplanationOutcome
-    reason: str | None = None
-    text: str | None = Field(None, description="The trace as it was generated")
-    parsed: bool | None = Field(None, description="Whether the text could be parsed into steps")
-    agrees: bool | None = Field(None, description="Whether the last step's grade is the served one")
-    steps: list[StepBody] | None = None
 
 
 class ResultBody(BaseModel):
@@ -225,7 +192,7 @@ class ResultBody(BaseModel):
         None,
         description="Where the score came from: the `engine`, a cache (`local`, `redis`), or a request for the same pair at the same time (`coalesced`)",
     )
-    explanation: ExplanationBody | None = None
+    explanation: ExplanationResult | None = None
 
 
 class TimingBody(BaseModel):
@@ -245,11 +212,3 @@ class ScoreResponse(BaseModel):
     explanation_mode: ModeName = Field(description="The mode that applied")
     results: list[ResultBody]
     timing_ms: TimingBody
-
-
-def parse_body(model: type[BodyT], body: bytes, checks: BodyChecks) -> BodyT:
-    """Parse the body as `model`. Raises InvalidRequestError, which lists every bad field and quotes no value."""
-    try:
-        return model.model_validate_json(body, context=checks)
-    except ValidationError as error:
-        raise InvalidRequestError.listing(bad_fields(error, "body")) from None

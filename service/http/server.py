@@ -18,6 +18,7 @@ from pydantic import Field
 from service.errors import ConfigurationError
 from service.http.answering import Backend
 from service.http.connections import Connection, ConnectionLimits
+from service.observability.background import cancel_and_wait
 
 logger = logging.getLogger(__name__)
 
@@ -104,8 +105,7 @@ class Server(uvicorn.Server):
         try:
             await super().shutdown(sockets)
         finally:
-            ending.cancel()
-            await asyncio.gather(ending, return_exceptions=True)
+            await cancel_and_wait(ending)
 
     def _begin_draining(self) -> None:
         # Load balancers send requests only to a service that was ready: any other can stop at once.

@@ -1,8 +1,9 @@
-"""Keeps background tasks running: a bug in one turn of the work is logged and does not end the task."""
+"""Keeps background tasks running, and ends them: a bug in one turn of the work is logged and does not end the task."""
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from service.observability.redaction import log_redacted
 
@@ -33,3 +34,10 @@ async def run_forever(
             log_redacted(logger, f"{name} failed unexpectedly and continues", error, log_texts=log_texts)
             wait_s = max(every_s, pause_s)
         await asyncio.sleep(wait_s)
+
+
+async def cancel_and_wait(*tasks: "asyncio.Task[Any]") -> None:
+    """Cancel the tasks, and wait until each of them has ended."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

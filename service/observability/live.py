@@ -30,18 +30,15 @@ class Second:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Aggregates over a time window. Latencies are in seconds and of online requests; None where nothing was counted.
+    """Aggregates over a time window. Latencies are those of online requests. Null: nothing was measured.
 
-    Attributes:
-        requests: online requests that were answered, errors included.
-        pairs_per_s: pairs scored per second.
-        hit_rate: share of the scored pairs that the engine did not compute.
-        shed_rate: share of the pairs that were not admitted.
+    `requests` counts the online requests that were answered, errors included. `hit_rate` is the share of the scored pairs that
+    the engine did not compute, `shed_rate` the share of all pairs that were not admitted.
     """
 
     requests: int
-    p50_s: float | None
-    p99_s: float | None
+    p50_ms: float | None
+    p99_ms: float | None
     pairs_per_s: float
     hit_rate: float | None
     shed_rate: float | None
@@ -92,9 +89,9 @@ def _aggregate(seconds: Collection[Second], length_s: float) -> Figures:
     pairs, scored = sum(second.pairs for second in seconds), sum(second.scored for second in seconds)
     return Figures(
         requests=latencies.total(),
-        p50_s=_percentile(latencies, 0.5),
-        p99_s=_percentile(latencies, 0.99),
-        pairs_per_s=scored / length_s,
+        p50_ms=_percentile_ms(latencies, 0.5),
+        p99_ms=_percentile_ms(latencies, 0.99),
+        pairs_per_s=round(scored / length_s, 3),
         hit_rate=sum(second.cached for second in seconds) / scored if scored else None,
         shed_rate=sum(second.shed for second in seconds) / pairs if pairs else None,
     )
@@ -104,11 +101,11 @@ def _bucket(seconds: float) -> int:
     return round(math.log(min(max(seconds, _SHORTEST_S), _LONGEST_S), _GROWTH))
 
 
-def _percentile(latencies: Counter[int], share: float) -> float | None:
+def _percentile_ms(latencies: Counter[int], share: float) -> float | None:
     """Return the nearest-rank percentile: the smallest latency that at least `share` of all requests stay within."""
     rank = math.ceil(share * latencies.total())
     for bucket in sorted(latencies):
         rank -= latencies[bucket]
         if rank <= 0:
-            return float(_GROWTH**bucket)
+            return round(1000 * _GROWTH**bucket, 2)
     return None

@@ -152,9 +152,7 @@ class Metrics:
         self.ready = gauge("ready", "1 for the present reason; reason ok means ready", "reason")
         self.connections = gauge("connections", "Open connections of clients")
         self.refused_connections = counter(
-            "refused_connections_total",
-            "Connections that were refused or cut, by problem",
-            "problem",
+            "refused_connections_total", "Connections that were refused or cut, by problem", "problem"
         )
         self.tasks = gauge("tasks", "Tasks of the event loop; a growing number under constant load is a leak")
         self.tasks.set_function(_count_tasks)

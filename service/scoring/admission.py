@@ -80,17 +80,17 @@ class Admission:
 
     @property
     def backlog_tokens(self) -> int:
-        """The estimated tokens that are admitted and not yet released."""
+        """Return the estimated tokens that are admitted and not yet released."""
         return self._backlog_tokens
 
     @property
     def backlog_share(self) -> float:
-        """The backlog as a share of its limit: 0 when idle, possibly over 1 with several callers."""
+        """Return the backlog as a share of its limit: 0 when idle, possibly over 1 with several callers."""
         return self._backlog_tokens / self._max_backlog_tokens
 
     @property
     def rate(self) -> float | None:
-        """Tokens per second that the engine computes while it is saturated; None before the first measurement."""
+        """Return the tokens per second that the engine computes while it is saturated; None before the first measurement."""
         return self._rate.value
 
     def why_not(self, flow: Flow, prompt_tokens: int, remaining_s: float) -> ShedReason | None:

@@ -13,6 +13,9 @@ from service.scoring.admission import ShedReason
 from service.scoring.pairs import Answers, Attached, EngineReading, Shed
 from service.scoring.types import Outcome, PairResult, Priority, Source, Timing
 
+# In seconds, for differences. Not the event loop's clock: uvloop's stands still within one iteration, and counts milliseconds.
+now = time.perf_counter
+
 
 class Instants(NamedTuple):
     """The times at which a request's stages ended, as `now` returns them."""
@@ -96,9 +99,3 @@ def sum_engine_tokens(attached: Attached, answers: Answers) -> int:
         for index, answer in answers.items()
         if isinstance(answer, EngineReading) and attached[index].source == "engine"
     )
-
-
-def now() -> float:
-    """Return the time in seconds, for differences."""
-    # Not the event loop's clock: uvloop's clock stands still within one iteration, and counts whole milliseconds.
-    return time.perf_counter()

@@ -10,7 +10,6 @@ from service.contract.probes import Probe, check_probes
 from service.engines.base import Engine
 from service.errors import EngineLostError, ManifestError, NotegradeError, NotReadyError
 from service.observability.metrics import Metrics
-from service.observability.redaction import log_redacted
 
 logger = logging.getLogger(__name__)
 
@@ -78,20 +77,14 @@ async def bring_up(engine: Engine, checkpoint: Checkpoint, readiness: Readiness)
         readiness.set("ok", f"probes reproduced within {worst:.2g}")
 
 
-async def watch(engine: Engine, readiness: Readiness, interval_s: float) -> None:
-    """Check the engine periodically, and set readiness to `engine_lost` when it is lost. Runs until then or until cancelled."""
-    while readiness.reason != "engine_lost":
-        await asyncio.sleep(interval_s)
-        if readiness.reason == "engine_starting":
-            continue
-        try:
-            await engine.check()
-        except EngineLostError as error:
-            readiness.set("engine_lost", str(error))
-            return
-        except Exception as error:
-            # The top of a task: one bug must not end the only task that detects a hung engine.
-            log_redacted(logger, "the engine could not be checked", error)
+async def check_engine(engine: Engine, readiness: Readiness) -> None:
+    """Check a loaded engine, and set readiness to `engine_lost` when it is lost. Call it periodically."""
+    if readiness.reason in ("engine_starting", "engine_lost"):
+        return
+    try:
+        await engine.check()
+    except EngineLostError as error:
+        readiness.set("engine_lost", str(error))
 
 
 async def reproduce_probes(engine: Engine, checkpoint: Checkpoint) -> float:

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 from service.caches.keys import note_key, pack_reading, query_key, scoring_fingerprint, unpack_reading
 from service.caches.tiered_cache import TieredCache
@@ -184,18 +185,15 @@ class Scorer:
         ticket = self._admission.admit(pairs.flow, len(prompt.token_ids))
         flight = self._in_flight.start(pairs.flight_key(index), self._read_pair(prompt, ticket.turn))
         # Not in a `finally` of the call, which does not run if the call is cancelled before its first step.
-        flight.task.add_done_callback(self._make_releaser(ticket))
+        flight.task.add_done_callback(partial(self._release, ticket))
         return Attachment(flight, "engine")
 
-    def _make_releaser(self, ticket: Ticket) -> "Callable[[asyncio.Task[EngineReading | EngineError]], None]":
-        def release(task: "asyncio.Task[EngineReading | EngineError]") -> None:
-            answer = None if task.cancelled() or task.exception() else task.result()
-            if isinstance(answer, EngineReading):
-                self._admission.release(ticket, answer.prompt_tokens, answer.computed_tokens)
-            else:
-                self._admission.release(ticket)
-
-        return release
+    def _release(self, ticket: Ticket, task: "asyncio.Task[EngineReading | EngineError]") -> None:
+        answer = None if task.cancelled() or task.exception() else task.result()
+        if isinstance(answer, EngineReading):
+            self._admission.release(ticket, answer.prompt_tokens, answer.computed_tokens)
+        else:
+            self._admission.release(ticket)
 
     async def _read_pair(self, prompt: Prompt, priority: int) -> EngineReading | EngineError:
         # Errors are returned, not raised: every request that is attached to the flight reads the result.

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
+from service.observability.background import cancel_and_wait
+
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -20,7 +22,7 @@ class Flight(Generic[K, V]):
         self.task = task
         self._forget = forget
         # These change only on the event loop, and never across an await: they need no lock.
-        self._attached = 0
+        self.attached = 1
         self._claimed = False
 
     def claim(self) -> bool:
@@ -28,14 +30,10 @@ class Flight(Generic[K, V]):
         first, self._claimed = not self._claimed, True
         return first
 
-    def join(self) -> None:
-        """Attach one more request."""
-        self._attached += 1
-
     def detach(self) -> None:
         """Detach one request, and cancel the call when no request is attached to it any more."""
-        self._attached -= 1
-        if self._attached == 0 and not self.task.done():
+        self.attached -= 1
+        if self.attached == 0 and not self.task.done():
             # Forgotten at once: later requests must not join a call that is being cancelled.
             self._forget(self)
             self.task.cancel()
@@ -53,14 +51,13 @@ class SingleFlight(Generic[K, V]):
         """Join the call in flight for the key. Returns None when there is none."""
         flight = self._flights.get(key)
         if flight is not None:
-            flight.join()
+            flight.attached += 1
         return flight
 
     def start(self, key: K, call: Coroutine[Any, Any, V]) -> Flight[K, V]:
         """Start a call and join it. Every attached request reads its result; the call should return errors, not raise."""
         task = asyncio.create_task(call)
         flight = Flight(key, task, self._forget)
-        flight.join()
         self._flights[key] = flight
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._finish(flight, done))
@@ -68,10 +65,7 @@ class SingleFlight(Generic[K, V]):
 
     async def close(self) -> None:
         """Cancel every call and wait until all of them have ended."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(*self._tasks)
 
     def __len__(self) -> int:
         return len(self._flights)

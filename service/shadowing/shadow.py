@@ -11,9 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
 from service.contract.comparison import Comparison, RatioMean
 from service.errors import ShadowError
-from service.observability.background import run_forever
+from service.observability.background import cancel_and_wait, run_forever
 from service.observability.metrics import Metrics, initialize_series
 from service.shadowing.base import Mirrored, Target, TargetAnswer
 
@@ -24,36 +26,37 @@ WORKERS = 2
 Outcome = Literal["compared", "failed", "dropped"]
 
 
+class ShadowOptions(BaseModel):
+    """The settings of the shadow."""
+
+    model_config = ConfigDict(frozen=True)
+
+    shadow_url: str | None = Field(
+        None,
+        description="Base URL of another Notegrade service to compare with: it is sent a share of the requests after they were answered, with their queries and notes; unset: none",
+    )
+    shadow_key: SecretStr = Field(
+        SecretStr(""), description="Key for that service, with the role `score`; empty if it needs none"
+    )
+    shadow_rate: float = Field(0.05, gt=0, le=1, description="Share of requests that are sent there")
+    shadow_queue: int = Field(
+        32, ge=1, description="Most requests that wait to be sent there; further ones are not sent"
+    )
+    shadow_timeout_ms: int = Field(
+        10_000, ge=1, description="Longest wait for its answer, and the deadline of the requests sent there"
+    )
+
+
 @dataclass(frozen=True, slots=True)
-class ShadowLimits:
-    """Limits on mirroring.
-
-    Attributes:
-        rate: the share of requests to mirror, 0 to 1.
-        queue: the most requests that wait to be mirrored.
-    """
-
-    rate: float
-    queue: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Sums:
-    """The differences of two checkpoints, and the time of a pair in each one's engine."""
+class _Compared:
+    """The differences from one checkpoint of the other service since it was first seen, and the time of a pair in each engine."""
 
     comparison: Comparison
+    name: str = ""
+    fingerprint: str | None = None
+    since: float | None = None
     served_ms: RatioMean = field(default_factory=RatioMean)
     shadow_ms: RatioMean = field(default_factory=RatioMean)
-
-
-@dataclass(frozen=True, slots=True)
-class _ShadowCheckpoint:
-    """One checkpoint of the other service, when it was first seen, and the sums since then."""
-
-    name: str
-    fingerprint: str
-    since: float
-    sums: _Sums
 
 
 class Shadow:
@@ -63,7 +66,7 @@ class Shadow:
         self,
         target: Target,
         grades: int,
-        limits: ShadowLimits,
+        options: ShadowOptions,
         metrics: Metrics,
         draw: Callable[[], float] = random.random,
         *,
@@ -72,14 +75,14 @@ class Shadow:
         """`grades` is the number of grades of the serving checkpoint; `draw` gives a random number in [0, 1) per request."""
         self._target = target
         self._grades = grades
-        self._limits = limits
+        self._rate = options.shadow_rate
         self._metrics = metrics
         self._draw = draw
         self._log_texts = log_texts
-        self._queue: asyncio.Queue[Mirrored] = asyncio.Queue(limits.queue)
+        self._queue: asyncio.Queue[Mirrored] = asyncio.Queue(options.shadow_queue)
         self._workers: list[asyncio.Task[None]] = []
         self._counts: dict[Outcome, int] = {"compared": 0, "failed": 0, "dropped": 0}
-        self._checkpoint: _ShadowCheckpoint | None = None
+        self._compared = _Compared(Comparison(grades))
         self._is_failing = False
         initialize_series(metrics.shadow_requests, self._counts)
 
@@ -92,14 +95,12 @@ class Shadow:
 
     async def close(self) -> None:
         """Stop the workers and close the connections. Requests that wait are not mirrored."""
-        for worker in self._workers:
-            worker.cancel()
-        await asyncio.gather(*self._workers, return_exceptions=True)
+        await cancel_and_wait(*self._workers)
         await self._target.close()
 
     def samples(self) -> bool:
         """Draw whether the next request is to be mirrored with `offer`."""
-        return self._draw() < self._limits.rate
+        return self._draw() < self._rate
 
     def offer(self, mirrored: Mirrored) -> None:
         """Queue the request to be mirrored; drop it while the queue is full."""
@@ -110,15 +111,14 @@ class Shadow:
 
     def report(self) -> Mapping[str, Any]:
         """Return the comparison with the other service's checkpoint since it was first seen, as JSON-like data."""
-        shadow = self._checkpoint
-        sums = shadow.sums if shadow else _Sums(Comparison(self._grades))
+        found = self._compared
         return {
-            "shadow": {"name": shadow.name, "fingerprint": shadow.fingerprint} if shadow else None,
-            "since": shadow.since if shadow else None,
-            "rate": self._limits.rate,
+            "shadow": {"name": found.name, "fingerprint": found.fingerprint} if found.fingerprint else None,
+            "since": found.since,
+            "rate": self._rate,
             "mirrored": dict(self._counts),
-            "comparison": sums.comparison.to_json(),
-            "engine_ms_per_pair": {"served": sums.served_ms.to_json(), "shadow": sums.shadow_ms.to_json()},
+            "comparison": found.comparison.to_json(),
+            "engine_ms_per_pair": {"served": found.served_ms.to_json(), "shadow": found.shadow_ms.to_json()},
         }
 
     async def _mirror_next(self) -> None:
@@ -139,27 +139,25 @@ class Shadow:
             raise ShadowError(
                 f"the shadow has {answer.grades} grades and this checkpoint has {self._grades}: they cannot be compared"
             )
-        sums = self._sums_of(answer)
+        if self._compared.fingerprint != answer.fingerprint:
+            # The other service has a new checkpoint: its figures start again.
+            fresh = Comparison(self._grades)
+            self._compared = _Compared(fresh, answer.name, answer.fingerprint, time.time())
         scored_by_both = [
             (note.served, other)
             for note, other in zip(mirrored.notes, answer.notes, strict=True)
             if note.served and other
         ]
-        sums.comparison.add([served for served, _ in scored_by_both], [other for _, other in scored_by_both])
+        self._compared.comparison.add(
+            [served for served, _ in scored_by_both], [other for _, other in scored_by_both]
+        )
         for served, other in scored_by_both:
             self._metrics.shadow_grades.labels(str(served.grade), str(other.grade)).inc()
             self._metrics.shadow_score_distance.observe(abs(other.score - served.score))
         # Only requests that both computed in full: an answer from a cache does not show what a checkpoint costs.
         if mirrored.engine_ms is not None and answer.engine_ms is not None:
-            sums.served_ms.add(mirrored.engine_ms, len(mirrored.notes))
-            sums.shadow_ms.add(answer.engine_ms, len(mirrored.notes))
-
-    def _sums_of(self, answer: TargetAnswer) -> _Sums:
-        if self._checkpoint is None or self._checkpoint.fingerprint != answer.fingerprint:
-            # The other service has a new checkpoint: its figures start again.
-            sums = _Sums(Comparison(self._grades))
-            self._checkpoint = _ShadowCheckpoint(answer.name, answer.fingerprint, time.time(), sums)
-        return self._checkpoint.sums
+            self._compared.served_ms.add(mirrored.engine_ms, len(mirrored.notes))
+            self._compared.shadow_ms.add(answer.engine_ms, len(mirrored.notes))
 
     def _log_failure(self, why: str) -> None:
         if not self._is_failing:  # once per outage: the metric counts every failed request

@@ -13,17 +13,11 @@ from notegrade_client.models import ScoreAnswer as ClientAnswer
 from service.contract.checkpoint import Checkpoint
 from service.http.auth import hash_key
 from service.http.schemas import ScoreResponse
-from tests.checkpoints import load_tiny
 from tests.clients.asking import NOTES, SCORED, Answers, ask, overloaded
 from tests.served import Served, served
 from tests.waiting import until
 
 KEYS = f"score:{hash_key('key')}:ranker,admin:{hash_key('admin')}:ann"
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return load_tiny(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture
@@ -93,11 +87,21 @@ async def test_retryable_failures_are_retried(kind: str, failure: Any) -> None:
     assert left[0] < 20_000
 
 
-async def test_the_number_of_tries_is_limited(kind: str) -> None:
-    answers = Answers(overloaded())
-    with pytest.raises(NotegradeError, match="shed"):
+INVALID: tuple[int, dict[str, str], Any] = (
+    422,
+    {},
+    {"type": "t", "detail": "bad", "errors": [{"field": "query", "message": "m"}]},
+)
+
+
+@pytest.mark.parametrize(("failure", "detail", "tries"), [(overloaded(), "shed", 3), (INVALID, "bad", 1)])
+async def test_retryable_failures_have_three_tries_and_others_one(
+    kind: str, failure: Any, detail: str, tries: int
+) -> None:
+    answers = Answers(failure)
+    with pytest.raises(NotegradeError, match=detail):
         await ask(kind, "http://x", handler=answers, deadline_s=20)
-    assert len(answers.asked) == 3
+    assert len(answers.asked) == tries
 
 
 async def test_retry_after_beyond_the_deadline_fails_at_once(kind: str) -> None:
@@ -115,15 +119,6 @@ async def test_retry_after_is_respected(kind: str) -> None:
     started = time.monotonic()
     await ask(kind, "http://x", handler=answers, deadline_s=30)
     assert time.monotonic() - started >= 1
-
-
-async def test_other_failures_are_not_retried(kind: str) -> None:
-    answers = Answers(
-        (422, {}, {"type": "t", "detail": "bad", "errors": [{"field": "query", "message": "m"}]})
-    )
-    with pytest.raises(NotegradeError, match="bad"):
-        await ask(kind, "http://x", handler=answers, deadline_s=20)
-    assert len(answers.asked) == 1
 
 
 async def test_cancelling_aborts_the_service_s_work(service: Served) -> None:

@@ -122,10 +122,7 @@ async def test_calls_and_retries_share_one_connection(kind: str) -> None:
 
 
 async def test_the_client_is_usable_after_a_deadline_error(kind: str) -> None:
-    async with (
-        serving(in_pieces(ENDLESS_BODY), at_once(SCORED)) as server,
-        asking(kind, server.url) as score,
-    ):
+    async with serving(in_pieces(ENDLESS_BODY), at_once(SCORED)) as server, asking(kind, server.url) as score:
         with ends_in_time():
             await score(deadline_s=DEADLINE_S)
         assert (await score(deadline_s=20)).results

@@ -14,7 +14,6 @@ import pytest
 
 from service.contract.checkpoint import Checkpoint
 from service.http.auth import hash_key
-from tests.checkpoints import load_tiny
 from tests.served import Served, served
 from tests.waiting import wait_until
 
@@ -22,11 +21,6 @@ ROOT = Path(__file__).parent.parent.parent
 EXAMPLE = ROOT / "examples" / "rerank_with_haystack.py"
 NOTES = ROOT / "examples" / "notes.jsonl"
 QUERY = "quiet cafes with good light"
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return load_tiny(tmp_path_factory.mktemp("checkpoint"))
 
 
 @contextmanager

@@ -20,6 +20,8 @@ def all_errors() -> list[type[NotegradeError]]:
 # Callers depend on these types: they never change. A new error adds its line here.
 TYPES_AND_STATUS = {
     "NotegradeError": ("internal", 500),
+    "NotServedError": ("not-found", 404),
+    "MethodNotAllowedError": ("method-not-allowed", 405),
     "InvalidRequestError": ("invalid-request", 422),
     "RequestTooLargeError": ("request-too-large", 413),
     "HeadTooLargeError": ("head-too-large", 431),
@@ -66,13 +68,3 @@ def test_types_and_statuses_are_stable() -> None:
 @pytest.mark.parametrize("name", TYPES_AND_STATUS)
 def test_the_drawing_shows_every_error(name: str) -> None:
     assert re.search(rf"\b{name}\b", str(errors.__doc__))
-
-
-def test_overload_has_a_time_to_retry_after() -> None:
-    error = errors.OverloadedError("try later", retry_after_s=2.5)
-    assert (error.retry_after_s, error.retryable, str(error)) == (2.5, True, "try later")
-
-
-def test_invalid_request_lists_its_fields() -> None:
-    fields = [errors.BadField("query", "is empty"), errors.BadField("notes", "are none")]
-    assert errors.InvalidRequestError("two things", fields).fields == tuple(fields)

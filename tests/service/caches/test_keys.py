@@ -4,13 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.caches.keys import (
-    note_key,
-    pack_reading,
-    query_key,
-    scoring_fingerprint,
-    unpack_reading,
-)
+from service.caches.keys import note_key, pack_reading, query_key, scoring_fingerprint, unpack_reading
 from service.contract.labels import LabelDistribution, Reading
 
 # With lone surrogates, since no text may make a key fail. With few letters, so that equal parts are frequent.

@@ -2,7 +2,6 @@
 
 import socket
 import traceback
-from collections.abc import Iterator
 
 import pytest
 
@@ -10,14 +9,6 @@ from service.caches.redis_connection import RedisConnection, translate_redis_err
 from service.errors import ExplanationStoreError
 
 USER, PASSWORD = "ann-of-redis", "s3cr3t"
-
-
-@pytest.fixture
-def refused_port() -> Iterator[int]:
-    """Bind a port without listening, so that connections are refused."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield taken.getsockname()[1]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])

@@ -157,7 +157,7 @@ async def test_pings_continue_after_an_unexpected_error(
 ) -> None:
     harness.remote.error = KeyError("bug")
     harness.cache.start()
-    await until(lambda: "pinging the cache failed" in caplog.text)
+    await until(lambda: "the ping of the cache failed" in caplog.text)
     harness.remote.error = CacheUnavailableError("down")
     await until(lambda: harness.breaker_gauge == 1)
 

@@ -16,11 +16,11 @@ def test_unreadable_lines_are_reported_by_number_and_the_others_are_read() -> No
         + "z" * 101
         + '"}\n'
     )
-    found = read_notes(io.StringIO(text), LIMITS)
-    assert [note.id for note in found.notes] == ["a"]
-    assert [bad.field for bad in found.unreadable] == ["line 3", "line 4", "line 5"]
-    assert "limit 100" in found.unreadable[2].message
-    assert "zzz" not in found.unreadable[2].message
+    notes, unreadable = read_notes(io.StringIO(text), LIMITS)
+    assert [note.id for note in notes] == ["a"]
+    assert [bad.field for bad in unreadable] == ["line 3", "line 4", "line 5"]
+    assert "limit 100" in unreadable[2].message
+    assert "zzz" not in unreadable[2].message
 
 
 def test_results_are_written_as_json_lines_and_as_a_table() -> None:

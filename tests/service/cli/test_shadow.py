@@ -1,9 +1,6 @@
 """The `notegrade shadow` command formats recorded answers."""
 
-import httpx
-
-from service.cli.remote import Remote
-from service.cli.shadow import describe_shadow, read_shadow
+from service.cli.shadow import describe_shadow
 from service.contract.comparison import Comparison, Graded, RatioMean
 
 
@@ -21,18 +18,6 @@ def found(requests: int = 12) -> dict[str, object]:
         "comparison": comparison.to_json(),
         "engine_ms_per_pair": {"served": cost.to_json(), "shadow": RatioMean().to_json()},
     }
-
-
-def test_the_request_has_the_key() -> None:
-    seen: list[httpx.Request] = []
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        seen.append(request)
-        return httpx.Response(200, json=found())
-
-    read = read_shadow(Remote("http://service", "secret", httpx.MockTransport(answer)))
-    assert read["shadow"]["name"] == "new"
-    assert (seen[0].url.path, seen[0].headers["authorization"]) == ("/admin/shadow", "Bearer secret")
 
 
 def test_the_report_is_readable() -> None:

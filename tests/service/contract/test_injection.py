@@ -14,7 +14,7 @@ from service.contract.checkpoint import Checkpoint
 from service.contract.manifest import SlotPiece, TextPiece
 from service.contract.prompt import Note, Prompt
 from service.contract.text import canonicalize
-from tests.checkpoints import load_tiny
+from tests.checkpoints import SPECIAL_TOKENS, load_tiny
 
 
 @pytest.fixture(scope="module", params=["tiny", pytest.param("default", marks=pytest.mark.engine)])
@@ -89,9 +89,7 @@ def test_the_templates_own_texts_stay_text(checkpoint: Checkpoint) -> None:
 
 @given(data=st.data())
 def test_random_mixtures_of_attacks_stay_text(checkpoint: Checkpoint, data: st.DataObject) -> None:
-    known = st.sampled_from(
-        [*ATTACKS.values(), *template_texts(checkpoint), "<|im_start|>", "<|im_end|>", "</s>"]
-    )
+    known = st.sampled_from([*ATTACKS.values(), *template_texts(checkpoint), *SPECIAL_TOKENS, "</s>"])
     # Unicode has no characters above it yet, and the default tokenizer has no token for their first byte.
     characters = st.text(st.characters(max_codepoint=0x3FFFF, exclude_categories=["Cs"]), max_size=8)
     pieces = st.lists(st.one_of(known.map(lambda text: text[:40]), characters), max_size=4)

@@ -10,7 +10,6 @@ from service.contract.labels import LabelDistribution, check_labels
 from service.contract.manifest import Manifest
 from service.contract.tokenizer import ContractTokenizer
 from service.errors import LabelTokenError
-from tests.checkpoints import load_tiny
 
 LOGPROB = st.floats(-2000, 0)
 
@@ -38,38 +37,35 @@ def test_unusable_logprobs_are_refused(logprobs: list[float]) -> None:
         LabelDistribution.from_logprobs(logprobs)
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return load_tiny(tmp_path_factory.mktemp("checkpoint"))
-
-
 def check_with(checkpoint: Checkpoint, labels: list[dict[str, Any]], cue: str | None = None) -> None:
     data = checkpoint.manifest.model_dump(mode="json")
     data["labels"] = [{"grade": grade, "gain": grade, **label} for grade, label in enumerate(labels)]
     if cue is not None:
         data["template"]["pieces"][-1]["text"] = cue
-    check_labels(Manifest.model_validate(data), ContractTokenizer.load(checkpoint.folder))
+    check_labels(Manifest.model_validate(data), checkpoint.tokenizer)
 
 
-def test_wrong_token_id_is_refused(checkpoint: Checkpoint) -> None:
-    with pytest.raises(LabelTokenError, match=r"label '0' \(grade 0\) must be the single token 999"):
-        check_with(checkpoint, [{"token": "0", "token_id": 999}, {"token": "1", "token_id": 1}])
-
-
-def test_label_of_several_tokens_is_refused(checkpoint: Checkpoint) -> None:
-    with pytest.raises(LabelTokenError, match=r"label '12' .* encodes to \[\d+, \d+\]"):
-        check_with(checkpoint, [{"token": "12", "token_id": 1}, {"token": "1", "token_id": 1}])
-
-
-def test_labels_that_share_a_token_are_refused(checkpoint: Checkpoint) -> None:
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        ([("0", 999), ("1", 1)], r"label '0' \(grade 0\) must be the single token 999"),
+        ([("12", 1), ("1", 1)], r"label '12' .* encodes to \[\d+, \d+\]"),
+        ([("0", None), ("0", None)], "must be distinct"),
+    ],
+    ids=["wrong id", "several tokens", "one token twice"],
+)
+def test_labels_that_are_not_single_distinct_tokens_are_refused(
+    checkpoint: Checkpoint, tokens: list[tuple[str, int | None]], message: str
+) -> None:
     zero = checkpoint.manifest.labels[0].token_id
-    with pytest.raises(LabelTokenError, match="must be distinct"):
-        check_with(checkpoint, [{"token": "0", "token_id": zero}, {"token": "0", "token_id": zero}])
+    labels = [{"token": token, "token_id": zero if given is None else given} for token, given in tokens]
+    with pytest.raises(LabelTokenError, match=message):
+        check_with(checkpoint, labels)
 
 
 def test_label_that_merges_with_the_cue_is_refused(checkpoint: Checkpoint) -> None:
     # " a" is one word for this tokenizer: after a cue that ends in a space, "a" is not a token.
-    a = ContractTokenizer.load(checkpoint.folder).encode_template("a")[0]
+    a = checkpoint.tokenizer.encode_template("a")[0]
     zero = checkpoint.manifest.labels[0].token_id
     with pytest.raises(LabelTokenError, match="label 'a'"):
         check_with(
@@ -80,4 +76,4 @@ def test_label_that_merges_with_the_cue_is_refused(checkpoint: Checkpoint) -> No
 def test_cue_without_a_token_is_refused(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ContractTokenizer, "encode_template", lambda *_: ())
     with pytest.raises(LabelTokenError, match="encodes to no token"):
-        check_labels(checkpoint.manifest, ContractTokenizer.load(checkpoint.folder))
+        check_labels(checkpoint.manifest, checkpoint.tokenizer)

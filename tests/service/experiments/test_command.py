@@ -130,11 +130,7 @@ def test_the_caption_of_nine_windows_gives_advice() -> None:
     ("control", "treatment", "message"),
     [
         ("a", "ab", f"control a matches several checkpoints: {CONTROL}, {TREATMENT}"),
-        (
-            "aa",
-            "ff",
-            "treatment ff matches no checkpoint that Prometheus saw in that time: sha256:aaaa",
-        ),
+        ("aa", "ff", "treatment ff matches no checkpoint that Prometheus saw in that time: sha256:aaaa"),
         ("aa", "sha256:aaaa", "the same checkpoint"),
         ("aa", "cc", f"treatment {OTHER} has no scoring requests in 24 windows of 300 s"),
     ],

@@ -10,16 +10,7 @@ from service.explaining.memory_stores import MemoryModeStore
 from service.explaining.mode import Flip
 from service.explaining.switch import Switch
 from service.observability.metrics import Metrics
-
-
-@dataclass
-class Clock:
-    """Gives the seconds that a test sets."""
-
-    now: float = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clock import Clock
 
 
 class FaultyModeStore(MemoryModeStore):

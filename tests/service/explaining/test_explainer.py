@@ -9,31 +9,25 @@ from service.contract.checkpoint import Checkpoint
 from service.contract.prompt import Note
 from service.engines.fake_engine import FakeEngine
 from service.errors import ExplanationDroppedError
-from service.explaining.explainer import (
-    ENGINE_PRIORITY,
-    DropReason,
-    Explainer,
-    ExplainerLimits,
-    GradedPair,
-)
-from service.explaining.traces import Explanation, ExplanationResult
+from service.explaining.explainer import ENGINE_PRIORITY, DropReason, Explainer, GradedPair
+from service.explaining.limits import ExplanationLimits
+from service.explaining.traces import ExplanationResult
 from service.observability.metrics import Metrics
-from tests.checkpoints import fake_engine_for, load_tiny
+from tests.checkpoints import fake_engine_for
 from tests.waiting import until
 
 TRACE = "\nSteps:\ntopic: both are about cafes \u6771\u4eac => 3\nconstraints: no light => 1\n"
 PAIR = GradedPair("quiet cafes", "Cafes", "A quiet cafe.", "general-1", 1)
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return load_tiny(tmp_path_factory.mktemp("checkpoint"))
+def limited(**limits: float) -> ExplanationLimits:
+    return ExplanationLimits(**{f"explanation_{name}": limit for name, limit in limits.items()})  # type: ignore[arg-type]
 
 
 class Rig:
     """An explainer over a fake engine that generates TRACE."""
 
-    def __init__(self, checkpoint: Checkpoint, limits: ExplainerLimits) -> None:
+    def __init__(self, checkpoint: Checkpoint, limits: ExplanationLimits) -> None:
         self.registry = CollectorRegistry()
         self.checkpoint = checkpoint
         self.engine: FakeEngine = fake_engine_for(checkpoint)
@@ -48,13 +42,13 @@ class Rig:
 
 
 @pytest.fixture
-def limits() -> ExplainerLimits:
+def limits() -> ExplanationLimits:
     """The default; a test overrides it by parametrization."""
-    return ExplainerLimits(queue=4, workers=1, tokens_per_s=1e9)
+    return limited(queue=4, workers=1, tokens_per_s=1e9)
 
 
 @pytest.fixture
-async def rig(checkpoint: Checkpoint, limits: ExplainerLimits) -> AsyncIterator[Rig]:
+async def rig(checkpoint: Checkpoint, limits: ExplanationLimits) -> AsyncIterator[Rig]:
     made = Rig(checkpoint, limits)
     await made.engine.start()
     made.explainer.start()
@@ -64,8 +58,8 @@ async def rig(checkpoint: Checkpoint, limits: ExplainerLimits) -> AsyncIterator[
 
 
 async def test_a_trace_continues_the_sequence_that_was_scored(rig: Rig) -> None:
-    found = _explanation(await rig.explainer.submit(PAIR, asked=True).finished)
-    assert (found.parsed, found.agrees, len(found.steps)) == (True, True, 2)
+    found = await rig.explainer.submit(PAIR, asked=True).finished
+    assert (found.outcome, found.parsed, found.agrees, len(found.steps or ())) == ("made", True, True, 2)
     assert found.text == TRACE.removeprefix("\nSteps:\n").strip("\n")
     [prompt] = rig.checkpoint.renderer.render("quiet cafes", [_note()], "general-1")
     label = rig.checkpoint.manifest.label_token_ids[1]
@@ -79,15 +73,14 @@ async def test_a_trace_continues_the_sequence_that_was_scored(rig: Rig) -> None:
 
 async def test_a_trace_that_is_not_well_formed_is_text_and_counted(rig: Rig) -> None:
     rig.engine.trace = rig.engine.trace[:9]
-    found = _explanation(await rig.explainer.submit(PAIR, asked=True).finished)
+    found = await rig.explainer.submit(PAIR, asked=True).finished
     assert not found.parsed
     assert found.text
     assert rig.count("explanations_total", outcome="unparsed") == 1
 
 
 async def test_streamed_pieces_add_up_to_the_text_and_never_split_a_character(rig: Rig) -> None:
-    job = rig.explainer.submit(PAIR, asked=True, streamed=True)
-    assert job.pieces is not None
+    job = rig.explainer.submit(PAIR, asked=True)
     pieces = []
     while (piece := await job.pieces.get()) is not None:
         pieces.append(piece)
@@ -129,13 +122,10 @@ async def test_an_asked_for_job_overtakes_a_sampled_one(rig: Rig) -> None:
     assert order == ["asked", "sampled"]
 
 
-@pytest.mark.parametrize("limits", [ExplainerLimits(queue=8, workers=2, tokens_per_s=100)])
-async def test_an_asked_for_job_overtakes_sampled_ones_that_wait_for_the_budget(
-    rig: Rig, limits: ExplainerLimits
-) -> None:
+@pytest.mark.parametrize("limits", [limited(queue=8, workers=2, tokens_per_s=100)])
+async def test_an_asked_for_job_overtakes_sampled_ones_that_wait_for_the_budget(rig: Rig) -> None:
     """However many workers are idle: a worker that took a sampled job while tokens are owed would block the other."""
-    await rig.explainer.submit(PAIR, asked=True).finished
-    assert rig.explainer._budget.wait_s() > 0
+    rig.explainer._budget.spend(150)  # half a second of tokens is owed
     order: list[bool] = []
 
     async def note_order(asked: bool) -> None:
@@ -150,10 +140,8 @@ async def test_an_asked_for_job_overtakes_sampled_ones_that_wait_for_the_budget(
     assert order == [True, False, False]
 
 
-@pytest.mark.parametrize("limits", [ExplainerLimits(queue=4, workers=2, tokens_per_s=1, wait_s=0.2)])
-async def test_jobs_that_wait_for_the_budget_are_dropped_at_their_deadline(
-    rig: Rig, limits: ExplainerLimits
-) -> None:
+@pytest.mark.parametrize("limits", [limited(queue=4, workers=2, tokens_per_s=1, wait_s=0.2)])
+async def test_jobs_that_wait_for_the_budget_are_dropped_at_their_deadline(rig: Rig) -> None:
     rig.explainer._budget.spend(1000)
     jobs = [rig.explainer.submit(PAIR, asked=True) for _ in range(3)]
     assert [_reason(await job.finished) for job in jobs] == ["waited_too_long"] * 3
@@ -190,8 +178,8 @@ async def test_an_abandoned_job_is_aborted_in_the_engine_or_never_starts(rig: Ri
     assert len(rig.engine.continued) == 1
 
 
-@pytest.mark.parametrize("limits", [ExplainerLimits(queue=4, workers=1, wait_s=0.05)])
-async def test_the_deadline_holds_in_the_queue_and_in_the_engine(rig: Rig, limits: ExplainerLimits) -> None:
+@pytest.mark.parametrize("limits", [limited(queue=4, workers=1, wait_s=0.05)])
+async def test_the_deadline_holds_in_the_queue_and_in_the_engine(rig: Rig) -> None:
     rig.engine.hold()
     jobs = [rig.explainer.submit(PAIR, asked=True) for _ in range(2)]
     assert [_reason(await job.finished) for job in jobs] == ["waited_too_long"] * 2
@@ -267,8 +255,8 @@ async def test_jobs_are_refused_from_the_start_of_closing(rig: Rig) -> None:
     assert rig.count("explanation_drops_total", reason="stopping") == 3
 
 
-@pytest.mark.parametrize("limits", [ExplainerLimits(queue=4, workers=1, tokens_per_s=200)])
-async def test_the_next_job_waits_for_the_budget(rig: Rig, limits: ExplainerLimits) -> None:
+@pytest.mark.parametrize("limits", [limited(queue=4, workers=1, tokens_per_s=200)])
+async def test_the_next_job_waits_for_the_budget(rig: Rig) -> None:
     loop = asyncio.get_running_loop()
     started = loop.time()
     await asyncio.gather(*(rig.explainer.submit(PAIR, asked=True).finished for _ in range(3)))
@@ -280,12 +268,6 @@ async def test_the_next_job_waits_for_the_budget(rig: Rig, limits: ExplainerLimi
 
 def _note() -> Note:
     return Note("Cafes", "A quiet cafe.")
-
-
-def _explanation(result: ExplanationResult) -> Explanation:
-    assert result.outcome == "made"
-    assert result.explanation is not None
-    return result.explanation
 
 
 def _reason(result: ExplanationResult) -> str | None:

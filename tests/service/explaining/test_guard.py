@@ -1,7 +1,8 @@
 import pytest
 
 from service.errors import ModeRefusedError
-from service.explaining.guard import CALM_S, Guard, GuardLimits
+from service.explaining.guard import CALM_S, Guard
+from service.explaining.limits import ExplanationLimits
 from service.explaining.mode import Flip
 from service.observability.live import LiveFigures
 from tests.service.explaining.replica import Replica, turn_on
@@ -16,7 +17,7 @@ class Rig:
         self.switch = self.replica.switch
         self.live = LiveFigures(self.replica.clock)
         self.backlog = 0.0
-        limits = GuardLimits(p99_s=1.0)
+        limits = ExplanationLimits(guard_p99_ms=1000)
         self.guard = Guard(
             self.switch, self.live, lambda: self.backlog, limits, self.replica.metrics, self.replica.clock
         )

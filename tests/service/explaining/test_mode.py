@@ -1,15 +1,15 @@
 import pytest
 
 from service.errors import InvalidRequestError
-from service.explaining.mode import NEVER_FLIPPED, Flip, FlipLimits, check_flip, conflict
+from service.explaining.mode import NEVER_FLIPPED, Flip, check_flip, conflict
 from tests.service.explaining.replica import turn_on
 
-LIMITS = FlipLimits(max_ttl_s=3600)
+MAX_TTL_S = 3600
 
 
 @pytest.mark.parametrize("flip", [turn_on(), turn_on("sample", rate=0.1), Flip("off", "ann", "seen enough")])
 def test_valid_flips_are_accepted(flip: Flip) -> None:
-    assert check_flip(flip, LIMITS) == flip
+    assert check_flip(flip, MAX_TTL_S) == flip
 
 
 @pytest.mark.parametrize(
@@ -32,12 +32,12 @@ def test_valid_flips_are_accepted(flip: Flip) -> None:
 )
 def test_every_bad_field_of_a_flip_is_listed(flip: Flip, fields: list[str]) -> None:
     with pytest.raises(InvalidRequestError) as caught:
-        check_flip(flip, LIMITS)
+        check_flip(flip, MAX_TTL_S)
     assert [bad.field for bad in caught.value.fields] == fields
 
 
 def test_a_reason_becomes_one_line_of_canonical_text() -> None:
-    assert check_flip(Flip("off", "ann", " seen\n\tenough "), LIMITS).reason == "seen enough"
+    assert check_flip(Flip("off", "ann", " seen\n\tenough "), MAX_TTL_S).reason == "seen enough"
 
 
 def test_a_conflict_names_the_current_mode() -> None:

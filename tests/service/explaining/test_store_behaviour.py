@@ -20,8 +20,9 @@ from service.explaining.mode import NEVER_FLIPPED, Flip
 from service.explaining.redis_stores import RedisModeStore, RedisTraceStore
 from service.explaining.switch import Switch
 from service.observability.metrics import Metrics
+from tests.clock import Clock
 from tests.redis_server import RedisServer, age_keys
-from tests.service.explaining.replica import Clock, turn_on
+from tests.service.explaining.replica import turn_on
 
 TTL_S, MAX_REQUESTS, MAX_TRACES = 1000.0, 3, 4
 
@@ -45,15 +46,29 @@ async def _memory_subject() -> AsyncIterator[Subject]:
 
 
 async def _redis_subject(server: RedisServer) -> AsyncIterator[Subject]:
+    client = Redis.from_url(server.url)
+
     async def age(seconds: float) -> None:
         await age_keys(client, "ng:{traces}*", seconds)
 
-    client = Redis.from_url(server.url)
     connection = RedisConnection(server.url, 5, 8, ExplanationStoreError)
     traces = RedisTraceStore(connection, TTL_S, MAX_REQUESTS, max_traces=MAX_TRACES)
     yield Subject(RedisModeStore(connection, max_history=3), traces, age)
     await connection.close()
     await client.aclose()
+
+
+@pytest.fixture
+async def client(redis_server: RedisServer) -> AsyncIterator[Redis]:
+    async with Redis.from_url(redis_server.url) as client:
+        yield client
+
+
+@pytest.fixture
+async def connection(redis_server: RedisServer) -> AsyncIterator[RedisConnection]:
+    made = RedisConnection(redis_server.url, 5, 8, ExplanationStoreError)
+    yield made
+    await made.close()
 
 
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
@@ -215,29 +230,27 @@ async def test_closed_stores_raise(subject: Subject) -> None:
     for store in (subject.modes, subject.traces):
         await store.close()
         await store.close()
-    with pytest.raises(ExplanationStoreError):
-        await subject.modes.read()
-    with pytest.raises(ExplanationStoreError):
-        await subject.modes.flip(turn_on(), 0)
-    with pytest.raises(ExplanationStoreError):
-        await anext(subject.modes.changes())
-    with pytest.raises(ExplanationStoreError):
-        await subject.traces.put("r1", {"n": b"1"})
-    with pytest.raises(ExplanationStoreError):
-        await subject.traces.get("r1")
+    calls: list[Awaitable[object]] = [
+        subject.modes.read(),
+        subject.modes.flip(turn_on(), 0),
+        anext(subject.modes.changes()),
+        subject.traces.put("r1", {"n": b"1"}),
+        subject.traces.get("r1"),
+    ]
+    for call in calls:
+        with pytest.raises(ExplanationStoreError):
+            await call
 
 
 @pytest.mark.redis
-async def test_requests_that_made_room_leave_no_keys_in_redis(redis_server: RedisServer) -> None:
-    connection = RedisConnection(redis_server.url, 5, 8, ExplanationStoreError)
+async def test_requests_that_made_room_leave_no_keys_in_redis(
+    connection: RedisConnection, client: Redis
+) -> None:
     store = RedisTraceStore(connection, TTL_S, max_requests=2, max_traces=MAX_TRACES)
     for number in range(20):
         await store.put(f"r{number % 7}", {f"n{number}": b"1"})
-    client = Redis.from_url(redis_server.url)
     left = {key.decode() for key in cast("list[bytes]", await client.keys("*"))}
     assert left == {"ng:{traces}", *(f"ng:{{traces}}{key}" for key in (":r4", ":r5", "order:r4", "order:r5"))}
-    await store.close()
-    await client.aclose()
 
 
 @pytest.mark.redis
@@ -251,26 +264,22 @@ async def test_requests_that_made_room_leave_no_keys_in_redis(redis_server: Redi
     ],
 )
 async def test_a_redis_value_that_is_not_a_mode_is_refused(
-    redis_server: RedisServer, content: dict[Any, Any]
+    connection: RedisConnection, client: Redis, content: dict[Any, Any]
 ) -> None:
-    client = Redis.from_url(redis_server.url)
     await client.hset("ng:{mode}", mapping=content)
-    store = RedisModeStore(RedisConnection(redis_server.url, 5, 8, ExplanationStoreError))
     with pytest.raises(ExplanationStoreError, match="is not an explanation mode"):
-        await store.read()
-    await store.close()
-    await client.aclose()
+        await RedisModeStore(connection).read()
 
 
 @pytest.mark.redis
-async def test_a_listener_raises_when_redis_dies(redis_server: RedisServer) -> None:
-    store = RedisModeStore(RedisConnection(redis_server.url, 5, 8, ExplanationStoreError))
-    listening = asyncio.ensure_future(anext(store.changes()))
+async def test_a_listener_raises_when_redis_dies(
+    connection: RedisConnection, redis_server: RedisServer
+) -> None:
+    listening = asyncio.ensure_future(anext(RedisModeStore(connection).changes()))
     await asyncio.sleep(0.2)
     redis_server.kill()
     with pytest.raises(ExplanationStoreError):
         await asyncio.wait_for(listening, 10)
-    await store.close()
 
 
 @pytest.mark.redis
@@ -295,10 +304,9 @@ async def test_a_restart_of_redis_and_of_every_replica_keeps_the_time_left(
 
 
 @pytest.mark.redis
-async def test_a_flip_needs_one_answer_of_redis(redis_server: RedisServer) -> None:
+async def test_a_flip_needs_one_answer_of_redis(connection: RedisConnection, client: Redis) -> None:
     """A second call to read the new state could fail after the flip took place."""
-    client = Redis.from_url(redis_server.url)
-    store = RedisModeStore(RedisConnection(redis_server.url, 5, 8, ExplanationStoreError))
+    store = RedisModeStore(connection)
     await store.flip(turn_on(), 0)
     before = (await client.info("commandstats"))["cmdstat_eval"]["calls"]
     reads = await _reads(client)
@@ -307,8 +315,6 @@ async def test_a_flip_needs_one_answer_of_redis(redis_server: RedisServer) -> No
         await store.flip(turn_on(), 1)
     assert (await client.info("commandstats"))["cmdstat_eval"]["calls"] == before + 2
     assert await _reads(client) == reads
-    await store.close()
-    await client.aclose()
 
 
 async def _reads(client: Redis) -> int:

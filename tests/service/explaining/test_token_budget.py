@@ -1,7 +1,7 @@
 import pytest
 
 from service.explaining.token_budget import TokenBudget
-from tests.service.explaining.replica import Clock
+from tests.clock import Clock
 
 
 def test_the_budget_refills_at_its_rate_and_saves_up_one_second() -> None:

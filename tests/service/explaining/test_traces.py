@@ -1,6 +1,6 @@
 import pytest
 
-from service.explaining.traces import ExplanationResult, read_trace, to_wire
+from service.explaining.traces import TraceStep, read_trace
 
 STEPS = ("topic", "constraints")
 WHOLE = "\nSteps:\ntopic: both are about cafes => 3\nconstraints: not in lisbon => 1\n"
@@ -9,10 +9,10 @@ WHOLE = "\nSteps:\ntopic: both are about cafes => 3\nconstraints: not in lisbon 
 def test_steps_are_parsed_and_the_last_grade_is_compared_with_the_served_one() -> None:
     found = read_trace(WHOLE, STEPS, top_grade=3, served_grade=1)
     assert (found.parsed, found.agrees) == (True, True)
-    assert [(s.criterion, s.finding, s.grade) for s in found.steps] == [
-        ("topic", "both are about cafes", 3),
-        ("constraints", "not in lisbon", 1),
-    ]
+    assert found.steps == (
+        TraceStep("topic", "both are about cafes", 3),
+        TraceStep("constraints", "not in lisbon", 1),
+    )
     assert found.text == "topic: both are about cafes => 3\nconstraints: not in lisbon => 1"
 
 
@@ -44,16 +44,3 @@ def test_a_trace_that_is_not_well_formed_is_text_only(generated: str) -> None:
 
 def test_with_criteria_without_steps_a_trace_is_text_only() -> None:
     assert not read_trace(WHOLE, (), top_grade=3, served_grade=1).parsed
-
-
-def test_a_span_of_a_step_is_not_on_the_wire() -> None:
-    explanation = read_trace(WHOLE, STEPS, top_grade=3, served_grade=1)
-    [first, _] = to_wire(ExplanationResult("made", explanation))["steps"]
-    assert first == {"criterion": "topic", "finding": "both are about cafes", "grade": 3}
-
-
-def test_a_result_without_an_explanation_has_a_reason_on_the_wire() -> None:
-    assert to_wire(ExplanationResult("dropped", reason="queue_full")) == {
-        "outcome": "dropped",
-        "reason": "queue_full",
-    }

@@ -11,7 +11,7 @@ from service.app import ScoringStack, build_app, build_stack
 from service.contract.checkpoint import Checkpoint
 from service.engines.fake_engine import FakeEngine
 from service.settings import Settings
-from tests.checkpoints import fake_engine_for, load_tiny
+from tests.checkpoints import fake_engine_for
 
 
 @dataclass
@@ -45,23 +45,28 @@ REQUEST: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="session")
-def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return load_tiny(tmp_path_factory.mktemp("checkpoint"))
-
-
 @pytest.fixture
 def settings_changes() -> dict[str, Any]:
-    """Tests override this by parametrisation to change settings."""
+    """Change no setting; a test changes some with `settings`."""
     return {}
 
 
+def settings(**changes: Any) -> pytest.MarkDecorator:
+    """Have a test's service run with these settings."""
+    return pytest.mark.parametrize("settings_changes", [changes])
+
+
+def problem(response: httpx.Response) -> tuple[int, str]:
+    """Return the status and the type of a problem."""
+    return response.status_code, response.json()["type"].removeprefix("urn:notegrade:problem:")
+
+
 @pytest.fixture
-async def service(tiny_checkpoint: Checkpoint, settings_changes: dict[str, Any]) -> AsyncIterator[Service]:
-    settings = Settings(**settings_changes)
+async def service(checkpoint: Checkpoint, settings_changes: dict[str, Any]) -> AsyncIterator[Service]:
+    changed = Settings(**settings_changes)
     registry = CollectorRegistry()
-    stack = build_stack(settings, tiny_checkpoint, registry, fake_engine_for(tiny_checkpoint))
-    app = build_app(settings, stack)
+    stack = build_stack(changed, checkpoint, registry, fake_engine_for(checkpoint))
+    app = build_app(changed, stack)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         stack.running() as bringing_up,

@@ -176,16 +176,16 @@ class Attacked:
         assert status < 500, text
         assert CANARY not in text + str(headers), f"another caller's text in the answer: {text}"
 
-    def run(self, check: Callable[[], None], cases: int) -> int:
-        """Run a hypothesis test on this many cases. Return how many requests were answered."""
+    def run(self, check: Callable[..., None], cases: int, at_least: int | None = None, **values: Any) -> None:
+        """Call `check` with this many generated values; as many requests must be answered, or `at_least`."""
         before = self.answered
         hypothesis.settings(
             max_examples=cases,
             suppress_health_check=list(hypothesis.HealthCheck),
             database=None,
             deadline=None,
-        )(check)()
-        return self.answered - before
+        )(hypothesis.given(**values)(check))()
+        assert self.answered - before >= (cases if at_least is None else at_least)
 
     def set_mode(self) -> None:
         """Restore the mode of this service, whatever a test flipped it to."""

@@ -1,6 +1,5 @@
 import asyncio
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -9,10 +8,10 @@ from prometheus_client import CollectorRegistry
 from service.app import build_app, build_stack
 from service.contract.checkpoint import Checkpoint
 from service.errors import ConfigurationError, NotAllowedError, RoleMissingError
-from service.http.auth import ANYBODY, Caller, Keyring, hash_key, new_key, reload_keys
+from service.http.auth import ANYBODY, Caller, Keyring, hash_key, new_key
 from service.settings import Settings
 from tests.checkpoints import fake_engine_for
-from tests.service.http.conftest import REQUEST, Service
+from tests.service.http.conftest import REQUEST, Service, settings
 from tests.waiting import until
 
 SCORE_KEY, ADMIN_KEY = "score-key", "admin-key"
@@ -34,13 +33,11 @@ def test_unknown_keys_are_refused(key: str | None) -> None:
         Keyring.parse(KEYS).check(key, "score")
 
 
-@pytest.mark.parametrize("settings_changes", [{"keys": KEYS}])
+@settings(keys=KEYS)
 @pytest.mark.parametrize(
     "header", ["", "Bearer", "Bearer ", "Basic score-key", "Bearer wrong", SCORE_KEY, "bearer score-key"]
 )
-async def test_only_a_bearer_key_is_accepted(
-    service: Service, settings_changes: dict[str, Any], header: str
-) -> None:
+async def test_only_a_bearer_key_is_accepted(service: Service, header: str) -> None:
     response = await service.client.post("/score", json=REQUEST, headers={"Authorization": header})
     assert response.status_code == (200 if header == "bearer score-key" else 401)
 
@@ -66,9 +63,9 @@ def test_keys_are_long_and_distinct() -> None:
     assert all(len(key) >= 43 for key in keys)
 
 
-@pytest.mark.parametrize("settings_changes", [{"keys": KEYS}])
+@settings(keys=KEYS)
 @pytest.mark.parametrize("path", ["/score", "/rerank", "/v1/rerank", "/v2/rerank"])
-async def test_scoring_needs_a_key(service: Service, settings_changes: dict[str, Any], path: str) -> None:
+async def test_scoring_needs_a_key(service: Service, path: str) -> None:
     body = REQUEST if path == "/score" else {"query": "q", "documents": ["d"]}
     refused = await service.client.post(path, json=body)
     assert refused.status_code == 401
@@ -78,11 +75,9 @@ async def test_scoring_needs_a_key(service: Service, settings_changes: dict[str,
     assert let_in.status_code == 200
 
 
-@pytest.mark.parametrize("settings_changes", [{"keys": KEYS}])
+@settings(keys=KEYS)
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/version", "/metrics"])
-async def test_probes_and_metrics_need_no_key(
-    service: Service, settings_changes: dict[str, Any], path: str
-) -> None:
+async def test_probes_and_metrics_need_no_key(service: Service, path: str) -> None:
     assert (await service.client.get(path)).status_code == 200
 
 
@@ -108,13 +103,10 @@ def test_a_file_without_keys_is_refused(tmp_path: Path, content: bytes | None) -
         Keyring.load(entry("set"), file)
 
 
-async def test_keys_are_rotated_without_a_restart(
-    tmp_path: Path,
-    tiny_checkpoint: Checkpoint,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+async def test_keys_are_rotated_without_a_restart_and_after_faults(
+    tmp_path: Path, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("service.http.auth.RELOAD_EVERY_S", 0.01)
+    monkeypatch.setattr("service.app.RELOAD_EVERY_S", 0.01)
     caplog.set_level("INFO")
     file = tmp_path / "keys"
 
@@ -125,7 +117,7 @@ async def test_keys_are_rotated_without_a_restart(
 
     write(entry("old"))
     settings = Settings(keys_file=file)
-    stack = build_stack(settings, tiny_checkpoint, CollectorRegistry(), fake_engine_for(tiny_checkpoint))
+    stack = build_stack(settings, checkpoint, CollectorRegistry(), fake_engine_for(checkpoint))
     app = build_app(settings, stack)
     transport = httpx.ASGITransport(app)
     async with (
@@ -143,6 +135,9 @@ async def test_keys_are_rotated_without_a_restart(
         await wait_for("new", 200)
         write(entry("new", name="ranker"))
         await wait_for("old", 401)
+        with monkeypatch.context() as broken:
+            broken.setattr(Keyring, "load", fail)
+            await until(lambda: "the reload of keys failed unexpectedly" in caplog.text)
         write("")  # as while it is written
         await until(lambda: "the last keys stay" in caplog.text)
         assert (await score(client, "new")).status_code == 200
@@ -151,29 +146,8 @@ async def test_keys_are_rotated_without_a_restart(
         await wait_for("newer", 200)
 
 
-async def test_reloading_continues_after_a_fault_which_is_logged_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("service.http.auth.RELOAD_EVERY_S", 0.001)
-    caplog.set_level("INFO")
-    load, faults = Keyring.load, 3
-
-    def load_with_faults(text: str, file: Path) -> Keyring:
-        nonlocal faults
-        faults -= 1
-        if faults >= 0:
-            raise RuntimeError("a bug")
-        return load(text, file)
-
-    monkeypatch.setattr(Keyring, "load", load_with_faults)
-    file = tmp_path / "keys"
-    file.write_text(entry("new"))
-    keyring = Keyring.parse(entry("old"))
-    reloading = asyncio.create_task(reload_keys(keyring, "", file))
-    await until(lambda: "keys changed" in caplog.text)
-    reloading.cancel()
-    assert keyring.check("new", "score").role == "score"
-    assert caplog.text.count("can't be reloaded") == 1
+def fail(*_: object) -> None:
+    raise RuntimeError("a bug")
 
 
 async def score(client: httpx.AsyncClient, key: str) -> httpx.Response:

@@ -22,8 +22,8 @@ on_every_path = pytest.mark.parametrize("path", list(WHOLE))
 
 
 @pytest.fixture(scope="module")
-def under_attack(tiny_checkpoint: Checkpoint) -> Iterator[Attacked]:
-    with attacked(tiny_checkpoint, "all") as service:
+def under_attack(checkpoint: Checkpoint) -> Iterator[Attacked]:
+    with attacked(checkpoint, "all") as service:
         yield service
 
 
@@ -65,6 +65,7 @@ BROKEN_WHOLES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "gzip": (gzip.compress, "expected value at line 1 column 1"),
     "empty": (lambda body: b"", "EOF while parsing a value"),
     "null": (lambda body: b"null", "should be an object"),
+    "not-a-number": (lambda body: b"NaN", "should be an object"),
     "in-a-list": (lambda body: b"[" + body + b"]", "should be an object"),
     "twice": (lambda body: body + body, "trailing characters"),
     "unended": (lambda body: body[:-1], "EOF while parsing an object"),

@@ -5,7 +5,7 @@ import re
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.service.http.conftest import Service
+from tests.service.http.conftest import Service, settings
 
 
 async def test_ready_and_live(service: Service) -> None:
@@ -86,16 +86,6 @@ async def test_docs_and_schema_are_served(service: Service) -> None:
     assert references <= set(document["components"]["schemas"])
 
 
-@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nowhere", 404), ("GET", "/score", 405)])
-async def test_unknown_routes_and_methods_are_problems(
-    service: Service, method: str, path: str, status: int
-) -> None:
-    response = await service.client.request(method, path)
-    assert response.status_code == status
-    assert response.headers["content-type"] == "application/problem+json"
-    assert response.json()["type"].startswith("urn:notegrade:problem:")
-
-
 async def test_each_request_has_one_log_event_without_texts(
     service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -108,10 +98,8 @@ async def test_each_request_has_one_log_event_without_texts(
     assert not any(word in written for word in ("sesame", "hidden", "private"))
 
 
-@pytest.mark.parametrize("settings_changes", [{"log_texts": True}])
-async def test_a_setting_allows_texts_in_the_log(
-    service: Service, settings_changes: dict[str, object], caplog: pytest.LogCaptureFixture
-) -> None:
+@settings(log_texts=True)
+async def test_a_setting_allows_texts_in_the_log(service: Service, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         await service.score(query="sesame secret")
     assert any("sesame secret" in str(vars(record)) for record in caplog.records)

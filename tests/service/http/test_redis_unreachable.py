@@ -2,7 +2,6 @@
 
 import io
 import logging
-import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,14 +15,6 @@ from tests.waiting import until
 PASSWORD = "s3cr3t"
 ADMIN = {"Authorization": "Bearer admin-key"}
 FLIP = {"mode": "on_request", "ttl_s": 600, "reason": "a note ranks high"}
-
-
-@pytest.fixture
-def refused_port() -> Iterator[int]:
-    """Bind a port without listening, so that connections are refused."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield taken.getsockname()[1]
 
 
 @pytest.fixture

@@ -17,17 +17,12 @@ from service.engines.fake_engine import FakeEngine
 from service.errors import ConfigurationError
 from service.http.auth import hash_key
 from service.http.server import allow_open_files, bind
-from tests.checkpoints import fake_engine_for, load_tiny
+from tests.checkpoints import fake_engine_for
 from tests.served import Served, served
 from tests.waiting import until, wait_until
 
 BODY = {"query": "quiet cafes", "notes": [{"id": "n", "body": "A quiet cafe."}], "deadline_ms": 60_000}
 PATIENT: dict[str, Any] = {"drain_delay_s": 4, "drain_timeout_s": 20, "engine_lost_exit_s": 4}
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return load_tiny(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture
@@ -49,6 +44,11 @@ def terminate(service: Served) -> None:
     service.server.handle_exit(signal.SIGTERM, None)
 
 
+def stops(service: Served) -> bool:
+    service.thread.join(20)
+    return not service.thread.is_alive()
+
+
 def test_sigterm_fails_readiness_first_and_serves_on_for_a_while(checkpoint: Checkpoint) -> None:
     with served(checkpoint, **PATIENT) as service:
         terminate(service)
@@ -57,8 +57,7 @@ def test_sigterm_fails_readiness_first_and_serves_on_for_a_while(checkpoint: Che
         assert answered.status_code == 200
         # Clients are asked to open their next connection elsewhere.
         wait_until(lambda: score(service).headers.get("connection") == "close")
-        service.thread.join(20)
-        assert not service.thread.is_alive()
+        assert stops(service)
         assert not service.server.failed
         with pytest.raises(httpx.ConnectError):
             score(service)
@@ -101,27 +100,21 @@ def test_requests_open_after_the_drain_get_503_instead_of_a_reset(
             assert int(response.headers["retry-after"]) > 0
 
 
-def test_a_second_sigterm_stops_at_once(checkpoint: Checkpoint) -> None:
+@pytest.mark.parametrize("signals", [[signal.SIGTERM, signal.SIGTERM], [signal.SIGINT]])
+def test_a_second_sigterm_or_ctrl_c_stop_at_once(
+    checkpoint: Checkpoint, signals: list[signal.Signals]
+) -> None:
     with served(checkpoint, drain_delay_s=600, drain_timeout_s=5) as service:
-        terminate(service)
-        terminate(service)
-        service.thread.join(20)
-        assert not service.thread.is_alive()
-
-
-def test_ctrl_c_stops_at_once(checkpoint: Checkpoint) -> None:
-    with served(checkpoint, drain_delay_s=600, drain_timeout_s=5) as service:
-        service.server.handle_exit(signal.SIGINT, None)
-        service.thread.join(20)
-        assert not service.thread.is_alive()
+        for each in signals:
+            service.server.handle_exit(each, None)
+        assert stops(service)
 
 
 def test_a_service_that_was_not_ready_stops_without_a_delay(checkpoint: Checkpoint) -> None:
     with served(checkpoint, drain_delay_s=600, drain_timeout_s=5) as service:
         service.stack.readiness.set("probe_mismatch", "a test")
         terminate(service)
-        service.thread.join(20)
-        assert not service.thread.is_alive()
+        assert stops(service)
 
 
 @pytest.fixture
@@ -143,8 +136,7 @@ def test_a_hung_engine_fails_open_requests_and_ends_the_service(
             assert int(response.headers["retry-after"]) > 0
         assert readiness(service) == (503, "engine_lost")
         assert score(service).status_code == 503
-        service.thread.join(20)
-        assert not service.thread.is_alive()
+        assert stops(service)
         assert service.server.failed
 
 
@@ -152,8 +144,7 @@ def test_a_dead_engine_ends_the_service(checkpoint: Checkpoint, watched: FakeEng
     with served(checkpoint, engine=watched, **PATIENT) as service:
         watched.kill()
         wait_until(lambda: readiness(service) == (503, "engine_lost"))
-        service.thread.join(20)
-        assert not service.thread.is_alive()
+        assert stops(service)
         assert service.server.failed
 
 

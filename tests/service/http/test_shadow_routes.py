@@ -14,7 +14,7 @@ from service.explaining.mode import Flip
 from service.http.auth import hash_key
 from service.settings import Settings
 from service.shadowing.http_target import HttpTarget
-from service.shadowing.shadow import Shadow, ShadowLimits
+from service.shadowing.shadow import Shadow, ShadowOptions
 from tests.checkpoints import fake_engine_for
 from tests.service.http.conftest import REQUEST
 from tests.waiting import until
@@ -54,8 +54,8 @@ async def running(pair: Pair) -> AsyncIterator[httpx.AsyncClient]:
             yield client
 
 
-async def test_two_services_of_one_checkpoint_do_not_differ(tiny_checkpoint: Checkpoint) -> None:
-    pair = Pair(tiny_checkpoint, keys=KEYS)
+async def test_two_services_of_one_checkpoint_do_not_differ(checkpoint: Checkpoint) -> None:
+    pair = Pair(checkpoint, keys=KEYS)
     async with running(pair) as client:
         for number in range(12):
             answer = await client.post("/score", json={**REQUEST, "query": f"cafe {number}"})
@@ -64,7 +64,7 @@ async def test_two_services_of_one_checkpoint_do_not_differ(tiny_checkpoint: Che
         assert (await client.post("/rerank", json=rerank)).status_code == 200
         assert await pair.mirrored(13) == {"compared": 13, "failed": 0, "dropped": 0}
         found = (await client.get("/admin/shadow")).json()
-    fingerprint = tiny_checkpoint.manifest.fingerprint
+    fingerprint = checkpoint.manifest.fingerprint
     assert found["served"]["fingerprint"] == found["shadow"]["fingerprint"] == fingerprint
     assert found["comparison"]["pairs"] == 26
     assert found["comparison"]["same_grade"]["mean"] == 1
@@ -72,8 +72,8 @@ async def test_two_services_of_one_checkpoint_do_not_differ(tiny_checkpoint: Che
     assert found["engine_ms_per_pair"]["shadow"]["mean"] >= 0
 
 
-async def test_a_failing_shadow_does_not_affect_callers(tiny_checkpoint: Checkpoint) -> None:
-    pair = Pair(tiny_checkpoint)
+async def test_a_failing_shadow_does_not_affect_callers(checkpoint: Checkpoint) -> None:
+    pair = Pair(checkpoint)
     async with running(pair) as client:
         before = (await client.post("/score", json=REQUEST)).json()
         await pair.mirrored(1)
@@ -87,8 +87,8 @@ async def test_a_failing_shadow_does_not_affect_callers(tiny_checkpoint: Checkpo
     assert after == before
 
 
-async def test_the_shadow_does_not_explain_mirrored_requests(tiny_checkpoint: Checkpoint) -> None:
-    pair = Pair(tiny_checkpoint)
+async def test_the_shadow_does_not_explain_mirrored_requests(checkpoint: Checkpoint) -> None:
+    pair = Pair(checkpoint)
     pair.behind.engine.trace = (5, 6)  # type: ignore[attr-defined]
     async with running(pair) as client:
         flip = Flip("all", "ann", "a test", 60.0)
@@ -98,13 +98,13 @@ async def test_the_shadow_does_not_explain_mirrored_requests(tiny_checkpoint: Ch
         assert pair.behind.engine.continued == []  # type: ignore[attr-defined]
 
 
-async def test_mirrored_requests_are_not_mirrored_again(tiny_checkpoint: Checkpoint) -> None:
-    pair = Pair(tiny_checkpoint)
+async def test_mirrored_requests_are_not_mirrored_again(checkpoint: Checkpoint) -> None:
+    pair = Pair(checkpoint)
     behind = pair.behind
     transport = httpx.ASGITransport(pair.apps[0], raise_app_exceptions=False)
     # The shadow has the first service as its own shadow.
-    limits = ShadowLimits(rate=1.0, queue=8)
-    back = Shadow(HttpTarget("http://front", "", 30, transport), 4, limits, behind.metrics)
+    options = ShadowOptions(shadow_rate=1.0)
+    back = Shadow(HttpTarget("http://front", "", 30, transport), 4, options, behind.metrics)
     object.__setattr__(behind, "shadow", back)
     pair.apps[1] = build_app(Settings(), behind)
     assert pair.shadow is not None
@@ -115,8 +115,8 @@ async def test_mirrored_requests_are_not_mirrored_again(tiny_checkpoint: Checkpo
     assert back.report()["mirrored"] == {"compared": 0, "failed": 0, "dropped": 0}
 
 
-async def test_without_a_shadow_the_report_is_not_found(tiny_checkpoint: Checkpoint) -> None:
-    pair = Pair(tiny_checkpoint, keys=KEYS)
+async def test_without_a_shadow_the_report_is_not_found(checkpoint: Checkpoint) -> None:
+    pair = Pair(checkpoint, keys=KEYS)
     transport = httpx.ASGITransport(pair.apps[1])
     async with httpx.AsyncClient(transport=transport, base_url="http://behind") as client:
         for key, status in (("admin-key", 404), ("score-key", 403), ("wrong", 401)):

@@ -19,7 +19,7 @@ from service.errors import ConfigurationError
 from service.observability import tracing
 from service.observability.tracing import UNTRACED, Tracer, exemplar
 from service.settings import Settings
-from tests.checkpoints import fake_engine_for, load_tiny
+from tests.checkpoints import fake_engine_for
 from tests.collector import Collector, attributes, collector
 from tests.served import Served, served
 
@@ -29,11 +29,6 @@ NOT_SAMPLED = {"traceparent": f"00-{TRACE_ID}-{CALLER_SPAN_ID}-00"}
 BODY = {"request_id": "r-1", "query": "zebra cafes", "notes": [{"id": "n1", "body": "A quiet zebra."}]}
 OPENMETRICS = {"Accept": "application/openmetrics-text; version=1.0.0"}
 Tracing = Callable[..., AbstractContextManager[tuple[Served, Collector]]]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return load_tiny(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture

@@ -5,50 +5,53 @@ from prometheus_client import CollectorRegistry
 
 from service.observability.metrics import Metrics
 from service.scoring.admission import FIRST_TURN, RETRY_AFTER_RANGE_S, TIME_SHARE, Admission, Flow, Ticket
+from tests.clock import Clock
 
 ANN, BOB, BATCH = Flow("online", "ann"), Flow("online", "bob"), Flow("batch", "ann")
 LONG_S = 1e9
 SATURATED = 100
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-class Harness:
+class Harness(Admission):
     """An admission with a clock. After `measure`, its rate is 1,000 tokens per second."""
 
     def __init__(self, limit: int = 100_000) -> None:
         self.clock, self.registry = Clock(), CollectorRegistry()
-        self.admission = Admission(limit, SATURATED, self.clock, Metrics(self.registry))
+        super().__init__(limit, SATURATED, self.clock, Metrics(self.registry))
 
     def measure(self) -> None:
-        ticket = self.admission.admit(ANN, 2_000)
-        self.clock.now_s += 2
-        self.admission.release(ticket, 2_000, 2_000)
+        ticket = self.admit(ANN, 2_000)
+        self.clock.now += 2
+        self.finish(ticket)
+
+    def measure_too_low(self) -> None:
+        slow = self.admit(ANN, 2_000)
+        self.clock.now += 100  # another program used the machine
+        self.finish(slow)
+
+    def finish(self, *tickets: Ticket) -> None:
+        """Release pairs that the engine computed in full."""
+        for ticket in tickets:
+            self.release(ticket, ticket.tokens, ticket.tokens)
 
     def admits(self, flow: Flow, tokens: int, remaining_s: float = LONG_S) -> bool:
-        return self.admission.why_not(flow, tokens, remaining_s) is None
+        return self.why_not(flow, tokens, remaining_s) is None
 
     def fill(self, flow: Flow, tokens: int, remaining_s: float) -> list[Ticket]:
         """Admit pairs of 100 tokens until one is shed or `tokens` are admitted."""
         tickets: list[Ticket] = []
         while self.admits(flow, 100, remaining_s) and len(tickets) * 100 < tokens:
-            tickets.append(self.admission.admit(flow, 100))
+            tickets.append(self.admit(flow, 100))
         return tickets
 
 
 def test_the_backlog_stays_within_its_limit() -> None:
     harness = Harness(100)
-    ticket = harness.admission.admit(ANN, 60)
+    ticket = harness.admit(ANN, 60)
     assert harness.admits(ANN, 40)
-    assert harness.admission.why_not(ANN, 41, LONG_S) == "backlog"
-    assert harness.admission.backlog_share == 0.6
-    harness.admission.release(ticket)
+    assert harness.why_not(ANN, 41, LONG_S) == "backlog"
+    assert harness.backlog_share == 0.6
+    harness.release(ticket)
     assert harness.admits(ANN, 100)
     assert harness.registry.get_sample_value("notegrade_backlog_tokens") == 0
 
@@ -58,23 +61,23 @@ def test_a_caller_can_not_use_the_budget_of_the_others() -> None:
     greedy = harness.fill(ANN, 100_000, LONG_S)
     assert sum(ticket.tokens for ticket in greedy) == 10_000
     assert sum(ticket.tokens for ticket in harness.fill(BOB, 100_000, LONG_S)) == 5_000
-    assert harness.admission.why_not(ANN, 1, LONG_S) == "backlog"
-    assert harness.admission.backlog_share == 1.5
+    assert harness.why_not(ANN, 1, LONG_S) == "backlog"
+    assert harness.backlog_share == 1.5
 
 
 def test_batch_can_not_use_the_budget_of_online() -> None:
     harness = Harness(10_000)
     harness.fill(BATCH, 100_000, LONG_S)
-    assert harness.admission.backlog_tokens == 10_000
+    assert harness.backlog_tokens == 10_000
     assert sum(ticket.tokens for ticket in harness.fill(ANN, 100_000, LONG_S)) == 10_000
-    assert harness.admission.why_not(BATCH, 1, LONG_S) == "backlog"
+    assert harness.why_not(BATCH, 1, LONG_S) == "backlog"
 
 
 def test_an_idle_engine_admits_a_pair_over_the_limit() -> None:
     harness = Harness(100)
     harness.measure()
     assert harness.admits(ANN, 1_000, remaining_s=0.001)
-    harness.admission.admit(ANN, 1_000)
+    harness.admit(ANN, 1_000)
     assert not harness.admits(ANN, 1)
 
 
@@ -86,124 +89,113 @@ def test_the_backlog_is_the_sum_of_admitted_and_unreleased_pairs(steps: list[tup
     held: list[Ticket] = []
     for cost, release, flow in steps:
         if release and held:
-            harness.admission.release(held.pop(0))
+            harness.release(held.pop(0))
         elif harness.admits(flow, cost):
-            held.append(harness.admission.admit(flow, cost))
+            held.append(harness.admit(flow, cost))
         by_flow = {one: sum(t.tokens for t in held if t.flow == one) for one in (ANN, BOB, BATCH)}
-        assert harness.admission.backlog_tokens == sum(by_flow.values())
+        assert harness.backlog_tokens == sum(by_flow.values())
         # For the second caller, no more of the first one's tokens count than its own: half the limit is left for it.
         assert max(by_flow.values()) <= 100
         assert by_flow[ANN] + by_flow[BOB] <= 150
     for ticket in held:
-        harness.admission.release(ticket)
+        harness.release(ticket)
     # No state is kept for callers whose pairs have ended.
-    assert not harness.admission._backlog
-    assert not harness.admission._next_turns
+    assert not harness._backlog
+    assert not harness._next_turns
 
 
 def test_a_pair_that_can_not_meet_its_deadline_is_shed() -> None:
     harness = Harness()
     harness.measure()
-    harness.admission.admit(ANN, 4_000)
+    harness.admit(ANN, 4_000)
     makes_it_in = 5_000 / 1_000 / TIME_SHARE
     assert harness.admits(ANN, 1_000, makes_it_in + 0.01)
-    assert harness.admission.why_not(ANN, 1_000, makes_it_in - 0.01) == "deadline"
+    assert harness.why_not(ANN, 1_000, makes_it_in - 0.01) == "deadline"
 
 
 def test_without_a_measured_rate_only_the_limit_counts() -> None:
     harness = Harness()
-    harness.admission.admit(ANN, 50_000)
-    assert harness.admission.rate is None
+    harness.admit(ANN, 50_000)
+    assert harness.rate is None
     assert harness.admits(ANN, 1_000, remaining_s=0.001)
 
 
 def test_the_rate_is_measured_only_in_saturated_time() -> None:
     harness = Harness()
     harness.measure()
-    assert harness.admission.rate == pytest.approx(1_000)
+    assert harness.rate == pytest.approx(1_000)
     # An idle hour and a slow single prompt do not change the rate.
-    harness.clock.now_s += 3_600
-    lone = harness.admission.admit(ANN, SATURATED - 1)
-    harness.clock.now_s += 5
-    harness.admission.release(lone, SATURATED - 1, SATURATED - 1)
-    assert harness.admission.rate == pytest.approx(1_000)
-    slow = harness.admission.admit(ANN, 5_000)
-    harness.clock.now_s += 50
-    harness.admission.release(slow, 5_000, 5_000)
-    assert harness.admission.rate is not None
-    assert 100 <= harness.admission.rate < 110
+    harness.clock.now += 3_600
+    lone = harness.admit(ANN, SATURATED - 1)
+    harness.clock.now += 5
+    harness.finish(lone)
+    assert harness.rate == pytest.approx(1_000)
+    slow = harness.admit(ANN, 5_000)
+    harness.clock.now += 50
+    harness.finish(slow)
+    assert 100 <= (harness.rate or 0) < 110
 
 
 def test_all_pairs_of_a_step_count_although_the_first_empties_the_backlog() -> None:
     harness = Harness()
     for _ in range(20):
-        step = [harness.admission.admit(ANN, 20) for _ in range(6)]  # just more than a full step
-        harness.clock.now_s += 0.12
-        for ticket in step:
-            harness.admission.release(ticket, 20, 20)
-    assert harness.admission.rate == pytest.approx(1_000, rel=0.01)
+        step = [harness.admit(ANN, 20) for _ in range(6)]  # just more than a full step
+        harness.clock.now += 0.12
+        harness.finish(*step)
+    assert harness.rate == pytest.approx(1_000, rel=0.01)
 
 
 def test_a_pair_counts_only_for_the_saturated_share_of_its_time() -> None:
     harness = Harness()
     harness.measure()
     for _ in range(200):
-        first = [harness.admission.admit(ANN, 20) for _ in range(4)]
-        harness.clock.now_s += 0.09
-        last = [harness.admission.admit(ANN, 20) for _ in range(2)]
-        harness.clock.now_s += 0.01  # saturated for a tenth of most pairs' time
-        for ticket in first + last:
-            harness.admission.release(ticket, 20, 20)
-    assert harness.admission.rate is not None
-    assert harness.admission.rate < 6_000
+        first = [harness.admit(ANN, 20) for _ in range(4)]
+        harness.clock.now += 0.09
+        last = [harness.admit(ANN, 20) for _ in range(2)]
+        harness.clock.now += 0.01  # saturated for a tenth of most pairs' time
+        harness.finish(*(first + last))
+    assert 0 < (harness.rate or 0) < 6_000
 
 
 def test_a_rate_that_was_measured_too_low_recovers() -> None:
     harness = Harness()
-    slow = harness.admission.admit(ANN, 2_000)
-    harness.clock.now_s += 100  # another program used the machine
-    harness.admission.release(slow, 2_000, 2_000)
-    assert harness.admission.rate == pytest.approx(20)
+    harness.measure_too_low()
+    assert harness.rate == pytest.approx(20)
     for _ in range(300):
         held = harness.fill(ANN, 10_000, remaining_s=1.0)
         # The engine's steps are full, however wrong the rate is.
         assert sum(ticket.tokens for ticket in held) >= SATURATED
-        harness.clock.now_s += 0.12
-        for ticket in held:
-            harness.admission.release(ticket, ticket.tokens, ticket.tokens)
-    assert harness.admission.rate is not None
-    assert harness.admission.rate > 500
+        harness.clock.now += 0.12
+        harness.finish(*held)
+    assert (harness.rate or 0) > 500
 
 
 def test_nothing_is_shed_while_the_next_step_is_not_full() -> None:
     harness = Harness()
-    slow = harness.admission.admit(ANN, 2_000)
-    harness.clock.now_s += 100
-    harness.admission.release(slow, 2_000, 2_000)
-    harness.admission.admit(BOB, SATURATED - 1)
+    harness.measure_too_low()
+    harness.admit(BOB, SATURATED - 1)
     assert harness.admits(ANN, 1_000, remaining_s=0.001)
-    harness.admission.admit(BOB, 1)
+    harness.admit(BOB, 1)
     assert not harness.admits(ANN, 1, remaining_s=0.001)
 
 
 def test_aborted_pairs_do_not_count_for_the_rate() -> None:
     harness = Harness()
     harness.measure()
-    ticket = harness.admission.admit(ANN, 5_000)
-    harness.clock.now_s += 2
-    harness.admission.release(ticket)
-    assert harness.admission.rate is not None
-    assert harness.admission.rate < 600
+    ticket = harness.admit(ANN, 5_000)
+    harness.clock.now += 2
+    harness.release(ticket)
+    assert 0 < (harness.rate or 0) < 600
 
 
 def test_tokens_that_the_engine_reuses_cost_nothing() -> None:
     harness = Harness()
     for _ in range(500):
-        ticket = harness.admission.admit(ANN, 1_000)
-        harness.clock.now_s += 0.25
-        harness.admission.release(ticket, 1_000, 250)
-    assert harness.admission.admit(ANN, 1_000).tokens == 251  # rounded up
-    assert harness.admission.rate == pytest.approx(1_000, rel=0.01)
+        ticket = harness.admit(ANN, 1_000)
+        harness.clock.now += 0.25
+        harness.release(ticket, 1_000, 250)
+    assert harness.admit(ANN, 1_000).tokens == 251  # rounded up
+    assert harness.rate == pytest.approx(1_000, rel=0.01)
 
 
 def test_batch_waits_for_online_and_not_the_reverse() -> None:
@@ -211,7 +203,7 @@ def test_batch_waits_for_online_and_not_the_reverse() -> None:
     harness.measure()
     harness.fill(BATCH, 8_000, LONG_S)
     assert harness.admits(ANN, 500, remaining_s=1)
-    first, second = harness.admission.admit(BATCH, 100), harness.admission.admit(ANN, 100)
+    first, second = harness.admit(BATCH, 100), harness.admit(ANN, 100)
     assert second.turn < FIRST_TURN["batch"] <= first.turn
     harness.fill(ANN, 4_000, LONG_S)
     assert not harness.admits(BATCH, 100, remaining_s=4)
@@ -232,10 +224,9 @@ def test_a_caller_with_few_pairs_is_admitted_beside_one_with_many() -> None:
 
 def test_turns_alternate_between_callers_in_any_order_of_arrival() -> None:
     harness = Harness()
-    ann = [harness.admission.admit(ANN, 100) for _ in range(50)]
-    for ticket in ann[:10]:
-        harness.admission.release(ticket, 100, 100)
-    bob = [harness.admission.admit(BOB, 100) for _ in range(5)]
+    ann = [harness.admit(ANN, 100) for _ in range(50)]
+    harness.finish(*ann[:10])
+    bob = [harness.admit(BOB, 100) for _ in range(5)]
     waiting = sorted([*ann[10:], *bob], key=lambda ticket: ticket.turn)
     served = [ticket.flow.caller for ticket in waiting[:11]]
     assert served.count("bob") == 5
@@ -243,58 +234,54 @@ def test_turns_alternate_between_callers_in_any_order_of_arrival() -> None:
 
 def test_a_caller_gets_no_credit_for_an_idle_time() -> None:
     harness = Harness()
-    ann = [harness.admission.admit(ANN, 100) for _ in range(50)]
-    for ticket in ann[:40]:
-        harness.admission.release(ticket, 100, 100)
-    bob = harness.admission.admit(BOB, 100)
+    ann = [harness.admit(ANN, 100) for _ in range(50)]
+    harness.finish(*ann[:40])
+    bob = harness.admit(BOB, 100)
     assert bob.turn == ann[39].turn
 
 
 def test_virtual_time_does_not_advance_to_the_turn_of_an_aborted_pair() -> None:
     """Otherwise the next caller would come after pairs that have not had their turn."""
     harness = Harness()
-    waiting = [harness.admission.admit(ANN, 100) for _ in range(10)]
-    aborted = [harness.admission.admit(ANN, 100) for _ in range(10)]
+    waiting = [harness.admit(ANN, 100) for _ in range(10)]
+    aborted = [harness.admit(ANN, 100) for _ in range(10)]
     for ticket in aborted:
-        harness.admission.release(ticket)
-    assert harness.admission.admit(BOB, 100).turn == waiting[0].turn
+        harness.release(ticket)
+    assert harness.admit(BOB, 100).turn == waiting[0].turn
     # The aborted pair does not count against its caller.
-    assert harness.admission.admit(ANN, 100).turn == aborted[0].turn
+    assert harness.admit(ANN, 100).turn == aborted[0].turn
 
 
 def test_each_priority_has_its_own_virtual_time() -> None:
     harness = Harness()
-    online = [harness.admission.admit(ANN, 100) for _ in range(10)]
-    batch = [harness.admission.admit(BATCH, 100) for _ in range(2)]
-    for ticket in online[:8]:
-        harness.admission.release(ticket, 100, 100)
-    other = harness.admission.admit(Flow("batch", "bob"), 100)
+    online = [harness.admit(ANN, 100) for _ in range(10)]
+    batch = [harness.admit(BATCH, 100) for _ in range(2)]
+    harness.finish(*online[:8])
+    other = harness.admit(Flow("batch", "bob"), 100)
     assert other.turn == batch[0].turn
 
 
 def test_retry_after_counts_the_backlog_of_its_priority_and_above() -> None:
     harness = Harness()
     harness.measure()
-    harness.admission.admit(BATCH, 8_000)
-    harness.admission.admit(ANN, 2_000)
-    rate = harness.admission.rate
-    assert rate is not None
-    assert harness.admission.retry_after_s("online") == pytest.approx(2_000 / rate)
-    assert harness.admission.retry_after_s("batch") == pytest.approx(10_000 / rate)
+    harness.admit(BATCH, 8_000)
+    harness.admit(ANN, 2_000)
+    rate = harness.rate or 0
+    assert harness.retry_after_s("online") == pytest.approx(2_000 / rate)
+    assert harness.retry_after_s("batch") == pytest.approx(10_000 / rate)
 
 
 def test_retry_after_is_backlog_over_rate_within_its_range() -> None:
     shortest, longest = RETRY_AFTER_RANGE_S
     harness = Harness()
-    assert harness.admission.retry_after_s("online") == shortest
-    held = harness.admission.admit(ANN, 5_000)
-    assert harness.admission.retry_after_s("online") == longest  # no rate is measured yet
-    harness.admission.release(held)
+    assert harness.retry_after_s("online") == shortest
+    held = harness.admit(ANN, 5_000)
+    assert harness.retry_after_s("online") == longest  # no rate is measured yet
+    harness.release(held)
     harness.measure()
-    harness.admission.admit(ANN, 8_000)
-    rate = harness.admission.rate
-    assert rate is not None
-    assert harness.admission.retry_after_s("online") == pytest.approx(8_000 / rate)
-    harness.admission.admit(ANN, 90_000)
-    assert harness.admission.retry_after_s("online") == longest
+    harness.admit(ANN, 8_000)
+    rate = harness.rate or 0
+    assert harness.retry_after_s("online") == pytest.approx(8_000 / rate)
+    harness.admit(ANN, 90_000)
+    assert harness.retry_after_s("online") == longest
     assert harness.registry.get_sample_value("notegrade_service_rate_tokens") == rate

@@ -1,7 +1,5 @@
-import asyncio
 import math
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -9,16 +7,10 @@ from prometheus_client import CollectorRegistry
 from service.contract.checkpoint import Checkpoint
 from service.engines.base import EngineProfile
 from service.engines.fake_engine import FakeEngine
-from service.errors import EngineLostError, EngineRequestError, NotReadyError
+from service.errors import EngineLostError, NotReadyError
 from service.observability.metrics import Metrics
-from service.scoring.readiness import Readiness, bring_up, watch
-from tests.checkpoints import engine_model, fake_engine_for, load_tiny
-from tests.waiting import until
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return load_tiny(tmp_path_factory.mktemp("checkpoint"))
+from service.scoring.readiness import Readiness, bring_up, check_engine
+from tests.checkpoints import engine_model, fake_engine_for
 
 
 @pytest.fixture
@@ -65,29 +57,6 @@ async def test_an_engine_with_wrong_numbers_is_not_ready(
         readiness.require()
 
 
-async def test_a_dtype_without_a_tolerance_is_not_ready(checkpoint: Checkpoint, readiness: Readiness) -> None:
-    engine = HalfPrecisionEngine(engine_model(checkpoint))
-    await bring_up(engine, checkpoint, readiness)
-    assert readiness.reason == "probe_mismatch"
-    assert "no probe tolerance for float16" in readiness.detail
-
-
-async def test_an_engine_that_does_not_start_is_lost(checkpoint: Checkpoint, readiness: Readiness) -> None:
-    await bring_up(UnstartableEngine(engine_model(checkpoint)), checkpoint, readiness)
-    assert (readiness.reason, readiness.is_live) == ("engine_lost", False)
-    with pytest.raises(EngineLostError, match="no memory"):
-        readiness.require()
-
-
-async def test_stopping_while_loading_logs_no_error(
-    checkpoint: Checkpoint, readiness: Readiness, caplog: pytest.LogCaptureFixture
-) -> None:
-    readiness.set("draining", "the service is stopping")
-    await bring_up(UnstartableEngine(engine_model(checkpoint)), checkpoint, readiness)
-    assert readiness.reason == "draining"
-    assert not [record for record in caplog.records if record.levelname == "ERROR"]
-
-
 class NumblessEngine(FakeEngine):
     def logprobs(self, prompt: tuple[int, ...]) -> tuple[float, ...]:
         return (math.nan,) * 4
@@ -98,62 +67,47 @@ class BuggyEngine(FakeEngine):
         raise RuntimeError("a bug")
 
 
-async def test_an_engine_that_answers_nan_is_not_ready(checkpoint: Checkpoint, readiness: Readiness) -> None:
-    await bring_up(NumblessEngine(engine_model(checkpoint)), checkpoint, readiness)
-    assert (readiness.reason, readiness.is_live) == ("probe_mismatch", False)
-    assert "unusable label probabilities" in readiness.detail
-
-
-async def test_an_unexpected_error_loses_the_engine_and_is_logged(
-    checkpoint: Checkpoint, readiness: Readiness, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("kind", "reason", "detail"),
+    [
+        (HalfPrecisionEngine, "probe_mismatch", "no probe tolerance for float16"),
+        (NumblessEngine, "probe_mismatch", "unusable label probabilities"),
+        (UnstartableEngine, "engine_lost", "no memory"),
+        (BuggyEngine, "engine_lost", "unexpected error while starting"),
+    ],
+)
+async def test_an_engine_that_fails_while_it_starts_is_never_ready(
+    checkpoint: Checkpoint,
+    readiness: Readiness,
+    caplog: pytest.LogCaptureFixture,
+    kind: type[FakeEngine],
+    reason: str,
+    detail: str,
 ) -> None:
-    await bring_up(BuggyEngine(engine_model(checkpoint)), checkpoint, readiness)
-    assert (readiness.reason, readiness.is_live) == ("engine_lost", False)
-    assert any(record.exc_info and "while starting" in record.message for record in caplog.records)
+    await bring_up(kind(engine_model(checkpoint)), checkpoint, readiness)
+    assert (readiness.reason, readiness.is_live) == (reason, False)
+    with pytest.raises(EngineLostError if reason == "engine_lost" else NotReadyError, match=detail):
+        readiness.require()
+    assert any(record.exc_info for record in caplog.records) == (reason == "engine_lost")
 
 
-async def test_nothing_replaces_draining(checkpoint: Checkpoint, readiness: Readiness) -> None:
+@pytest.mark.parametrize("kind", [FakeEngine, UnstartableEngine])
+async def test_stopping_while_loading_stays_draining_and_logs_no_error(
+    checkpoint: Checkpoint, readiness: Readiness, caplog: pytest.LogCaptureFixture, kind: type[FakeEngine]
+) -> None:
     readiness.set("draining", "the service is stopping")
-    await bring_up(fake_engine_for(checkpoint), checkpoint, readiness)
+    await bring_up(kind(engine_model(checkpoint)), checkpoint, readiness)
     assert readiness.reason == "draining"
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
-async def test_watch_detects_a_dead_engine(checkpoint: Checkpoint, readiness: Readiness) -> None:
+async def test_a_loaded_engine_is_lost_once_it_is_dead(checkpoint: Checkpoint, readiness: Readiness) -> None:
     engine = fake_engine_for(checkpoint)
+    await check_engine(engine, readiness)
+    assert readiness.reason == "engine_starting", "it is not checked while it loads"
     await bring_up(engine, checkpoint, readiness)
-    watching = asyncio.create_task(watch(engine, readiness, interval_s=0.001))
-    engine.kill()
-    await asyncio.wait_for(watching, 5)
-    assert readiness.reason == "engine_lost"
-
-
-CANARY = "a note that nobody may read"
-
-
-class OnceBuggyEngine(FakeEngine):
-    """An engine whose first checks raise unexpected errors."""
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.bugs: list[Exception] = [RuntimeError(CANARY), EngineRequestError("not on this prompt")]
-
-    async def check(self) -> None:
-        if self.bugs:
-            raise self.bugs.pop()
-        await super().check()
-
-
-async def test_watch_continues_after_an_unexpected_error(
-    checkpoint: Checkpoint, readiness: Readiness, caplog: pytest.LogCaptureFixture
-) -> None:
-    engine = OnceBuggyEngine(engine_model(checkpoint))
-    watching = asyncio.create_task(watch(engine, readiness, interval_s=0.001))
-    readiness.set("ok", "as a test will have it")
-    await until(lambda: not engine.bugs)
+    await check_engine(engine, readiness)
     assert readiness.is_ready
     engine.kill()
-    await asyncio.wait_for(watching, 5)
-    assert readiness.reason == "engine_lost"
-    logged = [record for record in caplog.records if record.message == "the engine could not be checked"]
-    assert [vars(record)["error"] for record in logged] == ["EngineRequestError", "RuntimeError"]
-    assert CANARY not in caplog.text
+    await check_engine(engine, readiness)
+    assert not readiness.is_live

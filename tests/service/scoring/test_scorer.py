@@ -31,7 +31,7 @@ from service.observability.metrics import Metrics
 from service.scoring.admission import Admission
 from service.scoring.deadline import Deadline
 from service.scoring.scorer import Scorer
-from service.scoring.types import ScoringNote, ScoringRequest
+from service.scoring.types import ScoringAnswer, ScoringNote, ScoringRequest
 from tests.checkpoints import fake_engine_for, load_tiny
 from tests.service.caches.harness import read_values
 from tests.waiting import until
@@ -39,20 +39,17 @@ from tests.waiting import until
 BODIES = ("A quiet cafe with good light.", "The best surf beaches.", "Laptops welcome, slow wifi.")
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return load_tiny(tmp_path_factory.mktemp("checkpoint"))
-
-
 class Harness:
     """A scorer over in-memory twins, with its parts and metrics."""
 
-    def __init__(self, checkpoint: Checkpoint, max_backlog_tokens: int = 100_000) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, max_backlog_tokens: int = 100_000, remote: MemoryCache | None = None
+    ) -> None:
         self.registry = CollectorRegistry()
         metrics = Metrics(self.registry)
         self.checkpoint = checkpoint
         self.engine: FakeEngine = fake_engine_for(checkpoint)
-        self.local, self.remote = MemoryCache(1_000, 60), MemoryCache(1_000, 60)
+        self.local, self.remote = MemoryCache(1_000, 60), remote or MemoryCache(1_000, 60)
         self.cache = TieredCache(self.local, self.remote, Breaker(5, 1), metrics)
         self.admission = Admission(max_backlog_tokens, 1_024, lambda: 0.0, metrics)
         self.live = LiveFigures()
@@ -65,23 +62,21 @@ class Harness:
         """Wait until that many prompts are in the engine."""
         await until(lambda: self.engine.in_flight == prompts)
 
+    async def hold(self, request: ScoringRequest, prompts: int) -> "asyncio.Task[ScoringAnswer]":
+        """Start a request, hold its prompts in the engine, and wait until that many are there."""
+        self.engine.hold()
+        task = asyncio.create_task(self.scorer.score(request))
+        await self.held(prompts)
+        return task
+
     async def written(self, pairs: int) -> None:
         """Wait until that many pairs are written to Redis, which happens after the answer."""
         await until(lambda: self.count("cache_operations_total", tier="redis", result="written") == pairs)
 
-    def other_replica(self) -> "Harness":
-        """Make another replica, which shares only Redis with this one."""
-        other = Harness(self.checkpoint)
-        other.remote = self.remote
-        other.cache = TieredCache(other.local, self.remote, Breaker(5, 1), Metrics(CollectorRegistry()))
-        other.scorer = Scorer(
-            self.checkpoint,
-            other.engine,
-            other.cache,
-            other.admission,
-            Metrics(CollectorRegistry()),
-            other.live,
-        )
+    async def other_replica(self, checkpoint: Checkpoint | None = None) -> "Harness":
+        """Start another replica, which shares only Redis with this one."""
+        other = Harness(checkpoint or self.checkpoint, remote=self.remote)
+        await other.engine.start()
         return other
 
 
@@ -125,7 +120,7 @@ async def test_second_identical_request_comes_from_the_local_cache(harness: Harn
 async def test_another_replica_reads_it_from_redis(harness: Harness) -> None:
     first = await harness.scorer.score(request())
     await harness.written(3)
-    other = harness.other_replica()
+    other = await harness.other_replica()
     second = await other.scorer.score(request())
     assert [result.source for result in second.results] == ["redis"] * 3
     assert [r.judgement for r in second.results] == [r.judgement for r in first.results]
@@ -155,11 +150,8 @@ async def test_a_new_checkpoint_never_reads_an_old_ones_entries(harness: Harness
     await harness.scorer.score(request())
     await harness.written(3)
     new = load_tiny(tmp_path, limits={"max_query_tokens": 64, "max_note_tokens": 40})
-    other = Harness(new)
-    await other.engine.start()
-    metrics = Metrics(CollectorRegistry())
-    cache = TieredCache(MemoryCache(10, 60), harness.remote, Breaker(5, 1), metrics)
-    answer = await Scorer(new, other.engine, cache, other.admission, metrics, other.live).score(request())
+    other = await harness.other_replica(new)
+    answer = await other.scorer.score(request())
     assert [result.source for result in answer.results] == ["engine"] * 3
 
 
@@ -167,12 +159,8 @@ async def test_a_new_calibration_reuses_entries(harness: Harness, tmp_path: Path
     fresh = await harness.scorer.score(request())
     await harness.written(3)
     softened = {"name": "temperature-1", "method": "temperature", "temperature": 3.0}
-    new = load_tiny(tmp_path, calibration=softened)
-    metrics = Metrics(CollectorRegistry())
-    cache = TieredCache(MemoryCache(10, 60), harness.remote, Breaker(5, 1), metrics)
-    answer = await Scorer(new, fake_engine_for(new), cache, harness.admission, metrics, harness.live).score(
-        request()
-    )
+    other = await harness.other_replica(load_tiny(tmp_path, calibration=softened))
+    answer = await other.scorer.score(request())
     for old, result in zip(fresh.results, answer.results, strict=True):
         assert result.source == "redis"
         assert old.judgement is not None
@@ -199,11 +187,8 @@ async def test_same_note_twice_is_scored_once(harness: Harness) -> None:
 
 
 async def test_concurrent_requests_share_pairs_in_flight(harness: Harness) -> None:
-    harness.engine.hold()
-    first = asyncio.create_task(harness.scorer.score(request()))
-    await harness.held(3)
-    second = asyncio.create_task(harness.scorer.score(request((*BODIES, "one more"))))
-    await harness.held(4)
+    first = await harness.hold(request(), 3)
+    second = await harness.hold(request((*BODIES, "one more")), 4)
     harness.engine.let_go()
     one, two = await first, await second
     assert [result.source for result in one.results] == ["engine"] * 3
@@ -212,11 +197,8 @@ async def test_concurrent_requests_share_pairs_in_flight(harness: Harness) -> No
 
 
 async def test_online_requests_do_not_join_the_flights_of_batch_requests(harness: Harness) -> None:
-    harness.engine.hold()
-    batch = asyncio.create_task(harness.scorer.score(request(priority="batch")))
-    await harness.held(3)
-    online = asyncio.create_task(harness.scorer.score(request()))
-    await harness.held(6)
+    batch = await harness.hold(request(priority="batch"), 3)
+    online = await harness.hold(request(), 6)
     assert max(harness.engine.priorities[3:]) < min(harness.engine.priorities[:3])
     harness.engine.let_go()
     one, two = await batch, await online
@@ -225,11 +207,8 @@ async def test_online_requests_do_not_join_the_flights_of_batch_requests(harness
 
 
 async def test_batch_requests_join_the_flights_of_online_requests(harness: Harness) -> None:
-    harness.engine.hold()
-    online = asyncio.create_task(harness.scorer.score(request()))
-    await harness.held(3)
-    batch = asyncio.create_task(harness.scorer.score(request((*BODIES, "one more"), priority="batch")))
-    await harness.held(4)
+    online = await harness.hold(request(), 3)
+    batch = await harness.hold(request((*BODIES, "one more"), priority="batch"), 4)
     harness.engine.let_go()
     await online
     assert [result.source for result in (await batch).results] == ["coalesced"] * 3 + ["engine"]
@@ -266,9 +245,7 @@ async def test_an_answer_counts_its_outcomes_and_sources(harness: Harness) -> No
 
 
 async def test_cancelled_request_aborts_its_engine_work(harness: Harness) -> None:
-    harness.engine.hold()
-    task = asyncio.create_task(harness.scorer.score(request()))
-    await harness.held(3)
+    task = await harness.hold(request(), 3)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -277,11 +254,8 @@ async def test_cancelled_request_aborts_its_engine_work(harness: Harness) -> Non
 
 
 async def test_a_cancelled_request_does_not_abort_shared_pairs(harness: Harness) -> None:
-    harness.engine.hold()
-    leaver = asyncio.create_task(harness.scorer.score(request()))
-    await harness.held(3)
-    stayer = asyncio.create_task(harness.scorer.score(request((BODIES[0], "one more"))))
-    await harness.held(4)
+    leaver = await harness.hold(request(), 3)
+    stayer = await harness.hold(request((BODIES[0], "one more")), 4)
     leaver.cancel()
     await asyncio.wait({leaver})
     await harness.held(2)
@@ -300,6 +274,7 @@ async def test_over_budget_pairs_are_shed_and_the_rest_is_scored(checkpoint: Che
     answer = await harness.scorer.score(request())
     assert [result.outcome for result in answer.results] == ["scored", "shed", "shed"]
     assert harness.count("shed_total", reason="backlog") == 2
+    assert len(harness.engine.priorities) == 1, "shed pairs never reach the engine"
     await until(lambda: harness.admission.backlog_tokens == 0)
 
 
@@ -308,9 +283,7 @@ async def test_a_request_whose_pairs_are_all_shed_is_an_error_with_retry_after(
 ) -> None:
     harness = Harness(checkpoint, max_backlog_tokens=1)
     await harness.engine.start()
-    harness.engine.hold()
-    first = asyncio.create_task(harness.scorer.score(request(BODIES[:1])))
-    await harness.held(1)
+    first = await harness.hold(request(BODIES[:1]), 1)
     with pytest.raises(OverloadedError) as caught:
         await harness.scorer.score(request(BODIES[1:]))
     assert (caught.value.retry_after_s or 0) >= 1
@@ -325,14 +298,6 @@ async def test_the_error_says_when_only_some_pairs_were_shed(checkpoint: Checkpo
     with pytest.raises(OverloadedError, match="pairs were shed, and none was scored"):
         await harness.scorer.score(request(deadline_ms=500))
     await harness.held(0)
-
-
-async def test_shed_pairs_never_reach_the_engine(checkpoint: Checkpoint) -> None:
-    harness = Harness(checkpoint, max_backlog_tokens=1)
-    await harness.engine.start()
-    answer = await harness.scorer.score(request())
-    assert [result.outcome for result in answer.results] == ["scored", "shed", "shed"]
-    assert len(harness.engine.priorities) == 1
 
 
 async def test_one_failing_pair_fails_alone(harness: Harness) -> None:
@@ -391,21 +356,13 @@ async def test_pairs_that_are_not_rendered_in_time_are_shed(
     assert harness.engine.priorities == []
 
 
-async def test_a_lost_engine_is_an_engine_lost_error(harness: Harness) -> None:
-    harness.engine.hold()
-    task = asyncio.create_task(harness.scorer.score(request()))
-    await harness.held(3)
-    harness.engine.kill()
-    with pytest.raises(EngineLostError):
-        await task
-
-
-async def test_closing_fails_the_pairs_in_flight(harness: Harness) -> None:
-    harness.engine.hold()
-    task = asyncio.create_task(harness.scorer.score(request()))
-    await harness.held(3)
-    await harness.scorer.close()
-    with pytest.raises(EngineLostError, match="shutting down"):
+@pytest.mark.parametrize(("closed", "why"), [("engine", "not running"), ("scorer", "shutting down")])
+async def test_pairs_in_flight_fail_when_engine_or_scorer_close(
+    harness: Harness, closed: str, why: str
+) -> None:
+    task = await harness.hold(request(), 3)
+    await getattr(harness, closed).close()
+    with pytest.raises(EngineLostError, match=why):
         await task
 
 

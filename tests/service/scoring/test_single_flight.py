@@ -5,6 +5,8 @@ import pytest
 from service.scoring.single_flight import SingleFlight
 from tests.waiting import until
 
+Flights = SingleFlight[str, str]
+
 
 class Call:
     """A call that a test ends, and that records whether it was cancelled."""
@@ -24,8 +26,12 @@ class Call:
         return "result"
 
 
-async def test_every_attached_request_gets_the_calls_result() -> None:
-    flights: SingleFlight[str, str] = SingleFlight()
+@pytest.fixture
+def flights() -> Flights:
+    return SingleFlight()
+
+
+async def test_every_attached_request_gets_the_calls_result(flights: Flights) -> None:
     call = Call()
     first = flights.start("key", call())
     second = flights.join("key")
@@ -35,8 +41,7 @@ async def test_every_attached_request_gets_the_calls_result() -> None:
     assert (first.task.result(), call.runs) == ("result", 1)
 
 
-async def test_a_finished_call_is_forgotten() -> None:
-    flights: SingleFlight[str, str] = SingleFlight()
+async def test_a_finished_call_is_forgotten(flights: Flights) -> None:
     call = Call()
     call.end.set()
     await flights.start("key", call()).task
@@ -45,8 +50,7 @@ async def test_a_finished_call_is_forgotten() -> None:
     assert len(flights) == 0
 
 
-async def test_the_last_request_to_detach_cancels_the_call() -> None:
-    flights: SingleFlight[str, str] = SingleFlight()
+async def test_the_last_request_to_detach_cancels_the_call(flights: Flights) -> None:
     call = Call()
     flight = flights.start("key", call())
     flights.join("key")
@@ -60,8 +64,7 @@ async def test_the_last_request_to_detach_cancels_the_call() -> None:
     assert call.cancelled
 
 
-async def test_a_request_after_that_starts_a_new_call() -> None:
-    flights: SingleFlight[str, str] = SingleFlight()
+async def test_a_request_after_that_starts_a_new_call(flights: Flights) -> None:
     old, new = Call(), Call()
     leaving = flights.start("key", old())
     leaving.detach()
@@ -73,8 +76,7 @@ async def test_a_request_after_that_starts_a_new_call() -> None:
     assert await fresh.task == "result"
 
 
-async def test_only_the_first_request_claims_the_result() -> None:
-    flights: SingleFlight[str, str] = SingleFlight()
+async def test_only_the_first_request_claims_the_result(flights: Flights) -> None:
     call = Call()
     flight = flights.start("key", call())
     assert [flight.claim(), flight.claim()] == [True, False]
@@ -82,8 +84,7 @@ async def test_only_the_first_request_claims_the_result() -> None:
     await asyncio.wait({flight.task})
 
 
-async def test_close_cancels_all_calls_and_waits_for_them() -> None:
-    flights: SingleFlight[str, str] = SingleFlight()
+async def test_close_cancels_all_calls_and_waits_for_them(flights: Flights) -> None:
     calls = [Call(), Call()]
     tasks = [flights.start(str(i), call()).task for i, call in enumerate(calls)]
     await until(lambda: calls[1].runs == 1)
@@ -93,11 +94,10 @@ async def test_close_cancels_all_calls_and_waits_for_them() -> None:
     assert len(flights) == 0
 
 
-async def test_a_calls_exception_reaches_only_its_attached_requests() -> None:
+async def test_a_calls_exception_reaches_only_its_attached_requests(flights: Flights) -> None:
     async def fail() -> str:
         raise ValueError("broken")
 
-    flights: SingleFlight[str, str] = SingleFlight()
     flight = flights.start("key", fail())
     await asyncio.wait({flight.task})
     with pytest.raises(ValueError, match="broken"):

@@ -20,10 +20,8 @@ ANSWER: dict[str, Any] = {
 }  # fmt: skip
 
 
-def target(
-    answer: Callable[[httpx.Request], httpx.Response], key: str = "", timeout_s: float = 5
-) -> HttpTarget:
-    return HttpTarget("http://shadow/base", key, timeout_s, httpx.MockTransport(answer))
+def target(answer: Callable[[httpx.Request], httpx.Response], key: str = "") -> HttpTarget:
+    return HttpTarget("http://shadow/base", key, 5, httpx.MockTransport(answer))
 
 
 def answering(**changes: Any) -> HttpTarget:
@@ -59,17 +57,26 @@ async def test_an_answer_from_a_cache_has_no_engine_time() -> None:
     assert found.engine_ms == 7.0
 
 
-async def test_the_error_for_a_refusal_holds_only_the_status() -> None:
-    with pytest.raises(ShadowError, match=r"^the shadow refused the request: HTTP 422$"):
-        await target(lambda _: httpx.Response(422, text="quiet cafes")).score(mirrored("body"))
+def lose_connection(_: httpx.Request) -> httpx.Response:
+    raise httpx.ConnectError("no route to http://user:secret@shadow")
 
 
-async def test_the_error_for_a_lost_connection_holds_only_its_kind() -> None:
-    def fail(request: httpx.Request) -> httpx.Response:
-        raise httpx.ConnectError("no route to http://user:secret@shadow")
-
-    with pytest.raises(ShadowError, match=r"^the shadow did not answer: ConnectError$"):
-        await target(fail).score(mirrored("body"))
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda _: httpx.Response(422, text="quiet cafes"), "the shadow refused the request: HTTP 422"),
+        (
+            lambda _: httpx.Response(200, text="<html>"),
+            "the shadow's response is not a valid answer to /score",
+        ),
+        (lose_connection, "the shadow did not answer: ConnectError"),
+    ],
+)
+async def test_the_error_for_a_failure_holds_only_its_kind(
+    answer: Callable[[httpx.Request], httpx.Response], message: str
+) -> None:
+    with pytest.raises(ShadowError, match=f"^{message}$"):
+        await target(answer).score(mirrored("body"))
 
 
 async def test_a_shadow_that_hangs_times_out() -> None:
@@ -98,8 +105,3 @@ async def test_a_shadow_that_hangs_times_out() -> None:
 async def test_an_answer_of_another_shape_is_a_shadow_error(changes: dict[str, Any]) -> None:
     with pytest.raises(ShadowError, match="is not a valid answer to /score"):
         await answering(**changes).score(mirrored("body"))
-
-
-async def test_an_answer_that_is_not_json_is_a_shadow_error() -> None:
-    with pytest.raises(ShadowError, match="is not a valid answer to /score"):
-        await target(lambda _: httpx.Response(200, text="<html>")).score(mirrored("body"))

@@ -10,7 +10,7 @@ from service.contract.comparison import Graded
 from service.observability.metrics import Metrics
 from service.shadowing.base import Mirrored, MirroredNote, TargetAnswer
 from service.shadowing.memory_target import MemoryTarget
-from service.shadowing.shadow import Shadow, ShadowLimits
+from service.shadowing.shadow import Shadow, ShadowOptions
 from tests.service.shadowing.requests import mirrored
 from tests.waiting import until
 
@@ -36,7 +36,8 @@ class HeldTarget(MemoryTarget):
 class Rig:
     def __init__(self, target: MemoryTarget, rate: float, queue: int, draw: Callable[[], float]) -> None:
         self.registry = CollectorRegistry()
-        self.shadow = Shadow(target, 4, ShadowLimits(rate, queue), Metrics(self.registry), draw)
+        options = ShadowOptions(shadow_rate=rate, shadow_queue=queue)
+        self.shadow = Shadow(target, 4, options, Metrics(self.registry), draw)
 
     def count(self, metric: str, **labels: str) -> float:
         return self.registry.get_sample_value(f"notegrade_shadow_{metric}", labels) or 0.0
@@ -44,6 +45,13 @@ class Rig:
     async def settled(self, requests: int) -> None:
         """Wait until that many requests have an outcome."""
         await until(lambda: sum(self.shadow.report()["mirrored"].values()) == requests)
+
+    async def mirror(self, *requests: Mirrored) -> None:
+        """Mirror the requests, and wait until they have an outcome."""
+        before = sum(self.shadow.report()["mirrored"].values())
+        for request in requests:
+            self.shadow.offer(request)
+        await self.settled(before + len(requests))
 
 
 @asynccontextmanager
@@ -66,9 +74,7 @@ def test_every_outcome_has_a_series_at_0_from_the_start() -> None:
 
 async def test_the_two_checkpoints_are_compared() -> None:
     async with running(MemoryTarget(judge, 4)) as rig:
-        for _ in range(3):
-            rig.shadow.offer(mirrored("one", "two"))
-        await rig.settled(3)
+        await rig.mirror(*[mirrored("one", "two")] * 3)
         report = rig.shadow.report()
     assert report["shadow"] == {"name": "memory", "fingerprint": "sha256:memory"}
     assert report["mirrored"] == {"compared": 3, "failed": 0, "dropped": 0}
@@ -86,16 +92,13 @@ async def test_the_two_checkpoints_are_compared() -> None:
 
 async def test_pairs_that_only_one_checkpoint_scored_are_left_out() -> None:
     async with running(MemoryTarget(judge, 4)) as rig:
-        rig.shadow.offer(mirrored("one", "unscored"))
-        rig.shadow.offer(mirrored("one", served=None))
-        await rig.settled(2)
+        await rig.mirror(mirrored("one", "unscored"), mirrored("one", served=None))
         assert rig.shadow.report()["comparison"]["pairs"] == 1
 
 
 async def test_engine_times_are_compared_only_where_both_engines_computed() -> None:
     async with running(MemoryTarget(judge, 4)) as rig:
-        rig.shadow.offer(mirrored("one", engine_ms=None))
-        await rig.settled(1)
+        await rig.mirror(mirrored("one", engine_ms=None))
         cost = rig.shadow.report()["engine_ms_per_pair"]
     assert cost["served"]["mean"] is None
     assert cost["shadow"]["mean"] is None
@@ -125,39 +128,31 @@ async def test_failures_are_counted_and_logged_once_per_outage(caplog: pytest.Lo
     async with running(target) as rig:
         with caplog.at_level(logging.WARNING):
             for _ in range(5):
-                rig.shadow.offer(mirrored("one"))
-            await rig.settled(5)
+                await rig.mirror(mirrored("one"))
             target.is_down = False
-            rig.shadow.offer(mirrored("one"))
-            await rig.settled(6)
+            await rig.mirror(mirrored("one"))
             target.is_down = True
-            rig.shadow.offer(mirrored("one"))
-            await rig.settled(7)
+            await rig.mirror(mirrored("one"))
         assert rig.shadow.report()["mirrored"] == {"compared": 1, "failed": 6, "dropped": 0}
     assert [record.getMessage() for record in caplog.records] == ["shadowing fails"] * 2
     assert "quiet cafes" not in caplog.text
 
 
-async def test_a_bug_fails_one_request_and_the_next_is_mirrored(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_a_bug_fails_one_request_and_the_next_is_mirrored(caplog: pytest.LogCaptureFixture) -> None:
     def fail_once(query: str, note: MirroredNote) -> Graded | None:
         if note.body == "bad":
             raise RuntimeError("bug")
         return judge(query, note)
 
     async with running(MemoryTarget(fail_once, 4)) as rig:
-        rig.shadow.offer(mirrored("bad"))
-        rig.shadow.offer(mirrored("good"))
-        await rig.settled(2)
+        await rig.mirror(mirrored("bad"), mirrored("good"))
         assert rig.shadow.report()["mirrored"] == {"compared": 1, "failed": 1, "dropped": 0}
     assert "a shadow worker failed unexpectedly" in caplog.text
 
 
 async def test_another_scale_cannot_be_compared(caplog: pytest.LogCaptureFixture) -> None:
     async with running(MemoryTarget(judge, 5)) as rig:
-        rig.shadow.offer(mirrored("one"))
-        await rig.settled(1)
+        await rig.mirror(mirrored("one"))
         assert rig.shadow.report()["mirrored"]["failed"] == 1
     assert "5 grades and this checkpoint has 4" in str(
         [record.__dict__.get("detail") for record in caplog.records]
@@ -167,12 +162,10 @@ async def test_another_scale_cannot_be_compared(caplog: pytest.LogCaptureFixture
 async def test_a_new_checkpoint_of_the_other_service_starts_a_new_comparison() -> None:
     target = MemoryTarget(judge, 4)
     async with running(target) as rig:
-        rig.shadow.offer(mirrored("one"))
-        await rig.settled(1)
+        await rig.mirror(mirrored("one"))
         before = rig.shadow.report()["since"]
         target.fingerprint = "sha256:newer"
-        rig.shadow.offer(mirrored("one"))
-        await rig.settled(2)
+        await rig.mirror(mirrored("one"))
         report = rig.shadow.report()
     assert report["shadow"]["fingerprint"] == "sha256:newer"
     assert report["since"] >= before

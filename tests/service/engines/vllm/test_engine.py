@@ -9,7 +9,7 @@ import pytest
 
 from service.contract.checkpoint import Checkpoint
 from service.engines.base import EngineModel
-from service.engines.vllm.engine import VllmEngine, VllmOptions, translate_vllm_errors
+from service.engines.vllm.engine import Compile, VllmEngine, VllmOptions, translate_vllm_errors
 from service.errors import EngineError, EngineLostError, EngineRequestError
 from tests.checkpoints import engine_model
 from tests.waiting import until
@@ -42,31 +42,23 @@ def test_every_vllm_error_is_translated() -> None:
         assert type(caught.value) is expected, error
 
 
-async def test_a_folder_that_vllm_can_not_load_is_a_lost_engine(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("environment", "compiled", "why"),
+    [
+        ({}, "auto", "vLLM can't load"),
+        ({"CXX": "a-compiler-that-is-not-there"}, "on", r"needs a C\+\+ compiler"),
+        ({"CXX": "sh", "TORCHDYNAMO_DISABLE": "1"}, "on", "TORCHDYNAMO_DISABLE=1 forbids"),
+    ],
+    ids=["empty config", "no compiler", "compiling disabled"],
+)
+async def test_what_vllm_can_not_load_is_a_lost_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], compiled: Compile, why: str
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
-    engine = VllmEngine(EngineModel(tmp_path, (1, 2), 10), VllmOptions(dtype="float32"))
-    with pytest.raises(EngineLostError, match="vLLM can't load"):
-        await engine.start()
-    await engine.close()
-
-
-async def test_compiling_without_a_compiler_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CXX", "a-compiler-that-is-not-there")
-    engine = VllmEngine(EngineModel(tmp_path, (1, 2), 10), VllmOptions(dtype="float32", compile="on"))
-    with pytest.raises(EngineLostError, match=r"needs a C\+\+ compiler"):
-        await engine.start()
-    await engine.close()
-
-
-async def test_compiling_while_torchdynamo_is_disabled_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CXX", "sh")
-    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
-    engine = VllmEngine(EngineModel(tmp_path, (1, 2), 10), VllmOptions(dtype="float32", compile="on"))
-    with pytest.raises(EngineLostError, match="TORCHDYNAMO_DISABLE=1 forbids"):
+    engine = VllmEngine(EngineModel(tmp_path, (1, 2), 10), VllmOptions(dtype="float32", compile=compiled))
+    with pytest.raises(EngineLostError, match=why):
         await engine.start()
     await engine.close()
 
