@@ -4,6 +4,8 @@ On the fixed set of attacks that docs/security.md reports on, the template's own
 """
 
 import json
+from functools import cache
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -31,11 +33,15 @@ def template_texts(checkpoint: Checkpoint) -> list[str]:
     return [*pieces, *(criteria.text for criteria in checkpoint.manifest.criteria)]
 
 
+@cache
+def special_ids(tokenizer: Path) -> set[int]:
+    return {token["id"] for token in json.loads(tokenizer.read_text(encoding="utf-8"))["added_tokens"]}
+
+
 def assert_intact(checkpoint: Checkpoint, prompt: Prompt, query: str, note: Note) -> None:
     """Check that the prompt is the template's ids in order, with the texts between them encoded as plain text."""
     tokenizer = checkpoint.tokenizer
-    added = json.loads((checkpoint.folder / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
-    special = {token["id"] for token in added}
+    special = special_ids(checkpoint.folder / "tokenizer.json")
     texts = {"query": query, "title": note.title, "body": note.body}
     left = list(prompt.token_ids)
 
