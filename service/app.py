@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import importlib.metadata
 import ipaddress
-import math
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
@@ -20,8 +19,8 @@ from service.caches.redis_cache import RedisCache
 from service.caches.redis_connection import RedisConnection
 from service.caches.tiered_cache import TieredCache
 from service.contract.checkpoint import Checkpoint
-from service.engines.base import Engine, EngineModel
-from service.engines.vllm.engine import VllmEngine, VllmOptions
+from service.engines.base import CHECK_EVERY_S, Engine, EngineModel
+from service.engines.vllm.engine import VllmEngine
 from service.errors import ConfigurationError, ExplanationStoreError
 from service.explaining.base import ModeStore, TraceStore
 from service.explaining.explainer import DropReason, Explainer
@@ -52,7 +51,6 @@ from service.settings import Settings
 from service.shadowing.http_target import HttpTarget
 from service.shadowing.shadow import Shadow
 
-ENGINE_WATCH_INTERVAL_S = 1.0
 EXPLANATION_CONNECTIONS = 16
 VERSION = importlib.metadata.version("notegrade")
 
@@ -73,7 +71,7 @@ class ScoringStack(Backend):
             self.shadow.start()
         bringing_up = asyncio.create_task(bring_up(self.engine, self.checkpoint, self.readiness))
         check = partial(check_engine, self.engine, self.readiness)
-        checking = run_forever("the check of the engine", check, every_s=ENGINE_WATCH_INTERVAL_S)
+        checking = run_forever("the check of the engine", check, every_s=CHECK_EVERY_S)
         watching = asyncio.create_task(checking)
         try:
             yield bringing_up
@@ -221,15 +219,7 @@ def _build_engine(settings: Settings, checkpoint: Checkpoint) -> Engine:
         checkpoint.end_token_ids,
         settings.explanation_max_tokens,
     )
-    options = VllmOptions(
-        dtype=settings.engine_dtype,
-        compile=settings.engine_compile,
-        max_batched_tokens=settings.engine_max_batched_tokens,
-        max_sequences=settings.engine_max_sequences,
-        kv_cache_gib=settings.engine_kv_cache_gib,
-        max_silent_checks=math.ceil(settings.engine_hang_s / ENGINE_WATCH_INTERVAL_S),
-    )
-    return VllmEngine(model, options)
+    return VllmEngine(model, settings)
 
 
 def _build_cache(settings: Settings, metrics: Metrics) -> TieredCache:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.contract.validation import bad_fields
+from service.engines.vllm.options import VllmOptions
 from service.errors import ConfigurationError
 from service.explaining.limits import ExplanationLimits
 from service.http.schemas import RequestLimits
@@ -54,7 +55,9 @@ class ServingOptions(BaseModel):
     )
 
 
-class Settings(BaseSettings, ShadowOptions, ExplanationLimits, RequestLimits, ServerOptions, ServingOptions):
+class Settings(
+    BaseSettings, VllmOptions, ShadowOptions, ExplanationLimits, RequestLimits, ServerOptions, ServingOptions
+):
     """All settings, frozen. Each group is handed as it is to the part that declares it.
 
     A description is the text of the setting's row in docs/settings.md.
@@ -75,24 +78,6 @@ class Settings(BaseSettings, ShadowOptions, ExplanationLimits, RequestLimits, Se
     breaker_failures: int = Field(5, ge=1, description="Redis failures in a row that open the breaker")
     breaker_open_s: float = Field(
         5.0, gt=0, description="How long the breaker stays open before Redis is tried again"
-    )
-
-    engine_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto",
-        description="Number format of the engine; `auto` on a CPU is bf16 where the processor has AMX-BF16 or AVX512-BF16, else fp32; on a GPU it is the checkpoint's. Int8 checkpoints need bf16 or fp16 on processors with AMX",
-    )
-    engine_compile: Literal["auto", "on", "off"] = Field(
-        "auto",
-        description="Whether the model is compiled (`torch.compile`); `auto` compiles on a GPU only. On a CPU it needs a C++ compiler, takes a minute at each start, and makes scoring about 1.1 times as fast",
-    )
-    engine_max_batched_tokens: int = Field(1024, ge=32, description="Most tokens in one engine step")
-    engine_max_sequences: int = Field(64, ge=1, description="Most prompts in one engine step")
-    engine_kv_cache_gib: int = Field(2, ge=1, description="Memory for the prefix cache on a CPU, in GiB")
-
-    engine_hang_s: float = Field(
-        30.0,
-        ge=1,
-        description="How long the engine may have work and answer none of it before it counts as lost",
     )
 
     max_backlog_tokens: int = Field(

@@ -8,6 +8,9 @@ from typing import Protocol
 from service.contract.labels import LabelDistribution
 from service.errors import EngineRequestError
 
+# The service checks its engine this often, in seconds.
+CHECK_EVERY_S = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class EngineModel:

@@ -55,7 +55,7 @@ def test_the_stack_uses_vllm_and_redis_by_settings(tmp_path: Path) -> None:
 
 
 async def test_a_dead_engine_turns_readiness_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.app.ENGINE_WATCH_INTERVAL_S", 0.001)
+    monkeypatch.setattr("service.app.CHECK_EVERY_S", 0.001)
     stack = twin_stack(tmp_path)
     async with stack.running() as bringing_up:
         await bringing_up

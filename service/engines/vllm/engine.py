@@ -9,27 +9,26 @@ import gc
 import importlib
 import itertools
 import logging
+import math
 import multiprocessing
 import os
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from service.contract.vllm_settings import ENVIRONMENT, cpu_environment, has_compiler
-from service.engines.base import EngineAnswer, EngineModel, EngineProfile, TraceChunk
+from service.engines.base import CHECK_EVERY_S, EngineAnswer, EngineModel, EngineProfile, TraceChunk
 from service.engines.calls import EngineCalls
+from service.engines.vllm.options import VllmOptions
 from service.engines.vllm.plugin import skip_modules_in_collections
-from service.engines.vllm.profile import Dtype, choose_cpu_dtype
+from service.engines.vllm.profile import choose_cpu_dtype
 from service.engines.vllm.shutdown import run_in_thread, shut_down, stop_load
 from service.errors import EngineLostError, EngineRequestError
 
 if TYPE_CHECKING:
     from vllm import RequestOutput
     from vllm.v1.engine.async_llm import AsyncLLM
-
-Compile = Literal["auto", "on", "off"]
 
 # Before vLLM reads vllm_logging.json, it logs that Triton has no CPU backend, in text. Here because the engine core imports
 # this module, too, and imports it before vLLM.
@@ -45,22 +44,6 @@ START_TIMEOUT_S = 600
 ABORT_TIMEOUT_S = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class VllmOptions:
-    """The options that an operator may set; the others are chosen from the hardware.
-
-    Attributes:
-        max_silent_checks: consecutive checks with calls but without a response after which the engine counts as hung.
-    """
-
-    dtype: Dtype = "auto"
-    compile: Compile = "auto"
-    max_batched_tokens: int = 1024
-    max_sequences: int = 64
-    kv_cache_gib: int = 2
-    max_silent_checks: int | None = None
-
-
 class VllmEngine:
     """An engine on one `AsyncLLM`, whose engine core is a process of its own."""
 
@@ -68,7 +51,7 @@ class VllmEngine:
         self._model = model
         self._options = options
         self._loading: asyncio.Task[tuple[AsyncLLM, EngineProfile]] | None = None
-        self._calls = EngineCalls(options.max_silent_checks)
+        self._calls = EngineCalls(math.ceil(options.engine_hang_s / CHECK_EVERY_S))
         self._closed = False
         self._ids = itertools.count()
 
@@ -247,8 +230,8 @@ def _load(model: EngineModel, options: VllmOptions) -> "tuple[AsyncLLM, EnginePr
         skip_tokenizer_init=True,
         generation_config="vllm",
         max_model_len=longest,
-        max_num_batched_tokens=max(options.max_batched_tokens, longest),
-        max_num_seqs=options.max_sequences,
+        max_num_batched_tokens=max(options.engine_max_batched_tokens, longest),
+        max_num_seqs=options.engine_max_sequences,
         enable_prefix_caching=True,
         use_tqdm_on_load=False,
         scheduling_policy="priority",
@@ -260,7 +243,7 @@ def _load(model: EngineModel, options: VllmOptions) -> "tuple[AsyncLLM, EnginePr
 
 
 def _cpu_arguments(model: EngineModel, options: VllmOptions) -> dict[str, Any]:
-    compiled = options.compile == "on"
+    compiled = options.engine_compile == "on"
     if compiled and not has_compiler():
         raise ValueError(
             "compiling the model on a CPU needs a C++ compiler: install g++, or turn compiling off"
@@ -268,9 +251,9 @@ def _cpu_arguments(model: EngineModel, options: VllmOptions) -> dict[str, Any]:
     if compiled and os.environ.get("TORCHDYNAMO_DISABLE") == "1":
         raise ValueError("TORCHDYNAMO_DISABLE=1 forbids compiling: unset it, or turn compiling off")
     cores = len(os.sched_getaffinity(0))
-    _set_defaults(cpu_environment(cores, options.kv_cache_gib, compiled=compiled))
+    _set_defaults(cpu_environment(cores, options.engine_kv_cache_gib, compiled=compiled))
     return {
-        "dtype": choose_cpu_dtype(model.folder, options.dtype),
+        "dtype": choose_cpu_dtype(model.folder, options.engine_dtype),
         # The CPU's default of 128 tokens shares nothing between short prompts, and vLLM refuses 16.
         "block_size": 32,
         "enforce_eager": not compiled,
@@ -280,9 +263,9 @@ def _cpu_arguments(model: EngineModel, options: VllmOptions) -> dict[str, Any]:
 
 def _gpu_arguments(options: VllmOptions) -> dict[str, Any]:
     return {
-        "dtype": options.dtype,
+        "dtype": options.engine_dtype,
         "gpu_memory_utilization": 0.9,
-        "enforce_eager": options.compile == "off",
+        "enforce_eager": options.engine_compile == "off",
     }
 
 

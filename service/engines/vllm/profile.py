@@ -2,11 +2,9 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 from service.contract.vllm_settings import refuses_float32
-
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+from service.engines.vllm.options import Dtype
 
 # Units that multiply bfloat16 matrices: AMX is in Intel's servers since 2023, AVX512-BF16 also in AMD's since 2022.
 _BF16_UNITS = ("amx_bf16", "avx512_bf16")

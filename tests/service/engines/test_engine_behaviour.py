@@ -13,6 +13,7 @@ from service.contract.checkpoint import Checkpoint
 from service.contract.prompt import Note
 from service.engines.base import Engine
 from service.engines.fake_engine import FakeEngine
+from service.engines.vllm.options import VllmOptions
 from service.errors import EngineLostError
 from tests.checkpoints import engine_model, fake_engine_for, load_tiny
 
@@ -41,9 +42,9 @@ async def engine(kind: str, checkpoint: Checkpoint) -> AsyncIterator[Engine]:
         fake.trace = (5, 6, 7, 8)
         engine: Engine = fake
     else:
-        from service.engines.vllm.engine import VllmEngine, VllmOptions
+        from service.engines.vllm.engine import VllmEngine
 
-        engine = VllmEngine(engine_model(checkpoint), VllmOptions(dtype="float32"))
+        engine = VllmEngine(engine_model(checkpoint), VllmOptions(engine_dtype="float32"))
     await engine.start()
     yield engine
     await engine.close()

@@ -9,7 +9,8 @@ import pytest
 
 from service.contract.checkpoint import Checkpoint
 from service.engines.base import EngineModel
-from service.engines.vllm.engine import Compile, VllmEngine, VllmOptions, translate_vllm_errors
+from service.engines.vllm.engine import VllmEngine, translate_vllm_errors
+from service.engines.vllm.options import Compile, VllmOptions
 from service.errors import EngineError, EngineLostError, EngineRequestError
 from tests.checkpoints import engine_model
 from tests.waiting import until
@@ -57,7 +58,9 @@ async def test_what_vllm_can_not_load_is_a_lost_engine(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
-    engine = VllmEngine(EngineModel(tmp_path, (1, 2), 10), VllmOptions(dtype="float32", compile=compiled))
+    engine = VllmEngine(
+        EngineModel(tmp_path, (1, 2), 10), VllmOptions(engine_dtype="float32", engine_compile=compiled)
+    )
     with pytest.raises(EngineLostError, match=why):
         await engine.start()
     await engine.close()
@@ -66,7 +69,7 @@ async def test_what_vllm_can_not_load_is_a_lost_engine(
 async def test_closing_while_loading_returns_soon_and_leaves_no_process(
     default_checkpoint: Checkpoint,
 ) -> None:
-    engine = VllmEngine(engine_model(default_checkpoint), VllmOptions(dtype="float32"))
+    engine = VllmEngine(engine_model(default_checkpoint), VllmOptions(engine_dtype="float32"))
     starting = asyncio.create_task(engine.start())
     await until(lambda: bool(multiprocessing.active_children()), within_s=120)
     await engine.close()

@@ -16,6 +16,7 @@ PROGRAM = """
 import asyncio, multiprocessing, signal, sys, threading, time
 from service.engines.vllm import engine as vllm_engine, shutdown
 from service.engines.base import EngineModel, EngineProfile
+from service.engines.vllm.options import VllmOptions
 from service.errors import EngineLostError
 
 started = threading.Event()
@@ -53,7 +54,7 @@ def load(how):
 async def main(how):
     vllm_engine._import_vllm = lambda *_: None
     vllm_engine._load = lambda *_: load(how)
-    engine = vllm_engine.VllmEngine(EngineModel("nowhere", (1, 2), 10), vllm_engine.VllmOptions())
+    engine = vllm_engine.VllmEngine(EngineModel("nowhere", (1, 2), 10), VllmOptions())
     starting = asyncio.create_task(engine.start())
     while not started.is_set() and not starting.done():
         await asyncio.sleep(0.01)
