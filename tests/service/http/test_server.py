@@ -119,7 +119,7 @@ def test_a_service_that_was_not_ready_stops_without_a_delay(checkpoint: Checkpoi
 
 @pytest.fixture
 def watched(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
-    monkeypatch.setattr("service.app.ENGINE_WATCH_INTERVAL_S", 0.02)
+    monkeypatch.setattr("service.app.CHECK_EVERY_S", 0.02)
     return fake_engine_for(checkpoint, max_silent_checks=10)
 
 
