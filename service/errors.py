@@ -15,7 +15,7 @@ NotegradeError                       .type (stable, the problem+json type)  .sta
 ├── OverloadedError            503   carries retry_after_s; only when every pair was shed
 ├── TooManyConnectionsError    503   the connection is closed
 ├── NotReadyError              503   still starting, draining, or probes not reproduced
-├── DeadlineExceededError      504   only when no pair was scored
+├── DeadlineExceededError      504   only when no pair was scored; the same request would hardly be scored in that time
 ├── EngineError                500
 │   ├── EngineRequestError     500   this pair failed, the engine lives
 │   └── EngineLostError        503   the engine is dead, readiness off
@@ -151,7 +151,7 @@ class NotReadyError(NotegradeError, kind="not-ready", status=503, retryable=True
     title = "The service is not ready"
 
 
-class DeadlineExceededError(NotegradeError, kind="deadline-exceeded", status=504, retryable=True):
+class DeadlineExceededError(NotegradeError, kind="deadline-exceeded", status=504):
     title = "No pair was scored by the deadline"
 
 

@@ -1,7 +1,7 @@
 """Computes hit rates of the pair cache by formula, under the independent reference model.
 
 Both tiers of the cache keep and drop all pairs of a query together. They evict the least recently used query
-(`service.caches.memory_cache`, and Redis with `allkeys-lru`), and a query's time to live starts with its first pair and is not
+(`service.caches.memory_cache`, and Redis with `volatile-lru`), and a query's time to live starts with its first pair and is not
 extended. So the formulas are Che's approximation for queries instead of pairs (H. Che et al., "Hierarchical Web caching systems",
 IEEE JSAC 2002): a query is evicted once nobody has requested it for a characteristic time T, the same for all queries, for which
 the kept pairs fill the cache. Times are in requests.

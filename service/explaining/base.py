@@ -43,6 +43,10 @@ class ModeStore(Protocol):
         """Return up to `most` of the last flips, newest first. The store forgets the oldest ones and changes none."""
         ...
 
+    async def evicting_policy(self) -> str:
+        """Return the store's policy by which it may delete the mode and its history when it is full; empty without one."""
+        ...
+
     def changes(self) -> AsyncGenerator[None]:
         """Yield soon after each flip. This is a hint to read: a message may be lost. Ends with ExplanationStoreError."""
         ...

@@ -59,6 +59,10 @@ class MemoryModeStore:
         self._check_open()
         return list(reversed(self._history))[:most]
 
+    async def evicting_policy(self) -> str:
+        self._check_open()
+        return ""
+
     async def changes(self) -> AsyncGenerator[None]:
         while True:
             async with self._changed:

@@ -92,6 +92,14 @@ class RedisModeStore:
             entries = cast("Any", await redis.xrevrange(_HISTORY_KEY, count=most))
         return [_to_mode(fields) for _, fields in entries]
 
+    async def evicting_policy(self) -> str:
+        # https://redis.io/docs/latest/develop/reference/eviction/: the volatile policies evict only keys with a time to
+        # live, which cached pairs and traces have. The mode and its history have none.
+        async with self._connection.call() as redis:
+            memory = await redis.info("memory")
+        policy = str(memory.get("maxmemory_policy", ""))
+        return policy if policy.startswith("allkeys-") and memory.get("maxmemory") else ""
+
     async def changes(self) -> AsyncGenerator[None]:
         async with self._connection.listen() as redis, redis.pubsub() as channel:
             await channel.subscribe(_CHANNEL)

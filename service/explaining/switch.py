@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 # Replicas follow a flip within 2 s even when pub/sub loses every message: up to one second to poll, one to answer.
 POLL_S = 1.0
+# An operator may change the policy of a running Redis.
+CHECK_EVICTION_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ class Switch:
         self._read_at = clock()
         self._failing_since: float | None = None
         self._off_at_revision = -1
+        self._evicting = ""
         self._hint = asyncio.Event()
         # Without it, a slow read could overwrite the newer mode of a flip that finished meanwhile.
         self._one_call_at_a_time = asyncio.Lock()
@@ -72,6 +75,9 @@ class Switch:
         self._tasks = [
             asyncio.create_task(run_forever("the poll of explanation mode", self._poll)),
             asyncio.create_task(run_forever("the listener for flips", self._listen, every_s=self._poll_s)),
+            asyncio.create_task(
+                run_forever("the check of eviction", self._check_eviction, every_s=CHECK_EVICTION_S)
+            ),
         ]
 
     async def close(self) -> None:
@@ -148,7 +154,14 @@ class Switch:
             last = reading.mode
             logger.info(
                 "explanation mode changed",
-                extra={"mode": last.mode, "owner": last.owner, "revision": last.revision},
+                extra={
+                    "mode": last.mode,
+                    "rate": last.rate,
+                    "left_s": reading.left_s,
+                    "owner": last.owner,
+                    "reason": last.reason,
+                    "revision": last.revision,
+                },
             )
 
     def _note_failure(self, error: ExplanationStoreError) -> None:
@@ -170,3 +183,12 @@ class Switch:
         with contextlib.suppress(ExplanationStoreError):  # the poll goes on, and logs the failure
             async for _ in self._store.changes():
                 self._hint.set()
+
+    async def _check_eviction(self) -> None:
+        with contextlib.suppress(ExplanationStoreError):  # the poll logs that the store does not answer
+            before, self._evicting = self._evicting, await self._store.evicting_policy()
+            if self._evicting and self._evicting != before:
+                logger.warning(
+                    "Redis may delete explanation mode and its history when it is full: set maxmemory-policy to volatile-lru",
+                    extra={"maxmemory_policy": self._evicting},
+                )

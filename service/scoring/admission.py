@@ -26,6 +26,8 @@ REUSE_WEIGHT = 0.02
 FIRST_TURN: dict[Priority, int] = {"online": 0, "batch": 1 << 60}
 
 ShedReason = Literal["backlog", "deadline"]
+# Why a pair is not admitted: it is shed, or its deadline is too short even for an engine without other requests.
+Refusal = ShedReason | Literal["too_short"]
 
 
 class Flow(NamedTuple):
@@ -93,8 +95,16 @@ class Admission:
         """Return the tokens per second that the engine computes while it is saturated; None before the first measurement."""
         return self._rate.value
 
-    def why_not(self, flow: Flow, prompt_tokens: int, remaining_s: float) -> ShedReason | None:
+    def tokens_of(self, flow: Flow) -> int:
+        """Return the estimated tokens of the flow that are admitted and not yet released."""
+        return self._backlog[flow]
+
+    def why_not(
+        self, flow: Flow, prompt_tokens: int, remaining_s: float, own_tokens: int = 0
+    ) -> Refusal | None:
         """Return why a prompt of that length can't be admitted now, or None if it can.
+
+        `own_tokens` of the backlog belong to the same request: without other requests, the pair would wait for these alone.
 
         A pair that no other is scheduled before is always admitted: one huge pair must not starve for ever. While the
         engine's next step is not full, no pair is shed for its deadline: otherwise a rate that was once measured too low
@@ -108,9 +118,9 @@ class Admission:
             return "backlog"
         if not self._rate.is_saturated(self._backlog_tokens):
             return None
-        if self.rate and (ahead + cost) / self.rate > remaining_s * TIME_SHARE:
-            return "deadline"
-        return None
+        if not self.rate or ahead + cost <= (in_time := self.rate * remaining_s * TIME_SHARE):
+            return None
+        return "too_short" if own_tokens + cost > in_time else "deadline"
 
     def admit(self, flow: Flow, prompt_tokens: int) -> Ticket:
         """Add the pair to the backlog. Call `release` when it has ended."""

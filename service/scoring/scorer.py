@@ -150,28 +150,37 @@ class Scorer:
     async def _launch_missing(
         self, pairs: Pairs, missing: Sequence[int], deadline: Deadline
     ) -> tuple[Attached, Shed]:
-        """Start or join a flight for each missing pair, or shed it. Awaits nothing after the first flight has started."""
+        """Start or join a flight for each missing pair, or shed it; a pair whose deadline is too short gets neither.
+
+        Awaits nothing after the first flight has started.
+        """
         if not missing:
             return {}, {}
         # Rendering gives the exact length. It is skipped while not even an empty note would be admitted.
         overhead = self._renderer.overhead_tokens(pairs.criteria)
         if reason := self._admission.why_not(pairs.flow, overhead, deadline.remaining_s()):
-            return {}, dict.fromkeys(missing, reason)
+            return {}, {} if reason == "too_short" else dict.fromkeys(missing, reason)
         try:
             async with asyncio.timeout(deadline.remaining_s()):
                 prompts = await self._render(pairs, missing)
         except TimeoutError:
-            return {}, dict.fromkeys(missing, "deadline")
+            return {}, {}
         attached: dict[int, Attachment] = {}
         shed: dict[int, ShedReason] = {}
+        of_others = self._admission.tokens_of(pairs.flow)
         for index, prompt in zip(missing, prompts, strict=True):
+            own = self._admission.tokens_of(pairs.flow) - of_others
             # Another request may have started the pair meanwhile, or this request has the same note twice.
             if attachment := self._join_flight(pairs, index):
                 attached[index] = attachment
-            elif reason := self._admission.why_not(pairs.flow, len(prompt.token_ids), deadline.remaining_s()):
-                shed[index] = reason
-            else:
+            elif not (
+                reason := self._admission.why_not(
+                    pairs.flow, len(prompt.token_ids), deadline.remaining_s(), own
+                )
+            ):
                 attached[index] = self._start_flight(pairs, index, prompt)
+            elif reason != "too_short":
+                shed[index] = reason
         return attached, shed
 
     async def _render(self, pairs: Pairs, indexes: Sequence[int]) -> Sequence[Prompt]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import yaml  # type: ignore[import-untyped]  # it comes with vLLM, its stubs don't
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
@@ -24,6 +25,7 @@ from tests.clock import Clock
 from tests.redis_server import RedisServer, age_keys
 from tests.service.explaining.replica import turn_on
 
+ROOT = Path(__file__).parents[3]
 TTL_S, MAX_REQUESTS, MAX_TRACES = 1000.0, 3, 4
 
 
@@ -89,6 +91,44 @@ def modes(subject: Subject) -> ModeStore:
 @pytest.fixture
 def traces(subject: Subject) -> TraceStore:
     return subject.traces
+
+
+async def test_a_store_evicts_no_mode_by_default(modes: ModeStore) -> None:
+    assert await modes.evicting_policy() == ""
+
+
+@pytest.mark.redis
+async def test_redis_evicts_the_mode_by_some_policies_once_its_memory_is_limited(
+    connection: RedisConnection, client: Redis
+) -> None:
+    modes = RedisModeStore(connection)
+    for policy, limit, evicting in (
+        ("allkeys-lru", "0", ""),
+        ("allkeys-lru", "100mb", "allkeys-lru"),
+        ("allkeys-random", "100mb", "allkeys-random"),
+        ("volatile-lru", "100mb", ""),
+        ("noeviction", "100mb", ""),
+    ):
+        await client.config_set("maxmemory-policy", policy)
+        await client.config_set("maxmemory", limit)
+        assert await modes.evicting_policy() == evicting
+
+
+@pytest.mark.redis
+async def test_a_full_redis_with_the_shipped_policy_keeps_the_mode_and_its_history(
+    connection: RedisConnection, client: Redis
+) -> None:
+    compose = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text(encoding="utf-8"))
+    command = compose["services"]["redis"]["command"]
+    await client.config_set("maxmemory-policy", command[command.index("--maxmemory-policy") + 1])
+    modes = RedisModeStore(connection)
+    flipped = await modes.flip(turn_on(), 0)
+    await client.config_set("maxmemory", (await client.info("memory"))["used_memory"] + 2**20)
+    for number in range(400):  # cached pairs have a time to live
+        await client.set(f"ng:{number}", "x" * 10_000, ex=3600)
+    assert (await client.info("stats"))["evicted_keys"] > 0
+    assert (await modes.read()).mode == flipped.mode
+    assert await modes.history(10) == [flipped.mode]
 
 
 async def test_a_new_store_holds_no_flip(modes: ModeStore) -> None:

@@ -142,6 +142,37 @@ async def test_the_error_for_a_flip_missing_when_read_back_says_that_it_may_stil
     assert switch.now.name == "off"
 
 
+async def test_a_flip_is_logged_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
+    replica = Replica()
+    with caplog.at_level("INFO"):
+        await replica.switch.flip(turn_on("sample", rate=0.1), 0)
+    [record] = [each for each in caplog.records if each.message == "explanation mode changed"]
+    logged = {name: vars(record)[name] for name in ("mode", "rate", "left_s", "owner", "reason", "revision")}
+    assert logged == {
+        "mode": "sample", "rate": 0.1, "left_s": 60, "owner": "ann", "reason": "a note ranks absurdly high", "revision": 1,
+    }  # fmt: skip
+
+
+async def test_a_store_that_may_evict_the_mode_is_warned_of_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class EvictingStore(FaultyModeStore):
+        checks = 0
+
+        async def evicting_policy(self) -> str:
+            self.checks += 1
+            return "allkeys-lru"
+
+    monkeypatch.setattr("service.explaining.switch.CHECK_EVICTION_S", 0.01)
+    store = EvictingStore()
+    switch = Switch(store, Metrics(CollectorRegistry()))
+    switch.start()
+    await until(lambda: store.checks > 3)
+    await switch.close()
+    warnings = [each for each in caplog.records if "set maxmemory-policy to volatile-lru" in each.message]
+    assert [vars(each)["maxmemory_policy"] for each in warnings] == ["allkeys-lru"]
+
+
 async def test_a_bug_does_not_end_the_poll(caplog: pytest.LogCaptureFixture) -> None:
     replica = Replica()
     replica.store.broken = True

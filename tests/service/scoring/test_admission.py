@@ -113,6 +113,18 @@ def test_a_pair_that_can_not_meet_its_deadline_is_shed() -> None:
     assert harness.why_not(ANN, 1_000, makes_it_in - 0.01) == "deadline"
 
 
+def test_a_deadline_that_an_idle_engine_can_not_meet_is_too_short() -> None:
+    harness = Harness()
+    harness.measure()
+    harness.admit(ANN, 4_000)
+    second = 1 / TIME_SHARE
+    assert harness.why_not(ANN, 1_000, 4 * second) == "deadline"
+    assert harness.why_not(ANN, 1_000, 4 * second, own_tokens=3_000) == "deadline"
+    assert harness.why_not(ANN, 1_000, 4 * second, own_tokens=3_001) == "too_short"
+    assert harness.why_not(ANN, 1_000, 0.99 * second) == "too_short"
+    assert harness.why_not(ANN, 1, -1) == "too_short"
+
+
 def test_without_a_measured_rate_only_the_limit_counts() -> None:
     harness = Harness()
     harness.admit(ANN, 50_000)

@@ -28,11 +28,12 @@ from service.errors import (
 )
 from service.observability.live import LiveFigures
 from service.observability.metrics import Metrics
-from service.scoring.admission import Admission
+from service.scoring.admission import Admission, Flow
 from service.scoring.deadline import Deadline
 from service.scoring.scorer import Scorer
 from service.scoring.types import ScoringAnswer, ScoringNote, ScoringRequest
 from tests.checkpoints import fake_engine_for, load_tiny
+from tests.clock import Clock
 from tests.service.caches.harness import read_values
 from tests.waiting import until
 
@@ -43,7 +44,11 @@ class Harness:
     """A scorer over in-memory twins, with its parts and metrics."""
 
     def __init__(
-        self, checkpoint: Checkpoint, max_backlog_tokens: int = 100_000, remote: MemoryCache | None = None
+        self,
+        checkpoint: Checkpoint,
+        max_backlog_tokens: int = 100_000,
+        remote: MemoryCache | None = None,
+        saturated_tokens: int = 1_024,
     ) -> None:
         self.registry = CollectorRegistry()
         metrics = Metrics(self.registry)
@@ -51,7 +56,8 @@ class Harness:
         self.engine: FakeEngine = fake_engine_for(checkpoint)
         self.local, self.remote = MemoryCache(1_000, 60), remote or MemoryCache(1_000, 60)
         self.cache = TieredCache(self.local, self.remote, Breaker(5, 1), metrics)
-        self.admission = Admission(max_backlog_tokens, 1_024, lambda: 0.0, metrics)
+        self.clock = Clock()
+        self.admission = Admission(max_backlog_tokens, saturated_tokens, self.clock, metrics)
         self.live = LiveFigures()
         self.scorer = Scorer(checkpoint, self.engine, self.cache, self.admission, metrics, self.live)
 
@@ -231,6 +237,25 @@ async def test_a_request_without_a_scored_pair_at_the_deadline_is_an_error(harne
     assert harness.count("pair_outcomes_total", outcome="deadline_exceeded") == 3
 
 
+async def test_what_an_idle_engine_could_not_score_in_time_is_late_and_the_rest_is_shed(
+    checkpoint: Checkpoint,
+) -> None:
+    harness = Harness(checkpoint, saturated_tokens=1)
+    await harness.engine.start()
+    cost = max(len(render(checkpoint, body)) for body in BODIES)
+    ticket = harness.admission.admit(Flow("online", "before"), cost)
+    harness.clock.now += 1
+    harness.admission.release(ticket, cost, cost)  # the engine scores a pair per second
+    answer = await harness.scorer.score(request(deadline_ms=1_000))
+    assert [result.outcome for result in answer.results] == ["scored"] + ["deadline_exceeded"] * 2
+    assert harness.count("shed_total", reason="deadline") == 0
+    other = await harness.hold(request((*BODIES, "more"), deadline_ms=60_000), 3)
+    with pytest.raises(OverloadedError):  # alone, this pair would be scored in time
+        await harness.scorer.score(request(("another",), deadline_ms=2_000))
+    harness.engine.let_go()
+    await other
+
+
 async def test_a_deadline_that_was_set_before_the_call_has_precedence(harness: Harness) -> None:
     harness.engine.hold()
     with pytest.raises(DeadlineExceededError):
@@ -338,7 +363,7 @@ async def test_an_unexpected_error_fails_only_its_pair_and_logs_no_text(
     assert BODIES[1] not in caplog.text
 
 
-async def test_pairs_that_are_not_rendered_in_time_are_shed(
+async def test_pairs_that_are_not_rendered_in_time_are_late_and_not_shed(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rendering = threading.Event()
@@ -348,11 +373,12 @@ async def test_pairs_that_are_not_rendered_in_time_are_shed(
 
     monkeypatch.setattr(harness.checkpoint.renderer, "render", render_late)
     try:
-        with pytest.raises(OverloadedError, match="every pair was shed"):
+        with pytest.raises(DeadlineExceededError) as caught:
             await harness.scorer.score(request(deadline_ms=20))
     finally:
         rendering.set()
-    assert harness.count("shed_total", reason="deadline") == 3
+    assert not caught.value.retryable
+    assert harness.count("shed_total", reason="deadline") == 0
     assert harness.engine.priorities == []
 
 
