@@ -1,17 +1,24 @@
-"""The `notegrade-train` command."""
+"""The `notegrade-train` command.
+
+Commands import what they need themselves: importing torch and transformers takes seconds, and `--help` needs neither.
+"""
 
 import json
 import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
+from model_export.progress import quiet_vendors, show_progress
 from service.errors import NotegradeError
 
 USAGE_ERROR = 2
+
+DataFolder = Annotated[Path, typer.Option(help="Folder that the recipe's data files lie in.")]
+JsonFile = Annotated[Path | None, typer.Option(help="JSON file for all figures.")]
 
 app = typer.Typer(
     name="notegrade-train",
@@ -53,27 +60,24 @@ def assemble(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing checkpoint.")] = False,
 ) -> None:
     """Make a checkpoint of a base model: with a trained adapter merged in, or zero-shot with a criteria prompt."""
-    # Not at the top: importing torch and transformers takes seconds, and `--help` needs neither.
     from model_export.checkpoint.adapter import default_adapter
     from model_export.checkpoint.assemble import Plan
     from model_export.checkpoint.assemble import assemble as make
     from model_export.data.criteria import load_criteria
     from model_export.data.template import find_template
     from model_export.models.base_model import DEFAULT_BASE
-    from model_export.progress import quiet_vendors, show_progress
 
     zero_shot = zero_shot or template is not None or criteria is not None
     if adapter is None and base == DEFAULT_BASE and not zero_shot:
         adapter = default_adapter()
     plan = Plan(
         base,
-        find_template(template) if template else None,
-        load_criteria(criteria) if criteria else None,
-        name,
-        adapter,
-        int8,
+        template=find_template(template) if template else None,
+        criteria=load_criteria(criteria) if criteria else None,
+        name=name,
+        adapter=adapter,
+        int8=int8,
     )
-    quiet_vendors()
     with show_progress() as on_progress:
         make(plan, out, force=force, on_progress=on_progress)
     typer.echo(f"{out} is ready")
@@ -82,7 +86,7 @@ def assemble(
 @app.command()
 def run(
     recipe: Annotated[Path, typer.Argument(help="Recipe, a TOML file.")],
-    data: Annotated[Path, typer.Option(help="Folder that the recipe's data files lie in.")] = Path(),
+    data: DataFolder = Path(),
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run; runs/<name of the recipe> by default.")
     ] = None,
@@ -104,9 +108,6 @@ def run(
     plan = parse_recipe(text, f"the recipe {recipe}")
     if seed is not None:
         plan = plan.model_copy(update={"seed": seed})
-    from model_export.progress import quiet_vendors, show_progress
-
-    quiet_vendors()
     if dry_run:
         from model_export.dry_run import describe_plan
 
@@ -119,11 +120,9 @@ def run(
     with show_progress() as on_progress:
         evaluation = train(plan, text, data, folder, on_progress, control_only=control_only)
     typer.echo(format_table(evaluation))
-    typer.echo(
-        f"The report is {folder}/report.html"
-        if control_only
-        else f"{folder}/checkpoint is ready; the report is {folder}/report.html"
-    )
+    if not control_only:
+        typer.echo(f"{folder}/checkpoint is ready")
+    typer.echo(f"The report is {folder}/report.html")
 
 
 @app.command()
@@ -132,8 +131,8 @@ def evaluate(
         list[Path], typer.Argument(help="Checkpoint folders; the first is compared with all others.")
     ],
     recipe: Annotated[Path, typer.Option(help="Recipe whose dev pairs to measure on.")],
-    data: Annotated[Path, typer.Option(help="Folder that the recipe's data files lie in.")] = Path(),
-    out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
+    data: DataFolder = Path(),
+    out: JsonFile = None,
     bfloat16: Annotated[
         bool,
         typer.Option(
@@ -143,11 +142,9 @@ def evaluate(
     ] = False,
 ) -> None:
     """Measure checkpoints, and the majority and BM25 baselines, on all dev pairs of a recipe's data."""
-    from model_export.progress import quiet_vendors, show_progress
     from model_export.recipe_file import load_recipe
 
     plan = load_recipe(recipe)
-    quiet_vendors()
     from model_export.data.prepare import read_data
     from model_export.evaluation.evaluate import format_table
     from model_export.evaluation.evaluate_checkpoints import evaluate_checkpoints
@@ -162,12 +159,7 @@ def evaluate(
             on_progress=on_progress,
             precision="bfloat16" if bfloat16 else "float32",
         )
-    if out is not None:
-        figures = {
-            **found.evaluation.to_json(),
-            "fitted": {name: each.to_json() for name, each in found.fitted.items()},
-        }
-        out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    _write_json(out, found.to_json())
     typer.echo(format_table(found.evaluation))
 
 
@@ -198,18 +190,14 @@ def compare(
     criteria: Annotated[
         str | None, typer.Option(help="Criteria for both; by default each checkpoint's own default.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="JSON file for all results, pair by pair.")] = None,
+    out: JsonFile = None,
 ) -> None:
     """Compare two checkpoints: what would change in grades, order, scores and cost if the second replaced the first."""
-    from model_export.progress import quiet_vendors, show_progress
-
-    quiet_vendors()
     from model_export.evaluation.compare_checkpoints import compare_checkpoints
 
     with show_progress() as on_progress:
         found = compare_checkpoints(first, second, pairs, criteria, seed=0, on_progress=on_progress)
-    if out is not None:
-        out.write_text(json.dumps(found.to_json(), indent=1) + "\n", encoding="utf-8")
+    _write_json(out, found.to_json())
     typer.echo(found.describe())
 
 
@@ -237,11 +225,9 @@ def label(
     shard_size: Annotated[int, typer.Option(help="Pairs per file of labels.")] = 10_000,
 ) -> None:
     """Let a teacher label any number of pairs on Ray Data and vLLM: soft labels for a recipe's `label.folder`."""
-    from model_export.progress import quiet_vendors, show_progress
     from model_export.recipe_file import load_recipe
 
     made_by = load_recipe(recipe)
-    quiet_vendors()
     from functools import partial
 
     from model_export.scale_out.label_at_scale import label_file
@@ -270,7 +256,6 @@ def verify(
     """Run the export gates on any checkpoint folder. The exit code is 1 when a gate fails."""
     from model_export.checkpoint.gates import verify as measure
     from model_export.data.pairs import Source, read_pairs
-    from model_export.progress import quiet_vendors
     from service.contract.manifest import read_manifest
 
     quiet_vendors()
@@ -283,6 +268,11 @@ def verify(
         raise typer.Exit(1)
 
 
+def _write_json(file: Path | None, figures: dict[str, Any]) -> None:
+    if file is not None:
+        file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
 def _exit(signum: int, _frame: FrameType | None) -> NoReturn:
     # Exit by an exception, so that half-written folders are removed.
     sys.exit(128 + signum)
@@ -291,6 +281,7 @@ def _exit(signum: int, _frame: FrameType | None) -> NoReturn:
 def main() -> None:
     """Run the command. Errors that a user can correct are one line on stderr, with exit code 2."""
     signal.signal(signal.SIGTERM, _exit)
+    quiet_vendors()
     try:
         app()
     except (NotegradeError, OSError) as error:

@@ -11,7 +11,7 @@ from model_export.checkpoint.adapter import AdapterDescription, describe_adapter
 from model_export.checkpoint.export import ExportPlan, export
 from model_export.checkpoint.gates import sample_pairs
 from model_export.checkpoint.model_card import TrainingNotes
-from model_export.checkpoint.writer import CheckpointSpec, OnProgress, code_version
+from model_export.checkpoint.writer import CheckpointSpec, code_version
 from model_export.data.pairs import GRADES, Pair, listed
 from model_export.data.prepare import Data, read_base
 from model_export.data.prompting import PromptForm
@@ -28,6 +28,7 @@ from model_export.evaluation.evaluate_checkpoints import fit
 from model_export.evaluation.failures import find_failures
 from model_export.evaluation.winners import METRIC_TITLES
 from model_export.pipeline import ADAPTER, CUT
+from model_export.progress import OnProgress
 from model_export.recipe import Recipe
 from model_export.reports.report import RunReport, difference_cell, write_report
 from model_export.run_log import LOG_NAME, read_log

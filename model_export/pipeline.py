@@ -12,7 +12,6 @@ from transformers import set_seed
 
 from model_export.checkpoint.adapter import merge_folder
 from model_export.checkpoint.extract_lora import extract_lora
-from model_export.checkpoint.writer import OnProgress
 from model_export.data.pairs import Pair
 from model_export.data.prepare import (
     data_inputs,
@@ -26,6 +25,7 @@ from model_export.data.prompting import Prompting
 from model_export.data.sampling import pick_distinct
 from model_export.evaluation import predict
 from model_export.evaluation.evaluate import Predictions
+from model_export.progress import OnProgress
 from model_export.recipe import PARSE_SAMPLE, TINY_BASE, Recipe, RlConfig, TrainConfig
 from model_export.scale_out.launch import StageJob, launch
 from model_export.stages import RunError, Stages, hash_of

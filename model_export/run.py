@@ -4,7 +4,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from model_export.checkpoint.writer import OnProgress, check_probes
+from model_export.checkpoint.writer import check_probes
 from model_export.data.pairs import GRADES
 from model_export.data.prompting import PromptForm, Prompting
 from model_export.data.template import find_template
@@ -12,6 +12,7 @@ from model_export.evaluation.baselines import bm25, majority
 from model_export.evaluation.evaluate import Evaluation, evaluate
 from model_export.outputs import CHECKPOINT, Models, RunResult, write_checkpoint, write_results_and_report
 from model_export.pipeline import Pipeline
+from model_export.progress import OnProgress
 from model_export.recipe import Recipe
 from model_export.stages import Stages, lock
 

@@ -16,7 +16,7 @@ from model_export.checkpoint.adapter import (
 )
 from model_export.checkpoint.model_card import render_model_card
 from model_export.checkpoint.new_folder import new_folder
-from model_export.checkpoint.writer import CheckpointSpec, OnProgress, code_version, write_contract
+from model_export.checkpoint.writer import CheckpointSpec, code_version, write_contract
 from model_export.data.criteria import DEFAULT_CRITERIA, load_criteria
 from model_export.data.template import DEFAULT_TEMPLATE, find_template
 from model_export.models.base_model import (
@@ -28,6 +28,7 @@ from model_export.models.base_model import (
     save_base,
 )
 from model_export.models.quantize import quantize_folder
+from model_export.progress import OnProgress
 from service.contract.manifest import Base, Criteria, Lineage, Name, Template
 from service.errors import NotegradeError
 

@@ -16,11 +16,12 @@ from model_export.checkpoint.gates import (
 )
 from model_export.checkpoint.model_card import render_model_card
 from model_export.checkpoint.new_folder import new_folder
-from model_export.checkpoint.writer import CheckpointSpec, OnProgress, write_contract
+from model_export.checkpoint.writer import CheckpointSpec, write_contract
 from model_export.data.pairs import Pair
 from model_export.models.base_model import load_base, locate_base, save_base
 from model_export.models.quantize import quantize_folder
 from model_export.models.reference_scorer import ReferenceScorer
+from model_export.progress import OnProgress
 from service.contract.checkpoint import Checkpoint
 
 

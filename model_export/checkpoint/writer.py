@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import resources
@@ -14,6 +14,7 @@ from model_export.data.pairs import GRADES
 from model_export.data.template import check_control_tokens
 from model_export.models.base_model import BaseModelError
 from model_export.models.reference_scorer import ReferenceScorer
+from model_export.progress import OnProgress
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 from service.contract.labels import check_labels
 from service.contract.manifest import (
@@ -43,9 +44,6 @@ PROBE_TOLERANCE = {"float32": 0.002, "bfloat16": 0.1, "float16": 0.01}
 # by 0.08. vLLM in float32 differs from the reference by up to 0.093 on 32 probes; other dtypes are not measured yet.
 INT8_PROBE_TOLERANCE = {"float32": 0.15, "bfloat16": 0.15, "float16": 0.15}
 _PROBE_PAIRS = "probe_pairs.jsonl"
-
-# Reports progress: (stage, steps done, total steps).
-OnProgress = Callable[[str, int, int], None]
 
 
 class SpecError(NotegradeError):

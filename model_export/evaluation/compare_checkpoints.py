@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from model_export.checkpoint.writer import OnProgress
 from model_export.data.pairs import UNJUDGED, Pair, Source, read_pairs
 from model_export.data.prompting import render_for
 from model_export.evaluation.evaluate import Evaluation, Predictions, evaluate, format_table, number_queries
 from model_export.models.quantize import load_as_served
+from model_export.progress import OnProgress
 from model_export.teacher.rollout import Sampler
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 from service.contract.comparison import Comparison, Graded, describe_comparison

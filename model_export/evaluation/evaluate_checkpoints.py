@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from model_export.checkpoint.writer import OnProgress
 from model_export.data.pairs import Pair
 from model_export.data.prepare import Data
 from model_export.data.prompting import render_for
@@ -23,6 +22,7 @@ from model_export.evaluation.fit_calibration import apply_calibration, make_cali
 from model_export.evaluation.fit_decision import make_decisions
 from model_export.evaluation.predict import make_predictions
 from model_export.models.quantize import load_as_served
+from model_export.progress import OnProgress
 from model_export.recipe import Precision
 from model_export.teacher.rollout import Sampler
 from service.contract.checkpoint import Checkpoint, load_checkpoint
@@ -51,6 +51,13 @@ class Measured:
     evaluation: Evaluation
     fitted: dict[str, Fitted]
 
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as JSON data."""
+        return {
+            **self.evaluation.to_json(),
+            "fitted": {name: each.to_json() for name, each in self.fitted.items()},
+        }
+
 
 def evaluate_checkpoints(
     folders: Sequence[Path],
@@ -72,22 +79,16 @@ def evaluate_checkpoints(
     if len(set(names)) < len(names):
         raise EvaluationError(f"checkpoints must have distinct names, and the names are {names}")
     grades = len(checkpoints[0].manifest.labels)
-    by_criteria = [_with_known_criteria(checkpoint, data.dev) for checkpoint in checkpoints]
-    prompts = [
-        render_for(checkpoint, pairs) for checkpoint, pairs in zip(checkpoints, by_criteria, strict=True)
-    ]
+    pairs = [_with_known_criteria(checkpoint, data.dev) for checkpoint in checkpoints]
+    prompts = list(map(render_for, checkpoints, pairs))
     systems = [majority(data.train, data.dev, grades), bm25(data.train, data.dev, grades)]
-    predicted = [
-        _predict(checkpoint, rendered, precision, on_progress)
-        for checkpoint, rendered in zip(checkpoints, prompts, strict=True)
-    ]
+    predicted = [_predict(*each, precision, on_progress) for each in zip(checkpoints, prompts, strict=True)]
     controls = ["bm25", "majority", *names[1:]]
-    systems += predicted
-    found = evaluate(systems, data.dev, data.long_tail, controls=controls, seed=seed, draws=draws)
-    fitted = {
-        name: fit(each, pairs, seed) for name, each, pairs in zip(names, predicted, by_criteria, strict=True)
-    }
-    return Measured(found, fitted)
+    found = evaluate(
+        [*systems, *predicted], data.dev, data.long_tail, controls=controls, seed=seed, draws=draws
+    )
+    fits = [fit(each, known, seed) for each, known in zip(predicted, pairs, strict=True)]
+    return Measured(found, dict(zip(names, fits, strict=True)))
 
 
 def _with_known_criteria(checkpoint: Checkpoint, pairs: Sequence[Pair]) -> list[Pair]:

@@ -14,9 +14,9 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from model_export.checkpoint.writer import OnProgress
 from model_export.data.pairs import Pair, listed, read_pairs
 from model_export.data.prompting import PromptForm, Prompting, teacher_template
+from model_export.progress import OnProgress
 from model_export.scale_out.label_plan import LabelError, LabelPlan, PathSampling, path_requests
 from model_export.scale_out.trace_engine import Completion, EngineSetup, StartEngine, TraceEngine
 from model_export.stages import lock
