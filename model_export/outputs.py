@@ -117,7 +117,7 @@ def write_checkpoint(
     )
     gate_pairs = sample_pairs(dev_pairs, recipe.export.gate_pairs)
     plan = ExportPlan(models.student, spec, gate_pairs, with_vllm=recipe.export.with_vllm)
-    export(plan, out / CHECKPOINT, force=True, on_progress=on_progress)
+    export(plan, out / CHECKPOINT, on_progress)
     if recipe.export.adapter_rank:
         _write_adapter(spec, models.student, out / ADAPTER, recipe.export.adapter_rank)
 

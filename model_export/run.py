@@ -41,7 +41,7 @@ def run(
     with lock(out):
         _remove_interrupted_exports(out)
         stages = Stages(out)
-        pipeline = Pipeline.prepare(recipe, root, stages, on_progress)
+        pipeline = Pipeline(recipe, root, stages, on_progress)
         data = pipeline.data
 
         student_base = pipeline.base("student_base", recipe.model.student_base)
@@ -49,14 +49,14 @@ def run(
         student_prompting = Prompting.load(form, student_base)
         check_probes(form, student_prompting.tokenizer)
         student_prompting.check_queries([*data.train, *data.dev])
-        control = pipeline.label_only_control(student_prompting, student_base)
+        control = pipeline.train("label_only_sft", student_prompting, student_base)
 
         pairs = pipeline.dev_pairs()
         systems = [
             majority(data.train, pairs, len(GRADES)),
             bm25(data.train, pairs, len(GRADES)),
-            pipeline.predict_directly("zero_shot", pairs, student_prompting, student_base),
-            pipeline.predict_directly("label_only_sft", pairs, student_prompting, control),
+            pipeline.predict("zero_shot", pairs, student_prompting, student_base),
+            pipeline.predict("label_only_sft", pairs, student_prompting, control),
         ]
 
         def measure() -> RunResult:
@@ -72,24 +72,25 @@ def run(
         teacher_base = student_base if one_base else pipeline.base("teacher_base", recipe.model.teacher)
         teacher_prompting = student_prompting if one_base else Prompting.load(form, teacher_base)
         teacher_start = control if recipe.cot_sft.start == "label_only_sft" else teacher_base
-        sft_teacher = pipeline.sft_teacher(teacher_prompting, teacher_start)
+        sft_teacher = pipeline.train("cot_sft", teacher_prompting, teacher_start)
         pipeline.check_parse_rate(teacher_prompting, sft_teacher)
         teachers = {"cot_sft": sft_teacher}
         for stage in recipe.rl.stages:
-            teachers[stage] = pipeline.train_rl_teacher(stage, teacher_prompting, sft_teacher)
+            teachers[stage] = pipeline.train(stage, teacher_prompting, sft_teacher)
         teacher = teachers[recipe.label.teacher]
-        soft_labels = pipeline.soft_labels(teacher_prompting, root, teacher)
+        soft_labels = pipeline.soft_labels(teacher_prompting, teacher)
         starts = {"base": student_base, "label_only_sft": control, "teacher": teacher}
-        distilled = pipeline.distil(soft_labels, student_prompting, starts[recipe.distil.start])
+        start = starts[recipe.distil.start]
+        distilled = pipeline.train("distil", student_prompting, start, soft_labels)
         student = pipeline.as_adapter(distilled, student_base, soft_labels, student_prompting)
 
         for name, each in teachers.items():
-            systems.append(pipeline.predict_by_reasoning(name, pairs, teacher_prompting, each))
-        on_pairs = pipeline.predict_directly("student", pairs, student_prompting, student)
+            systems.append(pipeline.predict(name, pairs, teacher_prompting, each, reasons=True))
+        on_pairs = pipeline.predict("student", pairs, student_prompting, student)
         systems.append(on_pairs)
         on_all = on_pairs
         if len(pairs) < len(data.dev):
-            on_all = pipeline.predict_directly("student_on_all", data.dev, student_prompting, student)
+            on_all = pipeline.predict("student_on_all", data.dev, student_prompting, student)
         result = measure()
         write_results_and_report(result, out)
         models = Models(student, student_base, teacher)

@@ -12,9 +12,11 @@ Source: arXiv 2106.09685 (LoRA).
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors.torch import load_file, save_file
 
 from model_export.checkpoint.model_card import TrainingNotes
 from model_export.models.base_model import LoadedBase, load_base, locate_base, save_base
@@ -32,9 +34,6 @@ from service.contract.manifest import (
 from service.contract.validation import one_line
 from service.errors import NotegradeError
 
-if TYPE_CHECKING:
-    import torch
-
 WEIGHTS_NAME = "adapter_model.safetensors"
 CONFIG_NAME = "adapter_config.json"
 DESCRIPTION_NAME = "adapter.json"
@@ -43,7 +42,7 @@ LINEAR = "proj.weight"
 _PREFIX = "base_model.model."
 
 # Maps the name of a linear weight to its (B, A), of shapes (out, rank) and (rank, in).
-Factors = Mapping[str, "tuple[torch.Tensor, torch.Tensor]"]
+Factors = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 
 
 class AdapterError(NotegradeError):
@@ -59,7 +58,7 @@ class AdapterDescription(BaseModel):
     name: Name
     base: str = Field(description="name of the base model, as in the checkpoint's manifest")
     rank: int = Field(ge=1)
-    energy_kept: float = Field(ge=0, le=1, description="see ExtractionReport")
+    energy_kept: float = Field(ge=0, le=1, description="see extract_lora.factor_differences")
     template: Name
     criteria: tuple[Criteria, ...] = Field(min_length=1)
     limits: Limits
@@ -78,15 +77,11 @@ def default_adapter() -> Path | None:
 
 def write_factors(folder: Path, factors: Factors, rank: int, *, base: str) -> None:
     """Write a LoRA adapter in PEFT's format: `adapter_model.safetensors` and `adapter_config.json`."""
-    from safetensors.torch import save_file
-
     tensors = {}
     for name, (b, a) in sorted(factors.items()):
         module = _PREFIX + name.removesuffix(".weight")
-        tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"] = (
-            a.contiguous(),
-            b.contiguous(),
-        )
+        tensors[f"{module}.lora_A.weight"] = a.contiguous()
+        tensors[f"{module}.lora_B.weight"] = b.contiguous()
     save_file(tensors, folder / WEIGHTS_NAME, metadata={"format": "pt"})
     config = {
         "peft_type": "LORA",
@@ -129,8 +124,6 @@ def read_description(folder: Path) -> AdapterDescription:
 
 def read_factors(folder: Path) -> Factors:
     """Read the factors that `write_factors` wrote. Raises AdapterError when alpha and rank differ."""
-    from safetensors.torch import load_file
-
     config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
     if config["lora_alpha"] != config["r"]:
         raise AdapterError(

@@ -12,7 +12,6 @@ from model_export.checkpoint.gates import (
     gate_int8,
     gate_label_mass,
     gate_vllm,
-    sample_pairs,
 )
 from model_export.checkpoint.model_card import render_model_card
 from model_export.checkpoint.new_folder import new_folder
@@ -32,7 +31,7 @@ class ExportPlan:
     Attributes:
         trained: a float transformers folder: an adapter merged into its base, or a full fine-tune.
         spec: its `quantization` selects float32 or int8 weights.
-        dev: pairs for the gates; if there are more than MAX_DEV_PAIRS, a sample is measured.
+        dev: pairs for the gates.
         with_vllm: also start plain vLLM on the folder and compare it with transformers.
     """
 
@@ -43,16 +42,14 @@ class ExportPlan:
     with_vllm: bool = True
 
 
-def export(
-    plan: ExportPlan, out: Path, *, force: bool = False, on_progress: OnProgress = lambda *_: None
-) -> GateReport:
-    """Make the checkpoint folder `out`, with `gates.json` in it.
+def export(plan: ExportPlan, out: Path, on_progress: OnProgress = lambda *_: None) -> GateReport:
+    """Make the checkpoint folder `out`, with `gates.json` in it, in place of an earlier checkpoint.
 
     The same plan gives the same fingerprint. Raises GateError with the figure and limit of each failed gate, or another
-    NotegradeError with a one-line message. A failed or interrupted export writes nothing.
+    NotegradeError with a one-line message. A failed or interrupted export changes nothing.
     """
     with (
-        new_folder(out, force=force) as folder,
+        new_folder(out, force=True) as folder,
         tempfile.TemporaryDirectory(prefix="notegrade-export-") as temporary,
     ):
         full = Path(temporary) if plan.spec.quantization else folder
@@ -71,7 +68,7 @@ def export(
 
 def _pass_gates(plan: ExportPlan, checkpoint: Checkpoint, full: Path, on_progress: OnProgress) -> GateReport:
     on_progress("Measure on dev", 0, 1)
-    data = GateData.render(checkpoint, sample_pairs(plan.dev))
+    data = GateData.render(checkpoint, plan.dev)
     labels = checkpoint.manifest.label_token_ids
     macro_f1 = data.macro_f1(ReferenceScorer.load(checkpoint.folder, labels))
     gates = [gate_label_mass(checkpoint, plan.limits)]

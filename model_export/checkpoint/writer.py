@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import resources
@@ -160,43 +160,30 @@ def read_probe_pairs() -> tuple[tuple[str, ProbeNote], ...]:
 def _write_probes(
     folder: Path, renderer: PromptRenderer, scorer: ReferenceScorer, on_progress: OnProgress
 ) -> None:
-    probes: list[Probe] = []
-    pairs = read_probe_pairs()
-    for done, (query, note) in enumerate(pairs):
-        on_progress("Compute probes", done, len(pairs))
-        probes.append(_compute_probe(query, note, renderer, scorer))
-    lines = [probe.model_dump_json() for probe in probes]
+    lines = []
+    rendered = list(_render_probes(renderer))
+    for done, (blank, prompt) in enumerate(rendered):
+        on_progress("Compute probes", done, len(rendered))
+        [found] = scorer.distributions([prompt.token_ids])
+        distribution = tuple(round(p, 7) for p in found.probabilities)
+        known = {"distribution": distribution, "label_mass": round(found.label_mass, 7)}
+        lines.append(blank.model_copy(update=known).model_dump_json())
     (folder / PROBES_NAME).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def check_probes(form: PromptForm, tokenizer: ContractTokenizer) -> None:
     """Raise SpecError, before any training, when a packaged probe can't be rendered in this form."""
-    renderer = PromptRenderer(form, tokenizer)
+    list(_render_probes(PromptRenderer(form, tokenizer)))
+
+
+def _render_probes(renderer: PromptRenderer) -> Iterator[tuple[Probe, Prompt]]:
+    """Yield each packaged pair as a probe under the default criteria, without its distribution, and its prompt."""
     for query, note in read_probe_pairs():
-        _render_probe(_blank_probe(query, note, renderer), renderer)
-
-
-def _blank_probe(query: str, note: ProbeNote, renderer: PromptRenderer) -> Probe:
-    criteria = renderer.default_criteria
-    return Probe(query=query, note=note, criteria=criteria, distribution=(0, 1), label_mass=0)
-
-
-def _render_probe(blank: Probe, renderer: PromptRenderer) -> Prompt:
-    canonical_query, canonical_note = blank.canonical()
-    try:
-        [prompt] = renderer.render(canonical_query, [canonical_note], blank.criteria)
-    except InvalidRequestError as error:
-        raise SpecError(f"a probe can't be rendered: {error}; raise max_query_tokens") from error
-    return prompt
-
-
-def _compute_probe(query: str, note: ProbeNote, renderer: PromptRenderer, scorer: ReferenceScorer) -> Probe:
-    blank = _blank_probe(query, note, renderer)
-    prompt = _render_probe(blank, renderer)
-    [found] = scorer.distributions([prompt.token_ids])
-    return blank.model_copy(
-        update={
-            "distribution": tuple(round(p, 7) for p in found.probabilities),
-            "label_mass": round(found.label_mass, 7),
-        }
-    )
+        criteria = renderer.default_criteria
+        blank = Probe(query=query, note=note, criteria=criteria, distribution=(0, 1), label_mass=0)
+        canonical_query, canonical_note = blank.canonical()
+        try:
+            [prompt] = renderer.render(canonical_query, [canonical_note], criteria)
+        except InvalidRequestError as error:
+            raise SpecError(f"a probe can't be rendered: {error}; raise max_query_tokens") from error
+        yield blank, prompt

@@ -14,7 +14,7 @@ from tests.tiny_teacher import MICRO
 def test_adapter_without_soft_labels_is_refused(tmp_path: Path) -> None:
     stated = tomllib.loads(MICRO)
     recipe = Recipe.model_validate({**stated, "export": {**stated["export"], "adapter_rank": 4}})
-    pipeline = Pipeline.prepare(recipe, tmp_path, Stages(tmp_path), lambda *_: None)
+    pipeline = Pipeline(recipe, tmp_path, Stages(tmp_path), lambda *_: None)
     base = pipeline.base("student_base", "tiny")
     form = PromptForm(find_template(recipe.model.template), pipeline.data.criteria, recipe.model.limits)
     labels = tmp_path / "labels"

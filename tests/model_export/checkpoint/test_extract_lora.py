@@ -25,9 +25,8 @@ def state(folder: Path) -> dict[str, Any]:
 
 
 def test_low_rank_difference_is_fully_recovered(tiny_base: Path, tuned: Path, tmp_path: Path) -> None:
-    report = extract_lora(str(tiny_base), tuned, tmp_path / "adapter", RANK, ROWS)
-    assert report.energy_kept == pytest.approx(1, abs=1e-5)
-    assert report.weights_bytes == (tmp_path / "adapter" / WEIGHTS_NAME).stat().st_size
+    energy_kept = extract_lora(str(tiny_base), tuned, tmp_path / "adapter", RANK, ROWS)
+    assert energy_kept == pytest.approx(1, abs=1e-5)
     merge_folder(str(tiny_base), tmp_path / "adapter", tmp_path / "merged")
     merged, expected, base = state(tmp_path / "merged"), state(tuned), state(tiny_base)
     changes = {name: float((expected[name] - base[name]).abs().max()) for name in base}
