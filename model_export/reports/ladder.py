@@ -239,7 +239,7 @@ def _pictures(results: Sequence[Results], sources: Sequence[str]) -> list[Pictur
             "The rungs",
             "One dot per seed. For every rung, grades are chosen by utilities fitted on the other half of the queries.",
             f"Macro-F1, QWK and nDCG of {', '.join(systems)} on {', '.join(sources)}.",
-            plot_spread(panels, columns=3),
+            plot_spread(panels),
         ),
         Picture(
             "The student's nDCG@10 minus BM25's",
