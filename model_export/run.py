@@ -10,10 +10,12 @@ from model_export.data.prompting import PromptForm, Prompting
 from model_export.data.template import find_template
 from model_export.evaluation.baselines import bm25, majority
 from model_export.evaluation.evaluate import Evaluation, evaluate
-from model_export.outputs import CHECKPOINT, Models, RunResult, write_checkpoint, write_results_and_report
+from model_export.outputs import CHECKPOINT, Models, write_checkpoint, write_results_and_report
 from model_export.pipeline import Pipeline
 from model_export.progress import OnProgress
 from model_export.recipe import Recipe
+from model_export.reports.report import RunResult
+from model_export.run_log import LOG_NAME, read_log
 from model_export.stages import Stages, lock
 
 
@@ -61,7 +63,8 @@ def run(
 
         def measure() -> RunResult:
             found = evaluate(systems, pairs, data.long_tail, seed=recipe.seed, draws=recipe.evaluate.draws)
-            return RunResult(recipe, recipe_text, data, pairs, systems, found, stages)
+            log = [row for folder in stages.folders for row in read_log(folder / LOG_NAME)]
+            return RunResult(recipe, recipe_text, data, pairs, systems, found, stages.records, log)
 
         if control_only:
             result = measure()

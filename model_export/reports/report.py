@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from model_export.data.pairs import Pair
+from model_export.data.pairs import Pair, listed
+from model_export.data.prepare import Data
 from model_export.evaluation.evaluate import ALL, Evaluation, Predictions, format_number, number_queries
 from model_export.evaluation.fit_calibration import cross_fitted
 from model_export.evaluation.paired_bootstrap import COMPARED_METRICS, Difference
 from model_export.evaluation.winners import LOWER_IS_BETTER, METHOD, METRIC_TITLES
+from model_export.recipe import Recipe
 from model_export.reports.plots import (
     DPI,
     LogRow,
@@ -26,6 +28,7 @@ from model_export.reports.plots import (
     plot_reliability,
     plot_stages,
 )
+from model_export.stages import StageRecord
 
 _TEMPLATE = "report_template.html"
 CSS_DPI = 96
@@ -35,26 +38,23 @@ RL_METRICS = {"reward": "reward", "parse_rate": "parse rate"}
 
 
 @dataclass(frozen=True)
-class RunReport:
-    """The content of a report.
+class RunResult:
+    """A run whose stages are done.
 
     Attributes:
-        name: the run's name. recipe_text: its recipe, as TOML.
-        evaluation: the evaluation of `predictions` on `pairs`, the dev pairs.
-        pairs: only labels, criteria and the identity of queries are used, no text.
+        recipe_text: the recipe as TOML, with its changes.
+        pairs: the dev pairs, or a sample of them, that `systems` and `evaluation` are on. The report has no text of them.
         log: rows of the run log, `{"stage", "step", ...metrics}`.
-        notes: findings and warnings, shown first.
-        stages: `{"name", "seconds", "status", "hash"}` for each stage, in order.
     """
 
-    name: str
+    recipe: Recipe
     recipe_text: str
-    evaluation: Evaluation
-    predictions: Sequence[Predictions]
+    data: Data
     pairs: Sequence[Pair]
+    systems: Sequence[Predictions]
+    evaluation: Evaluation
+    stages: Sequence[StageRecord]
     log: Sequence[LogRow]
-    notes: Sequence[str]
-    stages: Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Cell:
     is_sure: bool = False
 
 
-def write_report(out: Path, run: RunReport) -> None:
+def write_report(out: Path, run: RunResult) -> None:
     """Write the report to the file `out`; its folder must exist."""
     page = render_page(
         _TEMPLATE,
@@ -98,7 +98,8 @@ def write_report(out: Path, run: RunReport) -> None:
         compared=COMPARED_METRICS,
         splits=[_describe_split(run.evaluation, split) for split in run.evaluation.sizes],
         figures=_draw_figures(run),
-        stages=[{**stage, "time": timedelta(seconds=round(stage["seconds"]))} for stage in run.stages],
+        left_out=listed(run.data.left_out),
+        stage_times=[(stage, timedelta(seconds=round(stage.seconds))) for stage in run.stages],
     )
     out.write_text(page, encoding="utf-8")
 
@@ -179,7 +180,7 @@ def _signed(value: float | None) -> str:
     return "–" if value is None else f"{value:+.3f}".replace("-", "−")
 
 
-def _draw_figures(run: RunReport) -> list[Picture]:
+def _draw_figures(run: RunResult) -> list[Picture]:
     gold = np.array([pair.label for pair in run.pairs])
     curves = _draw_training(run.log)
     if "sam" in run.evaluation.rows:
@@ -223,9 +224,9 @@ def _draw_rl(log: Sequence[LogRow]) -> list[Picture]:
     ]
 
 
-def _draw_confusion(run: RunReport, gold: np.ndarray) -> Picture:
+def _draw_confusion(run: RunResult, gold: np.ndarray) -> Picture:
     shown = ("student", "label_only_sft")
-    probabilities = {each.system: each.probabilities for each in run.predictions if each.system in shown}
+    probabilities = {each.system: each.probabilities for each in run.systems if each.system in shown}
     return Picture(
         "Confusion",
         "Rows are gold grades and sum to 100 %. The number of pairs is below each share.",
@@ -234,8 +235,8 @@ def _draw_confusion(run: RunReport, gold: np.ndarray) -> Picture:
     )
 
 
-def _draw_reliability(run: RunReport, gold: np.ndarray) -> Picture:
-    student = next((each.probabilities for each in run.predictions if each.system == "student"), None)
+def _draw_reliability(run: RunResult, gold: np.ndarray) -> Picture:
+    student = next((each.probabilities for each in run.systems if each.system == "student"), None)
     panels = {}
     if student is not None:
         criteria = [pair.criteria for pair in run.pairs]

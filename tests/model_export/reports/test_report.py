@@ -1,4 +1,5 @@
 import re
+import tomllib
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -8,9 +9,13 @@ import numpy as np
 import pytest
 
 from model_export.data.pairs import Finding, Pair
+from model_export.data.prepare import Data
 from model_export.evaluation.evaluate import Predictions, evaluate
-from model_export.reports.report import RunReport, rl_verdicts, write_report
+from model_export.recipe import Recipe
+from model_export.reports.report import RunResult, rl_verdicts, write_report
+from model_export.stages import StageRecord
 from service.contract.prompt import Note
+from tests.tiny_teacher import MICRO
 
 SECRETS = ("secret-query", "secret-title", "secret-body", "secret-finding")
 GOLD = np.arange(24) % 4
@@ -41,19 +46,19 @@ LOG: list[dict[str, Any]] = [
     for stage in ("grpo", "sam")
     for step in (1, 2)
 ]  # fmt: skip
-RUN = RunReport(
-    name="tiny <1>",
+RUN = RunResult(
+    recipe=Recipe.model_validate(tomllib.loads(MICRO)).model_copy(update={"name": "tiny <1>"}),
     recipe_text='name = "tiny"',
-    evaluation=evaluate(SYSTEMS, PAIRS, frozenset({"p0", "p1", "p2", "p3"}), seed=1, draws=50),
-    predictions=SYSTEMS,
+    data=Data((), tuple(PAIRS), frozenset(), (), {}, left_out=("p&1",)),
     pairs=PAIRS,
-    log=LOG,
-    notes=["the teacher & the student differ"],
+    systems=SYSTEMS,
+    evaluation=evaluate(SYSTEMS, PAIRS, frozenset({"p0", "p1", "p2", "p3"}), seed=1, draws=50),
     stages=[
-        {"name": "prepare", "seconds": 1.25, "status": "made", "hash": "0123abcd"},
-        {"name": "sam", "seconds": 83.4, "status": "made", "hash": "4567cdef"},
-        {"name": "export", "seconds": 2.0, "status": "reused", "hash": "89ab0123"},
+        StageRecord("data", "0123abcd", 1.25, "done"),
+        StageRecord("sam", "4567cdef", 83.4, "done"),
+        StageRecord("label", "89ab0123", 2.0, "kept"),
     ],
+    log=LOG,
 )
 
 
@@ -75,7 +80,7 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
-def render(run: RunReport, folder: Path) -> str:
+def render(run: RunResult, folder: Path) -> str:
     write_report(folder / "report.html", run)
     return (folder / "report.html").read_text(encoding="utf-8")
 
@@ -108,7 +113,8 @@ def test_page_has_no_text_of_queries_and_notes(page: str) -> None:
 
 def test_findings_come_first_and_text_is_escaped(page: str) -> None:
     assert "Run tiny &lt;1&gt;" in page
-    assert page.index("the teacher &amp; the student differ") < page.index("<h2>Summary</h2>")
+    dropped = "1 dev pairs were dropped because another source trains on their query: p&amp;1."
+    assert page.index(dropped) < page.index("<h2>Summary</h2>")
 
 
 def test_winner_may_be_a_control(page: str) -> None:
@@ -132,13 +138,13 @@ def test_every_split_has_a_table(page: str) -> None:
 def test_page_has_stage_times_and_the_recipe(page: str) -> None:
     assert ">0:00:01<" in page
     assert ">0:01:23<" in page
-    assert ">reused<" in page
+    assert ">kept<" in page
     assert "<pre>name = &#34;tiny&#34;</pre>" in page
 
 
 def test_plot_without_data_says_so(page: str, tmp_path: Path) -> None:
     assert page.count("Not logged in this run.") == 1  # no stage logged a correlation
-    bare = render(replace(RUN, log=[], predictions=SYSTEMS[:1]), tmp_path)
+    bare = render(replace(RUN, log=[], systems=SYSTEMS[:1]), tmp_path)
     assert (bare.count("Not logged in this run."), bare.count("<img")) == (5, 1)
 
 
