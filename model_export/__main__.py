@@ -60,7 +60,7 @@ def assemble(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing checkpoint.")] = False,
 ) -> None:
     """Make a checkpoint of a base model: with a trained adapter merged in, or zero-shot with a criteria prompt."""
-    from model_export.checkpoint.adapter import default_adapter
+    from model_export.checkpoint.adapter import DEFAULT_ADAPTER
     from model_export.checkpoint.assemble import Plan
     from model_export.checkpoint.assemble import assemble as make
     from model_export.data.criteria import load_criteria
@@ -69,7 +69,7 @@ def assemble(
 
     zero_shot = zero_shot or template is not None or criteria is not None
     if adapter is None and base == DEFAULT_BASE and not zero_shot:
-        adapter = default_adapter()
+        adapter = DEFAULT_ADAPTER
     plan = Plan(
         base,
         template=find_template(template) if template else None,

@@ -37,7 +37,8 @@ from service.errors import NotegradeError
 WEIGHTS_NAME = "adapter_model.safetensors"
 CONFIG_NAME = "adapter_config.json"
 DESCRIPTION_NAME = "adapter.json"
-_DEFAULT_FOLDER = Path(__file__).parent / "adapters" / "default"
+# The packaged adapter for the default base.
+DEFAULT_ADAPTER = Path(__file__).parent / "adapters" / "default"
 LINEAR = "proj.weight"
 _PREFIX = "base_model.model."
 
@@ -68,11 +69,6 @@ class AdapterDescription(BaseModel):
     dev_metrics: dict[str, float] = Field(default_factory=dict)
     training: TrainingNotes
     files: dict[FileName, Sha256] = Field(default_factory=dict, description="hashes of the adapter files")
-
-
-def default_adapter() -> Path | None:
-    """Return the folder of the adapter packaged for the default base, or None."""
-    return _DEFAULT_FOLDER if (_DEFAULT_FOLDER / DESCRIPTION_NAME).is_file() else None
 
 
 def write_factors(folder: Path, factors: Factors, rank: int, *, base: str) -> None:

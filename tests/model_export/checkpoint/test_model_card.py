@@ -48,15 +48,9 @@ def test_card_has_intervals_and_known_failures(manifest: Manifest) -> None:
 
 
 def test_card_has_calibration_error_before_and_after(manifest: Manifest) -> None:
-    calibration = Calibration(
-        name="temperature-1",
-        method="temperature",
-        temperature=1.5,
-        ece_before=0.21,
-        ece_after=0.04,
-        data="dev",
-        temperatures={"forum-1": 2.25},
-    )
+    stated = {"name": "temperature-1", "method": "temperature", "temperature": 1.5, "data": "dev"}
+    found = {"ece_before": 0.21, "ece_after": 0.04, "temperatures": {"forum-1": 2.25}}
+    calibration = Calibration.model_validate({**stated, **found})
     card = render_model_card(manifest.model_copy(update={"calibration": calibration}), NOTES)
     assert (
         "temperature-1 (T = 1.5, 2.25 under `forum-1`; expected calibration error 0.210 before, 0.040 after, on dev)"

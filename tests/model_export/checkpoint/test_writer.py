@@ -59,10 +59,11 @@ def test_fingerprint_ignores_metadata(
     assert other.manifest.fingerprint == written.manifest.fingerprint
 
 
-def test_fingerprint_depends_on_the_criteria(
-    spec: CheckpointSpec, written: Checkpoint, tiny_base: Path, tmp_path: Path
+@pytest.mark.parametrize("change", [{"criteria": (STRICT,)}, {"template": find_template("query-first-1")}])
+def test_fingerprint_depends_on_the_prompt(
+    change: dict[str, Any], spec: CheckpointSpec, written: Checkpoint, tiny_base: Path, tmp_path: Path
 ) -> None:
-    other = write(dataclasses.replace(spec, criteria=spec.criteria[:1]), tiny_base, tmp_path / "other")
+    other = write(dataclasses.replace(spec, **change), tiny_base, tmp_path / "other")
     assert other.manifest.fingerprint != written.manifest.fingerprint
 
 
