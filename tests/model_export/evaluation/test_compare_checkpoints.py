@@ -38,7 +38,8 @@ def folders(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[P
 def compare(
     folders: list[Path], pairs: Path, criteria: str | None = None, on_progress: OnProgress = lambda *_: None
 ) -> Compared:
-    return compare_checkpoints(*folders, pairs, criteria, seed=0, on_progress=on_progress)
+    first, second = folders
+    return compare_checkpoints(first, second, pairs, criteria, seed=0, on_progress=on_progress)
 
 
 def test_checkpoint_equals_itself(folders: list[Path], pairs_file: Path, pairs: tuple[Pair, ...]) -> None:
