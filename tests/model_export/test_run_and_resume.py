@@ -27,6 +27,11 @@ MOMENTS = [
 START, END = MICRO.index("[data.synthetic]"), MICRO.index("[label_only_sft]")
 SOURCE = '[[data.sources]]\nname = "mine"\ntrain = "train.jsonl"\ndev = "dev.jsonl"\n\n'
 ON_OWN_FILES = MICRO[:START] + SOURCE + MICRO[END:]
+GOOD = {"id": "1", "query": "tea", "note": {"title": None, "body": "green tea"}, "label": 0}
+
+
+def write_rows(path: Path, *rows: dict[str, Any]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def write_recipe(folder: Path, text: str = MICRO) -> Path:
@@ -159,27 +164,25 @@ def test_lower_min_parse_rate_resumes_the_run(tmp_path: Path) -> None:
     assert (kept["label_only_sft"], kept["cot_sft"], kept["sam"]) == ("kept", "kept", "done")
 
 
-def test_bad_data_is_refused_by_line(tmp_path: Path) -> None:
-    good = {"id": "1", "query": "tea", "note": {"title": None, "body": "green"}, "label": 0}
-    rows = [good, {**good, "id": "2", "label": 4}, {**good, "id": "1", "query": ""}]
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    (tmp_path / "dev.jsonl").write_text(
-        json.dumps({**good, "query": "coffee"}) + "\n{broken\n", encoding="utf-8"
-    )
-    line = refusal(tmp_path, ON_OWN_FILES, "--data", str(tmp_path))
-    assert "train.jsonl: line 2: label: 4 is out of range 0..3; line 3: query: is empty" in line
-    (tmp_path / "log.txt").unlink()
-    (tmp_path / "train.jsonl").write_text(json.dumps(good) + "\n", encoding="utf-8")
-    line = refusal(tmp_path, ON_OWN_FILES, "--data", str(tmp_path))
-    assert "dev.jsonl: line 2: not JSON" in line
-
-
-def test_too_long_query_is_refused_before_training(tmp_path: Path) -> None:
-    good = {"query": "tea", "note": {"title": None, "body": "green tea from the hills"}, "label": 0}
-    rows = [{**good, "id": "1"}, {**good, "id": "2", "query": "tea " * 1000}]
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    (tmp_path / "dev.jsonl").write_text(
-        json.dumps({**good, "id": "3", "query": "coffee"}) + "\n", encoding="utf-8"
-    )
-    line = refusal(tmp_path, ON_OWN_FILES, "--data", str(tmp_path))
-    assert "pairs whose query is too long: 2 of mine: the query has 1,000 tokens" in line
+@pytest.mark.parametrize(
+    ("train", "dev", "complaint"),
+    [
+        (
+            [{"label": 4}, {"query": ""}],
+            [{}],
+            "train.jsonl: line 1: label: 4 is out of range 0..3; line 2: query: is empty",
+        ),
+        ([{}], [{"label": None}], "dev.jsonl: line 1: label: "),
+        (
+            [{}, {"id": "2", "query": "tea " * 1000}],
+            [{"id": "3", "query": "coffee"}],
+            "pairs whose query is too long: 2 of mine: the query has 1,000 tokens",
+        ),
+    ],
+)
+def test_bad_data_is_refused_before_training(
+    train: list[dict[str, Any]], dev: list[dict[str, Any]], complaint: str, tmp_path: Path
+) -> None:
+    write_rows(tmp_path / "train.jsonl", *({**GOOD, **row} for row in train))
+    write_rows(tmp_path / "dev.jsonl", *({**GOOD, **row} for row in dev))
+    assert complaint in refusal(tmp_path, ON_OWN_FILES, "--data", str(tmp_path))
