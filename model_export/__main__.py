@@ -32,31 +32,13 @@ app = typer.Typer(
 @app.command()
 def assemble(
     out: Annotated[Path, typer.Option(help="Folder to write.")],
-    base: Annotated[
-        str, typer.Option(help="`smollm2`, a transformers folder, a GGUF file, or a hub id (owner/name).")
-    ] = "smollm2",
-    adapter: Annotated[
-        Path | None,
-        typer.Option(help="Adapter folder to merge in; the packaged one for `smollm2` by default."),
-    ] = None,
+    base: Annotated[str, typer.Option(help="A folder, GGUF file, hub id or `smollm2`.")] = "smollm2",
+    adapter: Annotated[Path | None, typer.Option(help="Adapter; for `smollm2` the packaged one.")] = None,
     zero_shot: Annotated[bool, typer.Option("--zero-shot", help="Use no adapter.")] = False,
-    template: Annotated[
-        str | None, typer.Option(help="Template of a zero-shot prompt; note-first-1 by default.")
-    ] = None,
-    criteria: Annotated[
-        str | None,
-        typer.Option(help="Criteria of a zero-shot prompt, packaged or a TOML file; general-1 by default."),
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option(help="Name in the manifest; the base's or the adapter's by default.")
-    ] = None,
-    int8: Annotated[
-        bool,
-        typer.Option(
-            "--int8",
-            help="Write int8 weights (W8A8); `notegrade-train verify` measures the loss of accuracy.",
-        ),
-    ] = False,
+    template: Annotated[str | None, typer.Option(help="For zero-shot; default note-first-1.")] = None,
+    criteria: Annotated[str | None, typer.Option(help="For zero-shot; default general-1.")] = None,
+    name: Annotated[str | None, typer.Option(help="The base's or adapter's by default.")] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Write int8 weights (W8A8).")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing checkpoint.")] = False,
 ) -> None:
     """Make a checkpoint of a base model: with a trained adapter merged in, or zero-shot with a criteria prompt."""
@@ -87,18 +69,13 @@ def assemble(
 def run(
     recipe: Annotated[Path, typer.Argument(help="Recipe, a TOML file.")],
     data: DataFolder = Path(),
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the run; runs/<name of the recipe> by default.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder; runs/<name of the recipe> by default.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed in place of the recipe's.")] = None,
     changes: Annotated[
         list[str] | None,
         typer.Option("--set", help="KEY=VALUE that overrides the recipe, such as label_only_sft.steps=300."),
     ] = None,
-    control_only: Annotated[
-        bool,
-        typer.Option("--control-only", help="Train and measure only the label-only control."),
-    ] = False,
+    control_only: Annotated[bool, typer.Option("--control-only", help="Train the control alone.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and train nothing.")] = False,
 ) -> None:
     """Train a teacher and its student by a recipe, and export the student. A rerun resumes where the last run stopped."""
@@ -127,19 +104,11 @@ def run(
 
 @app.command()
 def evaluate(
-    checkpoints: Annotated[
-        list[Path], typer.Argument(help="Checkpoint folders; the first is compared with all others.")
-    ],
+    checkpoints: Annotated[list[Path], typer.Argument(help="Folders; all are compared with the first.")],
     recipe: Annotated[Path, typer.Option(help="Recipe whose dev pairs to measure on.")],
     data: DataFolder = Path(),
     out: JsonFile = None,
-    bfloat16: Annotated[
-        bool,
-        typer.Option(
-            "--bfloat16",
-            help="Measure in bfloat16, as served: four times as fast where the processor has AMX.",
-        ),
-    ] = False,
+    bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Measure in bfloat16, as served.")] = False,
 ) -> None:
     """Measure checkpoints, and the majority and BM25 baselines, on all dev pairs of a recipe's data."""
     from model_export.recipe_file import load_recipe
@@ -165,14 +134,10 @@ def evaluate(
 
 @app.command()
 def ladder(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(help="Runs of one recipe with distinct seeds: folders, or their results.json."),
-    ],
+    runs: Annotated[list[Path], typer.Argument(help="Runs of one recipe: folders or results.json files.")],
     out: Annotated[Path, typer.Option(help="HTML file to write.")],
     lever: Annotated[
-        list[Path] | None,
-        typer.Option(help="Run of the control with a changed setting (`run --control-only --set`)."),
+        list[Path] | None, typer.Option(help="Run with a changed setting (`run --set`).")
     ] = None,
 ) -> None:
     """Show what each step of a recipe gained and cost over several seeds, and what else was tried, on one page."""
@@ -187,9 +152,7 @@ def compare(
     first: Annotated[Path, typer.Argument(help="Checkpoint folder that serves now.")],
     second: Annotated[Path, typer.Argument(help="Checkpoint folder that might replace it.")],
     pairs: Annotated[Path, typer.Option(help="Pairs in JSON lines; they need no label.")],
-    criteria: Annotated[
-        str | None, typer.Option(help="Criteria for both; by default each checkpoint's own default.")
-    ] = None,
+    criteria: Annotated[str | None, typer.Option(help="For both; each one's own default if unset.")] = None,
     out: JsonFile = None,
 ) -> None:
     """Compare two checkpoints: what would change in grades, order, scores and cost if the second replaced the first."""
@@ -204,24 +167,14 @@ def compare(
 @app.command()
 def label(
     pairs: Annotated[Path, typer.Argument(help="Pairs in JSON lines; they need no label.")],
-    teacher: Annotated[
-        Path, typer.Option(help="Transformers folder of the teacher, such as a run's sam-... stage.")
-    ],
+    teacher: Annotated[Path, typer.Option(help="Folder of the teacher, such as a run's sam-... stage.")],
     recipe: Annotated[Path, typer.Option(help="Recipe that trained the teacher.")],
     out: Annotated[Path, typer.Option(help="Folder for the labels; a rerun resumes in it.")],
     source: Annotated[str | None, typer.Option(help="The recipe's source that the pairs are like.")] = None,
-    paths: Annotated[
-        int | None, typer.Option(help="Reasoning paths per pair; the recipe's by default.")
-    ] = None,
-    temperature: Annotated[
-        float | None, typer.Option(help="Sampling temperature; the recipe's by default.")
-    ] = None,
-    engines: Annotated[
-        int, typer.Option(help="Number of vLLM engines, each on a GPU of its own where there are GPUs.")
-    ] = 1,
-    address: Annotated[
-        str, typer.Option(help="Address of a running Ray cluster; `local` starts one here.")
-    ] = "local",
+    paths: Annotated[int | None, typer.Option(help="Paths per pair; the recipe's by default.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="The recipe's by default.")] = None,
+    engines: Annotated[int, typer.Option(help="Number of vLLM engines, each on its own GPU if any.")] = 1,
+    address: Annotated[str, typer.Option(help="Address of a Ray cluster; `local` starts one.")] = "local",
     shard_size: Annotated[int, typer.Option(help="Pairs per file of labels.")] = 10_000,
 ) -> None:
     """Let a teacher label any number of pairs on Ray Data and vLLM: soft labels for a recipe's `label.folder`."""
@@ -247,9 +200,7 @@ def label(
 @app.command()
 def verify(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder.")],
-    pairs: Annotated[
-        Path | None, typer.Option(help="Judged pairs in JSON lines, to check macro-F1 too.")
-    ] = None,
+    pairs: Annotated[Path | None, typer.Option(help="Judged pairs, to check macro-F1 too.")] = None,
     criteria: Annotated[str | None, typer.Option(help="Criteria that the pairs were judged by.")] = None,
     vllm: Annotated[bool, typer.Option(help="Start plain vLLM on the folder and check it too.")] = True,
 ) -> None:
@@ -258,7 +209,6 @@ def verify(
     from model_export.data.pairs import Source, read_pairs
     from service.contract.manifest import read_manifest
 
-    quiet_vendors()
     manifest = read_manifest(checkpoint)
     source = Source("pairs", criteria or manifest.criteria[0].name, tuple(range(len(manifest.labels))))
     report = measure(checkpoint, read_pairs(pairs, source) if pairs else (), with_vllm=vllm)
