@@ -63,7 +63,7 @@ class Evaluation:
     """The results of `evaluate`.
 
     Attributes:
-        rows: metrics by system, split and metric name; None if undefined.
+        rows: metrics by system, split and metric; None if undefined.
         sizes: by split, the number of `pairs`, `queries` and `ranked_queries` (those that count for nDCG).
         differences: system minus control over all pairs, by control, system and metric.
         split_differences: the same for each other split.

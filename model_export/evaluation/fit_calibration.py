@@ -1,9 +1,14 @@
-"""Fits a checkpoint's calibration on dev pairs, and measures its gain by cross-fitting."""
+"""Fits a checkpoint's calibration on dev pairs, and measures its gain by cross-fitting.
+
+`probabilities` are (pairs, grades) raw label probabilities, each row summing to 1; `labels` are (pairs,) gold grades, and
+`query_ids` and `criteria` are (pairs,). Source: Guo et al., On Calibration of Modern Neural Networks, arXiv 1706.04599.
+"""
 
 from collections.abc import Sequence
 
 import numpy as np
 from scipy.optimize import minimize_scalar
+from scipy.special import softmax
 
 from service.contract.manifest import Calibration
 from service.errors import NotegradeError
@@ -21,27 +26,20 @@ class CalibrationDataError(NotegradeError):
 
 
 def apply_temperature(probabilities: np.ndarray, temperature: float | np.ndarray) -> np.ndarray:
-    """Apply service.contract.calibration.calibrate to many rows at once.
+    """Apply service.contract.calibration.calibrate to many rows at once: (pairs, grades) float64; zeros stay zeros.
 
-    Args:
-        probabilities: (pairs, grades), each row summing to 1; zeros stay zeros.
-        temperature: above 0, a scalar or (pairs, 1); 1 changes nothing.
-    Returns: (pairs, grades) float64.
+    `temperature` is above 0, a scalar or (pairs, 1); 1 changes nothing.
     """
     with np.errstate(divide="ignore"):
         logits = np.log(np.asarray(probabilities, dtype=np.float64)) / temperature
-    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return weights / weights.sum(axis=1, keepdims=True)
+    calibrated: np.ndarray = softmax(logits, axis=1)
+    return calibrated
 
 
 def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Fit the temperature in TEMPERATURE_BOUNDS that maximises the likelihood of the gold grades.
 
-    Args:
-        probabilities: (pairs, grades) raw label probabilities.
-        labels: (pairs,) gold grades.
-    Raises: CalibrationDataError without pairs.
-    Source: Guo et al., On Calibration of Modern Neural Networks, arXiv 1706.04599.
+    Raises CalibrationDataError without pairs.
     """
     if len(labels) == 0:
         raise CalibrationDataError("calibration needs dev pairs, and there are none")
@@ -60,27 +58,25 @@ def fit_calibration(probabilities: np.ndarray, labels: np.ndarray, criteria: Seq
     """Fit one temperature over all pairs, and another for each criteria with enough pairs.
 
     A single temperature would leave a model overconfident on one source and underconfident on another.
-
-    Args:
-        probabilities: (pairs, grades) raw label probabilities.
-        labels, criteria: (pairs,) gold grades and criteria.
-    Raises: CalibrationDataError without pairs.
+    Raises CalibrationDataError without pairs.
     """
-    names, of_pair = np.unique(np.asarray(criteria), return_inverse=True)
-    rows = {str(name): np.flatnonzero(of_pair == number) for number, name in enumerate(names)}
-    own = {name: here for name, here in rows.items() if len(here) >= _MIN_PAIRS} if len(rows) > 1 else {}
+    names, counts = np.unique(np.asarray(criteria), return_counts=True)
+    temperatures = {}
+    for name in names[counts >= _MIN_PAIRS] if len(names) > 1 else ():
+        here = np.asarray(criteria) == name
+        temperatures[str(name)] = fit_temperature(probabilities[here], labels[here])
     return Calibration(
         name="temperature-1",
         method="temperature",
         temperature=fit_temperature(probabilities, labels),
-        temperatures={name: fit_temperature(probabilities[here], labels[here]) for name, here in own.items()},
+        temperatures=temperatures,
     )
 
 
 def apply_calibration(
     probabilities: np.ndarray, calibration: Calibration, criteria: Sequence[str]
 ) -> np.ndarray:
-    """Calibrate (pairs, grades) raw probabilities as the service does, each row under its criteria; float64."""
+    """Calibrate as the service does, each row under its criteria; (pairs, grades) float64."""
     if calibration.method == "identity":
         return np.asarray(probabilities, dtype=np.float64)
     temperatures = np.array([[calibration.temperature_under(name)] for name in criteria])
@@ -96,13 +92,7 @@ def cross_fitted(
 ) -> np.ndarray:
     """Calibrate each half of the queries with the temperatures of the other half, so no pair is in its own fit.
 
-    Args:
-        probabilities: (pairs, grades) raw label probabilities.
-        labels: (pairs,) gold grades.
-        query_ids: (pairs,) ids; all pairs of a query are in the same half.
-        criteria: (pairs,) criteria.
-        seed: draws the halves.
-    Returns: (pairs, grades) float64. Raises: CalibrationDataError with fewer than two queries.
+    `seed` draws the halves. Raises CalibrationDataError with fewer than two queries.
     """
     in_second, names = split_queries(query_ids, seed), np.asarray(criteria)
     calibrated = np.empty(np.shape(probabilities), dtype=np.float64)
@@ -125,13 +115,7 @@ def split_queries(query_ids: Sequence[str] | np.ndarray, seed: int) -> np.ndarra
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Compute top-label ECE over ECE_BINS bins of equal width, in [0, 1].
-
-    Args:
-        probabilities: (pairs, grades).
-        labels: (pairs,) gold grades.
-    Source: Guo et al., arXiv 1706.04599, equation 3.
-    """
+    """Compute top-label ECE over ECE_BINS bins of equal width, in [0, 1]: Guo et al., equation 3."""
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
     bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
@@ -150,9 +134,8 @@ def make_calibration(
 ) -> Calibration:
     """Fit the calibration to export: temperatures over all dev pairs, or identity if they don't lower the ECE.
 
-    The ECE after calibration is that of the cross-fitted probabilities.
-    Args: as for cross_fitted; `data_name` names the dev data in the manifest.
-    Raises: CalibrationDataError with fewer than two queries.
+    The ECE after calibration is that of the cross-fitted probabilities. `data_name` names the dev data in the manifest.
+    Raises CalibrationDataError with fewer than two queries.
     """
     before = expected_calibration_error(probabilities, labels)
     after = expected_calibration_error(cross_fitted(probabilities, labels, query_ids, criteria, seed), labels)

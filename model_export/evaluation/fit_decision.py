@@ -2,6 +2,9 @@
 
 The most probable grade maximises accuracy. It does not maximise macro-F1, which weighs rare grades as much as common
 ones, nor quadratic kappa, which weighs an error of two grades four times as much as an error of one.
+
+`probabilities` and `calibrated` are (pairs, grades) calibrated probabilities; `gold`, `query_ids` and `criteria` are
+(pairs,); `utilities` are (grades, grades), [true grade, chosen grade].
 """
 
 from collections.abc import Sequence
@@ -24,27 +27,16 @@ _FLOOR = 1e-6
 
 
 def choose(probabilities: np.ndarray, utilities: np.ndarray) -> np.ndarray:
-    """Choose grades as service.contract.judgement.judge does, on many rows at once.
-
-    Args:
-        probabilities: (pairs, grades) calibrated.
-        utilities: (grades, grades), [true grade, chosen grade].
-    Returns: (pairs,) grades with the highest expected utility; the lowest of equal ones.
-    """
+    """Choose grades as service.contract.judgement.judge does: those of highest expected utility, the lowest of equal ones."""
     chosen: np.ndarray = (probabilities @ utilities).argmax(axis=1)
     return chosen
 
 
 def fit_utilities(probabilities: np.ndarray, gold: np.ndarray) -> np.ndarray:
-    """Fit the utilities [true grade, chosen grade] that maximise the mean of macro-F1 and QWK on these pairs.
+    """Fit the utilities that maximise the mean of macro-F1 and QWK; the identity if nothing beats the most probable grade.
 
     Both metrics are functions of the confusion matrix. Each Frank-Wolfe step takes their gradient at the running mean of
     the confusion matrices as the next utilities; the best step is returned.
-
-    Args:
-        probabilities: (pairs, grades) calibrated.
-        gold: (pairs,) grades.
-    Returns: (grades, grades); the identity, which chooses the most probable grade, if nothing is better.
     Source: Narasimhan et al., Consistent Multiclass Algorithms for Complex Performance Measures, ICML 2015.
     """
     grades = probabilities.shape[1]
@@ -61,7 +53,7 @@ def fit_utilities(probabilities: np.ndarray, gold: np.ndarray) -> np.ndarray:
 
 
 def goal_value(gold: np.ndarray, chosen: np.ndarray) -> float:
-    """Compute GOAL for (pairs,) gold and chosen grades; an undefined metric counts as 0."""
+    """Compute GOAL for gold and chosen grades; an undefined metric counts as 0."""
     return _goal(_confusion(gold, chosen, int(max(gold.max(), chosen.max())) + 1))
 
 
@@ -94,9 +86,9 @@ def _gradient(confusion: np.ndarray) -> np.ndarray:
 def cross_fitted_grades(
     calibrated: np.ndarray, gold: np.ndarray, query_ids: np.ndarray, criteria: Sequence[str], seed: int
 ) -> np.ndarray:
-    """Choose (pairs,) grades per criteria, each half of the queries with the utilities fitted on the other half.
+    """Choose grades per criteria, each half of the queries with the utilities fitted on the other half.
 
-    Under a criteria with fewer than two queries these are the most probable grades. Args: as for `make_decisions`.
+    Under a criteria with fewer than two queries these are the most probable grades. `seed` draws the halves.
     """
     grades = most_probable(calibrated)
     for here in _by_criteria(criteria, query_ids).values():
@@ -119,11 +111,7 @@ def make_decisions(
 ) -> tuple[Decision, ...]:
     """Fit the decisions to export: one for each criteria whose cross-fitted grades beat the most probable grade.
 
-    Args:
-        calibrated: (pairs, grades), as the checkpoint will calibrate them.
-        gold, query_ids, criteria: (pairs,) each; a criteria with fewer than two queries gets no decision.
-        seed: draws the halves.
-        data_name: names the dev data in the manifest.
+    A criteria with fewer than two queries gets no decision. `data_name` names the dev data in the manifest.
     """
     found = []
     decided = cross_fitted_grades(calibrated, gold, query_ids, criteria, seed)
