@@ -17,7 +17,6 @@ from sklearn.metrics import confusion_matrix
 
 from model_export.evaluation.fit_calibration import ECE_BINS
 from model_export.evaluation.measures import most_probable
-from model_export.evaluation.paired_bootstrap import Difference
 
 LogRow = Mapping[str, Any]
 # A curve is (steps, values).
@@ -128,23 +127,6 @@ def plot_spread(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes | 
         axes.set_yticklabels([] if number % _COLUMNS else list(by_system))
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
         axes.grid(alpha=0.25)
-    return _as_png(figure)
-
-
-def plot_intervals(intervals: Mapping[str, Difference], title: str) -> bytes | None:
-    """Plot a row per name with its difference and interval, and a line at zero; undefined ones are left out."""
-    defined = {name: found for name, found in intervals.items() if found.low is not None}
-    if not defined:
-        return None
-    figure = Figure(figsize=(7.5, 0.32 * len(defined) + 0.9), layout="constrained")
-    axes = figure.add_subplot()
-    axes.axvline(0, color="grey", linewidth=1, linestyle=":")
-    for row, found in enumerate(defined.values()):
-        axes.plot([found.low, found.high], [row, row], "-", color=_COLOURS[0], linewidth=2)
-        axes.plot([found.difference], [row], "o", color=_COLOURS[0])
-    axes.set(xlabel=title, yticks=range(len(defined)), ylim=(len(defined) - 0.5, -0.5))
-    axes.set_yticklabels(list(defined))
-    axes.grid(alpha=0.25, axis="x")
     return _as_png(figure)
 
 

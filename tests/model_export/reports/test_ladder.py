@@ -111,7 +111,7 @@ def test_rungs_show_mean_and_range_over_the_seeds(tmp_path: Path) -> None:
     mean, low, high = np.mean(figures), min(figures), max(figures)
     assert page.row("sam", 1)[1] == f"{mean:.3f} ({low:.3f}–{high:.3f})"
     assert low < high
-    assert page.images == 2
+    assert page.images == 1
 
 
 def test_single_run_has_no_range_and_its_student_has_intervals(tmp_path: Path) -> None:
