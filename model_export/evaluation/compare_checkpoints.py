@@ -15,7 +15,8 @@ import numpy as np
 
 from model_export.data.pairs import UNJUDGED, Pair, Source, read_pairs
 from model_export.data.prompting import render_for
-from model_export.evaluation.evaluate import Evaluation, Predictions, evaluate, format_table, number_queries
+from model_export.evaluation.evaluate import Evaluation, Predictions, evaluate, format_table
+from model_export.evaluation.judged import Judged
 from model_export.models.quantize import load_as_served
 from model_export.progress import OnProgress
 from model_export.teacher.rollout import Sampler
@@ -142,7 +143,7 @@ def compare_checkpoints(
         on_progress("Score with both", min(start + _CHUNK, len(pairs)), len(pairs))
     comparison = Comparison(grades)
     rows_by_query: dict[int, list[int]] = {}
-    for row, query in enumerate(number_queries(pairs).tolist()):
+    for row, query in enumerate(Judged.of(pairs).query_of.tolist()):
         rows_by_query.setdefault(query, []).append(row)
     for rows in rows_by_query.values():
         judged = ([side.judgements[row] for row in rows] for side in sides)

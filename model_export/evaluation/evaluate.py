@@ -13,6 +13,7 @@ import numpy as np
 from model_export.data.pairs import Pair
 from model_export.evaluation.fit_calibration import cross_fitted, expected_calibration_error
 from model_export.evaluation.fit_decision import cross_fitted_grades
+from model_export.evaluation.judged import Judged
 from model_export.evaluation.measures import (
     Metrics,
     area_under_curve,
@@ -109,19 +110,18 @@ def evaluate(
         names = {each.system for each in systems}
         controls = [control for control in DEFAULT_CONTROLS if control in names]
     _check(systems, pairs, controls)
-    gold, query_of = np.array([pair.label for pair in pairs]), number_queries(pairs)
-    criteria = [pair.criteria for pair in pairs]
-    calibrated = [cross_fitted(each.probabilities, gold, query_of, criteria, seed) for each in systems]
-    decided = [cross_fitted_grades(each, gold, query_of, criteria, seed) for each in calibrated]
+    judged = Judged.of(pairs)
+    calibrated = [cross_fitted(each.probabilities, judged, seed) for each in systems]
+    decided = [cross_fitted_grades(each, judged, seed) for each in calibrated]
     rows: dict[str, dict[str, Metrics]] = {each.system: {} for each in systems}
     bootstraps: dict[str, PairedBootstrap] = {}
     sizes: dict[str, dict[str, int]] = {}
     for split, here in _splits(pairs, long_tail).items():
-        tallies = {each.system: _tally(each, gold, query_of, here, seed) for each in systems}
+        tallies = {each.system: _tally(each, judged[here], here, seed) for each in systems}
         bootstraps[split] = PairedBootstrap(tallies, draws, seed)
         sizes[split] = _sizes(here, tallies[systems[0].system])
         for each, after, chosen in zip(systems, calibrated, decided, strict=True):
-            own = _measure(each, after, chosen, gold, here)
+            own = _measure(each, after, chosen, judged.gold, here)
             rows[each.system][split] = {**bootstraps[split].measure(each.system), **own}
     differences = {
         split: {
@@ -141,12 +141,6 @@ def evaluate(
         draws=draws,
         seed=seed,
     )
-
-
-def number_queries(pairs: Sequence[Pair]) -> np.ndarray:
-    """Number the queries from 0, (pairs,); pairs with the same query and source share a number."""
-    numbers: dict[tuple[str, str], int] = {}
-    return np.array([numbers.setdefault((pair.source, pair.query), len(numbers)) for pair in pairs])
 
 
 def _check(systems: Sequence[Predictions], pairs: Sequence[Pair], controls: Sequence[str]) -> None:
@@ -198,14 +192,12 @@ def _splits(pairs: Sequence[Pair], long_tail: frozenset[str]) -> dict[str, np.nd
     return {split: rows for split, rows in splits.items() if len(rows)}
 
 
-def _tally(
-    predictions: Predictions, gold: np.ndarray, query_of: np.ndarray, here: np.ndarray, seed: int
-) -> QueryTallies:
-    queries = np.unique(query_of[here], return_inverse=True)[1]
+def _tally(predictions: Predictions, judged: Judged, here: np.ndarray, seed: int) -> QueryTallies:
+    queries = np.unique(judged.query_of, return_inverse=True)[1]
     probabilities = predictions.probabilities[here]
     return QueryTallies(
-        tally_confusion(queries, gold[here], most_probable(probabilities), probabilities.shape[1]),
-        ndcg_by_query(gold[here], predictions.ranking[here], queries, seed),
+        tally_confusion(queries, judged.gold, most_probable(probabilities), probabilities.shape[1]),
+        ndcg_by_query(judged.gold, predictions.ranking[here], queries, seed),
     )
 
 

@@ -5,8 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from model_export.data.pairs import Pair
 from model_export.data.prepare import Data
 from model_export.data.prompting import render_for
@@ -16,10 +14,10 @@ from model_export.evaluation.evaluate import (
     EvaluationError,
     Predictions,
     evaluate,
-    number_queries,
 )
 from model_export.evaluation.fit_calibration import apply_calibration, make_calibration
 from model_export.evaluation.fit_decision import make_decisions
+from model_export.evaluation.judged import Judged
 from model_export.evaluation.predict import make_predictions
 from model_export.models.quantize import load_as_served
 from model_export.progress import OnProgress
@@ -106,15 +104,12 @@ def fit(predictions: Predictions, pairs: Sequence[Pair], seed: int) -> Fitted:
 
     Raises CalibrationDataError with fewer than two queries.
     """
-    labels = np.array([pair.label for pair in pairs])
-    sources = ", ".join(dict.fromkeys(pair.source for pair in pairs))
-    data_name = f"{len(pairs)} dev pairs of {sources}"
-    queries = number_queries(pairs)
-    criteria = [pair.criteria for pair in pairs]
+    judged = Judged.of(pairs)
+    data_name = f"{len(pairs)} dev pairs of {', '.join(dict.fromkeys(pair.source for pair in pairs))}"
     raw = predictions.probabilities
-    calibration = make_calibration(raw, labels, queries, criteria, data_name=data_name, seed=seed)
-    calibrated = apply_calibration(raw, calibration, criteria)
-    decisions = make_decisions(calibrated, labels, queries, criteria, seed=seed, data_name=data_name)
+    calibration = make_calibration(raw, judged, data_name=data_name, seed=seed)
+    calibrated = apply_calibration(raw, calibration, judged.criteria)
+    decisions = make_decisions(calibrated, judged, seed=seed, data_name=data_name)
     return Fitted(calibration, decisions)
 
 

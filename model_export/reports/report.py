@@ -15,8 +15,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from model_export.data.pairs import Pair, listed
 from model_export.data.prepare import Data
-from model_export.evaluation.evaluate import ALL, Evaluation, Predictions, format_number, number_queries
+from model_export.evaluation.evaluate import ALL, Evaluation, Predictions, format_number
 from model_export.evaluation.fit_calibration import cross_fitted
+from model_export.evaluation.judged import Judged
 from model_export.evaluation.paired_bootstrap import COMPARED_METRICS, Difference
 from model_export.evaluation.winners import LOWER_IS_BETTER, METHOD, METRIC_TITLES
 from model_export.recipe import Recipe
@@ -181,11 +182,11 @@ def _signed(value: float | None) -> str:
 
 
 def _draw_figures(run: RunResult) -> list[Picture]:
-    gold = np.array([pair.label for pair in run.pairs])
+    judged = Judged.of(run.pairs)
     curves = _draw_training(run.log)
     if "sam" in run.evaluation.rows:
         curves += _draw_rl(run.log)
-    return [*curves, _draw_confusion(run, gold), _draw_reliability(run, gold)]
+    return [*curves, _draw_confusion(run, judged.gold), _draw_reliability(run, judged)]
 
 
 def _draw_training(log: Sequence[LogRow]) -> list[Picture]:
@@ -235,17 +236,16 @@ def _draw_confusion(run: RunResult, gold: np.ndarray) -> Picture:
     )
 
 
-def _draw_reliability(run: RunResult, gold: np.ndarray) -> Picture:
+def _draw_reliability(run: RunResult, judged: Judged) -> Picture:
     student = next((each.probabilities for each in run.systems if each.system == "student"), None)
     panels = {}
     if student is not None:
-        criteria = [pair.criteria for pair in run.pairs]
-        after = cross_fitted(student, gold, number_queries(run.pairs), criteria, run.evaluation.seed)
+        after = cross_fitted(student, judged, run.evaluation.seed)
         panels = {"student, before calibration": student, "student, after calibration": after}
     return Picture(
         "Reliability",
         "Accuracy by confidence. On the dotted line the confidence equals the accuracy. Calibrated probabilities are"
         " cross-fitted: each half of the queries uses temperatures fitted on the other half.",
         "Accuracy against confidence of the student before and after calibration.",
-        plot_reliability(gold, panels),
+        plot_reliability(judged.gold, panels),
     )

@@ -10,8 +10,8 @@ from model_export.evaluation.evaluate import (
     Predictions,
     evaluate,
     format_table,
-    number_queries,
 )
+from model_export.evaluation.judged import Judged
 from service.contract.prompt import Note
 
 
@@ -144,7 +144,7 @@ def test_same_seed_gives_the_same_evaluation() -> None:
 
 def test_same_query_in_two_sources_counts_as_two() -> None:
     pairs = [pair(0, "a", 1), pair(1, "a", 1, source="forum"), pair(2, "a", 0)]
-    assert number_queries(pairs).tolist() == [0, 1, 0]
+    assert Judged.of(pairs).query_of.tolist() == [0, 1, 0]
 
 
 def test_table_has_a_dash_for_undefined_metrics() -> None:
