@@ -75,7 +75,7 @@ def write_checkpoint(
     recipe, dev_pairs = result.recipe, result.data.dev
     fitted = fit(student, dev_pairs, recipe.seed)
     served = _measure_served(result, student)
-    failures = find_failures(form, models.student, fitted.calibration, fitted.decisions)
+    failures = find_failures(form, models.student, fitted)
     spec = CheckpointSpec(
         name=recipe.export.name or recipe.name,
         base=read_base(models.base),

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from model_export.data.pairs import Pair
 from model_export.data.prepare import Data
 from model_export.data.prompting import render_for
@@ -16,8 +18,9 @@ from model_export.evaluation.evaluate import (
     evaluate,
 )
 from model_export.evaluation.fit_calibration import apply_calibration, make_calibration
-from model_export.evaluation.fit_decision import make_decisions
+from model_export.evaluation.fit_decision import choose, make_decisions
 from model_export.evaluation.judged import Judged
+from model_export.evaluation.measures import most_probable
 from model_export.evaluation.predict import make_predictions
 from model_export.models.quantize import load_as_served
 from model_export.progress import OnProgress
@@ -35,6 +38,15 @@ class Fitted:
 
     calibration: Calibration
     decisions: tuple[Decision, ...]
+
+    def choose_grades(self, probabilities: np.ndarray, criteria: Sequence[str]) -> list[int]:
+        """Choose grades as the service does, from (pairs, grades) raw probabilities and each pair's criteria."""
+        calibrated = apply_calibration(probabilities, self.calibration, criteria)
+        grades = most_probable(calibrated)
+        for decision in self.decisions:
+            here = np.array(criteria) == decision.criteria
+            grades[here] = choose(calibrated[here], np.array(decision.utilities))
+        return list(map(int, grades))
 
     def to_json(self) -> dict[str, Any]:
         """Return both in the format of the manifest and of adapter.json."""
