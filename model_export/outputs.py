@@ -107,22 +107,15 @@ def _measure_served(result: RunResult, student: Predictions) -> Evaluation:
 
 
 def _write_adapter(spec: CheckpointSpec, student: Path, out: Path, rank: int) -> None:
-    assert spec.training is not None  # noqa: S101 - set above
     energy = json.loads((student / CUT).read_text(encoding="utf-8"))["energy_kept"]
     shutil.copytree(student / ADAPTER, out, dirs_exist_ok=True)
     description = AdapterDescription(
+        **spec.shared(),
         name=spec.name,
         base=spec.base.name,
         rank=rank,
         energy_kept=energy,
         template=spec.template.name,
-        criteria=spec.criteria,
-        limits=spec.limits,
-        calibration=spec.calibration,
-        decisions=spec.decisions,
-        lineage=spec.lineage,
-        dev_metrics=dict(spec.dev_metrics),
-        training=spec.training,
     )
     describe_adapter(out, description)
 

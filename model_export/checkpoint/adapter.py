@@ -15,22 +15,13 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from safetensors.torch import load_file, save_file
 
 from model_export.checkpoint.model_card import TrainingNotes
+from model_export.checkpoint.trained import Trained
 from model_export.models.base_model import LoadedBase, load_base, locate_base, save_base
-from service.contract.manifest import (
-    Calibration,
-    Criteria,
-    Decision,
-    FileName,
-    Limits,
-    Lineage,
-    Name,
-    Sha256,
-    hash_file,
-)
+from service.contract.manifest import FileName, Name, Sha256, hash_file
 from service.contract.validation import one_line
 from service.errors import NotegradeError
 
@@ -50,10 +41,8 @@ class AdapterError(NotegradeError):
     """An adapter can't be extracted, read or merged into this base."""
 
 
-class AdapterDescription(BaseModel):
+class AdapterDescription(Trained):
     """The content of `adapter.json`: the base, and everything but the weights that the checkpoint needs."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format_version: Literal[1] = 1
     name: Name
@@ -61,12 +50,6 @@ class AdapterDescription(BaseModel):
     rank: int = Field(ge=1)
     energy_kept: float = Field(ge=0, le=1, description="see extract_lora.factor_differences")
     template: Name
-    criteria: tuple[Criteria, ...] = Field(min_length=1)
-    limits: Limits
-    calibration: Calibration
-    decisions: tuple[Decision, ...] = ()
-    lineage: Lineage
-    dev_metrics: dict[str, float] = Field(default_factory=dict)
     training: TrainingNotes
     files: dict[FileName, Sha256] = Field(default_factory=dict, description="hashes of the adapter files")
 

@@ -2,14 +2,13 @@
 
 import importlib.metadata
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-from model_export.checkpoint.model_card import TrainingNotes
+from model_export.checkpoint.trained import Trained
 from model_export.data.pairs import GRADES
 from model_export.data.template import check_control_tokens
 from model_export.models.base_model import BaseModelError
@@ -21,12 +20,7 @@ from service.contract.manifest import (
     FORMAT_VERSION,
     MANIFEST_NAME,
     Base,
-    Calibration,
-    Criteria,
-    Decision,
     Label,
-    Limits,
-    Lineage,
     Manifest,
     Template,
     compute_fingerprint,
@@ -37,7 +31,6 @@ from service.contract.prompt import Prompt, PromptForm, PromptRenderer
 from service.contract.tokenizer import ContractTokenizer
 from service.errors import InvalidRequestError, LabelTokenError, NotegradeError
 
-LIMITS = Limits(max_query_tokens=128, max_note_tokens=256)
 # On the default checkpoint vLLM 0.32 on a CPU differs by up to 7e-6, 0.027 and 0.004.
 PROBE_TOLERANCE = {"float32": 0.002, "bfloat16": 0.1, "float16": 0.01}
 # Rounded activations amplify tiny differences in a deep model: 1e-7 on SmolLM2's embeddings changes label probabilities
@@ -50,27 +43,13 @@ class SpecError(NotegradeError):
     """No checkpoint can be written from this spec."""
 
 
-@dataclass(frozen=True, slots=True)
-class CheckpointSpec:
-    """The metadata, prompt and calibration of a checkpoint.
-
-    Attributes:
-        criteria: the first is the default, with which the probes are rendered.
-        quantization: None for float32 weights, or `w8a8`.
-        training: the training sections of the card; None for a zero-shot checkpoint.
-    """
+class CheckpointSpec(Trained):
+    """The metadata, prompt and calibration of a checkpoint. `quantization` is None for float32 weights, or `w8a8`."""
 
     name: str
     base: Base
     template: Template
-    criteria: tuple[Criteria, ...]
-    lineage: Lineage
-    limits: Limits = LIMITS
-    calibration: Calibration = field(default_factory=Calibration)
-    decisions: tuple[Decision, ...] = ()
-    dev_metrics: Mapping[str, float] = field(default_factory=dict)
     quantization: Literal["w8a8"] | None = None
-    training: TrainingNotes | None = None
 
 
 def code_version() -> str:
@@ -113,7 +92,7 @@ def _make_manifest(spec: CheckpointSpec, folder: Path, tokenizer: ContractTokeni
         calibration=spec.calibration,
         decisions=spec.decisions,
         quantization=spec.quantization,
-        dev_metrics=dict(spec.dev_metrics),
+        dev_metrics=spec.dev_metrics,
         probe_tolerance=INT8_PROBE_TOLERANCE if spec.quantization else PROBE_TOLERANCE,
         files=_hash_files(folder),
         fingerprint=f"sha256:{'0' * 64}",

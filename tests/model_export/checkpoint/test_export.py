@@ -38,7 +38,7 @@ def plan(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportPla
 
 @pytest.fixture(scope="module")
 def int8_plan(plan: ExportPlan) -> ExportPlan:
-    return dataclasses.replace(plan, spec=dataclasses.replace(plan.spec, quantization="w8a8"))
+    return dataclasses.replace(plan, spec=plan.spec.model_copy(update={"quantization": "w8a8"}))
 
 
 def test_export_writes_a_checkpoint_with_gates_and_card(plan: ExportPlan, tmp_path: Path) -> None:

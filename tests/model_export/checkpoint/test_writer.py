@@ -1,4 +1,3 @@
-import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -55,7 +54,7 @@ def test_first_criteria_are_the_default_and_used_for_probes(written: Checkpoint)
 def test_fingerprint_ignores_metadata(
     change: dict[str, Any], spec: CheckpointSpec, written: Checkpoint, tiny_base: Path, tmp_path: Path
 ) -> None:
-    other = write(dataclasses.replace(spec, **change), tiny_base, tmp_path / "other")
+    other = write(spec.model_copy(update=change), tiny_base, tmp_path / "other")
     assert other.manifest.fingerprint == written.manifest.fingerprint
 
 
@@ -63,7 +62,7 @@ def test_fingerprint_ignores_metadata(
 def test_fingerprint_depends_on_the_prompt(
     change: dict[str, Any], spec: CheckpointSpec, written: Checkpoint, tiny_base: Path, tmp_path: Path
 ) -> None:
-    other = write(dataclasses.replace(spec, **change), tiny_base, tmp_path / "other")
+    other = write(spec.model_copy(update=change), tiny_base, tmp_path / "other")
     assert other.manifest.fingerprint != written.manifest.fingerprint
 
 
@@ -71,7 +70,7 @@ def test_int8_probes_come_from_the_int8_weights(
     spec: CheckpointSpec, written: Checkpoint, tiny_base: Path, tmp_path: Path
 ) -> None:
     quantize_folder(tiny_base, tmp_path / "int8")
-    int8 = write(dataclasses.replace(spec, quantization="w8a8"), tmp_path / "int8", tmp_path / "checkpoint")
+    int8 = write(spec.model_copy(update={"quantization": "w8a8"}), tmp_path / "int8", tmp_path / "checkpoint")
     assert int8.manifest.quantization == "w8a8"
     assert int8.manifest.probe_tolerance == INT8_PROBE_TOLERANCE
     pairs = list(zip(int8.probes, written.probes, strict=True))
@@ -82,6 +81,6 @@ def test_int8_probes_come_from_the_int8_weights(
 def test_query_limit_too_low_for_a_probe_is_refused(
     spec: CheckpointSpec, tiny_base: Path, tmp_path: Path
 ) -> None:
-    short = dataclasses.replace(spec, limits=Limits(max_query_tokens=4, max_note_tokens=64))
+    short = spec.model_copy(update={"limits": Limits(max_query_tokens=4, max_note_tokens=64)})
     with pytest.raises(SpecError, match=r"a probe can't be rendered: .* limit 4; raise max_query_tokens"):
         write(short, tiny_base, tmp_path / "checkpoint")
