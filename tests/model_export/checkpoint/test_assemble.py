@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from model_export.checkpoint.adapter import AdapterError
 from model_export.checkpoint.assemble import Plan, PlanError, assemble
 from model_export.checkpoint.new_folder import FolderExistsError
+from model_export.checkpoint.writer import INT8_PROBE_TOLERANCE
 from model_export.data.criteria import load_criteria
 from model_export.data.template import TemplateError, find_template
 from model_export.models.base_model import BaseModelError
@@ -70,11 +71,13 @@ def test_int8_differs_from_float32_by_rounding_only(
 ) -> None:
     made = load_checkpoint(assemble(dataclasses.replace(tiny_plan, int8=True), tmp_path / "int8"))
     full = load_checkpoint(tiny_checkpoint)
-    assert made.manifest.quantization == "w8a8"
+    assert (made.manifest.quantization, made.manifest.probe_tolerance) == ("w8a8", INT8_PROBE_TOLERANCE)
     assert made.manifest.fingerprint != full.manifest.fingerprint
     scorer = ReferenceScorer.load(made.folder, made.manifest.label_token_ids)
     prompts = [render(full, probe) for probe in full.probes]
-    assert 0 < check_probes(full.probes, list(scorer.distributions(prompts)), 0.1) < 0.1
+    found = list(scorer.distributions(prompts))
+    assert 0 < check_probes(full.probes, found, 0.1) < 0.1
+    assert check_probes(made.probes, found, 1e-5) <= 1e-5
 
 
 def test_default_plan_gives_the_same_fingerprint(

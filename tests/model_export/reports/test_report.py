@@ -5,42 +5,18 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from model_export.data.pairs import Finding, Pair
 from model_export.data.prepare import Data
-from model_export.evaluation.evaluate import Predictions, evaluate
+from model_export.evaluation.evaluate import evaluate
 from model_export.recipe import Recipe
 from model_export.reports.report import RunResult, rl_verdicts, write_report
 from model_export.stages import StageRecord
-from service.contract.prompt import Note
+from tests.model_export.reports.made_systems import PAIRS, SECRETS, predict
 from tests.tiny_teacher import MICRO
 
-SECRETS = ("secret-query", "secret-title", "secret-body", "secret-finding")
-GOLD = np.arange(24) % 4
-PAIRS = [
-    Pair(
-        f"p{number}",
-        f"secret-query {number // 4}",
-        Note("secret-title", "secret-body"),
-        int(label),
-        ("shop", "forum")[number // 12],
-        "general-1",
-        {"topic": Finding("secret-finding", 1)},
-    )
-    for number, label in enumerate(GOLD)
-]
-
-
-def predict(system: str, right: int) -> Predictions:
-    """Make a system that grades only the first `right` pairs correctly."""
-    grades = np.where(np.arange(24) < right, GOLD, (GOLD + 1) % 4)
-    return Predictions(system, np.eye(4)[grades] * 0.6 + 0.1, grades.astype(float))
-
-
-SYSTEMS = [predict("label_only_sft", 20), predict("cot_sft", 6), predict("grpo", 16), predict("sam", 16)]
-SYSTEMS.append(predict("student", 2))
+SYSTEMS = [predict("label_only_sft", 7), predict("cot_sft", 2), predict("grpo", 5), predict("sam", 5)]
+SYSTEMS.append(predict("student", 1))
 LOG: list[dict[str, Any]] = [
     {"stage": stage, "step": step, "loss": 1 / step, "reward": 0.5, "parse_rate": 1.0, "step_accuracy/topic": 0.5}
     for stage in ("grpo", "sam")
@@ -119,14 +95,14 @@ def test_findings_come_first_and_text_is_escaped(page: str) -> None:
 
 def test_winner_may_be_a_control(page: str) -> None:
     sentence = RUN.evaluation.winners["accuracy"].sentence
-    assert sentence.startswith("accuracy: best is label_only_sft (0.833); student is 0.750 below")
+    assert sentence.startswith("accuracy: best is label_only_sft (0.875); student is 0.750 below")
     assert f'<li>{sentence}. <span class="control">A control is best.</span></li>' in page
 
 
 def test_intervals_that_exclude_zero_are_bold(page: str) -> None:
     difference = RUN.evaluation.differences["label_only_sft"]["student"]["accuracy"]
     assert difference.excludes_zero
-    assert '<td>0.083<small class="sure">−0.750 [' in page
+    assert '<td>0.125<small class="sure">−0.750 [' in page
     assert ">label_only_sft</th><td" in page.replace("\n", "")
 
 
@@ -151,7 +127,7 @@ def test_plot_without_data_says_so(page: str, tmp_path: Path) -> None:
 def test_verdicts_state_whether_rl_helped() -> None:
     learned, mask = rl_verdicts(RUN.evaluation)
     assert learned.startswith(
-        "RL with the step mask helped: the exact-grade accuracy of sam minus that of cot_sft is +0.417 ["
+        "RL with the step mask helped: the exact-grade accuracy of sam minus that of cot_sft is +0.375 ["
     )
     assert mask.startswith("The step mask did not help (not significant): ")
 
