@@ -211,10 +211,10 @@ def verify(
 
     manifest = read_manifest(checkpoint)
     source = Source("pairs", criteria or manifest.criteria[0].name, tuple(range(len(manifest.labels))))
-    report = measure(checkpoint, read_pairs(pairs, source) if pairs else (), with_vllm=vllm)
-    for gate in report.gates:
+    gates = measure(checkpoint, read_pairs(pairs, source) if pairs else (), with_vllm=vllm)
+    for gate in gates:
         typer.echo(f"{'passed' if gate.passed else 'FAILED'}  {gate.what}: {gate.figure:.4g}, {gate.bound}")
-    if not all(gate.passed for gate in report.gates):
+    if not all(gate.passed for gate in gates):
         raise typer.Exit(1)
 
 

@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from model_export.checkpoint.gates import (
+    Gate,
     GateData,
     GateLimits,
-    GateReport,
+    check_gates,
     gate_int8,
     gate_label_mass,
     gate_vllm,
+    write_gates,
 )
 from model_export.checkpoint.model_card import render_model_card
 from model_export.checkpoint.new_folder import new_folder
@@ -42,7 +44,7 @@ class ExportPlan:
     with_vllm: bool = True
 
 
-def export(plan: ExportPlan, out: Path, on_progress: OnProgress = lambda *_: None) -> GateReport:
+def export(plan: ExportPlan, out: Path, on_progress: OnProgress = lambda *_: None) -> list[Gate]:
     """Make the checkpoint folder `out`, with `gates.json` in it, in place of an earlier checkpoint.
 
     The same plan gives the same fingerprint. Raises GateError with the figure and limit of each failed gate, or another
@@ -59,14 +61,14 @@ def export(plan: ExportPlan, out: Path, on_progress: OnProgress = lambda *_: Non
             on_progress("Quantize", 0, 1)
             quantize_folder(full, folder)
         checkpoint = write_contract(folder, plan.spec, on_progress)
-        report = _pass_gates(plan, checkpoint, full, on_progress)
-        report.write(folder)
-        card = render_model_card(checkpoint.manifest, plan.spec.training, report)
+        gates = _pass_gates(plan, checkpoint, full, on_progress)
+        write_gates(folder, gates)
+        card = render_model_card(checkpoint.manifest, plan.spec.training, gates)
         (folder / "README.md").write_text(card, encoding="utf-8")
-    return report
+    return gates
 
 
-def _pass_gates(plan: ExportPlan, checkpoint: Checkpoint, full: Path, on_progress: OnProgress) -> GateReport:
+def _pass_gates(plan: ExportPlan, checkpoint: Checkpoint, full: Path, on_progress: OnProgress) -> list[Gate]:
     on_progress("Measure on dev", 0, 1)
     data = GateData.render(checkpoint, plan.dev)
     labels = checkpoint.manifest.label_token_ids
@@ -74,10 +76,9 @@ def _pass_gates(plan: ExportPlan, checkpoint: Checkpoint, full: Path, on_progres
     gates = [gate_label_mass(checkpoint, plan.limits)]
     if plan.spec.quantization:
         gates += gate_int8(data, ReferenceScorer.load(full, labels), macro_f1, plan.limits)
-    GateReport(tuple(gates)).raise_if_failed()  # do not start vLLM for a checkpoint that has failed already
+    check_gates(gates)  # do not start vLLM for a checkpoint that has failed already
     if plan.with_vllm:
         on_progress("Measure with vLLM", 0, 1)
         gates += gate_vllm(data, macro_f1, plan.limits)
-    report = GateReport(tuple(gates))
-    report.raise_if_failed()
-    return report
+    check_gates(gates)
+    return gates

@@ -1,9 +1,11 @@
 """Renders the model card: the README.md of a checkpoint folder."""
 
+from collections.abc import Sequence
+
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import BaseModel, ConfigDict
 
-from model_export.checkpoint.gates import GateReport
+from model_export.checkpoint.gates import Gate
 from service.contract.manifest import Manifest
 
 _TEMPLATE = "model_card.md.jinja"
@@ -32,7 +34,7 @@ class TrainingNotes(BaseModel):
 
 
 def render_model_card(
-    manifest: Manifest, training: TrainingNotes | None = None, gates: GateReport | None = None
+    manifest: Manifest, training: TrainingNotes | None = None, gates: Sequence[Gate] = ()
 ) -> str:
     """Render the card as Markdown; without training notes it describes a zero-shot checkpoint."""
     environment = Environment(  # noqa: S701 - Markdown is not escaped

@@ -13,10 +13,11 @@ from model_export.checkpoint.gates import (
     GateData,
     GateError,
     GateLimits,
-    GateReport,
+    check_gates,
     gate_int8,
     sample_pairs,
     verify,
+    write_gates,
 )
 from model_export.data.pairs import Pair
 from service.contract.checkpoint import Checkpoint, load_checkpoint
@@ -57,11 +58,11 @@ def test_gate_passes_at_its_limit_and_never_on_nan(figure: float, at_least: bool
 def test_report_has_all_gates_and_its_error_the_failed_ones(tmp_path: Path) -> None:
     drop = "the drop of macro-F1 on dev due to int8"
     passed = Gate("b", "the mean label mass", 0.9, 0.5, at_least=True)
-    report = GateReport((Gate("a", drop, 0.034, 0.01), passed))
+    gates = [Gate("a", drop, 0.034, 0.01), passed]
     with pytest.raises(GateError, match=rf"^{drop} is 0\.034 and must be at most 0\.01$"):
-        report.raise_if_failed()
-    GateReport((passed,)).raise_if_failed()
-    report.write(tmp_path)
+        check_gates(gates)
+    check_gates([passed])
+    write_gates(tmp_path, gates)
     rows = json.loads((tmp_path / GATES_NAME).read_text(encoding="utf-8"))
     found = [(row["gate"], row["figure"], row["limit"], row["passed"]) for row in rows]
     assert found == [("a", 0.034, 0.01, False), ("b", 0.9, 0.5, True)]
@@ -109,17 +110,17 @@ def test_pairs_with_unknown_criteria_are_refused(checkpoint: Checkpoint) -> None
 
 def test_verify_reports_passed_and_failed_gates(tiny_checkpoint: Path) -> None:
     report = verify(tiny_checkpoint, make_pairs([0, 1, 2, 3]), with_vllm=False)
-    found = {gate.name: gate.passed for gate in report.gates}
+    found = {gate.name: gate.passed for gate in report}
     # With random weights the probes match, and hardly any probability is on a grade.
     assert found == {"label_mass": False, "transformers_probes": True}
 
 
 def test_verify_compares_the_stated_macro_f1_on_as_many_pairs(tiny_checkpoint: Path, tmp_path: Path) -> None:
     folder = copy_with(tiny_checkpoint, tmp_path / "c", dev_metrics={"macro_f1": 0.99, "pairs": 4})
-    gates = {gate.name: gate for gate in verify(folder, make_pairs([0, 1, 2, 3]), with_vllm=False).gates}
+    gates = {gate.name: gate for gate in verify(folder, make_pairs([0, 1, 2, 3]), with_vllm=False)}
     assert not gates["stated_macro_f1"].passed
     fewer = verify(folder, make_pairs([0, 1]), with_vllm=False)
-    assert "stated_macro_f1" not in {gate.name for gate in fewer.gates}
+    assert "stated_macro_f1" not in {gate.name for gate in fewer}
 
 
 def test_verify_refuses_changed_weights(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -136,7 +137,7 @@ def test_verify_fails_probes_of_another_model(tiny_checkpoint: Path, tmp_path: P
     probe = json.loads(lines[0])
     probe["distribution"] = probe["distribution"][::-1]
     (folder / "probes.jsonl").write_text("\n".join([json.dumps(probe), *lines[1:]]), encoding="utf-8")
-    gates = {gate.name: gate for gate in verify(folder, with_vllm=False).gates}
+    gates = {gate.name: gate for gate in verify(folder, with_vllm=False)}
     assert not gates["transformers_probes"].passed
 
 
