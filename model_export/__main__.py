@@ -1,17 +1,24 @@
-"""The `notegrade-train` command."""
+"""The `notegrade-train` command.
+
+Commands import what they need themselves: importing torch and transformers takes seconds, and `--help` needs neither.
+"""
 
 import json
 import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
+from model_export.progress import quiet_vendors, show_progress
 from service.errors import NotegradeError
 
 USAGE_ERROR = 2
+
+DataFolder = Annotated[Path, typer.Option(help="Folder that the recipe's data files lie in.")]
+JsonFile = Annotated[Path | None, typer.Option(help="JSON file for all figures.")]
 
 app = typer.Typer(
     name="notegrade-train",
@@ -25,55 +32,34 @@ app = typer.Typer(
 @app.command()
 def assemble(
     out: Annotated[Path, typer.Option(help="Folder to write.")],
-    base: Annotated[
-        str, typer.Option(help="`smollm2`, a transformers folder, a GGUF file, or a hub id (owner/name).")
-    ] = "smollm2",
-    adapter: Annotated[
-        Path | None,
-        typer.Option(help="Adapter folder to merge in; the packaged one for `smollm2` by default."),
-    ] = None,
+    base: Annotated[str, typer.Option(help="A folder, GGUF file, hub id or `smollm2`.")] = "smollm2",
+    adapter: Annotated[Path | None, typer.Option(help="Adapter; for `smollm2` the packaged one.")] = None,
     zero_shot: Annotated[bool, typer.Option("--zero-shot", help="Use no adapter.")] = False,
-    template: Annotated[
-        str | None, typer.Option(help="Template of a zero-shot prompt; note-first-1 by default.")
-    ] = None,
-    criteria: Annotated[
-        str | None,
-        typer.Option(help="Criteria of a zero-shot prompt, packaged or a TOML file; general-1 by default."),
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option(help="Name in the manifest; the base's or the adapter's by default.")
-    ] = None,
-    int8: Annotated[
-        bool,
-        typer.Option(
-            "--int8",
-            help="Write int8 weights (W8A8); `notegrade-train verify` measures the loss of accuracy.",
-        ),
-    ] = False,
+    template: Annotated[str | None, typer.Option(help="For zero-shot; default note-first-1.")] = None,
+    criteria: Annotated[str | None, typer.Option(help="For zero-shot; default general-1.")] = None,
+    name: Annotated[str | None, typer.Option(help="The base's or adapter's by default.")] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Write int8 weights (W8A8).")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing checkpoint.")] = False,
 ) -> None:
     """Make a checkpoint of a base model: with a trained adapter merged in, or zero-shot with a criteria prompt."""
-    # Not at the top: importing torch and transformers takes seconds, and `--help` needs neither.
-    from model_export.checkpoint.adapter import default_adapter
+    from model_export.checkpoint.adapter import DEFAULT_ADAPTER
     from model_export.checkpoint.assemble import Plan
     from model_export.checkpoint.assemble import assemble as make
     from model_export.data.criteria import load_criteria
     from model_export.data.template import find_template
     from model_export.models.base_model import DEFAULT_BASE
-    from model_export.progress import quiet_vendors, show_progress
 
     zero_shot = zero_shot or template is not None or criteria is not None
     if adapter is None and base == DEFAULT_BASE and not zero_shot:
-        adapter = default_adapter()
+        adapter = DEFAULT_ADAPTER
     plan = Plan(
         base,
-        find_template(template) if template else None,
-        load_criteria(criteria) if criteria else None,
-        name,
-        adapter,
-        int8,
+        template=find_template(template) if template else None,
+        criteria=load_criteria(criteria) if criteria else None,
+        name=name,
+        adapter=adapter,
+        int8=int8,
     )
-    quiet_vendors()
     with show_progress() as on_progress:
         make(plan, out, force=force, on_progress=on_progress)
     typer.echo(f"{out} is ready")
@@ -82,19 +68,14 @@ def assemble(
 @app.command()
 def run(
     recipe: Annotated[Path, typer.Argument(help="Recipe, a TOML file.")],
-    data: Annotated[Path, typer.Option(help="Folder that the recipe's data files lie in.")] = Path(),
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the run; runs/<name of the recipe> by default.")
-    ] = None,
+    data: DataFolder = Path(),
+    out: Annotated[Path | None, typer.Option(help="Folder; runs/<name of the recipe> by default.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed in place of the recipe's.")] = None,
     changes: Annotated[
         list[str] | None,
         typer.Option("--set", help="KEY=VALUE that overrides the recipe, such as label_only_sft.steps=300."),
     ] = None,
-    control_only: Annotated[
-        bool,
-        typer.Option("--control-only", help="Train and measure only the label-only control."),
-    ] = False,
+    control_only: Annotated[bool, typer.Option("--control-only", help="Train the control alone.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and train nothing.")] = False,
 ) -> None:
     """Train a teacher and its student by a recipe, and export the student. A rerun resumes where the last run stopped."""
@@ -104,9 +85,6 @@ def run(
     plan = parse_recipe(text, f"the recipe {recipe}")
     if seed is not None:
         plan = plan.model_copy(update={"seed": seed})
-    from model_export.progress import quiet_vendors, show_progress
-
-    quiet_vendors()
     if dry_run:
         from model_export.dry_run import describe_plan
 
@@ -119,35 +97,23 @@ def run(
     with show_progress() as on_progress:
         evaluation = train(plan, text, data, folder, on_progress, control_only=control_only)
     typer.echo(format_table(evaluation))
-    typer.echo(
-        f"The report is {folder}/report.html"
-        if control_only
-        else f"{folder}/checkpoint is ready; the report is {folder}/report.html"
-    )
+    if not control_only:
+        typer.echo(f"{folder}/checkpoint is ready")
+    typer.echo(f"The report is {folder}/report.html")
 
 
 @app.command()
 def evaluate(
-    checkpoints: Annotated[
-        list[Path], typer.Argument(help="Checkpoint folders; the first is compared with all others.")
-    ],
+    checkpoints: Annotated[list[Path], typer.Argument(help="Folders; all are compared with the first.")],
     recipe: Annotated[Path, typer.Option(help="Recipe whose dev pairs to measure on.")],
-    data: Annotated[Path, typer.Option(help="Folder that the recipe's data files lie in.")] = Path(),
-    out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
-    bfloat16: Annotated[
-        bool,
-        typer.Option(
-            "--bfloat16",
-            help="Measure in bfloat16, as served: four times as fast where the processor has AMX.",
-        ),
-    ] = False,
+    data: DataFolder = Path(),
+    out: JsonFile = None,
+    bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Measure in bfloat16, as served.")] = False,
 ) -> None:
     """Measure checkpoints, and the majority and BM25 baselines, on all dev pairs of a recipe's data."""
-    from model_export.progress import quiet_vendors, show_progress
     from model_export.recipe_file import load_recipe
 
     plan = load_recipe(recipe)
-    quiet_vendors()
     from model_export.data.prepare import read_data
     from model_export.evaluation.evaluate import format_table
     from model_export.evaluation.evaluate_checkpoints import evaluate_checkpoints
@@ -162,25 +128,16 @@ def evaluate(
             on_progress=on_progress,
             precision="bfloat16" if bfloat16 else "float32",
         )
-    if out is not None:
-        figures = {
-            **found.evaluation.to_json(),
-            "fitted": {name: each.to_json() for name, each in found.fitted.items()},
-        }
-        out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    _write_json(out, found.to_json())
     typer.echo(format_table(found.evaluation))
 
 
 @app.command()
 def ladder(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(help="Runs of one recipe with distinct seeds: folders, or their results.json."),
-    ],
+    runs: Annotated[list[Path], typer.Argument(help="Runs of one recipe: folders or results.json files.")],
     out: Annotated[Path, typer.Option(help="HTML file to write.")],
     lever: Annotated[
-        list[Path] | None,
-        typer.Option(help="Run of the control with a changed setting (`run --control-only --set`)."),
+        list[Path] | None, typer.Option(help="Run with a changed setting (`run --set`).")
     ] = None,
 ) -> None:
     """Show what each step of a recipe gained and cost over several seeds, and what else was tried, on one page."""
@@ -195,55 +152,36 @@ def compare(
     first: Annotated[Path, typer.Argument(help="Checkpoint folder that serves now.")],
     second: Annotated[Path, typer.Argument(help="Checkpoint folder that might replace it.")],
     pairs: Annotated[Path, typer.Option(help="Pairs in JSON lines; they need no label.")],
-    criteria: Annotated[
-        str | None, typer.Option(help="Criteria for both; by default each checkpoint's own default.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="JSON file for all results, pair by pair.")] = None,
+    criteria: Annotated[str | None, typer.Option(help="For both; each one's own default if unset.")] = None,
+    out: JsonFile = None,
 ) -> None:
     """Compare two checkpoints: what would change in grades, order, scores and cost if the second replaced the first."""
-    from model_export.progress import quiet_vendors, show_progress
-
-    quiet_vendors()
     from model_export.evaluation.compare_checkpoints import compare_checkpoints
 
     with show_progress() as on_progress:
         found = compare_checkpoints(first, second, pairs, criteria, seed=0, on_progress=on_progress)
-    if out is not None:
-        out.write_text(json.dumps(found.to_json(), indent=1) + "\n", encoding="utf-8")
+    _write_json(out, found.to_json())
     typer.echo(found.describe())
 
 
 @app.command()
 def label(
     pairs: Annotated[Path, typer.Argument(help="Pairs in JSON lines; they need no label.")],
-    teacher: Annotated[
-        Path, typer.Option(help="Transformers folder of the teacher, such as a run's sam-... stage.")
-    ],
+    teacher: Annotated[Path, typer.Option(help="Folder of the teacher, such as a run's sam-... stage.")],
     recipe: Annotated[Path, typer.Option(help="Recipe that trained the teacher.")],
     out: Annotated[Path, typer.Option(help="Folder for the labels; a rerun resumes in it.")],
     source: Annotated[str | None, typer.Option(help="The recipe's source that the pairs are like.")] = None,
-    paths: Annotated[
-        int | None, typer.Option(help="Reasoning paths per pair; the recipe's by default.")
-    ] = None,
-    temperature: Annotated[
-        float | None, typer.Option(help="Sampling temperature; the recipe's by default.")
-    ] = None,
-    engines: Annotated[
-        int,
-        typer.Option(min=1, help="Number of vLLM engines, each on a GPU of its own where there are GPUs."),
-    ] = 1,
-    address: Annotated[
-        str, typer.Option(help="Address of a running Ray cluster; `local` starts one here.")
-    ] = "local",
+    paths: Annotated[int | None, typer.Option(help="Paths per pair; the recipe's by default.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="The recipe's by default.")] = None,
+    engines: Annotated[int, typer.Option(min=1, help="vLLM engines, each on its own GPU if any.")] = 1,
+    address: Annotated[str, typer.Option(help="Address of a Ray cluster; `local` starts one.")] = "local",
     shard_size: Annotated[int, typer.Option(min=1, help="Pairs per file of labels.")] = 10_000,
 ) -> None:
     """Let a teacher label any number of pairs on Ray Data and vLLM: soft labels for a recipe's `label.folder`."""
-    from model_export.progress import quiet_vendors, show_progress
     from model_export.recipe_file import load_recipe
 
     changed = {"label.paths": paths, "label.temperature": temperature}
     made_by = load_recipe(recipe, [f"{key}={value}" for key, value in changed.items() if value is not None])
-    quiet_vendors()
     from functools import partial
 
     from model_export.scale_out.label_at_scale import label_file
@@ -260,26 +198,27 @@ def label(
 @app.command()
 def verify(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder.")],
-    pairs: Annotated[
-        Path | None, typer.Option(help="Judged pairs in JSON lines, to check macro-F1 too.")
-    ] = None,
+    pairs: Annotated[Path | None, typer.Option(help="Judged pairs, to check macro-F1 too.")] = None,
     criteria: Annotated[str | None, typer.Option(help="Criteria that the pairs were judged by.")] = None,
     vllm: Annotated[bool, typer.Option(help="Start plain vLLM on the folder and check it too.")] = True,
 ) -> None:
     """Run the export gates on any checkpoint folder. The exit code is 1 when a gate fails."""
     from model_export.checkpoint.gates import verify as measure
     from model_export.data.pairs import Source, read_pairs
-    from model_export.progress import quiet_vendors
     from service.contract.manifest import read_manifest
 
-    quiet_vendors()
     manifest = read_manifest(checkpoint)
     source = Source("pairs", criteria or manifest.criteria[0].name, tuple(range(len(manifest.labels))))
-    report = measure(checkpoint, read_pairs(pairs, source) if pairs else (), with_vllm=vllm)
-    for gate in report.gates:
+    gates = measure(checkpoint, read_pairs(pairs, source) if pairs else (), with_vllm=vllm)
+    for gate in gates:
         typer.echo(f"{'passed' if gate.passed else 'FAILED'}  {gate.what}: {gate.figure:.4g}, {gate.bound}")
-    if not all(gate.passed for gate in report.gates):
+    if not all(gate.passed for gate in gates):
         raise typer.Exit(1)
+
+
+def _write_json(file: Path | None, figures: dict[str, Any]) -> None:
+    if file is not None:
+        file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 def _exit(signum: int, _frame: FrameType | None) -> NoReturn:
@@ -290,6 +229,7 @@ def _exit(signum: int, _frame: FrameType | None) -> NoReturn:
 def main() -> None:
     """Run the command. Errors that a user can correct are one line on stderr, with exit code 2."""
     signal.signal(signal.SIGTERM, _exit)
+    quiet_vendors()
     try:
         app()
     except (NotegradeError, OSError) as error:

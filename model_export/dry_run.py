@@ -5,32 +5,22 @@ Parameters are counted on the models themselves, built on torch's meta device, w
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import PreTrainedModel
 
 from model_export.data.criteria import load_criteria
 from model_export.data.pairs import listed
-from model_export.data.prepare import missing_files, read_data
+from model_export.data.prepare import Data, missing_files, read_data
 from model_export.data.template import find_template
 from model_export.models.base_model import empty_base, locate_base
 from model_export.models.tiny_model import empty_tiny_model
-from model_export.recipe import PARSE_SAMPLE, TINY_BASE, LaunchConfig, Recipe, TrainConfig
+from model_export.recipe import PARSE_SAMPLE, TINY_BASE, Recipe, TrainConfig
 from model_export.training.supervised import freeze_all_but_linears
 
 _GIB = 1024**3
 # Bytes of a float32 weight, and of the gradient and Adam's two moments of one that learns.
 _WEIGHT_BYTES, _LEARNING_BYTES = 4, 12
-
-
-@dataclass(frozen=True, slots=True)
-class _Data:
-    """The recipe's data in words, and its numbers of pairs where all files are there."""
-
-    lines: tuple[str, ...]
-    train: int | None = None
-    dev: int | None = None
 
 
 def describe_plan(recipe: Recipe, data_root: Path) -> str:
@@ -40,30 +30,31 @@ def describe_plan(recipe: Recipe, data_root: Path) -> str:
     bad rows, an unknown template or criteria, a base that is not there.
     """
     find_template(recipe.model.template)
-    plan = _Plan(recipe, _look_at_data(recipe, data_root))
+    for source in recipe.data.sources:
+        load_criteria(source.criteria)
+    missing = missing_files(recipe.data, data_root)
+    data = None if missing else read_data(recipe, data_root)
+    plan = _Plan(recipe, len(data.train) if data else None)
     lines = [f"Plan of recipe {recipe.name}, seed {recipe.seed}. Nothing is trained.", ""]
-    lines += ["Data", *(f"  {line}" for line in plan.data.lines), ""]
+    about = _describe_data(data) if data else [f"missing under DATA, needed to run: {listed(missing)}"]
+    lines += ["Data", *(f"  {line}" for line in about), ""]
     lines += ["Models", *(f"  {line}" for line in plan.models()), ""]
     lines += ["Stages", *(f"  {name:<24} {what}" for name, what in plan.stages()), ""]
     lines.append("Memory leaves out activations, logits, KV caches and libraries.")
     return "\n".join(lines)
 
 
-def _look_at_data(recipe: Recipe, root: Path) -> _Data:
-    for source in recipe.data.sources:
-        load_criteria(source.criteria)
-    if missing := missing_files(recipe.data, root):
-        return _Data((f"missing under DATA, needed to run: {listed(missing)}",))
-    data = read_data(recipe, root)
+def _describe_data(data: Data) -> Iterator[str]:
+    """Describe the numbers of pairs of each source."""
     train, dev = (Counter(pair.source for pair in pairs) for pairs in (data.train, data.dev))
-    lines = (f"{name}: {train[name]:,} pairs to train on, {dev[name]:,} to measure on" for name in train)
-    return _Data(tuple(lines), len(data.train), len(data.dev))
+    for name in train:
+        yield f"{name}: {train[name]:,} pairs to train on, {dev[name]:,} to measure on"
 
 
 class _Plan:
-    def __init__(self, recipe: Recipe, data: _Data) -> None:
-        self.data = data
+    def __init__(self, recipe: Recipe, train_pairs: int | None) -> None:
         self._recipe = recipe
+        self._train_pairs = train_pairs
         model = recipe.model
         self._student = _empty_model(model.student_base, recipe)
         one_base = model.teacher == model.student_base
@@ -82,16 +73,18 @@ class _Plan:
     def stages(self) -> Iterator[tuple[str, str]]:
         """Name each stage and say what it does, in the order in which the run comes to them."""
         recipe, model = self._recipe, self._recipe.model
-        dev = _smaller(recipe.evaluate.max_pairs, self.data.dev)
+        most = recipe.evaluate.max_pairs
+        dev = "all dev pairs" if most is None else f"at most {most:,} dev pairs"
         yield "data", "read and check the pairs"
         yield "student_base", f"write {model.student_base} as a float32 transformers folder"
         yield "label_only_sft", self._supervised(recipe.label_only_sft, self._student)
         for system in ("zero_shot", "label_only_sft"):
-            yield f"predict_{system}", f"direct grades of {_count(dev)} dev pairs"
+            yield f"predict_{system}", f"direct grades of {dev}"
         if model.teacher != model.student_base:
             yield "teacher_base", f"write {model.teacher} as a float32 transformers folder"
         yield "cot_sft", self._supervised(recipe.cot_sft, self._teacher)
-        yield "parse_rate", self._parse_rate()
+        rate = recipe.cot_sft.min_parse_rate
+        yield "parse_rate", f"gate: at least {rate:.0%} of up to {PARSE_SAMPLE} sampled traces parse"
         for stage in recipe.rl.stages:
             yield stage, self._rl(stage)
         yield "label", self._label()
@@ -99,22 +92,18 @@ class _Plan:
         if rank := recipe.export.adapter_rank:
             yield "cut", f"reduce the student's difference to its base to an adapter of rank {rank}"
         for system in ("cot_sft", *recipe.rl.stages):
-            yield f"predict_{system}", f"grades after reasoning of {_count(dev)} dev pairs"
-        yield "predict_student", f"direct grades of {_count(dev)} dev pairs"
-        if dev is not None and dev != self.data.dev:
-            yield "predict_student_on_all", f"direct grades of {_count(self.data.dev)} dev pairs"
+            yield f"predict_{system}", f"grades after reasoning of {dev}"
+        yield "predict_student", f"direct grades of {dev}"
+        if most is not None:
+            yield "predict_student_on_all", "direct grades of all dev pairs, if these are more"
         yield "export", f"calibrate, write the checkpoint and check its gates: {', '.join(self._gates())}"
 
     def _supervised(self, config: TrainConfig, model: PreTrainedModel | None) -> str:
         examples = config.steps * config.batch_size
-        pairs = self.data.train if config.pairs is None else config.pairs
+        pairs = config.pairs or self._train_pairs
         each = f", {examples / pairs:.1f} per pair" if pairs else ""
         steps = f"{config.steps:,} steps of {config.batch_size:,} examples: {examples:,} in all{each}"
         return f"{steps}{self._memory(model, config.frozen_layers)}"
-
-    def _parse_rate(self) -> str:
-        pairs = PARSE_SAMPLE if self.data.dev is None else min(PARSE_SAMPLE, self.data.dev)
-        return f"gate: at least {self._recipe.cot_sft.min_parse_rate:.0%} of {pairs} sampled traces parse"
 
     def _rl(self, stage: str) -> str:
         config = self._recipe.rl
@@ -128,8 +117,8 @@ class _Plan:
         config = self._recipe.label
         if config.folder is not None:
             return f"read the labels in DATA/{config.folder}"
-        pairs = _count(_smaller(config.pairs, self.data.train))
-        return f"soft labels by {config.teacher} for {pairs} pairs; reasoning paths per pair: {config.paths}"
+        pairs = "all pairs" if config.pairs is None else f"at most {config.pairs:,} pairs"
+        return f"soft labels by {config.teacher} for {pairs}; reasoning paths per pair: {config.paths}"
 
     def _gates(self) -> Iterator[str]:
         export = self._recipe.export
@@ -148,7 +137,8 @@ class _Plan:
             freeze_all_but_linears(model, frozen_layers)
         learning = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
         weights, optimizer = _WEIGHT_BYTES * copies * model.num_parameters(), _LEARNING_BYTES * learning
-        per_process = _share(self._recipe.launch)
+        launch = self._recipe.launch
+        per_process = 1 / launch.processes if launch.fsdp else 1.0
         return (
             f"; {learning / 1e6:,.1f}M parameters learn; weights {_bytes(weights * per_process)}, "
             f"gradients and Adam {_bytes(optimizer * per_process)} a process"
@@ -166,18 +156,6 @@ def _describe_model(name: str, model: PreTrainedModel | None) -> str:
     layers = model.config.num_hidden_layers
     size = _bytes(_WEIGHT_BYTES * parameters)
     return f"{name}, {parameters / 1e6:,.1f}M parameters, {layers} layers, {size} as float32"
-
-
-def _share(launch: LaunchConfig) -> float:
-    return 1 / launch.processes if launch.fsdp else 1.0
-
-
-def _smaller(limit: int | None, count: int | None) -> int | None:
-    return min((number for number in (limit, count) if number is not None), default=None)
-
-
-def _count(number: int | None) -> str:
-    return "all" if number is None else f"{number:,}"
 
 
 def _bytes(size: float) -> str:

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,9 +11,9 @@ from model_export.checkpoint.adapter import AdapterDescription, describe_adapter
 from model_export.checkpoint.export import ExportPlan, export
 from model_export.checkpoint.gates import sample_pairs
 from model_export.checkpoint.model_card import TrainingNotes
-from model_export.checkpoint.writer import CheckpointSpec, OnProgress, code_version
-from model_export.data.pairs import GRADES, Pair, listed
-from model_export.data.prepare import Data, read_base
+from model_export.checkpoint.writer import CheckpointSpec, code_version
+from model_export.data.pairs import GRADES
+from model_export.data.prepare import read_base
 from model_export.data.prompting import PromptForm
 from model_export.evaluation.baselines import bm25, majority
 from model_export.evaluation.evaluate import (
@@ -28,27 +28,13 @@ from model_export.evaluation.evaluate_checkpoints import fit
 from model_export.evaluation.failures import find_failures
 from model_export.evaluation.winners import METRIC_TITLES
 from model_export.pipeline import ADAPTER, CUT
-from model_export.recipe import Recipe
-from model_export.reports.report import RunReport, difference_cell, write_report
-from model_export.run_log import LOG_NAME, read_log
-from model_export.stages import Stages, hash_of
+from model_export.progress import OnProgress
+from model_export.reports.report import RunResult, difference_cell, write_report
+from model_export.stages import hash_of
 from service.contract.manifest import Lineage, hash_file
 
 CHECKPOINT, REPORT, RESULTS = "checkpoint", "report.html", "results.json"
 _STUDENT = "student"
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """A run whose stages are done. `systems` and `evaluation` are on `pairs`, a sample of the dev pairs."""
-
-    recipe: Recipe
-    recipe_text: str
-    data: Data
-    pairs: Sequence[Pair]
-    systems: Sequence[Predictions]
-    evaluation: Evaluation
-    stages: Stages
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,27 +48,16 @@ class Models:
 
 def write_results_and_report(result: RunResult, out: Path) -> None:
     """Write the table as results.json and the page report.html."""
-    stages = [asdict(record) for record in result.stages.records]
     results = {
         "recipe": result.recipe.name,
         "seed": result.recipe.seed,
         "recipe_text": result.recipe_text,
         "code_version": code_version(),
         **result.evaluation.to_json(),
-        "stages": stages,
+        "stages": [asdict(record) for record in result.stages],
     }
     (out / RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    report = RunReport(
-        name=result.recipe.name,
-        recipe_text=result.recipe_text,
-        evaluation=result.evaluation,
-        predictions=result.systems,
-        pairs=result.pairs,
-        log=[row for folder in result.stages.folders for row in read_log(folder / LOG_NAME)],
-        notes=tuple(_notes(result)),
-        stages=stages,
-    )
-    write_report(out / REPORT, report)
+    write_report(out / REPORT, result)
 
 
 def write_checkpoint(
@@ -100,7 +75,7 @@ def write_checkpoint(
     recipe, dev_pairs = result.recipe, result.data.dev
     fitted = fit(student, dev_pairs, recipe.seed)
     served = _measure_served(result, student)
-    failures = find_failures(form, models.student, fitted.calibration, fitted.decisions)
+    failures = find_failures(form, models.student, fitted)
     spec = CheckpointSpec(
         name=recipe.export.name or recipe.name,
         base=read_base(models.base),
@@ -116,7 +91,7 @@ def write_checkpoint(
     )
     gate_pairs = sample_pairs(dev_pairs, recipe.export.gate_pairs)
     plan = ExportPlan(models.student, spec, gate_pairs, with_vllm=recipe.export.with_vllm)
-    export(plan, out / CHECKPOINT, force=True, on_progress=on_progress)
+    export(plan, out / CHECKPOINT, on_progress)
     if recipe.export.adapter_rank:
         _write_adapter(spec, models.student, out / ADAPTER, recipe.export.adapter_rank)
 
@@ -132,32 +107,17 @@ def _measure_served(result: RunResult, student: Predictions) -> Evaluation:
 
 
 def _write_adapter(spec: CheckpointSpec, student: Path, out: Path, rank: int) -> None:
-    assert spec.training is not None  # noqa: S101 - set above
     energy = json.loads((student / CUT).read_text(encoding="utf-8"))["energy_kept"]
     shutil.copytree(student / ADAPTER, out, dirs_exist_ok=True)
     description = AdapterDescription(
+        **spec.shared(),
         name=spec.name,
         base=spec.base.name,
         rank=rank,
         energy_kept=energy,
         template=spec.template.name,
-        criteria=spec.criteria,
-        limits=spec.limits,
-        calibration=spec.calibration,
-        decisions=spec.decisions,
-        lineage=spec.lineage,
-        dev_metrics=dict(spec.dev_metrics),
-        training=spec.training,
     )
     describe_adapter(out, description)
-
-
-def _notes(result: RunResult) -> Iterator[str]:
-    if left_out := result.data.left_out:
-        yield (
-            f"{len(left_out)} dev pairs were dropped because another source trains on their query: "
-            f"{listed(left_out)}."
-        )
 
 
 def _lineage(result: RunResult, models: Models) -> Lineage:
@@ -202,11 +162,11 @@ def _training_notes(result: RunResult, served: Evaluation, failures: tuple[str, 
 
 
 def _data_lines(result: RunResult) -> Iterator[str]:
-    train, dev = _sources(result.data.train), _sources(result.data.dev)
+    train, dev = (Counter(pair.source for pair in pairs) for pairs in (result.data.train, result.data.dev))
     licences = {source.name: source.licence for source in result.recipe.data.sources}
     for name, pairs in train.items():
         licence = licences.get(name, "generated by the project")
-        yield f"{name}: {pairs:,} pairs to train on, {dev.get(name, 0):,} to measure on ({licence})"
+        yield f"{name}: {pairs:,} pairs to train on, {dev[name]:,} to measure on ({licence})"
 
 
 def _control_rows(evaluation: Evaluation) -> Iterator[tuple[str, ...]]:
@@ -232,7 +192,3 @@ def _difference_rows(evaluation: Evaluation, served: Evaluation) -> Iterator[tup
         yield row(f"{evaluation.sizes[ALL]['pairs']:,} pairs", control, evaluation.differences)
     for split, found in {ALL: served.differences, **served.split_differences}.items():
         yield row(f"{split}: {served.sizes[split]['pairs']:,}", "bm25", found)
-
-
-def _sources(pairs: Sequence[Pair]) -> Counter[str]:
-    return Counter(pair.source for pair in pairs)

@@ -1,18 +1,18 @@
 """The stages of a run, each with its work and its inputs. `run.py` calls them in order."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from random import Random
 
 import numpy as np
+from pydantic import BaseModel
 from transformers import set_seed
 
 from model_export.checkpoint.adapter import merge_folder
 from model_export.checkpoint.extract_lora import extract_lora
-from model_export.checkpoint.writer import OnProgress
 from model_export.data.pairs import Pair
 from model_export.data.prepare import (
     data_inputs,
@@ -23,14 +23,15 @@ from model_export.data.prepare import (
 )
 from model_export.data.prompting import Prompting
 from model_export.data.sampling import pick_distinct, sample_dev
-from model_export.evaluation import predict
 from model_export.evaluation.evaluate import Predictions
-from model_export.recipe import PARSE_SAMPLE, TINY_BASE, Recipe, RlConfig, TrainConfig
+from model_export.evaluation.predict import by_reasoning, directly, read_predictions, write_predictions
+from model_export.progress import OnProgress
+from model_export.recipe import PARSE_SAMPLE, TINY_BASE, Recipe
 from model_export.scale_out.launch import launch, train_stage
 from model_export.stages import RunError, Stages, hash_of
 from model_export.student.distil import make_example
 from model_export.teacher.label import label_pairs, read_soft_labels, write_soft_labels
-from model_export.teacher.rollout import OnBatch, Sampler, Sampling
+from model_export.teacher.rollout import Sampler, Sampling
 from model_export.training.stage_job import StageJob
 from service.contract.manifest import hash_file
 
@@ -49,20 +50,16 @@ class Pipeline:
     Each stage returns its folder: made now, or kept from an earlier run with the same inputs.
     """
 
-    def __init__(self, recipe: Recipe, stages: Stages, data_folder: Path, on_progress: OnProgress) -> None:
-        self.data = load_data(data_folder)
-        self._recipe = recipe
-        self._stages = stages
-        self._data_folder = data_folder
-        self._on_progress = on_progress
-
-    @classmethod
-    def prepare(cls, recipe: Recipe, root: Path, stages: Stages, on_progress: OnProgress) -> "Pipeline":
-        """Read and check the pairs under `root`, and return the pipeline on them. Raises DataError."""
+    def __init__(self, recipe: Recipe, root: Path, stages: Stages, on_progress: OnProgress) -> None:
+        """Read and check the pairs under `root`. Raises DataError."""
         on_progress("Read data", 0, 1)
-        inputs = data_inputs(recipe, root)
-        folder = stages.do("data", inputs, partial(prepare_data, recipe, root))
-        return cls(recipe, stages, folder, on_progress)
+        work = partial(prepare_data, recipe, root)
+        self._data_folder = stages.do("data", data_inputs(recipe, root), work)
+        self.data = load_data(self._data_folder)
+        self._recipe = recipe
+        self._root = root
+        self._stages = stages
+        self._on_progress = on_progress
 
     def base(self, stage: str, name: str) -> Path:
         """Write a base as a plain transformers folder. Raises BaseModelError."""
@@ -73,13 +70,35 @@ class Pipeline:
             inputs |= {**made_of, "seed": self._recipe.seed}
         return self._stages.do(stage, inputs, partial(prepare_base, name, self._recipe, self.data))
 
-    def label_only_control(self, prompting: Prompting, start: Path) -> Path:
-        """Train the label-only control."""
-        return self._train("label_only_sft", self._recipe.label_only_sft, prompting, start)
+    def train(self, stage: str, prompting: Prompting, start: Path, soft_labels: Path | None = None) -> Path:
+        """Train the model of this stage from the one in `start`; `soft_labels` is for the student."""
+        recipe = self._recipe
 
-    def sft_teacher(self, prompting: Prompting, start: Path) -> Path:
-        """Train the teacher on gold traces."""
-        return self._train("cot_sft", self._recipe.cot_sft, prompting, start)
+        def work(folder: Path) -> None:
+            job = StageJob(
+                stage=stage,
+                recipe=recipe,
+                data=self._data_folder,
+                start=start,
+                folder=folder,
+                soft_labels=soft_labels and soft_labels / _SOFT_LABELS,
+            )
+            on_step = partial(self._on_progress, f"Train {stage}")
+            if recipe.launch.processes == 1:
+                train_stage(job, self.data.train, prompting, on_step)
+            else:
+                launch(job, on_step)
+
+        config: BaseModel = recipe.rl if stage in recipe.rl.stages else getattr(recipe, stage)
+        inputs = {
+            "start": start.name,
+            "data": self._data_folder.name,
+            "form": prompting.form.to_json(),
+            "config": config.model_dump(exclude=_NOT_HASHED),
+            "seed": recipe.seed,
+            **({"labels": soft_labels.name} if soft_labels else {}),
+        }
+        return self._stages.do(stage, inputs, work)
 
     def check_parse_rate(self, prompting: Prompting, teacher: Path) -> None:
         """Raise RunError where too few sampled traces parse: RL would see no reward, and the student no traces."""
@@ -91,7 +110,7 @@ class Pipeline:
             set_seed(self._recipe.seed)
             on_batch = partial(self._on_progress, "Parse rate")
             sampler = Sampler.load(teacher, prompting, self._recipe.evaluate.precision)
-            found = predict.by_reasoning("cot_sft", pairs, prompting, sampler, sampling, on_batch)
+            found = by_reasoning("cot_sft", pairs, prompting, sampler, sampling, on_batch)
             (folder / _PARSE_RATE).write_text(json.dumps(float(np.mean(found.parsed))), encoding="utf-8")
 
         inputs = {
@@ -108,15 +127,11 @@ class Pipeline:
                 f"{required:.0%}: raise cot_sft.steps"
             )
 
-    def train_rl_teacher(self, stage: str, prompting: Prompting, start: Path) -> Path:
-        """Train the teacher by GRPO, with the step mask (stage `sam`) or without it (`grpo`)."""
-        return self._train(stage, self._recipe.rl, prompting, start)
-
-    def soft_labels(self, prompting: Prompting, root: Path, teacher: Path) -> Path:
-        """Let the teacher label training pairs, or take the labels that `label.folder` names under `root`."""
+    def soft_labels(self, prompting: Prompting, teacher: Path) -> Path:
+        """Let the teacher label training pairs, or take the labels in the recipe's `label.folder`."""
         config, seed, max_tokens = self._recipe.label, self._recipe.seed, self._recipe.rl.max_tokens
         if config.folder is not None:
-            return self._copy_labels(root / config.folder)
+            return self._copy_labels(self._root / config.folder)
         train = self.data.train
         most = len(train) if config.pairs is None else min(config.pairs, len(train))
         pairs = pick_distinct(train, most, config.source_exponent, seed)
@@ -145,10 +160,6 @@ class Pipeline:
             raise RunError(f"{source} has no labels-*.jsonl: make them with `notegrade-train label`")
         return self._stages.do("label", {"shards": [hash_file(shard) for shard in shards]}, work)
 
-    def distil(self, soft_labels: Path, prompting: Prompting, start: Path) -> Path:
-        """Train the student on the teacher's soft labels and traces."""
-        return self._train("distil", self._recipe.distil, prompting, start, soft_labels)
-
     def as_adapter(self, student: Path, base: Path, soft_labels: Path, prompting: Prompting) -> Path:
         """Return the student to serve: base and low-rank adapter merged where the recipe asks for an adapter.
 
@@ -170,8 +181,8 @@ class Pipeline:
             sampled = Random(self._recipe.seed).sample(labelled, min(_CUT_PAIRS, len(labelled)))
             examples = [make_example(pair, labels[pair.id], prompting, config) for pair in sampled]
             rows = [example.prompt + example.completion for example in examples]
-            report = extract_lora(str(base), student, folder / ADAPTER, rank, rows, name=read_base(base).name)
-            (folder / CUT).write_text(json.dumps(asdict(report)), encoding="utf-8")
+            energy = extract_lora(str(base), student, folder / ADAPTER, rank, rows, name=read_base(base).name)
+            (folder / CUT).write_text(json.dumps({"energy_kept": energy}), encoding="utf-8")
             merge_folder(str(base), folder / ADAPTER, folder)
 
         inputs = {"student": student.name, "base": base.name, "rank": rank, "labels": soft_labels.name}
@@ -181,84 +192,31 @@ class Pipeline:
         """Return the dev pairs that all systems are measured on."""
         return sample_dev(self.data.dev, self._recipe.evaluate.max_pairs, Random(self._recipe.seed))
 
-    def predict_directly(
-        self, system: str, pairs: Sequence[Pair], prompting: Prompting, model: Path
+    def predict(
+        self, system: str, pairs: Sequence[Pair], prompting: Prompting, model: Path, *, reasons: bool = False
     ) -> Predictions:
-        """Predict the pairs' grades with a model that writes the grade first."""
-        batch_size = self._recipe.evaluate.batch_size
+        """Predict the pairs' grades with a model that writes the grade first or, if it `reasons`, a trace first."""
+        config, greedy = self._recipe.evaluate, self._sampling(0.0)
 
-        def work(sampler: Sampler, on_batch: OnBatch) -> Predictions:
-            return predict.directly(system, pairs, prompting, sampler, batch_size, on_batch)
+        def work(folder: Path) -> None:
+            sampler = Sampler.load(model, prompting, config.precision)
+            on_batch = partial(self._on_progress, f"Predict {system}")
+            if reasons:
+                found = by_reasoning(system, pairs, prompting, sampler, greedy, on_batch)
+            else:
+                found = directly(system, pairs, prompting, sampler, config.batch_size, on_batch)
+            write_predictions(folder / _PREDICTIONS, found)
 
-        return self._predict(system, pairs, prompting, model, work)
-
-    def predict_by_reasoning(
-        self, system: str, pairs: Sequence[Pair], prompting: Prompting, model: Path
-    ) -> Predictions:
-        """Predict the pairs' grades with a model that writes a trace first, decoded greedily."""
-
-        def work(sampler: Sampler, on_batch: OnBatch) -> Predictions:
-            return predict.by_reasoning(system, pairs, prompting, sampler, self._sampling(0.0), on_batch)
-
-        return self._predict(system, pairs, prompting, model, work)
-
-    def _predict(
-        self,
-        system: str,
-        pairs: Sequence[Pair],
-        prompting: Prompting,
-        model: Path,
-        work: Callable[[Sampler, OnBatch], Predictions],
-    ) -> Predictions:
-        def write(folder: Path) -> None:
-            sampler = Sampler.load(model, prompting, precision)
-            found = work(sampler, partial(self._on_progress, f"Predict {system}"))
-            predict.write_predictions(folder / _PREDICTIONS, found)
-
-        precision = self._recipe.evaluate.precision
         inputs = {
             "model": model.name,
             "form": prompting.form.to_json(),
             "pairs": hash_of([pair.id for pair in pairs]),
             "data": self._data_folder.name,
-            "sampling": asdict(self._sampling(0.0)),
-            "precision": precision,
+            "sampling": asdict(greedy),
+            "precision": config.precision,
         }
-        folder = self._stages.do(f"predict_{system}", inputs, write)
-        return predict.read_predictions(folder / _PREDICTIONS, system)
+        folder = self._stages.do(f"predict_{system}", inputs, work)
+        return read_predictions(folder / _PREDICTIONS, system)
 
     def _sampling(self, temperature: float) -> Sampling:
         return Sampling(self._recipe.rl.max_tokens, temperature, self._recipe.evaluate.batch_size)
-
-    def _train(
-        self,
-        stage: str,
-        config: TrainConfig | RlConfig,
-        prompting: Prompting,
-        start: Path,
-        labels: Path | None = None,
-    ) -> Path:
-        def train(folder: Path) -> None:
-            on_step = partial(self._on_progress, f"Train {stage}")
-            job = StageJob(
-                stage=stage,
-                recipe=self._recipe,
-                data=self._data_folder,
-                start=start,
-                folder=folder,
-                soft_labels=labels and labels / _SOFT_LABELS,
-            )
-            if self._recipe.launch.processes == 1:
-                train_stage(job, self.data.train, prompting, on_step)
-            else:
-                launch(job, on_step)
-
-        inputs = {
-            "start": start.name,
-            **({"labels": labels.name} if labels else {}),
-            "data": self._data_folder.name,
-            "form": prompting.form.to_json(),
-            "config": config.model_dump(exclude=_NOT_HASHED),
-            "seed": self._recipe.seed,
-        }
-        return self._stages.do(stage, inputs, train)

@@ -5,12 +5,13 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from model_export.checkpoint.writer import OnProgress
+# Reports progress: (stage, steps done, total steps).
+OnProgress = Callable[[str, int, int], None]
 
 
 def quiet_vendors() -> None:

@@ -1,4 +1,7 @@
-"""The recipe: every setting of a training run, as typed sections. recipe_file.py reads one from a file."""
+"""The recipe: every setting of a training run, as typed sections. recipe_file.py reads one from a file.
+
+docs/recipe.md explains each field; a test compares it with these classes.
+"""
 
 from typing import Annotated, Literal, Self
 
@@ -48,19 +51,7 @@ class ModelConfig(Strict):
 
 
 class TrainConfig(Strict):
-    """Settings of one supervised stage.
-
-    Attributes:
-        schedule: of the learning rate, after its warm-up.
-        pairs: number of pairs in an epoch; all by default.
-        source_exponent: a source of n pairs is sampled in proportion to n to this power: 1 keeps the pairs as they are, less
-            repeats pairs of small sources, 0 samples all sources equally.
-        frozen_layers: number of lower layers that don't learn.
-        keep_outputs: cache the frozen layers' activations on disk while the stage trains. It saves time from the second epoch on.
-        save_steps: steps between saved states, from which a rerun resumes; never by default.
-        precision: of the forward and backward passes; weights and optimizer stay float32.
-        compile: compile the layers with torch.compile: a minute at the start of the stage, a third less time per step.
-    """
+    """Settings of one supervised stage."""
 
     steps: Positive
     batch_size: Positive = 16
@@ -92,26 +83,14 @@ class LabelOnlyConfig(TrainConfig):
 
 
 class CotConfig(TrainConfig):
-    """Settings of supervised training on reasoning traces.
-
-    Attributes:
-        min_parse_rate: gate: below it the run stops, because RL would see no reward and the student no traces.
-    """
+    """Settings of supervised training on reasoning traces."""
 
     min_parse_rate: Share = 0.9
     start: Literal["base", "label_only_sft"] = "base"
 
 
 class RlConfig(Strict):
-    """Settings of GRPO on TRL, with and without the step mask. Both start from the SFT teacher and take the same steps.
-
-    Attributes:
-        steps: of each of the two; 0 leaves both out, and the SFT teacher labels.
-        prompts: prompts per step; `rollouts` is the group size of each.
-        distance_weight: share of the reward that falls with the distance of the grade; the rest is for the exact grade.
-        format_weight: reward of a trace that parses, added to the grade's.
-        loss: TRL's loss type; sequence-level types are refused, because they would undo the step mask.
-    """
+    """Settings of GRPO on TRL, with and without the step mask. Both start from the SFT teacher and take the same steps."""
 
     steps: Annotated[int, Field(ge=0)]
     prompts: Positive = 8
@@ -137,13 +116,7 @@ class RlConfig(Strict):
 
 
 class LabelConfig(Strict):
-    """Settings of soft labels: the teacher's answer distribution, averaged over `paths` sampled reasoning paths of each pair.
-
-    Attributes:
-        source_exponent: as in training, but no pair is labelled twice.
-        folder: labels from `notegrade-train label`, under the data folder; the run then samples none.
-        precision: of the teacher's weights and arithmetic.
-    """
+    """Settings of soft labels: the teacher's answer distribution, averaged over `paths` sampled reasoning paths of each pair."""
 
     teacher: Literal["cot_sft", "grpo", "sam"] = "sam"
     pairs: Positive | None = None
@@ -156,17 +129,7 @@ class LabelConfig(Strict):
 
 
 class DistilConfig(TrainConfig):
-    """Settings of the student, which writes the grade first and then a trace, trained on soft labels and the teacher's traces.
-
-    Attributes:
-        start: model to start from; `teacher`, where both have one base, is the model that wrote the labels.
-        gold_weight: share of the gold label in the target, beside the teacher's distribution.
-        temperature: of the teacher's distribution; above 1 flattens it.
-        trace_weight: weight of the loss on the trace's tokens; the grade token's is 1.
-        labelled_share: share of the examples in all steps that come from pairs with a soft label, repeated where they are few;
-            the rest are other pairs. Unset, each pair is used as often as the others. With few labelled pairs, training on all
-            pairs shows the student too few traces to write one, and training on the labelled pairs alone costs it accuracy.
-    """
+    """Settings of the student, which writes the grade first and then a trace, trained on soft labels and the teacher's traces."""
 
     start: Literal["base", "label_only_sft", "teacher"] = "base"
     gold_weight: Share = 0.5
@@ -177,13 +140,7 @@ class DistilConfig(TrainConfig):
 
 
 class EvaluateConfig(Strict):
-    """Settings of the evaluation.
-
-    Attributes:
-        max_pairs: number of dev pairs, in whole queries, that all systems are measured on; reasoning costs several times more
-            than a direct grade. The exported student is measured and calibrated on all.
-        precision: of the measured models' weights and arithmetic; the service runs in bfloat16 where it can.
-    """
+    """Settings of the evaluation."""
 
     max_pairs: Positive | None = None
     draws: Positive = 1000
@@ -192,15 +149,7 @@ class EvaluateConfig(Strict):
 
 
 class ExportConfig(Strict):
-    """Settings of the exported checkpoint.
-
-    Attributes:
-        name: in its manifest; the recipe's by default.
-        adapter_rank: reduce the student's difference to its base to an adapter of this rank, serve the two merged, and write
-            the adapter too.
-        gate_pairs: number of dev pairs on which the gates measure macro-F1.
-        with_vllm: start plain vLLM on the folder and compare it with transformers.
-    """
+    """Settings of the exported checkpoint."""
 
     name: Name | None = None
     int8: bool = False
@@ -210,11 +159,7 @@ class ExportConfig(Strict):
 
 
 class LaunchConfig(Strict):
-    """Processes of each training stage: one, or several that torchrun starts and that share each batch.
-
-    Attributes:
-        fsdp: they share the weights too, and compute activations twice.
-    """
+    """Processes of each training stage: one, or several that torchrun starts and that share each batch."""
 
     processes: Positive = 1
     fsdp: bool = False

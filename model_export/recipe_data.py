@@ -24,16 +24,7 @@ class SyntheticConfig(Strict):
 
 
 class SourceConfig(Strict):
-    """A source of judged pairs: JSON-lines files under the data folder.
-
-    Attributes:
-        criteria: packaged criteria or a TOML file, which the pairs were judged by.
-        grades: the grade on the recipe's scale for each label of the files: [0, 1, 3] maps 0-2 to 0-3.
-        long_tail: file with ids of dev pairs, one per line; by default the rarest third of the queries.
-        licence: licence of the pairs, for the model card.
-        max_train: number of training pairs to sample with the recipe's seed; all by default.
-        max_dev: the same for dev pairs, sampled by whole queries.
-    """
+    """A source of judged pairs: JSON-lines files under the data folder."""
 
     name: Name
     train: str
@@ -52,12 +43,7 @@ class SourceConfig(Strict):
 
 
 class DataConfig(Strict):
-    """Either `synthetic` or at least one source. The first source's criteria become the checkpoint's default.
-
-    Attributes:
-        leaking_dev: what to do with dev pairs whose query *another* source trains on: `refuse` the data, or `drop` the pairs
-            and say so in the report. Within one source they are always refused.
-    """
+    """Either `synthetic` or at least one source. The first source's criteria become the checkpoint's default."""
 
     synthetic: SyntheticConfig | None = None
     leaking_dev: Literal["refuse", "drop"] = "refuse"

@@ -4,14 +4,17 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from model_export.checkpoint.writer import OnProgress, check_probes
+from model_export.checkpoint.writer import check_probes
 from model_export.data.pairs import GRADES
 from model_export.data.prompting import PromptForm, Prompting
 from model_export.evaluation.baselines import bm25, majority
 from model_export.evaluation.evaluate import Evaluation, evaluate
-from model_export.outputs import CHECKPOINT, Models, RunResult, write_checkpoint, write_results_and_report
+from model_export.outputs import CHECKPOINT, Models, write_checkpoint, write_results_and_report
 from model_export.pipeline import Pipeline
+from model_export.progress import OnProgress
 from model_export.recipe import Recipe
+from model_export.reports.report import RunResult
+from model_export.run_log import LOG_NAME, read_log
 from model_export.stages import Stages, lock
 
 
@@ -39,7 +42,7 @@ def run(
     with lock(out):
         _remove_interrupted_exports(out)
         stages = Stages(out)
-        pipeline = Pipeline.prepare(recipe, root, stages, on_progress)
+        pipeline = Pipeline(recipe, root, stages, on_progress)
         data = pipeline.data
 
         student_base = pipeline.base("student_base", recipe.model.student_base)
@@ -47,19 +50,20 @@ def run(
         student_prompting = Prompting.load(form, student_base)
         check_probes(form, student_prompting.tokenizer)
         student_prompting.check_queries([*data.train, *data.dev])
-        control = pipeline.label_only_control(student_prompting, student_base)
+        control = pipeline.train("label_only_sft", student_prompting, student_base)
 
         pairs = pipeline.dev_pairs()
         systems = [
             majority(data.train, pairs, len(GRADES)),
             bm25(data.train, pairs, len(GRADES)),
-            pipeline.predict_directly("zero_shot", pairs, student_prompting, student_base),
-            pipeline.predict_directly("label_only_sft", pairs, student_prompting, control),
+            pipeline.predict("zero_shot", pairs, student_prompting, student_base),
+            pipeline.predict("label_only_sft", pairs, student_prompting, control),
         ]
 
         def measure() -> RunResult:
             found = evaluate(systems, pairs, data.long_tail, seed=recipe.seed, draws=recipe.evaluate.draws)
-            return RunResult(recipe, recipe_text, data, pairs, systems, found, stages)
+            log = [row for folder in stages.folders for row in read_log(folder / LOG_NAME)]
+            return RunResult(recipe, recipe_text, data, pairs, systems, found, stages.records, log)
 
         if control_only:
             result = measure()
@@ -70,24 +74,25 @@ def run(
         teacher_base = student_base if one_base else pipeline.base("teacher_base", recipe.model.teacher)
         teacher_prompting = student_prompting if one_base else Prompting.load(form, teacher_base)
         teacher_start = control if recipe.cot_sft.start == "label_only_sft" else teacher_base
-        sft_teacher = pipeline.sft_teacher(teacher_prompting, teacher_start)
+        sft_teacher = pipeline.train("cot_sft", teacher_prompting, teacher_start)
         pipeline.check_parse_rate(teacher_prompting, sft_teacher)
         teachers = {"cot_sft": sft_teacher}
         for stage in recipe.rl.stages:
-            teachers[stage] = pipeline.train_rl_teacher(stage, teacher_prompting, sft_teacher)
+            teachers[stage] = pipeline.train(stage, teacher_prompting, sft_teacher)
         teacher = teachers[recipe.label.teacher]
-        soft_labels = pipeline.soft_labels(teacher_prompting, root, teacher)
+        soft_labels = pipeline.soft_labels(teacher_prompting, teacher)
         starts = {"base": student_base, "label_only_sft": control, "teacher": teacher}
-        distilled = pipeline.distil(soft_labels, student_prompting, starts[recipe.distil.start])
+        start = starts[recipe.distil.start]
+        distilled = pipeline.train("distil", student_prompting, start, soft_labels)
         student = pipeline.as_adapter(distilled, student_base, soft_labels, student_prompting)
 
         for name, each in teachers.items():
-            systems.append(pipeline.predict_by_reasoning(name, pairs, teacher_prompting, each))
-        on_pairs = pipeline.predict_directly("student", pairs, student_prompting, student)
+            systems.append(pipeline.predict(name, pairs, teacher_prompting, each, reasons=True))
+        on_pairs = pipeline.predict("student", pairs, student_prompting, student)
         systems.append(on_pairs)
         on_all = on_pairs
         if len(pairs) < len(data.dev):
-            on_all = pipeline.predict_directly("student_on_all", data.dev, student_prompting, student)
+            on_all = pipeline.predict("student_on_all", data.dev, student_prompting, student)
         result = measure()
         write_results_and_report(result, out)
         models = Models(student, student_base, teacher)

@@ -44,11 +44,10 @@ class Stages:
         folders: their folders, in the same order.
     """
 
-    def __init__(self, folder: Path, on_stage: Callable[[str, str], None] = lambda *_: None) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.records: list[StageRecord] = []
         self.folders: list[Path] = []
-        self._on_stage = on_stage
 
     def do(self, name: str, inputs: Mapping[str, object], work: Callable[[Path], None]) -> Path:
         """Return the folder of a stage; `work` writes it unless it is kept from an earlier run.
@@ -59,11 +58,9 @@ class Stages:
         done = self.folder / f"{name}-{digest.removeprefix('sha256:')[:_HASH_LENGTH]}"
         self.folders.append(done)
         if (done / _STAGE_FILE).is_file():
-            self._on_stage(name, "kept")
             record = json.loads((done / _STAGE_FILE).read_text(encoding="utf-8"))
             self.records.append(StageRecord(**{**record, "status": "kept"}))
             return done
-        self._on_stage(name, "started")
         partial = done.with_name(f"{done.name}.partial")
         partial.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()

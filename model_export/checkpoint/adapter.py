@@ -12,81 +12,55 @@ Source: arXiv 2106.09685 (LoRA).
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import torch
+from pydantic import Field, ValidationError
+from safetensors.torch import load_file, save_file
 
 from model_export.checkpoint.model_card import TrainingNotes
+from model_export.checkpoint.trained import Trained
 from model_export.models.base_model import LoadedBase, load_base, locate_base, save_base
-from service.contract.manifest import (
-    Calibration,
-    Criteria,
-    Decision,
-    FileName,
-    Limits,
-    Lineage,
-    Name,
-    Sha256,
-    hash_file,
-)
+from service.contract.manifest import FileName, Name, Sha256, hash_file
 from service.contract.validation import one_line
 from service.errors import NotegradeError
-
-if TYPE_CHECKING:
-    import torch
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 CONFIG_NAME = "adapter_config.json"
 DESCRIPTION_NAME = "adapter.json"
-_DEFAULT_FOLDER = Path(__file__).parent / "adapters" / "default"
+# The packaged adapter for the default base.
+DEFAULT_ADAPTER = Path(__file__).parent / "adapters" / "default"
 LINEAR = "proj.weight"
 _PREFIX = "base_model.model."
 
 # Maps the name of a linear weight to its (B, A), of shapes (out, rank) and (rank, in).
-Factors = Mapping[str, "tuple[torch.Tensor, torch.Tensor]"]
+Factors = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 
 
 class AdapterError(NotegradeError):
     """An adapter can't be extracted, read or merged into this base."""
 
 
-class AdapterDescription(BaseModel):
+class AdapterDescription(Trained):
     """The content of `adapter.json`: the base, and everything but the weights that the checkpoint needs."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format_version: Literal[1] = 1
     name: Name
     base: str = Field(description="name of the base model, as in the checkpoint's manifest")
     rank: int = Field(ge=1)
-    energy_kept: float = Field(ge=0, le=1, description="see ExtractionReport")
+    energy_kept: float = Field(ge=0, le=1, description="see extract_lora.factor_differences")
     template: Name
-    criteria: tuple[Criteria, ...] = Field(min_length=1)
-    limits: Limits
-    calibration: Calibration
-    decisions: tuple[Decision, ...] = ()
-    lineage: Lineage
-    dev_metrics: dict[str, float] = Field(default_factory=dict)
     training: TrainingNotes
     files: dict[FileName, Sha256] = Field(default_factory=dict, description="hashes of the adapter files")
 
 
-def default_adapter() -> Path | None:
-    """Return the folder of the adapter packaged for the default base, or None."""
-    return _DEFAULT_FOLDER if (_DEFAULT_FOLDER / DESCRIPTION_NAME).is_file() else None
-
-
 def write_factors(folder: Path, factors: Factors, rank: int, *, base: str) -> None:
     """Write a LoRA adapter in PEFT's format: `adapter_model.safetensors` and `adapter_config.json`."""
-    from safetensors.torch import save_file
-
     tensors = {}
     for name, (b, a) in sorted(factors.items()):
         module = _PREFIX + name.removesuffix(".weight")
-        tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"] = (
-            a.contiguous(),
-            b.contiguous(),
-        )
+        tensors[f"{module}.lora_A.weight"] = a.contiguous()
+        tensors[f"{module}.lora_B.weight"] = b.contiguous()
     save_file(tensors, folder / WEIGHTS_NAME, metadata={"format": "pt"})
     config = {
         "peft_type": "LORA",
@@ -129,8 +103,6 @@ def read_description(folder: Path) -> AdapterDescription:
 
 def read_factors(folder: Path) -> Factors:
     """Read the factors that `write_factors` wrote. Raises AdapterError when alpha and rank differ."""
-    from safetensors.torch import load_file
-
     config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
     if config["lora_alpha"] != config["r"]:
         raise AdapterError(

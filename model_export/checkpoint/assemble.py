@@ -2,8 +2,9 @@
 
 import re
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -16,7 +17,7 @@ from model_export.checkpoint.adapter import (
 )
 from model_export.checkpoint.model_card import render_model_card
 from model_export.checkpoint.new_folder import new_folder
-from model_export.checkpoint.writer import CheckpointSpec, OnProgress, code_version, write_contract
+from model_export.checkpoint.writer import CheckpointSpec, code_version, write_contract
 from model_export.data.criteria import DEFAULT_CRITERIA, load_criteria
 from model_export.data.template import DEFAULT_TEMPLATE, find_template
 from model_export.models.base_model import (
@@ -28,6 +29,7 @@ from model_export.models.base_model import (
     save_base,
 )
 from model_export.models.quantize import quantize_folder
+from model_export.progress import OnProgress
 from service.contract.manifest import Base, Criteria, Lineage, Name, Template
 from service.errors import NotegradeError
 
@@ -76,8 +78,7 @@ def assemble(
         save_base(loaded, full)
         if plan.int8:
             quantize_folder(full, folder)
-        spec = _adapted_spec(plan, loaded.base, adapter) if adapter else _zero_shot_spec(plan, loaded.base)
-        spec = replace(spec, quantization="w8a8" if plan.int8 else None)
+        spec = _make_spec(plan, loaded.base, adapter)
         checkpoint = write_contract(folder, spec, on_progress)
         card = render_model_card(checkpoint.manifest, spec.training)
         (folder / "README.md").write_text(card, encoding="utf-8")
@@ -109,28 +110,20 @@ def _match_base(location: BaseLocation, adapter: AdapterDescription) -> BaseLoca
     return location
 
 
-def _zero_shot_spec(plan: Plan, base: Base) -> CheckpointSpec:
+def _make_spec(plan: Plan, base: Base, adapter: AdapterDescription | None) -> CheckpointSpec:
+    quantization: Literal["w8a8"] | None = "w8a8" if plan.int8 else None
+    if adapter:
+        name, template = plan.name or adapter.name, find_template(adapter.template)
+        return CheckpointSpec(
+            **adapter.shared(), name=name, base=base, template=template, quantization=quantization
+        )
     return CheckpointSpec(
         name=plan.name or _default_name(base),
         base=base,
         template=plan.template or find_template(DEFAULT_TEMPLATE),
+        quantization=quantization,
         criteria=(plan.criteria or load_criteria(DEFAULT_CRITERIA),),
         lineage=Lineage(code_version=code_version()),
-    )
-
-
-def _adapted_spec(plan: Plan, base: Base, adapter: AdapterDescription) -> CheckpointSpec:
-    return CheckpointSpec(
-        name=plan.name or adapter.name,
-        base=base,
-        template=find_template(adapter.template),
-        criteria=adapter.criteria,
-        lineage=adapter.lineage,
-        limits=adapter.limits,
-        calibration=adapter.calibration,
-        decisions=adapter.decisions,
-        dev_metrics=adapter.dev_metrics,
-        training=adapter.training,
     )
 
 

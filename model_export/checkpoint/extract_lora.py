@@ -7,36 +7,24 @@ Source: arXiv 2403.07378 (SVD-LLM, truncation-aware data whitening), applied to 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from model_export.checkpoint.adapter import LINEAR, WEIGHTS_NAME, AdapterError, Factors, write_factors
+import torch
+
+from model_export.checkpoint.adapter import LINEAR, AdapterError, Factors, write_factors
 from model_export.models.base_model import load_base, locate_base
 
-if TYPE_CHECKING:
-    import torch
+State = Mapping[str, torch.Tensor]
 
 # E[x x^T] over few tokens is singular: each direction gets a thousandth of the mean variance on top of its own.
 _RIDGE = 1e-3
 
 
-@dataclass(frozen=True, slots=True)
-class ExtractionReport:
-    """The quality and size of an extracted adapter.
-
-    Attributes:
-        energy_kept: mean over linears of the kept share of E[|D x|^2], in [0, 1].
-    """
-
-    energy_kept: float
-    weights_bytes: int
-
-
 def extract_lora(
     base: str, tuned: Path, out: Path, rank: int, rows: Sequence[Sequence[int]], *, name: str | None = None
-) -> ExtractionReport:
+) -> float:
     """Write to `out` the rank-`rank` adapter that approximates the fine-tune `tuned` of `base`.
 
     `describe_adapter` then completes the folder.
@@ -45,7 +33,7 @@ def extract_lora(
         base: as `locate_base` takes it. tuned: a transformers folder.
         rows: token ids of typical prompts and completions, over which the loss is minimised.
         name: the base's name in the adapter's configuration, by default that of `base`.
-    Raises: AdapterError without rows, and as `changed_linears` does.
+    Returns: `energy_kept`, as `factor_differences` does. Raises: AdapterError without rows, and as `changed_linears` does.
     """
     if not any(rows):
         raise AdapterError(
@@ -58,12 +46,10 @@ def extract_lora(
     factors, energy_kept = factor_differences(before, after, rank, moments)
     out.mkdir(parents=True, exist_ok=True)
     write_factors(out, factors, rank, base=name or locate_base(base).name)
-    return ExtractionReport(energy_kept, (out / WEIGHTS_NAME).stat().st_size)
+    return energy_kept
 
 
-def changed_linears(
-    base: "Mapping[str, torch.Tensor]", tuned: "Mapping[str, torch.Tensor]", rank: int
-) -> list[str]:
+def changed_linears(base: State, tuned: State, rank: int) -> list[str]:
     """List the linear weights (`*proj.weight`) that training has changed.
 
     Raises AdapterError when another weight has changed (an adapter can't carry norms and embeddings, so training must
@@ -82,15 +68,11 @@ def changed_linears(
     return changed
 
 
-def input_moments(
-    model: Any, rows: Sequence[Sequence[int]], names: Sequence[str]
-) -> "dict[str, torch.Tensor]":
+def input_moments(model: Any, rows: Sequence[Sequence[int]], names: Sequence[str]) -> dict[str, torch.Tensor]:
     """Compute E[x x^T], (in, in), over the inputs x of each of these linears while the model reads the rows."""
-    import torch
-
     sums: dict[str, torch.Tensor] = {}
 
-    def add(name: str, _: Any, inputs: "tuple[torch.Tensor, ...]") -> None:
+    def add(name: str, _: Any, inputs: tuple[torch.Tensor, ...]) -> None:
         x = inputs[0].flatten(0, -2).float()
         sums[name] = sums.get(name, 0) + x.T @ x
 
@@ -107,15 +89,10 @@ def input_moments(
     return {name: total / tokens for name, total in sums.items()}
 
 
-def factor_differences(
-    base: "Mapping[str, torch.Tensor]",
-    tuned: "Mapping[str, torch.Tensor]",
-    rank: int,
-    moments: "Mapping[str, torch.Tensor]",
-) -> tuple[Factors, float]:
-    """Factor tuned - base of each linear weight (out x in) that has moments.
+def factor_differences(base: State, tuned: State, rank: int, moments: State) -> tuple[Factors, float]:
+    """Factor tuned - base of each linear weight (out x in) that has moments. Deterministic.
 
-    Returns: the factors in bfloat16, and the `energy_kept` of `ExtractionReport`. Deterministic.
+    Returns: the factors in bfloat16, and `energy_kept`: the mean over linears of the kept share of E[|D x|^2], in [0, 1].
     """
     found = {
         name: _factor_one(tuned[name].double() - base[name].double(), moment.double(), rank)
@@ -126,10 +103,8 @@ def factor_differences(
 
 
 def _factor_one(
-    difference: "torch.Tensor", moment: "torch.Tensor", rank: int
-) -> "tuple[tuple[torch.Tensor, torch.Tensor], float]":
-    import torch
-
+    difference: torch.Tensor, moment: torch.Tensor, rank: int
+) -> tuple[tuple[torch.Tensor, torch.Tensor], float]:
     variances, directions = torch.linalg.eigh(moment)
     spread = (variances.clamp(min=0) + _RIDGE * variances.mean()).sqrt()
     u, s, vt = torch.linalg.svd(difference @ (directions * spread), full_matrices=False)
@@ -138,9 +113,7 @@ def _factor_one(
     return ((u[:, :rank] * root).bfloat16(), a.bfloat16()), float(s[:rank].square().sum() / s.square().sum())
 
 
-def _check_only_linears_changed(
-    base: "Mapping[str, torch.Tensor]", tuned: "Mapping[str, torch.Tensor]"
-) -> None:
+def _check_only_linears_changed(base: State, tuned: State) -> None:
     shapes = [{name: tuple(tensor.shape) for name, tensor in state.items()} for state in (base, tuned)]
     if shapes[0] != shapes[1]:
         names = sorted(name for name, _ in shapes[0].items() ^ shapes[1].items())

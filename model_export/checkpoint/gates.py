@@ -16,7 +16,6 @@ from service.contract.probes import Probe, largest_difference
 from service.errors import NotegradeError
 
 GATES_NAME = "gates.json"
-MAX_DEV_PAIRS = 200  # takes about a minute per scorer on two cores
 
 
 class GateError(NotegradeError):
@@ -62,35 +61,22 @@ class Gate:
         return f"{'at least' if self.at_least else 'at most'} {self.limit:g}"
 
 
-@dataclass(frozen=True, slots=True)
-class GateReport:
-    """All measured gates in order, passed and failed."""
+def check_gates(gates: Sequence[Gate]) -> None:
+    """Raise GateError with the figure and limit of each failed gate."""
+    failed = [
+        f"{gate.what} is {gate.figure:.3g} and must be {gate.bound}" for gate in gates if not gate.passed
+    ]
+    if failed:
+        raise GateError("; ".join(failed))
 
-    gates: tuple[Gate, ...]
 
-    def raise_if_failed(self) -> None:
-        """Raise GateError with the figure and limit of each failed gate."""
-        failed = [
-            f"{gate.what} is {gate.figure:.3g} and must be {gate.bound}"
-            for gate in self.gates
-            if not gate.passed
-        ]
-        if failed:
-            raise GateError("; ".join(failed))
-
-    def write(self, folder: Path) -> None:
-        """Write `gates.json`, a list of gates with figure, limit and result; it is not part of the fingerprint."""
-        rows = [
-            {
-                "gate": gate.name,
-                "what": gate.what,
-                "figure": gate.figure,
-                "limit": gate.limit,
-                "passed": gate.passed,
-            }
-            for gate in self.gates
-        ]
-        (folder / GATES_NAME).write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+def write_gates(folder: Path, gates: Sequence[Gate]) -> None:
+    """Write `gates.json`, a list of gates with figure, limit and result; it is not part of the fingerprint."""
+    rows = [
+        {"gate": each.name, "what": each.what, "figure": each.figure, "limit": each.limit, "passed": each.passed}
+        for each in gates
+    ]  # fmt: skip
+    (folder / GATES_NAME).write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 
 
 class Scorer(Protocol):
@@ -146,7 +132,7 @@ class GateData:
         return float(f1_score(self.gold, grades, labels=labels, average="macro", zero_division=0))
 
 
-def sample_pairs(pairs: Sequence[Pair], limit: int = MAX_DEV_PAIRS) -> tuple[Pair, ...]:
+def sample_pairs(pairs: Sequence[Pair], limit: int) -> tuple[Pair, ...]:
     """Take at most `limit` pairs, evenly spread over the sequence; deterministic."""
     if len(pairs) <= limit:
         return tuple(pairs)
@@ -179,15 +165,13 @@ def gate_vllm(data: GateData, macro_f1: float | None, limits: GateLimits) -> Ite
     yield from _gate_drop("vllm_macro_f1", "from transformers to vLLM", macro_f1, found, limits)
 
 
-def verify(
-    folder: Path, dev: Sequence[Pair] = (), *, with_vllm: bool = True, limits: GateLimits = GateLimits()
-) -> GateReport:
+def verify(folder: Path, dev: Sequence[Pair] = (), *, with_vllm: bool = True) -> list[Gate]:
     """Run the gates on any checkpoint folder, and report every figure.
 
     The measured macro-F1 is compared with the one in the manifest's dev metrics if both are over the same number of
     pairs. Raises CheckpointError for an incomplete checkpoint folder.
     """
-    checkpoint = load_checkpoint(folder)
+    checkpoint, limits = load_checkpoint(folder), GateLimits()
     data = GateData.render(checkpoint, dev)
     reference = ReferenceScorer.load(folder, checkpoint.manifest.label_token_ids)
     macro_f1, stated = data.macro_f1(reference), checkpoint.manifest.dev_metrics
@@ -198,7 +182,7 @@ def verify(
         )
     if with_vllm:
         gates += gate_vllm(data, macro_f1, limits)
-    return GateReport(tuple(gates))
+    return gates
 
 
 def _gate_probes(engine: str, data: GateData, scorer: Scorer) -> Gate:

@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -89,39 +88,26 @@ def run_vllm(folder: Path, max_prompt_tokens: int, label_token_ids: Sequence[int
     if importlib.util.find_spec("vllm") is None:
         raise VllmServerError("vLLM is not installed: install it, or skip its gates with --no-vllm")
     with tempfile.TemporaryDirectory(prefix="notegrade-vllm-") as private:
-        paths = _Paths(Path(private))
-        command = _command(folder, max_prompt_tokens, paths.socket)
-        process = start_child(command, paths.log, environment=_environment(paths.private))
+        address, log = Path(private) / "http", Path(private) / "log"
+        command = _command(folder, max_prompt_tokens, address)
+        process = start_child(command, log, environment=_environment(private))
         try:
-            transport = httpx.HTTPTransport(uds=str(paths.socket))
+            transport = httpx.HTTPTransport(uds=str(address))
             with httpx.Client(
                 transport=transport, base_url="http://vllm", timeout=REQUEST_TIMEOUT_S
             ) as client:
-                _wait_until_up(process, client, paths)
-                yield VllmServer(client, label_token_ids, paths.log)
+                _wait_until_up(process, client, address, log)
+                yield VllmServer(client, label_token_ids, log)
         finally:
             _stop(process)
 
 
-@dataclass(frozen=True, slots=True)
-class _Paths:
-    private: Path
-
-    @property
-    def socket(self) -> Path:
-        return self.private / "http"
-
-    @property
-    def log(self) -> Path:
-        return self.private / "log"
-
-
-def _command(folder: Path, max_prompt_tokens: int, socket_path: Path) -> list[str]:
+def _command(folder: Path, max_prompt_tokens: int, address: Path) -> list[str]:
     server = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     options: dict[str, object] = {
         "model": folder.absolute(),
         "served-model-name": _MODEL,
-        "uds": socket_path,
+        "uds": address,
         "dtype": "bfloat16" if refuses_float32(folder, torch.cpu.get_capabilities()) else "float32",
         "max-model-len": max_prompt_tokens + 1,
         "max-num-seqs": _BATCH,
@@ -132,23 +118,23 @@ def _command(folder: Path, max_prompt_tokens: int, socket_path: Path) -> list[st
     return [*server, *flags, "--enforce-eager", "--disable-uvicorn-access-log"]
 
 
-def _environment(private: Path) -> dict[str, str]:
+def _environment(private: str) -> dict[str, str]:
     defaults = cpu_environment(threads=len(os.sched_getaffinity(0))) | {"HF_HUB_OFFLINE": "1"}
-    return {**defaults, **os.environ, "VLLM_RPC_BASE_PATH": str(private)}
+    return {**defaults, **os.environ, "VLLM_RPC_BASE_PATH": private}
 
 
-def _wait_until_up(process: subprocess.Popen[bytes], client: httpx.Client, paths: _Paths) -> None:
+def _wait_until_up(process: subprocess.Popen[bytes], client: httpx.Client, address: Path, log: Path) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while process.poll() is None:
-        if _is_listening(paths.socket) and client.get("/health").is_success:
+        if _is_listening(address) and client.get("/health").is_success:
             return
         if time.monotonic() > deadline:
             raise VllmServerError(
-                f"vLLM was not up after {START_TIMEOUT_S:.0f} s; the end of its log:\n{_tail(paths.log)}"
+                f"vLLM was not up after {START_TIMEOUT_S:.0f} s; the end of its log:\n{_tail(log)}"
             )
         time.sleep(_POLL_S)
     raise VllmServerError(
-        f"vLLM ended with exit code {process.returncode}; the end of its log:\n{_tail(paths.log)}"
+        f"vLLM ended with exit code {process.returncode}; the end of its log:\n{_tail(log)}"
     )
 
 

@@ -2,30 +2,25 @@
 
 import importlib.metadata
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-from model_export.checkpoint.model_card import TrainingNotes
+from model_export.checkpoint.trained import Trained
 from model_export.data.pairs import GRADES
 from model_export.data.template import check_control_tokens
 from model_export.models.base_model import BaseModelError
 from model_export.models.reference_scorer import ReferenceScorer
+from model_export.progress import OnProgress
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 from service.contract.labels import check_labels
 from service.contract.manifest import (
     FORMAT_VERSION,
     MANIFEST_NAME,
     Base,
-    Calibration,
-    Criteria,
-    Decision,
     Label,
-    Limits,
-    Lineage,
     Manifest,
     Template,
     compute_fingerprint,
@@ -36,7 +31,6 @@ from service.contract.prompt import Prompt, PromptForm, PromptRenderer
 from service.contract.tokenizer import ContractTokenizer
 from service.errors import InvalidRequestError, LabelTokenError, NotegradeError
 
-LIMITS = Limits(max_query_tokens=128, max_note_tokens=256)
 # On the default checkpoint vLLM 0.32 on a CPU differs by up to 7e-6, 0.027 and 0.004.
 PROBE_TOLERANCE = {"float32": 0.002, "bfloat16": 0.1, "float16": 0.01}
 # Rounded activations amplify tiny differences in a deep model: 1e-7 on SmolLM2's embeddings changes label probabilities
@@ -44,35 +38,18 @@ PROBE_TOLERANCE = {"float32": 0.002, "bfloat16": 0.1, "float16": 0.01}
 INT8_PROBE_TOLERANCE = {"float32": 0.15, "bfloat16": 0.15, "float16": 0.15}
 _PROBE_PAIRS = "probe_pairs.jsonl"
 
-# Reports progress: (stage, steps done, total steps).
-OnProgress = Callable[[str, int, int], None]
-
 
 class SpecError(NotegradeError):
     """No checkpoint can be written from this spec."""
 
 
-@dataclass(frozen=True, slots=True)
-class CheckpointSpec:
-    """The metadata, prompt and calibration of a checkpoint.
-
-    Attributes:
-        criteria: the first is the default, with which the probes are rendered.
-        quantization: None for float32 weights, or `w8a8`.
-        training: the training sections of the card; None for a zero-shot checkpoint.
-    """
+class CheckpointSpec(Trained):
+    """The metadata, prompt and calibration of a checkpoint. `quantization` is None for float32 weights, or `w8a8`."""
 
     name: str
     base: Base
     template: Template
-    criteria: tuple[Criteria, ...]
-    lineage: Lineage
-    limits: Limits = LIMITS
-    calibration: Calibration = field(default_factory=Calibration)
-    decisions: tuple[Decision, ...] = ()
-    dev_metrics: Mapping[str, float] = field(default_factory=dict)
     quantization: Literal["w8a8"] | None = None
-    training: TrainingNotes | None = None
 
 
 def code_version() -> str:
@@ -115,7 +92,7 @@ def _make_manifest(spec: CheckpointSpec, folder: Path, tokenizer: ContractTokeni
         calibration=spec.calibration,
         decisions=spec.decisions,
         quantization=spec.quantization,
-        dev_metrics=dict(spec.dev_metrics),
+        dev_metrics=spec.dev_metrics,
         probe_tolerance=INT8_PROBE_TOLERANCE if spec.quantization else PROBE_TOLERANCE,
         files=_hash_files(folder),
         fingerprint=f"sha256:{'0' * 64}",
@@ -162,43 +139,30 @@ def read_probe_pairs() -> tuple[tuple[str, ProbeNote], ...]:
 def _write_probes(
     folder: Path, renderer: PromptRenderer, scorer: ReferenceScorer, on_progress: OnProgress
 ) -> None:
-    probes: list[Probe] = []
-    pairs = read_probe_pairs()
-    for done, (query, note) in enumerate(pairs):
-        on_progress("Compute probes", done, len(pairs))
-        probes.append(_compute_probe(query, note, renderer, scorer))
-    lines = [probe.model_dump_json() for probe in probes]
+    lines = []
+    rendered = list(_render_probes(renderer))
+    for done, (blank, prompt) in enumerate(rendered):
+        on_progress("Compute probes", done, len(rendered))
+        [found] = scorer.distributions([prompt.token_ids])
+        distribution = tuple(round(p, 7) for p in found.probabilities)
+        known = {"distribution": distribution, "label_mass": round(found.label_mass, 7)}
+        lines.append(blank.model_copy(update=known).model_dump_json())
     (folder / PROBES_NAME).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def check_probes(form: PromptForm, tokenizer: ContractTokenizer) -> None:
     """Raise SpecError, before any training, when a packaged probe can't be rendered in this form."""
-    renderer = PromptRenderer(form, tokenizer)
+    list(_render_probes(PromptRenderer(form, tokenizer)))
+
+
+def _render_probes(renderer: PromptRenderer) -> Iterator[tuple[Probe, Prompt]]:
+    """Yield each packaged pair as a probe under the default criteria, without its distribution, and its prompt."""
     for query, note in read_probe_pairs():
-        _render_probe(_blank_probe(query, note, renderer), renderer)
-
-
-def _blank_probe(query: str, note: ProbeNote, renderer: PromptRenderer) -> Probe:
-    criteria = renderer.default_criteria
-    return Probe(query=query, note=note, criteria=criteria, distribution=(0, 1), label_mass=0)
-
-
-def _render_probe(blank: Probe, renderer: PromptRenderer) -> Prompt:
-    canonical_query, canonical_note = blank.canonical()
-    try:
-        [prompt] = renderer.render(canonical_query, [canonical_note], blank.criteria)
-    except InvalidRequestError as error:
-        raise SpecError(f"a probe can't be rendered: {error}; raise max_query_tokens") from error
-    return prompt
-
-
-def _compute_probe(query: str, note: ProbeNote, renderer: PromptRenderer, scorer: ReferenceScorer) -> Probe:
-    blank = _blank_probe(query, note, renderer)
-    prompt = _render_probe(blank, renderer)
-    [found] = scorer.distributions([prompt.token_ids])
-    return blank.model_copy(
-        update={
-            "distribution": tuple(round(p, 7) for p in found.probabilities),
-            "label_mass": round(found.label_mass, 7),
-        }
-    )
+        criteria = renderer.default_criteria
+        blank = Probe(query=query, note=note, criteria=criteria, distribution=(0, 1), label_mass=0)
+        canonical_query, canonical_note = blank.canonical()
+        try:
+            [prompt] = renderer.render(canonical_query, [canonical_note], criteria)
+        except InvalidRequestError as error:
+            raise SpecError(f"a probe can't be rendered: {error}; raise max_query_tokens") from error
+        yield blank, prompt

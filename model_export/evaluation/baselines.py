@@ -5,11 +5,13 @@ training pairs uses the fit over all sources.
 """
 
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
+from typing import Any
 
 import bm25s
 import numpy as np
+from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -17,10 +19,9 @@ from sklearn.preprocessing import StandardScaler
 from model_export.data.pairs import Pair
 from model_export.data.words import split_words
 from model_export.evaluation.evaluate import EvaluationError, Predictions
-from service.contract.prompt import Note
 
-# Maps (training scores, training labels, dev scores, number of grades) to (dev, grades) probabilities.
-_Fit = Callable[[np.ndarray, np.ndarray, np.ndarray, int], np.ndarray]
+_PRIOR = DummyClassifier(strategy="prior")
+_BY_SCORE = make_pipeline(StandardScaler(), LogisticRegression())
 
 
 def tokenize(text: str) -> list[str]:
@@ -34,7 +35,7 @@ def majority(train: Sequence[Pair], dev: Sequence[Pair], grades: int) -> Predict
     Raises: EvaluationError without training pairs.
     """
     scores = np.zeros(len(train) + len(dev))
-    return Predictions("majority", _by_source(train, dev, scores, _prior, grades), scores[len(train) :])
+    return Predictions("majority", _by_source(train, dev, scores, _PRIOR, grades), scores[len(train) :])
 
 
 def bm25(train: Sequence[Pair], dev: Sequence[Pair], grades: int) -> Predictions:
@@ -45,40 +46,29 @@ def bm25(train: Sequence[Pair], dev: Sequence[Pair], grades: int) -> Predictions
     Raises: EvaluationError without training pairs.
     """
     scores = _bm25_scores([*train, *dev])
-    return Predictions("bm25", _by_source(train, dev, scores, _grade_by_score, grades), scores[len(train) :])
+    return Predictions("bm25", _by_source(train, dev, scores, _BY_SCORE, grades), scores[len(train) :])
 
 
 def _by_source(
-    train: Sequence[Pair], dev: Sequence[Pair], scores: np.ndarray, fit: _Fit, grades: int
+    train: Sequence[Pair], dev: Sequence[Pair], scores: np.ndarray, model: Any, grades: int
 ) -> np.ndarray:
-    """Compute (dev, grades) probabilities with a fit per source.
+    """Compute (dev, grades) probabilities with a fit of the scikit-learn model per source.
 
-    `scores` holds the scores of the training pairs, then of the dev pairs.
+    `scores` holds the scores of the training pairs, then of the dev pairs. A source with one grade takes the prior.
     """
     if not train:
         raise EvaluationError("the majority and BM25 baselines need training pairs, and there are none")
     labels = np.array([pair.label for pair in train])
     train_sources, dev_sources = (np.array([pair.source for pair in pairs]) for pairs in (train, dev))
-    train_scores, dev_scores = np.split(scores, [len(train)])
-    probabilities = np.empty((len(dev), grades))
+    train_scores, dev_scores = np.split(scores[:, None], [len(train)])
+    probabilities = np.zeros((len(dev), grades))
     for source in np.unique(dev_sources):
         own = train_sources == source
         fitted_on = own if own.any() else np.ones_like(own)
+        known = labels[fitted_on]
+        fitted = (model if len(np.unique(known)) > 1 else _PRIOR).fit(train_scores[fitted_on], known)
         here = dev_sources == source
-        probabilities[here] = fit(train_scores[fitted_on], labels[fitted_on], dev_scores[here], grades)
-    return probabilities
-
-
-def _prior(_scores: np.ndarray, labels: np.ndarray, to: np.ndarray, grades: int) -> np.ndarray:
-    return np.tile(np.bincount(labels, minlength=grades) / len(labels), (len(to), 1))
-
-
-def _grade_by_score(scores: np.ndarray, labels: np.ndarray, to: np.ndarray, grades: int) -> np.ndarray:
-    if len(np.unique(labels)) < 2:
-        return _prior(scores, labels, to, grades)
-    model = make_pipeline(StandardScaler(), LogisticRegression()).fit(scores[:, None], labels)
-    probabilities = np.zeros((len(to), grades))
-    probabilities[:, model.classes_] = model.predict_proba(to[:, None])
+        probabilities[np.ix_(here, fitted.classes_)] = fitted.predict_proba(dev_scores[here])
     return probabilities
 
 
@@ -94,7 +84,7 @@ def _bm25_scores(pairs: Sequence[Pair]) -> np.ndarray:
 
 def _score_collection(pairs: Sequence[Pair]) -> np.ndarray:
     number_of = {note: number for number, note in enumerate(dict.fromkeys(pair.note for pair in pairs))}
-    tokens = [_note_tokens(note) for note in number_of]
+    tokens = [tokenize(f"{note.title}\n{note.body}") for note in number_of]
     scores = np.zeros(len(pairs))
     if not any(tokens):
         return scores
@@ -107,7 +97,3 @@ def _score_collection(pairs: Sequence[Pair]) -> np.ndarray:
             rows = list(group)
             scores[rows] = index.get_scores(words)[[number_of[pairs[row].note] for row in rows]]
     return scores
-
-
-def _note_tokens(note: Note) -> list[str]:
-    return tokenize(f"{note.title}\n{note.body}")

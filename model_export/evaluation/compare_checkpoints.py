@@ -6,18 +6,19 @@ pairs have one, both checkpoints are evaluated against them as well, with calibr
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from model_export.checkpoint.writer import OnProgress
 from model_export.data.pairs import UNJUDGED, Pair, Source, read_pairs
 from model_export.data.prompting import render_for
-from model_export.evaluation.evaluate import Evaluation, Predictions, evaluate, format_table, number_queries
+from model_export.evaluation.evaluate import Evaluation, Predictions, evaluate, format_table
+from model_export.evaluation.judged import Judged
 from model_export.models.quantize import load_as_served
+from model_export.progress import OnProgress
 from model_export.teacher.rollout import Sampler
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 from service.contract.comparison import Comparison, Graded, describe_comparison
@@ -35,20 +36,31 @@ class ComparisonError(NotegradeError):
     """The checkpoints can't be compared."""
 
 
-@dataclass
 class Side:
-    """One checkpoint's judgements in the pairs' order, and their cost.
+    """One checkpoint, its judgements in the pairs' order, and their cost.
 
     Attributes:
         seconds: duration of each chunk.
         prompt_tokens: total over all pairs.
     """
 
-    name: str
-    fingerprint: str
-    judgements: list[Judgement] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    prompt_tokens: int = 0
+    def __init__(self, checkpoint: Checkpoint, criteria: str | None, pairs: Sequence[Pair]) -> None:
+        """Load the model. Raises PromptingError for a pair that does not fit the checkpoint's prompt."""
+        self.manifest = checkpoint.manifest
+        self.judgements: list[Judgement] = []
+        self.seconds: list[float] = []
+        self._criteria = criteria or checkpoint.renderer.default_criteria
+        self._prompts = render_for(checkpoint, [replace(pair, criteria=self._criteria) for pair in pairs])
+        self.prompt_tokens = sum(map(len, self._prompts))
+        self._sampler = Sampler(load_as_served(checkpoint.folder), self.manifest.label_token_ids, 0)
+
+    def score(self, start: int, stop: int) -> None:
+        """Add the judgements of the pairs from `start` to `stop`, and their duration."""
+        started = time.perf_counter()
+        probabilities, masses = self._sampler.distributions(self._prompts[start:stop], _BATCH_SIZE)
+        for row, mass in zip(probabilities.tolist(), masses.tolist(), strict=True):
+            self.judgements.append(judge(LabelDistribution(tuple(row), mass), self.manifest, self._criteria))
+        self.seconds.append(time.perf_counter() - started)
 
 
 @dataclass(frozen=True)
@@ -70,7 +82,10 @@ class Compared:
         """Return everything as JSON data; pairs are named by id, without their text."""
         sides = {"first": self.first, "second": self.second}
         return {
-            **{key: {"name": side.name, "fingerprint": side.fingerprint} for key, side in sides.items()},
+            **{
+                key: {"name": side.manifest.name, "fingerprint": side.manifest.fingerprint}
+                for key, side in sides.items()
+            },
             "comparison": self.comparison.to_json(),
             "cost": {
                 "prompt_tokens_per_pair": {key: side.prompt_tokens / len(self.pairs) for key, side in sides.items()},
@@ -91,8 +106,8 @@ class Compared:
         tokens, ms, ratio = cost["prompt_tokens_per_pair"], cost["ms_per_pair"], cost["time_ratio"]
         by_change = sorted(found["pairs"], key=lambda each: -abs(each["scores"][1] - each["scores"][0]))
         lines = [
-            f"first   {self.first.name} {self.first.fingerprint}",
-            f"second  {self.second.name} {self.second.fingerprint}",
+            f"first   {self.first.manifest.name} {self.first.manifest.fingerprint}",
+            f"second  {self.second.manifest.name} {self.second.manifest.fingerprint}",
             "",
             describe_comparison(found["comparison"]),
             "",
@@ -121,15 +136,19 @@ def compare_checkpoints(
     grades = len(checkpoints[0].manifest.labels)
     source = Source("pairs", criteria or checkpoints[0].renderer.default_criteria, tuple(range(grades)))
     pairs = read_pairs(pairs_file, source, judged=False)
-    a, b = sides = [_Scorer(checkpoint, criteria, pairs) for checkpoint in checkpoints]
+    a, b = sides = [Side(checkpoint, criteria, pairs) for checkpoint in checkpoints]
     for start in range(0, len(pairs), _CHUNK):
         for side in sides:
             side.score(start, start + _CHUNK)
         on_progress("Score with both", min(start + _CHUNK, len(pairs)), len(pairs))
     comparison = Comparison(grades)
-    for rows in _rows_by_query(pairs):
-        comparison.add(*([_graded(side.side.judgements[row]) for row in rows] for side in (a, b)))
-    return Compared(pairs, a.side, b.side, comparison, _evaluate(pairs, a.side, b.side, seed))
+    rows_by_query: dict[int, list[int]] = {}
+    for row, query in enumerate(Judged.of(pairs).query_of.tolist()):
+        rows_by_query.setdefault(query, []).append(row)
+    for rows in rows_by_query.values():
+        judged = ([side.judgements[row] for row in rows] for side in sides)
+        comparison.add(*([Graded(each.grade, each.score) for each in own] for own in judged))
+    return Compared(pairs, a, b, comparison, _evaluate(pairs, a, b, seed))
 
 
 def _check(checkpoints: Sequence[Checkpoint], criteria: str | None) -> None:
@@ -146,39 +165,6 @@ def _check(checkpoints: Sequence[Checkpoint], criteria: str | None) -> None:
             )
 
 
-class _Scorer:
-    """Scores pairs with one checkpoint; the constructor raises PromptingError for a pair that does not fit its prompt."""
-
-    def __init__(self, checkpoint: Checkpoint, criteria: str | None, pairs: Sequence[Pair]) -> None:
-        manifest = checkpoint.manifest
-        self.side = Side(manifest.name, manifest.fingerprint)
-        self._checkpoint = checkpoint
-        self._criteria = criteria or checkpoint.renderer.default_criteria
-        self._prompts = render_for(checkpoint, [replace(pair, criteria=self._criteria) for pair in pairs])
-        self._sampler = Sampler(load_as_served(checkpoint.folder), manifest.label_token_ids, 0)
-
-    def score(self, start: int, stop: int) -> None:
-        """Add the judgements of the pairs from `start` to `stop`, and their cost, to `side`."""
-        started, prompts = time.perf_counter(), self._prompts[start:stop]
-        probabilities, masses = self._sampler.distributions(prompts, _BATCH_SIZE)
-        for row, mass in zip(probabilities.tolist(), masses.tolist(), strict=True):
-            raw = LabelDistribution(tuple(row), mass)
-            self.side.judgements.append(judge(raw, self._checkpoint.manifest, self._criteria))
-        self.side.seconds.append(time.perf_counter() - started)
-        self.side.prompt_tokens += sum(map(len, prompts))
-
-
-def _rows_by_query(pairs: Sequence[Pair]) -> Iterator[list[int]]:
-    rows: dict[int, list[int]] = {}
-    for row, query in enumerate(number_queries(pairs).tolist()):
-        rows.setdefault(query, []).append(row)
-    return iter(rows.values())
-
-
-def _graded(judgement: Judgement) -> Graded:
-    return Graded(judgement.grade, judgement.score)
-
-
 def _evaluate(pairs: Sequence[Pair], first: Side, second: Side, seed: int) -> Evaluation | None:
     queries = {pair.query for pair in pairs}
     if any(pair.label == UNJUDGED for pair in pairs) or len(queries) < 2:
@@ -186,7 +172,7 @@ def _evaluate(pairs: Sequence[Pair], first: Side, second: Side, seed: int) -> Ev
     # The two checkpoints may have the same name.
     systems = [
         Predictions(
-            f"{position} ({side.name})",
+            f"{position} ({side.manifest.name})",
             np.array([each.distribution for each in side.judgements]),
             np.array([each.score for each in side.judgements]),
         )

@@ -4,23 +4,23 @@
 the fit of the other half. Grades may mean different things in different sources, so read the sources one by one.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from model_export.data.pairs import Pair
-from model_export.evaluation.fit_calibration import cross_fitted
+from model_export.evaluation.fit_calibration import cross_fitted, expected_calibration_error
 from model_export.evaluation.fit_decision import cross_fitted_grades
+from model_export.evaluation.judged import Judged
 from model_export.evaluation.measures import (
     Metrics,
-    calibration_metrics,
-    decision_metrics,
-    grade_metrics,
-    mean_defined,
+    area_under_curve,
+    macro_f1,
     most_probable,
     ndcg_by_query,
+    quadratic_weighted_kappa,
     tally_confusion,
 )
 from model_export.evaluation.paired_bootstrap import Difference, PairedBootstrap, QueryTallies
@@ -64,7 +64,7 @@ class Evaluation:
     """The results of `evaluate`.
 
     Attributes:
-        rows: metrics by system, split and metric name; None if undefined.
+        rows: metrics by system, split and metric; None if undefined.
         sizes: by split, the number of `pairs`, `queries` and `ranked_queries` (those that count for nDCG).
         differences: system minus control over all pairs, by control, system and metric.
         split_differences: the same for each other split.
@@ -110,41 +110,37 @@ def evaluate(
         names = {each.system for each in systems}
         controls = [control for control in DEFAULT_CONTROLS if control in names]
     _check(systems, pairs, controls)
-    gold, query_of = np.array([pair.label for pair in pairs]), number_queries(pairs)
-    criteria = [pair.criteria for pair in pairs]
-    calibrated = [cross_fitted(each.probabilities, gold, query_of, criteria, seed) for each in systems]
-    decided = [cross_fitted_grades(each, gold, query_of, criteria, seed) for each in calibrated]
+    judged = Judged.of(pairs)
+    calibrated = [cross_fitted(each.probabilities, judged, seed) for each in systems]
+    decided = [cross_fitted_grades(each, judged, seed) for each in calibrated]
     rows: dict[str, dict[str, Metrics]] = {each.system: {} for each in systems}
     bootstraps: dict[str, PairedBootstrap] = {}
     sizes: dict[str, dict[str, int]] = {}
     for split, here in _splits(pairs, long_tail).items():
-        tallies = {each.system: _tally(each, gold, query_of, here, seed) for each in systems}
+        tallies = {each.system: _tally(each, judged[here], here, seed) for each in systems}
         bootstraps[split] = PairedBootstrap(tallies, draws, seed)
         sizes[split] = _sizes(here, tallies[systems[0].system])
         for each, after, chosen in zip(systems, calibrated, decided, strict=True):
-            rows[each.system][split] = _measure(each, after, gold, here) | {
-                **decision_metrics(gold[here], chosen[here]),
-                "ndcg_at_10": mean_defined(tallies[each.system].ndcg),
-            }
-    differences = {split: _differences(bootstrap, rows, controls) for split, bootstrap in bootstraps.items()}
+            own = _measure(each, after, chosen, judged.gold, here)
+            rows[each.system][split] = {**bootstraps[split].measure(each.system), **own}
+    differences = {
+        split: {
+            control: {system: bootstrap.compare(system, control) for system in rows if system != control}
+            for control in controls
+        }
+        for split, bootstrap in bootstraps.items()
+    }
+    overall = {system: row[ALL] for system, row in rows.items()}
     return Evaluation(
         rows=rows,
         sizes=sizes,
         differences=differences.pop(ALL),
         split_differences=differences,
-        winners=find_winners(
-            {system: row[ALL] for system, row in rows.items()}, bootstraps[ALL], next(iter(controls), None)
-        ),
+        winners=find_winners(overall, bootstraps[ALL], next(iter(controls), None)),
         controls=tuple(controls),
         draws=draws,
         seed=seed,
     )
-
-
-def number_queries(pairs: Sequence[Pair]) -> np.ndarray:
-    """Number the queries from 0, (pairs,); pairs with the same query and source share a number."""
-    numbers: dict[tuple[str, str], int] = {}
-    return np.array([numbers.setdefault((pair.source, pair.query), len(numbers)) for pair in pairs])
 
 
 def _check(systems: Sequence[Predictions], pairs: Sequence[Pair], controls: Sequence[str]) -> None:
@@ -196,14 +192,12 @@ def _splits(pairs: Sequence[Pair], long_tail: frozenset[str]) -> dict[str, np.nd
     return {split: rows for split, rows in splits.items() if len(rows)}
 
 
-def _tally(
-    predictions: Predictions, gold: np.ndarray, query_of: np.ndarray, here: np.ndarray, seed: int
-) -> QueryTallies:
-    queries = np.unique(query_of[here], return_inverse=True)[1]
+def _tally(predictions: Predictions, judged: Judged, here: np.ndarray, seed: int) -> QueryTallies:
+    queries = np.unique(judged.query_of, return_inverse=True)[1]
     probabilities = predictions.probabilities[here]
     return QueryTallies(
-        tally_confusion(queries, gold[here], most_probable(probabilities), probabilities.shape[1]),
-        ndcg_by_query(gold[here], predictions.ranking[here], queries, seed),
+        tally_confusion(queries, judged.gold, most_probable(probabilities), probabilities.shape[1]),
+        ndcg_by_query(judged.gold, predictions.ranking[here], queries, seed),
     )
 
 
@@ -212,20 +206,20 @@ def _sizes(here: np.ndarray, tallies: QueryTallies) -> dict[str, int]:
     return {"pairs": len(here), "queries": len(tallies.ndcg), "ranked_queries": ranked}
 
 
-def _measure(predictions: Predictions, calibrated: np.ndarray, gold: np.ndarray, here: np.ndarray) -> Metrics:
-    parsed = predictions.parsed
+def _measure(
+    predictions: Predictions, calibrated: np.ndarray, decided: np.ndarray, gold: np.ndarray, here: np.ndarray
+) -> Metrics:
+    """Compute the metrics that have no interval, on the rows `here`."""
+    raw, parsed = predictions.probabilities[here], predictions.parsed
+    [confusion] = tally_confusion(np.zeros_like(here), gold[here], decided[here], raw.shape[1])
+    qwk = float(quadratic_weighted_kappa(confusion))
     return {
-        **grade_metrics(gold[here], predictions.probabilities[here]),
-        **calibration_metrics(gold[here], predictions.probabilities[here], calibrated[here]),
+        "macro_f1_decided": float(macro_f1(confusion)),
+        "qwk_decided": qwk if np.isfinite(qwk) else None,
+        "auc": area_under_curve(gold[here], raw),
+        "ece_before": expected_calibration_error(raw, gold[here]),
+        "ece_after": expected_calibration_error(calibrated[here], gold[here]),
         "parse_rate": None if parsed is None else float(np.mean(parsed[here])),
-    }
-
-
-def _differences(bootstrap: PairedBootstrap, systems: Iterable[str], controls: Sequence[str]) -> Differences:
-    systems = list(systems)
-    return {
-        control: {system: bootstrap.compare(system, control) for system in systems if system != control}
-        for control in controls
     }
 
 
@@ -243,18 +237,14 @@ def _format_split(evaluation: Evaluation, split: str) -> str:
         for system, row in evaluation.rows.items()
     ]
     widths = [max(map(len, column)) for column in zip(titles, *lines, strict=True)]
+    aligned = (
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
+        for line in (titles, *lines)
+    )
     heading = (
         f"{split}: {size['pairs']:,} pairs, {size['queries']:,} queries ({size['ranked_queries']:,} for nDCG)"
     )
-    return "\n".join([heading, *(_align(line, widths) for line in [titles, *lines])])
-
-
-def _align(cells: Sequence[str], widths: Sequence[int]) -> str:
-    first, *others = [
-        cell.rjust(width) if column else cell.ljust(width)
-        for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
-    ]
-    return "  ".join([first, *others])
+    return "\n".join([heading, *aligned])
 
 
 def format_number(value: float | None) -> str:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from model_export.checkpoint.writer import OnProgress
 from model_export.data.pairs import Pair
 from model_export.data.prepare import Data
 from model_export.data.prompting import render_for
@@ -17,12 +16,14 @@ from model_export.evaluation.evaluate import (
     EvaluationError,
     Predictions,
     evaluate,
-    number_queries,
 )
 from model_export.evaluation.fit_calibration import apply_calibration, make_calibration
-from model_export.evaluation.fit_decision import make_decisions
+from model_export.evaluation.fit_decision import choose, make_decisions
+from model_export.evaluation.judged import Judged
+from model_export.evaluation.measures import most_probable
 from model_export.evaluation.predict import make_predictions
 from model_export.models.quantize import load_as_served
+from model_export.progress import OnProgress
 from model_export.recipe import Precision
 from model_export.teacher.rollout import Sampler
 from service.contract.checkpoint import Checkpoint, load_checkpoint
@@ -38,6 +39,15 @@ class Fitted:
     calibration: Calibration
     decisions: tuple[Decision, ...]
 
+    def choose_grades(self, probabilities: np.ndarray, criteria: Sequence[str]) -> list[int]:
+        """Choose grades as the service does, from (pairs, grades) raw probabilities and each pair's criteria."""
+        calibrated = apply_calibration(probabilities, self.calibration, criteria)
+        grades = most_probable(calibrated)
+        for decision in self.decisions:
+            here = np.array(criteria) == decision.criteria
+            grades[here] = choose(calibrated[here], np.array(decision.utilities))
+        return list(map(int, grades))
+
     def to_json(self) -> dict[str, Any]:
         """Return both in the format of the manifest and of adapter.json."""
         decisions = [each.model_dump(mode="json") for each in self.decisions]
@@ -50,6 +60,13 @@ class Measured:
 
     evaluation: Evaluation
     fitted: dict[str, Fitted]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as JSON data."""
+        return {
+            **self.evaluation.to_json(),
+            "fitted": {name: each.to_json() for name, each in self.fitted.items()},
+        }
 
 
 def evaluate_checkpoints(
@@ -72,22 +89,16 @@ def evaluate_checkpoints(
     if len(set(names)) < len(names):
         raise EvaluationError(f"checkpoints must have distinct names, and the names are {names}")
     grades = len(checkpoints[0].manifest.labels)
-    by_criteria = [_with_known_criteria(checkpoint, data.dev) for checkpoint in checkpoints]
-    prompts = [
-        render_for(checkpoint, pairs) for checkpoint, pairs in zip(checkpoints, by_criteria, strict=True)
-    ]
+    pairs = [_with_known_criteria(checkpoint, data.dev) for checkpoint in checkpoints]
+    prompts = list(map(render_for, checkpoints, pairs))
     systems = [majority(data.train, data.dev, grades), bm25(data.train, data.dev, grades)]
-    predicted = [
-        _predict(checkpoint, rendered, precision, on_progress)
-        for checkpoint, rendered in zip(checkpoints, prompts, strict=True)
-    ]
+    predicted = [_predict(*each, precision, on_progress) for each in zip(checkpoints, prompts, strict=True)]
     controls = ["bm25", "majority", *names[1:]]
-    systems += predicted
-    found = evaluate(systems, data.dev, data.long_tail, controls=controls, seed=seed, draws=draws)
-    fitted = {
-        name: fit(each, pairs, seed) for name, each, pairs in zip(names, predicted, by_criteria, strict=True)
-    }
-    return Measured(found, fitted)
+    found = evaluate(
+        [*systems, *predicted], data.dev, data.long_tail, controls=controls, seed=seed, draws=draws
+    )
+    fits = [fit(each, known, seed) for each, known in zip(predicted, pairs, strict=True)]
+    return Measured(found, dict(zip(names, fits, strict=True)))
 
 
 def _with_known_criteria(checkpoint: Checkpoint, pairs: Sequence[Pair]) -> list[Pair]:
@@ -105,15 +116,12 @@ def fit(predictions: Predictions, pairs: Sequence[Pair], seed: int) -> Fitted:
 
     Raises CalibrationDataError with fewer than two queries.
     """
-    labels = np.array([pair.label for pair in pairs])
-    sources = ", ".join(dict.fromkeys(pair.source for pair in pairs))
-    data_name = f"{len(pairs)} dev pairs of {sources}"
-    queries = number_queries(pairs)
-    criteria = [pair.criteria for pair in pairs]
+    judged = Judged.of(pairs)
+    data_name = f"{len(pairs)} dev pairs of {', '.join(dict.fromkeys(pair.source for pair in pairs))}"
     raw = predictions.probabilities
-    calibration = make_calibration(raw, labels, queries, criteria, data_name=data_name, seed=seed)
-    calibrated = apply_calibration(raw, calibration, criteria)
-    decisions = make_decisions(calibrated, labels, queries, criteria, seed=seed, data_name=data_name)
+    calibration = make_calibration(raw, judged, data_name=data_name, seed=seed)
+    calibrated = apply_calibration(raw, calibration, judged.criteria)
+    decisions = make_decisions(calibrated, judged, seed=seed, data_name=data_name)
     return Fitted(calibration, decisions)
 
 

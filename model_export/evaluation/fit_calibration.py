@@ -1,10 +1,15 @@
-"""Fits a checkpoint's calibration on dev pairs, and measures its gain by cross-fitting."""
+"""Fits a checkpoint's calibration on dev pairs, and measures its gain by cross-fitting.
 
-from collections.abc import Sequence
+`probabilities` are (pairs, grades) raw label probabilities, each row summing to 1; `gold` are (pairs,) grades. Source: Guo et al., On Calibration of Modern Neural Networks, arXiv 1706.04599.
+"""
+
+from collections.abc import Iterable
 
 import numpy as np
 from scipy.optimize import minimize_scalar
+from scipy.special import softmax
 
+from model_export.evaluation.judged import Judged
 from service.contract.manifest import Calibration
 from service.errors import NotegradeError
 
@@ -21,142 +26,105 @@ class CalibrationDataError(NotegradeError):
 
 
 def apply_temperature(probabilities: np.ndarray, temperature: float | np.ndarray) -> np.ndarray:
-    """Apply service.contract.calibration.calibrate to many rows at once.
+    """Apply service.contract.calibration.calibrate to many rows at once: (pairs, grades) float64; zeros stay zeros.
 
-    Args:
-        probabilities: (pairs, grades), each row summing to 1; zeros stay zeros.
-        temperature: above 0, a scalar or (pairs, 1); 1 changes nothing.
-    Returns: (pairs, grades) float64.
+    `temperature` is above 0, a scalar or (pairs, 1); 1 changes nothing.
     """
     with np.errstate(divide="ignore"):
         logits = np.log(np.asarray(probabilities, dtype=np.float64)) / temperature
-    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return weights / weights.sum(axis=1, keepdims=True)
+    calibrated: np.ndarray = softmax(logits, axis=1)
+    return calibrated
 
 
-def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
+def fit_temperature(probabilities: np.ndarray, gold: np.ndarray) -> float:
     """Fit the temperature in TEMPERATURE_BOUNDS that maximises the likelihood of the gold grades.
 
-    Args:
-        probabilities: (pairs, grades) raw label probabilities.
-        labels: (pairs,) gold grades.
-    Raises: CalibrationDataError without pairs.
-    Source: Guo et al., On Calibration of Modern Neural Networks, arXiv 1706.04599.
+    Raises CalibrationDataError without pairs.
     """
-    if len(labels) == 0:
+    if len(gold) == 0:
         raise CalibrationDataError("calibration needs dev pairs, and there are none")
     floored = np.maximum(probabilities, _FLOOR)
-    rows = np.arange(len(labels))
+    rows = np.arange(len(gold))
 
     def mean_loss(log_temperature: float) -> float:
         calibrated = apply_temperature(floored, float(np.exp(log_temperature)))
-        return float(-np.log(np.maximum(calibrated[rows, labels], np.finfo(float).tiny)).mean())
+        return float(-np.log(np.maximum(calibrated[rows, gold], np.finfo(float).tiny)).mean())
 
     best = minimize_scalar(mean_loss, bounds=tuple(np.log(TEMPERATURE_BOUNDS)), method="bounded")
     return float(np.clip(np.exp(best.x), *TEMPERATURE_BOUNDS))
 
 
-def fit_calibration(probabilities: np.ndarray, labels: np.ndarray, criteria: Sequence[str]) -> Calibration:
+def fit_calibration(probabilities: np.ndarray, judged: Judged) -> Calibration:
     """Fit one temperature over all pairs, and another for each criteria with enough pairs.
 
     A single temperature would leave a model overconfident on one source and underconfident on another.
-
-    Args:
-        probabilities: (pairs, grades) raw label probabilities.
-        labels, criteria: (pairs,) gold grades and criteria.
-    Raises: CalibrationDataError without pairs.
+    Raises CalibrationDataError without pairs.
     """
-    names, of_pair = np.unique(np.asarray(criteria), return_inverse=True)
-    rows = {str(name): np.flatnonzero(of_pair == number) for number, name in enumerate(names)}
+    rows = judged.rows_by_criteria()
     own = {name: here for name, here in rows.items() if len(here) >= _MIN_PAIRS} if len(rows) > 1 else {}
     return Calibration(
         name="temperature-1",
         method="temperature",
-        temperature=fit_temperature(probabilities, labels),
-        temperatures={name: fit_temperature(probabilities[here], labels[here]) for name, here in own.items()},
+        temperature=fit_temperature(probabilities, judged.gold),
+        temperatures={
+            name: fit_temperature(probabilities[here], judged.gold[here]) for name, here in own.items()
+        },
     )
 
 
 def apply_calibration(
-    probabilities: np.ndarray, calibration: Calibration, criteria: Sequence[str]
+    probabilities: np.ndarray, calibration: Calibration, criteria: Iterable[str]
 ) -> np.ndarray:
-    """Calibrate (pairs, grades) raw probabilities as the service does, each row under its criteria; float64."""
+    """Calibrate as the service does, each row under its criteria; (pairs, grades) float64."""
     if calibration.method == "identity":
         return np.asarray(probabilities, dtype=np.float64)
     temperatures = np.array([[calibration.temperature_under(name)] for name in criteria])
     return apply_temperature(probabilities, temperatures)
 
 
-def cross_fitted(
-    probabilities: np.ndarray,
-    labels: np.ndarray,
-    query_ids: Sequence[str] | np.ndarray,
-    criteria: Sequence[str],
-    seed: int,
-) -> np.ndarray:
+def cross_fitted(probabilities: np.ndarray, judged: Judged, seed: int) -> np.ndarray:
     """Calibrate each half of the queries with the temperatures of the other half, so no pair is in its own fit.
 
-    Args:
-        probabilities: (pairs, grades) raw label probabilities.
-        labels: (pairs,) gold grades.
-        query_ids: (pairs,) ids; all pairs of a query are in the same half.
-        criteria: (pairs,) criteria.
-        seed: draws the halves.
-    Returns: (pairs, grades) float64. Raises: CalibrationDataError with fewer than two queries.
+    `seed` draws the halves. Raises CalibrationDataError with fewer than two queries.
     """
-    in_second, names = split_queries(query_ids, seed), np.asarray(criteria)
+    in_second = split_queries(judged.query_of, seed)
     calibrated = np.empty(np.shape(probabilities), dtype=np.float64)
     for half in (in_second, ~in_second):
-        fitted = fit_calibration(probabilities[~half], labels[~half], names[~half].tolist())
-        calibrated[half] = apply_calibration(probabilities[half], fitted, names[half].tolist())
+        fitted = fit_calibration(probabilities[~half], judged[~half])
+        calibrated[half] = apply_calibration(probabilities[half], fitted, judged.criteria[half])
     return calibrated
 
 
-def split_queries(query_ids: Sequence[str] | np.ndarray, seed: int) -> np.ndarray:
+def split_queries(query_of: np.ndarray, seed: int) -> np.ndarray:
     """Split the queries into halves; (pairs,) bool, True in the second half. Raises CalibrationDataError with fewer than two queries."""
-    queries, query_of = np.unique(np.asarray(query_ids), return_inverse=True)
+    queries, numbers = np.unique(query_of, return_inverse=True)
     if len(queries) < 2:
         raise CalibrationDataError(
             f"cross-fitting needs at least two dev queries, and there are {len(queries)}"
         )
     order = np.random.default_rng(seed).permutation(len(queries))
-    in_second: np.ndarray = (order < len(queries) // 2)[query_of]
+    in_second: np.ndarray = (order < len(queries) // 2)[numbers]
     return in_second
 
 
-def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Compute top-label ECE over ECE_BINS bins of equal width, in [0, 1].
-
-    Args:
-        probabilities: (pairs, grades).
-        labels: (pairs,) gold grades.
-    Source: Guo et al., arXiv 1706.04599, equation 3.
-    """
+def expected_calibration_error(probabilities: np.ndarray, gold: np.ndarray) -> float:
+    """Compute top-label ECE over ECE_BINS bins of equal width, in [0, 1]: Guo et al., equation 3."""
     confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == labels
+    right = probabilities.argmax(axis=1) == gold
     bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
     gaps = np.bincount(bins, weights=right - confidence, minlength=ECE_BINS)
-    return float(np.abs(gaps).sum() / len(labels))
+    return float(np.abs(gaps).sum() / len(gold))
 
 
-def make_calibration(
-    probabilities: np.ndarray,
-    labels: np.ndarray,
-    query_ids: Sequence[str] | np.ndarray,
-    criteria: Sequence[str],
-    *,
-    data_name: str,
-    seed: int,
-) -> Calibration:
+def make_calibration(probabilities: np.ndarray, judged: Judged, *, data_name: str, seed: int) -> Calibration:
     """Fit the calibration to export: temperatures over all dev pairs, or identity if they don't lower the ECE.
 
-    The ECE after calibration is that of the cross-fitted probabilities.
-    Args: as for cross_fitted; `data_name` names the dev data in the manifest.
-    Raises: CalibrationDataError with fewer than two queries.
+    The ECE after calibration is that of the cross-fitted probabilities. `data_name` names the dev data in the manifest.
+    Raises CalibrationDataError with fewer than two queries.
     """
-    before = expected_calibration_error(probabilities, labels)
-    after = expected_calibration_error(cross_fitted(probabilities, labels, query_ids, criteria, seed), labels)
+    before = expected_calibration_error(probabilities, judged.gold)
+    after = expected_calibration_error(cross_fitted(probabilities, judged, seed), judged.gold)
     if after >= before:
         return Calibration(ece_before=before, ece_after=before, data=data_name)
-    fitted = fit_calibration(probabilities, labels, criteria)
+    fitted = fit_calibration(probabilities, judged)
     return fitted.model_copy(update={"ece_before": before, "ece_after": after, "data": data_name})

@@ -2,13 +2,15 @@
 
 The most probable grade maximises accuracy. It does not maximise macro-F1, which weighs rare grades as much as common
 ones, nor quadratic kappa, which weighs an error of two grades four times as much as an error of one.
-"""
 
-from collections.abc import Sequence
+`probabilities` are (pairs, grades) calibrated probabilities; `gold` and `chosen` are (pairs,) grades; `utilities` are
+(grades, grades), [true grade, chosen grade].
+"""
 
 import numpy as np
 
 from model_export.evaluation.fit_calibration import split_queries
+from model_export.evaluation.judged import Judged
 from model_export.evaluation.measures import (
     macro_f1,
     most_probable,
@@ -24,27 +26,16 @@ _FLOOR = 1e-6
 
 
 def choose(probabilities: np.ndarray, utilities: np.ndarray) -> np.ndarray:
-    """Choose grades as service.contract.judgement.judge does, on many rows at once.
-
-    Args:
-        probabilities: (pairs, grades) calibrated.
-        utilities: (grades, grades), [true grade, chosen grade].
-    Returns: (pairs,) grades with the highest expected utility; the lowest of equal ones.
-    """
+    """Choose grades as service.contract.judgement.judge does: those of highest expected utility, the lowest of equal ones."""
     chosen: np.ndarray = (probabilities @ utilities).argmax(axis=1)
     return chosen
 
 
 def fit_utilities(probabilities: np.ndarray, gold: np.ndarray) -> np.ndarray:
-    """Fit the utilities [true grade, chosen grade] that maximise the mean of macro-F1 and QWK on these pairs.
+    """Fit the utilities that maximise the mean of macro-F1 and QWK; the identity if nothing beats the most probable grade.
 
     Both metrics are functions of the confusion matrix. Each Frank-Wolfe step takes their gradient at the running mean of
     the confusion matrices as the next utilities; the best step is returned.
-
-    Args:
-        probabilities: (pairs, grades) calibrated.
-        gold: (pairs,) grades.
-    Returns: (grades, grades); the identity, which chooses the most probable grade, if nothing is better.
     Source: Narasimhan et al., Consistent Multiclass Algorithms for Complex Performance Measures, ICML 2015.
     """
     grades = probabilities.shape[1]
@@ -61,7 +52,7 @@ def fit_utilities(probabilities: np.ndarray, gold: np.ndarray) -> np.ndarray:
 
 
 def goal_value(gold: np.ndarray, chosen: np.ndarray) -> float:
-    """Compute GOAL for (pairs,) gold and chosen grades; an undefined metric counts as 0."""
+    """Compute GOAL for gold and chosen grades; an undefined metric counts as 0."""
     return _goal(_confusion(gold, chosen, int(max(gold.max(), chosen.max())) + 1))
 
 
@@ -91,47 +82,36 @@ def _gradient(confusion: np.ndarray) -> np.ndarray:
     return gradient
 
 
-def cross_fitted_grades(
-    calibrated: np.ndarray, gold: np.ndarray, query_ids: np.ndarray, criteria: Sequence[str], seed: int
-) -> np.ndarray:
-    """Choose (pairs,) grades per criteria, each half of the queries with the utilities fitted on the other half.
+def cross_fitted_grades(probabilities: np.ndarray, judged: Judged, seed: int) -> np.ndarray:
+    """Choose grades per criteria, each half of the queries with the utilities fitted on the other half.
 
-    Under a criteria with fewer than two queries these are the most probable grades. Args: as for `make_decisions`.
+    Under a criteria with fewer than two queries these are the most probable grades. `seed` draws the halves.
     """
-    grades = most_probable(calibrated)
-    for here in _by_criteria(criteria, query_ids).values():
-        in_second = split_queries(query_ids[here], seed)
+    grades = most_probable(probabilities)
+    for here in _rows_by_criteria(judged).values():
+        in_second = split_queries(judged.query_of[here], seed)
         halves = here[in_second], here[~in_second]
         for rows, fitted_on in (halves, halves[::-1]):
-            utilities = fit_utilities(calibrated[fitted_on], gold[fitted_on])
-            grades[rows] = choose(calibrated[rows], utilities)
+            utilities = fit_utilities(probabilities[fitted_on], judged.gold[fitted_on])
+            grades[rows] = choose(probabilities[rows], utilities)
     return grades
 
 
 def make_decisions(
-    calibrated: np.ndarray,
-    gold: np.ndarray,
-    query_ids: np.ndarray,
-    criteria: Sequence[str],
-    *,
-    seed: int,
-    data_name: str,
+    probabilities: np.ndarray, judged: Judged, *, seed: int, data_name: str
 ) -> tuple[Decision, ...]:
     """Fit the decisions to export: one for each criteria whose cross-fitted grades beat the most probable grade.
 
-    Args:
-        calibrated: (pairs, grades), as the checkpoint will calibrate them.
-        gold, query_ids, criteria: (pairs,) each; a criteria with fewer than two queries gets no decision.
-        seed: draws the halves.
-        data_name: names the dev data in the manifest.
+    A criteria with fewer than two queries gets no decision. `data_name` names the dev data in the manifest.
     """
     found = []
-    decided = cross_fitted_grades(calibrated, gold, query_ids, criteria, seed)
-    for name, here in _by_criteria(criteria, query_ids).items():
-        before = goal_value(gold[here], most_probable(calibrated[here]))
-        after = goal_value(gold[here], decided[here])
+    decided = cross_fitted_grades(probabilities, judged, seed)
+    for name, here in _rows_by_criteria(judged).items():
+        gold = judged.gold[here]
+        before = goal_value(gold, most_probable(probabilities[here]))
+        after = goal_value(gold, decided[here])
         if after > before:
-            utilities = fit_utilities(calibrated[here], gold[here])
+            utilities = fit_utilities(probabilities[here], gold)
             rows = tuple(tuple(round(float(value), 6) for value in row) for row in utilities)
             found.append(
                 Decision(criteria=name, utilities=rows, goal=GOAL, before=before, after=after, data=data_name)
@@ -139,7 +119,7 @@ def make_decisions(
     return tuple(found)
 
 
-def _by_criteria(criteria: Sequence[str], query_ids: np.ndarray) -> dict[str, np.ndarray]:
+def _rows_by_criteria(judged: Judged) -> dict[str, np.ndarray]:
     """Find the (rows,) of each criteria with at least two queries."""
-    rows = {name: np.flatnonzero([each == name for each in criteria]) for name in dict.fromkeys(criteria)}
-    return {name: here for name, here in rows.items() if len(np.unique(query_ids[here])) > 1}
+    rows = judged.rows_by_criteria()
+    return {name: here for name, here in rows.items() if len(np.unique(judged.query_of[here])) > 1}

@@ -13,9 +13,7 @@ from collections import defaultdict
 import ir_measures
 import numpy as np
 from scipy.stats import rankdata
-from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score, roc_auc_score
-
-from model_export.evaluation.fit_calibration import expected_calibration_error
+from sklearn.metrics import roc_auc_score
 
 RELEVANT_GRADE = 2
 NDCG_CUTOFF = 10
@@ -28,52 +26,12 @@ def most_probable(probabilities: np.ndarray) -> np.ndarray:
     return probabilities.argmax(axis=1)
 
 
-def grade_metrics(gold: np.ndarray, probabilities: np.ndarray) -> Metrics:
-    """Compute accuracy, macro_f1, qwk and auc from (pairs,) gold grades and (pairs, grades) probabilities."""
-    return {
-        **chosen_metrics(gold, most_probable(probabilities)),
-        "auc": _auc(gold >= RELEVANT_GRADE, probabilities @ np.arange(probabilities.shape[1])),
-    }
-
-
-def chosen_metrics(gold: np.ndarray, predicted: np.ndarray) -> Metrics:
-    """Compute accuracy, macro_f1 and qwk from (pairs,) gold and chosen grades."""
-    return {
-        "accuracy": float(accuracy_score(gold, predicted)),
-        "macro_f1": float(
-            f1_score(gold, predicted, labels=np.unique(gold), average="macro", zero_division=0.0)
-        ),
-        "qwk": _qwk(gold, predicted),
-    }
-
-
-def _qwk(gold: np.ndarray, predicted: np.ndarray) -> float | None:
-    if len(np.union1d(gold, predicted)) < 2:
+def area_under_curve(gold: np.ndarray, probabilities: np.ndarray) -> float | None:
+    """Compute the AUC of the expected grade from (pairs,) gold grades and (pairs, grades) probabilities."""
+    relevant = gold >= RELEVANT_GRADE
+    if relevant.all() or not relevant.any():
         return None
-    return float(cohen_kappa_score(gold, predicted, labels=_scale(gold, predicted), weights="quadratic"))
-
-
-def _scale(gold: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    # scikit-learn weighs by position in `labels`: without a missing grade its neighbours would count as adjacent.
-    return np.arange(max(gold.max(), predicted.max()) + 1)
-
-
-def _auc(relevant: np.ndarray, expected_grade: np.ndarray) -> float | None:
-    return float(roc_auc_score(relevant, expected_grade)) if 0 < relevant.sum() < len(relevant) else None
-
-
-def decision_metrics(gold: np.ndarray, decided: np.ndarray) -> Metrics:
-    """Compute macro_f1_decided and qwk_decided from (pairs,) grades chosen by fitted utilities."""
-    found = chosen_metrics(gold, decided)
-    return {"macro_f1_decided": found["macro_f1"], "qwk_decided": found["qwk"]}
-
-
-def calibration_metrics(gold: np.ndarray, probabilities: np.ndarray, calibrated: np.ndarray) -> Metrics:
-    """Compute ece_before and ece_after from (pairs, grades) raw and calibrated probabilities."""
-    return {
-        "ece_before": expected_calibration_error(probabilities, gold),
-        "ece_after": expected_calibration_error(calibrated, gold),
-    }
+    return float(roc_auc_score(relevant, probabilities @ np.arange(probabilities.shape[1])))
 
 
 def ndcg_by_query(gold: np.ndarray, ranking: np.ndarray, query_of: np.ndarray, seed: int) -> np.ndarray:
@@ -84,8 +42,7 @@ def ndcg_by_query(gold: np.ndarray, ranking: np.ndarray, query_of: np.ndarray, s
         seed: shuffles tied notes.
     Returns: (queries,) float64.
     """
-    # trec_eval ranks by float32 score, then by document name. Dense ranks survive float32, and shuffled names break ties
-    # at random.
+    # trec_eval ranks by float32 score, then by document name: dense ranks survive float32, shuffled names break ties.
     ranks = rankdata(ranking, method="dense").tolist()
     names = [f"{number:08d}" for number in np.random.default_rng(seed).permutation(len(gold))]
     judged: dict[str, dict[str, int]] = defaultdict(dict)
@@ -94,20 +51,11 @@ def ndcg_by_query(gold: np.ndarray, ranking: np.ndarray, query_of: np.ndarray, s
         judged[str(query)][name] = grade
         ranked[str(query)][name] = float(rank)
     values = np.full(int(query_of.max()) + 1, np.nan)
-    for metric in ir_measures.iter_calc([_ndcg(int(gold.max()))], judged, ranked):
+    measure = ir_measures.nDCG(gains={grade: 2**grade - 1 for grade in range(gold.max() + 1)}) @ NDCG_CUTOFF
+    for metric in ir_measures.iter_calc([measure], judged, ranked):
         if len(set(judged[metric.query_id].values())) > 1:
             values[int(metric.query_id)] = metric.value
     return values
-
-
-def _ndcg(top_grade: int) -> ir_measures.Measure:
-    return ir_measures.nDCG(gains={grade: 2**grade - 1 for grade in range(top_grade + 1)}) @ NDCG_CUTOFF
-
-
-def mean_defined(values: np.ndarray) -> float | None:
-    """Compute the mean without NaN; None if all values are NaN."""
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if len(defined) else None
 
 
 def tally_confusion(query_of: np.ndarray, gold: np.ndarray, predicted: np.ndarray, grades: int) -> np.ndarray:
@@ -119,6 +67,15 @@ def tally_confusion(query_of: np.ndarray, gold: np.ndarray, predicted: np.ndarra
     counts = np.zeros((int(query_of.max()) + 1, grades, grades))
     np.add.at(counts, (query_of, gold, predicted), 1)
     return counts
+
+
+def grade_metrics(confusion: np.ndarray) -> dict[str, np.ndarray]:
+    """Compute accuracy, macro_f1 and qwk, (...) each, of confusion matrices (..., grades, grades); NaN if undefined."""
+    return {
+        "accuracy": np.trace(confusion, axis1=-2, axis2=-1) / confusion.sum(axis=(-2, -1)),
+        "macro_f1": macro_f1(confusion),
+        "qwk": quadratic_weighted_kappa(confusion),
+    }
 
 
 def macro_f1(confusion: np.ndarray) -> np.ndarray:

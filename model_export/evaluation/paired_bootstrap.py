@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model_export.evaluation.measures import macro_f1, quadratic_weighted_kappa
+from model_export.evaluation.measures import Metrics, grade_metrics
 
 COVERAGE_PERCENT = 95
 # In the order of `PairedBootstrap.compare`.
@@ -64,12 +64,7 @@ def resampled_metrics(tallies: QueryTallies, resamples: np.ndarray) -> dict[str,
     counted = ~np.isnan(tallies.ndcg)
     with np.errstate(invalid="ignore", divide="ignore"):
         ndcg = resamples[:, counted] @ tallies.ndcg[counted] / resamples[:, counted].sum(axis=1)
-        return {
-            "accuracy": np.trace(confusion, axis1=1, axis2=2) / confusion.sum(axis=(1, 2)),
-            "macro_f1": macro_f1(confusion),
-            "qwk": quadratic_weighted_kappa(confusion),
-            "ndcg_at_10": ndcg,
-        }
+    return {**grade_metrics(confusion), "ndcg_at_10": ndcg}
 
 
 class PairedBootstrap:
@@ -84,6 +79,11 @@ class PairedBootstrap:
         whole, resamples = np.ones((1, queries)), draw_resamples(queries, draws, seed)
         self._points = {system: resampled_metrics(tally, whole) for system, tally in tallies.items()}
         self._drawn = {system: resampled_metrics(tally, resamples) for system, tally in tallies.items()}
+
+    def measure(self, system: str) -> Metrics:
+        """Return the metrics of the whole sample, None if undefined."""
+        found = {metric: float(value[0]) for metric, value in self._points[system].items()}
+        return {metric: value if np.isfinite(value) else None for metric, value in found.items()}
 
     def compare(self, system: str, control: str) -> dict[str, Difference]:
         """Compute the differences system - control, by metric."""

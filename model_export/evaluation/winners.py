@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from model_export.evaluation.measures import Metrics
-from model_export.evaluation.paired_bootstrap import COVERAGE_PERCENT, PairedBootstrap
+from model_export.evaluation.paired_bootstrap import COVERAGE_PERCENT, Difference, PairedBootstrap
 
 # Our systems, the served one first; every other system is a control.
 METHOD = ("student", "sam")
@@ -35,41 +35,6 @@ class Winner:
     sentence: str
 
 
-@dataclass(frozen=True)
-class _Contest:
-    """All systems' values of one metric; systems without the metric are left out."""
-
-    metric: str
-    values: Mapping[str, float]
-    bootstrap: PairedBootstrap
-
-    def best(self) -> str:
-        pick = min if self.metric in LOWER_IS_BETTER else max
-        return pick(self.values, key=lambda system: self.values[system])
-
-    def sentence(self, main_control: str | None) -> str:
-        best = self.best()
-        opening = f"{METRIC_TITLES[self.metric]}: best is {best} ({self.values[best]:.3f})"
-        ours = next((system for system in METHOD if system in self.values), None)
-        if ours is None:
-            return opening
-        rivals = dict.fromkeys((best, main_control or best))
-        clauses = [self._compare(ours, rival) for rival in rivals if rival in self.values and rival != ours]
-        return "; ".join([opening, *clauses])
-
-    def _compare(self, ours: str, rival: str) -> str:
-        difference = self.values[ours] - self.values[rival]
-        side = "above" if difference > 0 else "below"
-        distance = f"{abs(difference):.3f} {side}" if difference else "equal to"
-        return f"{ours} is {distance} {rival}{self._interval(ours, rival)}"
-
-    def _interval(self, ours: str, rival: str) -> str:
-        difference = self.bootstrap.compare(ours, rival).get(self.metric)
-        if difference is None or difference.low is None:
-            return ""
-        return f" ({COVERAGE_PERCENT} % interval {difference.low:.3f} to {difference.high:.3f})"
-
-
 def find_winners(
     rows: Mapping[str, Metrics], bootstrap: PairedBootstrap, main_control: str | None
 ) -> dict[str, Winner]:
@@ -80,8 +45,23 @@ def find_winners(
     winners = {}
     for metric in RANKED_METRICS:
         values = {system: value for system, row in rows.items() if (value := row[metric]) is not None}
-        if values:
-            contest = _Contest(metric, values, bootstrap)
-            best = contest.best()
-            winners[metric] = Winner(best, values[best], best not in METHOD, contest.sentence(main_control))
+        if not values:
+            continue
+        best = (min if metric in LOWER_IS_BETTER else max)(values, key=lambda system: values[system])
+        ours = next((system for system in METHOD if system in values), None)
+        clauses = [f"{METRIC_TITLES[metric]}: best is {best} ({values[best]:.3f})"]
+        for rival in dict.fromkeys((best, main_control)):
+            if ours is not None and rival in values and rival != ours:
+                interval = bootstrap.compare(ours, rival).get(metric)
+                clauses.append(_compare(ours, rival, values[ours] - values[rival], interval))
+        winners[metric] = Winner(best, values[best], best not in METHOD, "; ".join(clauses))
     return winners
+
+
+def _compare(ours: str, rival: str, difference: float, interval: Difference | None) -> str:
+    side = "above" if difference > 0 else "below"
+    distance = f"{abs(difference):.3f} {side}" if difference else "equal to"
+    sentence = f"{ours} is {distance} {rival}"
+    if interval is None or interval.low is None:
+        return sentence
+    return f"{sentence} ({COVERAGE_PERCENT} % interval {interval.low:.3f} to {interval.high:.3f})"

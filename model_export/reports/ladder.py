@@ -16,7 +16,7 @@ from model_export.evaluation.paired_bootstrap import Difference
 from model_export.evaluation.winners import METRIC_TITLES
 from model_export.recipe import Recipe
 from model_export.recipe_file import parse_recipe, read_changes
-from model_export.reports.plots import plot_intervals, plot_spread
+from model_export.reports.plots import plot_spread
 from model_export.reports.report import Picture, difference_cell, render_page
 from service.errors import NotegradeError
 
@@ -141,7 +141,7 @@ def write_ladder(runs: Sequence[Path], levers: Sequence[Path], out: Path) -> Non
         lever_splits=sources,
         lever_titles=[METRIC_TITLES[metric] for metric in _LEVER_METRICS],
         levers=[_describe_lever(each, sources) for each in changed],
-        pictures=_pictures(results, sources),
+        rungs=_plot_rungs(results, sources),
         recipe_text=first.raw["recipe_text"],
     )
     out.write_text(page, encoding="utf-8")
@@ -219,7 +219,7 @@ def _describe_lever(lever: Results, sources: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _pictures(results: Sequence[Results], sources: Sequence[str]) -> list[Picture]:
+def _plot_rungs(results: Sequence[Results], sources: Sequence[str]) -> Picture:
     systems = results[0].systems
     panels = {
         f"{source}: {METRIC_TITLES[metric]}": {
@@ -229,22 +229,9 @@ def _pictures(results: Sequence[Results], sources: Sequence[str]) -> list[Pictur
         for source in sources
         for metric in ("macro_f1_decided", "qwk_decided", "ndcg_at_10")
     }
-    over_bm25 = {
-        f"{source}, seed {each.raw['seed']}": each.difference(source, "bm25", "ndcg_at_10")
-        for source in sources
-        for each in results
-    }
-    return [
-        Picture(
-            "The rungs",
-            "One dot per seed. For every rung, grades are chosen by utilities fitted on the other half of the queries.",
-            f"Macro-F1, QWK and nDCG of {', '.join(systems)} on {', '.join(sources)}.",
-            plot_spread(panels, columns=3),
-        ),
-        Picture(
-            "The student's nDCG@10 minus BM25's",
-            "With 95 % intervals from a paired bootstrap over queries. A source is missing if too few of its queries have two notes.",
-            f"Differences in nDCG to BM25 with intervals on {', '.join(sources)}.",
-            plot_intervals(over_bm25, "nDCG@10, student minus BM25"),
-        ),
-    ]
+    return Picture(
+        "The rungs",
+        "One dot per seed. For every rung, grades are chosen by utilities fitted on the other half of the queries.",
+        f"Macro-F1, QWK and nDCG of {', '.join(systems)} on {', '.join(sources)}.",
+        plot_spread(panels),
+    )

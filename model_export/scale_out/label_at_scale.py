@@ -12,9 +12,9 @@ from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
-from model_export.checkpoint.writer import OnProgress
 from model_export.data.pairs import Pair, listed, read_pairs
 from model_export.data.prompting import Prompting
+from model_export.progress import OnProgress
 from model_export.scale_out.label_plan import Completion, LabelError, LabelPlan, TraceEngine
 from model_export.stages import lock, write_whole
 from model_export.teacher.label import SoftLabel, average, read_soft_labels, write_soft_labels

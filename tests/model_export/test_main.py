@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -25,30 +26,26 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["notegrade-train", *arguments])
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return int(ended.value.code or 0)
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Run `notegrade-train` in this process with these arguments, and return its exit code."""
+
+    def run(*arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["notegrade-train", *map(str, arguments)])
+        monkeypatch.setattr(signal, "signal", lambda *_: None)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0)
+
+    return run
 
 
 def test_assemble_makes_a_folder(
-    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Callable[..., int], tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    arguments = [
-        "assemble",
-        "--base",
-        str(tiny_base),
-        "--out",
-        str(out),
-        "--name",
-        "mine",
-        "--template",
-        "query-first-1",
-    ]
-    assert run(monkeypatch, *arguments) == 0
+    prompt = ("--name", "mine", "--template", "query-first-1")
+    assert run("assemble", "--base", tiny_base, "--out", out, *prompt) == 0
     manifest = load_checkpoint(out).manifest
     assert (manifest.name, manifest.template.name) == ("mine", "query-first-1")
     captured = capsys.readouterr()
@@ -66,24 +63,23 @@ def test_assemble_makes_a_folder(
     ],
 )
 def test_mistake_is_one_line_and_exit_code_2(
+    run: Callable[..., int],
     arguments: list[str],
     complaint: str,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert run(monkeypatch, "assemble", "--out", str(tmp_path / "out"), *arguments) == 2
+    assert run("assemble", "--out", tmp_path / "out", *arguments) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"notegrade-train: {complaint}")
     assert names(tmp_path) == []
 
 
 def test_unwritable_folder_is_one_line(
-    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Callable[..., int], tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
-    out = str(tmp_path / "file" / "out")
-    assert run(monkeypatch, "assemble", "--out", out, "--base", str(tiny_base)) == 2
+    assert run("assemble", "--out", tmp_path / "file" / "out", "--base", tiny_base) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
@@ -132,17 +128,10 @@ def test_hub_base_is_named_with_its_commit(tmp_path: Path) -> None:
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
     environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    command = [
-        sys.executable,
-        "-m",
-        "model_export",
-        "assemble",
-        "--base",
-        "owner/tiny",
-        "--out",
-        str(tmp_path / "out"),
-    ]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    command = ["-m", "model_export", "assemble", "--base", "owner/tiny", "--out", str(tmp_path / "out")]
+    ended = subprocess.run(
+        [sys.executable, *command], env=environment, capture_output=True, text=True, check=False
+    )
     assert ended.returncode == 0, ended.stderr
     base = load_checkpoint(tmp_path / "out").manifest.base
     assert (base.name, base.licence, base.source) == ("owner/tiny", "cc0-1.0", f"hub owner/tiny@{commit}")

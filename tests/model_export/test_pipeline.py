@@ -10,7 +10,7 @@ from tests.tiny_teacher import micro_recipe
 
 def test_adapter_without_soft_labels_is_refused(tmp_path: Path) -> None:
     recipe = micro_recipe(export={"adapter_rank": 4})
-    pipeline = Pipeline.prepare(recipe, tmp_path, Stages(tmp_path), lambda *_: None)
+    pipeline = Pipeline(recipe, tmp_path, Stages(tmp_path), lambda *_: None)
     base = pipeline.base("student_base", "tiny")
     form = PromptForm.of(recipe.model, pipeline.data.criteria)
     labels = tmp_path / "labels"

@@ -12,23 +12,19 @@ def test_there_are_32_distinct_pairs() -> None:
     assert len(set(PAIRS)) == len(PAIRS) == 32
 
 
-def test_scripts_and_emoji_are_covered() -> None:
+def test_scripts_emoji_and_missing_parts_are_covered() -> None:
     names = {unicodedata.name(c, "").split()[0] for text in TEXTS for c in text}
     assert {"LATIN", "CJK", "HIRAGANA", "ARABIC", "DEVANAGARI", "CYRILLIC", "COMBINING", "ZERO"} <= names
     assert any(unicodedata.category(c) == "So" for text in TEXTS for c in text)
-
-
-def test_missing_and_empty_parts_are_covered() -> None:
+    parts = {(bool(note.title), bool(note.body)) for _, note in PAIRS}
+    assert {(False, False), (True, False)} <= parts
     assert any(note.title is None for _, note in PAIRS)
-    assert any(not note.title and not note.body for _, note in PAIRS)
-    assert any(note.title and not note.body for _, note in PAIRS)
 
 
-def test_notes_containing_template_text_are_covered() -> None:
+def test_text_of_templates_is_covered() -> None:
     spoken = "".join(note.body for _, note in PAIRS)
-    assert all(
-        word in spoken for word in ("<|im_end|>", "<|im_start|>assistant", "Query:", "Note:", "Grade: 3")
-    )
+    for word in ("<|im_end|>", "<|im_start|>assistant", "Query:", "Note:", "Grade: 3"):
+        assert word in spoken
     assert any("<|im_start|>" in query for query, _ in PAIRS)
 
 

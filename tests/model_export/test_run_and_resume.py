@@ -140,17 +140,13 @@ def refusal(tmp_path: Path, recipe: str, *arguments: str) -> str:
     return lines[-1]
 
 
-def test_low_parse_rate_stops_the_run(tmp_path: Path) -> None:
-    recipe = MICRO.replace("min_parse_rate = 0.0", "min_parse_rate = 1.0").replace("steps = 60", "steps = 1")
-    line = refusal(tmp_path, recipe)
-    assert line == (
-        "notegrade-train: 0% of the SFT teacher's sampled traces parse, below cot_sft.min_parse_rate = 100%: "
-        "raise cot_sft.steps"
+def test_low_parse_rate_stops_the_run_and_a_lower_limit_resumes_it(tmp_path: Path) -> None:
+    line = refusal(tmp_path, MICRO.replace("min_parse_rate = 0.0", "min_parse_rate = 1.0"))
+    assert re.fullmatch(
+        r"notegrade-train: \d+% of the SFT teacher's sampled traces parse, below cot_sft.min_parse_rate = 100%: "
+        r"raise cot_sft\.steps",
+        line,
     )
-
-
-def test_lower_min_parse_rate_resumes_the_run(tmp_path: Path) -> None:
-    refusal(tmp_path, MICRO.replace("min_parse_rate = 0.0", "min_parse_rate = 1.0"))
     log, out = tmp_path / "log.txt", tmp_path / "out"
     less = ("--set", "cot_sft.min_parse_rate=0.0")
     ended = command(log, "run", str(tmp_path / "micro.toml"), "--out", str(out), *less)
@@ -159,27 +155,11 @@ def test_lower_min_parse_rate_resumes_the_run(tmp_path: Path) -> None:
     assert (kept["label_only_sft"], kept["cot_sft"], kept["sam"]) == ("kept", "kept", "done")
 
 
-def test_bad_data_is_refused_by_line(tmp_path: Path) -> None:
-    good = {"id": "1", "query": "tea", "note": {"title": None, "body": "green"}, "label": 0}
-    rows = [good, {**good, "id": "2", "label": 4}, {**good, "id": "1", "query": ""}]
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    (tmp_path / "dev.jsonl").write_text(
-        json.dumps({**good, "query": "coffee"}) + "\n{broken\n", encoding="utf-8"
-    )
-    line = refusal(tmp_path, ON_OWN_FILES, "--data", str(tmp_path))
-    assert "train.jsonl: line 2: label: 4 is out of range 0..3; line 3: query: is empty" in line
-    (tmp_path / "log.txt").unlink()
-    (tmp_path / "train.jsonl").write_text(json.dumps(good) + "\n", encoding="utf-8")
-    line = refusal(tmp_path, ON_OWN_FILES, "--data", str(tmp_path))
-    assert "dev.jsonl: line 2: not JSON" in line
-
-
 def test_too_long_query_is_refused_before_training(tmp_path: Path) -> None:
-    good = {"query": "tea", "note": {"title": None, "body": "green tea from the hills"}, "label": 0}
-    rows = [{**good, "id": "1"}, {**good, "id": "2", "query": "tea " * 1000}]
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    (tmp_path / "dev.jsonl").write_text(
-        json.dumps({**good, "id": "3", "query": "coffee"}) + "\n", encoding="utf-8"
-    )
+    good = {"query": "tea", "note": {"title": None, "body": "green tea"}, "label": 0}
+    train = [{**good, "id": "1"}, {**good, "id": "2", "query": "tea " * 1000}]
+    for name, rows in (("train", train), ("dev", [{**good, "id": "3", "query": "coffee"}])):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / f"{name}.jsonl").write_text(text, encoding="utf-8")
     line = refusal(tmp_path, ON_OWN_FILES, "--data", str(tmp_path))
     assert "pairs whose query is too long: 2 of mine: the query has 1,000 tokens" in line

@@ -45,15 +45,10 @@ def test_row_cut_by_a_kill_is_ignored(path: Path) -> None:
     assert [(row["step"], row["loss"]) for row in read_log(path)] == [(1, 1.0), (2, 3.0), (3, 4.0)]
 
 
-def test_repeated_step_replaces_its_row(path: Path) -> None:
-    for loss in (1.0, 9.0):
-        RunLog(path, "sft").write(5, {"loss": loss})
-    [row] = read_log(path)
-    assert row["loss"] == 9.0
-
-
-def test_summary_of_the_last_step_does_not_hide_it(path: Path) -> None:
+def test_rows_of_one_step_are_merged_with_the_last_values(path: Path) -> None:
+    """A resumed stage repeats a step, and a summary shares the last one."""
     log = RunLog(path, "sft")
+    log.write(5, {"loss": 9.0})
     log.write(5, {"loss": 1.0})
     log.write(5, {"train_runtime": 3.0})
     [row] = read_log(path)

@@ -1,4 +1,7 @@
 import json
+import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -6,15 +9,14 @@ import pytest
 
 from model_export.checkpoint.adapter import (
     CONFIG_NAME,
+    DEFAULT_ADAPTER,
     DESCRIPTION_NAME,
     WEIGHTS_NAME,
     AdapterError,
     Factors,
-    default_adapter,
     merge,
     read_description,
     read_factors,
-    write_factors,
 )
 from model_export.models.base_model import load_base, locate_base
 from tests.tiny_adapter import RANK, describe, make_adapter
@@ -54,70 +56,50 @@ def test_merge_refuses_an_adapter_of_another_shape(tiny_base: Path) -> None:
         merge(loaded, factors)
 
 
-def test_adapter_of_the_default_base_and_rank_is_under_ten_megabytes(tmp_path: Path) -> None:
-    import torch
-
-    hidden, kv, inter, rank = 576, 192, 1536, 16
-    shapes = {
-        "self_attn.q_proj": (hidden, hidden),
-        "self_attn.k_proj": (kv, hidden),
-        "self_attn.v_proj": (kv, hidden),
-        "self_attn.o_proj": (hidden, hidden),
-        "mlp.gate_proj": (inter, hidden),
-        "mlp.up_proj": (inter, hidden),
-        "mlp.down_proj": (hidden, inter),
-    }
-    factors = {
-        f"model.layers.{layer}.{name}.weight": (
-            torch.zeros(out, rank, dtype=torch.bfloat16),
-            torch.zeros(rank, into, dtype=torch.bfloat16),
-        )
-        for layer in range(30)
-        for name, (out, into) in shapes.items()
-    }
-    write_factors(tmp_path, factors, rank, base="SmolLM2-135M-Instruct")
-    assert (tmp_path / WEIGHTS_NAME).stat().st_size <= 10_000_000
-
-
 def test_description_round_trips_with_file_hashes(adapter: Path) -> None:
     found = read_description(adapter)
     assert set(found.files) == {WEIGHTS_NAME, CONFIG_NAME}
     assert found.model_copy(update={"files": {}}) == describe()
 
 
-def test_changed_weights_are_refused(tiny_base: Path, tmp_path: Path) -> None:
-    adapter = make_adapter(tiny_base, tmp_path / "adapter")
+def flip_a_bit(adapter: Path) -> None:
     content = bytearray((adapter / WEIGHTS_NAME).read_bytes())
     content[-1] ^= 1
     (adapter / WEIGHTS_NAME).write_bytes(content)
-    with pytest.raises(AdapterError, match=rf"{WEIGHTS_NAME} differs from the one in {DESCRIPTION_NAME}"):
-        read_description(adapter)
 
 
-@pytest.mark.parametrize("missing", [WEIGHTS_NAME, CONFIG_NAME, DESCRIPTION_NAME])
-def test_missing_file_is_named(missing: str, tiny_base: Path, tmp_path: Path) -> None:
-    adapter = make_adapter(tiny_base, tmp_path / "adapter")
-    (adapter / missing).unlink()
-    with pytest.raises(AdapterError, match=rf"an incomplete adapter: .*{missing}"):
-        read_description(adapter)
-
-
-def test_invalid_description_gives_a_one_line_error(tiny_base: Path, tmp_path: Path) -> None:
-    adapter = make_adapter(tiny_base, tmp_path / "adapter")
+def set_rank_to_zero(adapter: Path) -> None:
     data = json.loads((adapter / DESCRIPTION_NAME).read_text(encoding="utf-8"))
     (adapter / DESCRIPTION_NAME).write_text(json.dumps({**data, "rank": 0}), encoding="utf-8")
-    with pytest.raises(AdapterError, match=r"adapter\.json is not valid: rank: "):
-        read_description(adapter)
 
 
-def test_adapter_with_another_alpha_than_rank_is_refused(tiny_base: Path, tmp_path: Path) -> None:
-    adapter = make_adapter(tiny_base, tmp_path / "adapter")
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (flip_a_bit, rf"{WEIGHTS_NAME} differs from the one in {DESCRIPTION_NAME}"),
+        (set_rank_to_zero, r"adapter\.json is not valid: rank: "),
+        *(
+            (partial(lambda adapter, name: (adapter / name).unlink(), name=name), rf"incomplete .*{name}")
+            for name in (WEIGHTS_NAME, CONFIG_NAME, DESCRIPTION_NAME)
+        ),
+    ],
+)
+def test_damaged_adapter_is_refused(
+    damage: Callable[[Path], None], complaint: str, adapter: Path, tmp_path: Path
+) -> None:
+    damaged = shutil.copytree(adapter, tmp_path / "adapter")
+    damage(damaged)
+    with pytest.raises(AdapterError, match=complaint):
+        read_description(damaged)
+
+
+def test_adapter_with_another_alpha_than_rank_is_refused(adapter: Path, tmp_path: Path) -> None:
     config = json.loads((adapter / CONFIG_NAME).read_text(encoding="utf-8"))
-    (adapter / CONFIG_NAME).write_text(json.dumps({**config, "lora_alpha": 2 * RANK}), encoding="utf-8")
+    (tmp_path / CONFIG_NAME).write_text(json.dumps({**config, "lora_alpha": 2 * RANK}), encoding="utf-8")
     with pytest.raises(AdapterError, match="only adapters with equal values"):
-        read_factors(adapter)
+        read_factors(tmp_path)
 
 
-def test_packaged_adapter_is_complete() -> None:
-    folder = default_adapter()
-    assert folder is None or read_description(folder).base.startswith("SmolLM2-135M-Instruct")
+def test_packaged_adapter_is_complete_and_small() -> None:
+    assert read_description(DEFAULT_ADAPTER).base.startswith("SmolLM2-135M-Instruct")
+    assert (DEFAULT_ADAPTER / WEIGHTS_NAME).stat().st_size <= 10_000_000

@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ from model_export.checkpoint.gates import (
     GateData,
     GateError,
     GateLimits,
-    GateReport,
+    check_gates,
     gate_int8,
     sample_pairs,
     verify,
+    write_gates,
 )
 from model_export.data.pairs import Pair
-from service.contract.checkpoint import load_checkpoint
+from service.contract.checkpoint import Checkpoint, load_checkpoint
 from service.contract.labels import LabelDistribution
 from service.contract.prompt import Note
 from service.errors import CheckpointError
@@ -44,32 +46,26 @@ class FixedScorer:
             yield LabelDistribution(tuple(0.7 if g == grade else 0.1 for g in range(4)), 0.9)
 
 
-def test_gate_passes_at_its_limit_and_never_on_nan() -> None:
-    assert Gate("g", "w", 0.01, 0.01).passed
-    assert not Gate("g", "w", 0.011, 0.01).passed
-    assert Gate("g", "w", 0.5, 0.5, at_least=True).passed
-    assert not Gate("g", "w", 0.49, 0.5, at_least=True).passed
-    assert not Gate("g", "w", math.nan, 0.01).passed
-    assert not Gate("g", "w", math.nan, 0.5, at_least=True).passed
+@pytest.mark.parametrize(
+    ("figure", "at_least", "passed"),
+    [(0.5, False, True), (0.51, False, False), (0.5, True, True), (0.49, True, False)]
+    + [(math.nan, at_least, False) for at_least in (False, True)],
+)
+def test_gate_passes_at_its_limit_and_never_on_nan(figure: float, at_least: bool, passed: bool) -> None:
+    assert Gate("g", "w", figure, 0.5, at_least).passed is passed
 
 
-def test_error_has_figure_and_limit_of_failed_gates_only() -> None:
+def test_report_has_all_gates_and_its_error_the_failed_ones(tmp_path: Path) -> None:
     drop = "the drop of macro-F1 on dev due to int8"
-    report = GateReport(
-        (Gate("a", drop, 0.034, 0.01), Gate("b", "the mean label mass", 0.9, 0.5, at_least=True))
-    )
+    passed = Gate("b", "the mean label mass", 0.9, 0.5, at_least=True)
+    gates = [Gate("a", drop, 0.034, 0.01), passed]
     with pytest.raises(GateError, match=rf"^{drop} is 0\.034 and must be at most 0\.01$"):
-        report.raise_if_failed()
-    GateReport(report.gates[1:]).raise_if_failed()
-
-
-def test_report_has_passed_and_failed_gates(tmp_path: Path) -> None:
-    GateReport((Gate("a", "drop", 0.034, 0.01), Gate("b", "mass", 0.9, 0.5, at_least=True))).write(tmp_path)
+        check_gates(gates)
+    check_gates([passed])
+    write_gates(tmp_path, gates)
     rows = json.loads((tmp_path / GATES_NAME).read_text(encoding="utf-8"))
-    assert [(row["gate"], row["figure"], row["limit"], row["passed"]) for row in rows] == [
-        ("a", 0.034, 0.01, False),
-        ("b", 0.9, 0.5, True),
-    ]
+    found = [(row["gate"], row["figure"], row["limit"], row["passed"]) for row in rows]
+    assert found == [("a", 0.034, 0.01, False), ("b", 0.9, 0.5, True)]
 
 
 def test_sample_is_evenly_spread_and_deterministic() -> None:
@@ -79,22 +75,27 @@ def test_sample_is_evenly_spread_and_deterministic() -> None:
     assert sample_pairs(pairs[:7], 10) == tuple(pairs[:7])
 
 
-def test_macro_f1_counts_every_grade(tmp_path: Path) -> None:
-    data = GateData.render(load_checkpoint(make_checkpoint(tmp_path / "c")), make_pairs([0, 1, 2, 3]))
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Checkpoint:
+    return load_checkpoint(make_checkpoint(tmp_path / "checkpoint"))
+
+
+def test_macro_f1_counts_every_grade(checkpoint: Checkpoint) -> None:
+    data = GateData.render(checkpoint, make_pairs([0, 1, 2, 3]))
     assert data.macro_f1(FixedScorer([0, 1, 2, 3])) == pytest.approx(1)
     # One of four right: precision 1/4, recall 1, so F1 0.4 for that grade and 0 for three.
     assert data.macro_f1(FixedScorer([0])) == pytest.approx(0.1)
 
 
-def test_macro_f1_is_none_without_dev_pairs(tmp_path: Path) -> None:
-    data = GateData.render(load_checkpoint(make_checkpoint(tmp_path / "c")), [])
+def test_macro_f1_is_none_without_dev_pairs(checkpoint: Checkpoint) -> None:
+    data = GateData.render(checkpoint, [])
     assert data.macro_f1(FixedScorer([0])) is None
     gates = list(gate_int8(data, FixedScorer([0]), None, GateLimits()))
     assert [gate.name for gate in gates] == ["int8_probes"]
 
 
-def test_macro_f1_drop_due_to_int8_is_gated(tmp_path: Path) -> None:
-    data = GateData.render(load_checkpoint(make_checkpoint(tmp_path / "c")), make_pairs([0, 1, 2, 3]))
+def test_macro_f1_drop_due_to_int8_is_gated(checkpoint: Checkpoint) -> None:
+    data = GateData.render(checkpoint, make_pairs([0, 1, 2, 3]))
     *_, gate = gate_int8(data, FixedScorer([0, 1, 2, 3]), 0.966, GateLimits())
     assert (gate.name, gate.passed) == ("int8_macro_f1", False)
     assert gate.figure == pytest.approx(0.034)
@@ -102,25 +103,24 @@ def test_macro_f1_drop_due_to_int8_is_gated(tmp_path: Path) -> None:
     assert better.passed
 
 
-def test_pairs_with_unknown_criteria_are_refused(tmp_path: Path) -> None:
-    checkpoint = load_checkpoint(make_checkpoint(tmp_path / "c"))
+def test_pairs_with_unknown_criteria_are_refused(checkpoint: Checkpoint) -> None:
     with pytest.raises(GateError, match=r"have the criteria product-2, which tiny-1 does not have"):
         GateData.render(checkpoint, make_pairs([0], "product-2"))
 
 
 def test_verify_reports_passed_and_failed_gates(tiny_checkpoint: Path) -> None:
     report = verify(tiny_checkpoint, make_pairs([0, 1, 2, 3]), with_vllm=False)
-    found = {gate.name: gate.passed for gate in report.gates}
+    found = {gate.name: gate.passed for gate in report}
     # With random weights the probes match, and hardly any probability is on a grade.
     assert found == {"label_mass": False, "transformers_probes": True}
 
 
 def test_verify_compares_the_stated_macro_f1_on_as_many_pairs(tiny_checkpoint: Path, tmp_path: Path) -> None:
     folder = copy_with(tiny_checkpoint, tmp_path / "c", dev_metrics={"macro_f1": 0.99, "pairs": 4})
-    gates = {gate.name: gate for gate in verify(folder, make_pairs([0, 1, 2, 3]), with_vllm=False).gates}
+    gates = {gate.name: gate for gate in verify(folder, make_pairs([0, 1, 2, 3]), with_vllm=False)}
     assert not gates["stated_macro_f1"].passed
     fewer = verify(folder, make_pairs([0, 1]), with_vllm=False)
-    assert "stated_macro_f1" not in {gate.name for gate in fewer.gates}
+    assert "stated_macro_f1" not in {gate.name for gate in fewer}
 
 
 def test_verify_refuses_changed_weights(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -137,14 +137,12 @@ def test_verify_fails_probes_of_another_model(tiny_checkpoint: Path, tmp_path: P
     probe = json.loads(lines[0])
     probe["distribution"] = probe["distribution"][::-1]
     (folder / "probes.jsonl").write_text("\n".join([json.dumps(probe), *lines[1:]]), encoding="utf-8")
-    gates = {gate.name: gate for gate in verify(folder, with_vllm=False).gates}
+    gates = {gate.name: gate for gate in verify(folder, with_vllm=False)}
     assert not gates["transformers_probes"].passed
 
 
 def copy_with(checkpoint: Path, folder: Path, **changes: Any) -> Path:
-    folder.mkdir()
-    for path in checkpoint.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(checkpoint, folder)
     data = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     write_manifest(folder, sign({**data, **changes}))
     return folder

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from model_export.checkpoint.gates import Gate, GateReport
+from model_export.checkpoint.gates import Gate
 from model_export.checkpoint.model_card import render_model_card
 from service.contract.checkpoint import load_checkpoint
 from service.contract.manifest import Calibration, Criteria, Lineage, Manifest
@@ -48,15 +48,9 @@ def test_card_has_intervals_and_known_failures(manifest: Manifest) -> None:
 
 
 def test_card_has_calibration_error_before_and_after(manifest: Manifest) -> None:
-    calibration = Calibration(
-        name="temperature-1",
-        method="temperature",
-        temperature=1.5,
-        ece_before=0.21,
-        ece_after=0.04,
-        data="dev",
-        temperatures={"forum-1": 2.25},
-    )
+    stated = {"name": "temperature-1", "method": "temperature", "temperature": 1.5, "data": "dev"}
+    found = {"ece_before": 0.21, "ece_after": 0.04, "temperatures": {"forum-1": 2.25}}
+    calibration = Calibration.model_validate({**stated, **found})
     card = render_model_card(manifest.model_copy(update={"calibration": calibration}), NOTES)
     assert (
         "temperature-1 (T = 1.5, 2.25 under `forum-1`; expected calibration error 0.210 before, 0.040 after, on dev)"
@@ -65,9 +59,9 @@ def test_card_has_calibration_error_before_and_after(manifest: Manifest) -> None
 
 
 def test_card_shows_gates_and_dev_metrics(manifest: Manifest) -> None:
-    report = GateReport((Gate("int8_macro_f1", "the drop of macro-F1", 0.0042, 0.01),))
+    gates = [Gate("int8_macro_f1", "the drop of macro-F1", 0.0042, 0.01)]
     manifest = manifest.model_copy(update={"dev_metrics": {"macro_f1": 0.31714}, "quantization": "w8a8"})
-    card = render_model_card(manifest, NOTES, report)
+    card = render_model_card(manifest, NOTES, gates)
     assert "| the drop of macro-F1 | 0.0042 | at most 0.01 | yes |" in card
     assert "| macro_f1 | 0.3171 |" in card
     assert "| Weights | int8" in card

@@ -11,7 +11,8 @@ from model_export.data.criteria import load_criteria
 from model_export.data.pairs import UNJUDGED, Pair, write_pairs
 from model_export.data.prompting import PromptingError
 from model_export.data.synthetic import generate
-from model_export.evaluation.compare_checkpoints import ComparisonError, compare_checkpoints
+from model_export.evaluation.compare_checkpoints import Compared, ComparisonError, compare_checkpoints
+from model_export.progress import OnProgress
 from service.errors import CheckpointError
 
 
@@ -31,16 +32,18 @@ def pairs_file(pairs: tuple[Pair, ...], tmp_path_factory: pytest.TempPathFactory
 def folders(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Make two checkpoints of the same model."""
     root = tmp_path_factory.mktemp("checkpoints")
-    plans = [Plan(str(tiny_base), name="one"), Plan(str(tiny_base), name="other")]
-    return [assemble(plan, root / plan.name) for plan in plans if plan.name]
+    return [assemble(Plan(str(tiny_base), name=name), root / name) for name in ("one", "other")]
 
 
-def nothing(*_: object) -> None:
-    pass
+def compare(
+    folders: list[Path], pairs: Path, criteria: str | None = None, on_progress: OnProgress = lambda *_: None
+) -> Compared:
+    first, second = folders
+    return compare_checkpoints(first, second, pairs, criteria, seed=0, on_progress=on_progress)
 
 
 def test_checkpoint_equals_itself(folders: list[Path], pairs_file: Path, pairs: tuple[Pair, ...]) -> None:
-    found = compare_checkpoints(folders[0], folders[1], pairs_file, None, seed=0, on_progress=nothing)
+    found = compare(folders, pairs_file)
     comparison = found.comparison.to_json()
     assert (comparison["pairs"], comparison["requests"]) == (len(pairs), len({pair.query for pair in pairs}))
     assert comparison["same_grade"]["mean"] == 1
@@ -56,14 +59,12 @@ def test_another_prompt_changes_scores_and_cost(
 ) -> None:
     criteria = load_criteria("product-2")
     other = assemble(Plan(str(tiny_base), criteria=criteria, name="shorter"), tmp_path / "shorter")
-    found = compare_checkpoints(folders[0], other, pairs_file, None, seed=0, on_progress=nothing)
+    found = compare([folders[0], other], pairs_file)
     assert found.comparison.to_json()["score_distance"]["mean"] > 0
     assert found.second.prompt_tokens < found.first.prompt_tokens
     text = found.describe()
-    assert "first   one sha256:" in text
-    assert "prompt tokens/pair" in text
-    assert "from grade 3" in text
-    assert "second (shorter)" in text
+    for expected in ("first   one sha256:", "prompt tokens/pair", "from grade 3", "second (shorter)"):
+        assert expected in text
 
 
 def test_labels_are_optional_and_the_json_names_pairs_by_id(
@@ -90,30 +91,22 @@ def test_labels_are_optional_and_the_json_names_pairs_by_id(
 
 def test_criteria_that_one_checkpoint_lacks_are_refused(folders: list[Path], pairs_file: Path) -> None:
     with pytest.raises(ComparisonError, match="one has no criteria forum-1; it has general-1"):
-        compare_checkpoints(folders[0], folders[1], pairs_file, "forum-1", seed=0, on_progress=nothing)
+        compare(folders, pairs_file, "forum-1")
 
 
 def test_folder_without_a_checkpoint_is_refused(
     folders: list[Path], pairs_file: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(CheckpointError):
-        compare_checkpoints(folders[0], tmp_path, pairs_file, None, seed=0, on_progress=nothing)
+        compare([folders[0], tmp_path], pairs_file)
 
 
 def test_pair_that_does_not_fit_the_prompt_is_refused_before_scoring(
     folders: list[Path], pairs: tuple[Pair, ...], tmp_path: Path
 ) -> None:
-    file, reported = tmp_path / "pairs.jsonl", list[str]()
+    file, reported = tmp_path / "pairs.jsonl", list[object]()
     write_pairs(file, [*pairs, replace(pairs[-1], id="long", query="word " * 1000)])
-    with pytest.raises(
-        PromptingError, match="one: pairs whose query is too long: long of pairs: the query has"
-    ):
-        compare_checkpoints(
-            folders[0],
-            folders[1],
-            file,
-            None,
-            seed=0,
-            on_progress=lambda stage, *_: reported.append(stage),
-        )
+    complaint = "one: pairs whose query is too long: long of pairs: the query has"
+    with pytest.raises(PromptingError, match=complaint):
+        compare(folders, file, on_progress=lambda *step: reported.append(step))
     assert reported == []

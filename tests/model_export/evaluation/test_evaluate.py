@@ -5,12 +5,13 @@ import pytest
 
 from model_export.data.pairs import Pair
 from model_export.evaluation.evaluate import (
+    Evaluation,
     EvaluationError,
     Predictions,
     evaluate,
     format_table,
-    number_queries,
 )
+from model_export.evaluation.judged import Judged
 from service.contract.prompt import Note
 
 
@@ -35,69 +36,65 @@ PERFECT = predict("label_only_sft", GOLD)
 REVERSED = predict("student", [3 - grade for grade in GOLD], parsed=[True, False] * 4)
 
 
+def measure(*systems: Predictions, controls: list[str] | None = None) -> Evaluation:
+    return evaluate(systems, PAIRS, frozenset(), controls=controls or [], seed=1)
+
+
 def test_perfect_system_has_the_maximum_of_each_metric() -> None:
-    row = evaluate([PERFECT], PAIRS, frozenset(), controls=[], seed=1).rows["label_only_sft"]["all"]
+    row = measure(PERFECT).rows["label_only_sft"]["all"]
+    assert [row[metric] for metric in ("accuracy", "macro_f1", "qwk", "ndcg_at_10", "auc")] == [1.0] * 5
     assert row["ece_before"] == pytest.approx(0.3)
-    assert {metric: row[metric] for metric in ("accuracy", "macro_f1", "qwk", "ndcg_at_10", "auc")} == {
-        "accuracy": 1.0,
-        "macro_f1": 1.0,
-        "qwk": 1.0,
-        "ndcg_at_10": 1.0,
-        "auc": 1.0,
-    }
-
-
-def test_ece_after_uses_a_temperature_fitted_on_other_queries() -> None:
-    row = evaluate([PERFECT], PAIRS, frozenset(), controls=[], seed=1).rows["label_only_sft"]["all"]
+    # The temperature is fitted on other queries.
     assert row["ece_after"] == pytest.approx(0.0, abs=1e-6)
 
 
 def test_parse_rate_is_none_for_a_system_without_traces() -> None:
-    rows = evaluate([PERFECT, REVERSED], PAIRS, frozenset(), controls=[], seed=1).rows
+    rows = measure(PERFECT, REVERSED).rows
     assert rows["student"]["all"]["parse_rate"] == 0.5
     assert rows["label_only_sft"]["all"]["parse_rate"] is None
 
 
-def test_winner_may_be_a_control() -> None:
-    evaluation = evaluate([PERFECT, REVERSED], PAIRS, frozenset(), controls=["label_only_sft"], seed=1)
-    winner = evaluation.winners["accuracy"]
-    assert (winner.system, winner.is_control) == ("label_only_sft", True)
-    assert winner.sentence.startswith(
-        "accuracy: best is label_only_sft (1.000); student is 1.000 below label_only_sft (95 %"
-    )
-    assert winner.sentence in format_table(evaluation)
-
-
-def test_first_of_equal_systems_wins() -> None:
-    equal = predict("student", GOLD)
-    winner = evaluate([PERFECT, equal], PAIRS, frozenset(), controls=[], seed=1).winners["qwk"]
-    assert (
-        winner.sentence
-        == "QWK: best is label_only_sft (1.000); student is equal to label_only_sft (95 % interval 0.000 to 0.000)"
-    )
-
-
-def test_winning_student_is_compared_with_the_main_control() -> None:
-    systems = [predict("bm25", [0] * 8), predict("student", GOLD)]
-    winner = evaluate(systems, PAIRS, frozenset(), controls=["bm25"], seed=1).winners["accuracy"]
-    assert not winner.is_control
-    assert winner.sentence.startswith("accuracy: best is student (1.000); student is 0.750 above bm25 (95 %")
-
-
-def test_sentence_names_both_the_winner_and_the_main_control() -> None:
-    systems = [predict("label_only_sft", [0] * 8), predict("sam", GOLD), predict("student", [1] * 8)]
-    sentence = (
-        evaluate(systems, PAIRS, frozenset(), controls=["label_only_sft"], seed=1)
-        .winners["accuracy"]
-        .sentence
-    )
-    assert sentence.startswith("accuracy: best is sam (1.000); student is 0.875 below sam (")
-    assert "; student is 0.125 below label_only_sft (" in sentence
+@pytest.mark.parametrize(
+    ("systems", "winner", "sentence"),
+    [
+        pytest.param(
+            [PERFECT, REVERSED],
+            "label_only_sft",
+            "best is label_only_sft (1.000); student is 1.000 below label_only_sft (95 %",
+            id="control wins",
+        ),
+        pytest.param(
+            [PERFECT, predict("student", GOLD)],
+            "label_only_sft",
+            "best is label_only_sft (1.000); student is equal to label_only_sft (95 % interval 0.000 to 0.000)",
+            id="first of equal systems wins",
+        ),
+        pytest.param(
+            [predict("label_only_sft", [0] * 8), predict("student", GOLD)],
+            "student",
+            "best is student (1.000); student is 0.750 above label_only_sft (95 %",
+            id="student wins over the main control",
+        ),
+        pytest.param(
+            [predict("label_only_sft", [0] * 8), predict("sam", GOLD), predict("student", [1] * 8)],
+            "sam",
+            "best is sam (1.000); student is 0.875 below sam (95 % interval -1.000 to -0.625); student is 0.125",
+            id="both the winner and the main control are named",
+        ),
+    ],
+)
+def test_winner_s_sentence_compares_the_student(
+    systems: list[Predictions], winner: str, sentence: str
+) -> None:
+    evaluation = measure(*systems, controls=["label_only_sft"])
+    found = evaluation.winners["accuracy"]
+    assert (found.system, found.is_control) == (winner, winner == "label_only_sft")
+    assert found.sentence.startswith(f"accuracy: {sentence}")
+    assert found.sentence in format_table(evaluation)
 
 
 def test_differences_cover_each_control() -> None:
-    systems = [PERFECT, predict("bm25", [0] * 8), REVERSED]
-    evaluation = evaluate(systems, PAIRS, frozenset(), controls=["label_only_sft", "bm25"], seed=1)
+    evaluation = measure(PERFECT, predict("bm25", [0] * 8), REVERSED, controls=["label_only_sft", "bm25"])
     difference = evaluation.differences["label_only_sft"]["student"]["accuracy"]
     assert (difference.difference, difference.low, difference.high) == (-1.0, -1.0, -1.0)
     assert difference.excludes_zero
@@ -124,7 +121,7 @@ def test_splits_are_the_long_tail_and_each_source() -> None:
 
 
 def test_single_source_is_not_a_split() -> None:
-    assert list(evaluate([PERFECT], PAIRS, frozenset(), controls=[], seed=1).sizes) == ["all"]
+    assert list(measure(PERFECT).sizes) == ["all"]
 
 
 def test_undefined_metrics_are_none_and_json_has_no_nan() -> None:
@@ -136,28 +133,22 @@ def test_undefined_metrics_are_none_and_json_has_no_nan() -> None:
     assert evaluation.differences["label_only_sft"]["student"]["qwk"].low is None
     assert "qwk" not in evaluation.winners
     as_json = json.loads(json.dumps(evaluation.to_json(), allow_nan=False))
-    assert as_json["differences"]["label_only_sft"]["student"]["accuracy"] == {
-        "difference": 0.0,
-        "low": 0.0,
-        "high": 0.0,
-    }
+    none = {"difference": 0.0, "low": 0.0, "high": 0.0}
+    assert as_json["differences"]["label_only_sft"]["student"]["accuracy"] == none
 
 
 def test_same_seed_gives_the_same_evaluation() -> None:
-    once, again = (
-        evaluate([PERFECT, REVERSED], PAIRS, frozenset({"p1"}), controls=["label_only_sft"], seed=7)
-        for _ in range(2)
-    )
+    once, again = (measure(PERFECT, REVERSED, controls=["label_only_sft"]) for _ in range(2))
     assert once == again
 
 
 def test_same_query_in_two_sources_counts_as_two() -> None:
     pairs = [pair(0, "a", 1), pair(1, "a", 1, source="forum"), pair(2, "a", 0)]
-    assert number_queries(pairs).tolist() == [0, 1, 0]
+    assert Judged.of(pairs).query_of.tolist() == [0, 1, 0]
 
 
 def test_table_has_a_dash_for_undefined_metrics() -> None:
-    table = format_table(evaluate([PERFECT], PAIRS, frozenset(), controls=[], seed=1))
+    table = format_table(measure(PERFECT))
     heading, titles, line, *_ = table.splitlines()
     assert heading == "all: 8 pairs, 4 queries (3 for nDCG)"
     assert titles.split()[:3] == ["system", "accuracy", "macro-F1"]
@@ -176,12 +167,7 @@ def test_table_has_a_dash_for_undefined_metrics() -> None:
         ([Predictions("x", PERFECT.probabilities[:, :3], PERFECT.ranking)], PAIRS, [], "labels up to 3"),
         ([Predictions("x", PERFECT.probabilities * 2, PERFECT.ranking)], PAIRS, [], "sum to 1"),
         ([Predictions("x", PERFECT.probabilities, PERFECT.ranking * np.nan)], PAIRS, [], "must be finite"),
-        (
-            [predict("x", [1, 1])],
-            [pair(0, "a", 1, source="all"), pair(1, "b", 1, source="shop")],
-            [],
-            "can't be named 'all'",
-        ),
+        ([predict("x", [1, 1])], [pair(0, "a", 1, "all"), pair(1, "b", 1)], [], "can't be named 'all'"),
     ],
 )
 def test_invalid_systems_or_pairs_are_refused(

@@ -1,6 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -9,7 +9,7 @@ from model_export.data.prepare import Data
 from model_export.data.prompting import PromptingError
 from model_export.data.synthetic import CRITERIA, generate
 from model_export.evaluation.evaluate import EvaluationError
-from model_export.evaluation.evaluate_checkpoints import evaluate_checkpoints
+from model_export.evaluation.evaluate_checkpoints import Measured, evaluate_checkpoints
 from model_export.recipe import Precision
 from service.contract.manifest import Manifest, read_manifest
 
@@ -20,9 +20,24 @@ def data() -> Data:
     return Data(made.train, made.dev, made.long_tail, (CRITERIA,), {})
 
 
-def test_checkpoints_are_evaluated_with_their_controls(tiny_base: Path, tmp_path: Path, data: Data) -> None:
-    folders = [assemble(Plan(str(tiny_base), name=name), tmp_path / name) for name in ("first", "second")]
-    measured = evaluate_checkpoints(folders, data, seed=1, draws=20, on_progress=lambda *_: None)
+@pytest.fixture(scope="module")
+def first(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return assemble(Plan(str(tiny_base), name="first"), tmp_path_factory.mktemp("checkpoints") / "first")
+
+
+def measure(folders: list[Path], data: Data, **options: Any) -> Measured:
+    return evaluate_checkpoints(folders, data, **{"seed": 1, "draws": 20, "on_progress": nothing, **options})
+
+
+def nothing(*_: object) -> None:
+    pass
+
+
+def test_checkpoints_are_evaluated_with_their_controls(
+    tiny_base: Path, first: Path, tmp_path: Path, data: Data
+) -> None:
+    second = assemble(Plan(str(tiny_base), name="second"), tmp_path / "second")
+    measured = measure([first, second], data)
     found = measured.evaluation
     assert list(measured.fitted) == ["first", "second"]
     assert measured.fitted["first"].calibration.data == f"{len(data.dev)} dev pairs of synthetic"
@@ -32,54 +47,40 @@ def test_checkpoints_are_evaluated_with_their_controls(tiny_base: Path, tmp_path
     assert found.sizes["all"]["pairs"] == len(data.dev)
 
 
-def test_fit_uses_the_criteria_of_the_checkpoint(tiny_base: Path, tmp_path: Path) -> None:
+def test_fit_uses_the_criteria_of_the_checkpoint(first: Path) -> None:
     made = generate(1, 8, 30, 4)
     # Two criteria with 60 pairs each; the checkpoint has neither.
     dev = tuple(
         replace(pair, criteria=("a-1", "b-1")[number // 4 % 2]) for number, pair in enumerate(made.dev)
     )
-    data = Data(made.train, dev, made.long_tail, (CRITERIA,), {})
-    folder = assemble(Plan(str(tiny_base), name="first"), tmp_path / "first")
-    measured = evaluate_checkpoints([folder], data, seed=1, draws=20, on_progress=lambda *_: None)
-    fitted = measured.fitted["first"]
+    fitted = measure([first], Data(made.train, dev, made.long_tail, (CRITERIA,), {})).fitted["first"]
     assert fitted.calibration.method == "temperature"
     assert fitted.calibration.temperatures == {}
-    manifest = read_manifest(folder)
-    Manifest.model_validate({**manifest.model_dump(), **fitted.to_json()})
+    Manifest.model_validate({**read_manifest(first).model_dump(), **fitted.to_json()})
 
 
-def test_bfloat16_is_close_to_float32(tiny_base: Path, tmp_path: Path, data: Data) -> None:
-    folder = assemble(Plan(str(tiny_base), name="first"), tmp_path / "first")
+def test_bfloat16_is_close_to_float32(first: Path, data: Data) -> None:
     figures = [
-        evaluate_checkpoints(
-            [folder], data, seed=1, draws=20, on_progress=lambda *_: None, precision=precision
-        ).evaluation.rows["first"]["all"]["ece_before"]
+        measure([first], data, precision=precision).evaluation.rows["first"]["all"]["ece_before"]
         for precision in get_args(Precision)
     ]
     assert figures[0] == pytest.approx(figures[1], abs=0.02)
     assert figures[0] != figures[1]
 
 
-def test_two_checkpoints_of_the_same_name_are_refused(tiny_base: Path, tmp_path: Path, data: Data) -> None:
-    folder = assemble(Plan(str(tiny_base), name="same"), tmp_path / "same")
+def test_two_checkpoints_of_the_same_name_are_refused(first: Path, data: Data) -> None:
     with pytest.raises(EvaluationError, match="distinct names"):
-        evaluate_checkpoints([folder, folder], data, seed=1, draws=20, on_progress=lambda *_: None)
+        measure([first, first], data)
 
 
-def test_pair_that_does_not_fit_the_prompt_is_refused_before_measuring(
-    tiny_base: Path, tmp_path: Path, data: Data
-) -> None:
-    folder = assemble(Plan(str(tiny_base), name="first"), tmp_path / "first")
+def test_pair_that_does_not_fit_the_prompt_is_refused_before_measuring(first: Path, data: Data) -> None:
     long = replace(data.dev[-1], query="word " * 1000)
-    reported: list[str] = []
-    with pytest.raises(
-        PromptingError, match=f"first: pairs whose query is too long: {long.id} of .*: the query has"
-    ):
-        evaluate_checkpoints(
-            [folder],
+    reported: list[object] = []
+    complaint = f"first: pairs whose query is too long: {long.id} of .*: the query has"
+    with pytest.raises(PromptingError, match=complaint):
+        measure(
+            [first],
             replace(data, dev=(*data.dev[:-1], long)),
-            seed=1,
-            draws=20,
-            on_progress=lambda stage, *_: reported.append(stage),
+            on_progress=lambda *step: reported.append(step),
         )
     assert reported == []

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from model_export.data.criteria import criteria_names
-from model_export.evaluation.failures import chosen_grades, describe_failures, find_failures, read_cases
+from model_export.evaluation.evaluate_checkpoints import Fitted
+from model_export.evaluation.failures import describe_failures, find_failures, read_cases
 from service.contract.calibration import calibrate
 from service.contract.judgement import judge
 from service.contract.labels import LabelDistribution
@@ -31,7 +32,7 @@ def test_cases_are_distinct_canonical_and_cover_the_grades() -> None:
 def test_only_cases_of_the_given_criteria_are_used(tiny_teacher: TinyTeacher) -> None:
     assert {case.pair.criteria for case in read_cases(["passage-1"])} == {"passage-1"}
     form = tiny_teacher.prompting.form
-    assert find_failures(form, tiny_teacher.folder, Calibration(), ()) == ()
+    assert find_failures(form, tiny_teacher.folder, Fitted(Calibration(), ())) == ()
 
 
 def test_failures_of_the_student_are_counted_and_described(tiny_teacher: TinyTeacher) -> None:
@@ -40,7 +41,7 @@ def test_failures_of_the_student_are_counted_and_described(tiny_teacher: TinyTea
     asked = [type(form)(form.template, (criteria.model_copy(update={"name": "comment-1"}),), form.limits)]
     # These utilities always choose grade 3.
     always = Decision(criteria="comment-1", utilities=((0, 0, 0, 1),) * 4)
-    found = find_failures(asked[0], tiny_teacher.folder, Calibration(), [always])
+    found = find_failures(asked[0], tiny_teacher.folder, Fitted(Calibration(), (always,)))
     cases = read_cases(["comment-1"])
     right = sum(case.pair.label == 3 for case in cases)
     near = sum(case.pair.label == 2 for case in cases)
@@ -71,7 +72,8 @@ def test_chosen_grades_equal_the_service_s(tmp_path: Path, temperature: float) -
     served = manifest.model_copy(update={"calibration": calibration, "decisions": decisions})
     rows = np.random.default_rng(3).dirichlet(np.ones(4), size=40)
     expected = [judge(LabelDistribution(tuple(row), 1.0), served, name).grade for row in rows.tolist()]
-    assert chosen_grades(rows, [name] * len(rows), calibration, decisions) == expected
+    criteria = [name] * len(rows)
+    assert Fitted(calibration, decisions).choose_grades(rows, criteria) == expected
     plain = [int(np.argmax(calibrate(row, calibration, name))) for row in rows.tolist()]
-    assert chosen_grades(rows, [name] * len(rows), calibration, ()) == plain
+    assert Fitted(calibration, ()).choose_grades(rows, criteria) == plain
     assert expected != plain

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,6 +16,7 @@ from model_export.evaluation.fit_calibration import (
     fit_temperature,
     make_calibration,
 )
+from model_export.evaluation.judged import Judged
 from service.contract.calibration import calibrate
 from service.contract.manifest import Calibration
 
@@ -32,11 +35,10 @@ def draw_labels(probabilities: np.ndarray) -> np.ndarray:
 TRUE = true_probabilities(4000, sharpness=1.5)
 LABELS = draw_labels(TRUE)
 OVERCONFIDENT = apply_temperature(TRUE, 1 / 3)
-QUERIES = [f"query {number // 8}" for number in range(4000)]
-ONE = ["product-2"] * 4000
+ONE = Judged(LABELS, np.arange(4000) // 8, np.full(4000, "product-2"))
 # Alternate queries are of two kinds; the model is twice as confident on the second.
-TWO = [("product-2", "passage-1")[number // 8 % 2] for number in range(4000)]
-UNEVEN = np.where(np.array(TWO)[:, None] == "product-2", TRUE, apply_temperature(TRUE, 1 / 3))
+TWO = replace(ONE, criteria=np.where(ONE.query_of % 2, "passage-1", "product-2"))
+UNEVEN = np.where(TWO.criteria[:, None] == "product-2", TRUE, apply_temperature(TRUE, 1 / 3))
 
 
 @given(
@@ -75,23 +77,18 @@ def test_fit_without_pairs_is_refused() -> None:
 
 
 def test_no_pair_is_in_its_own_fit() -> None:
-    calibrated = cross_fitted(OVERCONFIDENT, LABELS, QUERIES, ONE, seed=1)
+    calibrated = cross_fitted(OVERCONFIDENT, ONE, seed=1)
+    assert calibrated.sum(axis=1) == pytest.approx(np.ones(4000))
     # Changing the labels of one query must change only the probabilities of the other half.
-    lied = np.where(np.array(QUERIES) == "query 7", 3 - LABELS, LABELS)
-    changed = (cross_fitted(OVERCONFIDENT, lied, QUERIES, ONE, seed=1) != calibrated).any(axis=1)
+    lied = replace(ONE, gold=np.where(ONE.query_of == 7, 3 - LABELS, LABELS))
+    changed = (cross_fitted(OVERCONFIDENT, lied, seed=1) != calibrated).any(axis=1)
     assert not changed[7 * 8 : 8 * 8].any()
     assert changed.sum() == 2000
 
 
-def test_cross_fitted_rows_sum_to_one() -> None:
-    assert cross_fitted(OVERCONFIDENT, LABELS, QUERIES, ONE, seed=1).sum(axis=1) == pytest.approx(
-        np.ones(4000)
-    )
-
-
 def test_cross_fitting_needs_two_queries() -> None:
     with pytest.raises(CalibrationDataError, match="two dev queries, and there are 1"):
-        cross_fitted(TRUE[:3], LABELS[:3], ["one"] * 3, ONE[:3], seed=1)
+        cross_fitted(TRUE[:3], ONE[np.arange(3)], seed=1)
 
 
 def test_ece_matches_a_case_computed_by_hand() -> None:
@@ -101,7 +98,7 @@ def test_ece_matches_a_case_computed_by_hand() -> None:
 
 
 def test_helpful_calibration_is_exported_with_ece_before_and_after() -> None:
-    calibration = make_calibration(OVERCONFIDENT, LABELS, QUERIES, ONE, data_name="dev of shop", seed=1)
+    calibration = make_calibration(OVERCONFIDENT, ONE, data_name="dev of shop", seed=1)
     assert (calibration.name, calibration.method, calibration.data) == (
         "temperature-1",
         "temperature",
@@ -116,34 +113,34 @@ def test_helpful_calibration_is_exported_with_ece_before_and_after() -> None:
 def test_unhelpful_calibration_is_identity() -> None:
     # Confidence equals accuracy, so the ECE is 0 and any other temperature raises it.
     probabilities = np.tile([0.5, 0.3, 0.2], (8, 1))
-    labels = np.array([0, 1] * 4)
-    calibration = make_calibration(
-        probabilities, labels, [f"{number // 2}" for number in range(8)], ONE[:8], data_name="dev", seed=1
-    )
+    judged = Judged(np.array([0, 1] * 4), np.arange(8) // 2, ONE.criteria[:8])
+    calibration = make_calibration(probabilities, judged, data_name="dev", seed=1)
     assert (calibration.name, calibration.method, calibration.temperature) == ("identity", "identity", 1.0)
     assert calibration.ece_before == calibration.ece_after == pytest.approx(0)
 
 
 def test_each_criteria_has_its_own_temperature() -> None:
-    fitted = fit_calibration(UNEVEN, LABELS, TWO)
+    fitted = fit_calibration(UNEVEN, TWO)
     assert fitted.temperatures == pytest.approx({"product-2": 1, "passage-1": 3}, rel=0.1)
     assert 1.2 < fitted.temperature < 2.8
     shared = apply_temperature(UNEVEN, fitted.temperature)
-    own = apply_calibration(UNEVEN, fitted, TWO)
+    own = apply_calibration(UNEVEN, fitted, TWO.criteria)
     for name in fitted.temperatures:
-        here = np.array(TWO) == name
+        here = TWO.criteria == name
         errors = [expected_calibration_error(each[here], LABELS[here]) for each in (own, shared)]
         assert errors[0] < errors[1] / 2
 
 
 def test_calibration_per_criteria_equals_the_service_s() -> None:
-    fitted = fit_calibration(UNEVEN, LABELS, TWO)
-    for found, raw, name in zip(apply_calibration(UNEVEN, fitted, TWO)[:16], UNEVEN, TWO, strict=False):
+    fitted = fit_calibration(UNEVEN, TWO)
+    for found, raw, name in zip(
+        apply_calibration(UNEVEN, fitted, TWO.criteria)[:16], UNEVEN, TWO.criteria, strict=False
+    ):
         assert found.tolist() == pytest.approx(calibrate(raw.tolist(), fitted, name), abs=1e-12)
-    assert apply_calibration(UNEVEN, Calibration(), TWO) == pytest.approx(UNEVEN)
+    assert apply_calibration(UNEVEN, Calibration(), TWO.criteria) == pytest.approx(UNEVEN)
 
 
 def test_criteria_with_few_pairs_or_alone_use_the_shared_temperature() -> None:
-    few = ["passage-1"] * 49 + ["product-2"] * 3951
-    assert list(fit_calibration(UNEVEN, LABELS, few).temperatures) == ["product-2"]
-    assert fit_calibration(UNEVEN, LABELS, ONE).temperatures == {}
+    few = replace(ONE, criteria=np.array(["passage-1"] * 49 + ["product-2"] * 3951))
+    assert list(fit_calibration(UNEVEN, few).temperatures) == ["product-2"]
+    assert fit_calibration(UNEVEN, ONE).temperatures == {}

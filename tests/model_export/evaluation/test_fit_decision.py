@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import cohen_kappa_score
 
 from model_export.evaluation.fit_decision import (
     GOAL,
@@ -11,7 +14,8 @@ from model_export.evaluation.fit_decision import (
     goal_value,
     make_decisions,
 )
-from model_export.evaluation.measures import chosen_metrics, most_probable
+from model_export.evaluation.judged import Judged
+from model_export.evaluation.measures import most_probable
 from service.contract.judgement import judge
 from service.contract.labels import LabelDistribution
 from service.contract.manifest import Decision, Manifest
@@ -31,8 +35,7 @@ def skewed(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 PROBABILITIES, GOLD = skewed(3)
-QUERIES = np.arange(PAIRS) // 10
-ONE = ["product-2"] * PAIRS
+ONE = Judged(GOLD, np.arange(PAIRS) // 10, np.full(PAIRS, "product-2"))
 
 
 def test_fit_beats_the_most_probable_grade_on_held_out_pairs() -> None:
@@ -65,17 +68,17 @@ def test_utilities_are_finite_for_a_grade_that_does_not_occur() -> None:
 def test_cross_fitting_shows_no_gain_on_noise() -> None:
     noise = np.random.default_rng(6).permutation(GOLD)
     in_sample = goal_value(noise, choose(PROBABILITIES, fit_utilities(PROBABILITIES, noise)))
-    crossed = cross_fitted_grades(PROBABILITIES, noise, QUERIES, ONE, seed=1)
+    crossed = cross_fitted_grades(PROBABILITIES, replace(ONE, gold=noise), seed=1)
     assert goal_value(noise, crossed) < in_sample
-    assert chosen_metrics(noise, crossed)["qwk"] == pytest.approx(0, abs=0.05)
+    assert cohen_kappa_score(noise, crossed, weights="quadratic") == pytest.approx(0, abs=0.05)
 
 
 def test_each_criteria_has_its_own_decision() -> None:
-    criteria = ["product-2", "passage-1"] * (PAIRS // 2)
-    turned = np.array([name == "passage-1" for name in criteria])
+    criteria = np.array(["product-2", "passage-1"] * (PAIRS // 2))
+    turned = criteria == "passage-1"
     probabilities, gold = PROBABILITIES.copy(), GOLD.copy()
     probabilities[turned], gold[turned] = probabilities[turned][:, ::-1], 3 - gold[turned]
-    found = make_decisions(probabilities, gold, QUERIES, criteria, seed=1, data_name="made up")
+    found = make_decisions(probabilities, Judged(gold, ONE.query_of, criteria), seed=1, data_name="made up")
     assert [each.criteria for each in found] == ["product-2", "passage-1"]
     assert {(each.goal, each.data) for each in found} == {(GOAL, "made up")}
     assert all(each.after > each.before for each in found if each.after and each.before)
@@ -86,14 +89,14 @@ def test_each_criteria_has_its_own_decision() -> None:
 
 
 def test_criteria_with_one_query_keep_the_most_probable_grade() -> None:
-    one_query = np.zeros(PAIRS, dtype=int)
-    assert make_decisions(PROBABILITIES, GOLD, one_query, ONE, seed=1, data_name="") == ()
-    kept = cross_fitted_grades(PROBABILITIES, GOLD, one_query, ONE, seed=1)
+    one_query = replace(ONE, query_of=np.zeros(PAIRS, dtype=int))
+    assert make_decisions(PROBABILITIES, one_query, seed=1, data_name="") == ()
+    kept = cross_fitted_grades(PROBABILITIES, one_query, seed=1)
     assert (kept == most_probable(PROBABILITIES)).all()
 
 
 def test_decision_without_gain_is_not_exported() -> None:
-    assert make_decisions(np.eye(4)[GOLD], GOLD, QUERIES, ONE, seed=1, data_name="") == ()
+    assert make_decisions(np.eye(4)[GOLD], ONE, seed=1, data_name="") == ()
 
 
 @pytest.fixture(scope="module")

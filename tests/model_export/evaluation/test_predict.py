@@ -4,6 +4,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
+from model_export.evaluation.evaluate import Predictions
 from model_export.evaluation.predict import (
     by_reasoning,
     directly,
@@ -16,53 +17,36 @@ from model_export.recipe import Precision
 from model_export.teacher.rollout import Sampler, Sampling
 from tests.tiny_teacher import TinyTeacher
 
-GREEDY = Sampling(max_tokens=48, temperature=0.0, batch_size=4)
+
+def predict_directly(teacher: TinyTeacher, precision: Precision = "float32") -> Predictions:
+    sampler = Sampler.load(teacher.base, teacher.prompting, precision)
+    return directly("zero_shot", teacher.pairs, teacher.prompting, sampler, 3, lambda *_: None)
+
+
+def predict_by_reasoning(teacher: TinyTeacher, max_tokens: int) -> Predictions:
+    sampler = Sampler.load(teacher.folder, teacher.prompting)
+    greedy = Sampling(max_tokens=max_tokens, temperature=0.0, batch_size=4)
+    return by_reasoning("cot_sft", teacher.pairs, teacher.prompting, sampler, greedy, lambda *_: None)
 
 
 def test_direct_predictions_equal_the_reference_scorer_s(tiny_teacher: TinyTeacher) -> None:
-    reports: list[tuple[int, int]] = []
     prompting = tiny_teacher.prompting
-    found = directly(
-        "zero_shot",
-        tiny_teacher.pairs,
-        prompting,
-        Sampler.load(tiny_teacher.base, prompting),
-        3,
-        lambda *numbers: reports.append(numbers),
-    )
+    found = predict_directly(tiny_teacher)
     reference = ReferenceScorer.load(tiny_teacher.base, prompting.label_token_ids)
     prompts = [prompting.student_prompt(pair) for pair in tiny_teacher.pairs]
     expected = [each.probabilities for each in reference.distributions(prompts)]
     assert found.probabilities == pytest.approx(np.array(expected), abs=1e-5)
     assert (found.system, found.parsed) == ("zero_shot", None)
-    assert reports[-1] == (8, 8)
-
-
-def reasoner(teacher: TinyTeacher) -> Sampler:
-    return Sampler.load(teacher.folder, teacher.prompting)
 
 
 def test_bfloat16_is_close_to_float32_but_not_equal(tiny_teacher: TinyTeacher) -> None:
-    prompting = tiny_teacher.prompting
-    found = [
-        directly(
-            "student",
-            tiny_teacher.pairs,
-            prompting,
-            Sampler.load(tiny_teacher.base, prompting, precision),
-            8,
-            lambda *_: None,
-        ).probabilities
-        for precision in get_args(Precision)
-    ]
+    found = [predict_directly(tiny_teacher, precision).probabilities for precision in get_args(Precision)]
     assert found[0] == pytest.approx(found[1], abs=0.02)
     assert (found[0] != found[1]).any()
 
 
 def test_predictions_after_reasoning_equal_the_teacher_s(tiny_teacher: TinyTeacher) -> None:
-    found = by_reasoning(
-        "cot_sft", tiny_teacher.pairs, tiny_teacher.prompting, reasoner(tiny_teacher), GREEDY, lambda *_: None
-    )
+    found = predict_by_reasoning(tiny_teacher, max_tokens=48)
     assert found.parsed is not None
     assert found.parsed.all()
     assert found.probabilities.argmax(1).tolist() == [pair.label for pair in tiny_teacher.pairs]
@@ -70,10 +54,7 @@ def test_predictions_after_reasoning_equal_the_teacher_s(tiny_teacher: TinyTeach
 
 
 def test_trace_that_does_not_parse_gives_a_uniform_row(tiny_teacher: TinyTeacher) -> None:
-    short = Sampling(max_tokens=3, temperature=0.0, batch_size=4)
-    found = by_reasoning(
-        "cot_sft", tiny_teacher.pairs, tiny_teacher.prompting, reasoner(tiny_teacher), short, lambda *_: None
-    )
+    found = predict_by_reasoning(tiny_teacher, max_tokens=3)
     assert found.parsed is not None
     assert not found.parsed.any()
     assert found.probabilities.tolist() == [[0.25] * 4] * 8

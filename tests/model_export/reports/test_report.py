@@ -4,63 +4,35 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from model_export.data.pairs import Finding, Pair
-from model_export.evaluation.evaluate import Predictions, evaluate
-from model_export.reports.report import RunReport, rl_verdicts, write_report
-from service.contract.prompt import Note
+from model_export.data.prepare import Data
+from model_export.evaluation.evaluate import evaluate
+from model_export.reports.report import RunResult, rl_verdicts, write_report
+from model_export.stages import StageRecord
+from tests.model_export.reports.made_systems import PAIRS, SECRETS, predict
+from tests.tiny_teacher import micro_recipe
 
-SECRETS = ("secret-query", "secret-title", "secret-body", "secret-finding")
-GOLD = np.arange(24) % 4
-PAIRS = [
-    Pair(
-        f"p{number}",
-        f"secret-query {number // 4}",
-        Note("secret-title", "secret-body"),
-        int(label),
-        ("shop", "forum")[number // 12],
-        "general-1",
-        {"topic": Finding("secret-finding", 1)},
-    )
-    for number, label in enumerate(GOLD)
-]
-
-
-def predict(system: str, right: int) -> Predictions:
-    """Make a system that grades only the first `right` pairs correctly."""
-    grades = np.where(np.arange(24) < right, GOLD, (GOLD + 1) % 4)
-    return Predictions(system, np.eye(4)[grades] * 0.6 + 0.1, grades.astype(float))
-
-
-SYSTEMS = [predict("label_only_sft", 20), predict("cot_sft", 6), predict("grpo", 16), predict("sam", 16)]
-SYSTEMS.append(predict("student", 2))
+SYSTEMS = [predict("label_only_sft", 7), predict("cot_sft", 2), predict("grpo", 5), predict("sam", 5)]
+SYSTEMS.append(predict("student", 1))
 LOG: list[dict[str, Any]] = [
-    {
-        "stage": stage,
-        "step": step,
-        "loss": 1 / step,
-        "reward": 0.5,
-        "parse_rate": 1.0,
-        "step_accuracy/topic": 0.5,
-    }
+    {"stage": stage, "step": step, "loss": 1 / step, "reward": 0.5, "parse_rate": 1.0, "step_accuracy/topic": 0.5}
     for stage in ("grpo", "sam")
     for step in (1, 2)
-]
-RUN = RunReport(
-    name="tiny <1>",
+]  # fmt: skip
+RUN = RunResult(
+    recipe=micro_recipe().model_copy(update={"name": "tiny <1>"}),
     recipe_text='name = "tiny"',
-    evaluation=evaluate(SYSTEMS, PAIRS, frozenset({"p0", "p1", "p2", "p3"}), seed=1, draws=50),
-    predictions=SYSTEMS,
+    data=Data((), tuple(PAIRS), frozenset(), (), {}, left_out=("p&1",)),
     pairs=PAIRS,
-    log=LOG,
-    notes=["the teacher & the student differ"],
+    systems=SYSTEMS,
+    evaluation=evaluate(SYSTEMS, PAIRS, frozenset({"p0", "p1", "p2", "p3"}), seed=1, draws=50),
     stages=[
-        {"name": "prepare", "seconds": 1.25, "status": "made", "hash": "0123abcd"},
-        {"name": "sam", "seconds": 83.4, "status": "made", "hash": "4567cdef"},
-        {"name": "export", "seconds": None, "status": "reused", "hash": "89ab0123"},
+        StageRecord("data", "0123abcd", 1.25, "done"),
+        StageRecord("sam", "4567cdef", 83.4, "done"),
+        StageRecord("label", "89ab0123", 2.0, "kept"),
     ],
+    log=LOG,
 )
 
 
@@ -82,7 +54,7 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
-def render(run: RunReport, folder: Path) -> str:
+def render(run: RunResult, folder: Path) -> str:
     write_report(folder / "report.html", run)
     return (folder / "report.html").read_text(encoding="utf-8")
 
@@ -115,84 +87,48 @@ def test_page_has_no_text_of_queries_and_notes(page: str) -> None:
 
 def test_findings_come_first_and_text_is_escaped(page: str) -> None:
     assert "Run tiny &lt;1&gt;" in page
-    assert page.index("the teacher &amp; the student differ") < page.index("<h2>Summary</h2>")
+    dropped = "1 dev pairs were dropped because another source trains on their query: p&amp;1."
+    assert page.index(dropped) < page.index("<h2>Summary</h2>")
 
 
 def test_winner_may_be_a_control(page: str) -> None:
     sentence = RUN.evaluation.winners["accuracy"].sentence
-    assert sentence.startswith("accuracy: best is label_only_sft (0.833); student is 0.750 below")
+    assert sentence.startswith("accuracy: best is label_only_sft (0.875); student is 0.750 below")
     assert f'<li>{sentence}. <span class="control">A control is best.</span></li>' in page
 
 
 def test_intervals_that_exclude_zero_are_bold(page: str) -> None:
     difference = RUN.evaluation.differences["label_only_sft"]["student"]["accuracy"]
     assert difference.excludes_zero
-    assert '<td>0.083<small class="sure">−0.750 [' in page
+    assert '<td>0.125<small class="sure">−0.750 [' in page
     assert ">label_only_sft</th><td" in page.replace("\n", "")
 
 
 def test_every_split_has_a_table(page: str) -> None:
-    assert re.findall(r"<h3>(\w+)</h3>\n<div", page) == [
-        "all",
-        "long_tail",
-        "forum",
-        "shop",
-        "shop_long_tail",
-    ]
+    splits = ["all", "long_tail", "forum", "shop", "shop_long_tail"]
+    assert re.findall(r"<h3>(\w+)</h3>\n<div", page) == splits
 
 
 def test_page_has_stage_times_and_the_recipe(page: str) -> None:
-    assert ">1.2 s<" in page
-    assert ">1 min 23 s<" in page
-    assert ">reused<" in page
+    assert ">0:00:01<" in page
+    assert ">0:01:23<" in page
+    assert ">kept<" in page
     assert "<pre>name = &#34;tiny&#34;</pre>" in page
 
 
-def test_page_names_metrics_that_were_not_logged(page: str, tmp_path: Path) -> None:
-    assert "Not logged: the correlation of any stage." in page
-    bare = render(replace(RUN, log=[], predictions=SYSTEMS[:1]), tmp_path)
-    assert len(re.findall("<img", bare)) == 1
-    for missing in (
-        "the loss of any stage",
-        "the correlation of any stage",
-        "the reward of grpo, sam",
-        "the parse rate of grpo, sam",
-        "the step accuracy of grpo and sam",
-        "the grades of student",
-        "the student&#39;s grades",
-    ):
-        assert f"Not logged: {missing}." in bare
-
-
-def test_supervised_stage_without_correlation_is_named(tmp_path: Path) -> None:
-    log: list[dict[str, Any]] = [
-        *LOG,
-        {"stage": "cot_sft", "step": 1, "loss": 1.0, "correlation": 0.1},
-        {"stage": "distil", "step": 1, "loss": 1.0, "correlation": None},
-    ]
-    assert "Not logged: the correlation of distil." in render(replace(RUN, log=log), tmp_path)
-
-
-def test_one_rl_stage_without_a_metric_is_named(tmp_path: Path) -> None:
-    page = render(replace(RUN, log=[row for row in LOG if row["stage"] == "sam"]), tmp_path)
-    assert "Not logged: the reward of grpo. Not logged: the parse rate of grpo." in page
-    assert "Not logged: the topic of grpo." in page
+def test_plot_without_data_says_so(page: str, tmp_path: Path) -> None:
+    assert page.count("Not logged in this run.") == 1  # no stage logged a correlation
+    bare = render(replace(RUN, log=[], systems=SYSTEMS[:1]), tmp_path)
+    assert (bare.count("Not logged in this run."), bare.count("<img")) == (5, 1)
 
 
 def test_verdicts_state_whether_rl_helped() -> None:
     learned, mask = rl_verdicts(RUN.evaluation)
     assert learned.startswith(
-        "RL with the step mask helped: exact-grade accuracy is 0.667 for sam and 0.250 for cot_sft (+0.417, 95 %"
+        "RL with the step mask helped: the exact-grade accuracy of sam minus that of cot_sft is +0.375 ["
     )
-    assert mask.startswith(
-        "The step mask did not help (not significant): exact-grade accuracy is 0.667 for sam"
-    )
+    assert mask.startswith("The step mask did not help (not significant): ")
 
 
 def test_verdicts_need_a_teacher() -> None:
     assert rl_verdicts(evaluate(SYSTEMS[:2], PAIRS, frozenset(), seed=1, draws=10)) == []
-
-
-def test_verdict_has_no_interval_if_its_control_was_not_compared() -> None:
-    evaluation = evaluate(SYSTEMS, PAIRS, frozenset(), controls=["label_only_sft"], seed=1, draws=10)
-    assert rl_verdicts(evaluation)[0].endswith("0.667 for sam and 0.250 for cot_sft (+0.417).")
