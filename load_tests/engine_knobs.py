@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from sys import prefix
 
-from load_tests.arguments import add_checkpoint, add_seed, make_parser
+from load_tests.arguments import CHECKPOINT, SEED, make_parser
 from load_tests.bench.offline import COMPILED, Knobs, OfflineEngine, Scored
 from load_tests.bench.stage import Entrant, in_turn, stage
 from load_tests.bench.workloads import Renderer, Shape, cold
@@ -86,29 +86,17 @@ def _line(name: str, rounds: Sequence[Scored], as_served: Sequence[Scored]) -> s
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = make_parser(__doc__)
-    add_checkpoint(parser)
-    parser.add_argument("--knobs", type=_knobs, default=[], help=", ".join(KNOBS))
+    parser = make_parser(__doc__, checkpoint=CHECKPOINT, rounds=10, requests=4, notes=20, seed=SEED)
+    parser.add_argument("--knobs", type=lambda text: text.split(","), default=[], help=", ".join(KNOBS))
     parser.add_argument(
         "--beside", type=Path, nargs="+", default=[], help="checkpoints with the same tokenizer"
     )
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--requests", type=int, default=4)
-    parser.add_argument("--notes", type=int, default=20)
-    add_seed(parser)
     options = parser.parse_args(arguments)
+    if unknown := [name for name in options.knobs if name not in KNOBS]:
+        parser.error(f"unknown knobs: {', '.join(unknown)}; the knobs are {', '.join(KNOBS)}")
     if not options.knobs and not options.beside:
         parser.error("nothing to compare: give --knobs or --beside")
     return options
-
-
-def _knobs(names: str) -> list[str]:
-    chosen = names.split(",")
-    if unknown := [name for name in chosen if name not in KNOBS]:
-        raise argparse.ArgumentTypeError(
-            f"unknown knobs: {', '.join(unknown)}; the knobs are {', '.join(KNOBS)}"
-        )
-    return chosen
 
 
 if __name__ == "__main__":

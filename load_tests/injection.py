@@ -91,9 +91,7 @@ async def measure(url: str) -> None:
 
 def main() -> None:
     """Read the command line and run."""
-    parser = make_parser(__doc__)
-    parser.add_argument("url")
-    asyncio.run(measure(parser.parse_args().url))
+    asyncio.run(measure(make_parser(__doc__, "url").parse_args().url))
 
 
 if __name__ == "__main__":

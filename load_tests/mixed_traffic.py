@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 
-from load_tests.arguments import add_seed, make_parser
+from load_tests.arguments import SEED, make_parser
 from load_tests.client import Answer, new_session, post_score, read_metrics
 from load_tests.figures import percentile
 from load_tests.texts import make_note, make_query
@@ -97,13 +97,8 @@ def differences(traffic: Traffic, before: dict[str, float], after: dict[str, flo
 
 async def main() -> None:
     """Read the command line and run."""
-    parser = make_parser(__doc__)
-    parser.add_argument("url")
-    parser.add_argument("--requests", type=int, default=1000)
-    parser.add_argument("--clients", type=int, default=16)
-    add_seed(parser)
-    options = parser.parse_args()
-    url = options.url.rstrip("/")
+    options = make_parser(__doc__, "url", requests=1000, clients=16, seed=SEED).parse_args()
+    url = options.url
     async with new_session() as session:
         before = await read_metrics(session, url)
         traffic = await drive(session, url, plan(options.requests, options.seed), options.clients)

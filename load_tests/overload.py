@@ -2,7 +2,7 @@
 
     .venv/bin/python -m load_tests.overload http://127.0.0.1:8000 --deadline-ms 1000
 
-Goodput is scored pairs per second. Latencies count from the intended send time; `answered` are requests with at least one
+Each level lasts `--seconds`. Goodput is scored pairs per second. Latencies count from the intended send time; `answered` are requests with at least one
 scored pair. The last line compares the goodput at the highest level with the best.
 """
 
@@ -10,7 +10,7 @@ import asyncio
 from collections import Counter
 from dataclasses import dataclass
 
-from load_tests.arguments import add_seed, make_parser
+from load_tests.arguments import SEED, make_parser
 from load_tests.bench.drive import Drive
 from load_tests.new_pairs import NewPairs, count_scored, latency_percentile_ms, results_of
 
@@ -61,13 +61,7 @@ async def measure(pairs: NewPairs, seconds: float) -> list[Level]:
 
 def main() -> None:
     """Read the command line and measure."""
-    parser = make_parser(__doc__)
-    parser.add_argument("url")
-    parser.add_argument("--seconds", type=float, default=30, help="length of each level")
-    parser.add_argument("--notes", type=int, default=4)
-    parser.add_argument("--deadline-ms", type=int, default=1000)
-    add_seed(parser)
-    options = parser.parse_args()
+    options = make_parser(__doc__, "url", seconds=30.0, notes=4, deadline_ms=1000, seed=SEED).parse_args()
     pairs = NewPairs(options.url, options.seed, options.notes, options.deadline_ms)
     asyncio.run(measure(pairs, options.seconds))
 

@@ -1,7 +1,6 @@
 """Generates queries and notes of realistic length, reproducible by seed."""
 
 import random
-from collections.abc import Iterator
 from typing import Any
 
 TOPICS = {
@@ -27,29 +26,3 @@ def make_note(rng: random.Random, note_id: str, words: int = 60) -> dict[str, An
     vocabulary = TOPICS[topic].split() + FILLER * 2
     body = " ".join(rng.choice(vocabulary) for _ in range(rng.randint(words * 2 // 3, words * 4 // 3)))
     return {"id": note_id, "title": f"{topic} {rng.randint(0, 10**9)}", "body": body}
-
-
-def zipf_choices(rng: random.Random, items: list[Any], count: int) -> list[Any]:
-    """Draw `count` distinct items, the k-th of the list with weight 1/k."""
-    pool, weights = list(items), [1 / rank for rank in range(1, len(items) + 1)]
-    chosen = []
-    for _ in range(count):
-        [index] = rng.choices(range(len(pool)), weights)
-        chosen.append(pool.pop(index))
-        weights.pop(index)
-    return chosen
-
-
-def score_requests(
-    rng: random.Random, notes: list[dict[str, Any]], per_request: int
-) -> Iterator[dict[str, Any]]:
-    """Yield endless /score bodies, each with a new query and notes drawn by Zipf's law."""
-    number = 0
-    while True:
-        number += 1
-        yield {
-            "request_id": f"load-{rng.randint(0, 10**12)}-{number}",
-            "query": make_query(rng) + f" {rng.randint(0, 10**6)}",
-            "notes": zipf_choices(rng, notes, per_request),
-            "deadline_ms": 60_000,
-        }

@@ -19,9 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from load_tests.bench.peer import Running, Tuning
+from load_tests.bench.peer import Tuning
 from load_tests.bench.peers.grades import calibrated_grade
 from load_tests.bench.records import OFFLINE
+from load_tests.processes import Running
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 from service.contract.labels import LabelDistribution
 from service.contract.vllm_settings import cpu_environment

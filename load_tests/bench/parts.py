@@ -8,14 +8,14 @@ from typing import Any
 
 from load_tests.bench.drive import poisson
 from load_tests.bench.offline import COMPILED, Knobs, OfflineEngine
-from load_tests.bench.peer import Peer
+from load_tests.bench.peer import Asked, Peer
 from load_tests.bench.peers.notegrade import Notegrade
 from load_tests.bench.records import STUDENT, Part
 from load_tests.bench.run import Run
 from load_tests.bench.saturation import Probe, find_saturation, judge
 from load_tests.bench.stage import Entrant, in_turn
 from load_tests.bench.turns import Arrivals, Turn, any_turn, closed_turn, open_turn
-from load_tests.bench.workloads import Asked, Renderer, replay, zipf
+from load_tests.bench.workloads import Renderer, replay, zipf
 from service.contract.checkpoint import load_checkpoint
 from service.contract.vllm_settings import has_compiler
 

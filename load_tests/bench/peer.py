@@ -5,20 +5,27 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from load_tests.processes import Running
+
 Tuning = Literal["default", "tuned"]
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """A query and its notes.
-
-    Attributes:
-        notes: `id`, `title` and `body` of each, as /score takes them.
-        prompts: the same pairs as token ids, rendered by the checkpoint, for peers that take prompts.
-    """
+class Asked:
+    """A query and its notes (`id`, `title` and `body`, as /score takes them) before rendering."""
 
     query: str
     notes: tuple[Mapping[str, Any], ...]
+
+    def body(self, deadline_ms: int = 60_000) -> dict[str, Any]:
+        """Make the body of a POST /score. By default, the deadline is the service's maximum."""
+        return {"query": self.query, "notes": list(self.notes), "deadline_ms": deadline_ms}
+
+
+@dataclass(frozen=True, slots=True)
+class Request(Asked):
+    """A query and its notes, with the pairs as token ids for peers that take prompts."""
+
     prompts: tuple[tuple[int, ...], ...]
 
 
@@ -28,15 +35,6 @@ class Call:
 
     path: str
     body: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    """A running peer: its URL, its process (whose children count as well), and the seconds until it was ready."""
-
-    url: str
-    pid: int
-    ready_s: float
 
 
 class Peer(Protocol):

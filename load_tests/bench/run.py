@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from load_tests.bench.peer import Peer, Tuning
+from load_tests.bench.peer import Asked, Peer, Tuning
 from load_tests.bench.peers import all_peers
 from load_tests.bench.plan import Plan
 from load_tests.bench.records import OURS, Measurement, Part, Records, agreement
 from load_tests.bench.stage import ContestantT, Entrant, stage
 from load_tests.bench.turns import AnyEntrant, Turn, grades_of
-from load_tests.bench.workloads import Asked, Renderer, Shape, cold
+from load_tests.bench.workloads import Renderer, Shape, cold
 from service.contract.checkpoint import Checkpoint
 
 

@@ -20,7 +20,8 @@ from typing import Generic, Protocol, TypeVar
 import psutil
 
 from load_tests.bench.measure import ProcessTree
-from load_tests.bench.peer import Running, Tuning
+from load_tests.bench.peer import Tuning
+from load_tests.processes import Running
 
 _STOPS_WITHIN_S = 10
 # Stopped, zombie, dead; or in an uninterruptible wait, after which the process stops.
@@ -136,6 +137,16 @@ def stage(contestants: Sequence[ContestantT], absent: dict[str, str]) -> Iterato
             ending.callback(resume, tree)
             entrants.append(Entrant(contestant, running, tree))
             print(f"{label(contestant)} started in {time.monotonic() - started:.1f} s", file=sys.stderr)
+        yield entrants
+
+
+@contextmanager
+def stage_all(contestants: Sequence[ContestantT]) -> Iterator[list[Entrant[ContestantT]]]:
+    """Start the contestants like `stage`. Raises RuntimeError when one does not start."""
+    absent: dict[str, str] = {}
+    with stage(contestants, absent) as entrants:
+        if absent:
+            raise RuntimeError(f"not started: {absent}")
         yield entrants
 
 

@@ -10,12 +10,12 @@ import itertools
 import json
 import math
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from load_tests.bench.peer import Request
+from load_tests.bench.peer import Asked, Request
 from load_tests.texts import FILLER, TOPICS, make_query
 from service.contract.manifest import Manifest, read_manifest
 from service.contract.prompt import Note, PromptRenderer
@@ -26,14 +26,6 @@ LENGTH_SIGMA = 0.5
 SHORTEST_NOTE_TOKENS = 8
 # Measured with SmolLM2's tokenizer on these common words.
 TOKENS_PER_WORD = 1.03
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A query and its notes (`id`, `title`, `body`) before rendering."""
-
-    query: str
-    notes: tuple[Mapping[str, Any], ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ RATES = (1_000, 10_000, 100_000, 1_000_000)
 
 def parse(description: str | None, arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the options."""
-    parser = make_parser(description, "python -m load_tests.capacity")
+    parser = make_parser(description)
     parser.add_argument("--replay", type=Path, help="measure hit rates on this log instead of assuming them")
     parser.add_argument("--growth", action="store_true", help="show how empty caches fill")
     parser.add_argument("--check", type=Path, metavar="BENCH_JSON", help="compare with measurements")

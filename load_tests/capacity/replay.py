@@ -8,7 +8,7 @@ from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from load_tests.bench.workloads import Asked
+from load_tests.bench.peer import Asked
 from load_tests.capacity.model import Caching, Site
 from load_tests.capacity.pairs import PairCache
 from service.contract.text import canonicalize

@@ -11,17 +11,17 @@ import asyncio
 import json
 import random
 import re
-import shutil
 import sys
 import time
 from pathlib import Path
 
 import aiohttp
 
-from load_tests.arguments import add_checkpoint, add_seed, make_parser
+from load_tests.arguments import CHECKPOINT, SEED, make_parser
 from load_tests.client import post_score, read_metrics
+from load_tests.processes import run_server
 from load_tests.soak.faults import Faults
-from load_tests.soak.processes import Redis, Service, wait_for_start
+from load_tests.soak.processes import REDIS, Redis, ServiceProcess, soaked_server
 from load_tests.soak.report import Report, Sample
 from load_tests.soak.traffic import CANARY, Callers, Tally
 from load_tests.texts import make_note
@@ -32,7 +32,10 @@ SAMPLE_EVERY_S = 5.0
 class Soak:
     """One soak of a service and its Redis."""
 
-    def __init__(self, service: Service, redis: Redis, session: aiohttp.ClientSession, seed: int) -> None:
+    def __init__(
+        self, url: str, service: ServiceProcess, redis: Redis, session: aiohttp.ClientSession, seed: int
+    ) -> None:
+        self._url = url
         self._service = service
         self._redis = redis
         self._session = session
@@ -42,7 +45,7 @@ class Soak:
     async def run(self, seconds: float) -> tuple[Report, float]:
         """Return the report before its checks, and the number of requests by the service's own count."""
         await self._fill_prefix_cache()
-        callers = Callers(self._service.url, self._session, self._seed)
+        callers = Callers(self._url, self._session, self._seed)
         await callers.run(min(20.0, seconds / 10))  # warms up imports, pools and caches
         warm = callers.tally
         before = await self._idle()
@@ -66,7 +69,7 @@ class Soak:
     async def _fill_prefix_cache(self) -> None:
         """Use every page of the prefix cache once, since the engine core's memory grows until then."""
         rng = random.Random(self._seed)
-        metrics = await read_metrics(self._session, self._service.url)
+        metrics = await read_metrics(self._session, self._url)
         [size] = (
             re.search(r'kv_cache_size_tokens="(\d+)"', name)
             for name in metrics
@@ -77,15 +80,15 @@ class Soak:
         while metrics.get(computed, 0) < until:
             notes = [make_note(rng, str(number), words=100) for number in range(50)]
             body = {"query": f"{CANARY} {rng.random()}", "notes": notes, "deadline_ms": 60_000}
-            await post_score(self._session, self._service.url, body)
-            metrics = await read_metrics(self._session, self._service.url)
+            await post_score(self._session, self._url, body)
+            metrics = await read_metrics(self._session, self._url)
 
     async def _idle(self) -> Sample:
         await asyncio.sleep(8)
         return await self._take_sample(0.0)
 
     async def _counted(self) -> float:
-        metrics = await read_metrics(self._session, self._service.url)
+        metrics = await read_metrics(self._session, self._url)
         return sum(
             value
             for name, value in metrics.items()
@@ -100,49 +103,41 @@ class Soak:
             self._samples.append(await self._take_sample(time.monotonic() - started))
 
     async def _take_sample(self, seconds: float) -> Sample:
-        metrics = await read_metrics(self._session, self._service.url)
+        metrics = await read_metrics(self._session, self._url)
         memory, files = self._service.rss_mib(), self._service.open_files()
         return Sample(seconds, *memory, *files, metrics["notegrade_connections"], metrics["notegrade_tasks"])
 
 
-def soak(seconds: float, seed: int, command: str, checkpoint: str, redis_server: str, out: Path) -> Report:
+def soak(seconds: float, seed: int, command: str, checkpoint: Path, redis_server: str, out: Path) -> Report:
     """Run a soak and check it; the service's log and soak.json are written to `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    log = out / "service.log"
-    redis = Redis(redis_server)
-    redis.start()
-    service = Service(command, checkpoint, redis, log)
-    try:
-        report, counted = asyncio.run(_run(service, redis, seconds, seed))
-        report.exit_code = service.terminate()
-    finally:
-        service.kill()
-        redis.kill()
+    log = (out / "service.log").absolute()
+    with Redis(redis_server) as redis, run_server(soaked_server(command, checkpoint, redis), log) as running:
+        service = ServiceProcess(running.pid, redis.port)
+        report, counted = asyncio.run(_run(running.url, service, redis, seconds, seed))
+        report.exit_code = service.terminate() or 0
     report.judge(counted, log.read_text(encoding="utf-8", errors="replace"))
     (out / "soak.json").write_text(json.dumps(report.to_json(), indent=1), encoding="utf-8")
     return report
 
 
-async def _run(service: Service, redis: Redis, seconds: float, seed: int) -> tuple[Report, float]:
+async def _run(
+    url: str, service: ServiceProcess, redis: Redis, seconds: float, seed: int
+) -> tuple[Report, float]:
     # Connections are closed before `_idle` samples, so that it counts none of the callers'.
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2)
     timeout = aiohttp.ClientTimeout(total=90)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-        await wait_for_start(session, service)
-        return await Soak(service, redis, session, seed).run(seconds)
+        return await Soak(url, service, redis, session, seed).run(seconds)
 
 
 def main() -> None:
     """Read the command line and run."""
-    parser = make_parser(__doc__)
-    parser.add_argument("--seconds", type=float, default=600)
-    add_seed(parser)
-    parser.add_argument("--command", default=str(Path(sys.executable).with_name("notegrade")))
-    add_checkpoint(parser)
-    parser.add_argument("--redis-server", default=shutil.which("redis-server") or "valkey-server")
-    parser.add_argument("--out", type=Path, default=Path("runs/soak"))
-    a = parser.parse_args()
-    report = soak(a.seconds, a.seed, a.command, str(a.checkpoint), a.redis_server, a.out)
+    parser = make_parser(
+        __doc__, seconds=600.0, seed=SEED, command=str(Path(sys.executable).with_name("notegrade")),
+        checkpoint=CHECKPOINT, redis_server=REDIS, out=Path("runs/soak"),
+    )  # fmt: skip
+    report = soak(**vars(parser.parse_args()))
     print(report.to_text())
     sys.exit(bool(report.wrong))
 

@@ -7,18 +7,28 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import cast
 
+import psutil
 from redis.asyncio import Redis as Client
 from redis.exceptions import RedisError
 
-from load_tests.soak.processes import Redis, Service
+from load_tests.soak.processes import Redis, ServiceProcess
 
 Fault = Callable[[float], Awaitable[None]]
+
+
+async def _suspend(process: psutil.Process, seconds: float) -> None:
+    """Suspend a process: its connections stay open and nothing is answered."""
+    process.suspend()
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        process.resume()
 
 
 class Faults:
     """Injects faults into Redis and the engine until cancelled, and counts them."""
 
-    def __init__(self, redis: Redis, service: Service, seed: int) -> None:
+    def __init__(self, redis: Redis, service: ServiceProcess, seed: int) -> None:
         self._redis = redis
         self._service = service
         self._rng = random.Random(seed)
@@ -55,19 +65,11 @@ class Faults:
             self._redis.start()
 
     async def _hung(self, seconds: float) -> None:
-        self._redis.suspend()
-        try:
-            await asyncio.sleep(seconds)
-        finally:
-            self._redis.resume()
+        await _suspend(self._redis.process, seconds)
 
     async def _engine_hung(self, seconds: float) -> None:
         # Shorter than the hang timeout, which would end the service and its counts.
-        self._service.suspend_engine()
-        try:
-            await asyncio.sleep(seconds)
-        finally:
-            self._service.resume_engine()
+        await _suspend(self._service.engine_core(), seconds)
 
     async def _slow(self, seconds: float) -> None:
         for _ in range(int(seconds / 0.25)):

@@ -19,7 +19,7 @@ def test_ten_minutes_lose_no_request_and_leak_nothing(
         600,
         seed=random.randrange(1_000_000),
         command=str(ROOT / ".venv" / "bin" / "notegrade"),
-        checkpoint=str(default_checkpoint.folder),
+        checkpoint=default_checkpoint.folder,
         redis_server=redis_binary,
         out=tmp_path,
     )

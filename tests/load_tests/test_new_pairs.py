@@ -2,8 +2,8 @@ import pytest
 
 from load_tests.new_pairs import NewPairs, count_scored, latency_percentile_ms, results_of
 from load_tests.overload import summarise
+from load_tests.processes import free_port
 from load_tests.shadow_cost import run_stub
-from load_tests.soak.processes import free_port
 
 
 async def test_open_loop_scores_new_pairs_of_a_service() -> None:

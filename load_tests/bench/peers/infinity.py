@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from load_tests.bench.peer import Call, Request, Running, Tuning
+from load_tests.bench.peer import Call, Request, Tuning
 from load_tests.bench.peers.faster_dtype import ask_faster_dtype
 from load_tests.bench.peers.grades import calibrated_grade
 from load_tests.bench.peers.infinity_environment import ensure_infinity
 from load_tests.bench.peers.infinity_model import cue_ids, write_classifier
-from load_tests.bench.peers.process import Server, run_server
-from load_tests.soak.processes import free_port
+from load_tests.processes import Running, Server, free_port, run_server
 from service.contract.checkpoint import Checkpoint
 
 _QUIET = {"INFINITY_ANONYMOUS_USAGE_STATS": "0", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from load_tests.bench.peers.process import Unavailable
+from load_tests.processes import Unavailable
 
 ROOT = Path(__file__).parent.parent.parent.parent
 LOCK = Path(__file__).with_name("infinity.lock")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from load_tests.bench.measure import read_tensors
-from load_tests.bench.peers.process import Unavailable
+from load_tests.processes import Unavailable
 from service.contract.checkpoint import Checkpoint
 
 

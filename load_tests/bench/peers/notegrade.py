@@ -9,15 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from load_tests.bench.peer import Call, Request, Running, Tuning
+from load_tests.bench.peer import Call, Request, Tuning
 from load_tests.bench.peers.grades import expected_grade
-from load_tests.bench.peers.process import Server, run_server
-from load_tests.soak.processes import free_port
+from load_tests.processes import Running, Server, free_port, run_server
 from service.contract.checkpoint import Checkpoint
 from service.contract.vllm_settings import has_compiler
 
-# The service's default maximum, so that late answers count as slow, not as missing.
-DEADLINE_MS = 60_000
 # No drain delay, since there is no load balancer; and as many notes as the largest requests of the sweeps.
 _ALWAYS = {"NOTEGRADE_DRAIN_DELAY_S": "0", "NOTEGRADE_MAX_NOTES": "500"}
 # The minimum is one pair: only the same pair twice in a row would be answered from the cache.
@@ -66,9 +63,11 @@ class Notegrade:
         return {**inherited, **_ALWAYS, **({} if self.cached else _UNCACHED), **tuned, **self.settings}
 
     def calls(self, request: Request) -> Sequence[Call]:
-        """Make one POST /score with texts; only here and for infinity does the time include rendering and tokenising."""
-        body = {"query": request.query, "notes": list(request.notes), "deadline_ms": DEADLINE_MS}
-        return [Call("/score", body)]
+        """Make one POST /score with texts; only here and for infinity does the time include rendering and tokenising.
+
+        The deadline is the maximum, so that late answers count as slow, not as missing.
+        """
+        return [Call("/score", request.body())]
 
     def grades(self, answers: Sequence[Any]) -> list[float]:
         """Read the grades from the calibrated distributions; NaN for a note that was not scored."""

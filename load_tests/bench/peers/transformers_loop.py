@@ -7,10 +7,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from load_tests.bench.peer import Call, Request, Running, Tuning
+from load_tests.bench.peer import Call, Request, Tuning
 from load_tests.bench.peers.grades import calibrated_grade
-from load_tests.bench.peers.process import Server, run_server
-from load_tests.soak.processes import free_port
+from load_tests.processes import Running, Server, free_port, run_server
 from service.contract.checkpoint import Checkpoint
 
 

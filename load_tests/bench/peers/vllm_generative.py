@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
-from load_tests.bench.peer import Call, Request, Running, Tuning
+from load_tests.bench.peer import Call, Request, Tuning
 from load_tests.bench.peers.grades import calibrated_grade
 from load_tests.bench.peers.vllm_server import MODEL, run_vllm
+from load_tests.processes import Running
 from service.contract.checkpoint import Checkpoint
 from service.contract.labels import LabelDistribution
 

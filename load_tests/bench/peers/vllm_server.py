@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from load_tests.bench.peer import Running, Tuning
+from load_tests.bench.peer import Tuning
 from load_tests.bench.peers.faster_dtype import ask_faster_dtype
-from load_tests.bench.peers.process import Server, run_server
-from load_tests.soak.processes import free_port
+from load_tests.processes import Running, Server, free_port, run_server
 from service.contract.checkpoint import Checkpoint
 from service.contract.vllm_settings import cpu_environment, has_compiler
 

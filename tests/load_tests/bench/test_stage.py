@@ -9,10 +9,9 @@ from dataclasses import dataclass
 import psutil
 import pytest
 
-from load_tests.bench.peer import Running, Tuning
-from load_tests.bench.peers.process import Server, run_server
+from load_tests.bench.peer import Tuning
 from load_tests.bench.stage import Entrant, in_turn, label, stage
-from load_tests.soak.processes import free_port
+from load_tests.processes import Running, Server, free_port, run_server
 from tests.waiting import wait_until
 
 # It and its child use CPU time continuously, as an idle vLLM may.

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from load_tests.bench.peer import Asked
 from load_tests.bench.workloads import (
-    Asked,
     Renderer,
     Repetition,
     Shape,

@@ -16,8 +16,8 @@ from typing import Any
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from load_tests.bench.peer import Call, Request, Running, Tuning
-from load_tests.soak.processes import free_port
+from load_tests.bench.peer import Call, Request, Tuning
+from load_tests.processes import Running, free_port
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]

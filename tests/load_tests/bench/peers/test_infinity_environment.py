@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from load_tests.bench.peers.infinity_environment import LOCK, ensure_infinity
-from load_tests.bench.peers.process import Unavailable
+from load_tests.processes import Unavailable
 
 
 @pytest.fixture

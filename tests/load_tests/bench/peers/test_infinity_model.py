@@ -9,7 +9,7 @@ import torch
 
 from load_tests.bench.peer import Request
 from load_tests.bench.peers.infinity_model import write_classifier
-from load_tests.bench.peers.process import Unavailable
+from load_tests.processes import Unavailable
 from service.contract.checkpoint import Checkpoint
 from tests.load_tests.bench.peers.tiny import forward
 

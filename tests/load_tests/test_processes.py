@@ -10,8 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from load_tests.bench.peers.process import Server, Unavailable, run_server
-from load_tests.soak.processes import free_port
+from load_tests.processes import Server, Unavailable, free_port, run_server
 from tests.waiting import wait_until
 
 # Answers 503 twice and then 200, like a server that is still loading.
@@ -114,7 +113,7 @@ def test_exception_in_the_block_has_the_end_of_the_log() -> None:
 def test_server_ends_when_the_load_generator_is_killed(tmp_path: Path) -> None:
     code = f"""
 import os, sys
-from load_tests.bench.peers.process import Server, run_server
+from load_tests.processes import Server, run_server
 with run_server(Server({list(make_server().command)!r}, os.environ, {free_port()}, "/ready")):
     pass
 """

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -13,8 +14,6 @@ from pathlib import Path
 
 import psutil
 
-from load_tests.bench.peer import Running
-
 # vLLM compiles the model at its first start, which takes 82 s for 135M weights on two cores.
 START_TIMEOUT_S = 600.0
 _STOP_TIMEOUT_S = 20.0
@@ -24,6 +23,23 @@ _LOG_TAIL_LINES = 12
 
 class Unavailable(Exception):
     """The peer can't be measured here. The message's first line is the reason; the end of the peer's log may follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A running server: its URL, its process (whose children count as well), and the seconds until it was ready."""
+
+    url: str
+    pid: int
+    ready_s: float
+
+
+def free_port() -> int:
+    """Find a free port of 127.0.0.1."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +54,14 @@ class Server:
 
 
 @contextlib.contextmanager
-def run_server(server: Server) -> Iterator[Running]:
-    """Start the server in a temporary folder, wait until it is ready, and stop all its processes after the block.
+def run_server(server: Server, log: Path | None = None) -> Iterator[Running]:
+    """Start the server in its log's folder, wait until it is ready, and stop all its processes after the block.
 
-    An exception of the block gets the end of the server's log as a note.
+    Without `log`, the folder is a temporary one. An exception of the block gets the end of the server's log as a note.
     Raises Unavailable when the server ends before it is ready, or is not ready in time.
     """
     with tempfile.TemporaryDirectory(prefix="notegrade-bench-") as folder:
-        log = Path(folder) / "log"
+        log = log or Path(folder) / "log"
         started = time.monotonic()
         process = _start_bound_to_parent(server, log)
         try:
