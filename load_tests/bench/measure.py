@@ -2,16 +2,16 @@
 
 import asyncio
 import contextlib
-import json
 import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import aiohttp
 import psutil
+from safetensors import safe_open
 
 from load_tests.client import read_metrics
 
@@ -138,22 +138,13 @@ async def read_prompt_tokens(url: str) -> PromptTokens | None:
 
 
 def count_multiplied_parameters(checkpoint: Path) -> int:
-    """Count the parameters that each token is multiplied by, from the safetensors headers: all but embedding and lm_head."""
-    return sum(
-        math.prod(tensor["shape"])
-        for path in checkpoint.glob("*.safetensors")
-        for name, tensor in read_tensors(path)[0].items()
-        if not any(part in name for part in _NOT_MULTIPLIED)
-    )
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Any], int]:
-    """Read the header of a safetensors file: dtype, shape and offsets of each tensor; and where the data begin."""
-    with path.open("rb") as file:  # eight bytes with the header's length, the header as JSON, then the data
-        length = int.from_bytes(file.read(8), "little")
-        header: dict[str, Any] = json.loads(file.read(length))
-    header.pop("__metadata__", None)
-    return header, 8 + length
+    """Count the parameters that each token is multiplied by: all but embedding and lm_head."""
+    count = 0
+    for path in checkpoint.glob("*.safetensors"):
+        with safe_open(path, "numpy") as file:
+            names = [name for name in file.keys() if not any(part in name for part in _NOT_MULTIPLIED)]  # noqa: SIM118
+            count += sum(math.prod(file.get_slice(name).get_shape()) for name in names)
+    return count
 
 
 def share_of_peak(parameters: int, tokens_per_pair: float, pairs_per_s: float, peak_gflops: float) -> float:

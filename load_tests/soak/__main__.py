@@ -115,7 +115,7 @@ def soak(seconds: float, seed: int, command: str, checkpoint: Path, redis_server
     with Redis(redis_server) as redis, run_server(soaked_server(command, checkpoint, redis), log) as running:
         service = ServiceProcess(running.pid, redis.port)
         report, counted = asyncio.run(_run(running.url, service, redis, seconds, seed))
-        report.exit_code = service.terminate() or 0
+        report.exit_code = service.terminate()
     report.judge(counted, log.read_text(encoding="utf-8", errors="replace"))
     (out / "soak.json").write_text(json.dumps(report.to_json(), indent=1), encoding="utf-8")
     return report

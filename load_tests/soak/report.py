@@ -73,7 +73,7 @@ class Report:
     samples: list[Sample]
     before: Sample
     after: Sample
-    exit_code: int = 0
+    exit_code: int | None = 0
     wrong: list[str] = field(default_factory=list)
 
     @property
@@ -98,7 +98,7 @@ class Report:
         self._check_counts(counted)
         self._check_memory()
         self._check_leaks()
-        if self.exit_code:
+        if self.exit_code != 0:
             self.wrong.append(f"the service ended with exit code {self.exit_code}")
         self.wrong += [
             f"the log contains {bad!r}" for bad in (CANARY, "Traceback", "unforeseen") if bad in log

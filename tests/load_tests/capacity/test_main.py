@@ -7,7 +7,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from load_tests.bench.machine import Machine
 from load_tests.bench.plan import Plan
@@ -265,17 +267,9 @@ def test_lengths_and_sizes_are_read_from_a_checkpoint(
         "num_key_value_heads": 2, "vocab_size": 50,
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(sizes), encoding="utf-8")
-    (folder / "model.safetensors").write_bytes(weights())
+    shapes = {"model.embed_tokens.weight": (50, 8), "model.layers.0.mlp.up_proj.weight": (2, 3)}
+    tensors = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    save_file(tensors, folder / "model.safetensors")
     model = read_model(folder)
     assert (model.parameters, model.attention, model.kv) == (6, 8, 4)
     assert asdict(model)["name"] == "tiny"
-
-
-def weights() -> bytes:
-    header = json.dumps(
-        {
-            "model.embed_tokens.weight": {"dtype": "F32", "shape": [50, 8], "data_offsets": [0, 1600]},
-            "model.layers.0.mlp.up_proj.weight": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
-        }
-    ).encode()
-    return len(header).to_bytes(8, "little") + header
