@@ -1,18 +1,17 @@
 """Formats the results of the capacity model as Markdown tables."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from load_tests.capacity.check import Point
 from load_tests.capacity.growth import Moment
 from load_tests.capacity.model import Plan, Site
-from load_tests.capacity.replay import Facts
 from load_tests.figures import markdown_table
 
 _PLAN = (
     "notes/s", "device", "hit rate", "prefix reuse", "tokens/new pair", "max notes/s per replica", "replica limit",
     "arithmetic used", "replicas", "$/h", "cached pairs", "Redis", "Redis GB", "links", "first bottleneck",
 )  # fmt: skip
-_GROWTH = ("pairs served", "hit rate", "prefix reuse", "tokens/note", "arithmetic", "notes/s")
+_GROWTH = ("pairs served", "hit rate", "prefix reuse", "tokens/note", "notes/s")
 _CHECK = ("row", "quantity", "model", "measured", "model / measured")
 
 
@@ -42,8 +41,8 @@ def _plan_cells(site: Site, each: Plan) -> list[str]:
 
 
 def growth_table(moments: Sequence[Moment], site: Site) -> str:
-    """Format a row per number of served pairs; the last two columns are multiples of the start."""
-    heading = f"{site.prompt.order}, on {site.device.name}; arithmetic and notes/s are multiples of the start"
+    """Format a row per number of served pairs; the last column is a multiple of the start."""
+    heading = f"{site.prompt.order}, on {site.device.name}; notes/s is a multiple of the start"
     return f"{heading}\n\n" + markdown_table(_GROWTH, map(_growth_cells, moments))
 
 
@@ -53,7 +52,6 @@ def _growth_cells(moment: Moment) -> list[str]:
         f"{moment.caching.hit_rate:.1%}",
         f"{moment.caching.found:.1%}",
         f"{moment.tokens:.1f}",
-        f"{moment.arithmetic:.2f}",
         f"{moment.speed_up:.2f}",
     ]
 
@@ -68,15 +66,7 @@ def _check_cells(point: Point) -> list[str]:
     return [point.name, point.quantity, f"{point.model:.1f}", f"{point.measured:.1f}", ratio]
 
 
-def log_table(facts: Facts) -> str:
+def log_table(facts: Mapping[str, float]) -> str:
     """Format the statistics of a log as one row."""
-    heads = ("requests", "pairs", "queries", "notes", "distinct pairs", "hit rate", "hit rate of second half")
-    counts = (
-        facts.requests,
-        facts.pairs,
-        facts.distinct_queries,
-        facts.distinct_notes,
-        facts.distinct_pairs,
-    )
-    rates = (facts.hit_rate, facts.late_hit_rate)
-    return markdown_table(heads, [[*(f"{count:,}" for count in counts), *(f"{rate:.1%}" for rate in rates)]])
+    cells = [f"{value:.1%}" if "rate" in name else f"{value:,}" for name, value in facts.items()]
+    return markdown_table(list(facts), [cells])

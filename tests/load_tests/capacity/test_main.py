@@ -20,7 +20,7 @@ from load_tests.capacity.check import check
 from load_tests.capacity.checkpoint import read_prompt
 from load_tests.capacity.devices import SMOLLM2_135M, Device, read_model
 from load_tests.capacity.growth import growth
-from load_tests.capacity.model import Engine, Site
+from load_tests.capacity.model import Site
 from load_tests.capacity.pairs import PairCache
 from load_tests.capacity.prefix import Prompt
 from load_tests.capacity.replay import Log, replay_requests
@@ -183,10 +183,9 @@ def test_caches_fill_up(capsys: pytest.CaptureFixture[str]) -> None:
 def test_http_bounds_the_gain_of_caches() -> None:
     traffic = Traffic(queries=200, notes=500)
     [start, end] = growth(traffic, SITE, (0, 10**9))
-    assert (start.arithmetic, start.speed_up) == (1, 1)
-    assert end.arithmetic > 1_000
+    assert start.speed_up == 1
     # The replica is slow here: arithmetic limits it first, and the front process at the end.
-    at_start = DEVICE.flops * SITE.engine.share / SITE.model.flops(111, SITE.prompt.reused(0))
+    at_start = DEVICE.flops * SITE.share / SITE.model.flops(111, SITE.prompt.reused(0))
     at_end = 1 / (667e-6 / 20 + 50e-6)
     assert end.speed_up == pytest.approx(at_end / at_start, rel=1e-3)
 
@@ -226,7 +225,7 @@ def test_model_is_compared_with_a_benchmark(tmp_path: Path, capsys: pytest.Captu
     assert 0.99 < by_name["sweeps", "pairs/s"].ratio < 1
     zipf = by_name["zipf", "tokens/pair"]
     # By default, the engine's cache on a CPU has 2 GiB, too few for all notes.
-    roomy = check(document, replace(SITE, engine=Engine(kv_bytes=1e12)))
+    roomy = check(document, replace(SITE, kv_gb=1e3))
     [with_room] = [each for each in roomy if (each.name, each.quantity) == (zipf.name, zipf.quantity)]
     assert with_room.model < zipf.model
     assert 30 < zipf.model < 130
