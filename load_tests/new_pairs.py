@@ -55,13 +55,13 @@ class NewPairs:
 
     def _jobs(self, deadline_ms: int) -> Iterator[Job]:
         for asked in self._traffic:
-            body = json.dumps(asked.body(deadline_ms)).encode()
-            yield Job((("/score", body),), self.notes)
+            yield Job("/score", json.dumps(asked.body(deadline_ms)).encode(), self.notes)
 
 
 def results_of(sent: Sent) -> list[dict[str, Any]]:
     """Return the results of the pairs; empty for a request without an answer."""
-    return [result for answer in sent.answers for result in json.loads(answer)["results"]]
+    results: list[dict[str, Any]] = json.loads(sent.answer)["results"] if sent.answer else []
+    return results
 
 
 def count_scored(sent: Sent) -> int:

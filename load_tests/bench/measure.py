@@ -7,13 +7,12 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
 
 import aiohttp
 import psutil
 from safetensors import safe_open
 
-from load_tests.client import read_metrics
+from load_tests.client import new_session, read_metrics
 
 SAMPLE_EVERY_S = 0.25
 # vLLM's counters of all prompt tokens, and of those served by its prefix cache.
@@ -21,7 +20,6 @@ SAMPLE_EVERY_S = 0.25
 PROMPT_TOKENS, CACHED_TOKENS = "vllm:prompt_tokens_total", "vllm:prompt_tokens_cached_total"
 # Notegrade's counter of scored pairs by source; pairs not from the engine were cached or coalesced.
 SCORED_PAIRS = "notegrade_pair_source_total"
-_BY_ENGINE = 'source="engine"'
 # Not counted: embeddings are looked up, and lm_head is multiplied at the last position only.
 _NOT_MULTIPLIED = ("embed_tokens", "lm_head")
 
@@ -92,49 +90,27 @@ class Watch:
             await asyncio.sleep(SAMPLE_EVERY_S)
 
 
-@dataclass(frozen=True, slots=True)
-class PromptTokens:
-    """Counts since a server's start; subtract an earlier reading.
+async def read_work(url: str) -> tuple[float, float] | None:
+    """Read the prompt tokens that vLLM computed, and the pairs that needed no engine, since the server's start.
 
-    Attributes:
-        asked, cached: prompt tokens of the engine, and those of them from its prefix cache.
-        known: pairs that needed no engine; 0 for a server without a pair cache.
+    A server without a pair cache has no such pairs. Returns None for a server without vLLM's counters.
     """
-
-    asked: float
-    cached: float
-    known: float = 0.0
-
-    def __sub__(self, earlier: Self) -> "PromptTokens":
-        return PromptTokens(
-            self.asked - earlier.asked, self.cached - earlier.cached, self.known - earlier.known
-        )
-
-    @property
-    def computed(self) -> float:
-        """The tokens that the model computed."""
-        return self.asked - self.cached
-
-
-async def read_prompt_tokens(url: str) -> PromptTokens | None:
-    """Read vLLM's counters, summed over its engines; None for a server without them."""
     try:
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
+        async with new_session(timeout_s=10) as session:
             samples = await read_metrics(session, url)
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
         return None
+    if not any(sample.startswith(CACHED_TOKENS) for sample in samples):
+        return None
 
-    def total(name: str) -> float | None:
-        found = [value for sample, value in samples.items() if sample.partition("{")[0] == name]
-        return sum(found) if found else None
+    def total(name: str, without: str = "nothing") -> float:
+        return sum(
+            value
+            for sample, value in samples.items()
+            if sample.partition("{")[0] == name and without not in sample
+        )
 
-    asked, cached = total(PROMPT_TOKENS), total(CACHED_TOKENS)
-    known = sum(
-        value
-        for name, value in samples.items()
-        if name.startswith(SCORED_PAIRS + "{") and _BY_ENGINE not in name
-    )
-    return None if asked is None or cached is None else PromptTokens(asked, cached, known)
+    return total(PROMPT_TOKENS) - total(CACHED_TOKENS), total(SCORED_PAIRS, without='source="engine"')
 
 
 def count_multiplied_parameters(checkpoint: Path) -> int:

@@ -14,7 +14,7 @@ from load_tests.bench.records import STUDENT, Part
 from load_tests.bench.run import Run
 from load_tests.bench.saturation import Probe, find_saturation, judge
 from load_tests.bench.stage import Entrant, in_turn
-from load_tests.bench.turns import Arrivals, Turn, any_turn, closed_turn, open_turn
+from load_tests.bench.turns import Arrivals, Turn, run_turn
 from load_tests.bench.workloads import Renderer, replay, zipf
 from service.contract.checkpoint import load_checkpoint
 from service.contract.vllm_settings import has_compiler
@@ -67,13 +67,13 @@ async def _rounds(
             return
         before = run.turn(part, 0, asked, history)
         for entrant in agreed if history else ():
-            await any_turn(entrant, before)
+            await run_turn(entrant, before)
         for number in range(run.plan.rounds):
             turn = run.turn(part, number, asked, run.plan.requests)
             if not turn.requests:
                 return  # the end of a traffic file
             for entrant in in_turn(agreed, number):
-                run.keep(await any_turn(entrant, replace(turn, longest_s=run.plan.longest_turn_s)))
+                run.keep(await run_turn(entrant, replace(turn, longest_s=run.plan.longest_turn_s)))
 
 
 async def _student(run: Run) -> None:
@@ -91,7 +91,7 @@ async def _student(run: Run) -> None:
             theirs = _rendered(own, Renderer(base.manifest, base.tokenizer), texts)
             for entrant in in_turn(entrants, number):
                 turn = own if entrant.contestant.name == STUDENT else theirs
-                run.keep(await closed_turn(entrant, turn))
+                run.keep(await run_turn(entrant, turn))
 
 
 def _rendered(turn: Turn, renderer: Renderer, texts: Sequence[Asked]) -> Turn:
@@ -111,32 +111,30 @@ async def _p99(run: Run) -> None:
             run.skip("p99", "no peer keeps up with any rate")
             return
         for load, number in itertools.product(run.plan.open_loads, range(run.plan.rounds)):
-            name = f"p99 {load} {number}"
-            turn, arrivals = _arrivals(run, number, name, load * best, run.plan.open_seconds, asked)
+            seed, seconds = run.seed(f"p99 {load} {number}"), run.plan.open_seconds
+            turn = _open_turn(
+                run, number, Arrivals(poisson(seed, load * best, seconds), seconds, load), asked
+            )
             for entrant in in_turn(agreed, number):
-                run.keep((await open_turn(entrant, turn, replace(arrivals, load=load))).measurement)
+                run.keep(await run_turn(entrant, turn))
 
 
-def _arrivals(
-    run: Run, number: int, name: str, rate: float, seconds: float, asked: Iterator[Asked]
-) -> tuple[Turn, Arrivals]:
-    moments = poisson(run.seed(name), rate, seconds)
-    turn = run.turn("p99", number, asked, len(moments), run.plan.open_shape)
-    return turn, Arrivals(moments, seconds)
+def _open_turn(run: Run, number: int, arrivals: Arrivals, asked: Iterator[Asked]) -> Turn:
+    turn = run.turn("p99", number, asked, len(arrivals.moments), run.plan.open_shape)
+    return replace(turn, arrivals=arrivals)
 
 
 async def _saturate(run: Run, entrant: Entrant[Any], asked: Iterator[Asked]) -> float:
     """Find the highest requests per second that the server keeps up with."""
-    shape = run.plan.open_shape
-    closed = await closed_turn(entrant, run.turn("p99", 0, asked, run.plan.requests, shape))
+    shape, seconds = run.plan.open_shape, run.plan.probe_seconds
+    closed = await run_turn(entrant, run.turn("p99", 0, asked, run.plan.requests, shape))
 
     async def probe(rate: float) -> Probe:
-        turn, arrivals = _arrivals(run, 0, f"probe {rate}", rate, run.plan.probe_seconds, asked)
-        found = await open_turn(entrant, turn, arrivals)
-        pairs = [len(turn.requests[each.job].notes) for each in found.drive.sent]
-        return judge(rate, arrivals.seconds, found.drive, pairs, found.scored)
+        arrivals = Arrivals(poisson(run.seed(f"probe {rate}"), rate, seconds), seconds)
+        found = await run_turn(entrant, _open_turn(run, 0, arrivals, asked))
+        return judge(rate, seconds, found.drive, shape.notes, found.scored)
 
-    found = await find_saturation(probe, closed.pairs_per_s / shape.notes, run.plan.resolution)
+    found = await find_saturation(probe, closed.measurement.pairs_per_s / shape.notes, run.plan.resolution)
     run.records.saturation[entrant.label] = found
     print(f"   {entrant.label} keeps up with {found.goodput:.2f} pairs/s", file=sys.stderr)
     return found.kept_up
@@ -156,7 +154,7 @@ async def _sweeps(run: Run) -> None:
             turn = replace(turn, warm_up=turn.warm_up[:1])
             clients = max(1, plan.clients * plan.shape.notes // shape.notes)
             for entrant in agreed:
-                run.keep(await closed_turn(entrant, replace(turn, clients=clients)))
+                run.keep(await run_turn(entrant, replace(turn, clients=clients)))
 
 
 _PARTS: Mapping[Part, Callable[[Run], Awaitable[None]]] = {

@@ -1,6 +1,6 @@
 """The interface of a compared server: start it, call it over HTTP, stop it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -29,14 +29,6 @@ class Request(Asked):
     prompts: tuple[tuple[int, ...], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One HTTP request to a peer, sent as JSON."""
-
-    path: str
-    body: Mapping[str, Any]
-
-
 class Peer(Protocol):
     """One server with one tuning: `default` (out of the box) or `tuned`."""
 
@@ -47,10 +39,10 @@ class Peer(Protocol):
         """Start the server on the checkpoint, wait until it is ready, and stop all its processes after the block."""
         ...
 
-    def calls(self, request: Request) -> Sequence[Call]:
-        """Make the calls that score the request, which are sent concurrently; most peers need one."""
+    def call(self, request: Request) -> tuple[str, Mapping[str, Any]]:
+        """Make the path and the JSON body of the POST that scores the request."""
         ...
 
-    def grades(self, answers: Sequence[Any]) -> list[float]:
-        """Read each note's expected grade from the answers to `calls`, to check that all peers compute the same."""
+    def grades(self, answer: Any) -> list[float]:
+        """Read each note's expected grade from the answer to `call`, to check that all peers compute the same."""
         ...

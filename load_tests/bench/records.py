@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+
 from load_tests.bench.peer import Tuning
 from load_tests.bench.saturation import Saturation
 
@@ -58,7 +60,7 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Differences between a peer's expected grades and ours on a sample, in grades: `maximum` and mean."""
+    """Differences between a peer's expected grades and ours on a sample, in grades; NaN if a grade is missing."""
 
     peer: str
     tuning: Tuning
@@ -66,17 +68,11 @@ class Agreement:
     maximum: float
     mean: float
 
-    def within(self, most: float) -> bool:
-        """Return whether no grade differs by more than `most`; False without grades to compare."""
-        return self.maximum <= most
-
 
 def agreement(peer: str, tuning: Tuning, ours: Sequence[float], theirs: Sequence[float]) -> Agreement:
-    """Compare grades; a missing grade on either side gives NaN, which is within no limit."""
-    differences = [abs(a - b) for a, b in zip(ours, theirs, strict=True)] or [math.nan]
-    is_complete = not any(map(math.isnan, differences))
-    maximum, mean = (max(differences), statistics.fmean(differences)) if is_complete else (math.nan, math.nan)
-    return Agreement(peer, tuning, len(differences), maximum, mean)
+    """Compare grades; a missing grade on either side, or no grades at all, give NaN."""
+    differences = np.abs(np.subtract(ours, theirs)) if ours else np.array([math.nan])
+    return Agreement(peer, tuning, len(differences), float(differences.max()), float(differences.mean()))
 
 
 @dataclass(frozen=True, slots=True)

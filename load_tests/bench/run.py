@@ -10,9 +10,9 @@ from pathlib import Path
 from load_tests.bench.peer import Asked, Peer, Tuning
 from load_tests.bench.peers import all_peers
 from load_tests.bench.plan import Plan
-from load_tests.bench.records import OURS, Measurement, Part, Records, agreement
+from load_tests.bench.records import OURS, Part, Records, agreement
 from load_tests.bench.stage import ContestantT, Entrant, stage
-from load_tests.bench.turns import AnyEntrant, Turn, grades_of
+from load_tests.bench.turns import AnyEntrant, Result, Turn, grades_of
 from load_tests.bench.workloads import Renderer, Shape, cold
 from service.contract.checkpoint import Checkpoint
 
@@ -78,8 +78,9 @@ class Run:
             part, number, shape or self.plan.shape, taken, warm_up, self.plan.clients, self.plan.timeout_s
         )
 
-    def keep(self, measurement: Measurement) -> None:
+    def keep(self, result: Result) -> None:
         """Record a measurement and print it."""
+        measurement = result.measurement
         self.records.measurements.append(measurement)
         print(
             f"   round {measurement.round + 1}, {measurement.peer}: {measurement.pairs_per_s:.2f} pairs/s, "
@@ -121,5 +122,5 @@ class Run:
             self.records.agreements.append(found)
             difference = f"expected grades differ from ours by {found.mean:.4f} on average, {found.maximum:.4f} at most ({found.pairs} pairs)"
             print(f"   {entrant.label}: {difference}", file=sys.stderr)
-            if not found.within(self.plan.most_apart):
+            if not found.maximum <= self.plan.most_apart:  # NaN, too, is not within the limit
                 self.records.disagreeing[entrant.label] = difference

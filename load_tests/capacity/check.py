@@ -18,7 +18,6 @@ from load_tests.capacity.traffic import Traffic, pairs_of
 
 # The default of NOTEGRADE_ENGINE_KV_CACHE_GIB on a CPU, which the benchmark does not change.
 DEFAULT_KV_GB = 2 * 2**30 / 1e9
-_BYTES = 2 * 2**30
 _BYTES = {"float32": 4, "bfloat16": 2, "int8": 2}
 
 

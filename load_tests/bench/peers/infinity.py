@@ -10,13 +10,13 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from load_tests.bench.peer import Call, Request, Tuning
+from load_tests.bench.peer import Request, Tuning
 from load_tests.bench.peers.faster_dtype import ask_faster_dtype
 from load_tests.bench.peers.grades import calibrated_grade
 from load_tests.processes import Running, Server, Unavailable, free_port, run_server
@@ -58,19 +58,19 @@ class Infinity:
         dtype = ask_faster_dtype(self.checkpoint.folder)
         return ["--dtype", dtype, "--batch-size", "16", "--lengths-via-tokenize"]
 
-    def calls(self, request: Request) -> Sequence[Call]:
-        """Make one call with all prompts, as texts without the cue, which the tokenizer appends."""
+    def call(self, request: Request) -> tuple[str, Mapping[str, Any]]:
+        """Send all prompts, as texts without the cue, which the tokenizer appends."""
         end = -len(self.checkpoint.tokenizer.encode_template(self.checkpoint.manifest.template.cue))
         texts = [self.checkpoint.tokenizer.decode(prompt[:end]) for prompt in request.prompts]
-        return [Call("/classify", {"input": texts})]
+        return "/classify", {"input": texts}
 
-    def grades(self, answers: Sequence[Any]) -> list[float]:
+    def grades(self, answer: Any) -> list[float]:
         """Read the grades from the classes' probabilities, which are sorted by probability."""
-        found = (classes for answer in answers for classes in answer["data"])
-        by_grade = (
-            sorted((int(each["label"]), float(each["score"])) for each in classes) for classes in found
-        )
-        return [calibrated_grade([score for _, score in raw], self.checkpoint) for raw in by_grade]
+        grades = []
+        for classes in answer["data"]:
+            by_grade = sorted((int(each["label"]), float(each["score"])) for each in classes)
+            grades.append(calibrated_grade([score for _, score in by_grade], self.checkpoint))
+        return grades
 
 
 def install(folder: Path = ROOT / "build" / "infinity") -> Path:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from load_tests.bench.peer import Call, Request, Tuning
+from load_tests.bench.peer import Request, Tuning
 from load_tests.bench.peers.grades import expected_grade
 from load_tests.processes import Running, Server, free_port, run_server
 from service.contract.checkpoint import Checkpoint
@@ -62,16 +62,16 @@ class Notegrade:
             tuned = {**_TUNED, **(_COMPILED if has_compiler() else {})}
         return {**inherited, **_ALWAYS, **({} if self.cached else _UNCACHED), **tuned, **self.settings}
 
-    def calls(self, request: Request) -> Sequence[Call]:
-        """Make one POST /score with texts; only here and for infinity does the time include rendering and tokenising.
+    def call(self, request: Request) -> tuple[str, Mapping[str, Any]]:
+        """Send texts to /score; only here and for infinity does the time include rendering and tokenising.
 
         The deadline is the maximum, so that late answers count as slow, not as missing.
         """
-        return [Call("/score", request.body())]
+        return "/score", request.body()
 
-    def grades(self, answers: Sequence[Any]) -> list[float]:
+    def grades(self, answer: Any) -> list[float]:
         """Read the grades from the calibrated distributions; NaN for a note that was not scored."""
-        return [_grade(result) for answer in answers for result in answer["results"]]
+        return [_grade(result) for result in answer["results"]]
 
 
 def _grade(result: Mapping[str, Any]) -> float:

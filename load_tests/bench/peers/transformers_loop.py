@@ -2,12 +2,12 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from load_tests.bench.peer import Call, Request, Tuning
+from load_tests.bench.peer import Request, Tuning
 from load_tests.bench.peers.grades import calibrated_grade
 from load_tests.processes import Running, Server, free_port, run_server
 from service.contract.checkpoint import Checkpoint
@@ -35,10 +35,10 @@ class TransformersLoop:
         command = [sys.executable, "-m", "load_tests.bench.peers.transformers_server", *named]
         return run_server(Server(command, {**os.environ, "HF_HUB_OFFLINE": "1"}, port))
 
-    def calls(self, request: Request) -> Sequence[Call]:
-        """Make one call with all prompts."""
-        return [Call("/score", {"prompts": [list(prompt) for prompt in request.prompts]})]
+    def call(self, request: Request) -> tuple[str, Mapping[str, Any]]:
+        """Send all prompts."""
+        return "/score", {"prompts": [list(prompt) for prompt in request.prompts]}
 
-    def grades(self, answers: Sequence[Any]) -> list[float]:
+    def grades(self, answer: Any) -> list[float]:
         """Read the grades from the label probabilities."""
-        return [calibrated_grade(raw, self.checkpoint) for answer in answers for raw in answer]
+        return [calibrated_grade(raw, self.checkpoint) for raw in answer]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
-from load_tests.bench.peer import Call, Request, Tuning
+from load_tests.bench.peer import Request, Tuning
 from load_tests.bench.peers.faster_dtype import ask_faster_dtype
 from load_tests.bench.peers.grades import calibrated_grade
 from load_tests.processes import Running, Server, free_port, run_server
@@ -47,8 +47,8 @@ class VllmGenerative:
         """Start the server."""
         return _run_vllm(self.checkpoint, self.tuning, ())
 
-    def calls(self, request: Request) -> Sequence[Call]:
-        """Make one call with all prompts."""
+    def call(self, request: Request) -> tuple[str, Mapping[str, Any]]:
+        """Send all prompts."""
         labels = self.checkpoint.manifest.label_token_ids
         body = {
             "model": MODEL,
@@ -59,12 +59,11 @@ class VllmGenerative:
             "logprob_token_ids": list(labels),
             "return_tokens_as_token_ids": True,
         }
-        return [Call("/v1/completions", body)]
+        return "/v1/completions", body
 
-    def grades(self, answers: Sequence[Any]) -> list[float]:
+    def grades(self, answer: Any) -> list[float]:
         """Read the grades from the labels' log probabilities over the whole vocabulary."""
-        choices = (each for answer in answers for each in sorted(answer["choices"], key=itemgetter("index")))
-        return [self._grade(choice) for choice in choices]
+        return [self._grade(choice) for choice in sorted(answer["choices"], key=itemgetter("index"))]
 
     def _grade(self, choice: Mapping[str, Any]) -> float:
         [found] = choice["logprobs"]["top_logprobs"]
@@ -100,14 +99,14 @@ class VllmClassify:
             "method": "no_post_processing",
         }
 
-    def calls(self, request: Request) -> Sequence[Call]:
-        """Make one call with all prompts."""
+    def call(self, request: Request) -> tuple[str, Mapping[str, Any]]:
+        """Send all prompts."""
         body = {"model": MODEL, "input": [list(prompt) for prompt in request.prompts]}
-        return [Call("/classify", body)]
+        return "/classify", body
 
-    def grades(self, answers: Sequence[Any]) -> list[float]:
+    def grades(self, answer: Any) -> list[float]:
         """Read the grades from the classes' probabilities."""
-        found = (each for answer in answers for each in sorted(answer["data"], key=itemgetter("index")))
+        found = sorted(answer["data"], key=itemgetter("index"))
         return [calibrated_grade(each["probs"], self.checkpoint) for each in found]
 
 

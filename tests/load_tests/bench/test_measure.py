@@ -14,10 +14,9 @@ from safetensors.numpy import save_file
 
 from load_tests.bench.measure import (
     ProcessTree,
-    PromptTokens,
     Watch,
     count_multiplied_parameters,
-    read_prompt_tokens,
+    read_work,
     share_of_peak,
 )
 from tests.load_tests.bench.toy import busy_for
@@ -98,18 +97,13 @@ async def test_tokens_are_read_from_vllm_metrics(text: str, expected: tuple[floa
     app = web.Application()
     app.router.add_get("/metrics", metrics)
     async with TestServer(app) as server:
-        found = await read_prompt_tokens(str(server.make_url("")).rstrip("/"))
-    assert (found and (found.computed, found.known)) == expected
+        assert await read_work(str(server.make_url("")).rstrip("/")) == expected
 
 
 async def test_server_without_metrics_has_no_token_counts() -> None:
     async with TestServer(web.Application()) as server:
-        assert await read_prompt_tokens(str(server.make_url("")).rstrip("/")) is None
-    assert await read_prompt_tokens("http://127.0.0.1:9") is None
-
-
-def test_tokens_of_a_drive_are_the_difference_of_two_readings() -> None:
-    assert PromptTokens(500, 200, 9) - PromptTokens(100, 50, 4) == PromptTokens(400, 150, 5)
+        assert await read_work(str(server.make_url("")).rstrip("/")) is None
+    assert await read_work("http://127.0.0.1:9") is None
 
 
 def test_embedding_and_lm_head_are_not_counted(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from load_tests.bench.offline import OfflineEngine
 from load_tests.bench.peers.grades import calibrated_grade
 from load_tests.bench.records import Records
 from load_tests.bench.stage import stage
-from load_tests.bench.turns import Turn, any_turn
+from load_tests.bench.turns import Turn, run_turn
 from load_tests.bench.workloads import Shape
 from service.contract.checkpoint import Checkpoint
 from tests.checkpoints import load_tiny
@@ -51,7 +51,7 @@ async def test_turn_uses_the_engine_s_own_time(
     requests = made_requests(3, notes=5)
     turn = Turn("offline", 0, Shape(5), requests, requests[:1], 1, 30)
     with stage([OfflineEngine(checkpoint)], Records().absent) as [entrant]:
-        measured = await any_turn(entrant, turn)
+        measured = (await run_turn(entrant, turn)).measurement
         with entrant.turn():
             scored = entrant.contestant.score(requests[0].prompts)
     assert scored.grades == [grade_of(prompt) for prompt in requests[0].prompts]

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from load_tests.bench.peer import Call, Request, Tuning
+from load_tests.bench.peer import Request, Tuning
 from load_tests.processes import Running, free_port
 from tests.waiting import wait_until
 
@@ -93,18 +93,11 @@ class ToyPeer:
             # It must run to become ready: a suspended process never does.
             process.wait(30)
 
-    def calls(self, request: Request) -> Sequence[Call]:
-        return [Call("/score", {"prompts": [list(prompt) for prompt in request.prompts]})]
+    def call(self, request: Request) -> tuple[str, Mapping[str, Any]]:
+        return "/score", {"prompts": [list(prompt) for prompt in request.prompts]}
 
-    def grades(self, answers: Sequence[Any]) -> list[float]:
-        return [grade + self.wrong_by for answer in answers for grade in answer]
-
-
-class TwoCallsPeer(ToyPeer):
-    """Asks for each note on its own."""
-
-    def calls(self, request: Request) -> Sequence[Call]:
-        return [Call("/score", {"prompts": [list(prompt)]}) for prompt in request.prompts]
+    def grades(self, answer: Any) -> list[float]:
+        return [grade + self.wrong_by for grade in answer]
 
 
 def made_requests(count: int, notes: int = 1) -> list[Request]:

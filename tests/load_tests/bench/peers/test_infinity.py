@@ -23,17 +23,15 @@ def answer() -> dict[str, Any]:
 
 def test_classes_are_sorted_by_grade(tiny: Checkpoint) -> None:
     raw = ([0.1, 0.2, 0.3, 0.4], [0.7, 0.1, 0.05, 0.15])
-    assert Infinity(tiny, "tuned").grades([answer()]) == pytest.approx(
-        [calibrated_grade(r, tiny) for r in raw]
-    )
+    assert Infinity(tiny, "tuned").grades(answer()) == pytest.approx([calibrated_grade(r, tiny) for r in raw])
 
 
 def test_texts_and_cue_tokenise_to_the_prompts(tiny: Checkpoint, request_of_three: Request) -> None:
-    [call] = Infinity(tiny, "tuned").calls(request_of_three)
+    path, sent = Infinity(tiny, "tuned").call(request_of_three)
     cue = tiny.manifest.template.cue
     # infinity strips its input.
-    prompts = [tiny.tokenizer.encode_template(text.strip() + cue) for text in call.body["input"]]
-    assert call.path == "/classify"
+    prompts = [tiny.tokenizer.encode_template(text.strip() + cue) for text in sent["input"]]
+    assert path == "/classify"
     assert tuple(prompts) == request_of_three.prompts
 
 

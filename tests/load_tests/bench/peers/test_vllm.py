@@ -48,7 +48,7 @@ def test_grades_are_in_the_order_of_the_prompts(
 ) -> None:
     peer: Peer = VllmClassify(tiny, "tuned") if kind == "classify" else VllmGenerative(tiny, "tuned")
     answer = classes(1, 0) if kind == "classify" else completions(tiny, 1, 0)
-    assert peer.grades([answer]) == pytest.approx([calibrated_grade(RAW[index], tiny) for index in (0, 1)])
+    assert peer.grades(answer) == pytest.approx([calibrated_grade(RAW[index], tiny) for index in (0, 1)])
 
 
 def test_classes_are_the_label_tokens_as_in_the_vocabulary(tiny: Checkpoint) -> None:
@@ -102,9 +102,9 @@ def test_classify_call_and_answer_match_vllm(tiny: Checkpoint, request_of_three:
         ClassificationResponse,
     )
 
-    [call] = VllmClassify(tiny, "tuned").calls(request_of_three)
-    body = ClassificationCompletionRequest.model_validate(call.body)
-    assert call.path == "/classify"
+    path, sent = VllmClassify(tiny, "tuned").call(request_of_three)
+    body = ClassificationCompletionRequest.model_validate(sent)
+    assert path == "/classify"
     assert not body.model_extra
     assert body.input == [list(prompt) for prompt in request_of_three.prompts]
     assert not ClassificationResponse.model_validate(classes(0, 1)).model_extra
@@ -114,9 +114,9 @@ def test_classify_call_and_answer_match_vllm(tiny: Checkpoint, request_of_three:
 def test_completions_call_and_answer_match_vllm(tiny: Checkpoint, request_of_three: Request) -> None:
     from vllm.entrypoints.openai.completion.protocol import CompletionRequest, CompletionResponse
 
-    [call] = VllmGenerative(tiny, "tuned").calls(request_of_three)
-    body = CompletionRequest.model_validate(call.body)
-    assert call.path == "/v1/completions"
+    path, sent = VllmGenerative(tiny, "tuned").call(request_of_three)
+    body = CompletionRequest.model_validate(sent)
+    assert path == "/v1/completions"
     assert not body.model_extra
     assert body.prompt == [list(prompt) for prompt in request_of_three.prompts]
     assert body.logprob_token_ids == list(tiny.manifest.label_token_ids)
