@@ -1,12 +1,13 @@
-"""Measures the resources of a server: CPU time and memory of its processes, computed tokens, share of the machine's peak."""
+"""Measures the resources of a server: CPU time and memory of its processes, and computed tokens."""
 
 import asyncio
 import contextlib
 import math
 import time
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import aiohttp
 import psutil
@@ -63,31 +64,26 @@ class Usage:
     peak_rss_mib: float = 0.0
 
 
-@dataclass
-class Watch:
-    """Measures usage during a block: `async with Watch(tree) as usage` fills in `usage` at the end."""
+@asynccontextmanager
+async def watch(tree: ProcessTree) -> AsyncIterator[Usage]:
+    """Measure usage during a block; the figures are complete at its end."""
+    usage = Usage()
 
-    tree: ProcessTree
-    usage: Usage = field(default_factory=Usage)
-
-    async def __aenter__(self) -> Usage:
-        self._before = self.tree.cpu_seconds(), time.process_time()
-        self._sampling = asyncio.create_task(self._sample())
-        return self.usage
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._sampling.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._sampling
-        self.usage.cpu_s = self.tree.cpu_seconds() - self._before[0]
-        self.usage.client_cpu_s = time.process_time() - self._before[1]
-
-    async def _sample(self) -> None:
+    async def sample() -> None:
         while True:
-            self.usage.peak_rss_mib = max(self.usage.peak_rss_mib, self.tree.rss_mib())
+            usage.peak_rss_mib = max(usage.peak_rss_mib, tree.rss_mib())
             await asyncio.sleep(SAMPLE_EVERY_S)
+
+    server_s, client_s = tree.cpu_seconds(), time.process_time()
+    sampling = asyncio.create_task(sample())
+    try:
+        yield usage
+    finally:
+        sampling.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await sampling
+        usage.cpu_s = tree.cpu_seconds() - server_s
+        usage.client_cpu_s = time.process_time() - client_s
 
 
 async def read_work(url: str) -> tuple[float, float] | None:
@@ -121,8 +117,3 @@ def count_multiplied_parameters(checkpoint: Path) -> int:
             names = [name for name in file.keys() if not any(part in name for part in _NOT_MULTIPLIED)]  # noqa: SIM118
             count += sum(math.prod(file.get_slice(name).get_shape()) for name in names)
     return count
-
-
-def share_of_peak(parameters: int, tokens_per_pair: float, pairs_per_s: float, peak_gflops: float) -> float:
-    """Compute the used share of the GEMM peak, at two operations per parameter and token, without attention and lm_head."""
-    return 2 * parameters * tokens_per_pair * pairs_per_s / (peak_gflops * 1e9)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from load_tests.bench.drive import Drive, closed_loop, count_scored, make_jobs, open_loop, read_grades
-from load_tests.bench.measure import Usage, Watch, read_work
+from load_tests.bench.measure import Usage, read_work, watch
 from load_tests.bench.offline import OfflineEngine
 from load_tests.bench.peer import Request
 from load_tests.bench.records import Measurement, Part
@@ -71,7 +71,7 @@ async def run_turn(entrant: AnyEntrant, turn: Turn) -> Result:
     with entrant.turn() as running:
         await closed_loop(running.url, make_jobs(peer, turn.warm_up), turn.clients, turn.timeout_s)
         before = await read_work(running.url)
-        async with Watch(entrant.tree) as usage:
+        async with watch(entrant.tree) as usage:
             if turn.arrivals:
                 plan = list(zip(turn.arrivals.moments, jobs, strict=False))
                 drive = await open_loop(running.url, plan, turn.timeout_s)
@@ -89,7 +89,7 @@ async def _offline_turn(entrant: Entrant[OfflineEngine], turn: Turn) -> Result:
     with entrant.turn():
         for request in turn.warm_up:
             await asyncio.to_thread(engine.score, request.prompts)
-        async with Watch(entrant.tree) as usage:
+        async with watch(entrant.tree) as usage:
             found = await asyncio.to_thread(engine.score, _prompts(turn.requests))
     scored, drive = sum(not math.isnan(grade) for grade in found.grades), Drive((), found.seconds)
     return Result(_measurement(entrant, turn, drive, scored, usage, None), drive, ())

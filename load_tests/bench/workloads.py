@@ -5,7 +5,6 @@ several times as long. The mean of 90 tokens and the spread (sigma 0.5: half of 
 a run reports the mean length of its prompts. `replay` uses a user's own traffic instead.
 """
 
-import bisect
 import itertools
 import json
 import math
@@ -103,7 +102,7 @@ def zipf_ranks(rng: random.Random, count: int, exponent: float) -> Iterator[int]
     """Yield endless ranks from 0, rank k with probability proportional to (k + 1)^-exponent."""
     cumulative = list(itertools.accumulate((rank + 1) ** -exponent for rank in range(count)))
     while True:
-        yield bisect.bisect_left(cumulative, rng.random() * cumulative[-1], hi=count - 1)
+        yield rng.choices(range(count), cum_weights=cumulative)[0]
 
 
 def new_queries(rng: random.Random) -> Iterator[str]:

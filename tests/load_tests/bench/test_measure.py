@@ -14,10 +14,9 @@ from safetensors.numpy import save_file
 
 from load_tests.bench.measure import (
     ProcessTree,
-    Watch,
     count_multiplied_parameters,
     read_work,
-    share_of_peak,
+    watch,
 )
 from tests.load_tests.bench.toy import busy_for
 from tests.waiting import wait_until
@@ -70,11 +69,11 @@ def test_ended_tree_is_empty() -> None:
 async def test_watch_separates_cpu_time_of_server_and_client(
     busy_tree: ProcessTree, idle_tree: ProcessTree
 ) -> None:
-    async with Watch(busy_tree) as served:
+    async with watch(busy_tree) as served:
         start = busy_tree.cpu_seconds()
         while busy_tree.cpu_seconds() < start + 0.2:
             await asyncio.sleep(0.01)
-    async with Watch(idle_tree) as asked:
+    async with watch(idle_tree) as asked:
         busy_for(0.1)
     assert served.cpu_s >= 0.2
     assert served.peak_rss_mib > 1
@@ -117,10 +116,3 @@ def test_embedding_and_lm_head_are_not_counted(tmp_path: Path) -> None:
         {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}, tmp_path / "a.safetensors"
     )
     assert count_multiplied_parameters(tmp_path) == 36
-
-
-def test_share_of_peak_grows_with_the_rate_and_falls_with_the_peak() -> None:
-    share = share_of_peak(106_000_000, 110, 11.3, 420)
-    # PERF's own example: bf16 on two cores, 65 %.
-    assert 0.6 < share < 0.7
-    assert share_of_peak(106_000_000, 110, 22.6, 840) == pytest.approx(share)
