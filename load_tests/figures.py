@@ -34,13 +34,11 @@ def percentiles_ms(seconds: Iterable[float]) -> dict[str, float]:
     return {name: 1000 * percentile(ranked, percent) for name, percent in PERCENTILES.items() if ranked}
 
 
-def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Format a Markdown table."""
-    lines = [
-        " | ".join(cell.replace("|", r"\|") for cell in cells)
-        for cells in (heads, ["---"] * len(heads), *rows)
-    ]
-    return "\n".join(f"| {line} |" for line in lines)
+def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Format rows, cells by heading, as a Markdown table; empty without rows."""
+    heads = [[*rows[0]], ["---"] * len(rows[0])] if rows else []
+    lines = [*heads, *(row.values() for row in rows)]
+    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
 
 
 def finite_json(value: Any) -> Any:

@@ -84,9 +84,14 @@ async def measure(url: str) -> None:
         shifts = [after["score"] - before["score"] for before, after in zip(plain, attacked, strict=True)]
         raised = sum(after["grade"] > before["grade"] for before, after in zip(plain, attacked, strict=True))
         rows.append(
-            [name, f"{statistics.mean(shifts):+.3f}", f"{max(shifts):+.3f}", f"{raised} of {len(shifts)}"]
+            {
+                "attack": name,
+                "mean change": f"{statistics.mean(shifts):+.3f}",
+                "largest change": f"{max(shifts):+.3f}",
+                "grade raised": f"{raised} of {len(shifts)}",
+            }
         )
-    print(markdown_table(("attack", "mean change", "largest change", "grade raised"), rows))
+    print(markdown_table(rows))
 
 
 def main() -> None:

@@ -28,9 +28,9 @@ from load_tests.capacity.growth import growth
 from load_tests.capacity.model import Caching, Plan, Site, plan, steady_caching
 from load_tests.capacity.prefix import Prompt
 from load_tests.capacity.replay import Log
-from load_tests.capacity.tables import check_table, growth_table, log_table, plan_table
+from load_tests.capacity.tables import check_row, growth_row, log_row, plan_row
 from load_tests.capacity.traffic import Traffic
-from load_tests.figures import finite_json
+from load_tests.figures import finite_json, markdown_table
 
 Cached = Callable[[Site, float], Caching]
 # The options that are fields of the traffic and of the site.
@@ -125,10 +125,14 @@ def _answer(options: argparse.Namespace) -> tuple[str, Any]:
     traffic = Traffic(**{name: getattr(options, name) for name in TRAFFIC})
     if options.check is not None:
         points = check(json.loads(options.check.read_text(encoding="utf-8")), sites[0])
-        return check_table(points), [{**asdict(point), "ratio": point.ratio} for point in points]
+        table = markdown_table([check_row(point) for point in points])
+        return table, [{**asdict(point), "ratio": point.ratio} for point in points]
     if options.growth:
         moments = growth(traffic, sites[0])
-        return growth_table(moments, sites[0]), [asdict(moment) for moment in moments]
+        table = markdown_table([growth_row(moment) for moment in moments])
+        return f"{sites[0].prompt.order}, on {sites[0].device.name}\n\n{table}", [
+            asdict(moment) for moment in moments
+        ]
     if options.replay is not None:
         log = Log.of(replay(options.replay))
 
@@ -136,7 +140,7 @@ def _answer(options: argparse.Namespace) -> tuple[str, Any]:
             return log.caching(site, rate, options.ttl_s, options.cache_pairs)
 
         text, plans = _plans(options.rates, sites, measured, log.notes_per_request)
-        return f"{log_table(log.facts())}\n\n{text}", {"log": log.facts(), "plans": plans}
+        return f"{markdown_table([log_row(log.facts())])}\n\n{text}", {"log": log.facts(), "plans": plans}
 
     def modelled(site: Site, rate: float) -> Caching:
         return steady_caching(traffic, rate, options.ttl_s, options.cache_pairs, site)
@@ -150,7 +154,8 @@ def _plans(
     plans: list[tuple[Site, Plan]] = [
         (site, plan(rate, cached(site, rate), notes_per_request, site)) for rate in rates for site in sites
     ]
-    return plan_table(plans), [{"site": asdict(site), "plan": asdict(each)} for site, each in plans]
+    table = markdown_table([plan_row(site, each) for site, each in plans])
+    return table, [{"site": asdict(site), "plan": asdict(each)} for site, each in plans]
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def records() -> Records:
             peer=peer,
             round=number,
             pairs_per_s=rate * (number + 1),
-            computed=None if peer == "loop | slow" else 100,
+            computed_tokens_per_pair=None if peer == "loop | slow" else 100,
         )
         for peer, rate in ((OURS, 10.0), ("loop | slow", 5.0))
         for number in range(3)
