@@ -24,7 +24,6 @@ from load_tests.figures import print_sides
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 
 TIMEOUT_S = 60.0
-RATES = {"none": None, "default": "", "all": "1"}
 KNOWN, NEW = Shape(notes=20), Shape(notes=4)
 
 
@@ -54,13 +53,13 @@ async def run_stub() -> AsyncIterator[str]:
 
 
 def services(checkpoint: Checkpoint, shadow_url: str) -> list[Notegrade]:
-    """Make a service for each of RATES, otherwise at defaults."""
-    made = []
-    for name, rate in RATES.items():
-        settings = {} if rate is None else {"NOTEGRADE_SHADOW_URL": shadow_url}
-        settings |= {"NOTEGRADE_SHADOW_RATE": rate} if rate else {}
-        made.append(Notegrade(checkpoint, "default", cached=True, name=name, settings=settings))
-    return made
+    """Make a service without a shadow, and with one at the default rate and for all requests."""
+    shadow = {"NOTEGRADE_SHADOW_URL": shadow_url}
+    settings = {"none": {}, "default": shadow, "all": {**shadow, "NOTEGRADE_SHADOW_RATE": "1"}}
+    return [
+        Notegrade(checkpoint, "default", cached=True, name=name, settings=chosen)
+        for name, chosen in settings.items()
+    ]
 
 
 async def measure(options: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from load_tests.bench.drive import poisson
 from load_tests.bench.offline import COMPILED, Knobs, OfflineEngine
-from load_tests.bench.peer import Asked, Peer
+from load_tests.bench.peer import Asked, Contestant
 from load_tests.bench.peers.notegrade import Notegrade
 from load_tests.bench.records import STUDENT, Part
 from load_tests.bench.run import Run
@@ -48,14 +48,13 @@ async def _replay(run: Run) -> None:
 
 async def _offline(run: Run) -> None:
     alone = OfflineEngine(run.checkpoint, knobs=COMPILED if has_compiler() else Knobs())
-    contestants: list[Peer | OfflineEngine] = [run.ours(), alone]
-    await _rounds(run, "offline", contestants, run.cold("offline", run.plan.shape))
+    await _rounds(run, "offline", [run.ours(), alone], run.cold("offline", run.plan.shape))
 
 
 async def _rounds(
     run: Run,
     part: Part,
-    contestants: Sequence[Peer | OfflineEngine],
+    contestants: Sequence[Contestant],
     asked: Iterator[Asked],
     history: int = 0,
 ) -> None:

@@ -15,28 +15,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import psutil
 
 from load_tests.bench.measure import ProcessTree
-from load_tests.bench.peer import Tuning
+from load_tests.bench.peer import Contestant
 from load_tests.processes import Running
 
 _STOPS_WITHIN_S = 10
 # Stopped, zombie, dead; or in an uninterruptible wait, after which the process stops.
 _SUSPENDED = frozenset("TZXD")
-
-
-class Contestant(Protocol):
-    """A peer or the offline engine."""
-
-    name: str
-    tuning: Tuning
-
-    def running(self) -> contextlib.AbstractContextManager[Running]:
-        """Start and stop it, as `load_tests.bench.peer.Peer` does."""
-        ...
 
 
 ContestantT = TypeVar("ContestantT", bound=Contestant)

@@ -64,7 +64,7 @@ class Slope:
 
 @dataclass(slots=True)
 class Report:
-    """The results of a soak; `wrong` lists the failed checks."""
+    """The results of a soak; `counted` requests by the service's own count, and `wrong` lists the failed checks."""
 
     seconds: float
     seed: int
@@ -73,6 +73,7 @@ class Report:
     samples: list[Sample]
     before: Sample
     after: Sample
+    counted: float
     exit_code: int | None = 0
     wrong: list[str] = field(default_factory=list)
 
@@ -91,11 +92,11 @@ class Report:
         """Return whether the run is long enough for the slope of the engine core's memory to be meaningful."""
         return self.seconds * WARM_UP_SHARE >= ENGINE_SETTLES_S
 
-    def judge(self, counted: float, log: str) -> None:
-        """Run all checks. `counted` is the number of requests by the service's own count."""
+    def judge(self, log: str) -> None:
+        """Run all checks."""
         self.wrong += self.tally.wrong
         self._check_amounts()
-        self._check_counts(counted)
+        self._check_counts()
         self._check_memory()
         self._check_leaks()
         if self.exit_code != 0:
@@ -115,11 +116,11 @@ class Report:
             if count <= (minimum := MIN_PER_SECOND[name] * self.seconds):
                 self.wrong.append(f"{name}: {count}, expected more than {minimum:g}")
 
-    def _check_counts(self, counted: float) -> None:
+    def _check_counts(self) -> None:
         if (lost := self.tally.unanswered()) != 0:
             self.wrong.append(f"{lost} requests were not answered")
-        if counted != (sent := self.tally.sent.total()):
-            self.wrong.append(f"the service counted {counted:g} requests, but {sent} were sent")
+        if self.counted != (sent := self.tally.sent.total()):
+            self.wrong.append(f"the service counted {self.counted:g} requests, but {sent} were sent")
 
     def _check_memory(self) -> None:
         for name, slope in self.slopes.items():

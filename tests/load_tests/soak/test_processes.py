@@ -19,8 +19,8 @@ import os, signal, socket, subprocess, sys, time
 engine = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "EngineCore"])
 kept = [socket.create_connection(("127.0.0.1", int(sys.argv[1]))) for _ in range({CONNECTIONS})]
 kept += [open(os.devnull) for _ in range({FILES})]
-print("opened", flush=True)
 signal.signal(signal.SIGTERM, lambda *_: (engine.kill(), sys.exit(3)))
+print("opened", flush=True)
 time.sleep(600)
 """
 
