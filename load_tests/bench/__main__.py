@@ -12,7 +12,7 @@ load_tests/results: bench.json, report.md and plots. Parts:
     student   Notegrade with --checkpoint, the best peer with --base (the undistilled model), on the same pairs
     zipf      queries and notes repeat by Zipf's law; Notegrade uses its pair cache, the best peer its prefix cache
     replay    your own traffic, from --replay: {"query", "notes": [{"id", "title", "body"}]} on each line
-    offline   Notegrade over HTTP against the engine alone
+    offline   Notegrade against the engine alone, which gets all prompts of a turn in one request
     p99       saturation of Notegrade and the best peer, and latencies of both at up to 80 % of the peer's
     sweeps    varies the notes per request, and the length of notes
 """

@@ -4,13 +4,12 @@ import itertools
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from load_tests.bench.drive import poisson
-from load_tests.bench.offline import COMPILED, Knobs, OfflineEngine
-from load_tests.bench.peer import Asked, Contestant
+from load_tests.bench.peer import Asked, Peer
 from load_tests.bench.peers.notegrade import Notegrade
-from load_tests.bench.records import STUDENT, Part
+from load_tests.bench.peers.prompts import COMPILED, EngineAlone, Knobs, merge
+from load_tests.bench.records import OFFLINE, STUDENT, Part
 from load_tests.bench.run import Run
 from load_tests.bench.saturation import Probe, find_saturation, judge
 from load_tests.bench.stage import Entrant, in_turn
@@ -47,14 +46,14 @@ async def _replay(run: Run) -> None:
 
 
 async def _offline(run: Run) -> None:
-    alone = OfflineEngine(run.checkpoint, knobs=COMPILED if has_compiler() else Knobs())
+    alone = EngineAlone(run.checkpoint, knobs=COMPILED if has_compiler() else Knobs())
     await _rounds(run, "offline", [run.ours(), alone], run.cold("offline", run.plan.shape))
 
 
 async def _rounds(
     run: Run,
     part: Part,
-    contestants: Sequence[Contestant],
+    contestants: Sequence[Peer],
     asked: Iterator[Asked],
     history: int = 0,
 ) -> None:
@@ -72,7 +71,16 @@ async def _rounds(
             if not turn.requests:
                 return  # the end of a traffic file
             for entrant in in_turn(agreed, number):
-                run.keep(await run_turn(entrant, replace(turn, longest_s=run.plan.longest_turn_s)))
+                run.keep(
+                    await run_turn(entrant, _own(entrant, replace(turn, longest_s=run.plan.longest_turn_s)))
+                )
+
+
+def _own(entrant: Entrant[Peer], turn: Turn) -> Turn:
+    """Give the engine alone all prompts of a turn at once."""
+    if entrant.contestant.name != OFFLINE:
+        return turn
+    return replace(turn, warm_up=[merge(turn.warm_up)], requests=[merge(turn.requests)])
 
 
 async def _student(run: Run) -> None:
@@ -123,7 +131,7 @@ def _open_turn(run: Run, number: int, arrivals: Arrivals, asked: Iterator[Asked]
     return replace(turn, arrivals=arrivals)
 
 
-async def _saturate(run: Run, entrant: Entrant[Any], asked: Iterator[Asked]) -> float:
+async def _saturate(run: Run, entrant: Entrant[Peer], asked: Iterator[Asked]) -> float:
     """Find the highest requests per second that the server keeps up with."""
     shape, seconds = run.plan.open_shape, run.plan.probe_seconds
     closed = await run_turn(entrant, run.turn("p99", 0, asked, run.plan.requests, shape))

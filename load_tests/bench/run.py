@@ -11,8 +11,8 @@ from load_tests.bench.peer import Asked, Peer, Tuning
 from load_tests.bench.peers import all_peers
 from load_tests.bench.plan import Plan
 from load_tests.bench.records import OURS, Part, Records, agreement
-from load_tests.bench.stage import ContestantT, Entrant, stage
-from load_tests.bench.turns import AnyEntrant, Result, Turn, grades_of
+from load_tests.bench.stage import Entrant, stage
+from load_tests.bench.turns import Result, Turn, grades_of
 from load_tests.bench.workloads import Renderer, Shape, cold
 from service.contract.checkpoint import Checkpoint
 
@@ -94,14 +94,14 @@ class Run:
         print(f"   {self.records.skipped[part]}", file=sys.stderr)
 
     @contextmanager
-    def stage(self, contestants: Sequence[ContestantT]) -> Iterator[list[Entrant[ContestantT]]]:
+    def stage(self, contestants: Sequence[Peer]) -> Iterator[list[Entrant[Peer]]]:
         """Start the contestants, as `load_tests.bench.stage.stage` does, and record their start times."""
         with stage(contestants, self.records.absent) as entrants:
             for entrant in entrants:
                 self.records.ready_s.setdefault(entrant.label, entrant.running.ready_s)
             yield entrants
 
-    async def agreeing(self, entrants: Sequence[AnyEntrant]) -> list[AnyEntrant]:
+    async def agreeing(self, entrants: Sequence[Entrant[Peer]]) -> list[Entrant[Peer]]:
         """List the contestants whose grades agree with ours on a sample; others are not compared.
 
         Empty if Notegrade, which is first, did not start.
@@ -113,7 +113,7 @@ class Run:
             await self._compare_grades(entrants)
         return [each for each in entrants if each.label not in self.records.disagreeing]
 
-    async def _compare_grades(self, entrants: Sequence[AnyEntrant]) -> None:
+    async def _compare_grades(self, entrants: Sequence[Entrant[Peer]]) -> None:
         sample = self.renderer.take(self.cold("sample", self.plan.shape), self.plan.sample_requests)
         ours = await grades_of(entrants[0], sample, self.plan.timeout_s)
         for entrant in entrants[1:]:

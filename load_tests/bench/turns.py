@@ -1,22 +1,16 @@
 """Runs one contestant's turn: warm-up, load, resource usage, and a measurement of it."""
 
-import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from load_tests.bench.drive import Drive, closed_loop, count_scored, make_jobs, open_loop, read_grades
 from load_tests.bench.measure import Usage, read_work, watch
-from load_tests.bench.offline import OfflineEngine
-from load_tests.bench.peer import Request
+from load_tests.bench.peer import Peer, Request
 from load_tests.bench.records import Measurement, Part
 from load_tests.bench.stage import Entrant
 from load_tests.bench.workloads import Shape, mean_prompt_tokens
 from load_tests.figures import percentile
-
-# A server that is called over HTTP, or the engine alone.
-AnyEntrant = Entrant[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +56,9 @@ class Result:
     scored: Sequence[int]
 
 
-async def run_turn(entrant: AnyEntrant, turn: Turn) -> Result:
-    """Measure a server over HTTP, or the engine without."""
+async def run_turn(entrant: Entrant[Peer], turn: Turn) -> Result:
+    """Warm a server up and measure it."""
     peer = entrant.contestant
-    if isinstance(peer, OfflineEngine):
-        return await _offline_turn(entrant, turn)
     jobs = make_jobs(peer, turn.requests)
     with entrant.turn() as running:
         await closed_loop(running.url, make_jobs(peer, turn.warm_up), turn.clients, turn.timeout_s)
@@ -83,39 +75,24 @@ async def run_turn(entrant: AnyEntrant, turn: Turn) -> Result:
     return Result(_measurement(entrant, turn, drive, sum(scored), usage, work), drive, scored)
 
 
-async def _offline_turn(entrant: Entrant[OfflineEngine], turn: Turn) -> Result:
-    """Measure the engine with all prompts at once."""
-    engine = entrant.contestant
-    with entrant.turn():
-        for request in turn.warm_up:
-            await asyncio.to_thread(engine.score, request.prompts)
-        async with watch(entrant.tree) as usage:
-            found = await asyncio.to_thread(engine.score, _prompts(turn.requests))
-    scored, drive = sum(not math.isnan(grade) for grade in found.grades), Drive((), found.seconds)
-    return Result(_measurement(entrant, turn, drive, scored, usage, None), drive, ())
-
-
-def _prompts(requests: Sequence[Request]) -> list[tuple[int, ...]]:
-    return [prompt for request in requests for prompt in request.prompts]
-
-
-async def grades_of(entrant: AnyEntrant, requests: Sequence[Request], timeout_s: float) -> list[float]:
+async def grades_of(entrant: Entrant[Peer], requests: Sequence[Request], timeout_s: float) -> list[float]:
     """Return the expected grades of all pairs of the requests in order; NaN for a pair without one."""
-    contestant = entrant.contestant
+    jobs = make_jobs(entrant.contestant, requests)
     with entrant.turn() as running:
-        if isinstance(contestant, OfflineEngine):
-            return (await asyncio.to_thread(contestant.score, _prompts(requests))).grades
-        jobs = make_jobs(contestant, requests)
         drive = await closed_loop(running.url, jobs, 1, timeout_s)
-    return [grade for each in drive.sent for grade in read_grades(contestant, each, jobs[each.job])]
+    return [grade for each in drive.sent for grade in read_grades(entrant.contestant, each, jobs[each.job])]
 
 
 def _measurement(
-    entrant: AnyEntrant, turn: Turn, drive: Drive, scored: int, usage: Usage, work: tuple[float, float] | None
+    entrant: Entrant[Peer],
+    turn: Turn,
+    drive: Drive,
+    scored: int,
+    usage: Usage,
+    work: tuple[float, float] | None,
 ) -> Measurement:
     """Make the measurement. `work`: computed tokens, and pairs that needed no engine, if the server counts them."""
-    # The started requests; a drive of the engine alone has none, since it gets all prompts at once.
-    asked = [turn.requests[each.job] for each in drive.sent] or turn.requests
+    asked = [turn.requests[each.job] for each in drive.sent]  # a long turn starts only the first requests
     computed, known = (count / scored for count in work) if work and scored else (None, None)
     arrivals = turn.arrivals
     return Measurement(

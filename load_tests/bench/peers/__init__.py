@@ -5,7 +5,7 @@ from pathlib import Path
 from load_tests.bench.peer import Peer, Tuning
 from load_tests.bench.peers.infinity import Infinity
 from load_tests.bench.peers.notegrade import Notegrade
-from load_tests.bench.peers.transformers_loop import TransformersLoop
+from load_tests.bench.peers.prompts import TransformersLoop
 from load_tests.bench.peers.vllm import VllmClassify, VllmGenerative
 from service.contract.checkpoint import load_checkpoint
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from load_tests.bench import parts as parts_module
 from load_tests.bench import run as run_module
 from load_tests.bench.parts import run_part
 from load_tests.bench.peer import Peer
 from load_tests.bench.plan import quick
-from load_tests.bench.records import OURS, Records, compute_ratios
+from load_tests.bench.records import OFFLINE, OURS, Records, compute_ratios
 from load_tests.bench.run import Run
 from load_tests.bench.workloads import Shape
 from service.contract.checkpoint import Checkpoint
@@ -107,6 +108,18 @@ async def test_zipf_and_replay_are_measured(make_run: Callable[..., Run], tmp_pa
     assert len(run.records.of("zipf", OURS)) == 2
     # Each round uses one request to warm up and measures four; none are left for the second round.
     assert [each.requests for each in run.records.of("replay", OURS)] == [4]
+
+
+async def test_engine_alone_gets_all_prompts_at_once(
+    make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts_module, "EngineAlone", lambda checkpoint, knobs: ToyPeer(OFFLINE, 0.002))
+    run = make_run(toys()[:1])
+    await run_part(run, "offline")
+    ours, alone = run.records.of("offline", OURS), run.records.of("offline", OFFLINE)
+    assert [(each.requests, each.pairs) for each in ours] == [(4, 12), (4, 12)]
+    assert [(each.requests, each.pairs) for each in alone] == [(1, 12), (1, 12)]
+    assert (compute_ratios(run.records)["http_vs_offline_engine"].value or 1) < 1
 
 
 @pytest.mark.parametrize(("part", "option"), [("student", "--base"), ("replay", "--replay")])

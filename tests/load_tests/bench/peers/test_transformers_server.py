@@ -7,7 +7,7 @@ from fastapi.testclient import TestClient
 
 from load_tests.bench.peer import Request
 from load_tests.bench.peers.grades import calibrated_grade
-from load_tests.bench.peers.transformers_loop import TransformersLoop
+from load_tests.bench.peers.prompts import TransformersLoop
 from load_tests.bench.peers.transformers_server import (
     BATCH,
     PlainScorer,
