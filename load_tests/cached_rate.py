@@ -56,9 +56,7 @@ async def measure(options: argparse.Namespace, redis_url: str) -> None:
     print_sides(rates, "notes/s", base="redis")
 
 
-async def turn(
-    entrant: Entrant[Notegrade], jobs: Sequence[Job], clients: int, *, checked: bool = False
-) -> float:
+async def turn(entrant: Entrant, jobs: Sequence[Job], clients: int, *, checked: bool = False) -> float:
     """Return notes per second. Raises RuntimeError when `checked` and an answer came from another source than expected."""
     with entrant.turn() as running:
         before = await _sources(running.url)

@@ -88,7 +88,7 @@ async def measure(options: argparse.Namespace) -> None:
         print(f"{label} did not start: {reason}")
 
 
-async def _turn(entrant: Entrant[EngineAlone], request: Request) -> Scored:
+async def _turn(entrant: Entrant, request: Request) -> Scored:
     """Score all prompts at once. Raises RuntimeError when the engine does not answer."""
     [job] = make_jobs(entrant.contestant, [request])
     with entrant.turn() as running:

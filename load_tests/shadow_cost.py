@@ -85,7 +85,7 @@ async def measure(options: argparse.Namespace) -> None:
 
 
 async def compare(
-    entrants: Sequence[Entrant[Notegrade]],
+    entrants: Sequence[Entrant],
     options: argparse.Namespace,
     rate: float,
     make: Callable[[int], Iterable[Job]],

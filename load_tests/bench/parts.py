@@ -76,7 +76,7 @@ async def _rounds(
                 )
 
 
-def _own(entrant: Entrant[Peer], turn: Turn) -> Turn:
+def _own(entrant: Entrant, turn: Turn) -> Turn:
     """Give the engine alone all prompts of a turn at once."""
     if entrant.contestant.name != OFFLINE:
         return turn
@@ -131,7 +131,7 @@ def _open_turn(run: Run, number: int, arrivals: Arrivals, asked: Iterator[Asked]
     return replace(turn, arrivals=arrivals)
 
 
-async def _saturate(run: Run, entrant: Entrant[Peer], asked: Iterator[Asked]) -> float:
+async def _saturate(run: Run, entrant: Entrant, asked: Iterator[Asked]) -> float:
     """Find the highest requests per second that the server keeps up with."""
     shape, seconds = run.plan.open_shape, run.plan.probe_seconds
     closed = await run_turn(entrant, run.turn("p99", 0, asked, run.plan.requests, shape))

@@ -29,8 +29,8 @@ class Request(Asked):
     prompts: tuple[tuple[int, ...], ...]
 
 
-class Contestant(Protocol):
-    """A server or an engine with one tuning: `default` (out of the box) or `tuned`."""
+class Peer(Protocol):
+    """One server with one tuning: `default` (out of the box) or `tuned`."""
 
     name: str
     tuning: Tuning
@@ -38,10 +38,6 @@ class Contestant(Protocol):
     def running(self) -> AbstractContextManager[Running]:
         """Start it on the checkpoint, wait until it is ready, and stop all its processes after the block."""
         ...
-
-
-class Peer(Contestant, Protocol):
-    """A server that is called over HTTP."""
 
     def call(self, request: Request) -> tuple[str, Mapping[str, Any]]:
         """Make the path and the JSON body of the POST that scores the request."""

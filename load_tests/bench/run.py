@@ -94,14 +94,14 @@ class Run:
         print(f"   {self.records.skipped[part]}", file=sys.stderr)
 
     @contextmanager
-    def stage(self, contestants: Sequence[Peer]) -> Iterator[list[Entrant[Peer]]]:
+    def stage(self, contestants: Sequence[Peer]) -> Iterator[list[Entrant]]:
         """Start the contestants, as `load_tests.bench.stage.stage` does, and record their start times."""
         with stage(contestants, self.records.absent) as entrants:
             for entrant in entrants:
                 self.records.ready_s.setdefault(entrant.label, entrant.running.ready_s)
             yield entrants
 
-    async def agreeing(self, entrants: Sequence[Entrant[Peer]]) -> list[Entrant[Peer]]:
+    async def agreeing(self, entrants: Sequence[Entrant]) -> list[Entrant]:
         """List the contestants whose grades agree with ours on a sample; others are not compared.
 
         Empty if Notegrade, which is first, did not start.
@@ -113,7 +113,7 @@ class Run:
             await self._compare_grades(entrants)
         return [each for each in entrants if each.label not in self.records.disagreeing]
 
-    async def _compare_grades(self, entrants: Sequence[Entrant[Peer]]) -> None:
+    async def _compare_grades(self, entrants: Sequence[Entrant]) -> None:
         sample = self.renderer.take(self.cold("sample", self.plan.shape), self.plan.sample_requests)
         ours = await grades_of(entrants[0], sample, self.plan.timeout_s)
         for entrant in entrants[1:]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from load_tests.bench.drive import Drive, closed_loop, count_scored, make_jobs, open_loop, read_grades
 from load_tests.bench.measure import Usage, read_work, watch
-from load_tests.bench.peer import Peer, Request
+from load_tests.bench.peer import Request
 from load_tests.bench.records import Measurement, Part
 from load_tests.bench.stage import Entrant
 from load_tests.bench.workloads import Shape, mean_prompt_tokens
@@ -56,7 +56,7 @@ class Result:
     scored: Sequence[int]
 
 
-async def run_turn(entrant: Entrant[Peer], turn: Turn) -> Result:
+async def run_turn(entrant: Entrant, turn: Turn) -> Result:
     """Warm a server up and measure it."""
     peer = entrant.contestant
     jobs = make_jobs(peer, turn.requests)
@@ -75,7 +75,7 @@ async def run_turn(entrant: Entrant[Peer], turn: Turn) -> Result:
     return Result(_measurement(entrant, turn, drive, sum(scored), usage, work), drive, scored)
 
 
-async def grades_of(entrant: Entrant[Peer], requests: Sequence[Request], timeout_s: float) -> list[float]:
+async def grades_of(entrant: Entrant, requests: Sequence[Request], timeout_s: float) -> list[float]:
     """Return the expected grades of all pairs of the requests in order; NaN for a pair without one."""
     jobs = make_jobs(entrant.contestant, requests)
     with entrant.turn() as running:
@@ -84,7 +84,7 @@ async def grades_of(entrant: Entrant[Peer], requests: Sequence[Request], timeout
 
 
 def _measurement(
-    entrant: Entrant[Peer],
+    entrant: Entrant,
     turn: Turn,
     drive: Drive,
     scored: int,

@@ -1,7 +1,6 @@
 """The table of settings is measured on fake engines whose speed depends on the setting."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -10,20 +9,15 @@ from load_tests.bench.peers.prompts import EngineAlone, Knobs
 from load_tests.engine_knobs import KNOBS, main
 from service.contract.checkpoint import Checkpoint
 from tests.checkpoints import load_tiny
-from tests.load_tests.bench.toy import ToyPeer
+from tests.load_tests.bench.toy import AbsentPeer, ToyPeer
 
 SIZE = ["--rounds", "2", "--requests", "1", "--notes", "4"]
-
-
-class NotThere(ToyPeer):
-    def running(self) -> Any:
-        raise ValueError("not here")
 
 
 def make_engine(_: Checkpoint, name: str, knobs: Knobs | None = None) -> ToyPeer:
     arguments = knobs.arguments if knobs else {}
     if arguments.get("distributed_executor_backend") == "mp":
-        return NotThere(name)
+        return AbsentPeer(name)
     return ToyPeer(name, 0.005, wrong_by=0.25) if arguments.get("block_size") == 64 else ToyPeer(name, 0.02)
 
 
@@ -46,7 +40,7 @@ def test_each_knob_is_compared_with_the_engine_as_served(
     assert "grades differ by up to 0.250" in blocks
     assert "grades differ by up to 0.000" in seats
     assert absent.startswith("executor-mp")
-    assert "not here" in absent
+    assert "not installed" in absent
 
 
 def test_other_weights_get_the_same_prompts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,6 +86,13 @@ class ToyPeer:
         return [grade + self.wrong_by for grade in answer]
 
 
+class AbsentPeer(ToyPeer):
+    """A server that can't be started."""
+
+    def running(self) -> AbstractContextManager[Running]:
+        raise RuntimeError("not installed\nand much more")
+
+
 def made_requests(count: int, notes: int = 1) -> list[Request]:
     """Make requests that need no checkpoint."""
     return [
