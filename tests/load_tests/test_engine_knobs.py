@@ -21,17 +21,15 @@ def make_engine(_: Checkpoint, name: str, knobs: Knobs | None = None) -> ToyPeer
     return ToyPeer(name, 0.005, wrong_by=0.25) if arguments.get("block_size") == 64 else ToyPeer(name, 0.02)
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(autouse=True)
+def _toy_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_knobs, "EngineAlone", make_engine)
-    limits = {"max_query_tokens": 400, "max_note_tokens": 400}
-    return load_tiny(tmp_path / "checkpoint", limits=limits).folder
 
 
 def test_each_knob_is_compared_with_the_engine_as_served(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main(["--checkpoint", str(folder), "--knobs", "blocks-64,seats-16,executor-mp", *SIZE])
+    main(["--checkpoint", str(checkpoint.folder), "--knobs", "blocks-64,seats-16,executor-mp", *SIZE])
     _, served, blocks, seats, absent = capsys.readouterr().out.splitlines()
     assert served.startswith("as served")
     assert "1.00 / 1.00 / 1.00 times as served" in served
@@ -43,16 +41,18 @@ def test_each_knob_is_compared_with_the_engine_as_served(
     assert "not installed" in absent
 
 
-def test_other_weights_get_the_same_prompts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    load_tiny(folder.parent / "other")
-    main(["--checkpoint", str(folder), "--beside", str(folder.parent / "other"), *SIZE])
+def test_other_weights_get_the_same_prompts(
+    checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load_tiny(tmp_path / "other")
+    main(["--checkpoint", str(checkpoint.folder), "--beside", str(tmp_path / "other"), *SIZE])
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("other")
     assert "grades differ by up to 0.000" in last
 
 
-def test_variables_are_set_before_the_process_starts(tmp_path: Path) -> None:
-    engine = EngineAlone(load_tiny(tmp_path / "checkpoint"), knobs=KNOBS["one-thread"])
+def test_variables_are_set_before_the_process_starts(checkpoint: Checkpoint) -> None:
+    engine = EngineAlone(checkpoint, knobs=KNOBS["one-thread"])
     environment = engine.server().environment
     assert environment["OMP_NUM_THREADS"] == "1"
     assert "MALLOC_TRIM_THRESHOLD_" in environment

@@ -15,20 +15,12 @@ from load_tests.bench.records import OFFLINE, OURS, Records, compute_ratios
 from load_tests.bench.run import Run
 from load_tests.bench.workloads import Shape
 from service.contract.checkpoint import Checkpoint
-from tests.checkpoints import load_tiny
 from tests.load_tests.bench.toy import ToyPeer
 
 PLAN = replace(
     quick(11), requests=4, shape=Shape(3, 20), open_shape=Shape(1, 20), open_seconds=0.6, probe_seconds=0.6, resolution=0.5,
     sweep_notes=(1, 4), sweep_note_tokens=(20,), sweep_pairs=8, timeout_s=30,
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return load_tiny(
-        tmp_path_factory.mktemp("checkpoint"), limits={"max_query_tokens": 400, "max_note_tokens": 400}
-    )
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from load_tests.bench.records import OURS, Records, agreement
 from load_tests.bench.report import Subject, to_json, write
 from load_tests.bench.saturation import Probe, Saturation
 from service.contract.checkpoint import Checkpoint
-from tests.checkpoints import load_tiny
 from tests.load_tests.bench.made_records import measurement
 
 MACHINE = Machine(
@@ -23,11 +22,6 @@ RATIOS = {
     "cold_vs_best_peer", "cold_vs_peer_defaults", "student_vs_best_peer", "zipf_vs_best_peer", "http_vs_offline_engine",
     "best_peer_p99_over_ours",
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return load_tiny(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture

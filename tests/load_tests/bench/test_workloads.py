@@ -24,12 +24,6 @@ from load_tests.bench.workloads import (
     zipf_ranks,
 )
 from service.contract.checkpoint import Checkpoint
-from tests.checkpoints import load_tiny
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return load_tiny(tmp_path_factory.mktemp("checkpoint"))
 
 
 def taken(traffic: Iterable[Asked], count: int) -> list[Asked]:
