@@ -17,7 +17,7 @@ from load_tests.arguments import CHECKPOINT, SEED, make_parser
 from load_tests.bench.drive import Job, closed_loop, make_jobs
 from load_tests.bench.peers.notegrade import Notegrade
 from load_tests.bench.stage import Entrant, in_turn, stage_all
-from load_tests.bench.workloads import Renderer, Shape, cold
+from load_tests.bench.workloads import Shape, cold, take
 from load_tests.client import new_session, read_metrics
 from load_tests.figures import print_sides
 from load_tests.soak.processes import REDIS, Redis
@@ -38,8 +38,8 @@ def pinned(name: str, checkpoint: Checkpoint, redis_url: str, local_pairs: int) 
 async def measure(options: argparse.Namespace, redis_url: str) -> None:
     """Measure both services, and print their rates and the ratio."""
     checkpoint = load_checkpoint(options.checkpoint)
-    renderer = Renderer(checkpoint.manifest, checkpoint.tokenizer)
-    known = renderer.take(cold(f"{options.seed} cached", Shape(notes=options.notes)), options.requests)
+    traffic = cold(f"{options.seed} cached", Shape(notes=options.notes))
+    known = take(checkpoint.renderer, traffic, options.requests)
     services = [pinned("local", checkpoint, redis_url, 50_000), pinned("redis", checkpoint, redis_url, 1)]
     jobs = make_jobs(services[0], known)
     rates: dict[str, list[float]] = {each.name: [] for each in services}

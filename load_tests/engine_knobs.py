@@ -21,7 +21,7 @@ from load_tests.bench.drive import closed_loop, make_jobs, read_grades
 from load_tests.bench.peer import Request
 from load_tests.bench.peers.prompts import COMPILED, EngineAlone, Knobs, merge
 from load_tests.bench.stage import Entrant, in_turn, stage
-from load_tests.bench.workloads import Renderer, Shape, cold
+from load_tests.bench.workloads import Shape, cold, take
 from load_tests.figures import spread
 from service.contract.checkpoint import load_checkpoint
 
@@ -70,12 +70,11 @@ async def measure(options: argparse.Namespace) -> None:
     engines += [EngineAlone(checkpoint, name, knobs=KNOBS[name]) for name in options.knobs]
     engines += [EngineAlone(load_checkpoint(folder), folder.name) for folder in options.beside]
     traffic = cold(f"{options.seed} knobs", Shape(notes=options.notes))
-    renderer = Renderer(checkpoint.manifest, checkpoint.tokenizer)
     absent: dict[str, str] = {}
     found: dict[str, list[Scored]] = {}
     with stage(engines, absent) as entrants:
         for number in range(-1, options.rounds):  # round -1 is the warm-up
-            request = merge(renderer.take(traffic, options.requests))
+            request = merge(take(checkpoint.renderer, traffic, options.requests))
             for entrant in in_turn(entrants, number):
                 scored = await _turn(entrant, request)
                 if number >= 0:

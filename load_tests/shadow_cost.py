@@ -19,7 +19,7 @@ from load_tests.arguments import CHECKPOINT, SEED, make_parser
 from load_tests.bench.drive import Job, closed_loop, make_jobs, open_loop, poisson
 from load_tests.bench.peers.notegrade import Notegrade
 from load_tests.bench.stage import Entrant, in_turn, stage_all
-from load_tests.bench.workloads import Renderer, Shape, cold
+from load_tests.bench.workloads import Shape, cold, take
 from load_tests.figures import print_sides
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 
@@ -65,14 +65,14 @@ def services(checkpoint: Checkpoint, shadow_url: str) -> list[Notegrade]:
 async def measure(options: argparse.Namespace) -> None:
     """Measure and print both kinds of load, with the stub as the shadow."""
     checkpoint = load_checkpoint(options.checkpoint)
-    renderer = Renderer(checkpoint.manifest, checkpoint.tokenizer)
     async with run_stub() as url:
         contestants = services(checkpoint, url)
-        known = make_jobs(contestants[0], renderer.take(cold(f"{options.seed} known", KNOWN), 50))
+        requests = take(checkpoint.renderer, cold(f"{options.seed} known", KNOWN), 50)
+        known = make_jobs(contestants[0], requests)
         new = cold(f"{options.seed} new", NEW)
 
         def make_new(count: int) -> list[Job]:
-            return make_jobs(contestants[0], renderer.take(new, count))
+            return make_jobs(contestants[0], take(checkpoint.renderer, new, count))
 
         with stage_all(contestants) as entrants:
             for entrant in entrants:

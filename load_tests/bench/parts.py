@@ -14,8 +14,9 @@ from load_tests.bench.run import Run
 from load_tests.bench.saturation import Probe, find_saturation, judge
 from load_tests.bench.stage import Entrant, in_turn
 from load_tests.bench.turns import Arrivals, Turn, run_turn
-from load_tests.bench.workloads import Renderer, replay, zipf
+from load_tests.bench.workloads import render, replay, zipf
 from service.contract.checkpoint import load_checkpoint
+from service.contract.prompt import PromptRenderer
 from service.contract.vllm_settings import has_compiler
 
 
@@ -95,15 +96,15 @@ async def _student(run: Run) -> None:
         for number in range(run.plan.rounds):
             texts = [next(asked) for _ in range(run.plan.warm_up_requests + run.plan.requests)]
             own = run.turn("student", number, texts, run.plan.requests)
-            theirs = _rendered(own, Renderer(base.manifest, base.tokenizer), texts)
+            theirs = _rendered(own, base.renderer, texts)
             for entrant in in_turn(entrants, number):
                 turn = own if entrant.contestant.name == STUDENT else theirs
                 run.keep(await run_turn(entrant, turn))
 
 
-def _rendered(turn: Turn, renderer: Renderer, texts: Sequence[Asked]) -> Turn:
+def _rendered(turn: Turn, renderer: PromptRenderer, texts: Sequence[Asked]) -> Turn:
     """Render the same turn with another checkpoint's prompts."""
-    requests, split = [renderer.render(each) for each in texts], len(turn.warm_up)
+    requests, split = [render(renderer, each) for each in texts], len(turn.warm_up)
     return replace(turn, warm_up=requests[:split], requests=requests[split:])
 
 

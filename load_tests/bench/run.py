@@ -13,7 +13,7 @@ from load_tests.bench.plan import Plan
 from load_tests.bench.records import OURS, Part, Records, agreement
 from load_tests.bench.stage import Entrant, stage
 from load_tests.bench.turns import Result, Turn, grades_of
-from load_tests.bench.workloads import Renderer, Shape, cold
+from load_tests.bench.workloads import Shape, cold, take
 from service.contract.checkpoint import Checkpoint
 
 
@@ -33,9 +33,6 @@ class Run:
     base: Path | None
     traffic_file: Path | None
     records: Records
-
-    def __post_init__(self) -> None:
-        self.renderer = Renderer(self.checkpoint.manifest, self.checkpoint.tokenizer)
 
     def seed(self, name: str) -> str:
         """Derive a seed per part, so that parts send different requests."""
@@ -72,8 +69,8 @@ class Run:
     ) -> Turn:
         """Make a turn of the next requests of the traffic. The shape is the plan's by default."""
         traffic = iter(asked)
-        warm_up = self.renderer.take(traffic, self.plan.warm_up_requests)
-        taken = self.renderer.take(traffic, requests)
+        warm_up = take(self.checkpoint.renderer, traffic, self.plan.warm_up_requests)
+        taken = take(self.checkpoint.renderer, traffic, requests)
         return Turn(
             part, number, shape or self.plan.shape, taken, warm_up, self.plan.clients, self.plan.timeout_s
         )
@@ -114,7 +111,8 @@ class Run:
         return [each for each in entrants if each.label not in self.records.disagreeing]
 
     async def _compare_grades(self, entrants: Sequence[Entrant]) -> None:
-        sample = self.renderer.take(self.cold("sample", self.plan.shape), self.plan.sample_requests)
+        traffic = self.cold("sample", self.plan.shape)
+        sample = take(self.checkpoint.renderer, traffic, self.plan.sample_requests)
         ours = await grades_of(entrants[0], sample, self.plan.timeout_s)
         for entrant in entrants[1:]:
             theirs = await grades_of(entrant, sample, self.plan.timeout_s)

@@ -16,10 +16,8 @@ from typing import Any
 
 from load_tests.bench.peer import Asked, Request
 from load_tests.texts import FILLER, TOPICS, make_query
-from service.contract.manifest import Manifest, read_manifest
 from service.contract.prompt import Note, PromptRenderer
 from service.contract.text import canonicalize
-from service.contract.tokenizer import ContractTokenizer
 
 LENGTH_SIGMA = 0.5
 SHORTEST_NOTE_TOKENS = 8
@@ -138,26 +136,16 @@ def _make_note(rng: random.Random, note_id: str, mean_tokens: float) -> dict[str
     return {"id": note_id, "title": " ".join(rng.choices(topic, k=title_words)), "body": " ".join(body)}
 
 
-class Renderer:
-    """Renders requests into prompts, as the service does."""
+def render(renderer: PromptRenderer, asked: Asked) -> Request:
+    """Render a request as the service does. Raises InvalidRequestError when the query exceeds the checkpoint's limit."""
+    notes = [Note(canonicalize(note.get("title")), canonicalize(note["body"])) for note in asked.notes]
+    prompts = renderer.render(canonicalize(asked.query), notes, renderer.default_criteria)
+    return Request(asked.query, asked.notes, tuple(prompt.token_ids for prompt in prompts))
 
-    def __init__(self, manifest: Manifest, tokenizer: ContractTokenizer) -> None:
-        self._renderer = PromptRenderer(manifest, tokenizer)
 
-    @classmethod
-    def load(cls, checkpoint: Path) -> "Renderer":
-        """Load the renderer of a checkpoint folder. Raises CheckpointError."""
-        return cls(read_manifest(checkpoint), ContractTokenizer.load(checkpoint))
-
-    def render(self, asked: Asked) -> Request:
-        """Render one request. Raises InvalidRequestError when the query exceeds the checkpoint's limit."""
-        notes = [Note(canonicalize(note.get("title")), canonicalize(note["body"])) for note in asked.notes]
-        prompts = self._renderer.render(canonicalize(asked.query), notes, self._renderer.default_criteria)
-        return Request(asked.query, asked.notes, tuple(prompt.token_ids for prompt in prompts))
-
-    def take(self, traffic: Iterable[Asked], count: int) -> list[Request]:
-        """Render the next `count` requests, or fewer if the traffic ends."""
-        return [self.render(asked) for asked in itertools.islice(traffic, count)]
+def take(renderer: PromptRenderer, traffic: Iterable[Asked], count: int) -> list[Request]:
+    """Render the next `count` requests, or fewer if the traffic ends."""
+    return [render(renderer, asked) for asked in itertools.islice(traffic, count)]
 
 
 def mean_prompt_tokens(requests: Sequence[Request]) -> float:
