@@ -14,6 +14,8 @@ from pathlib import Path
 
 import psutil
 
+from model_export.child_process import start_child
+
 # vLLM compiles the model at its first start, which takes 82 s for 135M weights on two cores.
 START_TIMEOUT_S = 600.0
 _STOP_TIMEOUT_S = 20.0
@@ -55,15 +57,15 @@ class Server:
 
 @contextlib.contextmanager
 def run_server(server: Server, log: Path | None = None) -> Iterator[Running]:
-    """Start the server in its log's folder, wait until it is ready, and stop all its processes after the block.
+    """Start the server, wait until it is ready, and stop all its processes after the block.
 
-    Without `log`, the folder is a temporary one. An exception of the block gets the end of the server's log as a note.
+    Without `log`, the log is a temporary file. An exception of the block gets the end of the server's log as a note.
     Raises Unavailable when the server ends before it is ready, or is not ready in time.
     """
     with tempfile.TemporaryDirectory(prefix="notegrade-bench-") as folder:
         log = log or Path(folder) / "log"
         started = time.monotonic()
-        process = _start_bound_to_parent(server, log)
+        process = start_child(server.command, log, environment=server.environment)
         try:
             _wait_until_ready(process, server, log)
             ready_s = time.monotonic() - started
@@ -71,22 +73,6 @@ def run_server(server: Server, log: Path | None = None) -> Iterator[Running]:
                 yield Running(f"http://127.0.0.1:{server.port}", process.pid, ready_s)
         finally:
             _end_tree(process)
-
-
-def _start_bound_to_parent(server: Server, log: Path) -> "subprocess.Popen[bytes]":
-    # In its own process group, with a watcher that kills the group when this process ends, even by SIGKILL. The same code
-    # is in model_export/child_process.py: load tests import neither half of the project.
-    watch = 'exec 3<&0; { read -r _ <&3; kill -KILL 0; } & exec "$@" 3<&- </dev/null'
-    with log.open("wb") as output:
-        return subprocess.Popen(
-            ["/bin/sh", "-c", watch, "sh", *server.command],
-            cwd=log.parent,
-            env=dict(server.environment),
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
 
 
 def _wait_until_ready(process: "subprocess.Popen[bytes]", server: Server, log: Path) -> None:

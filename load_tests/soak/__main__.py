@@ -110,7 +110,7 @@ class Soak:
 def soak(seconds: float, seed: int, command: str, checkpoint: Path, redis_server: str, out: Path) -> Report:
     """Run a soak and check it; the service's log and soak.json are written to `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    log = (out / "service.log").absolute()
+    log = out / "service.log"
     with Redis(redis_server) as redis, run_server(soaked_server(command, checkpoint, redis), log) as running:
         service = ServiceProcess(running.pid, redis.port)
         report = asyncio.run(Soak(running.url, service, redis, seed).run(seconds))
