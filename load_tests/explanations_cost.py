@@ -8,7 +8,6 @@ explanations. If the service requires keys, NOTEGRADE_KEY must hold an admin key
 
 import asyncio
 import os
-import statistics
 from collections import Counter
 
 import aiohttp
@@ -45,8 +44,8 @@ def describe(mode: str, drive: Drive) -> str:
     )
 
 
-async def compare(pairs: NewPairs, rounds: int, seconds: float, load: float) -> float:
-    """Print all rounds, and return the median ratio of the p99s."""
+async def compare(pairs: NewPairs, rounds: int, seconds: float, load: float) -> None:
+    """Print all rounds, and the ratio of the p99s."""
     ratios = []
     async with aiohttp.ClientSession(headers=pairs.headers) as session:
         await set_mode(session, pairs.url, "off")
@@ -66,7 +65,6 @@ async def compare(pairs: NewPairs, rounds: int, seconds: float, load: float) -> 
         counted = await read_metrics(session, pairs.url)
     print({name: value for name, value in counted.items() if name.startswith(COUNTERS)})
     print(f"ratio of p99s, min / median / max: {spread(ratios)}")
-    return statistics.median(ratios)
 
 
 def main() -> None:
