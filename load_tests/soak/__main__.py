@@ -18,13 +18,15 @@ from pathlib import Path
 import aiohttp
 
 from load_tests.arguments import CHECKPOINT, SEED, make_parser
+from load_tests.bench.peers.notegrade import Notegrade
 from load_tests.client import post_score, read_metrics
 from load_tests.processes import run_server
 from load_tests.soak.faults import Faults
-from load_tests.soak.processes import REDIS, Redis, ServiceProcess, soaked_server
+from load_tests.soak.processes import REDIS, SETTINGS, Redis, ServiceProcess
 from load_tests.soak.report import Report, Sample
 from load_tests.soak.traffic import CANARY, Callers, Tally
 from load_tests.texts import make_note
+from service.contract.checkpoint import load_checkpoint
 
 SAMPLE_EVERY_S = 5.0
 
@@ -107,14 +109,17 @@ class Soak:
         return Sample(seconds, *memory, *files, metrics["notegrade_connections"], metrics["notegrade_tasks"])
 
 
-def soak(seconds: float, seed: int, command: str, checkpoint: Path, redis_server: str, out: Path) -> Report:
+def soak(seconds: float, seed: int, checkpoint: Path, redis_server: str, out: Path) -> Report:
     """Run a soak and check it; the service's log and soak.json are written to `out`."""
     out.mkdir(parents=True, exist_ok=True)
     log = out / "service.log"
-    with Redis(redis_server) as redis, run_server(soaked_server(command, checkpoint, redis), log) as running:
-        service = ServiceProcess(running.pid, redis.port)
-        report = asyncio.run(Soak(running.url, service, redis, seed).run(seconds))
-        report.exit_code = service.terminate()
+    with Redis(redis_server) as redis:
+        settings = {**SETTINGS, "NOTEGRADE_REDIS_URL": redis.url}
+        peer = Notegrade(load_checkpoint(checkpoint), "default", cached=True, settings=settings)
+        with run_server(peer.server(), log) as running:
+            service = ServiceProcess(running.pid, redis.port)
+            report = asyncio.run(Soak(running.url, service, redis, seed).run(seconds))
+            report.exit_code = service.terminate()
     report.judge(log.read_text(encoding="utf-8", errors="replace"))
     (out / "soak.json").write_text(json.dumps(report.to_json(), indent=1), encoding="utf-8")
     return report
@@ -123,9 +128,8 @@ def soak(seconds: float, seed: int, command: str, checkpoint: Path, redis_server
 def main() -> None:
     """Read the command line and run."""
     parser = make_parser(
-        __doc__, seconds=600.0, seed=SEED, command=str(Path(sys.executable).with_name("notegrade")),
-        checkpoint=CHECKPOINT, redis_server=REDIS, out=Path("runs/soak"),
-    )  # fmt: skip
+        __doc__, seconds=600.0, seed=SEED, checkpoint=CHECKPOINT, redis_server=REDIS, out=Path("runs/soak")
+    )
     report = soak(**vars(parser.parse_args()))
     print(report.to_text())
     sys.exit(bool(report.wrong))

@@ -1,7 +1,6 @@
 """Runs the service and its Redis as child processes, and reads the service's use of memory and files."""
 
 import contextlib
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Self
 
 import psutil
 
-from load_tests.processes import Server, free_port
+from load_tests.processes import free_port
 
 REDIS = shutil.which("redis-server") or "valkey-server"
 # A small local cache fills soon, so later growth is a leak.
@@ -53,14 +52,6 @@ class Redis:
         """Kill the server, as a crash does."""
         self.process.kill()
         self.process.wait()
-
-
-def soaked_server(command: str, checkpoint: Path, redis: Redis) -> Server:
-    """Make the server `notegrade serve` with the soak's settings."""
-    port = free_port()
-    arguments = [command, "serve", "--port", str(port), "--checkpoint", str(checkpoint.absolute())]
-    environment = {**os.environ, **SETTINGS, "NOTEGRADE_REDIS_URL": redis.url}
-    return Server(arguments, environment, port, "/readyz")
 
 
 class ServiceProcess:

@@ -42,17 +42,16 @@ class Notegrade:
     launcher: Sequence[str] = ()
 
     def running(self) -> AbstractContextManager[Running]:
-        """Start the service, which is ready once its engine has reproduced the checkpoint's probes."""
+        """Start the service."""
+        return run_server(self.server())
+
+    def server(self) -> Server:
+        """Make the server, which is ready once its engine has reproduced the checkpoint's probes."""
         port = free_port()
-        command = [
-            *self.launcher,
-            str(Path(sys.executable).with_name("notegrade")),
-            "serve",
-            "--host",
-            "127.0.0.1",
-        ]
-        options = ["--port", str(port), "--checkpoint", str(self.checkpoint.folder.absolute())]
-        return run_server(Server([*command, *options], self.environment(), port, "/readyz"))
+        command = [*self.launcher, str(Path(sys.executable).with_name("notegrade")), "serve"]
+        options = ["--host", "127.0.0.1", "--port", str(port)]
+        folder = str(self.checkpoint.folder.absolute())
+        return Server([*command, *options, "--checkpoint", folder], self.environment(), port, "/readyz")
 
     def environment(self) -> dict[str, str]:
         """Make the environment, without inherited settings of another service such as its Redis."""
