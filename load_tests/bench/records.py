@@ -113,21 +113,14 @@ class Records:
         found = [each for each in found if (each.load or 0.0) == highest]
         return sorted(found, key=lambda each: each.round)
 
-    def peers(self, part: Part) -> list[str]:
-        """List the contestants of a part."""
-        return list(dict.fromkeys(each.peer for each in self.measurements if each.part == part))
-
     def best_peer(self, part: Part) -> str | None:
         """Return the best other server by median: the fastest, or in `p99` the one with the lowest p99."""
-        rivals = [peer for peer in self.peers(part) if peer not in (OURS, STUDENT, OFFLINE)]
+        peers = dict.fromkeys(each.peer for each in self.measurements if each.part == part)
+        rivals = [peer for peer in peers if peer not in (OURS, STUDENT, OFFLINE)]
 
         def quality(peer: str) -> float:
             found = self.of(part, peer)
-            return (
-                -statistics.median(map(_p99_ms, found))
-                if part == "p99"
-                else statistics.median(map(_rate, found))
-            )
+            return statistics.median(-_p99_ms(each) if part == "p99" else _rate(each) for each in found)
 
         return max(rivals, key=quality, default=None)
 

@@ -1,6 +1,6 @@
 """Generates seeded traffic, as texts and as the checkpoint's prompts.
 
-Texts are made of the words in `load_tests.texts`. Note lengths are log-normal: most notes are shorter than the mean and a few are
+Texts are made of a few common words. Note lengths are log-normal: most notes are shorter than the mean and a few are
 several times as long. The mean of 90 tokens and the spread (sigma 0.5: half of the notes have 57 to 111 tokens) are assumptions;
 a run reports the mean length of its prompts. `replay` uses a user's own traffic instead.
 """
@@ -15,10 +15,38 @@ from pathlib import Path
 from typing import Any
 
 from load_tests.bench.peer import Asked, Request
-from load_tests.texts import FILLER, TOPICS, make_query
 from service.contract.prompt import Note, PromptRenderer
 from service.contract.text import canonicalize
 
+TOPICS = {
+    "cafes": "cafe coffee espresso wifi laptop table quiet noisy terrace pastry roaster socket window barista",
+    "hiking": "trail summit ridge map boots water weather hut viewpoint forest river descent shade signal",
+    "bread": "flour starter dough oven crust hydration salt proofing steam crumb bake knead loaf yeast",
+    "python": "function loop type error test module package async thread list memory profile deploy import",
+    "tax": "income deduction form deadline receipt freelance invoice refund expense rate country resident filing",
+}
+FILLER = [
+    "the",
+    "a",
+    "of",
+    "with",
+    "for",
+    "that",
+    "when",
+    "you",
+    "it",
+    "and",
+    "near",
+    "after",
+    "before",
+    "most",
+    "best",
+    "first",
+    "small",
+    "new",
+    "old",
+    "open",
+]
 LENGTH_SIGMA = 0.5
 SHORTEST_NOTE_TOKENS = 8
 # Measured with SmolLM2's tokenizer on these common words.
@@ -101,6 +129,12 @@ def zipf_ranks(rng: random.Random, count: int, exponent: float) -> Iterator[int]
     cumulative = list(itertools.accumulate((rank + 1) ** -exponent for rank in range(count)))
     while True:
         yield rng.choices(range(count), cum_weights=cumulative)[0]
+
+
+def make_query(rng: random.Random) -> str:
+    """Make a query of four to seven words about one topic."""
+    words = TOPICS[rng.choice(list(TOPICS))].split()
+    return " ".join(rng.sample(words, 3) + rng.sample(FILLER, rng.randint(1, 4)))
 
 
 def new_queries(rng: random.Random) -> Iterator[str]:

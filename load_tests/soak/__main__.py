@@ -8,6 +8,7 @@ with 1 if anything is wrong. The service itself is not killed, since its counts 
 """
 
 import asyncio
+import itertools
 import json
 import random
 import re
@@ -19,13 +20,13 @@ import aiohttp
 
 from load_tests.arguments import CHECKPOINT, SEED, make_parser
 from load_tests.bench.peers.notegrade import Notegrade
+from load_tests.bench.workloads import new_notes
 from load_tests.client import post_score, read_metrics
 from load_tests.processes import run_server
 from load_tests.soak.faults import Faults
 from load_tests.soak.processes import REDIS, SETTINGS, Redis, ServiceProcess
 from load_tests.soak.report import Report, Sample
 from load_tests.soak.traffic import CANARY, Callers, Tally
-from load_tests.texts import make_note
 from service.contract.checkpoint import load_checkpoint
 
 SAMPLE_EVERY_S = 5.0
@@ -80,7 +81,7 @@ class Soak:
         computed = 'notegrade_prompt_tokens_total{kind="computed"}'
         until = metrics.get(computed, 0) + int(size[1] if size else 0)
         while metrics.get(computed, 0) < until:
-            notes = [make_note(rng, str(number), words=100) for number in range(50)]
+            notes = list(itertools.islice(new_notes(rng, mean_tokens=100), 50))
             body = {"query": f"{CANARY} {rng.random()}", "notes": notes, "deadline_ms": 60_000}
             await post_score(self._session, self._url, body)
             metrics = await self._metrics()

@@ -44,16 +44,14 @@ class Faults:
         }
         self.injected: Counter[str] = Counter()
 
-    async def run(
-        self, pause_s: tuple[float, float] = (2.0, 6.0), length_s: tuple[float, float] = (1.0, 4.0)
-    ) -> None:
+    async def run(self) -> None:
         """Inject faults until cancelled, then end the current one. Durations are far below NOTEGRADE_ENGINE_HANG_S."""
         try:
             while True:
-                await asyncio.sleep(self._rng.uniform(*pause_s))
+                await asyncio.sleep(self._rng.uniform(2.0, 6.0))
                 name = self._rng.choice(list(self._kinds))
                 self.injected[name] += 1
-                await self._kinds[name](self._rng.uniform(*length_s))
+                await self._kinds[name](self._rng.uniform(1.0, 4.0))
         finally:
             await self._client.aclose()
 

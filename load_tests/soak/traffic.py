@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import random
 from collections import Counter
@@ -11,7 +12,7 @@ from typing import Any
 
 import aiohttp
 
-from load_tests.texts import make_note, make_query
+from load_tests.bench.workloads import make_query, new_notes
 
 # Part of every text sent; it must not occur in a log.
 CANARY = "zebrafinch"
@@ -57,7 +58,7 @@ class Callers:
         self._session = session
         self._rng = random.Random(seed)
         self._queries = [f"{make_query(self._rng)} {CANARY}" for _ in range(8)]
-        self._pool = [make_note(self._rng, f"pool-{i}", words=20) for i in range(12)]
+        self._pool = list(itertools.islice(new_notes(self._rng, mean_tokens=20), 12))
         self._number = 0
         self.tally = Tally()
 
