@@ -25,28 +25,8 @@ TOPICS = {
     "python": "function loop type error test module package async thread list memory profile deploy import",
     "tax": "income deduction form deadline receipt freelance invoice refund expense rate country resident filing",
 }
-FILLER = [
-    "the",
-    "a",
-    "of",
-    "with",
-    "for",
-    "that",
-    "when",
-    "you",
-    "it",
-    "and",
-    "near",
-    "after",
-    "before",
-    "most",
-    "best",
-    "first",
-    "small",
-    "new",
-    "old",
-    "open",
-]
+FILLER_TEXT = "the a of with for that when you it and near after before most best first small new old open"
+FILLER = FILLER_TEXT.split()
 LENGTH_SIGMA = 0.5
 SHORTEST_NOTE_TOKENS = 8
 # Measured with SmolLM2's tokenizer on these common words.
