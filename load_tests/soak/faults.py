@@ -30,17 +30,17 @@ class Faults:
 
     def __init__(self, redis: Redis, service: ServiceProcess, seed: int) -> None:
         self._redis = redis
-        self._service = service
         self._rng = random.Random(seed)
         self._client = Client.from_url(redis.url)
         self._kinds: dict[str, Fault] = {
             "Redis killed, started empty": self._killed,
-            "Redis hangs": self._hung,
+            "Redis hangs": lambda seconds: _suspend(redis.process, seconds),
             "Redis slow": self._slow,
             "Redis flaps": self._flapping,
             "Redis out of memory": self._full,
             "Redis holds damaged values": self._damaged,
-            "engine suspended": self._engine_hung,
+            # Shorter than the hang timeout, which would end the service and its counts.
+            "engine suspended": lambda seconds: _suspend(service.engine_core(), seconds),
         }
         self.injected: Counter[str] = Counter()
 
@@ -61,13 +61,6 @@ class Faults:
             await asyncio.sleep(seconds)
         finally:
             self._redis.start()
-
-    async def _hung(self, seconds: float) -> None:
-        await _suspend(self._redis.process, seconds)
-
-    async def _engine_hung(self, seconds: float) -> None:
-        # Shorter than the hang timeout, which would end the service and its counts.
-        await _suspend(self._service.engine_core(), seconds)
 
     async def _slow(self, seconds: float) -> None:
         for _ in range(int(seconds / 0.25)):

@@ -4,9 +4,9 @@ import subprocess
 import sys
 import textwrap
 import time
-from http.client import HTTPConnection
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -43,19 +43,12 @@ def has_ended(process: psutil.Process) -> bool:
         return True
 
 
-def test_server_is_yielded_once_it_is_ready() -> None:
+def test_server_is_yielded_once_it_is_ready_and_ends_with_the_block() -> None:
     server = make_server()
     with run_server(server) as running:
-        connection = HTTPConnection("127.0.0.1", server.port)
-        connection.request("GET", "/ready")
-        assert int(connection.getresponse().read()) == 4
-        connection.close()
         assert running.url == f"http://127.0.0.1:{server.port}"
+        assert httpx.get(f"{running.url}/ready").text == "4"
         assert running.ready_s > 0
-
-
-def test_process_is_the_server_s_and_ends_with_the_block() -> None:
-    with run_server(make_server()) as running:
         assert psutil.Process(running.pid).cmdline()[0] == sys.executable
     # Ours to reap, and reaped.
     assert not psutil.pid_exists(running.pid)
