@@ -3,25 +3,24 @@
     .venv/bin/python -m load_tests.cached_rate
 
 Starts a Redis and two services pinned to the first core. One answers from its local cache; the other's local cache holds one
-pair, so it asks Redis. They take turns on the same requests, which both have answered before. Redis and the load generator run
-on the other cores.
+pair, so it asks Redis. They take turns on the same requests, which both have answered before: `--repeats` times in each round.
+Redis and the load generator run on the other cores.
 """
 
 import argparse
 import asyncio
 import os
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 
-from load_tests.arguments import add_checkpoint, add_seed, make_parser
+from load_tests.arguments import CHECKPOINT, SEED, make_parser
 from load_tests.bench.drive import Job, closed_loop, make_jobs
 from load_tests.bench.peers.notegrade import Notegrade
-from load_tests.bench.stage import Entrant, in_turn, stage
-from load_tests.bench.workloads import Renderer, Shape, cold
+from load_tests.bench.stage import Entrant, in_turn, stage_all
+from load_tests.bench.workloads import Shape, cold, take
 from load_tests.client import new_session, read_metrics
-from load_tests.figures import spread
-from load_tests.soak.processes import Redis
+from load_tests.figures import print_sides
+from load_tests.soak.processes import REDIS, Redis
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 
 TIMEOUT_S = 120.0
@@ -39,15 +38,12 @@ def pinned(name: str, checkpoint: Checkpoint, redis_url: str, local_pairs: int) 
 async def measure(options: argparse.Namespace, redis_url: str) -> None:
     """Measure both services, and print their rates and the ratio."""
     checkpoint = load_checkpoint(options.checkpoint)
-    renderer = Renderer(checkpoint.manifest, checkpoint.tokenizer)
-    known = renderer.take(cold(f"{options.seed} cached", Shape(notes=options.notes)), options.requests)
+    traffic = cold(f"{options.seed} cached", Shape(notes=options.notes))
+    known = take(checkpoint.renderer, traffic, options.requests)
     services = [pinned("local", checkpoint, redis_url, 50_000), pinned("redis", checkpoint, redis_url, 1)]
     jobs = make_jobs(services[0], known)
     rates: dict[str, list[float]] = {each.name: [] for each in services}
-    absent: dict[str, str] = {}
-    with stage(services, absent) as entrants:
-        if absent:
-            raise RuntimeError(f"not started: {absent}")
+    with stage_all(services) as entrants:
         for entrant in entrants:
             await turn(entrant, jobs, 1)
         for number in range(options.rounds):
@@ -55,16 +51,12 @@ async def measure(options: argparse.Namespace, redis_url: str) -> None:
                 rate = await turn(entrant, jobs * options.repeats, options.clients, checked=True)
                 rates[entrant.contestant.name].append(rate)
     print(
-        f"{options.rounds} rounds of {len(jobs) * options.repeats} x {options.notes} notes, seed {options.seed}; notes/s on one core, min / median / max"
+        f"{options.rounds} rounds of {len(jobs) * options.repeats} x {options.notes} notes, seed {options.seed}; on one core, min / median / max"
     )
-    for name, found in rates.items():
-        print(f"{name}: {spread(found)}")
-    print(f"local / redis: {spread([a / b for a, b in zip(rates['local'], rates['redis'], strict=True)])}")
+    print_sides(rates, "notes/s", base="redis")
 
 
-async def turn(
-    entrant: Entrant[Notegrade], jobs: Sequence[Job], clients: int, *, checked: bool = False
-) -> float:
+async def turn(entrant: Entrant, jobs: Sequence[Job], clients: int, *, checked: bool = False) -> float:
     """Return notes per second. Raises RuntimeError when `checked` and an answer came from another source than expected."""
     with entrant.turn() as running:
         before = await _sources(running.url)
@@ -87,15 +79,10 @@ async def _sources(url: str) -> Counter[str]:
 
 def main() -> None:
     """Read the command line, start Redis, and measure."""
-    parser = make_parser(__doc__)
-    add_checkpoint(parser)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--requests", type=int, default=10, help="distinct requests")
-    parser.add_argument("--repeats", type=int, default=50, help="how often a round repeats each request")
-    parser.add_argument("--notes", type=int, default=50, help="notes per request")
-    parser.add_argument("--clients", type=int, default=4)
-    add_seed(parser)
-    parser.add_argument("--redis-server", default=shutil.which("redis-server") or "valkey-server")
+    parser = make_parser(
+        __doc__, checkpoint=CHECKPOINT, rounds=7, requests=10, repeats=50, notes=50, clients=4, seed=SEED,
+        redis_server=REDIS,
+    )  # fmt: skip
     options = parser.parse_args()
     if options.requests <= options.clients:
         parser.error(
@@ -105,12 +92,8 @@ def main() -> None:
     if len(cores) < 2:
         parser.error("a second core is needed for Redis and the load generator")
     os.sched_setaffinity(0, cores - {0})
-    redis = Redis(options.redis_server)
-    redis.start()
-    try:
+    with Redis(options.redis_server) as redis:
         asyncio.run(measure(options, redis.url))
-    finally:
-        redis.kill()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +18,12 @@ class Answer:
     seconds: float
 
 
-async def post_score(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> Answer:
+async def post_score(
+    session: aiohttp.ClientSession, url: str, body: dict[str, Any], headers: Mapping[str, str] | None = None
+) -> Answer:
     """POST to /score. Raises TimeoutError when the session's timeout passes."""
     started = time.perf_counter()
-    async with session.post(f"{url}/score", json=body) as response:
+    async with session.post(f"{url}/score", json=body, headers=headers) as response:
         answer = await response.json()
         return Answer(response.status, answer, time.perf_counter() - started)
 

@@ -8,18 +8,25 @@ a 135M model takes about 1.5 GiB.
 """
 
 import argparse
+import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from sys import prefix
 
-from load_tests.arguments import add_checkpoint, add_seed, make_parser
-from load_tests.bench.offline import COMPILED, Knobs, OfflineEngine, Scored
+import numpy as np
+
+from load_tests.arguments import CHECKPOINT, SEED, make_parser
+from load_tests.bench.drive import closed_loop, make_jobs, read_grades
+from load_tests.bench.peer import Request
+from load_tests.bench.peers.prompts import COMPILED, EngineAlone, Knobs, merge
 from load_tests.bench.stage import Entrant, in_turn, stage
-from load_tests.bench.workloads import Renderer, Shape, cold
+from load_tests.bench.workloads import Shape, cold, take
 from load_tests.figures import spread
 from service.contract.checkpoint import load_checkpoint
 
 AS_SERVED = "as served"
+TIMEOUT_S = 600.0
 KNOBS: Mapping[str, Knobs] = {
     "compiled": COMPILED,
     "blocks-64": Knobs({"block_size": 64}),
@@ -43,22 +50,33 @@ KNOBS: Mapping[str, Knobs] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The engine's time for all prompts of a round, and their expected grades."""
+
+    seconds: float
+    grades: list[float]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line and measure."""
+    asyncio.run(measure(_parse(arguments)))
+
+
+async def measure(options: argparse.Namespace) -> None:
     """Print each engine's pairs per second, their ratio to those as served, and the largest difference of grades."""
-    options = _parse(arguments)
     checkpoint = load_checkpoint(options.checkpoint)
-    engines = [OfflineEngine(checkpoint, AS_SERVED)]
-    engines += [OfflineEngine(checkpoint, name, knobs=KNOBS[name]) for name in options.knobs]
-    engines += [OfflineEngine(load_checkpoint(folder), folder.name) for folder in options.beside]
+    engines = [EngineAlone(checkpoint, AS_SERVED)]
+    engines += [EngineAlone(checkpoint, name, knobs=KNOBS[name]) for name in options.knobs]
+    engines += [EngineAlone(load_checkpoint(folder), folder.name) for folder in options.beside]
     traffic = cold(f"{options.seed} knobs", Shape(notes=options.notes))
-    renderer = Renderer(checkpoint.manifest, checkpoint.tokenizer)
     absent: dict[str, str] = {}
     found: dict[str, list[Scored]] = {}
     with stage(engines, absent) as entrants:
         for number in range(-1, options.rounds):  # round -1 is the warm-up
-            prompts = [ids for each in renderer.take(traffic, options.requests) for ids in each.prompts]
+            request = merge(take(checkpoint.renderer, traffic, options.requests))
             for entrant in in_turn(entrants, number):
-                scored = _turn(entrant, prompts)
+                scored = await _turn(entrant, request)
                 if number >= 0:
                     found.setdefault(entrant.contestant.name, []).append(scored)
         ready = {entrant.contestant.name: entrant.running.ready_s for entrant in entrants}
@@ -69,46 +87,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{label} did not start: {reason}")
 
 
-def _turn(entrant: Entrant[OfflineEngine], prompts: Sequence[Sequence[int]]) -> Scored:
-    with entrant.turn():
-        return entrant.contestant.score(prompts)
+async def _turn(entrant: Entrant, request: Request) -> Scored:
+    """Score all prompts at once. Raises RuntimeError when the engine does not answer."""
+    [job] = make_jobs(entrant.contestant, [request])
+    with entrant.turn() as running:
+        drive = await closed_loop(running.url, [job], 1, TIMEOUT_S)
+    if drive.sent[0].outcome != "answered":
+        raise RuntimeError(f"{entrant.label}: {drive.sent[0].outcome}")
+    return Scored(drive.seconds, read_grades(entrant.contestant, drive.sent[0], job))
 
 
 def _line(name: str, rounds: Sequence[Scored], as_served: Sequence[Scored]) -> str:
+    pairs = list(zip(rounds, as_served, strict=True))
     rates = spread([len(each.grades) / each.seconds for each in rounds])
-    ratios = spread([base.seconds / each.seconds for each, base in zip(rounds, as_served, strict=True)])
-    difference = max(
-        abs(a - b)
-        for each, base in zip(rounds, as_served, strict=True)
-        for a, b in zip(each.grades, base.grades, strict=True)
-    )
+    ratios = spread([base.seconds / each.seconds for each, base in pairs])
+    difference = np.abs([np.subtract(each.grades, base.grades) for each, base in pairs]).max()
     return f"{name:20} {rates} pairs/s, {ratios} times as served, grades differ by up to {difference:.3f}"
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = make_parser(__doc__)
-    add_checkpoint(parser)
-    parser.add_argument("--knobs", type=_knobs, default=[], help=", ".join(KNOBS))
+    parser = make_parser(__doc__, checkpoint=CHECKPOINT, rounds=10, requests=4, notes=20, seed=SEED)
+    parser.add_argument("--knobs", type=lambda text: text.split(","), default=[], help=", ".join(KNOBS))
     parser.add_argument(
         "--beside", type=Path, nargs="+", default=[], help="checkpoints with the same tokenizer"
     )
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--requests", type=int, default=4)
-    parser.add_argument("--notes", type=int, default=20)
-    add_seed(parser)
     options = parser.parse_args(arguments)
+    if unknown := [name for name in options.knobs if name not in KNOBS]:
+        parser.error(f"unknown knobs: {', '.join(unknown)}; the knobs are {', '.join(KNOBS)}")
     if not options.knobs and not options.beside:
         parser.error("nothing to compare: give --knobs or --beside")
     return options
-
-
-def _knobs(names: str) -> list[str]:
-    chosen = names.split(",")
-    if unknown := [name for name in chosen if name not in KNOBS]:
-        raise argparse.ArgumentTypeError(
-            f"unknown knobs: {', '.join(unknown)}; the knobs are {', '.join(KNOBS)}"
-        )
-    return chosen
 
 
 if __name__ == "__main__":

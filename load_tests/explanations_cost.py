@@ -2,20 +2,20 @@
 
     .venv/bin/python -m load_tests.explanations_cost http://127.0.0.1:8000
 
-Sends requests of one new note in an open loop. Prints both p99s and their ratio for each round, and the outcomes of scores and
+Sends requests of one new note in an open loop, each mode for `--seconds` in a round, at the share `--load` of the capacity. Prints both p99s and their ratio for each round, and the outcomes of scores and
 explanations. If the service requires keys, NOTEGRADE_KEY must hold an admin key.
 """
 
 import asyncio
 import os
-import statistics
 from collections import Counter
 
 import aiohttp
 
-from load_tests.arguments import add_seed, make_parser
+from load_tests.arguments import SEED, make_parser
 from load_tests.bench.drive import Drive
 from load_tests.client import read_metrics
+from load_tests.figures import spread
 from load_tests.new_pairs import NewPairs, latency_percentile_ms, results_of
 
 MODE = "/admin/explanation-mode"
@@ -44,8 +44,8 @@ def describe(mode: str, drive: Drive) -> str:
     )
 
 
-async def compare(pairs: NewPairs, rounds: int, seconds: float, load: float) -> float:
-    """Print all rounds, and return the median ratio of the p99s."""
+async def compare(pairs: NewPairs, rounds: int, seconds: float, load: float) -> None:
+    """Print all rounds, and the ratio of the p99s."""
     ratios = []
     async with aiohttp.ClientSession(headers=pairs.headers) as session:
         await set_mode(session, pairs.url, "off")
@@ -64,21 +64,12 @@ async def compare(pairs: NewPairs, rounds: int, seconds: float, load: float) -> 
             print(describe("off", found["off"]), describe("all", found["all"]), sep="\n")
         counted = await read_metrics(session, pairs.url)
     print({name: value for name, value in counted.items() if name.startswith(COUNTERS)})
-    print(
-        f"ratio of p99s: min {min(ratios):.2f}, median {statistics.median(ratios):.2f}, max {max(ratios):.2f}"
-    )
-    return statistics.median(ratios)
+    print(f"ratio of p99s, min / median / max: {spread(ratios)}")
 
 
 def main() -> None:
     """Read the command line and measure."""
-    parser = make_parser(__doc__)
-    parser.add_argument("url")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=40, help="length of each phase")
-    parser.add_argument("--load", type=float, default=0.6, help="share of the capacity")
-    add_seed(parser)
-    options = parser.parse_args()
+    options = make_parser(__doc__, "url", rounds=5, seconds=40.0, load=0.6, seed=SEED).parse_args()
     key = os.environ.get("NOTEGRADE_KEY")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     pairs = NewPairs(options.url, options.seed, headers=headers)

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
@@ -11,6 +11,15 @@ PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "max": 100.
 def spread(values: Sequence[float]) -> str:
     """Format the minimum, median and maximum."""
     return f"{min(values):,.2f} / {statistics.median(values):,.2f} / {max(values):,.2f}"
+
+
+def print_sides(sides: Mapping[str, Sequence[float]], unit: str, base: str) -> None:
+    """Print the spread of each side over the rounds, and of its ratio to the side `base` within each round."""
+    for name, values in sides.items():
+        print(f"{name}: {spread(values)} {unit}")
+    for name, values in sides.items():
+        if name != base:
+            print(f"{name} / {base}: {spread([a / b for a, b in zip(values, sides[base], strict=True)])}")
 
 
 def percentile(values: Iterable[float], percent: float) -> float:
@@ -25,13 +34,11 @@ def percentiles_ms(seconds: Iterable[float]) -> dict[str, float]:
     return {name: 1000 * percentile(ranked, percent) for name, percent in PERCENTILES.items() if ranked}
 
 
-def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Format a Markdown table."""
-    lines = [
-        " | ".join(cell.replace("|", r"\|") for cell in cells)
-        for cells in (heads, ["---"] * len(heads), *rows)
-    ]
-    return "\n".join(f"| {line} |" for line in lines)
+def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Format rows, cells by heading, as a Markdown table; empty without rows."""
+    heads = [[*rows[0]], ["---"] * len(rows[0])] if rows else []
+    lines = [*heads, *(row.values() for row in rows)]
+    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
 
 
 def finite_json(value: Any) -> Any:

@@ -84,16 +84,19 @@ async def measure(url: str) -> None:
         shifts = [after["score"] - before["score"] for before, after in zip(plain, attacked, strict=True)]
         raised = sum(after["grade"] > before["grade"] for before, after in zip(plain, attacked, strict=True))
         rows.append(
-            [name, f"{statistics.mean(shifts):+.3f}", f"{max(shifts):+.3f}", f"{raised} of {len(shifts)}"]
+            {
+                "attack": name,
+                "mean change": f"{statistics.mean(shifts):+.3f}",
+                "largest change": f"{max(shifts):+.3f}",
+                "grade raised": f"{raised} of {len(shifts)}",
+            }
         )
-    print(markdown_table(("attack", "mean change", "largest change", "grade raised"), rows))
+    print(markdown_table(rows))
 
 
 def main() -> None:
     """Read the command line and run."""
-    parser = make_parser(__doc__)
-    parser.add_argument("url")
-    asyncio.run(measure(parser.parse_args().url))
+    asyncio.run(measure(make_parser(__doc__, "url").parse_args().url))
 
 
 if __name__ == "__main__":

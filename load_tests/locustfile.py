@@ -18,7 +18,8 @@ from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.runners import MasterRunner
 
-from load_tests.bench.workloads import Asked, Repetition, Shape, cold, zipf
+from load_tests.bench.peer import Asked
+from load_tests.bench.workloads import Repetition, Shape, cold, zipf
 
 # Longer than the service's maximum deadline (NOTEGRADE_MAX_DEADLINE_MS).
 ANSWER_TIMEOUT_S = 90
@@ -84,9 +85,10 @@ class Scorer(FastHttpUser):
     def score(self) -> None:
         """Send the next request."""
         options, asked = self.environment.parsed_options, next(self.traffic)
-        body = {"query": asked.query, "notes": list(asked.notes), "deadline_ms": options.deadline_ms}
         headers = {"Authorization": f"Bearer {options.api_key}"} if options.api_key else {}
-        with self.client.post("/score", json=body, headers=headers, catch_response=True) as answer:
+        with self.client.post(
+            "/score", json=asked.body(options.deadline_ms), headers=headers, catch_response=True
+        ) as answer:
             if problem := problem_of(answer):
                 answer.failure(problem)
 

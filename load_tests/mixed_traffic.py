@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import itertools
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -12,10 +13,10 @@ from typing import Any
 
 import aiohttp
 
-from load_tests.arguments import add_seed, make_parser
+from load_tests.arguments import SEED, make_parser
+from load_tests.bench.workloads import make_query, new_notes
 from load_tests.client import Answer, new_session, post_score, read_metrics
 from load_tests.figures import percentile
-from load_tests.texts import make_note, make_query
 
 
 @dataclass(slots=True)
@@ -44,16 +45,16 @@ class Traffic:
             self.wrong.append(f"{body['request_id']}: sent {sent}, got {answer.status} {got}")
 
 
-def plan(count: int, seed: int, *, new_share: float = 0.15, notes: int = 3) -> list[dict[str, Any]]:
-    """Make `count` bodies of 1 to `notes` notes; about `new_share` of them have a new query."""
+def plan(count: int, seed: int) -> list[dict[str, Any]]:
+    """Make `count` bodies of one to three notes; about 15 % of them have a new query and one note."""
     rng = random.Random(seed)
     queries = [make_query(rng) for _ in range(8)]
-    pool = [make_note(rng, f"pool-{i}", words=20) for i in range(12)]
+    pool = list(itertools.islice(new_notes(rng, mean_tokens=20), 12))
     bodies = []
     for number in range(count):
-        is_new = rng.random() < new_share
+        is_new = rng.random() < 0.15
         query = f"{make_query(rng)} {rng.random()}" if is_new else rng.choice(queries)
-        chosen = rng.sample(pool, 1 if is_new else rng.randint(1, notes))
+        chosen = rng.sample(pool, 1 if is_new else rng.randint(1, 3))
         bodies.append(
             {"request_id": f"mixed-{number}", "query": query, "notes": chosen, "deadline_ms": 60_000}
         )
@@ -97,13 +98,8 @@ def differences(traffic: Traffic, before: dict[str, float], after: dict[str, flo
 
 async def main() -> None:
     """Read the command line and run."""
-    parser = make_parser(__doc__)
-    parser.add_argument("url")
-    parser.add_argument("--requests", type=int, default=1000)
-    parser.add_argument("--clients", type=int, default=16)
-    add_seed(parser)
-    options = parser.parse_args()
-    url = options.url.rstrip("/")
+    options = make_parser(__doc__, "url", requests=1000, clients=16, seed=SEED).parse_args()
+    url = options.url
     async with new_session() as session:
         before = await read_metrics(session, url)
         traffic = await drive(session, url, plan(options.requests, options.seed), options.clients)

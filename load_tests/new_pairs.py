@@ -1,6 +1,5 @@
 """Sends new pairs to a running service, which no cache can know: as fast as it answers, or in an open loop."""
 
-import itertools
 import json
 import random
 from collections.abc import Iterable, Iterator, Mapping
@@ -8,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from load_tests.bench.drive import Drive, Job, Sent, closed_loop, open_loop, poisson
+from load_tests.bench.workloads import Shape, cold
 from load_tests.figures import percentile
-from load_tests.texts import make_note, make_query
 
 TIMEOUT_S = 120.0
 _CLIENTS = 16
@@ -32,6 +31,7 @@ class NewPairs:
 
     def __post_init__(self) -> None:
         self._rng = random.Random(self.seed)
+        self._traffic = cold(str(self.seed), Shape(self.notes))
 
     async def measure_capacity(self, seconds: float) -> float:
         """Return scored pairs per second with clients that send the next request after each answer.
@@ -54,18 +54,14 @@ class NewPairs:
         return await open_loop(self.url, plan, TIMEOUT_S, headers=self.headers)
 
     def _jobs(self, deadline_ms: int) -> Iterator[Job]:
-        for _ in itertools.count():
-            body = {
-                "query": f"{make_query(self._rng)} {self._rng.random()}",
-                "notes": [make_note(self._rng, f"n{number}") for number in range(self.notes)],
-                "deadline_ms": deadline_ms,
-            }
-            yield Job((("/score", json.dumps(body).encode()),), self.notes)
+        for asked in self._traffic:
+            yield Job("/score", json.dumps(asked.body(deadline_ms)).encode(), self.notes)
 
 
 def results_of(sent: Sent) -> list[dict[str, Any]]:
     """Return the results of the pairs; empty for a request without an answer."""
-    return [result for answer in sent.answers for result in json.loads(answer)["results"]]
+    results: list[dict[str, Any]] = json.loads(sent.answer)["results"] if sent.answer else []
+    return results
 
 
 def count_scored(sent: Sent) -> int:

@@ -15,16 +15,15 @@ from itertools import cycle, islice
 
 from aiohttp import web
 
-from load_tests.arguments import add_checkpoint, add_seed, make_parser
+from load_tests.arguments import CHECKPOINT, SEED, make_parser
 from load_tests.bench.drive import Job, closed_loop, make_jobs, open_loop, poisson
 from load_tests.bench.peers.notegrade import Notegrade
-from load_tests.bench.stage import Entrant, in_turn, stage
-from load_tests.bench.workloads import Renderer, Shape, cold
-from load_tests.figures import spread
+from load_tests.bench.stage import Entrant, in_turn, stage_all
+from load_tests.bench.workloads import Shape, cold, take
+from load_tests.figures import print_sides
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 
 TIMEOUT_S = 60.0
-RATES = {"none": None, "default": "", "all": "1"}
 KNOWN, NEW = Shape(notes=20), Shape(notes=4)
 
 
@@ -54,104 +53,69 @@ async def run_stub() -> AsyncIterator[str]:
 
 
 def services(checkpoint: Checkpoint, shadow_url: str) -> list[Notegrade]:
-    """Make a service for each of RATES, otherwise at defaults."""
-    made = []
-    for name, rate in RATES.items():
-        settings = {} if rate is None else {"NOTEGRADE_SHADOW_URL": shadow_url}
-        settings |= {"NOTEGRADE_SHADOW_RATE": rate} if rate else {}
-        made.append(Notegrade(checkpoint, "default", cached=True, name=name, settings=settings))
-    return made
+    """Make a service without a shadow, and with one at the default rate and for all requests."""
+    shadow = {"NOTEGRADE_SHADOW_URL": shadow_url}
+    settings = {"none": {}, "default": shadow, "all": {**shadow, "NOTEGRADE_SHADOW_RATE": "1"}}
+    return [
+        Notegrade(checkpoint, "default", cached=True, name=name, settings=chosen)
+        for name, chosen in settings.items()
+    ]
 
 
-async def measure(options: argparse.Namespace, shadow_url: str) -> None:
-    """Measure and print both kinds of load."""
+async def measure(options: argparse.Namespace) -> None:
+    """Measure and print both kinds of load, with the stub as the shadow."""
     checkpoint = load_checkpoint(options.checkpoint)
-    renderer = Renderer(checkpoint.manifest, checkpoint.tokenizer)
-    absent: dict[str, str] = {}
-    contestants = services(checkpoint, shadow_url)
-    with stage(contestants, absent) as entrants:
-        if absent:
-            raise RuntimeError(f"not started: {absent}")
-        known = make_jobs(contestants[0], renderer.take(cold(f"{options.seed} known", KNOWN), 50))
-        for entrant in entrants:
-            with entrant.turn() as running:
-                await closed_loop(running.url, known, 4, TIMEOUT_S)
-        report(
-            f"cached pairs, {options.known_rate:g} requests/s of {KNOWN.notes} notes",
-            await all_rounds(
-                entrants, options, options.known_rate, lambda count: islice(cycle(known), count)
-            ),
-        )
+    async with run_stub() as url:
+        contestants = services(checkpoint, url)
+        requests = take(checkpoint.renderer, cold(f"{options.seed} known", KNOWN), 50)
+        known = make_jobs(contestants[0], requests)
         new = cold(f"{options.seed} new", NEW)
-        report(
-            f"new pairs, {options.new_rate:g} requests/s of {NEW.notes} notes",
-            await all_rounds(
-                entrants,
-                options,
-                options.new_rate,
-                lambda count: make_jobs(contestants[0], renderer.take(new, count)),
-            ),
-        )
+
+        def make_new(count: int) -> list[Job]:
+            return make_jobs(contestants[0], take(checkpoint.renderer, new, count))
+
+        with stage_all(contestants) as entrants:
+            for entrant in entrants:
+                with entrant.turn() as running:
+                    await closed_loop(running.url, known, 4, TIMEOUT_S)
+            print(f"cached pairs, {options.known_rate:g} requests/s of {KNOWN.notes} notes")
+            await compare(entrants, options, options.known_rate, lambda count: islice(cycle(known), count))
+            print(f"new pairs, {options.new_rate:g} requests/s of {NEW.notes} notes")
+            await compare(entrants, options, options.new_rate, make_new)
 
 
-# Latency percentiles in milliseconds, by name of the service.
-Round = dict[str, dict[str, float]]
-
-
-async def all_rounds(
-    entrants: Sequence[Entrant[Notegrade]],
+async def compare(
+    entrants: Sequence[Entrant],
     options: argparse.Namespace,
     rate: float,
     make: Callable[[int], Iterable[Job]],
-) -> list[Round]:
-    """Run all rounds, each with as many jobs of `make` as arrive in its time."""
-    rounds = []
+) -> None:
+    """Send each service the same arrivals in each round, and print latencies and ratios.
+
+    Raises RuntimeError for an unanswered request.
+    """
+    found: dict[str, dict[str, list[float]]] = {"p50": {}, "p99": {}}
     for number in range(options.rounds):
         moments = poisson(f"{options.seed} {rate} {number}", rate, options.seconds)
-        rounds.append(await one_round(entrants, number, list(zip(moments, make(len(moments)), strict=True))))
-    return rounds
-
-
-async def one_round(
-    entrants: Sequence[Entrant[Notegrade]], number: int, arrivals: Sequence[tuple[float, Job]]
-) -> Round:
-    """Send the same arrivals to each service. Raises RuntimeError for an unanswered request."""
-    found: Round = {}
-    for entrant in in_turn(entrants, number):
-        with entrant.turn() as running:
-            drive = await open_loop(running.url, arrivals, TIMEOUT_S)
-        if set(drive.outcomes) != {"answered"}:
-            raise RuntimeError(f"{entrant.contestant.name}: {dict(drive.outcomes)}")
-        found[entrant.contestant.name] = drive.latencies_ms(TIMEOUT_S)
-    return found
-
-
-def report(title: str, rounds: Sequence[Round]) -> None:
-    """Print minimum, median and maximum of the rounds."""
-    print(title)
-    for name in RATES:
-        for percentile in ("p50", "p99"):
-            values = [each[name][percentile] for each in rounds]
-            ratios = [each[name][percentile] / each["none"][percentile] for each in rounds]
-            print(f"  mirrored {name:>8}: {percentile} ms {spread(values)}, ratio {spread(ratios)}")
-
-
-async def run(options: argparse.Namespace) -> None:
-    """Measure with the stub as the shadow."""
-    async with run_stub() as url:
-        await measure(options, url)
+        arrivals = list(zip(moments, make(len(moments)), strict=True))
+        for entrant in in_turn(entrants, number):
+            with entrant.turn() as running:
+                drive = await open_loop(running.url, arrivals, TIMEOUT_S)
+            if set(drive.outcomes) != {"answered"}:
+                raise RuntimeError(f"{entrant.contestant.name}: {dict(drive.outcomes)}")
+            for percentile, sides in found.items():
+                latency_ms = drive.latencies_ms(TIMEOUT_S)[percentile]
+                sides.setdefault(entrant.contestant.name, []).append(latency_ms)
+    for percentile, sides in found.items():
+        print_sides(sides, f"ms at {percentile}", base="none")
 
 
 def main() -> None:
     """Read the command line, and measure."""
-    parser = make_parser(__doc__)
-    add_checkpoint(parser)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=30.0, help="length of each turn")
-    parser.add_argument("--known-rate", type=float, default=50.0, help="requests/s of cached pairs")
-    parser.add_argument("--new-rate", type=float, default=2.0, help="requests/s of new pairs")
-    add_seed(parser)
-    asyncio.run(run(parser.parse_args()))
+    parser = make_parser(
+        __doc__, checkpoint=CHECKPOINT, rounds=5, seconds=30.0, known_rate=50.0, new_rate=2.0, seed=SEED
+    )
+    asyncio.run(measure(parser.parse_args()))
 
 
 if __name__ == "__main__":

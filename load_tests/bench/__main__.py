@@ -12,7 +12,7 @@ load_tests/results: bench.json, report.md and plots. Parts:
     student   Notegrade with --checkpoint, the best peer with --base (the undistilled model), on the same pairs
     zipf      queries and notes repeat by Zipf's law; Notegrade uses its pair cache, the best peer its prefix cache
     replay    your own traffic, from --replay: {"query", "notes": [{"id", "title", "body"}]} on each line
-    offline   Notegrade over HTTP against the engine alone
+    offline   Notegrade against the engine alone, which gets all prompts of a turn in one request
     p99       saturation of Notegrade and the best peer, and latencies of both at up to 80 % of the peer's
     sweeps    varies the notes per request, and the length of notes
 """
@@ -25,7 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-from load_tests.arguments import add_checkpoint, add_seed, make_parser
+from load_tests.arguments import CHECKPOINT, SEED, make_parser
 from load_tests.bench.machine import read_machine
 from load_tests.bench.measure import count_multiplied_parameters
 from load_tests.bench.parts import run_part
@@ -41,18 +41,15 @@ PARTS: tuple[Part, ...] = get_args(Part)
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = make_parser(__doc__, "python -m load_tests.bench")
+    parser = make_parser(__doc__, checkpoint=CHECKPOINT, seed=SEED, out=Path("load_tests/results"))
     parser.add_argument("--parts", type=_parts, default=PARTS, help="names from above, comma-separated")
     parser.add_argument(
         "--quick", action="store_true", help="a little of everything, too little to be meaningful"
     )
     parser.add_argument("--rounds", type=int, help="turns of each contestant in a part (5; 2 with --quick)")
     parser.add_argument("--peers", type=_words, default=[], help="words in the names of the peers to run")
-    add_checkpoint(parser)
     parser.add_argument("--base", type=Path, help="the best peer's checkpoint in the part student")
     parser.add_argument("--replay", type=Path, help="the traffic of the part replay")
-    add_seed(parser)
-    parser.add_argument("--out", type=Path, default=Path("load_tests/results"))
     return parser.parse_args(arguments)
 
 

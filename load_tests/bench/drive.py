@@ -9,7 +9,7 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +18,7 @@ import aiohttp
 from load_tests.bench.peer import Peer, Request
 from load_tests.figures import percentiles_ms
 
-# answered: 200 for all calls of a request. refused: 429 or 503, the server is overloaded. failed: another status, or a
+# answered: 200. refused: 429 or 503, the server is overloaded. failed: another status, or a
 # broken connection. timeout: no answer in time, even if the request was still waiting in this process.
 Outcome = Literal["answered", "refused", "failed", "timeout"]
 _REFUSALS = (429, 503)
@@ -27,9 +27,10 @@ _NO_HEADERS: Mapping[str, str] = {}
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A request ready to send: (path, encoded JSON) of each call, and its number of pairs."""
+    """A request ready to send: path, encoded JSON, and its number of pairs."""
 
-    calls: tuple[tuple[str, bytes], ...]
+    path: str
+    body: bytes
     pairs: int
 
 
@@ -41,7 +42,6 @@ class Sent:
         meant_s: intended send time. Latency counts from here, which avoids coordinated omission.
         started_s: when this process handled it: `meant_s` plus the load generator's own lag.
         sent_s: when it was sent, after waiting for a free slot in flight.
-        answers: the raw body of each call.
     """
 
     job: int
@@ -50,7 +50,7 @@ class Sent:
     sent_s: float
     done_s: float
     outcome: Outcome
-    answers: tuple[bytes, ...] = ()
+    answer: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +74,11 @@ class Drive:
 
 def make_jobs(peer: Peer, requests: Sequence[Request]) -> list[Job]:
     """Encode each request for the peer."""
-    return [
-        Job(
-            tuple((call.path, json.dumps(call.body).encode()) for call in peer.calls(request)),
-            len(request.notes),
-        )
-        for request in requests
-    ]
+    jobs = []
+    for request in requests:
+        path, body = peer.call(request)
+        jobs.append(Job(path, json.dumps(body).encode(), len(request.notes)))
+    return jobs
 
 
 async def closed_loop(
@@ -132,14 +130,10 @@ async def open_loop(
 
 def poisson(seed: str, rate: float, seconds: float) -> list[float]:
     """Draw Poisson arrival times in [0, seconds) with a mean of `rate` per second."""
-    return list(_poisson(random.Random(seed), rate, seconds))
-
-
-def _poisson(rng: random.Random, rate: float, seconds: float) -> Iterator[float]:
-    at = rng.expovariate(rate)
-    while at < seconds:
-        yield at
-        at += rng.expovariate(rate)
+    rng, at, moments = random.Random(seed), 0.0, []
+    while (at := at + rng.expovariate(rate)) < seconds:
+        moments.append(at)
+    return moments
 
 
 class _Sender:
@@ -170,33 +164,24 @@ class _Sender:
         """Send a job, and wait until it is answered or `timeout_s` after its intended send time has passed."""
         started_s = sent_s = self.now()
         outcome: Outcome = "timeout"
-        answers: tuple[bytes, ...] = ()
+        answer = b""
         try:
             async with asyncio.timeout(meant_s + self._timeout_s - started_s), self._slots:
                 sent_s = self.now()
-                outcome, answers = await self._post_all(job)
+                outcome, answer = await self._post(job)
         except TimeoutError:
             pass
-        self._sent.append(Sent(number, meant_s, started_s, sent_s, self.now(), outcome, answers))
+        self._sent.append(Sent(number, meant_s, started_s, sent_s, self.now(), outcome, answer))
 
-    async def _post_all(self, job: Job) -> tuple[Outcome, tuple[bytes, ...]]:
-        if len(job.calls) == 1:
-            found = [await self._post(*job.calls[0])]
-        else:
-            found = await asyncio.gather(*(self._post(path, body) for path, body in job.calls))
-        statuses = [status for status, _ in found]
-        if all(status == 200 for status in statuses):
-            return "answered", tuple(body for _, body in found)
-        is_refused = all(status == 200 or status in _REFUSALS for status in statuses)
-        return ("refused" if is_refused else "failed"), ()
-
-    async def _post(self, path: str, body: bytes) -> tuple[int, bytes]:
-        """Return status and body; status 0 if the connection broke."""
+    async def _post(self, job: Job) -> tuple[Outcome, bytes]:
         try:
-            async with self.session.post(self._url + path, data=body) as response:
-                return response.status, await response.read()
+            async with self.session.post(self._url + job.path, data=job.body) as response:
+                answer = await response.read()
         except (aiohttp.ClientError, OSError):
-            return 0, b""
+            return "failed", b""
+        if response.status == 200:
+            return "answered", answer
+        return ("refused" if response.status in _REFUSALS else "failed"), b""
 
 
 def read_grades(peer: Peer, sent: Sent, job: Job) -> list[float]:
@@ -205,14 +190,8 @@ def read_grades(peer: Peer, sent: Sent, job: Job) -> list[float]:
     if sent.outcome != "answered":
         return missing
     try:
-        grades = peer.grades([json.loads(answer) for answer in sent.answers])
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        IndexError,
-        RuntimeError,
-    ):  # the answer has an unexpected shape
+        grades = peer.grades(json.loads(sent.answer))
+    except (ValueError, KeyError, TypeError, IndexError, RuntimeError):  # the answer has an unexpected shape
         return missing
     return grades if len(grades) == job.pairs else missing
 

@@ -7,55 +7,31 @@ threads out of the load generator.
 """
 
 import json
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch.utils.benchmark import Timer
 
 from load_tests.arguments import make_parser
 
 # The number of tokens in one engine step (NOTEGRADE_ENGINE_MAX_BATCHED_TOKENS).
 ROWS = 1024
-REPEATS = 5
-_MIN_S = 0.05
+SECONDS = 0.5
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def median_rate(multiply: Callable[[], object], operations: float) -> float:
-    """Return billions of operations per second, the median of five measurements of at least 50 ms."""
-
-    def seconds(times: int) -> float:
-        _finish()
-        started = time.perf_counter()
-        for _ in range(times):
-            multiply()
-        _finish()
-        return time.perf_counter() - started
-
-    times = 1
-    while (duration := seconds(times)) < _MIN_S:  # also warms up
-        times = max(times * 2, int(times * _MIN_S / max(duration, 1e-6)))
-    return statistics.median(operations * times / seconds(times) / 1e9 for _ in range(REPEATS))
-
-
-def _finish() -> None:
-    if DEVICE == "cuda":
-        torch.cuda.synchronize()
-
-
 def peaks(rows: int, inner: int, columns: int) -> dict[str, float]:
-    """Measure one shape in each number format."""
-    operations = 2.0 * rows * inner * columns
+    """Measure one shape in each number format: the median of at least half a second."""
     a, b = torch.randn(rows, inner, device=DEVICE), torch.randn(inner, columns, device=DEVICE)
-    a16, b16 = a.bfloat16(), b.bfloat16()
     a8, b8 = (matrix.mul(40).clamp(-127, 127).to(torch.int8) for matrix in (a, b))
-    return {
-        "float32": median_rate(lambda: torch.mm(a, b), operations),
-        "bfloat16": median_rate(lambda: torch.mm(a16, b16), operations),
-        "int8": median_rate(lambda: torch._int_mm(a8, b8), operations),
-    }
+    factors = {"float32": (a, b), "bfloat16": (a.bfloat16(), b.bfloat16()), "int8": (a8, b8)}
+    found = {}
+    for name, (left, right) in factors.items():
+        multiply = torch._int_mm if name == "int8" else torch.mm
+        timer = Timer("multiply(left, right)", globals={"multiply": multiply, "left": left, "right": right},
+                      num_threads=torch.get_num_threads())  # fmt: skip
+        found[name] = 2e-9 * rows * inner * columns / timer.blocked_autorange(min_run_time=SECONDS).median
+    return found
 
 
 def main() -> None:

@@ -1,19 +1,19 @@
-"""Measures the resources of a server: CPU time and memory of its processes, computed tokens, share of the machine's peak."""
+"""Measures the resources of a server: CPU time and memory of its processes, and computed tokens."""
 
 import asyncio
 import contextlib
-import json
 import math
 import time
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
 
 import aiohttp
 import psutil
+from safetensors import safe_open
 
-from load_tests.client import read_metrics
+from load_tests.client import new_session, read_metrics
 
 SAMPLE_EVERY_S = 0.25
 # vLLM's counters of all prompt tokens, and of those served by its prefix cache.
@@ -21,7 +21,6 @@ SAMPLE_EVERY_S = 0.25
 PROMPT_TOKENS, CACHED_TOKENS = "vllm:prompt_tokens_total", "vllm:prompt_tokens_cached_total"
 # Notegrade's counter of scored pairs by source; pairs not from the engine were cached or coalesced.
 SCORED_PAIRS = "notegrade_pair_source_total"
-_BY_ENGINE = 'source="engine"'
 # Not counted: embeddings are looked up, and lm_head is multiplied at the last position only.
 _NOT_MULTIPLIED = ("embed_tokens", "lm_head")
 
@@ -65,97 +64,56 @@ class Usage:
     peak_rss_mib: float = 0.0
 
 
-@dataclass
-class Watch:
-    """Measures usage during a block: `async with Watch(tree) as usage` fills in `usage` at the end."""
+@asynccontextmanager
+async def watch(tree: ProcessTree) -> AsyncIterator[Usage]:
+    """Measure usage during a block; the figures are complete at its end."""
+    usage = Usage()
 
-    tree: ProcessTree
-    usage: Usage = field(default_factory=Usage)
-
-    async def __aenter__(self) -> Usage:
-        self._before = self.tree.cpu_seconds(), time.process_time()
-        self._sampling = asyncio.create_task(self._sample())
-        return self.usage
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._sampling.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._sampling
-        self.usage.cpu_s = self.tree.cpu_seconds() - self._before[0]
-        self.usage.client_cpu_s = time.process_time() - self._before[1]
-
-    async def _sample(self) -> None:
+    async def sample() -> None:
         while True:
-            self.usage.peak_rss_mib = max(self.usage.peak_rss_mib, self.tree.rss_mib())
+            usage.peak_rss_mib = max(usage.peak_rss_mib, tree.rss_mib())
             await asyncio.sleep(SAMPLE_EVERY_S)
 
-
-@dataclass(frozen=True, slots=True)
-class PromptTokens:
-    """Counts since a server's start; subtract an earlier reading.
-
-    Attributes:
-        asked, cached: prompt tokens of the engine, and those of them from its prefix cache.
-        known: pairs that needed no engine; 0 for a server without a pair cache.
-    """
-
-    asked: float
-    cached: float
-    known: float = 0.0
-
-    def __sub__(self, earlier: Self) -> "PromptTokens":
-        return PromptTokens(
-            self.asked - earlier.asked, self.cached - earlier.cached, self.known - earlier.known
-        )
-
-    @property
-    def computed(self) -> float:
-        """The tokens that the model computed."""
-        return self.asked - self.cached
-
-
-async def read_prompt_tokens(url: str) -> PromptTokens | None:
-    """Read vLLM's counters, summed over its engines; None for a server without them."""
+    server_s, client_s = tree.cpu_seconds(), time.process_time()
+    sampling = asyncio.create_task(sample())
     try:
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
+        yield usage
+    finally:
+        sampling.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await sampling
+        usage.cpu_s = tree.cpu_seconds() - server_s
+        usage.client_cpu_s = time.process_time() - client_s
+
+
+async def read_work(url: str) -> tuple[float, float] | None:
+    """Read the prompt tokens that vLLM computed, and the pairs that needed no engine, since the server's start.
+
+    A server without a pair cache has no such pairs. Returns None for a server without vLLM's counters.
+    """
+    try:
+        async with new_session(timeout_s=10) as session:
             samples = await read_metrics(session, url)
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
         return None
+    if not any(sample.startswith(CACHED_TOKENS) for sample in samples):
+        return None
 
-    def total(name: str) -> float | None:
-        found = [value for sample, value in samples.items() if sample.partition("{")[0] == name]
-        return sum(found) if found else None
+    def total(name: str, without: str = "nothing") -> float:
+        return sum(
+            value
+            for sample, value in samples.items()
+            if sample.partition("{")[0] == name and without not in sample
+        )
 
-    asked, cached = total(PROMPT_TOKENS), total(CACHED_TOKENS)
-    known = sum(
-        value
-        for name, value in samples.items()
-        if name.startswith(SCORED_PAIRS + "{") and _BY_ENGINE not in name
-    )
-    return None if asked is None or cached is None else PromptTokens(asked, cached, known)
+    return total(PROMPT_TOKENS) - total(CACHED_TOKENS), total(SCORED_PAIRS, without='source="engine"')
 
 
 def count_multiplied_parameters(checkpoint: Path) -> int:
-    """Count the parameters that each token is multiplied by, from the safetensors headers: all but embedding and lm_head."""
-    return sum(
-        math.prod(tensor["shape"])
-        for path in checkpoint.glob("*.safetensors")
-        for name, tensor in read_tensors(path)[0].items()
-        if not any(part in name for part in _NOT_MULTIPLIED)
-    )
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Any], int]:
-    """Read the header of a safetensors file: dtype, shape and offsets of each tensor; and where the data begin."""
-    with path.open("rb") as file:  # eight bytes with the header's length, the header as JSON, then the data
-        length = int.from_bytes(file.read(8), "little")
-        header: dict[str, Any] = json.loads(file.read(length))
-    header.pop("__metadata__", None)
-    return header, 8 + length
-
-
-def share_of_peak(parameters: int, tokens_per_pair: float, pairs_per_s: float, peak_gflops: float) -> float:
-    """Compute the used share of the GEMM peak, at two operations per parameter and token, without attention and lm_head."""
-    return 2 * parameters * tokens_per_pair * pairs_per_s / (peak_gflops * 1e9)
+    """Count the parameters that each token is multiplied by: all but embedding and lm_head."""
+    count = 0
+    for path in checkpoint.glob("*.safetensors"):
+        with safe_open(path, "numpy") as file:
+            names = [name for name in file.keys() if not any(part in name for part in _NOT_MULTIPLIED)]  # noqa: SIM118
+            count += sum(math.prod(file.get_slice(name).get_shape()) for name in names)
+    return count

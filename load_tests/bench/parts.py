@@ -4,19 +4,19 @@ import itertools
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from load_tests.bench.drive import poisson
-from load_tests.bench.offline import COMPILED, Knobs, OfflineEngine
-from load_tests.bench.peer import Peer
+from load_tests.bench.peer import Asked, Peer
 from load_tests.bench.peers.notegrade import Notegrade
-from load_tests.bench.records import STUDENT, Part
+from load_tests.bench.peers.prompts import COMPILED, EngineAlone, Knobs, merge
+from load_tests.bench.records import OFFLINE, STUDENT, Part
 from load_tests.bench.run import Run
 from load_tests.bench.saturation import Probe, find_saturation, judge
 from load_tests.bench.stage import Entrant, in_turn
-from load_tests.bench.turns import Arrivals, Turn, any_turn, closed_turn, open_turn
-from load_tests.bench.workloads import Asked, Renderer, replay, zipf
+from load_tests.bench.turns import Arrivals, Turn, run_turn
+from load_tests.bench.workloads import render, replay, zipf
 from service.contract.checkpoint import load_checkpoint
+from service.contract.prompt import PromptRenderer
 from service.contract.vllm_settings import has_compiler
 
 
@@ -47,15 +47,14 @@ async def _replay(run: Run) -> None:
 
 
 async def _offline(run: Run) -> None:
-    alone = OfflineEngine(run.checkpoint, knobs=COMPILED if has_compiler() else Knobs())
-    contestants: list[Peer | OfflineEngine] = [run.ours(), alone]
-    await _rounds(run, "offline", contestants, run.cold("offline", run.plan.shape))
+    alone = EngineAlone(run.checkpoint, knobs=COMPILED if has_compiler() else Knobs())
+    await _rounds(run, "offline", [run.ours(), alone], run.cold("offline", run.plan.shape))
 
 
 async def _rounds(
     run: Run,
     part: Part,
-    contestants: Sequence[Peer | OfflineEngine],
+    contestants: Sequence[Peer],
     asked: Iterator[Asked],
     history: int = 0,
 ) -> None:
@@ -67,13 +66,22 @@ async def _rounds(
             return
         before = run.turn(part, 0, asked, history)
         for entrant in agreed if history else ():
-            await any_turn(entrant, before)
+            await run_turn(entrant, before)
         for number in range(run.plan.rounds):
             turn = run.turn(part, number, asked, run.plan.requests)
             if not turn.requests:
                 return  # the end of a traffic file
             for entrant in in_turn(agreed, number):
-                run.keep(await any_turn(entrant, replace(turn, longest_s=run.plan.longest_turn_s)))
+                run.keep(
+                    await run_turn(entrant, _own(entrant, replace(turn, longest_s=run.plan.longest_turn_s)))
+                )
+
+
+def _own(entrant: Entrant, turn: Turn) -> Turn:
+    """Give the engine alone all prompts of a turn at once."""
+    if entrant.contestant.name != OFFLINE:
+        return turn
+    return replace(turn, warm_up=[merge(turn.warm_up)], requests=[merge(turn.requests)])
 
 
 async def _student(run: Run) -> None:
@@ -88,15 +96,15 @@ async def _student(run: Run) -> None:
         for number in range(run.plan.rounds):
             texts = [next(asked) for _ in range(run.plan.warm_up_requests + run.plan.requests)]
             own = run.turn("student", number, texts, run.plan.requests)
-            theirs = _rendered(own, Renderer(base.manifest, base.tokenizer), texts)
+            theirs = _rendered(own, base.renderer, texts)
             for entrant in in_turn(entrants, number):
                 turn = own if entrant.contestant.name == STUDENT else theirs
-                run.keep(await closed_turn(entrant, turn))
+                run.keep(await run_turn(entrant, turn))
 
 
-def _rendered(turn: Turn, renderer: Renderer, texts: Sequence[Asked]) -> Turn:
+def _rendered(turn: Turn, renderer: PromptRenderer, texts: Sequence[Asked]) -> Turn:
     """Render the same turn with another checkpoint's prompts."""
-    requests, split = [renderer.render(each) for each in texts], len(turn.warm_up)
+    requests, split = [render(renderer, each) for each in texts], len(turn.warm_up)
     return replace(turn, warm_up=requests[:split], requests=requests[split:])
 
 
@@ -111,32 +119,30 @@ async def _p99(run: Run) -> None:
             run.skip("p99", "no peer keeps up with any rate")
             return
         for load, number in itertools.product(run.plan.open_loads, range(run.plan.rounds)):
-            name = f"p99 {load} {number}"
-            turn, arrivals = _arrivals(run, number, name, load * best, run.plan.open_seconds, asked)
+            seed, seconds = run.seed(f"p99 {load} {number}"), run.plan.open_seconds
+            turn = _open_turn(
+                run, number, Arrivals(poisson(seed, load * best, seconds), seconds, load), asked
+            )
             for entrant in in_turn(agreed, number):
-                run.keep((await open_turn(entrant, turn, replace(arrivals, load=load))).measurement)
+                run.keep(await run_turn(entrant, turn))
 
 
-def _arrivals(
-    run: Run, number: int, name: str, rate: float, seconds: float, asked: Iterator[Asked]
-) -> tuple[Turn, Arrivals]:
-    moments = poisson(run.seed(name), rate, seconds)
-    turn = run.turn("p99", number, asked, len(moments), run.plan.open_shape)
-    return turn, Arrivals(moments, seconds)
+def _open_turn(run: Run, number: int, arrivals: Arrivals, asked: Iterator[Asked]) -> Turn:
+    turn = run.turn("p99", number, asked, len(arrivals.moments), run.plan.open_shape)
+    return replace(turn, arrivals=arrivals)
 
 
-async def _saturate(run: Run, entrant: Entrant[Any], asked: Iterator[Asked]) -> float:
+async def _saturate(run: Run, entrant: Entrant, asked: Iterator[Asked]) -> float:
     """Find the highest requests per second that the server keeps up with."""
-    shape = run.plan.open_shape
-    closed = await closed_turn(entrant, run.turn("p99", 0, asked, run.plan.requests, shape))
+    shape, seconds = run.plan.open_shape, run.plan.probe_seconds
+    closed = await run_turn(entrant, run.turn("p99", 0, asked, run.plan.requests, shape))
 
     async def probe(rate: float) -> Probe:
-        turn, arrivals = _arrivals(run, 0, f"probe {rate}", rate, run.plan.probe_seconds, asked)
-        found = await open_turn(entrant, turn, arrivals)
-        pairs = [len(turn.requests[each.job].notes) for each in found.drive.sent]
-        return judge(rate, arrivals.seconds, found.drive, pairs, found.scored)
+        arrivals = Arrivals(poisson(run.seed(f"probe {rate}"), rate, seconds), seconds)
+        found = await run_turn(entrant, _open_turn(run, 0, arrivals, asked))
+        return judge(rate, seconds, found.drive, shape.notes, found.scored)
 
-    found = await find_saturation(probe, closed.pairs_per_s / shape.notes, run.plan.resolution)
+    found = await find_saturation(probe, closed.measurement.pairs_per_s / shape.notes, run.plan.resolution)
     run.records.saturation[entrant.label] = found
     print(f"   {entrant.label} keeps up with {found.goodput:.2f} pairs/s", file=sys.stderr)
     return found.kept_up
@@ -156,7 +162,7 @@ async def _sweeps(run: Run) -> None:
             turn = replace(turn, warm_up=turn.warm_up[:1])
             clients = max(1, plan.clients * plan.shape.notes // shape.notes)
             for entrant in agreed:
-                run.keep(await closed_turn(entrant, replace(turn, clients=clients)))
+                run.keep(await run_turn(entrant, replace(turn, clients=clients)))
 
 
 _PARTS: Mapping[Part, Callable[[Run], Awaitable[None]]] = {

@@ -1,42 +1,32 @@
 """The interface of a compared server: start it, call it over HTTP, stop it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
+
+from load_tests.processes import Running
 
 Tuning = Literal["default", "tuned"]
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """A query and its notes.
-
-    Attributes:
-        notes: `id`, `title` and `body` of each, as /score takes them.
-        prompts: the same pairs as token ids, rendered by the checkpoint, for peers that take prompts.
-    """
+class Asked:
+    """A query and its notes (`id`, `title` and `body`, as /score takes them) before rendering."""
 
     query: str
     notes: tuple[Mapping[str, Any], ...]
+
+    def body(self, deadline_ms: int = 60_000) -> dict[str, Any]:
+        """Make the body of a POST /score. By default, the deadline is the service's maximum."""
+        return {"query": self.query, "notes": list(self.notes), "deadline_ms": deadline_ms}
+
+
+@dataclass(frozen=True, slots=True)
+class Request(Asked):
+    """A query and its notes, with the pairs as token ids for peers that take prompts."""
+
     prompts: tuple[tuple[int, ...], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One HTTP request to a peer, sent as JSON."""
-
-    path: str
-    body: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    """A running peer: its URL, its process (whose children count as well), and the seconds until it was ready."""
-
-    url: str
-    pid: int
-    ready_s: float
 
 
 class Peer(Protocol):
@@ -46,13 +36,13 @@ class Peer(Protocol):
     tuning: Tuning
 
     def running(self) -> AbstractContextManager[Running]:
-        """Start the server on the checkpoint, wait until it is ready, and stop all its processes after the block."""
+        """Start it on the checkpoint, wait until it is ready, and stop all its processes after the block."""
         ...
 
-    def calls(self, request: Request) -> Sequence[Call]:
-        """Make the calls that score the request, which are sent concurrently; most peers need one."""
+    def call(self, request: Request) -> tuple[str, Mapping[str, Any]]:
+        """Make the path and the JSON body of the POST that scores the request."""
         ...
 
-    def grades(self, answers: Sequence[Any]) -> list[float]:
-        """Read each note's expected grade from the answers to `calls`, to check that all peers compute the same."""
+    def grades(self, answer: Any) -> list[float]:
+        """Read each note's expected grade from the answer to `call`, to check that all peers compute the same."""
         ...

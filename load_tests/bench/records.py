@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+
 from load_tests.bench.peer import Tuning
 from load_tests.bench.saturation import Saturation
 
@@ -58,7 +60,7 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Differences between a peer's expected grades and ours on a sample, in grades: `maximum` and mean."""
+    """Differences between a peer's expected grades and ours on a sample, in grades; NaN if a grade is missing."""
 
     peer: str
     tuning: Tuning
@@ -66,17 +68,11 @@ class Agreement:
     maximum: float
     mean: float
 
-    def within(self, most: float) -> bool:
-        """Return whether no grade differs by more than `most`; False without grades to compare."""
-        return self.maximum <= most
-
 
 def agreement(peer: str, tuning: Tuning, ours: Sequence[float], theirs: Sequence[float]) -> Agreement:
-    """Compare grades; a missing grade on either side gives NaN, which is within no limit."""
-    differences = [abs(a - b) for a, b in zip(ours, theirs, strict=True)] or [math.nan]
-    is_complete = not any(map(math.isnan, differences))
-    maximum, mean = (max(differences), statistics.fmean(differences)) if is_complete else (math.nan, math.nan)
-    return Agreement(peer, tuning, len(differences), maximum, mean)
+    """Compare grades; a missing grade on either side, or no grades at all, give NaN."""
+    differences = np.abs(np.subtract(ours, theirs)) if ours else np.array([math.nan])
+    return Agreement(peer, tuning, len(differences), float(differences.max()), float(differences.mean()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,21 +113,14 @@ class Records:
         found = [each for each in found if (each.load or 0.0) == highest]
         return sorted(found, key=lambda each: each.round)
 
-    def peers(self, part: Part) -> list[str]:
-        """List the contestants of a part."""
-        return list(dict.fromkeys(each.peer for each in self.measurements if each.part == part))
-
     def best_peer(self, part: Part) -> str | None:
         """Return the best other server by median: the fastest, or in `p99` the one with the lowest p99."""
-        rivals = [peer for peer in self.peers(part) if peer not in (OURS, STUDENT, OFFLINE)]
+        peers = dict.fromkeys(each.peer for each in self.measurements if each.part == part)
+        rivals = [peer for peer in peers if peer not in (OURS, STUDENT, OFFLINE)]
 
         def quality(peer: str) -> float:
             found = self.of(part, peer)
-            return (
-                -statistics.median(map(_p99_ms, found))
-                if part == "p99"
-                else statistics.median(map(_rate, found))
-            )
+            return statistics.median(-_p99_ms(each) if part == "p99" else _rate(each) for each in found)
 
         return max(rivals, key=quality, default=None)
 

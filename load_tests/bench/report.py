@@ -10,7 +10,6 @@ from statistics import median
 from typing import Any
 
 from load_tests.bench.machine import Machine, read_versions
-from load_tests.bench.measure import share_of_peak
 from load_tests.bench.plan import Plan
 from load_tests.bench.plots import draw_plots
 from load_tests.bench.records import Measurement, Records, compute_ratios
@@ -64,9 +63,8 @@ def summarise(machine: Machine, subject: Subject, records: Records) -> list[dict
     """Summarise each part, shape and peer: medians over the rounds, and the range of the rate."""
     groups: dict[tuple[Any, ...], list[Measurement]] = {}
     for each in records.measurements:
-        groups.setdefault(
-            (each.part, each.load, each.notes, each.note_tokens, each.peer, each.tuning), []
-        ).append(each)
+        key = (each.part, each.load, each.notes, each.note_tokens, each.peer, each.tuning)
+        groups.setdefault(key, []).append(each)
     return [_summary(machine, subject, group) for group in groups.values()]
 
 
@@ -102,11 +100,12 @@ def _summary(machine: Machine, subject: Subject, group: Sequence[Measurement]) -
 
 
 def _peak(machine: Machine, subject: Subject, tokens: float | None, rate: float) -> dict[str, Any]:
+    """Compute the used share of the peak: two operations per parameter and token, without attention and lm_head."""
     peak = machine.peak(subject.manifest.quantization)
     if peak is None or tokens is None:
         return {"share_of_peak": None, "peak": None}
     name, gflops = peak
-    return {"share_of_peak": share_of_peak(subject.parameters, tokens, rate, gflops), "peak": name}
+    return {"share_of_peak": 2e-9 * subject.parameters * tokens * rate / gflops, "peak": name}
 
 
 def write(document: dict[str, Any], folder: Path) -> list[Path]:

@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from load_tests.bench.peer import Peer, Tuning
+from load_tests.bench.peer import Asked, Peer, Tuning
 from load_tests.bench.peers import all_peers
 from load_tests.bench.plan import Plan
-from load_tests.bench.records import OURS, Measurement, Part, Records, agreement
-from load_tests.bench.stage import ContestantT, Entrant, stage
-from load_tests.bench.turns import AnyEntrant, Turn, grades_of
-from load_tests.bench.workloads import Asked, Renderer, Shape, cold
+from load_tests.bench.records import OURS, Part, Records, agreement
+from load_tests.bench.stage import Entrant, stage
+from load_tests.bench.turns import Result, Turn, grades_of
+from load_tests.bench.workloads import Shape, cold, take
 from service.contract.checkpoint import Checkpoint
 
 
@@ -33,9 +33,6 @@ class Run:
     base: Path | None
     traffic_file: Path | None
     records: Records
-
-    def __post_init__(self) -> None:
-        self.renderer = Renderer(self.checkpoint.manifest, self.checkpoint.tokenizer)
 
     def seed(self, name: str) -> str:
         """Derive a seed per part, so that parts send different requests."""
@@ -72,14 +69,15 @@ class Run:
     ) -> Turn:
         """Make a turn of the next requests of the traffic. The shape is the plan's by default."""
         traffic = iter(asked)
-        warm_up = self.renderer.take(traffic, self.plan.warm_up_requests)
-        taken = self.renderer.take(traffic, requests)
+        warm_up = take(self.checkpoint.renderer, traffic, self.plan.warm_up_requests)
+        taken = take(self.checkpoint.renderer, traffic, requests)
         return Turn(
             part, number, shape or self.plan.shape, taken, warm_up, self.plan.clients, self.plan.timeout_s
         )
 
-    def keep(self, measurement: Measurement) -> None:
+    def keep(self, result: Result) -> None:
         """Record a measurement and print it."""
+        measurement = result.measurement
         self.records.measurements.append(measurement)
         print(
             f"   round {measurement.round + 1}, {measurement.peer}: {measurement.pairs_per_s:.2f} pairs/s, "
@@ -93,14 +91,14 @@ class Run:
         print(f"   {self.records.skipped[part]}", file=sys.stderr)
 
     @contextmanager
-    def stage(self, contestants: Sequence[ContestantT]) -> Iterator[list[Entrant[ContestantT]]]:
+    def stage(self, contestants: Sequence[Peer]) -> Iterator[list[Entrant]]:
         """Start the contestants, as `load_tests.bench.stage.stage` does, and record their start times."""
         with stage(contestants, self.records.absent) as entrants:
             for entrant in entrants:
                 self.records.ready_s.setdefault(entrant.label, entrant.running.ready_s)
             yield entrants
 
-    async def agreeing(self, entrants: Sequence[AnyEntrant]) -> list[AnyEntrant]:
+    async def agreeing(self, entrants: Sequence[Entrant]) -> list[Entrant]:
         """List the contestants whose grades agree with ours on a sample; others are not compared.
 
         Empty if Notegrade, which is first, did not start.
@@ -112,8 +110,9 @@ class Run:
             await self._compare_grades(entrants)
         return [each for each in entrants if each.label not in self.records.disagreeing]
 
-    async def _compare_grades(self, entrants: Sequence[AnyEntrant]) -> None:
-        sample = self.renderer.take(self.cold("sample", self.plan.shape), self.plan.sample_requests)
+    async def _compare_grades(self, entrants: Sequence[Entrant]) -> None:
+        traffic = self.cold("sample", self.plan.shape)
+        sample = take(self.checkpoint.renderer, traffic, self.plan.sample_requests)
         ours = await grades_of(entrants[0], sample, self.plan.timeout_s)
         for entrant in entrants[1:]:
             theirs = await grades_of(entrant, sample, self.plan.timeout_s)
@@ -121,5 +120,5 @@ class Run:
             self.records.agreements.append(found)
             difference = f"expected grades differ from ours by {found.mean:.4f} on average, {found.maximum:.4f} at most ({found.pairs} pairs)"
             print(f"   {entrant.label}: {difference}", file=sys.stderr)
-            if not found.within(self.plan.most_apart):
+            if not found.maximum <= self.plan.most_apart:  # NaN, too, is not within the limit
                 self.records.disagreeing[entrant.label] = difference

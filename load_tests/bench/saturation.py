@@ -49,14 +49,14 @@ class Saturation:
         return max((probe.goodput for probe in self.probes if probe.keeps_up), default=0.0)
 
 
-def judge(rate: float, seconds: float, drive: Drive, pairs: Sequence[int], scored: Sequence[int]) -> Probe:
-    """Judge a drive of `seconds` of arrivals. `pairs` and `scored` are the counts of each of `drive.sent`.
+def judge(rate: float, seconds: float, drive: Drive, notes: int, scored: Sequence[int]) -> Probe:
+    """Judge a drive of `seconds` of arrivals of `notes` notes. `scored` counts the scored pairs of each of `drive.sent`.
 
     The drive should last many times as long as a request, or requests in flight at its end look like lost goodput.
     """
     ramp_s = RAMP_SHARE * seconds
     window_s = seconds - ramp_s
-    arrived = sum(n for each, n in zip(drive.sent, pairs, strict=True) if each.meant_s >= ramp_s)
+    arrived = notes * sum(each.meant_s >= ramp_s for each in drive.sent)
     done = sum(n for each, n in zip(drive.sent, scored, strict=True) if ramp_s <= each.done_s < seconds)
     return Probe(rate, arrived / window_s, done / window_s, _backlog_grew(drive, seconds))
 

@@ -15,30 +15,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
 
 import psutil
 
 from load_tests.bench.measure import ProcessTree
-from load_tests.bench.peer import Running, Tuning
+from load_tests.bench.peer import Peer
+from load_tests.processes import Running
 
 _STOPS_WITHIN_S = 10
 # Stopped, zombie, dead; or in an uninterruptible wait, after which the process stops.
 _SUSPENDED = frozenset("TZXD")
-
-
-class Contestant(Protocol):
-    """A peer or the offline engine."""
-
-    name: str
-    tuning: Tuning
-
-    def running(self) -> contextlib.AbstractContextManager[Running]:
-        """Start and stop it, as `load_tests.bench.peer.Peer` does."""
-        ...
-
-
-ContestantT = TypeVar("ContestantT", bound=Contestant)
 
 
 def suspend(tree: ProcessTree) -> None:
@@ -85,10 +71,10 @@ def _signal(pid: int, number: signal.Signals) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Entrant(Generic[ContestantT]):
+class Entrant:
     """A started contestant."""
 
-    contestant: ContestantT
+    contestant: Peer
     running: Running
     tree: ProcessTree
 
@@ -107,13 +93,13 @@ class Entrant(Generic[ContestantT]):
             suspend(self.tree)
 
 
-def label(contestant: Contestant) -> str:
+def label(contestant: Peer) -> str:
     """Format name and tuning for reports."""
     return f"{contestant.name} ({contestant.tuning})"
 
 
 @contextmanager
-def stage(contestants: Sequence[ContestantT], absent: dict[str, str]) -> Iterator[list[Entrant[ContestantT]]]:
+def stage(contestants: Sequence[Peer], absent: dict[str, str]) -> Iterator[list[Entrant]]:
     """Start the contestants one after the other, suspending each, and stop all after the block.
 
     absent: filled with the label of each contestant that did not start, and the reason.
@@ -139,6 +125,16 @@ def stage(contestants: Sequence[ContestantT], absent: dict[str, str]) -> Iterato
         yield entrants
 
 
-def in_turn(entrants: Sequence[Entrant[ContestantT]], round_number: int) -> list[Entrant[ContestantT]]:
+@contextmanager
+def stage_all(contestants: Sequence[Peer]) -> Iterator[list[Entrant]]:
+    """Start the contestants like `stage`. Raises RuntimeError when one does not start."""
+    absent: dict[str, str] = {}
+    with stage(contestants, absent) as entrants:
+        if absent:
+            raise RuntimeError(f"not started: {absent}")
+        yield entrants
+
+
+def in_turn(entrants: Sequence[Entrant], round_number: int) -> list[Entrant]:
     """Order the contestants of a round; every second round is reversed, so that none is always first."""
     return list(entrants if round_number % 2 == 0 else reversed(entrants))

@@ -7,12 +7,6 @@ from load_tests.figures import markdown_table
 
 Row = Mapping[str, Any]
 
-_RATIOS = ("ratio", "median", "min", "max", "what")
-_SUMMARY = (
-    "part", "server", "notes", "note tokens", "pairs/s: min", "median", "max", "p50 ms", "p90", "p99", "p99.9", "unanswered",
-    "CPU ms/pair", "RSS MiB", "prompt tokens", "computed", "cached pairs", "share of peak",
-)  # fmt: skip
-
 
 def to_markdown(document: Mapping[str, Any]) -> str:
     """Format `report.md`."""
@@ -24,40 +18,49 @@ def to_markdown(document: Mapping[str, Any]) -> str:
         f"{document['date']}, seed {document['plan']['seed']}. Load average before: {machine['load_before']:.2f}. "
         f"Peak of matrix products in GFLOPS: {peaks or 'not measured'}.",
         "",
-        markdown_table(_RATIOS, (_ratio_cells(name, row) for name, row in document["ratio_details"].items())),
+        markdown_table([_ratio_row(name, ratio) for name, ratio in document["ratio_details"].items()]),
         "",
-        markdown_table(_SUMMARY, (_summary_cells(row) for row in document["summary"])),
+        markdown_table([_summary_row(row) for row in document["summary"]]),
         "",
         *_remarks(document),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _ratio_cells(name: str, row: Row) -> list[str]:
-    if row["value"] is None:
-        return [name, "–", "–", "–", row["reason"]]
-    numbers = [f"{row[key]:.2f}" for key in ("value", "low", "high")]
-    return [name, *numbers, f"{row['over']} / {row['under']}, {row['rounds']} rounds"]
+def _ratio_row(name: str, ratio: Row) -> dict[str, str]:
+    what = f"{ratio['over']} / {ratio['under']}, {ratio['rounds']} rounds"
+    return {
+        "ratio": name,
+        "median": _number(ratio["value"], 2),
+        "min": _number(ratio["low"], 2),
+        "max": _number(ratio["high"], 2),
+        "what": ratio["reason"] or what,
+    }
 
 
-def _summary_cells(row: Row) -> list[str]:
-    rates = row["pairs_per_s"]
-    share = row["share_of_peak"]
-    return [
-        row["part"] if row["load"] is None else f"{row['part']} at {row['load']:.0%}",
-        f"{row['peer']} ({row['tuning']})",
-        str(row["notes"]),
-        _number(row["note_tokens"], 0),
-        *(_number(rates[key], 2) for key in ("min", "median", "max")),
-        *(_number(row["latency_ms"][name], 0) for name in ("p50", "p90", "p99", "p99.9")),
-        str(row["unanswered"]),
-        _number(row["cpu_ms_per_pair"], 1),
-        _number(row["peak_rss_mib"], 0),
-        _number(row["prompt_tokens_per_pair"], 0),
-        _number(row["computed_tokens_per_pair"], 0),
-        "–" if row["known_share"] is None else f"{row['known_share']:.0%}",
-        "–" if share is None else f"{share:.0%} ({row['peak']})",
-    ]
+def _summary_row(row: Row) -> dict[str, str]:
+    rates, latencies = row["pairs_per_s"], row["latency_ms"]
+    known, share = row["known_share"], row["share_of_peak"]
+    return {
+        "part": row["part"] if row["load"] is None else f"{row['part']} at {row['load']:.0%}",
+        "server": f"{row['peer']} ({row['tuning']})",
+        "notes": str(row["notes"]),
+        "note tokens": _number(row["note_tokens"], 0),
+        "pairs/s: min": _number(rates["min"], 2),
+        "median": _number(rates["median"], 2),
+        "max": _number(rates["max"], 2),
+        "p50 ms": _number(latencies["p50"], 0),
+        "p90": _number(latencies["p90"], 0),
+        "p99": _number(latencies["p99"], 0),
+        "p99.9": _number(latencies["p99.9"], 0),
+        "unanswered": str(row["unanswered"]),
+        "CPU ms/pair": _number(row["cpu_ms_per_pair"], 1),
+        "RSS MiB": _number(row["peak_rss_mib"], 0),
+        "prompt tokens": _number(row["prompt_tokens_per_pair"], 0),
+        "computed": _number(row["computed_tokens_per_pair"], 0),
+        "cached pairs": "–" if known is None else f"{known:.0%}",
+        "share of peak": "–" if share is None else f"{share:.0%} ({row['peak']})",
+    }
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -1,42 +1,16 @@
 """Runs one contestant's turn: warm-up, load, resource usage, and a measurement of it."""
 
-import asyncio
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
-from load_tests.bench.drive import Drive, Job, closed_loop, count_scored, make_jobs, open_loop, read_grades
-from load_tests.bench.measure import PromptTokens, Usage, Watch, read_prompt_tokens
-from load_tests.bench.offline import OfflineEngine
-from load_tests.bench.peer import Peer, Request
+from load_tests.bench.drive import Drive, closed_loop, count_scored, make_jobs, open_loop, read_grades
+from load_tests.bench.measure import Usage, read_work, watch
+from load_tests.bench.peer import Request
 from load_tests.bench.records import Measurement, Part
 from load_tests.bench.stage import Entrant
 from load_tests.bench.workloads import Shape, mean_prompt_tokens
 from load_tests.figures import percentile
-
-# A server that is called over HTTP, or the engine alone.
-AnyEntrant = Entrant[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """The parameters of a turn.
-
-    Attributes:
-        warm_up: requests that are sent first and not measured.
-        clients: number of clients of a closed loop.
-        longest_s: a closed loop starts no request after this time.
-    """
-
-    part: Part
-    round: int
-    shape: Shape
-    requests: Sequence[Request]
-    warm_up: Sequence[Request]
-    clients: int
-    timeout_s: float
-    longest_s: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,92 +25,76 @@ class Arrivals:
     load: float | None = None
 
 
-async def closed_turn(entrant: Entrant[Peer], turn: Turn) -> Measurement:
-    """Measure with clients that wait for their answers."""
-    jobs = make_jobs(entrant.contestant, turn.requests)
-    with entrant.turn() as running:
-        await _warm_up(entrant, turn)
-        before = await read_prompt_tokens(running.url)
-        async with Watch(entrant.tree) as usage:
-            drive = await closed_loop(running.url, jobs, turn.clients, turn.timeout_s, turn.longest_s)
-        after = await read_prompt_tokens(running.url)
-    spent = after - before if before and after else None
-    scored = sum(count_scored(entrant.contestant, drive, jobs))
-    return _measurement(entrant, turn, drive, scored, usage, spent)
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """The parameters of a turn.
+
+    Attributes:
+        warm_up: requests that are sent first and not measured.
+        clients: number of clients of a closed loop.
+        longest_s: a closed loop starts no request after this time.
+        arrivals: of an open loop; None for a closed loop.
+    """
+
+    part: Part
+    round: int
+    shape: Shape
+    requests: Sequence[Request]
+    warm_up: Sequence[Request]
+    clients: int
+    timeout_s: float
+    longest_s: float = math.inf
+    arrivals: Arrivals | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class OpenTurn:
-    """The result of an open loop; `scored` counts the scored pairs of each of `drive.sent`."""
+class Result:
+    """The result of a turn; `scored` counts the scored pairs of each of `drive.sent`."""
 
     measurement: Measurement
     drive: Drive
     scored: Sequence[int]
 
 
-async def open_turn(entrant: Entrant[Peer], turn: Turn, arrivals: Arrivals) -> OpenTurn:
-    """Measure with arrivals at given times."""
-    jobs = make_jobs(entrant.contestant, turn.requests)
-    plan: list[tuple[float, Job]] = list(zip(arrivals.moments, jobs, strict=False))
+async def run_turn(entrant: Entrant, turn: Turn) -> Result:
+    """Warm a server up and measure it."""
+    peer = entrant.contestant
+    jobs = make_jobs(peer, turn.requests)
     with entrant.turn() as running:
-        await _warm_up(entrant, turn)
-        async with Watch(entrant.tree) as usage:
-            drive = await open_loop(running.url, plan, turn.timeout_s)
-    scored = count_scored(entrant.contestant, drive, jobs)
-    measured = _measurement(entrant, turn, drive, sum(scored), usage, None)
-    lag_ms = 1000 * percentile((each.started_s - each.meant_s for each in drive.sent), 99)
-    offered = len(plan) / arrivals.seconds
-    measured = replace(measured, offered_per_s=offered, load=arrivals.load, lag_p99_ms=lag_ms)
-    return OpenTurn(measured, drive, scored)
+        await closed_loop(running.url, make_jobs(peer, turn.warm_up), turn.clients, turn.timeout_s)
+        before = await read_work(running.url)
+        async with watch(entrant.tree) as usage:
+            if turn.arrivals:
+                plan = list(zip(turn.arrivals.moments, jobs, strict=False))
+                drive = await open_loop(running.url, plan, turn.timeout_s)
+            else:
+                drive = await closed_loop(running.url, jobs, turn.clients, turn.timeout_s, turn.longest_s)
+        after = await read_work(running.url)
+    scored = count_scored(peer, drive, jobs)
+    work = (after[0] - before[0], after[1] - before[1]) if before and after else None
+    return Result(_measurement(entrant, turn, drive, sum(scored), usage, work), drive, scored)
 
 
-async def offline_turn(entrant: Entrant[OfflineEngine], turn: Turn) -> Measurement:
-    """Measure the engine alone, with all prompts at once and without HTTP."""
-    engine = entrant.contestant
-    with entrant.turn():
-        for request in turn.warm_up:
-            await asyncio.to_thread(engine.score, request.prompts)
-        prompts = [prompt for request in turn.requests for prompt in request.prompts]
-        async with Watch(entrant.tree) as usage:
-            found = await asyncio.to_thread(engine.score, prompts)
-    scored = sum(not math.isnan(grade) for grade in found.grades)
-    return _measurement(entrant, turn, Drive((), found.seconds), scored, usage, None)
-
-
-async def any_turn(entrant: AnyEntrant, turn: Turn) -> Measurement:
-    """Measure a server over HTTP, or the engine without."""
-    if isinstance(entrant.contestant, OfflineEngine):
-        return await offline_turn(entrant, turn)
-    return await closed_turn(entrant, turn)
-
-
-async def grades_of(entrant: AnyEntrant, requests: Sequence[Request], timeout_s: float) -> list[float]:
+async def grades_of(entrant: Entrant, requests: Sequence[Request], timeout_s: float) -> list[float]:
     """Return the expected grades of all pairs of the requests in order; NaN for a pair without one."""
-    contestant = entrant.contestant
+    jobs = make_jobs(entrant.contestant, requests)
     with entrant.turn() as running:
-        if isinstance(contestant, OfflineEngine):
-            prompts = [prompt for request in requests for prompt in request.prompts]
-            return (await asyncio.to_thread(contestant.score, prompts)).grades
-        jobs = make_jobs(contestant, requests)
         drive = await closed_loop(running.url, jobs, 1, timeout_s)
-    return [grade for each in drive.sent for grade in read_grades(contestant, each, jobs[each.job])]
-
-
-async def _warm_up(entrant: Entrant[Peer], turn: Turn) -> None:
-    jobs = make_jobs(entrant.contestant, turn.warm_up)
-    await closed_loop(entrant.running.url, jobs, turn.clients, turn.timeout_s)
+    return [grade for each in drive.sent for grade in read_grades(entrant.contestant, each, jobs[each.job])]
 
 
 def _measurement(
-    entrant: AnyEntrant,
+    entrant: Entrant,
     turn: Turn,
     drive: Drive,
     scored: int,
     usage: Usage,
-    spent: PromptTokens | None,
+    work: tuple[float, float] | None,
 ) -> Measurement:
-    # The started requests; a drive of the engine alone has none, since it gets all prompts at once.
-    asked = [turn.requests[each.job] for each in drive.sent] or turn.requests
+    """Make the measurement. `work`: computed tokens, and pairs that needed no engine, if the server counts them."""
+    asked = [turn.requests[each.job] for each in drive.sent]  # a long turn starts only the first requests
+    computed, known = (count / scored for count in work) if work and scored else (None, None)
+    arrivals = turn.arrivals
     return Measurement(
         part=turn.part,
         peer=entrant.contestant.name,
@@ -154,6 +112,9 @@ def _measurement(
         client_cpu_s=usage.client_cpu_s,
         peak_rss_mib=usage.peak_rss_mib,
         prompt_tokens_per_pair=mean_prompt_tokens(asked),
-        computed_tokens_per_pair=spent.computed / scored if spent and scored else None,
-        known_share=spent.known / scored if spent and scored else None,
+        computed_tokens_per_pair=computed,
+        known_share=known,
+        offered_per_s=len(drive.sent) / arrivals.seconds if arrivals else None,
+        load=arrivals.load if arrivals else None,
+        lag_p99_ms=1000 * percentile((each.started_s - each.meant_s for each in drive.sent), 99),
     )

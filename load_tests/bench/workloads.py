@@ -1,39 +1,36 @@
 """Generates seeded traffic, as texts and as the checkpoint's prompts.
 
-Texts are made of the words in `load_tests.texts`. Note lengths are log-normal: most notes are shorter than the mean and a few are
+Texts are made of a few common words. Note lengths are log-normal: most notes are shorter than the mean and a few are
 several times as long. The mean of 90 tokens and the spread (sigma 0.5: half of the notes have 57 to 111 tokens) are assumptions;
 a run reports the mean length of its prompts. `replay` uses a user's own traffic instead.
 """
 
-import bisect
 import itertools
 import json
 import math
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from load_tests.bench.peer import Request
-from load_tests.texts import FILLER, TOPICS, make_query
-from service.contract.manifest import Manifest, read_manifest
+from load_tests.bench.peer import Asked, Request
 from service.contract.prompt import Note, PromptRenderer
 from service.contract.text import canonicalize
-from service.contract.tokenizer import ContractTokenizer
 
+TOPICS = {
+    "cafes": "cafe coffee espresso wifi laptop table quiet noisy terrace pastry roaster socket window barista",
+    "hiking": "trail summit ridge map boots water weather hut viewpoint forest river descent shade signal",
+    "bread": "flour starter dough oven crust hydration salt proofing steam crumb bake knead loaf yeast",
+    "python": "function loop type error test module package async thread list memory profile deploy import",
+    "tax": "income deduction form deadline receipt freelance invoice refund expense rate country resident filing",
+}
+FILLER_TEXT = "the a of with for that when you it and near after before most best first small new old open"
+FILLER = FILLER_TEXT.split()
 LENGTH_SIGMA = 0.5
 SHORTEST_NOTE_TOKENS = 8
 # Measured with SmolLM2's tokenizer on these common words.
 TOKENS_PER_WORD = 1.03
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A query and its notes (`id`, `title`, `body`) before rendering."""
-
-    query: str
-    notes: tuple[Mapping[str, Any], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +108,13 @@ def zipf_ranks(rng: random.Random, count: int, exponent: float) -> Iterator[int]
     """Yield endless ranks from 0, rank k with probability proportional to (k + 1)^-exponent."""
     cumulative = list(itertools.accumulate((rank + 1) ** -exponent for rank in range(count)))
     while True:
-        yield bisect.bisect_left(cumulative, rng.random() * cumulative[-1], hi=count - 1)
+        yield rng.choices(range(count), cum_weights=cumulative)[0]
+
+
+def make_query(rng: random.Random) -> str:
+    """Make a query of four to seven words about one topic."""
+    words = TOPICS[rng.choice(list(TOPICS))].split()
+    return " ".join(rng.sample(words, 3) + rng.sample(FILLER, rng.randint(1, 4)))
 
 
 def new_queries(rng: random.Random) -> Iterator[str]:
@@ -147,26 +150,16 @@ def _make_note(rng: random.Random, note_id: str, mean_tokens: float) -> dict[str
     return {"id": note_id, "title": " ".join(rng.choices(topic, k=title_words)), "body": " ".join(body)}
 
 
-class Renderer:
-    """Renders requests into prompts, as the service does."""
+def render(renderer: PromptRenderer, asked: Asked) -> Request:
+    """Render a request as the service does. Raises InvalidRequestError when the query exceeds the checkpoint's limit."""
+    notes = [Note(canonicalize(note.get("title")), canonicalize(note["body"])) for note in asked.notes]
+    prompts = renderer.render(canonicalize(asked.query), notes, renderer.default_criteria)
+    return Request(asked.query, asked.notes, tuple(prompt.token_ids for prompt in prompts))
 
-    def __init__(self, manifest: Manifest, tokenizer: ContractTokenizer) -> None:
-        self._renderer = PromptRenderer(manifest, tokenizer)
 
-    @classmethod
-    def load(cls, checkpoint: Path) -> "Renderer":
-        """Load the renderer of a checkpoint folder. Raises CheckpointError."""
-        return cls(read_manifest(checkpoint), ContractTokenizer.load(checkpoint))
-
-    def render(self, asked: Asked) -> Request:
-        """Render one request. Raises InvalidRequestError when the query exceeds the checkpoint's limit."""
-        notes = [Note(canonicalize(note.get("title")), canonicalize(note["body"])) for note in asked.notes]
-        prompts = self._renderer.render(canonicalize(asked.query), notes, self._renderer.default_criteria)
-        return Request(asked.query, asked.notes, tuple(prompt.token_ids for prompt in prompts))
-
-    def take(self, traffic: Iterable[Asked], count: int) -> list[Request]:
-        """Render the next `count` requests, or fewer if the traffic ends."""
-        return [self.render(asked) for asked in itertools.islice(traffic, count)]
+def take(renderer: PromptRenderer, traffic: Iterable[Asked], count: int) -> list[Request]:
+    """Render the next `count` requests, or fewer if the traffic ends."""
+    return [render(renderer, asked) for asked in itertools.islice(traffic, count)]
 
 
 def mean_prompt_tokens(requests: Sequence[Request]) -> float:

@@ -4,7 +4,7 @@ Only the share of the machine's peak is fitted, to the first suitable row (`cold
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
@@ -17,7 +17,7 @@ from load_tests.capacity.prefix import found_after
 from load_tests.capacity.traffic import Traffic, pairs_of
 
 # The default of NOTEGRADE_ENGINE_KV_CACHE_GIB on a CPU, which the benchmark does not change.
-DEFAULT_KV_BYTES = 2 * 2**30
+DEFAULT_KV_GB = 2 * 2**30 / 1e9
 _BYTES = {"float32": 4, "bfloat16": 2, "int8": 2}
 
 
@@ -72,20 +72,17 @@ def _site(document: Mapping[str, Any], row: Mapping[str, Any], site: Site) -> Si
     machine, peak = document["machine"], row["peak"] or "bfloat16"
     flops = 1e9 * machine["gemm_gflops"].get(peak, math.nan)
     cores = machine["cores"] if machine["gemm_device"] == "cpu" else 0
-    device = Device(machine["processor"], flops, math.inf, math.inf, 0.0, "bench.json", cores)
-    model = replace(site.model, bytes_per_number=_BYTES[peak])
-    note = row["prompt_tokens_per_pair"] - site.prompt.head - site.prompt.query
+    prompt = site.prompt
+    note = row["prompt_tokens_per_pair"] - prompt.head - prompt.query
     # As in service/engines/vllm/engine.py: 32 on a CPU, vLLM's default elsewhere.
-    prompt = replace(
-        site.prompt,
-        note=note,
-        note_sd=note * site.prompt.note_sd / site.prompt.note,
-        block=32 if cores else 16,
+    block = 32 if cores else 16
+    return replace(
+        site,
+        device=Device(machine["processor"], flops, math.inf, math.inf, 0.0, "bench.json", cores),
+        model=replace(site.model, bytes_per_number=_BYTES[peak]),
+        prompt=replace(prompt, note=note, note_sd=note * prompt.note_sd / prompt.note, block=block),
+        kv_gb=DEFAULT_KV_GB if cores and site.kv_gb is None else site.kv_gb,
     )
-    engine = site.engine
-    if cores and engine.kv_bytes is None:
-        engine = replace(engine, kv_bytes=DEFAULT_KV_BYTES)
-    return replace(site, device=device, model=model, prompt=prompt, engine=engine)
 
 
 def _caching(document: Mapping[str, Any], row: Mapping[str, Any], site: Site) -> Caching:
@@ -97,24 +94,19 @@ def _caching(document: Mapping[str, Any], row: Mapping[str, Any], site: Site) ->
 
 
 def _repeating(plan: Mapping[str, Any], rounds: int, site: Site) -> Caching:
-    repetition, notes = plan["repetition"], plan["shape"]["notes"]
-    traffic = Traffic(
-        repetition["queries"], repetition["notes"], repetition["exponent"], repetition["exponent"], notes
+    repetition = plan["repetition"]
+    exponent = repetition["exponent"]
+    pairs = pairs_of(
+        Traffic(repetition["queries"], repetition["notes"], exponent, exponent, plan["shape"]["notes"])
     )
-    pairs = pairs_of(traffic)
-    windows = _counted(plan, rounds)
-    room = site.engine.prefix_cache(site.device, site.model)
-    hit_rate = fmean(hit_rate_between(pairs, first, last) for first, last in windows)
-    found = fmean(found_after(pairs, (first + last) / 2, site.prompt, room) for first, last in windows)
-    return Caching(hit_rate, found)
-
-
-def _counted(plan: Mapping[str, Any], rounds: int) -> Sequence[tuple[int, int]]:
-    """Return the measured requests of each round, numbered since the caches were empty (see `load_tests.bench.parts`)."""
+    # The measured requests of each round, numbered since the caches were empty (see `load_tests.bench.parts`).
     warm_up, requests = plan["warm_up_requests"], plan["requests"]
     before = warm_up + plan["zipf_history"] + warm_up
     firsts = [before + number * (warm_up + requests) for number in range(rounds)]
-    return [(first, first + requests) for first in firsts]
+    hit_rate = fmean(hit_rate_between(pairs, first, first + requests) for first in firsts)
+    room = site.prefix_cache_tokens
+    found = fmean(found_after(pairs, first + requests / 2, site.prompt, room) for first in firsts)
+    return Caching(hit_rate, found)
 
 
 def _fit(row: Mapping[str, Any], site: Site, caching: Caching) -> float:
@@ -137,4 +129,4 @@ def _rate(row: Mapping[str, Any], site: Site, caching: Caching, share: float, fi
 
 
 def _limits(site: Site, share: float, caching: Caching, notes: float) -> Mapping[str, float]:
-    return replica_limits(replace(site, engine=replace(site.engine, share=share)), caching, notes)
+    return replica_limits(replace(site, share=share), caching, notes)

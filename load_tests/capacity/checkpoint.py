@@ -1,13 +1,15 @@
 """Measures the lengths of a checkpoint's prompts for the capacity model."""
 
-import itertools
+import os.path
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
-from load_tests.bench.workloads import Renderer, Shape, cold
+from load_tests.bench.workloads import Shape, cold, take
 from load_tests.capacity.prefix import Order, Prompt
 from service.contract.manifest import Manifest, SlotPiece, read_manifest
+from service.contract.prompt import PromptRenderer
+from service.contract.tokenizer import ContractTokenizer
 
 _SAMPLE = 30
 
@@ -20,10 +22,11 @@ def order_of(manifest: Manifest) -> Order:
 
 def read_prompt(checkpoint: Path, note_tokens: float, block: int) -> Prompt:
     """Compute mean lengths over generated requests with that mean note length, as the checkpoint renders and truncates them."""
-    renderer = Renderer.load(checkpoint)
-    asked = itertools.islice(cold("lengths", Shape(notes=4, note_tokens=note_tokens)), _SAMPLE)
-    prompts = [renderer.render(each).prompts for each in asked]
-    order = order_of(read_manifest(checkpoint))
+    manifest = read_manifest(checkpoint)
+    renderer = PromptRenderer(manifest, ContractTokenizer.load(checkpoint))
+    asked = cold("lengths", Shape(notes=4, note_tokens=note_tokens))
+    prompts = [request.prompts for request in take(renderer, asked, _SAMPLE)]
+    order = order_of(manifest)
     head = _common([of_request[0] for of_request in prompts])
     # The pairs of one request share their query, at the end or after the head.
     if order == "note-first":
@@ -40,6 +43,4 @@ def read_prompt(checkpoint: Path, note_tokens: float, block: int) -> Prompt:
 
 def _common(prompts: Sequence[tuple[int, ...]]) -> int:
     """Count the tokens of the common prefix."""
-    first, last = min(prompts), max(prompts)  # their common prefix is that of all prompts sorted between them
-    differing = (place for place, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1])
-    return next(differing, min(len(first), len(last)))
+    return len(os.path.commonprefix(list(prompts)))  # noqa: RUF071 - it works on any sequences, not only on paths

@@ -5,90 +5,64 @@ Pure arithmetic; all assumptions are arguments.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from load_tests.capacity.devices import SMOLLM2_135M, Device, Model
 from load_tests.capacity.pairs import PairCache, present
-from load_tests.capacity.prefix import PrefixCache, Prompt, found_steadily
+from load_tests.capacity.prefix import Prompt, found_steadily
 from load_tests.capacity.traffic import Traffic, pairs_of
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
-    """The efficiency and the cache sizes of a replica's engine.
+class Site:
+    """Everything that does not depend on the rate. Figures are ASSUMED unless said otherwise.
 
     Attributes:
-        share: reached share of the device's peak, over all operations. ASSUMED for GPUs.
-        step_tokens: tokens in a step (NOTEGRADE_ENGINE_MAX_BATCHED_TOKENS).
+        load: planned utilisation of a replica or a Redis.
+        share: reached share of the device's peak, over all operations.
+        step_tokens: tokens in an engine's step (NOTEGRADE_ENGINE_MAX_BATCHED_TOKENS).
         kv_share: the prefix cache's share of the memory that weights leave free (vLLM takes 0.9 of all; the rest is activations).
-        kv_bytes: size of the prefix cache, if set (NOTEGRADE_ENGINE_KV_CACHE_GIB, on a CPU).
-    """
-
-    share: float = 0.35
-    step_tokens: float = 1024
-    kv_share: float = 0.8
-    kv_bytes: float | None = None
-
-    def prefix_cache(self, device: Device, model: Model) -> PrefixCache:
-        """Compute the size of the prefix cache on that device."""
-        free = max(0.0, self.kv_share * (device.memory - model.weight_bytes))
-        return PrefixCache((free if self.kv_bytes is None else self.kv_bytes) / model.kv_bytes_per_token)
-
-
-@dataclass(frozen=True, slots=True)
-class Processes:
-    """CPU seconds of a replica's two processes, each with one busy Python thread.
-
-    Attributes:
-        request_s: HTTP, validation, cache and response of a request. Measured: `load_tests.tracing_cost` (667 µs with one cached
-            note, two cores of an AMD EPYC).
-        note_s: additional time per note. ASSUMED.
-        pair_s: additional time per computed pair: rendering, and vLLM's client. ASSUMED.
-        core_s: time of the engine core to schedule a computed pair. ASSUMED.
-    """
-
-    request_s: float = 667e-6
-    note_s: float = 50e-6
-    pair_s: float = 300e-6
-    core_s: float = 150e-6
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """Resources that replicas share.
-
-    Attributes:
+        kv_gb: size of the prefix cache instead (NOTEGRADE_ENGINE_KV_CACHE_GIB, on a CPU).
+        request_us: CPU time of the front process for HTTP, validation, cache and response of a request. Measured:
+            `load_tests.tracing_cost` (667 µs with one cached note, two cores of an AMD EPYC).
+        note_us: additional time per note.
+        pair_us: additional time per computed pair: rendering, and vLLM's client.
+        core_us: time of the engine core process to schedule a computed pair.
         redis_commands, redis_fields: per second of one Redis. redis.io's page on benchmarks shows about 100,000 simple commands
-            without pipelining; fields are ASSUMED. A request needs one HMGET and, for new pairs, MULTI, HSET, PEXPIRE, EXEC.
-        redis_memory: bytes of one Redis. ASSUMED.
+            without pipelining. A request needs one HMGET and, for new pairs, MULTI, HSET, PEXPIRE, EXEC.
+        redis_gb, redis_price: memory of one Redis, and US dollars per GB and hour.
         entry_bytes, query_bytes: bytes per pair in Redis, and additionally per query. Measured on Valkey 8 with `used_memory`:
             1,907 bytes for a query with 20 pairs, 37,786 with 500; above 512 pairs, where the hash becomes a table, up to 120 per pair.
-        link_bytes: bytes per second of one network link (10 Gbit/s). ASSUMED.
+        link_bytes: bytes per second of one network link (10 Gbit/s).
         note_bytes: bytes of a note and its result as JSON: about 5 per token, and 350 for ids, names and the result.
-        redis_price: US dollars per GB and hour. ASSUMED.
     """
-
-    redis_commands: float = 100_000
-    redis_fields: float = 1_000_000
-    redis_memory: float = 25e9
-    entry_bytes: float = 90
-    query_bytes: float = 200
-    link_bytes: float = 1.25e9
-    note_bytes: float = 800
-    redis_price: float = 0.02
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """Everything that does not depend on the rate. `load` is the planned utilisation of a replica or a Redis."""
 
     device: Device
     prompt: Prompt
     model: Model = SMOLLM2_135M
-    engine: Engine = field(default_factory=Engine)
-    processes: Processes = field(default_factory=Processes)
-    surroundings: Surroundings = field(default_factory=Surroundings)
     load: float = 0.6
+    share: float = 0.35
+    step_tokens: float = 1024
+    kv_share: float = 0.8
+    kv_gb: float | None = None
+    request_us: float = 667
+    note_us: float = 50
+    pair_us: float = 300
+    core_us: float = 150
+    redis_commands: float = 100_000
+    redis_fields: float = 1_000_000
+    redis_gb: float = 25
+    redis_price: float = 0.02
+    entry_bytes: float = 90
+    query_bytes: float = 200
+    link_bytes: float = 1.25e9
+    note_bytes: float = 800
+
+    @property
+    def prefix_cache_tokens(self) -> float:
+        """The capacity of a replica's prefix cache; replicas don't share it."""
+        free = max(0.0, self.kv_share * (self.device.memory - self.model.weight_bytes))
+        return (free if self.kv_gb is None else self.kv_gb * 1e9) / self.model.kv_bytes_per_token
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +88,9 @@ def steady_caching(
     pairs = pairs_of(traffic)
     cache = PairCache(most_pairs, ttl_s * notes_per_s / traffic.notes_per_request)
     known = present(pairs, cache)
-    room = site.engine.prefix_cache(site.device, site.model)
     # A query is kept as long as any of its pairs; the first pair has the highest chance.
     queries = float((pairs.queries[:, 0] * known.max(axis=1)).sum())
-    found = found_steadily(pairs, known, site.prompt, room)
+    found = found_steadily(pairs, known, site.prompt, site.prefix_cache_tokens)
     return Caching(pairs.mean(known), found, pairs.total(known), queries)
 
 
@@ -125,11 +98,11 @@ def replica_limits(site: Site, caching: Caching, notes_per_request: float) -> Ma
     """Compute the maximum notes per second of each part of a replica; the minimum is the replica's rate."""
     missing = 1 - caching.hit_rate
     tokens, reused = site.prompt.tokens, site.prompt.reused(caching.found)
-    device, costs = site.device, site.processes
-    moved = site.model.bytes_moved(tokens, reused, site.engine.step_tokens)
-    arithmetic_s = missing * site.model.flops(tokens, reused) / (device.flops * site.engine.share)
-    front_s = costs.request_s / notes_per_request + costs.note_s + missing * costs.pair_s
-    core_s = missing * costs.core_s
+    device = site.device
+    moved = site.model.bytes_moved(tokens, reused, site.step_tokens)
+    arithmetic_s = missing * site.model.flops(tokens, reused) / (device.flops * site.share)
+    front_s = (site.request_us / notes_per_request + site.note_us + missing * site.pair_us) / 1e6
+    core_s = missing * site.core_us / 1e6
     if device.shared_cores:
         # All parts share the same cores.
         return {"processor": _rate(arithmetic_s + (front_s + core_s) / device.shared_cores)}
@@ -179,7 +152,7 @@ def plan(notes_per_s: float, caching: Caching, notes_per_request: float, site: S
     needs = _shared_needs(notes_per_s, caching, notes_per_request, site)
     replicas = _whole(notes_per_s / (limits[limit] * site.load))
     redis = _whole(max(need for name, need in needs.items() if name.startswith("Redis")))
-    around, redis_bytes = site.surroundings, _redis_bytes(caching, site.surroundings)
+    redis_bytes = _redis_bytes(caching, site)
     most = max(needs, key=lambda name: needs[name])
     return Plan(
         notes_per_s=notes_per_s,
@@ -193,7 +166,7 @@ def plan(notes_per_s: float, caching: Caching, notes_per_request: float, site: S
         needs=needs,
         redis=redis,
         links=_whole(needs["link"]),
-        dollars_per_hour=replicas * site.device.price + redis_bytes / 1e9 * around.redis_price,
+        dollars_per_hour=replicas * site.device.price + redis_bytes / 1e9 * site.redis_price,
         first=most if needs[most] > 1 else f"{limit} of a replica",
     )
 
@@ -202,20 +175,20 @@ def _whole(units: float) -> int:
     return max(1, math.ceil(units))
 
 
-def _redis_bytes(caching: Caching, around: Surroundings) -> float:
-    return caching.pairs * around.entry_bytes + caching.queries * around.query_bytes
+def _redis_bytes(caching: Caching, site: Site) -> float:
+    return caching.pairs * site.entry_bytes + caching.queries * site.query_bytes
 
 
 def _shared_needs(
     notes_per_s: float, caching: Caching, notes_per_request: float, site: Site
 ) -> dict[str, float]:
-    around, missing = site.surroundings, 1 - caching.hit_rate
     # The share of requests with at least one new note.
     writes = 1 - caching.hit_rate**notes_per_request
     commands = notes_per_s / notes_per_request * (1 + 4 * writes)
+    fields = notes_per_s * (2 - caching.hit_rate)
     return {
-        "Redis commands": commands / (around.redis_commands * site.load),
-        "Redis fields": notes_per_s * (1 + missing) / (around.redis_fields * site.load),
-        "Redis memory": _redis_bytes(caching, around) / around.redis_memory,
-        "link": notes_per_s * around.note_bytes / (around.link_bytes * site.load),
+        "Redis commands": commands / (site.redis_commands * site.load),
+        "Redis fields": fields / (site.redis_fields * site.load),
+        "Redis memory": _redis_bytes(caching, site) / (site.redis_gb * 1e9),
+        "link": notes_per_s * site.note_bytes / (site.link_bytes * site.load),
     }

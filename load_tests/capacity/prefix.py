@@ -77,30 +77,23 @@ def _chance_over(tokens: float, mean: float, sd: float) -> float:
     return 0.5 * math.erfc((tokens - 0.5 - mean) / (sd * math.sqrt(2)))
 
 
-@dataclass(frozen=True, slots=True)
-class PrefixCache:
-    """The capacity of one replica's prefix cache in tokens; replicas don't share it."""
-
-    tokens: float = math.inf
-
-
-def found_steadily(pairs: Pairs, known: Array, prompt: Prompt, cache: PrefixCache) -> float:
+def found_steadily(pairs: Pairs, known: Array, prompt: Prompt, room_tokens: float) -> float:
     """Compute the share of computed pairs whose note (or query) is in the prefix cache, in the steady state.
 
-    known: the probability that each pair is in the pair cache.
+    known: the probability that each pair is in the pair cache. room_tokens: the capacity of the prefix cache.
     """
     missing = 1 - known
     if prompt.order == "query-first":
-        return _query_found(pairs, missing, prompt, cache, math.inf)
+        return _query_found(pairs, missing, prompt, room_tokens, math.inf)
     rates = _by_note(pairs, pairs.query * pairs.queries * pairs.note * missing)
-    return _note_found(pairs, rates, lambda window: rates * window, prompt, cache, math.inf)
+    return _note_found(pairs, rates, lambda window: rates * window, prompt, room_tokens, math.inf)
 
 
-def found_after(pairs: Pairs, requests: float, prompt: Prompt, cache: PrefixCache) -> float:
+def found_after(pairs: Pairs, requests: float, prompt: Prompt, room_tokens: float) -> float:
     """Compute the same share `requests` after both caches were empty, with a pair cache that never evicts."""
     missing = 1 - present_after(pairs, requests)
     if prompt.order == "query-first":
-        return _query_found(pairs, missing, prompt, cache, requests)
+        return _query_found(pairs, missing, prompt, room_tokens, requests)
 
     def visits(window: float) -> Array:
         # Each pair is computed once: in the window in which it is new.
@@ -108,7 +101,7 @@ def found_after(pairs: Pairs, requests: float, prompt: Prompt, cache: PrefixCach
         return _by_note(pairs, pairs.queries * new)
 
     rates = _by_note(pairs, pairs.query * pairs.queries * pairs.note * missing)
-    return _note_found(pairs, rates, visits, prompt, cache, requests)
+    return _note_found(pairs, rates, visits, prompt, room_tokens, requests)
 
 
 def _by_note(pairs: Pairs, computed: Array) -> Array:
@@ -123,7 +116,7 @@ def _note_found(
     rates: Array,
     visits: Callable[[float], Array],
     prompt: Prompt,
-    cache: PrefixCache,
+    room_tokens: float,
     longest: float,
 ) -> float:
     def held(window: float) -> float:
@@ -131,13 +124,13 @@ def _note_found(
         own = (pairs.law.count * -np.expm1(-seen)).sum() * (prompt.shared - prompt.shared_head)
         return float(own + (pairs.law.count * seen).sum() * prompt.tail)
 
-    window = min(longest, solve(held, cache.tokens))
+    window = min(longest, solve(held, room_tokens))
     weights = pairs.law.count * rates
     there = np.ones_like(rates) if math.isinf(window) else -np.expm1(-visits(window))
     return _mean(there, weights)
 
 
-def _query_found(pairs: Pairs, missing: Array, prompt: Prompt, cache: PrefixCache, longest: float) -> float:
+def _query_found(pairs: Pairs, missing: Array, prompt: Prompt, room_tokens: float, longest: float) -> float:
     computed = (pairs.note * pairs.notes * missing).sum(axis=1)  # computed pairs per request for the query
     asking = np.minimum(1.0, computed)  # a request without computed pairs does not touch the prefix cache
     query, queries = pairs.query[:, 0], pairs.queries[:, 0]
@@ -146,7 +139,7 @@ def _query_found(pairs: Pairs, missing: Array, prompt: Prompt, cache: PrefixCach
         own = (queries * -np.expm1(-query * asking * window)).sum() * (prompt.shared - prompt.shared_head)
         return float(own + (queries * query * computed).sum() * window * prompt.tail)
 
-    window = min(longest, solve(held, cache.tokens))
+    window = min(longest, solve(held, room_tokens))
     there = np.ones_like(query) if math.isinf(window) else -np.expm1(-query * asking * window)
     # The first pair of a request may have to compute the query; the others always find it.
     first = np.divide(asking, computed, out=np.ones_like(computed), where=computed > 0)

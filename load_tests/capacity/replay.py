@@ -4,11 +4,12 @@ It checks the formulas of `pairs` and `prefix`, and replaces them if there is a 
 """
 
 import math
-from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from load_tests.bench.workloads import Asked
+from cachetools import LRUCache, TLRUCache
+
+from load_tests.bench.peer import Asked
 from load_tests.capacity.model import Caching, Site
 from load_tests.capacity.pairs import PairCache
 from service.contract.text import canonicalize
@@ -48,60 +49,36 @@ class Seen:
 
 
 class _PairCache:
-    """Queries with their scored notes; evicts the least recently used query, and expired queries."""
+    """Queries with their scored notes; evicts as `service.caches.memory_cache` does."""
 
     def __init__(self, cache: PairCache) -> None:
         self._cache = cache
-        self._queries: OrderedDict[Hashable, tuple[float, dict[Hashable, None]]] = OrderedDict()
-        # Sorted by expiry, since all queries have the same time to live.
-        self._ends: deque[tuple[float, Hashable]] = deque()
-        self.pairs = 0
-
-    @property
-    def queries(self) -> int:
-        return len(self._queries)
+        self._now = 0
+        # A query's end, and its notes.
+        self.queries: TLRUCache[Hashable, tuple[float, dict[Hashable, None]]] = TLRUCache(
+            maxsize=cache.pairs,
+            ttu=lambda _query, kept, _now: kept[0],
+            timer=lambda: self._now,
+            getsizeof=lambda kept: len(kept[1]),
+        )
 
     def ask(self, query: Hashable, notes: Sequence[Hashable], now: int) -> list[Hashable]:
         """Return the notes that are not cached, and cache them."""
-        self._drop_expired(now)
-        if query not in self._queries:
-            self._queries[query] = now + self._cache.ttl_requests, {}
-            self._ends.append((now + self._cache.ttl_requests, query))
-        ends, known = self._queries.pop(query)
-        self.pairs -= len(known)
+        self._now = now
+        ends, known = self.queries.pop(query, (now + self._cache.ttl_requests, {}))
         new = [note for note in notes if note not in known]
         known.update(dict.fromkeys(new))
         while len(known) > self._cache.pairs:
             del known[next(iter(known))]
-        self._queries[query] = ends, known
-        self.pairs += len(known)
-        while self.pairs > self._cache.pairs:
-            self.pairs -= len(self._queries.popitem(last=False)[1][1])
+        self.queries[query] = ends, known
         return new
 
-    def _drop_expired(self, now: int) -> None:
-        while self._ends and self._ends[0][0] <= now:
-            ends, query = self._ends.popleft()
-            # The query may have been evicted earlier and cached again.
-            if query in self._queries and self._queries[query][0] == ends:
-                self.pairs -= len(self._queries.pop(query)[1])
 
-
-class _PrefixCache:
-    """The most recently used notes or queries, as in the engine's prefix cache, without blocks that are never shared."""
-
-    def __init__(self, most: float) -> None:
-        self._most = most
-        self._things: OrderedDict[Hashable, None] = OrderedDict()
-
-    def ask(self, thing: Hashable) -> bool:
-        """Return whether it was cached, and cache it."""
-        was_cached = thing in self._things
-        self._things[thing] = None
-        self._things.move_to_end(thing)
-        if len(self._things) > self._most:
-            self._things.popitem(last=False)
-        return was_cached
+def _ask(cache: LRUCache[Hashable, None], thing: Hashable) -> bool:
+    """Return whether a note or query was in the prefix cache, and cache it."""
+    was_cached = thing in cache
+    cache[thing] = None
+    return was_cached
 
 
 def replay_requests(
@@ -113,32 +90,22 @@ def replay_requests(
         prefixes: capacity of the prefix cache in notes (or queries).
         count_from: number of first requests that fill the caches and are not counted.
     """
-    kept, notes_held, queries_held = _PairCache(cache), _PrefixCache(prefixes), _PrefixCache(prefixes)
+    # The prefix cache's blocks that are never shared are left out.
+    notes_held, queries_held = LRUCache[Hashable, None](prefixes), LRUCache[Hashable, None](prefixes)
+    kept = _PairCache(cache)
     counted, pairs, hits, notes_found, queries_found = 0, 0, 0, 0, 0
     for now, (query, notes) in enumerate(requests):
         new = kept.ask(query, notes, now)
-        notes_there = sum(notes_held.ask(note) for note in new)
-        queries_there = sum(queries_held.ask(query) for _ in new)
+        notes_there = sum(_ask(notes_held, note) for note in new)
+        queries_there = sum(_ask(queries_held, query) for _ in new)
         if now >= count_from:
             counted += 1
             pairs += len(notes)
             hits += len(notes) - len(new)
             notes_found += notes_there
             queries_found += queries_there
-    return Seen(counted, pairs, hits, notes_found, queries_found, kept.pairs, kept.queries)
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """Statistics of a log with caches that never evict; `late_hit_rate` is that of its second half."""
-
-    requests: int
-    pairs: int
-    distinct_queries: int
-    distinct_notes: int
-    distinct_pairs: int
-    hit_rate: float
-    late_hit_rate: float
+    pairs_kept, queries_kept = round(kept.queries.currsize), len(kept.queries)
+    return Seen(counted, pairs, hits, notes_found, queries_found, pairs_kept, queries_kept)
 
 
 class Log:
@@ -162,24 +129,23 @@ class Log:
         """The mean number of notes."""
         return self._pairs / len(self._requests)
 
-    def facts(self) -> Facts:
-        """Compute the statistics of the log."""
+    def facts(self) -> dict[str, float]:
+        """Compute statistics with caches that never evict; rates are below 1."""
         whole, late = replay_requests(self._requests, PairCache()), self._late(PairCache(), math.inf)
-        notes = {note for _, of_request in self._requests for note in of_request}
-        return Facts(
-            whole.requests,
-            whole.pairs,
-            whole.queries_kept,
-            len(notes),
-            whole.pairs_kept,
-            whole.hit_rate,
-            late.hit_rate,
-        )
+        return {
+            "requests": whole.requests,
+            "pairs": whole.pairs,
+            "queries": whole.queries_kept,
+            "notes": len({note for _, of_request in self._requests for note in of_request}),
+            "distinct pairs": whole.pairs_kept,
+            "hit rate": whole.hit_rate,
+            "hit rate of second half": late.hit_rate,
+        }
 
     def caching(self, site: Site, notes_per_s: float, ttl_s: float, most_pairs: float) -> Caching:
         """Measure the caches on the second half of the log at that rate; the first half fills them."""
         ttl = ttl_s * notes_per_s / self.notes_per_request
-        room = site.engine.prefix_cache(site.device, site.model).tokens
+        room = site.prefix_cache_tokens
         # A computed pair occupies its shareable blocks and the rest of its whole blocks.
         prefixes = room // max(1.0, site.prompt.shared - site.prompt.shared_head + site.prompt.tail)
         seen = self._late(PairCache(most_pairs, ttl if ttl < len(self._requests) else math.inf), prefixes)

@@ -1,82 +1,53 @@
-"""Formats the results of the capacity model as Markdown tables."""
-
-from collections.abc import Iterable, Sequence
+"""Formats the results of the capacity model as rows of Markdown tables."""
 
 from load_tests.capacity.check import Point
 from load_tests.capacity.growth import Moment
 from load_tests.capacity.model import Plan, Site
-from load_tests.capacity.replay import Facts
-from load_tests.figures import markdown_table
-
-_PLAN = (
-    "notes/s", "device", "hit rate", "prefix reuse", "tokens/new pair", "max notes/s per replica", "replica limit",
-    "arithmetic used", "replicas", "$/h", "cached pairs", "Redis", "Redis GB", "links", "first bottleneck",
-)  # fmt: skip
-_GROWTH = ("pairs served", "hit rate", "prefix reuse", "tokens/note", "arithmetic", "notes/s")
-_CHECK = ("row", "quantity", "model", "measured", "model / measured")
 
 
-def plan_table(plans: Iterable[tuple[Site, Plan]]) -> str:
-    """Format a row per rate and device."""
-    return markdown_table(_PLAN, (_plan_cells(site, each) for site, each in plans))
+def plan_row(site: Site, plan: Plan) -> dict[str, str]:
+    """Format the plan for a rate and a device."""
+    return {
+        "notes/s": f"{plan.notes_per_s:,.0f}",
+        "device": site.device.name,
+        "hit rate": f"{plan.caching.hit_rate:.1%}",
+        "prefix reuse": f"{plan.caching.found:.1%}",
+        "tokens/new pair": f"{plan.computed_tokens:.0f}",
+        "max notes/s per replica": f"{plan.replica_rate:,.0f}",
+        "replica limit": plan.limit,
+        "arithmetic used": f"{plan.busy:.0%}",
+        "replicas": f"{plan.replicas:,}",
+        "$/h": f"{plan.dollars_per_hour:,.2f}",
+        "cached pairs": f"{plan.caching.pairs:.3g}",
+        "Redis": f"{plan.redis:,}",
+        "Redis GB": f"{plan.redis_bytes / 1e9:,.1f}",
+        "links": str(plan.links),
+        "first bottleneck": plan.first,
+    }
 
 
-def _plan_cells(site: Site, each: Plan) -> list[str]:
-    return [
-        f"{each.notes_per_s:,.0f}",
-        site.device.name,
-        f"{each.caching.hit_rate:.1%}",
-        f"{each.caching.found:.1%}",
-        f"{each.computed_tokens:.0f}",
-        f"{each.replica_rate:,.0f}",
-        each.limit,
-        f"{each.busy:.0%}",
-        f"{each.replicas:,}",
-        f"{each.dollars_per_hour:,.2f}",
-        f"{each.caching.pairs:.3g}",
-        f"{each.redis:,}",
-        f"{each.redis_bytes / 1e9:,.1f}",
-        str(each.links),
-        each.first,
-    ]
+def growth_row(moment: Moment) -> dict[str, str]:
+    """Format the state after a number of served pairs."""
+    return {
+        "pairs served": f"{moment.served:,}",
+        "hit rate": f"{moment.caching.hit_rate:.1%}",
+        "prefix reuse": f"{moment.caching.found:.1%}",
+        "tokens/note": f"{moment.tokens:.1f}",
+        "notes/s, times the start": f"{moment.speed_up:.2f}",
+    }
 
 
-def growth_table(moments: Sequence[Moment], site: Site) -> str:
-    """Format a row per number of served pairs; the last two columns are multiples of the start."""
-    heading = f"{site.prompt.order}, on {site.device.name}; arithmetic and notes/s are multiples of the start"
-    return f"{heading}\n\n" + markdown_table(_GROWTH, map(_growth_cells, moments))
+def check_row(point: Point) -> dict[str, str]:
+    """Format a compared quantity."""
+    return {
+        "row": point.name,
+        "quantity": point.quantity,
+        "model": f"{point.model:.1f}",
+        "measured": f"{point.measured:.1f}",
+        "model / measured": "fitted" if point.fitted else f"{point.ratio:.2f}",
+    }
 
 
-def _growth_cells(moment: Moment) -> list[str]:
-    return [
-        f"{moment.served:,}",
-        f"{moment.caching.hit_rate:.1%}",
-        f"{moment.caching.found:.1%}",
-        f"{moment.tokens:.1f}",
-        f"{moment.arithmetic:.2f}",
-        f"{moment.speed_up:.2f}",
-    ]
-
-
-def check_table(points: Iterable[Point]) -> str:
-    """Format a row per compared quantity."""
-    return markdown_table(_CHECK, map(_check_cells, points))
-
-
-def _check_cells(point: Point) -> list[str]:
-    ratio = "fitted" if point.fitted else f"{point.ratio:.2f}"
-    return [point.name, point.quantity, f"{point.model:.1f}", f"{point.measured:.1f}", ratio]
-
-
-def log_table(facts: Facts) -> str:
-    """Format the statistics of a log as one row."""
-    heads = ("requests", "pairs", "queries", "notes", "distinct pairs", "hit rate", "hit rate of second half")
-    counts = (
-        facts.requests,
-        facts.pairs,
-        facts.distinct_queries,
-        facts.distinct_notes,
-        facts.distinct_pairs,
-    )
-    rates = (facts.hit_rate, facts.late_hit_rate)
-    return markdown_table(heads, [[*(f"{count:,}" for count in counts), *(f"{rate:.1%}" for rate in rates)]])
+def log_row(facts: dict[str, float]) -> dict[str, str]:
+    """Format the statistics of a log."""
+    return {name: f"{value:.1%}" if "rate" in name else f"{value:,}" for name, value in facts.items()}

@@ -32,11 +32,11 @@ class Traffic:
             others are drawn per request, independently of the query. 0 is the traffic of `load_tests.bench`.
     """
 
-    queries: int
-    notes: int
+    queries: int = 10_000_000
+    notes: int = 100_000_000
     query_exponent: float = 1.0
     note_exponent: float = 1.0
-    notes_per_request: float = 20
+    notes_per_request: float = 20.0
     own_share: float = 0.0
 
 

@@ -8,23 +8,26 @@ with 1 if anything is wrong. The service itself is not killed, since its counts 
 """
 
 import asyncio
+import itertools
 import json
 import random
 import re
-import shutil
 import sys
 import time
 from pathlib import Path
 
 import aiohttp
 
-from load_tests.arguments import add_checkpoint, add_seed, make_parser
+from load_tests.arguments import CHECKPOINT, SEED, make_parser
+from load_tests.bench.peers.notegrade import Notegrade
+from load_tests.bench.workloads import new_notes
 from load_tests.client import post_score, read_metrics
+from load_tests.processes import run_server
 from load_tests.soak.faults import Faults
-from load_tests.soak.processes import Redis, Service, wait_for_start
+from load_tests.soak.processes import REDIS, SETTINGS, Redis, ServiceProcess
 from load_tests.soak.report import Report, Sample
 from load_tests.soak.traffic import CANARY, Callers, Tally
-from load_tests.texts import make_note
+from service.contract.checkpoint import load_checkpoint
 
 SAMPLE_EVERY_S = 5.0
 
@@ -32,66 +35,68 @@ SAMPLE_EVERY_S = 5.0
 class Soak:
     """One soak of a service and its Redis."""
 
-    def __init__(self, service: Service, redis: Redis, session: aiohttp.ClientSession, seed: int) -> None:
+    def __init__(self, url: str, service: ServiceProcess, redis: Redis, seed: int) -> None:
+        self._url = url
         self._service = service
         self._redis = redis
-        self._session = session
         self._seed = seed
         self._samples: list[Sample] = []
 
-    async def run(self, seconds: float) -> tuple[Report, float]:
-        """Return the report before its checks, and the number of requests by the service's own count."""
-        await self._fill_prefix_cache()
-        callers = Callers(self._service.url, self._session, self._seed)
-        await callers.run(min(20.0, seconds / 10))  # warms up imports, pools and caches
-        warm = callers.tally
-        before = await self._idle()
-        callers.tally = Tally(scores=warm.scores, wrong=warm.wrong)
-        counted_before = await self._counted()
-        faults = Faults(self._redis, self._service, self._seed)
-        failing = asyncio.create_task(faults.run())
-        sampling = asyncio.create_task(self._sample())
+    async def run(self, seconds: float) -> Report:
+        """Return the report before its checks."""
+        # Connections are closed before `_idle` samples, so that it counts none of the callers'.
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2)
+        timeout = aiohttp.ClientTimeout(total=90)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as self._session:
+            await self._fill_prefix_cache()
+            callers = Callers(self._url, self._session, self._seed)
+            await callers.run(min(20.0, seconds / 10))  # warms up imports, pools and caches
+            warm = callers.tally
+            before = await self._idle()
+            callers.tally = Tally(scores=warm.scores, wrong=warm.wrong)
+            counted_before = await self._counted()
+            faults = Faults(self._redis, self._service, self._seed)
+            await self._drive(callers, faults, seconds)
+            after = await self._idle()
+            counted = await self._counted() - counted_before
+        injected = dict(faults.injected)
+        return Report(seconds, self._seed, callers.tally, injected, self._samples, before, after, counted)
+
+    async def _drive(self, callers: Callers, faults: Faults, seconds: float) -> None:
+        """Send traffic while faults are injected and samples are taken."""
+        beside = [asyncio.create_task(faults.run()), asyncio.create_task(self._sample())]
         await callers.run(seconds)
-        for task in (failing, sampling):
+        for task in beside:
             task.cancel()
-        for ended in await asyncio.gather(failing, sampling, return_exceptions=True):
+        for ended in await asyncio.gather(*beside, return_exceptions=True):
             if not isinstance(ended, asyncio.CancelledError):
                 callers.tally.complain(f"the soak itself failed: {ended!r}")
-        after = await self._idle()
-        counted = await self._counted() - counted_before
-        return Report(
-            seconds, self._seed, callers.tally, dict(faults.injected), self._samples, before, after
-        ), counted
 
     async def _fill_prefix_cache(self) -> None:
         """Use every page of the prefix cache once, since the engine core's memory grows until then."""
         rng = random.Random(self._seed)
-        metrics = await read_metrics(self._session, self._service.url)
-        [size] = (
-            re.search(r'kv_cache_size_tokens="(\d+)"', name)
-            for name in metrics
-            if "cache_config_info" in name
-        )
+        metrics = await self._metrics()
+        [config] = (name for name in metrics if "cache_config_info" in name)
+        size = re.search(r'kv_cache_size_tokens="(\d+)"', config)
         computed = 'notegrade_prompt_tokens_total{kind="computed"}'
         until = metrics.get(computed, 0) + int(size[1] if size else 0)
         while metrics.get(computed, 0) < until:
-            notes = [make_note(rng, str(number), words=100) for number in range(50)]
+            notes = list(itertools.islice(new_notes(rng, mean_tokens=100), 50))
             body = {"query": f"{CANARY} {rng.random()}", "notes": notes, "deadline_ms": 60_000}
-            await post_score(self._session, self._service.url, body)
-            metrics = await read_metrics(self._session, self._service.url)
+            await post_score(self._session, self._url, body)
+            metrics = await self._metrics()
+
+    async def _metrics(self) -> dict[str, float]:
+        return await read_metrics(self._session, self._url)
 
     async def _idle(self) -> Sample:
         await asyncio.sleep(8)
         return await self._take_sample(0.0)
 
     async def _counted(self) -> float:
-        metrics = await read_metrics(self._session, self._service.url)
-        return sum(
-            value
-            for name, value in metrics.items()
-            if name.startswith("notegrade_request_seconds_count")
-            and not re.search(r'route="/(metrics|readyz)"', name)
-        )
+        """Count the requests by the service's own metric."""
+        counted = re.compile(r'notegrade_request_seconds_count(?!.*route="/(metrics|readyz)")')
+        return sum(value for name, value in (await self._metrics()).items() if counted.match(name))
 
     async def _sample(self) -> None:
         started = time.monotonic()
@@ -100,49 +105,33 @@ class Soak:
             self._samples.append(await self._take_sample(time.monotonic() - started))
 
     async def _take_sample(self, seconds: float) -> Sample:
-        metrics = await read_metrics(self._session, self._service.url)
+        metrics = await self._metrics()
         memory, files = self._service.rss_mib(), self._service.open_files()
         return Sample(seconds, *memory, *files, metrics["notegrade_connections"], metrics["notegrade_tasks"])
 
 
-def soak(seconds: float, seed: int, command: str, checkpoint: str, redis_server: str, out: Path) -> Report:
+def soak(seconds: float, seed: int, checkpoint: Path, redis_server: str, out: Path) -> Report:
     """Run a soak and check it; the service's log and soak.json are written to `out`."""
     out.mkdir(parents=True, exist_ok=True)
     log = out / "service.log"
-    redis = Redis(redis_server)
-    redis.start()
-    service = Service(command, checkpoint, redis, log)
-    try:
-        report, counted = asyncio.run(_run(service, redis, seconds, seed))
-        report.exit_code = service.terminate()
-    finally:
-        service.kill()
-        redis.kill()
-    report.judge(counted, log.read_text(encoding="utf-8", errors="replace"))
+    with Redis(redis_server) as redis:
+        settings = {**SETTINGS, "NOTEGRADE_REDIS_URL": redis.url}
+        peer = Notegrade(load_checkpoint(checkpoint), "default", cached=True, settings=settings)
+        with run_server(peer.server(), log) as running:
+            service = ServiceProcess(running.pid, redis.port)
+            report = asyncio.run(Soak(running.url, service, redis, seed).run(seconds))
+            report.exit_code = service.terminate()
+    report.judge(log.read_text(encoding="utf-8", errors="replace"))
     (out / "soak.json").write_text(json.dumps(report.to_json(), indent=1), encoding="utf-8")
     return report
 
 
-async def _run(service: Service, redis: Redis, seconds: float, seed: int) -> tuple[Report, float]:
-    # Connections are closed before `_idle` samples, so that it counts none of the callers'.
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2)
-    timeout = aiohttp.ClientTimeout(total=90)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-        await wait_for_start(session, service)
-        return await Soak(service, redis, session, seed).run(seconds)
-
-
 def main() -> None:
     """Read the command line and run."""
-    parser = make_parser(__doc__)
-    parser.add_argument("--seconds", type=float, default=600)
-    add_seed(parser)
-    parser.add_argument("--command", default=str(Path(sys.executable).with_name("notegrade")))
-    add_checkpoint(parser)
-    parser.add_argument("--redis-server", default=shutil.which("redis-server") or "valkey-server")
-    parser.add_argument("--out", type=Path, default=Path("runs/soak"))
-    a = parser.parse_args()
-    report = soak(a.seconds, a.seed, a.command, str(a.checkpoint), a.redis_server, a.out)
+    parser = make_parser(
+        __doc__, seconds=600.0, seed=SEED, checkpoint=CHECKPOINT, redis_server=REDIS, out=Path("runs/soak")
+    )
+    report = soak(**vars(parser.parse_args()))
     print(report.to_text())
     sys.exit(bool(report.wrong))
 

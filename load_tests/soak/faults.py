@@ -7,43 +7,51 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import cast
 
+import psutil
 from redis.asyncio import Redis as Client
 from redis.exceptions import RedisError
 
-from load_tests.soak.processes import Redis, Service
+from load_tests.soak.processes import Redis, ServiceProcess
 
 Fault = Callable[[float], Awaitable[None]]
+
+
+async def _suspend(process: psutil.Process, seconds: float) -> None:
+    """Suspend a process: its connections stay open and nothing is answered."""
+    process.suspend()
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        process.resume()
 
 
 class Faults:
     """Injects faults into Redis and the engine until cancelled, and counts them."""
 
-    def __init__(self, redis: Redis, service: Service, seed: int) -> None:
+    def __init__(self, redis: Redis, service: ServiceProcess, seed: int) -> None:
         self._redis = redis
-        self._service = service
         self._rng = random.Random(seed)
         self._client = Client.from_url(redis.url)
         self._kinds: dict[str, Fault] = {
             "Redis killed, started empty": self._killed,
-            "Redis hangs": self._hung,
+            "Redis hangs": lambda seconds: _suspend(redis.process, seconds),
             "Redis slow": self._slow,
             "Redis flaps": self._flapping,
             "Redis out of memory": self._full,
             "Redis holds damaged values": self._damaged,
-            "engine suspended": self._engine_hung,
+            # Shorter than the hang timeout, which would end the service and its counts.
+            "engine suspended": lambda seconds: _suspend(service.engine_core(), seconds),
         }
         self.injected: Counter[str] = Counter()
 
-    async def run(
-        self, pause_s: tuple[float, float] = (2.0, 6.0), length_s: tuple[float, float] = (1.0, 4.0)
-    ) -> None:
+    async def run(self) -> None:
         """Inject faults until cancelled, then end the current one. Durations are far below NOTEGRADE_ENGINE_HANG_S."""
         try:
             while True:
-                await asyncio.sleep(self._rng.uniform(*pause_s))
+                await asyncio.sleep(self._rng.uniform(2.0, 6.0))
                 name = self._rng.choice(list(self._kinds))
                 self.injected[name] += 1
-                await self._kinds[name](self._rng.uniform(*length_s))
+                await self._kinds[name](self._rng.uniform(1.0, 4.0))
         finally:
             await self._client.aclose()
 
@@ -53,21 +61,6 @@ class Faults:
             await asyncio.sleep(seconds)
         finally:
             self._redis.start()
-
-    async def _hung(self, seconds: float) -> None:
-        self._redis.suspend()
-        try:
-            await asyncio.sleep(seconds)
-        finally:
-            self._redis.resume()
-
-    async def _engine_hung(self, seconds: float) -> None:
-        # Shorter than the hang timeout, which would end the service and its counts.
-        self._service.suspend_engine()
-        try:
-            await asyncio.sleep(seconds)
-        finally:
-            self._service.resume_engine()
 
     async def _slow(self, seconds: float) -> None:
         for _ in range(int(seconds / 0.25)):

@@ -1,7 +1,7 @@
 """Reports a soak's results, and checks them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -64,7 +64,7 @@ class Slope:
 
 @dataclass(slots=True)
 class Report:
-    """The results of a soak; `wrong` lists the failed checks."""
+    """The results of a soak; `counted` requests by the service's own count, and `wrong` lists the failed checks."""
 
     seconds: float
     seed: int
@@ -73,7 +73,8 @@ class Report:
     samples: list[Sample]
     before: Sample
     after: Sample
-    exit_code: int = 0
+    counted: float
+    exit_code: int | None = 0
     wrong: list[str] = field(default_factory=list)
 
     @property
@@ -91,20 +92,16 @@ class Report:
         """Return whether the run is long enough for the slope of the engine core's memory to be meaningful."""
         return self.seconds * WARM_UP_SHARE >= ENGINE_SETTLES_S
 
-    def judge(self, counted: float, log: str) -> None:
-        """Run all checks. `counted` is the number of requests by the service's own count."""
-        self.wrong += self.tally.wrong
-        self._check_amounts()
-        self._check_counts(counted)
-        self._check_memory()
-        self._check_leaks()
-        if self.exit_code:
+    def judge(self, log: str) -> None:
+        """Run all checks."""
+        self.wrong += [*self.tally.wrong, *self._amounts(), *self._counts(), *self._memory(), *self._leaks()]
+        if self.exit_code != 0:
             self.wrong.append(f"the service ended with exit code {self.exit_code}")
         self.wrong += [
             f"the log contains {bad!r}" for bad in (CANARY, "Traceback", "unforeseen") if bad in log
         ]
 
-    def _check_amounts(self) -> None:
+    def _amounts(self) -> Iterator[str]:
         amounts = {
             "pairs scored": self.tally.pairs["scored"],
             "disconnected clients": self.tally.left.total(),
@@ -113,32 +110,32 @@ class Report:
         }
         for name, count in amounts.items():
             if count <= (minimum := MIN_PER_SECOND[name] * self.seconds):
-                self.wrong.append(f"{name}: {count}, expected more than {minimum:g}")
+                yield f"{name}: {count}, expected more than {minimum:g}"
 
-    def _check_counts(self, counted: float) -> None:
+    def _counts(self) -> Iterator[str]:
         if (lost := self.tally.unanswered()) != 0:
-            self.wrong.append(f"{lost} requests were not answered")
-        if counted != (sent := self.tally.sent.total()):
-            self.wrong.append(f"the service counted {counted:g} requests, but {sent} were sent")
+            yield f"{lost} requests were not answered"
+        if self.counted != (sent := self.tally.sent.total()):
+            yield f"the service counted {self.counted:g} requests, but {sent} were sent"
 
-    def _check_memory(self) -> None:
+    def _memory(self) -> Iterator[str]:
         for name, slope in self.slopes.items():
             if slope.is_too_steep and (name != ENGINE or self.engine_has_settled):
-                self.wrong.append(f"{name}: memory grows by {slope.per_hour:.0f} MiB/h")
+                yield f"{name}: memory grows by {slope.per_hour:.0f} MiB/h"
         growth = self.after.engine_rss_mib - self.before.engine_rss_mib
         if growth > MAX_ENGINE_GROWTH_MIB:
-            self.wrong.append(f"{ENGINE}: memory grew by {growth:.0f} MiB")
+            yield f"{ENGINE}: memory grew by {growth:.0f} MiB"
 
-    def _check_leaks(self) -> None:
+    def _leaks(self) -> Iterator[str]:
         before, after = self.before, self.after
         if after.connections > MAX_CONNECTIONS:
-            self.wrong.append(f"{after.connections:g} connections are still open")
+            yield f"{after.connections:g} connections are still open"
         if after.open_files > before.open_files + MAX_MORE_FILES:
-            self.wrong.append(f"open files: {before.open_files} before, {after.open_files} after")
+            yield f"open files: {before.open_files} before, {after.open_files} after"
         if after.files_to_redis > MAX_FILES_TO_REDIS:
-            self.wrong.append(f"{after.files_to_redis} connections to Redis, more than the pools allow")
+            yield f"{after.files_to_redis} connections to Redis, more than the pools allow"
         if after.tasks > before.tasks + MAX_MORE_TASKS:
-            self.wrong.append(f"tasks: {before.tasks:g} before, {after.tasks:g} after")
+            yield f"tasks: {before.tasks:g} before, {after.tasks:g} after"
 
     def to_text(self) -> str:
         """Format the report as plain text."""

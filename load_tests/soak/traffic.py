@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import random
 from collections import Counter
@@ -11,7 +12,7 @@ from typing import Any
 
 import aiohttp
 
-from load_tests.texts import make_note, make_query
+from load_tests.bench.workloads import make_query, new_notes
 
 # Part of every text sent; it must not occur in a log.
 CANARY = "zebrafinch"
@@ -57,7 +58,7 @@ class Callers:
         self._session = session
         self._rng = random.Random(seed)
         self._queries = [f"{make_query(self._rng)} {CANARY}" for _ in range(8)]
-        self._pool = [make_note(self._rng, f"pool-{i}", words=20) for i in range(12)]
+        self._pool = list(itertools.islice(new_notes(self._rng, mean_tokens=20), 12))
         self._number = 0
         self.tally = Tally()
 
@@ -87,16 +88,23 @@ class Callers:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), self._rng.expovariate(1 / pause_s))
 
-    async def _send(self, kind: str, method: str, path: str, body: Any, **options: Any) -> tuple[int, Any]:
+    async def _send(
+        self, kind: str, method: str, path: str, body: Any, wanted: int = 200, *others: int, **options: Any
+    ) -> Any:
+        """Return the answer if it has the status `wanted`; complain about a status that is none of `others`."""
         self.tally.sent[kind] += 1
         try:
             async with self._session.request(method, self._url + path, json=body, **options) as response:
                 text = await response.text()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             self.tally.complain(f"{kind}: no answer: {type(error).__name__} {error}")
-            return 0, None
+            return None
         self.tally.answered[kind, response.status] += 1
-        return response.status, text if "event-stream" in response.content_type else json.loads(text)
+        if response.status not in (wanted, *others):
+            self.tally.complain(f"{kind}: {response.status} {text}")
+        if response.status != wanted:
+            return None
+        return text if "event-stream" in response.content_type else json.loads(text)
 
     def _body(self) -> dict[str, Any]:
         self._number += 1
@@ -112,19 +120,13 @@ class Callers:
             "explain": rng.random() < 0.02,
         }
 
-    async def _score(self) -> None:
-        body = self._body()
-        status, answer = await self._send("score", "POST", "/score", body)
-        self._check_score(body, status, answer)
-
-    def _check_score(self, body: dict[str, Any], status: int, answer: Any) -> None:
-        if status not in (200, 503, 504):
-            self.tally.complain(f"score: {status} {answer}")
-        if status != 200:
+    async def _score(self, **changes: Any) -> None:
+        body = {**self._body(), **changes}
+        answer = await self._send("score", "POST", "/score", body, 200, 503, 504)
+        if answer is None:
             return
-        if answer["request_id"] != body["request_id"] or [r["id"] for r in answer["results"]] != [
-            note["id"] for note in body["notes"]
-        ]:
+        ids, expected = [result["id"] for result in answer["results"]], [note["id"] for note in body["notes"]]
+        if answer["request_id"] != body["request_id"] or ids != expected:
             self.tally.complain(f"score: {body['request_id']} got the answer of {answer['request_id']}")
         for result in answer["results"]:
             self.tally.pairs[result["outcome"]] += 1
@@ -134,17 +136,13 @@ class Callers:
     async def _rerank(self) -> None:
         notes = self._rng.sample(self._pool, 3)
         body = {"query": self._rng.choice(self._queries), "documents": [note["body"] for note in notes]}
-        status, answer = await self._send("rerank", "POST", "/v2/rerank", body)
-        if status not in (200, 503, 504):
-            self.tally.complain(f"rerank: {status} {answer}")
+        await self._send("rerank", "POST", "/v2/rerank", body, 200, 503, 504)
 
     async def _explain(self) -> None:
         note = self._rng.choice(self._pool)
         body = {"query": self._rng.choice(self._queries), "note": {"body": note["body"]}}
-        status, answer = await self._send("explain", "POST", "/explain", body)
-        if status not in (200, 409, 503, 504):
-            self.tally.complain(f"explain: {status} {answer}")
-        if status == 200 and "event: explanation" not in answer:
+        answer = await self._send("explain", "POST", "/explain", body, 200, 409, 503, 504)
+        if answer is not None and "event: explanation" not in answer:
             self.tally.complain("explain: the stream ended without its last event")
 
     async def _leave(self) -> None:
@@ -164,33 +162,25 @@ class Callers:
 
     async def _burst(self) -> None:
         """Send more requests at once than the service can answer in time."""
-        bodies = [
-            {**self._body(), "query": f"{CANARY} {self._rng.random()}", "deadline_ms": 1_000}
-            for _ in range(60)
-        ]
-        answers = await asyncio.gather(*(self._send("score", "POST", "/score", body) for body in bodies))
-        for body, (status, answer) in zip(bodies, answers, strict=True):
-            self._check_score(body, status, answer)
+        queries = [f"{CANARY} {self._rng.random()}" for _ in range(60)]
+        await asyncio.gather(*(self._score(query=query, deadline_ms=1_000) for query in queries))
 
     async def _flip(self) -> None:
         mode = self._rng.choice(["off", "on_request", "all"])
         body = {"mode": mode, "reason": "soak", **({} if mode == "off" else {"ttl_s": 10})}
-        status, now = await self._send("mode", "GET", "/admin/explanation-mode", None)
-        if status != 200:
-            self.tally.complain(f"mode: {status} {now}")
-            return
-        etag = {"If-Match": f'"{now["last"]["revision"]}"'}
-        status, answer = await self._send("flip", "PUT", "/admin/explanation-mode", body, headers=etag)
-        if status not in (200, 409, 412, 503):
-            self.tally.complain(f"flip: {status} {answer}")
+        now = await self._send("mode", "GET", "/admin/explanation-mode", None)
+        if now is not None:
+            etag = {"If-Match": f'"{now["last"]["revision"]}"'}
+            path, statuses = "/admin/explanation-mode", (200, 409, 412, 503)
+            await self._send("flip", "PUT", path, body, *statuses, headers=etag)
 
     async def _refused(self) -> None:
         bad = self._rng.choice(
             [{}, {"query": CANARY}, {"query": CANARY, "notes": [{}]}, [CANARY], {"query": "x" * 9_000}]
         )
-        status, answer = await self._send("refused", "POST", "/score", bad)
-        if status != 422 or CANARY in json.dumps(answer):
-            self.tally.complain(f"refused: {status} {answer}")
+        answer = await self._send("refused", "POST", "/score", bad, wanted=422)
+        if CANARY in json.dumps(answer):
+            self.tally.complain(f"refused: {answer}")
 
     async def _raw(self) -> None:
         """Send malformed requests, which do not reach the application and so are not counted as sent."""

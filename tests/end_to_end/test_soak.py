@@ -7,7 +7,6 @@ import pytest
 
 from load_tests.soak.__main__ import soak
 from service.contract.checkpoint import Checkpoint
-from tests.end_to_end.service_process import ROOT
 
 pytestmark = [pytest.mark.engine, pytest.mark.redis, pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -18,8 +17,7 @@ def test_five_minutes_lose_no_request_and_leak_nothing(
     report = soak(
         300,
         seed=random.randrange(1_000_000),
-        command=str(ROOT / ".venv" / "bin" / "notegrade"),
-        checkpoint=str(default_checkpoint.folder),
+        checkpoint=default_checkpoint.folder,
         redis_server=redis_binary,
         out=tmp_path,
     )

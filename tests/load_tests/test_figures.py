@@ -24,7 +24,8 @@ def test_spread_shows_minimum_median_and_maximum() -> None:
 
 
 def test_table_escapes_pipes() -> None:
-    assert markdown_table(["a|b"], [["c"]]) == "| a\\|b |\n| --- |\n| c |"
+    assert markdown_table([{"a|b": "c", "d": "e"}]) == "| a\\|b | d |\n| --- | --- |\n| c | e |"
+    assert markdown_table([]) == ""
 
 
 def test_json_has_no_nan_or_infinity() -> None:

@@ -10,16 +10,10 @@ import pytest
 
 from service.contract.checkpoint import Checkpoint
 from service.http.auth import hash_key
-from tests.checkpoints import load_tiny
 from tests.served import served
 
 ROOT = Path(__file__).parent.parent.parent
 KEY = "a-key-of-a-test"
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return load_tiny(tmp_path_factory.mktemp("checkpoint"))
 
 
 def locust(folder: Path, url: str, *more: str) -> tuple[int, dict[str, int], str]:

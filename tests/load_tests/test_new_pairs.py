@@ -1,9 +1,9 @@
 import pytest
 
 from load_tests.new_pairs import NewPairs, count_scored, latency_percentile_ms, results_of
-from load_tests.overload import summarise
+from load_tests.overload import report
+from load_tests.processes import free_port
 from load_tests.shadow_cost import run_stub
-from load_tests.soak.processes import free_port
 
 
 async def test_open_loop_scores_new_pairs_of_a_service() -> None:
@@ -13,7 +13,9 @@ async def test_open_loop_scores_new_pairs_of_a_service() -> None:
     assert {count_scored(each) for each in drive.sent} == {2}
     assert len(results_of(drive.sent[0])) == 2
     assert 0 < latency_percentile_ms(drive.sent, 50) <= latency_percentile_ms(drive.sent, 99)
-    assert summarise(1.0, drive, 0.5).goodput == 2 * len(drive.sent) / 0.5
+    goodput, p99_ms = report(1.0, drive, 0.5)
+    assert goodput == 2 * len(drive.sent) / 0.5
+    assert p99_ms == latency_percentile_ms(drive.sent, 99)
 
 
 async def test_capacity_is_that_of_a_closed_loop() -> None:

@@ -5,13 +5,9 @@ from pathlib import Path
 from load_tests.bench.peer import Peer, Tuning
 from load_tests.bench.peers.infinity import Infinity
 from load_tests.bench.peers.notegrade import Notegrade
-from load_tests.bench.peers.process import Unavailable
-from load_tests.bench.peers.transformers_loop import TransformersLoop
-from load_tests.bench.peers.vllm_classify import VllmClassify
-from load_tests.bench.peers.vllm_generative import VllmGenerative
+from load_tests.bench.peers.prompts import TransformersLoop
+from load_tests.bench.peers.vllm import VllmClassify, VllmGenerative
 from service.contract.checkpoint import load_checkpoint
-
-__all__ = ["Unavailable", "all_peers"]
 
 TUNINGS: tuple[Tuning, ...] = ("default", "tuned")
 

@@ -9,15 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from load_tests.bench.peer import Call, Request, Running, Tuning
+from load_tests.bench.peer import Request, Tuning
 from load_tests.bench.peers.grades import expected_grade
-from load_tests.bench.peers.process import Server, run_server
-from load_tests.soak.processes import free_port
+from load_tests.processes import Running, Server, free_port, run_server
 from service.contract.checkpoint import Checkpoint
 from service.contract.vllm_settings import has_compiler
 
-# The service's default maximum, so that late answers count as slow, not as missing.
-DEADLINE_MS = 60_000
 # No drain delay, since there is no load balancer; and as many notes as the largest requests of the sweeps.
 _ALWAYS = {"NOTEGRADE_DRAIN_DELAY_S": "0", "NOTEGRADE_MAX_NOTES": "500"}
 # The minimum is one pair: only the same pair twice in a row would be answered from the cache.
@@ -45,17 +42,16 @@ class Notegrade:
     launcher: Sequence[str] = ()
 
     def running(self) -> AbstractContextManager[Running]:
-        """Start the service, which is ready once its engine has reproduced the checkpoint's probes."""
+        """Start the service."""
+        return run_server(self.server())
+
+    def server(self) -> Server:
+        """Make the server, which is ready once its engine has reproduced the checkpoint's probes."""
         port = free_port()
-        command = [
-            *self.launcher,
-            str(Path(sys.executable).with_name("notegrade")),
-            "serve",
-            "--host",
-            "127.0.0.1",
-        ]
-        options = ["--port", str(port), "--checkpoint", str(self.checkpoint.folder.absolute())]
-        return run_server(Server([*command, *options], self.environment(), port, "/readyz"))
+        command = [*self.launcher, str(Path(sys.executable).with_name("notegrade")), "serve"]
+        options = ["--host", "127.0.0.1", "--port", str(port)]
+        folder = str(self.checkpoint.folder.absolute())
+        return Server([*command, *options, "--checkpoint", folder], self.environment(), port, "/readyz")
 
     def environment(self) -> dict[str, str]:
         """Make the environment, without inherited settings of another service such as its Redis."""
@@ -65,14 +61,16 @@ class Notegrade:
             tuned = {**_TUNED, **(_COMPILED if has_compiler() else {})}
         return {**inherited, **_ALWAYS, **({} if self.cached else _UNCACHED), **tuned, **self.settings}
 
-    def calls(self, request: Request) -> Sequence[Call]:
-        """Make one POST /score with texts; only here and for infinity does the time include rendering and tokenising."""
-        body = {"query": request.query, "notes": list(request.notes), "deadline_ms": DEADLINE_MS}
-        return [Call("/score", body)]
+    def call(self, request: Request) -> tuple[str, Mapping[str, Any]]:
+        """Send texts to /score; only here and for infinity does the time include rendering and tokenising.
 
-    def grades(self, answers: Sequence[Any]) -> list[float]:
+        The deadline is the maximum, so that late answers count as slow, not as missing.
+        """
+        return "/score", request.body()
+
+    def grades(self, answer: Any) -> list[float]:
         """Read the grades from the calibrated distributions; NaN for a note that was not scored."""
-        return [_grade(result) for answer in answers for result in answer["results"]]
+        return [_grade(result) for result in answer["results"]]
 
 
 def _grade(result: Mapping[str, Any]) -> float:

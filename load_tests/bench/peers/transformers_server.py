@@ -1,6 +1,6 @@
 """A small scoring service on transformers, plain or tuned.
 
-    .venv/bin/python -m load_tests.bench.peers.transformers_server --model checkpoints/default --labels 32,33,34,35 --tuning tuned --port 8001
+    .venv/bin/python -m load_tests.bench.peers.transformers_server --checkpoint checkpoints/default --tuning tuned --port 8001
 
 POST /score {"prompts": [[token ids]]} answers with the label probabilities of each prompt. It handles one request at a time, since
 concurrent forward passes would compete for the same cores.
@@ -8,7 +8,6 @@ concurrent forward passes would compete for the same cores.
 
 import copy
 import os.path
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +18,8 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from transformers import AutoModelForCausalLM
 
-from load_tests.arguments import make_parser
+from load_tests.arguments import CHECKPOINT, make_parser
+from service.contract.manifest import read_manifest
 from service.engines.vllm.profile import choose_cpu_dtype
 
 # On two cores with a shared prefix, batches of 10 and 20 are equally fast.
@@ -123,36 +123,35 @@ def count_shared(prompts: Sequence[Sequence[int]]) -> int:
 def build_app(scorer: Scorer) -> FastAPI:
     """Build the service around a scorer."""
     app = FastAPI()
-    lock = threading.Lock()
 
     @app.get("/health")
     def health() -> dict[str, str]:
         return {"status": "ok"}
 
+    # It blocks the event loop: one request at a time, and in the main thread, where engines expect to be called.
     @app.post("/score")
-    def score(body: Prompts) -> list[list[float]]:
-        with lock:
-            return scorer.score(body.prompts)
+    async def score(body: Prompts) -> list[list[float]]:
+        return scorer.score(body.prompts)
 
     return app
 
 
+def serve(scorer: Scorer, port: int) -> None:
+    """Serve until the process ends."""
+    uvicorn.run(build_app(scorer), host="127.0.0.1", port=port, log_level="warning")
+
+
 def main() -> None:
     """Read the command line, load and serve."""
-    parser = make_parser(__doc__)
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--labels", required=True)
+    parser = make_parser(__doc__, checkpoint=CHECKPOINT, port=8001)
     parser.add_argument("--tuning", choices=("default", "tuned"), required=True)
-    parser.add_argument("--port", type=int, required=True)
     options = parser.parse_args()
-    labels = [int(token_id) for token_id in options.labels.split(",")]
-    scorer: Scorer
+    labels = read_manifest(options.checkpoint).label_token_ids
     if options.tuning == "tuned":
-        dtype = getattr(torch, choose_cpu_dtype(options.model, "auto"))
-        scorer = TunedScorer(options.model, labels, dtype)
+        dtype = getattr(torch, choose_cpu_dtype(options.checkpoint, "auto"))
+        serve(TunedScorer(options.checkpoint, labels, dtype), options.port)
     else:
-        scorer = PlainScorer(options.model, labels)
-    uvicorn.run(build_app(scorer), host="127.0.0.1", port=options.port, log_level="warning")
+        serve(PlainScorer(options.checkpoint, labels), options.port)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from load_tests.bench.__main__ import PARTS, bench, parse, plan_of
 from load_tests.bench.machine import Machine
 from load_tests.bench.peer import Peer
 from load_tests.bench.records import OURS
-from tests.checkpoints import load_tiny
+from service.contract.checkpoint import Checkpoint
 from tests.load_tests.bench.toy import ToyPeer
 
 
@@ -45,16 +45,19 @@ def test_quick_plan_measures_less() -> None:
 
 
 async def test_run_writes_results_and_names_skipped_parts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    checkpoint: Checkpoint,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    folder = tmp_path / "checkpoint"
-    load_tiny(folder, limits={"max_query_tokens": 400, "max_note_tokens": 400})
     peers: list[Peer] = [ToyPeer(OURS), ToyPeer("peer")]
     monkeypatch.setattr(run_module, "all_peers", lambda folder, cached: peers)
     monkeypatch.setattr(main_module, "read_machine", lambda folder: Machine("A", 2, 4.0, "Linux", 0.0))
     monkeypatch.setattr(main_module, "count_multiplied_parameters", lambda folder: 1)
     out = tmp_path / "results"
-    await bench(parse(["--quick", "--parts", "cold", "--checkpoint", str(folder), "--out", str(out)]))
+    await bench(
+        parse(["--quick", "--parts", "cold", "--checkpoint", str(checkpoint.folder), "--out", str(out)])
+    )
     found = json.loads((out / "bench.json").read_text(encoding="utf-8"))
     assert found["ratios"]["cold_vs_best_peer"] > 0
     assert found["skipped"]["p99"] == "p99: not selected"

@@ -1,24 +1,22 @@
 """The benchmark measures a server's CPU time, memory and tokens."""
 
 import asyncio
-import json
-import struct
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from safetensors.numpy import save_file
 
 from load_tests.bench.measure import (
     ProcessTree,
-    PromptTokens,
-    Watch,
     count_multiplied_parameters,
-    read_prompt_tokens,
-    share_of_peak,
+    read_work,
+    watch,
 )
 from tests.load_tests.bench.toy import busy_for
 from tests.waiting import wait_until
@@ -71,11 +69,11 @@ def test_ended_tree_is_empty() -> None:
 async def test_watch_separates_cpu_time_of_server_and_client(
     busy_tree: ProcessTree, idle_tree: ProcessTree
 ) -> None:
-    async with Watch(busy_tree) as served:
+    async with watch(busy_tree) as served:
         start = busy_tree.cpu_seconds()
         while busy_tree.cpu_seconds() < start + 0.2:
             await asyncio.sleep(0.01)
-    async with Watch(idle_tree) as asked:
+    async with watch(idle_tree) as asked:
         busy_for(0.1)
     assert served.cpu_s >= 0.2
     assert served.peak_rss_mib > 1
@@ -98,18 +96,13 @@ async def test_tokens_are_read_from_vllm_metrics(text: str, expected: tuple[floa
     app = web.Application()
     app.router.add_get("/metrics", metrics)
     async with TestServer(app) as server:
-        found = await read_prompt_tokens(str(server.make_url("")).rstrip("/"))
-    assert (found and (found.computed, found.known)) == expected
+        assert await read_work(str(server.make_url("")).rstrip("/")) == expected
 
 
 async def test_server_without_metrics_has_no_token_counts() -> None:
     async with TestServer(web.Application()) as server:
-        assert await read_prompt_tokens(str(server.make_url("")).rstrip("/")) is None
-    assert await read_prompt_tokens("http://127.0.0.1:9") is None
-
-
-def test_tokens_of_a_drive_are_the_difference_of_two_readings() -> None:
-    assert PromptTokens(500, 200, 9) - PromptTokens(100, 50, 4) == PromptTokens(400, 150, 5)
+        assert await read_work(str(server.make_url("")).rstrip("/")) is None
+    assert await read_work("http://127.0.0.1:9") is None
 
 
 def test_embedding_and_lm_head_are_not_counted(tmp_path: Path) -> None:
@@ -119,16 +112,7 @@ def test_embedding_and_lm_head_are_not_counted(tmp_path: Path) -> None:
         "model.layers.0.up_proj.weight": [8, 4],
         "model.norm.weight": [4],
     }
-    header = {
-        name: {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()
-    }
-    text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
-    (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text)
+    save_file(
+        {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}, tmp_path / "a.safetensors"
+    )
     assert count_multiplied_parameters(tmp_path) == 36
-
-
-def test_share_of_peak_grows_with_the_rate_and_falls_with_the_peak() -> None:
-    share = share_of_peak(106_000_000, 110, 11.3, 420)
-    # PERF's own example: bf16 on two cores, 65 %.
-    assert 0.6 < share < 0.7
-    assert share_of_peak(106_000_000, 110, 22.6, 840) == pytest.approx(share)

@@ -6,28 +6,21 @@ from pathlib import Path
 
 import pytest
 
+from load_tests.bench import parts as parts_module
 from load_tests.bench import run as run_module
 from load_tests.bench.parts import run_part
 from load_tests.bench.peer import Peer
 from load_tests.bench.plan import quick
-from load_tests.bench.records import OURS, Records, compute_ratios
+from load_tests.bench.records import OFFLINE, OURS, Records, compute_ratios
 from load_tests.bench.run import Run
 from load_tests.bench.workloads import Shape
 from service.contract.checkpoint import Checkpoint
-from tests.checkpoints import load_tiny
 from tests.load_tests.bench.toy import ToyPeer
 
 PLAN = replace(
     quick(11), requests=4, shape=Shape(3, 20), open_shape=Shape(1, 20), open_seconds=0.6, probe_seconds=0.6, resolution=0.5,
     sweep_notes=(1, 4), sweep_note_tokens=(20,), sweep_pairs=8, timeout_s=30,
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return load_tiny(
-        tmp_path_factory.mktemp("checkpoint"), limits={"max_query_tokens": 400, "max_note_tokens": 400}
-    )
 
 
 @pytest.fixture
@@ -107,6 +100,18 @@ async def test_zipf_and_replay_are_measured(make_run: Callable[..., Run], tmp_pa
     assert len(run.records.of("zipf", OURS)) == 2
     # Each round uses one request to warm up and measures four; none are left for the second round.
     assert [each.requests for each in run.records.of("replay", OURS)] == [4]
+
+
+async def test_engine_alone_gets_all_prompts_at_once(
+    make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts_module, "EngineAlone", lambda checkpoint, knobs: ToyPeer(OFFLINE, 0.002))
+    run = make_run(toys()[:1])
+    await run_part(run, "offline")
+    ours, alone = run.records.of("offline", OURS), run.records.of("offline", OFFLINE)
+    assert [(each.requests, each.pairs) for each in ours] == [(4, 12), (4, 12)]
+    assert [(each.requests, each.pairs) for each in alone] == [(1, 12), (1, 12)]
+    assert (compute_ratios(run.records)["http_vs_offline_engine"].value or 1) < 1
 
 
 @pytest.mark.parametrize(("part", "option"), [("student", "--base"), ("replay", "--replay")])

@@ -13,7 +13,6 @@ from load_tests.bench.records import OURS, Records, agreement
 from load_tests.bench.report import Subject, to_json, write
 from load_tests.bench.saturation import Probe, Saturation
 from service.contract.checkpoint import Checkpoint
-from tests.checkpoints import load_tiny
 from tests.load_tests.bench.made_records import measurement
 
 MACHINE = Machine(
@@ -25,11 +24,6 @@ RATIOS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return load_tiny(tmp_path_factory.mktemp("checkpoint"))
-
-
 @pytest.fixture
 def records() -> Records:
     measurements = [
@@ -37,7 +31,7 @@ def records() -> Records:
             peer=peer,
             round=number,
             pairs_per_s=rate * (number + 1),
-            computed=None if peer == "loop | slow" else 100,
+            computed_tokens_per_pair=None if peer == "loop | slow" else 100,
         )
         for peer, rate in ((OURS, 10.0), ("loop | slow", 5.0))
         for number in range(3)

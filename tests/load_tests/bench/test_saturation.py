@@ -19,9 +19,8 @@ def queue(rate: float, capacity: float, seconds: float = 200, answered: float = 
         free_s = max(free_s, at) + 1 / capacity
         outcome = "answered" if number % 100 < 100 * answered else "refused"
         sent.append(Sent(number, at, at, at, free_s, "answered" if outcome == "answered" else "refused"))
-    pairs = [1] * len(sent)
     scored = [int(each.outcome == "answered") for each in sent]
-    return judge(rate, seconds, Drive(tuple(sent), free_s), pairs, scored)
+    return judge(rate, seconds, Drive(tuple(sent), free_s), 1, scored)
 
 
 @pytest.mark.parametrize("capacity", [7.0, 20.0, 90.0])
@@ -75,7 +74,7 @@ async def test_saturation_of_a_real_server_is_close_to_its_closed_loop_rate() ->
             plan = list(zip(poisson(f"{rate}", rate, 0.8), itertools.cycle(jobs), strict=False))
             drive = await open_loop(url, plan, timeout_s=30)
             scored = count_scored(PEER, drive, [job for _, job in plan])
-            return judge(rate, 0.8, drive, [1] * len(drive.sent), scored)
+            return judge(rate, 0.8, drive, 1, scored)
 
         found = await find_saturation(probe, 0.5 * capacity, resolution=0.3)
     # A wide tolerance: the machine may be busy during either measurement.

@@ -2,17 +2,14 @@
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 
 import psutil
 import pytest
 
-from load_tests.bench.peer import Running, Tuning
-from load_tests.bench.peers.process import Server, run_server
 from load_tests.bench.stage import Entrant, in_turn, label, stage
-from load_tests.soak.processes import free_port
+from load_tests.processes import Running, Server, free_port, run_server
+from tests.load_tests.bench.toy import AbsentPeer, ToyPeer
 from tests.waiting import wait_until
 
 # It and its child use CPU time continuously, as an idle vLLM may.
@@ -24,28 +21,13 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), http.server.SimpleHTTPRe
 """
 
 
-@dataclass
-class Spinner:
-    name: str
-    tuning: Tuning = "tuned"
-
-    @contextmanager
-    def running(self) -> Iterator[Running]:
+class Spinner(ToyPeer):
+    def running(self) -> AbstractContextManager[Running]:
         port = free_port()
-        with run_server(
-            Server([sys.executable, "-c", SPINNER, str(port)], {}, port, "/", timeout_s=60)
-        ) as running:
-            yield running
+        return run_server(Server([sys.executable, "-c", SPINNER, str(port)], {}, port, "/", timeout_s=60))
 
 
-class NotThere(Spinner):
-    @contextmanager
-    def running(self) -> Iterator[Running]:
-        raise RuntimeError("not installed\nand much more")
-        yield
-
-
-def cpu_of(entrant: Entrant[Spinner], seconds: float = 0.3) -> float:
+def cpu_of(entrant: Entrant, seconds: float = 0.3) -> float:
     """Return the CPU seconds that the contestant uses within this time."""
     before = entrant.tree.cpu_seconds()
     time.sleep(seconds)
@@ -81,7 +63,7 @@ def test_failed_turn_still_suspends() -> None:
 
 def test_contestant_that_does_not_start_is_recorded() -> None:
     absent: dict[str, str] = {}
-    with stage([NotThere("a"), NotThere("b", "default")], absent) as entrants:
+    with stage([AbsentPeer("a"), AbsentPeer("b", tuning="default")], absent) as entrants:
         assert entrants == []
     assert absent == {
         "a (tuned)": "RuntimeError: not installed",

@@ -11,25 +11,20 @@ from pathlib import Path
 
 import pytest
 
+from load_tests.bench.peer import Asked
 from load_tests.bench.workloads import (
-    Asked,
-    Renderer,
     Repetition,
     Shape,
     cold,
     mean_prompt_tokens,
     new_notes,
+    render,
     replay,
+    take,
     zipf,
     zipf_ranks,
 )
 from service.contract.checkpoint import Checkpoint
-from tests.checkpoints import load_tiny
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return load_tiny(tmp_path_factory.mktemp("checkpoint"))
 
 
 def taken(traffic: Iterable[Asked], count: int) -> list[Asked]:
@@ -89,18 +84,13 @@ def test_prompts_equal_the_service_s(checkpoint: Checkpoint) -> None:
     asked = Asked(
         "quiet  cafes", ({"id": "a", "title": None, "body": "x"}, {"id": "b", "title": "T", "body": "y\n"})
     )
-    request = Renderer(checkpoint.manifest, checkpoint.tokenizer).render(asked)
+    request = render(checkpoint.renderer, asked)
     texts = [checkpoint.tokenizer.decode(prompt) for prompt in request.prompts]
     # Texts are canonical, and an empty title has no line.
     assert texts[0].endswith("\nNote: x\nQuery: quiet cafes<|im_end|>\nGrade: ")
     assert "Title" not in texts[0]
     assert "\nTitle: T\nNote: y\nQuery" in texts[1]
     assert mean_prompt_tokens([request]) == statistics.fmean(map(len, request.prompts))
-
-
-def test_renderer_loads_from_a_checkpoint_folder(checkpoint: Checkpoint) -> None:
-    [request] = Renderer.load(checkpoint.folder).take(cold("1", Shape(notes=2)), 1)
-    assert len(request.prompts) == len(request.notes) == 2
 
 
 def test_replay_reads_a_file_in_order(tmp_path: Path, checkpoint: Checkpoint) -> None:
@@ -110,7 +100,7 @@ def test_replay_reads_a_file_in_order(tmp_path: Path, checkpoint: Checkpoint) ->
     ]
     file = tmp_path / "traffic.jsonl"
     file.write_text("\n\n".join(map(json.dumps, rows)), encoding="utf-8")
-    requests = Renderer(checkpoint.manifest, checkpoint.tokenizer).take(replay(file), 10)
+    requests = take(checkpoint.renderer, replay(file), 10)
     assert [request.query for request in requests] == ["q2", "q1"]
     assert requests[0].notes[0] == {"id": "1", "title": None, "body": "b"}
 

@@ -2,13 +2,10 @@
 
 import argparse
 import asyncio
-import contextlib
-import socket
-import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +13,8 @@ from typing import Any
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from load_tests.bench.peer import Call, Request, Running, Tuning
-from load_tests.soak.processes import free_port
-from tests.waiting import wait_until
+from load_tests.bench.peer import Request, Tuning
+from load_tests.processes import Running, Server, free_port, run_server
 
 ROOT = Path(__file__).parents[3]
 
@@ -51,13 +47,11 @@ class Toy:
     def app(self) -> web.Application:
         app = web.Application()
         app.router.add_post("/score", self.score)
+        app.router.add_get("/health", self.health)
         return app
 
-
-def _listens(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
-        return True
-    return False
+    async def health(self, _: web.Request) -> web.Response:
+        return web.Response()
 
 
 @asynccontextmanager
@@ -80,31 +74,23 @@ class ToyPeer:
     tuning: Tuning = "tuned"
     wrong_by: float = 0.0
 
-    @contextmanager
-    def running(self) -> Iterator[Running]:
+    def running(self) -> AbstractContextManager[Running]:
         port = free_port()
         command = [sys.executable, __file__, "--port", str(port), "--seconds", str(self.seconds)]
-        process = subprocess.Popen(command, env={"PYTHONPATH": str(ROOT)})
-        try:
-            wait_until(lambda: _listens(port))
-            yield Running(f"http://127.0.0.1:{port}", process.pid, 0.1)
-        finally:
-            process.terminate()
-            # It must run to become ready: a suspended process never does.
-            process.wait(30)
+        return run_server(Server(command, {"PYTHONPATH": str(ROOT)}, port, timeout_s=60))
 
-    def calls(self, request: Request) -> Sequence[Call]:
-        return [Call("/score", {"prompts": [list(prompt) for prompt in request.prompts]})]
+    def call(self, request: Request) -> tuple[str, Mapping[str, Any]]:
+        return "/score", {"prompts": [list(prompt) for prompt in request.prompts]}
 
-    def grades(self, answers: Sequence[Any]) -> list[float]:
-        return [grade + self.wrong_by for answer in answers for grade in answer]
+    def grades(self, answer: Any) -> list[float]:
+        return [grade + self.wrong_by for grade in answer]
 
 
-class TwoCallsPeer(ToyPeer):
-    """Asks for each note on its own."""
+class AbsentPeer(ToyPeer):
+    """A server that can't be started."""
 
-    def calls(self, request: Request) -> Sequence[Call]:
-        return [Call("/score", {"prompts": [list(prompt)]}) for prompt in request.prompts]
+    def running(self) -> AbstractContextManager[Running]:
+        raise RuntimeError("not installed\nand much more")
 
 
 def made_requests(count: int, notes: int = 1) -> list[Request]:

@@ -7,7 +7,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from load_tests.bench.machine import Machine
 from load_tests.bench.plan import Plan
@@ -18,11 +20,12 @@ from load_tests.capacity.check import check
 from load_tests.capacity.checkpoint import read_prompt
 from load_tests.capacity.devices import SMOLLM2_135M, Device, read_model
 from load_tests.capacity.growth import growth
-from load_tests.capacity.model import Engine, Site
+from load_tests.capacity.model import Site
 from load_tests.capacity.pairs import PairCache
 from load_tests.capacity.prefix import Prompt
 from load_tests.capacity.replay import Log, replay_requests
 from load_tests.capacity.traffic import Traffic
+from service.contract.checkpoint import Checkpoint
 from tests.checkpoints import PIECES, load_tiny
 from tests.load_tests.bench.made_records import measurement
 
@@ -32,8 +35,8 @@ DEVICE = Device("a device", 1e12, math.inf, 16e9, 1.0, "a test")
 SITE = Site(DEVICE, Prompt(31, 67, 13, block=32, note_sd=13, query_sd=2))
 
 
-def output_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    capacity.main(arguments)
+def output_of(capsys: pytest.CaptureFixture[str], arguments: str) -> str:
+    capacity.main(arguments.split())
     return capsys.readouterr().out
 
 
@@ -57,21 +60,12 @@ def write_log(folder: Path) -> Path:
 
 
 def test_table_has_a_row_per_rate_and_device(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = (
-        "--rates",
-        "1000,1000000",
-        "--devices",
-        "L4,H100",
-        "--queries",
-        "100000",
-        "--notes",
-        "1000000",
-    )
-    found = rows(output_of(capsys, *arguments))
+    arguments = "--rates 1000,1000000 --devices L4,H100 --queries 100000 --notes 1000000"
+    found = rows(output_of(capsys, arguments))
     assert [(row["notes/s"], row["device"]) for row in found] == [
         ("1,000", "L4"), ("1,000", "H100"), ("1,000,000", "L4"), ("1,000,000", "H100"),
     ]  # fmt: skip
-    [small, _, large, _] = json.loads(output_of(capsys, *arguments, "--json"))
+    [small, _, large, _] = json.loads(output_of(capsys, f"{arguments} --json"))
     assert small["site"]["device"]["name"] == "L4"
     assert large["plan"]["replicas"] > 100 * small["plan"]["replicas"]
     assert found[2]["replicas"] == f"{large['plan']['replicas']:,}"
@@ -79,31 +73,31 @@ def test_table_has_a_row_per_rate_and_device(capsys: pytest.CaptureFixture[str])
 
 
 def test_assumptions_are_options(capsys: pytest.CaptureFixture[str]) -> None:
-    small = ("--rates", "50000", "--devices", "L4", "--queries", "1000", "--notes", "10000", "--json")
+    small = "--rates 50000 --devices L4 --queries 1000 --notes 10000 --json"
 
-    def replicas(*more: str) -> int:
-        [found] = json.loads(output_of(capsys, *small, *more))
+    def replicas(more: str = "") -> int:
+        [found] = json.loads(output_of(capsys, f"{small} {more}"))
         return int(found["plan"]["replicas"])
 
     # Nearly every pair is cached here, so the cost of a hit decides.
-    assert replicas("--note-us", "500") > replicas() > replicas("--load", "1")
-    new = ("--ttl-s", "0.001")
-    assert replicas(*new, "--share", "0.01") > replicas(*new) > replicas("--own-share", "1")
-    [dear] = json.loads(output_of(capsys, *small, "--price", "1000", "--redis-price", "0"))
+    assert replicas("--note-us 500") > replicas() > replicas("--load 1")
+    new = "--ttl-s 0.001"
+    assert replicas(f"{new} --share 0.01") > replicas(new) > replicas("--own-share 1")
+    [dear] = json.loads(output_of(capsys, f"{small} --price 1000 --redis-price 0"))
     assert dear["plan"]["dollars_per_hour"] == 1_000 * dear["plan"]["replicas"]
 
 
 def test_own_device_replaces_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ("--peak-tflops", "0.42", "--cores", "2", "--memory-gb", "4", "--rates", "10")
-    [row] = rows(output_of(capsys, *arguments))
+    arguments = "--peak-tflops 0.42 --cores 2 --memory-gb 4 --rates 10"
+    [row] = rows(output_of(capsys, arguments))
     assert (row["device"], row["replica limit"]) == ("yours", "processor")
-    [found] = json.loads(output_of(capsys, *arguments, "--json"))
+    [found] = json.loads(output_of(capsys, f"{arguments} --json"))
     assert found["site"]["device"]["bandwidth"] is None  # no limit
 
 
 def test_log_is_replayed_exactly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = str(write_log(tmp_path))
-    text = output_of(capsys, "--replay", file, "--rates", "10", "--devices", "L4")
+    file = write_log(tmp_path)
+    text = output_of(capsys, f"--replay {file} --rates 10 --devices L4")
     facts, plans = (rows(part) for part in text.split("\n\n"))
     assert facts == [
         {
@@ -113,7 +107,7 @@ def test_log_is_replayed_exactly(tmp_path: Path, capsys: pytest.CaptureFixture[s
     ]  # fmt: skip
     # z, w and v are new to all; of the second half, no pair that is new has a note that was seen.
     assert (plans[0]["hit rate"], plans[0]["prefix reuse"]) == ("50.0%", "0.0%")
-    assert json.loads(output_of(capsys, "--replay", file, "--json"))["log"]["pairs"] == 9
+    assert json.loads(output_of(capsys, f"--replay {file} --json"))["log"]["pairs"] == 9
 
 
 def test_log_facts_match_a_case_computed_by_hand() -> None:
@@ -169,9 +163,9 @@ def test_invalid_options_are_refused(wrong: list[str], capsys: pytest.CaptureFix
 
 
 def test_caches_fill_up(capsys: pytest.CaptureFixture[str]) -> None:
-    found = rows(output_of(capsys, "--growth", "--queries", "2000", "--notes", "5000"))
+    found = rows(output_of(capsys, "--growth --queries 2000 --notes 5000"))
     hit_rates = [float(row["hit rate"].rstrip("%")) for row in found]
-    speeds = [float(row["notes/s"]) for row in found]
+    speeds = [float(row["notes/s, times the start"]) for row in found]
     assert hit_rates == sorted(hit_rates)
     assert (hit_rates[0], speeds[0]) == (0, 1)
     assert hit_rates[-1] > 95
@@ -181,35 +175,32 @@ def test_caches_fill_up(capsys: pytest.CaptureFixture[str]) -> None:
 def test_http_bounds_the_gain_of_caches() -> None:
     traffic = Traffic(queries=200, notes=500)
     [start, end] = growth(traffic, SITE, (0, 10**9))
-    assert (start.arithmetic, start.speed_up) == (1, 1)
-    assert end.arithmetic > 1_000
+    assert start.speed_up == 1
     # The replica is slow here: arithmetic limits it first, and the front process at the end.
-    at_start = DEVICE.flops * SITE.engine.share / SITE.model.flops(111, SITE.prompt.reused(0))
+    at_start = DEVICE.flops * SITE.share / SITE.model.flops(111, SITE.prompt.reused(0))
     at_end = 1 / (667e-6 / 20 + 50e-6)
     assert end.speed_up == pytest.approx(at_end / at_start, rel=1e-3)
 
 
-def made_bench(**changes: Any) -> dict[str, Any]:
+def made_bench(checkpoint: Checkpoint) -> dict[str, Any]:
     """Make the benchmark results of a machine that reaches 40 % of its peak with the default model."""
     machine = Machine("A processor", 2, 24.0, "Linux", 0.1, {"float32": 200.0, "bfloat16": 400.0}, "cpu")
     found = [
-        measurement(pairs_per_s=6.0, computed=170.0),
-        measurement(part="sweeps", notes=5, pairs_per_s=6.0, computed=170.0),
-        measurement(part="p99", load=0.6, pairs_per_s=1.0, computed=170.0),
-        measurement(part="zipf", pairs_per_s=9.0, computed=100.0),
-        measurement(peer="another", pairs_per_s=6.0, computed=170.0),
-        measurement(part="offline", computed=None),
+        measurement(pairs_per_s=6.0, computed_tokens_per_pair=170.0),
+        measurement(part="sweeps", notes=5, pairs_per_s=6.0, computed_tokens_per_pair=170.0),
+        measurement(part="p99", load=0.6, pairs_per_s=1.0, computed_tokens_per_pair=170.0),
+        measurement(part="zipf", pairs_per_s=9.0, computed_tokens_per_pair=100.0),
+        measurement(peer="another", pairs_per_s=6.0, computed_tokens_per_pair=170.0),
+        measurement(part="offline", computed_tokens_per_pair=None),
     ]
-    manifest = load_manifest(changes.pop("folder"))
-    return to_json(machine, Plan(7), Subject(manifest, SMOLLM2_135M.parameters), Records(found))
+    subject = Subject(checkpoint.manifest, SMOLLM2_135M.parameters)
+    return to_json(machine, Plan(7), subject, Records(found))
 
 
-def load_manifest(folder: Path) -> Any:
-    return load_tiny(folder).manifest
-
-
-def test_model_is_compared_with_a_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    document = made_bench(folder=tmp_path / "checkpoint")
+def test_model_is_compared_with_a_benchmark(
+    checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = made_bench(checkpoint)
     points = check(document, SITE)
     by_name = {(point.name.partition(",")[0], point.quantity): point for point in points}
     # Rows without token counts and rows of other servers are ignored; at a given rate, none is predicted.
@@ -224,7 +215,7 @@ def test_model_is_compared_with_a_benchmark(tmp_path: Path, capsys: pytest.Captu
     assert 0.99 < by_name["sweeps", "pairs/s"].ratio < 1
     zipf = by_name["zipf", "tokens/pair"]
     # By default, the engine's cache on a CPU has 2 GiB, too few for all notes.
-    roomy = check(document, replace(SITE, engine=Engine(kv_bytes=1e12)))
+    roomy = check(document, replace(SITE, kv_gb=1e3))
     [with_room] = [each for each in roomy if (each.name, each.quantity) == (zipf.name, zipf.quantity)]
     assert with_room.model < zipf.model
     assert 30 < zipf.model < 130
@@ -233,7 +224,7 @@ def test_model_is_compared_with_a_benchmark(tmp_path: Path, capsys: pytest.Captu
 
     file = tmp_path / "bench.json"
     file.write_text(json.dumps(document), encoding="utf-8")
-    found = rows(output_of(capsys, "--check", str(file)))
+    found = rows(output_of(capsys, f"--check {file}"))
     assert len(found) == len(points)
     assert found[1]["model / measured"] == "fitted"
     assert found[0]["measured"] == "170.0"
@@ -242,9 +233,7 @@ def test_model_is_compared_with_a_benchmark(tmp_path: Path, capsys: pytest.Captu
         check(document, SITE)
 
 
-def test_lengths_and_sizes_are_read_from_a_checkpoint(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_lengths_and_sizes_are_read_from_a_checkpoint(tmp_path: Path) -> None:
     folder = load_tiny(tmp_path / "tiny").folder
     prompt = read_prompt(folder, 20, 16)
     assert prompt.order == "note-first"
@@ -265,17 +254,9 @@ def test_lengths_and_sizes_are_read_from_a_checkpoint(
         "num_key_value_heads": 2, "vocab_size": 50,
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(sizes), encoding="utf-8")
-    (folder / "model.safetensors").write_bytes(weights())
+    shapes = {"model.embed_tokens.weight": (50, 8), "model.layers.0.mlp.up_proj.weight": (2, 3)}
+    tensors = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    save_file(tensors, folder / "model.safetensors")
     model = read_model(folder)
     assert (model.parameters, model.attention, model.kv) == (6, 8, 4)
     assert asdict(model)["name"] == "tiny"
-
-
-def weights() -> bytes:
-    header = json.dumps(
-        {
-            "model.embed_tokens.weight": {"dtype": "F32", "shape": [50, 8], "data_offsets": [0, 1600]},
-            "model.layers.0.mlp.up_proj.weight": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
-        }
-    ).encode()
-    return len(header).to_bytes(8, "little") + header

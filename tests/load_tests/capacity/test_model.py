@@ -7,25 +7,17 @@ from dataclasses import replace
 import pytest
 
 from load_tests.capacity.devices import DEVICES, SMOLLM2_135M, Device, Model
-from load_tests.capacity.model import (
-    Caching,
-    Engine,
-    Processes,
-    Site,
-    Surroundings,
-    plan,
-    replica_limits,
-    steady_caching,
-)
+from load_tests.capacity.model import Caching, Site, plan, replica_limits, steady_caching
 from load_tests.capacity.prefix import Prompt
 from load_tests.capacity.traffic import Traffic
 
 # Two operations per token and nothing else.
 UNIT = Model("unit", parameters=1, layers=0, hidden=0, intermediate=0, attention=0, kv=0, vocabulary=0)
-FREE = Processes(0, 0, 0, 0)
 DEVICE = Device("device", flops=4_000, bandwidth=math.inf, memory=1e9, price=2.0, source="a test")
 PROMPT = Prompt(head=0, note=8, query=2)
-SITE = Site(DEVICE, PROMPT, UNIT, Engine(share=0.5), FREE, load=0.5)
+SITE = Site(
+    DEVICE, PROMPT, UNIT, load=0.5, share=0.5, request_us=0, note_us=0, pair_us=0, core_us=0,
+)  # fmt: skip
 NEW = Caching(hit_rate=0, found=0)
 
 
@@ -53,7 +45,7 @@ def test_replica_rate_is_that_of_its_slowest_part() -> None:
     # The device reaches 2,000 operations per second; a pair takes 20.
     assert replica_limits(SITE, NEW, 4)["arithmetic"] == 100
     assert replica_limits(SITE, Caching(0.75, 0), 4)["arithmetic"] == 400
-    busy = replace(SITE, processes=Processes(request_s=0.04, note_s=0.01, pair_s=0.02, core_s=0.05))
+    busy = replace(SITE, request_us=40_000, note_us=10_000, pair_us=20_000, core_us=50_000)
     limits = replica_limits(busy, Caching(0.5, 0), 4)
     assert limits["front process"] == pytest.approx(1 / (0.01 + 0.01 + 0.01))
     assert limits["engine core process"] == pytest.approx(1 / 0.025)
@@ -72,7 +64,7 @@ def test_memory_bandwidth_can_be_the_limit() -> None:
     heavy = replace(UNIT, parameters=1_000, bytes_per_number=2)
     narrow = replace(SITE, model=heavy, device=replace(DEVICE, flops=1e12, bandwidth=200.0))
     # Each of the 10 tokens reads its share of the weights: 2,000 bytes per step of 1,000 tokens.
-    narrow = replace(narrow, engine=Engine(step_tokens=1_000))
+    narrow = replace(narrow, step_tokens=1_000)
     assert replica_limits(narrow, NEW, 1)["memory bandwidth"] == pytest.approx(200 / (10 * 2))
 
 
@@ -85,11 +77,10 @@ def test_replicas_and_shared_resources_round_up() -> None:
 
 
 def test_first_bottleneck() -> None:
-    around = Surroundings(
-        redis_commands=100, redis_fields=math.inf, redis_memory=1_000, entry_bytes=10, query_bytes=100,
+    site = replace(
+        SITE, redis_commands=100, redis_fields=math.inf, redis_gb=1e-6, entry_bytes=10, query_bytes=100,
         link_bytes=1e9, note_bytes=1, redis_price=1e9,
     )  # fmt: skip
-    site = replace(SITE, surroundings=around)
     small = plan(10, Caching(0, 0, pairs=50, queries=2), 4, site)
     assert small.first == "arithmetic of a replica"
     assert small.redis_bytes == 700
@@ -125,9 +116,9 @@ def test_more_traffic_has_more_hits_and_needs_no_fewer_resources() -> None:
 
 def test_prefix_cache_size() -> None:
     model = SMOLLM2_135M
-    of_gpu = Engine(kv_share=0.5).prefix_cache(DEVICES["L4"], model).tokens
-    assert of_gpu == pytest.approx(0.5 * (24e9 - model.weight_bytes) / 23_040)
-    assert Engine(kv_bytes=23_040e3).prefix_cache(DEVICES["L4"], model).tokens == 1_000
+    site = Site(DEVICES["L4"], PROMPT, kv_share=0.5)
+    assert site.prefix_cache_tokens == pytest.approx(0.5 * (24e9 - model.weight_bytes) / 23_040)
+    assert replace(site, kv_gb=0.02304).prefix_cache_tokens == pytest.approx(1_000)
 
 
 def test_devices_state_their_sources() -> None:

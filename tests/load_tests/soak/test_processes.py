@@ -3,54 +3,47 @@
 import contextlib
 import socket
 import struct
+import subprocess
 import sys
-import textwrap
 from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
 import pytest
 
-from load_tests.soak.processes import Redis, Service, free_port
-from tests.waiting import wait_until
+from load_tests.soak.processes import ServiceProcess
 
 CONNECTIONS, FILES = 4, 3
-# Starts an engine's process, opens connections and files, and says so in its log.
+# Starts an engine's process, opens connections and files, and says so.
 SCRIPT = f"""
 import os, signal, socket, subprocess, sys, time
 engine = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "EngineCore"])
-port = int(os.environ["NOTEGRADE_REDIS_URL"].split(":")[2].split("/")[0])
-kept = [socket.create_connection(("127.0.0.1", port)) for _ in range({CONNECTIONS})]
+kept = [socket.create_connection(("127.0.0.1", int(sys.argv[1]))) for _ in range({CONNECTIONS})]
 kept += [open(os.devnull) for _ in range({FILES})]
-print("opened", flush=True)
 signal.signal(signal.SIGTERM, lambda *_: (engine.kill(), sys.exit(3)))
+print("opened", flush=True)
 time.sleep(600)
 """
 
 
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
-    with socket.create_server(("127.0.0.1", free_port())) as listener:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener
 
 
 @pytest.fixture
-def service(listener: socket.socket, tmp_path: Path) -> Iterator[Service]:
-    command = tmp_path / "command"
-    command.write_text(f"#!{sys.executable}\n{textwrap.dedent(SCRIPT)}", encoding="utf-8")
-    command.chmod(0o755)
-    redis = Redis("never started")
-    redis.port = listener.getsockname()[1]
-    redis.url = f"redis://127.0.0.1:{redis.port}/0"
-    log = tmp_path / "log"
-    service = Service(str(command), "checkpoint", redis, log)
-    try:
-        wait_until(lambda: "opened" in log.read_text(encoding="utf-8"))
-        yield service
-    finally:
-        if not service.has_ended():
-            service.terminate()
-        service.kill()
+def process(listener: socket.socket) -> Iterator["subprocess.Popen[bytes]"]:
+    command = [sys.executable, "-c", SCRIPT, str(listener.getsockname()[1])]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"opened\n"
+        yield process
+        process.terminate()
+
+
+@pytest.fixture
+def service(process: "subprocess.Popen[bytes]", listener: socket.socket) -> ServiceProcess:
+    return ServiceProcess(process.pid, listener.getsockname()[1])
 
 
 def reset(connection: socket.socket) -> None:
@@ -61,7 +54,7 @@ def reset(connection: socket.socket) -> None:
 
 
 def test_connections_to_redis_are_counted_separately_even_if_dead(
-    service: Service, listener: socket.socket
+    service: ServiceProcess, listener: socket.socket
 ) -> None:
     with contextlib.ExitStack() as stack:
         accepted = [stack.enter_context(listener.accept()[0]) for _ in range(CONNECTIONS)]
@@ -71,15 +64,9 @@ def test_connections_to_redis_are_counted_separately_even_if_dead(
         assert service.open_files() == (CONNECTIONS, 3 + FILES)
 
 
-def test_engine_is_suspended_and_resumed(service: Service) -> None:
-    [engine] = psutil.Process(service.pid).children()
-    service.suspend_engine()
-    wait_until(lambda: engine.status() == psutil.STATUS_STOPPED)
-    service.resume_engine()
-    wait_until(lambda: engine.status() != psutil.STATUS_STOPPED)
-    assert not service.has_ended()
+def test_engine_core_is_found(service: ServiceProcess, process: "subprocess.Popen[bytes]") -> None:
+    assert [service.engine_core()] == psutil.Process(process.pid).children()
 
 
-def test_exit_code_is_returned(service: Service) -> None:
+def test_exit_code_is_returned(service: ServiceProcess) -> None:
     assert service.terminate() == 3
-    assert service.has_ended()

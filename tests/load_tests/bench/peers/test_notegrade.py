@@ -16,21 +16,21 @@ def result(note_id: str, distribution: list[float] | None) -> dict[str, Any]:
 
 
 def test_call_is_a_valid_request(tiny: Checkpoint, request_of_three: Request) -> None:
-    [call] = Notegrade(tiny, "default", cached=False).calls(request_of_three)
-    body = ScoreBody.model_validate(call.body, context=BodyChecks(load_settings()))
-    assert call.path == "/score"
+    path, sent = Notegrade(tiny, "default", cached=False).call(request_of_three)
+    body = ScoreBody.model_validate(sent, context=BodyChecks(load_settings()))
+    assert path == "/score"
     assert [note.id for note in body.notes] == ["n1", "n2", "n3"]
     assert body.deadline_ms == load_settings().max_deadline_ms
 
 
 def test_distributions_are_not_calibrated_again(tiny: Checkpoint) -> None:
     answer = {"results": [result("n1", [0.64, 0.36, 0.0, 0.0]), result("n2", [0.0, 0.0, 0.5, 0.5])]}
-    assert Notegrade(tiny, "default", cached=False).grades([answer]) == pytest.approx([0.36, 2.5])
+    assert Notegrade(tiny, "default", cached=False).grades(answer) == pytest.approx([0.36, 2.5])
 
 
 def test_note_without_a_score_has_no_grade(tiny: Checkpoint) -> None:
     answer = {"results": [result("n1", [0.25] * 4), result("n2", None)]}
-    scored, missing = Notegrade(tiny, "default", cached=False).grades([answer])
+    scored, missing = Notegrade(tiny, "default", cached=False).grades(answer)
     assert scored == pytest.approx(1.5)
     assert math.isnan(missing)
 

@@ -4,14 +4,13 @@ import subprocess
 import sys
 import textwrap
 import time
-from http.client import HTTPConnection
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
-from load_tests.bench.peers.process import Server, Unavailable, run_server
-from load_tests.soak.processes import free_port
+from load_tests.processes import Server, Unavailable, free_port, run_server
 from tests.waiting import wait_until
 
 # Answers 503 twice and then 200, like a server that is still loading.
@@ -44,19 +43,12 @@ def has_ended(process: psutil.Process) -> bool:
         return True
 
 
-def test_server_is_yielded_once_it_is_ready() -> None:
+def test_server_is_yielded_once_it_is_ready_and_ends_with_the_block() -> None:
     server = make_server()
     with run_server(server) as running:
-        connection = HTTPConnection("127.0.0.1", server.port)
-        connection.request("GET", "/ready")
-        assert int(connection.getresponse().read()) == 4
-        connection.close()
         assert running.url == f"http://127.0.0.1:{server.port}"
+        assert httpx.get(f"{running.url}/ready").text == "4"
         assert running.ready_s > 0
-
-
-def test_process_is_the_server_s_and_ends_with_the_block() -> None:
-    with run_server(make_server()) as running:
         assert psutil.Process(running.pid).cmdline()[0] == sys.executable
     # Ours to reap, and reaped.
     assert not psutil.pid_exists(running.pid)
@@ -114,7 +106,7 @@ def test_exception_in_the_block_has_the_end_of_the_log() -> None:
 def test_server_ends_when_the_load_generator_is_killed(tmp_path: Path) -> None:
     code = f"""
 import os, sys
-from load_tests.bench.peers.process import Server, run_server
+from load_tests.processes import Server, run_server
 with run_server(Server({list(make_server().command)!r}, os.environ, {free_port()}, "/ready")):
     pass
 """

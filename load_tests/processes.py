@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from load_tests.bench.peer import Running
+from model_export.child_process import start_child
 
 # vLLM compiles the model at its first start, which takes 82 s for 135M weights on two cores.
 START_TIMEOUT_S = 600.0
@@ -24,6 +25,23 @@ _LOG_TAIL_LINES = 12
 
 class Unavailable(Exception):
     """The peer can't be measured here. The message's first line is the reason; the end of the peer's log may follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A running server: its URL, its process (whose children count as well), and the seconds until it was ready."""
+
+    url: str
+    pid: int
+    ready_s: float
+
+
+def free_port() -> int:
+    """Find a free port of 127.0.0.1."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +56,16 @@ class Server:
 
 
 @contextlib.contextmanager
-def run_server(server: Server) -> Iterator[Running]:
-    """Start the server in a temporary folder, wait until it is ready, and stop all its processes after the block.
+def run_server(server: Server, log: Path | None = None) -> Iterator[Running]:
+    """Start the server, wait until it is ready, and stop all its processes after the block.
 
-    An exception of the block gets the end of the server's log as a note.
+    Without `log`, the log is a temporary file. An exception of the block gets the end of the server's log as a note.
     Raises Unavailable when the server ends before it is ready, or is not ready in time.
     """
     with tempfile.TemporaryDirectory(prefix="notegrade-bench-") as folder:
-        log = Path(folder) / "log"
+        log = log or Path(folder) / "log"
         started = time.monotonic()
-        process = _start_bound_to_parent(server, log)
+        process = start_child(server.command, log, environment=server.environment)
         try:
             _wait_until_ready(process, server, log)
             ready_s = time.monotonic() - started
@@ -55,22 +73,6 @@ def run_server(server: Server) -> Iterator[Running]:
                 yield Running(f"http://127.0.0.1:{server.port}", process.pid, ready_s)
         finally:
             _end_tree(process)
-
-
-def _start_bound_to_parent(server: Server, log: Path) -> "subprocess.Popen[bytes]":
-    # In its own process group, with a watcher that kills the group when this process ends, even by SIGKILL. The same code
-    # is in model_export/child_process.py: load tests import neither half of the project.
-    watch = 'exec 3<&0; { read -r _ <&3; kill -KILL 0; } & exec "$@" 3<&- </dev/null'
-    with log.open("wb") as output:
-        return subprocess.Popen(
-            ["/bin/sh", "-c", watch, "sh", *server.command],
-            cwd=log.parent,
-            env=dict(server.environment),
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
 
 
 def _wait_until_ready(process: "subprocess.Popen[bytes]", server: Server, log: Path) -> None:
