@@ -21,11 +21,11 @@ serve: setup ## Serve on PORT (8000); NOTEGRADE_CHECKPOINT=folder-or-hub-id serv
 train-tiny: setup-train ## Train with recipes/tiny.toml, through all stages, to runs/tiny/checkpoint and report.html; ARGS= goes to notegrade-train run
 	@$(bin)/notegrade-train run recipes/tiny.toml $(ARGS)
 
-# Two workers with one core each: most tests wait for a process to start, and the threads of two engines would wait for each other.
+# Three workers on two cores, because many tests wait; one thread each, because the threads of several engines would wait for each other.
 # Bytecode is kept, because dozens of processes import the same modules.
 test: setup-dev checkpoint ## Run the tests, with a real engine, Redis and Chromium; ARGS= goes to pytest
 	@$(bin)/python -m tests.tools
-	@OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(bin)/python -m pytest -n 2 --no-loadscope-reorder -m "not slow" $(ARGS)
+	@OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(bin)/python -m pytest -n 3 --no-loadscope-reorder -m "not slow" $(ARGS)
 
 test-slow: setup-dev checkpoint ## Run the tests that take minutes: images, the tiny recipe, a compiled model, a benchmark, a soak test; ARGS= goes to pytest
 	@$(bin)/python -m tests.tools --slow

@@ -1,4 +1,4 @@
-"""Distributes tests over several workers (`pytest -n 2`): some files share a worker, some tests run alone."""
+"""Distributes tests over several workers (`pytest -n 3`): some files share a worker, some tests run alone."""
 
 import fcntl
 from collections.abc import Iterator
@@ -13,14 +13,24 @@ HERE = Path(__file__).parent
 FIRST = (
     "end_to_end/test_engine_faults.py",
     "deploy/test_stack.py",
-    *(f"end_to_end/test_{name}.py" for name in ("redis_faults", "process_faults", "serving", "readme")),
     *(f"end_to_end/test_{name}.py" for name in ("explaining", "console", "runbooks", "shadow")),
+    *(f"end_to_end/test_{name}.py" for name in ("process_faults", "serving", "readme", "redis_faults")),
+    "model_export/test_run_and_resume.py",
+    "model_export/scale_out/test_ray_engine.py",
+    "deploy/test_alerts.py",
+    "deploy/test_experiment.py",
+    "service/http/test_generated_input.py",
 )
-# Files that share a service, or replicas, which stay there, idle, until the worker ends: one worker runs all of a group.
+# One worker runs all files of a group. The first share a service, which stays there, idle, until the worker ends. The others
+# start three engines each, which share three replicas or would need too much memory at the same time.
 GROUPS = {
     **dict.fromkeys((f"end_to_end/test_{name}.py" for name in ("serving", "readme")), "service"),
     **dict.fromkeys(
-        (f"end_to_end/test_{name}.py" for name in ("explaining", "console", "runbooks", "shadow")), "replicas"
+        (
+            "deploy/test_stack.py",
+            *(f"end_to_end/test_{name}.py" for name in ("explaining", "console", "runbooks", "shadow")),
+        ),
+        "replicas",
     ),
 }
 ALONE = "alone"

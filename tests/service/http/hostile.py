@@ -5,6 +5,7 @@ Another caller sends requests all the time. Their texts contain a canary, which 
 
 import itertools
 import logging
+import math
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import ExitStack, aclosing, contextmanager
@@ -158,6 +159,8 @@ class Attacked:
     client: httpx.Client
     other_caller: OtherCaller
     log: LogReader
+    # The share of its cases that `run` generates.
+    share: float = 1.0
     answered: int = field(default=0, init=False)
 
     def send(self, path: str, body: bytes, **headers: str) -> httpx.Response:
@@ -179,13 +182,14 @@ class Attacked:
     def run(self, check: Callable[..., None], cases: int, at_least: int | None = None, **values: Any) -> None:
         """Call `check` with this many generated values; as many requests must be answered, or `at_least`."""
         before = self.answered
+        cases, at_least = math.ceil(cases * self.share), math.ceil((at_least or cases) * self.share)
         hypothesis.settings(
             max_examples=cases,
             suppress_health_check=list(hypothesis.HealthCheck),
             database=None,
             deadline=None,
         )(hypothesis.given(**values)(check))()
-        assert self.answered - before >= (cases if at_least is None else at_least)
+        assert self.answered - before >= at_least
 
     def set_mode(self) -> None:
         """Restore the mode of this service, whatever a test flipped it to."""

@@ -1,4 +1,4 @@
-"""The service answers at least 20,000 generated requests over real sockets correctly.
+"""The service answers 20,000 generated requests over real sockets correctly; `make test` sends a quarter of them.
 
 The OpenAPI document says how a request may be refused. No request may be answered with a 500, with silence, or with text of another
 request. Half of them are sent to a service that explains nothing, half to one that explains everything.
@@ -54,9 +54,18 @@ WITH_PARAMETERS = [
 WITHOUT_INPUT = ["GET /livez", "GET /metrics", "GET /readyz", "GET /version"]
 
 
-@pytest.fixture(scope="module", params=MODES)
+@pytest.fixture(
+    scope="module",
+    params=[
+        *(pytest.param((mode, 0.25), id=mode) for mode in MODES),
+        *(pytest.param((mode, 1.0), id=f"{mode}, all cases", marks=pytest.mark.slow) for mode in MODES),
+    ],
+)
 def under_attack(checkpoint: Checkpoint, request: pytest.FixtureRequest) -> Iterator[Attacked]:
-    with attacked(checkpoint, request.param) as service:
+    """Attack a service in a mode, with a share of all cases."""
+    mode, share = request.param
+    with attacked(checkpoint, mode) as service:
+        service.share = share
         yield service
 
 
