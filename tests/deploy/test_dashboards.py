@@ -242,10 +242,7 @@ def test_the_share_of_kept_grades_equals_the_service_s_own_figure(rig: Rig) -> N
 def test_a_replica_s_first_burst_of_errors_has_a_rate(checkpoint: Checkpoint, tmp_path: Path) -> None:
     """Even if the burst came between two scrapes: Prometheus does not count a series' first value as an increase."""
     refused = 'sum(increase(notegrade_request_seconds_count{route="/score", status=~"5.."}[1m]))'
-    with (
-        served(checkpoint) as service,
-        prometheus(tmp_path, service.url.removeprefix("http://")) as watching,
-    ):
+    with served(checkpoint) as service, prometheus(tmp_path, service.url.removeprefix("http://")) as watching:
         wait_until(lambda: watching.value("up") == 1)
         watching.wait_for_scrapes()
         service.stack.readiness.set("probe_mismatch", "a test")
