@@ -11,8 +11,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.deploy.containers import ROOT
-from tests.end_to_end.service_process import free_port
+from tests.processes import ROOT, free_port
 from tests.waiting import wait_until
 
 ROUTING = ROOT / "deploy" / "routing"

@@ -10,7 +10,7 @@ from typing import Any
 import kubernetes_validate  # type: ignore[import-untyped]
 import yaml  # type: ignore[import-untyped]  # it comes with vLLM, its stubs don't
 
-from tests.deploy.containers import ROOT
+from tests.processes import ROOT
 
 MANIFESTS = ROOT / "deploy" / "kubernetes"
 # The Kubernetes versions whose schemas the manifests must fit. Image volumes are on by default in the newest.

@@ -18,8 +18,7 @@ from typing import Any
 import httpx
 import yaml  # type: ignore[import-untyped]  # it comes with vLLM, its stubs don't
 
-from tests.deploy.containers import ROOT
-from tests.end_to_end.service_process import free_port
+from tests.processes import ROOT, free_port
 from tests.tools import CURL, PROMETHEUS, require
 from tests.waiting import wait_until
 

@@ -11,7 +11,6 @@ import pytest
 from service.contract.checkpoint import Checkpoint
 from service.contract.prompt import Note
 from tests.checkpoints import load_tiny
-from tests.deploy.containers import ROOT
 from tests.deploy.haproxy_rig import ROUTING, answered, routed
 from tests.deploy.prometheus_metrics import OF_HAPROXY, our_metrics, process_metrics, unknown_labels
 from tests.deploy.prometheus_rig import (
@@ -32,7 +31,7 @@ from tests.deploy.prometheus_rig import (
     runbook_of,
     webhook,
 )
-from tests.end_to_end.service_process import free_port
+from tests.processes import ROOT, free_port
 from tests.redis_server import RedisServer
 from tests.served import served
 from tests.tools import HAPROXY, require

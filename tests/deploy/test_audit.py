@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.containers import ROOT
+from tests.processes import ROOT
 
 CANARY = {
     "name": "urllib3",

@@ -20,7 +20,6 @@ from deploy.grafana.make_dashboards import DASHBOARDS, FOLDER, text
 from service.contract.checkpoint import Checkpoint
 from service.contract.prompt import Note
 from tests.checkpoints import load_tiny
-from tests.deploy.containers import ROOT
 from tests.deploy.dashboard_queries import (
     OF_VLLM,
     dashboard,
@@ -39,6 +38,7 @@ from tests.deploy.prometheus_rig import (
     run_runbook,
     runbook_of,
 )
+from tests.processes import ROOT
 from tests.redis_server import RedisServer
 from tests.served import Served, served
 from tests.waiting import wait_until

@@ -14,7 +14,6 @@ import pytest
 from service.http.auth import hash_key, new_key
 from tests.deploy.containers import (
     BILL,
-    ROOT,
     UNPRIVILEGED,
     Containers,
     changeable,
@@ -23,7 +22,7 @@ from tests.deploy.containers import (
     listed,
     tools_and_leftovers,
 )
-from tests.end_to_end.service_process import free_port
+from tests.processes import ROOT, free_port
 from tests.tiny_base import make_tiny_base
 from tests.waiting import wait_until
 

@@ -16,7 +16,6 @@ from service.http.server import LAST_ANSWERS_S
 from service.observability.metrics import Metrics
 from service.settings import PREFIX, Settings
 from tests.checkpoints import load_tiny
-from tests.deploy.containers import ROOT
 from tests.deploy.kustomize_rig import (
     MANIFESTS,
     Manifest,
@@ -29,6 +28,7 @@ from tests.deploy.kustomize_rig import (
     validate,
 )
 from tests.deploy.prometheus_rig import run_tool
+from tests.processes import ROOT
 from tests.served import served
 from tests.tools import KUSTOMIZE, require
 from tests.waiting import wait_until

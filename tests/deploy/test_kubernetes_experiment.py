@@ -13,7 +13,6 @@ import pytest
 import yaml  # type: ignore[import-untyped]  # it comes with vLLM, its stubs don't
 
 from service.settings import Settings
-from tests.deploy.containers import ROOT
 from tests.deploy.haproxy_rig import ROUTING, routed
 from tests.deploy.kustomize_rig import (
     MANIFESTS,
@@ -26,7 +25,7 @@ from tests.deploy.kustomize_rig import (
     selects,
 )
 from tests.deploy.test_routing import failing
-from tests.end_to_end.service_process import free_port
+from tests.processes import ROOT, free_port
 from tests.tools import HAPROXY, KUSTOMIZE, require
 
 ARMS = {"control": "notegrade", "treatment": "notegrade-treatment"}

@@ -17,8 +17,8 @@ import pytest
 
 from service.contract.checkpoint import Checkpoint
 from tests.checkpoints import load_tiny
-from tests.deploy.containers import ROOT
 from tests.deploy.haproxy_rig import ROUTING, Router, answered, routed
+from tests.processes import ROOT
 from tests.served import Served, served
 from tests.tools import HAPROXY, require
 from tests.waiting import wait_until

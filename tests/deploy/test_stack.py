@@ -16,11 +16,11 @@ import psutil
 import pytest
 
 from deploy.grafana.make_dashboards import DASHBOARDS
-from tests.deploy.containers import ROOT
 from tests.deploy.dashboard_queries import empty_queries, turn_on_explanations
 from tests.deploy.prometheus_rig import tools
 from tests.deploy.whole_stack import QUERIES, Answer, Stack, tiny_checkpoint, whole_stack
 from tests.end_to_end.supervised import engine_core, exit_code
+from tests.processes import ROOT
 from tests.redis_server import RedisServer
 from tests.tools import HAPROXY, require
 from tests.waiting import wait_until

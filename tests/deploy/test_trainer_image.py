@@ -11,7 +11,6 @@ import pytest
 from tests.deploy.containers import (
     BILL,
     HARDENED,
-    ROOT,
     UNPRIVILEGED,
     Containers,
     changeable,
@@ -20,6 +19,7 @@ from tests.deploy.containers import (
     listed,
     tools_and_leftovers,
 )
+from tests.processes import ROOT
 from tests.tiny_teacher import MICRO
 from tests.waiting import wait_until
 

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from tests.deploy.containers import ROOT
 from tests.deploy.dashboard_queries import remember_yesterday
 from tests.deploy.haproxy_rig import ROUTING, Router, hashed, routed
 from tests.deploy.prometheus_rig import (
@@ -24,8 +23,8 @@ from tests.deploy.prometheus_rig import (
     rules,
     webhook,
 )
-from tests.end_to_end.service_process import free_port
 from tests.end_to_end.supervised import Supervised
+from tests.processes import ROOT, free_port
 from tests.redis_server import RedisServer
 from tests.tiny_base import make_tiny_base
 from tests.waiting import wait_until

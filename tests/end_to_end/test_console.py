@@ -8,7 +8,7 @@ import pytest
 from playwright.async_api import ConsoleMessage, Page, Route, async_playwright, expect
 
 from tests.end_to_end.replicas import ADMIN_KEY, OTHER_ADMIN_KEY, PAIR, SCORE_KEY, Replicas
-from tests.end_to_end.service_process import ROOT
+from tests.processes import ROOT
 
 pytestmark = [pytest.mark.engine, pytest.mark.redis, pytest.mark.browser, pytest.mark.timeout(1800)]
 

@@ -15,7 +15,7 @@ import pytest
 
 from service.contract.checkpoint import Checkpoint
 from service.http.server import LAST_ANSWERS_S
-from tests.end_to_end.service_process import ServiceProcess, free_port
+from tests.end_to_end.service_process import ServiceProcess
 from tests.end_to_end.supervised import (
     ENGINE_HANG_S,
     ENGINE_LOST_EXIT_S,
@@ -24,6 +24,7 @@ from tests.end_to_end.supervised import (
     exit_code,
     readiness,
 )
+from tests.processes import free_port
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]

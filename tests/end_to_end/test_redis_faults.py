@@ -19,7 +19,7 @@ from redis import Redis
 
 from service.contract.checkpoint import Checkpoint
 from tests.checkpoints import PIECES, load_tiny
-from tests.end_to_end.service_process import TINY_STUDENT, ServiceProcess, free_port, start_service
+from tests.end_to_end.service_process import TINY_STUDENT, ServiceProcess, start_service
 from tests.link import Link, link_to
 from tests.redis_server import RedisServer
 from tests.served import served
@@ -67,28 +67,20 @@ class Rig:
 
 @pytest.fixture(scope="module")
 def rig(redis_binary: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    redis = RedisServer(redis_binary)
-    redis.start()
-    port = free_port()
-    with link_to(redis.port) as link:
-        service = start_service(
-            tmp_path_factory.mktemp("rig") / "log",
-            [str(Path(".venv/bin/notegrade")), "serve", "--port", str(port)],
-            port,
-            NOTEGRADE_CHECKPOINT=str(TINY_STUDENT),
-            NOTEGRADE_ENGINE_DTYPE="float32",
-            NOTEGRADE_REDIS_URL=f"redis://127.0.0.1:{link.port}/0",
-            NOTEGRADE_LOCAL_CACHE_PAIRS="1",
-            NOTEGRADE_REDIS_TIMEOUT_MS="100",
-            NOTEGRADE_BREAKER_OPEN_S="1",
-        )
-        try:
+    settings = {
+        "NOTEGRADE_CHECKPOINT": str(TINY_STUDENT),
+        "NOTEGRADE_ENGINE_DTYPE": "float32",
+        "NOTEGRADE_LOCAL_CACHE_PAIRS": "1",
+        "NOTEGRADE_REDIS_TIMEOUT_MS": "100",
+        "NOTEGRADE_BREAKER_OPEN_S": "1",
+    }
+    log = tmp_path_factory.mktemp("rig") / "log"
+    with RedisServer(redis_binary) as redis, link_to(redis.port) as link:
+        url = f"redis://127.0.0.1:{link.port}/0"
+        with start_service(log, NOTEGRADE_REDIS_URL=url, **settings) as service:
             service.wait_until_ready()
             with httpx.Client(base_url=service.url, timeout=60) as client:
                 yield Rig(service, redis, link, client, Redis.from_url(redis.url))
-        finally:
-            service.interrupt()
-            redis.kill()
 
 
 @pytest.fixture

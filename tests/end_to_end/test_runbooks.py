@@ -1,14 +1,12 @@
 """Runs every command of the runbook on explanations exactly as written."""
 
 import json
-import os
 import re
-import subprocess
 
 import pytest
 
 from tests.end_to_end.replicas import ADMIN_KEY, Replicas
-from tests.end_to_end.service_process import ROOT
+from tests.processes import ROOT, output_of
 from tests.tools import CURL, require
 
 pytestmark = [pytest.mark.engine, pytest.mark.redis, pytest.mark.timeout(1800)]
@@ -23,17 +21,7 @@ def commands() -> list[str]:
 def run(command: str, replicas: Replicas) -> str:
     require(CURL)
     environment = {"NOTEGRADE_URL": replicas.processes[0].url, "NOTEGRADE_KEY": ADMIN_KEY}
-    done = subprocess.run(
-        ["bash", "-euc", command],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return output_of("bash", "-euc", command, within_s=60, **environment)
 
 
 def test_the_commands_work_from_the_first_to_the_last(replicas: Replicas) -> None:

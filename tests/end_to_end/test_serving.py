@@ -17,7 +17,8 @@ from service.contract.checkpoint import Checkpoint
 from service.contract.judgement import judge
 from service.contract.prompt import Note
 from service.contract.text import canonicalize
-from tests.end_to_end.service_process import ROOT, ServiceProcess
+from tests.end_to_end.service_process import ServiceProcess
+from tests.processes import ROOT
 from tests.redis_server import RedisServer
 from tests.waiting import wait_until
 

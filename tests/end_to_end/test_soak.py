@@ -7,7 +7,7 @@ import pytest
 
 from load_tests.soak.__main__ import soak
 from service.contract.checkpoint import Checkpoint
-from tests.end_to_end.service_process import ROOT
+from tests.processes import ROOT
 
 pytestmark = [pytest.mark.engine, pytest.mark.redis, pytest.mark.slow, pytest.mark.timeout(1500)]
 
