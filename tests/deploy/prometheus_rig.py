@@ -4,21 +4,20 @@ import json
 import os
 import re
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
 import yaml  # type: ignore[import-untyped]  # it comes with vLLM, its stubs don't
 
-from tests.processes import ROOT, free_port
+from tests.http_server import receiving
+from tests.processes import ROOT, free_port, output_of, run
 from tests.tools import CURL, PROMETHEUS, require
 from tests.waiting import wait_until
 
@@ -39,9 +38,7 @@ def tools() -> Path:
 
 def run_tool(tool: str, *arguments: str | Path) -> str:
     """Run the tool and return its output. Fails unless it exits with 0."""
-    done = subprocess.run([tools() / tool, *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return output_of(tools() / tool, *arguments)
 
 
 def read(path: Path) -> Any:
@@ -69,24 +66,12 @@ def run_runbook(page: Path, **environment: str) -> None:
     found = re.findall(r"^```bash\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     assert found, page.name
     require(CURL)
-    path = f"{tools()}:{os.environ['PATH']}"
+    environment |= {"PATH": f"{tools()}:{os.environ['PATH']}"}
     with ThreadPoolExecutor(2) as pool:
-        ran = pool.map(lambda command: _run(command, {**os.environ, **environment, "PATH": path}), found)
+        ran = pool.map(lambda command: run("bash", "-euc", command, within_s=60, **environment), found)
         for command, done in zip(found, ran, strict=True):
             assert done.returncode == 0, f"{page.name}: {command}{done.stderr}"
             assert done.stdout.strip(), f"{page.name}: {command}printed nothing"
-
-
-def _run(command: str, environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        ["bash", "-euc", command],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def metric_names(query: str) -> set[str]:
@@ -154,13 +139,8 @@ def prometheus(
         (folder / "rules" / path.name).write_text(change(path.read_text(encoding="utf-8")), encoding="utf-8")
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
     url = f"127.0.0.1:{free_port()}"
-    command: list[str | Path] = [
-        "--config.file",
-        folder / "prometheus.yml",
-        "--storage.tsdb.path",
-        folder / "data",
-    ]
-    with _running("prometheus", url, [*command, "--storage.tsdb.retention.time=15d"], folder):
+    files = (f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}")
+    with _running("prometheus", url, folder, *files, "--storage.tsdb.retention.time=15d"):
         yield Prometheus(f"http://{url}")
 
 
@@ -183,26 +163,16 @@ def alertmanager(folder: Path, change: Callable[[str], str]) -> Iterator[str]:
     config = folder / "alertmanager.yml"
     config.write_text(change(ALERTMANAGER_FILE.read_text(encoding="utf-8")), encoding="utf-8")
     url = f"127.0.0.1:{free_port()}"
-    command: list[str | Path] = [
-        "--config.file",
-        config,
-        "--storage.path",
-        folder / "alertmanager",
-        "--cluster.listen-address=",
-    ]
-    with _running("alertmanager", url, command, folder):
+    files = (f"--config.file={config}", f"--storage.path={folder / 'alertmanager'}")
+    with _running("alertmanager", url, folder, *files, "--cluster.listen-address="):
         yield url
 
 
 @contextmanager
-def _running(tool: str, address: str, command: Sequence[str | Path], folder: Path) -> Iterator[None]:
+def _running(tool: str, address: str, folder: Path, *options: str) -> Iterator[None]:
     log = folder / f"{tool}.log"
-    with (
-        log.open("w") as written,
-        subprocess.Popen(
-            [tools() / tool, f"--web.listen-address={address}", *command], stdout=written, stderr=written
-        ) as process,
-    ):
+    command = [str(tools() / tool), f"--web.listen-address={address}", *options]
+    with log.open("w") as written, subprocess.Popen(command, stdout=written, stderr=written) as process:
         try:
             wait_until(lambda: process.poll() is not None or _is_ready(address))
             assert process.poll() is None, log.read_text(encoding="utf-8")
@@ -246,22 +216,10 @@ def posting_to(receiver: Webhook) -> Callable[[str], str]:
 
 @contextmanager
 def webhook() -> Iterator[Webhook]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            receiver.received += [(self.path, alert) for alert in body["alerts"]]
-            self.send_response(200)
-            self.end_headers()
+    def receive(path: str, body: bytes) -> int:
+        receiver.received += [(path, alert) for alert in json.loads(body)["alerts"]]
+        return 200
 
-        def log_message(self, format: str, *arguments: Any) -> None:
-            """Log nothing on the tests' stderr."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        receiver = Webhook(f"http://127.0.0.1:{server.server_address[1]}")
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield receiver
-        finally:
-            server.shutdown()
-            thread.join()
+    with receiving(receive) as url:
+        receiver = Webhook(url)
+        yield receiver

@@ -1,12 +1,10 @@
 """Every query of a dashboard and command of a runbook runs against a real Prometheus that scrapes a service on a fake engine."""
 
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,17 +36,12 @@ from tests.deploy.prometheus_rig import (
     run_runbook,
     runbook_of,
 )
-from tests.processes import ROOT
+from tests.processes import ROOT, output_of
 from tests.redis_server import RedisServer
 from tests.served import Served, served
 from tests.waiting import wait_until
 
 TRACE = "\nSteps:\ntopic: both are about cafes => 3\nconstraints: no light => {grade}\n"
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return load_tiny(tmp_path_factory.mktemp("checkpoint"))
 
 
 @dataclass
@@ -78,7 +71,7 @@ def rig(checkpoint: Checkpoint, redis_binary: str, tmp_path_factory: pytest.Temp
         "guard_p99_ms": 600_000,
     }
     with (
-        _running(redis),
+        redis,
         served(_other_criteria(folder)) as shadow,
         served(checkpoint, shadow_url=shadow.url, shadow_rate=1.0, **settings) as service,
     ):
@@ -99,15 +92,6 @@ def rig(checkpoint: Checkpoint, redis_binary: str, tmp_path_factory: pytest.Temp
 def _other_criteria(folder: Path) -> Checkpoint:
     """Make a checkpoint that gives other grades: the fake engine's depend on the prompt."""
     return load_tiny(folder / "candidate", criteria=[{"name": "general-1", "text": "Grade it otherwise."}])
-
-
-@contextmanager
-def _running(redis: RedisServer) -> Iterator[None]:
-    redis.start()
-    try:
-        yield
-    finally:
-        redis.kill()
 
 
 def _round(service: Served, pool: ThreadPoolExecutor, number: int) -> None:
@@ -273,9 +257,8 @@ def test_a_dashboard_s_picture_shows_every_panel(rig: Rig, name: str) -> None:
 @pytest.mark.redis
 def test_the_script_draws_a_picture(rig: Rig, tmp_path: Path) -> None:
     out = tmp_path / "scoring.png"
-    script = ROOT / "deploy" / "grafana" / "draw_dashboard.py"
     options = ["--prometheus", rig.watching.url, "--minutes", "2", "--rate", "5s", "--out", str(out)]
-    subprocess.run([sys.executable, str(script), "scoring", *options], check=True, timeout=120)
+    output_of(sys.executable, "deploy/grafana/draw_dashboard.py", "scoring", *options, within_s=120)
     assert out.read_bytes().startswith(b"\x89PNG")
 
 

@@ -20,10 +20,9 @@ from service.engines.fake_engine import FakeEngine
 from service.errors import CommandError, EngineRequestError
 from service.experiments.prometheus import arms_in, increase_in
 from tests.checkpoints import engine_model, load_tiny
-from tests.deploy.haproxy_rig import ROUTING, Router, routed
+from tests.deploy.haproxy_rig import EXPERIMENT, Router, routed
 from tests.deploy.prometheus_rig import Prometheus, prometheus, run_tool
 from tests.served import Served, served
-from tests.tools import HAPROXY, require
 from tests.waiting import wait_until
 
 # Windows of 4 scrapes each; the command needs 10 of them.
@@ -110,9 +109,8 @@ def start(folder: Path, services: ExitStack) -> Experiment:
         arms[name] = services.enter_context(served(checkpoint, engine=engines[name], local_cache_pairs=1))
     addresses = {name: arm.url.removeprefix("http://") for name, arm in arms.items()}
     environment = {f"{name.upper()}_1": address for name, address in addresses.items()}
-    config = (ROUTING / "experiment.cfg").read_text()
     environment["TREATMENT_PERCENT"] = "50"
-    router = services.enter_context(routed(require(HAPROXY), folder, config, environment))
+    router = services.enter_context(routed(folder, EXPERIMENT, environment))
     scraping = services.enter_context(prometheus(folder, *addresses.values()))
     router.wait_for()
     users = {}
