@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -39,6 +39,22 @@ def tools() -> Path:
 def run_tool(tool: str, *arguments: str | Path) -> str:
     """Run the tool and return its output. Fails unless it exits with 0."""
     return output_of(tools() / tool, *arguments)
+
+
+def query_case(query: str, series: Mapping[str, str], *expected: tuple[str, float]) -> dict[str, Any]:
+    """Make a test of the query's values, by labels, after ten minutes with four scrapes per minute of these series."""
+    samples = [{"labels": labels, "value": value} for labels, value in expected]
+    return {
+        "interval": "15s",
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "promql_expr_test": [{"expr": query, "eval_time": "10m", "exp_samples": samples}],
+    }
+
+
+def run_query_cases(folder: Path, *cases: dict[str, Any]) -> None:
+    """Evaluate the cases by promtool; the folder gets its file."""
+    (folder / "queries.test.yaml").write_text(yaml.safe_dump({"tests": cases}))
+    run_tool("promtool", "test", "rules", folder / "queries.test.yaml")
 
 
 def read(path: Path) -> Any:
@@ -122,11 +138,12 @@ def prometheus(
     *targets: str,
     router: str | None = None,
     alertmanager: str = "127.0.0.1:9",
-    change: Callable[[str], str] = str,
+    hurried: Collection[str] = (),
+    wait: str = "1s",
 ) -> Iterator[Prometheus]:
     """Run a Prometheus on the targets, and HAProxy's exporter at `router`, with the deployed configuration but short intervals.
 
-    `change` is applied to the text of each file of rules.
+    The `for` of the hurried alerts is shortened to `wait`.
     """
     config = read(PROMETHEUS_FILES / "prometheus.yml")
     config["global"] |= {"scrape_interval": OFTEN, "scrape_timeout": OFTEN, "evaluation_interval": OFTEN}
@@ -136,7 +153,8 @@ def prometheus(
     config["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = [alertmanager]
     (folder / "rules").mkdir()
     for path in RULES:
-        (folder / "rules" / path.name).write_text(change(path.read_text(encoding="utf-8")), encoding="utf-8")
+        rules = _hurry(read(path), hurried, wait)
+        (folder / "rules" / path.name).write_text(yaml.safe_dump(rules), encoding="utf-8")
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
     url = f"127.0.0.1:{free_port()}"
     files = (f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}")
@@ -144,24 +162,22 @@ def prometheus(
         yield Prometheus(f"http://{url}")
 
 
-def hurried(alerts: Collection[str], wait: str) -> Callable[[str], str]:
-    """Make a `change` for `prometheus` that shortens the `for` of these alerts to `wait`."""
-
-    def change(rule_file: str) -> str:
-        content = yaml.safe_load(rule_file)
-        for rule in [rule for group in content["groups"] for rule in group["rules"]]:
-            if "for" in rule and rule["alert"] in alerts:
-                rule["for"] = wait
-        return str(yaml.safe_dump(content))
-
-    return change
+def _hurry(content: dict[str, Any], alerts: Collection[str], wait: str) -> dict[str, Any]:
+    for rule in [rule for group in content["groups"] for rule in group["rules"]]:
+        if "for" in rule and rule["alert"] in alerts:
+            rule["for"] = wait
+    return content
 
 
 @contextmanager
-def alertmanager(folder: Path, change: Callable[[str], str]) -> Iterator[str]:
-    """Run an Alertmanager; yields its address. `change` is applied to the text of deploy/alertmanager/alertmanager.yml."""
+def alertmanager(folder: Path, receiver_url: str | None = None) -> Iterator[str]:
+    """Run an Alertmanager; yields its address. It posts to the receiver, if any, without waiting for more alerts."""
+    content = ALERTMANAGER_FILE.read_text(encoding="utf-8")
+    if receiver_url:
+        content = re.sub(r"\b(group_wait|group_interval): \w+", r"\1: 1s", content)
+        content = content.replace("http://127.0.0.1:9095", receiver_url)
     config = folder / "alertmanager.yml"
-    config.write_text(change(ALERTMANAGER_FILE.read_text(encoding="utf-8")), encoding="utf-8")
+    config.write_text(content, encoding="utf-8")
     url = f"127.0.0.1:{free_port()}"
     files = (f"--config.file={config}", f"--storage.path={folder / 'alertmanager'}")
     with _running("alertmanager", url, folder, *files, "--cluster.listen-address="):
@@ -202,16 +218,6 @@ class Webhook:
             for path, alert in list(self.received)
             if alert["status"] == status and labels.items() <= alert["labels"].items()
         ]
-
-
-def posting_to(receiver: Webhook) -> Callable[[str], str]:
-    """Make a `change` for `alertmanager` that posts to the receiver without waiting for more alerts."""
-
-    def change(config: str) -> str:
-        config = re.sub(r"\b(group_wait|group_interval): \w+", r"\1: 1s", config)
-        return config.replace("http://127.0.0.1:9095", receiver.url)
-
-    return change
 
 
 @contextmanager

@@ -19,9 +19,7 @@ from tests.deploy.prometheus_rig import (
     RUNBOOK_PREFIX,
     RUNBOOKS,
     alertmanager,
-    hurried,
     metric_names,
-    posting_to,
     prometheus,
     read,
     rules,
@@ -155,7 +153,7 @@ def test_inhibition_suppresses_consequences_and_never_what_callers_see(tmp_path:
             for namespace in ("staging", "prod")
         ),
     ]
-    with alertmanager(tmp_path, str) as address:
+    with alertmanager(tmp_path) as address:
         url = f"http://{address}/api/v2/alerts"
         assert httpx.post(url, json=alerts).status_code == 200
 
@@ -199,14 +197,14 @@ def test_a_real_fault_is_notified_and_resolved(
     }
     with (
         webhook() as receiver,
-        alertmanager(tmp_path, posting_to(receiver)) as address,
+        alertmanager(tmp_path, receiver.url) as address,
         served(checkpoint, engine_lost_exit_s=60, **settings) as service,
         prometheus(
             tmp_path,
             service.url.removeprefix("http://"),
             alertmanager=address,
             # The deployed rule waits five minutes, so as not to bother people.
-            change=hurried(["NotegradeBreakerOpen"], "1s"),
+            hurried=["NotegradeBreakerOpen"],
         ) as watching,
     ):
         wait_until(lambda: watching.value("notegrade_cache_breaker_open") == 0)
@@ -240,7 +238,7 @@ def test_the_router_s_own_errors_are_notified_and_those_of_replicas_are_not(
                 tmp_path,
                 replica,
                 router=httpx.URL(router.metrics_url).netloc.decode(),
-                change=hurried(["NotegradeRouterErrors"], "1s"),
+                hurried=["NotegradeRouterErrors"],
             ) as watching,
         ):
             assert set(re.findall(r"^(\w+)", httpx.get(router.metrics_url).text, re.MULTILINE)) >= OF_HAPROXY

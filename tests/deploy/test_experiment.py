@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml  # type: ignore[import-untyped]  # it comes with vLLM, its stubs don't
 from typer.testing import CliRunner
 
 from service.__main__ import app
@@ -21,7 +20,7 @@ from service.errors import CommandError, EngineRequestError
 from service.experiments.prometheus import arms_in, increase_in
 from tests.checkpoints import engine_model, load_tiny
 from tests.deploy.haproxy_rig import EXPERIMENT, Router, routed
-from tests.deploy.prometheus_rig import Prometheus, prometheus, run_tool
+from tests.deploy.prometheus_rig import Prometheus, prometheus, query_case, run_query_cases
 from tests.served import Served, served
 from tests.waiting import wait_until
 
@@ -198,41 +197,32 @@ def test_experiments_that_cannot_be_judged_are_refused(
 OLD, NEW = ('{job="notegrade", instance="old"', '{job="notegrade", instance="new"')
 
 
-def asked(expression: str, series: Mapping[str, str], *expected: tuple[str, float]) -> dict[str, Any]:
-    """Make a promtool test of the expression's value after ten minutes with four scrapes per minute."""
-    samples = [{"labels": labels, "value": value} for labels, value in expected]
-    return {
-        "interval": "15s",
-        "input_series": [{"series": name, "values": values} for name, values in series.items()],
-        "promql_expr_test": [{"expr": expression, "eval_time": "10m", "exp_samples": samples}],
-    }
-
-
 def test_counts_are_of_one_window_and_one_arm(tmp_path: Path) -> None:
     build = "notegrade_build_info"
     increase = increase_in("notegrade_grade_total{}", f"{build}{{}}", "300000ms")
     arms = arms_in(f"{build}{{}}", "300000ms")
     there = {f'{build}{OLD}, fingerprint="a"}}': "1x40"}
-    cases = [
+    run_query_cases(
+        tmp_path,
         # 10 per scrape over 20 scrapes, with a restart in the window.
-        asked(increase, there | {f"notegrade_grade_total{OLD}}}": "0+10x30 10+10x9"}, (f"{OLD}}}", 200)),
+        query_case(increase, there | {f"notegrade_grade_total{OLD}}}": "0+10x30 10+10x9"}, (f"{OLD}}}", 200)),
         # A known replica's first count in a new series.
-        asked(
+        query_case(
             increase,
             there | {f'notegrade_grade_total{OLD}, grade="3"}}': "_x25 1x14"},
             (f'{OLD}, grade="3"}}', 1),
         ),
         # A replica that is new to Prometheus may have counted for a long time.
-        asked(increase, there | {f"notegrade_grade_total{NEW}}}": "_x25 500x14"}, (f"{NEW}}}", 0)),
+        query_case(increase, there | {f"notegrade_grade_total{NEW}}}": "_x25 500x14"}, (f"{NEW}}}", 0)),
         # A replica that changed its checkpoint within the window belongs to neither arm.
-        asked(
+        query_case(
             arms,
             there
             | {f'{build}{NEW}, fingerprint="a"}}': "1x25", f'{build}{NEW}, fingerprint="b"}}': "_x26 1x14"},
             (f'{OLD}, fingerprint="a"}}', 1),
         ),
         # Nor does another version of the service make another checkpoint.
-        asked(
+        query_case(
             arms,
             {
                 f'{build}{OLD}, fingerprint="a", version="1"}}': "1x25",
@@ -240,6 +230,4 @@ def test_counts_are_of_one_window_and_one_arm(tmp_path: Path) -> None:
             },
             (f'{OLD}, fingerprint="a"}}', 1),
         ),
-    ]
-    (tmp_path / "queries.test.yaml").write_text(yaml.safe_dump({"tests": cases}))
-    run_tool("promtool", "test", "rules", tmp_path / "queries.test.yaml")
+    )

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import httpx
 import kubernetes_validate  # type: ignore[import-untyped]
@@ -26,7 +27,7 @@ from tests.deploy.kustomize_rig import (
     selects,
     validate,
 )
-from tests.deploy.prometheus_rig import run_tool
+from tests.deploy.prometheus_rig import query_case, run_query_cases
 from tests.processes import ROOT, output_of, run
 from tests.served import served
 from tests.waiting import wait_until
@@ -365,25 +366,22 @@ def test_keda_s_query_computes_the_backlog_in_seconds(tmp_path: Path) -> None:
     [trigger] = scaler["spec"]["triggers"]
     query = trigger["metadata"]["query"]
 
-    def series(metric: str, *values: int) -> list[Manifest]:
-        return [
-            {"series": f'notegrade_{metric}{{namespace="notegrade",pod="{pod}"}}', "values": f"{value}"}
+    def case(backlogs: list[int], rates: list[int], *expected: float) -> dict[str, Any]:
+        given = {"backlog_tokens": backlogs, "service_rate_tokens": rates}
+        series = {
+            f'notegrade_{metric}{{namespace="notegrade",pod="{pod}"}}': f"{value}x40"
+            for metric, values in given.items()
             for pod, value in enumerate(values)
-        ]
+        }
+        return query_case(query, series, *(("{}", seconds) for seconds in expected))
 
-    def asked(*given: Manifest, seconds: float | None) -> Manifest:
-        expected = [] if seconds is None else [{"labels": "{}", "value": seconds}]
-        question = {"expr": query, "eval_time": "0s", "exp_samples": expected}
-        return {"interval": "15s", "input_series": list(given), "promql_expr_test": [question]}
-
-    cases = [
-        asked(*series("backlog_tokens", 6000, 1000), *series("service_rate_tokens", 2000, 500), seconds=5),
-        asked(*series("backlog_tokens", 6000, 1000), *series("service_rate_tokens", 2000, 0), seconds=3),
-        asked(*series("backlog_tokens", 6000, 1000), *series("service_rate_tokens", 0, 0), seconds=0),
-        asked(seconds=None),
-    ]
-    (tmp_path / "query.test.yaml").write_text(yaml.safe_dump({"tests": cases}))
-    run_tool("promtool", "test", "rules", tmp_path / "query.test.yaml")
+    run_query_cases(
+        tmp_path,
+        case([6000, 1000], [2000, 500], 5),
+        case([6000, 1000], [2000, 0], 3),
+        case([6000, 1000], [0, 0], 0),
+        case([], []),
+    )
     assert trigger["metadata"]["ignoreNullValues"] == "false"
 
 

@@ -197,26 +197,21 @@ def test_local_caches_have_more_hits_than_with_round_robin(checkpoint: Checkpoin
     assert found["hashing"] == pytest.approx(best)
 
 
-@dataclass
-class Experiment:
-    arms: dict[str, Served]
-    router: Router
-
-    def arm_of(self, unit: str) -> str:
-        """Return the arm whose checkpoint the answer names."""
-        response = answered(self.router.score("quiet cafes", headers={"X-Experiment-Unit": unit}))
-        name = response.json()["model"]["name"]
-        assert response.headers["x-experiment-arm"] == name
-        return str(name)
+def arm_of(router: Router, unit: str) -> str:
+    """Return the arm whose checkpoint the answer names."""
+    response = answered(router.score("quiet cafes", headers={"X-Experiment-Unit": unit}))
+    name = response.json()["model"]["name"]
+    assert response.headers["x-experiment-arm"] == name
+    return str(name)
 
 
 @contextmanager
-def experiment(folder: Path, arms: dict[str, Served], percent: int) -> Iterator[Experiment]:
+def experiment(folder: Path, arms: dict[str, Served], percent: int) -> Iterator[Router]:
     environment = {f"{name.upper()}_1": arm.url.removeprefix("http://") for name, arm in arms.items()}
     environment["TREATMENT_PERCENT"] = str(percent)
     with routed(folder, EXPERIMENT, environment) as router:
         router.wait_for()
-        yield Experiment(arms, router)
+        yield router
 
 
 @pytest.fixture
@@ -234,10 +229,10 @@ def test_an_experiment_splits_by_percentage_and_units_stay(arms: dict[str, Serve
     units = [f"user-{number}" for number in range(600)]
     treated: dict[int, set[str]] = {}
     for percent in (10, 30):
-        with experiment(tmp_path, arms, percent) as running:
-            treated[percent] = {unit for unit in units if running.arm_of(unit) == "treatment"}
+        with experiment(tmp_path, arms, percent) as router:
+            treated[percent] = {unit for unit in units if arm_of(router, unit) == "treatment"}
             again = random.Random(2).sample(units, 100)
-            treated_again = {unit for unit in again if running.arm_of(unit) == "treatment"}
+            treated_again = {unit for unit in again if arm_of(router, unit) == "treatment"}
             assert treated_again == treated[percent] & set(again)
         share, expected = len(treated[percent]) / len(units), percent / 100
         print(f"treatment at {percent} %: {share:.1%} of {len(units)} units")
@@ -248,17 +243,17 @@ def test_an_experiment_splits_by_percentage_and_units_stay(arms: dict[str, Serve
 
 
 def test_requests_without_a_unit_get_the_control(arms: dict[str, Served], tmp_path: Path) -> None:
-    with experiment(tmp_path, arms, 99) as running:
+    with experiment(tmp_path, arms, 99) as router:
         for query in QUERIES[:20]:
-            assert answered(running.router.score(query)).json()["model"]["name"] == "control"
+            assert answered(router.score(query)).json()["model"]["name"] == "control"
 
 
 def test_the_control_answers_while_the_treatment_is_down(arms: dict[str, Served], tmp_path: Path) -> None:
-    with experiment(tmp_path, arms, 100) as running:
-        assert running.arm_of("user-1") == "treatment"
+    with experiment(tmp_path, arms, 100) as router:
+        assert arm_of(router, "user-1") == "treatment"
         arms["treatment"].server.force_exit = arms["treatment"].server.should_exit = True
-        running.router.wait_for(down="treatment1")
-        assert running.arm_of("user-1") == "control"
+        router.wait_for(down="treatment1")
+        assert arm_of(router, "user-1") == "control"
 
 
 def test_replicas_are_discovered_by_dns(tmp_path: Path) -> None:

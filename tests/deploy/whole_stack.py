@@ -15,8 +15,6 @@ from tests.deploy.prometheus_rig import (
     Prometheus,
     Webhook,
     alertmanager,
-    hurried,
-    posting_to,
     prometheus,
     rules,
     webhook,
@@ -114,10 +112,12 @@ def whole_stack(checkpoint: Path, redis: RedisServer, folder: Path) -> Iterator[
         router = running.enter_context(routed(folder, BY_QUERY, replica_addresses(addresses)))
         router.wait_for()
         receiver = running.enter_context(webhook())
-        alerts = running.enter_context(alertmanager(folder, posting_to(receiver)))
+        alerts = running.enter_context(alertmanager(folder, receiver.url))
         remember_yesterday(folder, addresses[0])
-        change = hurried(set(rules("alert")) - UNHURRIED, WAIT)
-        watching = running.enter_context(prometheus(folder, *addresses, alertmanager=alerts, change=change))
+        hurried = set(rules("alert")) - UNHURRIED
+        watching = running.enter_context(
+            prometheus(folder, *addresses, alertmanager=alerts, hurried=hurried, wait=WAIT)
+        )
         wait_until(lambda: watching.value("sum(up)") == len(addresses))
         yield Stack(replicas, router, watching, receiver)
 
