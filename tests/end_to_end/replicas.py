@@ -43,14 +43,17 @@ class Replicas:
         etag = self.mode(replica)["etag"]
         return self.clients[replica].put(MODE, json=body, headers={"If-Match": etag})
 
-    def followed(self, replica: int) -> str:
-        """Return the mode that the replica follows, from its metrics: GET would read Redis first."""
+    def follow(self, mode: str, *replicas: int) -> bool:
+        """Return whether these replicas follow the mode and no other, by their metrics: GET would read Redis first."""
+        return all(self._followed(replica) == [mode] for replica in replicas)
+
+    def _followed(self, replica: int) -> list[str]:
         samples = self.processes[replica].metrics()
-        of_mode = {
-            name: samples[f'notegrade_explanation_mode{{mode="{name}"}}'] for name in get_args(ModeName)
-        }
-        [mode] = [name for name, value in of_mode.items() if value == 1]
-        return str(mode)
+        return [
+            mode
+            for mode in get_args(ModeName)
+            if samples[f'notegrade_explanation_mode{{mode="{mode}"}}'] == 1
+        ]
 
     def score(self, replica: int = 0, **changes: Any) -> dict[str, Any]:
         body = {"query": "quiet cafes", "notes": [{"id": "n", "body": "A quiet cafe."}], **changes}
