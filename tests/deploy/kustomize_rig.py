@@ -68,6 +68,17 @@ def selects(labels: dict[str, str], workload: Manifest) -> bool:
     return bool(labels.items() <= workload["spec"]["template"]["metadata"]["labels"].items())
 
 
+def labels_of(manifest: Manifest) -> dict[str, str]:
+    """Return the labels of the pods that the manifest selects."""
+    spec = manifest["spec"]
+    return dict(spec["podSelector" if manifest["kind"] == "NetworkPolicy" else "selector"]["matchLabels"])
+
+
+def container_of(workload: Manifest) -> Manifest:
+    [only] = workload["spec"]["template"]["spec"]["containers"]
+    return only  # type: ignore[no-any-return]
+
+
 def found_by(monitor: Manifest, manifests: list[Manifest]) -> list[Manifest]:
     """Return the Services that the ServiceMonitor selects."""
     wanted = monitor["spec"]["selector"]["matchLabels"].items()

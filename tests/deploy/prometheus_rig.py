@@ -77,9 +77,13 @@ def runbook_of(alert: dict[str, Any]) -> str:
     return url.removeprefix(RUNBOOK_PREFIX)
 
 
+def commands_of(page: Path) -> list[str]:
+    return re.findall(r"^```bash\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
 def run_runbook(page: Path, **environment: str) -> None:
     """Run the page's commands exactly as written. Each must print something, because there is something to find."""
-    found = re.findall(r"^```bash\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    found = commands_of(page)
     assert found, page.name
     require(CURL)
     environment |= {"PATH": f"{tools()}:{os.environ['PATH']}"}

@@ -22,7 +22,9 @@ from tests.deploy.kustomize_rig import (
     build,
     build_mine,
     build_with,
+    container_of,
     found_by,
+    labels_of,
     of_kind,
     selects,
     validate,
@@ -67,12 +69,8 @@ def manifests(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 def choosing(manifests: list[Manifest], kind: str) -> Manifest:
     """Return the only manifest of the kind whose selector matches the service's pods."""
-    name = {"PodDisruptionBudget": "selector", "NetworkPolicy": "podSelector"}[kind]
-    [only] = [
-        each
-        for each in of_kind(manifests, kind).values()
-        if selects(each["spec"][name]["matchLabels"], deployment(manifests))
-    ]
+    service = deployment(manifests)
+    [only] = [each for each in of_kind(manifests, kind).values() if selects(labels_of(each), service)]
     return only
 
 
@@ -91,8 +89,7 @@ def pod(manifests: list[Manifest]) -> Manifest:
 
 
 def container(manifests: list[Manifest]) -> Manifest:
-    [only] = pod(manifests)["containers"]
-    return dict(only)
+    return container_of(deployment(manifests))
 
 
 def settings_data(manifests: list[Manifest]) -> dict[str, str]:
@@ -136,10 +133,7 @@ def test_ports_match_those_that_the_service_listens_on(
     for service in of_kind(manifests, "Service").values():
         labels = service["spec"]["selector"]
         [chosen] = [each for each in of_kind(manifests, "Deployment").values() if selects(labels, each)]
-        names = {
-            port["name"]: port["containerPort"]
-            for port in chosen["spec"]["template"]["spec"]["containers"][0]["ports"]
-        }
+        names = {port["name"]: port["containerPort"] for port in container_of(chosen)["ports"]}
         for port in service["spec"]["ports"]:
             assert names[port["targetPort"]] == port["port"]
 

@@ -18,7 +18,9 @@ from tests.deploy.kustomize_rig import (
     build,
     build_with,
     config_of,
+    container_of,
     found_by,
+    labels_of,
     of_kind,
     selects,
 )
@@ -47,14 +49,9 @@ def of_the_service(manifests: list[Manifest], kind: str) -> dict[str, Manifest]:
     return {arm: found[name] for arm, name in ARMS.items()}
 
 
-def container(workload: Manifest) -> Manifest:
-    [only] = workload["spec"]["template"]["spec"]["containers"]
-    return only  # type: ignore[no-any-return]
-
-
 def test_arms_differ_only_in_their_image(experiment: list[Manifest]) -> None:
     arms = copy.deepcopy(of_the_service(experiment, "Deployment"))
-    images = {arm: container(each).pop("image") for arm, each in arms.items()}
+    images = {arm: container_of(each).pop("image") for arm, each in arms.items()}
     assert images["control"] != images["treatment"]
     treatment = yaml.safe_load(yaml.safe_dump(arms["treatment"]).replace("-treatment", ""))
     assert treatment == arms["control"]
@@ -75,12 +72,6 @@ def test_its_parts_can_be_applied_and_removed_without_the_install(experiment: li
         # Applying the whole overlay changes nothing in a part.
         assert all(named(experiment)[name] == each for name, each in part.items())
     assert named(experiment).keys() == install.keys() | parts["treatment"].keys() | parts["router"].keys()
-
-
-def labels_of(manifest: Manifest) -> dict[str, str]:
-    """Return the labels of the pods that the manifest selects."""
-    spec = manifest["spec"]
-    return dict(spec["podSelector" if manifest["kind"] == "NetworkPolicy" else "selector"]["matchLabels"])
 
 
 def test_no_pod_is_selected_twice_beside_the_normal_install(tmp_path: Path) -> None:
@@ -127,7 +118,7 @@ def test_the_documented_promotion_gives_the_control_the_treatments_image(tmp_pat
     with (copied / "overlays" / "cpu" / "kustomization.yaml").open("a", encoding="utf-8") as file:
         file.write(written)
     arms = of_the_service(build(copied / "overlays" / "experiment"), "Deployment")
-    images = {arm: container(each)["image"] for arm, each in arms.items()}
+    images = {arm: container_of(each)["image"] for arm, each in arms.items()}
     assert images == dict.fromkeys(ARMS, "notegrade:0.1.0-treatment")
 
 
@@ -159,7 +150,7 @@ def test_images_get_the_names_that_the_overlays_use(
     [tag] = re.findall(r"--tag (\S+)", printed)
     if name is None:
         assert f"{command} CHECKPOINT=" in (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
-        name = container(of_the_service(experiment, "Deployment")["treatment"])["image"]
+        name = container_of(of_the_service(experiment, "Deployment")["treatment"])["image"]
     assert tag == name
 
 
@@ -173,7 +164,7 @@ def test_the_router_s_files_equal_deploy_routing(experiment: list[Manifest]) -> 
 def test_haproxy_accepts_the_rendered_configuration(experiment: list[Manifest], tmp_path: Path) -> None:
     for name, text in config_of(experiment, "notegrade-routing").items():
         (tmp_path / name).write_text(text, encoding="utf-8")
-    router = container(of_kind(experiment, "Deployment")["notegrade-router"])
+    router = container_of(of_kind(experiment, "Deployment")["notegrade-router"])
     [mount] = router["volumeMounts"]
     _, *arguments = [each.replace(mount["mountPath"], str(tmp_path)) for each in router["args"]]
     output_of(require(HAPROXY), "-c", *arguments, within_s=60, **config_of(experiment, "notegrade-router"))

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +20,7 @@ from redis import Redis
 from service.contract.checkpoint import Checkpoint
 from tests.checkpoints import PIECES, load_tiny
 from tests.end_to_end.service_process import TINY_STUDENT, ServiceProcess, start_service
-from tests.link import Link, link_to
+from tests.link import Link
 from tests.redis_server import RedisServer
 from tests.served import served
 from tests.waiting import wait_until
@@ -111,7 +111,7 @@ def started(redis_binary: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
         "NOTEGRADE_BREAKER_OPEN_S": "1",
     }
     log = tmp_path_factory.mktemp("rig") / "log"
-    with RedisServer(redis_binary) as redis, link_to(redis.port) as link:
+    with RedisServer(redis_binary) as redis, closing(Link(redis.port)) as link:
         url = f"redis://127.0.0.1:{link.port}/0"
         with start_service(log, NOTEGRADE_REDIS_URL=url, **settings) as service:
             service.wait_until_ready()

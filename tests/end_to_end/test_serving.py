@@ -217,16 +217,3 @@ def test_logs_are_json_lines_without_texts(service: ServiceProcess, client: http
     assert for_people == ["No", "Serving", "The"]  # keys are set; on; engine is loading
     assert not any(word in written for word in ("sesame", "hidden", "treasure"))
     assert "Traceback" not in written
-
-
-def test_real_rerank_client_works_unchanged(service: ServiceProcess) -> None:
-    import cohere
-
-    documents = [note["body"] for note in example_notes()[:5]]
-    with httpx.Client(timeout=60) as transport:
-        rerank = cohere.ClientV2(api_key="none", base_url=service.url, httpx_client=transport).rerank
-        response = rerank(model="any", query=QUERY, documents=documents, top_n=3)
-    assert len(response.results) == 3
-    scores = [result.relevance_score for result in response.results]
-    assert scores == sorted(scores, reverse=True)
-    assert {result.index for result in response.results} <= set(range(5))
