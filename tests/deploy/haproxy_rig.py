@@ -13,7 +13,7 @@ import httpx
 
 from tests.processes import ROOT, free_port
 from tests.tools import HAPROXY, require
-from tests.waiting import wait_until
+from tests.waiting import is_ready, wait_until
 
 ROUTING = ROOT / "deploy" / "routing"
 BY_QUERY = (ROUTING / "by_query.cfg").read_text(encoding="utf-8")
@@ -90,20 +90,14 @@ def routed(folder: Path, config: str, environment: Mapping[str, str]) -> Iterato
             command, env={**os.environ, **environment, **listening}, stdout=log, stderr=subprocess.STDOUT
         )
     try:
-        wait_until(lambda: answers(f"http://127.0.0.1:{metrics_port}/metrics", process))
+        metrics_url = f"http://127.0.0.1:{metrics_port}/metrics"
+        wait_until(lambda: process.poll() is not None or is_ready(metrics_url))
+        assert process.poll() is None, "HAProxy has exited"
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
             servers = tuple(re.findall(r"^ +server (\S+)", config, re.MULTILINE))
-            yield Router(client, f"http://127.0.0.1:{metrics_port}/metrics", servers)
+            yield Router(client, metrics_url, servers)
     finally:
         process.kill()
         process.wait()
     written = (folder / "haproxy.log").read_text()
     assert "cafes" not in written, "queries are private"
-
-
-def answers(url: str, process: "subprocess.Popen[bytes]") -> bool:
-    assert process.poll() is None, "HAProxy has exited"
-    try:
-        return httpx.get(url).status_code == 200
-    except httpx.TransportError:
-        return False

@@ -19,7 +19,7 @@ import yaml  # type: ignore[import-untyped]  # it comes with vLLM, its stubs don
 from tests.http_server import receiving
 from tests.processes import ROOT, free_port, output_of, run
 from tests.tools import CURL, PROMETHEUS, require
-from tests.waiting import wait_until
+from tests.waiting import is_ready, wait_until
 
 PROMETHEUS_FILES = ROOT / "deploy" / "prometheus"
 RULES = sorted((PROMETHEUS_FILES / "rules").glob("*.yaml"))
@@ -194,18 +194,11 @@ def _running(tool: str, address: str, folder: Path, *options: str) -> Iterator[N
     command = [str(tools() / tool), f"--web.listen-address={address}", *options]
     with log.open("w") as written, subprocess.Popen(command, stdout=written, stderr=written) as process:
         try:
-            wait_until(lambda: process.poll() is not None or _is_ready(address))
+            wait_until(lambda: process.poll() is not None or is_ready(f"http://{address}/-/ready"))
             assert process.poll() is None, log.read_text(encoding="utf-8")
             yield
         finally:
             process.terminate()
-
-
-def _is_ready(address: str) -> bool:
-    try:
-        return httpx.get(f"http://{address}/-/ready", timeout=5).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 @dataclass

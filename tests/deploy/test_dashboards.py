@@ -57,6 +57,9 @@ class Rig:
 def rig(checkpoint: Checkpoint, redis_binary: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     """Run some rounds of everything that the dashboards draw: a counter needs two scrapes to have a rate."""
     folder = tmp_path_factory.mktemp("prometheus")
+    # The fake engine's grades depend on the prompt, so these differ.
+    criteria = [{"name": "general-1", "text": "Grade it otherwise."}]
+    candidate = load_tiny(folder / "candidate", criteria=criteria)
     redis = RedisServer(redis_binary)
     settings: dict[str, Any] = {
         "redis_url": redis.url,
@@ -72,7 +75,7 @@ def rig(checkpoint: Checkpoint, redis_binary: str, tmp_path_factory: pytest.Temp
     }
     with (
         redis,
-        served(_other_criteria(folder)) as shadow,
+        served(candidate) as shadow,
         served(checkpoint, shadow_url=shadow.url, shadow_rate=1.0, **settings) as service,
     ):
         # `notegrade serve` has process metrics; this registry starts empty.
@@ -87,11 +90,6 @@ def rig(checkpoint: Checkpoint, redis_binary: str, tmp_path_factory: pytest.Temp
                 _round(service, pool, number)
                 watching.wait_for_scrapes()
             yield Rig(service, watching, begun)
-
-
-def _other_criteria(folder: Path) -> Checkpoint:
-    """Make a checkpoint that gives other grades: the fake engine's depend on the prompt."""
-    return load_tiny(folder / "candidate", criteria=[{"name": "general-1", "text": "Grade it otherwise."}])
 
 
 def _round(service: Served, pool: ThreadPoolExecutor, number: int) -> None:

@@ -116,21 +116,7 @@ def test_thousand_mixed_requests_survive_the_death_of_redis(
         assert after[errors] > before[errors], "Redis was gone, and nobody noticed"
 
     asyncio.run(run())
-
-
-def test_the_service_reconnects_to_a_restarted_redis(
-    service: ServiceProcess, client: httpx.Client, shared_redis: RedisServer
-) -> None:
-    def breaker_open() -> float:
-        return service.metrics()["notegrade_cache_breaker_open"]
-
-    shared_redis.kill()
-    wait_until(lambda: breaker_open() == 1, within_s=60)
-    assert (
-        score(client, notes=[{"id": "n", "body": "while Redis is away"}])["results"][0]["outcome"] == "scored"
-    )
-    shared_redis.start()
-    wait_until(lambda: breaker_open() == 0, within_s=60)
+    wait_until(lambda: service.metrics()["notegrade_cache_breaker_open"] == 0, within_s=60)
 
 
 def engine_sample(service: ServiceProcess, name: str) -> float:
