@@ -41,7 +41,7 @@ HAPROXY_CHOICE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A block or a mention, and the line of the page where it begins."""
+    """Holds a block or a mention, and the line of the page where it begins."""
 
     line: int
     code: str
@@ -50,7 +50,7 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A simple command: the variables set for it, its program without the folder, and its arguments."""
+    """Holds a simple command: the variables set for it, its program without the folder, and its arguments."""
 
     variables: dict[str, str]
     program: str

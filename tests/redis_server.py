@@ -11,7 +11,7 @@ from tests.processes import free_port
 
 
 class RedisServer:
-    """One server process on a free port of 127.0.0.1. It starts empty each time, unless it has a folder for its data.
+    """Runs one server process on a free port of 127.0.0.1. It starts empty each time, unless it has a folder for its data.
 
     A `with` block starts it and kills it at the end: there is nothing to save, and SIGTERM would wait for its next tick.
     """

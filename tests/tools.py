@@ -28,7 +28,7 @@ FOLDERS = ("/usr/sbin", "/usr/lib/podman", str(VENV_BIN))
 
 @dataclass(frozen=True)
 class Tool:
-    """A program: its commands, of which one is enough, and its Debian package."""
+    """Describes a program: its commands, of which one is enough, and its Debian package."""
 
     name: str
     commands: tuple[str, ...]
@@ -57,7 +57,7 @@ class Tool:
 
 
 class Redis(Tool):
-    """A Redis server. Debian's redis-server would start as a service; redis-tools has the same program under another name."""
+    """Finds a Redis server. Debian's redis-server would start as a service; redis-tools has the same program under another name."""
 
     def set_up(self) -> None:
         same = shutil.which("redis-check-rdb")
@@ -68,7 +68,7 @@ class Redis(Tool):
 
 
 class Prometheus(Tool):
-    """Prometheus or Alertmanager: scripts/ensure_prometheus.sh unpacks them into .venv. Installed, they would start as services."""
+    """Finds Prometheus or Alertmanager, which scripts/ensure_prometheus.sh unpacks into .venv. Installed, they would start as services."""
 
     def find(self) -> str | None:
         return self._ensure("--here")

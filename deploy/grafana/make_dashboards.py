@@ -25,7 +25,7 @@ QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """A graph. `queries` maps legends to PromQL, `unit` is one of Grafana's, `what` is the description."""
+    """Describes a graph: `queries` maps legends to PromQL, `unit` is one of Grafana's, `what` is the description."""
 
     title: str
     queries: dict[str, str]

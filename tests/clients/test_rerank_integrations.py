@@ -32,7 +32,7 @@ def service(checkpoint: Checkpoint) -> Iterator[Served]:
 
 @dataclass(frozen=True)
 class Ran:
-    """The example's exit code, the scores and ids that it printed, and its stderr."""
+    """Holds the example's exit code, the scores and ids that it printed, and its stderr."""
 
     code: int
     scores: list[float]

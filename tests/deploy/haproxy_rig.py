@@ -22,7 +22,7 @@ EXPERIMENT = (ROUTING / "experiment.cfg").read_text(encoding="utf-8")
 
 @dataclass
 class Router:
-    """A running HAProxy."""
+    """Sends requests through a running HAProxy."""
 
     client: httpx.Client
     metrics_url: str

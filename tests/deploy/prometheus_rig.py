@@ -104,7 +104,7 @@ def metric_names(query: str) -> set[str]:
 
 @dataclass
 class Prometheus:
-    """A running Prometheus."""
+    """Asks a running Prometheus."""
 
     url: str
 

@@ -46,7 +46,7 @@ TRACE = "\nSteps:\ntopic: both are about cafes => 3\nconstraints: no light => {g
 
 @dataclass
 class Rig:
-    """The service with traffic since `begun`, and the Prometheus that scrapes it."""
+    """Holds the service with traffic since `begun`, and the Prometheus that scrapes it."""
 
     service: Served
     watching: Prometheus

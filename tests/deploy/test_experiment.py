@@ -47,7 +47,7 @@ class Failing(FakeEngine):
 
 @dataclass
 class Experiment:
-    """Two services with a checkpoint each, and for each a user whom the router sends there."""
+    """Holds two services with a checkpoint each, and for each a user whom the router sends there."""
 
     router: Router
     prometheus: Prometheus

@@ -47,7 +47,7 @@ def files(containers: Containers, image: str) -> Path:
 
 
 class Service:
-    """A running container of the image, on the host's network."""
+    """Controls a running container of the image, on the host's network."""
 
     def __init__(self, containers: Containers, image: str, *options: str, **settings: str) -> None:
         port = free_port()

@@ -10,10 +10,10 @@ import pytest
 import yaml  # type: ignore[import-untyped]  # it comes with vLLM, its stubs don't
 from prometheus_client import CollectorRegistry, generate_latest
 
+from service.contract.checkpoint import Checkpoint
 from service.http.auth import Keyring, hash_key, new_key
 from service.observability.metrics import Metrics
 from service.settings import PREFIX, Settings
-from tests.checkpoints import load_tiny
 from tests.deploy.deployed_settings import load_settings, seconds_to_stop
 from tests.deploy.kustomize_rig import (
     MANIFESTS,
@@ -138,23 +138,21 @@ def test_ports_match_those_that_the_service_listens_on(
             assert names[port["targetPort"]] == port["port"]
 
 
-def test_probes_use_paths_that_need_no_key(
-    manifests: list[Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_probes_use_the_service_s_paths(manifests: list[Manifest]) -> None:
     names = ("startupProbe", "livenessProbe", "readinessProbe")
     asked = {name: container(manifests)[name]["httpGet"] for name in names}
-    assert {name: get["path"] for name, get in asked.items()} == {
+    assert {name: (get["path"], get["port"]) for name, get in asked.items()} == {
         # A start that failed must be ended soon, a long load must not.
-        "startupProbe": "/livez",
-        "livenessProbe": "/livez",
-        "readinessProbe": "/readyz",
+        "startupProbe": ("/livez", "http"),
+        "livenessProbe": ("/livez", "http"),
+        "readinessProbe": ("/readyz", "http"),
     }
-    ports = {port["name"] for port in container(manifests)["ports"]}
-    with served(load_tiny(tmp_path), admin_port=0) as service:
-        for get in asked.values():
-            assert get["port"] in ports
-            url = {"http": service.url, "admin": service.private_url}[get["port"]]
-            assert httpx.get(f"{url}{get['path']}").status_code == 200
+
+
+def test_probed_paths_need_no_key(checkpoint: Checkpoint) -> None:
+    with served(checkpoint, admin_port=0, keys=f"score:{hash_key(new_key())}") as service:
+        for path in ("/livez", "/readyz"):
+            assert httpx.get(f"{service.url}{path}").status_code == 200
         service.stack.readiness.set("engine_starting", "as a test will have it")
         assert httpx.get(f"{service.url}/livez").status_code == 200
         assert httpx.get(f"{service.url}/readyz").status_code == 503
@@ -219,7 +217,7 @@ def test_the_local_key_works() -> None:
     assert keyring.check("local", "admin").key_id == "local"
 
 
-def test_keys_are_reloaded_when_the_kubelet_updates_them(tmp_path: Path) -> None:
+def test_keys_are_reloaded_when_the_kubelet_updates_them(checkpoint: Checkpoint, tmp_path: Path) -> None:
     """The kubelet writes a new folder and switches a link to it in one step."""
     mount = tmp_path / "keys"
     mount.mkdir()
@@ -238,7 +236,7 @@ def test_keys_are_reloaded_when_the_kubelet_updates_them(tmp_path: Path) -> None
         return httpx.post(f"{service.url}/score", json=body, headers=headers).status_code
 
     write("..1", old)
-    with served(load_tiny(tmp_path / "checkpoint"), keys_file=mount / "keys") as service:
+    with served(checkpoint, keys_file=mount / "keys") as service:
         assert (status(old), status(new)) == (200, 401)
         write("..2", old, new)
         wait_until(lambda: (status(old), status(new)) == (200, 200))

@@ -51,7 +51,7 @@ def stack(checkpoint: Path, redis_binary: str, tmp_path_factory: pytest.TempPath
 
 @dataclass(frozen=True)
 class Healthy:
-    """The answers while every part was healthy, and the outcomes of explanations."""
+    """Holds the answers while every part was healthy, and the outcomes of explanations."""
 
     begun: float
     first: dict[str, Answer]
@@ -82,7 +82,7 @@ def explain(stack: Stack) -> list[str]:
 
 @dataclass(frozen=True)
 class ReplicaLoss:
-    """Observations while one of three replicas was down, and after it came back."""
+    """Holds what was observed while one of three replicas was down, and after it came back."""
 
     open_on_it: list[int | None]
     at_once: dict[str, Answer]

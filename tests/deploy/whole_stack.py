@@ -49,7 +49,7 @@ WAIT = "5s"
 
 
 class Answer(NamedTuple):
-    """The replica that answered, and the source of all its scores."""
+    """Names the replica that answered, and the source of all its scores."""
 
     replica: str
     source: str
@@ -57,7 +57,7 @@ class Answer(NamedTuple):
 
 @dataclass
 class Stack:
-    """The running parts, and what was sent through HAProxy since they run."""
+    """Holds the running parts, and what was sent through HAProxy since they run."""
 
     replicas: dict[str, Supervised]
     router: Router

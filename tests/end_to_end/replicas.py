@@ -28,7 +28,7 @@ GUARDED_P99_MS = 20
 
 @dataclass
 class Replicas:
-    """The processes and their Redis. The second one mirrors requests to the first; the guard of the last one has the low limit."""
+    """Holds the processes and their Redis. The second one mirrors requests to the first; the guard of the last one has the low limit."""
 
     processes: list[ServiceProcess]
     redis: RedisServer

@@ -24,7 +24,7 @@ MAKE_SERVE = ("make", "serve", "PORT={port}")
 
 @dataclass
 class ServiceProcess:
-    """A running service with its log, and the readiness states it had while it started. A `with` block interrupts it at the end."""
+    """Holds a running service with its log, and the readiness states it had while it started. A `with` block interrupts it at the end."""
 
     url: str
     process: "subprocess.Popen[bytes]"

@@ -18,7 +18,7 @@ ENGINE_HANG_S, ENGINE_LOST_EXIT_S = 15, 3
 
 @dataclass
 class Supervised:
-    """A supervised service. Call `running` for the current, ready process; the port stays the same."""
+    """Supervises a service. Call `running` for the current, ready process; the port stays the same."""
 
     port: int
     folder: Path

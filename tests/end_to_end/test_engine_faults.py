@@ -150,7 +150,7 @@ def test_service_killed(supervised: Supervised) -> None:
 
 
 class Clients:
-    """Clients behind a load balancer that polls /readyz five times a second and sends nothing to a service that is not ready."""
+    """Sends requests like clients behind a load balancer that polls /readyz five times a second and sends nothing to a service that is not ready."""
 
     def __init__(self, url: str) -> None:
         self._url = url

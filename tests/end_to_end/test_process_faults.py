@@ -38,7 +38,7 @@ def score(client: httpx.Client, query: str = "quiet cafes") -> list[float]:
 
 
 class Clock:
-    """The wall clock of a service, which `jump` moves. The monotonic clock continues, as when somebody sets the time."""
+    """Moves the wall clock of a service. The monotonic clock continues, as when somebody sets the time."""
 
     def __init__(self, file: Path) -> None:
         self._file = file

@@ -35,7 +35,7 @@ TOLERANCE = 1e-4
 
 @dataclass
 class Rig:
-    """A service that reaches Redis through a link, and whose local cache holds only one pair."""
+    """Holds a service that reaches Redis through a link, and whose local cache holds only one pair."""
 
     service: ServiceProcess
     redis: RedisServer
