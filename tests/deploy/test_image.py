@@ -21,7 +21,7 @@ from tests.deploy.containers import (
     listed,
     tools_and_leftovers,
 )
-from tests.processes import ROOT, free_port
+from tests.processes import free_port, output_of
 from tests.tiny_base import make_tiny_checkpoint
 from tests.waiting import wait_until
 
@@ -146,7 +146,7 @@ def test_the_bill_of_materials_lists_every_python_package(files: Path) -> None:
 def test_make_sbom_lists_the_same_without_an_image(files: Path, tmp_path: Path) -> None:
     bills = [tmp_path / "first" / "bill.json", tmp_path / "second" / "bill.json"]
     for bill in bills:
-        subprocess.run(["make", "sbom", f"SBOM={bill}"], cwd=ROOT, check=True)
+        output_of("make", "sbom", f"SBOM={bill}")
     assert bills[0].read_bytes() == bills[1].read_bytes()
     # `+cpu` names a build of a version; the locks do not.
     in_image = {(name, version.partition("+")[0]) for name, version in listed(files / BILL)}
