@@ -1,13 +1,13 @@
 """Runs a trace collector: it receives OTLP over HTTP, like OpenTelemetry's own collector, and keeps the spans."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from tests.http_server import receiving
 
 
 @dataclass
@@ -18,10 +18,11 @@ class Collector:
     spans: list[Span] = field(default_factory=list)
     resource: dict[str, str] = field(default_factory=dict)
 
-    def take(self, body: bytes) -> None:
+    def take(self, _path: str, body: bytes) -> int:
         for group in ExportTraceServiceRequest.FromString(body).resource_spans:
             self.resource = {each.key: each.value.string_value for each in group.resource.attributes}
             self.spans += [span for scope in group.scope_spans for span in scope.spans]
+        return 200
 
     def named(self, name: str) -> Span:
         """Return the only span of this name."""
@@ -41,21 +42,6 @@ def attributes(span: Span) -> dict[str, str | int | float | bool]:
 
 @contextmanager
 def collector() -> Iterator[Collector]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            found.take(self.rfile.read(int(self.headers["Content-Length"])))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        found = Collector(f"http://127.0.0.1:{server.server_address[1]}")
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield found
-        finally:
-            server.shutdown()
-            thread.join()
+    found = Collector("")
+    with receiving(found.take) as found.url:
+        yield found

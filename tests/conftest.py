@@ -62,10 +62,8 @@ def redis_binary() -> str:
 @pytest.fixture
 def redis_server(redis_binary: str) -> Iterator[RedisServer]:
     """Start an empty Redis for this test alone, which may kill and pause it."""
-    server = RedisServer(redis_binary)
-    server.start()
-    yield server
-    server.kill()  # nothing to save, and SIGTERM would wait for its next tick
+    with RedisServer(redis_binary) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

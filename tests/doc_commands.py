@@ -6,7 +6,6 @@ Here documents and `if` or `for` are not understood: docs show plain commands.
 
 import functools
 import importlib.util
-import os
 import re
 import shlex
 import subprocess
@@ -23,8 +22,8 @@ from typer.exceptions import TyperException
 from model_export.__main__ import app as train_app
 from service.__main__ import app as serve_app
 from service.settings import FOR_COMMANDS, PREFIX, Settings
+from tests.processes import ROOT, run
 
-ROOT = Path(__file__).parent.parent
 FENCE = re.compile(r"^ *```(\S*)[^\n]*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 SHELLS = ("bash", "console", "sh", "shell")
 # Commands create these folders and git ignores them, so docs may name files in them that do not exist.
@@ -42,7 +41,7 @@ HAPROXY_CHOICE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A block or a mention, and the line of the page where it begins."""
+    """Holds a block or a mention, and the line of the page where it begins."""
 
     line: int
     code: str
@@ -51,7 +50,7 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A simple command: the variables set for it, its program without the folder, and its arguments."""
+    """Holds a simple command: the variables set for it, its program without the folder, and its arguments."""
 
     variables: dict[str, str]
     program: str
@@ -165,7 +164,7 @@ def _of_mention(shown: Shown, made: set[str]) -> Iterator[str]:
 
 
 def _is_known(program: str) -> bool:
-    return program in CHECKS or REPOSITORY_PATH.fullmatch(program) is not None
+    return program in CHECKS or program in OTHER_PROGRAMS or REPOSITORY_PATH.fullmatch(program) is not None
 
 
 def _of_command(command: Command, made: set[str]) -> Iterator[str]:
@@ -174,13 +173,9 @@ def _of_command(command: Command, made: set[str]) -> Iterator[str]:
     yield from missing_paths([command.program, *command.arguments], made)
     if command.program in CHECKS:
         yield from CHECKS[command.program](command)
-    elif not _is_known(command.program) and not _is_installed(command.program):
+    # An empty name is a line that only sets variables.
+    elif not _is_known(command.program) and not (Path(sys.executable).parent / command.program).exists():
         yield f"no check knows the program {command.program}"
-
-
-def _is_installed(program: str) -> bool:
-    """Return whether .venv has the program. An empty name counts: that line only sets variables."""
-    return (Path(sys.executable).parent / program).exists()
 
 
 def missing_paths(words: Sequence[str], made: set[str]) -> Iterator[str]:
@@ -230,11 +225,7 @@ def _of_app(app: typer.Typer, command: Command) -> Iterator[str]:
 
 @functools.cache
 def _help_of(module: str) -> str:
-    command = [sys.executable, "-m", module, "--help"]
-    environment = {**os.environ, "COLUMNS": "200"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
+    done = run(sys.executable, "-m", module, "--help", within_s=120, COLUMNS="200")
     return done.stdout if done.returncode == 0 else ""
 
 
@@ -249,13 +240,8 @@ def _of_python(command: Command) -> Iterator[str]:
         if not (help_text := _help_of(module)):
             yield f"python -m {module} --help says nothing"
         known = set(re.findall(r"--[\w-]+", help_text))
-        yield from (
-            f"{module} has no option {word}" for word in _options(rest) if word not in known and help_text
-        )
-
-
-def _options(words: Sequence[str]) -> list[str]:
-    return [word.partition("=")[0] for word in words if word.startswith("--") and word != "--"]
+        given = [word.partition("=")[0] for word in rest if word.startswith("--") and word != "--"]
+        yield from (f"{module} has no option {word}" for word in given if word not in known and help_text)
 
 
 def _of_kustomize(command: Command) -> Iterator[str]:
@@ -276,11 +262,6 @@ def _of_haproxy(command: Command) -> Iterator[str]:
         yield from (f"haproxy's files want {name}" for name in sorted(read - command.variables.keys()))
 
 
-def _nothing(_: Command) -> Iterator[str]:
-    """Check nothing more: paths, settings and syntax are checked for every command."""
-    yield from ()
-
-
 CHECKS: dict[str, Callable[[Command], Iterator[str]]] = {
     "make": _of_make,
     "notegrade": functools.partial(_of_app, serve_app),
@@ -290,10 +271,17 @@ CHECKS: dict[str, Callable[[Command], Iterator[str]]] = {
     "kubectl": _of_kustomize,
     "kustomize": _of_kustomize,
     "haproxy": _of_haproxy,
-    # tests/deploy/test_dashboards.py and tests/end_to_end/test_runbooks.py run these commands.
-    "promtool": _nothing,
-    "curl": _nothing,
-    **dict.fromkeys(
-        ("alertmanager", "cp", "docker", "export", "mkdir", "pip", "prometheus", "sudo"), _nothing
-    ),
+}
+# Only their paths, settings and syntax are checked.
+OTHER_PROGRAMS = {
+    "alertmanager",
+    "cp",
+    "curl",
+    "docker",
+    "export",
+    "mkdir",
+    "pip",
+    "prometheus",
+    "promtool",
+    "sudo",
 }

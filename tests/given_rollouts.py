@@ -38,7 +38,7 @@ class GivenRollouts(StepMaskTrainer):
 
 
 class Bench:
-    """Trainers on the tiny base, with and without the mask, for one pair with gold grade 2."""
+    """Makes trainers on the tiny base, with and without the mask, for one pair with gold grade 2."""
 
     def __init__(self, base: Path, folder: Path) -> None:
         criteria = (Criteria(name="stepwise", text="x", steps=STEPS), Criteria(name="plain", text="y"))

@@ -4,8 +4,6 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 
 class Link:
@@ -62,11 +60,3 @@ class Link:
             connection.close()
         with self._lock:
             self._open -= {source, target}
-
-
-@contextmanager
-def link_to(port: int) -> Iterator[Link]:
-    """Start a link, and close it at the end."""
-    link = Link(port)
-    yield link
-    link.close()

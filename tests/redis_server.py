@@ -1,15 +1,20 @@
 """Starts a real Redis or Valkey server for a test."""
 
 import signal
-import socket
 import subprocess
 from pathlib import Path
+from typing import Self
 
 from redis.asyncio import Redis
 
+from tests.processes import free_port
+
 
 class RedisServer:
-    """One server process on a free port of 127.0.0.1. It starts empty each time, unless it has a folder for its data."""
+    """Runs one server process on a free port of 127.0.0.1. It starts empty each time, unless it has a folder for its data.
+
+    A `with` block starts it and kills it at the end: there is nothing to save, and SIGTERM would wait for its next tick.
+    """
 
     def __init__(
         self,
@@ -25,7 +30,14 @@ class RedisServer:
         self._folder = folder
         self._password = password
         self._process: subprocess.Popen[str] | None = None
-        self.port = _free_port()
+        self.port = free_port()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
 
     @property
     def url(self) -> str:
@@ -34,25 +46,8 @@ class RedisServer:
 
     def start(self) -> None:
         """Return once the server accepts connections."""
-        options = ["--port", "0" if self._tls else str(self.port), "--bind", "127.0.0.1", "--save", ""]
-        options += (
-            ["--dir", str(self._folder), "--appendonly", "yes"] if self._folder else ["--appendonly", "no"]
-        )
-        if self._tls:
-            key, authority = self._tls
-            options += ["--tls-port", str(self.port), "--tls-auth-clients", "no"]
-            options += [
-                "--tls-key-file",
-                str(key),
-                "--tls-cert-file",
-                str(key),
-                "--tls-ca-cert-file",
-                str(authority),
-            ]
-        if self._password:
-            options += ["--requirepass", self._password]
         self._process = subprocess.Popen(
-            [self._binary, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [self._binary, *self._options()], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         log = []
         assert self._process.stdout is not None
@@ -61,6 +56,19 @@ class RedisServer:
             if "Ready to accept connections" in line:
                 return
         raise RuntimeError(f"{self._binary} did not start:\n{''.join(log)}")
+
+    def _options(self) -> list[str]:
+        options: dict[str, object] = {"bind": "127.0.0.1", "save": "", "port": 0 if self._tls else self.port}
+        options["appendonly"] = "yes" if self._folder else "no"
+        if self._folder:
+            options["dir"] = self._folder
+        if self._tls:
+            key, authority = self._tls
+            options |= {"tls-port": self.port, "tls-auth-clients": "no", "tls-ca-cert-file": authority}
+            options |= {"tls-key-file": key, "tls-cert-file": key}
+        if self._password:
+            options["requirepass"] = self._password
+        return [word for name, value in options.items() for word in (f"--{name}", str(value))]
 
     def stop(self) -> None:
         """Stop the server cleanly. Does nothing when it does not run."""
@@ -100,9 +108,3 @@ async def age_keys(client: Redis, pattern: str, seconds: float) -> None:
         left_ms = await client.pttl(key)
         assert left_ms > 0, f"{key!r} never expires"
         await client.pexpire(key, left_ms - round(seconds * 1000))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

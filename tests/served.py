@@ -23,7 +23,7 @@ STOP_AT_ONCE = {"drain_delay_s": 0, "drain_timeout_s": 5, "engine_lost_exit_s": 
 
 @dataclass
 class Served:
-    """A listening service, its parts, and the thread that it runs in."""
+    """Holds a listening service, its parts, and the thread that it runs in."""
 
     url: str
     private_url: str

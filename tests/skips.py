@@ -11,7 +11,7 @@ _KEY = "notegrade_deselected"
 
 
 class Skips:
-    """A pytest plugin that reports skipped and deselected tests by reason. It takes the place of pytest's `-rs`, which has a line
+    """Reports skipped and deselected tests by reason, as a plugin of pytest. It takes the place of pytest's `-rs`, which has a line
     for each place in the code.
 
     With pytest-xdist, only its workers see what is deselected: each counts all of it, and sends the counts when it ends.

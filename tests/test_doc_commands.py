@@ -1,17 +1,17 @@
-"""Commands in the docs are valid, and links outside docs/ lead to existing files.
+"""Commands in the docs are valid, and links lead to existing files and headings.
 
 README's and the runbooks' commands are also run, by tests/end_to_end/test_readme.py, test_runbooks.py and
-tests/deploy/test_dashboards.py; mkdocs checks the links between the pages of docs/ (tests/test_docs.py).
+tests/deploy/test_dashboards.py; mkdocs checks the links of the generated pages (tests/test_docs.py).
 """
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.doc_commands import FENCE, ROOT, SHELLS, blocks, commands, mentions, problems
+from tests.doc_commands import FENCE, SHELLS, blocks, commands, mentions, problems
+from tests.processes import ROOT, output_of
 
 # Except the changelog and the decisions: they describe past states.
 OUTSIDE = [
@@ -19,6 +19,7 @@ OUTSIDE = [
     *(page for folder in ("clients", "deploy", "locks") for page in sorted((ROOT / folder).rglob("*.md"))),
 ]
 PAGES = [*OUTSIDE, *sorted((ROOT / "docs").glob("*.md"))]
+LINKING = [*OUTSIDE, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LANGUAGES = {*SHELLS, "haproxy", "json", "python", "text", "toml", "yaml"}
 LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#\s]*)(?:#([^)\s]+))?\)")
 
@@ -46,9 +47,7 @@ def test_shellcheck_finds_nothing_in_the_docs(tmp_path: Path) -> None:
             files[-1].write_text(block.code, encoding="utf-8")
     # SC2154: the page tells the reader to set these variables.
     shellcheck = str(Path(sys.executable).parent / "shellcheck")
-    command = [shellcheck, "--shell=bash", "--exclude=SC2154", *map(str, files)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    output_of(shellcheck, "--shell=bash", "--exclude=SC2154", *files, within_s=120)
     assert len(files) > 40
 
 
@@ -170,8 +169,8 @@ def dead_links(page: Path) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("page", OUTSIDE, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_outside_the_site_have_a_target(page: Path) -> None:
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_have_a_target(page: Path) -> None:
     assert dead_links(page) == []
 
 

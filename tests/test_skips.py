@@ -1,12 +1,11 @@
 """The summary lists the tests that did not run by reason."""
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.tools import ROOT
+from tests.processes import ROOT, output_of
 
 TESTS = """
 import pytest
@@ -45,9 +44,7 @@ def run(folder: Path, *options: str, tests: str = "test_some.py") -> str:
     (folder / "conftest.py").write_text(CONFTEST, encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(folder)]
     command += ["-p", "no:cacheprovider", *options, str(folder / tests)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return output_of(*command)
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])

@@ -1,10 +1,12 @@
 """Makes a base model for tests: a tiny Llama with random weights and a real tokenizer, as transformers saves them."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from tests.checkpoints import tiny_tokenizer_json
+from tests.processes import output_of
 
 
 def make_micro_model(layers: int, **changes: Any) -> Any:
@@ -50,3 +52,10 @@ def make_tiny_base(folder: Path, *, tokenizer_json: str | None = None, max_posit
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     (folder / "README.md").write_text("---\nlicense: cc0-1.0\n---\n# Tiny\n", encoding="utf-8")
     return folder
+
+
+def make_tiny_checkpoint(folder: Path) -> Path:
+    """Make a tiny checkpoint with random weights, which the real engine can load."""
+    base, out = make_tiny_base(folder / "tiny"), folder / "checkpoint"
+    output_of(sys.executable, "-m", "model_export", "assemble", "--base", base, "--out", out)
+    return out

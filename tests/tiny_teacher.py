@@ -83,7 +83,7 @@ def micro_job(stage: str, start: Path, folder: Path, **changes: Any) -> StageJob
 
 @dataclass(frozen=True, slots=True)
 class TinyTeacher:
-    """Folders of an untrained base and of the teacher, the pairs that it memorised (two per grade), and other pairs."""
+    """Holds the folders of an untrained base and of the teacher, the pairs that it memorised (two per grade), and other pairs."""
 
     base: Path
     folder: Path

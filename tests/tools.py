@@ -3,7 +3,7 @@
     python -m tests.tools [--slow]
 
 installs the missing ones by one call of apt-get, where this user may install, and prints the versions that are used. Otherwise it lists
-the missing ones, the tests that will be skipped, and the command that installs all of them; in CI (`CI=true`) it then fails.
+the missing ones and the command that installs all of them; in CI (`CI=true`) it then fails. The tests' summary names what they skipped.
 """
 
 import argparse
@@ -28,12 +28,11 @@ FOLDERS = ("/usr/sbin", "/usr/lib/podman", str(VENV_BIN))
 
 @dataclass(frozen=True)
 class Tool:
-    """A program: its commands, of which one is enough, its Debian package, and the tests that run it."""
+    """Describes a program: its commands, of which one is enough, and its Debian package."""
 
     name: str
     commands: tuple[str, ...]
     package: str
-    tests: str
     slow: bool = False
     version: str = "--version"
 
@@ -58,7 +57,7 @@ class Tool:
 
 
 class Redis(Tool):
-    """A Redis server. Debian's redis-server would start as a service; redis-tools has the same program under another name."""
+    """Finds a Redis server. Debian's redis-server would start as a service; redis-tools has the same program under another name."""
 
     def set_up(self) -> None:
         same = shutil.which("redis-check-rdb")
@@ -69,7 +68,7 @@ class Redis(Tool):
 
 
 class Prometheus(Tool):
-    """Prometheus or Alertmanager: scripts/ensure_prometheus.sh unpacks them into .venv. Installed, they would start as services."""
+    """Finds Prometheus or Alertmanager, which scripts/ensure_prometheus.sh unpacks into .venv. Installed, they would start as services."""
 
     def find(self) -> str | None:
         return self._ensure("--here")
@@ -99,53 +98,18 @@ class PythonHeaders(Tool):
 
 
 # Without it, tests use the Valkey from a wheel, which lacks TLS: `find_redis`.
-REDIS = Redis(
-    "Redis", ("redis-server", "valkey-server"), "redis-tools", "tests/service/caches/test_redis_cache.py"
-)
-CHROMIUM = Tool(
-    "Chromium",
-    ("chromium", "chromium-browser", "google-chrome"),
-    "chromium",
-    "tests/end_to_end/test_console.py",
-)
-CURL = Tool(
-    "curl",
-    ("curl",),
-    "curl",
-    "tests/{deploy/test_alerts,deploy/test_dashboards,end_to_end/test_readme,end_to_end/test_runbooks}.py",
-)
-PROMETHEUS = Prometheus(
-    "Prometheus",
-    ("prometheus",),
-    "prometheus",
-    "tests/deploy/test_{alerts,dashboards,experiment,kubernetes,stack}.py",
-)
-ALERTMANAGER = Prometheus(
-    "Alertmanager", ("alertmanager",), "prometheus-alertmanager", "tests/deploy/test_{alerts,stack}.py"
-)
-HAPROXY = Tool(
-    "HAProxy",
-    ("haproxy",),
-    "haproxy",
-    "tests/deploy/test_{alerts,experiment,kubernetes_experiment,routing,stack}.py",
-    version="-v",
-)
-KUSTOMIZE = Tool(
-    "Kustomize",
-    ("kustomize",),
-    "kustomize",
-    "tests/deploy/test_{kubernetes,kubernetes_experiment}.py",
-    version="version",
-)
-COMPOSE = Tool(
-    "Docker Compose", ("docker-compose",), "docker-compose", "tests/deploy/test_compose.py", version="version"
-)
-COMPILED = "tests/model_export/models/test_model_io.py"
-COMPILER = Tool("g++", (os.environ.get("CXX", "g++"),), "g++", COMPILED)
-PYTHON_HEADERS = PythonHeaders("Python.h", (), "python3-dev", COMPILED)
-IMAGES = "tests/deploy/test_{image,trainer_image}.py"
+REDIS = Redis("Redis", ("redis-server", "valkey-server"), "redis-tools")
+CHROMIUM = Tool("Chromium", ("chromium", "chromium-browser", "google-chrome"), "chromium")
+CURL = Tool("curl", ("curl",), "curl")
+PROMETHEUS = Prometheus("Prometheus", ("prometheus",), "prometheus")
+ALERTMANAGER = Prometheus("Alertmanager", ("alertmanager",), "prometheus-alertmanager")
+HAPROXY = Tool("HAProxy", ("haproxy",), "haproxy", version="-v")
+KUSTOMIZE = Tool("Kustomize", ("kustomize",), "kustomize", version="version")
+COMPOSE = Tool("Docker Compose", ("docker-compose",), "docker-compose", version="version")
+COMPILER = Tool("g++", (os.environ.get("CXX", "g++"),), "g++")
+PYTHON_HEADERS = PythonHeaders("Python.h", (), "python3-dev")
 CONTAINER_TOOLS = tuple(
-    Tool(command, (command,), command, IMAGES, slow=True)
+    Tool(command, (command,), command, slow=True)
     # runc, since crun refuses a machine where both versions of cgroups are mounted.
     for command in ("buildah", "mmdebstrap", "podman", "runc", "netavark")
 )
@@ -206,8 +170,8 @@ def prepare(tools: Sequence[Tool], install: Callable[[Sequence[str]], bool] = in
 
 def _list_missing(missing: Sequence[Tool]) -> str:
     what = "Missing, and CI=true asks for all" if _in_ci() else "Missing, so that tests will be skipped"
-    lines = [f"  {tool.name:<16}needed by {tool.tests}" for tool in missing]
-    return "\n".join([f"{what}:", *lines, "To install them:", f"  {_command(missing)}"])
+    names = ", ".join(tool.name for tool in missing)
+    return f"{what}: {names}\nTo install them:\n  {_command(missing)}"
 
 
 def _command(missing: Sequence[Tool]) -> str:

@@ -2,6 +2,8 @@ import asyncio
 import time
 from collections.abc import Callable
 
+import httpx
+
 
 async def until(condition: Callable[[], bool], within_s: float = 5) -> None:
     """Return once the condition holds. Raises TimeoutError when it never does."""
@@ -17,3 +19,11 @@ def wait_until(condition: Callable[[], bool], within_s: float = 30) -> float:
         assert time.monotonic() - started < within_s, "it did not come about in time"
         time.sleep(0.02)
     return time.monotonic() - started
+
+
+def is_ready(url: str) -> bool:
+    """Return whether the URL is answered with 200."""
+    try:
+        return httpx.get(url, timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False

@@ -34,7 +34,7 @@ UNITS: Mapping[str, Callable[[], Formatter]] = {
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The time range to draw, in seconds since 1970, and the range of rates as a PromQL duration."""
+    """Holds the time range to draw, in seconds since 1970, and the range of rates as a PromQL duration."""
 
     start: float
     end: float
@@ -42,13 +42,13 @@ class Window:
 
     @property
     def step(self) -> float:
-        """Seconds between two points."""
+        """Return the seconds between two points."""
         return max((self.end - self.start) / STEPS, 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One line: its labels, and its points: (points,) days since 1970 and (points,) values."""
+    """Holds one line: its labels, and its points as (points,) days since 1970 and (points,) values."""
 
     labels: Mapping[str, str]
     days: np.ndarray

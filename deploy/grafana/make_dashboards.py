@@ -15,6 +15,7 @@ FOLDER = Path(__file__).parent / "dashboards"
 # In queries, @ stands for the selectors of the dashboard's variables, and # for the scoring routes.
 SELECTED = 'job=~"$job", instance=~"$instance"'
 SCORES = 'route=~"/score|(/v[12])?/rerank"'
+ANSWERED = '@, #, status=~"2.."'
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 COLUMNS, HEIGHT = 24, 8
 # vLLM's Scheduler.make_stats, at the end of update_from_output.
@@ -24,7 +25,7 @@ QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """A graph. `queries` maps legends to PromQL, `unit` is one of Grafana's, `what` is the description."""
+    """Describes a graph: `queries` maps legends to PromQL, `unit` is one of Grafana's, `what` is the description."""
 
     title: str
     queries: dict[str, str]
@@ -37,46 +38,62 @@ class Panel:
 Rows = dict[str, list[Panel]]
 
 
-def quantiles(metric: str, selector: str, by: str = "") -> dict[str, str]:
-    """Build the queries for p50 to p99.9 of a histogram, by the label `by` if given."""
-    legend = f"{{{{{by}}}}} " if by else ""
+def rate(series: str) -> str:
+    return f"rate({series}[$__rate_interval])"
+
+
+def rates(metric: str, *labels: str, selector: str = "@") -> dict[str, str]:
+    """Build the query for a counter's rate, summed by these labels."""
+    legend = " ".join(f"{{{{{label}}}}}" for label in labels)
+    return {legend: f"sum by ({', '.join(labels)}) ({rate(f'{metric}{{{selector}}}')})"}
+
+
+def ratio(above: str, below: str) -> str:
+    """Build the query for a share: the sum of one rate divided by the sum of another."""
+    return f"sum ({rate(above)}) / sum ({rate(below)})"
+
+
+def by_instance(expression: str) -> dict[str, str]:
+    return {"{{instance}}": expression}
+
+
+def quantile(share: float, metric: str, selector: str = "@", *, by: str = "") -> str:
+    """Build the query for a histogram's quantile, by the label `by` if given."""
     labels = f"le, {by}" if by else "le"
-    return {
-        f"{legend}{name}": f"histogram_quantile({share}, "
-        f"sum by ({labels}) (rate({metric}_bucket{{{selector}}}[$__rate_interval])))"
-        for name, share in QUANTILES.items()
-    }
+    return f"histogram_quantile({share}, sum by ({labels}) ({rate(f'{metric}_bucket{{{selector}}}')}))"
+
+
+def quantiles(metric: str, selector: str = "@", *, by: str = "") -> dict[str, str]:
+    """Build the queries for p50 to p99.9 of a histogram."""
+    legend = f"{{{{{by}}}}} " if by else ""
+    return {f"{legend}{name}": quantile(share, metric, selector, by=by) for name, share in QUANTILES.items()}
+
+
+def burn_rates(objective: str, budget: float) -> dict[str, str]:
+    """Build the queries for how fast the error budget of an objective is used, in three windows."""
+    windows = ("5m", "1h", "6h")
+    return {each: f'job:notegrade_{objective}:ratio_rate{each}{{job=~"$job"}} / {budget}' for each in windows}
 
 
 SCORING: Rows = {
     "Objectives": [
         Panel(
             "Errors: burn rate",
-            {
-                window: f'job:notegrade_errors:ratio_rate{window}{{job=~"$job"}} / 0.001'
-                for window in ("5m", "1h", "6h")
-            },
+            burn_rates("errors", 0.001),
             what="At 1, the error budget of 30 days (0.1 % of the requests answered 5xx) lasts exactly 30 days. 14.4 for an hour pages somebody.",
         ),
         Panel(
             "Latency: burn rate",
-            {
-                window: f'job:notegrade_slow:ratio_rate{window}{{job=~"$job"}} / 0.01'
-                for window in ("5m", "1h", "6h")
-            },
+            burn_rates("slow", 0.01),
             what="At 1, the error budget of 30 days (1 % of the answers over 1 s) lasts exactly 30 days.",
         ),
         Panel("Replicas by readiness", {"{{reason}}": "sum by (reason) (notegrade_ready{@})"}, stacked=True),
     ],
     "Traffic": [
-        Panel(
-            "Requests by route",
-            {"{{route}}": "sum by (route) (rate(notegrade_request_seconds_count{@}[$__rate_interval]))"},
-            "reqps",
-        ),
+        Panel("Requests by route", rates("notegrade_request_seconds_count", "route"), "reqps"),
         Panel(
             "Scoring requests by status",
-            {"{{status}}": "sum by (status) (rate(notegrade_request_seconds_count{@, #}[$__rate_interval]))"},
+            rates("notegrade_request_seconds_count", "status", selector="@, #"),
             "reqps",
             "499: the client closed the connection before the answer.",
         ),
@@ -89,42 +106,39 @@ SCORING: Rows = {
             "percentunit",
             "500: an engine error. 503: not ready, or every pair was shed. 504: no pair was scored by the deadline.",
         ),
-        Panel(
-            "Pairs by outcome",
-            {"{{outcome}}": "sum by (outcome) (rate(notegrade_pair_outcomes_total{@}[$__rate_interval]))"},
-            stacked=True,
-        ),
+        Panel("Pairs by outcome", rates("notegrade_pair_outcomes_total", "outcome"), stacked=True),
         Panel(
             "Pairs by source",
-            {"{{source}}": "sum by (source) (rate(notegrade_pair_source_total{@}[$__rate_interval]))"},
+            rates("notegrade_pair_source_total", "source"),
             what="Only pairs from the source `engine` cost engine time.",
             stacked=True,
         ),
         Panel(
             "Pairs per request",
             {
-                "mean": "sum (rate(notegrade_pair_outcomes_total{@}[$__rate_interval])) "
-                '/ sum (rate(notegrade_request_seconds_count{@, #, status!~"4.."}[$__rate_interval]))'
+                "mean": ratio(
+                    "notegrade_pair_outcomes_total{@}", 'notegrade_request_seconds_count{@, #, status!~"4.."}'
+                )
             },
         ),
     ],
     "Latency": [
-        Panel("Latency of answers", quantiles("notegrade_request_seconds", '@, #, status=~"2.."'), "s"),
+        Panel("Latency of answers", quantiles("notegrade_request_seconds", ANSWERED), "s"),
         Panel(
             "Slow answers",
             {
-                "over 1 s": '1 - sum (rate(notegrade_request_seconds_bucket{@, #, status=~"2..", le="1.0"}[$__rate_interval])) '
-                '/ sum (rate(notegrade_request_seconds_count{@, #, status=~"2.."}[$__rate_interval]))'
+                "over 1 s": "1 - "
+                + ratio(
+                    f'notegrade_request_seconds_bucket{{{ANSWERED}, le="1.0"}}',
+                    f"notegrade_request_seconds_count{{{ANSWERED}}}",
+                )
             },
             "percentunit",
         ),
         *(
             Panel(
                 f"Stages: {name}",
-                {
-                    "{{stage}}": f"histogram_quantile({share}, "
-                    "sum by (le, stage) (rate(notegrade_stage_seconds_bucket{@}[$__rate_interval])))"
-                },
+                {"{{stage}}": quantile(share, "notegrade_stage_seconds", by="stage")},
                 "s",
                 "queue: until the engine started the first of the pairs. A request served from the cache has only the stage cache.",
             )
@@ -134,28 +148,28 @@ SCORING: Rows = {
     "Load": [
         Panel(
             "Backlog",
-            {"{{instance}}": "notegrade_backlog_tokens{@}"},
+            by_instance("notegrade_backlog_tokens{@}"),
             what="Prompt tokens admitted and not yet answered. The limit is NOTEGRADE_MAX_BACKLOG_TOKENS.",
         ),
         Panel(
             "Backlog in seconds",
-            {"{{instance}}": "notegrade_backlog_tokens{@} / (notegrade_service_rate_tokens{@} > 0)"},
+            by_instance("notegrade_backlog_tokens{@} / (notegrade_service_rate_tokens{@} > 0)"),
             "s",
             "An alert fires after 10 minutes over 5 s. Empty until a rate is measured.",
         ),
         Panel(
             "Service rate",
-            {"{{instance}}": "notegrade_service_rate_tokens{@}"},
+            by_instance("notegrade_service_rate_tokens{@}"),
             what="Prompt tokens that the engine computes per second under load. 0: not measured yet.",
         ),
         Panel(
             "Pairs shed by reason",
-            {"{{reason}}": "sum by (reason) (rate(notegrade_shed_total{@}[$__rate_interval]))"},
+            rates("notegrade_shed_total", "reason"),
             what="deadline: the pair would have been scored too late. backlog: the backlog is at its limit.",
         ),
         Panel(
             "Engine: prompt tokens",
-            {"{{kind}}": "sum by (kind) (rate(notegrade_prompt_tokens_total{@}[$__rate_interval]))"},
+            rates("notegrade_prompt_tokens_total", "kind"),
             what="reused: taken from the prefix cache.",
             stacked=True,
         ),
@@ -170,12 +184,7 @@ SCORING: Rows = {
         ),
     ],
     "Caches": [
-        Panel(
-            "Pairs by tier and result",
-            {
-                "{{tier}} {{result}}": "sum by (tier, result) (rate(notegrade_cache_operations_total{@}[$__rate_interval]))"
-            },
-        ),
+        Panel("Pairs by tier and result", rates("notegrade_cache_operations_total", "tier", "result")),
         Panel(
             "Hits: share of the pairs looked up",
             {
@@ -184,25 +193,23 @@ SCORING: Rows = {
             },
             "percentunit",
         ),
-        Panel("Breaker open (Redis not used)", {"{{instance}}": "notegrade_cache_breaker_open{@}"}),
+        Panel("Breaker open (Redis not used)", by_instance("notegrade_cache_breaker_open{@}")),
     ],
     "Process": [
         Panel(
             "Tasks of the event loop",
-            {"{{instance}}": "notegrade_tasks{@}"},
+            by_instance("notegrade_tasks{@}"),
             what="Each open connection has a few.",
         ),
-        Panel("Client connections", {"{{instance}}": "notegrade_connections{@}"}),
+        Panel("Client connections", by_instance("notegrade_connections{@}")),
         Panel(
             "Refused connections",
-            {
-                "{{problem}}": "sum by (problem) (rate(notegrade_refused_connections_total{@}[$__rate_interval]))"
-            },
+            rates("notegrade_refused_connections_total", "problem"),
             what="Per second. They reach no route and are not in any other graph.",
         ),
         Panel(
             "Open files: share of the limit",
-            {"{{instance}}": "process_open_fds{@} / process_max_fds{@}"},
+            by_instance("process_open_fds{@} / process_max_fds{@}"),
             "percentunit",
             "Most are client connections and connections to Redis.",
         ),
@@ -235,16 +242,14 @@ SCORING: Rows = {
             stacked=True,
         ),
         Panel(
-            "KV cache in use",
-            {"{{instance}}": "vllm:kv_cache_usage_perc{@}"},
-            "percentunit",
-            what=AFTER_A_STEP,
+            "KV cache in use", by_instance("vllm:kv_cache_usage_perc{@}"), "percentunit", what=AFTER_A_STEP
         ),
         Panel(
             "Prefix cache: hits",
             {
-                "share of the tokens": "sum (rate(vllm:prefix_cache_hits_total{@}[$__rate_interval])) "
-                "/ sum (rate(vllm:prefix_cache_queries_total{@}[$__rate_interval]))"
+                "share of the tokens": ratio(
+                    "vllm:prefix_cache_hits_total{@}", "vllm:prefix_cache_queries_total{@}"
+                )
             },
             "percentunit",
         ),
@@ -308,10 +313,7 @@ RELEVANCE: Rows = {
         ),
         Panel(
             "Pairs with a label mass of 0.9 or less",
-            {
-                "share": 'sum (rate(notegrade_label_mass_bucket{@, le="0.9"}[$__rate_interval])) '
-                "/ sum (rate(notegrade_label_mass_count{@}[$__rate_interval]))"
-            },
+            {"share": ratio('notegrade_label_mass_bucket{@, le="0.9"}', "notegrade_label_mass_count{@}")},
             "percentunit",
             "An alert fires over 10 %.",
         ),
@@ -336,47 +338,38 @@ EXPLANATIONS: Rows = {
             what="All replicas follow a flip within 2 s. If they differ for longer, a replica does not reach Redis.",
             stacked=True,
         ),
-        Panel("Explanations waiting", {"{{instance}}": "notegrade_explanation_queue{@}"}),
+        Panel("Explanations waiting", by_instance("notegrade_explanation_queue{@}")),
         Panel(
             "Turned off by the guard",
-            {"{{instance}}": "increase(notegrade_explanation_guard_trips_total{@}[$__rate_interval])"},
+            by_instance("increase(notegrade_explanation_guard_trips_total{@}[$__rate_interval])"),
             what="Counted by the replica whose guard turned the mode off. The mode's history has the figures.",
         ),
         Panel(
             "Scoring: p99",
-            {
-                "p99": "histogram_quantile(0.99, "
-                'sum by (le) (rate(notegrade_request_seconds_bucket{@, #, status=~"2.."}[$__rate_interval])))'
-            },
+            {"p99": quantile(0.99, "notegrade_request_seconds", ANSWERED)},
             "s",
             "Explanations give way to scores, so this must not rise with them. If it does, the guard turns the mode off.",
         ),
     ],
     "Outcomes": [
-        Panel(
-            "Explanations by outcome",
-            {"{{outcome}}": "sum by (outcome) (rate(notegrade_explanations_total{@}[$__rate_interval]))"},
-            stacked=True,
-        ),
+        Panel("Explanations by outcome", rates("notegrade_explanations_total", "outcome"), stacked=True),
         Panel(
             "Dropped explanations by reason",
-            {"{{reason}}": "sum by (reason) (rate(notegrade_explanation_drops_total{@}[$__rate_interval]))"},
+            rates("notegrade_explanation_drops_total", "reason"),
             what="scoring_busy: scoring is over the guard's limits.",
             stacked=True,
         ),
         Panel(
             "Agreement with the served grade",
-            {
-                "{{agrees}}": "sum by (agrees) (rate(notegrade_explanation_agreement_total{@}[$__rate_interval]))"
-            },
+            rates("notegrade_explanation_agreement_total", "agrees"),
             stacked=True,
         ),
     ],
     "Cost": [
-        Panel("Time by stage", quantiles("notegrade_explanation_seconds", "@", by="stage"), "s"),
+        Panel("Time by stage", quantiles("notegrade_explanation_seconds", by="stage"), "s"),
         Panel(
             "Trace tokens per second",
-            {"{{instance}}": "rate(notegrade_explanation_tokens_total{@}[$__rate_interval])"},
+            by_instance("rate(notegrade_explanation_tokens_total{@}[$__rate_interval])"),
             what="The limit on average is NOTEGRADE_EXPLANATION_TOKENS_PER_S, which counts prompt tokens too.",
         ),
     ],
@@ -389,15 +382,17 @@ SHADOW: Rows = {
     "Outcomes": [
         Panel(
             "Mirrored requests by outcome",
-            {"{{outcome}}": "sum by (outcome) (rate(notegrade_shadow_requests_total{@}[$__rate_interval]))"},
+            rates("notegrade_shadow_requests_total", "outcome"),
             what="failed: no answer, an error or another scale; the log says which. dropped: the queue (NOTEGRADE_SHADOW_QUEUE) was full.",
             stacked=True,
         ),
         Panel(
             "Mirrored requests: share of the scoring requests",
             {
-                "share": "sum (rate(notegrade_shadow_requests_total{@}[$__rate_interval])) "
-                '/ sum (rate(notegrade_request_seconds_count{@, #, status=~"2.."}[$__rate_interval]))'
+                "share": ratio(
+                    "notegrade_shadow_requests_total{@}",
+                    'notegrade_request_seconds_count{@, #, status=~"2.."}',
+                )
             },
             "percentunit",
             "Equals NOTEGRADE_SHADOW_RATE if all selected replicas have a shadow.",
@@ -425,7 +420,7 @@ SHADOW: Rows = {
         ),
         Panel(
             "Absolute difference of the scores",
-            quantiles("notegrade_shadow_score_distance", "@"),
+            quantiles("notegrade_shadow_score_distance"),
             what="Per pair. 0 means equal, 1 the whole scale.",
         ),
     ],
@@ -507,12 +502,7 @@ def _graph(panel: Panel) -> dict[str, Any]:
         }
         for number, (legend, query) in enumerate(panel.queries.items())
     ]
-    common = {
-        "title": panel.title,
-        "description": panel.what,
-        "datasource": DATASOURCE,
-        "targets": targets,
-    }
+    common = {"title": panel.title, "description": panel.what, "datasource": DATASOURCE, "targets": targets}
     if panel.is_heatmap:
         axis = {"yAxis": {"unit": panel.unit}, "cellGap": 1, "color": {"mode": "scheme", "scheme": "Blues"}}
         return {**common, "type": "heatmap", "options": {"calculate": False, **axis}}

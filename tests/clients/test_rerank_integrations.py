@@ -5,47 +5,39 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import httpx
 import pytest
 
 from service.contract.checkpoint import Checkpoint
 from service.http.auth import hash_key
+from tests.processes import ROOT
 from tests.served import Served, served
 from tests.waiting import wait_until
 
-ROOT = Path(__file__).parent.parent.parent
 EXAMPLE = ROOT / "examples" / "rerank_with_haystack.py"
 NOTES = ROOT / "examples" / "notes.jsonl"
 QUERY = "quiet cafes with good light"
 
 
-@contextmanager
-def keyed(checkpoint: Checkpoint) -> Iterator[Served]:
-    with served(checkpoint, keys=f"score:{hash_key('key')}:ranker") as service:
-        yield service
+KEYS = f"score:{hash_key('key')}:ranker"
 
 
 @pytest.fixture
 def service(checkpoint: Checkpoint) -> Iterator[Served]:
-    with keyed(checkpoint) as service:
+    with served(checkpoint, keys=KEYS) as service:
         yield service
 
 
 @dataclass(frozen=True)
 class Ran:
-    """The example's exit code, the (score, id) of each line that it printed, and its stderr."""
+    """Holds the example's exit code, the scores and ids that it printed, and its stderr."""
 
     code: int
-    lines: list[tuple[float, str]]
+    scores: list[float]
+    ids: list[str]
     stderr: str
-
-    @property
-    def ids(self) -> list[str]:
-        return [document for _, document in self.lines]
 
 
 def start(service: Served, key: str = "key") -> "subprocess.Popen[str]":
@@ -65,7 +57,7 @@ def finish(example: "subprocess.Popen[str]") -> Ran:
         finally:
             example.kill()
     lines = [line.split("  ", 2) for line in out.splitlines()]
-    return Ran(example.returncode, [(float(score), document) for score, document, _ in lines], err)
+    return Ran(example.returncode, [float(line[0]) for line in lines], [line[1] for line in lines], err)
 
 
 def answers(service: Served, status: int) -> float:
@@ -75,7 +67,7 @@ def answers(service: Served, status: int) -> float:
 @pytest.fixture(scope="module")
 def not_ready(checkpoint: Checkpoint) -> tuple[Ran, float]:
     """Run the example against a service that stays not ready; return the run and the number of its requests."""
-    with keyed(checkpoint) as service:
+    with served(checkpoint, keys=KEYS) as service:
         service.stack.readiness.set("probing", "a test")
         return finish(start(service)), answers(service, 503)
 
@@ -83,13 +75,10 @@ def not_ready(checkpoint: Checkpoint) -> tuple[Ran, float]:
 def score(url: str, ids: list[str]) -> dict[str, float]:
     """Score these notes by /score, in Haystack's form: the title is the first line of the body."""
     notes = [json.loads(line) for line in NOTES.read_text(encoding="utf-8").splitlines()]
-    asked = [
-        {"id": note["id"], "body": "\n".join(filter(None, [note["title"], note["body"]]))}
-        for note in notes
-        if note["id"] in ids
-    ]
-    with httpx.Client(timeout=60, headers={"Authorization": "Bearer key"}) as client:
-        answer = client.post(f"{url}/score", json={"query": QUERY, "notes": asked})
+    bodies = {note["id"]: "\n".join(filter(None, [note["title"], note["body"]])) for note in notes}
+    body = {"query": QUERY, "notes": [{"id": each, "body": bodies[each]} for each in ids]}
+    headers = {"Authorization": "Bearer key"}
+    answer = httpx.post(f"{url}/score", json=body, headers=headers, timeout=60)
     return {result["id"]: result["score"] for result in answer.json()["results"]}
 
 
@@ -101,12 +90,12 @@ def test_the_ranking_is_that_of_the_scores(service: Served, not_ready: tuple[Ran
     best = sorted(retrieved, key=lambda document: -scores[document])[:3]
     assert best != retrieved[:3], "the retriever's order is the same: the test would prove nothing"
     assert ran.ids == best
-    assert [score for score, _ in ran.lines] == pytest.approx([scores[each] for each in best], abs=1e-4)
+    assert ran.scores == pytest.approx([scores[each] for each in best], abs=1e-4)
 
 
 def test_a_wrong_key_is_reported(service: Served) -> None:
     ran = finish(start(service, key="wrong"))
-    assert (ran.code, ran.lines) == (1, [])
+    assert (ran.code, ran.ids) == (1, [])
     message = ran.stderr.splitlines()[-1]
     assert message.startswith("cohere.errors.unauthorized_error.UnauthorizedError")
     assert "'detail': 'this key is not known here'" in message
@@ -116,8 +105,8 @@ def test_a_wrong_key_is_reported(service: Served) -> None:
 def test_the_retriever_s_order_stays_while_the_service_is_not_ready(not_ready: tuple[Ran, float]) -> None:
     ran, asked = not_ready
     assert (ran.code, ran.stderr) == (0, "not reranked: ServiceUnavailableError\n")
-    assert len(ran.lines) == 8
-    assert ran.lines == sorted(ran.lines, key=lambda line: -line[0])
+    assert len(ran.ids) == 8
+    assert ran.scores == sorted(ran.scores, reverse=True)
     assert asked == 3  # the SDK's number of tries
 
 
@@ -129,4 +118,4 @@ def test_the_sdk_retries_when_the_service_was_not_ready(service: Served) -> None
     finally:
         service.stack.readiness.set("ok", "a test")
         ran = finish(example)
-    assert (ran.code, len(ran.lines), ran.stderr) == (0, 3, "")
+    assert (ran.code, len(ran.ids), ran.stderr) == (0, 3, "")

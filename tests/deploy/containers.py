@@ -9,10 +9,14 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent.parent
+from packaging.utils import canonicalize_name
+
+from tests.processes import ROOT
+
 # The options in docs/deploy.md. podman's own read-only mode keeps more folders than /tmp writable, so it is off.
 HARDENED = (
     *("--read-only", "--read-only-tmpfs=false", "--tmpfs", "/tmp:noexec,size=256m", "--tmpfs", "/dev/shm"),
@@ -141,21 +145,14 @@ def listed(bill: Path) -> set[tuple[str, str]]:
     whole = json.loads(bill.read_text(encoding="utf-8"))
     assert whole["bomFormat"] == "CycloneDX"
     assert whole["metadata"]["component"]["name"] == "notegrade"
-    return {(_canonical(found["name"]), found["version"]) for found in whole["components"]}
+    return {(canonicalize_name(found["name"]), found["version"]) for found in whole["components"]}
 
 
 def installed(files: Path) -> set[tuple[str, str]]:
     """Return names and versions of all packages in an image, except Notegrade."""
-    metadata = re.compile(r"\AMetadata-Version.*?^Name: (\S+)$.*?^Version: (\S+)$", re.DOTALL | re.MULTILINE)
-    texts = [
-        found.read_text(errors="replace") for found in files.glob("**/site-packages/*.dist-info/METADATA")
-    ]
-    there = {(_canonical(name), version) for text in texts for name, version in metadata.findall(text)}
+    folders = [str(folder) for folder in files.glob("**/site-packages")]
+    there = {(canonicalize_name(each.name), each.version) for each in distributions(path=folders)}
     return {(name, version) for name, version in there if name != "notegrade"}
-
-
-def _canonical(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _limit(name: str) -> str:

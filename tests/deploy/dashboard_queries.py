@@ -25,7 +25,7 @@ DAY_S = 86_400
 
 @dataclass(frozen=True)
 class Query:
-    """A panel's query, with Grafana's variables."""
+    """Holds a panel's query, with Grafana's variables."""
 
     dashboard: str
     panel: str

@@ -1,4 +1,4 @@
-"""A pytest plugin for tests that build images: all tests of a session share one storage and one base image."""
+"""Gives fixtures to tests that build images: all tests of a session share one storage and one base image."""
 
 import os
 import sys

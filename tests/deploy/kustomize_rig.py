@@ -3,16 +3,17 @@
 import importlib
 import re
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate  # type: ignore[import-untyped]
 import yaml  # type: ignore[import-untyped]  # it comes with vLLM, its stubs don't
 
-from tests.deploy.containers import ROOT
+from tests.processes import ROOT, run
+from tests.tools import KUSTOMIZE, require
 
 MANIFESTS = ROOT / "deploy" / "kubernetes"
+OVERLAYS = MANIFESTS / "overlays"
 # The Kubernetes versions whose schemas the manifests must fit. Image volumes are on by default in the newest.
 KUBERNETES = ("1.33", "1.37")
 # The schemas of operators, as models generated from their definitions.
@@ -24,29 +25,29 @@ DEFINITIONS = {
 Manifest = dict[str, Any]
 
 
-def build(kustomize: str, folder: Path) -> list[Manifest]:
-    done = subprocess.run([kustomize, "build", folder], capture_output=True, text=True, check=False)
+def build(folder: Path) -> list[Manifest]:
+    done = run(require(KUSTOMIZE), "build", folder)
     assert done.returncode == 0, done.stderr
     assert not done.stderr, "kustomize reports deprecated fields there"
     return list(yaml.safe_load_all(done.stdout))
 
 
-def build_mine(kustomize: str, kustomization: str, folder: Path) -> list[Manifest]:
+def build_mine(kustomization: str, folder: Path) -> list[Manifest]:
     """Build an overlay `mine`, written beside the others in a copy of them."""
     copied = folder / "kubernetes"
     shutil.copytree(MANIFESTS, copied)
     mine = copied / "overlays" / "mine"
     mine.mkdir()
     (mine / "kustomization.yaml").write_text(kustomization, encoding="utf-8")
-    return build(kustomize, mine)
+    return build(mine)
 
 
-def build_with(kustomize: str, name: str, component: str, folder: Path) -> list[Manifest]:
+def build_with(name: str, component: str, folder: Path) -> list[Manifest]:
     """Build the overlay with a component that it does not include."""
     if not component:
-        return build(kustomize, MANIFESTS / "overlays" / name)
+        return build(OVERLAYS / name)
     lines = ["kind: Kustomization", f"resources: [../{name}]", f"components: [../../components/{component}]"]
-    return build_mine(kustomize, "\n".join(lines), folder)
+    return build_mine("\n".join(lines), folder)
 
 
 def of_kind(manifests: list[Manifest], kind: str) -> dict[str, Manifest]:
@@ -65,6 +66,17 @@ def config_of(manifests: list[Manifest], name: str) -> dict[str, str]:
 
 def selects(labels: dict[str, str], workload: Manifest) -> bool:
     return bool(labels.items() <= workload["spec"]["template"]["metadata"]["labels"].items())
+
+
+def labels_of(manifest: Manifest) -> dict[str, str]:
+    """Return the labels of the pods that the manifest selects."""
+    spec = manifest["spec"]
+    return dict(spec["podSelector" if manifest["kind"] == "NetworkPolicy" else "selector"]["matchLabels"])
+
+
+def container_of(workload: Manifest) -> Manifest:
+    [only] = workload["spec"]["template"]["spec"]["containers"]
+    return only  # type: ignore[no-any-return]
 
 
 def found_by(monitor: Manifest, manifests: list[Manifest]) -> list[Manifest]:

@@ -4,7 +4,7 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
-from tests.deploy.containers import ROOT
+from tests.processes import ROOT
 
 # The labels that Prometheus adds to a series, and a histogram to its buckets.
 ADDED_LABELS = {"job", "instance", "le"}

@@ -4,24 +4,22 @@ import json
 import os
 import re
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
 import yaml  # type: ignore[import-untyped]  # it comes with vLLM, its stubs don't
 
-from tests.deploy.containers import ROOT
-from tests.end_to_end.service_process import free_port
+from tests.http_server import receiving
+from tests.processes import ROOT, free_port, output_of, run
 from tests.tools import CURL, PROMETHEUS, require
-from tests.waiting import wait_until
+from tests.waiting import is_ready, wait_until
 
 PROMETHEUS_FILES = ROOT / "deploy" / "prometheus"
 RULES = sorted((PROMETHEUS_FILES / "rules").glob("*.yaml"))
@@ -40,9 +38,23 @@ def tools() -> Path:
 
 def run_tool(tool: str, *arguments: str | Path) -> str:
     """Run the tool and return its output. Fails unless it exits with 0."""
-    done = subprocess.run([tools() / tool, *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return output_of(tools() / tool, *arguments)
+
+
+def query_case(query: str, series: Mapping[str, str], *expected: tuple[str, float]) -> dict[str, Any]:
+    """Make a test of the query's values, by labels, after ten minutes with four scrapes per minute of these series."""
+    samples = [{"labels": labels, "value": value} for labels, value in expected]
+    return {
+        "interval": "15s",
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "promql_expr_test": [{"expr": query, "eval_time": "10m", "exp_samples": samples}],
+    }
+
+
+def run_query_cases(folder: Path, *cases: dict[str, Any]) -> None:
+    """Evaluate the cases by promtool; the folder gets its file."""
+    (folder / "queries.test.yaml").write_text(yaml.safe_dump({"tests": cases}))
+    run_tool("promtool", "test", "rules", folder / "queries.test.yaml")
 
 
 def read(path: Path) -> Any:
@@ -65,29 +77,21 @@ def runbook_of(alert: dict[str, Any]) -> str:
     return url.removeprefix(RUNBOOK_PREFIX)
 
 
+def commands_of(page: Path) -> list[str]:
+    return re.findall(r"^```bash\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
 def run_runbook(page: Path, **environment: str) -> None:
     """Run the page's commands exactly as written. Each must print something, because there is something to find."""
-    found = re.findall(r"^```bash\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    found = commands_of(page)
     assert found, page.name
     require(CURL)
-    path = f"{tools()}:{os.environ['PATH']}"
+    environment |= {"PATH": f"{tools()}:{os.environ['PATH']}"}
     with ThreadPoolExecutor(2) as pool:
-        ran = pool.map(lambda command: _run(command, {**os.environ, **environment, "PATH": path}), found)
+        ran = pool.map(lambda command: run("bash", "-euc", command, within_s=60, **environment), found)
         for command, done in zip(found, ran, strict=True):
             assert done.returncode == 0, f"{page.name}: {command}{done.stderr}"
             assert done.stdout.strip(), f"{page.name}: {command}printed nothing"
-
-
-def _run(command: str, environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        ["bash", "-euc", command],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def metric_names(query: str) -> set[str]:
@@ -100,7 +104,7 @@ def metric_names(query: str) -> set[str]:
 
 @dataclass
 class Prometheus:
-    """A running Prometheus."""
+    """Asks a running Prometheus."""
 
     url: str
 
@@ -138,11 +142,12 @@ def prometheus(
     *targets: str,
     router: str | None = None,
     alertmanager: str = "127.0.0.1:9",
-    change: Callable[[str], str] = str,
+    hurried: Collection[str] = (),
+    wait: str = "1s",
 ) -> Iterator[Prometheus]:
     """Run a Prometheus on the targets, and HAProxy's exporter at `router`, with the deployed configuration but short intervals.
 
-    `change` is applied to the text of each file of rules.
+    The `for` of the hurried alerts is shortened to `wait`.
     """
     config = read(PROMETHEUS_FILES / "prometheus.yml")
     config["global"] |= {"scrape_interval": OFTEN, "scrape_timeout": OFTEN, "evaluation_interval": OFTEN}
@@ -152,71 +157,48 @@ def prometheus(
     config["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = [alertmanager]
     (folder / "rules").mkdir()
     for path in RULES:
-        (folder / "rules" / path.name).write_text(change(path.read_text(encoding="utf-8")), encoding="utf-8")
+        rules = _hurry(read(path), hurried, wait)
+        (folder / "rules" / path.name).write_text(yaml.safe_dump(rules), encoding="utf-8")
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
     url = f"127.0.0.1:{free_port()}"
-    command: list[str | Path] = [
-        "--config.file",
-        folder / "prometheus.yml",
-        "--storage.tsdb.path",
-        folder / "data",
-    ]
-    with _running("prometheus", url, [*command, "--storage.tsdb.retention.time=15d"], folder):
+    files = (f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}")
+    with _running("prometheus", url, folder, *files, "--storage.tsdb.retention.time=15d"):
         yield Prometheus(f"http://{url}")
 
 
-def hurried(alerts: Collection[str], wait: str) -> Callable[[str], str]:
-    """Make a `change` for `prometheus` that shortens the `for` of these alerts to `wait`."""
-
-    def change(rule_file: str) -> str:
-        content = yaml.safe_load(rule_file)
-        for rule in [rule for group in content["groups"] for rule in group["rules"]]:
-            if "for" in rule and rule["alert"] in alerts:
-                rule["for"] = wait
-        return str(yaml.safe_dump(content))
-
-    return change
+def _hurry(content: dict[str, Any], alerts: Collection[str], wait: str) -> dict[str, Any]:
+    for rule in [rule for group in content["groups"] for rule in group["rules"]]:
+        if "for" in rule and rule["alert"] in alerts:
+            rule["for"] = wait
+    return content
 
 
 @contextmanager
-def alertmanager(folder: Path, change: Callable[[str], str]) -> Iterator[str]:
-    """Run an Alertmanager; yields its address. `change` is applied to the text of deploy/alertmanager/alertmanager.yml."""
+def alertmanager(folder: Path, receiver_url: str | None = None) -> Iterator[str]:
+    """Run an Alertmanager; yields its address. It posts to the receiver, if any, without waiting for more alerts."""
+    content = ALERTMANAGER_FILE.read_text(encoding="utf-8")
+    if receiver_url:
+        content = re.sub(r"\b(group_wait|group_interval): \w+", r"\1: 1s", content)
+        content = content.replace("http://127.0.0.1:9095", receiver_url)
     config = folder / "alertmanager.yml"
-    config.write_text(change(ALERTMANAGER_FILE.read_text(encoding="utf-8")), encoding="utf-8")
+    config.write_text(content, encoding="utf-8")
     url = f"127.0.0.1:{free_port()}"
-    command: list[str | Path] = [
-        "--config.file",
-        config,
-        "--storage.path",
-        folder / "alertmanager",
-        "--cluster.listen-address=",
-    ]
-    with _running("alertmanager", url, command, folder):
+    files = (f"--config.file={config}", f"--storage.path={folder / 'alertmanager'}")
+    with _running("alertmanager", url, folder, *files, "--cluster.listen-address="):
         yield url
 
 
 @contextmanager
-def _running(tool: str, address: str, command: Sequence[str | Path], folder: Path) -> Iterator[None]:
+def _running(tool: str, address: str, folder: Path, *options: str) -> Iterator[None]:
     log = folder / f"{tool}.log"
-    with (
-        log.open("w") as written,
-        subprocess.Popen(
-            [tools() / tool, f"--web.listen-address={address}", *command], stdout=written, stderr=written
-        ) as process,
-    ):
+    command = [str(tools() / tool), f"--web.listen-address={address}", *options]
+    with log.open("w") as written, subprocess.Popen(command, stdout=written, stderr=written) as process:
         try:
-            wait_until(lambda: process.poll() is not None or _is_ready(address))
+            wait_until(lambda: process.poll() is not None or is_ready(f"http://{address}/-/ready"))
             assert process.poll() is None, log.read_text(encoding="utf-8")
             yield
         finally:
             process.terminate()
-
-
-def _is_ready(address: str) -> bool:
-    try:
-        return httpx.get(f"http://{address}/-/ready", timeout=5).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 @dataclass
@@ -235,34 +217,12 @@ class Webhook:
         ]
 
 
-def posting_to(receiver: Webhook) -> Callable[[str], str]:
-    """Make a `change` for `alertmanager` that posts to the receiver without waiting for more alerts."""
-
-    def change(config: str) -> str:
-        config = re.sub(r"\b(group_wait|group_interval): \w+", r"\1: 1s", config)
-        return config.replace("http://127.0.0.1:9095", receiver.url)
-
-    return change
-
-
 @contextmanager
 def webhook() -> Iterator[Webhook]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            receiver.received += [(self.path, alert) for alert in body["alerts"]]
-            self.send_response(200)
-            self.end_headers()
+    def receive(path: str, body: bytes) -> int:
+        receiver.received += [(path, alert) for alert in json.loads(body)["alerts"]]
+        return 200
 
-        def log_message(self, format: str, *arguments: Any) -> None:
-            """Log nothing on the tests' stderr."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        receiver = Webhook(f"http://127.0.0.1:{server.server_address[1]}")
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield receiver
-        finally:
-            server.shutdown()
-            thread.join()
+    with receiving(receive) as url:
+        receiver = Webhook(url)
+        yield receiver

@@ -10,9 +10,7 @@ import pytest
 
 from service.contract.checkpoint import Checkpoint
 from service.contract.prompt import Note
-from tests.checkpoints import load_tiny
-from tests.deploy.containers import ROOT
-from tests.deploy.haproxy_rig import ROUTING, answered, routed
+from tests.deploy.haproxy_rig import BY_QUERY, answered, replica_addresses, routed
 from tests.deploy.prometheus_metrics import OF_HAPROXY, our_metrics, process_metrics, unknown_labels
 from tests.deploy.prometheus_rig import (
     ALERTMANAGER_FILE,
@@ -21,9 +19,7 @@ from tests.deploy.prometheus_rig import (
     RUNBOOK_PREFIX,
     RUNBOOKS,
     alertmanager,
-    hurried,
     metric_names,
-    posting_to,
     prometheus,
     read,
     rules,
@@ -32,19 +28,13 @@ from tests.deploy.prometheus_rig import (
     runbook_of,
     webhook,
 )
-from tests.end_to_end.service_process import free_port
+from tests.processes import ROOT, free_port
 from tests.redis_server import RedisServer
 from tests.served import served
-from tests.tools import HAPROXY, require
 from tests.waiting import wait_until
 
 RULE_TESTS = sorted((PROMETHEUS_FILES / "tests").glob("*.yaml"))
 ALERTS = rules("alert")
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return load_tiny(tmp_path_factory.mktemp("checkpoint"))
 
 
 def test_prometheus_accepts_its_files() -> None:
@@ -163,7 +153,7 @@ def test_inhibition_suppresses_consequences_and_never_what_callers_see(tmp_path:
             for namespace in ("staging", "prod")
         ),
     ]
-    with alertmanager(tmp_path, str) as address:
+    with alertmanager(tmp_path) as address:
         url = f"http://{address}/api/v2/alerts"
         assert httpx.post(url, json=alerts).status_code == 200
 
@@ -207,14 +197,14 @@ def test_a_real_fault_is_notified_and_resolved(
     }
     with (
         webhook() as receiver,
-        alertmanager(tmp_path, posting_to(receiver)) as address,
+        alertmanager(tmp_path, receiver.url) as address,
         served(checkpoint, engine_lost_exit_s=60, **settings) as service,
         prometheus(
             tmp_path,
             service.url.removeprefix("http://"),
             alertmanager=address,
             # The deployed rule waits five minutes, so as not to bother people.
-            change=hurried(["NotegradeBreakerOpen"], "1s"),
+            hurried=["NotegradeBreakerOpen"],
         ) as watching,
     ):
         wait_until(lambda: watching.value("notegrade_cache_breaker_open") == 0)
@@ -238,21 +228,17 @@ def test_the_router_s_own_errors_are_notified_and_those_of_replicas_are_not(
     checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     """HAProxy has one replica: first it fails a request, then it is down. The runbook's commands must then find something."""
-    haproxy = require(HAPROXY)
-    config = (ROUTING / "by_query.cfg").read_text(encoding="utf-8")
     firing = 'ALERTS{alertname="NotegradeRouterErrors", alertstate="firing"}'
     with served(checkpoint) as service:
-        where = {
-            "REPLICA_1": service.url.removeprefix("http://"),
-            **{f"REPLICA_{number}": f"127.0.0.1:{free_port()}" for number in (2, 3)},
-        }
+        replica = service.url.removeprefix("http://")
+        where = replica_addresses([replica, *(f"127.0.0.1:{free_port()}" for _ in range(2))])
         with (
-            routed(haproxy, tmp_path, config, where) as router,
+            routed(tmp_path, BY_QUERY, where) as router,
             prometheus(
                 tmp_path,
-                where["REPLICA_1"],
+                replica,
                 router=httpx.URL(router.metrics_url).netloc.decode(),
-                change=hurried(["NotegradeRouterErrors"], "1s"),
+                hurried=["NotegradeRouterErrors"],
             ) as watching,
         ):
             assert set(re.findall(r"^(\w+)", httpx.get(router.metrics_url).text, re.MULTILINE)) >= OF_HAPROXY

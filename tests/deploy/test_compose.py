@@ -10,17 +10,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-import yaml  # type: ignore[import-untyped]  # it comes with vLLM, its stubs don't
 
 from service.app import listening_addresses
 from service.http.auth import Keyring, hash_key
-from service.http.server import LAST_ANSWERS_S
-from service.settings import PREFIX, Settings
-from tests.deploy.test_kubernetes import ENGINE_CLOSES_S
+from service.settings import Settings
+from tests.deploy.deployed_settings import load_settings, seconds_to_stop
+from tests.deploy.prometheus_rig import read
 from tests.doc_commands import problems
+from tests.processes import ROOT
 from tests.tools import COMPOSE, require
 
-ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy"
 ENTRY = f"admin:{hash_key('a test')}:test"
 
@@ -91,27 +90,16 @@ def test_mounted_files_exist_and_are_read_only(composed: Composed) -> None:
         "/var/lib/grafana/dashboards",
     }
     assert all(any(source.iterdir()) for source in mounted.values())
-    for each in composed["services"].values():
-        assert all(volume["read_only"] for volume in each.get("volumes", ()) if volume["type"] == "bind")
-    named = {
-        volume["source"]
-        for each in composed["services"].values()
-        for volume in each.get("volumes", ())
-        if volume["type"] == "volume"
-    }
+    volumes = [volume for each in composed["services"].values() for volume in each.get("volumes", ())]
+    assert all(volume["read_only"] for volume in volumes if volume["type"] == "bind")
+    named = {volume["source"] for volume in volumes if volume["type"] == "volume"}
     assert named == set(composed["volumes"])
 
 
 @pytest.fixture
 def settings(composed: Composed, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Load the settings as the service would in its container."""
-    for name in [name for name in os.environ if name.startswith(PREFIX)]:
-        monkeypatch.delenv(name)
-    given = composed["services"]["notegrade"]["environment"]
-    assert {name.removeprefix(PREFIX).lower() for name in given} <= set(Settings.model_fields)
-    for name, value in given.items():
-        monkeypatch.setenv(name, value)
-    return Settings()
+    return load_settings(composed["services"]["notegrade"]["environment"], monkeypatch)
 
 
 def test_the_service_listens_beyond_loopback_with_a_key(settings: Settings) -> None:
@@ -140,9 +128,7 @@ def test_each_service_reaches_the_others(composed: Composed, settings: Settings)
     redis = urlsplit(settings.redis_url.get_secret_value())
     assert (redis.hostname, redis.port) == ("127.0.0.1", port["redis"])
 
-    prometheus = yaml.safe_load(
-        (binds(services["prometheus"])["/etc/prometheus"] / "prometheus.yml").read_text()
-    )
+    prometheus = read(binds(services["prometheus"])["/etc/prometheus"] / "prometheus.yml")
     [job] = [each for each in prometheus["scrape_configs"] if each["job_name"] == "notegrade"]
     # With an admin port, /metrics would be only there.
     assert settings.admin_port is None
@@ -152,9 +138,9 @@ def test_each_service_reaches_the_others(composed: Composed, settings: Settings)
     assert any((DEPLOY / "prometheus").glob(prometheus["rule_files"][0]))
 
     provisioning = binds(services["grafana"])["/etc/grafana/provisioning"]
-    [sources] = [yaml.safe_load(file.read_text()) for file in (provisioning / "datasources").iterdir()]
+    [sources] = [read(file) for file in (provisioning / "datasources").iterdir()]
     assert [each["url"] for each in sources["datasources"]] == [f"http://127.0.0.1:{port['prometheus']}"]
-    [providers] = [yaml.safe_load(file.read_text()) for file in (provisioning / "dashboards").iterdir()]
+    [providers] = [read(file) for file in (provisioning / "dashboards").iterdir()]
     for provider in providers["providers"]:
         folder = binds(services["grafana"])[provider["options"]["path"]]
         assert any(folder.glob("*.json"))
@@ -203,5 +189,4 @@ def test_the_grace_period_covers_a_stop(composed: Composed, settings: Settings) 
     written = composed["services"]["notegrade"]["stop_grace_period"]
     found = re.fullmatch(r"(\d+)m(\d+)s", written)
     assert found is not None
-    needed_s = settings.drain_delay_s + settings.drain_timeout_s + LAST_ANSWERS_S + ENGINE_CLOSES_S
-    assert int(found[1]) * 60 + int(found[2]) >= needed_s
+    assert int(found[1]) * 60 + int(found[2]) >= seconds_to_stop(settings)

@@ -1,12 +1,10 @@
 """Every query of a dashboard and command of a runbook runs against a real Prometheus that scrapes a service on a fake engine."""
 
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,6 @@ from deploy.grafana.make_dashboards import DASHBOARDS, FOLDER, text
 from service.contract.checkpoint import Checkpoint
 from service.contract.prompt import Note
 from tests.checkpoints import load_tiny
-from tests.deploy.containers import ROOT
 from tests.deploy.dashboard_queries import (
     OF_VLLM,
     dashboard,
@@ -39,6 +36,7 @@ from tests.deploy.prometheus_rig import (
     run_runbook,
     runbook_of,
 )
+from tests.processes import ROOT, output_of
 from tests.redis_server import RedisServer
 from tests.served import Served, served
 from tests.waiting import wait_until
@@ -46,14 +44,9 @@ from tests.waiting import wait_until
 TRACE = "\nSteps:\ntopic: both are about cafes => 3\nconstraints: no light => {grade}\n"
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return load_tiny(tmp_path_factory.mktemp("checkpoint"))
-
-
 @dataclass
 class Rig:
-    """The service with traffic since `begun`, and the Prometheus that scrapes it."""
+    """Holds the service with traffic since `begun`, and the Prometheus that scrapes it."""
 
     service: Served
     watching: Prometheus
@@ -64,6 +57,9 @@ class Rig:
 def rig(checkpoint: Checkpoint, redis_binary: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     """Run some rounds of everything that the dashboards draw: a counter needs two scrapes to have a rate."""
     folder = tmp_path_factory.mktemp("prometheus")
+    # The fake engine's grades depend on the prompt, so these differ.
+    criteria = [{"name": "general-1", "text": "Grade it otherwise."}]
+    candidate = load_tiny(folder / "candidate", criteria=criteria)
     redis = RedisServer(redis_binary)
     settings: dict[str, Any] = {
         "redis_url": redis.url,
@@ -78,8 +74,8 @@ def rig(checkpoint: Checkpoint, redis_binary: str, tmp_path_factory: pytest.Temp
         "guard_p99_ms": 600_000,
     }
     with (
-        _running(redis),
-        served(_other_criteria(folder)) as shadow,
+        redis,
+        served(candidate) as shadow,
         served(checkpoint, shadow_url=shadow.url, shadow_rate=1.0, **settings) as service,
     ):
         # `notegrade serve` has process metrics; this registry starts empty.
@@ -94,20 +90,6 @@ def rig(checkpoint: Checkpoint, redis_binary: str, tmp_path_factory: pytest.Temp
                 _round(service, pool, number)
                 watching.wait_for_scrapes()
             yield Rig(service, watching, begun)
-
-
-def _other_criteria(folder: Path) -> Checkpoint:
-    """Make a checkpoint that gives other grades: the fake engine's depend on the prompt."""
-    return load_tiny(folder / "candidate", criteria=[{"name": "general-1", "text": "Grade it otherwise."}])
-
-
-@contextmanager
-def _running(redis: RedisServer) -> Iterator[None]:
-    redis.start()
-    try:
-        yield
-    finally:
-        redis.kill()
 
 
 def _round(service: Served, pool: ThreadPoolExecutor, number: int) -> None:
@@ -242,10 +224,7 @@ def test_the_share_of_kept_grades_equals_the_service_s_own_figure(rig: Rig) -> N
 def test_a_replica_s_first_burst_of_errors_has_a_rate(checkpoint: Checkpoint, tmp_path: Path) -> None:
     """Even if the burst came between two scrapes: Prometheus does not count a series' first value as an increase."""
     refused = 'sum(increase(notegrade_request_seconds_count{route="/score", status=~"5.."}[1m]))'
-    with (
-        served(checkpoint) as service,
-        prometheus(tmp_path, service.url.removeprefix("http://")) as watching,
-    ):
+    with served(checkpoint) as service, prometheus(tmp_path, service.url.removeprefix("http://")) as watching:
         wait_until(lambda: watching.value("up") == 1)
         watching.wait_for_scrapes()
         service.stack.readiness.set("probe_mismatch", "a test")
@@ -276,9 +255,8 @@ def test_a_dashboard_s_picture_shows_every_panel(rig: Rig, name: str) -> None:
 @pytest.mark.redis
 def test_the_script_draws_a_picture(rig: Rig, tmp_path: Path) -> None:
     out = tmp_path / "scoring.png"
-    script = ROOT / "deploy" / "grafana" / "draw_dashboard.py"
     options = ["--prometheus", rig.watching.url, "--minutes", "2", "--rate", "5s", "--out", str(out)]
-    subprocess.run([sys.executable, str(script), "scoring", *options], check=True, timeout=120)
+    output_of(sys.executable, "deploy/grafana/draw_dashboard.py", "scoring", *options, within_s=120)
     assert out.read_bytes().startswith(b"\x89PNG")
 
 

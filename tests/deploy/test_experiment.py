@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml  # type: ignore[import-untyped]  # it comes with vLLM, its stubs don't
 from typer.testing import CliRunner
 
 from service.__main__ import app
@@ -20,10 +19,9 @@ from service.engines.fake_engine import FakeEngine
 from service.errors import CommandError, EngineRequestError
 from service.experiments.prometheus import arms_in, increase_in
 from tests.checkpoints import engine_model, load_tiny
-from tests.deploy.haproxy_rig import ROUTING, Router, routed
-from tests.deploy.prometheus_rig import Prometheus, prometheus, run_tool
+from tests.deploy.haproxy_rig import EXPERIMENT, Router, routed
+from tests.deploy.prometheus_rig import Prometheus, prometheus, query_case, run_query_cases
 from tests.served import Served, served
-from tests.tools import HAPROXY, require
 from tests.waiting import wait_until
 
 # Windows of 4 scrapes each; the command needs 10 of them.
@@ -49,7 +47,7 @@ class Failing(FakeEngine):
 
 @dataclass
 class Experiment:
-    """Two services with a checkpoint each, and for each a user whom the router sends there."""
+    """Holds two services with a checkpoint each, and for each a user whom the router sends there."""
 
     router: Router
     prometheus: Prometheus
@@ -110,9 +108,8 @@ def start(folder: Path, services: ExitStack) -> Experiment:
         arms[name] = services.enter_context(served(checkpoint, engine=engines[name], local_cache_pairs=1))
     addresses = {name: arm.url.removeprefix("http://") for name, arm in arms.items()}
     environment = {f"{name.upper()}_1": address for name, address in addresses.items()}
-    config = (ROUTING / "experiment.cfg").read_text()
     environment["TREATMENT_PERCENT"] = "50"
-    router = services.enter_context(routed(require(HAPROXY), folder, config, environment))
+    router = services.enter_context(routed(folder, EXPERIMENT, environment))
     scraping = services.enter_context(prometheus(folder, *addresses.values()))
     router.wait_for()
     users = {}
@@ -200,41 +197,32 @@ def test_experiments_that_cannot_be_judged_are_refused(
 OLD, NEW = ('{job="notegrade", instance="old"', '{job="notegrade", instance="new"')
 
 
-def asked(expression: str, series: Mapping[str, str], *expected: tuple[str, float]) -> dict[str, Any]:
-    """Make a promtool test of the expression's value after ten minutes with four scrapes per minute."""
-    samples = [{"labels": labels, "value": value} for labels, value in expected]
-    return {
-        "interval": "15s",
-        "input_series": [{"series": name, "values": values} for name, values in series.items()],
-        "promql_expr_test": [{"expr": expression, "eval_time": "10m", "exp_samples": samples}],
-    }
-
-
 def test_counts_are_of_one_window_and_one_arm(tmp_path: Path) -> None:
     build = "notegrade_build_info"
     increase = increase_in("notegrade_grade_total{}", f"{build}{{}}", "300000ms")
     arms = arms_in(f"{build}{{}}", "300000ms")
     there = {f'{build}{OLD}, fingerprint="a"}}': "1x40"}
-    cases = [
+    run_query_cases(
+        tmp_path,
         # 10 per scrape over 20 scrapes, with a restart in the window.
-        asked(increase, there | {f"notegrade_grade_total{OLD}}}": "0+10x30 10+10x9"}, (f"{OLD}}}", 200)),
+        query_case(increase, there | {f"notegrade_grade_total{OLD}}}": "0+10x30 10+10x9"}, (f"{OLD}}}", 200)),
         # A known replica's first count in a new series.
-        asked(
+        query_case(
             increase,
             there | {f'notegrade_grade_total{OLD}, grade="3"}}': "_x25 1x14"},
             (f'{OLD}, grade="3"}}', 1),
         ),
         # A replica that is new to Prometheus may have counted for a long time.
-        asked(increase, there | {f"notegrade_grade_total{NEW}}}": "_x25 500x14"}, (f"{NEW}}}", 0)),
+        query_case(increase, there | {f"notegrade_grade_total{NEW}}}": "_x25 500x14"}, (f"{NEW}}}", 0)),
         # A replica that changed its checkpoint within the window belongs to neither arm.
-        asked(
+        query_case(
             arms,
             there
             | {f'{build}{NEW}, fingerprint="a"}}': "1x25", f'{build}{NEW}, fingerprint="b"}}': "_x26 1x14"},
             (f'{OLD}, fingerprint="a"}}', 1),
         ),
         # Nor does another version of the service make another checkpoint.
-        asked(
+        query_case(
             arms,
             {
                 f'{build}{OLD}, fingerprint="a", version="1"}}': "1x25",
@@ -242,6 +230,4 @@ def test_counts_are_of_one_window_and_one_arm(tmp_path: Path) -> None:
             },
             (f'{OLD}, fingerprint="a"}}', 1),
         ),
-    ]
-    (tmp_path / "queries.test.yaml").write_text(yaml.safe_dump({"tests": cases}))
-    run_tool("promtool", "test", "rules", tmp_path / "queries.test.yaml")
+    )

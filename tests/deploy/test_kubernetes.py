@@ -1,9 +1,8 @@
 """The manifests of deploy/kubernetes, built by kustomize, fit their schemas and rules that schemas cannot express."""
 
-import os
 import re
-import subprocess
 from pathlib import Path
+from typing import Any
 
 import httpx
 import kubernetes_validate  # type: ignore[import-untyped]
@@ -11,90 +10,67 @@ import pytest
 import yaml  # type: ignore[import-untyped]  # it comes with vLLM, its stubs don't
 from prometheus_client import CollectorRegistry, generate_latest
 
+from service.contract.checkpoint import Checkpoint
 from service.http.auth import Keyring, hash_key, new_key
-from service.http.server import LAST_ANSWERS_S
 from service.observability.metrics import Metrics
 from service.settings import PREFIX, Settings
-from tests.checkpoints import load_tiny
-from tests.deploy.containers import ROOT
+from tests.deploy.deployed_settings import load_settings, seconds_to_stop
 from tests.deploy.kustomize_rig import (
     MANIFESTS,
+    OVERLAYS,
     Manifest,
     build,
     build_mine,
     build_with,
+    container_of,
     found_by,
+    labels_of,
     of_kind,
     selects,
     validate,
 )
-from tests.deploy.prometheus_rig import run_tool
+from tests.deploy.prometheus_rig import query_case, run_query_cases
+from tests.processes import ROOT, output_of, run
 from tests.served import served
-from tests.tools import KUSTOMIZE, require
 from tests.waiting import wait_until
 
-OVERLAYS = sorted(path.name for path in (MANIFESTS / "overlays").iterdir())
+NAMES = sorted(path.name for path in OVERLAYS.iterdir())
 COMPONENTS = sorted(path.name for path in (MANIFESTS / "components").iterdir())
-# Overlays with two Deployments of the service: the install's own and one whose name ends in -treatment.
-ARMS = {"experiment": ("control", "treatment")}
-WHOLE = [name for name in OVERLAYS if name not in ARMS]
+# This overlay has two Deployments of the service: the install's own and one whose name ends in -treatment.
+WITH_ARMS = "experiment"
 # Secrets that users create, as docs/kubernetes.md describes.
 SECRETS = {"notegrade-keys": {"keys"}, "notegrade-redis": {"url"}, "notegrade-shadow": {"key"}}
 CLAIMS = {"notegrade-checkpoint"}
-# docs/deploy.md has the measurement: an idle service takes 5 s longer than the drain.
-ENGINE_CLOSES_S = 15.0
-
-
-@pytest.fixture(scope="module")
-def kustomize() -> str:
-    return require(KUSTOMIZE)
 
 
 @pytest.fixture(
     scope="module",
     params=[
-        *WHOLE,
+        *(name for name in NAMES if name != WITH_ARMS),
         *(f"cpu+{name}" for name in COMPONENTS if name != "hpa"),
-        *(f"{overlay}:{arm}" for overlay, arms in ARMS.items() for arm in arms),
-        *(f"{overlay}+monitoring:{arm}" for overlay, arms in ARMS.items() for arm in arms),
+        *(f"{WITH_ARMS}{more}:{arm}" for more in ("", "+monitoring") for arm in ("control", "treatment")),
     ],
 )
-def manifests(
-    request: pytest.FixtureRequest, kustomize: str, tmp_path_factory: pytest.TempPathFactory
-) -> list[Manifest]:
+def manifests(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
     """Build each overlay or arm of one (without the other arm), alone and with each component that it does not include."""
     what, _, arm = request.param.partition(":")
     name, _, component = what.partition("+")
-    built = build_with(kustomize, name, component, tmp_path_factory.mktemp("kubernetes"))
+    built = build_with(name, component, tmp_path_factory.mktemp("kubernetes"))
     if not arm:
         return built
     # A generated name ends in a hash.
-    twins = {
-        (each["kind"], re.sub(r"-treatment\b", "", each["metadata"]["name"]))
-        for each in built
-        if re.search(r"-treatment\b", each["metadata"]["name"])
-    }
-
-    def is_of(arm: str, each: Manifest) -> bool:
-        name = each["metadata"]["name"]
-        return (
-            re.search(r"-treatment\b", name) is not None
-            if arm == "treatment"
-            else (each["kind"], name) in twins
-        )
-
-    [other] = set(ARMS[name]) - {arm}
-    return [each for each in built if not is_of(other, each)]
+    suffix = re.compile(r"-treatment\b")
+    treated = [each for each in built if suffix.search(each["metadata"]["name"])]
+    twins = {(each["kind"], suffix.sub("", each["metadata"]["name"])) for each in treated}
+    if arm == "treatment":
+        return [each for each in built if (each["kind"], each["metadata"]["name"]) not in twins]
+    return [each for each in built if each not in treated]
 
 
 def choosing(manifests: list[Manifest], kind: str) -> Manifest:
     """Return the only manifest of the kind whose selector matches the service's pods."""
-    name = {"PodDisruptionBudget": "selector", "NetworkPolicy": "podSelector"}[kind]
-    [only] = [
-        each
-        for each in of_kind(manifests, kind).values()
-        if selects(each["spec"][name]["matchLabels"], deployment(manifests))
-    ]
+    service = deployment(manifests)
+    [only] = [each for each in of_kind(manifests, kind).values() if selects(labels_of(each), service)]
     return only
 
 
@@ -113,8 +89,7 @@ def pod(manifests: list[Manifest]) -> Manifest:
 
 
 def container(manifests: list[Manifest]) -> Manifest:
-    [only] = pod(manifests)["containers"]
-    return dict(only)
+    return container_of(deployment(manifests))
 
 
 def settings_data(manifests: list[Manifest]) -> dict[str, str]:
@@ -124,11 +99,7 @@ def settings_data(manifests: list[Manifest]) -> dict[str, str]:
 
 def settings_of(manifests: list[Manifest], monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Load the settings as the service would in the pod."""
-    for name in [name for name in os.environ if name.startswith(PREFIX)]:
-        monkeypatch.delenv(name)
-    for name, value in settings_data(manifests).items():
-        monkeypatch.setenv(name, value)
-    return Settings()
+    return load_settings(settings_data(manifests), monkeypatch)
 
 
 def test_every_manifest_fits_its_schema(manifests: list[Manifest]) -> None:
@@ -137,8 +108,8 @@ def test_every_manifest_fits_its_schema(manifests: list[Manifest]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["Deployment", "ScaledObject", "ServiceMonitor", "NetworkPolicy"])
-def test_schemas_refuse_a_misspelt_field(kustomize: str, kind: str) -> None:
-    full = build(kustomize, MANIFESTS / "overlays" / "full")
+def test_schemas_refuse_a_misspelt_field(kind: str) -> None:
+    full = build(OVERLAYS / "full")
     manifest = next(each for each in full if each["kind"] == kind)
     manifest["spec"]["misspelt"] = 1
     with pytest.raises((kubernetes_validate.ValidationError, ValueError), match="misspelt"):
@@ -146,9 +117,6 @@ def test_schemas_refuse_a_misspelt_field(kustomize: str, kind: str) -> None:
 
 
 def test_the_settings_are_valid(manifests: list[Manifest], monkeypatch: pytest.MonkeyPatch) -> None:
-    names = {name for name in settings_data(manifests) if not name.startswith("OTEL_")}
-    assert all(name.startswith(PREFIX) for name in names)
-    assert {name.removeprefix(PREFIX).lower() for name in names} <= set(Settings.model_fields)
     settings = settings_of(manifests, monkeypatch)
     mine = {each["name"] for each in container(manifests)["env"] if each["name"].startswith(PREFIX)}
     assert mine == {"NOTEGRADE_REDIS_URL", *(["NOTEGRADE_SHADOW_KEY"] if settings.shadow_url else [])}
@@ -165,33 +133,26 @@ def test_ports_match_those_that_the_service_listens_on(
     for service in of_kind(manifests, "Service").values():
         labels = service["spec"]["selector"]
         [chosen] = [each for each in of_kind(manifests, "Deployment").values() if selects(labels, each)]
-        names = {
-            port["name"]: port["containerPort"]
-            for port in chosen["spec"]["template"]["spec"]["containers"][0]["ports"]
-        }
+        names = {port["name"]: port["containerPort"] for port in container_of(chosen)["ports"]}
         for port in service["spec"]["ports"]:
             assert names[port["targetPort"]] == port["port"]
 
 
-def test_probes_use_paths_that_need_no_key(
-    manifests: list[Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = {
-        name: container(manifests)[name]["httpGet"]
-        for name in ("startupProbe", "livenessProbe", "readinessProbe")
-    }
-    assert {name: get["path"] for name, get in asked.items()} == {
+def test_probes_use_the_service_s_paths(manifests: list[Manifest]) -> None:
+    names = ("startupProbe", "livenessProbe", "readinessProbe")
+    asked = {name: container(manifests)[name]["httpGet"] for name in names}
+    assert {name: (get["path"], get["port"]) for name, get in asked.items()} == {
         # A start that failed must be ended soon, a long load must not.
-        "startupProbe": "/livez",
-        "livenessProbe": "/livez",
-        "readinessProbe": "/readyz",
+        "startupProbe": ("/livez", "http"),
+        "livenessProbe": ("/livez", "http"),
+        "readinessProbe": ("/readyz", "http"),
     }
-    ports = {port["name"] for port in container(manifests)["ports"]}
-    with served(load_tiny(tmp_path), admin_port=0) as service:
-        for get in asked.values():
-            assert get["port"] in ports
-            url = {"http": service.url, "admin": service.private_url}[get["port"]]
-            assert httpx.get(f"{url}{get['path']}").status_code == 200
+
+
+def test_probed_paths_need_no_key(checkpoint: Checkpoint) -> None:
+    with served(checkpoint, admin_port=0, keys=f"score:{hash_key(new_key())}") as service:
+        for path in ("/livez", "/readyz"):
+            assert httpx.get(f"{service.url}{path}").status_code == 200
         service.stack.readiness.set("engine_starting", "as a test will have it")
         assert httpx.get(f"{service.url}/livez").status_code == 200
         assert httpx.get(f"{service.url}/readyz").status_code == 503
@@ -199,8 +160,7 @@ def test_probes_use_paths_that_need_no_key(
 
 def test_the_grace_period_covers_a_stop(manifests: list[Manifest], monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_of(manifests, monkeypatch)
-    needed_s = settings.drain_delay_s + settings.drain_timeout_s + LAST_ANSWERS_S + ENGINE_CLOSES_S
-    assert pod(manifests)["terminationGracePeriodSeconds"] >= needed_s
+    assert pod(manifests)["terminationGracePeriodSeconds"] >= seconds_to_stop(settings)
     assert "lifecycle" not in container(manifests)
     # The endpoint is removed after the probe failed; until then the service must answer.
     probe = container(manifests)["readinessProbe"]
@@ -235,7 +195,7 @@ def test_secrets_are_documented() -> None:
         for key in keys:
             assert re.search(rf"create secret generic {name} .*--from-\w+={key}=", page)
     assert all(claim in page for claim in CLAIMS)
-    assert all(f"`{name}`" in page for name in [*OVERLAYS, *COMPONENTS])
+    assert all(f"`{name}`" in page for name in [*NAMES, *COMPONENTS])
 
 
 def test_the_keys_are_mounted_where_the_service_reads_them(
@@ -253,11 +213,11 @@ def test_the_keys_are_mounted_where_the_service_reads_them(
 
 
 def test_the_local_key_works() -> None:
-    keyring = Keyring.load("", MANIFESTS / "overlays" / "local" / "keys")
+    keyring = Keyring.load("", OVERLAYS / "local" / "keys")
     assert keyring.check("local", "admin").key_id == "local"
 
 
-def test_keys_are_reloaded_when_the_kubelet_updates_them(tmp_path: Path) -> None:
+def test_keys_are_reloaded_when_the_kubelet_updates_them(checkpoint: Checkpoint, tmp_path: Path) -> None:
     """The kubelet writes a new folder and switches a link to it in one step."""
     mount = tmp_path / "keys"
     mount.mkdir()
@@ -276,7 +236,7 @@ def test_keys_are_reloaded_when_the_kubelet_updates_them(tmp_path: Path) -> None
         return httpx.post(f"{service.url}/score", json=body, headers=headers).status_code
 
     write("..1", old)
-    with served(load_tiny(tmp_path / "checkpoint"), keys_file=mount / "keys") as service:
+    with served(checkpoint, keys_file=mount / "keys") as service:
         assert (status(old), status(new)) == (200, 401)
         write("..2", old, new)
         wait_until(lambda: (status(old), status(new)) == (200, 200))
@@ -335,12 +295,8 @@ def test_the_network_policy_allows_only_what_is_needed(
 
 
 def test_pods_have_no_unneeded_privileges(manifests: list[Manifest]) -> None:
-    assert (
-        of_kind(manifests, "Namespace")["notegrade"]["metadata"]["labels"][
-            "pod-security.kubernetes.io/enforce"
-        ]
-        == "restricted"
-    )
+    namespace = of_kind(manifests, "Namespace")["notegrade"]["metadata"]
+    assert namespace["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     for workload in of_kind(manifests, "Deployment").values():
         spec = workload["spec"]["template"]["spec"]
         assert spec["securityContext"]["runAsNonRoot"] is True
@@ -380,16 +336,12 @@ def test_the_engine_starts_as_many_threads_as_its_cpu_limit(manifests: list[Mani
 def test_autoscalers_use_existing_metrics(manifests: list[Manifest]) -> None:
     registry = CollectorRegistry()
     Metrics(registry)
-    known = set(
-        re.findall(r"^# TYPE (notegrade_\w+) gauge$", generate_latest(registry).decode(), re.MULTILINE)
-    )
+    exposed = generate_latest(registry).decode()
+    known = set(re.findall(r"^# TYPE (notegrade_\w+) gauge$", exposed, re.MULTILINE))
     documented = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
-    scalers = [
-        *of_kind(manifests, "HorizontalPodAutoscaler").values(),
-        *of_kind(manifests, "ScaledObject").values(),
-    ]
+    kinds = ("HorizontalPodAutoscaler", "ScaledObject")
     used: set[str] = set()
-    for scaler in scalers:
+    for scaler in [each for each in manifests if each["kind"] in kinds]:
         assert scaler["spec"]["scaleTargetRef"]["name"] == deployment(manifests)["metadata"]["name"]
         used |= {each["pods"]["metric"]["name"] for each in scaler["spec"].get("metrics", ())}
         for trigger in scaler["spec"].get("triggers", ()):
@@ -400,44 +352,40 @@ def test_autoscalers_use_existing_metrics(manifests: list[Manifest]) -> None:
     assert all(f"`{metric}`" in documented for metric in used)
 
 
-def test_keda_s_query_computes_the_backlog_in_seconds(kustomize: str, tmp_path: Path) -> None:
+def test_keda_s_query_computes_the_backlog_in_seconds(tmp_path: Path) -> None:
     """promtool evaluates the query: per replica, and no value where nothing is known."""
-    scaler = of_kind(build(kustomize, MANIFESTS / "overlays" / "full"), "ScaledObject")["notegrade"]
+    scaler = of_kind(build(OVERLAYS / "full"), "ScaledObject")["notegrade"]
     [trigger] = scaler["spec"]["triggers"]
     query = trigger["metadata"]["query"]
 
-    def series(metric: str, *values: int) -> list[Manifest]:
-        return [
-            {"series": f'notegrade_{metric}{{namespace="notegrade",pod="{pod}"}}', "values": f"{value}"}
+    def case(backlogs: list[int], rates: list[int], *expected: float) -> dict[str, Any]:
+        given = {"backlog_tokens": backlogs, "service_rate_tokens": rates}
+        series = {
+            f'notegrade_{metric}{{namespace="notegrade",pod="{pod}"}}': f"{value}x40"
+            for metric, values in given.items()
             for pod, value in enumerate(values)
-        ]
+        }
+        return query_case(query, series, *(("{}", seconds) for seconds in expected))
 
-    def asked(*given: Manifest, seconds: float | None) -> Manifest:
-        expected = [] if seconds is None else [{"labels": "{}", "value": seconds}]
-        question = {"expr": query, "eval_time": "0s", "exp_samples": expected}
-        return {"interval": "15s", "input_series": list(given), "promql_expr_test": [question]}
-
-    cases = [
-        asked(*series("backlog_tokens", 6000, 1000), *series("service_rate_tokens", 2000, 500), seconds=5),
-        asked(*series("backlog_tokens", 6000, 1000), *series("service_rate_tokens", 2000, 0), seconds=3),
-        asked(*series("backlog_tokens", 6000, 1000), *series("service_rate_tokens", 0, 0), seconds=0),
-        asked(seconds=None),
-    ]
-    (tmp_path / "query.test.yaml").write_text(yaml.safe_dump({"tests": cases}))
-    run_tool("promtool", "test", "rules", tmp_path / "query.test.yaml")
+    run_query_cases(
+        tmp_path,
+        case([6000, 1000], [2000, 500], 5),
+        case([6000, 1000], [2000, 0], 3),
+        case([6000, 1000], [0, 0], 0),
+        case([], []),
+    )
     assert trigger["metadata"]["ignoreNullValues"] == "false"
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_an_overlay_has_at_most_one_autoscaler(kustomize: str, overlay: str) -> None:
-    manifests = build(kustomize, MANIFESTS / "overlays" / overlay)
+@pytest.mark.parametrize("overlay", NAMES)
+def test_an_overlay_has_at_most_one_autoscaler(overlay: str) -> None:
+    manifests = build(OVERLAYS / overlay)
     scalers = {each["kind"] for each in manifests} & {"HorizontalPodAutoscaler", "ScaledObject"}
     assert scalers == {"local": set(), "full": {"ScaledObject"}}.get(overlay, {"HorizontalPodAutoscaler"})
 
 
 def test_the_script_prints_prometheus_s_rules() -> None:
-    done = subprocess.run([MANIFESTS / "prometheus_rules.sh"], capture_output=True, text=True, check=True)
-    made = list(yaml.safe_load_all(done.stdout))
+    made = list(yaml.safe_load_all(output_of(MANIFESTS / "prometheus_rules.sh")))
     files = sorted((ROOT / "deploy" / "prometheus" / "rules").iterdir())
     assert [each["spec"] for each in made] == [yaml.safe_load(file.read_text()) for file in files]
     for each in made:
@@ -447,46 +395,37 @@ def test_the_script_prints_prometheus_s_rules() -> None:
 
 
 def test_the_script_adds_labels_to_the_rules() -> None:
-    def run(*labels: str) -> "subprocess.CompletedProcess[str]":
-        environment = {**os.environ, "NAMESPACE": "other"}
-        command = [str(MANIFESTS / "prometheus_rules.sh"), *labels]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-
-    for each in yaml.safe_load_all(run("release=kube-prometheus-stack", "team=a: b").stdout):
+    script = MANIFESTS / "prometheus_rules.sh"
+    printed = output_of(script, "release=kube-prometheus-stack", "team=a: b", NAMESPACE="other")
+    for each in yaml.safe_load_all(printed):
         validate(each)
         assert each["metadata"]["namespace"] == "other"
         labels = each["metadata"]["labels"]
         assert (labels["release"], labels["team"]) == ("kube-prometheus-stack", "a: b")
-    refused = run("release")
+    refused = run(script, "release")
     assert (refused.returncode, refused.stdout) == (2, "")
-
-
-def test_the_script_passes_shellcheck() -> None:
-    shellcheck = ROOT / ".venv" / "bin" / "shellcheck"
-    subprocess.run([shellcheck, MANIFESTS / "prometheus_rules.sh"], check=True)
 
 
 def documented(beginning: str) -> list[Manifest]:
     """Return the kustomizations in docs/kubernetes.md, or parts of one, that begin with such a comment."""
     page = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
-    found = re.findall(
-        rf"```yaml\n# {beginning}/overlays/mine/kustomization\.yaml\n(.*?)```", page, re.DOTALL
-    )
+    first = rf"# {beginning}/overlays/mine/kustomization\.yaml"
+    found = re.findall(rf"```yaml\n{first}\n(.*?)```", page, re.DOTALL)
     return [yaml.safe_load(each) for each in found]
 
 
-def test_the_documented_overlay_builds(kustomize: str, tmp_path: Path) -> None:
+def test_the_documented_overlay_builds(tmp_path: Path) -> None:
     [whole] = documented("deploy/kubernetes")
-    for manifest in build_mine(kustomize, yaml.safe_dump(whole), tmp_path):
+    for manifest in build_mine(yaml.safe_dump(whole), tmp_path):
         validate(manifest)
 
 
-def test_the_documented_patches_have_their_effect(kustomize: str, tmp_path: Path) -> None:
+def test_the_documented_patches_have_their_effect(tmp_path: Path) -> None:
     [whole] = documented("deploy/kubernetes")
     parts = documented("in deploy/kubernetes")
     assert len(parts) == 3
     whole["patches"] = [patch for part in parts for patch in part["patches"]]
-    built = build_mine(kustomize, yaml.safe_dump(whole), tmp_path)
+    built = build_mine(yaml.safe_dump(whole), tmp_path)
     for manifest in built:
         validate(manifest)
     assert of_kind(built, "ServiceMonitor")["notegrade"]["metadata"]["labels"]["release"]

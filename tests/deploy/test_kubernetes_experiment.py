@@ -1,11 +1,8 @@
 """The overlay `experiment` works beside the normal install, applied over it, and can be removed again."""
 
 import copy
-import os
 import re
-import subprocess
-from collections.abc import Callable
-from contextlib import ExitStack
+import shutil
 from pathlib import Path
 
 import httpx
@@ -13,21 +10,23 @@ import pytest
 import yaml  # type: ignore[import-untyped]  # it comes with vLLM, its stubs don't
 
 from service.settings import Settings
-from tests.deploy.containers import ROOT
-from tests.deploy.haproxy_rig import ROUTING, routed
+from tests.deploy.haproxy_rig import BY_QUERY, ROUTING, replica_addresses, routed
 from tests.deploy.kustomize_rig import (
     MANIFESTS,
+    OVERLAYS,
     Manifest,
     build,
     build_with,
     config_of,
+    container_of,
     found_by,
+    labels_of,
     of_kind,
     selects,
 )
 from tests.deploy.test_routing import failing
-from tests.end_to_end.service_process import free_port
-from tests.tools import HAPROXY, KUSTOMIZE, require
+from tests.processes import ROOT, free_port, output_of
+from tests.tools import HAPROXY, require
 
 ARMS = {"control": "notegrade", "treatment": "notegrade-treatment"}
 # Connections of the kubelet, every router and Prometheus, and those that only one side has closed yet.
@@ -35,13 +34,8 @@ RESERVED_CONNECTIONS = 100
 
 
 @pytest.fixture(scope="module")
-def kustomize() -> str:
-    return require(KUSTOMIZE)
-
-
-@pytest.fixture(scope="module")
-def experiment(kustomize: str) -> list[Manifest]:
-    return build(kustomize, MANIFESTS / "overlays" / "experiment")
+def experiment() -> list[Manifest]:
+    return build(OVERLAYS / "experiment")
 
 
 def named(manifests: list[Manifest]) -> dict[tuple[str, str], Manifest]:
@@ -57,31 +51,22 @@ def of_the_service(manifests: list[Manifest], kind: str) -> dict[str, Manifest]:
 
 def test_arms_differ_only_in_their_image(experiment: list[Manifest]) -> None:
     arms = copy.deepcopy(of_the_service(experiment, "Deployment"))
-    images = {
-        arm: each["spec"]["template"]["spec"]["containers"][0].pop("image") for arm, each in arms.items()
-    }
+    images = {arm: container_of(each).pop("image") for arm, each in arms.items()}
     assert images["control"] != images["treatment"]
     treatment = yaml.safe_load(yaml.safe_dump(arms["treatment"]).replace("-treatment", ""))
     assert treatment == arms["control"]
 
 
-def test_the_overlay_changes_one_service_of_the_normal_install(
-    kustomize: str, experiment: list[Manifest]
-) -> None:
-    before, after = named(build(kustomize, MANIFESTS / "overlays" / "cpu")), named(experiment)
+def test_the_overlay_changes_one_service_of_the_normal_install(experiment: list[Manifest]) -> None:
+    before, after = named(build(OVERLAYS / "cpu")), named(experiment)
     assert before.keys() <= after.keys()
     assert [name for name in before if after[name] != before[name]] == [("Service", "notegrade")]
 
 
-def test_its_parts_can_be_applied_and_removed_without_the_install(
-    kustomize: str, experiment: list[Manifest]
-) -> None:
+def test_its_parts_can_be_applied_and_removed_without_the_install(experiment: list[Manifest]) -> None:
     """docs/experiments.md applies the parts before the whole overlay, and deletes them at the end."""
-    overlays = MANIFESTS / "overlays"
-    install = named(build(kustomize, overlays / "cpu"))
-    parts = {
-        part: named(build(kustomize, overlays / "experiment" / part)) for part in ("treatment", "router")
-    }
+    install = named(build(OVERLAYS / "cpu"))
+    parts = {part: named(build(OVERLAYS / "experiment" / part)) for part in ("treatment", "router")}
     for part in parts.values():
         assert not part.keys() & install.keys()
         # Applying the whole overlay changes nothing in a part.
@@ -89,29 +74,20 @@ def test_its_parts_can_be_applied_and_removed_without_the_install(
     assert named(experiment).keys() == install.keys() | parts["treatment"].keys() | parts["router"].keys()
 
 
-SELECTORS: dict[str, Callable[[Manifest], dict[str, str]]] = {
-    "Deployment": lambda each: dict(each["spec"]["selector"]["matchLabels"]),
-    "PodDisruptionBudget": lambda each: dict(each["spec"]["selector"]["matchLabels"]),
-    "NetworkPolicy": lambda each: dict(each["spec"]["podSelector"]["matchLabels"]),
-}
-
-
-def test_no_pod_is_selected_twice_beside_the_normal_install(kustomize: str, tmp_path: Path) -> None:
+def test_no_pod_is_selected_twice_beside_the_normal_install(tmp_path: Path) -> None:
     """Objects of both are in the cluster at once: a pod with two budgets can't be evicted, one with two HPAs can't be scaled."""
     both: list[Manifest] = []
     for overlay in ("cpu", "experiment"):
         (tmp_path / overlay).mkdir()
-        both += build_with(kustomize, overlay, "monitoring", tmp_path / overlay)
+        both += build_with(overlay, "monitoring", tmp_path / overlay)
     # An object that is in both is the one applied last, which decides where the Service points.
     manifests = list(named(both).values())
     workloads = of_kind(manifests, "Deployment")
     assert set(workloads) == {*ARMS.values(), "notegrade-router"}
     for name, workload in workloads.items():
-        for kind, selector in SELECTORS.items():
-            choosing = [
-                other for other, each in of_kind(manifests, kind).items() if selects(selector(each), workload)
-            ]
-            assert choosing == [name]
+        for kind in ("Deployment", "PodDisruptionBudget", "NetworkPolicy"):
+            others = of_kind(manifests, kind).items()
+            assert [other for other, each in others if selects(labels_of(each), workload)] == [name]
         scraped = [
             (service["metadata"]["name"], port["name"])
             for monitor in of_kind(manifests, "ServiceMonitor").values()
@@ -132,22 +108,18 @@ def test_no_pod_is_selected_twice_beside_the_normal_install(kustomize: str, tmp_
     assert sorted(scalers) == sorted(ARMS.values())
 
 
-def test_the_documented_promotion_gives_the_control_the_treatments_image(
-    kustomize: str, tmp_path: Path
-) -> None:
+def test_the_documented_promotion_gives_the_control_the_treatments_image(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
     [written] = re.findall(
         r"```yaml\n# in deploy/kubernetes/overlays/cpu/kustomization\.yaml\n(.*?)```", page, re.DOTALL
     )
     copied = tmp_path / "kubernetes"
-    subprocess.run(["cp", "-r", MANIFESTS, copied], check=True)
+    shutil.copytree(MANIFESTS, copied)
     with (copied / "overlays" / "cpu" / "kustomization.yaml").open("a", encoding="utf-8") as file:
         file.write(written)
-    arms = of_the_service(build(kustomize, copied / "overlays" / "experiment"), "Deployment")
-    [image] = {
-        arm["spec"]["template"]["spec"]["containers"][0]["image"] for arm in arms.values()
-    }  # the same for both arms
-    assert image == "notegrade:0.1.0-treatment"
+    arms = of_the_service(build(copied / "overlays" / "experiment"), "Deployment")
+    images = {arm: container_of(each)["image"] for arm, each in arms.items()}
+    assert images == dict.fromkeys(ARMS, "notegrade:0.1.0-treatment")
 
 
 @pytest.mark.parametrize(
@@ -162,26 +134,23 @@ def test_the_documented_promotion_gives_the_control_the_treatments_image(
     ],
 )
 def test_images_get_the_names_that_the_overlays_use(
-    experiment: list[Manifest], tmp_path: Path, command: str, name: str | None
+    experiment: list[Manifest],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    command: str,
+    name: str | None,
 ) -> None:
     """A fake builder prints its arguments."""
     builder = tmp_path / "builder"
     builder.write_text('#!/bin/sh\necho "$@"\n', encoding="utf-8")
     builder.chmod(0o755)
-    own = {key: value for key, value in os.environ.items() if key not in ("TAG", "IMAGE", "TARGET")}
-    done = subprocess.run(
-        [*command.split(), f"BUILDER={builder}", "CHECKPOINT="],
-        cwd=ROOT,
-        env=own,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    [tag] = re.findall(r"--tag (\S+)", done.stdout)
+    for variable in ("TAG", "IMAGE", "TARGET"):
+        monkeypatch.delenv(variable, raising=False)
+    printed = output_of(*command.split(), f"BUILDER={builder}", "CHECKPOINT=")
+    [tag] = re.findall(r"--tag (\S+)", printed)
     if name is None:
         assert f"{command} CHECKPOINT=" in (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
-        treatment = of_the_service(experiment, "Deployment")["treatment"]
-        name = treatment["spec"]["template"]["spec"]["containers"][0]["image"]
+        name = container_of(of_the_service(experiment, "Deployment")["treatment"])["image"]
     assert tag == name
 
 
@@ -195,17 +164,10 @@ def test_the_router_s_files_equal_deploy_routing(experiment: list[Manifest]) -> 
 def test_haproxy_accepts_the_rendered_configuration(experiment: list[Manifest], tmp_path: Path) -> None:
     for name, text in config_of(experiment, "notegrade-routing").items():
         (tmp_path / name).write_text(text, encoding="utf-8")
-    [router] = of_kind(experiment, "Deployment")["notegrade-router"]["spec"]["template"]["spec"]["containers"]
+    router = container_of(of_kind(experiment, "Deployment")["notegrade-router"])
     [mount] = router["volumeMounts"]
     _, *arguments = [each.replace(mount["mountPath"], str(tmp_path)) for each in router["args"]]
-    done = subprocess.run(
-        [require(HAPROXY), "-c", *arguments],
-        env=config_of(experiment, "notegrade-router"),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    output_of(require(HAPROXY), "-c", *arguments, within_s=60, **config_of(experiment, "notegrade-router"))
 
 
 def test_the_router_finds_every_replica_of_each_arm(experiment: list[Manifest]) -> None:
@@ -277,19 +239,15 @@ def test_saturated_routers_leave_connections_for_probes_and_scrapes(experiment: 
 
 def test_haproxy_counts_its_own_503s(tmp_path: Path) -> None:
     """It counts only those in the metric that docs/kubernetes.md names."""
+    metric = r'^haproxy_backend_connection_errors_total\{proxy="replicas"\} (\d+)'
 
-    def counted(address: str, folder: Path) -> float:
+    def counted(address: str, folder: Path) -> int:
         folder.mkdir()
-        where = dict.fromkeys(("REPLICA_1", "REPLICA_2", "REPLICA_3"), address)
-        config = (ROUTING / "by_query.cfg").read_text(encoding="utf-8")
-        with routed(require(HAPROXY), folder, config, where) as router:
+        with routed(folder, BY_QUERY, replica_addresses([address] * 3)) as router:
             assert router.score("quiet cafes").status_code == 503
-            written = httpx.get(router.metrics_url).text
-        [found] = re.findall(
-            r'^haproxy_backend_connection_errors_total\{proxy="replicas"\} (\d+)', written, re.M
-        )
-        return float(found)
+            [found] = re.findall(metric, httpx.get(router.metrics_url).text, re.MULTILINE)
+        return int(found)
 
-    with ExitStack() as replicas:
-        assert counted(replicas.enter_context(failing(503, [])), tmp_path / "theirs") == 0
+    with failing(503, []) as theirs:
+        assert counted(theirs, tmp_path / "theirs") == 0
     assert counted(f"127.0.0.1:{free_port()}", tmp_path / "its own") == 1

@@ -1,24 +1,29 @@
 """The files of deploy/routing work in a real HAProxy, in front of services on a fake engine, over real sockets."""
 
-import os
 import random
 import re
 import signal
-import subprocess
-import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from service.contract.checkpoint import Checkpoint
 from tests.checkpoints import load_tiny
-from tests.deploy.containers import ROOT
-from tests.deploy.haproxy_rig import ROUTING, Router, answered, routed
+from tests.deploy.haproxy_rig import (
+    BY_QUERY,
+    EXPERIMENT,
+    ROUTING,
+    Router,
+    answered,
+    replica_addresses,
+    routed,
+)
+from tests.http_server import receiving
+from tests.processes import ROOT, output_of
 from tests.served import Served, served
 from tests.tools import HAPROXY, require
 from tests.waiting import wait_until
@@ -27,16 +32,6 @@ REPLICAS = ("replica1", "replica2", "replica3")
 QUERIES = [f"quiet cafes near station {number}" for number in range(60)]
 # The service ends with a second SIGTERM.
 DRAIN_DELAY_S = 600
-
-
-@pytest.fixture(scope="module")
-def haproxy() -> str:
-    return require(HAPROXY)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return load_tiny(tmp_path_factory.mktemp("checkpoint"))
 
 
 @contextmanager
@@ -48,10 +43,7 @@ def three_replicas(checkpoint: Checkpoint) -> Iterator[dict[str, Served]]:
 
 
 def addresses(replicas: Mapping[str, Served]) -> dict[str, str]:
-    return {
-        f"REPLICA_{number}": replica.url.removeprefix("http://")
-        for number, replica in enumerate(replicas.values(), 1)
-    }
+    return replica_addresses(replica.url.removeprefix("http://") for replica in replicas.values())
 
 
 @dataclass
@@ -61,11 +53,10 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster(haproxy: str, checkpoint: Checkpoint, tmp_path: Path) -> Iterator[Cluster]:
-    config = (ROUTING / "by_query.cfg").read_text()
+def cluster(checkpoint: Checkpoint, tmp_path: Path) -> Iterator[Cluster]:
     with (
         three_replicas(checkpoint) as replicas,
-        routed(haproxy, tmp_path, config, addresses(replicas)) as router,
+        routed(tmp_path, BY_QUERY, addresses(replicas)) as router,
     ):
         router.wait_for()
         yield Cluster(replicas, router)
@@ -89,14 +80,11 @@ def test_without_a_header_the_query_in_the_body_decides(cluster: Cluster, paddin
     assert set(first.values()) == set(REPLICAS)
 
 
-def test_two_routers_agree_whatever_the_order_of_their_replicas(
-    cluster: Cluster, haproxy: str, tmp_path: Path
-) -> None:
+def test_two_routers_agree_whatever_the_order_of_their_replicas(cluster: Cluster, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     turned = dict(zip(REPLICAS, reversed(cluster.replicas.values()), strict=True))
-    config = (ROUTING / "by_query.cfg").read_text()
-    with routed(haproxy, other, config, addresses(turned)) as second:
+    with routed(other, BY_QUERY, addresses(turned)) as second:
         second.wait_for()
         names = dict(zip(REPLICAS, reversed(REPLICAS), strict=True))
         for query in QUERIES:
@@ -152,42 +140,22 @@ def test_a_draining_replica_gets_no_new_requests_and_none_fails(cluster: Cluster
 def failing(status: int | None, asked: list[str]) -> Iterator[str]:
     """Run a server that is ready and answers requests with the status, or closes the connection; yields its address."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+    def receive(path: str, _body: bytes) -> int | None:
+        asked.append(path)
+        return status
 
-        def do_POST(self) -> None:
-            asked.append(self.path)
-            self.close_connection = True
-            if status is not None:
-                self.send_response(status)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=[0.05])
-        thread.start()
-        try:
-            yield f"127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with receiving(receive) as url:
+        yield url.removeprefix("http://")
 
 
 @pytest.mark.parametrize(("status", "seen"), [(None, 502), (503, 503)], ids=["it breaks off", "503"])
 def test_a_request_that_a_replica_received_is_not_retried(
-    haproxy: str, tmp_path: Path, status: int | None, seen: int
+    tmp_path: Path, status: int | None, seen: int
 ) -> None:
     asked: list[str] = []
-    config = (ROUTING / "by_query.cfg").read_text()
     with ExitStack() as replicas:
-        where = {f"REPLICA_{n}": replicas.enter_context(failing(status, asked)) for n in (1, 2, 3)}
-        with routed(haproxy, tmp_path, config, where) as router:
+        where = replica_addresses(replicas.enter_context(failing(status, asked)) for _ in REPLICAS)
+        with routed(tmp_path, BY_QUERY, where) as router:
             router.wait_for()
             assert router.score("quiet cafes").status_code == seen
     assert asked == ["/score"]
@@ -195,68 +163,55 @@ def test_a_request_that_a_replica_received_is_not_retried(
 
 def local_hits(replicas: Mapping[str, Served]) -> float:
     """Return the share of pairs found in the replicas' local caches."""
-    by_result = {
-        result: sum(
+
+    def count(result: str) -> float:
+        return sum(
             each.count("cache_operations_total", tier="local", result=result) for each in replicas.values()
         )
-        for result in ("hit", "miss")
-    }
-    return by_result["hit"] / sum(by_result.values())
+
+    return count("hit") / (count("hit") + count("miss"))
 
 
-def test_local_caches_have_more_hits_than_with_round_robin(
-    haproxy: str, checkpoint: Checkpoint, tmp_path: Path
-) -> None:
+def test_local_caches_have_more_hits_than_with_round_robin(checkpoint: Checkpoint, tmp_path: Path) -> None:
     # Repeated queries as in real traffic: a few often, many rarely.
     chance = random.Random(1)
     ranks = range(1, 301)
     asked = chance.choices([f"query {rank}" for rank in ranks], [1 / rank for rank in ranks], k=900)
-    by_hash = (ROUTING / "by_query.cfg").read_text()
-    by_turns = by_hash.replace("balance hash var(txn.query)", "balance roundrobin")
-    assert by_turns != by_hash
+    by_turns = BY_QUERY.replace("balance hash var(txn.query)", "balance roundrobin")
+    assert by_turns != BY_QUERY
     found = {}
-    for name, config in {"hashing": by_hash, "round robin": by_turns}.items():
+    for name, config in {"hashing": BY_QUERY, "round robin": by_turns}.items():
         with (
             three_replicas(checkpoint) as replicas,
-            routed(haproxy, tmp_path, config, addresses(replicas)) as router,
+            routed(tmp_path, config, addresses(replicas)) as router,
         ):
             router.wait_for()
             for query in asked:
                 router.replica_of(query, notes=3)
             found[name] = local_hits(replicas)
     best = 1 - len(set(asked)) / len(asked)
-    print(
-        "local cache hit rate:",
-        {name: round(rate, 3) for name, rate in found.items()},
-        "best",
-        round(best, 3),
-    )
+    rates = ", ".join(f"{name} {rate:.3f}" for name, rate in found.items())
+    print(f"local cache hit rate: {rates}; best {best:.3f}")
     assert found["hashing"] > found["round robin"]
     # Each pair is computed once in total, which is the optimum.
     assert found["hashing"] == pytest.approx(best)
 
 
-@dataclass
-class Experiment:
-    arms: dict[str, Served]
-    router: Router
-
-    def arm_of(self, unit: str) -> str:
-        """Return the arm whose checkpoint the answer names."""
-        response = answered(self.router.score("quiet cafes", headers={"X-Experiment-Unit": unit}))
-        name = response.json()["model"]["name"]
-        assert response.headers["x-experiment-arm"] == name
-        return str(name)
+def arm_of(router: Router, unit: str) -> str:
+    """Return the arm whose checkpoint the answer names."""
+    response = answered(router.score("quiet cafes", headers={"X-Experiment-Unit": unit}))
+    name = response.json()["model"]["name"]
+    assert response.headers["x-experiment-arm"] == name
+    return str(name)
 
 
 @contextmanager
-def experiment(haproxy: str, folder: Path, arms: dict[str, Served], percent: int) -> Iterator[Experiment]:
+def experiment(folder: Path, arms: dict[str, Served], percent: int) -> Iterator[Router]:
     environment = {f"{name.upper()}_1": arm.url.removeprefix("http://") for name, arm in arms.items()}
     environment["TREATMENT_PERCENT"] = str(percent)
-    config = (ROUTING / "experiment.cfg").read_text()
-    with routed(haproxy, folder, config, environment) as router:
+    with routed(folder, EXPERIMENT, environment) as router:
         router.wait_for()
-        yield Experiment(arms, router)
+        yield router
 
 
 @pytest.fixture
@@ -270,57 +225,45 @@ def arms(tmp_path: Path) -> Iterator[dict[str, Served]]:
         }
 
 
-def test_an_experiment_splits_by_percentage_and_units_stay(
-    haproxy: str, arms: dict[str, Served], tmp_path: Path
-) -> None:
+def test_an_experiment_splits_by_percentage_and_units_stay(arms: dict[str, Served], tmp_path: Path) -> None:
     units = [f"user-{number}" for number in range(600)]
     treated: dict[int, set[str]] = {}
     for percent in (10, 30):
-        with experiment(haproxy, tmp_path, arms, percent) as running:
-            treated[percent] = {unit for unit in units if running.arm_of(unit) == "treatment"}
+        with experiment(tmp_path, arms, percent) as router:
+            treated[percent] = {unit for unit in units if arm_of(router, unit) == "treatment"}
             again = random.Random(2).sample(units, 100)
-            assert {unit for unit in again if running.arm_of(unit) == "treatment"} == treated[percent] & set(
-                again
-            )
-        share = len(treated[percent]) / len(units)
+            treated_again = {unit for unit in again if arm_of(router, unit) == "treatment"}
+            assert treated_again == treated[percent] & set(again)
+        share, expected = len(treated[percent]) / len(units), percent / 100
         print(f"treatment at {percent} %: {share:.1%} of {len(units)} units")
         # Within four standard deviations of the expected share.
-        assert share == pytest.approx(
-            percent / 100, abs=4 * (percent / 100 * (1 - percent / 100) / 600) ** 0.5
-        )
+        assert share == pytest.approx(expected, abs=4 * (expected * (1 - expected) / len(units)) ** 0.5)
     # A larger percentage adds units and removes none.
     assert treated[10] < treated[30]
 
 
-def test_requests_without_a_unit_get_the_control(
-    haproxy: str, arms: dict[str, Served], tmp_path: Path
-) -> None:
-    with experiment(haproxy, tmp_path, arms, 99) as running:
+def test_requests_without_a_unit_get_the_control(arms: dict[str, Served], tmp_path: Path) -> None:
+    with experiment(tmp_path, arms, 99) as router:
         for query in QUERIES[:20]:
-            assert answered(running.router.score(query)).json()["model"]["name"] == "control"
+            assert answered(router.score(query)).json()["model"]["name"] == "control"
 
 
-def test_the_control_answers_while_the_treatment_is_down(
-    haproxy: str, arms: dict[str, Served], tmp_path: Path
-) -> None:
-    with experiment(haproxy, tmp_path, arms, 100) as running:
-        assert running.arm_of("user-1") == "treatment"
+def test_the_control_answers_while_the_treatment_is_down(arms: dict[str, Served], tmp_path: Path) -> None:
+    with experiment(tmp_path, arms, 100) as router:
+        assert arm_of(router, "user-1") == "treatment"
         arms["treatment"].server.force_exit = arms["treatment"].server.should_exit = True
-        running.router.wait_for(down="treatment1")
-        assert running.arm_of("user-1") == "control"
+        router.wait_for(down="treatment1")
+        assert arm_of(router, "user-1") == "control"
 
 
-def test_replicas_are_discovered_by_dns(haproxy: str, tmp_path: Path) -> None:
+def test_replicas_are_discovered_by_dns(tmp_path: Path) -> None:
     """The configuration has the line from docs/kubernetes.md instead of the three `server` lines."""
     page = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
     [written] = re.findall(r"```haproxy\n(.*?)```", page, re.DOTALL)
     resolvers, template = written.split("\n\n")
-    config = (ROUTING / "by_query.cfg").read_text()
-    config = (
-        re.sub(r"^    server replica\d .*\n", "", config, flags=re.MULTILINE) + f"    {template.strip()}\n"
-    )
-    (tmp_path / "routing.cfg").write_text(f"{resolvers}\n\n{config}")
-    command = [haproxy, "-c", "-f", str(ROUTING / "defaults.cfg"), "-f", str(tmp_path / "routing.cfg")]
-    environment = {**os.environ, "LISTEN": "127.0.0.1:8080", "METRICS_LISTEN": "127.0.0.1:8405"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    config = re.sub(r"^    server replica\d .*\n", "", BY_QUERY, flags=re.MULTILINE)
+    whole = tmp_path / "routing.cfg"
+    whole.write_text(f"{resolvers}\n\n{config}    {template.strip()}\n")
+    files = ("-f", str(ROUTING / "defaults.cfg"), "-f", str(whole))
+    listening = {"LISTEN": "127.0.0.1:8080", "METRICS_LISTEN": "127.0.0.1:8405"}
+    output_of(require(HAPROXY), "-c", *files, within_s=60, **listening)

@@ -16,12 +16,13 @@ import psutil
 import pytest
 
 from deploy.grafana.make_dashboards import DASHBOARDS
-from tests.deploy.containers import ROOT
 from tests.deploy.dashboard_queries import empty_queries, turn_on_explanations
 from tests.deploy.prometheus_rig import tools
-from tests.deploy.whole_stack import QUERIES, Answer, Stack, tiny_checkpoint, whole_stack
+from tests.deploy.whole_stack import QUERIES, Answer, Stack, whole_stack
 from tests.end_to_end.supervised import engine_core, exit_code
+from tests.processes import ROOT
 from tests.redis_server import RedisServer
+from tests.tiny_base import make_tiny_checkpoint
 from tests.tools import HAPROXY, require
 from tests.waiting import wait_until
 
@@ -34,35 +35,28 @@ UNDRAWN = {"Agreement with the served grade", "Traces whose last grade equals th
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+    return make_tiny_checkpoint(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture(scope="module")
 def stack(checkpoint: Path, redis_binary: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     tools()  # skips before anything starts
-    haproxy = require(HAPROXY)
-    redis = RedisServer(redis_binary)
-    redis.start()
-    try:
-        with whole_stack(checkpoint, redis, haproxy, tmp_path_factory.mktemp("stack")) as stack:
-            yield stack
-    finally:
-        redis.kill()
+    require(HAPROXY)
+    with (
+        RedisServer(redis_binary) as redis,
+        whole_stack(checkpoint, redis, tmp_path_factory.mktemp("stack")) as stack,
+    ):
+        yield stack
 
 
 @dataclass(frozen=True)
 class Healthy:
-    """Observations while every part was healthy."""
+    """Holds the answers while every part was healthy, and the outcomes of explanations."""
 
     begun: float
     first: dict[str, Answer]
     again: dict[str, Answer]
     explained: list[str]
-    sent: Counter[str]
-    counted: dict[str, int]
-    pairs: Counter[str]
-    counted_pairs: dict[str, int]
-    fired: set[str]
 
 
 @pytest.fixture(scope="module")
@@ -77,19 +71,7 @@ def healthy(stack: Stack) -> Healthy:
     assert stack.ask_all() == again
     for bad in ({"criteria": "none of these"}, {"notes": 0}, {"deadline_ms": "soon"}):
         assert stack.score(QUERIES[0], **bad).status_code == 422
-    counted = stack.counted("status")
-    pairs = stack.watching.values("sum by (outcome) (notegrade_pair_outcomes_total) > 0", "outcome")
-    return Healthy(
-        begun,
-        first,
-        again,
-        explained,
-        Counter(map(str, stack.statuses)),
-        counted,
-        Counter(stack.outcomes),
-        {outcome: round(number) for outcome, number in pairs.items()},
-        stack.fired(),
-    )
+    return Healthy(begun, first, again, explained)
 
 
 def explain(stack: Stack) -> list[str]:
@@ -100,7 +82,7 @@ def explain(stack: Stack) -> list[str]:
 
 @dataclass(frozen=True)
 class ReplicaLoss:
-    """Observations while one of three replicas was down, and after it came back."""
+    """Holds what was observed while one of three replicas was down, and after it came back."""
 
     open_on_it: list[int | None]
     at_once: dict[str, Answer]
@@ -171,55 +153,6 @@ def strained(stack: Stack, replica_loss: ReplicaLoss) -> float:
     return time.time()
 
 
-@dataclass(frozen=True)
-class Overloaded:
-    """The answers to callers and the alerts to on-call people during an overload and after it."""
-
-    statuses: set[int]
-    sources: set[str]
-    firing: list[tuple[str, dict[str, Any]]]
-    resolved: list[tuple[str, dict[str, Any]]]
-
-
-@pytest.fixture(scope="module")
-def overloaded(stack: Stack, strained: float) -> Overloaded:
-    """Overload the replicas until the alert fires; then send only cached requests until it is resolved."""
-    alert, numbers = {"alertname": "NotegradeShedding"}, count()
-    statuses: set[int] = set()
-
-    def alert_fires() -> bool:
-        with ThreadPoolExecutor(8) as pool:
-            queries = [f"one of a flood {next(numbers)}" for _ in range(8)]
-            statuses.update(pool.map(lambda query: stack.score(query, 200).status_code, queries))
-        return bool(stack.receiver.has("firing", **alert))
-
-    def alert_is_resolved() -> bool:
-        answers.append(stack.score(QUERIES[0], 200).json()["results"])
-        return bool(stack.receiver.has("resolved", **alert))
-
-    answers: list[list[dict[str, Any]]] = []
-    wait_until(alert_fires, within_s=120)
-    wait_until(alert_is_resolved, within_s=120)
-    return Overloaded(
-        statuses,
-        {result["source"] for result in answers[-1]},
-        stack.receiver.has("firing", **alert),
-        stack.receiver.has("resolved", **alert),
-    )
-
-
-@pytest.fixture(scope="module")
-def without_engine(stack: Stack, overloaded: Overloaded) -> list[tuple[str, dict[str, Any]]]:
-    """Kill the engine's process of one replica; return what the pager received."""
-    service = stack.replicas[VICTIM].running()
-    engine_core(service).kill()
-    alert = {"alertname": "NotegradeEngineLost", "instance": stack.instance(VICTIM)}
-    wait_until(lambda: bool(stack.receiver.has("firing", **alert)), within_s=120)
-    assert exit_code(service, within_s=120) == 1
-    stack.router.wait_for(down=VICTIM)
-    return stack.receiver.has("firing", **alert)
-
-
 def test_equal_queries_reach_one_replica_and_its_cache(healthy: Healthy, stack: Stack) -> None:
     assert {answer.replica for answer in healthy.first.values()} == set(stack.replicas)
     assert healthy.again == {
@@ -233,13 +166,15 @@ def test_explanations_are_made_on_every_replica(healthy: Healthy) -> None:
     assert set(healthy.explained) == {"made"}
 
 
-def test_the_replicas_count_every_request(healthy: Healthy) -> None:
-    assert healthy.counted == healthy.sent
-    assert healthy.counted_pairs == healthy.pairs
+def test_the_replicas_count_every_request(healthy: Healthy, stack: Stack) -> None:
+    assert stack.counted("status") == Counter(map(str, stack.statuses))
+    pairs = stack.watching.values("sum by (outcome) (notegrade_pair_outcomes_total) > 0", "outcome")
+    assert pairs == Counter(stack.outcomes)
 
 
-def test_no_alert_fires_while_every_part_is_healthy(healthy: Healthy) -> None:
-    assert healthy.fired == set()
+def test_no_alert_fires_while_every_part_is_healthy(healthy: Healthy, stack: Stack) -> None:
+    """It must run before the tests of a lost replica."""
+    assert stack.fired() == set()
 
 
 def test_every_answer_names_the_checkpoint(stack: Stack, replica_loss: ReplicaLoss, checkpoint: Path) -> None:
@@ -291,11 +226,8 @@ def test_the_pager_is_notified_of_the_loss_and_of_its_end(stack: Stack, replica_
     }
     _, alert = replica_loss.alerts[0]
     assert alert["annotations"]["summary"] == f"Prometheus cannot scrape {instance}"
-    assert (
-        (ROOT / alert["annotations"]["runbook_url"])
-        .read_text(encoding="utf-8")
-        .startswith("# A replica can't be scraped")
-    )
+    runbook = (ROOT / alert["annotations"]["runbook_url"]).read_text(encoding="utf-8")
+    assert runbook.startswith("# A replica can't be scraped")
 
 
 # There is no shadow here: test_dashboards.py draws that dashboard.
@@ -305,22 +237,41 @@ def test_panels_have_data(stack: Stack, healthy: Healthy, strained: float, name:
     assert empty <= UNDRAWN
 
 
-def test_an_overload_is_notified_and_resolved(overloaded: Overloaded) -> None:
-    """Callers get scores, or a 503 with Retry-After."""
-    assert overloaded.statuses <= {200, 503}
-    assert overloaded.sources == {"local"}
-    for notifications in (overloaded.firing, overloaded.resolved):
-        [(path, alert)] = notifications
+def test_an_overload_is_notified_and_resolved(stack: Stack, strained: float) -> None:
+    """Callers get scores, or a 503 with Retry-After. Then only cached requests are sent, until the alert is resolved."""
+    alert, numbers = {"alertname": "NotegradeShedding"}, count()
+    statuses: set[int] = set()
+
+    def alert_fires() -> bool:
+        with ThreadPoolExecutor(8) as pool:
+            queries = [f"one of a flood {next(numbers)}" for _ in range(8)]
+            statuses.update(pool.map(lambda query: stack.score(query, 200).status_code, queries))
+        return bool(stack.receiver.has("firing", **alert))
+
+    def alert_is_resolved() -> bool:
+        answers.append(stack.score(QUERIES[0], 200).json()["results"])
+        return bool(stack.receiver.has("resolved", **alert))
+
+    answers: list[list[dict[str, Any]]] = []
+    wait_until(alert_fires, within_s=120)
+    wait_until(alert_is_resolved, within_s=120)
+    assert statuses <= {200, 503}
+    assert {result["source"] for result in answers[-1]} == {"local"}
+    for status in ("firing", "resolved"):
+        [(path, notification)] = stack.receiver.has(status, **alert)
         assert path == "/tickets"
-        assert (ROOT / "deploy" / "runbooks" / "overload.md").name in alert["annotations"]["runbook_url"]
+        assert "overload.md" in notification["annotations"]["runbook_url"]
 
 
-def test_the_pager_is_notified_of_a_killed_engine(
-    stack: Stack, without_engine: list[tuple[str, dict[str, Any]]]
-) -> None:
+def test_the_pager_is_notified_of_a_killed_engine(stack: Stack, replica_loss: ReplicaLoss) -> None:
     """The alert names the replica, whose queries the router sends to the others."""
-    assert {path for path, _ in without_engine} == {"/pager"}
-    assert {alert["annotations"]["summary"] for _, alert in without_engine} == {
-        f"{stack.instance(VICTIM)} lost its engine"
-    }
+    service = stack.replicas[VICTIM].running()
+    engine_core(service).kill()
+    alert = {"alertname": "NotegradeEngineLost", "instance": stack.instance(VICTIM)}
+    wait_until(lambda: bool(stack.receiver.has("firing", **alert)), within_s=120)
+    assert exit_code(service, within_s=120) == 1
+    stack.router.wait_for(down=VICTIM)
+    for path, notification in stack.receiver.has("firing", **alert):
+        assert path == "/pager"
+        assert notification["annotations"]["summary"] == f"{stack.instance(VICTIM)} lost its engine"
     assert stack.ask_all().keys() == set(QUERIES)

@@ -1,7 +1,5 @@
 """Runs the whole stack on one machine: three replicas with vLLM, Redis, HAProxy, Prometheus and Alertmanager."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -11,23 +9,19 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from tests.deploy.containers import ROOT
 from tests.deploy.dashboard_queries import remember_yesterday
-from tests.deploy.haproxy_rig import ROUTING, Router, hashed, routed
+from tests.deploy.haproxy_rig import BY_QUERY, Router, hashed, replica_addresses, routed
 from tests.deploy.prometheus_rig import (
     Prometheus,
     Webhook,
     alertmanager,
-    hurried,
-    posting_to,
     prometheus,
     rules,
     webhook,
 )
-from tests.end_to_end.service_process import free_port
 from tests.end_to_end.supervised import Supervised
+from tests.processes import free_port
 from tests.redis_server import RedisServer
-from tests.tiny_base import make_tiny_base
 from tests.waiting import wait_until
 
 QUERIES = [f"quiet cafes near station {number}" for number in range(40)]
@@ -47,20 +41,15 @@ SETTINGS = {
 # These alerts keep their deployed waiting time: they would fire because of the test itself (starts, explanation mode), a slow machine,
 # or random weights, which put little probability on grades. All others wait only for WAIT, so their silence means something.
 UNHURRIED = {
-    *(
-        "NotegradeAbsent",
-        "NotegradeNotReady",
-        "NotegradeExplanationsOnLong",
-        "NotegradeBacklogHigh",
-        "NotegradeLabelMassLow",
-    ),
+    *("NotegradeAbsent", "NotegradeNotReady", "NotegradeExplanationsOnLong"),
+    *("NotegradeBacklogHigh", "NotegradeLabelMassLow"),
     *("NotegradeLatencyBurnFast", "NotegradeLatencyBurnMedium", "NotegradeLatencyBurnSlow"),
 }
 WAIT = "5s"
 
 
 class Answer(NamedTuple):
-    """The replica that answered, and the source of all its scores."""
+    """Names the replica that answered, and the source of all its scores."""
 
     replica: str
     source: str
@@ -68,7 +57,7 @@ class Answer(NamedTuple):
 
 @dataclass
 class Stack:
-    """The running parts, and what was sent through HAProxy since they run."""
+    """Holds the running parts, and what was sent through HAProxy since they run."""
 
     replicas: dict[str, Supervised]
     router: Router
@@ -114,29 +103,21 @@ class Stack:
         return set(self.watching.values('max_over_time(ALERTS{alertstate="firing"}[1h])', "alertname"))
 
 
-def tiny_checkpoint(folder: Path) -> Path:
-    """Make a tiny checkpoint with random weights, which the real engine can load."""
-    base, out = make_tiny_base(folder / "tiny"), folder / "checkpoint"
-    command = [sys.executable, "-m", "model_export", "assemble", "--base", str(base), "--out", str(out)]
-    subprocess.run(command, cwd=ROOT, check=True)
-    return out
-
-
 @contextmanager
-def whole_stack(checkpoint: Path, redis: RedisServer, haproxy: str, folder: Path) -> Iterator[Stack]:
+def whole_stack(checkpoint: Path, redis: RedisServer, folder: Path) -> Iterator[Stack]:
     """Run the stack; it is ready and scraped when this yields."""
     with ExitStack() as running:
         replicas = running.enter_context(_replicas(checkpoint, redis.url, folder))
         addresses = [f"127.0.0.1:{replica.port}" for replica in replicas.values()]
-        where = {f"REPLICA_{number}": address for number, address in enumerate(addresses, 1)}
-        config = (ROUTING / "by_query.cfg").read_text()
-        router = running.enter_context(routed(haproxy, folder, config, where))
+        router = running.enter_context(routed(folder, BY_QUERY, replica_addresses(addresses)))
         router.wait_for()
         receiver = running.enter_context(webhook())
-        alerts = running.enter_context(alertmanager(folder, posting_to(receiver)))
+        alerts = running.enter_context(alertmanager(folder, receiver.url))
         remember_yesterday(folder, addresses[0])
-        change = hurried(set(rules("alert")) - UNHURRIED, WAIT)
-        watching = running.enter_context(prometheus(folder, *addresses, alertmanager=alerts, change=change))
+        hurried = set(rules("alert")) - UNHURRIED
+        watching = running.enter_context(
+            prometheus(folder, *addresses, alertmanager=alerts, hurried=hurried, wait=WAIT)
+        )
         wait_until(lambda: watching.value("sum(up)") == len(addresses))
         yield Stack(replicas, router, watching, receiver)
 

@@ -7,7 +7,7 @@ import pytest
 
 from service.contract.checkpoint import Checkpoint
 from tests.end_to_end.replicas import Replicas, started_replicas
-from tests.end_to_end.service_process import TINY_STUDENT, ServiceProcess, free_port, start_service
+from tests.end_to_end.service_process import MAKE_SERVE, ServiceProcess, start_service
 from tests.redis_server import RedisServer
 from tests.tools import CHROMIUM, require
 
@@ -15,10 +15,8 @@ from tests.tools import CHROMIUM, require
 @pytest.fixture(scope="session")
 def shared_redis(redis_binary: str) -> Iterator[RedisServer]:
     """Start the service's Redis. A test that kills it starts it again."""
-    server = RedisServer(redis_binary)
-    server.start()
-    yield server
-    server.kill()
+    with RedisServer(redis_binary) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -26,36 +24,29 @@ def service(
     default_checkpoint: Checkpoint, shared_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServiceProcess]:
     """Start `make serve` on the default checkpoint until it is ready, in fp32, to compare its scores with transformers'."""
-    port = free_port()
-    log = tmp_path_factory.mktemp("service") / "log"
-    # A small local cache, so that some requests reach Redis.
     settings = {
+        "NOTEGRADE_REDIS_URL": shared_redis.url,
         "NOTEGRADE_ENGINE_DTYPE": "float32",
+        # A small local cache, so that some requests reach Redis.
         "NOTEGRADE_LOCAL_CACHE_PAIRS": "40",
         # No test may fail because the machine is busy.
         "NOTEGRADE_DEFAULT_DEADLINE_MS": "60000",
         "NOTEGRADE_GUARD_P99_MS": "600000",
         "NOTEGRADE_GUARD_BACKLOG_SHARE": "1",
     }
-    process = start_service(
-        log, ["make", "serve", f"PORT={port}"], port, NOTEGRADE_REDIS_URL=shared_redis.url, **settings
-    )
-    process.wait_until_ready()
-    yield process
-    process.interrupt()
+    with start_service(tmp_path_factory.mktemp("service") / "log", MAKE_SERVE, **settings) as service:
+        service.wait_until_ready()
+        yield service
 
 
 @pytest.fixture(scope="session")
 def replicas(redis_binary: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
-    """Start three replicas on their own Redis. Tests leave them running, in any explanation mode.
-
-    They serve a student that writes well-formed traces.
-    """
-    redis = RedisServer(redis_binary)
-    redis.start()
-    with started_replicas(TINY_STUDENT, redis, tmp_path_factory.mktemp("replicas")) as replicas:
+    """Start three replicas on their own Redis. Tests leave them running, in any explanation mode."""
+    with (
+        RedisServer(redis_binary) as redis,
+        started_replicas(redis, tmp_path_factory.mktemp("replicas")) as replicas,
+    ):
         yield replicas
-    redis.kill()
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,8 @@
 """Starts three replicas of the service on one Redis, with a small checkpoint and with keys for callers."""
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,7 +10,7 @@ import httpx
 
 from service.explaining.mode import ModeName
 from service.http.auth import hash_key
-from tests.end_to_end.service_process import ServiceProcess, free_port, start_service
+from tests.end_to_end.service_process import TINY_STUDENT, ServiceProcess, start_service
 from tests.redis_server import RedisServer
 
 ADMIN_KEY, OTHER_ADMIN_KEY, SCORE_KEY = "admin-key", "other-admin-key", "score-key"
@@ -29,11 +28,11 @@ GUARDED_P99_MS = 20
 
 @dataclass
 class Replicas:
-    """The processes and their Redis. The second one mirrors requests to the first; the guard of the last one has the low limit."""
+    """Holds the processes and their Redis. The second one mirrors requests to the first; the guard of the last one has the low limit."""
 
     processes: list[ServiceProcess]
     redis: RedisServer
-    clients: list[httpx.Client] = field(default_factory=list)
+    clients: list[httpx.Client]
 
     def mode(self, replica: int = 0) -> dict[str, Any]:
         response = self.clients[replica].get(MODE)
@@ -44,14 +43,17 @@ class Replicas:
         etag = self.mode(replica)["etag"]
         return self.clients[replica].put(MODE, json=body, headers={"If-Match": etag})
 
-    def followed(self, replica: int) -> str:
-        """Return the mode that the replica follows, from its metrics: GET would read Redis first."""
+    def follow(self, mode: str, *replicas: int) -> bool:
+        """Return whether these replicas follow the mode and no other, by their metrics: GET would read Redis first."""
+        return all(self._followed(replica) == [mode] for replica in replicas)
+
+    def _followed(self, replica: int) -> list[str]:
         samples = self.processes[replica].metrics()
-        of_mode = {
-            name: samples[f'notegrade_explanation_mode{{mode="{name}"}}'] for name in get_args(ModeName)
-        }
-        [mode] = [name for name, value in of_mode.items() if value == 1]
-        return str(mode)
+        return [
+            mode
+            for mode in get_args(ModeName)
+            if samples[f'notegrade_explanation_mode{{mode="{mode}"}}'] == 1
+        ]
 
     def score(self, replica: int = 0, **changes: Any) -> dict[str, Any]:
         body = {"query": "quiet cafes", "notes": [{"id": "n", "body": "A quiet cafe."}], **changes}
@@ -62,10 +64,10 @@ class Replicas:
 
 
 @contextmanager
-def started_replicas(checkpoint: Path, redis: RedisServer, logs: Path) -> Iterator[Replicas]:
-    """Start all three replicas and wait until they are ready."""
+def started_replicas(redis: RedisServer, logs: Path) -> Iterator[Replicas]:
+    """Start all three replicas, which serve a student that writes well-formed traces, and wait until they are ready."""
     environment = {
-        "NOTEGRADE_CHECKPOINT": str(checkpoint),
+        "NOTEGRADE_CHECKPOINT": str(TINY_STUDENT),
         "NOTEGRADE_REDIS_URL": redis.url,
         "NOTEGRADE_KEYS": KEYS,
         "NOTEGRADE_HOST": "127.0.0.1",
@@ -73,24 +75,19 @@ def started_replicas(checkpoint: Path, redis: RedisServer, logs: Path) -> Iterat
         # Three engines on few cores: with more than one thread each, they would wait for one another.
         "OMP_NUM_THREADS": "1",
     }
-    processes: list[ServiceProcess] = []
-    try:
-        for number in range(3):
-            port = free_port()
-            own = {"NOTEGRADE_GUARD_P99_MS": str(GUARDED_P99_MS)} if number == 2 else {}
-            if number == 1:
-                own = {"NOTEGRADE_SHADOW_URL": processes[0].url, "NOTEGRADE_SHADOW_KEY": SCORE_KEY}
-                own["NOTEGRADE_SHADOW_RATE"] = "1"
-            command = [str(Path(".venv/bin/notegrade")), "serve", "--port", str(port)]
-            log = logs / f"replica-{number}.log"
-            processes.append(start_service(log, command, port, **{**os.environ, **environment, **own}))
-        for process in processes:
+    headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
+    with ExitStack() as running:
+
+        def start(log: str, **own: str) -> ServiceProcess:
+            return running.enter_context(start_service(logs / log, **environment, **own))
+
+        first = start("replica-0.log")
+        mirror = {"NOTEGRADE_SHADOW_URL": first.url, "NOTEGRADE_SHADOW_KEY": SCORE_KEY}
+        second = start("replica-1.log", **mirror, NOTEGRADE_SHADOW_RATE="1")
+        third = start("replica-2.log", NOTEGRADE_GUARD_P99_MS=str(GUARDED_P99_MS))
+        clients = []
+        for process in (first, second, third):
             process.wait_until_ready()
-        headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
-        clients = [httpx.Client(base_url=process.url, headers=headers, timeout=60) for process in processes]
-        yield Replicas(processes, redis, clients)
-        for client in clients:
-            client.close()
-    finally:
-        for process in processes:
-            process.interrupt()
+            client = httpx.Client(base_url=process.url, headers=headers, timeout=60)
+            clients.append(running.enter_context(client))
+        yield Replicas([first, second, third], redis, clients)

@@ -2,37 +2,40 @@
 
 import os
 import signal
-import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import httpx
 
 from load_tests.client import parse_metrics
+from tests.processes import ROOT, free_port
 
-ROOT = Path(__file__).parent.parent.parent
 # A student of recipes/tiny.toml: it writes well-formed traces, and it loads quickly.
 TINY_STUDENT = Path(__file__).parent / "tiny_student"
 START_TIMEOUT_S = 240
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+# Commands that start a service; {port} is replaced.
+SERVE = (".venv/bin/notegrade", "serve", "--port", "{port}")
+MAKE_SERVE = ("make", "serve", "PORT={port}")
 
 
 @dataclass
 class ServiceProcess:
-    """A running service with its log, and the readiness states it had while it started."""
+    """Holds a running service with its log, and the readiness states it had while it started. A `with` block interrupts it at the end."""
 
     url: str
     process: "subprocess.Popen[bytes]"
     log: Path
     readiness: list[tuple[int, str]] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.interrupt()
 
     def wait_for(self, *reasons: str) -> None:
         """Poll /readyz until it gives one of the reasons, and record each state."""
@@ -71,11 +74,14 @@ class ServiceProcess:
             self.process.wait(60)
 
 
-def start_service(log: Path, command: list[str], port: int, **environment: str) -> ServiceProcess:
-    """Start the command in a new process group, with its output in the log."""
+def start_service(
+    log: Path, command: Sequence[str] = SERVE, port: int | None = None, /, **environment: str
+) -> ServiceProcess:
+    """Start the command in a new process group, on a free port unless one is given, with its output in the log."""
+    port = port or free_port()
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command,
+            [word.replace("{port}", str(port)) for word in command],
             cwd=ROOT,
             # Several services run at once: each gets half of the default memory for prefixes.
             env={"NOTEGRADE_ENGINE_KV_CACHE_GIB": "1", **os.environ, **environment},

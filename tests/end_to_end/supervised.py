@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from tests.end_to_end.service_process import ServiceProcess, start_service
+from tests.end_to_end.service_process import SERVE, ServiceProcess, start_service
 
 # Short, but long enough for a busy machine.
 ENGINE_HANG_S, ENGINE_LOST_EXIT_S = 15, 3
@@ -18,7 +18,7 @@ ENGINE_HANG_S, ENGINE_LOST_EXIT_S = 15, 3
 
 @dataclass
 class Supervised:
-    """A supervised service. Call `running` for the current, ready process; the port stays the same."""
+    """Supervises a service. Call `running` for the current, ready process; the port stays the same."""
 
     port: int
     folder: Path
@@ -28,9 +28,8 @@ class Supervised:
     def running(self) -> ServiceProcess:
         """Return the running service, and start it first if it has ended."""
         if not self.started or self.started[-1].process.poll() is not None:
-            command = [str(Path(".venv/bin/notegrade")), "serve", "--port", str(self.port)]
             log = self.folder / f"log-{len(self.started)}"
-            self.started.append(start_service(log, command, self.port, **self.environment))
+            self.started.append(start_service(log, SERVE, self.port, **self.environment))
             self.started[-1].wait_until_ready()
         return self.started[-1]
 

@@ -1,29 +1,14 @@
 """The `notegrade` command runs as a user runs it, on the real engine."""
 
 import json
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.service_process import ROOT, TINY_STUDENT
+from tests.end_to_end.service_process import TINY_STUDENT
+from tests.processes import ROOT, run
 
 pytestmark = pytest.mark.engine
-
-NOTEGRADE = str(ROOT / ".venv" / "bin" / "notegrade")
-
-
-def run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [NOTEGRADE, *arguments],
-        cwd=ROOT,
-        env={**os.environ, "COLUMNS": "120", **environment},
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
 
 
 def test_notes_are_scored_offline_and_bad_lines_reported(tmp_path: Path) -> None:
@@ -32,8 +17,15 @@ def test_notes_are_scored_offline_and_bad_lines_reported(tmp_path: Path) -> None
     notes.write_text(
         "\n".join([*lines[:3], "{broken", *lines[3:5], '{"id": "x"}', lines[0]]), encoding="utf-8"
     )
-    command = ["score", "--query", "quiet cafes to work in lisbon", "--notes", str(notes), "--json"]
-    done = run(*command, NOTEGRADE_CHECKPOINT=str(TINY_STUDENT))
+    command = [
+        ".venv/bin/notegrade",
+        "score",
+        "--query",
+        "quiet cafes to work in lisbon",
+        "--json",
+        "--notes",
+    ]
+    done = run(*command, notes, NOTEGRADE_CHECKPOINT=str(TINY_STUDENT), COLUMNS="120")
     results = [json.loads(line) for line in done.stdout.splitlines()]
     assert [result["id"] for result in results] == [json.loads(line)["id"] for line in lines[:5]]
     assert all(result["outcome"] == "scored" and 0 <= result["score"] <= 1 for result in results)

@@ -8,7 +8,7 @@ import pytest
 from playwright.async_api import ConsoleMessage, Page, Route, async_playwright, expect
 
 from tests.end_to_end.replicas import ADMIN_KEY, OTHER_ADMIN_KEY, PAIR, SCORE_KEY, Replicas
-from tests.end_to_end.service_process import ROOT
+from tests.processes import ROOT
 
 pytestmark = [pytest.mark.engine, pytest.mark.redis, pytest.mark.browser, pytest.mark.timeout(1800)]
 
@@ -63,6 +63,19 @@ async def flip(page: Page, mode: str, reason: str, minutes: str = "30") -> None:
     await page.get_by_role("button", name="Flip").click()
 
 
+async def turn_on_explanations(page: Page) -> None:
+    await use_key(page, ADMIN_KEY)
+    await flip(page, "on request", "to try a pair")
+    await expect(page.locator("#mode")).to_have_text("on request")
+
+
+async def explain(page: Page, query: str, note: str, title: str = "") -> None:
+    await page.get_by_label("Query").fill(query)
+    await page.get_by_label("Title").fill(title)
+    await page.get_by_label("Note", exact=True).fill(note)
+    await page.get_by_role("button", name="Score and explain").click()
+
+
 async def test_a_flip_counts_down_and_shows_who_made_it(page: Page) -> None:
     await use_key(page, ADMIN_KEY)
     await expect(page.locator("#mode")).to_have_text("off")
@@ -111,13 +124,8 @@ async def test_somebody_else_s_flip_is_not_overwritten(page: Page, replicas: Rep
 
 
 async def test_a_trace_is_streamed_into_the_page(page: Page) -> None:
-    await use_key(page, ADMIN_KEY)
-    await flip(page, "on request", "to try a pair")
-    await expect(page.locator("#mode")).to_have_text("on request")
-    await page.get_by_label("Query").fill(PAIR["query"])
-    await page.get_by_label("Title").fill(PAIR["title"])
-    await page.get_by_label("Note", exact=True).fill(PAIR["body"])
-    await page.get_by_role("button", name="Score and explain").click()
+    await turn_on_explanations(page)
+    await explain(page, PAIR["query"], PAIR["body"], PAIR["title"])
     await expect(page.locator("#try-result")).to_contain_text("grade")
     await expect(page.locator("#trace")).to_contain_text("=>")
     await expect(page.locator("#steps tbody tr").first).to_be_visible()
@@ -136,14 +144,10 @@ async def test_a_pair_is_graded_by_the_chosen_criteria(page: Page) -> None:
 
     await page.route("**/version", add_criteria)
     await page.reload()
-    await use_key(page, ADMIN_KEY)
-    await flip(page, "on request", "to try a pair")
-    await expect(page.locator("#mode")).to_have_text("on request")
+    await turn_on_explanations(page)
     criteria = page.get_by_label("Criteria")
     await expect(criteria).to_have_value("synthetic-1")
-    await page.get_by_label("Query").fill(PAIR["query"])
-    await page.get_by_label("Note", exact=True).fill(PAIR["body"])
-    await page.get_by_role("button", name="Score and explain").click()
+    await explain(page, PAIR["query"], PAIR["body"])
     await expect(page.locator("#try-result")).to_contain_text("(criteria synthetic-1)")
     await criteria.select_option("other-1")
     await page.get_by_role("button", name="Score and explain").click()
@@ -155,10 +159,7 @@ async def test_hostile_text_stays_text(page: Page) -> None:
     await flip(page, "on request", HOSTILE)
     await expect(page.locator("#last-flip")).to_contain_text("<img src=x")
     await expect(page.locator("#history tbody tr").first).to_contain_text("<script>")
-    await page.get_by_label("Query").fill("<script>document.title='owned'</script>")
-    await page.get_by_label("Title").fill(HOSTILE)
-    await page.get_by_label("Note", exact=True).fill(HOSTILE)
-    await page.get_by_role("button", name="Score and explain").click()
+    await explain(page, HOSTILE, HOSTILE, HOSTILE)
     await expect(page.locator("#try-result")).to_contain_text("grade")
     await expect(page.locator("#try-result")).to_contain_text("; the explanation")
     assert await page.title() == "Notegrade console"
@@ -170,9 +171,8 @@ async def test_without_an_admin_key_nothing_is_shown_or_flipped(page: Page) -> N
     await use_key(page, SCORE_KEY)
     await expect(page.locator("#problem")).to_contain_text("role admin")
     await flip(page, "all", "let me")
-    await expect(page.locator("#flip-result")).to_contain_text(
-        "Not flipped: this needs a key with the role admin"
-    )
+    refused = "Not flipped: this needs a key with the role admin"
+    await expect(page.locator("#flip-result")).to_contain_text(refused)
     await expect(page.locator("#mode")).to_have_text("unknown")
 
 

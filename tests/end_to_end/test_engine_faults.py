@@ -7,7 +7,6 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -15,7 +14,7 @@ import pytest
 
 from service.contract.checkpoint import Checkpoint
 from service.http.server import LAST_ANSWERS_S
-from tests.end_to_end.service_process import ServiceProcess, free_port
+from tests.end_to_end.service_process import ServiceProcess
 from tests.end_to_end.supervised import (
     ENGINE_HANG_S,
     ENGINE_LOST_EXIT_S,
@@ -24,6 +23,7 @@ from tests.end_to_end.supervised import (
     exit_code,
     readiness,
 )
+from tests.processes import free_port
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
@@ -66,18 +66,8 @@ def score(url: str, notes: int = 2, deadline_ms: int = 60_000) -> httpx.Response
     return httpx.post(f"{url}/score", json=body(notes, deadline_ms), timeout=120)
 
 
-@contextmanager
-def engine_under_load(service: ServiceProcess) -> Iterator[list[httpx.Response]]:
-    """Keep four requests with more than ten seconds of work in the engine. Yields a list of their answers, filled after the block."""
-    answers: list[httpx.Response] = []
-    with ThreadPoolExecutor(4) as pool:
-        sending = send_load(pool, service)
-        yield answers
-        answers += [each.result() for each in sending]
-
-
 def send_load(pool: ThreadPoolExecutor, service: ServiceProcess) -> list[Future[httpx.Response]]:
-    """Send four large requests. Returns when the service has read all of them and the engine works on them."""
+    """Send four requests with more than ten seconds of work. Returns when the service has read all of them and the engine works on them."""
     lookups_before = service.metrics()[LOOKED_UP]
     sending = [pool.submit(score, service.url, 100) for _ in range(4)]
     wait_until(lambda: service.metrics()[LOOKED_UP] >= lookups_before + 400, within_s=60)
@@ -85,9 +75,8 @@ def send_load(pool: ThreadPoolExecutor, service: ServiceProcess) -> list[Future[
     return sending
 
 
-def assert_engine_lost_answers(answers: list[httpx.Response]) -> None:
-    assert len(answers) == 4
-    for answer in answers:
+def assert_engine_lost_answers(sending: list[Future[httpx.Response]]) -> None:
+    for answer in [each.result() for each in sending]:
         if answer.status_code == 200:  # pairs that were scored before are returned
             outcomes = {result["outcome"] for result in answer.json()["results"]}
             assert "failed" in outcomes
@@ -100,12 +89,13 @@ def assert_engine_lost_answers(answers: list[httpx.Response]) -> None:
 
 def test_engine_killed_mid_batch(supervised: Supervised) -> None:
     service = supervised.running()
-    with engine_under_load(service) as answers:
+    with ThreadPoolExecutor(4) as pool:
+        sending = send_load(pool, service)
         killed_at = time.monotonic()
         engine_core(service).kill()
         wait_until(lambda: readiness(service) == (503, "engine_lost"))
         print(f"killed: not ready after {time.monotonic() - killed_at:.1f} s")
-    assert_engine_lost_answers(answers)
+    assert_engine_lost_answers(sending)
     assert score(service.url).status_code == 503
     assert exit_code(service, ENGINE_LOST_EXIT_S + EXIT_TIMEOUT_S) == 1
     print(f"killed: exited after {time.monotonic() - killed_at:.1f} s")
@@ -119,12 +109,13 @@ def test_engine_killed_mid_batch(supervised: Supervised) -> None:
 def test_engine_hung_mid_batch(supervised: Supervised) -> None:
     service = supervised.running()
     core = engine_core(service)
-    with engine_under_load(service) as answers:
+    with ThreadPoolExecutor(4) as pool:
+        sending = send_load(pool, service)
         hung_at = time.monotonic()
         core.suspend()
         wait_until(lambda: readiness(service) == (503, "engine_lost"), within_s=ENGINE_HANG_S + 30)
         print(f"hung: not ready after {time.monotonic() - hung_at:.1f} s")
-    assert_engine_lost_answers(answers)
+    assert_engine_lost_answers(sending)
     assert exit_code(service, ENGINE_LOST_EXIT_S + EXIT_TIMEOUT_S) == 1
     print(f"hung: exited after {time.monotonic() - hung_at:.1f} s")
     assert not core.is_running()
@@ -149,7 +140,7 @@ def test_service_killed(supervised: Supervised) -> None:
 
 
 class Clients:
-    """Clients behind a load balancer that polls /readyz five times a second and sends nothing to a service that is not ready."""
+    """Sends requests like clients behind a load balancer that polls /readyz five times a second and sends nothing to a service that is not ready."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -172,9 +163,8 @@ class Clients:
             while not self._is_unready.is_set():
                 started_at = time.monotonic()
                 try:
-                    response = client.post(
-                        f"{self._url}/score", json=body(notes, deadline_ms=round(deadline_s * 1000))
-                    )
+                    request = body(notes, deadline_ms=round(deadline_s * 1000))
+                    response = client.post(f"{self._url}/score", json=request)
                 except httpx.HTTPError as error:
                     self.broken.append(repr(error))
                 else:

@@ -21,11 +21,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.redis, pytest.mark.timeout(1800)]
 @pytest.fixture(autouse=True)
 def starting_off(replicas: Replicas) -> None:
     replicas.flip("off")
-    wait_until(lambda: {replicas.followed(replica) for replica in range(3)} == {"off"})
-
-
-def others_follow(replicas: Replicas, mode: str) -> bool:
-    return replicas.followed(1) == replicas.followed(2) == mode
+    wait_until(lambda: replicas.follow("off", 0, 1, 2))
 
 
 def follow_times(replicas: Replicas) -> list[float]:
@@ -33,7 +29,7 @@ def follow_times(replicas: Replicas) -> list[float]:
     found = []
     for mode in ("all", "off") * 3:
         assert replicas.flip(mode).status_code == 200
-        found.append(wait_until(partial(others_follow, replicas, mode)))
+        found.append(wait_until(partial(replicas.follow, mode, 1, 2)))
     return found
 
 
@@ -78,14 +74,14 @@ def test_only_one_of_three_flips_at_once_succeeds(replicas: Replicas) -> None:
 
 def test_the_mode_expires_on_every_replica(replicas: Replicas) -> None:
     replicas.flip("all", ttl_s=3)
-    wait_until(lambda: replicas.followed(1) == "all")
-    wait_until(lambda: {replicas.followed(replica) for replica in range(3)} == {"off"})
+    wait_until(lambda: replicas.follow("all", 1))
+    wait_until(lambda: replicas.follow("off", 0, 1, 2))
     assert replicas.mode(2)["last"]["mode"] == "all"
 
 
 def test_without_redis_the_last_known_mode_expires_and_does_not_return(replicas: Replicas) -> None:
     replicas.flip("all", ttl_s=15)
-    wait_until(lambda: replicas.followed(1) == replicas.followed(2) == "all")
+    wait_until(lambda: replicas.follow("all", 1, 2))
     replicas.redis.kill()
     try:
         wait_until(lambda: replicas.mode(1)["unread_s"] is not None)
@@ -93,12 +89,12 @@ def test_without_redis_the_last_known_mode_expires_and_does_not_return(replicas:
         refused = replicas.flip("off")
         assert refused.status_code == 503
         assert refused.json()["type"].endswith("explanation-store-unavailable")
-        wait_until(lambda: {replicas.followed(replica) for replica in range(3)} == {"off"})
+        wait_until(lambda: replicas.follow("off", 0, 1, 2))
         assert replicas.score()["explanation_mode"] == "off"
     finally:
         replicas.redis.start()
     wait_until(lambda: replicas.mode(1)["unread_s"] is None)
-    assert {replicas.followed(replica) for replica in range(3)} == {"off"}
+    assert replicas.follow("off", 0, 1, 2)
 
 
 NOTE = {"id": "n", "title": PAIR["title"], "body": PAIR["body"]}
@@ -109,7 +105,7 @@ def test_a_score_is_the_same_with_and_without_its_explanation(replicas: Replicas
     [plain] = replicas.score(0, query=query, notes=[NOTE])["results"]
     replicas.redis.restart()  # so that the second request is not served from the cache
     wait_until(lambda: replicas.flip("on_request").status_code == 200)
-    wait_until(lambda: replicas.followed(1) == "on_request")
+    wait_until(lambda: replicas.follow("on_request", 1))
     answer = replicas.score(1, query=query, notes=[NOTE], explain=True)
     [explained] = answer["results"]
     assert answer["explanation_mode"] == "on_request"
@@ -172,7 +168,7 @@ def figures(replicas: Replicas) -> list[dict[str, Any]]:
 def test_the_guard_turns_the_mode_off_everywhere_and_it_stays_off(replicas: Replicas, load: None) -> None:
     before = len(replicas.clients[0].get(f"{MODE}/history").json()["flips"])
     replicas.flip("all", ttl_s=300)
-    wait_until(lambda: {replicas.followed(replica) for replica in range(3)} == {"off"}, within_s=60)
+    wait_until(lambda: replicas.follow("off", 0, 1, 2), within_s=60)
     flips = replicas.clients[0].get(f"{MODE}/history").json()["flips"]
     assert [flip["owner"] for flip in flips[: len(flips) - before]] == ["guard", "ann"]
     assert f"limit {GUARDED_P99_MS} ms" in flips[0]["reason"]

@@ -6,14 +6,13 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from service.http.auth import hash_key
-from tests.end_to_end.service_process import ServiceProcess, free_port, start_service
+from tests.end_to_end.service_process import ServiceProcess, start_service
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
@@ -25,17 +24,10 @@ def keyed_service(
     default_checkpoint: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServiceProcess]:
     """Start a service on the default checkpoint that has keys of two callers."""
-    port = free_port()
-    process = start_service(
-        tmp_path_factory.mktemp("overload") / "log",
-        [str(Path(".venv/bin/notegrade")), "serve", "--port", str(port)],
-        port,
-        NOTEGRADE_KEYS=KEYS,
-        NOTEGRADE_HOST="127.0.0.1",
-    )
-    process.wait_until_ready()
-    yield process
-    process.interrupt()
+    log = tmp_path_factory.mktemp("overload") / "log"
+    with start_service(log, NOTEGRADE_KEYS=KEYS, NOTEGRADE_HOST="127.0.0.1") as service:
+        service.wait_until_ready()
+        yield service
 
 
 class Caller:

@@ -8,7 +8,6 @@ import resource
 import shutil
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from email.utils import parsedate_to_datetime
@@ -21,14 +20,14 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from service.contract.checkpoint import Checkpoint
-from tests.end_to_end.service_process import ROOT, TINY_STUDENT, ServiceProcess, free_port, start_service
+from tests.end_to_end.service_process import SERVE, TINY_STUDENT, ServiceProcess, start_service
+from tests.processes import free_port, run
 from tests.redis_server import RedisServer
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.engine, pytest.mark.redis, pytest.mark.timeout(900)]
 
 NOTES = [{"id": str(number), "body": f"{number} quiet cafes with light and sockets"} for number in range(3)]
-COMMAND = [str(Path(".venv/bin/notegrade")), "serve", "--port"]
 DAY_S = 86_400
 
 
@@ -39,7 +38,7 @@ def score(client: httpx.Client, query: str = "quiet cafes") -> list[float]:
 
 
 class Clock:
-    """The wall clock of a service, which `jump` moves. The monotonic clock continues, as when somebody sets the time."""
+    """Moves the wall clock of a service. The monotonic clock continues, as when somebody sets the time."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -70,42 +69,33 @@ def clock(tmp_path_factory: pytest.TempPathFactory) -> Clock:
 
 @pytest.fixture(scope="module")
 def service(folder: Path, clock: Clock, redis_binary: str) -> Iterator[ServiceProcess]:
-    redis = RedisServer(redis_binary)
-    redis.start()
-    port = free_port()
-    environment = {
-        **clock.environment,
+    settings = {
         "NOTEGRADE_CHECKPOINT": str(folder),
-        "NOTEGRADE_REDIS_URL": redis.url,
         "NOTEGRADE_LOCAL_CACHE_PAIRS": "1",
         "NOTEGRADE_ENGINE_DTYPE": "float32",
     }
-    process = start_service(folder.parent / "log", [*COMMAND, str(port)], port, **environment)
-    try:
-        process.wait_until_ready()
-        yield process
-    finally:
-        process.interrupt()
-        redis.kill()
+    log = folder.parent / "log"
+    with (
+        RedisServer(redis_binary) as redis,
+        start_service(log, NOTEGRADE_REDIS_URL=redis.url, **clock.environment, **settings) as service,
+    ):
+        service.wait_until_ready()
+        yield service
 
 
 @pytest.fixture(scope="module")
 def bare(clock: Clock, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     """Start a service without Redis. Every write to its log fails with "no space left on device", including the first one."""
-    port = free_port()
     environment = {
         **clock.environment,
         "NOTEGRADE_CHECKPOINT": str(TINY_STUDENT),
         "NOTEGRADE_DRAIN_DELAY_S": "0",
         "PYTHONUNBUFFERED": "",  # as for most users: a machine that sets it would hide a buffered stderr
     }
-    command = ["bash", "-c", f"exec {' '.join(COMMAND)} {port} >/dev/full 2>&1"]
-    process = start_service(tmp_path_factory.mktemp("bare") / "log", command, port, **environment)
-    try:
-        process.wait_until_ready()
-        yield process
-    finally:
-        process.interrupt()
+    command = ["bash", "-c", f"exec {' '.join(SERVE)} >/dev/full 2>&1"]
+    with start_service(tmp_path_factory.mktemp("bare") / "log", command, **environment) as service:
+        service.wait_until_ready()
+        yield service
 
 
 @pytest.fixture
@@ -242,14 +232,8 @@ def test_a_folder_damaged_while_it_is_served_changes_no_answer(
     assert client.get("/version").json()["model"] == model
     assert client.get("/readyz").status_code == 200
     # The next start is refused, with one line.
-    done = subprocess.run(
-        [*COMMAND, str(free_port()), "--checkpoint", str(folder)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    command = [*SERVE[:-1], str(free_port()), "--checkpoint", str(folder)]
+    done = run(*command, within_s=120)
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
     assert re.search(r"manifest", done.stderr)
@@ -258,10 +242,7 @@ def test_a_folder_damaged_while_it_is_served_changes_no_answer(
 def test_a_folder_swapped_after_it_was_checked_is_never_served(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoint"
     shutil.copytree(TINY_STUDENT, folder)
-    port = free_port()
-    command = [*COMMAND, str(port), "--checkpoint", str(folder)]
-    service = start_service(tmp_path / "log", command, port)
-    try:
+    with start_service(tmp_path / "log", [*SERVE, "--checkpoint", str(folder)]) as service:
         wait_until(lambda: "The engine is loading" in service.written(), within_s=120)
         # The folder is checked by now, and vLLM reads it seconds later, after its import.
         weights = folder / "model.safetensors"
@@ -271,8 +252,6 @@ def test_a_folder_swapped_after_it_was_checked_is_never_served(tmp_path: Path) -
         assert re.search(r"\d+ of 32 probes differ", service.written())
         refused = httpx.post(f"{service.url}/score", json={"query": "q", "notes": NOTES}, timeout=60)
         assert refused.status_code == 503
-    finally:
-        service.interrupt()
     assert service.process.returncode == 0, service.written()[-2000:]
 
 
@@ -280,35 +259,25 @@ def test_a_folder_swapped_after_it_was_checked_is_never_served(tmp_path: Path) -
 
 
 def test_ctrl_c_while_loading(tmp_path: Path) -> None:
-    port = free_port()
-    service = start_service(
-        tmp_path / "log", [*COMMAND, str(port)], port, NOTEGRADE_CHECKPOINT=str(TINY_STUDENT)
-    )
-    try:
+    with start_service(tmp_path / "log", NOTEGRADE_CHECKPOINT=str(TINY_STUDENT)) as service:
         service.wait_for("engine_starting")
         assert httpx.get(f"{service.url}/livez", timeout=30).status_code == 200
         os.killpg(service.process.pid, signal.SIGINT)
         assert service.process.wait(60) == 0
         assert "Traceback" not in service.written()
-    finally:
-        service.interrupt()
 
 
 def test_sigterm_while_probing(default_checkpoint: Checkpoint, tmp_path: Path) -> None:
-    port = free_port()
     environment = {
         "NOTEGRADE_CHECKPOINT": str(default_checkpoint.folder),
         "NOTEGRADE_ENGINE_MAX_SEQUENCES": "1",  # one probe at a time, so that the signal arrives before the last one
     }
-    service = start_service(tmp_path / "log", [*COMMAND, str(port)], port, **environment)
-    try:
+    with start_service(tmp_path / "log", **environment) as service:
         wait_until(lambda: '"probing"' in service.written(), within_s=120)
         service.process.terminate()
         assert service.process.wait(60) == 0
         assert '"ok"' not in service.written(), "it was ready before the signal"
         assert "Traceback" not in service.written()
-    finally:
-        service.interrupt()
 
 
 # --- the log's disk -----------------------------------------------------------------------------------------------

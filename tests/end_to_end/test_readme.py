@@ -3,12 +3,12 @@
 import json
 import re
 import shlex
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.service_process import ROOT, ServiceProcess, free_port, start_service
+from tests.end_to_end.service_process import ServiceProcess, start_service
+from tests.processes import ROOT, output_of
 from tests.tiny_base import make_tiny_base
 from tests.tools import CURL, require
 
@@ -42,11 +42,7 @@ def shown_commands() -> list[str]:
 
 
 def bash(command: str) -> str:
-    done = subprocess.run(
-        ["/bin/bash", "-ec", command], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+    return output_of("/bin/bash", "-ec", command, within_s=120)
 
 
 def test_curl_examples_answer_as_shown(service: ServiceProcess) -> None:
@@ -60,11 +56,8 @@ def test_curl_examples_answer_as_shown(service: ServiceProcess) -> None:
     assert score["request_id"] == shown["request_id"]
     assert score["model"] == shown["model"]
     for got, printed in zip(score["results"], shown["results"], strict=True):
-        assert (got["id"], got["grade"], got["outcome"]) == (
-            printed["id"],
-            printed["grade"],
-            printed["outcome"],
-        )
+        for field in ("id", "grade", "outcome"):
+            assert got[field] == printed[field]
         # The README's numbers come from another machine: bf16 there may be fp32 here.
         assert got["distribution"] == pytest.approx(printed["distribution"], abs=0.05)
     assert rerank["results"][0]["relevance_score"] > 0
@@ -88,18 +81,15 @@ def is_of_explaining(command: str) -> bool:
 
 
 def test_a_user_s_checkpoint_is_built_verified_and_served(tmp_path: Path) -> None:
-    base, mine, port = make_tiny_base(tmp_path / "base"), tmp_path / "mine", free_port()
+    base, mine = make_tiny_base(tmp_path / "base"), tmp_path / "mine"
     assemble, check, serve = (command for command in shown_commands() if "checkpoints/mine" in command)
     bash(assemble.replace("path/or/hub-id", str(base)).replace("checkpoints/mine", str(mine)))
     bash(check.replace("checkpoints/mine", str(mine)))
     command = serve.replace("checkpoints/mine", str(mine)).replace(
-        "make serve", f"exec make serve PORT={port}"
+        "make serve", "exec make serve PORT={port}"
     )
-    service = start_service(tmp_path / "log", ["/bin/bash", "-c", command], port)
-    try:
+    with start_service(tmp_path / "log", ["/bin/bash", "-c", command]) as service:
         service.wait_until_ready()
-    finally:
-        service.interrupt()
 
 
 def test_every_shown_command_is_run_by_a_test() -> None:

@@ -8,8 +8,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,8 +19,8 @@ from redis import Redis
 
 from service.contract.checkpoint import Checkpoint
 from tests.checkpoints import PIECES, load_tiny
-from tests.end_to_end.service_process import TINY_STUDENT, ServiceProcess, free_port, start_service
-from tests.link import Link, link_to
+from tests.end_to_end.service_process import TINY_STUDENT, ServiceProcess, start_service
+from tests.link import Link
 from tests.redis_server import RedisServer
 from tests.served import served
 from tests.waiting import wait_until
@@ -35,13 +35,15 @@ TOLERANCE = 1e-4
 
 @dataclass
 class Rig:
-    """A service that reaches Redis through a link, and whose local cache holds only one pair."""
+    """Holds a service that reaches Redis through a link, and whose local cache holds only one pair."""
 
     service: ServiceProcess
     redis: RedisServer
     link: Link
     client: httpx.Client
     admin: Redis
+    # The scores of known pairs by query and note.
+    expected: dict[tuple[str, str], float] = field(default_factory=dict)
 
     def score(self, query: str, notes: list[dict[str, Any]]) -> list[dict[str, Any]]:
         response = self.client.post("/score", json={"query": query, "notes": notes, "deadline_ms": 60_000})
@@ -64,38 +66,67 @@ class Rig:
         self.redis.resume()
         self.admin.config_set("maxmemory", "0")
 
+    def send_many(self) -> Counter[str]:
+        """Send known and new pairs from four clients, and check that every pair is scored rightly. Returns the sources of the scores."""
+        sources: Counter[str] = Counter()
+
+        def ask(number: int) -> None:
+            query = QUERIES[number % len(QUERIES)]
+            new = [{"id": "new", "body": f"new {time.monotonic_ns()}"}] if number % 8 == 0 else []
+            for result in self.score(query, [*NOTES, *new]):
+                assert result["outcome"] == "scored"
+                known = self.expected.get((query, result["id"]), result["score"])
+                assert abs(result["score"] - known) < TOLERANCE
+                sources[result["source"]] += 1
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(ask, range(32)))
+        return sources
+
+    def assert_recovers(self, fault: str) -> None:
+        """Check that Redis is used again, and print after how long (shown with -s)."""
+        seconds = wait_until(lambda: self.sources() == {"redis"}, within_s=60)
+        assert not self.breaker_open()
+        print(f"{fault}: used again after {seconds:.1f} s")
+
+    def replace_values(self, change: Callable[[list[bytes]], list[bytes]]) -> None:
+        """Replace the values of each key in the cache."""
+        for key in list(self.admin.scan_iter("ng:*")):
+            values = values_of(self.admin, key)
+            for name, value in zip(values, change(list(values.values())), strict=True):
+                self.admin.hset(key, name, value)
+
+
+def values_of(admin: Redis, key: Any) -> dict[bytes, bytes]:
+    return cast("dict[bytes, bytes]", admin.hgetall(key))
+
 
 @pytest.fixture(scope="module")
-def rig(redis_binary: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    redis = RedisServer(redis_binary)
-    redis.start()
-    port = free_port()
-    with link_to(redis.port) as link:
-        service = start_service(
-            tmp_path_factory.mktemp("rig") / "log",
-            [str(Path(".venv/bin/notegrade")), "serve", "--port", str(port)],
-            port,
-            NOTEGRADE_CHECKPOINT=str(TINY_STUDENT),
-            NOTEGRADE_ENGINE_DTYPE="float32",
-            NOTEGRADE_REDIS_URL=f"redis://127.0.0.1:{link.port}/0",
-            NOTEGRADE_LOCAL_CACHE_PAIRS="1",
-            NOTEGRADE_REDIS_TIMEOUT_MS="100",
-            NOTEGRADE_BREAKER_OPEN_S="1",
-        )
-        try:
+def started(redis_binary: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    settings = {
+        "NOTEGRADE_CHECKPOINT": str(TINY_STUDENT),
+        "NOTEGRADE_ENGINE_DTYPE": "float32",
+        "NOTEGRADE_LOCAL_CACHE_PAIRS": "1",
+        "NOTEGRADE_REDIS_TIMEOUT_MS": "100",
+        "NOTEGRADE_BREAKER_OPEN_S": "1",
+    }
+    log = tmp_path_factory.mktemp("rig") / "log"
+    with RedisServer(redis_binary) as redis, closing(Link(redis.port)) as link:
+        url = f"redis://127.0.0.1:{link.port}/0"
+        with start_service(log, NOTEGRADE_REDIS_URL=url, **settings) as service:
             service.wait_until_ready()
             with httpx.Client(base_url=service.url, timeout=60) as client:
                 yield Rig(service, redis, link, client, Redis.from_url(redis.url))
-        finally:
-            service.interrupt()
-            redis.kill()
 
 
 @pytest.fixture
-def expected(rig: Rig) -> dict[tuple[str, str], float]:
-    """Return the scores of all pairs by query and note, once all of them come from Redis."""
-    wait_until(lambda: rig.sources() == {"redis"}, within_s=60)
-    return {(query, r["id"]): r["score"] for query in QUERIES for r in rig.score(query, NOTES)}
+def rig(started: Rig) -> Rig:
+    """Wait until all known pairs come from Redis."""
+    wait_until(lambda: started.sources() == {"redis"}, within_s=60)
+    started.expected = {
+        (query, r["id"]): r["score"] for query in QUERIES for r in started.score(query, NOTES)
+    }
+    return started
 
 
 @contextmanager
@@ -114,87 +145,52 @@ def repeated(action: Callable[[], None], every_s: float) -> Iterator[None]:
     thread.join()
 
 
-def send_many(rig: Rig, expected: dict[tuple[str, str], float], requests: int = 32) -> Counter[str]:
-    """Send known and new pairs from four clients, and check that every pair is scored rightly. Returns the sources of the scores."""
-    sources: Counter[str] = Counter()
-
-    def ask(number: int) -> None:
-        query = QUERIES[number % len(QUERIES)]
-        new = [{"id": "new", "body": f"new {time.monotonic_ns()}"}] if number % 8 == 0 else []
-        for result in rig.score(query, [*NOTES, *new]):
-            assert result["outcome"] == "scored"
-            assert abs(result["score"] - expected.get((query, result["id"]), result["score"])) < TOLERANCE
-            sources[result["source"]] += 1
-
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(ask, range(requests)))
-    return sources
-
-
-def assert_recovers(rig: Rig, fault: str) -> None:
-    """Check that Redis is used again, and print after how long (shown with -s)."""
-    seconds = wait_until(lambda: rig.sources() == {"redis"}, within_s=60)
-    assert not rig.breaker_open()
-    print(f"{fault}: used again after {seconds:.1f} s")
-
-
-def test_refused(rig: Rig, expected: dict[tuple[str, str], float]) -> None:
+def test_refused(rig: Rig) -> None:
     rig.redis.kill()
     wait_until(rig.breaker_open)
-    assert "redis" not in send_many(rig, expected)
+    assert "redis" not in rig.send_many()
     rig.redis.start()
-    assert_recovers(rig, "refused")
+    rig.assert_recovers("refused")
 
 
-def test_hung(rig: Rig, expected: dict[tuple[str, str], float]) -> None:
+def test_hung(rig: Rig) -> None:
     rig.redis.pause()
-    assert "redis" not in send_many(rig, expected)
+    assert "redis" not in rig.send_many()
     assert rig.breaker_open()
     rig.heal()
-    assert_recovers(rig, "hung")
+    rig.assert_recovers("hung")
 
 
-def test_slower_than_its_timeout(rig: Rig, expected: dict[tuple[str, str], float]) -> None:
+def test_slower_than_its_timeout(rig: Rig) -> None:
     rig.link.delay_s = 0.3
-    assert "redis" not in send_many(rig, expected)
+    assert "redis" not in rig.send_many()
     assert rig.breaker_open()
     rig.heal()
-    assert_recovers(rig, "slow")
+    rig.assert_recovers("slow")
 
 
-def test_slow_within_its_timeout(rig: Rig, expected: dict[tuple[str, str], float]) -> None:
+def test_slow_within_its_timeout(rig: Rig) -> None:
     rig.link.delay_s = 0.01
-    assert send_many(rig, expected)["redis"] > 0
+    assert rig.send_many()["redis"] > 0
     rig.heal()
-    assert_recovers(rig, "a little slow")
+    rig.assert_recovers("a little slow")
 
 
-def test_flapping(rig: Rig, expected: dict[tuple[str, str], float]) -> None:
+def test_flapping(rig: Rig) -> None:
     with repeated(rig.link.cut, every_s=0.02):
-        send_many(rig, expected)
-    assert_recovers(rig, "flapping")
+        rig.send_many()
+    rig.assert_recovers("flapping")
 
 
-def test_out_of_memory(rig: Rig, expected: dict[tuple[str, str], float]) -> None:
+def test_out_of_memory(rig: Rig) -> None:
     failed = rig.errors()
     rig.admin.config_set("maxmemory", "1")
     # Existing entries are still read, and new ones are not written.
-    sources = send_many(rig, expected)
+    sources = rig.send_many()
     assert sources["redis"] > 0
     assert rig.errors() > failed
     rig.heal()
-    assert_recovers(rig, "out of memory")
-
-
-def values_of(admin: Redis, key: Any) -> dict[bytes, bytes]:
-    return cast("dict[bytes, bytes]", admin.hgetall(key))
-
-
-def damage(rig: Rig, to: Callable[[bytes], bytes]) -> None:
-    """Replace every value in the cache."""
-    for key in list(rig.admin.scan_iter("ng:*")):
-        for field, value in values_of(rig.admin, key).items():
-            rig.admin.hset(key, field, to(value))
+    rig.assert_recovers("out of memory")
 
 
 @pytest.mark.parametrize(
@@ -209,26 +205,19 @@ def damage(rig: Rig, to: Callable[[bytes], bytes]) -> None:
     ],
     ids=["truncated", "empty", "longer", "zeros", "foreign", "one-bit"],
 )
-def test_damaged_values(
-    rig: Rig, expected: dict[tuple[str, str], float], to: Callable[[bytes], bytes]
-) -> None:
-    damage(rig, to)
+def test_damaged_values(rig: Rig, to: Callable[[bytes], bytes]) -> None:
+    rig.replace_values(lambda values: [to(value) for value in values])
     assert rig.sources() == {"engine"}
-    damage(rig, to)
-    assert send_many(rig, expected)["redis"] > 0
-    assert_recovers(rig, "damaged values")
+    rig.replace_values(lambda values: [to(value) for value in values])
+    assert rig.send_many()["redis"] > 0
+    rig.assert_recovers("damaged values")
 
 
-def test_values_of_another_pair(rig: Rig, expected: dict[tuple[str, str], float]) -> None:
-    for key in list(rig.admin.scan_iter("ng:*")):
-        values = values_of(rig.admin, key)
-        for field, other in zip(
-            values, [*list(values.values())[1:], next(iter(values.values()))], strict=True
-        ):
-            rig.admin.hset(key, field, other)
+def test_values_of_another_pair(rig: Rig) -> None:
+    rig.replace_values(lambda values: [*values[1:], values[0]])
     assert rig.sources() == {"engine"}
-    send_many(rig, expected)
-    assert_recovers(rig, "misplaced values")
+    rig.send_many()
+    rig.assert_recovers("misplaced values")
 
 
 def exchange(admin: Redis, one: Any, other: Any) -> None:
@@ -236,18 +225,18 @@ def exchange(admin: Redis, one: Any, other: Any) -> None:
     values = values_of(admin, one), values_of(admin, other)
     assert set(values[0]) == set(values[1])
     for key, foreign in zip((other, one), values, strict=True):
-        for field, value in foreign.items():
-            admin.hset(key, field, value)
+        for name, value in foreign.items():
+            admin.hset(key, name, value)
 
 
-def test_values_of_another_query(rig: Rig, expected: dict[tuple[str, str], float]) -> None:
+def test_values_of_another_query(rig: Rig) -> None:
     rig.admin.flushall()
     rig.sources()
     wait_until(lambda: rig.sources() == {"redis"})
     exchange(rig.admin, *rig.admin.scan_iter("ng:*"))
     assert rig.sources() == {"engine"}
-    send_many(rig, expected)
-    assert_recovers(rig, "values of another query")
+    rig.send_many()
+    rig.assert_recovers("values of another query")
 
 
 def test_values_of_another_fingerprint(tmp_path: Path, redis_server: RedisServer) -> None:
@@ -255,9 +244,8 @@ def test_values_of_another_fingerprint(tmp_path: Path, redis_server: RedisServer
     pieces = [{**piece, "text": "\nAsked:"} if piece.get("text") == "\nQuery:" else piece for piece in PIECES]
     changed = {"name": "another-tiny", "pieces": pieces}
     both = [load_tiny(tmp_path / "one"), load_tiny(tmp_path / "other", template=changed)]
-    own = [
-        scores_of(each, redis_server, "engine") for each in both
-    ]  # the same Redis and pairs, but no entry is shared
+    # The same Redis and pairs, but no entry is shared.
+    own = [scores_of(each, redis_server, "engine") for each in both]
     assert all(one != other for one, other in zip(*own, strict=True))
     assert [scores_of(each, redis_server, "redis") for each in both] == own
     with Redis.from_url(redis_server.url) as admin:
@@ -275,42 +263,42 @@ def scores_of(checkpoint: Checkpoint, redis: RedisServer, source: str) -> list[f
     return [result["score"] for result in results]
 
 
-def test_keys_of_another_type(rig: Rig, expected: dict[tuple[str, str], float]) -> None:
+def test_keys_of_another_type(rig: Rig) -> None:
     for key in list(rig.admin.scan_iter("ng:*")):
         rig.admin.set(key, "no hash")
-    send_many(rig, expected)
+    rig.send_many()
     assert not rig.breaker_open()
-    assert_recovers(rig, "keys of another type")
+    rig.assert_recovers("keys of another type")
 
 
-def test_replies_after_the_breaker_has_opened(rig: Rig, expected: dict[tuple[str, str], float]) -> None:
+def test_replies_after_the_breaker_has_opened(rig: Rig) -> None:
     for _ in range(3):
         rig.link.delay_s = 1.5  # later than the timeout, the opening of the breaker and its first trial
-        send_many(rig, expected)
+        rig.send_many()
         assert rig.breaker_open()
         rig.link.delay_s = 0  # the late replies arrive among those in time
-        send_many(rig, expected)
-    assert_recovers(rig, "late answers")
+        rig.send_many()
+    rig.assert_recovers("late answers")
 
 
-def test_a_password_that_was_changed(rig: Rig, expected: dict[tuple[str, str], float]) -> None:
+def test_a_password_that_was_changed(rig: Rig) -> None:
     rig.admin.config_set("requirepass", "changed")
     rig.link.cut()
     try:
-        assert "redis" not in send_many(rig, expected)
+        assert "redis" not in rig.send_many()
         assert rig.breaker_open()
     finally:
         with Redis(port=rig.redis.port, password="changed") as locked:
             locked.config_set("requirepass", "")
-    assert_recovers(rig, "password changed")
+    rig.assert_recovers("password changed")
     assert "changed" not in rig.service.written()
 
 
-def test_each_opening_of_the_breaker_is_logged_once(rig: Rig, expected: dict[tuple[str, str], float]) -> None:
+def test_each_opening_of_the_breaker_is_logged_once(rig: Rig) -> None:
     before = rig.service.written().count("the breaker opened")
     rig.redis.pause()
-    send_many(rig, expected)
+    rig.send_many()
     rig.heal()
-    assert_recovers(rig, "hung again")
+    rig.assert_recovers("hung again")
     # Failed trials of the open breaker are not logged.
     assert rig.service.written().count("the breaker opened") == before + 1

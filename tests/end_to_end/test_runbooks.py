@@ -1,44 +1,27 @@
 """Runs every command of the runbook on explanations exactly as written."""
 
 import json
-import os
 import re
-import subprocess
 
 import pytest
 
+from tests.deploy.prometheus_rig import RUNBOOKS, commands_of
 from tests.end_to_end.replicas import ADMIN_KEY, Replicas
-from tests.end_to_end.service_process import ROOT
+from tests.processes import output_of
 from tests.tools import CURL, require
 
 pytestmark = [pytest.mark.engine, pytest.mark.redis, pytest.mark.timeout(1800)]
-
-RUNBOOK = ROOT / "deploy" / "runbooks" / "explanations.md"
-
-
-def commands() -> list[str]:
-    return re.findall(r"^```bash\n(.*?)^```", RUNBOOK.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
 def run(command: str, replicas: Replicas) -> str:
     require(CURL)
     environment = {"NOTEGRADE_URL": replicas.processes[0].url, "NOTEGRADE_KEY": ADMIN_KEY}
-    done = subprocess.run(
-        ["bash", "-euc", command],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return output_of("bash", "-euc", command, within_s=60, **environment)
 
 
 def test_the_commands_work_from_the_first_to_the_last(replicas: Replicas) -> None:
     replicas.flip("off")
-    exports, look, turn_on, explain, score, kept, turn_off = commands()
+    exports, look, turn_on, explain, score, kept, turn_off = commands_of(RUNBOOKS / "explanations.md")
     assert run(exports, replicas) == ""
     assert run(look, replicas).startswith("off")
     assert run(turn_on, replicas).startswith("on_request (1800 s left)\nlast flip:")

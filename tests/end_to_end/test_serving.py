@@ -17,7 +17,8 @@ from service.contract.checkpoint import Checkpoint
 from service.contract.judgement import judge
 from service.contract.prompt import Note
 from service.contract.text import canonicalize
-from tests.end_to_end.service_process import ROOT, ServiceProcess
+from tests.end_to_end.service_process import ServiceProcess
+from tests.processes import ROOT
 from tests.redis_server import RedisServer
 from tests.waiting import wait_until
 
@@ -116,21 +117,7 @@ def test_thousand_mixed_requests_survive_the_death_of_redis(
         assert after[errors] > before[errors], "Redis was gone, and nobody noticed"
 
     asyncio.run(run())
-
-
-def test_the_service_reconnects_to_a_restarted_redis(
-    service: ServiceProcess, client: httpx.Client, shared_redis: RedisServer
-) -> None:
-    def breaker_open() -> float:
-        return service.metrics()["notegrade_cache_breaker_open"]
-
-    shared_redis.kill()
-    wait_until(lambda: breaker_open() == 1, within_s=60)
-    assert (
-        score(client, notes=[{"id": "n", "body": "while Redis is away"}])["results"][0]["outcome"] == "scored"
-    )
-    shared_redis.start()
-    wait_until(lambda: breaker_open() == 0, within_s=60)
+    wait_until(lambda: service.metrics()["notegrade_cache_breaker_open"] == 0, within_s=60)
 
 
 def engine_sample(service: ServiceProcess, name: str) -> float:
@@ -217,16 +204,3 @@ def test_logs_are_json_lines_without_texts(service: ServiceProcess, client: http
     assert for_people == ["No", "Serving", "The"]  # keys are set; on; engine is loading
     assert not any(word in written for word in ("sesame", "hidden", "treasure"))
     assert "Traceback" not in written
-
-
-def test_real_rerank_client_works_unchanged(service: ServiceProcess) -> None:
-    import cohere
-
-    documents = [note["body"] for note in example_notes()[:5]]
-    with httpx.Client(timeout=60) as transport:
-        rerank = cohere.ClientV2(api_key="none", base_url=service.url, httpx_client=transport).rerank
-        response = rerank(model="any", query=QUERY, documents=documents, top_n=3)
-    assert len(response.results) == 3
-    scores = [result.relevance_score for result in response.results]
-    assert scores == sorted(scores, reverse=True)
-    assert {result.index for result in response.results} <= set(range(5))

@@ -1,14 +1,11 @@
 """One replica mirrors requests to another with the same checkpoint: the comparison finds no difference."""
 
-import os
 import re
-import subprocess
-from pathlib import Path
 
 import pytest
 
 from tests.end_to_end.replicas import ADMIN_KEY, Replicas
-from tests.end_to_end.service_process import ROOT
+from tests.processes import output_of
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.engine, pytest.mark.redis, pytest.mark.timeout(1800)]
@@ -29,11 +26,10 @@ def test_a_shadow_with_the_same_checkpoint_agrees(replicas: Replicas) -> None:
     assert found["comparison"]["same_grade"]["mean"] == 1
     assert found["comparison"]["score_distance"]["mean"] < 1e-4
 
-    environment = {**os.environ, "NOTEGRADE_URL": replicas.processes[1].url, "NOTEGRADE_KEY": ADMIN_KEY}
-    command = [str(ROOT / Path(".venv/bin/notegrade")), "shadow"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
-    assert "same grade        100.0 % [100.0, 100.0]" in done.stdout
-    assert re.search(r"^shadow  \S+ sha256:\w{64}, since ", done.stdout, re.MULTILINE)
+    environment = {"NOTEGRADE_URL": replicas.processes[1].url, "NOTEGRADE_KEY": ADMIN_KEY}
+    printed = output_of(".venv/bin/notegrade", "shadow", within_s=60, **environment)
+    assert "same grade        100.0 % [100.0, 100.0]" in printed
+    assert re.search(r"^shadow  \S+ sha256:\w{64}, since ", printed, re.MULTILINE)
     assert replicas.clients[0].get("/admin/shadow").status_code == 404
 
 

@@ -1,14 +1,14 @@
 """`make train-tiny` trains a checkpoint, and the service serves it."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import httpx
 import pytest
 
 from service.contract.checkpoint import load_checkpoint
-from tests.end_to_end.service_process import ROOT, free_port, start_service
+from tests.end_to_end.service_process import MAKE_SERVE, start_service
+from tests.processes import output_of
 
 # Every stage runs: a few minutes on an idle machine with two cores.
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -20,15 +20,7 @@ ROWS = ["majority", "bm25", "zero_shot", "label_only_sft", "cot_sft", "grpo", "s
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run `make train-tiny`, which takes a few minutes, and return its folder."""
     out = tmp_path_factory.mktemp("runs") / "tiny"
-    done = subprocess.run(
-        ["make", "train-tiny", f"ARGS=--out {out}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=1500,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    output_of("make", "train-tiny", f"ARGS=--out {out}", within_s=1500)
     return out
 
 
@@ -55,21 +47,13 @@ def test_every_gate_passed_including_vllm(tiny_run: Path) -> None:
 
 
 def test_the_service_reproduces_a_probe_of_the_trainer(tiny_run: Path, tmp_path: Path) -> None:
-    port = free_port()
-    service = start_service(
-        tmp_path / "log",
-        ["make", "serve", f"PORT={port}"],
-        port,
-        NOTEGRADE_CHECKPOINT=str(tiny_run / "checkpoint"),
-        NOTEGRADE_ENGINE_DTYPE="float32",
-    )
-    try:
+    checkpoint = tiny_run / "checkpoint"
+    settings = {"NOTEGRADE_CHECKPOINT": str(checkpoint), "NOTEGRADE_ENGINE_DTYPE": "float32"}
+    with start_service(tmp_path / "log", MAKE_SERVE, **settings) as service:
         service.wait_until_ready()
-        probe = load_checkpoint(tiny_run / "checkpoint").probes[0]
+        probe = load_checkpoint(checkpoint).probes[0]
         note = {"id": "n", "title": probe.note.title, "body": probe.note.body}
         body = {"query": probe.query, "notes": [note], "deadline_ms": 60_000}
         answer = httpx.post(f"{service.url}/score", json=body, timeout=120).json()
-        assert answer["results"][0]["outcome"] == "scored"
-        assert answer["results"][0]["label_mass"] == pytest.approx(probe.label_mass, abs=1e-3)
-    finally:
-        service.interrupt()
+    assert answer["results"][0]["outcome"] == "scored"
+    assert answer["results"][0]["label_mass"] == pytest.approx(probe.label_mass, abs=1e-3)

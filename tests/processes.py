@@ -1,0 +1,36 @@
+"""Runs commands in the repository, and finds free ports."""
+
+import os
+import socket
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(
+    *command: str | Path, within_s: float = 300, **environment: str
+) -> "subprocess.CompletedProcess[str]":
+    """Run the command with these variables added to the environment; return its exit code and output."""
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=within_s,
+        check=False,
+    )
+
+
+def output_of(*command: str | Path, within_s: float = 300, **environment: str) -> str:
+    """Run the command, which must succeed, and return its stdout."""
+    done = run(*command, within_s=within_s, **environment)
+    assert done.returncode == 0, f"{command}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+    return done.stdout
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
