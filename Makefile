@@ -27,7 +27,7 @@ test: setup-dev checkpoint ## Run the tests, with a real engine, Redis and Chrom
 	@$(bin)/python -m tests.tools
 	@OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(bin)/python -m pytest -n 3 --no-loadscope-reorder -m "not slow" $(ARGS)
 
-test-slow: setup-dev checkpoint ## Run the tests that take minutes: images, the tiny recipe, a compiled model, a benchmark, a soak test; ARGS= goes to pytest
+test-slow: setup-dev checkpoint ## Run the slow tests: images, the tiny recipe, compiled models, vLLM under the trainer, all generated requests, a benchmark, a soak test; ARGS= goes to pytest
 	@$(bin)/python -m tests.tools --slow
 	@$(bin)/python -m pytest -m slow $(ARGS)
 

@@ -45,7 +45,7 @@ class Skips:
 
 def _why_deselected(item: pytest.Item) -> str:
     if item.get_closest_marker("slow"):
-        return "they take minutes each: `make test-slow` runs them"
+        return "they are slow: `make test-slow` runs them"
     return "the command line leaves them out: `make test` runs them"
 
 

@@ -14,9 +14,9 @@ FIRST = (
     "end_to_end/test_engine_faults.py",
     "deploy/test_stack.py",
     *(f"end_to_end/test_{name}.py" for name in ("explaining", "console", "runbooks", "shadow")),
-    *(f"end_to_end/test_{name}.py" for name in ("process_faults", "serving", "readme", "redis_faults")),
+    *(f"end_to_end/test_{name}.py" for name in ("process_faults", "serving", "readme", "overload")),
+    "end_to_end/test_redis_faults.py",
     "model_export/test_run_and_resume.py",
-    "model_export/scale_out/test_ray_engine.py",
     "deploy/test_alerts.py",
     "deploy/test_experiment.py",
     "service/http/test_generated_input.py",
@@ -45,12 +45,11 @@ class Groups(LoadScopeScheduling):  # type: ignore[misc]  # mypy does not read x
 
 
 def arrange(items: list[pytest.Item]) -> None:
-    """Put the longest files first, and files with a test that runs alone last, so that no worker waits for it."""
-    last = {item.path for item in items if item.get_closest_marker(ALONE)}
+    """Put the longest files first."""
 
-    def rank(item: pytest.Item) -> tuple[bool, int]:
+    def rank(item: pytest.Item) -> int:
         file = item.path.relative_to(HERE).as_posix()
-        return item.path in last, FIRST.index(file) if file in FIRST else len(FIRST)
+        return FIRST.index(file) if file in FIRST else len(FIRST)
 
     items.sort(key=rank)
 

@@ -159,7 +159,7 @@ async def test_hostile_text_stays_text(page: Page) -> None:
     await flip(page, "on request", HOSTILE)
     await expect(page.locator("#last-flip")).to_contain_text("<img src=x")
     await expect(page.locator("#history tbody tr").first).to_contain_text("<script>")
-    await explain(page, HOSTILE, HOSTILE, HOSTILE)
+    await explain(page, "<script>document.title='owned'</script>", HOSTILE, HOSTILE)
     await expect(page.locator("#try-result")).to_contain_text("grade")
     await expect(page.locator("#try-result")).to_contain_text("; the explanation")
     assert await page.title() == "Notegrade console"

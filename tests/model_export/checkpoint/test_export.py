@@ -80,6 +80,7 @@ def test_label_mass_of_a_random_model_fails_its_gate(plan: ExportPlan, tmp_path:
 
 
 @pytest.mark.engine
+@pytest.mark.slow
 def test_vllm_agrees_with_an_int8_checkpoint(int8_plan: ExportPlan, tmp_path: Path) -> None:
     gates = export(dataclasses.replace(int8_plan, with_vllm=True), tmp_path / "out")
     by_name = {gate.name: gate for gate in gates}

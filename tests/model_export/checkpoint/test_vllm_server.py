@@ -53,6 +53,7 @@ def test_missing_vllm_gives_a_one_line_error(tiny_base: Path, monkeypatch: pytes
 
 
 @pytest.mark.engine
+@pytest.mark.slow
 def test_plain_vllm_agrees_with_transformers(tiny_base: Path) -> None:
     prompts = [[5, 9, 260, 33], [1] * 50, *([token] * 20 for token in range(100, 120))]
     with run_vllm(tiny_base, 64, LABELS) as server:

@@ -62,7 +62,7 @@ def gradients(model: PreTrainedModel) -> list[torch.Tensor]:
 
 
 @WARNED
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_speed_up_keeps_gradients_and_names(compiled: bool) -> None:
     if compiled:
         require(COMPILER)

@@ -27,6 +27,7 @@ def plan(tiny_teacher: TinyTeacher, tmp_path: Path) -> LabelPlan:
 # Ray and the libraries that it and vLLM import warn of themselves, under Python's warnings as errors.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
 @pytest.mark.engine
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # several processes import vLLM, on a machine that may be busy
 def test_labels_equal_those_of_transformers_on_the_same_paths(
     plan: LabelPlan, tiny_teacher: TinyTeacher, tmp_path: Path

@@ -8,6 +8,7 @@ from service.contract.checkpoint import Checkpoint
 
 
 @pytest.mark.engine
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 async def test_engine_alone_agrees_with_the_probes(default_checkpoint: Checkpoint) -> None:
     probes = default_checkpoint.probes[:8]
