@@ -34,7 +34,7 @@ def pytest_configure(config):
 SUMMARY = """\
 3 skipped, no HAProxy here: sudo apt-get install haproxy (test_some.py)
 1 skipped, no Chromium here: sudo apt-get install chromium (test_some.py)
-1 not selected, they take minutes each: `make test-slow` runs them
+1 not selected, they are slow: `make test-slow` runs them
 """
 
 
