@@ -14,7 +14,7 @@ FIRST = (
     "end_to_end/test_engine_faults.py",
     "deploy/test_stack.py",
     *(f"end_to_end/test_{name}.py" for name in ("explaining", "console", "runbooks", "shadow")),
-    *(f"end_to_end/test_{name}.py" for name in ("process_faults", "serving", "readme", "overload")),
+    *(f"end_to_end/test_{name}.py" for name in ("process_faults", "serving", "readme")),
     "end_to_end/test_redis_faults.py",
     "model_export/test_run_and_resume.py",
     "deploy/test_alerts.py",

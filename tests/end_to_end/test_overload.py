@@ -14,7 +14,7 @@ import pytest
 from service.http.auth import hash_key
 from tests.end_to_end.service_process import ServiceProcess, start_service
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(900)]
 
 KEYS = f"score:{hash_key('greedy')}:greedy,score:{hash_key('modest')}:modest"
 
@@ -91,7 +91,6 @@ def greedy(keyed_service: ServiceProcess, slowness: float) -> Iterator[Caller]:
 
 
 def test_two_callers_with_few_pairs_are_both_served(keyed_service: ServiceProcess) -> None:
-    """Not marked `alone`, so that the service starts beside other tests."""
     for key in ("greedy", "modest"):
         caller = Caller(keyed_service, key)
         caller.score(notes=2, deadline_ms=60_000)
