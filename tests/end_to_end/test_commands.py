@@ -8,7 +8,7 @@ import pytest
 from tests.end_to_end.service_process import TINY_STUDENT
 from tests.processes import ROOT, run
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 
 def test_notes_are_scored_offline_and_bad_lines_reported(tmp_path: Path) -> None:

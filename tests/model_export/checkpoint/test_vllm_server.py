@@ -65,6 +65,7 @@ def test_plain_vllm_agrees_with_transformers(tiny_base: Path) -> None:
 
 
 @pytest.mark.engine
+@pytest.mark.slow
 def test_folder_that_vllm_refuses_shows_the_end_of_its_log(tiny_base: Path, tmp_path: Path) -> None:
     folder = tmp_path / "broken"
     shutil.copytree(tiny_base, folder)

@@ -127,18 +127,15 @@ async def test_an_asked_for_job_overtakes_sampled_ones_that_wait_for_the_budget(
     """However many workers are idle: a worker that took a sampled job while tokens are owed would block the other."""
     # Two seconds of tokens are owed: on a busy machine the three jobs may arrive more than half a second apart.
     rig.explainer._budget.spend(300)
-    order: list[bool] = []
-
-    async def note_order(asked: bool) -> None:
-        await rig.explainer.submit(PAIR, asked=asked).finished
-        order.append(asked)
-
-    explaining = []
+    rig.engine.hold()
+    jobs = []
     for asked in (False, False, True):
-        explaining.append(asyncio.create_task(note_order(asked)))
+        jobs.append(rig.explainer.submit(PAIR, asked=asked))
         await asyncio.sleep(0.01)  # idle workers have had their turn
-    await asyncio.gather(*explaining)
-    assert order == [True, False, False]
+    await until(lambda: rig.engine.in_flight == 2)
+    assert rig.explainer._waiting == [jobs[1]]
+    rig.engine.let_go()
+    await asyncio.gather(*(job.finished for job in jobs))
 
 
 @pytest.mark.parametrize("limits", [limited(queue=4, workers=2, tokens_per_s=1, wait_s=0.2)])
