@@ -44,6 +44,16 @@ def free_port() -> int:
         return port
 
 
+def find_engine_core(pid: int) -> psutil.Process:
+    """Find vLLM's engine core among the descendants of a running service."""
+    [core] = [
+        child
+        for child in psutil.Process(pid).children(recursive=True)
+        if any("EngineCore" in part for part in (child.name(), *child.cmdline()))
+    ]
+    return core
+
+
 @dataclass(frozen=True, slots=True)
 class Server:
     """A command to start, and the port and path that answer 200 once the server is ready."""

@@ -1,7 +1,6 @@
-"""Runs commands in the repository, and finds free ports."""
+"""Runs commands in the repository."""
 
 import os
-import socket
 import subprocess
 from pathlib import Path
 
@@ -28,9 +27,3 @@ def output_of(*command: str | Path, within_s: float = 300, **environment: str) -
     done = run(*command, within_s=within_s, **environment)
     assert done.returncode == 0, f"{command}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
     return done.stdout
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

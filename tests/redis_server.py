@@ -7,7 +7,7 @@ from typing import Self
 
 from redis.asyncio import Redis
 
-from tests.processes import free_port
+from load_tests.processes import free_port
 
 
 class RedisServer:

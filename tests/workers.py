@@ -9,30 +9,27 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 HERE = Path(__file__).parent
+# These files share a service, which stays there, idle, until the worker ends.
+SERVICE = ("end_to_end/test_serving.py", "end_to_end/test_readme.py")
+# These start three engines each, which share three replicas or would need too much memory at the same time.
+REPLICAS = (
+    "deploy/test_stack.py",
+    *(f"end_to_end/test_{name}.py" for name in ("explaining", "console", "runbooks", "shadow")),
+)
+# One worker runs all files of a group.
+GROUPS = {**dict.fromkeys(SERVICE, "service"), **dict.fromkeys(REPLICAS, "replicas")}
 # The longest files first, in this order.
 FIRST = (
     "end_to_end/test_engine_faults.py",
-    "deploy/test_stack.py",
-    *(f"end_to_end/test_{name}.py" for name in ("explaining", "console", "runbooks", "shadow")),
-    *(f"end_to_end/test_{name}.py" for name in ("process_faults", "serving", "readme")),
+    *REPLICAS,
+    "end_to_end/test_process_faults.py",
+    *SERVICE,
     "end_to_end/test_redis_faults.py",
     "model_export/test_run_and_resume.py",
     "deploy/test_alerts.py",
     "deploy/test_experiment.py",
     "service/http/test_generated_input.py",
 )
-# One worker runs all files of a group. The first share a service, which stays there, idle, until the worker ends. The others
-# start three engines each, which share three replicas or would need too much memory at the same time.
-GROUPS = {
-    **dict.fromkeys((f"end_to_end/test_{name}.py" for name in ("serving", "readme")), "service"),
-    **dict.fromkeys(
-        (
-            "deploy/test_stack.py",
-            *(f"end_to_end/test_{name}.py" for name in ("explaining", "console", "runbooks", "shadow")),
-        ),
-        "replicas",
-    ),
-}
 ALONE = "alone"
 
 

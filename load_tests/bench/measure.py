@@ -114,6 +114,7 @@ def count_multiplied_parameters(checkpoint: Path) -> int:
     count = 0
     for path in checkpoint.glob("*.safetensors"):
         with safe_open(path, "numpy") as file:
+            # safetensors' file is no mapping: it can't be iterated.
             names = [name for name in file.keys() if not any(part in name for part in _NOT_MULTIPLIED)]  # noqa: SIM118
             count += sum(math.prod(file.get_slice(name).get_shape()) for name in names)
     return count

@@ -8,7 +8,7 @@ from typing import Self
 
 import psutil
 
-from load_tests.processes import free_port
+from load_tests.processes import find_engine_core, free_port
 
 REDIS = shutil.which("redis-server") or "valkey-server"
 # A small local cache fills soon, so later growth is a leak.
@@ -63,12 +63,7 @@ class ServiceProcess:
 
     def engine_core(self) -> psutil.Process:
         """Return vLLM's engine core. Suspended, it hangs as on a machine out of memory."""
-        [core] = [
-            child
-            for child in self._process.children(recursive=True)
-            if any("EngineCore" in part for part in (child.name(), *child.cmdline()))
-        ]
-        return core
+        return find_engine_core(self._process.pid)
 
     def rss_mib(self) -> tuple[float, float]:
         """Return the resident memory of the HTTP process, and of its children (the engine core)."""

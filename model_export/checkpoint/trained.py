@@ -1,4 +1,4 @@
-"""What training decides about a checkpoint beside its weights."""
+"""Hold the fields that training sets in a checkpoint beside its weights: prompt, limits, calibration and metrics."""
 
 from typing import Any
 

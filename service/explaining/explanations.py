@@ -163,7 +163,7 @@ class Explanations:
         return []
 
     async def _keep(self, requester: Requester, note_id: str, result: ExplanationResult) -> None:
-        # `told` is the field's name in stores that replicas of an earlier release share.
+        # Replicas of an earlier release, which may share this store, read the field `told`.
         entry = {"key_id": requester.key_id, "told": {"note_id": note_id, **asdict(result)}}
         # The key's id is part of the field: two callers may choose the same request id.
         field = f"{requester.key_id} {note_id}"

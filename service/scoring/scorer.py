@@ -169,15 +169,14 @@ class Scorer:
         shed: dict[int, ShedReason] = {}
         of_others = self._admission.tokens_of(pairs.flow)
         for index, prompt in zip(missing, prompts, strict=True):
-            own = self._admission.tokens_of(pairs.flow) - of_others
             # Another request may have started the pair meanwhile, or this request has the same note twice.
             if attachment := self._join_flight(pairs, index):
                 attached[index] = attachment
-            elif not (
-                reason := self._admission.why_not(
-                    pairs.flow, len(prompt.token_ids), deadline.remaining_s(), own
-                )
-            ):
+                continue
+            own = self._admission.tokens_of(pairs.flow) - of_others
+            cost = len(prompt.token_ids)
+            reason = self._admission.why_not(pairs.flow, cost, deadline.remaining_s(), own)
+            if reason is None:
                 attached[index] = self._start_flight(pairs, index, prompt)
             elif reason != "too_short":
                 shed[index] = reason

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.processes import ROOT, free_port
+from load_tests.processes import free_port
+from tests.processes import ROOT
 from tests.tools import HAPROXY, require
 from tests.waiting import is_ready, wait_until
 

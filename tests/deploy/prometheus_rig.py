@@ -16,8 +16,9 @@ from typing import Any
 import httpx
 import yaml  # type: ignore[import-untyped]  # it comes with vLLM, its stubs don't
 
+from load_tests.processes import free_port
 from tests.http_server import receiving
-from tests.processes import ROOT, free_port, output_of, run
+from tests.processes import ROOT, output_of, run
 from tests.tools import CURL, PROMETHEUS, require
 from tests.waiting import is_ready, wait_until
 

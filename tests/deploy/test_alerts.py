@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from load_tests.processes import free_port
 from service.contract.checkpoint import Checkpoint
 from service.contract.prompt import Note
 from tests.deploy.haproxy_rig import BY_QUERY, answered, replica_addresses, routed
@@ -28,7 +29,7 @@ from tests.deploy.prometheus_rig import (
     runbook_of,
     webhook,
 )
-from tests.processes import ROOT, free_port
+from tests.processes import ROOT
 from tests.redis_server import RedisServer
 from tests.served import served
 from tests.waiting import wait_until

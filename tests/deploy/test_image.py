@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from load_tests.processes import free_port
 from service.http.auth import hash_key, new_key
 from tests.deploy.containers import (
     BILL,
@@ -21,7 +22,7 @@ from tests.deploy.containers import (
     listed,
     tools_and_leftovers,
 )
-from tests.processes import free_port, output_of
+from tests.processes import output_of
 from tests.tiny_base import make_tiny_checkpoint
 from tests.waiting import wait_until
 

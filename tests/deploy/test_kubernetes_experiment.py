@@ -9,6 +9,7 @@ import httpx
 import pytest
 import yaml  # type: ignore[import-untyped]  # it comes with vLLM, its stubs don't
 
+from load_tests.processes import free_port
 from service.settings import Settings
 from tests.deploy.haproxy_rig import BY_QUERY, ROUTING, replica_addresses, routed
 from tests.deploy.kustomize_rig import (
@@ -25,7 +26,7 @@ from tests.deploy.kustomize_rig import (
     selects,
 )
 from tests.deploy.test_routing import failing
-from tests.processes import ROOT, free_port, output_of
+from tests.processes import ROOT, output_of
 from tests.tools import HAPROXY, require
 
 ARMS = {"control": "notegrade", "treatment": "notegrade-treatment"}

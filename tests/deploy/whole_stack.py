@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
+from load_tests.processes import free_port
 from tests.deploy.dashboard_queries import remember_yesterday
 from tests.deploy.haproxy_rig import BY_QUERY, Router, hashed, replica_addresses, routed
 from tests.deploy.prometheus_rig import (
@@ -20,7 +21,6 @@ from tests.deploy.prometheus_rig import (
     webhook,
 )
 from tests.end_to_end.supervised import Supervised
-from tests.processes import free_port
 from tests.redis_server import RedisServer
 from tests.waiting import wait_until
 

@@ -12,7 +12,8 @@ from typing import Self
 import httpx
 
 from load_tests.client import parse_metrics
-from tests.processes import ROOT, free_port
+from load_tests.processes import free_port
+from tests.processes import ROOT
 
 # A student of recipes/tiny.toml: it writes well-formed traces, and it loads quickly.
 TINY_STUDENT = Path(__file__).parent / "tiny_student"

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from load_tests.processes import find_engine_core
 from tests.end_to_end.service_process import SERVE, ServiceProcess, start_service
 
 # Short, but long enough for a busy machine.
@@ -43,13 +44,7 @@ class Supervised:
 
 def engine_core(service: ServiceProcess) -> psutil.Process:
     """Return vLLM's engine-core process."""
-    children = psutil.Process(service.process.pid).children(recursive=True)
-    [core] = [
-        child
-        for child in children
-        if "EngineCore" in child.name() or "EngineCore" in " ".join(child.cmdline())
-    ]
-    return core
+    return find_engine_core(service.process.pid)
 
 
 def exit_code(service: ServiceProcess, within_s: float) -> int:

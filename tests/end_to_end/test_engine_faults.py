@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from load_tests.processes import free_port
 from service.contract.checkpoint import Checkpoint
 from service.http.server import LAST_ANSWERS_S
 from tests.end_to_end.service_process import ServiceProcess
@@ -23,7 +24,6 @@ from tests.end_to_end.supervised import (
     exit_code,
     readiness,
 )
-from tests.processes import free_port
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]

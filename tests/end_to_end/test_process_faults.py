@@ -19,9 +19,10 @@ import psutil
 import pytest
 from safetensors.torch import load_file, save_file
 
+from load_tests.processes import free_port
 from service.contract.checkpoint import Checkpoint
 from tests.end_to_end.service_process import SERVE, TINY_STUDENT, ServiceProcess, start_service
-from tests.processes import free_port, run
+from tests.processes import run
 from tests.redis_server import RedisServer
 from tests.waiting import wait_until
 
