@@ -10,6 +10,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from model_export.data.criteria import load_criteria
+from model_export.data.held_out import HeldOut, read_test
 from model_export.data.pairs import listed
 from model_export.data.prepare import Data, missing_files, read_data
 from model_export.data.template import find_template
@@ -36,7 +37,10 @@ def describe_plan(recipe: Recipe, data_root: Path) -> str:
     data = None if missing else read_data(recipe, data_root)
     plan = _Plan(recipe, len(data.train) if data else None)
     lines = [f"Plan of recipe {recipe.name}, seed {recipe.seed}. Nothing is trained.", ""]
-    about = _describe_data(data) if data else [f"missing under DATA, needed to run: {listed(missing)}"]
+    held_out = read_test(recipe, data_root, data) if data and recipe.data.has_test else None
+    about = (
+        _describe_data(data, held_out) if data else [f"missing under DATA, needed to run: {listed(missing)}"]
+    )
     lines += ["Data", *(f"  {line}" for line in about), ""]
     lines += ["Models", *(f"  {line}" for line in plan.models()), ""]
     lines += ["Stages", *(f"  {name:<24} {what}" for name, what in plan.stages()), ""]
@@ -44,11 +48,13 @@ def describe_plan(recipe: Recipe, data_root: Path) -> str:
     return "\n".join(lines)
 
 
-def _describe_data(data: Data) -> Iterator[str]:
+def _describe_data(data: Data, held_out: HeldOut | None) -> Iterator[str]:
     """Describe the numbers of pairs of each source."""
+    test = Counter(pair.source for pair in held_out.pairs) if held_out else Counter[str]()
     train, dev = (Counter(pair.source for pair in pairs) for pairs in (data.train, data.dev))
     for name in train:
-        yield f"{name}: {train[name]:,} pairs to train on, {dev[name]:,} to measure on"
+        aside = f", {test[name]:,} set aside to test" if test[name] else ""
+        yield f"{name}: {train[name]:,} pairs to train on, {dev[name]:,} to measure on{aside}"
 
 
 class _Plan:

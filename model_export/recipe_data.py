@@ -32,6 +32,8 @@ class SourceConfig(Strict):
     criteria: str = "general-1"
     grades: tuple[Annotated[int, Field(ge=0, le=3)], ...] = (0, 1, 2, 3)
     long_tail: str | None = None
+    test: str | None = None
+    test_share: Annotated[float, Field(gt=0, lt=1)] | None = None
     licence: str = "licence not stated"
     max_train: Positive | None = None
     max_dev: Positive | None = None
@@ -39,7 +41,13 @@ class SourceConfig(Strict):
     @property
     def files(self) -> tuple[str, ...]:
         """Names of all files of the source."""
-        return tuple(name for name in (self.train, self.dev, self.long_tail) if name)
+        return tuple(name for name in (self.train, self.dev, self.long_tail, self.test) if name)
+
+    @model_validator(mode="after")
+    def _one_kind_of_test(self) -> Self:
+        if self.test is not None and self.test_share is not None:
+            raise ValueError(f"{self.name}: set test or test_share, not both")
+        return self
 
 
 class DataConfig(Strict):
@@ -48,6 +56,11 @@ class DataConfig(Strict):
     synthetic: SyntheticConfig | None = None
     leaking_dev: Literal["refuse", "drop"] = "refuse"
     sources: tuple[SourceConfig, ...] = ()
+
+    @property
+    def has_test(self) -> bool:
+        """Whether a source has a test split."""
+        return any(source.test or source.test_share for source in self.sources)
 
     @model_validator(mode="after")
     def _one_or_the_other(self) -> Self:

@@ -236,23 +236,26 @@ def _to_row(pair: Pair) -> dict[str, Any]:
     return row
 
 
-def check_split(train: Sequence[Pair], dev: Sequence[Pair]) -> None:
+def check_split(
+    train: Sequence[Pair], dev: Sequence[Pair], *, known: str = "train", measured: str = "dev"
+) -> None:
     """Check that no query or id of `dev` is in `train`. Raises DataError naming the pairs.
 
-    Queries that differ only in case are the same.
+    Queries that differ only in case are the same. `known` and `measured` name the two sets in the error.
     """
     ids = {pair.id for pair in train}
     if leaked := leaking_ids(train, dev):
-        raise DataError(f"dev pairs whose query is in train as well: {listed(leaked)}")
+        raise DataError(f"{measured} pairs whose query is in {known} as well: {listed(leaked)}")
     if shared := [pair.id for pair in dev if pair.id in ids]:
-        raise DataError(f"dev pairs whose id is in train as well: {listed(shared)}")
+        raise DataError(f"{measured} pairs whose id is in {known} as well: {listed(shared)}")
 
 
 def leaking_ids(train: Sequence[Pair], dev: Sequence[Pair]) -> list[str]:
     """Return the ids of dev pairs whose query is in train, whatever its case, in dev's order."""
-    trained = {_folded(pair) for pair in train}
-    return [pair.id for pair in dev if _folded(pair) in trained]
+    trained = {folded_query(pair) for pair in train}
+    return [pair.id for pair in dev if folded_query(pair) in trained]
 
 
-def _folded(pair: Pair) -> str:
+def folded_query(pair: Pair) -> str:
+    """Return the form in which two queries are compared: queries that differ only in case are the same."""
     return canonicalize(pair.query).casefold()

@@ -23,7 +23,7 @@ from model_export.data.pairs import (
     read_pairs,
     write_pairs,
 )
-from model_export.data.sampling import sample, sample_queries
+from model_export.data.sampling import sample, sample_queries, set_aside
 from model_export.data.synthetic import CRITERIA as SYNTHETIC_CRITERIA
 from model_export.data.synthetic import SOURCE as SYNTHETIC
 from model_export.data.synthetic import generate
@@ -44,7 +44,7 @@ class Data:
     Attributes:
         long_tail: ids of the dev pairs with rare queries.
         criteria: all criteria that pairs were judged by, the default first.
-        hashes: of the files read, by name, or of the generator's configuration.
+        hashes: of the sources' files, by name, and of the ids set aside for the test, or of the generator's configuration.
         left_out: ids of dev pairs that were dropped because another source trains on their query.
     """
 
@@ -184,8 +184,12 @@ def _read_sources(recipe: Recipe, root: Path) -> Data:
     dev: list[Pair] = []
     long_tail: set[str] = set()
     sources = recipe_sources(recipe.data)
+    aside_hashes: dict[str, str] = {}
     for config in recipe.data.sources:
-        own_train = read_pairs(root / config.train, sources[config.name])
+        judged = read_pairs(root / config.train, sources[config.name])
+        own_train, aside = set_aside(judged, config.test_share)
+        if config.test_share is not None:
+            aside_hashes[held_out_key(config.name)] = hash_of(sorted(pair.id for pair in aside))
         own_dev = read_pairs(root / config.dev, sources[config.name])
         check_split(own_train, own_dev)
         long_tail |= (
@@ -198,7 +202,12 @@ def _read_sources(recipe: Recipe, root: Path) -> Data:
         dev += sample_queries(own_dev, config.max_dev, random)
     kept = frozenset(pair.id for pair in dev) & long_tail
     hashes = {name: hash_file(path) for name, path in _data_files(recipe.data, root).items()}
-    return Data(tuple(train), tuple(dev), kept, recipe_criteria(recipe.data), hashes)
+    return Data(tuple(train), tuple(dev), kept, recipe_criteria(recipe.data), hashes | aside_hashes)
+
+
+def held_out_key(source: str) -> str:
+    """Name the hash of the source's test pairs in `Data.hashes`."""
+    return f"{source}: test pairs"
 
 
 def _texts(data: Data) -> list[str]:

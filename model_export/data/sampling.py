@@ -1,9 +1,10 @@
 """Samples pairs, and selects those that a stage trains on and how often it uses each."""
 
+import hashlib
 from collections.abc import Callable, Container, Sequence
 from random import Random
 
-from model_export.data.pairs import Pair
+from model_export.data.pairs import Pair, folded_query
 from model_export.recipe import DistilConfig, TrainConfig
 
 
@@ -23,6 +24,23 @@ def sample_queries(pairs: Sequence[Pair], most: int | None, random: Random) -> l
             break
         taken += by_query[query]
     return taken
+
+
+def set_aside(pairs: Sequence[Pair], share: float | None) -> tuple[list[Pair], list[Pair]]:
+    """Split pairs into those to train on and the test pairs: whole queries, about `share` of all.
+
+    A hash of the query chooses, not the seed: the same query is a test query in every source, file and run.
+    """
+    if share is None:
+        return list(pairs), []
+    drawn = [_hash_to_unit(folded_query(pair)) < share for pair in pairs]
+    kept = [pair for pair, is_test in zip(pairs, drawn, strict=True) if not is_test]
+    return kept, [pair for pair, is_test in zip(pairs, drawn, strict=True) if is_test]
+
+
+def _hash_to_unit(text: str) -> float:
+    """Hash a text to a number in [0, 1)."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6]) / 2**48
 
 
 def sample_dev(pairs: Sequence[Pair], most: int | None, random: Random) -> list[Pair]:

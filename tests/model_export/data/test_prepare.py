@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from model_export.data.criteria import load_criteria
+from model_export.data.held_out import read_test
 from model_export.data.pairs import GRADES, DataError
 from model_export.data.prepare import data_inputs, load_data, prepare_base, prepare_data, read_base
 from model_export.recipe import Recipe
@@ -153,6 +154,19 @@ def test_leaking_query_can_be_dropped_and_named(tmp_path: Path) -> None:
     assert [pair.id for pair in data.dev] == ["5"]
     assert data.left_out == ("2", "3")
     assert not data.long_tail & set(data.left_out)
+
+
+def test_no_file_of_the_data_stage_holds_a_test_pair(tmp_path: Path, two_sources: list[Row]) -> None:
+    whole = load_data(prepare(recipe_of(two_sources), tmp_path))
+    two_sources[0]["test_share"] = 0.5
+    recipe = recipe_of(two_sources)
+    folder = prepare(recipe, tmp_path)
+    data = load_data(folder)
+    test = read_test(recipe, tmp_path, data).pairs
+    assert {pair.id for pair in test} == {pair.id for pair in whole.train} - {pair.id for pair in data.train}
+    assert test
+    written = "".join(file.read_text(encoding="utf-8") for file in folder.iterdir())
+    assert not [pair.id for pair in test if f'"{pair.id}"' in written]
 
 
 def test_tiny_base_reads_the_data_s_texts(tmp_path: Path) -> None:
