@@ -6,14 +6,18 @@ Commands import what they need themselves: importing torch and transformers take
 import json
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from model_export.progress import quiet_vendors, show_progress
 from service.errors import NotegradeError
+
+if TYPE_CHECKING:
+    from model_export.recipe import Precision
 
 USAGE_ERROR = 2
 
@@ -105,29 +109,43 @@ def run(
 @app.command()
 def evaluate(
     checkpoints: Annotated[list[Path], typer.Argument(help="Folders; all are compared with the first.")],
-    recipe: Annotated[Path, typer.Option(help="Recipe whose dev pairs to measure on.")],
+    recipe: Annotated[Path, typer.Option(help="Recipe whose dev or test pairs to measure on.")],
     data: DataFolder = Path(),
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=FOLDER of a model under the recipe's prompt, such as a run's stage."),
+    ] = None,
+    test: Annotated[bool, typer.Option("--test", help="Measure on the test pairs, as served.")] = False,
     out: JsonFile = None,
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Measure in bfloat16, as served.")] = False,
 ) -> None:
-    """Measure checkpoints, and the majority and BM25 baselines, on all dev pairs of a recipe's data."""
+    """Measure checkpoints and the controls on all dev pairs of a recipe's data, or with --test on its test pairs."""
     from model_export.recipe_file import load_recipe
 
     plan = load_recipe(recipe)
+    from model_export.data.held_out import check_untouched, read_test
     from model_export.data.prepare import read_data
+    from model_export.data.prompting import PromptForm
+    from model_export.evaluation import evaluate_checkpoints as on
     from model_export.evaluation.evaluate import format_table
-    from model_export.evaluation.evaluate_checkpoints import evaluate_checkpoints
+    from service.contract.manifest import read_manifest
 
+    precision: Precision = "bfloat16" if bfloat16 else "float32"
     with show_progress() as on_progress:
         pairs = read_data(plan, data)
-        found = evaluate_checkpoints(
-            checkpoints,
-            pairs,
-            seed=plan.seed,
-            draws=plan.evaluate.draws,
-            on_progress=on_progress,
-            precision="bfloat16" if bfloat16 else "float32",
-        )
+        form = PromptForm.of(plan.model, pairs.criteria)
+        served = on.list_checkpoints(checkpoints, on_progress, precision)
+        models = on.list_models(_read_named_folders(model or ()), form, on_progress, precision)
+        systems, main = [*on.list_controls(pairs), *served, *models], served[0].name
+        bootstrap = {"seed": plan.seed, "draws": plan.evaluate.draws}
+        if test:
+            held_out = read_test(plan, data, pairs)
+            for folder in checkpoints:
+                manifest = read_manifest(folder)
+                check_untouched(manifest.name, manifest.lineage.data_hashes, held_out)
+            found = on.evaluate_on_test(systems, main, pairs, held_out.pairs, held_out.long_tail, **bootstrap)
+        else:
+            found = on.evaluate_on_dev(systems, main, pairs, **bootstrap)
     _write_json(out, found.to_json())
     typer.echo(format_table(found.evaluation))
 
@@ -214,6 +232,14 @@ def verify(
         typer.echo(f"{'passed' if gate.passed else 'FAILED'}  {gate.what}: {gate.figure:.4g}, {gate.bound}")
     if not all(gate.passed for gate in gates):
         raise typer.Exit(1)
+
+
+def _read_named_folders(options: Sequence[str]) -> dict[str, Path]:
+    """Split NAME=FOLDER options."""
+    split = [option.partition("=") for option in options]
+    if wrong := [name for name, _, folder in split if not Path(folder).is_dir() or not folder]:
+        raise typer.BadParameter(f"must be NAME=FOLDER with an existing folder: {', '.join(wrong)}")
+    return {name: Path(folder) for name, _, folder in split}
 
 
 def _write_json(file: Path | None, figures: dict[str, Any]) -> None:

@@ -24,8 +24,8 @@ from model_export.evaluation.evaluate import (
     evaluate,
     format_number,
 )
-from model_export.evaluation.evaluate_checkpoints import fit
 from model_export.evaluation.failures import find_failures
+from model_export.evaluation.fitted import fit
 from model_export.evaluation.winners import METRIC_TITLES
 from model_export.pipeline import ADAPTER, CUT
 from model_export.progress import OnProgress
@@ -73,7 +73,7 @@ def write_checkpoint(
     Raises GateError, and then leaves any earlier checkpoint in place.
     """
     recipe, dev_pairs = result.recipe, result.data.dev
-    fitted = fit(student, dev_pairs, recipe.seed)
+    fitted = fit(student.probabilities, dev_pairs, recipe.seed)
     served = _measure_served(result, student)
     failures = find_failures(form, models.student, fitted)
     spec = CheckpointSpec(

@@ -1,10 +1,10 @@
 """Evaluates systems against controls: metrics per split, paired bootstrap intervals, and the best system per metric.
 
-`measures` defines the metrics. Calibrated ("after") and decided metrics are cross-fitted: each half of the queries uses
-the fit of the other half. Grades may mean different things in different sources, so read the sources one by one.
+`measures` defines the metrics. Calibrated ("after") and decided metrics use a fit on other pairs. Without one they are
+cross-fitted: each half of the queries uses the fit of the other half. Grades may mean different things in different sources, so read the sources one by one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,14 +13,13 @@ import numpy as np
 from model_export.data.pairs import Pair
 from model_export.evaluation.fit_calibration import cross_fitted, expected_calibration_error
 from model_export.evaluation.fit_decision import cross_fitted_grades
+from model_export.evaluation.fitted import Fitted
 from model_export.evaluation.judged import Judged
 from model_export.evaluation.measures import (
     Metrics,
     area_under_curve,
-    macro_f1,
     most_probable,
     ndcg_by_query,
-    quadratic_weighted_kappa,
     tally_confusion,
 )
 from model_export.evaluation.paired_bootstrap import Difference, PairedBootstrap, QueryTallies
@@ -94,16 +93,18 @@ def evaluate(
     long_tail: frozenset[str],
     *,
     controls: Sequence[str] | None = None,
+    fits: Mapping[str, Fitted] | None = None,
     seed: int,
     draws: int = DRAWS,
 ) -> Evaluation:
     """Measure every system on all pairs, on the long tail and, with several sources, on each source and its long tail.
 
-    Accuracy, macro-F1, QWK and nDCG are compared with each control on the same resamples of queries.
+    COMPARED_METRICS are compared with each control on the same resamples of queries.
 
     Args:
         long_tail: ids of pairs.
         controls: names of systems, the main one first; by default the DEFAULT_CONTROLS among the systems.
+        fits: for each system, what was fitted on other pairs; cross-fitted on these pairs if None.
     Raises: EvaluationError for predictions that don't fit the pairs, an unknown control, or fewer than two queries.
     """
     if controls is None:
@@ -111,17 +112,19 @@ def evaluate(
         controls = [control for control in DEFAULT_CONTROLS if control in names]
     _check(systems, pairs, controls)
     judged = Judged.of(pairs)
-    calibrated = [cross_fitted(each.probabilities, judged, seed) for each in systems]
-    decided = [cross_fitted_grades(each, judged, seed) for each in calibrated]
+    served = [_serve(each, judged, fits[each.system] if fits else None, seed) for each in systems]
     rows: dict[str, dict[str, Metrics]] = {each.system: {} for each in systems}
     bootstraps: dict[str, PairedBootstrap] = {}
     sizes: dict[str, dict[str, int]] = {}
     for split, here in _splits(pairs, long_tail).items():
-        tallies = {each.system: _tally(each, judged[here], here, seed) for each in systems}
+        tallies = {
+            each.system: _tally(each, grades, judged[here], here, seed)
+            for each, (_, grades) in zip(systems, served, strict=True)
+        }
         bootstraps[split] = PairedBootstrap(tallies, draws, seed)
         sizes[split] = _sizes(here, tallies[systems[0].system])
-        for each, after, chosen in zip(systems, calibrated, decided, strict=True):
-            own = _measure(each, after, chosen, judged.gold, here)
+        for each, (calibrated, _) in zip(systems, served, strict=True):
+            own = _measure(each, calibrated, judged.gold, here)
             rows[each.system][split] = {**bootstraps[split].measure(each.system), **own}
     differences = {
         split: {
@@ -192,11 +195,27 @@ def _splits(pairs: Sequence[Pair], long_tail: frozenset[str]) -> dict[str, np.nd
     return {split: rows for split, rows in splits.items() if len(rows)}
 
 
-def _tally(predictions: Predictions, judged: Judged, here: np.ndarray, seed: int) -> QueryTallies:
+def _serve(
+    predictions: Predictions, judged: Judged, fitted: Fitted | None, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compute calibrated probabilities and decided grades, by the fit or else cross-fitted."""
+    raw = predictions.probabilities
+    if fitted is not None:
+        criteria = judged.criteria.tolist()
+        return fitted.calibrate(raw, criteria), fitted.choose_grades(raw, criteria)
+    calibrated = cross_fitted(raw, judged, seed)
+    return calibrated, cross_fitted_grades(calibrated, judged, seed)
+
+
+def _tally(
+    predictions: Predictions, decided: np.ndarray, judged: Judged, here: np.ndarray, seed: int
+) -> QueryTallies:
     queries = np.unique(judged.query_of, return_inverse=True)[1]
     probabilities = predictions.probabilities[here]
+    grades = probabilities.shape[1]
     return QueryTallies(
-        tally_confusion(queries, judged.gold, most_probable(probabilities), probabilities.shape[1]),
+        tally_confusion(queries, judged.gold, most_probable(probabilities), grades),
+        tally_confusion(queries, judged.gold, decided[here], grades),
         ndcg_by_query(judged.gold, predictions.ranking[here], queries, seed),
     )
 
@@ -206,16 +225,10 @@ def _sizes(here: np.ndarray, tallies: QueryTallies) -> dict[str, int]:
     return {"pairs": len(here), "queries": len(tallies.ndcg), "ranked_queries": ranked}
 
 
-def _measure(
-    predictions: Predictions, calibrated: np.ndarray, decided: np.ndarray, gold: np.ndarray, here: np.ndarray
-) -> Metrics:
+def _measure(predictions: Predictions, calibrated: np.ndarray, gold: np.ndarray, here: np.ndarray) -> Metrics:
     """Compute the metrics that have no interval, on the rows `here`."""
     raw, parsed = predictions.probabilities[here], predictions.parsed
-    [confusion] = tally_confusion(np.zeros_like(here), gold[here], decided[here], raw.shape[1])
-    qwk = float(quadratic_weighted_kappa(confusion))
     return {
-        "macro_f1_decided": float(macro_f1(confusion)),
-        "qwk_decided": qwk if np.isfinite(qwk) else None,
         "auc": area_under_curve(gold[here], raw),
         "ece_before": expected_calibration_error(raw, gold[here]),
         "ece_after": expected_calibration_error(calibrated[here], gold[here]),

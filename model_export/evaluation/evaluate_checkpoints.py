@@ -1,65 +1,52 @@
-"""Evaluates checkpoint folders against one another, majority and BM25, on the dev pairs of a recipe's data."""
+"""Evaluates checkpoint folders against one another and the controls, on the dev or the test pairs of a recipe's data."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from model_export.data.pairs import Pair
+from model_export.data.pairs import GRADES, Pair
 from model_export.data.prepare import Data
-from model_export.data.prompting import render_for
+from model_export.data.prompting import PromptForm, Prompting, render_for
 from model_export.evaluation.baselines import bm25, majority
-from model_export.evaluation.evaluate import (
-    Evaluation,
-    EvaluationError,
-    Predictions,
-    evaluate,
-)
-from model_export.evaluation.fit_calibration import apply_calibration, make_calibration
-from model_export.evaluation.fit_decision import choose, make_decisions
-from model_export.evaluation.judged import Judged
-from model_export.evaluation.measures import most_probable
-from model_export.evaluation.predict import make_predictions
+from model_export.evaluation.evaluate import DRAWS, Evaluation, EvaluationError, Predictions, evaluate
+from model_export.evaluation.fitted import Fitted, fit
+from model_export.evaluation.predict import directly, make_predictions
 from model_export.models.quantize import load_as_served
 from model_export.progress import OnProgress
 from model_export.recipe import Precision
 from model_export.teacher.rollout import Sampler
 from service.contract.checkpoint import Checkpoint, load_checkpoint
-from service.contract.manifest import Calibration, Decision
 
 _BATCH_SIZE = 32
+_CONTROLS = ("bm25", "majority")
+
+Predict = Callable[[], Predictions]
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """A calibration and decisions fitted on dev pairs."""
+class System:
+    """A system to evaluate.
 
-    calibration: Calibration
-    decisions: tuple[Decision, ...]
+    Attributes:
+        prepare: checks that pairs fit the system, and returns the function that predicts their grades.
+        on: replaces criteria that the system lacks by its default.
+        shipped: the calibration and decisions that it is served with; None if they are to be fitted on dev.
+    """
 
-    def choose_grades(self, probabilities: np.ndarray, criteria: Sequence[str]) -> list[int]:
-        """Choose grades as the service does, from (pairs, grades) raw probabilities and each pair's criteria."""
-        calibrated = apply_calibration(probabilities, self.calibration, criteria)
-        grades = most_probable(calibrated)
-        for decision in self.decisions:
-            here = np.array(criteria) == decision.criteria
-            grades[here] = choose(calibrated[here], np.array(decision.utilities))
-        return list(map(int, grades))
-
-    def to_json(self) -> dict[str, Any]:
-        """Return both in the format of the manifest and of adapter.json."""
-        decisions = [each.model_dump(mode="json") for each in self.decisions]
-        return {"calibration": self.calibration.model_dump(mode="json"), "decisions": decisions}
+    name: str
+    prepare: Callable[[Sequence[Pair]], Predict]
+    on: Callable[[Sequence[Pair]], Sequence[Pair]] = lambda pairs: pairs
+    shipped: Fitted | None = None
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The evaluation, and by checkpoint name the calibration and decisions fitted on these dev pairs."""
+    """The evaluation, and for each system the calibration and decisions that gave its grades or were fitted on these pairs."""
 
     evaluation: Evaluation
-    fitted: dict[str, Fitted]
+    fitted: Mapping[str, Fitted]
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON data."""
@@ -69,36 +56,115 @@ class Measured:
         }
 
 
-def evaluate_checkpoints(
-    folders: Sequence[Path],
-    data: Data,
-    *,
-    seed: int,
-    draws: int,
-    on_progress: OnProgress,
-    precision: Precision = "float32",
+def list_controls(data: Data) -> list[System]:
+    """List the systems that need no model: the majority grade and BM25."""
+    return [
+        System("majority", lambda pairs: partial(majority, data.train, pairs, len(GRADES))),
+        System("bm25", lambda pairs: partial(bm25, data.train, pairs, len(GRADES))),
+    ]
+
+
+def list_checkpoints(
+    folders: Sequence[Path], on_progress: OnProgress, precision: Precision = "float32"
+) -> list[System]:
+    """List these checkpoints under their manifests' names. Raises CheckpointError for an invalid folder."""
+
+    def system(checkpoint: Checkpoint) -> System:
+        manifest = checkpoint.manifest
+        known = partial(_with_known_criteria, checkpoint)
+
+        def prepare(pairs: Sequence[Pair]) -> Predict:
+            prompts = render_for(checkpoint, known(pairs))
+            return partial(_predict, checkpoint, prompts, precision, on_progress)
+
+        return System(manifest.name, prepare, known, Fitted(manifest.calibration, manifest.decisions))
+
+    return [system(load_checkpoint(folder)) for folder in folders]
+
+
+def list_models(
+    folders: Mapping[str, Path], form: PromptForm, on_progress: OnProgress, precision: Precision = "float32"
+) -> list[System]:
+    """List transformers folders by name, such as a run's label-only control, under the recipe's prompt."""
+
+    def prepare(name: str, folder: Path, pairs: Sequence[Pair]) -> Predict:
+        prompting = Prompting.load(form, folder)
+        prompting.check_queries(pairs)
+        on_batch = partial(on_progress, f"Predict {name}")
+
+        def predict() -> Predictions:
+            sampler = Sampler.load(folder, prompting, precision)
+            return directly(name, pairs, prompting, sampler, _BATCH_SIZE, on_batch)
+
+        return predict
+
+    return [System(name, partial(prepare, name, folder)) for name, folder in folders.items()]
+
+
+def evaluate_on_dev(
+    systems: Sequence[System], main: str, data: Data, *, seed: int, draws: int = DRAWS
 ) -> Measured:
-    """Evaluate these checkpoints under their manifests' names; all other systems are controls of the first checkpoint.
+    """Evaluate on the dev pairs, with cross-fitted grades; all other systems are controls of `main`.
 
     The probabilities are raw, so ECE "after" shows the effect of a temperature.
-    Raises: before anything is measured, CheckpointError for an invalid folder, EvaluationError for two checkpoints of
-    the same name, and PromptingError for a pair that does not fit a checkpoint's prompt.
+    Raises: before anything is measured, EvaluationError for two systems of the same name, and PromptingError for a pair
+    that does not fit a system's prompt.
     """
-    checkpoints = [load_checkpoint(folder) for folder in folders]
-    names = [checkpoint.manifest.name for checkpoint in checkpoints]
-    if len(set(names)) < len(names):
-        raise EvaluationError(f"checkpoints must have distinct names, and the names are {names}")
-    grades = len(checkpoints[0].manifest.labels)
-    pairs = [_with_known_criteria(checkpoint, data.dev) for checkpoint in checkpoints]
-    prompts = list(map(render_for, checkpoints, pairs))
-    systems = [majority(data.train, data.dev, grades), bm25(data.train, data.dev, grades)]
-    predicted = [_predict(*each, precision, on_progress) for each in zip(checkpoints, prompts, strict=True)]
-    controls = ["bm25", "majority", *names[1:]]
+    predicted = _predict_all(systems, data.dev)
     found = evaluate(
-        [*systems, *predicted], data.dev, data.long_tail, controls=controls, seed=seed, draws=draws
+        predicted, data.dev, data.long_tail, controls=_controls(systems, main), seed=seed, draws=draws
     )
-    fits = [fit(each, known, seed) for each, known in zip(predicted, pairs, strict=True)]
-    return Measured(found, dict(zip(names, fits, strict=True)))
+    fits = [
+        fit(each.probabilities, system.on(data.dev), seed)
+        for system, each in zip(systems, predicted, strict=True)
+    ]
+    return Measured(found, dict(zip(found.rows, fits, strict=True)))
+
+
+def evaluate_on_test(
+    systems: Sequence[System],
+    main: str,
+    data: Data,
+    pairs: Sequence[Pair],
+    long_tail: frozenset[str],
+    *,
+    seed: int,
+    draws: int = DRAWS,
+) -> Measured:
+    """Evaluate on test pairs, on which nothing is fitted: with what a system ships, or else with a fit on the dev pairs.
+
+    Raises as `evaluate_on_dev` does.
+    """
+    unfitted = [system for system in systems if system.shipped is None]
+    predicted_on_dev = {each.system: each.probabilities for each in _predict_all(unfitted, data.dev)}
+    fits = {
+        system.name: system.shipped or fit(predicted_on_dev[system.name], data.dev, seed)
+        for system in systems
+    }
+    found = evaluate(
+        _predict_all(systems, pairs),
+        pairs,
+        long_tail,
+        controls=_controls(systems, main),
+        fits=fits,
+        seed=seed,
+        draws=draws,
+    )
+    return Measured(found, fits)
+
+
+def _controls(systems: Sequence[System], main: str) -> list[str]:
+    """Name all other systems; BM25, what a search engine has without a model, comes first."""
+    names = [system.name for system in systems if system.name != main]
+    return sorted(names, key=lambda name: _CONTROLS.index(name) if name in _CONTROLS else len(_CONTROLS))
+
+
+def _predict_all(systems: Sequence[System], pairs: Sequence[Pair]) -> list[Predictions]:
+    names = [system.name for system in systems]
+    if len(set(names)) < len(names):
+        raise EvaluationError(f"systems must have distinct names, and the names are {names}")
+    prepared = [system.prepare(pairs) for system in systems]
+    return [predict() for predict in prepared]
 
 
 def _with_known_criteria(checkpoint: Checkpoint, pairs: Sequence[Pair]) -> list[Pair]:
@@ -109,20 +175,6 @@ def _with_known_criteria(checkpoint: Checkpoint, pairs: Sequence[Pair]) -> list[
         pair if pair.criteria in known else replace(pair, criteria=renderer.default_criteria)
         for pair in pairs
     ]
-
-
-def fit(predictions: Predictions, pairs: Sequence[Pair], seed: int) -> Fitted:
-    """Fit the calibration and the decisions on these dev pairs, per criteria.
-
-    Raises CalibrationDataError with fewer than two queries.
-    """
-    judged = Judged.of(pairs)
-    data_name = f"{len(pairs)} dev pairs of {', '.join(dict.fromkeys(pair.source for pair in pairs))}"
-    raw = predictions.probabilities
-    calibration = make_calibration(raw, judged, data_name=data_name, seed=seed)
-    calibrated = apply_calibration(raw, calibration, judged.criteria)
-    decisions = make_decisions(calibrated, judged, seed=seed, data_name=data_name)
-    return Fitted(calibration, decisions)
 
 
 def _predict(

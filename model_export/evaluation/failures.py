@@ -8,7 +8,7 @@ from pathlib import Path
 
 from model_export.data.pairs import Pair
 from model_export.data.prompting import PromptForm, Prompting
-from model_export.evaluation.evaluate_checkpoints import Fitted
+from model_export.evaluation.fitted import Fitted
 from model_export.teacher.rollout import Sampler
 from service.contract.prompt import Note
 
@@ -44,7 +44,7 @@ def find_failures(form: PromptForm, student: Path, fitted: Fitted) -> tuple[str,
     prompts = [prompting.student_prompt(case.pair) for case in cases]
     probabilities, _ = Sampler.load(student, prompting).distributions(prompts, len(cases))
     grades = fitted.choose_grades(probabilities.numpy(), [case.pair.criteria for case in cases])
-    return describe_failures(cases, grades)
+    return describe_failures(cases, grades.tolist())
 
 
 def describe_failures(cases: Sequence[Case], grades: Sequence[int]) -> tuple[str, ...]:

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model_export.evaluation.measures import Metrics, grade_metrics
+from model_export.evaluation.measures import Metrics, grade_metrics, macro_f1, quadratic_weighted_kappa
 
 COVERAGE_PERCENT = 95
 # In the order of `PairedBootstrap.compare`.
-COMPARED_METRICS = ("accuracy", "macro_f1", "qwk", "ndcg_at_10")
+COMPARED_METRICS = ("accuracy", "macro_f1", "qwk", "macro_f1_decided", "qwk_decided", "ndcg_at_10")
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,13 @@ class QueryTallies:
     """A system's results per query.
 
     Attributes:
-        confusion: (queries, grades, grades) counts of pairs, [gold, predicted].
+        confusion: (queries, grades, grades) counts of pairs, [gold, most probable grade].
+        decided: the same with the grades of the decision rule.
         ndcg: (queries,) float64; NaN for a query that does not count.
     """
 
     confusion: np.ndarray
+    decided: np.ndarray
     ndcg: np.ndarray
 
 
@@ -55,16 +57,27 @@ def draw_resamples(queries: int, draws: int, seed: int) -> np.ndarray:
 
 
 def resampled_metrics(tallies: QueryTallies, resamples: np.ndarray) -> dict[str, np.ndarray]:
-    """Compute accuracy, macro_f1, qwk and ndcg_at_10 of every resample, (draws,) each; NaN if undefined.
+    """Compute COMPARED_METRICS of every resample, (draws,) each; NaN if undefined.
 
     The values equal scikit-learn's on the resampled rows; macro-F1 is over the grades that occur in their gold.
     """
-    queries, grades, _ = tallies.confusion.shape
-    confusion = (resamples @ tallies.confusion.reshape(queries, -1)).reshape(-1, grades, grades)
+    probable, decided = (_resample(tally, resamples) for tally in (tallies.confusion, tallies.decided))
     counted = ~np.isnan(tallies.ndcg)
     with np.errstate(invalid="ignore", divide="ignore"):
         ndcg = resamples[:, counted] @ tallies.ndcg[counted] / resamples[:, counted].sum(axis=1)
-    return {**grade_metrics(confusion), "ndcg_at_10": ndcg}
+    return {
+        **grade_metrics(probable),
+        "macro_f1_decided": macro_f1(decided),
+        "qwk_decided": quadratic_weighted_kappa(decided),
+        "ndcg_at_10": ndcg,
+    }
+
+
+def _resample(tally: np.ndarray, resamples: np.ndarray) -> np.ndarray:
+    """Sum (queries, grades, grades) counts over each resample, (draws, grades, grades)."""
+    queries, grades, _ = tally.shape
+    summed: np.ndarray = (resamples @ tally.reshape(queries, -1)).reshape(-1, grades, grades)
+    return summed
 
 
 class PairedBootstrap:

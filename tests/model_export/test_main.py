@@ -13,7 +13,11 @@ from typing import get_args
 import pytest
 
 from model_export.__main__ import assemble, main
+from model_export.checkpoint.assemble import Plan
+from model_export.checkpoint.assemble import assemble as assemble_checkpoint
 from model_export.data.criteria import DEFAULT_CRITERIA
+from model_export.data.pairs import write_pairs
+from model_export.data.synthetic import generate
 from model_export.data.template import DEFAULT_TEMPLATE
 from model_export.models.base_model import DEFAULT_BASE
 from service.contract.checkpoint import load_checkpoint
@@ -98,6 +102,28 @@ def test_bad_line_is_the_only_output(tmp_path: Path) -> None:
     assert ended.returncode == 2
     [line] = ended.stderr.splitlines()
     assert line == f"notegrade-train: {tmp_path}/mine.jsonl: line 2: label: Input should be a valid integer"
+
+
+def test_evaluate_measures_on_test_pairs_with_what_dev_pairs_gave(
+    run: Callable[..., int], tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = generate(1, 40, 4, 4)
+    for split, pairs in (("train", made.train), ("dev", made.dev)):
+        write_pairs(tmp_path / f"{split}.jsonl", pairs)
+    source = '[[data.sources]]\nname = "mine"\ntrain = "train.jsonl"\ndev = "dev.jsonl"\n'
+    text = re.sub(r"\[data.synthetic\]\n(.+\n)+", source, MICRO)
+    (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
+    checkpoint = assemble_checkpoint(Plan(str(tiny_base), name="mine"), tmp_path / "checkpoint")
+    arguments = ("evaluate", checkpoint, "--recipe", tmp_path / "mine.toml", "--data", tmp_path, "--test")
+    assert run(*arguments) == 2
+    assert "no test pairs: set test or test_share" in capsys.readouterr().err
+    (tmp_path / "mine.toml").write_text(text.replace(source, source + "test_share = 0.2\n"), encoding="utf-8")
+    figures = tmp_path / "figures.json"
+    assert run(*arguments, "--model", f"base={tiny_base}", "--out", figures) == 0
+    found = json.loads(figures.read_text(encoding="utf-8"))
+    assert list(found["rows"]) == ["majority", "bm25", "mine", "base"]
+    assert 0 < found["sizes"]["all"]["queries"] < 40
+    assert found["fitted"]["base"]["calibration"]["data"] == "16 dev pairs of mine"
 
 
 def test_help_does_not_load_torch() -> None:

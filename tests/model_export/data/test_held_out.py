@@ -20,7 +20,7 @@ def rows(prefix: str, *queries: str) -> list[Row]:
     ]
 
 
-def recipe_of(root: Path, name: str, leaking_dev: str = "refuse", **files: list[Row] | float) -> Recipe:
+def recipe_of(root: Path, name: str, *, leaking_dev: str = "refuse", **files: Any) -> Recipe:
     source: Row = {"name": name}
     for split, content in files.items():
         if isinstance(content, list):
@@ -66,7 +66,7 @@ def test_leaking_test_queries_are_refused_or_dropped(tmp_path: Path, known: str)
     files[known] += rows("leak", "COAT")
     with pytest.raises(DataError, match="test pairs whose query is in train or dev as well: x0"):
         read(recipe_of(tmp_path, "shop", **files), tmp_path)
-    found = read(recipe_of(tmp_path, "shop", "drop", **files), tmp_path)
+    found = read(recipe_of(tmp_path, "shop", leaking_dev="drop", **files), tmp_path)
     assert ([pair.id for pair in found.pairs], found.left_out) == (["x1"], ("x0",))
     assert "x0" not in found.long_tail
 

@@ -1,3 +1,5 @@
+import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -5,13 +7,27 @@ from typing import Any, get_args
 import pytest
 
 from model_export.checkpoint.assemble import Plan, assemble
+from model_export.data.pairs import Pair
 from model_export.data.prepare import Data
-from model_export.data.prompting import PromptingError
+from model_export.data.prompting import PromptForm, PromptingError
 from model_export.data.synthetic import CRITERIA, generate
 from model_export.evaluation.evaluate import EvaluationError
-from model_export.evaluation.evaluate_checkpoints import Measured, evaluate_checkpoints
+from model_export.evaluation.evaluate_checkpoints import (
+    Measured,
+    evaluate_on_dev,
+    evaluate_on_test,
+    list_checkpoints,
+    list_controls,
+    list_models,
+)
+from model_export.progress import OnProgress
 from model_export.recipe import Precision
-from service.contract.manifest import Manifest, read_manifest
+from service.contract.manifest import Calibration, Manifest, read_manifest
+from tests.tiny_teacher import micro_recipe
+
+
+def nothing(*_: object) -> None:
+    pass
 
 
 @pytest.fixture(scope="module")
@@ -25,12 +41,9 @@ def first(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return assemble(Plan(str(tiny_base), name="first"), tmp_path_factory.mktemp("checkpoints") / "first")
 
 
-def measure(folders: list[Path], data: Data, **options: Any) -> Measured:
-    return evaluate_checkpoints(folders, data, **{"seed": 1, "draws": 20, "on_progress": nothing, **options})
-
-
-def nothing(*_: object) -> None:
-    pass
+def measure(folders: list[Path], data: Data, on_progress: OnProgress = nothing, **options: Any) -> Measured:
+    systems = [*list_controls(data), *list_checkpoints(folders, on_progress, **options)]
+    return evaluate_on_dev(systems, "first", data, seed=1, draws=20)
 
 
 def test_checkpoints_are_evaluated_with_their_controls(
@@ -39,12 +52,42 @@ def test_checkpoints_are_evaluated_with_their_controls(
     second = assemble(Plan(str(tiny_base), name="second"), tmp_path / "second")
     measured = measure([first, second], data)
     found = measured.evaluation
-    assert list(measured.fitted) == ["first", "second"]
+    assert list(measured.fitted) == ["majority", "bm25", "first", "second"]
     assert measured.fitted["first"].calibration.data == f"{len(data.dev)} dev pairs of synthetic"
     assert list(found.rows) == ["majority", "bm25", "first", "second"]
     assert found.controls == ("bm25", "majority", "second")
     assert found.rows["first"] == found.rows["second"]
     assert found.sizes["all"]["pairs"] == len(data.dev)
+
+
+def test_test_pairs_are_graded_as_served_and_fit_nothing(
+    tiny_base: Path, first: Path, tmp_path: Path, data: Data
+) -> None:
+    calibrated = tmp_path / "calibrated"
+    shutil.copytree(first, calibrated)
+    calibration = Calibration(name="t", method="temperature", temperature=4.0)
+    manifest = read_manifest(first).model_copy(update={"calibration": calibration})
+    (calibrated / "manifest.json").write_text(manifest.model_dump_json(), encoding="utf-8")
+    form = PromptForm.of(micro_recipe().model, data.criteria)
+    systems = [
+        *list_controls(data),
+        *list_checkpoints([calibrated], nothing),
+        *list_models({"plain": tiny_base}, form, nothing),
+    ]
+    other = generate(2, 8, 20, 4).dev
+
+    def measure_on(pairs: Sequence[Pair]) -> Measured:
+        return evaluate_on_test(systems, "first", data, pairs, frozenset(), seed=1, draws=20)
+
+    whole, half = measure_on(other), measure_on(other[:40])
+    assert whole.fitted == half.fitted
+    assert whole.fitted["first"].calibration.temperature == 4.0
+    assert whole.fitted["plain"].calibration.data == f"{len(data.dev)} dev pairs of synthetic"
+    assert list(whole.evaluation.rows) == ["majority", "bm25", "first", "plain"]
+    row = whole.evaluation.rows["first"]["all"]
+    assert row["ece_after"] != pytest.approx(row["ece_before"])
+    # It ships no decisions, so it is served with the most probable grade.
+    assert row["qwk_decided"] == row["qwk"]
 
 
 def test_fit_uses_the_criteria_of_the_checkpoint(first: Path) -> None:

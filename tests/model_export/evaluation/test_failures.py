@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from model_export.data.criteria import criteria_names
-from model_export.evaluation.evaluate_checkpoints import Fitted
 from model_export.evaluation.failures import describe_failures, find_failures, read_cases
+from model_export.evaluation.fitted import Fitted
 from service.contract.calibration import calibrate
 from service.contract.judgement import judge
 from service.contract.labels import LabelDistribution
@@ -73,7 +73,7 @@ def test_chosen_grades_equal_the_service_s(tmp_path: Path, temperature: float) -
     rows = np.random.default_rng(3).dirichlet(np.ones(4), size=40)
     expected = [judge(LabelDistribution(tuple(row), 1.0), served, name).grade for row in rows.tolist()]
     criteria = [name] * len(rows)
-    assert Fitted(calibration, decisions).choose_grades(rows, criteria) == expected
+    assert Fitted(calibration, decisions).choose_grades(rows, criteria).tolist() == expected
     plain = [int(np.argmax(calibrate(row, calibration, name))) for row in rows.tolist()]
-    assert Fitted(calibration, ()).choose_grades(rows, criteria) == plain
+    assert Fitted(calibration, ()).choose_grades(rows, criteria).tolist() == plain
     assert expected != plain

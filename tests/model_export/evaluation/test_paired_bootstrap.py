@@ -29,15 +29,21 @@ def test_metrics_equal_scikit_learn_s_on_the_resampled_rows() -> None:
     predicted = rng.integers(GRADES, size=PAIRS)
     ndcg = np.where(np.arange(QUERIES) % 3 == 0, np.nan, rng.random(QUERIES))
     resamples = draw_resamples(QUERIES, 50, seed=5)
-    tallies = QueryTallies(tally_confusion(query_of, gold, predicted, GRADES), ndcg)
+    decided = rng.integers(GRADES, size=PAIRS)
+    probable, served = (tally_confusion(query_of, gold, chosen, GRADES) for chosen in (predicted, decided))
+    tallies = QueryTallies(probable, served, ndcg)
     metrics = resampled_metrics(tallies, resamples)
     for draw, resample in enumerate(resamples):
         rows = rows_of(query_of, resample)
-        truth, guess = gold[rows], predicted[rows]
+        truth, guess, chosen = gold[rows], predicted[rows], decided[rows]
         expected = {
             "accuracy": accuracy_score(truth, guess),
             "macro_f1": f1_score(truth, guess, labels=np.unique(truth), average="macro", zero_division=0.0),
             "qwk": cohen_kappa_score(truth, guess, labels=np.arange(GRADES), weights="quadratic"),
+            "macro_f1_decided": f1_score(
+                truth, chosen, labels=np.unique(truth), average="macro", zero_division=0.0
+            ),
+            "qwk_decided": cohen_kappa_score(truth, chosen, labels=np.arange(GRADES), weights="quadratic"),
             "ndcg_at_10": np.nanmean(np.repeat(ndcg, resample.astype(int))),
         }
         assert {name: values[draw] for name, values in metrics.items()} == pytest.approx(expected)
@@ -52,7 +58,7 @@ def test_every_resample_draws_as_many_queries_as_the_sample() -> None:
 
 def one_pair_a_query(gold: list[int], predicted: list[int]) -> QueryTallies:
     confusion = tally_confusion(np.arange(len(gold)), np.array(gold), np.array(predicted), 2)
-    return QueryTallies(confusion, np.full(len(gold), np.nan))
+    return QueryTallies(confusion, confusion, np.full(len(gold), np.nan))
 
 
 def test_equal_systems_have_an_empty_interval() -> None:
@@ -76,7 +82,7 @@ def test_interval_of_accuracy_is_close_to_the_binomial_one() -> None:
 def test_one_query_has_a_difference_and_no_interval() -> None:
     """Any resample of a single query is that query, however many pairs it has."""
     confusions = [np.array([[[right, 4 - right], [4 - right, right]]], float) for right in (3, 2)]
-    tallies = [QueryTallies(confusion, np.array([0.5])) for confusion in confusions]
+    tallies = [QueryTallies(confusion, confusion, np.array([0.5])) for confusion in confusions]
     bootstrap = PairedBootstrap({"a": tallies[0], "b": tallies[1]}, draws=20, seed=1)
     found = bootstrap.compare("a", "b")
     assert found["accuracy"] == Difference(0.25, None, None)
