@@ -136,7 +136,10 @@ def evaluate(
         form = PromptForm.of(plan.model, pairs.criteria)
         served = on.list_checkpoints(checkpoints, on_progress, precision)
         models = on.list_models(_read_named_folders(model or ()), form, on_progress, precision)
-        systems, main = [*on.list_controls(pairs), *served, *models], served[0].name
+        systems, main = (
+            [*on.list_controls(pairs, plan.evaluate.encoders, on_progress), *served, *models],
+            served[0].name,
+        )
         bootstrap = {"seed": plan.seed, "draws": plan.evaluate.draws}
         if test:
             held_out = read_test(plan, data, pairs)

@@ -84,6 +84,11 @@ class _Plan:
         yield "data", "read and check the pairs"
         yield "student_base", f"write {model.student_base} as a float32 transformers folder"
         yield "label_only_sft", self._supervised(recipe.label_only_sft, self._student)
+        for encoder in recipe.evaluate.encoders:
+            yield (
+                f"predict_{Path(encoder).name}",
+                f"cosines of {dev} and of 500 training pairs of each source",
+            )
         for system in ("zero_shot", "label_only_sft"):
             yield f"predict_{system}", f"direct grades of {dev}"
         if model.teacher != model.student_base:

@@ -13,7 +13,7 @@ from transformers import set_seed
 
 from model_export.checkpoint.adapter import merge_folder
 from model_export.checkpoint.extract_lora import extract_lora
-from model_export.data.pairs import Pair
+from model_export.data.pairs import GRADES, Pair
 from model_export.data.prepare import (
     data_inputs,
     load_data,
@@ -23,6 +23,8 @@ from model_export.data.prepare import (
 )
 from model_export.data.prompting import Prompting
 from model_export.data.sampling import pick_distinct, sample_dev
+from model_export.evaluation.baselines import by_cosine
+from model_export.evaluation.encoder import Encoder
 from model_export.evaluation.evaluate import Predictions
 from model_export.evaluation.predict import by_reasoning, directly, read_predictions, write_predictions
 from model_export.progress import OnProgress
@@ -217,6 +219,22 @@ class Pipeline:
         }
         folder = self._stages.do(f"predict_{system}", inputs, work)
         return read_predictions(folder / _PREDICTIONS, system)
+
+    def predict_by_cosine(self, encoder: str, pairs: Sequence[Pair]) -> Predictions:
+        """Predict the pairs' grades with an off-the-shelf encoder. Raises EncoderError."""
+        name = Path(encoder).name
+
+        def work(folder: Path) -> None:
+            loaded = Encoder(encoder, self._on_progress)
+            write_predictions(folder / _PREDICTIONS, by_cosine(loaded, self.data.train, pairs, len(GRADES)))
+
+        inputs = {
+            "encoder": encoder,
+            "pairs": hash_of([pair.id for pair in pairs]),
+            "data": self._data_folder.name,
+        }
+        folder = self._stages.do(f"predict_{name}", inputs, work)
+        return read_predictions(folder / _PREDICTIONS, name)
 
     def _sampling(self, temperature: float) -> Sampling:
         return Sampling(self._recipe.rl.max_tokens, temperature, self._recipe.evaluate.batch_size)

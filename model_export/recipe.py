@@ -143,6 +143,7 @@ class EvaluateConfig(Strict):
     """Settings of the evaluation."""
 
     max_pairs: Positive | None = None
+    encoders: tuple[str, ...] = ("minilm",)
     draws: Positive = 1000
     batch_size: Positive = 32
     precision: Precision = "float32"

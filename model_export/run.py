@@ -56,6 +56,7 @@ def run(
         systems = [
             majority(data.train, pairs, len(GRADES)),
             bm25(data.train, pairs, len(GRADES)),
+            *(pipeline.predict_by_cosine(encoder, pairs) for encoder in recipe.evaluate.encoders),
             pipeline.predict("zero_shot", pairs, student_prompting, student_base),
             pipeline.predict("label_only_sft", pairs, student_prompting, control),
         ]

@@ -59,6 +59,7 @@ save_steps = 5
 
 [evaluate]
 draws = 20
+encoders = []
 
 [export]
 with_vllm = false

@@ -13,6 +13,12 @@ def sample(pairs: Sequence[Pair], most: int | None, random: Random) -> list[Pair
     return list(pairs) if most is None or len(pairs) <= most else random.sample(pairs, most)
 
 
+def sample_each(pairs: Sequence[Pair], most: int, random: Random) -> list[Pair]:
+    """Return at most `most` pairs of each source at random."""
+    by_source = _group(pairs, lambda pair: pair.source)
+    return [pair for own in by_source.values() for pair in sample(own, most, random)]
+
+
 def sample_queries(pairs: Sequence[Pair], most: int | None, random: Random) -> list[Pair]:
     """Sample pairs of whole queries until the next query would exceed `most` pairs; at least one query."""
     if most is None or len(pairs) <= most:

@@ -1,12 +1,13 @@
-"""Baselines without a model: the majority prior, and BM25 with grades fitted to its scores.
+"""Baselines that are not trained here: the majority prior, BM25, and the cosines of an encoder, with grades fitted to their scores.
 
-Both are fitted per source, because the same grade means different things in different sources. A source without
+They are fitted per source, because the same grade means different things in different sources. A source without
 training pairs uses the fit over all sources.
 """
 
 import unicodedata
 from collections.abc import Sequence
 from itertools import groupby
+from random import Random
 from typing import Any
 
 import bm25s
@@ -17,11 +18,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from model_export.data.pairs import Pair
+from model_export.data.sampling import sample_each
 from model_export.data.words import split_words
+from model_export.evaluation.encoder import Encoder
 from model_export.evaluation.evaluate import EvaluationError, Predictions
 
 _PRIOR = DummyClassifier(strategy="prior")
 _BY_SCORE = make_pipeline(StandardScaler(), LogisticRegression())
+# Encoding all training notes would take longer than everything else, and one slope and intercept a grade need few.
+_ENCODED_PAIRS = 500
 
 
 def tokenize(text: str) -> list[str]:
@@ -47,6 +52,18 @@ def bm25(train: Sequence[Pair], dev: Sequence[Pair], grades: int) -> Predictions
     """
     scores = _bm25_scores([*train, *dev])
     return Predictions("bm25", _by_source(train, dev, scores, _BY_SCORE, grades), scores[len(train) :])
+
+
+def by_cosine(encoder: Encoder, train: Sequence[Pair], dev: Sequence[Pair], grades: int) -> Predictions:
+    """Rank by the encoder's cosine of query and note, and grade by the same regression as BM25.
+
+    The regression is fitted on at most 500 training pairs of each source, always the same ones.
+    Raises: EvaluationError without training pairs.
+    """
+    sampled = sample_each(train, _ENCODED_PAIRS, Random(0))
+    scores = encoder.cosines([*sampled, *dev])
+    probabilities = _by_source(sampled, dev, scores, _BY_SCORE, grades)
+    return Predictions(encoder.name, probabilities, scores[len(sampled) :])
 
 
 def _by_source(

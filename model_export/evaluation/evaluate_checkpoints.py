@@ -9,7 +9,8 @@ from typing import Any
 from model_export.data.pairs import GRADES, Pair
 from model_export.data.prepare import Data
 from model_export.data.prompting import PromptForm, Prompting, render_for
-from model_export.evaluation.baselines import bm25, majority
+from model_export.evaluation.baselines import bm25, by_cosine, majority
+from model_export.evaluation.encoder import Encoder
 from model_export.evaluation.evaluate import DRAWS, Evaluation, EvaluationError, Predictions, evaluate
 from model_export.evaluation.fitted import Fitted, fit
 from model_export.evaluation.predict import directly, make_predictions
@@ -56,12 +57,18 @@ class Measured:
         }
 
 
-def list_controls(data: Data) -> list[System]:
-    """List the systems that need no model: the majority grade and BM25."""
+def list_controls(data: Data, encoders: Sequence[str], on_progress: OnProgress) -> list[System]:
+    """List the systems that are not trained here: the majority grade, BM25 and encoders. Raises EncoderError."""
+    loaded = [Encoder(name, on_progress) for name in encoders]
     return [
         System("majority", lambda pairs: partial(majority, data.train, pairs, len(GRADES))),
         System("bm25", lambda pairs: partial(bm25, data.train, pairs, len(GRADES))),
+        *(System(each.name, partial(_prepare_cosine, each, data.train)) for each in loaded),
     ]
+
+
+def _prepare_cosine(encoder: Encoder, train: Sequence[Pair], pairs: Sequence[Pair]) -> Predict:
+    return partial(by_cosine, encoder, train, pairs, len(GRADES))
 
 
 def list_checkpoints(

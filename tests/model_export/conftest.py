@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,19 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # On matrices this small a second thread only waits, on a busy machine a hundred times longer than the work takes.
     torch.set_num_threads(1)
     return make_tiny_base(tmp_path_factory.mktemp("bases") / "tiny-base")
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a folder that sentence-transformers loads as an encoder; read-only."""
+    from transformers import AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("encoders") / "tiny-encoder"
+    shutil.copytree(tiny_base, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

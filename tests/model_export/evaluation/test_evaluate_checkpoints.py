@@ -42,7 +42,7 @@ def first(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def measure(folders: list[Path], data: Data, on_progress: OnProgress = nothing, **options: Any) -> Measured:
-    systems = [*list_controls(data), *list_checkpoints(folders, on_progress, **options)]
+    systems = [*list_controls(data, [], on_progress), *list_checkpoints(folders, on_progress, **options)]
     return evaluate_on_dev(systems, "first", data, seed=1, draws=20)
 
 
@@ -61,7 +61,7 @@ def test_checkpoints_are_evaluated_with_their_controls(
 
 
 def test_test_pairs_are_graded_as_served_and_fit_nothing(
-    tiny_base: Path, first: Path, tmp_path: Path, data: Data
+    tiny_base: Path, tiny_encoder: Path, first: Path, tmp_path: Path, data: Data
 ) -> None:
     calibrated = tmp_path / "calibrated"
     shutil.copytree(first, calibrated)
@@ -70,7 +70,7 @@ def test_test_pairs_are_graded_as_served_and_fit_nothing(
     (calibrated / "manifest.json").write_text(manifest.model_dump_json(), encoding="utf-8")
     form = PromptForm.of(micro_recipe().model, data.criteria)
     systems = [
-        *list_controls(data),
+        *list_controls(data, [str(tiny_encoder)], nothing),
         *list_checkpoints([calibrated], nothing),
         *list_models({"plain": tiny_base}, form, nothing),
     ]
@@ -83,10 +83,10 @@ def test_test_pairs_are_graded_as_served_and_fit_nothing(
     assert whole.fitted == half.fitted
     assert whole.fitted["first"].calibration.temperature == 4.0
     assert whole.fitted["plain"].calibration.data == f"{len(data.dev)} dev pairs of synthetic"
-    assert list(whole.evaluation.rows) == ["majority", "bm25", "first", "plain"]
+    assert list(whole.evaluation.rows) == ["majority", "bm25", "tiny-encoder", "first", "plain"]
     row = whole.evaluation.rows["first"]["all"]
     assert row["ece_after"] != pytest.approx(row["ece_before"])
-    # It ships no decisions, so it is served with the most probable grade.
+    # The checkpoint ships no decisions, so it is served with the most probable grade.
     assert row["qwk_decided"] == row["qwk"]
 
 
