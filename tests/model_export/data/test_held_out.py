@@ -62,7 +62,11 @@ def test_file_is_never_read_by_a_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("known", ["train", "dev"])
 def test_leaking_test_queries_are_refused_or_dropped(tmp_path: Path, known: str) -> None:
-    files = {"train": rows("t", "lamp"), "dev": rows("d", "tea"), "test": rows("x", "coat", "hat")}
+    files: dict[str, Any] = {
+        "train": rows("t", "lamp"),
+        "dev": rows("d", "tea"),
+        "test": rows("x", "coat", "hat"),
+    }
     files[known] += rows("leak", "COAT")
     with pytest.raises(DataError, match="test pairs whose query is in train or dev as well: x0"):
         read(recipe_of(tmp_path, "shop", **files), tmp_path)
