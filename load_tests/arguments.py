@@ -20,6 +20,8 @@ def make_parser(description: str | None, *urls: str, **defaults: Any) -> argpars
     for name, default in defaults.items():
         option = f"--{name.replace('_', '-')}"
         parser.add_argument(option, type=type(default), default=default, help=f"(default {default})")
+    if "out" not in defaults:
+        parser.add_argument("--out", type=Path, help="JSON file for the raw results")
     return parser
 
 

@@ -20,6 +20,7 @@ from load_tests.bench.stage import Entrant, in_turn, stage_all
 from load_tests.bench.workloads import Shape, cold, take
 from load_tests.client import new_session, read_metrics
 from load_tests.figures import print_sides
+from load_tests.raw_results import write_raw
 from load_tests.soak.processes import REDIS, Redis
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 
@@ -54,6 +55,7 @@ async def measure(options: argparse.Namespace, redis_url: str) -> None:
         f"{options.rounds} rounds of {len(jobs) * options.repeats} x {options.notes} notes, seed {options.seed}; on one core, min / median / max"
     )
     print_sides(rates, "notes/s", base="redis")
+    write_raw(options, {"notes_per_s": rates})
 
 
 async def turn(entrant: Entrant, jobs: Sequence[Job], clients: int, *, checked: bool = False) -> float:

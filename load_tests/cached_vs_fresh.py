@@ -14,6 +14,7 @@ from load_tests.arguments import SEED, make_parser
 from load_tests.bench.workloads import Shape, cold
 from load_tests.client import new_session, post_score
 from load_tests.figures import print_sides
+from load_tests.raw_results import write_raw
 
 
 async def measure(
@@ -41,6 +42,7 @@ async def main() -> None:
         found = await measure(session, options.url, options.rounds, options.notes, options.seed)
     print(f"{options.rounds} rounds of {options.notes} notes, seed {options.seed}; min / median / max")
     print_sides(found, "ms", base="cached")
+    write_raw(options, {"ms": found})
 
 
 if __name__ == "__main__":

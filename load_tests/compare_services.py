@@ -18,6 +18,7 @@ from load_tests.arguments import SEED, make_parser
 from load_tests.bench.workloads import Repetition, Shape, cold, zipf
 from load_tests.client import new_session, post_score, read_metrics
 from load_tests.figures import print_sides
+from load_tests.raw_results import write_raw
 
 POOL = Repetition(queries=1, notes=40)
 
@@ -74,6 +75,7 @@ async def main() -> None:
     for name, shares in saved.items():
         print(f"{name} is {urls[name]}; median of {statistics.median(shares):.0%} of tokens reused")
     print_sides(rates, "pairs/s", base="B")
+    write_raw(options, {"pairs_per_s": rates, "reused_share_of_tokens": saved})
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ a 135M model takes about 1.5 GiB.
 import argparse
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from sys import prefix
 
@@ -23,6 +23,7 @@ from load_tests.bench.peers.prompts import COMPILED, EngineAlone, Knobs, merge
 from load_tests.bench.stage import Entrant, in_turn, stage
 from load_tests.bench.workloads import Shape, cold, take
 from load_tests.figures import spread
+from load_tests.raw_results import write_raw
 from service.contract.checkpoint import load_checkpoint
 
 AS_SERVED = "as served"
@@ -85,6 +86,7 @@ async def measure(options: argparse.Namespace) -> None:
         print(f"{_line(name, rounds, found[AS_SERVED])}, up after {ready[name]:.0f} s")
     for label, reason in absent.items():
         print(f"{label} did not start: {reason}")
+    write_raw(options, {name: [asdict(each) for each in rounds] for name, rounds in found.items()})
 
 
 async def _turn(entrant: Entrant, request: Request) -> Scored:

@@ -9,6 +9,7 @@ explanations. If the service requires keys, NOTEGRADE_KEY must hold an admin key
 import asyncio
 import os
 from collections import Counter
+from typing import Any
 
 import aiohttp
 
@@ -17,6 +18,7 @@ from load_tests.bench.drive import Drive
 from load_tests.client import read_metrics
 from load_tests.figures import spread
 from load_tests.new_pairs import NewPairs, latency_percentile_ms, results_of
+from load_tests.raw_results import write_raw
 
 MODE = "/admin/explanation-mode"
 COUNTERS = ("notegrade_explanations_total", "notegrade_explanation_drops_total", "notegrade_shed_total")
@@ -44,9 +46,10 @@ def describe(mode: str, drive: Drive) -> str:
     )
 
 
-async def compare(pairs: NewPairs, rounds: int, seconds: float, load: float) -> None:
-    """Print all rounds, and the ratio of the p99s."""
-    ratios = []
+async def compare(pairs: NewPairs, rounds: int, seconds: float, load: float) -> dict[str, Any]:
+    """Print and return the p99s of all rounds in ms, and print their ratio."""
+    ratios: list[float] = []
+    p99_ms: dict[str, list[float]] = {"all": [], "off": []}
     async with aiohttp.ClientSession(headers=pairs.headers) as session:
         await set_mode(session, pairs.url, "off")
         capacity = await pairs.measure_capacity(seconds)
@@ -58,13 +61,16 @@ async def compare(pairs: NewPairs, rounds: int, seconds: float, load: float) -> 
                 await set_mode(session, pairs.url, mode)
                 found[mode] = await pairs.send(load * capacity, seconds)
             await set_mode(session, pairs.url, "off")
-            on, off = (latency_percentile_ms(found[mode].sent, 99) for mode in ("all", "off"))
-            ratios.append(on / off)
+            for mode, values in p99_ms.items():
+                values.append(latency_percentile_ms(found[mode].sent, 99))
+            ratios.append(p99_ms["all"][-1] / p99_ms["off"][-1])
             print(f"round {number + 1}: p99 with all / p99 with off = {ratios[-1]:.2f}")
             print(describe("off", found["off"]), describe("all", found["all"]), sep="\n")
         counted = await read_metrics(session, pairs.url)
-    print({name: value for name, value in counted.items() if name.startswith(COUNTERS)})
+    counters = {name: value for name, value in counted.items() if name.startswith(COUNTERS)}
+    print(counters)
     print(f"ratio of p99s, min / median / max: {spread(ratios)}")
+    return {"capacity_pairs_per_s": capacity, "p99_ms": p99_ms, "counters": counters}
 
 
 def main() -> None:
@@ -73,7 +79,7 @@ def main() -> None:
     key = os.environ.get("NOTEGRADE_KEY")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     pairs = NewPairs(options.url, options.seed, headers=headers)
-    asyncio.run(compare(pairs, options.rounds, options.seconds, options.load))
+    write_raw(options, asyncio.run(compare(pairs, options.rounds, options.seconds, options.load)))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import aiohttp
@@ -17,6 +17,7 @@ from load_tests.arguments import SEED, make_parser
 from load_tests.bench.workloads import make_query, new_notes
 from load_tests.client import Answer, new_session, post_score, read_metrics
 from load_tests.figures import percentile
+from load_tests.raw_results import write_raw
 
 
 @dataclass(slots=True)
@@ -110,8 +111,10 @@ async def main() -> None:
         f"statuses {dict(traffic.statuses)}  outcomes {dict(traffic.outcomes)}  sources {dict(traffic.sources)}"
     )
     print(f"p50 {p50:.1f} ms  p99 {p99:.1f} ms")
-    for wrong in traffic.wrong + differences(traffic, before, after):
+    found_wrong = traffic.wrong + differences(traffic, before, after)
+    for wrong in found_wrong:
         print(f"WRONG {wrong}")
+    write_raw(options, {**asdict(traffic), "wrong": found_wrong})
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from load_tests.bench.peers.notegrade import Notegrade
 from load_tests.bench.stage import Entrant, in_turn, stage_all
 from load_tests.bench.workloads import Shape, cold, take
 from load_tests.figures import print_sides
+from load_tests.raw_results import write_raw
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 
 TIMEOUT_S = 60.0
@@ -79,9 +80,14 @@ async def measure(options: argparse.Namespace) -> None:
                 with entrant.turn() as running:
                     await closed_loop(running.url, known, 4, TIMEOUT_S)
             print(f"cached pairs, {options.known_rate:g} requests/s of {KNOWN.notes} notes")
-            await compare(entrants, options, options.known_rate, lambda count: islice(cycle(known), count))
+            found = {
+                "known": await compare(
+                    entrants, options, options.known_rate, lambda count: islice(cycle(known), count)
+                )
+            }
             print(f"new pairs, {options.new_rate:g} requests/s of {NEW.notes} notes")
-            await compare(entrants, options, options.new_rate, make_new)
+            found["new"] = await compare(entrants, options, options.new_rate, make_new)
+    write_raw(options, {"latency_ms": found})
 
 
 async def compare(
@@ -89,8 +95,8 @@ async def compare(
     options: argparse.Namespace,
     rate: float,
     make: Callable[[int], Iterable[Job]],
-) -> None:
-    """Send each service the same arrivals in each round, and print latencies and ratios.
+) -> dict[str, dict[str, list[float]]]:
+    """Send each service the same arrivals in each round; print and return latencies by percentile and service.
 
     Raises RuntimeError for an unanswered request.
     """
@@ -108,6 +114,7 @@ async def compare(
                 sides.setdefault(entrant.contestant.name, []).append(latency_ms)
     for percentile, sides in found.items():
         print_sides(sides, f"ms at {percentile}", base="none")
+    return found
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from load_tests.arguments import make_parser
 from load_tests.bench.workloads import Shape, cold
 from load_tests.client import new_session, post_score, read_metrics
 from load_tests.figures import print_sides
+from load_tests.raw_results import write_raw
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7"
 _CPU = "process_cpu_seconds_total"
@@ -50,6 +51,7 @@ async def main() -> None:
         f"{options.rounds} rounds of {options.requests} requests of {options.notes} cached notes; min / median / max"
     )
     print_sides(found, "µs", base="off")
+    write_raw(options, {"cpu_us_per_request": found})
 
 
 if __name__ == "__main__":

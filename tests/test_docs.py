@@ -146,3 +146,13 @@ def test_every_fault_has_its_test() -> None:
         found = re.search(r"`(tests/[\w/]+\.py)::(test_\w+)` \|$", row)
         assert found, f"no test: {row}"
         assert re.search(rf"def {found[2]}\(", (ROOT / found[1]).read_text(encoding="utf-8")), row
+
+
+def test_raw_results_and_the_pages_that_name_them_agree() -> None:
+    """A page may name several files by a pattern."""
+    folder = "load_tests/results"
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    found = {pattern: set(ROOT.glob(pattern)) for pattern in re.findall(rf"{folder}/[\w.*-]+\.json", text)}
+    assert [pattern for pattern, files in found.items() if not files] == []
+    assert set((ROOT / folder).iterdir()) == set().union(*found.values())

@@ -5,7 +5,7 @@
     .venv/bin/python -m load_tests.bench --parts cold,zipf --peers classify,transformers
 
 Servers take turns, round by round, while the others are suspended; don't run anything else meanwhile. Results go to
-load_tests/results: bench.json, report.md and plots. Parts:
+runs/bench: bench.json, report.md and plots. Parts:
 
     cold      no query or note repeats; all servers tuned
     defaults  the same, all servers out of the box
@@ -41,7 +41,7 @@ PARTS: tuple[Part, ...] = get_args(Part)
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = make_parser(__doc__, checkpoint=CHECKPOINT, seed=SEED, out=Path("load_tests/results"))
+    parser = make_parser(__doc__, checkpoint=CHECKPOINT, seed=SEED, out=Path("runs/bench"))
     parser.add_argument("--parts", type=_parts, default=PARTS, help="names from above, comma-separated")
     parser.add_argument(
         "--quick", action="store_true", help="a little of everything, too little to be meaningful"

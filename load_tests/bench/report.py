@@ -9,12 +9,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from load_tests.bench.machine import Machine, read_versions
+from load_tests.bench.machine import Machine
 from load_tests.bench.plan import Plan
 from load_tests.bench.plots import draw_plots
 from load_tests.bench.records import Measurement, Records, compute_ratios
 from load_tests.bench.tables import to_markdown
 from load_tests.figures import PERCENTILES, finite_json
+from load_tests.raw_results import read_versions
 from service.contract.manifest import Manifest
 
 FORMAT = 1

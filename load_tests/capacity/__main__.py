@@ -3,7 +3,7 @@
     .venv/bin/python -m load_tests.capacity                                     # assumed traffic, up to a million notes/s
     .venv/bin/python -m load_tests.capacity --replay traffic.jsonl --rates 5000 # hit rates measured on your own log
     .venv/bin/python -m load_tests.capacity --growth --queries 2000 --notes 5000   # from empty caches to full ones
-    .venv/bin/python -m load_tests.capacity --check load_tests/results/bench.json  # compare with measurements
+    .venv/bin/python -m load_tests.capacity --check bench.json  # compare with measurements
 
 docs/capacity.md explains the model. A log has {"query", "notes": [{"id", "title", "body"}]} on each line, as for
 load_tests.bench; hashes may replace the texts. Below are the options of traffic and site.
@@ -31,6 +31,7 @@ from load_tests.capacity.replay import Log
 from load_tests.capacity.tables import check_row, growth_row, log_row, plan_row
 from load_tests.capacity.traffic import Traffic
 from load_tests.figures import finite_json, markdown_table
+from load_tests.raw_results import write_raw
 
 Cached = Callable[[Site, float], Caching]
 # The options that are fields of the traffic and of the site.
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (OSError, ValueError) as error:
         print(f"capacity: {error}", file=sys.stderr)
         raise SystemExit(2) from error
+    write_raw(options, document)
     print(json.dumps(finite_json(document), indent=1, allow_nan=False) if options.json else text)
 
 

@@ -1,5 +1,6 @@
 """The table of settings is measured on fake engines whose speed depends on the setting."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -27,9 +28,11 @@ def _toy_engines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_each_knob_is_compared_with_the_engine_as_served(
-    checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]
+    checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    main(["--checkpoint", str(checkpoint.folder), "--knobs", "blocks-64,seats-16,executor-mp", *SIZE])
+    out = tmp_path / "new" / "knobs.json"
+    knobs = ["--knobs", "blocks-64,seats-16,executor-mp", "--out", str(out)]
+    main(["--checkpoint", str(checkpoint.folder), *knobs, *SIZE])
     _, served, blocks, seats, absent = capsys.readouterr().out.splitlines()
     assert served.startswith("as served")
     assert "1.00 / 1.00 / 1.00 times as served" in served
@@ -38,6 +41,13 @@ def test_each_knob_is_compared_with_the_engine_as_served(
     assert "grades differ by up to 0.250" in blocks
     assert "grades differ by up to 0.000" in seats
     assert absent.startswith("executor-mp")
+    document = json.loads(out.read_text(encoding="utf-8"))
+    assert document["options"]["rounds"] == 2
+    assert {name: len(rounds) for name, rounds in document["figures"].items()} == {
+        "as served": 2,
+        "blocks-64": 2,
+        "seats-16": 2,
+    }
     assert "not installed" in absent
 
 

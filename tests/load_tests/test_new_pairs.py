@@ -13,9 +13,9 @@ async def test_open_loop_scores_new_pairs_of_a_service() -> None:
     assert {count_scored(each) for each in drive.sent} == {2}
     assert len(results_of(drive.sent[0])) == 2
     assert 0 < latency_percentile_ms(drive.sent, 50) <= latency_percentile_ms(drive.sent, 99)
-    goodput, p99_ms = report(1.0, drive, 0.5)
-    assert goodput == 2 * len(drive.sent) / 0.5
-    assert p99_ms == latency_percentile_ms(drive.sent, 99)
+    level = report(1.0, drive, 0.5)
+    assert level["goodput_pairs_per_s"] == 2 * len(drive.sent) / 0.5
+    assert level["answered_p99_ms"] == latency_percentile_ms(drive.sent, 99)
 
 
 async def test_capacity_is_that_of_a_closed_loop() -> None:

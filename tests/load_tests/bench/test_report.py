@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from load_tests.bench.machine import Machine, read_versions
+from load_tests.bench.machine import Machine
 from load_tests.bench.plan import Plan
 from load_tests.bench.records import OURS, Records, agreement
 from load_tests.bench.report import Subject, to_json, write
 from load_tests.bench.saturation import Probe, Saturation
+from load_tests.raw_results import read_versions
 from service.contract.checkpoint import Checkpoint
 from tests.load_tests.bench.made_records import measurement
 
