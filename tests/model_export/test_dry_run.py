@@ -116,8 +116,8 @@ def write_rows(path: Path, *ids: str, label: int = 1) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def on_files(recipe: Recipe) -> Recipe:
-    data = {"sources": [{"name": "mine", "train": "train.jsonl", "dev": "dev.jsonl"}]}
+def on_files(recipe: Recipe, **files: str) -> Recipe:
+    data = {"sources": [{"name": "mine", "train": "train.jsonl", "dev": "dev.jsonl", **files}]}
     return Recipe.model_validate({**recipe.model_dump(), "data": data})
 
 
@@ -126,6 +126,9 @@ def test_pairs_are_read_if_the_files_exist(tiny: Recipe, tmp_path: Path) -> None
     assert "missing under DATA, needed to run: dev.jsonl" in describe_plan(on_files(tiny), tmp_path)
     write_rows(tmp_path / "dev.jsonl", "c")
     assert "mine: 2 pairs to train on, 1 to measure on" in describe_plan(on_files(tiny), tmp_path)
+    write_rows(tmp_path / "test.jsonl", "d")
+    plan = describe_plan(on_files(tiny, test="test.jsonl"), tmp_path)
+    assert "mine: 2 pairs to train on, 1 to measure on, 1 set aside to test" in plan
     write_rows(tmp_path / "train.jsonl", "a", label=7)
     with pytest.raises(DataError, match="line 1: label: 7 is out of range"):
         describe_plan(on_files(tiny), tmp_path)

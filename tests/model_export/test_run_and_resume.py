@@ -114,13 +114,14 @@ def test_without_rl_the_sft_teacher_labels(undisturbed: Path) -> None:
     assert "on 8 of them" in card
 
 
-def test_control_only_measures_and_exports_nothing(tmp_path: Path) -> None:
+def test_control_only_measures_and_exports_nothing(tiny_encoder: Path, tmp_path: Path) -> None:
     log, out = tmp_path / "log.txt", tmp_path / "out"
-    change = ("--control-only", "--set", "label_only_sft.steps=2", "--set", "name=lever")
+    encoder = f'evaluate.encoders=["{tiny_encoder}"]'
+    change = ("--control-only", "--set", "label_only_sft.steps=2", "--set", "name=lever", "--set", encoder)
     ended = command(log, "run", str(write_recipe(tmp_path)), "--out", str(out), *change)
     assert ended == 0, log.read_text(encoding="utf-8")
     results = read_json(out / "results.json")
-    assert list(results["rows"]) == SYSTEMS[:4]
+    assert list(results["rows"]) == [*SYSTEMS[:2], "tiny-encoder", *SYSTEMS[2:4]]
     assert results["recipe"] == "lever"
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "# --set label_only_sft.steps=2" in page

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from model_export.data.pairs import Pair
-from model_export.evaluation.baselines import bm25, majority, tokenize
+from model_export.evaluation.baselines import bm25, by_cosine, majority, tokenize
+from model_export.evaluation.encoder import MINILM, Encoder
 from model_export.evaluation.evaluate import EvaluationError, Predictions
 from service.contract.prompt import Note
 
@@ -54,6 +55,14 @@ def test_bm25_weighs_rare_words_more() -> None:
     dev = [pair("water otter", "the water", 0), pair("water otter", "the otter", 3)]
     ranking = bm25(TRAIN, dev, grades=4).ranking
     assert ranking[1] > ranking[0]
+
+
+def test_cosine_ranks_and_grades_a_note_of_the_same_meaning_higher() -> None:
+    dev = [pair("automobile", "the sea", 0), pair("automobile", "a car", 3)]
+    predictions = by_cosine(Encoder(MINILM, lambda *_: None), TRAIN, dev, grades=4)
+    assert predictions.system == "minilm"
+    assert predictions.ranking[0] < predictions.ranking[1]
+    assert predictions.probabilities[0, 3] < predictions.probabilities[1, 3]
 
 
 def test_bm25_of_a_source_with_one_grade_predicts_its_prior() -> None:
