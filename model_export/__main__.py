@@ -133,19 +133,17 @@ def evaluate(
     precision: Precision = "bfloat16" if bfloat16 else "float32"
     with show_progress() as on_progress:
         pairs = read_data(plan, data)
+        held_out = read_test(plan, data, pairs) if test else None
+        if held_out:
+            for manifest in map(read_manifest, checkpoints):
+                check_untouched(manifest.name, manifest.lineage.data_hashes, held_out)
         form = PromptForm.of(plan.model, pairs.criteria)
         served = on.list_checkpoints(checkpoints, on_progress, precision)
         models = on.list_models(_read_named_folders(model or ()), form, on_progress, precision)
-        systems, main = (
-            [*on.list_controls(pairs, plan.evaluate.encoders, on_progress), *served, *models],
-            served[0].name,
-        )
+        controls = on.list_controls(pairs, plan.evaluate.encoders, on_progress)
+        systems, main = [*controls, *served, *models], served[0].name
         bootstrap = {"seed": plan.seed, "draws": plan.evaluate.draws}
-        if test:
-            held_out = read_test(plan, data, pairs)
-            for folder in checkpoints:
-                manifest = read_manifest(folder)
-                check_untouched(manifest.name, manifest.lineage.data_hashes, held_out)
+        if held_out:
             found = on.evaluate_on_test(systems, main, pairs, held_out.pairs, held_out.long_tail, **bootstrap)
         else:
             found = on.evaluate_on_dev(systems, main, pairs, **bootstrap)
