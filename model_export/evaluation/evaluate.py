@@ -1,7 +1,8 @@
 """Evaluates systems against controls: metrics per split, paired bootstrap intervals, and the best system per metric.
 
 `measures` defines the metrics. Calibrated ("after") and decided metrics use a fit on other pairs. Without one they are
-cross-fitted: each half of the queries uses the fit of the other half. Grades may mean different things in different sources, so read the sources one by one.
+cross-fitted: each half of the queries uses the fit of the other half. Grades may mean different things in different
+sources, so read the sources one by one.
 """
 
 from collections.abc import Mapping, Sequence
