@@ -8,7 +8,7 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
@@ -114,7 +114,8 @@ async def main() -> None:
     found_wrong = traffic.wrong + differences(traffic, before, after)
     for wrong in found_wrong:
         print(f"WRONG {wrong}")
-    write_raw(options, {**asdict(traffic), "wrong": found_wrong})
+    counts = {name: dict(getattr(traffic, name)) for name in ("statuses", "outcomes", "sources")}
+    write_raw(options, {"pairs": traffic.pairs, **counts, "seconds": traffic.seconds, "wrong": found_wrong})
 
 
 if __name__ == "__main__":
