@@ -14,10 +14,9 @@ from service.contract.comparison import Graded
 from service.contract.validation import bad_fields
 from service.engines.base import Engine
 from service.errors import InvalidRequestError
-from service.explaining.explainer import GradedPair
 from service.explaining.explanations import Explanations, Requester
 from service.explaining.mode import ModeName
-from service.explaining.traces import ExplanationResult
+from service.explaining.traces import ExplanationResult, GradedPair
 from service.http.auth import Keyring
 from service.http.rate_limit import PairsLimiter
 from service.http.receive import read_body

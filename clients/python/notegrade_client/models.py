@@ -14,11 +14,12 @@ class _Answer(BaseModel):
 
 
 class Step(_Answer):
-    """One step of a trace: the criterion, the finding, and the grade so far."""
+    """One step of a trace: the criterion, the finding, the grade so far, and whether the finding is true; None: can't be checked."""
 
     criterion: str
     finding: str
     grade: int
+    is_true: bool | None = None
 
 
 class Explanation(_Answer):
