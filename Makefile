@@ -9,7 +9,7 @@ SBOM ?= build/sbom.cdx.json
 bin := .venv/bin
 default_checkpoint := checkpoints/default
 
-.PHONY: help serve train-tiny test test-slow test-fast check bench format clean distclean setup setup-train setup-dev checkpoint image image-train sbom audit docs
+.PHONY: help serve train-tiny test test-slow test-fast check bench format clean distclean setup setup-train setup-dev checkpoint image image-train sbom audit docs pictures
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,12 @@ checkpoint: setup ## Assemble the default checkpoint if it does not exist
 
 docs: setup-dev ## Build the documentation site, build/site/index.html
 	@NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --quiet
+
+pictures: setup-dev checkpoint ## Take the console's pictures in docs/images again, after a change of the page
+	@rm -rf runs/screenshots
+	@$(bin)/python -m pytest -n 0 -q tests/end_to_end/test_console_pictures.py -k taken
+	@cp runs/screenshots/console-*.png docs/images/
+	@sha256sum service/http/console/*.{html,css,js} docs/images/console-*.png > docs/images/console.sha256
 
 image: ## Build the serving image; TARGET=gpu, BASE=image, CHECKPOINT=folder to include, IMAGE=name, TAG=tag; ARGS= goes to the builder
 	@scripts/build_image.sh $(ARGS)

@@ -10,7 +10,11 @@ from xdist.scheduler import LoadScopeScheduling
 
 HERE = Path(__file__).parent
 # These files share a service, which stays there, idle, until the worker ends.
-SERVICE = ("end_to_end/test_serving.py", "end_to_end/test_readme.py")
+SERVICE = (
+    "end_to_end/test_serving.py",
+    "end_to_end/test_readme.py",
+    "end_to_end/test_console_pictures.py",
+)
 # These start three engines each, which share three replicas or would need too much memory at the same time.
 REPLICAS = (
     "deploy/test_stack.py",

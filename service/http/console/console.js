@@ -44,7 +44,7 @@ const REASONS = {
   stopping: "the service is stopping",
 };
 const NAMES = { off: "off", on_request: "on request", sample: "sample", all: "all" };
-const time = (seconds) => new Date(seconds * 1000).toLocaleString();
+const time = (seconds) => new Date(seconds * 1000).toLocaleString([], { dateStyle: "short", timeStyle: "short" });
 
 function leftNow() {
   if (!shown || shown.mode.left_s === null) return null;
@@ -134,8 +134,8 @@ $("flip-form").addEventListener("submit", async (event) => {
 // --- figures
 
 const PLOTS = [
-  ["Latency, half / 99 %", "ms", (s) => s.p50_ms, (s) => s.p99_ms],
-  ["Notes", "per second", (s) => s.pairs_per_s],
+  ["Half / 99\u00a0% answered within", "ms", (s) => s.p50_ms, (s) => s.p99_ms],
+  ["Notes scored", "per second", (s) => s.pairs_per_s],
   ["Scored from a cache", "%", (s) => (s.hit_rate === null ? null : s.hit_rate * 100)],
   ["Refused, too much load", "%", (s) => (s.shed_rate === null ? null : s.shed_rate * 100)],
 ];
