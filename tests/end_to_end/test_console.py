@@ -137,7 +137,7 @@ async def test_hostile_text_stays_text(page: Page) -> None:
 
 
 async def test_without_an_admin_key_nothing_is_shown_or_flipped(page: Page) -> None:
-    await expect(page.locator("#problem")).to_contain_text("send a key")
+    await expect(page.locator("#problem")).to_contain_text("enter an admin key")
     await use_key(page, SCORE_KEY)
     await expect(page.locator("#problem")).to_contain_text("role admin")
     await flip(page, "all", "let me")

@@ -29,14 +29,16 @@ function setText(element, text, failed = false) {
   element.classList.toggle("bad", failed);
 }
 
-// An error without a status did not come from the service.
-const inWords = (error) => (error.status ? error.message : `The service does not answer: ${error.message}`);
+function inWords(error) {
+  if (error.status === 401) return "This service needs a key: enter an admin key at the top of this page.";
+  return error.status ? error.message : `The service does not answer: ${error.message}`;
+}
 
 // --- the mode
 
 // Why there is no explanation: outcomes, and reasons of those that were dropped.
 const REASONS = {
-  failed: "the engine failed; its log says why",
+  failed: "it failed, and the log says why",
   queue_full: "too many are waiting; try again later",
   waited_too_long: "it took too long, because scoring goes first; try again later",
   mode_off: "explanation mode went off",
@@ -196,7 +198,9 @@ $("try-form").addEventListener("submit", async (event) => {
     const response = await call("explain", { method: "POST", body: JSON.stringify(pair) });
     for await (const [name, data] of events(response.body)) ON_EVENT[name]?.(data);
   } catch (error) {
-    setText($("try-result"), inWords(error), true);
+    const isOff = error.status === 409;
+    if (isOff) $("needs-mode").hidden = false;
+    setText($("try-result"), isOff ? "Not scored." : inWords(error), true);
   }
   button.disabled = false;
 });
