@@ -104,7 +104,9 @@ class PromptRenderer:
 
     def _cut_one(self, note: Note, title: EncodedText, body: EncodedText, max_tokens: int) -> Note:
         left = max_tokens - len(title.head(max_tokens))
-        return Note(self._head("title", note.title, title, max_tokens), self._head("body", note.body, body, left))
+        return Note(
+            self._head("title", note.title, title, max_tokens), self._head("body", note.body, body, left)
+        )
 
     def _head(self, slot: Slot, text: str, encoded: EncodedText, max_tokens: int) -> str:
         if len(encoded.token_ids) <= max_tokens:

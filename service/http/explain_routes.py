@@ -80,7 +80,7 @@ class ExplainBody(Wire):
 
     query: QueryText
     note: NoteText
-    criteria: Criteria | None = None
+    criteria: Criteria = None
     deadline_ms: int | None = Field(None, ge=1, description="For the score; the trace has its own limit")
 
 
