@@ -100,7 +100,7 @@ class PromptRenderer:
             cut = [self._cut_one(note, title, body, max_tokens) for note, title, body in triples]
             if cut == list(notes):
                 return cut
-            notes = cut  # the tokens of a text's start may be more than the text has there
+            notes = cut  # encoded alone, the start of a text may have more tokens than as a part of it
 
     def _cut_one(self, note: Note, title: EncodedText, body: EncodedText, max_tokens: int) -> Note:
         left = max_tokens - len(title.head(max_tokens))
@@ -114,8 +114,8 @@ class PromptRenderer:
         return text[: max(encoded.head_chars(max_tokens) - len(self._leads[slot]), 0)]
 
     def _texts_of(self, notes: Sequence[Note]) -> list[str]:
-        leads = ((self._with_lead("title", note.title), self._with_lead("body", note.body)) for note in notes)
-        return [text for both in leads for text in both]
+        both = ((self._with_lead("title", note.title), self._with_lead("body", note.body)) for note in notes)
+        return [text for texts in both for text in texts]
 
     def _with_lead(self, slot: Slot, text: str) -> str:
         return self._leads[slot] + text if text else ""

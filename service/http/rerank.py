@@ -86,7 +86,7 @@ class RerankResponse(BaseModel):
 def to_rerank_response(
     body: RerankBody, answer: ScoringAnswer, model: str, *, return_documents: bool
 ) -> RerankResponse:
-    """Return the answer in the shape of a rerank, with documents if `return_documents` and the body allow it."""
+    """Return the answer in the shape of a rerank; `return_documents` is the default where the body does not say."""
     if body.return_documents is not None:
         return_documents = body.return_documents
     scored = [(i, r.judgement) for i, r in enumerate(answer.results) if r.judgement]
