@@ -112,30 +112,37 @@ class Api:
         request: Request,
         scoring: ScoringRequest,
         *,
-        explain: bool = False,
+        explain: bool | None = False,
         max_note_tokens: int | None = None,
     ) -> Answer:
         """Score one request, its notes cut to `max_note_tokens`, and explain its pairs as the mode allows.
 
+        `explain`: whether the caller asked for explanations; with None none are made, not even those that the mode samples.
         Raises RateLimitedError, and what Scorer.score raises.
         """
-        await self._begin(scoring)
+        self._describe(scoring)
+        if self.pairs_limiter:
+            await self.pairs_limiter.count(scoring.caller, len(scoring.notes))
         deadline = Deadline.after_ms(scoring.deadline_ms)
-        scoring = await self._cut(scoring, max_note_tokens, deadline)
-        return await self._answer(request, scoring, deadline, explain=explain)
+        if max_note_tokens:
+            scoring = await self._cut(scoring, max_note_tokens, deadline)
+        return await self._answer(request, scoring, deadline, explain)
 
     async def answer_all(
         self, request: Request, scorings: Sequence[ScoringRequest], max_note_tokens: int | None
     ) -> list[ScoringAnswer]:
         """Score the parts of one request under one deadline. The first that raises cancels the others."""
-        await self._begin(*scorings)
+        self._describe(*scorings)
+        if self.pairs_limiter:
+            await self.pairs_limiter.count(scorings[0].caller, sum(len(each.notes) for each in scorings))
         deadline = Deadline.after_ms(scorings[0].deadline_ms)
         turns = asyncio.Semaphore(PARTS_AT_ONCE)
 
         async def answer_part(scoring: ScoringRequest) -> ScoringAnswer:
             async with turns:
-                cut = await self._cut(scoring, max_note_tokens, deadline)
-                return (await self._answer(request, cut, deadline, explain=False)).scores
+                if max_note_tokens:
+                    scoring = await self._cut(scoring, max_note_tokens, deadline)
+                return (await self._answer(request, scoring, deadline, explain=False)).scores
 
         parts = [asyncio.create_task(answer_part(scoring)) for scoring in scorings]
         try:
@@ -143,13 +150,8 @@ class Api:
         finally:
             await cancel_and_wait(*parts)
 
-    async def score(self, request: Request, scoring: ScoringRequest, deadline: Deadline) -> ScoringAnswer:
-        """Score one request. Raises RateLimitedError, and what Scorer.score raises."""
-        await self._begin(scoring)
-        return await self._score(request, scoring, deadline)
-
-    async def _begin(self, *scorings: ScoringRequest) -> None:
-        """Describe the request in its log event, and count its pairs. Raises RateLimitedError."""
+    def _describe(self, *scorings: ScoringRequest) -> None:
+        """Describe the request in its log event."""
         first, context = scorings[0], current_request.get()
         context.request_id = first.request_id
         notes = [note for scoring in scorings for note in scoring.notes]
@@ -160,34 +162,11 @@ class Api:
                 query=queries if len(queries) > 1 else first.query,
                 texts=[(note.title, note.body) for note in notes],
             )
-        if self.pairs_limiter:
-            await self.pairs_limiter.count(first.caller, len(notes))
 
-    async def _answer(
-        self, request: Request, scoring: ScoringRequest, deadline: Deadline, *, explain: bool
-    ) -> Answer:
-        scores = await self._score(request, scoring, deadline)
-        explanations = self.backend.explanations
-        # Read once, so that the answer states the mode that its explanations were made under.
-        now = explanations.switch.now
-        # Services that share a Redis share the mode, so both would explain a mirrored request.
-        if not explain and (now.name == "off" or is_mirrored(request)):
-            return Answer(scores, now.name, {})
-        results = await explanations.explain(
-            Requester(scoring.request_id, scoring.caller),
-            graded_pairs(scoring, scores),
-            now,
-            asked=explain,
-            remaining_s=deadline.remaining_s(),
-        )
-        return Answer(scores, now.name, results)
-
-    async def _cut(
-        self, scoring: ScoringRequest, max_tokens: int | None, deadline: Deadline
-    ) -> ScoringRequest:
+    async def _cut(self, scoring: ScoringRequest, max_tokens: int, deadline: Deadline) -> ScoringRequest:
         """Cut the notes before anything else reads them: caches, shadow and explanations see the text that is graded."""
         checkpoint = self.backend.checkpoint
-        if not max_tokens or max_tokens >= checkpoint.manifest.limits.max_note_tokens:
+        if max_tokens >= checkpoint.manifest.limits.max_note_tokens:
             return scoring
         notes = [Note(canonicalize(note.title), canonicalize(note.body)) for note in scoring.notes]
         try:
@@ -202,8 +181,28 @@ class Api:
             scoring, notes=tuple(ScoringNote(note.id, short.title, short.body) for note, short in pairs)
         )
 
-    async def _score(self, request: Request, scoring: ScoringRequest, deadline: Deadline) -> ScoringAnswer:
-        answer = await self.backend.scorer.score(scoring, deadline)
+    async def _answer(
+        self, request: Request, scoring: ScoringRequest, deadline: Deadline, explain: bool | None
+    ) -> Answer:
+        scores = await self.backend.scorer.score(scoring, deadline)
+        self._report(request, scoring, scores)
+        explanations = self.backend.explanations
+        # Read once, so that the answer states the mode that its explanations were made under.
+        now = explanations.switch.now
+        # Services that share a Redis share the mode, so both would explain a mirrored request.
+        if explain is None or (not explain and (now.name == "off" or is_mirrored(request))):
+            return Answer(scores, now.name, {})
+        results = await explanations.explain(
+            Requester(scoring.request_id, scoring.caller),
+            graded_pairs(scoring, scores),
+            now,
+            asked=explain,
+            remaining_s=deadline.remaining_s(),
+        )
+        return Answer(scores, now.name, results)
+
+    def _report(self, request: Request, scoring: ScoringRequest, answer: ScoringAnswer) -> None:
+        """Add the scores to the request's log event, and offer them to the shadow."""
         event = current_request.get().event
         for name, counts in (("outcomes", answer.outcomes), ("sources", answer.sources)):
             # A request in several parts adds them up.
@@ -212,7 +211,6 @@ class Api:
         shadow = self.backend.shadow
         if shadow and not is_mirrored(request) and shadow.samples():
             shadow.offer(_mirrored(scoring, answer))
-        return answer
 
 
 def is_mirrored(request: Request) -> bool:
