@@ -13,7 +13,7 @@ from service.experiments.measures import Windows
 
 TIMEOUT_S = 30
 # The same routes as in deploy/prometheus/rules/slo.yaml.
-SCORES = 'route=~"/score|(/v[12])?/rerank"'
+SCORES = 'route=~"(/v1)?/score|(/v[12])?/rerank"'
 # Each kind of count: the metric, a selector of its series, and the label that distinguishes them.
 COUNTED = {
     "requests": ("notegrade_request_seconds_count", SCORES, "status"),

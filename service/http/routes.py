@@ -21,6 +21,7 @@ from service.http.schemas import (
     ScoreResponse,
     TimingBody,
 )
+from service.http.vllm_score import VllmScoreBody, VllmScoreResponse, to_vllm_response
 from service.observability.metrics import initialize_series
 from service.observability.request_context import current_request
 from service.scoring.readiness import Readiness
@@ -28,10 +29,16 @@ from service.scoring.types import PairResult, ScoringNote, ScoringRequest
 
 # The statuses that service level objectives count: answers, and failures that are not the caller's fault.
 SCORING_STATUSES = ("200", "500", "503", "504")
+# vLLM's answer can't say that a pair was not scored, so the whole request fails.
+ALL_OR_NOTHING = {
+    500: "The engine failed on a pair",
+    503: "A pair was shed, or the service is not ready; see Retry-After",
+    504: "A pair was not scored by the deadline",
+}
 
 
 def build_scoring_router(api: Api) -> APIRouter:
-    """Build /score and /rerank."""
+    """Build /score, /rerank and /v1/score."""
     router = APIRouter()
     may_score = Depends(require(api.keyring, "score"))
     manifest = api.backend.checkpoint.manifest
@@ -52,10 +59,29 @@ def build_scoring_router(api: Api) -> APIRouter:
         """Put documents in order, in the shape of Cohere's and Jina's rerank clients."""
         api.backend.readiness.require()
         body = await api.read(request, RerankBody)
-        scoring = body.to_scoring(current_request.get().request_id or "", api.limits, caller.key_id)
+        scoring = body.to_scoring(api.limits, caller.key_id)
         # A rerank answer holds no explanations: those that the mode makes are read by the answer's `id`.
-        answer = await unless_disconnected(request, api.answer(request, scoring, explain=False))
-        return to_json(to_rerank_response(body, answer.scores, manifest.name))
+        work = api.answer(request, scoring, max_note_tokens=body.max_tokens_per_doc)
+        answer = await unless_disconnected(request, work)
+        # Each path keeps the default of its API: Jina and vLLM return documents, Cohere's v2 does not.
+        returns = request.scope["route"].path != "/v2/rerank"
+        response = to_rerank_response(body, answer.scores, manifest.name, return_documents=returns)
+        return to_json(response, exclude_none=True)
+
+    @router.post(
+        "/v1/score",
+        tags=["score"],
+        response_model=VllmScoreResponse,
+        **documents(VllmScoreBody, ALL_OR_NOTHING),
+    )
+    async def score_as_vllm(request: Request, caller: Annotated[Caller, may_score]) -> Response:
+        """Score pairs, in the shape of vLLM's Score API."""
+        api.backend.readiness.require()
+        body = await api.read(request, VllmScoreBody)
+        scorings = body.to_scoring(api.limits, caller.key_id)
+        work = api.answer_all(request, scorings, body.max_tokens_per_doc)
+        answers = await unless_disconnected(request, work)
+        return to_json(to_vllm_response(answers, manifest.name))
 
     paths = [route.path for route in router.routes if isinstance(route, APIRoute)]
     initialize_series(api.backend.metrics.request_seconds, paths, SCORING_STATUSES)

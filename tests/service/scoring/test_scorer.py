@@ -320,7 +320,7 @@ async def test_the_error_says_when_only_some_pairs_were_shed(checkpoint: Checkpo
     harness = Harness(checkpoint, max_backlog_tokens=1)
     await harness.engine.start()
     harness.engine.hold()
-    with pytest.raises(OverloadedError, match="pairs were shed, and none was scored"):
+    with pytest.raises(OverloadedError, match="2 of the query's 3 pairs were shed"):
         await harness.scorer.score(request(deadline_ms=500))
     await harness.held(0)
 
@@ -336,13 +336,13 @@ async def test_one_failing_pair_fails_alone(harness: Harness) -> None:
 
 async def test_a_request_whose_pairs_all_fail_is_an_engine_error(harness: Harness) -> None:
     harness.engine.fail_on(render(harness.checkpoint, BODIES[0]))
-    with pytest.raises(EngineRequestError, match="failed on every pair"):
+    with pytest.raises(EngineRequestError, match="failed on 1 of the query's 1 pairs"):
         await harness.scorer.score(request(BODIES[:1]))
 
 
 async def test_a_pair_with_nan_logprobs_fails(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeEngine, "logprobs", lambda *_: (math.nan,) * 4)
-    with pytest.raises(EngineRequestError, match="failed on every pair"):
+    with pytest.raises(EngineRequestError, match="failed on 1 of the query's 1 pairs"):
         await harness.scorer.score(request(BODIES[:1]))
 
 
