@@ -68,7 +68,7 @@ class ScoringStack(Backend):
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["asyncio.Task[None]"]:
         """Yield the task that starts the engine and checks its probes; `readiness` says how it ended."""
-        logger.info("starting", extra={"version": VERSION, **_versions(self.checkpoint)})
+        logger.info("starting", extra={"version": VERSION, **self.checkpoint.manifest.versions})
         self.cache.start()
         self.explanations.start()
         if self.shadow:
@@ -98,7 +98,7 @@ def build_stack(
 ) -> ScoringStack:
     """Build the service on the checkpoint, on vLLM unless an engine is given; nothing is started yet."""
     metrics = Metrics(registry)
-    metrics.build_info.labels(version=VERSION, **_versions(checkpoint)).set(1)
+    metrics.build_info.labels(version=VERSION, **checkpoint.manifest.versions).set(1)
     engine = engine or _build_engine(settings, checkpoint)
     cache = _build_cache(settings, metrics)
     admission = Admission(settings.max_backlog_tokens, settings.engine_max_batched_tokens, monotonic, metrics)
@@ -137,7 +137,7 @@ def build_app(settings: Settings, stack: ScoringStack, admin_port: int | None = 
     With an admin port, the routes for operators are served on that port only.
     """
     keyring = load_keyring(settings)
-    versions = {f"notegrade.{name}": value for name, value in _versions(stack.checkpoint).items()}
+    versions = {f"notegrade.{name}": value for name, value in stack.checkpoint.manifest.versions.items()}
     tracer = Tracer(VERSION, versions) if settings.tracing else None
 
     @contextlib.asynccontextmanager
@@ -209,12 +209,6 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _versions(checkpoint: Checkpoint) -> dict[str, str]:
-    """Return what tells checkpoints apart, in logs, metrics and traces."""
-    manifest = checkpoint.manifest
-    return {"fingerprint": manifest.fingerprint, "grading_version": manifest.grading_version}
 
 
 def _build_engine(settings: Settings, checkpoint: Checkpoint) -> Engine:

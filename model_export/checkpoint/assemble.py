@@ -63,8 +63,9 @@ def assemble(
 ) -> Path:
     """Make the checkpoint folder `out` from a base model, zero-shot or with an adapter merged into it.
 
-    The same plan gives the same fingerprint. An adapter's probes are copied, because the machine that assembles is usually
-    the one that serves, and probes made there could not tell that it computes wrongly. An interrupted run leaves no partial checkpoint at `out`.
+    The same plan gives the same fingerprint. An interrupted run leaves no partial checkpoint at `out`.
+    An adapter's probes are copied: the machine that assembles often serves, too, and probes that it makes can't show that it
+    computes wrongly.
     Raises NotegradeError with a one-line message; ProbeMismatchError when the assembled weights give other probabilities.
     """
     _check_plan(plan)

@@ -28,5 +28,6 @@ def describe_shadow(report: Mapping[str, Any]) -> str:
 
 
 def _identify(checkpoint: Mapping[str, Any]) -> str:
-    graded = checkpoint.get("grading_version")
-    return f"{checkpoint['name']} {checkpoint['fingerprint']}" + (f", graded by {graded}" if graded else "")
+    version = checkpoint.get("grading_version")  # an older release states none
+    shown = f"{checkpoint['name']} {checkpoint['fingerprint']}"
+    return f"{shown}, grading version {version}" if version else shown

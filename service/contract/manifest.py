@@ -220,11 +220,16 @@ class Manifest(_Strict):
     def grading_version(self) -> str:
         """Return `sha256:<hex>` of what turns raw label probabilities into a score and a grade: calibration and decisions.
 
-        The fingerprint does not cover them. Their names, data and measured figures change neither.
+        The fingerprint does not cover them. Their names, data and measured figures do not count.
         """
         calibration = self.calibration.model_dump(include={"method", "temperature", "temperatures"})
         decisions = {decision.criteria: decision.utilities for decision in self.decisions}
         return _hash_json({"calibration": calibration, "decisions": decisions})
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Return what tells two checkpoints apart, in answers, metrics, logs and traces: `fingerprint` and `grading_version`."""
+        return {"fingerprint": self.fingerprint, "grading_version": self.grading_version}
 
     @property
     def label_token_ids(self) -> tuple[int, ...]:
@@ -233,8 +238,9 @@ class Manifest(_Strict):
 
 
 def compute_fingerprint(manifest: dict[str, Any]) -> str:
-    """Hash everything that changes a raw label probability or a gain, but not calibration, decisions (see `Manifest.grading_version`), names or dates.
+    """Hash everything that changes a raw label probability or a gain, but not calibration, decisions, names or dates.
 
+    Calibration and decisions have their own hash, `Manifest.grading_version`.
     It takes the manifest as JSON-like data, so that a writer can compute it before the manifest is complete.
     """
     counted = ("format_version", "labels", "template", "criteria", "limits", "quantization", "files")

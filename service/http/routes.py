@@ -38,9 +38,8 @@ def build_scoring_router(api: Api) -> APIRouter:
     identify = partial(
         ModelIdentity,
         name=manifest.name,
-        fingerprint=manifest.fingerprint,
         calibration=manifest.calibration.name,
-        grading_version=manifest.grading_version,
+        **manifest.versions,
     )
 
     @router.post("/score", tags=["score"], response_model=ScoreResponse, **documents(ScoreBody))
@@ -152,12 +151,11 @@ def _version(api: Api) -> dict[str, Any]:
         "version": api.version,
         "model": {
             "name": manifest.name,
-            "fingerprint": manifest.fingerprint,
+            **manifest.versions,
             "created": manifest.created.isoformat(),
             "template": manifest.template.name,
             "criteria": [criteria.name for criteria in manifest.criteria],
             "calibration": manifest.calibration.name,
-            "grading_version": manifest.grading_version,
             "decisions": [decision.criteria for decision in manifest.decisions],
             "max_query_tokens": manifest.limits.max_query_tokens,
             "max_note_tokens": manifest.limits.max_note_tokens,

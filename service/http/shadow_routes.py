@@ -97,11 +97,7 @@ def build_shadow_router(api: Api) -> APIRouter:
             raise ShadowOffError(
                 "no shadow is configured: NOTEGRADE_SHADOW_URL names the service to compare with"
             )
-        served = {
-            "name": manifest.name,
-            "fingerprint": manifest.fingerprint,
-            "grading_version": manifest.grading_version,
-        }
+        served = {"name": manifest.name, **manifest.versions}
         return to_json(ShadowBody.model_validate({"served": served, **mirror.report()}))
 
     return router
