@@ -114,6 +114,7 @@ def check(
     listening_addresses(settings)
     manifest = _load(settings).manifest
     messages.print(f"[green]{manifest.name} can be served[/]: {manifest.fingerprint}")
+    messages.print(f"grading version {manifest.grading_version}")
     messages.print(
         f"criteria {', '.join(c.name for c in manifest.criteria)}; template {manifest.template.name}"
     )
@@ -166,8 +167,14 @@ def shadow(
 
 @app.command()
 def experiment(
-    control: Annotated[str, typer.Option(help="The control's fingerprint, or the start of it")],
-    treatment: Annotated[str, typer.Option(help="The treatment's fingerprint, or the start of it")],
+    control: Annotated[
+        str,
+        typer.Option(help="Start of the control's fingerprint, then `/` and its grading version if needed"),
+    ],
+    treatment: Annotated[
+        str,
+        typer.Option(help="Start of the treatment's fingerprint, then `/` and its grading version if needed"),
+    ],
     prometheus: Annotated[str, typer.Option(help="Prometheus's URL")] = "http://127.0.0.1:9090",
     since: Annotated[
         str,

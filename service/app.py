@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import importlib.metadata
 import ipaddress
+import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
@@ -51,6 +52,8 @@ from service.settings import Settings
 from service.shadowing.http_target import HttpTarget
 from service.shadowing.shadow import Shadow
 
+logger = logging.getLogger(__name__)
+
 EXPLANATION_CONNECTIONS = 16
 VERSION = importlib.metadata.version("notegrade")
 
@@ -65,6 +68,7 @@ class ScoringStack(Backend):
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["asyncio.Task[None]"]:
         """Yield the task that starts the engine and checks its probes; `readiness` says how it ended."""
+        logger.info("starting", extra={"version": VERSION, **self.checkpoint.manifest.versions})
         self.cache.start()
         self.explanations.start()
         if self.shadow:
@@ -94,7 +98,7 @@ def build_stack(
 ) -> ScoringStack:
     """Build the service on the checkpoint, on vLLM unless an engine is given; nothing is started yet."""
     metrics = Metrics(registry)
-    metrics.build_info.labels(VERSION, checkpoint.manifest.fingerprint).set(1)
+    metrics.build_info.labels(version=VERSION, **checkpoint.manifest.versions).set(1)
     engine = engine or _build_engine(settings, checkpoint)
     cache = _build_cache(settings, metrics)
     admission = Admission(settings.max_backlog_tokens, settings.engine_max_batched_tokens, monotonic, metrics)
@@ -133,11 +137,8 @@ def build_app(settings: Settings, stack: ScoringStack, admin_port: int | None = 
     With an admin port, the routes for operators are served on that port only.
     """
     keyring = load_keyring(settings)
-    tracer = (
-        Tracer(VERSION, {"notegrade.fingerprint": stack.checkpoint.manifest.fingerprint})
-        if settings.tracing
-        else None
-    )
+    versions = {f"notegrade.{name}": value for name, value in stack.checkpoint.manifest.versions.items()}
+    tracer = Tracer(VERSION, versions) if settings.tracing else None
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:

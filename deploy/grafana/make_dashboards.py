@@ -261,7 +261,9 @@ RELEVANCE: Rows = {
     "Checkpoints": [
         Panel(
             "Replicas by checkpoint",
-            {"{{version}} {{fingerprint}}": "count by (version, fingerprint) (notegrade_build_info{@})"},
+            {
+                "{{version}} {{fingerprint}} {{grading_version}}": "count by (version, fingerprint, grading_version) (notegrade_build_info{@})"
+            },
             what="If anything else on this page changed, first check whether the checkpoint did.",
             stacked=True,
         ),

@@ -30,10 +30,11 @@ class FakeEngine:
         self.priorities: list[int] = []
         self.trace: tuple[int, ...] = ()
         self.continued: list[tuple[int, ...]] = []
+        self.numbers = {"engine": "fake", "version": "1", "device": "none", "dtype": "float32"}
 
     @property
     def profile(self) -> EngineProfile:
-        return EngineProfile(dtype="float32", numbers={"engine": "fake", "dtype": "float32"})
+        return EngineProfile(dtype="float32", numbers=self.numbers)
 
     async def start(self) -> None:
         self._is_running = True

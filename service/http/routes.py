@@ -1,13 +1,13 @@
 """The routes of scoring and operating. Each reads a request, has it answered, and writes the answer."""
 
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.routing import APIRoute
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from service.contract.manifest import Manifest
 from service.explaining.traces import ExplanationResult
 from service.http.answering import Answer, Api, documents, to_json
 from service.http.auth import Caller, require
@@ -42,6 +42,12 @@ def build_scoring_router(api: Api) -> APIRouter:
     router = APIRouter()
     may_score = Depends(require(api.keyring, "score"))
     manifest = api.backend.checkpoint.manifest
+    identify = partial(
+        ModelIdentity,
+        name=manifest.name,
+        calibration=manifest.calibration.name,
+        **manifest.versions,
+    )
 
     @router.post("/score", tags=["score"], response_model=ScoreResponse, **documents(ScoreBody))
     async def score(request: Request, caller: Annotated[Caller, may_score]) -> Response:
@@ -50,7 +56,7 @@ def build_scoring_router(api: Api) -> APIRouter:
         body = await api.read(request, ScoreBody)
         scoring = _to_scoring(body, api.limits, caller)
         answer = await unless_disconnected(request, api.answer(request, scoring, explain=body.explain))
-        return to_json(_to_response(manifest, answer))
+        return to_json(_to_response(identify(criteria=answer.scores.criteria), answer))
 
     @router.post("/rerank", tags=["score"], response_model=RerankResponse, **documents(RerankBody))
     @router.post("/v1/rerank", include_in_schema=False)
@@ -134,17 +140,12 @@ def _to_scoring(body: ScoreBody, limits: RequestLimits, caller: Caller) -> Scori
     )
 
 
-def _to_response(manifest: Manifest, answer: Answer) -> ScoreResponse:
+def _to_response(model: ModelIdentity, answer: Answer) -> ScoreResponse:
     scores = answer.scores
     stages = asdict(scores.timing).items()
     return ScoreResponse(
         request_id=scores.request_id,
-        model=ModelIdentity(
-            name=manifest.name,
-            fingerprint=manifest.fingerprint,
-            criteria=scores.criteria,
-            calibration=manifest.calibration.name,
-        ),
+        model=model,
         explanation_mode=answer.mode,
         results=[to_result(result, answer.explanations.get(result.note_id)) for result in scores.results],
         timing_ms=TimingBody(**{stage: round(milliseconds, 3) for stage, milliseconds in stages}),
@@ -176,7 +177,7 @@ def _version(api: Api) -> dict[str, Any]:
         "version": api.version,
         "model": {
             "name": manifest.name,
-            "fingerprint": manifest.fingerprint,
+            **manifest.versions,
             "created": manifest.created.isoformat(),
             "template": manifest.template.name,
             "criteria": [criteria.name for criteria in manifest.criteria],

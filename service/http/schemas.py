@@ -162,12 +162,17 @@ class Problem(BaseModel):
 
 
 class ModelIdentity(BaseModel):
-    """Identifies the model: answers with equal identities have equal scores."""
+    """Identifies the model: answers with equal identities have equal scores and grades."""
 
     name: str
-    fingerprint: str
+    fingerprint: str = Field(
+        description="Hash of all that changes a raw probability: weights, prompt, limits"
+    )
     criteria: str
-    calibration: str
+    calibration: str = Field(description="Name of the calibration; a refit may keep it")
+    grading_version: str = Field(
+        description="Hash of the calibration and the decision rules, which the fingerprint does not cover"
+    )
 
 
 class ResultBody(BaseModel):

@@ -22,7 +22,7 @@ from service.engines.base import CHECK_EVERY_S, EngineAnswer, EngineModel, Engin
 from service.engines.calls import EngineCalls
 from service.engines.vllm.options import VllmOptions
 from service.engines.vllm.plugin import skip_modules_in_collections
-from service.engines.vllm.profile import choose_cpu_dtype
+from service.engines.vllm.profile import choose_cpu_dtype, describe_device
 from service.engines.vllm.shutdown import run_in_thread, shut_down, stop_load
 from service.errors import EngineLostError, EngineRequestError
 
@@ -239,7 +239,7 @@ def _load(model: EngineModel, options: VllmOptions) -> "tuple[AsyncLLM, EnginePr
         **arguments,
     )
     llm = AsyncLLM.from_engine_args(args)
-    return llm, _describe(llm, current_platform.device_name, vllm.__version__)
+    return llm, _describe(llm, describe_device(current_platform), vllm.__version__)
 
 
 def _cpu_arguments(model: EngineModel, options: VllmOptions) -> dict[str, Any]:
@@ -276,6 +276,9 @@ def _describe(llm: "AsyncLLM", device: str, version: str) -> EngineProfile:
         dtype=dtype,
         numbers={
             "engine": "vllm",
+            # Replicas of a rollout may differ in these two, and other kernels round differently.
+            "version": version,
+            "device": device,
             "dtype": dtype,
             "quantization": str(config.model_config.quantization),
             "kv_cache_dtype": str(config.cache_config.cache_dtype),
@@ -283,8 +286,6 @@ def _describe(llm: "AsyncLLM", device: str, version: str) -> EngineProfile:
             "eager": str(config.model_config.enforce_eager),
         },
         speed={
-            "version": version,
-            "device": device,
             "block_size": str(config.cache_config.block_size),
             "executor": str(config.parallel_config.distributed_executor_backend),
             "max_batched_tokens": str(config.scheduler_config.max_num_batched_tokens),

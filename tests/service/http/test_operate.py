@@ -32,7 +32,11 @@ async def test_lost_engine_asks_for_a_restart(service: Service) -> None:
 
 async def test_version_names_release_checkpoint_and_engine(service: Service) -> None:
     body = (await service.client.get("/version")).json()
-    assert body["model"]["fingerprint"] == service.stack.checkpoint.manifest.fingerprint
+    manifest = service.stack.checkpoint.manifest
+    assert body["model"]["fingerprint"] == manifest.fingerprint
+    assert body["model"]["grading_version"] == manifest.grading_version
+    versions = {"fingerprint": manifest.fingerprint, "grading_version": manifest.grading_version}
+    assert service.count("build_info", version=body["version"], **versions) == 1
     assert body["engine"]["dtype"] == "float32"
     assert body["version"]
 
