@@ -116,12 +116,13 @@ def with_extras(bare: Path) -> Path:
 
 @pytest.mark.engine
 @pytest.mark.slow  # an assembly and the start of an engine
+@pytest.mark.timeout(900)
 def test_it_assembles_and_serves_the_default_checkpoint(
     with_extras: Path, default_checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     """These are the last uses of the environment."""
     made = tmp_path / "checkpoint"
-    output_of(with_extras / "bin" / "notegrade-train", "assemble", "--out", made)
+    output_of(with_extras / "bin" / "notegrade-train", "assemble", "--out", made, within_s=600)
     fingerprint = json.loads((made / "manifest.json").read_text(encoding="utf-8"))["fingerprint"]
     assert fingerprint == default_checkpoint.manifest.fingerprint
     with serve(with_extras, tmp_path / "log", made) as service:
