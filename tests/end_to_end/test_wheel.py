@@ -1,6 +1,5 @@
 """The wheel, built from this tree and installed in an empty environment, serves, and names the extra that a command needs."""
 
-import json
 import subprocess
 import sys
 import zipfile
@@ -10,10 +9,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.contract.checkpoint import Checkpoint
 from tests.checkpoints import make_checkpoint
 from tests.end_to_end.service_process import ServiceProcess, start_service
 from tests.processes import ROOT, output_of
+from tests.tiny_base import make_tiny_base
 from tests.tools import VENV_BIN
 
 PACKAGES = ("service", "model_export")
@@ -115,16 +114,12 @@ def with_extras(bare: Path) -> Path:
 
 
 @pytest.mark.engine
-@pytest.mark.slow  # an assembly and the start of an engine
+@pytest.mark.slow  # the start of an engine
 @pytest.mark.timeout(900)
-def test_it_assembles_and_serves_the_default_checkpoint(
-    with_extras: Path, default_checkpoint: Checkpoint, tmp_path: Path
-) -> None:
-    """These are the last uses of the environment."""
-    made = tmp_path / "checkpoint"
-    output_of(with_extras / "bin" / "notegrade-train", "assemble", "--out", made, within_s=600)
-    fingerprint = json.loads((made / "manifest.json").read_text(encoding="utf-8"))["fingerprint"]
-    assert fingerprint == default_checkpoint.manifest.fingerprint
-    with serve(with_extras, tmp_path / "log", made) as service:
+def test_it_assembles_a_checkpoint_and_serves_it_on_vllm(with_extras: Path, tmp_path: Path) -> None:
+    """This is the last use of the environment."""
+    base, made = make_tiny_base(tmp_path / "base"), tmp_path / "checkpoint"
+    output_of(with_extras / "bin" / "notegrade-train", "assemble", "--base", base, "--out", made)
+    with serve(with_extras, tmp_path / "log", made, NOTEGRADE_ENGINE_DTYPE="float32") as service:
         service.wait_until_ready()
         assert score(service)["source"] == "engine"
