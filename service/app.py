@@ -21,7 +21,8 @@ from service.caches.redis_connection import RedisConnection
 from service.caches.tiered_cache import TieredCache
 from service.contract.checkpoint import Checkpoint
 from service.engines.base import CHECK_EVERY_S, Engine, EngineModel
-from service.engines.vllm.engine import VllmEngine
+from service.engines.fake_engine import FakeEngine
+from service.engines.vllm.engine import VllmEngine, require_vllm
 from service.errors import ConfigurationError, ExplanationStoreError
 from service.explaining.base import ModeStore, TraceStore
 from service.explaining.explainer import DropReason, Explainer
@@ -93,10 +94,16 @@ class ScoringStack(Backend):
                 await store.close()
 
 
+def require_engine(settings: Settings) -> None:
+    """Raise CommandError, which names the missing extra, if the engine of the settings is not installed."""
+    if settings.engine == "vllm":
+        require_vllm()
+
+
 def build_stack(
     settings: Settings, checkpoint: Checkpoint, registry: CollectorRegistry, engine: Engine | None = None
 ) -> ScoringStack:
-    """Build the service on the checkpoint, on vLLM unless an engine is given; nothing is started yet."""
+    """Build the service on the checkpoint, on the engine of the settings unless one is given; nothing is started yet."""
     metrics = Metrics(registry)
     metrics.build_info.labels(version=VERSION, **checkpoint.manifest.versions).set(1)
     engine = engine or _build_engine(settings, checkpoint)
@@ -220,7 +227,7 @@ def _build_engine(settings: Settings, checkpoint: Checkpoint) -> Engine:
         checkpoint.end_token_ids,
         settings.explanation_max_tokens,
     )
-    return VllmEngine(model, settings)
+    return FakeEngine(model) if settings.engine == "fake" else VllmEngine(model, settings)
 
 
 def _build_cache(settings: Settings, metrics: Metrics) -> TieredCache:

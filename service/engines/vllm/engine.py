@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import gc
 import importlib
+import importlib.util
 import itertools
 import logging
 import math
@@ -24,7 +25,7 @@ from service.engines.vllm.options import VllmOptions
 from service.engines.vllm.plugin import skip_modules_in_collections
 from service.engines.vllm.profile import choose_cpu_dtype, describe_device
 from service.engines.vllm.shutdown import run_in_thread, shut_down, stop_load
-from service.errors import EngineLostError, EngineRequestError
+from service.errors import CommandError, EngineLostError, EngineRequestError
 
 if TYPE_CHECKING:
     from vllm import RequestOutput
@@ -42,6 +43,15 @@ if multiprocessing.current_process().name.startswith("EngineCore"):
 START_TIMEOUT_S = 600
 # For the calls in flight to abort their requests in the engine core, which is shut down in any case.
 ABORT_TIMEOUT_S = 2.0
+
+
+def require_vllm() -> None:
+    """Raise CommandError, which names the extras, if vLLM is not installed."""
+    if importlib.util.find_spec("vllm") is None:
+        raise CommandError(
+            "vLLM is not installed: with a GPU pip install 'notegrade[gpu]', without one 'notegrade[cpu]' "
+            "as docs/deploy.md says, in a clone `make setup`"
+        )
 
 
 class VllmEngine:
