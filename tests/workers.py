@@ -20,8 +20,14 @@ REPLICAS = (
     "deploy/test_stack.py",
     *(f"end_to_end/test_{name}.py" for name in ("explaining", "console", "runbooks", "shadow")),
 )
+# These import vLLM, which takes ten seconds, only to read its requests and answers.
+VLLM = ("load_tests/bench/peers/test_vllm.py", "service/http/test_vllm_score.py")
 # One worker runs all files of a group.
-GROUPS = {**dict.fromkeys(SERVICE, "service"), **dict.fromkeys(REPLICAS, "replicas")}
+GROUPS = {
+    **dict.fromkeys(SERVICE, "service"),
+    **dict.fromkeys(REPLICAS, "replicas"),
+    **dict.fromkeys(VLLM, "vllm"),
+}
 # The longest files first, in this order.
 FIRST = (
     "end_to_end/test_engine_faults.py",

@@ -52,12 +52,17 @@ class Result(_Answer):
 
 
 class Model(_Answer):
-    """Identifies the model: answers with equal identities have equal scores."""
+    """Identifies the model: answers with equal identities have equal scores and grades.
+
+    `fingerprint` covers all that changes a raw probability; `grading_version` covers the calibration and the decision rules.
+    It is None from a service that is older than it.
+    """
 
     name: str
     fingerprint: str
     criteria: str
     calibration: str
+    grading_version: str | None = None
 
 
 class Timing(_Answer):
