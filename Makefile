@@ -6,10 +6,11 @@ SHELL := /bin/bash
 PORT ?= 8000
 ARGS ?=
 SBOM ?= build/sbom.cdx.json
+DIST ?= dist
 bin := .venv/bin
 default_checkpoint := checkpoints/default
 
-.PHONY: help serve train-tiny test test-slow test-fast check bench format clean distclean setup setup-train setup-dev checkpoint image image-train sbom audit docs
+.PHONY: help serve train-tiny test test-slow test-fast check bench format clean distclean setup setup-train setup-dev checkpoint image image-train wheel sbom audit docs pictures
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,11 +57,21 @@ checkpoint: setup ## Assemble the default checkpoint if it does not exist
 docs: setup-dev ## Build the documentation site, build/site/index.html
 	@NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --quiet
 
+pictures: setup-dev checkpoint ## Take the console's pictures in docs/images again, after a change of the page
+	@rm -rf runs/screenshots
+	@$(bin)/python -m pytest -n 0 -q tests/end_to_end/test_console_pictures.py -k taken
+	@cp runs/screenshots/console-*.png docs/images/
+	@sha256sum service/http/console/*.{html,css,js} docs/images/console-*.png > docs/images/console.sha256
+
 image: ## Build the serving image; TARGET=gpu, BASE=image, CHECKPOINT=folder to include, IMAGE=name, TAG=tag; ARGS= goes to the builder
 	@scripts/build_image.sh $(ARGS)
 
 image-train: ## Build the trainer's image; TARGET=gpu, BASE=image, IMAGE=name, TAG=tag; ARGS= goes to the builder
 	@IMAGE=$${IMAGE:-notegrade-train} scripts/build_image.sh --file model_export/Dockerfile $(ARGS)
+
+# By way of the source archive: built here, a wheel would also hold files that an earlier build left in build/.
+wheel: setup ## Build the wheel and the source archive into DIST (dist)
+	@$(bin)/uv build --quiet --no-build-isolation --python $(bin)/python --out-dir $(DIST)
 
 sbom: setup-dev ## Write the image's bill of materials as CycloneDX to SBOM (build/sbom.cdx.json)
 	@mkdir -p $(dir $(SBOM))
@@ -81,7 +92,7 @@ setup-dev: ## Make .venv with the trainer and the dev tools as well
 	@scripts/setup.sh dev
 
 clean: ## Remove caches and build leftovers
-	rm -rf build *.egg-info .coverage .coverage.* htmlcov .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf build dist *.egg-info .coverage .coverage.* htmlcov .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -path ./.venv -prune -o -type d -name __pycache__ -print0 | xargs -0 rm -rf
 
 distclean: clean ## Also remove .venv and the default checkpoint

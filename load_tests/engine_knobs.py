@@ -1,4 +1,4 @@
-"""Measures the effect of engine settings: vLLM alone as the service configures it, and with one setting changed.
+"""Measures the effect of engine settings on speed and memory: vLLM as the service configures it, and with one setting changed.
 
     .venv/bin/python -m load_tests.engine_knobs --rounds 10 --knobs compiled,blocks-64
     .venv/bin/python -m load_tests.engine_knobs --rounds 10 --beside checkpoints/int8     # other weights, same prompts
@@ -18,6 +18,7 @@ import numpy as np
 
 from load_tests.arguments import CHECKPOINT, SEED, make_parser
 from load_tests.bench.drive import closed_loop, make_jobs, read_grades
+from load_tests.bench.measure import ProcessTree
 from load_tests.bench.peer import Request
 from load_tests.bench.peers.prompts import COMPILED, EngineAlone, Knobs, merge
 from load_tests.bench.stage import Entrant, in_turn, stage
@@ -43,6 +44,11 @@ KNOBS: Mapping[str, Knobs] = {
     "one-thread": Knobs({}, {"OMP_NUM_THREADS": "1"}),
     # glibc's defaults: an empty value counts as unset.
     "memory-returned": Knobs({}, {"MALLOC_MMAP_THRESHOLD_": "", "MALLOC_TRIM_THRESHOLD_": ""}),
+    "arenas-2": Knobs({}, {"MALLOC_ARENA_MAX": "2"}),
+    # oneDNN's default.
+    "kernels-1024": Knobs({}, {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024"}),
+    # Debian's libjemalloc2.
+    "jemalloc": Knobs({}, {"LD_PRELOAD": "/usr/lib/x86_64-linux-gnu/libjemalloc.so.2"}),
     # Recommended by vLLM's documentation on a CPU; tcmalloc is in Debian's libtcmalloc-minimal4.
     "intel-openmp": Knobs({}, {"LD_PRELOAD": f"{prefix}/lib/libiomp5.so"}),
     "tcmalloc": Knobs({}, {"LD_PRELOAD": "/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4"}),
@@ -65,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 async def measure(options: argparse.Namespace) -> None:
-    """Print each engine's pairs per second, their ratio to those as served, and the largest difference of grades."""
+    """Print each engine's pairs per second, their ratio to those as served, the largest difference of grades, and its memory at the end."""
     checkpoint = load_checkpoint(options.checkpoint)
     engines = [EngineAlone(checkpoint, AS_SERVED)]
     engines += [EngineAlone(checkpoint, name, knobs=KNOBS[name]) for name in options.knobs]
@@ -81,9 +87,12 @@ async def measure(options: argparse.Namespace) -> None:
                 if number >= 0:
                     found.setdefault(entrant.contestant.name, []).append(scored)
         ready = {entrant.contestant.name: entrant.running.ready_s for entrant in entrants}
+        memory = {each.contestant.name: ProcessTree(each.running.pid).rss_mib() for each in entrants}
     print(f"{options.rounds} rounds of {options.requests} x {options.notes} pairs, seed {options.seed}")
     for name, rounds in found.items():
-        print(f"{_line(name, rounds, found[AS_SERVED])}, up after {ready[name]:.0f} s")
+        print(
+            f"{_line(name, rounds, found[AS_SERVED])}, up after {ready[name]:.0f} s, {memory[name]:.0f} MiB resident"
+        )
     for label, reason in absent.items():
         print(f"{label} did not start: {reason}")
     write_raw(options, {name: [asdict(each) for each in rounds] for name, rounds in found.items()})

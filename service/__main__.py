@@ -17,7 +17,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn
 
-from service.app import ScoringStack, build_app, build_stack, listening_addresses, load_keyring
+from service.app import (
+    ScoringStack,
+    build_app,
+    build_stack,
+    listening_addresses,
+    load_keyring,
+    require_engine,
+)
 from service.cli.hub import locate_checkpoint
 from service.cli.mode import describe, describe_flip, flip_mode, parse_ttl, read_history, read_mode
 from service.cli.offline import read_notes, score_notes, to_json_line, to_table
@@ -56,6 +63,7 @@ def serve(
     """Serve a checkpoint over HTTP."""
     settings = load_settings(host=host, port=port, checkpoint=checkpoint)
     configure_logs(settings.log_level, settings.log_format)
+    require_engine(settings)
     allow_open_files(settings.max_connections)
     with contextlib.ExitStack() as sockets:
         listeners = [sockets.enter_context(bind(*address)) for address in listening_addresses(settings)]
@@ -85,6 +93,7 @@ def score(
     """Score a file of notes offline. Exits with 1 if a line could not be read or a note could not be scored."""
     settings = load_settings(checkpoint=checkpoint)
     configure_logs("warning", "text")
+    require_engine(settings)
     with notes.open(encoding="utf-8", errors="replace") as file:
         found, unreadable = read_notes(file, settings)
     stack = build_stack(settings, _load(settings), CollectorRegistry())
@@ -114,6 +123,7 @@ def check(
     listening_addresses(settings)
     manifest = _load(settings).manifest
     messages.print(f"[green]{manifest.name} can be served[/]: {manifest.fingerprint}")
+    messages.print(f"grading version {manifest.grading_version}")
     messages.print(
         f"criteria {', '.join(c.name for c in manifest.criteria)}; template {manifest.template.name}"
     )
@@ -166,8 +176,14 @@ def shadow(
 
 @app.command()
 def experiment(
-    control: Annotated[str, typer.Option(help="The control's fingerprint, or the start of it")],
-    treatment: Annotated[str, typer.Option(help="The treatment's fingerprint, or the start of it")],
+    control: Annotated[
+        str,
+        typer.Option(help="Start of the control's fingerprint, then `/` and its grading version if needed"),
+    ],
+    treatment: Annotated[
+        str,
+        typer.Option(help="Start of the treatment's fingerprint, then `/` and its grading version if needed"),
+    ],
     prometheus: Annotated[str, typer.Option(help="Prometheus's URL")] = "http://127.0.0.1:9090",
     since: Annotated[
         str,

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import importlib.metadata
 import ipaddress
+import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +21,8 @@ from service.caches.redis_connection import RedisConnection
 from service.caches.tiered_cache import TieredCache
 from service.contract.checkpoint import Checkpoint
 from service.engines.base import CHECK_EVERY_S, Engine, EngineModel
-from service.engines.vllm.engine import VllmEngine
+from service.engines.fake_engine import FakeEngine
+from service.engines.vllm.engine import VllmEngine, require_vllm
 from service.errors import ConfigurationError, ExplanationStoreError
 from service.explaining.base import ModeStore, TraceStore
 from service.explaining.explainer import DropReason, Explainer
@@ -51,6 +53,8 @@ from service.settings import Settings
 from service.shadowing.http_target import HttpTarget
 from service.shadowing.shadow import Shadow
 
+logger = logging.getLogger(__name__)
+
 EXPLANATION_CONNECTIONS = 16
 VERSION = importlib.metadata.version("notegrade")
 
@@ -65,6 +69,7 @@ class ScoringStack(Backend):
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["asyncio.Task[None]"]:
         """Yield the task that starts the engine and checks its probes; `readiness` says how it ended."""
+        logger.info("starting", extra={"version": VERSION, **self.checkpoint.manifest.versions})
         self.cache.start()
         self.explanations.start()
         if self.shadow:
@@ -89,12 +94,18 @@ class ScoringStack(Backend):
                 await store.close()
 
 
+def require_engine(settings: Settings) -> None:
+    """Raise CommandError, which names the missing extra, if the engine of the settings is not installed."""
+    if settings.engine == "vllm":
+        require_vllm()
+
+
 def build_stack(
     settings: Settings, checkpoint: Checkpoint, registry: CollectorRegistry, engine: Engine | None = None
 ) -> ScoringStack:
-    """Build the service on the checkpoint, on vLLM unless an engine is given; nothing is started yet."""
+    """Build the service on the checkpoint, on the engine of the settings unless one is given; nothing is started yet."""
     metrics = Metrics(registry)
-    metrics.build_info.labels(VERSION, checkpoint.manifest.fingerprint).set(1)
+    metrics.build_info.labels(version=VERSION, **checkpoint.manifest.versions).set(1)
     engine = engine or _build_engine(settings, checkpoint)
     cache = _build_cache(settings, metrics)
     admission = Admission(settings.max_backlog_tokens, settings.engine_max_batched_tokens, monotonic, metrics)
@@ -133,11 +144,8 @@ def build_app(settings: Settings, stack: ScoringStack, admin_port: int | None = 
     With an admin port, the routes for operators are served on that port only.
     """
     keyring = load_keyring(settings)
-    tracer = (
-        Tracer(VERSION, {"notegrade.fingerprint": stack.checkpoint.manifest.fingerprint})
-        if settings.tracing
-        else None
-    )
+    versions = {f"notegrade.{name}": value for name, value in stack.checkpoint.manifest.versions.items()}
+    tracer = Tracer(VERSION, versions) if settings.tracing else None
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -219,7 +227,7 @@ def _build_engine(settings: Settings, checkpoint: Checkpoint) -> Engine:
         checkpoint.end_token_ids,
         settings.explanation_max_tokens,
     )
-    return VllmEngine(model, settings)
+    return FakeEngine(model) if settings.engine == "fake" else VllmEngine(model, settings)
 
 
 def _build_cache(settings: Settings, metrics: Metrics) -> TieredCache:

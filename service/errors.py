@@ -12,10 +12,10 @@ NotegradeError                       .type (stable, the problem+json type)  .sta
 ├── NotAllowedError            401   no key, or an unknown one
 │   └── RoleMissingError       403   a known key without the role
 ├── RateLimitedError           429   the key exceeds its rate limit; carries retry_after_s
-├── OverloadedError            503   carries retry_after_s; only when every pair was shed
+├── OverloadedError            503   carries retry_after_s; when no pair was scored, or not all that must be
 ├── TooManyConnectionsError    503   the connection is closed
 ├── NotReadyError              503   still starting, draining, or probes not reproduced
-├── DeadlineExceededError      504   only when no pair was scored; the same request would hardly be scored in that time
+├── DeadlineExceededError      504   likewise; the same request would hardly be scored in that time
 ├── EngineError                500
 │   ├── EngineRequestError     500   this pair failed, the engine lives
 │   └── EngineLostError        503   the engine is dead, readiness off
@@ -144,7 +144,7 @@ class TooManyConnectionsError(
 
 
 class OverloadedError(NotegradeError, kind="overloaded", status=503, retryable=True):
-    title = "Every pair was shed"
+    title = "The service is overloaded"
 
 
 class NotReadyError(NotegradeError, kind="not-ready", status=503, retryable=True, retry_after_s=5.0):
@@ -152,7 +152,7 @@ class NotReadyError(NotegradeError, kind="not-ready", status=503, retryable=True
 
 
 class DeadlineExceededError(NotegradeError, kind="deadline-exceeded", status=504):
-    title = "No pair was scored by the deadline"
+    title = "The deadline passed before the pairs were scored"
 
 
 class EngineError(NotegradeError, kind="engine", retryable=True):

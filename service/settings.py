@@ -27,6 +27,10 @@ class ServingOptions(BaseModel):
         "checkpoints/default",
         description="Checkpoint to serve: a folder, or the id of a hub repository (`owner/name`)",
     )
+    engine: Literal["vllm", "fake"] = Field(
+        "vllm",
+        description="`fake` needs no vLLM and makes grades up, to test what is around the service. A trained checkpoint is never ready on it, since its probes fail",
+    )
     host: str | None = Field(
         None,
         description="Address to listen on; unset: 127.0.0.1 without keys, 0.0.0.0 with keys. Without keys only loopback is allowed",

@@ -27,7 +27,7 @@ from tests.processes import ROOT, run
 FENCE = re.compile(r"^ *```(\S*)[^\n]*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 SHELLS = ("bash", "console", "sh", "shell")
 # Commands create these folders and git ignores them, so docs may name files in them that do not exist.
-MADE = {"build", "checkpoints", "runs"}
+MADE = {"build", "checkpoints", "dist", "runs"}
 ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 REPOSITORY_PATH = re.compile(r"(?:\./)?([\w.-]+)/[\w./*-]+")
 # A comment, or a quoted text, in which a # does not start a comment.

@@ -7,9 +7,11 @@ tests/deploy/test_dashboards.py; mkdocs checks the links of the generated pages 
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.deploy.prometheus_rig import rules, runbook_of
 from tests.doc_commands import FENCE, SHELLS, blocks, commands, mentions, problems
 from tests.processes import ROOT, output_of
 
@@ -160,18 +162,27 @@ def headings(page: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
+def is_dead(target: Path, anchor: str) -> bool:
+    return not target.exists() or bool(anchor and anchor not in headings(target))
+
+
 def dead_links(page: Path) -> list[str]:
-    found = []
-    for path, anchor in LINK.findall(FENCE.sub("", text_of(page))):
-        target = page.parent / path if path else page
-        if not target.exists() or (anchor and anchor not in headings(target)):
-            found.append(f"{path}#{anchor}" if anchor else path)
-    return found
+    return [
+        f"{path}#{anchor}" if anchor else path
+        for path, anchor in LINK.findall(FENCE.sub("", text_of(page)))
+        if is_dead(page.parent / path if path else page, anchor)
+    ]
 
 
 @pytest.mark.parametrize("page", LINKING, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_have_a_target(page: Path) -> None:
     assert dead_links(page) == []
+
+
+@pytest.mark.parametrize("alert", rules("alert").values(), ids=lambda alert: alert["alert"])
+def test_an_alert_s_runbook_exists(alert: dict[str, Any]) -> None:
+    path, anchor = runbook_of(alert)
+    assert not is_dead(ROOT / path, anchor)
 
 
 def test_dead_links_are_found(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from service.observability.engine_use import EngineUse
 from service.observability.metrics import Metrics, ModeGauge
 from service.settings import PREFIX, Settings
 from tests.checkpoints import fake_engine_for, load_tiny
+from tests.deploy.prometheus_rig import RUNBOOKS, rules, runbook_of
 from tests.processes import ROOT, output_of
 
 
@@ -124,10 +125,21 @@ def test_the_site_builds_without_dead_links(tmp_path: Path) -> None:
     output_of(sys.executable, "-m", "mkdocs", "build", *options, tmp_path / "site")
     for page in ("index", "api", "settings", "reliability", "decisions/index"):
         assert (tmp_path / "site" / f"{page}.html").is_file()
+    # An alert's link leads to its runbook in the repository and on the site: the address is the same.
+    for name, alert in rules("alert").items():
+        path, anchor = runbook_of(alert)
+        runbook = (tmp_path / "site" / path / "index.html").read_text(encoding="utf-8")
+        assert f"<code>{name}</code>" in runbook
+        assert not anchor or f'id="{anchor}"' in runbook
     # The site fetches nothing from other hosts.
     for file in (tmp_path / "site").rglob("*.html"):
         html = file.read_text(encoding="utf-8")
         assert not re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="https?://', html), file
+
+
+def test_the_site_s_menu_lists_every_runbook() -> None:
+    menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert {path.name for path in RUNBOOKS.glob("*.md")} == set(re.findall(r"- deploy/runbooks/(.+)", menu))
 
 
 def test_decisions_are_numbered_and_have_a_status() -> None:

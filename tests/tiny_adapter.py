@@ -3,10 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from model_export.checkpoint.adapter import AdapterDescription, describe_adapter
+from model_export.checkpoint.adapter import AdapterDescription, describe_adapter, merge_folder
 from model_export.checkpoint.extract_lora import extract_lora
 from model_export.checkpoint.model_card import TrainingNotes
+from model_export.checkpoint.writer import write_probes
 from model_export.data.criteria import load_criteria
+from model_export.data.prompting import PromptForm
+from model_export.data.template import find_template
 from model_export.models.base_model import load_base, locate_base, save_base
 from service.contract.manifest import Calibration, Limits, Lineage
 
@@ -56,7 +59,11 @@ def describe(**changes: Any) -> AdapterDescription:
 
 def make_adapter(base: Path, folder: Path, /, **changes: Any) -> Path:
     """Make a complete adapter folder for the tiny base."""
-    tuned = make_tuned(base, folder.with_name(f"{folder.name}-tuned"))
-    extract_lora(str(base), tuned, folder, RANK, ROWS)
-    describe_adapter(folder, describe(**changes))
+    description = describe(**changes)
+    tuned, merged = (folder.with_name(f"{folder.name}-{name}") for name in ("tuned", "merged"))
+    extract_lora(str(base), make_tuned(base, tuned), folder, RANK, ROWS)
+    merge_folder(str(base), folder, merged)
+    form = PromptForm(find_template(description.template), description.criteria, description.limits)
+    write_probes(merged, form, folder, lambda *_: None)
+    describe_adapter(folder, description)
     return folder

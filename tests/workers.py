@@ -10,14 +10,24 @@ from xdist.scheduler import LoadScopeScheduling
 
 HERE = Path(__file__).parent
 # These files share a service, which stays there, idle, until the worker ends.
-SERVICE = ("end_to_end/test_serving.py", "end_to_end/test_readme.py")
+SERVICE = (
+    "end_to_end/test_serving.py",
+    "end_to_end/test_readme.py",
+    "end_to_end/test_console_pictures.py",
+)
 # These start three engines each, which share three replicas or would need too much memory at the same time.
 REPLICAS = (
     "deploy/test_stack.py",
     *(f"end_to_end/test_{name}.py" for name in ("explaining", "console", "runbooks", "shadow")),
 )
+# These import vLLM, which takes ten seconds, only to read its requests and answers.
+VLLM = ("load_tests/bench/peers/test_vllm.py", "service/http/test_vllm_score.py")
 # One worker runs all files of a group.
-GROUPS = {**dict.fromkeys(SERVICE, "service"), **dict.fromkeys(REPLICAS, "replicas")}
+GROUPS = {
+    **dict.fromkeys(SERVICE, "service"),
+    **dict.fromkeys(REPLICAS, "replicas"),
+    **dict.fromkeys(VLLM, "vllm"),
+}
 # The longest files first, in this order.
 FIRST = (
     "end_to_end/test_engine_faults.py",

@@ -14,7 +14,7 @@ from typing import Any
 FOLDER = Path(__file__).parent / "dashboards"
 # In queries, @ stands for the selectors of the dashboard's variables, and # for the scoring routes.
 SELECTED = 'job=~"$job", instance=~"$instance"'
-SCORES = 'route=~"/score|(/v[12])?/rerank"'
+SCORES = 'route=~"(/v1)?/score|(/v[12])?/rerank"'
 ANSWERED = '@, #, status=~"2.."'
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 COLUMNS, HEIGHT = 24, 8
@@ -104,7 +104,7 @@ SCORING: Rows = {
                 '/ ignoring (status) group_left sum (rate(notegrade_request_seconds_count{@, #, status!~"4.."}[$__rate_interval]))'
             },
             "percentunit",
-            "500: an engine error. 503: not ready, or every pair was shed. 504: no pair was scored by the deadline.",
+            "500: an engine error. 503: not ready, or pairs were shed. 504: pairs were not scored by the deadline.",
         ),
         Panel("Pairs by outcome", rates("notegrade_pair_outcomes_total", "outcome"), stacked=True),
         Panel(
@@ -261,7 +261,9 @@ RELEVANCE: Rows = {
     "Checkpoints": [
         Panel(
             "Replicas by checkpoint",
-            {"{{version}} {{fingerprint}}": "count by (version, fingerprint) (notegrade_build_info{@})"},
+            {
+                "{{version}} {{fingerprint}} {{grading_version}}": "count by (version, fingerprint, grading_version) (notegrade_build_info{@})"
+            },
             what="If anything else on this page changed, first check whether the checkpoint did.",
             stacked=True,
         ),

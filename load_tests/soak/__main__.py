@@ -1,9 +1,10 @@
 """Soak-tests a service with mixed traffic and random faults.
 
     .venv/bin/python -m load_tests.soak --seconds 600 --out runs/soak
+    .venv/bin/python -m load_tests.soak --seconds 10800 --without-faults --pace 0.25   # for the growth of memory
 
 Starts `notegrade serve` and a Redis. At the end it prints the counts of requests, whether the service's own counts agree, the
-growth of memory (slope over the second half, with its standard error), and the tasks and open files that remain when idle. Exits
+growth of memory (the slope after the warm-up with its 95 % interval), and the tasks and open files that remain when idle. Exits
 with 1 if anything is wrong. The service itself is not killed, since its counts are per process.
 """
 
@@ -14,6 +15,7 @@ import random
 import re
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import aiohttp
@@ -25,7 +27,7 @@ from load_tests.client import post_score, read_metrics
 from load_tests.processes import run_server
 from load_tests.soak.faults import Faults
 from load_tests.soak.processes import REDIS, SETTINGS, Redis, ServiceProcess
-from load_tests.soak.report import Report, Sample
+from load_tests.soak.report import Plan, Report, Sample
 from load_tests.soak.traffic import CANARY, Callers, Tally
 from service.contract.checkpoint import load_checkpoint
 
@@ -35,37 +37,41 @@ SAMPLE_EVERY_S = 5.0
 class Soak:
     """One soak of a service and its Redis."""
 
-    def __init__(self, url: str, service: ServiceProcess, redis: Redis, seed: int) -> None:
+    def __init__(self, url: str, service: ServiceProcess, redis: Redis, plan: Plan, samples: Path) -> None:
+        """Each sample is also written to the file `samples` at once, for a soak that is interrupted."""
         self._url = url
         self._service = service
         self._redis = redis
-        self._seed = seed
+        self._plan = plan
         self._samples: list[Sample] = []
+        self._file = samples
 
-    async def run(self, seconds: float) -> Report:
+    async def run(self) -> Report:
         """Return the report before its checks."""
         # Connections are closed before `_idle` samples, so that it counts none of the callers'.
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2)
         timeout = aiohttp.ClientTimeout(total=90)
+        plan = self._plan
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as self._session:
             await self._fill_prefix_cache()
-            callers = Callers(self._url, self._session, self._seed)
-            await callers.run(min(20.0, seconds / 10))  # warms up imports, pools and caches
+            callers = Callers(self._url, self._session, plan.seed, plan.pace)
+            await callers.run(min(20.0, plan.seconds / 10))  # warms up imports, pools and caches
             warm = callers.tally
             before = await self._idle()
             callers.tally = Tally(scores=warm.scores, wrong=warm.wrong)
             counted_before = await self._counted()
-            faults = Faults(self._redis, self._service, self._seed)
-            await self._drive(callers, faults, seconds)
+            faults = Faults(self._redis, self._service, plan.seed)
+            await self._drive(callers, faults)
             after = await self._idle()
             counted = await self._counted() - counted_before
-        injected = dict(faults.injected)
-        return Report(seconds, self._seed, callers.tally, injected, self._samples, before, after, counted)
+        return Report(plan, callers.tally, dict(faults.injected), self._samples, before, after, counted)
 
-    async def _drive(self, callers: Callers, faults: Faults, seconds: float) -> None:
-        """Send traffic while faults are injected and samples are taken."""
-        beside = [asyncio.create_task(faults.run()), asyncio.create_task(self._sample())]
-        await callers.run(seconds)
+    async def _drive(self, callers: Callers, faults: Faults) -> None:
+        """Send traffic while samples are taken, and while faults are injected if they are planned."""
+        beside = [asyncio.create_task(self._sample())]
+        if self._plan.faults:
+            beside.append(asyncio.create_task(faults.run()))
+        await callers.run(self._plan.seconds)
         for task in beside:
             task.cancel()
         for ended in await asyncio.gather(*beside, return_exceptions=True):
@@ -74,7 +80,7 @@ class Soak:
 
     async def _fill_prefix_cache(self) -> None:
         """Use every page of the prefix cache once, since the engine core's memory grows until then."""
-        rng = random.Random(self._seed)
+        rng = random.Random(self._plan.seed)
         metrics = await self._metrics()
         [config] = (name for name in metrics if "cache_config_info" in name)
         size = re.search(r'kv_cache_size_tokens="(\d+)"', config)
@@ -100,9 +106,11 @@ class Soak:
 
     async def _sample(self) -> None:
         started = time.monotonic()
-        while True:
-            await asyncio.sleep(SAMPLE_EVERY_S)
-            self._samples.append(await self._take_sample(time.monotonic() - started))
+        with self._file.open("w", encoding="utf-8") as file:
+            while True:
+                await asyncio.sleep(SAMPLE_EVERY_S)
+                self._samples.append(await self._take_sample(time.monotonic() - started))
+                print(json.dumps(asdict(self._samples[-1])), file=file, flush=True)
 
     async def _take_sample(self, seconds: float) -> Sample:
         metrics = await self._metrics()
@@ -110,8 +118,8 @@ class Soak:
         return Sample(seconds, *memory, *files, metrics["notegrade_connections"], metrics["notegrade_tasks"])
 
 
-def soak(seconds: float, seed: int, checkpoint: Path, redis_server: str, out: Path) -> Report:
-    """Run a soak and check it; the service's log and soak.json are written to `out`."""
+def soak(plan: Plan, checkpoint: Path, redis_server: str, out: Path) -> Report:
+    """Run a soak and check it; service.log, samples.jsonl and soak.json are written to `out`."""
     out.mkdir(parents=True, exist_ok=True)
     log = out / "service.log"
     with Redis(redis_server) as redis:
@@ -119,7 +127,7 @@ def soak(seconds: float, seed: int, checkpoint: Path, redis_server: str, out: Pa
         peer = Notegrade(load_checkpoint(checkpoint), "default", cached=True, settings=settings)
         with run_server(peer.server(), log) as running:
             service = ServiceProcess(running.pid, redis.port)
-            report = asyncio.run(Soak(running.url, service, redis, seed).run(seconds))
+            report = asyncio.run(Soak(running.url, service, redis, plan, out / "samples.jsonl").run())
             report.exit_code = service.terminate()
     report.judge(log.read_text(encoding="utf-8", errors="replace"))
     (out / "soak.json").write_text(json.dumps(report.to_json(), indent=1), encoding="utf-8")
@@ -129,9 +137,18 @@ def soak(seconds: float, seed: int, checkpoint: Path, redis_server: str, out: Pa
 def main() -> None:
     """Read the command line and run."""
     parser = make_parser(
-        __doc__, seconds=600.0, seed=SEED, checkpoint=CHECKPOINT, redis_server=REDIS, out=Path("runs/soak")
+        __doc__,
+        seconds=600.0,
+        pace=1.0,
+        seed=SEED,
+        checkpoint=CHECKPOINT,
+        redis_server=REDIS,
+        out=Path("runs/soak"),
     )
-    report = soak(**vars(parser.parse_args()))
+    parser.add_argument("--without-faults", action="store_true")
+    options = parser.parse_args()
+    plan = Plan(options.seconds, options.seed, not options.without_faults, options.pace)
+    report = soak(plan, options.checkpoint, options.redis_server, options.out)
     print(report.to_text())
     sys.exit(bool(report.wrong))
 

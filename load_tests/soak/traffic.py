@@ -53,9 +53,11 @@ class Tally:
 class Callers:
     """Sends all kinds of requests to one service."""
 
-    def __init__(self, url: str, session: aiohttp.ClientSession, seed: int) -> None:
+    def __init__(self, url: str, session: aiohttp.ClientSession, seed: int, pace: float) -> None:
+        """`pace` times the pauses between requests is the rate of requests: at 0.25 the pauses are four times as long."""
         self._url = url
         self._session = session
+        self._pace = pace
         self._rng = random.Random(seed)
         self._queries = [f"{make_query(self._rng)} {CANARY}" for _ in range(8)]
         self._pool = list(itertools.islice(new_notes(self._rng, mean_tokens=20), 12))
@@ -86,7 +88,7 @@ class Callers:
         while not stopping.is_set():
             await call()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stopping.wait(), self._rng.expovariate(1 / pause_s))
+                await asyncio.wait_for(stopping.wait(), self._rng.expovariate(self._pace / pause_s))
 
     async def _send(
         self, kind: str, method: str, path: str, body: Any, wanted: int = 200, *others: int, **options: Any

@@ -2,8 +2,9 @@
 
 Training changes every linear weight in full. `extract_lora` approximates the difference at a low rank, and this module
 stores it in PEFT's format (alpha = rank, so the merged weight is W + B A), which peft and vLLM load as well.
-`adapter.json` beside it holds the prompt template, criteria, limits and calibration. We evaluate and export the merged
-model, never the full fine-tune, so every reported figure includes the cost of the approximation.
+`adapter.json` beside it holds the prompt template, criteria, limits and calibration, and `probes.jsonl` the probes of the
+merged model, made by the trainer. We evaluate and export the merged model, never the full fine-tune, so every reported
+figure includes the cost of the approximation.
 The merge is ours, because `make serve` assembles the default checkpoint with the serving lock, which has no peft;
 a test compares it with peft's.
 Source: arXiv 2106.09685 (LoRA).
@@ -22,6 +23,7 @@ from model_export.checkpoint.model_card import TrainingNotes
 from model_export.checkpoint.trained import Trained
 from model_export.models.base_model import LoadedBase, load_base, locate_base, save_base
 from service.contract.manifest import FileName, Name, Sha256, hash_file
+from service.contract.probes import PROBES_NAME
 from service.contract.validation import one_line
 from service.errors import NotegradeError
 
@@ -32,6 +34,8 @@ DESCRIPTION_NAME = "adapter.json"
 DEFAULT_ADAPTER = Path(__file__).parent / "adapters" / "default"
 LINEAR = "proj.weight"
 _PREFIX = "base_model.model."
+
+_HASHED = (CONFIG_NAME, WEIGHTS_NAME, PROBES_NAME)
 
 # Maps the name of a linear weight to its (B, A), of shapes (out, rank) and (rank, in).
 Factors = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
@@ -77,8 +81,8 @@ def write_factors(folder: Path, factors: Factors, rank: int, *, base: str) -> No
 
 
 def describe_adapter(folder: Path, description: AdapterDescription) -> None:
-    """Write `adapter.json` beside the files of `extract_lora`, with their hashes."""
-    files = {name: hash_file(folder / name) for name in (CONFIG_NAME, WEIGHTS_NAME)}
+    """Write `adapter.json` beside the files of `extract_lora` and `write_probes`, with their hashes."""
+    files = {name: hash_file(folder / name) for name in _HASHED}
     with_hashes = description.model_copy(update={"files": files})
     (folder / DESCRIPTION_NAME).write_text(with_hashes.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
@@ -88,11 +92,13 @@ def read_description(folder: Path) -> AdapterDescription:
     path = folder / DESCRIPTION_NAME
     try:
         description = AdapterDescription.model_validate_json(path.read_bytes())
-        found = {name: hash_file(folder / name) for name in (CONFIG_NAME, WEIGHTS_NAME)}
+        found = {name: hash_file(folder / name) for name in _HASHED}
     except ValidationError as error:
         raise AdapterError(f"{path} is not valid: {one_line(error, 'adapter')}") from error
     except OSError as error:
-        raise AdapterError(f"{folder} is an incomplete adapter: {error.filename} can't be read") from error
+        raise AdapterError(
+            f"{folder} is an incomplete adapter: {error.filename} can't be read (`notegrade-train run` writes all its files)"
+        ) from error
     for name, expected in found.items():
         if description.files.get(name) != expected:
             raise AdapterError(

@@ -15,6 +15,7 @@ from model_export.checkpoint.adapter import (
     read_description,
     read_factors,
 )
+from model_export.checkpoint.gates import render_probe
 from model_export.checkpoint.model_card import render_model_card
 from model_export.checkpoint.new_folder import new_folder
 from model_export.checkpoint.writer import CheckpointSpec, code_version, write_contract
@@ -29,8 +30,11 @@ from model_export.models.base_model import (
     save_base,
 )
 from model_export.models.quantize import quantize_folder
+from model_export.models.reference_scorer import ReferenceScorer
 from model_export.progress import OnProgress
+from service.contract.checkpoint import Checkpoint
 from service.contract.manifest import Base, Criteria, Lineage, Name, Template
+from service.contract.probes import PROBES_NAME, check_probes
 from service.errors import NotegradeError
 
 
@@ -60,7 +64,9 @@ def assemble(
     """Make the checkpoint folder `out` from a base model, zero-shot or with an adapter merged into it.
 
     The same plan gives the same fingerprint. An interrupted run leaves no partial checkpoint at `out`.
-    Raises NotegradeError with a one-line message.
+    An adapter's probes are copied: the machine that assembles often serves, too, and probes that it makes can't show that it
+    computes wrongly.
+    Raises NotegradeError with a one-line message; ProbeMismatchError when the assembled weights give other probabilities.
     """
     _check_plan(plan)
     location, adapter = locate_base(plan.base), None
@@ -79,7 +85,12 @@ def assemble(
         if plan.int8:
             quantize_folder(full, folder)
         spec = _make_spec(plan, loaded.base, adapter)
-        checkpoint = write_contract(folder, spec, on_progress)
+        # Rounding to int8 changes the probes, so the adapter's are those of its float32 weights only.
+        probes = plan.adapter / PROBES_NAME if plan.adapter and not plan.int8 else None
+        checkpoint = write_contract(folder, spec, on_progress, probes)
+        if probes:
+            on_progress("Compare probes", 0, 1)
+            _compare_probes(checkpoint)
         card = render_model_card(checkpoint.manifest, spec.training)
         (folder / "README.md").write_text(card, encoding="utf-8")
     return out
@@ -125,6 +136,14 @@ def _make_spec(plan: Plan, base: Base, adapter: AdapterDescription | None) -> Ch
         criteria=(plan.criteria or load_criteria(DEFAULT_CRITERIA),),
         lineage=Lineage(code_version=code_version()),
     )
+
+
+def _compare_probes(checkpoint: Checkpoint) -> None:
+    """Compare every eighth probe with transformers here: wrong weights change them all. The service compares all at its start."""
+    probes, manifest = checkpoint.probes[::8], checkpoint.manifest
+    reference = ReferenceScorer.load(checkpoint.folder, manifest.label_token_ids)
+    prompts = [render_probe(checkpoint, probe) for probe in probes]
+    check_probes(probes, list(reference.distributions(prompts)), manifest.probe_tolerance["float32"])
 
 
 def _default_name(base: Base) -> str:

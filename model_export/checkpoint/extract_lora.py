@@ -27,7 +27,7 @@ def extract_lora(
 ) -> float:
     """Write to `out` the rank-`rank` adapter that approximates the fine-tune `tuned` of `base`.
 
-    `describe_adapter` then completes the folder.
+    `write_probes` and `describe_adapter` then complete the folder.
 
     Args:
         base: as `locate_base` takes it. tuned: a transformers folder.

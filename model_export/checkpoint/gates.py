@@ -107,7 +107,7 @@ class GateData:
             )
         return cls(
             checkpoint,
-            tuple(_render_probe(checkpoint, probe) for probe in checkpoint.probes),
+            tuple(render_probe(checkpoint, probe) for probe in checkpoint.probes),
             tuple(map(tuple, render_for(checkpoint, dev))),
             tuple(pair.criteria for pair in dev),
             tuple(pair.label for pair in dev),
@@ -198,6 +198,7 @@ def _gate_drop(
         yield Gate(name, f"the drop of macro-F1 on dev {where}", before - after, limits.macro_f1_drop)
 
 
-def _render_probe(checkpoint: Checkpoint, probe: Probe) -> tuple[int, ...]:
+def render_probe(checkpoint: Checkpoint, probe: Probe) -> tuple[int, ...]:
+    """Return the probe's prompt."""
     query, note = probe.canonical()
     return checkpoint.renderer.render(query, [note], probe.criteria)[0].token_ids

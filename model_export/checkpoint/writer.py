@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib import resources
@@ -60,19 +61,22 @@ def code_version() -> str:
         return "unknown"
 
 
-def write_contract(folder: Path, spec: CheckpointSpec, on_progress: OnProgress) -> Checkpoint:
+def write_contract(
+    folder: Path, spec: CheckpointSpec, on_progress: OnProgress, probes: Path | None = None
+) -> Checkpoint:
     """Write manifest and probes beside the weights and tokenizer, and load the folder as the service does.
 
     The same spec and files give the same fingerprint. Raises NotegradeError with a one-line message.
+    `probes` is a file of probes that was made with these weights, to copy; without it they are computed here.
     """
     tokenizer = ContractTokenizer.load(folder)
     manifest = _make_manifest(spec, folder, tokenizer)
-    renderer = PromptRenderer(manifest, tokenizer)
-    _check_context(renderer, folder)
-    # Load the saved folder, which is what will be served; a model loaded from GGUF also runs four times slower.
-    scorer = ReferenceScorer.load(folder, manifest.label_token_ids)
-    _write_probes(folder, renderer, scorer, on_progress)
+    _check_context(PromptRenderer(manifest, tokenizer), folder)
     (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    if probes:
+        shutil.copyfile(probes, folder / PROBES_NAME)
+    else:
+        write_probes(folder, manifest, folder, on_progress)
     on_progress("Check the folder", 0, 1)
     return load_checkpoint(folder)
 
@@ -136,18 +140,23 @@ def read_probe_pairs() -> tuple[tuple[str, ProbeNote], ...]:
     return tuple((pair["query"], ProbeNote.model_validate(pair["note"])) for pair in pairs)
 
 
-def _write_probes(
-    folder: Path, renderer: PromptRenderer, scorer: ReferenceScorer, on_progress: OnProgress
-) -> None:
+def write_probes(weights: Path, form: PromptForm, out: Path, on_progress: OnProgress) -> None:
+    """Compute the packaged probes by transformers, in float32, and write them to the folder `out`.
+
+    `weights` is a folder as transformers writes it: what will be served. A model loaded from GGUF is four times as slow.
+    """
+    tokenizer = ContractTokenizer.load(weights)
+    labels = _make_labels(form.template, tokenizer)
+    scorer = ReferenceScorer.load(weights, [label.token_id for label in labels])
+    rendered = list(_render_probes(PromptRenderer(form, tokenizer)))
     lines = []
-    rendered = list(_render_probes(renderer))
     for done, (blank, prompt) in enumerate(rendered):
         on_progress("Compute probes", done, len(rendered))
         [found] = scorer.distributions([prompt.token_ids])
         distribution = tuple(round(p, 7) for p in found.probabilities)
         known = {"distribution": distribution, "label_mass": round(found.label_mass, 7)}
         lines.append(blank.model_copy(update=known).model_dump_json())
-    (folder / PROBES_NAME).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (out / PROBES_NAME).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def check_probes(form: PromptForm, tokenizer: ContractTokenizer) -> None:

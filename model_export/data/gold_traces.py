@@ -8,17 +8,16 @@ import math
 from collections.abc import Iterator, Sequence
 
 from model_export.data.pairs import GRADES, Finding, Pair
-from model_export.data.words import split_words
-from service.contract.trace import write_step
-
-_NO_CONTENT = (
-    "a an and are as at be by can do does for from has how i in is it its me my of on or that the this to was what when "
-    "where which who why will with you your"
+from service.contract.findings import (
+    MISSING,
+    TITLE_HAS,
+    WANTS,
+    content_words,
+    describe_length,
+    name_words,
+    words_of,
 )
-_STOP_WORDS = frozenset(_NO_CONTENT.split())
-_MOST_WORDS = 4
-_LONG_BODY = 30
-_SOME_BODY = 8
+from service.contract.trace import write_step
 
 
 def gold_steps(pair: Pair, steps: Sequence[str]) -> str:
@@ -39,38 +38,17 @@ def _findings(pair: Pair, steps: Sequence[str]) -> Iterator[Finding]:
 
 
 def _findings_from_words(pair: Pair) -> tuple[Finding, Finding, Finding, Finding]:
-    words = _content_words(pair.query)
-    title = [word for word in words if word in set(_words(pair.note.title))]
-    everywhere = set(_words(f"{pair.note.title} {pair.note.body}"))
+    words = content_words(pair.query)
+    title = [word for word in words if word in set(words_of(pair.note.title))]
+    everywhere = set(words_of(f"{pair.note.title} {pair.note.body}"))
     missing = [word for word in words if word not in everywhere]
     return (
-        Finding(_name_words("wants", words), GRADES[-1]),
-        Finding(_name_words("title has", title), _grade_by_share(title, words)),
-        Finding(_name_words("missing", missing), GRADES[-1] - _grade_by_share(missing, words)),
-        Finding(_describe_length(pair.note.body), pair.label),
+        Finding(name_words(WANTS, words), GRADES[-1]),
+        Finding(name_words(TITLE_HAS, title), _grade_by_share(title, words)),
+        Finding(name_words(MISSING, missing), GRADES[-1] - _grade_by_share(missing, words)),
+        Finding(describe_length(pair.note.body), pair.label),
     )
 
 
 def _grade_by_share(some: Sequence[str], all_: Sequence[str]) -> int:
     return math.ceil(GRADES[-1] * len(some) / max(len(all_), 1))
-
-
-def _words(text: str) -> list[str]:
-    # Overlapping bigrams would repeat each character in the trace.
-    return list(split_words(text.casefold(), cjk_characters=1))
-
-
-def _content_words(query: str) -> list[str]:
-    words = list(dict.fromkeys(_words(query)))
-    return [word for word in words if word not in _STOP_WORDS] or words
-
-
-def _name_words(lead: str, words: Sequence[str]) -> str:
-    return f"{lead} {' '.join(words[:_MOST_WORDS]) or 'nothing'}"
-
-
-def _describe_length(body: str) -> str:
-    count = len(body.split())
-    if count >= _LONG_BODY:
-        return "much to read"
-    return "little to read" if count >= _SOME_BODY else "nothing to read"

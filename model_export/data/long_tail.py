@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from model_export.data.pairs import DataError, Pair, listed, read_lines
-from model_export.data.words import split_words
+from service.contract.words import split_words
 
 
 def long_tail_ids(train: Sequence[Pair], dev: Sequence[Pair]) -> frozenset[str]:

@@ -19,9 +19,9 @@ from sklearn.preprocessing import StandardScaler
 
 from model_export.data.pairs import Pair
 from model_export.data.sampling import sample_each
-from model_export.data.words import split_words
 from model_export.evaluation.encoder import Encoder
 from model_export.evaluation.evaluate import EvaluationError, Predictions
+from service.contract.words import split_words
 
 _PRIOR = DummyClassifier(strategy="prior")
 _BY_SCORE = make_pipeline(StandardScaler(), LogisticRegression())

@@ -82,10 +82,7 @@ class Compared:
         """Return everything as JSON data; pairs are named by id, without their text."""
         sides = {"first": self.first, "second": self.second}
         return {
-            **{
-                key: {"name": side.manifest.name, "fingerprint": side.manifest.fingerprint}
-                for key, side in sides.items()
-            },
+            **{key: {"name": side.manifest.name, **side.manifest.versions} for key, side in sides.items()},
             "comparison": self.comparison.to_json(),
             "cost": {
                 "prompt_tokens_per_pair": {key: side.prompt_tokens / len(self.pairs) for key, side in sides.items()},
@@ -106,8 +103,10 @@ class Compared:
         tokens, ms, ratio = cost["prompt_tokens_per_pair"], cost["ms_per_pair"], cost["time_ratio"]
         by_change = sorted(found["pairs"], key=lambda each: -abs(each["scores"][1] - each["scores"][0]))
         lines = [
-            f"first   {self.first.manifest.name} {self.first.manifest.fingerprint}",
-            f"second  {self.second.manifest.name} {self.second.manifest.fingerprint}",
+            *(
+                f"{key:<8}{found[key]['name']} {found[key]['fingerprint']}, grading version {found[key]['grading_version']}"
+                for key in ("first", "second")
+            ),
             "",
             describe_comparison(found["comparison"]),
             "",

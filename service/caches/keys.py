@@ -36,11 +36,12 @@ def note_key(title: str, body: str) -> bytes:
 def scoring_fingerprint(checkpoint_fingerprint: str, criteria: str, numbers: Mapping[str, str]) -> str:
     """Return 32 hex digits that change whenever a pair's raw distribution may change.
 
-    The fingerprint leaves out calibration, which is applied after the cache: a new calibration reuses the entries.
+    It leaves out calibration and decisions (`Manifest.grading_version`): the cache stores readings from before both, so
+    checkpoints that differ in nothing else share their entries.
 
     Args:
         criteria: the name of the checkpoint's criteria that the prompt contains.
-        numbers: the engine's settings that change a probability (`EngineProfile.numbers`).
+        numbers: what changes a probability in the engine, its version and device included (`EngineProfile.numbers`).
     """
     settings = [part for item in sorted(numbers.items()) for part in item]
     return _hash(b"scoring", 16, str(SCORING_VERSION), checkpoint_fingerprint, criteria, *settings).hex()

@@ -10,9 +10,9 @@ from service.contract.comparison import describe_comparison, describe_interval
 def describe_shadow(report: Mapping[str, Any]) -> str:
     """Describe the report for a person."""
     counts, served, shadow = report["mirrored"], report["served"], report["shadow"]
-    lines = [f"served  {served['name']} {served['fingerprint']}"]
+    lines = [f"served  {_identify(served)}"]
     if shadow is not None:
-        lines.append(f"shadow  {shadow['name']} {shadow['fingerprint']}, since {utc(report['since'])}")
+        lines.append(f"shadow  {_identify(shadow)}, since {utc(report['since'])}")
     lines.append(
         f"{report['rate']:.1%} of requests are mirrored: {counts['compared']:,} compared, {counts['failed']:,} failed,"
         f" {counts['dropped']:,} dropped"
@@ -25,3 +25,9 @@ def describe_shadow(report: Mapping[str, Any]) -> str:
         f"engine ms a pair  {name} {describe_interval(cost[name], '.1f')}" for name in ("served", "shadow")
     ]
     return "\n".join(lines)
+
+
+def _identify(checkpoint: Mapping[str, Any]) -> str:
+    version = checkpoint.get("grading_version")  # an older release states none
+    shown = f"{checkpoint['name']} {checkpoint['fingerprint']}"
+    return f"{shown}, grading version {version}" if version else shown

@@ -217,6 +217,21 @@ class Manifest(_Strict):
         return next((each.utilities for each in self.decisions if each.criteria == criteria), None)
 
     @property
+    def grading_version(self) -> str:
+        """Return `sha256:<hex>` of what turns raw label probabilities into a score and a grade: calibration and decisions.
+
+        The fingerprint does not cover them. Their names, data and measured figures do not count.
+        """
+        calibration = self.calibration.model_dump(include={"method", "temperature", "temperatures"})
+        decisions = {decision.criteria: decision.utilities for decision in self.decisions}
+        return _hash_json({"calibration": calibration, "decisions": decisions})
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Return what tells two checkpoints apart, in answers, metrics, logs and traces: `fingerprint` and `grading_version`."""
+        return {"fingerprint": self.fingerprint, "grading_version": self.grading_version}
+
+    @property
     def label_token_ids(self) -> tuple[int, ...]:
         """Token ids of the labels, lowest grade first."""
         return tuple(label.token_id for label in self.labels)
@@ -225,10 +240,15 @@ class Manifest(_Strict):
 def compute_fingerprint(manifest: dict[str, Any]) -> str:
     """Hash everything that changes a raw label probability or a gain, but not calibration, decisions, names or dates.
 
+    Calibration and decisions have their own hash, `Manifest.grading_version`.
     It takes the manifest as JSON-like data, so that a writer can compute it before the manifest is complete.
     """
     counted = ("format_version", "labels", "template", "criteria", "limits", "quantization", "files")
-    canonical = json.dumps({key: manifest.get(key) for key in counted}, sort_keys=True, ensure_ascii=False)
+    return _hash_json({key: manifest.get(key) for key in counted})
+
+
+def _hash_json(data: dict[str, Any]) -> str:
+    canonical = json.dumps(data, sort_keys=True, ensure_ascii=False)
     return f"sha256:{hashlib.sha256(canonical.encode()).hexdigest()}"
 
 

@@ -83,13 +83,39 @@ class PromptRenderer:
         Blocks while it tokenizes, about 0.1 ms a note: call it in a thread, not on the event loop.
         Raises InvalidRequestError when the query has more tokens than its limit.
         """
-        texts = [self._with_lead("query", query)]
-        for note in notes:
-            texts += [self._with_lead("title", note.title), self._with_lead("body", note.body)]
+        texts = [self._with_lead("query", query), *self._texts_of(notes)]
         encoded = self._tokenizer.encode_user_texts(texts)
         query_ids = self._checked_query(encoded[0])
         pairs = zip(encoded[1::2], encoded[2::2], strict=True)
         return [self._render_one(criteria, query_ids, title, body) for title, body in pairs]
+
+    def cut(self, notes: Sequence[Note], max_tokens: int) -> list[Note]:
+        """Return the notes, each cut to at most `max_tokens` tokens of title and body together. The texts must be canonical.
+
+        Blocks while it tokenizes, as `render` does.
+        """
+        while True:
+            encoded = self._tokenizer.encode_user_texts(self._texts_of(notes))
+            triples = zip(notes, encoded[::2], encoded[1::2], strict=True)
+            cut = [self._cut_one(note, title, body, max_tokens) for note, title, body in triples]
+            if cut == list(notes):
+                return cut
+            notes = cut  # encoded alone, the start of a text may have more tokens than as a part of it
+
+    def _cut_one(self, note: Note, title: EncodedText, body: EncodedText, max_tokens: int) -> Note:
+        left = max_tokens - len(title.head(max_tokens))
+        return Note(
+            self._head("title", note.title, title, max_tokens), self._head("body", note.body, body, left)
+        )
+
+    def _head(self, slot: Slot, text: str, encoded: EncodedText, max_tokens: int) -> str:
+        if len(encoded.token_ids) <= max_tokens:
+            return text
+        return text[: max(encoded.head_chars(max_tokens) - len(self._leads[slot]), 0)]
+
+    def _texts_of(self, notes: Sequence[Note]) -> list[str]:
+        both = ((self._with_lead("title", note.title), self._with_lead("body", note.body)) for note in notes)
+        return [text for texts in both for text in texts]
 
     def _with_lead(self, slot: Slot, text: str) -> str:
         return self._leads[slot] + text if text else ""

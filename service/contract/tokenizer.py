@@ -29,6 +29,11 @@ class EncodedText:
             end -= 1
         return self.token_ids[:end]
 
+    def head_chars(self, max_tokens: int) -> int:
+        """Return where the last of the first tokens ends in the text, in characters."""
+        end = len(self.head(max_tokens))
+        return self.offsets[end - 1][1] if end else 0
+
 
 class ContractTokenizer:
     """Encodes template text with its special tokens, and user text without any."""

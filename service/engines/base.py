@@ -32,8 +32,8 @@ class EngineModel:
 class EngineProfile:
     """The settings that an engine chose for its hardware.
 
-    `numbers` are the settings that change a probability, and they are part of the cache key; `speed` are the others.
-    `/version` shows both.
+    `numbers` are what changes a probability: settings, the engine's version and its device. They are part of the cache key,
+    so that replicas which differ in one never share readings. `speed` are the other settings. `/version` shows both.
     """
 
     dtype: str

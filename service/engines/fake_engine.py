@@ -10,6 +10,9 @@ from service.engines.base import EngineAnswer, EngineModel, EngineProfile, Trace
 from service.engines.calls import EngineCalls
 from service.errors import EngineLostError, EngineRequestError
 
+# Prompts that are remembered for tests: a service may run on this engine for long.
+RECORDED = 1000
+
 
 class FakeEngine:
     """Computes logprobs from a hash of the prompt, and writes `trace` after every prompt.
@@ -30,10 +33,11 @@ class FakeEngine:
         self.priorities: list[int] = []
         self.trace: tuple[int, ...] = ()
         self.continued: list[tuple[int, ...]] = []
+        self.numbers = {"engine": "fake", "version": "1", "device": "none", "dtype": "float32"}
 
     @property
     def profile(self) -> EngineProfile:
-        return EngineProfile(dtype="float32", numbers={"engine": "fake", "dtype": "float32"})
+        return EngineProfile(dtype="float32", numbers=self.numbers)
 
     async def start(self) -> None:
         self._is_running = True
@@ -47,6 +51,7 @@ class FakeEngine:
         self, prompt: tuple[int, ...], max_tokens: int, priority: int
     ) -> AsyncGenerator[TraceChunk]:
         self.continued.append(prompt)
+        del self.continued[:-RECORDED]
         with self._count(priority):
             for position, token_id in enumerate(self.trace[:max_tokens]):
                 await self._respond_to(prompt)
@@ -87,6 +92,7 @@ class FakeEngine:
     @contextmanager
     def _count(self, priority: int) -> Iterator[None]:
         self.priorities.append(priority)
+        del self.priorities[:-RECORDED]
         self.in_flight += 1
         try:
             yield

@@ -19,7 +19,7 @@ from service.experiments.measures import (
     judge_all,
     requests,
 )
-from service.experiments.prometheus import Period, Prometheus
+from service.experiments.prometheus import Period, Prometheus, Version
 
 # Few long windows, so that a disturbance of some minutes stays within one. 10 to 30 windows cost little precision (B. Schmeiser,
 # "Batch size effects in the analysis of simulation output", Operations Research 30, 1982).
@@ -40,8 +40,13 @@ class Arm:
     """One checkpoint: its number of scoring requests, and estimated latency quantiles in seconds."""
 
     fingerprint: str
+    grading_version: str
     requests: float
     answer_seconds: dict[str, float | None]
+
+    @property
+    def version(self) -> Version:
+        return Version(self.fingerprint, self.grading_version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +94,9 @@ class Report:
     def _title(self) -> list[str]:
         of_all = self.treatment.requests / (self.control.requests + self.treatment.requests)
         return [
-            f"control   {self.control.fingerprint}: {self.control.requests:,.0f} scoring requests",
-            f"treatment {self.treatment.fingerprint}: {self.treatment.requests:,.0f}, {of_all:.1%} of all",
+            f"control   {self.control.version}",
+            f"treatment {self.treatment.version}",
+            f"{self.control.requests:,.0f} and {self.treatment.requests:,.0f} scoring requests, {of_all:.1%} on the treatment",
             f"{_utc(self.period.since)} to {_utc(self.period.until)}, {self.period.windows} windows of {self.period.window_s:g} s",
         ]
 
@@ -106,14 +112,15 @@ class Report:
 def judge_experiment(prometheus: Prometheus, control: str, treatment: str, period: Period) -> Report:
     """Compare two checkpoints, each given by the start of its fingerprint, with or without `sha256:`.
 
+    Where both have the same fingerprint, the start of the grading version follows it after a slash: `3f72/daab`.
     Raises CommandError when Prometheus does not answer, when a start matches no checkpoint or several, when both match the same one, or
     when one has no scoring requests in that time.
     """
-    known = prometheus.fingerprints(period)
+    known = prometheus.versions(period)
     ours, theirs = _resolve("control", control, known), _resolve("treatment", treatment, known)
     if ours == theirs:
         raise CommandError(
-            f"control and treatment are the same checkpoint, {ours}: a different name, date or calibration does not change a fingerprint"
+            f"control and treatment are the same checkpoint, {ours}: a different name or date changes neither a fingerprint nor a grading version"
         )
     read = prometheus.read(period)
     return Report(
@@ -161,24 +168,33 @@ def _parse_seconds(text: str) -> float | None:
     return float(found[1]) * _UNITS[found[2]] if found else None
 
 
-def _resolve(arm: str, start: str, known: Collection[str]) -> str:
-    start = start.removeprefix("sha256:")
-    found = sorted(each for each in known if each.removeprefix("sha256:").startswith(start))
+def _resolve(arm: str, start: str, known: Collection[Version]) -> Version:
+    fingerprint, _, grading_version = start.partition("/")
+    found = sorted(
+        each
+        for each in known
+        if _starts(each.fingerprint, fingerprint) and _starts(each.grading_version, grading_version)
+    )
     if len(found) == 1:
         return found[0]
-    served = ", ".join(found or sorted(known)) or "none"
+    served = ", ".join(map(str, found or sorted(known))) or "none"
     matches = "several checkpoints" if found else "no checkpoint that Prometheus saw in that time"
-    raise CommandError(f"the {arm} {start} matches {matches}: {served}")
+    hint = "; checkpoints of one fingerprint are told apart by what follows the slash" if found else ""
+    raise CommandError(f"the {arm} {start} matches {matches}: {served}{hint}")
 
 
-def _arm(name: str, fingerprint: str, windows: Windows, period: Period) -> Arm:
+def _starts(version: str, start: str) -> bool:
+    return version.removeprefix("sha256:").startswith(start.removeprefix("sha256:"))
+
+
+def _arm(name: str, version: Version, windows: Windows, period: Period) -> Arm:
     count = sum(map(requests, windows.values()))
     if not count:
         raise CommandError(
-            f"the {name} {fingerprint} has no scoring requests in {period.windows} windows of {period.window_s:g} s "
+            f"the {name} {version} has no scoring requests in {period.windows} windows of {period.window_s:g} s "
             "(a window shorter than two scrape intervals contains none)"
         )
-    return Arm(fingerprint, count, answer_quantiles(windows.values()))
+    return Arm(*version, count, answer_quantiles(windows.values()))
 
 
 def _row(judgement: Judgement) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ import math
 import re
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 
@@ -13,7 +13,7 @@ from service.experiments.measures import Windows
 
 TIMEOUT_S = 30
 # The same routes as in deploy/prometheus/rules/slo.yaml.
-SCORES = 'route=~"/score|(/v[12])?/rerank"'
+SCORES = 'route=~"(/v1)?/score|(/v[12])?/rerank"'
 # Each kind of count: the metric, a selector of its series, and the label that distinguishes them.
 COUNTED = {
     "requests": ("notegrade_request_seconds_count", SCORES, "status"),
@@ -23,6 +23,8 @@ COUNTED = {
     "sources": ("notegrade_pair_source_total", "", "source"),
     "grades": ("notegrade_grade_total", "", "grade"),
 }
+# The labels that identify a checkpoint, as `Version`.
+VERSION = "fingerprint, grading_version"
 # The labels that identify a replica. Outside of a cluster `namespace` is empty for all.
 REPLICA = "job, namespace, instance"
 
@@ -45,6 +47,16 @@ class Period:
         return f"{self.window_s * 1000:.0f}ms"
 
 
+class Version(NamedTuple):
+    """What tells two checkpoints apart. The grading version is empty for a service that is too old to state it."""
+
+    fingerprint: str
+    grading_version: str
+
+    def __str__(self) -> str:
+        return f"{self.fingerprint}/{self.grading_version.removeprefix('sha256:')[:12]}".rstrip("/")
+
+
 @dataclass(frozen=True, slots=True)
 class Prometheus:
     """A client of Prometheus's HTTP API. The URL may have a path, a user and a password. Every failure is a CommandError.
@@ -56,20 +68,18 @@ class Prometheus:
     where: str = ""
     transport: httpx.BaseTransport | None = None
 
-    def fingerprints(self, period: Period) -> set[str]:
-        """Return the fingerprints of the checkpoints that were served in that time."""
+    def versions(self, period: Period) -> set[Version]:
+        """Return the checkpoints that were served in that time."""
         span = f"{(period.until - period.since) * 1000:.0f}ms"
-        query = f"group by (fingerprint) (last_over_time({self._series('notegrade_build_info')}[{span}]))"
-        return {
-            each["metric"]["fingerprint"] for each in self._ask("query", query=query, time=str(period.until))
-        }
+        query = f"group by ({VERSION}) (last_over_time({self._series('notegrade_build_info')}[{span}]))"
+        return {_version(each) for each in self._ask("query", query=query, time=str(period.until))}
 
-    def read(self, period: Period) -> dict[str, Windows]:
-        """Return the counts of all replicas of each fingerprint, by window."""
-        read: dict[str, dict[int, dict[str, dict[str, float]]]] = defaultdict(dict)
+    def read(self, period: Period) -> dict[Version, Windows]:
+        """Return the counts of all replicas of each checkpoint, by window."""
+        read: dict[Version, dict[int, dict[str, dict[str, float]]]] = defaultdict(dict)
         for kind in COUNTED:
             for series in self._read_kind(kind, period):
-                arm, (_, _, label) = read[series["metric"]["fingerprint"]], COUNTED[kind]
+                arm, (_, _, label) = read[_version(series)], COUNTED[kind]
                 for at, value in series["values"]:
                     position = period.windows - round((period.until - at) / period.window_s)
                     counts = arm.setdefault(position, {each: {} for each in COUNTED})
@@ -82,9 +92,7 @@ class Prometheus:
             self._series(metric, selected), self._series("notegrade_build_info"), period.window
         )
         arms = arms_in(self._series("notegrade_build_info"), period.window)
-        query = (
-            f"sum by (fingerprint, {label}) (({increase}) * on ({REPLICA}) group_left (fingerprint) ({arms}))"
-        )
+        query = f"sum by ({VERSION}, {label}) (({increase}) * on ({REPLICA}) group_left ({VERSION}) ({arms}))"
         first_end = period.until - (period.windows - 1) * period.window_s
         times = {"start": str(first_end), "end": str(period.until), "step": str(period.window_s)}
         return self._ask("query_range", query=query, **times)
@@ -118,6 +126,11 @@ class Prometheus:
         return re.sub(r"//[^/@]*@", "//", self.url)
 
 
+def _version(series: dict[str, Any]) -> Version:
+    labels = series["metric"]
+    return Version(labels["fingerprint"], labels.get("grading_version", ""))
+
+
 def increase_in(series: str, build_info: str, window: str) -> str:
     """Build the PromQL for how much counters increased in the window, also when their replicas restarted.
 
@@ -131,6 +144,6 @@ def increase_in(series: str, build_info: str, window: str) -> str:
 
 
 def arms_in(build_info: str, window: str) -> str:
-    """Build the PromQL that is 1 for each replica, with its fingerprint, unless it had two of them in the window."""
-    served = f"group by ({REPLICA}, fingerprint) (last_over_time({build_info}[{window}]))"
+    """Build the PromQL that is 1 for each replica, with its checkpoint, unless it had two of them in the window."""
+    served = f"group by ({REPLICA}, {VERSION}) (last_over_time({build_info}[{window}]))"
     return f"{served} unless on ({REPLICA}) (count by ({REPLICA}) ({served}) > 1)"

@@ -14,7 +14,7 @@ from service.engines.base import Engine
 from service.errors import EngineError, ExplanationDroppedError, InvalidRequestError
 from service.explaining.limits import ExplanationLimits
 from service.explaining.token_budget import TokenBudget
-from service.explaining.traces import ExplanationResult, read_trace
+from service.explaining.traces import ExplanationResult, GradedPair, read_trace
 from service.observability.background import cancel_and_wait, run_forever
 from service.observability.metrics import Metrics
 from service.observability.request_context import current_request
@@ -31,17 +31,6 @@ _ADVICE: dict[DropReason, str] = {
     "scoring_busy": "scoring is over its limits and goes first: try again later",
     "stopping": "the service is stopping: ask another replica",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class GradedPair:
-    """A pair and the grade that was served for it."""
-
-    query: str
-    title: str | None
-    body: str
-    criteria: str
-    grade: int
 
 
 @dataclass(slots=True, eq=False)
@@ -199,9 +188,8 @@ class Explainer:
             return _dropped("waited_too_long")
         except (EngineError, InvalidRequestError) as error:
             return ExplanationResult("failed", reason=error.type.rpartition(":")[2])
-        pair = job.pair
         top_grade = len(self._checkpoint.manifest.labels) - 1
-        return read_trace(job.text, self._steps[pair.criteria], top_grade, pair.grade)
+        return read_trace(job.text, self._steps[job.pair.criteria], top_grade, job.pair)
 
     async def _stream_from_engine(self, job: Job) -> DropReason | None:
         """Fill `job.text`; stop early with the reason when the trace must give way."""

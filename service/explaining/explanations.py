@@ -16,11 +16,11 @@ from service.errors import (
     ExplanationStoreError,
 )
 from service.explaining.base import TraceStore
-from service.explaining.explainer import Explainer, GradedPair, Job
+from service.explaining.explainer import Explainer, Job
 from service.explaining.guard import Guard
 from service.explaining.mode import Flip, check_flip
 from service.explaining.switch import ModeNow, Switch
-from service.explaining.traces import ExplanationResult
+from service.explaining.traces import ExplanationResult, GradedPair
 
 logger = logging.getLogger(__name__)
 

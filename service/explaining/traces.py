@@ -6,11 +6,25 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from service.contract.findings import is_true
+from service.contract.prompt import Note
+from service.contract.text import canonicalize
 from service.contract.trace import STEPS_CUE, parse_steps
 
 ExplanationOutcome = Literal["made", "off", "deferred", "dropped", "failed"]
 # The text between the grade and the steps, as in the student's training data.
 _BEFORE_STEPS = "\n" + STEPS_CUE
+
+
+@dataclass(frozen=True, slots=True)
+class GradedPair:
+    """A pair and the grade that was served for it."""
+
+    query: str
+    title: str | None
+    body: str
+    criteria: str
+    grade: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +34,12 @@ class TraceStep:
     criterion: str
     finding: str
     grade: int
+    is_true: Annotated[
+        bool | None,
+        Field(
+            description="Whether the words that the finding names are where it says; null if its form can't be checked"
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +61,9 @@ class ExplanationResult:
 
 
 def read_trace(
-    generated: str, criteria_steps: Sequence[str], top_grade: int, served_grade: int
+    generated: str, criteria_steps: Sequence[str], top_grade: int, pair: GradedPair
 ) -> ExplanationResult:
-    """Parse what the model generated after the served grade, and compare its last grade with that one.
+    """Parse what the model generated after the served grade, and compare it with that grade and with the pair's texts.
 
     The text is parsed if it is exactly the steps of the criteria, in order.
     """
@@ -54,6 +74,10 @@ def read_trace(
     found, end = parse_steps(generated, top_grade, len(_BEFORE_STEPS))
     if end != len(generated) or [step.criterion for step in found] != list(criteria_steps):
         return unparsed
-    steps = tuple(TraceStep(step.criterion, step.finding, step.grade) for step in found)
-    agrees = steps[-1].grade == served_grade
+    query, note = canonicalize(pair.query), Note(canonicalize(pair.title), canonicalize(pair.body))
+    steps = tuple(
+        TraceStep(step.criterion, step.finding, step.grade, is_true(step.finding, query, note))
+        for step in found
+    )
+    agrees = steps[-1].grade == pair.grade
     return ExplanationResult("made", text=text, parsed=True, agrees=agrees, steps=steps)

@@ -1,7 +1,9 @@
 """Read and answer requests: the code that several routes share."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -11,28 +13,33 @@ from starlette.responses import Response
 
 from service.contract.checkpoint import Checkpoint
 from service.contract.comparison import Graded
+from service.contract.prompt import Note
+from service.contract.text import canonicalize
 from service.contract.validation import bad_fields
 from service.engines.base import Engine
-from service.errors import InvalidRequestError
-from service.explaining.explainer import GradedPair
+from service.errors import DeadlineExceededError, InvalidRequestError
 from service.explaining.explanations import Explanations, Requester
 from service.explaining.mode import ModeName
-from service.explaining.traces import ExplanationResult
+from service.explaining.traces import ExplanationResult, GradedPair
 from service.http.auth import Keyring
 from service.http.rate_limit import PairsLimiter
 from service.http.receive import read_body
 from service.http.schemas import BodyChecks, RequestLimits
+from service.observability.background import cancel_and_wait
 from service.observability.live import LiveFigures
 from service.observability.metrics import Metrics
 from service.observability.request_context import current_request
 from service.scoring.deadline import Deadline
 from service.scoring.readiness import Readiness
 from service.scoring.scorer import Scorer
-from service.scoring.types import PairResult, ScoringAnswer, ScoringRequest
+from service.scoring.types import PairResult, ScoringAnswer, ScoringNote, ScoringRequest
 from service.shadowing.base import SHADOW_HEADER, Mirrored, MirroredNote
 from service.shadowing.shadow import Shadow
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
+
+# Each part of a request reads the cache. 256 reads at once miss the timeout of Redis, and its breaker opens.
+PARTS_AT_ONCE = 4
 
 PROBLEMS: dict[int, str] = {
     401: "A valid key is needed",
@@ -99,18 +106,90 @@ class Api:
         except ValidationError as error:
             raise InvalidRequestError.listing(bad_fields(error, "body")) from None
 
-    async def answer(self, request: Request, scoring: ScoringRequest, *, explain: bool) -> Answer:
-        """Score one request, and explain its pairs as the mode allows.
+    async def answer(
+        self,
+        request: Request,
+        scoring: ScoringRequest,
+        *,
+        explain: bool | None = False,
+        max_note_tokens: int | None = None,
+    ) -> Answer:
+        """Score one request, its notes cut to `max_note_tokens`, and explain its pairs as the mode allows.
 
+        `explain`: whether the caller asked for explanations; with None none are made, not even those that the mode samples.
         Raises RateLimitedError, and what Scorer.score raises.
         """
+        self._describe(scoring)
+        if self.pairs_limiter:
+            await self.pairs_limiter.count(scoring.caller, len(scoring.notes))
         deadline = Deadline.after_ms(scoring.deadline_ms)
-        scores = await self.score(request, scoring, deadline)
+        if max_note_tokens:
+            scoring = await self._cut(scoring, max_note_tokens, deadline)
+        return await self._answer(request, scoring, deadline, explain)
+
+    async def answer_all(
+        self, request: Request, scorings: Sequence[ScoringRequest], max_note_tokens: int | None
+    ) -> list[ScoringAnswer]:
+        """Score the parts of one request under one deadline. The first that raises cancels the others."""
+        self._describe(*scorings)
+        if self.pairs_limiter:
+            await self.pairs_limiter.count(scorings[0].caller, sum(len(each.notes) for each in scorings))
+        deadline = Deadline.after_ms(scorings[0].deadline_ms)
+        turns = asyncio.Semaphore(PARTS_AT_ONCE)
+
+        async def answer_part(scoring: ScoringRequest) -> ScoringAnswer:
+            async with turns:
+                if max_note_tokens:
+                    scoring = await self._cut(scoring, max_note_tokens, deadline)
+                return (await self._answer(request, scoring, deadline, explain=False)).scores
+
+        parts = [asyncio.create_task(answer_part(scoring)) for scoring in scorings]
+        try:
+            return await asyncio.gather(*parts)
+        finally:
+            await cancel_and_wait(*parts)
+
+    def _describe(self, *scorings: ScoringRequest) -> None:
+        """Describe the request in its log event."""
+        first, context = scorings[0], current_request.get()
+        context.request_id = first.request_id
+        notes = [note for scoring in scorings for note in scoring.notes]
+        context.event.update(notes=len(notes), deadline_ms=first.deadline_ms, priority=first.priority)
+        if self.log_texts:
+            queries = [scoring.query for scoring in scorings]
+            context.event.update(
+                query=queries if len(queries) > 1 else first.query,
+                texts=[(note.title, note.body) for note in notes],
+            )
+
+    async def _cut(self, scoring: ScoringRequest, max_tokens: int, deadline: Deadline) -> ScoringRequest:
+        """Cut the notes before anything else reads them: caches, shadow and explanations see the text that is graded."""
+        checkpoint = self.backend.checkpoint
+        if max_tokens >= checkpoint.manifest.limits.max_note_tokens:
+            return scoring
+        notes = [Note(canonicalize(note.title), canonicalize(note.body)) for note in scoring.notes]
+        try:
+            async with asyncio.timeout(deadline.remaining_s()):
+                cut = await asyncio.to_thread(checkpoint.renderer.cut, notes, max_tokens)
+        except TimeoutError:
+            raise DeadlineExceededError(
+                f"the notes were not cut within {scoring.deadline_ms} ms: allow more time or send fewer notes"
+            ) from None
+        pairs = zip(scoring.notes, cut, strict=True)
+        return replace(
+            scoring, notes=tuple(ScoringNote(note.id, short.title, short.body) for note, short in pairs)
+        )
+
+    async def _answer(
+        self, request: Request, scoring: ScoringRequest, deadline: Deadline, explain: bool | None
+    ) -> Answer:
+        scores = await self.backend.scorer.score(scoring, deadline)
+        self._report(request, scoring, scores)
         explanations = self.backend.explanations
         # Read once, so that the answer states the mode that its explanations were made under.
         now = explanations.switch.now
         # Services that share a Redis share the mode, so both would explain a mirrored request.
-        if not explain and (now.name == "off" or is_mirrored(request)):
+        if explain is None or (not explain and (now.name == "off" or is_mirrored(request))):
             return Answer(scores, now.name, {})
         results = await explanations.explain(
             Requester(scoring.request_id, scoring.caller),
@@ -121,27 +200,16 @@ class Api:
         )
         return Answer(scores, now.name, results)
 
-    async def score(self, request: Request, scoring: ScoringRequest, deadline: Deadline) -> ScoringAnswer:
-        """Score one request. Raises RateLimitedError, and what Scorer.score raises."""
-        context = current_request.get()
-        context.request_id = scoring.request_id
-        context.event.update(
-            notes=len(scoring.notes), deadline_ms=scoring.deadline_ms, priority=scoring.priority
-        )
-        if self.log_texts:
-            context.event.update(
-                query=scoring.query, texts=[(note.title, note.body) for note in scoring.notes]
-            )
-        if self.pairs_limiter:
-            await self.pairs_limiter.count(scoring.caller, len(scoring.notes))
-        answer = await self.backend.scorer.score(scoring, deadline)
-        context.event.update(
-            outcomes=dict(answer.outcomes), sources=dict(answer.sources), criteria=answer.criteria
-        )
+    def _report(self, request: Request, scoring: ScoringRequest, answer: ScoringAnswer) -> None:
+        """Add the scores to the request's log event, and offer them to the shadow."""
+        event = current_request.get().event
+        for name, counts in (("outcomes", answer.outcomes), ("sources", answer.sources)):
+            # A request in several parts adds them up.
+            event[name] = dict(Counter(event.get(name, {})) + Counter(counts))
+        event["criteria"] = answer.criteria
         shadow = self.backend.shadow
         if shadow and not is_mirrored(request) and shadow.samples():
             shadow.offer(_mirrored(scoring, answer))
-        return answer
 
 
 def is_mirrored(request: Request) -> bool:
@@ -193,6 +261,10 @@ def documents(
     return {"responses": responses, "openapi_extra": {"requestBody": request_body}}
 
 
-def to_json(body: BaseModel, headers: dict[str, str] | None = None) -> Response:
+def to_json(
+    body: BaseModel, headers: dict[str, str] | None = None, *, exclude_none: bool = False
+) -> Response:
     """Write a body that was made here, so it is not validated again."""
-    return Response(body.model_dump_json(), media_type="application/json", headers=headers)
+    return Response(
+        body.model_dump_json(exclude_none=exclude_none), media_type="application/json", headers=headers
+    )

@@ -25,7 +25,6 @@ from service.http.schemas import Body, Criteria, RequestLimits, Title, Wire
 from service.http.schemas import Query as QueryText
 from service.observability.live import WINDOW_S, Figures
 from service.observability.request_context import current_request
-from service.scoring.deadline import Deadline
 from service.scoring.types import ScoringAnswer, ScoringNote, ScoringRequest
 
 HISTORY_LIMIT = 1000
@@ -80,7 +79,7 @@ class ExplainBody(Wire):
 
     query: QueryText
     note: NoteText
-    criteria: Criteria | None = None
+    criteria: Criteria = None
     deadline_ms: int | None = Field(None, ge=1, description="For the score; the trace has its own limit")
 
 
@@ -178,8 +177,8 @@ def build_explaining_router(api: Api) -> APIRouter:
         body = await api.read(request, ExplainBody)
         explanations.require_on()
         scoring = _to_scoring(body, api.limits, caller)
-        deadline = Deadline.after_ms(scoring.deadline_ms)
-        answer = await unless_disconnected(request, api.score(request, scoring, deadline))
+        # The trace is asked for below, not by the answer.
+        answer = (await unless_disconnected(request, api.answer(request, scoring, explain=None))).scores
         [pair] = graded_pairs(scoring, answer).values()
         return EventStream(_events(explanations, answer, explanations.submit(pair)), headers=UNBUFFERED)
 

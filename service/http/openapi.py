@@ -8,6 +8,7 @@ from pydantic.json_schema import models_json_schema
 from service.http.explain_routes import ExplainBody, ModeChange
 from service.http.rerank import RerankBody
 from service.http.schemas import Problem, RequestLimits, ScoreBody
+from service.http.vllm_score import VllmScoreBody
 
 ABOUT = """\
 **Begin with `POST /score`**: send a query, its notes and a deadline. Its example below can be sent unchanged.
@@ -33,7 +34,7 @@ def install_openapi(app: FastAPI, limits: RequestLimits) -> None:
             _, bodies = models_json_schema(
                 [
                     (model, "validation")
-                    for model in (ScoreBody, RerankBody, ExplainBody, ModeChange, Problem)
+                    for model in (ScoreBody, RerankBody, VllmScoreBody, ExplainBody, ModeChange, Problem)
                 ],
                 ref_template="#/components/schemas/{model}",
             )

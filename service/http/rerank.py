@@ -1,70 +1,69 @@
 """The bodies of /rerank, in the shape that Cohere's and Jina's rerank clients send and expect, so that they work unchanged.
 
-Source: Cohere API reference, Rerank v1 and v2; Jina AI Reranker API. Their fields that mean nothing here
-(`rank_fields`, `truncation`, ...) are ignored, because a client can't leave them out.
+Source: Cohere API reference, Rerank v1 and v2; Jina AI Reranker API; vLLM's rerank protocol, which follows Jina's.
 """
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from service.http.foreign import Count, ForeignBody, Usage
 from service.http.schemas import Body, Query, RequestLimits, Title, limit
 from service.scoring.types import PairResult, ScoringAnswer, ScoringNote, ScoringRequest
 
 
 class RerankDocument(BaseModel):
-    """A document given as an object; its other fields are ignored."""
+    """A document given as an object. Its other fields are not read, but returned with it."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="allow")
 
     text: Body
     title: Title | None = None
 
 
-class RerankBody(BaseModel):
+def _to_document(value: Any) -> Any:
+    return {"text": value} if isinstance(value, str) else value
+
+
+def _to_text(value: Any) -> Any:
+    return value.get("text", value) if isinstance(value, dict) else value
+
+
+class RerankBody(ForeignBody):
     """A query and documents to put in order."""
 
-    model_config = ConfigDict(extra="ignore")
+    query: Annotated[Query, BeforeValidator(_to_text, json_schema_input_type=str | dict[str, Any])] = Field(
+        description="A text, or an object with the field `text`"
+    )
+    documents: Annotated[
+        list[
+            Annotated[
+                RerankDocument, BeforeValidator(_to_document, json_schema_input_type=str | RerankDocument)
+            ]
+        ],
+        Field(min_length=1),
+        limit("max_notes", "documents"),
+    ]
+    top_n: Count | None = Field(None, description="Most results to return; 0 returns all")
+    return_documents: bool | None = Field(
+        None,
+        description="Whether results hold their documents. The default is false on /v2/rerank, else true",
+    )
 
-    model: str | None = Field(None, description="Ignored: one model is served")
-    query: Query
-    documents: Annotated[list[RerankDocument], Field(min_length=1), limit("max_notes", "documents")]
-    top_n: int | None = Field(None, ge=1)
-    return_documents: bool = False
-
-    @field_validator("documents", mode="before")
-    @classmethod
-    def _strings_are_documents(cls, documents: Any) -> Any:
-        if not isinstance(documents, list):
-            return documents
-        return [{"text": document} if isinstance(document, str) else document for document in documents]
-
-    def to_scoring(self, request_id: str, limits: RequestLimits, caller: str) -> ScoringRequest:
+    def to_scoring(self, limits: RequestLimits, caller: str) -> ScoringRequest:
         """Return the same as a scoring request; a note's id is its document's position."""
-        notes = [
+        notes = (
             ScoringNote(str(i), document.title, document.text) for i, document in enumerate(self.documents)
-        ]
-        return ScoringRequest(request_id, self.query, tuple(notes), limits.deadline_ms(None), caller=caller)
-
-
-class RerankedDocument(BaseModel):
-    """The text of a ranked document, if the request asked for it."""
-
-    text: str
+        )
+        return self.request(self.query, notes, limits, caller)
 
 
 class RerankResult(BaseModel):
-    """The position of a document in the request, and its score."""
+    """The position of a document in the request, its score, and the document if the request asked for it."""
 
     index: int
     relevance_score: float
-    document: RerankedDocument | None = None
-
-
-class RerankUsage(BaseModel):
-    """Jina's measure of work: the prompt tokens that the engine computed, so 0 for an answer from the cache."""
-
-    total_tokens: int
+    document: RerankDocument | None = None
 
 
 class RerankMeta(BaseModel):
@@ -80,19 +79,23 @@ class RerankResponse(BaseModel):
     id: str
     model: str
     results: list[RerankResult]
-    usage: RerankUsage
+    usage: Usage
     meta: RerankMeta
 
 
-def to_rerank_response(body: RerankBody, answer: ScoringAnswer, model: str) -> RerankResponse:
-    """Return the answer in the shape of a rerank."""
+def to_rerank_response(
+    body: RerankBody, answer: ScoringAnswer, model: str, *, return_documents: bool
+) -> RerankResponse:
+    """Return the answer in the shape of a rerank; `return_documents` is the default where the body does not say."""
+    if body.return_documents is not None:
+        return_documents = body.return_documents
     scored = [(i, r.judgement) for i, r in enumerate(answer.results) if r.judgement]
-    ranked = sorted(scored, key=lambda pair: -pair[1].score)[: body.top_n]
+    ranked = sorted(scored, key=lambda pair: -pair[1].score)[: body.top_n or None]
     results = [
         RerankResult(
             index=index,
             relevance_score=judgement.score,
-            document=RerankedDocument(text=body.documents[index].text) if body.return_documents else None,
+            document=body.documents[index] if return_documents else None,
         )
         for index, judgement in ranked
     ]
@@ -100,7 +103,7 @@ def to_rerank_response(body: RerankBody, answer: ScoringAnswer, model: str) -> R
         id=answer.request_id,
         model=model,
         results=results,
-        usage=RerankUsage(total_tokens=answer.engine_tokens),
+        usage=Usage.of(answer.engine_tokens),
         meta=RerankMeta(warnings=_warnings(answer.results)),
     )
 

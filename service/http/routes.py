@@ -1,13 +1,13 @@
 """The routes of scoring and operating. Each reads a request, has it answered, and writes the answer."""
 
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.routing import APIRoute
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from service.contract.manifest import Manifest
 from service.explaining.traces import ExplanationResult
 from service.http.answering import Answer, Api, documents, to_json
 from service.http.auth import Caller, require
@@ -21,6 +21,7 @@ from service.http.schemas import (
     ScoreResponse,
     TimingBody,
 )
+from service.http.vllm_score import VllmScoreBody, VllmScoreResponse, to_vllm_response
 from service.observability.metrics import initialize_series
 from service.observability.request_context import current_request
 from service.scoring.readiness import Readiness
@@ -28,13 +29,25 @@ from service.scoring.types import PairResult, ScoringNote, ScoringRequest
 
 # The statuses that service level objectives count: answers, and failures that are not the caller's fault.
 SCORING_STATUSES = ("200", "500", "503", "504")
+# vLLM's answer can't say that a pair was not scored, so the whole request fails.
+ALL_OR_NOTHING = {
+    500: "The engine failed on a pair",
+    503: "A pair was shed, or the service is not ready; see Retry-After",
+    504: "A pair was not scored by the deadline",
+}
 
 
 def build_scoring_router(api: Api) -> APIRouter:
-    """Build /score and /rerank."""
+    """Build /score, /rerank and /v1/score."""
     router = APIRouter()
     may_score = Depends(require(api.keyring, "score"))
     manifest = api.backend.checkpoint.manifest
+    identify = partial(
+        ModelIdentity,
+        name=manifest.name,
+        calibration=manifest.calibration.name,
+        **manifest.versions,
+    )
 
     @router.post("/score", tags=["score"], response_model=ScoreResponse, **documents(ScoreBody))
     async def score(request: Request, caller: Annotated[Caller, may_score]) -> Response:
@@ -43,7 +56,7 @@ def build_scoring_router(api: Api) -> APIRouter:
         body = await api.read(request, ScoreBody)
         scoring = _to_scoring(body, api.limits, caller)
         answer = await unless_disconnected(request, api.answer(request, scoring, explain=body.explain))
-        return to_json(_to_response(manifest, answer))
+        return to_json(_to_response(identify(criteria=answer.scores.criteria), answer))
 
     @router.post("/rerank", tags=["score"], response_model=RerankResponse, **documents(RerankBody))
     @router.post("/v1/rerank", include_in_schema=False)
@@ -52,10 +65,29 @@ def build_scoring_router(api: Api) -> APIRouter:
         """Put documents in order, in the shape of Cohere's and Jina's rerank clients."""
         api.backend.readiness.require()
         body = await api.read(request, RerankBody)
-        scoring = body.to_scoring(current_request.get().request_id or "", api.limits, caller.key_id)
+        scoring = body.to_scoring(api.limits, caller.key_id)
         # A rerank answer holds no explanations: those that the mode makes are read by the answer's `id`.
-        answer = await unless_disconnected(request, api.answer(request, scoring, explain=False))
-        return to_json(to_rerank_response(body, answer.scores, manifest.name))
+        work = api.answer(request, scoring, max_note_tokens=body.max_tokens_per_doc)
+        answer = await unless_disconnected(request, work)
+        # Each path keeps the default of its API: Jina and vLLM return documents, Cohere's v2 does not.
+        returns = request.scope["route"].path != "/v2/rerank"
+        response = to_rerank_response(body, answer.scores, manifest.name, return_documents=returns)
+        return to_json(response, exclude_none=True)
+
+    @router.post(
+        "/v1/score",
+        tags=["score"],
+        response_model=VllmScoreResponse,
+        **documents(VllmScoreBody, ALL_OR_NOTHING),
+    )
+    async def score_as_vllm(request: Request, caller: Annotated[Caller, may_score]) -> Response:
+        """Score pairs, in the shape of vLLM's Score API."""
+        api.backend.readiness.require()
+        body = await api.read(request, VllmScoreBody)
+        scorings = body.to_scoring(api.limits, caller.key_id)
+        work = api.answer_all(request, scorings, body.max_tokens_per_doc)
+        answers = await unless_disconnected(request, work)
+        return to_json(to_vllm_response(answers, manifest.name))
 
     paths = [route.path for route in router.routes if isinstance(route, APIRoute)]
     initialize_series(api.backend.metrics.request_seconds, paths, SCORING_STATUSES)
@@ -108,17 +140,12 @@ def _to_scoring(body: ScoreBody, limits: RequestLimits, caller: Caller) -> Scori
     )
 
 
-def _to_response(manifest: Manifest, answer: Answer) -> ScoreResponse:
+def _to_response(model: ModelIdentity, answer: Answer) -> ScoreResponse:
     scores = answer.scores
     stages = asdict(scores.timing).items()
     return ScoreResponse(
         request_id=scores.request_id,
-        model=ModelIdentity(
-            name=manifest.name,
-            fingerprint=manifest.fingerprint,
-            criteria=scores.criteria,
-            calibration=manifest.calibration.name,
-        ),
+        model=model,
         explanation_mode=answer.mode,
         results=[to_result(result, answer.explanations.get(result.note_id)) for result in scores.results],
         timing_ms=TimingBody(**{stage: round(milliseconds, 3) for stage, milliseconds in stages}),
@@ -150,7 +177,7 @@ def _version(api: Api) -> dict[str, Any]:
         "version": api.version,
         "model": {
             "name": manifest.name,
-            "fingerprint": manifest.fingerprint,
+            **manifest.versions,
             "created": manifest.created.isoformat(),
             "template": manifest.template.name,
             "criteria": [criteria.name for criteria in manifest.criteria],

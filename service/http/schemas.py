@@ -94,7 +94,15 @@ RequestId = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\x20-
 Query = Annotated[str, limit("max_query_chars", "characters"), AfterValidator(_not_blank)]
 Title = Annotated[str, limit("max_title_chars", "characters")]
 Body = Annotated[str, limit("max_body_chars", "characters")]
-Criteria = Annotated[str, AfterValidator(_known_criteria)]
+Criteria = Annotated[
+    Annotated[str, AfterValidator(_known_criteria)] | None,
+    Field(description="Name of one of the checkpoint's criteria; the first is the default"),
+]
+DeadlineMs = Annotated[
+    Annotated[int, Field(ge=1, strict=True)] | None,
+    Field(description="The answer comes by then; a setting limits it"),
+]
+PRIORITY = "`online` requests are scored before `batch` requests"
 
 
 EXAMPLE: dict[str, Any] = {
@@ -135,16 +143,10 @@ class ScoreBody(Wire):
     notes: Annotated[
         list[NoteBody], Field(min_length=1), limit("max_notes", "notes"), AfterValidator(_distinct_ids)
     ]
-    deadline_ms: int | None = Field(
-        None,
-        ge=1,
-        description="The answer comes by then, with the notes that are scored; a setting limits it",
-    )
-    priority: Priority = Field("online", description="`online` requests are scored before `batch` requests")
+    deadline_ms: DeadlineMs = None
+    priority: Priority = Field("online", description=PRIORITY)
     explain: bool = Field(False, description="Ask for a reasoning trace; explanation mode must allow it")
-    criteria: Criteria | None = Field(
-        None, description="Name of one of the checkpoint's criteria; the first is the default"
-    )
+    criteria: Criteria = None
 
 
 class Problem(BaseModel):
@@ -160,12 +162,17 @@ class Problem(BaseModel):
 
 
 class ModelIdentity(BaseModel):
-    """Identifies the model: answers with equal identities have equal scores."""
+    """Identifies the model: answers with equal identities have equal scores and grades."""
 
     name: str
-    fingerprint: str
+    fingerprint: str = Field(
+        description="Hash of all that changes a raw probability: weights, prompt, limits"
+    )
     criteria: str
-    calibration: str
+    calibration: str = Field(description="Name of the calibration; a refit may keep it")
+    grading_version: str = Field(
+        description="Hash of the calibration and the decision rules, which the fingerprint does not cover"
+    )
 
 
 class ResultBody(BaseModel):

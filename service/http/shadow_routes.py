@@ -45,10 +45,11 @@ class ComparisonBody(BaseModel):
 
 
 class CheckpointBody(BaseModel):
-    """The name and the fingerprint of a checkpoint."""
+    """What identifies a checkpoint. A shadow of an older release states no grading version."""
 
     name: str
     fingerprint: str
+    grading_version: str | None
 
 
 class MirroredBody(BaseModel):
@@ -96,7 +97,7 @@ def build_shadow_router(api: Api) -> APIRouter:
             raise ShadowOffError(
                 "no shadow is configured: NOTEGRADE_SHADOW_URL names the service to compare with"
             )
-        served = {"name": manifest.name, "fingerprint": manifest.fingerprint}
+        served = {"name": manifest.name, **manifest.versions}
         return to_json(ShadowBody.model_validate({"served": served, **mirror.report()}))
 
     return router

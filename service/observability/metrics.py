@@ -156,7 +156,7 @@ class Metrics:
         )
         self.tasks = gauge("tasks", "Tasks of the event loop; a growing number under constant load is a leak")
         self.tasks.set_function(_count_tasks)
-        self.build_info = gauge("build_info", "Always 1", "version", "fingerprint")
+        self.build_info = gauge("build_info", "Always 1", "version", "fingerprint", "grading_version")
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """Render the registry, and return it with its content type.

@@ -73,8 +73,8 @@ class Scorer:
         """Score every pair that can be scored by the deadline, which is `deadline_ms` from now if none is given.
 
         Cancelling the call aborts its engine work, except for pairs that another request is attached to.
-        Raises InvalidRequestError for an unknown criteria name or a query over its limit of tokens, and, when
-        no pair was scored, OverloadedError, DeadlineExceededError or EngineError.
+        Raises InvalidRequestError for an unknown criteria name or a query over its limit of tokens, and, when no
+        pair was scored, or not all of an all-or-nothing request, OverloadedError, DeadlineExceededError or EngineError.
         """
         started = now()
         deadline = deadline or Deadline.after_ms(request.deadline_ms)
@@ -261,19 +261,22 @@ class Scorer:
     def _raise_unless_scored(
         self, request: ScoringRequest, outcomes: Counter[Outcome], answers: Answers
     ) -> None:
-        if outcomes["scored"]:
+        scored, pairs = outcomes["scored"], len(request.notes)
+        if scored == pairs or (scored and not request.all_or_nothing):
             return
         if outcomes["shed"]:
-            which = "every pair was shed" if len(outcomes) == 1 else "pairs were shed, and none was scored"
             retry_after_s = self._admission.retry_after_s(request.priority)
-            raise OverloadedError(f"{which}: retry after the time given", retry_after_s)
+            message = f"{outcomes['shed']} of the query's {pairs} pairs were shed: retry after the time given"
+            raise OverloadedError(message, retry_after_s)
         if outcomes["deadline_exceeded"]:
             raise DeadlineExceededError(
-                f"no pair was scored within {request.deadline_ms} ms: allow more time or send fewer notes"
+                f"{scored} of the query's {pairs} pairs were scored within {request.deadline_ms} ms: "
+                "allow more time or send fewer notes"
             )
         lost = next((answer for answer in answers.values() if isinstance(answer, EngineLostError)), None)
         raise lost or EngineRequestError(
-            "the engine failed on every pair: retry, then look at the service's log"
+            f"the engine failed on {outcomes['failed']} of the query's {pairs} pairs: "
+            "retry, then look at the service's log"
         )
 
 

@@ -27,6 +27,7 @@ class ScoringRequest:
     Attributes:
         deadline_ms: the time that the caller allows for the answer.
         caller: the id of the caller's key; callers share the engine fairly.
+        all_or_nothing: whether the request fails unless every pair is scored.
     """
 
     request_id: str
@@ -36,6 +37,7 @@ class ScoringRequest:
     priority: Priority = "online"
     criteria: str | None = None
     caller: str = ""
+    all_or_nothing: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ class TargetAnswer:
     """The shadow's answer to a mirrored request.
 
     Attributes:
-        name, fingerprint: those of its checkpoint.
+        name, fingerprint, grading_version: those of its checkpoint; an older release states no grading version.
         grades: the number of grades on its scale; None where it scored no note.
         notes: in the request's order; None for a note that it did not score.
         engine_ms: the same as `Mirrored.engine_ms`, for its engine.
@@ -49,6 +49,7 @@ class TargetAnswer:
 
     name: str
     fingerprint: str
+    grading_version: str | None
     grades: int | None
     notes: Sequence[Graded | None]
     engine_ms: float | None

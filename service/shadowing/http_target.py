@@ -57,9 +57,11 @@ def _read(answer: dict[str, Any], mirrored: Mirrored) -> TargetAnswer:
     ordered = [results[note.id] for note in mirrored.notes]
     scored = [result for result in ordered if result["outcome"] == "scored"]
     computed = bool(ordered) and all(result["source"] == "engine" for result in ordered)
+    model = answer["model"]
     return TargetAnswer(
-        name=str(answer["model"]["name"]),
-        fingerprint=str(answer["model"]["fingerprint"]),
+        name=str(model["name"]),
+        fingerprint=str(model["fingerprint"]),
+        grading_version=str(model["grading_version"]) if "grading_version" in model else None,
         grades=len(scored[0]["distribution"]) if scored else None,
         notes=tuple(_graded(result) if result["outcome"] == "scored" else None for result in ordered),
         engine_ms=float(answer["timing_ms"]["engine"]) if computed else None,

@@ -20,6 +20,7 @@ class MemoryTarget:
         self.asked: list[Mirrored] = []
         self.is_down = False
         self.fingerprint = fingerprint
+        self.grading_version = "sha256:memory"
         self._judge = judge
         self._grades = grades
 
@@ -29,7 +30,9 @@ class MemoryTarget:
         self.asked.append(mirrored)
         notes = tuple(self._judge(mirrored.query, note) for note in mirrored.notes)
         grades = self._grades if any(notes) else None
-        return TargetAnswer("memory", self.fingerprint, grades, notes, engine_ms=float(len(notes)))
+        return TargetAnswer(
+            "memory", self.fingerprint, self.grading_version, grades, notes, engine_ms=float(len(notes))
+        )
 
     async def close(self) -> None:
         self.is_down = True

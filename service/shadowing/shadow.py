@@ -54,6 +54,7 @@ class _Compared:
     comparison: Comparison
     name: str = ""
     fingerprint: str | None = None
+    grading_version: str | None = None
     since: float | None = None
     served_ms: RatioMean = field(default_factory=RatioMean)
     shadow_ms: RatioMean = field(default_factory=RatioMean)
@@ -112,8 +113,9 @@ class Shadow:
     def report(self) -> Mapping[str, Any]:
         """Return the comparison with the other service's checkpoint since it was first seen, as JSON-like data."""
         found = self._compared
+        versions = {"fingerprint": found.fingerprint, "grading_version": found.grading_version}
         return {
-            "shadow": {"name": found.name, "fingerprint": found.fingerprint} if found.fingerprint else None,
+            "shadow": {"name": found.name, **versions} if found.fingerprint else None,
             "since": found.since,
             "rate": self._rate,
             "mirrored": dict(self._counts),
@@ -139,10 +141,10 @@ class Shadow:
             raise ShadowError(
                 f"the shadow has {answer.grades} grades and this checkpoint has {self._grades}: they cannot be compared"
             )
-        if self._compared.fingerprint != answer.fingerprint:
+        versions = answer.fingerprint, answer.grading_version
+        if (self._compared.fingerprint, self._compared.grading_version) != versions:
             # The other service has a new checkpoint: its figures start again.
-            fresh = Comparison(self._grades)
-            self._compared = _Compared(fresh, answer.name, answer.fingerprint, time.time())
+            self._compared = _Compared(Comparison(self._grades), answer.name, *versions, time.time())
         scored_by_both = [
             (note.served, other)
             for note, other in zip(mirrored.notes, answer.notes, strict=True)

@@ -71,11 +71,12 @@ def rules(kind: str) -> dict[str, dict[str, Any]]:
     return {rule[kind]: rule for rule in named}
 
 
-def runbook_of(alert: dict[str, Any]) -> str:
-    """Return the path of the alert's runbook in the repository."""
+def runbook_of(alert: dict[str, Any]) -> tuple[str, str]:
+    """Return the path of the alert's runbook in the repository, and the anchor, which may be empty."""
     url: str = alert["annotations"]["runbook_url"]
     assert url.startswith(RUNBOOK_PREFIX), url
-    return url.removeprefix(RUNBOOK_PREFIX)
+    path, _, anchor = url.removeprefix(RUNBOOK_PREFIX).partition("#")
+    return path, anchor
 
 
 def commands_of(page: Path) -> list[str]:

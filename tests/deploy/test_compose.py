@@ -9,16 +9,21 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
+from redis import Redis
 
 from service.app import listening_addresses
 from service.http.auth import Keyring, hash_key
 from service.settings import Settings
+from tests.checkpoints import make_checkpoint
+from tests.deploy.compose_rig import as_processes, of_the_image
 from tests.deploy.deployed_settings import load_settings, seconds_to_stop
-from tests.deploy.prometheus_rig import read
+from tests.deploy.prometheus_rig import Prometheus, read, tools
 from tests.doc_commands import problems
 from tests.processes import ROOT
-from tests.tools import COMPOSE, require
+from tests.tools import COMPOSE, VENV_BIN, require
+from tests.waiting import is_ready, wait_until
 
 DEPLOY = ROOT / "deploy"
 ENTRY = f"admin:{hash_key('a test')}:test"
@@ -190,3 +195,42 @@ def test_the_grace_period_covers_a_stop(composed: Composed, settings: Settings) 
     found = re.fullmatch(r"(\d+)m(\d+)s", written)
     assert found is not None
     assert int(found[1]) * 60 + int(found[2]) >= seconds_to_stop(settings)
+
+
+@pytest.mark.redis
+def test_its_services_work_together(
+    docker_compose: str, composed: Composed, settings: Settings, redis_binary: str, tmp_path: Path
+) -> None:
+    """They run as processes, on the fake engine, and without Grafana; no image of the others can be fetched here."""
+    checkpoint = make_checkpoint(tmp_path / "checkpoint")
+    done = read_by(docker_compose, DEPLOY / "compose.yaml", NOTEGRADE_KEYS=ENTRY, CHECKPOINT=str(checkpoint))
+    services = json.loads(done.stdout)["services"]
+    [folder] = re.findall(r"NOTEGRADE_CHECKPOINT=(\S+)", of_the_image("ENV PATH"))
+    services["notegrade"]["environment"] |= {"NOTEGRADE_CHECKPOINT": folder, "NOTEGRADE_ENGINE": "fake"}
+    program, *command = json.loads(of_the_image("ENTRYPOINT"))
+    assert services["redis"]["command"].pop(0) == "redis-server"
+    programs = {
+        "redis": [redis_binary, "--port", "{port}"],
+        "notegrade": [str(VENV_BIN / program), *command, "--port", "{port}"],
+        "prometheus": [str(tools() / "prometheus")],
+        "alertmanager": [str(tools() / "alertmanager")],
+    }
+    with as_processes(services, programs, listening_ports(composed, settings), tmp_path) as running:
+        ready = [f"{running.url(name)}/-/ready" for name in ("prometheus", "alertmanager")]
+        wait_until(lambda: all(map(is_ready, [f"{running.url('notegrade')}/readyz", *ready])))
+        assert running.is_healthy()
+
+        body = {"query": "quiet cafes", "notes": [{"id": "n1", "body": "A cafe."}], "deadline_ms": 60_000}
+        answer = httpx.post(
+            f"{running.url('notegrade')}/score", json=body, headers={"Authorization": "Bearer a test"}
+        )
+        assert [result["outcome"] for result in answer.json()["results"]] == ["scored"], answer.text
+        prometheus = Prometheus(running.url("prometheus"))
+        scored = 'notegrade_pair_outcomes_total{job="notegrade", outcome="scored"}'
+        wait_until(lambda: prometheus.value(scored) == 1, within_s=60)  # it scrapes every 15 s
+        alerting = [each["url"] for each in prometheus.ask("alertmanagers")["activeAlertmanagers"]]
+        assert alerting == [f"{running.url('alertmanager')}/api/v2/alerts"]
+        assert prometheus.ask("rules")["groups"]
+        with Redis(port=running.ports["redis"]) as redis:
+            wait_until(lambda: redis.dbsize() >= 1)
+        assert running.stop("notegrade", within_s=60) == 0

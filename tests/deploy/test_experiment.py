@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
@@ -27,10 +28,12 @@ from tests.waiting import wait_until
 # Windows of 4 scrapes each; the command needs 10 of them.
 WINDOW_S, WINDOWS = 2, 12
 QUERY = "quiet cafes"
-# Different limits change the fingerprint and not the prompts, so both fake engines give the same grades.
-LIMITS = {
-    "control": {"max_query_tokens": 64, "max_note_tokens": 48},
-    "treatment": {"max_query_tokens": 63, "max_note_tokens": 48},
+# How the arms' checkpoints differ. Different limits change the fingerprint and not the prompts, so all fake engines give the same
+# scores. The third one, which the router does not know, is the control with a decision: it gives every note the highest grade.
+CHANGES: Mapping[str, dict[str, Any]] = {
+    "control": {},
+    "treatment": {"limits": {"max_query_tokens": 63, "max_note_tokens": 48}},
+    "decided": {"decisions": [{"criteria": "general-1", "utilities": [[0, 0, 0, 1]] * 4}]},
 }
 
 
@@ -47,7 +50,7 @@ class Failing(FakeEngine):
 
 @dataclass
 class Experiment:
-    """Holds two services with a checkpoint each, and for each a user whom the router sends there."""
+    """Holds the services with a checkpoint each, and for both of the router's a user whom it sends there."""
 
     router: Router
     prometheus: Prometheus
@@ -58,7 +61,7 @@ class Experiment:
     period: tuple[str, ...] = ()
 
     def ask(self, number: int) -> None:
-        """Send the same request to both arms, in alternating order. A third of the treatment's requests fail."""
+        """Send the same request to all arms, in alternating order. A third of the treatment's requests fail."""
         # At random: every third request would be in step with the scrapes.
         self.failing.fails = random.Random(number).random() < 1 / 3
         notes = self.notes[number % len(self.notes)]
@@ -66,16 +69,20 @@ class Experiment:
         for arm in sorted(self.users, reverse=number % 2 == 0):
             answer = self.router.client.post("/score", json=body, headers=as_user(self.users[arm]))
             assert answer.headers["x-experiment-arm"] == arm
+        httpx.post(f"{self.arms['decided'].url}/score", json=body).raise_for_status()
 
     def judge(self, control: str, treatment: str, *more: str) -> tuple[int, str]:
         """Run the command; return its exit code and output. Raises the command's error."""
-        fingerprints = [self.arms[arm].stack.checkpoint.manifest.fingerprint for arm in (control, treatment)]
-        arms = ["--control", fingerprints[0][:16], "--treatment", fingerprints[1].removeprefix("sha256:")]
+        arms = ["--control", self.name(control)[:84], "--treatment", self.name(treatment)]
         command = ["experiment", "--prometheus", self.prometheus.url, *arms, *more]
         result = CliRunner().invoke(app, command, env={"COLUMNS": "120"})
         if result.exception and not isinstance(result.exception, SystemExit):
             raise result.exception
         return result.exit_code, result.stdout
+
+    def name(self, arm: str) -> str:
+        manifest = self.arms[arm].stack.checkpoint.manifest
+        return f"{manifest.fingerprint}/{manifest.grading_version}"
 
     def verdicts(self, control: str, treatment: str) -> dict[str, dict[str, Any]]:
         _, written = self.judge(control, treatment, *self.period, *WINDOW, "--json")
@@ -101,8 +108,8 @@ def start(folder: Path, services: ExitStack) -> Experiment:
     """Start both arms, the router and Prometheus, and wait until both arms answer."""
     arms: dict[str, Served] = {}
     engines: dict[str, Failing] = {}
-    for name, limits in LIMITS.items():
-        checkpoint = load_tiny(folder / name, name=name, limits=limits)
+    for name, changes in CHANGES.items():
+        checkpoint = load_tiny(folder / name, name=name, **changes)
         engines[name] = Failing(engine_model(checkpoint))
         # Almost no cache: it would hold the answers to requests that failed once and succeeded later.
         arms[name] = services.enter_context(served(checkpoint, engine=engines[name], local_cache_pairs=1))
@@ -115,7 +122,7 @@ def start(folder: Path, services: ExitStack) -> Experiment:
     users = {}
     for user in (f"user-{number}" for number in range(20)):
         users[router.score(QUERY, headers=as_user(user)).headers["x-experiment-arm"]] = user
-    assert users.keys() == arms.keys()
+    assert users.keys() == {"control", "treatment"}
     notes = by_grade(router)
     assert len(notes) > 1, "a single request would always be cached"
     return Experiment(router, scraping, arms, engines["treatment"], users, notes)
@@ -157,6 +164,14 @@ def test_an_arm_with_errors_is_worse_by_errors_only(experiment: Experiment) -> N
     assert found["pairs from a cache"]["verdict"] in {"no difference seen", "too little data"}
     for name in ("mean grade", *(f"grade {grade}" for grade in range(4))):
         assert found[name]["verdict"] == "no difference seen", found[name]
+
+
+def test_arms_that_differ_in_decisions_only_are_judged_by_their_grades(experiment: Experiment) -> None:
+    found = experiment.verdicts("control", "decided")
+    assert found["mean grade"]["verdict"] == found["grade 3"]["verdict"] == "higher"
+    assert found["mean grade"]["control"] == pytest.approx(1.5, abs=0.1)
+    assert found["mean grade"]["treatment"] == pytest.approx(3)
+    assert found["errors (5xx)"]["verdict"] == found["pairs not scored"]["verdict"] == "no difference seen"
 
 
 def test_with_the_arms_swapped_the_treatment_is_better(experiment: Experiment) -> None:
@@ -220,6 +235,15 @@ def test_counts_are_of_one_window_and_one_arm(tmp_path: Path) -> None:
             there
             | {f'{build}{NEW}, fingerprint="a"}}': "1x25", f'{build}{NEW}, fingerprint="b"}}': "_x26 1x14"},
             (f'{OLD}, fingerprint="a"}}', 1),
+        ),
+        query_case(
+            arms,
+            {
+                f'{build}{OLD}, fingerprint="a", grading_version="c"}}': "1x40",
+                f'{build}{NEW}, fingerprint="a", grading_version="c"}}': "1x25",
+                f'{build}{NEW}, fingerprint="a", grading_version="d"}}': "_x26 1x14",
+            },
+            (f'{OLD}, fingerprint="a", grading_version="c"}}', 1),
         ),
         # Nor does another version of the service make another checkpoint.
         query_case(

@@ -1,9 +1,10 @@
 """Fixtures that start `make serve` with vLLM, SmolLM2 and Redis, as a separate process."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import httpx
 import pytest
+from playwright.async_api import ConsoleMessage, Page, async_playwright, expect
 
 from service.contract.checkpoint import Checkpoint
 from tests.end_to_end.replicas import Replicas, started_replicas
@@ -31,6 +32,7 @@ def service(
         "NOTEGRADE_LOCAL_CACHE_PAIRS": "40",
         # No test may fail because the machine is busy.
         "NOTEGRADE_DEFAULT_DEADLINE_MS": "60000",
+        "NOTEGRADE_EXPLANATION_WAIT_S": "600",
         "NOTEGRADE_GUARD_P99_MS": "600000",
         "NOTEGRADE_GUARD_BACKLOG_SHARE": "1",
     }
@@ -52,6 +54,35 @@ def replicas(redis_binary: str, tmp_path_factory: pytest.TempPathFactory) -> Ite
 @pytest.fixture(scope="session")
 def chromium_binary() -> str:
     return require(CHROMIUM)
+
+
+@pytest.fixture
+def complaints() -> list[str]:
+    """Collect the page's errors and warnings. The test fails if any are left."""
+    return []
+
+
+@pytest.fixture
+async def browser_page(chromium_binary: str, complaints: list[str]) -> AsyncIterator[Page]:
+    """Open an empty page in Chromium."""
+    expect.set_options(timeout=20_000)
+
+    def complain(message: ConsoleMessage) -> None:
+        # 4xx answers are expected: the page shows them.
+        if message.type in ("error", "warning") and "status of 4" not in message.text:
+            complaints.append(message.text)
+
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=chromium_binary,
+            args=["--no-sandbox"],  # Chromium refuses its sandbox to root, which tests run as in containers
+        )
+        page = await browser.new_page(viewport={"width": 1280, "height": 900})
+        page.on("console", complain)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        yield page
+        await browser.close()
+    assert complaints == []
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import platform
 import statistics
 from collections import Counter
 from typing import Any
@@ -181,6 +182,8 @@ def test_engine_metrics_are_exposed_beside_ours(service: ServiceProcess) -> None
 def test_version_names_the_profile(client: httpx.Client) -> None:
     engine = client.get("/version").json()["engine"]
     assert engine["dtype"] == "float32"
+    assert engine["numbers"]["version"]
+    assert engine["numbers"]["device"].startswith(platform.machine())
     assert engine["speed"]["block_size"] == "32"
     assert engine["speed"]["executor"] == "uni"
 

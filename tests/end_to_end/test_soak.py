@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from load_tests.soak.__main__ import soak
+from load_tests.soak.report import Plan
 from service.contract.checkpoint import Checkpoint
 
 pytestmark = [pytest.mark.engine, pytest.mark.redis, pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -15,8 +16,7 @@ def test_five_minutes_lose_no_request_and_leak_nothing(
     default_checkpoint: Checkpoint, redis_binary: str, tmp_path: Path
 ) -> None:
     report = soak(
-        300,
-        seed=random.randrange(1_000_000),
+        Plan(300, seed=random.randrange(1_000_000)),
         checkpoint=default_checkpoint.folder,
         redis_server=redis_binary,
         out=tmp_path,

@@ -1,6 +1,7 @@
 """The table of settings is measured on fake engines whose speed depends on the setting."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,7 @@ def test_each_knob_is_compared_with_the_engine_as_served(
     _, served, blocks, seats, absent = capsys.readouterr().out.splitlines()
     assert served.startswith("as served")
     assert "1.00 / 1.00 / 1.00 times as served" in served
+    assert re.search(r", [1-9]\d* MiB resident$", served)
     assert blocks.startswith("blocks-64")
     assert float(blocks.split("pairs/s, ")[1].split()[0]) > 1.5
     assert "grades differ by up to 0.250" in blocks

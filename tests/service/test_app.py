@@ -1,4 +1,5 @@
 import asyncio
+import logging
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,19 @@ async def test_a_dead_engine_turns_readiness_off(tmp_path: Path, monkeypatch: py
         assert stack.readiness.is_ready
         await stack.engine.close()
         await until(lambda: stack.readiness.reason == "engine_lost")
+
+
+async def test_the_log_names_what_is_served(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    stack = twin_stack(tmp_path)
+    with caplog.at_level(logging.INFO):
+        async with stack.running():
+            pass
+    [event] = [vars(record) for record in caplog.records if record.message == "starting"]
+    manifest = stack.checkpoint.manifest
+    assert (event["fingerprint"], event["grading_version"]) == (
+        manifest.fingerprint,
+        manifest.grading_version,
+    )
 
 
 async def test_leaving_the_stack_stops_everything(tmp_path: Path) -> None:

@@ -14,11 +14,12 @@ class _Answer(BaseModel):
 
 
 class Step(_Answer):
-    """One step of a trace: the criterion, the finding, and the grade so far."""
+    """One step of a trace: the criterion, the finding, the grade so far, and whether the finding is true; None: can't be checked."""
 
     criterion: str
     finding: str
     grade: int
+    is_true: bool | None = None
 
 
 class Explanation(_Answer):
@@ -51,12 +52,17 @@ class Result(_Answer):
 
 
 class Model(_Answer):
-    """Identifies the model: answers with equal identities have equal scores."""
+    """Identifies the model: answers with equal identities have equal scores and grades.
+
+    `fingerprint` covers all that changes a raw probability; `grading_version` covers the calibration and the decision rules.
+    It is None from a service that is older than it.
+    """
 
     name: str
     fingerprint: str
     criteria: str
     calibration: str
+    grading_version: str | None = None
 
 
 class Timing(_Answer):

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import gc
 import importlib
+import importlib.util
 import itertools
 import logging
 import math
@@ -22,9 +23,9 @@ from service.engines.base import CHECK_EVERY_S, EngineAnswer, EngineModel, Engin
 from service.engines.calls import EngineCalls
 from service.engines.vllm.options import VllmOptions
 from service.engines.vllm.plugin import skip_modules_in_collections
-from service.engines.vllm.profile import choose_cpu_dtype
+from service.engines.vllm.profile import choose_cpu_dtype, describe_device
 from service.engines.vllm.shutdown import run_in_thread, shut_down, stop_load
-from service.errors import EngineLostError, EngineRequestError
+from service.errors import CommandError, EngineLostError, EngineRequestError
 
 if TYPE_CHECKING:
     from vllm import RequestOutput
@@ -42,6 +43,15 @@ if multiprocessing.current_process().name.startswith("EngineCore"):
 START_TIMEOUT_S = 600
 # For the calls in flight to abort their requests in the engine core, which is shut down in any case.
 ABORT_TIMEOUT_S = 2.0
+
+
+def require_vllm() -> None:
+    """Raise CommandError, which names the extras, if vLLM is not installed."""
+    if importlib.util.find_spec("vllm") is None:
+        raise CommandError(
+            "vLLM is not installed: with a GPU pip install 'notegrade[gpu]', without one 'notegrade[cpu]' "
+            "as docs/deploy.md says, in a clone `make setup`"
+        )
 
 
 class VllmEngine:
@@ -239,7 +249,7 @@ def _load(model: EngineModel, options: VllmOptions) -> "tuple[AsyncLLM, EnginePr
         **arguments,
     )
     llm = AsyncLLM.from_engine_args(args)
-    return llm, _describe(llm, current_platform.device_name, vllm.__version__)
+    return llm, _describe(llm, describe_device(current_platform), vllm.__version__)
 
 
 def _cpu_arguments(model: EngineModel, options: VllmOptions) -> dict[str, Any]:
@@ -276,6 +286,9 @@ def _describe(llm: "AsyncLLM", device: str, version: str) -> EngineProfile:
         dtype=dtype,
         numbers={
             "engine": "vllm",
+            # Replicas of a rollout may differ in these two, and other kernels round differently.
+            "version": version,
+            "device": device,
             "dtype": dtype,
             "quantization": str(config.model_config.quantization),
             "kv_cache_dtype": str(config.cache_config.cache_dtype),
@@ -283,8 +296,6 @@ def _describe(llm: "AsyncLLM", device: str, version: str) -> EngineProfile:
             "eager": str(config.model_config.enforce_eager),
         },
         speed={
-            "version": version,
-            "device": device,
             "block_size": str(config.cache_config.block_size),
             "executor": str(config.parallel_config.distributed_executor_backend),
             "max_batched_tokens": str(config.scheduler_config.max_num_batched_tokens),

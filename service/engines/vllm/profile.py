@@ -1,13 +1,29 @@
-"""Chooses the number format for a CPU. It imports torch only when it is called."""
+"""Chooses the number format for a CPU, and names the device. It imports torch only when it is called."""
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 from service.contract.vllm_settings import refuses_float32
 from service.engines.vllm.options import Dtype
 
 # Units that multiply bfloat16 matrices: AMX is in Intel's servers since 2023, AVX512-BF16 also in AMD's since 2022.
 _BF16_UNITS = ("amx_bf16", "avx512_bf16")
+# Units that vLLM, torch and oneDNN choose their kernels by; each kernel rounds in its own way. `torch.cpu.get_capabilities`
+# documents the names. The processor's name is no help: equal kernels run on processors of different names.
+_KERNEL_UNITS = (
+    *("avx2", "avx512_f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx10_1", "avx10_2"),
+    *("amx_bf16", "amx_int8", "amx_fp16"),
+    *("neon", "bf16", "i8mm", "sve", "sve2", "sve_bf16", "sme", "sme2"),
+)
+
+
+class Platform(Protocol):
+    """The part of vLLM's `current_platform` that is used here."""
+
+    def is_cpu(self) -> bool: ...
+
+    def get_device_name(self) -> str: ...
 
 
 def choose_cpu_dtype(folder: Path, requested: Dtype) -> Dtype:
@@ -28,3 +44,14 @@ def choose_cpu_dtype(folder: Path, requested: Dtype) -> Dtype:
         return requested
     # Without such a unit bfloat16 is emulated, and slower than float32. It also rounds: probabilities move by up to 0.016.
     return "bfloat16" if any(capabilities.get(unit) for unit in _BF16_UNITS) else "float32"
+
+
+def describe_device(platform: Platform) -> str:
+    """Return the GPU's name, or the CPU's architecture and vector units: replicas of equal devices run equal kernels."""
+    if not platform.is_cpu():
+        return platform.get_device_name()
+    import torch
+
+    capabilities: Mapping[str, object] = torch.cpu.get_capabilities()
+    units = (unit for unit in _KERNEL_UNITS if capabilities.get(unit))
+    return " ".join((str(capabilities["architecture"]), *units))

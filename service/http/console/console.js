@@ -26,20 +26,27 @@ async function call(path, options = {}) {
 function setText(element, text, failed = false) {
   // Set only when it changes: a screen reader reads the text aloud each time it is set.
   if (element.textContent !== text) element.textContent = text;
-  element.classList.toggle("failed", failed);
+  element.classList.toggle("bad", failed);
+}
+
+function inWords(error) {
+  if (error.status === 401) return "This service needs a key: enter an admin key at the top of this page.";
+  return error.status ? error.message : `The service does not answer: ${error.message}`;
 }
 
 // --- the mode
 
+// Why there is no explanation: outcomes, and reasons of those that were dropped.
 const REASONS = {
-  queue_full: "too many explanations are waiting",
-  waited_too_long: "it was not finished within its time limit, because scoring goes first",
+  failed: "it failed, and the log says why",
+  queue_full: "too many are waiting; try again later",
+  waited_too_long: "it took too long, because scoring goes first; try again later",
   mode_off: "explanation mode went off",
-  scoring_busy: "scoring is over its limits and goes first",
+  scoring_busy: "scoring is slow and goes first; try again later",
   stopping: "the service is stopping",
 };
 const NAMES = { off: "off", on_request: "on request", sample: "sample", all: "all" };
-const time = (seconds) => new Date(seconds * 1000).toLocaleString();
+const time = (seconds) => new Date(seconds * 1000).toLocaleString([], { dateStyle: "short", timeStyle: "short" });
 
 function leftNow() {
   if (!shown || shown.mode.left_s === null) return null;
@@ -53,10 +60,11 @@ function showMode() {
   const name = left === 0 ? "off" : mode.mode;
   setText($("mode"), NAMES[name] + (name === "sample" ? ` ${mode.last.rate * 100}%` : ""));
   $("mode").classList.toggle("is-on", name !== "off");
+  $("needs-mode").hidden = name !== "off";
   const expired = name === "off" && mode.last.mode !== "off";
   $("countdown").textContent = expired ? "expired" : left === null ? "" : `${countdown(left)} left`;
   const last = mode.last;
-  setText($("last-flip"), last.revision ? `${NAMES[last.mode]} since ${time(last.since)}, by ${last.owner}: ${last.reason}` : "The mode has never been flipped.");
+  setText($("last-flip"), last.revision ? `${NAMES[last.mode]} since ${time(last.since)}, by ${last.owner}: ${last.reason}` : "Nobody has changed the mode yet.");
   $("unread").hidden = mode.unread_s === null;
   if (mode.unread_s !== null) setText($("unread"), "Redis does not answer this replica. The last known mode applies until it expires.");
 }
@@ -116,10 +124,10 @@ $("flip-form").addEventListener("submit", async (event) => {
   if (mode === "sample") change.rate = Number($("rate").value) / 100;
   try {
     await call(MODE, { method: "PUT", headers: { "If-Match": editing ?? etag ?? "" }, body: JSON.stringify(change) });
-    setText($("flip-result"), `Flipped to ${NAMES[mode]}.`);
+    setText($("flip-result"), `The mode is now ${NAMES[mode]}.`);
     $("reason").value = "";
   } catch (error) {
-    setText($("flip-result"), `Not flipped: ${error.message}`, true);
+    setText($("flip-result"), `Not changed: ${inWords(error)}`, true);
   }
   editing = null;
   await poll();
@@ -128,10 +136,10 @@ $("flip-form").addEventListener("submit", async (event) => {
 // --- figures
 
 const PLOTS = [
-  ["Latency", "ms", (s) => s.p50_ms, (s) => s.p99_ms, "p50 / p99"],
-  ["Throughput", "pairs/s", (s) => s.pairs_per_s],
-  ["Cache hits", "%", (s) => (s.hit_rate === null ? null : s.hit_rate * 100)],
-  ["Shed", "%", (s) => (s.shed_rate === null ? null : s.shed_rate * 100)],
+  ["Half / 99\u00a0% answered within", "ms", (s) => s.p50_ms, (s) => s.p99_ms],
+  ["Notes scored", "per second", (s) => s.pairs_per_s],
+  ["Scored from a cache", "%", (s) => (s.hit_rate === null ? null : s.hit_rate * 100)],
+  ["Refused, too much load", "%", (s) => (s.shed_rate === null ? null : s.shed_rate * 100)],
 ];
 
 async function readFigures() {
@@ -139,13 +147,13 @@ async function readFigures() {
   $("plots").replaceChildren(...PLOTS.map((plot) => draw(plot, minute, seconds)));
 }
 
-function draw([name, unit, first, second, what], minute, seconds) {
+function draw([name, unit, first, second], minute, seconds) {
   const series = [first, second].filter(Boolean);
   const figure = document.createElement("figure");
   const caption = document.createElement("figcaption");
   const value = document.createElement("strong");
   value.textContent = `${series.map((read) => number(read(minute))).join(" / ")} ${unit}`;
-  caption.append(what ? `${name} ${what}` : name, value);
+  caption.append(name, value);
   const svg = svgElement("svg", { viewBox: "0 0 100 100", preserveAspectRatio: "none", role: "img" });
   svg.setAttribute("aria-label", `${name} in each second of the last minute; over the whole minute ${value.textContent}`);
   const top = Math.max(1, ...seconds.flatMap((second_) => series.map((read) => read(second_) ?? 0)));
@@ -174,46 +182,97 @@ async function readCriteria() {
   $("criteria").replaceChildren(...model.criteria.map((name) => new Option(name)));
 }
 
+let score = null; // of the pair that is on the page
+
 $("try-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   const button = event.submitter ?? $("try-form").querySelector("button");
   button.disabled = true;
-  $("trace").hidden = $("steps").hidden = true;
-  $("trace").textContent = "";
-  setText($("try-result"), "scoring…");
+  $("raw").hidden = $("steps").hidden = true;
+  for (const id of ["trace", "worth"]) setText($(id), "");
+  for (const id of ["score-notes", "checks"]) $(id).replaceChildren();
+  setText($("try-result"), "Scoring\u2026");
   try {
     const note = { title: $("title").value || null, body: $("body").value };
     const pair = { query: $("query").value, note, criteria: $("criteria").value || null };
     const response = await call("explain", { method: "POST", body: JSON.stringify(pair) });
     for await (const [name, data] of events(response.body)) ON_EVENT[name]?.(data);
   } catch (error) {
-    setText($("try-result"), error.message, true);
+    const isOff = error.status === 409;
+    if (isOff) $("needs-mode").hidden = false;
+    setText($("try-result"), isOff ? "Not scored." : inWords(error), true);
   }
   button.disabled = false;
 });
 
 const ON_EVENT = {
   score(data) {
-    setText($("try-result"), `grade ${data.grade} (criteria ${data.criteria}), score ${data.score.toFixed(3)}, margin ${data.margin.toFixed(3)}`);
-    $("trace").hidden = false;
+    score = data;
+    setText($("try-result"), `Grade ${data.grade}, score ${data.score.toFixed(3)} (criteria ${data.criteria})`);
+    list($("score-notes"), describeScore(data));
+    setText($("worth"), "The model is writing its explanation\u2026");
+    $("raw").hidden = false;
+    $("raw").open = true;
   },
   text(data) {
-    $("trace").textContent += data;
+    $("trace").textContent = ($("trace").textContent + data).trimStart();
   },
   explanation(data) {
-    const [verdict, failed] = judge(data);
-    setText($("try-result"), `${$("try-result").textContent}; ${verdict}`, failed);
-    if (data.parsed) fill($("steps"), data.steps.map((step) => [step.criterion, step.finding, step.grade]));
-    $("steps").hidden = !data.parsed;
+    const { outcome, reason, parsed, steps, text } = data;
+    if (outcome !== "made") {
+      setText($("worth"), `No explanation: ${REASONS[reason] ?? REASONS[outcome] ?? reason}.`, true);
+      return;
+    }
+    $("trace").textContent = text;
+    $("raw").open = !parsed;
+    const checks = check(data);
+    const isGood = checks.every(([mark]) => mark === "good");
+    const isBad = checks.some(([mark]) => mark === "bad");
+    setText($("worth"), isBad ? "Do not rely on this explanation." : isGood ? "The explanation passes all checks. It is a hint, no proof." : "Read this explanation with care.", isBad);
+    list($("checks"), checks);
+    const truth = { true: "yes", false: "NO", null: "?" };
+    fill($("steps").querySelector("table"), steps.map((step) => [step.criterion, step.finding, truth[step.is_true], step.grade]));
+    $("steps").hidden = !parsed;
   },
 };
 
-// In words, and whether the explanation is one to distrust.
-function judge({ outcome, reason, parsed, agrees }) {
-  if (outcome !== "made") return [`the explanation was ${outcome}: ${REASONS[reason] ?? reason}`, true];
-  if (!parsed) return ["the explanation is not well-formed: it has no steps to show", true];
-  if (!agrees) return ["the explanation is well-formed, but its last grade DIFFERS from this grade", true];
-  return ["the explanation is well-formed, and its last grade agrees with this grade", false];
+// What a person must know to read the score.
+function describeScore({ grade, distribution, label_mass, truncated }) {
+  const percent = (share) => `${Math.round(share * 100)}\u00a0%`;
+  const shares = distribution.map((share, value) => `${percent(share)} for grade ${value}`).join(", ");
+  const notes = [
+    ["plain", `Grades go from 0 (worst) to ${distribution.length - 1}, scores from 0 to 1. Notes are ranked by score.`],
+    ["plain", `How sure is the model? ${shares}.`],
+  ];
+  if (distribution[grade] < Math.max(...distribution)) notes.push(["plain", "The grade is not the most probable one: a rule fitted to graded examples chose it."]);
+  if (label_mass < 0.9) notes.push(["bad", `Do not trust the score: the model wants to answer with a grade only with ${percent(label_mass)} probability.`]);
+  if (truncated) notes.push(["bad", "The note is too long: the model has not read its end."]);
+  return notes;
+}
+
+// What the explanation is worth: is it complete, is it true, does it lead to the grade?
+function check({ parsed, agrees, steps }) {
+  if (!parsed) return [["bad", "Not well-formed: the model wrote something other than the steps that it was taught."]];
+  const wrong = steps.filter((step) => step.is_true === false).length;
+  const unknown = steps.filter((step) => step.is_true === null).length;
+  const last = steps.at(-1).grade;
+  return [
+    ["good", "Well-formed: it has all its steps."],
+    wrong ? ["bad", `Not true: ${wrong} of ${steps.length} findings contradict the query or the note.`]
+      : unknown ? ["unsure", `Perhaps not true: ${unknown} of ${steps.length} findings can't be compared with the query and the note.`]
+        : ["good", "True: the words that it names are where it says."],
+    agrees ? ["good", `Agrees: it ends on grade ${last}, the grade above.`]
+      : ["bad", `Disagrees: it ends on grade ${last}, not on ${score.grade}. The grade above counts.`],
+  ];
+}
+
+function list(element, items) {
+  element.replaceChildren(...items.map(([mark, text]) => {
+    const item = document.createElement("li");
+    item.className = mark;
+    item.textContent = text;
+    return item;
+  }));
 }
 
 async function* events(stream) {
@@ -233,7 +292,7 @@ async function* events(stream) {
 
 async function readReadiness() {
   const { reason, detail } = await (await call("readyz", { anyStatus: true })).json();
-  setText($("readiness"), reason === "ok" ? "ready" : `not ready: ${reason} (${detail})`, reason !== "ok");
+  setText($("readiness"), reason === "ok" ? "ready" : `not ready (${reason}): ${detail}`, reason !== "ok");
 }
 
 async function poll() {
@@ -242,7 +301,7 @@ async function poll() {
     try {
       await read();
     } catch (error) {
-      problems.push(error.status ? error.message : `The service does not answer: ${error.message}`);
+      problems.push(inWords(error));
     }
   }
   $("problem").hidden = problems.length === 0;

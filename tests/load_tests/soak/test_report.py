@@ -1,4 +1,5 @@
 import math
+import random
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ from load_tests.soak.report import (
     MAX_GROWTH_MIB_PER_HOUR,
     MAX_MORE_FILES,
     MAX_MORE_TASKS,
+    Plan,
     Report,
     Sample,
     Slope,
@@ -44,7 +46,7 @@ def report(seconds: float = 600, service_growth: float = 0, engine_growth: float
     )
     faults = {"Redis slow": math.floor(seconds / 20) + 1}
     idle_after = replace(IDLE, **after)
-    return Report(seconds, 1, tally, faults, samples, IDLE, idle_after, tally.sent.total())
+    return Report(Plan(seconds, seed=1), tally, faults, samples, IDLE, idle_after, tally.sent.total())
 
 
 def wrong(found: Report, log: str = "") -> list[str]:
@@ -99,6 +101,43 @@ def test_slope_within_its_error_passes() -> None:
     clean = Slope.of(seconds, [900.0 + at / 25 for at in seconds])
     assert clean.per_hour == pytest.approx(144)
     assert clean.is_too_steep
+
+
+def test_interval_of_a_slope_covers_the_true_growth_though_neighbouring_samples_are_alike() -> None:
+    rng = random.Random(3)
+    covered = 0
+    for _ in range(200):
+        steps = [rng.gauss(0, 5) for _ in range(72)]  # each lasts a hundred seconds, as a burst's memory does
+        seconds = [5.0 * number for number in range(len(steps) * 20)]
+        slope = Slope.of(seconds, [900 + steps[int(at / 100)] + 10 * at / 3600 for at in seconds])
+        covered += abs(slope.per_hour - 10) <= slope.margin
+    assert covered >= 180  # 95 % are expected
+
+
+@pytest.mark.parametrize(("growth", "verdict"), [(0.0, "holds zero"), (50.0, "excludes zero")])
+def test_report_says_whether_memory_grows(growth: float, verdict: str) -> None:
+    rng = random.Random(1)
+    long = report(10_800, engine_growth=growth)
+    long.samples = [
+        replace(sample, engine_rss_mib=sample.engine_rss_mib + rng.gauss(0, 3)) for sample in long.samples
+    ]
+    assert verdict in long.to_text().split("engine core")[1]
+
+
+def test_first_hour_of_a_long_run_is_warm_up() -> None:
+    long = report(10_800)
+    long.samples = [
+        replace(sample, rss_mib=sample.rss_mib + min(sample.seconds, 3600) / 10) for sample in long.samples
+    ]
+    assert long.slopes["service"].per_hour == pytest.approx(0, abs=1e-6)
+
+
+def test_soak_without_faults_needs_none_and_a_slow_one_less_traffic() -> None:
+    slow = report(600)
+    slow.plan = Plan(600, seed=1, faults=False, pace=0.5)
+    slow.faults.clear()
+    slow.tally.pairs["scored"] = 501
+    assert wrong(slow) == []
 
 
 def test_lost_requests_are_reported() -> None:

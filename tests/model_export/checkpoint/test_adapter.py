@@ -19,6 +19,7 @@ from model_export.checkpoint.adapter import (
     read_factors,
 )
 from model_export.models.base_model import load_base, locate_base
+from service.contract.probes import PROBES_NAME
 from tests.tiny_adapter import RANK, describe, make_adapter
 
 Q_PROJ = "model.layers.0.self_attn.q_proj.weight"
@@ -58,7 +59,7 @@ def test_merge_refuses_an_adapter_of_another_shape(tiny_base: Path) -> None:
 
 def test_description_round_trips_with_file_hashes(adapter: Path) -> None:
     found = read_description(adapter)
-    assert set(found.files) == {WEIGHTS_NAME, CONFIG_NAME}
+    assert set(found.files) == {WEIGHTS_NAME, CONFIG_NAME, PROBES_NAME}
     assert found.model_copy(update={"files": {}}) == describe()
 
 
@@ -80,7 +81,7 @@ def set_rank_to_zero(adapter: Path) -> None:
         (set_rank_to_zero, r"adapter\.json is not valid: rank: "),
         *(
             (partial(lambda adapter, name: (adapter / name).unlink(), name=name), rf"incomplete .*{name}")
-            for name in (WEIGHTS_NAME, CONFIG_NAME, DESCRIPTION_NAME)
+            for name in (WEIGHTS_NAME, CONFIG_NAME, PROBES_NAME, DESCRIPTION_NAME)
         ),
     ],
 )

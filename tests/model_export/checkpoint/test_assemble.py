@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from model_export.checkpoint.adapter import AdapterError
+from model_export.checkpoint.adapter import DEFAULT_ADAPTER, AdapterError, describe_adapter
 from model_export.checkpoint.assemble import Plan, PlanError, assemble
 from model_export.checkpoint.new_folder import FolderExistsError
 from model_export.checkpoint.writer import INT8_PROBE_TOLERANCE
@@ -19,8 +19,8 @@ from model_export.models.base_model import BaseModelError
 from model_export.models.reference_scorer import ReferenceScorer
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 from service.contract.labels import LabelDistribution
-from service.contract.probes import Probe, check_probes, largest_difference
-from service.errors import LabelTokenError
+from service.contract.probes import PROBES_NAME, Probe, check_probes, largest_difference
+from service.errors import LabelTokenError, ProbeMismatchError
 from tests.tiny_adapter import describe, make_adapter
 from tests.tiny_base import make_tiny_base
 
@@ -40,6 +40,7 @@ def test_service_accepts_the_folder(tiny_checkpoint: Path) -> None:
     assert len(checkpoint.probes) == 32
     card = (tiny_checkpoint / "README.md").read_text(encoding="utf-8")
     assert checkpoint.manifest.fingerprint in card
+    assert checkpoint.manifest.grading_version in card
     assert "Not trained for relevance" in card
 
 
@@ -182,6 +183,8 @@ def test_default_checkpoint_is_the_packaged_model(default_checkpoint: Checkpoint
     assert manifest.label_token_ids == (32, 33, 34, 35)
     assert manifest.base.licence == "Apache-2.0"
     scorer = ReferenceScorer.load(default_checkpoint.folder, manifest.label_token_ids)
+    shipped, served = (folder / PROBES_NAME for folder in (DEFAULT_ADAPTER, default_checkpoint.folder))
+    assert served.read_bytes() == shipped.read_bytes()
     probes = default_checkpoint.probes[::8]
     prompts = [render(default_checkpoint, probe) for probe in probes]
     assert check_probes(probes, list(scorer.distributions(prompts)), 1e-4) <= 1e-4
@@ -209,6 +212,31 @@ def test_adapter_is_merged_and_brings_its_prompt_and_calibration(
     card = (out / "README.md").read_text(encoding="utf-8")
     assert "Not trained for relevance" not in card
     assert "made-up pairs, cc0-1.0" in card
+
+
+def test_adapter_s_probes_are_copied_and_not_computed_here(
+    tiny_base: Path, tiny_adapter: Path, tmp_path: Path
+) -> None:
+    seen: list[str] = []
+    plan = Plan(str(tiny_base), adapter=tiny_adapter)
+    out = assemble(plan, tmp_path / "out", on_progress=lambda stage, *_: seen.append(stage))
+    assert (out / PROBES_NAME).read_bytes() == (tiny_adapter / PROBES_NAME).read_bytes()
+    assert "Compute probes" not in seen
+    int8 = assemble(dataclasses.replace(plan, int8=True), tmp_path / "int8")
+    assert (int8 / PROBES_NAME).read_bytes() != (tiny_adapter / PROBES_NAME).read_bytes()
+
+
+def test_a_machine_that_does_not_reproduce_the_adapter_s_probes_is_refused(
+    tiny_base: Path, tiny_adapter: Path, tmp_path: Path
+) -> None:
+    adapter = shutil.copytree(tiny_adapter, tmp_path / "adapter")
+    first, *others = (adapter / PROBES_NAME).read_text(encoding="utf-8").splitlines()
+    wrong = {**json.loads(first), "label_mass": 0.5}
+    (adapter / PROBES_NAME).write_text("\n".join([json.dumps(wrong), *others]), encoding="utf-8")
+    describe_adapter(adapter, describe())
+    with pytest.raises(ProbeMismatchError, match=r"1 of 4 probes differ by more than 0\.002"):
+        assemble(Plan(str(tiny_base), adapter=adapter), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_adapter_of_a_pruned_base_uses_its_layers_only(tiny_base: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from model_export.data.gold_traces import gold_steps
 from model_export.data.pairs import Finding, Pair
+from service.contract.findings import is_true
 from service.contract.prompt import Note
 from service.contract.text import canonicalize
 from service.contract.trace import ANSWER_CUE, parse_trace
@@ -43,6 +44,8 @@ def test_written_traces_parse_for_any_text(made: Pair, others: list[str]) -> Non
         for step in trace.steps[:-1]:
             if step.criterion in made.findings:
                 assert Finding(step.finding, step.grade) == made.findings[step.criterion]
+            else:
+                assert is_true(step.finding, made.query, made.note)
 
 
 @pytest.mark.parametrize(

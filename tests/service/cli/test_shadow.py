@@ -11,7 +11,7 @@ def found(requests: int = 12) -> dict[str, object]:
         cost.add(20.0, 2)
     return {
         "served": {"name": "old", "fingerprint": "sha256:1"},
-        "shadow": {"name": "new", "fingerprint": "sha256:2"},
+        "shadow": {"name": "new", "fingerprint": "sha256:2", "grading_version": "sha256:3"},
         "since": 0.0,
         "rate": 0.05,
         "mirrored": {"compared": requests, "failed": 1, "dropped": 1234},
@@ -24,7 +24,7 @@ def test_the_report_is_readable() -> None:
     lines = describe_shadow(found()).splitlines()
     assert lines[:3] == [
         "served  old sha256:1",
-        "shadow  new sha256:2, since 1970-01-01 00:00:00Z",
+        "shadow  new sha256:2, grading version sha256:3, since 1970-01-01 00:00:00Z",
         "5.0% of requests are mirrored: 12 compared, 1 failed, 1,234 dropped",
     ]
     assert "same grade        50.0 % [50.0, 50.0]" in lines

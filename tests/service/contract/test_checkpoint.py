@@ -129,10 +129,45 @@ def test_bad_probes_are_refused(folder: Path, lines: str, message: str) -> None:
         load_checkpoint(folder)
 
 
+REFITTED = {"calibration": {"name": "t-1", "method": "temperature", "temperature": 2.0}}
+UTILITIES = [[float(true == chosen) for chosen in range(4)] for true in range(4)]
+
+
+def decided(rows: list[list[float]], **notes: Any) -> dict[str, Any]:
+    return {"decisions": [{"criteria": "general-1", "utilities": rows, **notes}]}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        REFITTED,
+        {"calibration": {**REFITTED["calibration"], "temperatures": {"strict-1": 3.0}}},
+        decided(UTILITIES),
+        decided(UTILITIES[::-1]),
+    ],
+)
+def test_grading_version_changes_with_calibration_and_decisions(
+    folder: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    before, after = read_manifest(folder), read_manifest(make_checkpoint(tmp_path / "other", **change))
+    assert after.fingerprint == before.fingerprint
+    assert after.grading_version != before.grading_version
+    assert len({*map(len, (after.grading_version, after.fingerprint))}) == 1
+
+
+def test_grading_version_ignores_names_and_measured_figures(tmp_path: Path) -> None:
+    renamed = {**REFITTED["calibration"], "name": "t-2", "ece_before": 0.1, "data": "other pairs"}
+    changes = (
+        {"name": "one", **REFITTED, **decided(UTILITIES)},
+        {"name": "two", "calibration": renamed, **decided(UTILITIES, goal="other words", after=0.5)},
+    )
+    one, two = (read_manifest(make_checkpoint(tmp_path / change["name"], **change)) for change in changes)
+    assert one.grading_version == two.grading_version
+
+
 def test_fingerprint_changes_with_numbers_and_not_with_calibration(folder: Path) -> None:
     data = read_manifest(folder).model_dump(mode="json")
-    calibrated = {**data, "calibration": {"name": "t-1", "method": "temperature", "temperature": 2.0}}
-    assert compute_fingerprint({**calibrated, "name": "other"}) == compute_fingerprint(data)
+    assert compute_fingerprint({**data, **REFITTED, "name": "other"}) == compute_fingerprint(data)
     for key in ("labels", "template", "criteria", "limits", "files"):
         changed = json.loads(json.dumps(data))
         changed[key] = {"changed": changed[key]}

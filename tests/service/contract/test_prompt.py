@@ -99,3 +99,28 @@ def test_max_prompt_tokens_is_reached_with_a_template_text_that_repeats(checkpoi
 def test_every_prompt_has_at_least_the_overhead_tokens(checkpoint: Checkpoint, criteria: str) -> None:
     [shortest] = checkpoint.renderer.render("", [Note("", "")], criteria)
     assert len(shortest.token_ids) == checkpoint.renderer.overhead_tokens(criteria)
+
+
+@given(title=st.text(max_size=40), body=st.text(max_size=200), most=st.integers(1, 40))
+def test_a_cut_note_is_a_start_of_the_note_within_the_limit(
+    checkpoint: Checkpoint, title: str, body: str, most: int
+) -> None:
+    note = Note(canonicalize(title), canonicalize(body))
+    [cut] = checkpoint.renderer.cut([note], most)
+    assert (note.title.startswith(cut.title), note.body.startswith(cut.body)) == (True, True)
+    assert tokens_of(checkpoint, cut) <= most
+    assert cut == note or tokens_of(checkpoint, note) > most
+
+
+def tokens_of(checkpoint: Checkpoint, note: Note) -> int:
+    prompts = checkpoint.renderer.render("", [Note("", ""), note], "general-1")
+    title_line = len(checkpoint.tokenizer.encode_template("\nTitle:")) if note.title else 0
+    return len(prompts[1].token_ids) - len(prompts[0].token_ids) - title_line
+
+
+def test_a_cut_keeps_the_title_first(checkpoint: Checkpoint) -> None:
+    notes = [Note("quiet cafe", "light " * 30), Note("quiet " * 30, "light"), Note("", "")]
+    cut = checkpoint.renderer.cut(notes, 10)
+    assert [note.title for note in cut] == ["quiet cafe", notes[1].title[: len(cut[1].title)], ""]
+    assert [bool(note.body) for note in cut] == [True, False, False]
+    assert [tokens_of(checkpoint, note) for note in cut] == [10, 10, 0]

@@ -137,10 +137,12 @@ async def test_a_trace_does_not_change_its_score(engine: Engine, checkpoint: Che
     assert after.label_logprobs == before.label_logprobs
 
 
-async def test_the_profile_contains_the_settings_that_change_numbers(engine: Engine) -> None:
-    assert engine.profile.dtype == "float32"
-    assert engine.profile.numbers["dtype"] == "float32"
-    assert engine.profile.numbers["engine"] in ("fake", "vllm")
+async def test_the_profile_contains_what_changes_numbers(engine: Engine) -> None:
+    profile = engine.profile
+    assert profile.dtype == profile.numbers["dtype"] == "float32"
+    assert profile.numbers["engine"] in ("fake", "vllm")
+    assert all(profile.numbers[part] for part in ("version", "device"))
+    assert not profile.numbers.keys() & profile.speed.keys()
 
 
 # The last test: it closes the module's engine.

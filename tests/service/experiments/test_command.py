@@ -12,9 +12,12 @@ from rich.console import Console
 
 from service.errors import CommandError
 from service.experiments.command import Report, judge_experiment, parse_period
-from service.experiments.prometheus import COUNTED, Period, Prometheus
+from service.experiments.prometheus import COUNTED, Period, Prometheus, Version
 
-CONTROL, TREATMENT, OTHER = (f"sha256:{start}{'0' * 60}" for start in ("aaaa", "abbb", "cccc"))
+HASHES = [f"sha256:{start}{'0' * 60}" for start in ("aaaa", "abbb", "cccc", "dddd", "deee")]
+CONTROL, TREATMENT, OTHER = (Version(fingerprint, HASHES[3]) for fingerprint in HASHES[:3])
+# The control's model with another calibration.
+REFITTED = Version(CONTROL.fingerprint, HASHES[4])
 PERIOD = Period(1_000_000.0, 1_007_200.0, 300.0)
 # The counts of one window, by kind and label.
 USUAL: dict[str, dict[str, float]] = {
@@ -32,29 +35,33 @@ def success(result: list[Any]) -> httpx.Response:
     return httpx.Response(200, json={"status": "success", "data": {"result": result}})
 
 
-def series(fingerprint: str, label: str, value: str, count: float, windows: int) -> dict[str, Any]:
+def labels(version: Version) -> dict[str, str]:
+    return {name: value for name, value in version._asdict().items() if value}
+
+
+def series(version: Version, label: str, value: str, count: float, windows: int) -> dict[str, Any]:
     ends = [PERIOD.until - 300.0 * ago for ago in range(windows)]
     # Real windows differ from each other.
     values = [[end, str(count * (1 + 0.01 * (place % 3)))] for place, end in enumerate(ends)]
-    return {"metric": {"fingerprint": fingerprint, label: value}, "values": values}
+    return {"metric": {**labels(version), label: value}, "values": values}
 
 
 def prometheus(
-    arms: dict[str, dict[str, dict[str, float]]], windows: int = 24, where: str = "", seen: Any = None
+    arms: dict[Version, dict[str, dict[str, float]]], windows: int = 24, where: str = "", seen: Any = None
 ) -> Prometheus:
     def answer(request: httpx.Request) -> httpx.Response:
         query = request.url.params["query"]
         if seen is not None:
             seen.append(request)
         if request.url.path.endswith("/query"):
-            return success([{"metric": {"fingerprint": each}, "value": [0, "1"]} for each in arms])
+            return success([{"metric": labels(each), "value": [0, "1"]} for each in arms])
         [(kind, label)] = [
             (kind, each[2]) for kind, each in COUNTED.items() if f"increase({each[0]}" in query
         ]
         return success(
             [
-                series(fingerprint, label, value, count, windows)
-                for fingerprint, has in arms.items()
+                series(version, label, value, count, windows)
+                for version, has in arms.items()
                 for value, count in has.get(kind, {}).items()
             ]
         )
@@ -84,8 +91,30 @@ def test_a_treatment_with_more_errors_is_worse_by_that_only() -> None:
     assert set(verdicts.values()) == {"no difference seen"}
     assert report.is_worse
     assert not judge_experiment(
-        prometheus({CONTROL: BROKEN, TREATMENT: USUAL}), CONTROL, TREATMENT, PERIOD
+        prometheus({CONTROL: BROKEN, TREATMENT: USUAL}), CONTROL.fingerprint, TREATMENT.fingerprint, PERIOD
     ).is_worse
+
+
+@pytest.mark.parametrize(
+    ("control", "treatment"),
+    [("aa/dd", "aa/de"), (str(CONTROL), str(REFITTED)), ("/sha256:dd", "/sha256:de")],
+)
+def test_arms_may_differ_in_their_grading_version_only(control: str, treatment: str) -> None:
+    source = prometheus({CONTROL: USUAL, REFITTED: {**USUAL, "grades": {"0": 100, "3": 900}}})
+    report = judge_experiment(source, control, treatment, PERIOD)
+    assert (report.control.version, report.treatment.version) == (CONTROL, REFITTED)
+    verdicts = {each.name: each.verdict for each in report.judgements}
+    assert (verdicts["mean grade"], verdicts["errors (5xx)"]) == ("higher", "no difference seen")
+    assert report.to_json()["treatment"]["grading_version"] == REFITTED.grading_version
+    with pytest.raises(CommandError, match=f"{REFITTED}; checkpoints of one fingerprint are told apart by"):
+        judge_experiment(source, "aa", treatment, PERIOD)
+
+
+def test_a_service_that_states_no_grading_version_is_named_by_its_fingerprint() -> None:
+    older = Version(OTHER.fingerprint, "")
+    report = judge_experiment(prometheus({older: USUAL, TREATMENT: USUAL}), "cc", "ab", PERIOD)
+    assert report.control.version == older
+    assert f"control   {OTHER.fingerprint} " in shown(report)
 
 
 def test_every_window_is_queried_once() -> None:
@@ -104,7 +133,8 @@ def test_every_window_is_queried_once() -> None:
 def test_the_report_is_a_table_and_json() -> None:
     report = judge_experiment(prometheus({CONTROL: USUAL, TREATMENT: BROKEN}), "aa", "ab", PERIOD)
     table = shown(report)
-    assert f"treatment {TREATMENT}: 24,240, 50.0% of all" in table
+    assert f"treatment {TREATMENT} " in table
+    assert "24,240 and 24,240 scoring requests, 50.0% on the treatment" in table
     assert "24 windows of 300 s" in table
     rows = {line.split("│")[1].strip(): line for line in table.splitlines() if line.startswith("│")}
     cells = [cell.strip() for cell in rows["errors (5xx), %"].split("│")[2:-1]]
@@ -116,6 +146,7 @@ def test_the_report_is_a_table_and_json() -> None:
     assert errors["difference"] == pytest.approx(0.09)
     assert (errors["unit"], errors["verdict"]) == ("share", "worse")
     assert (written["since"], written["windows"]) == ("1970-01-12T13:46:40Z", 24)
+    assert written["control"]["fingerprint"] == CONTROL.fingerprint
     assert written["control"]["requests"] == pytest.approx(24240)
 
 
@@ -132,6 +163,7 @@ def test_the_caption_of_nine_windows_gives_advice() -> None:
         ("a", "ab", f"control a matches several checkpoints: {CONTROL}, {TREATMENT}"),
         ("aa", "ff", "treatment ff matches no checkpoint that Prometheus saw in that time: sha256:aaaa"),
         ("aa", "sha256:aaaa", "the same checkpoint"),
+        ("ab", "ab/de", f"treatment ab/de matches no checkpoint .*: {CONTROL}, {TREATMENT}"),
         ("aa", "cc", f"treatment {OTHER} has no scoring requests in 24 windows of 300 s"),
     ],
 )

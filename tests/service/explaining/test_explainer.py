@@ -9,9 +9,9 @@ from service.contract.checkpoint import Checkpoint
 from service.contract.prompt import Note
 from service.engines.fake_engine import FakeEngine
 from service.errors import ExplanationDroppedError
-from service.explaining.explainer import ENGINE_PRIORITY, DropReason, Explainer, GradedPair
+from service.explaining.explainer import ENGINE_PRIORITY, DropReason, Explainer
 from service.explaining.limits import ExplanationLimits
-from service.explaining.traces import ExplanationResult
+from service.explaining.traces import ExplanationResult, GradedPair
 from service.observability.metrics import Metrics
 from tests.checkpoints import fake_engine_for
 from tests.waiting import until

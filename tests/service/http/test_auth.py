@@ -64,9 +64,9 @@ def test_keys_are_long_and_distinct() -> None:
 
 
 @settings(keys=KEYS)
-@pytest.mark.parametrize("path", ["/score", "/rerank", "/v1/rerank", "/v2/rerank"])
+@pytest.mark.parametrize("path", ["/score", "/v1/score", "/rerank", "/v1/rerank", "/v2/rerank"])
 async def test_scoring_needs_a_key(service: Service, path: str) -> None:
-    body = REQUEST if path == "/score" else {"query": "q", "documents": ["d"]}
+    body = REQUEST if path == "/score" else {"query": "q", "queries": "q", "documents": ["d"]}
     refused = await service.client.post(path, json=body)
     assert refused.status_code == 401
     assert refused.headers["www-authenticate"] == "Bearer"

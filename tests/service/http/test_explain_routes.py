@@ -6,6 +6,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from service.contract.prompt import Note
 from service.explaining.mode import Flip
 from service.http.auth import hash_key
 from tests.service.http.conftest import REQUEST, Service, problem, settings
@@ -173,6 +174,19 @@ async def test_all_explains_reranked_documents_too(service: Service) -> None:
     await until(lambda: service.count("explanations_total", outcome="parsed") == 2)
     kept = (await service.client.get(f"/explanations/{answer['id']}")).json()["explanations"]
     assert [explanation["note_id"] for explanation in kept] == ["0", "1"]
+
+
+async def test_a_document_that_was_cut_is_explained_as_it_was_scored(service: Service) -> None:
+    long = "quiet cafe " * 12
+    [cut] = service.stack.checkpoint.renderer.cut([Note("", long.strip())], 6)
+    await flip(service, "all")
+    set_traces(service)
+    for document in (long, cut.body):
+        body = {"query": "cafes", "documents": [document], "max_tokens_per_doc": 6}
+        assert (await service.client.post("/rerank", json=body)).status_code == 200
+    await until(lambda: service.count("explanations_total", outcome="parsed") == 2)
+    of_long, of_cut = service.engine.continued
+    assert of_long == of_cut
 
 
 async def test_sample_explains_its_share(service: Service) -> None:

@@ -42,7 +42,13 @@ CASES = {
 CASES_OF_AN_OPERATION = 125
 # Not `negative_data_rejection` and `positive_data_acceptance`: a blank query is refused, which a schema can't say.
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
-WITH_A_BODY = ["POST /explain", "POST /rerank", "POST /score", "PUT /admin/explanation-mode"]
+WITH_A_BODY = [
+    "POST /explain",
+    "POST /rerank",
+    "POST /score",
+    "POST /v1/score",
+    "PUT /admin/explanation-mode",
+]
 WITH_PARAMETERS = [
     "GET /admin/explanation-mode",
     "GET /admin/explanation-mode/history",

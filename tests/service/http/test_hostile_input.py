@@ -15,9 +15,15 @@ from service.contract.checkpoint import Checkpoint
 from tests.service.http.hostile import CANARY, MODE, WHOLE, Attacked, attacked
 
 # The status of each valid body. Flips name a revision that never existed: 412 is answered after everything else was accepted.
-ACCEPTED = {"/score": 200, "/rerank": 200, "/explain": 200, MODE: 412}
-NUMBERS = {"/score": "deadline_ms", "/rerank": "top_n", "/explain": "deadline_ms", MODE: "ttl_s"}
-TEXTS = {"/score": "query", "/rerank": "query", "/explain": "query", MODE: "reason"}
+ACCEPTED = {"/score": 200, "/rerank": 200, "/v1/score": 200, "/explain": 200, MODE: 412}
+NUMBERS = {
+    "/score": "deadline_ms",
+    "/rerank": "top_n",
+    "/v1/score": "max_tokens_per_doc",
+    "/explain": "deadline_ms",
+    MODE: "ttl_s",
+}
+TEXTS = {"/score": "query", "/rerank": "query", "/v1/score": "criteria", "/explain": "query", MODE: "reason"}
 on_every_path = pytest.mark.parametrize("path", list(WHOLE))
 
 
@@ -115,7 +121,7 @@ def test_a_rate_outside_0_to_1_is_refused(service: Attacked, value: bytes) -> No
 @on_every_path
 @pytest.mark.parametrize("value", [b"9" * 4000, b"1" + b"0" * 40], ids=["4000-digits", "1e40"])
 def test_huge_integers_are_cut_to_the_limit(service: Attacked, path: str, value: bytes) -> None:
-    """A deadline is cut to the longest, `top_n` to what there is. A flip's time to live is not: it would be endless."""
+    """A deadline is cut to the longest, `top_n` and a number of tokens to what there is. A flip's time to live is not: it would be endless."""
     body = with_value(path, NUMBERS[path], value)
     if path == MODE:
         assert refused(service, path, body)[0] == "ttl_s"

@@ -32,7 +32,11 @@ async def test_lost_engine_asks_for_a_restart(service: Service) -> None:
 
 async def test_version_names_release_checkpoint_and_engine(service: Service) -> None:
     body = (await service.client.get("/version")).json()
-    assert body["model"]["fingerprint"] == service.stack.checkpoint.manifest.fingerprint
+    manifest = service.stack.checkpoint.manifest
+    assert body["model"]["fingerprint"] == manifest.fingerprint
+    assert body["model"]["grading_version"] == manifest.grading_version
+    versions = {"fingerprint": manifest.fingerprint, "grading_version": manifest.grading_version}
+    assert service.count("build_info", version=body["version"], **versions) == 1
     assert body["engine"]["dtype"] == "float32"
     assert body["version"]
 
@@ -53,7 +57,7 @@ async def test_metrics_are_prometheus_text(service: Service) -> None:
 async def test_series_of_failures_exist_from_the_start(service: Service) -> None:
     """Prometheus does not count a series' first value as an increase, so rates would miss a replica's first errors."""
     text = (await service.client.get("/metrics")).text
-    for route in ("/score", "/rerank", "/v1/rerank", "/v2/rerank"):
+    for route in ("/score", "/v1/score", "/rerank", "/v1/rerank", "/v2/rerank"):
         for status in ("200", "500", "503", "504"):
             assert f'notegrade_request_seconds_count{{route="{route}",status="{status}"}} 0.0\n' in text
     for outcome in ("scored", "deadline_exceeded", "shed", "failed"):

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from service.contract.prompt import Note
-from tests.service.http.conftest import Service
+from tests.service.http.conftest import Service, problem, settings
 
 DOCUMENTS = ["A quiet cafe.", "Surf beaches.", "A loud bar with light."]
 
@@ -26,37 +26,139 @@ async def test_documents_are_ranked_by_their_scores(service: Service, path: str)
     assert [result["index"] for result in body["results"]] == expected
     assert [result["relevance_score"] for result in body["results"]] == sorted(scores, reverse=True)
     assert body["model"] == "tiny-1"
-    assert body["meta"]["warnings"] is None
+    assert "warnings" not in body["meta"]
 
 
 async def test_usage_counts_the_tokens_of_the_engine(service: Service) -> None:
     renderer = service.stack.checkpoint.renderer
     notes = [Note("", text) for text in DOCUMENTS]
     tokens = sum(len(prompt.token_ids) for prompt in renderer.render("quiet cafes", notes, "general-1"))
-    assert (await rerank(service))["usage"] == {"total_tokens": tokens}
-    assert (await rerank(service))["usage"] == {"total_tokens": 0}
+    assert (await rerank(service))["usage"] == {"prompt_tokens": tokens, "total_tokens": tokens}
+    assert (await rerank(service))["usage"] == {"prompt_tokens": 0, "total_tokens": 0}
 
 
 async def test_top_n_returns_the_best(service: Service) -> None:
     whole, top = await rerank(service), await rerank(service, top_n=1)
     assert top["results"] == whole["results"][:1]
+    assert (await rerank(service, top_n=0))["results"] == whole["results"]
 
 
-async def test_documents_are_returned_on_request(service: Service) -> None:
-    body = await rerank(service, return_documents=True)
-    assert {r["index"]: r["document"]["text"] for r in body["results"]} == dict(enumerate(DOCUMENTS))
+@pytest.mark.parametrize(
+    ("path", "asked", "returned"),
+    [
+        ("/rerank", None, True),
+        ("/v1/rerank", None, True),
+        ("/v2/rerank", None, False),
+        ("/v1/rerank", False, False),
+        ("/v2/rerank", True, True),
+    ],
+)
+async def test_documents_are_returned_as_each_api_does(
+    service: Service, path: str, asked: bool | None, returned: bool
+) -> None:
+    body = await rerank(service, path, return_documents=asked)
+    expected = {i: {"text": text} if returned else None for i, text in enumerate(DOCUMENTS)}
+    assert {r["index"]: r.get("document") for r in body["results"]} == expected
 
 
-async def test_documents_may_be_objects_and_unknown_fields_are_ignored(service: Service) -> None:
-    documents = [{"text": text, "url": "elsewhere"} for text in DOCUMENTS]
-    foreign: dict[str, Any] = {
-        "rank_fields": ["text"],
-        "truncation": True,
-        "model": "rerank-v3.5",
-        "max_tokens_per_doc": 4096,
+async def test_returned_documents_keep_their_other_fields(service: Service) -> None:
+    documents = [
+        {"text": text, "title": "Cafes", "url": "elsewhere", "n": i} for i, text in enumerate(DOCUMENTS)
+    ]
+    body = await rerank(service, documents=documents)
+    assert {r["index"]: r["document"] for r in body["results"]} == dict(enumerate(documents))
+
+
+async def test_texts_may_be_objects_and_unknown_fields_are_ignored(service: Service) -> None:
+    objects = {
+        "documents": [{"text": text, "url": "elsewhere"} for text in DOCUMENTS],
+        "query": {"text": "quiet cafes"},
     }
-    strings, objects = await rerank(service), await rerank(service, documents=documents, **foreign)
-    assert objects["results"] == strings["results"]
+    foreign: dict[str, Any] = {"rank_fields": ["text"], "truncation": True, "model": "rerank-v3.5"}
+    strings = await rerank(service, "/v2/rerank")
+    assert (await rerank(service, "/v2/rerank", **objects, **foreign))["results"] == strings["results"]
+
+
+async def test_the_criteria_are_those_of_score(service: Service) -> None:
+    notes = [{"id": str(i), "body": text} for i, text in enumerate(DOCUMENTS)]
+    strict = (await service.score(notes=notes, criteria="strict-1")).json()["results"]
+    reranked = {
+        r["index"]: r["relevance_score"] for r in (await rerank(service, criteria="strict-1"))["results"]
+    }
+    assert reranked == {i: result["score"] for i, result in enumerate(strict)}
+    assert reranked != {r["index"]: r["relevance_score"] for r in (await rerank(service))["results"]}
+
+
+async def test_the_deadline_is_kept(service: Service) -> None:
+    service.engine.hold()
+    body = {"query": "q", "documents": DOCUMENTS, "deadline_ms": 20}
+    response = await service.client.post("/rerank", json=body)
+    assert problem(response) == (504, "deadline-exceeded")
+    assert "20 ms" in response.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("priority", "meaning"), [("batch", "batch"), (1, "batch"), (999, "batch"), (0, "online"), (-1, "online")]
+)
+async def test_the_priority_is_a_name_or_a_number(
+    service: Service, priority: str | int, meaning: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "service.request"):
+        await rerank(service, priority=priority)
+    [event] = [vars(record) for record in caplog.records if record.message == "request"]
+    assert event["priority"] == meaning
+
+
+async def test_long_documents_are_cut_before_anything_else_reads_them(service: Service) -> None:
+    """A cut document is scored and cached as its start alone would be."""
+    long, cut = "quiet cafe " * 12, await short(service, "quiet cafe " * 12)
+    [alone] = (await rerank(service, documents=[cut]))["results"]
+    [result] = (await rerank(service, documents=[long], max_tokens_per_doc=6))["results"]
+    assert result == {"index": 0, "relevance_score": alone["relevance_score"], "document": {"text": long}}
+    assert service.count("pair_source_total", source="local") == 1
+    [whole] = (await rerank(service, documents=[long]))["results"]
+    assert whole["relevance_score"] != alone["relevance_score"]
+    for limit in (0, 48, 4096):  # none, the checkpoint's own, Cohere's default
+        assert (await rerank(service, documents=[long], max_tokens_per_doc=limit))["results"] == [whole]
+
+
+async def short(service: Service, text: str) -> str:
+    [note] = service.stack.checkpoint.renderer.cut([Note("", text.strip())], 6)
+    assert 0 < len(note.body) < len(text) / 2
+    return note.body
+
+
+@settings(log_texts=True)
+async def test_the_log_has_the_text_as_it_was_sent(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "service.request"):
+        await rerank(service, documents=["quiet cafe " * 12], max_tokens_per_doc=6)
+    [event] = [vars(record) for record in caplog.records if record.message == "request"]
+    assert (event["query"], event["texts"]) == ("quiet cafes", [(None, "quiet cafe " * 12)])
+
+
+async def test_cutting_keeps_the_deadline(service: Service) -> None:
+    body = {"query": "q", "documents": ["word " * 19_000] * 9, "max_tokens_per_doc": 3, "deadline_ms": 5}
+    response = await service.client.post("/rerank", json=body)
+    assert problem(response) == (504, "deadline-exceeded")
+    assert service.engine.finished == 3, "only the probes"
+
+
+async def test_jinas_published_example_is_answered_in_its_shape(service: Service) -> None:
+    """Source: Jina AI Reranker API, https://docs.jina.ai (2025)."""
+    example = {
+        "model": "jina-reranker-v2-base-multilingual",
+        "query": "Search query",
+        "documents": ["Document to rank 1", "Document to rank 2"],
+    }
+    answer = (await service.client.post("/v1/rerank", json=example)).json()
+    assert answer["usage"].keys() == {"total_tokens", "prompt_tokens"}
+    assert [result.keys() for result in answer["results"]] == [{"index", "document", "relevance_score"}] * 2
+    assert {r["index"]: r["document"] for r in answer["results"]} == {
+        0: {"text": "Document to rank 1"},
+        1: {"text": "Document to rank 2"},
+    }
 
 
 async def test_warnings_name_documents_that_were_not_scored(service: Service) -> None:
@@ -75,7 +177,16 @@ async def test_warnings_name_documents_that_were_not_scored(service: Service) ->
         ({"documents": [3]}, "documents.0"),
         ({"documents": "one text"}, "documents"),
         ({"query": " "}, "query"),
-        ({"top_n": 0}, "top_n"),
+        ({"query": {"image": "x"}}, "query"),
+        ({"query": {"text": " "}}, "query"),
+        ({"documents": [{"image": "x"}]}, "documents.0.text"),
+        ({"top_n": -1}, "top_n"),
+        ({"max_tokens_per_doc": -1}, "max_tokens_per_doc"),
+        ({"deadline_ms": 0}, "deadline_ms"),
+        ({"deadline_ms": "300"}, "deadline_ms"),
+        ({"criteria": "unknown"}, "criteria"),
+        ({"priority": "urgent"}, "priority"),
+        ({"priority": True}, "priority"),
         ({"documents": [{"text": "t", "title": "x" * 2_001}]}, "documents.0.title"),
     ],
 )

@@ -22,6 +22,7 @@ async def test_answer_has_the_shape_of_the_contract(service: Service) -> None:
         "fingerprint": manifest.fingerprint,
         "criteria": "general-1",
         "calibration": "identity",
+        "grading_version": manifest.grading_version,
     }
     assert [result["id"] for result in body["results"]] == ["n1", "n2"]
     for result in body["results"]:

@@ -146,6 +146,7 @@ def test_the_resource_has_the_checkpoint_and_the_operator_s_attributes(
     with traced() as (service, found):
         score(service)
     assert found.resource["notegrade.fingerprint"] == checkpoint.manifest.fingerprint
+    assert found.resource["notegrade.grading_version"] == checkpoint.manifest.grading_version
     assert found.resource["service.name"] == "grader"
     assert found.resource["deployment.environment.name"] == "canary"
 

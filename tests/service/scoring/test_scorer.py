@@ -161,17 +161,42 @@ async def test_a_new_checkpoint_never_reads_an_old_ones_entries(harness: Harness
     assert [result.source for result in answer.results] == ["engine"] * 3
 
 
-async def test_a_new_calibration_reuses_entries(harness: Harness, tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", ["version", "device"])
+async def test_replicas_of_another_engine_version_or_device_share_no_entries(
+    harness: Harness, part: str
+) -> None:
+    await harness.scorer.score(request())
+    await harness.written(3)
+    other = await harness.other_replica()
+    other.engine.numbers[part] = "another"
+    answer = await other.scorer.score(request())
+    assert [result.source for result in answer.results] == ["engine"] * 3
+
+
+async def test_a_new_calibration_reuses_entries_and_leaves_them_as_they_are(
+    harness: Harness, tmp_path: Path
+) -> None:
     fresh = await harness.scorer.score(request())
     await harness.written(3)
     softened = {"name": "temperature-1", "method": "temperature", "temperature": 3.0}
-    other = await harness.other_replica(load_tiny(tmp_path, calibration=softened))
-    answer = await other.scorer.score(request())
-    for old, result in zip(fresh.results, answer.results, strict=True):
+    highest = [{"criteria": "general-1", "utilities": [[0, 0, 0, 1]] * 4}]
+    new = load_tiny(tmp_path, calibration=softened, decisions=highest)
+    other = await harness.other_replica(new)
+    answer = await other.scorer.score(request((*BODIES, "A new note.")))
+    await other.written(1)
+    for old, result in zip(fresh.results, answer.results[:3], strict=True):
         assert result.source == "redis"
         assert old.judgement is not None
         assert result.judgement is not None
         assert result.judgement.margin < old.judgement.margin
+        assert result.judgement.grade == 3
+    # The entry that the recalibrated replica wrote is as good for the first checkpoint as its own.
+    [shared] = (await harness.scorer.score(request(("A new note.",)))).results
+    raw = LabelDistribution.from_logprobs(harness.engine.logprobs(render(harness.checkpoint, "A new note.")))
+    assert (shared.source, shared.judgement) == (
+        "redis",
+        judge(raw, harness.checkpoint.manifest, "general-1"),
+    )
 
 
 async def test_unknown_criteria_are_refused_with_the_known_ones(harness: Harness) -> None:
@@ -320,7 +345,7 @@ async def test_the_error_says_when_only_some_pairs_were_shed(checkpoint: Checkpo
     harness = Harness(checkpoint, max_backlog_tokens=1)
     await harness.engine.start()
     harness.engine.hold()
-    with pytest.raises(OverloadedError, match="pairs were shed, and none was scored"):
+    with pytest.raises(OverloadedError, match="2 of the query's 3 pairs were shed"):
         await harness.scorer.score(request(deadline_ms=500))
     await harness.held(0)
 
@@ -336,13 +361,13 @@ async def test_one_failing_pair_fails_alone(harness: Harness) -> None:
 
 async def test_a_request_whose_pairs_all_fail_is_an_engine_error(harness: Harness) -> None:
     harness.engine.fail_on(render(harness.checkpoint, BODIES[0]))
-    with pytest.raises(EngineRequestError, match="failed on every pair"):
+    with pytest.raises(EngineRequestError, match="failed on 1 of the query's 1 pairs"):
         await harness.scorer.score(request(BODIES[:1]))
 
 
 async def test_a_pair_with_nan_logprobs_fails(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeEngine, "logprobs", lambda *_: (math.nan,) * 4)
-    with pytest.raises(EngineRequestError, match="failed on every pair"):
+    with pytest.raises(EngineRequestError, match="failed on 1 of the query's 1 pairs"):
         await harness.scorer.score(request(BODIES[:1]))
 
 

@@ -57,6 +57,12 @@ async def test_an_answer_from_a_cache_has_no_engine_time() -> None:
     assert found.engine_ms == 7.0
 
 
+async def test_an_older_release_states_no_grading_version() -> None:
+    assert (await answering().score(mirrored("body"))).grading_version is None
+    newer = {**ANSWER["model"], "grading_version": "sha256:2"}
+    assert (await answering(model=newer).score(mirrored("body"))).grading_version == "sha256:2"
+
+
 def lose_connection(_: httpx.Request) -> httpx.Response:
     raise httpx.ConnectError("no route to http://user:secret@shadow")
 

@@ -76,7 +76,11 @@ async def test_the_two_checkpoints_are_compared() -> None:
     async with running(MemoryTarget(judge, 4)) as rig:
         await rig.mirror(*[mirrored("one", "two")] * 3)
         report = rig.shadow.report()
-    assert report["shadow"] == {"name": "memory", "fingerprint": "sha256:memory"}
+    assert report["shadow"] == {
+        "name": "memory",
+        "fingerprint": "sha256:memory",
+        "grading_version": "sha256:memory",
+    }
     assert report["mirrored"] == {"compared": 3, "failed": 0, "dropped": 0}
     comparison = report["comparison"]
     assert (comparison["requests"], comparison["pairs"]) == (3, 6)
@@ -159,15 +163,16 @@ async def test_another_scale_cannot_be_compared(caplog: pytest.LogCaptureFixture
     )
 
 
-async def test_a_new_checkpoint_of_the_other_service_starts_a_new_comparison() -> None:
+@pytest.mark.parametrize("version", ["fingerprint", "grading_version"])
+async def test_a_new_checkpoint_of_the_other_service_starts_a_new_comparison(version: str) -> None:
     target = MemoryTarget(judge, 4)
     async with running(target) as rig:
         await rig.mirror(mirrored("one"))
         before = rig.shadow.report()["since"]
-        target.fingerprint = "sha256:newer"
+        setattr(target, version, "sha256:newer")
         await rig.mirror(mirrored("one"))
         report = rig.shadow.report()
-    assert report["shadow"]["fingerprint"] == "sha256:newer"
+    assert report["shadow"][version] == "sha256:newer"
     assert report["since"] >= before
     assert report["comparison"]["pairs"] == 1
 

@@ -1,6 +1,6 @@
 import pytest
 
-from model_export.data.words import split_words
+from service.contract.words import split_words
 
 
 @pytest.mark.parametrize(
