@@ -26,8 +26,8 @@ _KEPT_MEMORY: Final[Mapping[str, str]] = {
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
 }
 
-# oneDNN keeps a compiled kernel for each number of tokens in a step, up to 1,024 by default: 400 to 500 MiB, reached after half
-# an hour. vLLM keeps those of the last 32 numbers itself, and a kernel that is compiled again costs far less than its step.
+# oneDNN compiles a kernel of 0.5 MiB for each number of tokens in a step, and keeps 1,024 of them by default. vLLM itself keeps
+# those of the last 32 numbers. Measured by load_tests/kernel_memory.py, see docs/decisions/0028-memory.md.
 # Source: https://uxlfoundation.github.io/oneDNN/dev_guide_primitive_cache.html
 _KEPT_KERNELS: Final[Mapping[str, str]] = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
 
