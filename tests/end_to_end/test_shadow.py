@@ -29,7 +29,9 @@ def test_a_shadow_with_the_same_checkpoint_agrees(replicas: Replicas) -> None:
     environment = {"NOTEGRADE_URL": replicas.processes[1].url, "NOTEGRADE_KEY": ADMIN_KEY}
     printed = output_of(".venv/bin/notegrade", "shadow", within_s=60, **environment)
     assert "same grade        100.0 % [100.0, 100.0]" in printed
-    assert re.search(r"^shadow  \S+ sha256:\w{64}, since ", printed, re.MULTILINE)
+    assert re.search(
+        r"^shadow  \S+ sha256:\w{64}, grading version sha256:\w{64}, since ", printed, re.MULTILINE
+    )
     assert replicas.clients[0].get("/admin/shadow").status_code == 404
 
 
