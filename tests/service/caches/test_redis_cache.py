@@ -1,6 +1,7 @@
 """Behaviour of the Redis cache alone: timeouts, translated errors, secrets. test_cache_behaviour.py tests what all caches share."""
 
 import asyncio
+import contextlib
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from service.errors import CacheUnavailableError, ConfigurationError
 from tests.redis_server import RedisServer
 from tests.service.caches.harness import read_values
 from tests.tools import REDIS, require
+from tests.waiting import until
 
 A, B = b"a" * 32, b"b" * 32
 SECRET = "s3cr3t"
@@ -188,12 +190,31 @@ def tls_server(tmp_path: Path) -> Iterator[RedisServer]:
     server.kill()
 
 
+def open_sockets() -> set[str]:
+    """Return the sockets that this process has open."""
+    opened = set()
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the folder itself, read and closed
+            opened.add(str(link.readlink()))
+    return {name for name in opened if name.startswith("socket:")}
+
+
+async def close(cache: RedisCache, before: set[str]) -> None:
+    """Close the cache, and wait until its sockets are closed: asyncio ends TLS after redis-py's `close` has returned.
+
+    A loop that ends earlier leaves a socket open, which fails a later test.
+    """
+    await cache.close()
+    await until(lambda: open_sockets() <= before)
+
+
 @pytest.mark.redis
 async def test_tls_and_a_password_are_used(tls_server: RedisServer, tmp_path: Path) -> None:
+    before = open_sockets()
     cache = RedisCache(f"{tls_server.url}?ssl_ca_certs={tmp_path / 'ca.pem'}", ttl_s=60, timeout_s=5)
     await cache.put_many("q", {A: b"1"})
     assert await read_values(cache, "q", [A]) == [b"1"]
-    await cache.close()
+    await close(cache, before)
 
 
 @pytest.mark.redis
@@ -213,11 +234,12 @@ async def test_tls_and_a_password_are_used(tls_server: RedisServer, tmp_path: Pa
 async def test_a_server_with_a_wrong_certificate_or_password_is_refused(
     tls_server: RedisServer, tmp_path: Path, made_wrong: Callable[[str, Path], str], why: str
 ) -> None:
+    before = open_sockets()
     cache = RedisCache(made_wrong(tls_server.url, tmp_path / "ca.pem"), ttl_s=60, timeout_s=5)
     with pytest.raises(CacheUnavailableError, match=why) as caught:
         await cache.ping()
     assert SECRET not in str(caught.value)
-    await cache.close()
+    await close(cache, before)
 
 
 @pytest.mark.redis
