@@ -15,6 +15,9 @@ from tests.processes import ROOT, output_of
 from tests.tiny_base import make_tiny_base
 from tests.tools import VENV_BIN
 
+# Half a minute of building and installing.
+pytestmark = pytest.mark.slow
+
 PACKAGES = ("service", "model_export")
 NOTES = ROOT / "examples" / "notes.jsonl"
 
@@ -114,7 +117,6 @@ def with_extras(bare: Path) -> Path:
 
 
 @pytest.mark.engine
-@pytest.mark.slow  # the start of an engine
 @pytest.mark.timeout(900)
 def test_it_assembles_a_checkpoint_and_serves_it_on_vllm(with_extras: Path, tmp_path: Path) -> None:
     """This is the last use of the environment."""
