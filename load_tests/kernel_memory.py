@@ -12,6 +12,7 @@ import subprocess
 import sys
 
 from load_tests.arguments import make_parser
+from load_tests.raw_results import write_raw
 from service.contract.vllm_settings import cpu_environment
 
 CAPACITY = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
@@ -51,6 +52,7 @@ def main() -> None:
     print(
         f"as served {served:.0f} MiB, with oneDNN's default {default:.0f} MiB: {default / served:.1f} times as much"
     )
+    write_raw(options, {"growth_mib": {"served": served, "default": default}})
 
 
 if __name__ == "__main__":

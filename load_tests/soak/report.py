@@ -77,7 +77,7 @@ class Slope:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a soak does. At a pace of 0.25 the pauses between requests are four times as long as at 1."""
+    """Describes a soak. `pace` is the share of the full request rate: at 0.25 the pauses between requests are four times as long."""
 
     seconds: float
     seed: int

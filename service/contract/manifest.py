@@ -228,7 +228,7 @@ class Manifest(_Strict):
 
     @property
     def versions(self) -> dict[str, str]:
-        """Return what tells two checkpoints apart, in answers, metrics, logs and traces: `fingerprint` and `grading_version`."""
+        """Return the hashes that identify the checkpoint in answers, metrics, logs and traces: `fingerprint` and `grading_version`."""
         return {"fingerprint": self.fingerprint, "grading_version": self.grading_version}
 
     @property

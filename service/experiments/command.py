@@ -179,7 +179,7 @@ def _resolve(arm: str, start: str, known: Collection[Version]) -> Version:
         return found[0]
     served = ", ".join(map(str, found or sorted(known))) or "none"
     matches = "several checkpoints" if found else "no checkpoint that Prometheus saw in that time"
-    hint = "; checkpoints of one fingerprint are told apart by what follows the slash" if found else ""
+    hint = "; to choose one, add a slash and the start of its grading version" if found else ""
     raise CommandError(f"the {arm} {start} matches {matches}: {served}{hint}")
 
 

@@ -48,7 +48,7 @@ class Period:
 
 
 class Version(NamedTuple):
-    """What tells two checkpoints apart. The grading version is empty for a service that is too old to state it."""
+    """Identifies a checkpoint. The grading version is empty for a service of a release without one."""
 
     fingerprint: str
     grading_version: str

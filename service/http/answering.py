@@ -123,9 +123,7 @@ class Api:
         if self.pairs_limiter:
             await self.pairs_limiter.count(scoring.caller, len(scoring.notes))
         deadline = Deadline.after_ms(scoring.deadline_ms)
-        if max_note_tokens:
-            scoring = await self._cut(scoring, max_note_tokens, deadline)
-        return await self._answer(request, scoring, deadline, explain)
+        return await self._answer(request, scoring, deadline, explain, max_note_tokens)
 
     async def answer_all(
         self, request: Request, scorings: Sequence[ScoringRequest], max_note_tokens: int | None
@@ -139,9 +137,8 @@ class Api:
 
         async def answer_part(scoring: ScoringRequest) -> ScoringAnswer:
             async with turns:
-                if max_note_tokens:
-                    scoring = await self._cut(scoring, max_note_tokens, deadline)
-                return (await self._answer(request, scoring, deadline, explain=False)).scores
+                answer = await self._answer(request, scoring, deadline, False, max_note_tokens)
+                return answer.scores
 
         parts = [asyncio.create_task(answer_part(scoring)) for scoring in scorings]
         try:
@@ -181,8 +178,15 @@ class Api:
         )
 
     async def _answer(
-        self, request: Request, scoring: ScoringRequest, deadline: Deadline, explain: bool | None
+        self,
+        request: Request,
+        scoring: ScoringRequest,
+        deadline: Deadline,
+        explain: bool | None,
+        max_note_tokens: int | None,
     ) -> Answer:
+        if max_note_tokens:
+            scoring = await self._cut(scoring, max_note_tokens, deadline)
         scores = await self.backend.scorer.score(scoring, deadline)
         self._report(request, scoring, scores)
         explanations = self.backend.explanations

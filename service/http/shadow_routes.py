@@ -45,7 +45,7 @@ class ComparisonBody(BaseModel):
 
 
 class CheckpointBody(BaseModel):
-    """What identifies a checkpoint. A shadow of an older release states no grading version."""
+    """Identifies a checkpoint. The grading version is null for a shadow of a release without one."""
 
     name: str
     fingerprint: str

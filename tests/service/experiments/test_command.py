@@ -106,7 +106,9 @@ def test_arms_may_differ_in_their_grading_version_only(control: str, treatment: 
     verdicts = {each.name: each.verdict for each in report.judgements}
     assert (verdicts["mean grade"], verdicts["errors (5xx)"]) == ("higher", "no difference seen")
     assert report.to_json()["treatment"]["grading_version"] == REFITTED.grading_version
-    with pytest.raises(CommandError, match=f"{REFITTED}; checkpoints of one fingerprint are told apart by"):
+    with pytest.raises(
+        CommandError, match=f"{REFITTED}; to choose one, add a slash and the start of its grading version"
+    ):
         judge_experiment(source, "aa", treatment, PERIOD)
 
 
