@@ -9,20 +9,20 @@ with 1 if anything is wrong. The service itself is not killed, since its counts 
 """
 
 import asyncio
-import itertools
 import json
 import random
 import re
+import string
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
 from load_tests.arguments import CHECKPOINT, SEED, make_parser
 from load_tests.bench.peers.notegrade import Notegrade
-from load_tests.bench.workloads import new_notes
 from load_tests.client import post_score, read_metrics
 from load_tests.processes import run_server
 from load_tests.soak.faults import Faults
@@ -53,7 +53,7 @@ class Soak:
         timeout = aiohttp.ClientTimeout(total=90)
         plan = self._plan
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as self._session:
-            await self._fill_prefix_cache()
+            await self._fill_caches()
             callers = Callers(self._url, self._session, plan.seed, plan.pace)
             await callers.run(min(20.0, plan.seconds / 10))  # warms up imports, pools and caches
             warm = callers.tally
@@ -78,19 +78,28 @@ class Soak:
             if not isinstance(ended, asyncio.CancelledError):
                 callers.tally.complain(f"the soak itself failed: {ended!r}")
 
-    async def _fill_prefix_cache(self) -> None:
-        """Use every page of the prefix cache once, since the engine core's memory grows until then."""
+    async def _fill_caches(self) -> None:
+        """Fill what grows up to a bound, so that the samples show only what grows without one.
+
+        Notes of new words use each page of the engine's prefix cache once, and fill tokenizers' cache of words (10,000 in each
+        thread that encodes). Then new note ids fill pydantic's cache of strings (16,384); their pairs are cached, so they are fast.
+        """
         rng = random.Random(self._plan.seed)
         metrics = await self._metrics()
         [config] = (name for name in metrics if "cache_config_info" in name)
         size = re.search(r'kv_cache_size_tokens="(\d+)"', config)
         computed = 'notegrade_prompt_tokens_total{kind="computed"}'
         until = metrics.get(computed, 0) + int(size[1] if size else 0)
+        notes: list[dict[str, str]] = []
+        body: dict[str, Any] = {}
         while metrics.get(computed, 0) < until:
-            notes = list(itertools.islice(new_notes(rng, mean_tokens=100), 50))
+            notes = _notes_of_new_words(rng, 50)
             body = {"query": f"{CANARY} {rng.random()}", "notes": notes, "deadline_ms": 60_000}
             await post_score(self._session, self._url, body)
             metrics = await self._metrics()
+        for number in range(1_000):
+            renamed = [note | {"id": f"fill-{number}-{index}"} for index, note in enumerate(notes)]
+            await post_score(self._session, self._url, body | {"notes": renamed})
 
     async def _metrics(self) -> dict[str, float]:
         return await read_metrics(self._session, self._url)
@@ -116,6 +125,11 @@ class Soak:
         metrics = await self._metrics()
         memory, files = self._service.rss_mib(), self._service.open_files()
         return Sample(seconds, *memory, *files, metrics["notegrade_connections"], metrics["notegrade_tasks"])
+
+
+def _notes_of_new_words(rng: random.Random, count: int) -> list[dict[str, str]]:
+    words = [["".join(rng.choices(string.ascii_lowercase, k=8)) for _ in range(40)] for _ in range(count)]
+    return [{"id": str(index), "title": "", "body": " ".join(note)} for index, note in enumerate(words)]
 
 
 def soak(plan: Plan, checkpoint: Path, redis_server: str, out: Path) -> Report:

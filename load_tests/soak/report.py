@@ -60,6 +60,8 @@ class Slope:
             [block.mean() for block in np.array_split(np.asarray(numbers), min(BLOCKS, len(values)))]
             for numbers in (seconds, values)
         )
+        if len(set(means)) == 1:  # a standard error of 0, for which linregress gives NaN
+            return cls(0.0, 0.0)
         line = linregress(at, means)
         margin = t.ppf(0.975, len(means) - 2) * line.stderr
         return cls(float(line.slope) * 3600, float(margin) * 3600)

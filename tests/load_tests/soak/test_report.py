@@ -114,6 +114,11 @@ def test_interval_of_a_slope_covers_the_true_growth_though_neighbouring_samples_
     assert covered >= 180  # 95 % are expected
 
 
+def test_memory_that_stays_the_same_has_a_slope_of_zero() -> None:
+    slope = Slope.of([float(at) for at in range(0, 300, 5)], [900.0] * 60)
+    assert str(slope) == "+0.0 MiB/h [0.0, 0.0], which holds zero"
+
+
 @pytest.mark.parametrize(("growth", "verdict"), [(0.0, "holds zero"), (50.0, "excludes zero")])
 def test_report_says_whether_memory_grows(growth: float, verdict: str) -> None:
     rng = random.Random(1)
