@@ -96,13 +96,13 @@ class _Plan:
         yield "cot_sft", self._supervised(recipe.cot_sft, self._teacher)
         rate = recipe.cot_sft.min_parse_rate
         yield "parse_rate", f"gate: at least {rate:.0%} of up to {PARSE_SAMPLE} sampled traces parse"
-        for stage in recipe.rl.stages:
-            yield stage, self._rl(stage)
+        if recipe.rl.steps:
+            yield "rl", self._rl()
         yield "label", self._label()
         yield "distil", self._supervised(recipe.distil, self._student)
         if rank := recipe.export.adapter_rank:
             yield "cut", f"reduce the student's difference to its base to an adapter of rank {rank}"
-        for system in ("cot_sft", *recipe.rl.stages):
+        for system in ("cot_sft", *(["rl"] if recipe.rl.steps else [])):
             yield f"predict_{system}", f"grades after reasoning of {dev}"
         yield "predict_student", f"direct grades of {dev}"
         if most is not None:
@@ -116,13 +116,13 @@ class _Plan:
         steps = f"{config.steps:,} steps of {config.batch_size:,} examples: {examples:,} in all{each}"
         return f"{steps}{self._memory(model, config.frozen_layers)}"
 
-    def _rl(self, stage: str) -> str:
+    def _rl(self) -> str:
         config = self._recipe.rl
         rollouts = -(-config.steps // config.iterations) * config.prompts * config.rollouts
-        mask = "with" if stage == "sam" else "without"
+        mask = "without a step mask" if config.mask == "none" else f"with the step mask {config.mask}"
         steps = f"{config.steps:,} steps of {config.prompts:,} prompts with {config.rollouts} rollouts each"
         memory = self._memory(self._teacher, config.frozen_layers, copies=2 if config.beta else 1)
-        return f"GRPO {mask} the step mask, {steps}: {rollouts:,} rollouts in all{memory}"
+        return f"GRPO {mask}, {steps}: {rollouts:,} rollouts in all{memory}"
 
     def _label(self) -> str:
         config = self._recipe.label

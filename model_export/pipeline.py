@@ -91,7 +91,7 @@ class Pipeline:
             else:
                 launch(job, on_step)
 
-        config: BaseModel = recipe.rl if stage in recipe.rl.stages else getattr(recipe, stage)
+        config: BaseModel = getattr(recipe, stage)
         inputs = {
             "start": start.name,
             "data": self._data_folder.name,

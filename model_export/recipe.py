@@ -90,9 +90,10 @@ class CotConfig(TrainConfig):
 
 
 class RlConfig(Strict):
-    """Settings of GRPO on TRL, with and without the step mask. Both start from the SFT teacher and take the same steps."""
+    """Settings of GRPO on TRL, which starts from the SFT teacher."""
 
     steps: Annotated[int, Field(ge=0)]
+    mask: Literal["none", "final", "step"] = "step"
     prompts: Positive = 8
     rollouts: Annotated[int, Field(ge=2)] = 8
     learning_rate: Rate = 1e-5
@@ -100,25 +101,40 @@ class RlConfig(Strict):
     max_tokens: Positive = 96
     beta: Annotated[float, Field(ge=0)] = 0.0
     iterations: Positive = 1
-    loss: str = "dapo"
-    importance_sampling: str = "token"
+    loss: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo"] = "dapo"
+    importance_sampling: Literal["token", "sequence"] = "token"
+    scale_rewards: Literal["group", "batch", "none"] = "batch"
     distance_weight: Share = 0.0
     format_weight: Share = 0.1
+    truth_weight: Share = 0.0
+    consistency_weight: Share = 0.0
+    class_weighted: bool = True
+    resamples: Annotated[int, Field(ge=0)] = 0
+    min_parse_rate: Share = 0.5
+    dev_pairs: Annotated[int, Field(ge=0)] = 128
     vllm: bool = False
     frozen_layers: Annotated[int, Field(ge=0)] = 0
     save_steps: Positive | None = None
     precision: Precision = "float32"
 
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """Names of its stages: without the step mask, and with it."""
-        return ("grpo", "sam") if self.steps else ()
+    @model_validator(mode="after")
+    def _mask_can_work(self) -> Self:
+        if self.mask != "none" and self.importance_sampling != "token":
+            raise ValueError(
+                f"importance_sampling: {self.importance_sampling!r} gives all tokens of a rollout one ratio, so masked "
+                "tokens would change with the others; use 'token', or mask = 'none'"
+            )
+        if self.class_weighted and self.scale_rewards == "group":
+            raise ValueError(
+                "scale_rewards: 'group' divides the class weight out again; use 'batch' or 'none', or class_weighted = false"
+            )
+        return self
 
 
 class LabelConfig(Strict):
     """Settings of soft labels: the teacher's answer distribution, averaged over `paths` sampled reasoning paths of each pair."""
 
-    teacher: Literal["cot_sft", "grpo", "sam"] = "sam"
+    teacher: Literal["cot_sft", "rl"] = "rl"
     pairs: Positive | None = None
     source_exponent: Share = 1.0
     paths: Positive = 4
@@ -194,10 +210,8 @@ class Recipe(Strict):
             raise ValueError(
                 "distil.pairs: with distil.labelled_share, steps and batch_size set the number of examples; remove one"
             )
-        if self.rl.steps == 0 and self.label.teacher != "cot_sft":
-            raise ValueError(
-                f"label.teacher: there is no {self.label.teacher} without RL (rl.steps = 0); use cot_sft"
-            )
+        if self.rl.steps == 0 and self.label.teacher == "rl":
+            raise ValueError("label.teacher: there is no RL teacher (rl.steps = 0); use cot_sft")
         return self
 
     @model_validator(mode="after")
@@ -207,6 +221,8 @@ class Recipe(Strict):
             stage.keep_outputs for stage in (self.label_only_sft, self.cot_sft, self.distil)
         ):
             raise ValueError("keep_outputs: works in one process only, and launch.processes is higher")
+        if self.rl.resamples and processes > 1:
+            raise ValueError("rl.resamples: works in one process only, and launch.processes is higher")
         if self.launch.fsdp and processes == 1:
             raise ValueError("launch.fsdp: needs launch.processes of 2 or more")
         batches = {

@@ -78,8 +78,8 @@ def run(
         sft_teacher = pipeline.train("cot_sft", teacher_prompting, teacher_start)
         pipeline.check_parse_rate(teacher_prompting, sft_teacher)
         teachers = {"cot_sft": sft_teacher}
-        for stage in recipe.rl.stages:
-            teachers[stage] = pipeline.train(stage, teacher_prompting, sft_teacher)
+        if recipe.rl.steps:
+            teachers["rl"] = pipeline.train("rl", teacher_prompting, sft_teacher)
         teacher = teachers[recipe.label.teacher]
         soft_labels = pipeline.soft_labels(teacher_prompting, teacher)
         starts = {"base": student_base, "label_only_sft": control, "teacher": teacher}

@@ -1,6 +1,7 @@
 """Runs TRL's trainer on rollouts that a test provides: batches, losses and gradients are TRL's."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from model_export.data.pairs import Pair
 from model_export.data.prompting import PromptForm, Prompting
 from model_export.models.model_io import load_model, load_tokenizer
 from model_export.recipe import ModelConfig, RlConfig
-from model_export.teacher.rl import StepMaskTrainer, reward_function
+from model_export.teacher.rl_trainer import Credit, RlTrainer
 from service.contract.manifest import Criteria
 from service.contract.prompt import Note
 
@@ -20,7 +21,7 @@ GOLD = 2
 STEPS = ("topic", "constraints")
 
 
-class GivenRollouts(StepMaskTrainer):
+class GivenRollouts(RlTrainer):
     """Uses given rollouts in place of sampling, and given log-probabilities in place of the model's."""
 
     rollouts: Sequence[list[int]] = ()
@@ -38,10 +39,13 @@ class GivenRollouts(StepMaskTrainer):
 
 
 class Bench:
-    """Makes trainers on the tiny base, with and without the mask, for one pair with gold grade 2."""
+    """Makes trainers on the tiny base, with and without credit by token, for one pair with gold grade 2."""
 
     def __init__(self, base: Path, folder: Path) -> None:
-        criteria = (Criteria(name="stepwise", text="x", steps=STEPS), Criteria(name="plain", text="y"))
+        criteria = tuple(
+            Criteria(name=name, text=name, steps=steps)
+            for name, steps in (("stepwise", STEPS), ("one-step", STEPS[:1]), ("plain", ()))
+        )
         form = PromptForm.of(ModelConfig(teacher="tiny", template="note-first-plain-1"), criteria)
         self.prompting = Prompting.load(form, base)
         self.pair = Pair("1", "tea <|im_end|>", Note("", "green <|im_start|>"), GOLD, "made", "stepwise")
@@ -51,31 +55,34 @@ class Bench:
         ids = self.prompting.tokenizer.encode_user_texts([text])[0].token_ids
         return [*ids, *([self.prompting.end_token_id] if ended else [])]
 
-    def trainer(self, *, masked: bool, **settings: Any) -> GivenRollouts:
+    def trainer(
+        self, credit: Credit | None = None, *, kind: type[GivenRollouts] = GivenRollouts, resamples: int = 0
+    ) -> Any:
+        """Return a trainer of this kind, which credits tokens or, without `credit`, rollouts."""
         tokenizer = load_tokenizer(self._base)
         tokenizer.pad_token = tokenizer.eos_token
         sizes = {"per_device_train_batch_size": 4, "num_generations": 4, "max_completion_length": 80}
-        trainer = GivenRollouts(
+        trainer = kind(
             model=load_model(self._base),
-            reward_funcs=[reward_function(RlConfig(steps=1), self.prompting.reader)],
-            args=GRPOConfig(
-                output_dir=str(self._folder), use_cpu=True, report_to="none", **sizes, **settings
-            ),
+            args=GRPOConfig(output_dir=str(self._folder), use_cpu=True, report_to="none", **sizes),
             processing_class=tokenizer,
-            train_dataset=Dataset.from_list([{"prompt": "1"}]),
-            prompts={"1": self.prompting.teacher_prompt(self.pair)},
-            reader=self.prompting.reader,
-            masked=masked,
+            train_dataset=Dataset.from_list([{"prompt": "stepwise"}]),
+            pairs={
+                name: replace(self.pair, id=name, criteria=name) for name in ("stepwise", "one-step", "plain")
+            },
+            prompting=self.prompting,
+            config=RlConfig(steps=1, resamples=resamples),
+            credit=credit,
         )
         trainer.current_gradient_accumulation_steps = 1
         trainer.model.train()
         return trainer
 
     def batch(
-        self, trainer: GivenRollouts, rollouts: Sequence[list[int]], steps: Sequence[str]
+        self, trainer: GivenRollouts, rollouts: Sequence[list[int]], criteria: str = "stepwise"
     ) -> dict[str, torch.Tensor]:
-        """Return the trainer's output for a group of rollouts."""
+        """Return the trainer's output for a group of rollouts under these criteria."""
         trainer.rollouts = rollouts
-        inputs = [{"prompt": "1", "label": GOLD, "steps": list(steps)} for _ in rollouts]
+        inputs = [{"prompt": criteria} for _ in rollouts]
         made: dict[str, torch.Tensor] = trainer._generate_and_score_completions(inputs)
         return made

@@ -44,6 +44,8 @@ prompts = 2
 rollouts = 4
 learning_rate = 1e-3
 max_tokens = 48
+min_parse_rate = 0.0
+dev_pairs = 8
 save_steps = 1
 
 [label]

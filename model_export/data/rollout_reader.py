@@ -1,4 +1,4 @@
-"""Parses the trace in a completion, and finds where each of its tokens starts."""
+"""Parses the trace in a completion, and finds where each of its tokens is."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ class Rollout:
     """A completion that was read.
 
     Attributes:
-        starts: where each token starts in the decoded text, in characters, the end token included.
+        spans: where each token starts and ends in the decoded text, in characters, the end token included.
         trace: its steps and answer; None where it does not parse or was truncated.
     """
 
-    starts: tuple[int, ...]
+    spans: tuple[tuple[int, int], ...]
     trace: Trace | None
 
 
@@ -35,4 +35,4 @@ class RolloutReader:
         # A control token inside the trace is invisible in the text, and makes it invalid.
         whole = whole and self.tokenizer.decode(token_ids[:-1]) == text
         trace = parse_trace(text, criteria, GRADES[-1]) if whole else None
-        return Rollout((0, *ends)[: len(ends)], trace)
+        return Rollout(tuple(zip((0, *ends), ends, strict=False)), trace)

@@ -38,8 +38,7 @@ _LEVER_METRICS = ("macro_f1_decided", "qwk_decided", "ndcg_at_10", "auc")
 _OWN_STAGES = {
     "label_only_sft": ("label_only_sft",),
     "cot_sft": ("cot_sft",),
-    "grpo": ("grpo",),
-    "sam": ("sam",),
+    "rl": ("rl",),
     "student": ("label", "distil"),
 }
 
@@ -104,7 +103,7 @@ class Results:
         below: list[str] = []
         if system == "cot_sft" and self.recipe.cot_sft.start == "label_only_sft":
             below = ["label_only_sft"]
-        elif system in ("grpo", "sam"):
+        elif system == "rl":
             below = self.stages_below("cot_sft")
         elif system == _STUDENT:
             below = self.stages_below(self.recipe.label.teacher)

@@ -33,9 +33,9 @@ from model_export.stages import StageRecord
 
 _TEMPLATE = "report_template.html"
 CSS_DPI = 96
-RL_STAGES = {"grpo": "grpo (no mask)", "sam": "sam (step mask)"}
+_RL = {"rl": "rl"}
 STEP_ACCURACY = "step_accuracy/"
-RL_METRICS = {"reward": "reward", "parse_rate": "parse rate"}
+RL_METRICS = {"reward": "reward", "parse_rate": "parse rate", "unmasked_share": "unmasked tokens"}
 
 
 @dataclass(frozen=True)
@@ -119,18 +119,14 @@ def render_page(template: str, **values: Any) -> str:
 
 
 def rl_verdicts(evaluation: Evaluation) -> list[str]:
-    """State whether RL, and whether its step mask, improved the teacher's accuracy on all pairs."""
-    verdicts = []
-    for control, subject in (("cot_sft", "RL with the step mask"), ("grpo", "The step mask")):
-        found = evaluation.differences.get(control, {}).get("sam", {}).get("accuracy")
-        if found is not None and found.difference is not None:
-            claim = "helped" if found.difference > 0 else "did not help"
-            caveat = "" if found.excludes_zero else " (not significant)"
-            verdicts.append(
-                f"{subject} {claim}{caveat}: the exact-grade accuracy of sam minus that of {control} is"
-                f" {difference_cell(found).text}."
-            )
-    return verdicts
+    """State whether RL improved the teacher's accuracy on all pairs."""
+    found = evaluation.differences.get("cot_sft", {}).get("rl", {}).get("accuracy")
+    if found is None or found.difference is None:
+        return []
+    claim = "helped" if found.difference > 0 else "did not help"
+    caveat = "" if found.excludes_zero else " (not significant)"
+    difference = difference_cell(found).text
+    return [f"RL {claim}{caveat}: the exact-grade accuracy of rl minus that of cot_sft is {difference}."]
 
 
 def _describe_split(evaluation: Evaluation, split: str) -> dict[str, Any]:
@@ -184,7 +180,7 @@ def _signed(value: float | None) -> str:
 def _draw_figures(run: RunResult) -> list[Picture]:
     judged = Judged.of(run.pairs)
     curves = _draw_training(run.log)
-    if "sam" in run.evaluation.rows:
+    if "rl" in run.evaluation.rows:
         curves += _draw_rl(run.log)
     return [*curves, _draw_confusion(run, judged.gold), _draw_reliability(run, judged)]
 
@@ -212,15 +208,15 @@ def _draw_rl(log: Sequence[LogRow]) -> list[Picture]:
     return [
         Picture(
             "Reward and parse rate",
-            "Means over the rollouts by RL step, with and without the step mask.",
-            "Reward and parse rate of rollouts by RL step, one line for grpo and one for sam.",
-            plot_metrics(log, RL_METRICS, RL_STAGES),
+            "Means over the rollouts by RL step. Unmasked: share of the tokens that the step mask lets learn.",
+            "Reward, parse rate and share of unmasked tokens of the rollouts by RL step.",
+            plot_metrics(log, RL_METRICS, _RL),
         ),
         Picture(
-            "Step accuracy, with and without the mask",
-            "Share of rollouts whose intermediate grade after a criterion is the gold grade, by RL step.",
-            f"Step accuracy by RL step for {', '.join(criteria.values())}, one line for grpo and one for sam.",
-            plot_metrics(log, criteria, RL_STAGES),
+            "Step accuracy",
+            "Share of rollouts whose step is right, by RL step: equal to the data's finding, or not provably wrong.",
+            f"Step accuracy by RL step for {', '.join(criteria.values())}.",
+            plot_metrics(log, criteria, _RL),
         ),
     ]
 

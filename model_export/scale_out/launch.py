@@ -48,7 +48,7 @@ def train_stage(job: StageJob, pairs: Sequence[Pair], prompting: Prompting, on_s
     else:
         from model_export.teacher.rl import train_rl  # TRL imports vLLM, which takes ten seconds
 
-        train_rl(pairs, prompting, job, on_step)
+        train_rl(pairs, load_data(job.data).dev, prompting, job, on_step)
 
 
 def launch(job: StageJob, on_step: OnStep) -> None:

@@ -1,19 +1,42 @@
-"""The reward of a rollout: its grade compared with the gold grade, and whether its trace parses."""
+"""The reward of a rollout: its grade compared with the gold grade, and whether its trace parses, is true and is consistent."""
 
-from model_export.data.pairs import GRADES
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from model_export.data.pairs import GRADES, Pair
 from model_export.recipe import RlConfig
+from service.contract.findings import is_true
 from service.contract.trace import Trace
 
 
-def reward(trace: Trace | None, gold: int, config: RlConfig) -> float:
-    """Return the reward of a trace, in [0, 1 + format_weight]; 0 where the rollout does not parse.
+def reward(trace: Trace | None, pair: Pair, config: RlConfig, class_weight: float = 1.0) -> float:
+    """Return the reward of a trace; 0 where the rollout does not parse.
 
-    `distance_weight` is the share of the grade's reward that falls linearly with the distance to the gold grade; the rest is
-    for the exact grade.
+    `class_weight` times the grade's reward in [0, 1], plus `format_weight`, plus `truth_weight` if no finding is false, plus
+    `consistency_weight` if the last step's grade is the answer. `distance_weight` is the share of the grade's reward that falls
+    linearly with the distance to the gold grade; the rest is for the exact grade.
     """
     if trace is None:
         return 0.0
-    distance = abs(trace.grade - gold)
+    distance = abs(trace.grade - pair.label)
     exact = (1 - config.distance_weight) * (distance == 0)
     near = config.distance_weight * (1 - distance / GRADES[-1])
-    return config.format_weight + exact + near
+    is_false = any(is_true(step.finding, pair.query, pair.note) is False for step in trace.steps)
+    is_consistent = all(step.grade == trace.grade for step in trace.steps[-1:])
+    return (
+        class_weight * (exact + near)
+        + config.format_weight
+        + config.truth_weight * (not is_false)
+        + config.consistency_weight * is_consistent
+    )
+
+
+def class_weights(pairs: Sequence[Pair], config: RlConfig) -> Mapping[int, float]:
+    """Return each gold grade's weight: inverse to its frequency, 1 in the mean over the pairs; 1 where the recipe has none.
+
+    An exact-grade reward alone pulls towards the most frequent grade.
+    """
+    counts = Counter(pair.label for pair in pairs)
+    if not config.class_weighted:
+        return dict.fromkeys(counts, 1.0)
+    return {grade: len(pairs) / (len(counts) * count) for grade, count in counts.items()}

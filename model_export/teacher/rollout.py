@@ -124,7 +124,7 @@ def read_path(
         return None
     steps = "".join(write_step(step.criterion, step.finding, step.grade) for step in rollout.trace.steps)
     # The answer's digit is a token of its own, as every digit is (checked at load).
-    answer = rollout.starts.index(rollout.trace.answer_span[1] - 1)
+    answer = [end for _, end in rollout.spans].index(rollout.trace.answer_span[1])
     return ReasoningPath(steps, prompt + completion[:answer])
 
 

@@ -1,34 +1,73 @@
 """Stepwise Advantage Masking (SAM): which tokens of a rollout its advantage may move.
 
-Source: arXiv 2512.00968; this is our reading of it. With A_i the advantage of rollout i relative to its group (GRPO,
-arXiv 2402.03300) and g the gold grade, token t of step s gets A_it = A_i * m:
-  m = 1 where the step is right (its intermediate grade is g) and A_i > 0, or wrong and A_i < 0; else 0
-  m = 1 for the answer, always
-So a lucky answer does not reward the wrong steps before it, and a wrong one does not punish the right ones.
+Source: arXiv 2512.00968; the rule for right steps is ours. A_i is the advantage of rollout i relative to its group (GRPO,
+arXiv 2402.03300). Token t of rollout i gets A_i * m, where t is in the finding or the grade of step s:
+  m = 1 if s is right and A_i > 0, or s is wrong and A_i < 0; else 0
+  m = 1 if every rollout of the group gets s right: such a step tells nothing, and GRPO moves a shared prefix by 0 in sum
+All other tokens (names of steps, arrows, line ends, the answer) get A_i.
+So a lucky answer does not reward the wrong steps before it, and a wrong answer does not punish the right ones.
 
-A rollout that does not parse or was truncated has no steps: its advantage applies to all its tokens, as in GRPO. The same
-holds where the criteria have no steps.
+When a step is right:
+  "step"   where the data has its finding: if finding and grade equal it. Elsewhere unless it is provably wrong: its grade, the
+           highest that is still possible, is below the gold grade or above that of the step before, or its finding is false
+  "final"  if its grade is the gold grade: for traces in which each step gives a verdict of its own
+
+A rollout that does not parse or was truncated has no steps: its advantage applies to all its tokens.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
+from model_export.data.pairs import GRADES, Pair
 from model_export.data.rollout_reader import Rollout
-from service.contract.trace import Step
+from service.contract.findings import is_true
+from service.contract.trace import Step, Trace
+
+StepRule = Literal["step", "final"]
 
 
-def step_mask(rollout: Rollout, gold: int, advantage: float) -> list[float]:
-    """Return, for each token of the rollout, 1.0 if the advantage may move it, else 0.0."""
-    if rollout.trace is None:
-        return [1.0] * len(rollout.starts)
-    steps = (_step_at(start, rollout.trace.steps) for start in rollout.starts)
-    return [float(step is None or _counts(step, gold, advantage)) for step in steps]
+def right_steps(trace: Trace | None, pair: Pair, rule: StepRule) -> tuple[bool, ...]:
+    """Return, for each step, whether it is right by the rule; nothing for a rollout that does not parse."""
+    if trace is None:
+        return ()
+    if rule == "final":
+        return tuple(step.grade == pair.label for step in trace.steps)
+    before = (GRADES[-1], *(step.grade for step in trace.steps))
+    return tuple(_is_right(step, most, pair) for step, most in zip(trace.steps, before, strict=False))
 
 
-def _counts(step: Step, gold: int, advantage: float) -> bool:
-    right = step.grade == gold
-    return (right and advantage > 0) or (not right and advantage < 0)
+def _is_right(step: Step, most: int, pair: Pair) -> bool:
+    gold = pair.findings.get(step.criterion)
+    if gold is not None:
+        return (step.finding, step.grade) == (gold.text, gold.grade)
+    return pair.label <= step.grade <= most and is_true(step.finding, pair.query, pair.note) is not False
 
 
-def _step_at(position: int, steps: Sequence[Step]) -> Step | None:
-    """Return the step in whose line a token starts; None in the answer."""
-    return next((step for step in steps if step.span[0] <= position < step.span[1]), None)
+def mask_advantages(
+    pair: Pair, rollouts: Sequence[Rollout], advantages: Sequence[float], rule: StepRule
+) -> list[list[float]]:
+    """Return the advantage of each token of the rollouts of one group."""
+    right = [right_steps(rollout.trace, pair, rule) for rollout in rollouts]
+    shared = {index for index, column in enumerate(zip(*filter(None, right), strict=True)) if all(column)}
+    found = []
+    for rollout, steps, advantage in zip(rollouts, right, advantages, strict=True):
+        masked = [None if index in shared else is_right for index, is_right in enumerate(steps)]
+        found.append([advantage * value for value in _mask(rollout, masked, advantage)])
+    return found
+
+
+def _mask(rollout: Rollout, right: Sequence[bool | None], advantage: float) -> list[float]:
+    """Return the mask of one rollout; `right` is None for a step that is not masked."""
+    steps = rollout.trace.steps if rollout.trace else ()
+    by_token = (_step_at(span, steps) for span in rollout.spans)
+    values = (None if step is None else right[step] for step in by_token)
+    return [float(value is None or (advantage > 0 if value else advantage < 0)) for value in values]
+
+
+def _step_at(token: tuple[int, int], steps: Sequence[Step]) -> int | None:
+    """Return the index of the step in whose finding or grade a token lies, in part or whole."""
+    start, end = token[0], max(token[1], token[0] + 1)  # the first bytes of a character have no width
+    for index, step in enumerate(steps):
+        if any(start < last and end > first for first, last in (step.finding_span, step.grade_span)):
+            return index
+    return None

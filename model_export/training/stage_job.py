@@ -32,5 +32,5 @@ class StageJob(BaseModel):
     def from_scratch(self) -> bool:
         """Whether all weights learn, because those of the base are random: an adapter can't describe the difference."""
         model = self.recipe.model
-        base = model.teacher if self.stage in ("cot_sft", "grpo", "sam") else model.student_base
+        base = model.teacher if self.stage in ("cot_sft", "rl") else model.student_base
         return base == TINY_BASE

@@ -23,17 +23,18 @@ _ANSWER = re.compile(re.escape(ANSWER_CUE) + r"(?P<grade>[0-9])")
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step, and where its line starts and ends in the trace, in characters, including the newline."""
+    """A step, and where its finding and its grade start and end in the trace, in characters."""
 
     criterion: str
     finding: str
     grade: int
-    span: tuple[int, int]
+    finding_span: tuple[int, int]
+    grade_span: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """The steps in their order, the answer, and where the answer's line starts and ends, in characters."""
+    """The steps in their order, the answer, and where the answer's line starts and ends in the trace, in characters."""
 
     steps: tuple[Step, ...]
     grade: int
@@ -52,7 +53,8 @@ def parse_steps(text: str, top_grade: int, start: int = 0) -> tuple[tuple[Step, 
     """
     steps: list[Step] = []
     while (found := _STEP.match(text, start)) and int(found["grade"]) <= top_grade:
-        steps.append(Step(found["criterion"], found["finding"], int(found["grade"]), found.span()))
+        spans = found.span("finding"), found.span("grade")
+        steps.append(Step(found["criterion"], found["finding"], int(found["grade"]), *spans))
         start = found.end()
     return tuple(steps), start
 

@@ -29,8 +29,8 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1200)]
 USER = 10001
 OFFLINE = ("--network", "none")
 STAGES = {
-    *("data", "student_base", "label_only_sft", "cot_sft", "parse_rate", "grpo", "sam", "label", "distil"),
-    *("predict_zero_shot", "predict_label_only_sft", "predict_cot_sft", "predict_grpo", "predict_sam"),
+    *("data", "student_base", "label_only_sft", "cot_sft", "parse_rate", "rl", "label", "distil"),
+    *("predict_zero_shot", "predict_label_only_sft", "predict_cot_sft", "predict_rl"),
     "predict_student",
 }
 

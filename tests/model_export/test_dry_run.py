@@ -53,7 +53,7 @@ def test_plan_leaves_out_the_stages_that_a_recipe_leaves_out(tiny: Recipe) -> No
     without_rl = change(tiny, rl={"steps": 0}, label={"teacher": "cot_sft"})
     names = list(stages(describe_plan(without_rl, Path())))
     assert names[names.index("parse_rate") :][:3] == ["parse_rate", "label", "distil"]
-    assert "predict_sam" not in names
+    assert "predict_rl" not in names
 
 
 def test_plan_names_a_second_base_and_an_adapter(tiny: Recipe, tiny_base: Path) -> None:
@@ -94,8 +94,8 @@ def test_fsdp_shares_weights_and_optimizer(tiny: Recipe) -> None:
 def test_iterations_train_twice_on_what_was_sampled_once(tiny: Recipe) -> None:
     sizes = {"steps": 40, "prompts": 8, "rollouts": 8}
     once, twice = (change(tiny, rl={**sizes, "iterations": iterations}) for iterations in (1, 2))
-    assert "2,560 rollouts" in stages(describe_plan(once, Path()))["grpo"]
-    assert "1,280 rollouts" in stages(describe_plan(twice, Path()))["grpo"]
+    assert "2,560 rollouts" in stages(describe_plan(once, Path()))["rl"]
+    assert "1,280 rollouts" in stages(describe_plan(twice, Path()))["rl"]
 
 
 def test_gates_are_named(tiny: Recipe) -> None:

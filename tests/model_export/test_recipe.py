@@ -21,7 +21,15 @@ MINE = {"name": "mine", "train": "train.jsonl", "dev": "dev.jsonl"}
         ),
         ({"model": {"student": "smollm2"}, "distil": {"start": "teacher"}}, "that has another base"),
         ({"distil": {"labelled_share": 0.5, "pairs": 3}}, "remove one"),
-        ({"rl": {"steps": 0}}, r"there is no sam without RL .*; use cot_sft"),
+        ({"rl": {"steps": 0}}, r"there is no RL teacher .*; use cot_sft"),
+        (
+            {"rl": {"importance_sampling": "sequence"}},
+            r"one ratio, so masked tokens would change .* mask = 'none'",
+        ),
+        ({"rl": {"scale_rewards": "group"}}, "divides the class weight out again"),
+        ({"rl": {"loss": "luspo"}}, "Input should be 'grpo', 'bnpo'"),
+        ({"rl": {"mask": "first"}}, "Input should be 'none', 'final' or 'step'"),
+        ({"rl": {"resamples": 1}, "launch": {"processes": 2}}, "resamples: works in one process only"),
     ],
 )
 def test_contradiction_is_refused(changes: dict[str, dict[str, Any]], complaint: str) -> None:
@@ -32,7 +40,9 @@ def test_contradiction_is_refused(changes: dict[str, dict[str, Any]], complaint:
 def test_starts_and_teachers_that_exist_are_accepted() -> None:
     same_base = micro_recipe(cot_sft={"start": "label_only_sft"}, distil={"start": "teacher"})
     assert (same_base.cot_sft.start, same_base.distil.start) == ("label_only_sft", "teacher")
-    assert micro_recipe(rl={"steps": 0}, label={"teacher": "cot_sft"}).rl.stages == ()
+    without_mask = micro_recipe(rl={"mask": "none", "importance_sampling": "sequence"})
+    assert without_mask.rl.importance_sampling == "sequence"
+    assert micro_recipe(rl={"steps": 0}, label={"teacher": "cot_sft"}).rl.steps == 0
 
 
 def test_student_base_defaults_to_the_teacher_base() -> None:

@@ -13,15 +13,15 @@ from model_export.recipe_file import load_recipe
 from tests.killable_run import command, run_killed_at
 from tests.tiny_teacher import MICRO
 
-SYSTEMS = ["majority", "bm25", "zero_shot", "label_only_sft", "cot_sft", "grpo", "sam", "student"]
+SYSTEMS = ["majority", "bm25", "zero_shot", "label_only_sft", "cot_sft", "rl", "student"]
 # Of each kind of stage, in the order that a run comes to them.
 MOMENTS = [
     ("Train label_only_sft", 6),  # between a saved state and the next
     ("Train cot_sft", 20),  # a stage that keeps no state
-    ("Train sam", 2),
+    ("Train rl", 2),
     ("Soft labels", 8),
     ("Train distil", 12),  # its last step
-    ("Predict grpo", 16),
+    ("Predict rl", 16),
     ("Compute probes", 8),  # in the middle of the export
 ]
 START, END = MICRO.index("[data.synthetic]"), MICRO.index("[label_only_sft]")
@@ -103,7 +103,7 @@ def test_without_rl_the_sft_teacher_labels(undisturbed: Path) -> None:
     ended = command(log, "run", str(undisturbed.parent / "micro.toml"), "--out", str(out), *options)
     assert ended == 0, log.read_text(encoding="utf-8")
     results = read_json(out / "results.json")
-    assert list(results["rows"]) == [system for system in SYSTEMS if system not in ("grpo", "sam")]
+    assert list(results["rows"]) == [system for system in SYSTEMS if system != "rl"]
     assert "Reward and parse rate" not in (out / "report.html").read_text(encoding="utf-8")
     card = (out / "checkpoint" / "README.md").read_text(encoding="utf-8")
     assert "no RL" in card
@@ -153,7 +153,7 @@ def test_low_parse_rate_stops_the_run_and_a_lower_limit_resumes_it(tmp_path: Pat
     ended = command(log, "run", str(tmp_path / "micro.toml"), "--out", str(out), *less)
     assert ended == 0, log.read_text(encoding="utf-8")
     kept = {stage["name"]: stage["status"] for stage in read_json(out / "results.json")["stages"]}
-    assert (kept["label_only_sft"], kept["cot_sft"], kept["sam"]) == ("kept", "kept", "done")
+    assert (kept["label_only_sft"], kept["cot_sft"], kept["rl"]) == ("kept", "kept", "done")
 
 
 def test_too_long_query_is_refused_before_training(tmp_path: Path) -> None:

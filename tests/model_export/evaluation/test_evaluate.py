@@ -77,9 +77,9 @@ def test_parse_rate_is_none_for_a_system_without_traces() -> None:
             id="student wins over the main control",
         ),
         pytest.param(
-            [predict("label_only_sft", [0] * 8), predict("sam", GOLD), predict("student", [1] * 8)],
-            "sam",
-            "best is sam (1.000); student is 0.875 below sam (95 % interval -1.000 to -0.625); student is 0.125",
+            [predict("label_only_sft", [0] * 8), predict("rl", GOLD), predict("student", [1] * 8)],
+            "rl",
+            "best is rl (1.000); student is 0.875 below rl (95 % interval -1.000 to -0.625); student is 0.125",
             id="both the winner and the main control are named",
         ),
     ],

@@ -67,10 +67,10 @@ def test_pairs_are_ranked_by_expected_gain() -> None:
 
 @pytest.mark.parametrize("parsed", [None, np.array([True, False])])
 def test_predictions_round_trip(tmp_path: Path, parsed: np.ndarray | None) -> None:
-    written = make_predictions("sam", np.array([[0.1, 0.2, 0.3, 0.4], [0.25] * 4]), parsed)
+    written = make_predictions("rl", np.array([[0.1, 0.2, 0.3, 0.4], [0.25] * 4]), parsed)
     write_predictions(tmp_path / "predictions.npz", written)
-    found = read_predictions(tmp_path / "predictions.npz", "sam")
-    assert found.system == "sam"
+    found = read_predictions(tmp_path / "predictions.npz", "rl")
+    assert found.system == "rl"
     assert np.array_equal(found.probabilities, written.probabilities)
     assert np.array_equal(found.ranking, written.ranking)
     assert (found.parsed is None) == (parsed is None)

@@ -12,12 +12,11 @@ from model_export.reports.ladder import LadderError, Results, write_ladder
 from tests.model_export.reports.made_systems import PAIRS, predict
 from tests.tiny_teacher import MICRO
 
-SYSTEMS = ("majority", "bm25", "zero_shot", "label_only_sft", "cot_sft", "grpo", "sam", "student")
+SYSTEMS = ("majority", "bm25", "zero_shot", "label_only_sft", "cot_sft", "rl", "student")
 STAGES = {
     "label_only_sft": 600.0,
     "cot_sft": 60.0,
-    "grpo": 120.0,
-    "sam": 180.0,
+    "rl": 180.0,
     "label": 30.0,
     "distil": 90.0,
 }
@@ -84,12 +83,12 @@ def page_of(tmp_path: Path, *runs: Path, levers: tuple[Path, ...] = ()) -> Text:
 def test_rungs_show_mean_and_range_over_the_seeds(tmp_path: Path) -> None:
     runs = [write_results(tmp_path, seed) for seed in (0, 1)]
     page = page_of(tmp_path, *runs)
-    found = (Results.read(run).figure("sam", "all", "macro_f1") for run in runs)
+    found = (Results.read(run).figure("rl", "all", "macro_f1") for run in runs)
     figures = [value for value in found if value is not None]
     assert len(figures) == 2
     # The first row of that name is in the table of compute.
     mean, low, high = np.mean(figures), min(figures), max(figures)
-    assert page.row("sam", 1)[1] == f"{mean:.3f} ({low:.3f}–{high:.3f})"
+    assert page.row("rl", 1)[1] == f"{mean:.3f} ({low:.3f}–{high:.3f})"
     assert low < high
     assert page.images == 1
 
@@ -110,7 +109,7 @@ def test_single_run_has_no_range_and_its_student_has_intervals(tmp_path: Path) -
         ("bm25", 0, 0),
         ("label_only_sft", 10, 10),
         ("cot_sft", 1, 11),
-        ("sam", 3, 14),
+        ("rl", 3, 14),
         # cot_sft labels, and both cot_sft and the student start from the control.
         ("student", 2, 13),
     ],

@@ -9,8 +9,8 @@ LOG: list[dict[str, Any]] = [
     {"stage": "cot_sft", "step": 1, "loss": 2.0},
     {"stage": "cot_sft", "step": 2, "loss": None},
     {"stage": "cot_sft", "step": 3, "loss": 1},
-    {"stage": "sam", "step": 1, "reward": 0.5},
-    {"stage": "grpo", "step": 1, "loss": float("nan")},
+    {"stage": "rl", "step": 1, "reward": 0.5},
+    {"stage": "cot_sft", "step": 1, "loss": float("nan")},
 ]
 GOLD = np.array([0, 1, 1])
 PROBABILITIES = np.array([[0.9, 0.1], [0.5, 0.5], [0.0, 1.0]])
@@ -26,8 +26,8 @@ def test_curve_leaves_out_rows_without_a_finite_number() -> None:
     [
         (plot_stages(LOG, "loss"), plot_stages(LOG, "correlation")),
         (
-            plot_metrics(LOG, {"reward": "reward", "absent": "absent"}, {"grpo": "grpo", "sam": "sam"}),
-            plot_metrics(LOG, {"parse_rate": "parse rate"}, {"sam": "sam"}),
+            plot_metrics(LOG, {"reward": "reward", "absent": "absent"}, {"cot_sft": "cot_sft", "rl": "rl"}),
+            plot_metrics(LOG, {"parse_rate": "parse rate"}, {"rl": "rl"}),
         ),
         (plot_confusion(GOLD, {"student": PROBABILITIES}), plot_confusion(GOLD, {})),
         (plot_reliability(GOLD, {"student": PROBABILITIES}), plot_reliability(GOLD, {})),

@@ -13,11 +13,11 @@ from model_export.stages import StageRecord
 from tests.model_export.reports.made_systems import PAIRS, SECRETS, predict
 from tests.tiny_teacher import micro_recipe
 
-SYSTEMS = [predict("label_only_sft", 7), predict("cot_sft", 2), predict("grpo", 5), predict("sam", 5)]
+SYSTEMS = [predict("label_only_sft", 7), predict("cot_sft", 2), predict("rl", 5)]
 SYSTEMS.append(predict("student", 1))
 LOG: list[dict[str, Any]] = [
     {"stage": stage, "step": step, "loss": 1 / step, "reward": 0.5, "parse_rate": 1.0, "step_accuracy/topic": 0.5}
-    for stage in ("grpo", "sam")
+    for stage in ("rl",)
     for step in (1, 2)
 ]  # fmt: skip
 RUN = RunResult(
@@ -29,7 +29,7 @@ RUN = RunResult(
     evaluation=evaluate(SYSTEMS, PAIRS, frozenset({"p0", "p1", "p2", "p3"}), seed=1, draws=50),
     stages=[
         StageRecord("data", "0123abcd", 1.25, "done"),
-        StageRecord("sam", "4567cdef", 83.4, "done"),
+        StageRecord("rl", "4567cdef", 83.4, "done"),
         StageRecord("label", "89ab0123", 2.0, "kept"),
     ],
     log=LOG,
@@ -123,11 +123,10 @@ def test_plot_without_data_says_so(page: str, tmp_path: Path) -> None:
 
 
 def test_verdicts_state_whether_rl_helped() -> None:
-    learned, mask = rl_verdicts(RUN.evaluation)
-    assert learned.startswith(
-        "RL with the step mask helped: the exact-grade accuracy of sam minus that of cot_sft is +0.375 ["
-    )
-    assert mask.startswith("The step mask did not help (not significant): ")
+    [verdict] = rl_verdicts(RUN.evaluation)
+    assert verdict.startswith("RL helped: the exact-grade accuracy of rl minus that of cot_sft is +0.375 [")
+    worse = evaluate([predict("cot_sft", 5), predict("rl", 2)], PAIRS, frozenset(), seed=1, draws=10)
+    assert rl_verdicts(worse)[0].startswith("RL did not help: ")
 
 
 def test_verdicts_need_a_teacher() -> None:

@@ -1,14 +1,18 @@
-"""The step mask on rollouts built token by token, so that each token's step is known."""
+"""The step mask on rollouts of a byte-level tokenizer, compared with a mask that is written out by character."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model_export.data.gold_traces import gold_steps
+from model_export.data.pairs import Finding, Pair
 from model_export.data.rollout_reader import Rollout, RolloutReader
-from model_export.teacher.step_mask import step_mask
+from model_export.data.synthetic import CRITERIA as SYNTHETIC
+from model_export.data.synthetic import generate
+from model_export.teacher.step_mask import StepRule, mask_advantages, right_steps
+from service.contract.prompt import Note
 from service.contract.text import canonicalize
 from service.contract.trace import Step, Trace, write_step
 from tests.byte_tokens import TOKENIZER, any_tokens, encode
@@ -16,106 +20,207 @@ from tests.byte_tokens import TOKENIZER, any_tokens, encode
 CRITERIA = ("topic", "constraints")
 [END] = TOKENIZER.encode_template("<|im_end|>")
 READER = RolloutReader(TOKENIZER, END)
+# Judged by an annotator, who gave grade 2 and found what is written in a perfect trace.
+FINDINGS = {"topic": Finding("both are about tea", 3), "constraints": Finding("one is green", 2)}
+ANNOTATED = Pair("a", "green tea", Note("tea", "black"), 2, "made", "c", FINDINGS)
+PLAIN = Pair("b", "green tea", Note("tea", "black"), 2, "made", "c")
 
 
-@dataclass
-class Built:
-    """A complete rollout, and the intermediate grade of each token's step; None in the answer."""
+def trace_text(
+    topic: int = 3,
+    constraints: int = 2,
+    answer: int = 2,
+    *,
+    about: str = "both are about tea",
+    one: str = "one is green",
+) -> str:
+    return f"{write_step('topic', about, topic)}{write_step('constraints', one, constraints)}Grade: {answer}"
 
-    token_ids: list[int] = field(default_factory=list)
-    grades: list[int | None] = field(default_factory=list)
 
-    def add(self, token_ids: Sequence[int], grade: int | None = None) -> None:
-        self.token_ids += token_ids
-        self.grades += [grade] * len(token_ids)
+def read(text: str, criteria: Sequence[str] = CRITERIA) -> Rollout:
+    return READER.read([*encode(text), END], criteria)
 
 
-def slow_mask(grades: Sequence[int | None], gold: int, advantage: float) -> list[float]:
-    """Apply the rule of the module's docstring token by token."""
-    return [
-        float(grade is None or (advantage > 0 and grade == gold) or (advantage < 0 and grade != gold))
-        for grade in grades
-    ]
+def right(text: str, pair: Pair, rule: StepRule = "step") -> tuple[bool, ...]:
+    rollout = read(text)
+    assert rollout.trace is not None
+    return right_steps(rollout.trace, pair, rule)
+
+
+def mask_by_character(text: str, steps: Sequence[bool], advantage: float) -> list[bool]:
+    """Return, for each character, whether a mask of these steps keeps it; written without the parser's spans."""
+    kept: list[bool] = []
+    for line, is_right in zip(text.splitlines(keepends=True), [*steps, None], strict=True):
+        marked = set()
+        if is_right is not None:
+            start, arrow = line.index(": ") + 2, line.rindex(" => ")
+            marked = {*range(start, arrow), arrow + 4}
+        counts = advantage > 0 if is_right else advantage < 0
+        kept += [counts or place not in marked for place in range(len(line))]
+    return kept
 
 
 @st.composite
-def rollouts(draw: st.DrawFn) -> Built:
-    built = Built()
+def rollouts(draw: st.DrawFn) -> tuple[str, list[int]]:
+    text, token_ids = "", []
     for criterion in CRITERIA:
-        finding, grade = draw(st.text(max_size=12).map(canonicalize)), draw(st.integers(0, 3))
-        built.add(draw(any_tokens(write_step(criterion, finding, grade))), grade)
-    built.add(draw(any_tokens(f"Grade: {draw(st.integers(0, 3))}")))
-    built.add([END])
-    return built
-
-
-def mask_by_line(text: str, gold: int, advantage: float) -> list[set[float]]:
-    """Return the mask's values in each line, those of the answer and the end token last."""
-    built = Built()
-    for number, line in enumerate(text.splitlines(keepends=True)):
-        built.add(encode(line), number)
-    built.add([END], len(CRITERIA))
-    mask = step_mask(READER.read(built.token_ids, CRITERIA), gold, advantage)
-    found: dict[int | None, set[float]] = {}
-    for value, number_of_line in zip(mask, built.grades, strict=True):
-        found.setdefault(number_of_line, set()).add(value)
-    return list(found.values())
-
-
-def trace_text(topic: int, constraints: int, answer: int) -> str:
-    first = write_step("topic", "both are about tea", topic)
-    return f"{first}{write_step('constraints', 'one is green', constraints)}Grade: {answer}"
+        finding = draw(
+            st.text(max_size=12).map(canonicalize).filter(lambda found: len(found.splitlines()) < 2)
+        )
+        line = write_step(criterion, finding, draw(st.integers(0, 3)))
+        text += line
+        token_ids += draw(any_tokens(line))
+    answer = f"Grade: {draw(st.integers(0, 3))}"
+    return text + answer, [*token_ids, *draw(any_tokens(answer)), END]
 
 
 @settings(max_examples=50)
-@given(rollouts(), st.integers(0, 3), st.sampled_from([-1.5, -1e-7, 0.0, 1e-7, 1.5]))
-def test_mask_equals_a_plain_loop(built: Built, gold: int, advantage: float) -> None:
-    rollout = READER.read(built.token_ids, CRITERIA)
+@given(rollouts(), st.integers(0, 3), st.sampled_from([-1.5, -1e-7, 1e-7, 1.5]))
+def test_mask_keeps_the_tokens_that_a_mask_by_character_keeps(
+    drawn: tuple[str, list[int]], gold: int, advantage: float
+) -> None:
+    text, token_ids = drawn
+    pair, rollout = Pair("", "", Note("", ""), gold, "", ""), READER.read(token_ids, CRITERIA)
     assert rollout.trace is not None
-    assert step_mask(rollout, gold, advantage) == slow_mask(built.grades, gold, advantage)
+    steps = right_steps(rollout.trace, pair, "final")
+    # A rollout that gets every step wrong, so that no step is right in the whole group.
+    wrong = read(trace_text(*[(gold + 1) % 4] * 3))
+    found, _ = mask_advantages(pair, [rollout, wrong], [advantage, 0.0], "final")
+    characters = [*mask_by_character(text, steps, advantage), True]
+    expected = [
+        advantage * all(characters[start : max(end, start + 1)] or [True]) for start, end in rollout.spans
+    ]
+    assert found == expected
 
 
 @given(st.lists(st.integers(0, 511), max_size=30), st.integers(0, 3), st.floats(-2, 2))
-def test_mask_has_one_value_per_token(token_ids: list[int], gold: int, advantage: float) -> None:
-    mask = step_mask(READER.read(token_ids, CRITERIA), gold, advantage)
-    assert len(mask) == len(token_ids)
-    assert set(mask) <= {0.0, 1.0}
+def test_every_token_has_the_advantage_or_none(token_ids: list[int], gold: int, advantage: float) -> None:
+    pair = Pair("", "", Note("", ""), gold, "", "")
+    [found] = mask_advantages(pair, [READER.read(token_ids, CRITERIA)], [advantage], "step")
+    assert len(found) == len(token_ids)
+    assert set(found) <= {0.0, advantage}
 
 
 @settings(max_examples=50)
-@given(rollouts(), st.integers(0, 3), st.floats(-2, 2), st.data())
+@given(rollouts(), st.floats(-2, 2), st.data())
 def test_truncated_rollout_is_not_masked(
-    built: Built, gold: int, advantage: float, data: st.DataObject
+    drawn: tuple[str, list[int]], advantage: float, data: st.DataObject
 ) -> None:
-    length = data.draw(st.integers(0, len(built.token_ids) - 1))
-    cut = READER.read(built.token_ids[:length], CRITERIA)
+    length = data.draw(st.integers(0, len(drawn[1]) - 1))
+    cut = READER.read(drawn[1][:length], CRITERIA)
     assert cut.trace is None
-    assert step_mask(cut, gold, advantage) == [1.0] * length
+    assert mask_advantages(PLAIN, [cut], [advantage], "final") == [[advantage] * length]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (trace_text(), (True, True)),
+        (trace_text(answer=0), (True, True)),
+        (trace_text(topic=2), (False, True)),
+        (trace_text(about="both are about coffee"), (False, True)),
+        (trace_text(constraints=1, answer=1), (True, False)),
+    ],
+)
+def test_step_with_a_gold_finding_is_right_if_finding_and_grade_equal_it(
+    text: str, expected: tuple[bool, ...]
+) -> None:
+    assert right(text, ANNOTATED) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (trace_text(), (True, True)),
+        (trace_text(constraints=3, answer=3), (True, True)),  # not proved wrong: 3 may still be possible
+        (trace_text(topic=1, constraints=1), (False, False)),  # below the gold grade
+        (trace_text(topic=2, constraints=3), (True, False)),  # above the step before
+        (trace_text(about="missing tea"), (False, True)),  # the note has it
+        (trace_text(about="title has tea", one="missing green"), (True, True)),
+    ],
+)
+def test_step_without_a_gold_finding_is_right_unless_it_is_provably_wrong(
+    text: str, expected: tuple[bool, ...]
+) -> None:
+    assert right(text, PLAIN) == expected
+
+
+def test_by_the_final_grade_a_step_is_right_if_it_says_gold() -> None:
+    assert right(trace_text(3, 2, 0), ANNOTATED, "final") == (False, True)
+
+
+def test_perfect_traces_of_generated_data_are_right() -> None:
+    for pair in generate(1, 20, 1, 12).train:
+        text = f"{gold_steps(pair, SYNTHETIC.steps)}Grade: {pair.label}"
+        rollout = read(text, SYNTHETIC.steps)
+        assert rollout.trace is not None
+        assert all(right_steps(rollout.trace, pair, "step")), text
+
+
+def marks(text: str, advantage: float, other: str) -> list[set[float]]:
+    """Return the credit in finding and grade of each step, and that of the rest, in a group with another rollout."""
+    rollout = read(text)
+    assert rollout.trace is not None
+    values = mask_advantages(ANNOTATED, [rollout, read(other)], [advantage, -advantage], "step")[0]
+    by_place = [set[float](), set[float](), set[float]()]
+    for (start, end), value in zip(rollout.spans, values, strict=True):
+        places = (
+            index
+            for index, step in enumerate(rollout.trace.steps)
+            for first, last in (step.finding_span, step.grade_span)
+            if start < last and max(end, start + 1) > first
+        )
+        by_place[next(places, 2)].add(value)
+    return by_place
+
+
+WRONG = trace_text(0, 0, 0)
 
 
 @pytest.mark.parametrize(
     ("text", "advantage", "expected"),
     [
         # The answer is right by luck: the wrong steps before it earn nothing.
-        (trace_text(0, 1, 2), 1.0, [{0.0}, {0.0}, {1.0}]),
-        (trace_text(2, 1, 2), 1.0, [{1.0}, {0.0}, {1.0}]),
-        (trace_text(2, 2, 2), 1.0, [{1.0}, {1.0}, {1.0}]),
+        (trace_text(1, 1, 2), 1.0, [{0.0}, {0.0}, {1.0}]),
+        (trace_text(3, 1, 2), 1.0, [{1.0}, {0.0}, {1.0}]),
+        (trace_text(3, 2, 2), 1.0, [{1.0}, {1.0}, {1.0}]),
         # The answer is wrong in spite of right steps: they are spared.
-        (trace_text(2, 2, 0), -1.0, [{0.0}, {0.0}, {1.0}]),
-        (trace_text(2, 0, 0), -1.0, [{0.0}, {1.0}, {1.0}]),
-        (trace_text(0, 0, 0), -1.0, [{1.0}, {1.0}, {1.0}]),
-        # Nothing to learn, whatever the mask is.
-        (trace_text(2, 0, 2), 0.0, [{0.0}, {0.0}, {1.0}]),
+        (trace_text(3, 2, 0), -1.0, [{0.0}, {0.0}, {-1.0}]),
+        (trace_text(3, 0, 0), -1.0, [{0.0}, {-1.0}, {-1.0}]),
+        (trace_text(0, 0, 0), -1.0, [{-1.0}, {-1.0}, {-1.0}]),
     ],
 )
-def test_masks_match_those_written_by_hand(text: str, advantage: float, expected: list[set[float]]) -> None:
-    assert mask_by_line(text, gold=2, advantage=advantage) == expected
+def test_credit_matches_that_written_by_hand(text: str, advantage: float, expected: list[set[float]]) -> None:
+    assert [{value + 0.0 for value in values} for values in marks(text, advantage, WRONG)] == expected
 
 
-def test_token_across_a_border_belongs_to_the_step_it_starts_in() -> None:
-    trace = Trace((Step("topic", "", 3, (0, 10)), Step("constraints", "", 0, (10, 20))), 3, (20, 28))
-    rollout = Rollout(starts=(0, 9, 12, 19, 21), trace=trace)
-    assert step_mask(rollout, 3, 1.0) == [1.0, 1.0, 0.0, 0.0, 1.0]
+def test_shared_right_step_gets_no_net_push_within_a_group() -> None:
+    traces = [trace_text(), trace_text(constraints=1, answer=1), trace_text(constraints=1, answer=1)]
+    advantages = [1.4, -0.7, -0.7]
+    group = [read(text) for text in traces]
+    found = mask_advantages(ANNOTATED, group, advantages, "step")
+    shared = traces[0].index("\n")
+    for token, (_, end) in enumerate(group[0].spans):
+        if end <= shared:
+            assert sum(values[token] for values in found) == pytest.approx(0.0)
+            assert [values[token] for values in found] == advantages
+
+
+def test_rollout_that_does_not_parse_leaves_the_group_its_mask() -> None:
+    rollouts = [read(trace_text()), read(trace_text(0, 0, 0)), read("no trace")]
+    masked = mask_advantages(ANNOTATED, rollouts, [1.0, -0.5, -0.5], "step")
+    assert set(masked[2]) == {-0.5}
+    assert masked[:2] == mask_advantages(ANNOTATED, rollouts[:2], [1.0, -0.5], "step")
+
+
+def test_token_across_a_border_is_masked_with_the_step() -> None:
+    trace = Trace((Step("topic", "", 3, (7, 9), (13, 14)), Step("c", "", 0, (18, 19), (23, 24))), 3, (25, 33))
+    # The second token ends with the first character of the finding; the third one has no width, as a part of a character.
+    rollout = Rollout(((0, 6), (6, 8), (8, 8), (8, 12), (12, 14), (14, 18), (18, 24), (24, 33)), trace)
+    pair = Pair("", "", Note("", ""), 3, "", "")
+    wrong = read(trace_text(0, 0, 0))
+    found, _ = mask_advantages(pair, [rollout, wrong], [-1.0, 1.0], "final")
+    assert [value + 0.0 for value in found] == [-1, 0, 0, 0, 0, -1, -1, -1]
 
 
 @pytest.mark.parametrize(
@@ -124,9 +229,11 @@ def test_token_across_a_border_belongs_to_the_step_it_starts_in() -> None:
 def test_without_steps_or_with_others_it_is_plain_grpo(
     text: str, criteria: tuple[str, ...], parses: bool
 ) -> None:
-    rollout = READER.read([*encode(text), END], criteria)
+    rollout = read(text, criteria)
     assert (rollout.trace is not None) == parses
-    assert set(step_mask(rollout, 2, -1.0)) == set(step_mask(rollout, 2, 1.0)) == {1.0}
+    for advantage in (-1.0, 1.0):
+        [found] = mask_advantages(PLAIN, [rollout], [advantage], "step")
+        assert set(found) == {advantage}
 
 
 @pytest.mark.parametrize("place", [0, 3, -3])
@@ -137,5 +244,5 @@ def test_control_token_inside_makes_a_trace_invalid(place: int) -> None:
     assert READER.read(token_ids, CRITERIA).trace is None
 
 
-def test_empty_rollout_has_an_empty_mask() -> None:
-    assert step_mask(READER.read([], CRITERIA), 0, 1.0) == []
+def test_empty_rollout_has_no_credit() -> None:
+    assert mask_advantages(PLAIN, [READER.read([], CRITERIA)], [1.0], "step") == [[]]

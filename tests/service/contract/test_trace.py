@@ -11,14 +11,14 @@ TEXT = "topic: both are about night trains => 3\nconstraints: the note is about 
 
 
 def test_a_trace_is_parsed_into_steps_and_answer() -> None:
-    first, second = TEXT.index("constraints"), TEXT.index("Grade")
+    answer = TEXT.index("Grade")
     assert parse_trace(TEXT, CRITERIA, TOP_GRADE) == Trace(
         steps=(
-            Step("topic", "both are about night trains", 3, (0, first)),
-            Step("constraints", "the note is about day trains", 1, (first, second)),
+            Step("topic", "both are about night trains", 3, (7, 34), (38, 39)),
+            Step("constraints", "the note is about day trains", 1, (53, 81), (85, 86)),
         ),
         grade=1,
-        answer_span=(second, len(TEXT)),
+        answer_span=(answer, len(TEXT)),
     )
 
 
@@ -73,7 +73,8 @@ def test_a_finding_may_contain_a_trace(finding: str) -> None:
     text = write_step("topic", finding, 0)
     [step], end = parse_steps(text, TOP_GRADE)
     assert (step.criterion, step.finding, step.grade) == ("topic", finding, 0)
-    assert step.span == (0, end) == (0, len(text))
+    assert end == len(text)
+    assert [text[slice(*span)] for span in (step.finding_span, step.grade_span)] == [finding, "0"]
 
 
 def test_steps_end_before_a_line_that_is_not_a_step() -> None:
@@ -81,7 +82,7 @@ def test_steps_end_before_a_line_that_is_not_a_step() -> None:
     assert parse_steps(good + "and so on\n" + good, TOP_GRADE)[1] == len(good)
     assert parse_steps(good + write_step("quality", "great", 9), TOP_GRADE)[1] == len(good)
     assert parse_steps("Steps:\n" + good, TOP_GRADE, start=7) == (
-        (Step("topic", "near", 2, (7, 7 + len(good))),),
+        (Step("topic", "near", 2, (14, 18), (22, 23)),),
         7 + len(good),
     )
 
@@ -97,5 +98,6 @@ def test_written_steps_parse_to_the_same_steps(steps: list[tuple[str, int]], gra
     trace = parse_trace(text, criteria, TOP_GRADE)
     assert trace is not None
     assert [(step.finding, step.grade) for step in trace.steps] == steps
-    assert [text[slice(*step.span)] for step in trace.steps] == lines
+    found = [(text[slice(*step.finding_span)], int(text[slice(*step.grade_span)])) for step in trace.steps]
+    assert found == steps
     assert (trace.grade, text[slice(*trace.answer_span)]) == (grade, f"Grade: {grade}")
