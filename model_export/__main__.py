@@ -215,6 +215,25 @@ def label(
 
 
 @app.command()
+def experiment(
+    recipe: Annotated[Path, typer.Argument(help="A recipe with [experiment], such as recipes/sam.toml.")],
+    out: Annotated[Path, typer.Option(help="Folder to work in; a rerun keeps what is finished.")],
+    seeds: Annotated[str | None, typer.Option(help="Only these seeds, such as 1,2; all by default.")] = None,
+) -> None:
+    """Compare the step mask with its controls: all arms of all seeds, from shared warm-ups."""
+    from model_export.experiment.report import write_experiment
+    from model_export.experiment.run import run_seeds
+    from model_export.recipe_file import load_recipe
+
+    loaded = load_recipe(recipe)
+    chosen = [int(seed) for seed in seeds.split(",")] if seeds else loaded.experiment.seeds
+    with show_progress() as on_progress:
+        measured = run_seeds(loaded, out, chosen, on_progress)
+    if seeds is None:
+        typer.echo(write_experiment(measured, out))
+
+
+@app.command()
 def verify(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder.")],
     pairs: Annotated[Path | None, typer.Option(help="Judged pairs, to check macro-F1 too.")] = None,

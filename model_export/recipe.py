@@ -175,6 +175,14 @@ class ExportConfig(Strict):
     with_vllm: bool = True
 
 
+class ExperimentConfig(Strict):
+    """Settings of the experiment with the step mask; `notegrade-train experiment` reads them."""
+
+    seeds: Annotated[tuple[int, ...], Field(min_length=2)] = (1, 2, 3, 4, 5, 6, 7, 8)
+    warm_up_accuracy: Share = 0.6
+    measure_at: tuple[Positive, ...] = (25, 50, 100, 150)
+
+
 class LaunchConfig(Strict):
     """Processes of each training stage: one, or several that torchrun starts and that share each batch."""
 
@@ -196,6 +204,7 @@ class Recipe(Strict):
     distil: DistilConfig
     evaluate: EvaluateConfig = EvaluateConfig()
     export: ExportConfig = ExportConfig()
+    experiment: ExperimentConfig = ExperimentConfig()
     launch: LaunchConfig = LaunchConfig()
 
     @model_validator(mode="after")

@@ -18,6 +18,7 @@ class Strict(BaseModel):
 class SyntheticConfig(Strict):
     """Sizes of the data that the project generates itself, see data/synthetic.py."""
 
+    task: Literal["three", "six"] = "three"
     train_queries: Positive
     dev_queries: Positive
     notes_per_query: Positive

@@ -24,9 +24,7 @@ from model_export.data.pairs import (
     write_pairs,
 )
 from model_export.data.sampling import sample, sample_queries, set_aside
-from model_export.data.synthetic import CRITERIA as SYNTHETIC_CRITERIA
-from model_export.data.synthetic import SOURCE as SYNTHETIC
-from model_export.data.synthetic import generate
+from model_export.data.synthetic import generate, source_of, tasks
 from model_export.recipe import TINY_BASE, Recipe
 from model_export.recipe_data import DataConfig, SyntheticConfig
 from model_export.stages import hash_of
@@ -115,10 +113,10 @@ def load_data(folder: Path) -> Data:
     dev: list[Pair] = []
     for name, criteria in index["sources"]:
         source = Source(name, criteria, GRADES)
-        train += read_pairs(folder / f"{name}.train.jsonl", source)
-        measured = folder / f"{name}.dev.jsonl"
-        # All dev pairs may have been dropped as leaking.
-        dev += read_pairs(measured, source) if measured.stat().st_size else []
+        for split, pairs in (("train", train), ("dev", dev)):
+            file = folder / f"{name}.{split}.jsonl"
+            # A source may have none to train on, and its dev pairs may all have been dropped as leaking.
+            pairs += read_pairs(file, source) if file.stat().st_size else []
     return TypeAdapter(Data).validate_python({**index, "train": train, "dev": dev})
 
 
@@ -155,7 +153,10 @@ def _data_files(data: DataConfig, root: Path) -> dict[str, Path]:
 def recipe_sources(data: DataConfig) -> dict[str, Source]:
     """Return what the pairs of each source have in common, by its name. Raises CriteriaError."""
     if data.synthetic:
-        return {SYNTHETIC: Source(SYNTHETIC, SYNTHETIC_CRITERIA.name, GRADES)}
+        return {
+            source_of(task): Source(source_of(task), task.criteria.name, GRADES)
+            for task in tasks(data.synthetic.task)
+        }
     return {
         config.name: Source(config.name, load_criteria(config.criteria).name, config.grades)
         for config in data.sources
@@ -165,7 +166,7 @@ def recipe_sources(data: DataConfig) -> dict[str, Source]:
 def recipe_criteria(data: DataConfig) -> tuple[Criteria, ...]:
     """Return all criteria that the pairs were judged by, the default first. Raises CriteriaError."""
     if data.synthetic:
-        return (SYNTHETIC_CRITERIA,)
+        return tuple(task.criteria for task in tasks(data.synthetic.task))
     by_name: dict[str, Criteria] = {}
     for config in data.sources:
         criteria = load_criteria(config.criteria)
@@ -174,9 +175,10 @@ def recipe_criteria(data: DataConfig) -> tuple[Criteria, ...]:
 
 
 def _generate(seed: int, config: SyntheticConfig) -> Data:
-    made = generate(seed, config.train_queries, config.dev_queries, config.notes_per_query)
+    made = generate(seed, config.train_queries, config.dev_queries, config.notes_per_query, config.task)
     stated = hash_of({"seed": seed, **config.model_dump()})
-    return Data(made.train, made.dev, made.long_tail, (SYNTHETIC_CRITERIA,), {"synthetic": stated})
+    criteria = tuple(task.criteria for task in tasks(config.task))
+    return Data(made.train, made.dev, made.long_tail, criteria, {"synthetic": stated})
 
 
 def _read_sources(recipe: Recipe, root: Path) -> Data:

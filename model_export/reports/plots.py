@@ -25,8 +25,8 @@ Curve = tuple[list[int], list[float]]
 DPI = 150
 _COLUMNS = 3
 # Okabe and Ito's colour-blind-safe palette; line styles distinguish the lines in greyscale.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
-_LINES = ("-", "--", "-.", ":")
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+_LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
 
 
 def curve(log: Sequence[LogRow], stage: str, metric: str) -> Curve:
@@ -74,6 +74,27 @@ def _plot_panels(panels: Mapping[str, Mapping[str, Curve]], y_title: str, *, leg
         figure.set_figheight(figure.get_figheight() + 0.5)
         _add_legend(figure)
     figure.get_layout_engine().set(h_pad=0.12, w_pad=0.1)
+    return _as_png(figure)
+
+
+def plot_bands(panels: Mapping[str, Mapping[str, tuple[Sequence[int], np.ndarray]]], x: str, y: str) -> bytes:
+    """Plot the mean of several runs by step, with their range as a band; a panel per title, a line per name.
+
+    A line is (steps, values) with values of shape (runs, steps).
+    """
+    figure, all_axes = _make_panels(list(panels), 3.6, 3.1)
+    for axes, lines in zip(all_axes, panels.values(), strict=True):
+        for number, (name, (steps, values)) in enumerate(lines.items()):
+            colour = _COLOURS[number % len(_COLOURS)]
+            style = _LINES[number % len(_LINES)]
+            axes.plot(steps, values.mean(axis=0), linestyle=style, color=colour, label=name, linewidth=1.6)
+            axes.fill_between(
+                steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.08, linewidth=0
+            )
+        axes.set(xlabel=x, ylabel=y)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+        axes.grid(alpha=0.25)
+    _add_legend(figure)
     return _as_png(figure)
 
 

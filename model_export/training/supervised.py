@@ -21,6 +21,7 @@ from transformers import (
     PrinterCallback,
     Trainer,
     TrainerCallback,
+    TrainerControl,
     TrainerState,
     TrainingArguments,
 )
@@ -36,6 +37,9 @@ from service.errors import NotegradeError
 OUTPUTS_NAME = "frozen_outputs.bin"
 _CORRELATION_WINDOW = 512
 _LOG_STEPS = 5
+
+
+AfterStep = Callable[[PreTrainedModel, int], bool]
 
 
 class TrainingError(NotegradeError):
@@ -118,13 +122,19 @@ class SupervisedTrainer(Trainer):  # type: ignore[misc]  # mypy does not read tr
 class Reporter(TrainerCallback):  # type: ignore[misc]  # mypy does not read transformers
     """Writes a trainer's metrics to the run log, and reports its progress."""
 
-    def __init__(self, log: RunLog, on_step: OnStep) -> None:
+    def __init__(self, log: RunLog, on_step: OnStep, after_step: AfterStep | None = None) -> None:
+        """`after_step` gets the model and the number of steps done; training ends when it returns True."""
         self._log = log
         self.on_step = on_step
+        self._after_step = after_step
 
-    def on_step_end(self, _args: Any, state: TrainerState, _control: Any, **_: Any) -> None:
+    def on_step_end(
+        self, _args: Any, state: TrainerState, control: TrainerControl, *, model: PreTrainedModel, **_: Any
+    ) -> None:
         if state.is_world_process_zero:
             self.on_step(state.global_step, state.max_steps)
+        if self._after_step and self._after_step(model, state.global_step):
+            control.should_training_stop = True
 
     def on_log(
         self, _args: Any, state: TrainerState, _control: Any, logs: dict[str, float] | None = None, **_: Any

@@ -12,6 +12,7 @@ from model_export.recipe import (
     CotConfig,
     DistilConfig,
     EvaluateConfig,
+    ExperimentConfig,
     ExportConfig,
     LabelConfig,
     LabelOnlyConfig,
@@ -37,6 +38,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "[label]": LabelConfig,
     "[distil]": DistilConfig,
     "[evaluate]": EvaluateConfig,
+    "[experiment]": ExperimentConfig,
     "[export]": ExportConfig,
     "[launch]": LaunchConfig,
 }

@@ -12,9 +12,18 @@ from model_export.data.pairs import (
     Pair,
     check_split,
 )
-from model_export.data.synthetic import CRITERIA, STEPS, SyntheticData, generate
+from model_export.data.synthetic import UNSEEN, SyntheticData, generate, tasks
 from service.contract.prompt import Note
 from service.contract.trace import parse_steps, write_step
+
+CRITERIA = tasks("three")[0].criteria
+STEPS = CRITERIA.steps
+
+
+@pytest.fixture(scope="module")
+def six() -> SyntheticData:
+    """Data of the experiment's size."""
+    return generate(seed=7, train_queries=600, dev_queries=80, notes_per_query=12, task="six")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +56,7 @@ def test_data_does_not_change_between_versions() -> None:
     first = generate(seed=1, train_queries=1, dev_queries=1, notes_per_query=1).train[0]
     assert (first.query, first.note) == (
         "red lamp friday",
-        Note("new lamp", "day friday . colour red . city quito . also red lamp friday"),
+        Note("new lamp", "day friday . city lisbon . colour red . also red lamp wednesday"),
     )
 
 
@@ -148,10 +157,15 @@ def mean_seen(pairs: Sequence[Pair], seen: Counter[str]) -> float:
     return sum(seen[word] for query in queries for word in query.split()) / len(queries)
 
 
-@pytest.mark.parametrize("sizes", [(0, 5, 8), (5, 0, 8), (9_999, 5, 8), (5, 5, 0), (5, 5, 65)])
+@pytest.mark.parametrize("sizes", [(0, 5, 8), (5, 0, 8), (5, 5, 0), (5, 5, 65)])
 def test_sizes_out_of_range_are_refused(sizes: tuple[int, int, int]) -> None:
     with pytest.raises(DataError, match="need 1 "):
         generate(0, *sizes)
+
+
+def test_more_queries_than_there_are_wishes_are_refused() -> None:
+    with pytest.raises(DataError, match="10004 synthetic queries: there are at most 5,472"):
+        generate(0, 9_999, 5, 8)
 
 
 def test_repeated_note_is_drawn_again() -> None:
@@ -162,3 +176,56 @@ def test_repeated_note_is_drawn_again() -> None:
 def test_all_wishes_can_be_drawn() -> None:
     data = generate(seed=3, train_queries=5_000, dev_queries=472, notes_per_query=1)
     assert len({pair.query for pair in (*data.train, *data.dev)}) == 24 * 12 * (12 + 7)
+
+
+def test_six_steps_are_graded_by_the_number_of_misses(six: SyntheticData) -> None:
+    steps = {task.criteria.name: task.criteria.steps for task in tasks("six")}
+    for pair in (*six.train, *six.dev):
+        assert list(pair.findings) == list(steps[pair.criteria])
+        facts = dict(fact.split(maxsplit=1) for fact in pair.note.body.split(" . "))
+        first, thing, *others = pair.query.split()
+        wished = zip(steps[pair.criteria][1:], (first, *others), strict=True)
+        misses = sum(facts[kind] != value for kind, value in wished)
+        half = (len(others) + 1) / 2
+        graded = 3 if misses == 0 else 2 if misses <= half else 1
+        assert pair.label == (graded if pair.note.title.split()[-1] == thing else 0)
+
+
+def test_grade_so_far_of_six_steps_never_rises_and_ends_on_the_label(six: SyntheticData) -> None:
+    for pair in six.train:
+        grades = [finding.grade for finding in pair.findings.values()]
+        assert grades == sorted(grades, reverse=True)
+        assert grades[-1] == pair.label
+
+
+def test_a_wrong_step_often_leaves_the_grade_as_it_is(six: SyntheticData) -> None:
+    """Else an outcome reward would already judge every step."""
+    whole = [pair for pair in six.train if pair.criteria == "six" and pair.label]
+    lucky = sum(
+        pair.label == 3 - (misses > 0) - (misses > 2)
+        for pair in whole
+        for misses in [sum(finding.text.endswith("no") for finding in pair.findings.values()) + 1]
+    )
+    assert lucky / len(whole) > 0.25
+
+
+def test_unseen_criteria_are_measured_and_not_trained_on(six: SyntheticData) -> None:
+    trained, measured = ({pair.criteria for pair in pairs} for pairs in (six.train, six.dev))
+    assert measured - trained == UNSEEN
+    assert len(trained) == 5
+    of_unseen = [pair for pair in six.dev if pair.source in UNSEEN]
+    assert len({pair.query for pair in of_unseen}) == 42
+    assert not six.long_tail & {pair.id for pair in of_unseen}
+    check_split(six.train, six.dev)
+
+
+@pytest.mark.parametrize("view", [words_in_common])
+def test_words_in_common_do_not_find_the_grade_of_six_steps(
+    view: Callable[[Pair], tuple[int, ...]], six: SyntheticData
+) -> None:
+    by_view: dict[tuple[int, ...], Counter[int]] = defaultdict(Counter)
+    for pair in six.train:
+        by_view[view(pair)][pair.label] += 1
+    best = {seen: grades.most_common(1)[0][0] for seen, grades in by_view.items()}
+    right = sum(best.get(view(pair)) == pair.label for pair in six.dev)
+    assert right / len(six.dev) < 0.75

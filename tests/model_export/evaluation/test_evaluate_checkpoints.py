@@ -10,7 +10,7 @@ from model_export.checkpoint.assemble import Plan, assemble
 from model_export.data.pairs import Pair
 from model_export.data.prepare import Data
 from model_export.data.prompting import PromptForm, PromptingError
-from model_export.data.synthetic import CRITERIA, generate
+from model_export.data.synthetic import generate, tasks
 from model_export.evaluation.evaluate import EvaluationError
 from model_export.evaluation.evaluate_checkpoints import (
     Measured,
@@ -33,7 +33,7 @@ def nothing(*_: object) -> None:
 @pytest.fixture(scope="module")
 def data() -> Data:
     made = generate(1, 8, 4, 4)
-    return Data(made.train, made.dev, made.long_tail, (CRITERIA,), {})
+    return Data(made.train, made.dev, made.long_tail, (tasks("three")[0].criteria,), {})
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,9 @@ def test_fit_uses_the_criteria_of_the_checkpoint(first: Path) -> None:
     dev = tuple(
         replace(pair, criteria=("a-1", "b-1")[number // 4 % 2]) for number, pair in enumerate(made.dev)
     )
-    fitted = measure([first], Data(made.train, dev, made.long_tail, (CRITERIA,), {})).fitted["first"]
+    fitted = measure(
+        [first], Data(made.train, dev, made.long_tail, (tasks("three")[0].criteria,), {})
+    ).fitted["first"]
     assert fitted.calibration.method == "temperature"
     assert fitted.calibration.temperatures == {}
     Manifest.model_validate({**read_manifest(first).model_dump(), **fitted.to_json()})

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from model_export.data.gold_traces import gold_steps
 from model_export.data.pairs import Finding, Pair
 from model_export.data.rollout_reader import Rollout, RolloutReader
-from model_export.data.synthetic import CRITERIA as SYNTHETIC
-from model_export.data.synthetic import generate
+from model_export.data.synthetic import TaskName, generate, tasks
 from model_export.teacher.step_mask import StepRule, mask_advantages, right_steps
 from service.contract.prompt import Note
 from service.contract.text import canonicalize
@@ -149,10 +148,12 @@ def test_by_the_final_grade_a_step_is_right_if_it_says_gold() -> None:
     assert right(trace_text(3, 2, 0), ANNOTATED, "final") == (False, True)
 
 
-def test_perfect_traces_of_generated_data_are_right() -> None:
-    for pair in generate(1, 20, 1, 12).train:
-        text = f"{gold_steps(pair, SYNTHETIC.steps)}Grade: {pair.label}"
-        rollout = read(text, SYNTHETIC.steps)
+@pytest.mark.parametrize("task", ["three", "six"])
+def test_perfect_traces_of_generated_data_are_right(task: TaskName) -> None:
+    steps = {each.criteria.name: each.criteria.steps for each in tasks(task)}
+    for pair in generate(1, 20, 1, 12, task).train:
+        text = f"{gold_steps(pair, steps[pair.criteria])}Grade: {pair.label}"
+        rollout = read(text, steps[pair.criteria])
         assert rollout.trace is not None
         assert all(right_steps(rollout.trace, pair, "step")), text
 

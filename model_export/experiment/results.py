@@ -1,0 +1,123 @@
+"""Compares the arms: area under the accuracy curve and final accuracy, paired by seed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import t, wilcoxon
+
+from model_export.experiment.arms import ARMS, STEP
+from model_export.experiment.measure import SPLITS, Figures
+
+# Figures by seed, arm and RL step.
+Measured = Mapping[int, Mapping[str, Mapping[int, Figures]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """A mean over seeds with its 95 % interval by Student's t."""
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Mean":
+        """Return the mean of two or more values."""
+        mean, spread = float(np.mean(values)), float(np.std(values, ddof=1)) / len(values) ** 0.5
+        margin = float(t.ppf(0.975, len(values) - 1)) * spread
+        return cls(mean, mean - margin, mean + margin)
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The step mask's area minus an arm's, by seed: mean, wins of the mask, and p of Wilcoxon's signed-rank test, two-sided."""
+
+    difference: Mean
+    wins: int
+    seeds: int
+    p: float
+
+
+def curve(measured: Mapping[int, Figures], split: str, figure: str = "accuracy") -> list[tuple[int, float]]:
+    """Return a figure of a split by RL step."""
+    return [(step, figures[split][figure]) for step, figures in sorted(measured.items())]
+
+
+def area(measured: Mapping[int, Figures], split: str) -> float:
+    """Return the area under the accuracy curve, divided by the number of steps: the mean accuracy while training."""
+    steps, values = zip(*curve(measured, split), strict=True)
+    return float(np.trapezoid(values, steps)) / float(steps[-1] - steps[0])
+
+
+def areas(measured: Measured, arm: str, split: str) -> list[float]:
+    """Return an arm's area for each seed."""
+    return [area(arms[arm], split) for arms in measured.values()]
+
+
+def finals(measured: Measured, arm: str, split: str, figure: str = "accuracy") -> list[float]:
+    """Return an arm's figure after the last step for each seed."""
+    return [curve(arms[arm], split, figure)[-1][1] for arms in measured.values()]
+
+
+def compare(measured: Measured, arm: str, split: str) -> Comparison:
+    """Compare the step mask's area with another arm's."""
+    pairs = zip(areas(measured, STEP, split), areas(measured, arm, split), strict=True)
+    differences = [ours - other for ours, other in pairs]
+    p = float(wilcoxon(differences).pvalue) if any(differences) else 1.0
+    return Comparison(Mean.of(differences), sum(d > 0 for d in differences), len(differences), p)
+
+
+def to_json(measured: Measured) -> dict[str, Any]:
+    """Return all figures and comparisons as JSON-like data."""
+    return {
+        "measured": measured,
+        "areas": {split: {arm: areas(measured, arm, split) for arm in ARMS} for split in SPLITS},
+        "comparisons": {
+            split: {
+                arm: {
+                    "difference": [found.difference.mean, found.difference.low, found.difference.high],
+                    "wins": found.wins,
+                    "p": found.p,
+                }
+                for arm in ARMS
+                if arm != STEP
+                for found in [compare(measured, arm, split)]
+            }
+            for split in SPLITS
+        },
+    }
+
+
+def to_markdown(measured: Measured) -> str:
+    """Return a table for each split, best area first."""
+    lines = []
+    for split in SPLITS:
+        ranked = sorted(ARMS, key=lambda arm: -float(np.mean(areas(measured, arm, split))))
+        lines += [
+            f"### {split}",
+            "",
+            "| arm | area under the accuracy | final accuracy | final step accuracy | step mask minus arm | wins | p |",
+            "| --- | --- | --- | --- | --- | --- | --- |",
+            *(_row(measured, arm, split) for arm in ranked),
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _row(measured: Measured, arm: str, split: str) -> str:
+    cells = [
+        arm,
+        str(Mean.of(areas(measured, arm, split))),
+        str(Mean.of(finals(measured, arm, split))),
+        str(Mean.of(finals(measured, arm, split, "step_accuracy"))),
+    ]
+    if arm == STEP:
+        return f"| {' | '.join(cells)} | | | |"
+    found = compare(measured, arm, split)
+    cells += [str(found.difference), f"{found.wins} of {found.seeds}", f"{found.p:.3f}"]
+    return f"| {' | '.join(cells)} |"

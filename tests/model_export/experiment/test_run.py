@@ -1,0 +1,45 @@
+"""The experiment at its smallest: every arm for real, on one seed."""
+
+from pathlib import Path
+
+import pytest
+
+from model_export.experiment.arms import ARMS
+from model_export.experiment.measure import SPLITS
+from model_export.experiment.run import run_seeds
+from model_export.recipe import Recipe
+from model_export.stages import RunError
+from tests.tiny_teacher import micro_recipe
+
+
+def micro_experiment(target: float = 0.0) -> Recipe:
+    return micro_recipe(
+        data={"synthetic": {"task": "six", "train_queries": 12, "dev_queries": 6, "notes_per_query": 4}},
+        model={"limits": {"max_query_tokens": 96, "max_note_tokens": 128}},
+        cot_sft={"steps": 20},
+        rl={"steps": 9, "max_tokens": 110},
+        experiment={"seeds": (1, 2), "warm_up_accuracy": target, "measure_at": (1, 3)},
+    )
+
+
+@pytest.mark.slow  # a minute: a warm-up and six arms
+def test_arms_start_from_one_warm_up_and_a_rerun_keeps_them(tmp_path: Path) -> None:
+    recipe = micro_experiment()
+    found = run_seeds(recipe, tmp_path, [2], lambda *_: None)
+    assert set(found[2]) == set(ARMS)
+    warm_up = found[2]["grpo"][0]
+    for measured in found[2].values():
+        assert list(measured) == [0, 1, 3]
+        assert measured[0] == warm_up
+        assert all(set(figures) == set(SPLITS) for figures in measured.values())
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("seed-2/*/model.safetensors")}
+    assert len(written) == 1 + 1 + len(ARMS)
+    assert run_seeds(recipe, tmp_path, [2], lambda *_: None) == found
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+
+
+def test_warm_up_that_does_not_reach_its_target_is_an_error(tmp_path: Path) -> None:
+    recipe = micro_experiment(target=1.0)
+    short = recipe.model_copy(update={"cot_sft": recipe.cot_sft.model_copy(update={"steps": 10})})
+    with pytest.raises(RunError, match=r"stays below 100%: raise cot_sft\.steps"):
+        run_seeds(short, tmp_path, [1], lambda *_: None)
