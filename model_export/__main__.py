@@ -118,6 +118,10 @@ def evaluate(
     test: Annotated[bool, typer.Option("--test", help="Measure on the test pairs, as served.")] = False,
     out: JsonFile = None,
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Measure in bfloat16, as served.")] = False,
+    explanations: Annotated[
+        int,
+        typer.Option(help="Measure explanations of the first checkpoint on so many pairs of each source."),
+    ] = 0,
 ) -> None:
     """Measure checkpoints and the controls on all dev pairs of a recipe's data, or with --test on its test pairs."""
     from model_export.recipe_file import load_recipe
@@ -147,8 +151,19 @@ def evaluate(
             found = on.evaluate_on_test(systems, main, pairs, held_out.pairs, held_out.long_tail, **bootstrap)
         else:
             found = on.evaluate_on_dev(systems, main, pairs, **bootstrap)
-    _write_json(out, found.to_json())
+        explained: dict[str, Any] = {}
+        if explanations:
+            from model_export.evaluation import explanations as of
+
+            measured = held_out.pairs if held_out else pairs.dev
+            figures = of.measure_checkpoint(
+                checkpoints[0], measured, explanations, plan.seed, precision, on_progress
+            )
+            explained = {"explanations": of.to_json(figures)}
+    _write_json(out, found.to_json() | explained)
     typer.echo(format_table(found.evaluation))
+    if explained:
+        typer.echo(of.format_figures(figures))
 
 
 @app.command()

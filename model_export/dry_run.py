@@ -93,6 +93,12 @@ class _Plan:
             yield f"predict_{system}", f"direct grades of {dev}"
         if model.teacher != model.student_base:
             yield "teacher_base", f"write {model.teacher} as a float32 transformers folder"
+        if self._recipe.data.sources:
+            searched = self._recipe.evidence.pairs
+            yield (
+                "evidence",
+                f"spans that the control's grades rest on, for {searched:,} pairs without findings",
+            )
         yield "cot_sft", self._supervised(recipe.cot_sft, self._teacher)
         rate = recipe.cot_sft.min_parse_rate
         yield "parse_rate", f"gate: at least {rate:.0%} of up to {PARSE_SAMPLE} sampled traces parse"
@@ -107,6 +113,8 @@ class _Plan:
         yield "predict_student", f"direct grades of {dev}"
         if most is not None:
             yield "predict_student_on_all", "direct grades of all dev pairs, if these are more"
+        if explained := recipe.evaluate.explanations:
+            yield "explain", f"explanations of at most {explained:,} dev pairs of each source"
         yield "export", f"calibrate, write the checkpoint and check its gates: {', '.join(self._gates())}"
 
     def _supervised(self, config: TrainConfig, model: PreTrainedModel | None) -> str:

@@ -24,8 +24,9 @@ from model_export.evaluation.evaluate import (
     evaluate,
     format_number,
 )
+from model_export.evaluation.explanations import table_of, to_json
 from model_export.evaluation.failures import find_failures
-from model_export.evaluation.fitted import fit
+from model_export.evaluation.fitted import Fitted
 from model_export.evaluation.winners import METRIC_TITLES
 from model_export.pipeline import ADAPTER, CUT
 from model_export.progress import OnProgress
@@ -54,6 +55,7 @@ def write_results_and_report(result: RunResult, out: Path) -> None:
         "recipe_text": result.recipe_text,
         "code_version": code_version(),
         **result.evaluation.to_json(),
+        "explanations": to_json(result.explained),
         "stages": [asdict(record) for record in result.stages],
     }
     (out / RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
@@ -65,15 +67,15 @@ def write_checkpoint(
     form: PromptForm,
     models: Models,
     student: Predictions,
+    fitted: Fitted,
     out: Path,
     on_progress: OnProgress,
 ) -> None:
-    """Calibrate and export the student, on its predictions for all dev pairs.
+    """Export the student with what was fitted on its predictions for all dev pairs.
 
     Raises GateError, and then leaves any earlier checkpoint in place.
     """
     recipe, dev_pairs = result.recipe, result.data.dev
-    fitted = fit(student.probabilities, dev_pairs, recipe.seed)
     served = _measure_served(result, student)
     failures = find_failures(form, models.student, fitted)
     spec = CheckpointSpec(
@@ -156,6 +158,7 @@ def _training_notes(result: RunResult, served: Evaluation, failures: tuple[str, 
         controls=tuple(_control_rows(result.evaluation)),
         differences=tuple(_difference_rows(result.evaluation, served)),
         failures=failures,
+        explanations=tuple(table_of(result.explained)) if result.explained else (),
         limits=(
             f"Measured on {measured:,} dev pairs whose queries were not in training{beside}. Expect other figures on other "
             "queries.",

@@ -13,6 +13,7 @@ from transformers import set_seed
 
 from model_export.checkpoint.adapter import merge_folder
 from model_export.checkpoint.extract_lora import extract_lora
+from model_export.data.gold_traces import write_evidence
 from model_export.data.pairs import GRADES, Pair
 from model_export.data.prepare import (
     data_inputs,
@@ -22,24 +23,27 @@ from model_export.data.prepare import (
     read_base,
 )
 from model_export.data.prompting import Prompting
-from model_export.data.sampling import pick_distinct, sample_dev
+from model_export.data.sampling import pick_distinct, sample_dev, sample_each
 from model_export.evaluation.baselines import by_cosine
 from model_export.evaluation.encoder import Encoder
 from model_export.evaluation.evaluate import Predictions
+from model_export.evaluation.explanations import Explainer, Figures, read_figures, serve_by, to_json
+from model_export.evaluation.fitted import Fitted
 from model_export.evaluation.predict import by_reasoning, directly, read_predictions, write_predictions
 from model_export.progress import OnProgress
 from model_export.recipe import PARSE_SAMPLE, TINY_BASE, Recipe
 from model_export.scale_out.launch import launch, train_stage
-from model_export.stages import RunError, Stages, hash_of
+from model_export.stages import RunError, Stages, hash_of, write_whole
 from model_export.student.distil import make_example
 from model_export.teacher.label import label_pairs, read_soft_labels, write_soft_labels
+from model_export.teacher.occlusion import find_evidence
 from model_export.teacher.rollout import Sampler, Sampling
-from model_export.training.stage_job import StageJob
+from model_export.training.stage_job import TEACHER_STAGES, StageJob
 from service.contract.manifest import hash_file
 
 ADAPTER, CUT = "adapter", "cut.json"
-_SOFT_LABELS = "soft_labels.jsonl"
-_PREDICTIONS = "predictions.npz"
+_EVIDENCE, _SOFT_LABELS = "evidence.jsonl", "soft_labels.jsonl"
+_PREDICTIONS, _EXPLANATIONS = "predictions.npz", "explanations.json"
 _PARSE_RATE = "parse_rate.json"
 # Keys that change no weight: how often a stage saves its state, and the gate on its result.
 _NOT_HASHED = {"save_steps", "min_parse_rate"}
@@ -72,8 +76,38 @@ class Pipeline:
             inputs |= {**made_of, "seed": self._recipe.seed}
         return self._stages.do(stage, inputs, partial(prepare_base, name, self._recipe, self.data))
 
-    def train(self, stage: str, prompting: Prompting, start: Path, soft_labels: Path | None = None) -> Path:
-        """Train the model of this stage from the one in `start`; `soft_labels` is for the student."""
+    def evidence(self, prompting: Prompting, control: Path) -> Path | None:
+        """Find the evidence for the control's grades on pairs without findings; None where all pairs have findings."""
+        config, seed = self._recipe.evidence, self._recipe.seed
+        bare = [pair for pair in self.data.train if not pair.findings]
+        if not bare:
+            return None
+        pairs = pick_distinct(bare, config.pairs, config.source_exponent, seed)
+
+        def work(folder: Path) -> None:
+            sampler = Sampler.load(control, prompting, config.precision)
+            on_batch = partial(self._on_progress, "Find evidence")
+            write_evidence(folder / _EVIDENCE, find_evidence(pairs, prompting, sampler, config, on_batch))
+
+        inputs = {
+            "control": control.name,
+            "form": prompting.form.of_student.to_json(),
+            "config": config.model_dump(),
+            "data": self._data_folder.name,
+            "seed": seed,
+        }
+        return self._stages.do("evidence", inputs, work)
+
+    def train(
+        self,
+        stage: str,
+        prompting: Prompting,
+        start: Path,
+        *,
+        evidence: Path | None = None,
+        soft_labels: Path | None = None,
+    ) -> Path:
+        """Train the model of this stage from the one in `start`; `evidence` is for the SFT teacher, `soft_labels` for the student."""
         recipe = self._recipe
 
         def work(folder: Path) -> None:
@@ -83,6 +117,7 @@ class Pipeline:
                 data=self._data_folder,
                 start=start,
                 folder=folder,
+                evidence=evidence and evidence / _EVIDENCE,
                 soft_labels=soft_labels and soft_labels / _SOFT_LABELS,
             )
             on_step = partial(self._on_progress, f"Train {stage}")
@@ -92,12 +127,14 @@ class Pipeline:
                 launch(job, on_step)
 
         config: BaseModel = getattr(recipe, stage)
+        form = prompting.form if stage in TEACHER_STAGES else prompting.form.of_student
         inputs = {
             "start": start.name,
             "data": self._data_folder.name,
-            "form": prompting.form.to_json(),
+            "form": form.to_json(),
             "config": config.model_dump(exclude=_NOT_HASHED),
             "seed": recipe.seed,
+            **({"evidence": evidence.name} if evidence else {}),
             **({"labels": soft_labels.name} if soft_labels else {}),
         }
         return self._stages.do(stage, inputs, work)
@@ -211,7 +248,7 @@ class Pipeline:
 
         inputs = {
             "model": model.name,
-            "form": prompting.form.to_json(),
+            "form": (prompting.form if reasons else prompting.form.of_student).to_json(),
             "pairs": hash_of([pair.id for pair in pairs]),
             "data": self._data_folder.name,
             "sampling": asdict(greedy),
@@ -235,6 +272,31 @@ class Pipeline:
         }
         folder = self._stages.do(f"predict_{name}", inputs, work)
         return read_predictions(folder / _PREDICTIONS, name)
+
+    def explain(self, prompting: Prompting, student: Path, fitted: Fitted) -> dict[str, Figures]:
+        """Measure the student's explanations of the grades that these fits give, on some dev pairs of each source."""
+        config, seed = self._recipe.evaluate, self._recipe.seed
+        if not config.explanations:
+            return {}
+        pairs = sample_each(self.data.dev, config.explanations, Random(seed))
+
+        def work(folder: Path) -> None:
+            sampler = Sampler.load(student, prompting, config.precision)
+            explainer = Explainer(prompting, sampler, self._sampling(0.0), serve_by(fitted))
+            found = explainer.measure(pairs, seed, partial(self._on_progress, "Explain"))
+            write_whole(folder / _EXPLANATIONS, json.dumps(to_json(found)))
+
+        inputs = {
+            "student": student.name,
+            "form": prompting.form.of_student.to_json(),
+            "fitted": fitted.to_json(),
+            "pairs": hash_of([pair.id for pair in pairs]),
+            "sampling": asdict(self._sampling(0.0)),
+            "precision": config.precision,
+            "seed": seed,
+        }
+        folder = self._stages.do("explain", inputs, work)
+        return read_figures((folder / _EXPLANATIONS).read_text(encoding="utf-8"))
 
     def _sampling(self, temperature: float) -> Sampling:
         return Sampling(self._recipe.rl.max_tokens, temperature, self._recipe.evaluate.batch_size)

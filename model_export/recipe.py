@@ -76,6 +76,18 @@ class TrainConfig(Strict):
         return self
 
 
+class EvidenceConfig(Strict):
+    """Settings of the search for the spans that the label-only control's grades rest on, for pairs without findings."""
+
+    pairs: Positive = 2000
+    source_exponent: Share = 0.5
+    words: Positive = 8
+    spans: Positive = 12
+    min_effect: Annotated[float, Field(gt=0)] = 0.05
+    batch_size: Positive = 64
+    precision: Precision = "float32"
+
+
 class LabelOnlyConfig(TrainConfig):
     """Settings of the label-only control, which learns the grade token and no trace."""
 
@@ -160,6 +172,7 @@ class EvaluateConfig(Strict):
 
     max_pairs: Positive | None = None
     encoders: tuple[str, ...] = ("minilm",)
+    explanations: Annotated[int, Field(ge=0)] = 300
     draws: Positive = 1000
     batch_size: Positive = 32
     precision: Precision = "float32"
@@ -198,6 +211,7 @@ class Recipe(Strict):
     model: ModelConfig
     data: DataConfig
     label_only_sft: LabelOnlyConfig
+    evidence: EvidenceConfig = EvidenceConfig()
     cot_sft: CotConfig
     rl: RlConfig
     label: LabelConfig

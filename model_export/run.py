@@ -9,6 +9,7 @@ from model_export.data.pairs import GRADES
 from model_export.data.prompting import PromptForm, Prompting
 from model_export.evaluation.baselines import bm25, majority
 from model_export.evaluation.evaluate import Evaluation, evaluate
+from model_export.evaluation.fitted import fit
 from model_export.outputs import CHECKPOINT, Models, write_checkpoint, write_results_and_report
 from model_export.pipeline import Pipeline
 from model_export.progress import OnProgress
@@ -46,7 +47,7 @@ def run(
         data = pipeline.data
 
         student_base = pipeline.base("student_base", recipe.model.student_base)
-        form = PromptForm.of(recipe.model, data.criteria)
+        form = PromptForm.of(recipe.model, data.criteria, data.teacher_criteria)
         student_prompting = Prompting.load(form, student_base)
         check_probes(form, student_prompting.tokenizer)
         student_prompting.check_queries([*data.train, *data.dev])
@@ -75,7 +76,8 @@ def run(
         teacher_base = student_base if one_base else pipeline.base("teacher_base", recipe.model.teacher)
         teacher_prompting = student_prompting if one_base else Prompting.load(form, teacher_base)
         teacher_start = control if recipe.cot_sft.start == "label_only_sft" else teacher_base
-        sft_teacher = pipeline.train("cot_sft", teacher_prompting, teacher_start)
+        evidence = pipeline.evidence(student_prompting, control)
+        sft_teacher = pipeline.train("cot_sft", teacher_prompting, teacher_start, evidence=evidence)
         pipeline.check_parse_rate(teacher_prompting, sft_teacher)
         teachers = {"cot_sft": sft_teacher}
         if recipe.rl.steps:
@@ -84,7 +86,7 @@ def run(
         soft_labels = pipeline.soft_labels(teacher_prompting, teacher)
         starts = {"base": student_base, "label_only_sft": control, "teacher": teacher}
         start = starts[recipe.distil.start]
-        distilled = pipeline.train("distil", student_prompting, start, soft_labels)
+        distilled = pipeline.train("distil", student_prompting, start, soft_labels=soft_labels)
         student = pipeline.as_adapter(distilled, student_base, soft_labels, student_prompting)
 
         for name, each in teachers.items():
@@ -94,10 +96,12 @@ def run(
         on_all = on_pairs
         if len(pairs) < len(data.dev):
             on_all = pipeline.predict("student_on_all", data.dev, student_prompting, student)
-        result = measure()
+        fitted = fit(on_all.probabilities, data.dev, recipe.seed)
+        explained = pipeline.explain(student_prompting, student, fitted)
+        result = replace(measure(), explained=explained)
         write_results_and_report(result, out)
         models = Models(student, student_base, teacher)
-        write_checkpoint(result, form, models, replace(on_all, system="student"), out, on_progress)
+        write_checkpoint(result, form, models, replace(on_all, system="student"), fitted, out, on_progress)
         return result.evaluation
 
 

@@ -110,5 +110,5 @@ def make_tiny_teacher(root: Path) -> TinyTeacher:
     prepare_base("tiny", recipe, data, base)
     prompting = Prompting.load(PromptForm.of(recipe.model, data.criteria), base)
     job = micro_job("cot_sft", base, root / "teacher", cot_sft={"steps": 100})
-    train_cot(data.train[:8], prompting, job, lambda *_: None)
+    train_cot(data.train[:8], {}, prompting, job, lambda *_: None)
     return TinyTeacher(base, job.folder, prompting, data.train[:8], data.train[8:])

@@ -1,54 +1,68 @@
-"""Reasoning traces built from gold grades, to train the teacher on: an untrained small model writes none.
+"""Reasoning traces to train the teacher on: from findings that the data has, or from evidence that a model's grades rest on.
 
-Each step carries the grade so far, and only the last one the gold grade. If all steps carried the gold grade, a model
-would guess it at the first step and copy it from there.
+Each step carries the highest grade that is still possible, and only the last one the grade itself. If all steps carried the
+grade, a model would guess it at the first step and copy it from there.
 """
 
-import math
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter
 
 from model_export.data.pairs import GRADES, Finding, Pair
-from service.contract.findings import (
-    MISSING,
-    TITLE_HAS,
-    WANTS,
-    content_words,
-    describe_length,
-    name_words,
-    words_of,
-)
-from service.contract.trace import write_step
+from model_export.stages import write_whole
+from service.contract.citations import NOTHING, read_citations
+from service.contract.trace import parse_steps, write_step
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """The text of the steps of a trace on one pair, which ends on `grade`: what a model relies on for that grade."""
+
+    id: str
+    steps: str
+    grade: int
+
+
+def write_evidence(path: Path, found: Iterable[Evidence]) -> None:
+    """Write JSON lines, one per pair. A kill leaves no incomplete file."""
+    write_whole(path, "".join(json.dumps(asdict(each), ensure_ascii=False) + "\n" for each in found))
+
+
+def read_evidence(path: Path) -> dict[str, Evidence]:
+    """Read evidence by id of its pair."""
+    lines, parser = path.read_text(encoding="utf-8").split("\n"), TypeAdapter(Evidence)
+    return {each.id: each for each in (parser.validate_json(line) for line in lines if line)}
 
 
 def gold_steps(pair: Pair, steps: Sequence[str]) -> str:
-    """Return the lines of a trace's steps; the last step carries the gold grade.
+    """Return the lines of a trace's steps by the findings of the data; the last step carries the gold grade.
 
-    Findings come from the data where it has them. Otherwise they compare words: which words the query has, which of them the
-    title has, which are missing from title and body, and how long the body is.
+    A step without a finding names nothing, and leaves what is possible as it was.
     """
-    found = zip(steps, _findings(pair, steps), strict=True)
-    return "".join(write_step(step, finding.text, finding.grade) for step, finding in found)
+    found, possible = [], GRADES[-1]
+    for step in steps:
+        finding = pair.findings.get(step, Finding(NOTHING, possible))
+        possible = finding.grade
+        found.append((step, finding.text, finding.grade))
+    if found:
+        found[-1] = (*found[-1][:2], pair.label)
+    return "".join(write_step(*each) for each in found)
 
 
-def _findings(pair: Pair, steps: Sequence[str]) -> Iterator[Finding]:
-    evidence = _findings_from_words(pair)
-    for index, step in enumerate(steps):
-        finding = pair.findings.get(step) or evidence[index % len(evidence)]
-        yield Finding(finding.text, pair.label) if index == len(steps) - 1 else finding
-
-
-def _findings_from_words(pair: Pair) -> tuple[Finding, Finding, Finding, Finding]:
-    words = content_words(pair.query)
-    title = [word for word in words if word in set(words_of(pair.note.title))]
-    everywhere = set(words_of(f"{pair.note.title} {pair.note.body}"))
-    missing = [word for word in words if word not in everywhere]
-    return (
-        Finding(name_words(WANTS, words), GRADES[-1]),
-        Finding(name_words(TITLE_HAS, title), _grade_by_share(title, words)),
-        Finding(name_words(MISSING, missing), GRADES[-1] - _grade_by_share(missing, words)),
-        Finding(describe_length(pair.note.body), pair.label),
+def is_honest(steps: str, grade: int, pair: Pair) -> bool:
+    """Return whether a trace ends on the grade that it explains, and cites nothing that is not there."""
+    read, _ = parse_steps(steps, GRADES[-1])
+    return read_grade(steps) == grade and not any(
+        not citation.found
+        for step in read
+        for citation in read_citations(step.finding, pair.query, pair.note)
     )
 
 
-def _grade_by_share(some: Sequence[str], all_: Sequence[str]) -> int:
-    return math.ceil(GRADES[-1] * len(some) / max(len(all_), 1))
+def read_grade(steps: str) -> int | None:
+    """Return the grade of the last step; None where there is none."""
+    read, _ = parse_steps(steps, GRADES[-1])
+    return read[-1].grade if read else None

@@ -2,14 +2,14 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
 from pydantic import TypeAdapter
 
-from model_export.data.criteria import load_criteria
+from model_export.data.criteria import load_criteria, load_teacher_criteria
 from model_export.data.gold_traces import gold_steps
 from model_export.data.long_tail import long_tail_ids, read_long_tail
 from model_export.data.pairs import (
@@ -33,6 +33,7 @@ from service.contract.trace import ANSWER_CUE, STEPS_CUE
 
 _INDEX = "data.json"
 _BASE_FILE = "base.json"
+_LOADERS = (load_criteria, load_teacher_criteria)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,8 @@ class Data:
 
     Attributes:
         long_tail: ids of the dev pairs with rare queries.
-        criteria: all criteria that pairs were judged by, the default first.
+        criteria: all criteria that pairs were judged by, the default first, as the student reads them.
+        teacher_criteria: the same as the teacher reads them; empty where they do not differ.
         hashes: of the sources' files, by name, and of the ids set aside for the test, or of the generator's configuration.
         left_out: ids of dev pairs that were dropped because another source trains on their query.
     """
@@ -52,12 +54,14 @@ class Data:
     criteria: tuple[Criteria, ...]
     hashes: dict[str, str]
     left_out: tuple[str, ...] = ()
+    teacher_criteria: tuple[Criteria, ...] = ()
 
 
 def data_inputs(recipe: Recipe, root: Path) -> dict[str, object]:
     """Return everything that the data depends on, for hashing. Raises CriteriaError."""
     files = {name: hash_file(path) for name, path in _data_files(recipe.data, root).items() if path.is_file()}
-    criteria = [load_criteria(source.criteria).model_dump(mode="json") for source in recipe.data.sources]
+    named = [source.criteria for source in recipe.data.sources]
+    criteria = [load(name).model_dump(mode="json") for load in _LOADERS for name in named]
     return {
         "data": recipe.data.model_dump(mode="json"),
         "files": files,
@@ -100,6 +104,7 @@ def prepare_data(recipe: Recipe, root: Path, folder: Path) -> None:
         "sources": list(sources),
         "long_tail": sorted(data.long_tail),
         "criteria": [criteria.model_dump(mode="json") for criteria in data.criteria],
+        "teacher_criteria": [criteria.model_dump(mode="json") for criteria in data.teacher_criteria],
         "hashes": data.hashes,
         "left_out": data.left_out,
     }
@@ -164,14 +169,22 @@ def recipe_sources(data: DataConfig) -> dict[str, Source]:
 
 
 def recipe_criteria(data: DataConfig) -> tuple[Criteria, ...]:
-    """Return all criteria that the pairs were judged by, the default first. Raises CriteriaError."""
+    """Return all criteria that the pairs were judged by, as the student reads them, the default first. Raises CriteriaError."""
     if data.synthetic:
         return tuple(task.criteria for task in tasks(data.synthetic.task))
-    by_name: dict[str, Criteria] = {}
-    for config in data.sources:
-        criteria = load_criteria(config.criteria)
-        by_name.setdefault(criteria.name, criteria)
-    return tuple(by_name.values())
+    return _by_name(load_criteria(config.criteria) for config in data.sources)
+
+
+def recipe_teacher_criteria(data: DataConfig) -> tuple[Criteria, ...]:
+    """Return the same criteria as the teacher reads them; none where they do not differ. Raises CriteriaError."""
+    return _by_name(load_teacher_criteria(config.criteria) for config in data.sources)
+
+
+def _by_name(loaded: Iterable[Criteria]) -> tuple[Criteria, ...]:
+    found: dict[str, Criteria] = {}
+    for criteria in loaded:
+        found.setdefault(criteria.name, criteria)
+    return tuple(found.values())
 
 
 def _generate(seed: int, config: SyntheticConfig) -> Data:
@@ -204,7 +217,14 @@ def _read_sources(recipe: Recipe, root: Path) -> Data:
         dev += sample_queries(own_dev, config.max_dev, random)
     kept = frozenset(pair.id for pair in dev) & long_tail
     hashes = {name: hash_file(path) for name, path in _data_files(recipe.data, root).items()}
-    return Data(tuple(train), tuple(dev), kept, recipe_criteria(recipe.data), hashes | aside_hashes)
+    return Data(
+        tuple(train),
+        tuple(dev),
+        kept,
+        recipe_criteria(recipe.data),
+        hashes | aside_hashes,
+        teacher_criteria=recipe_teacher_criteria(recipe.data),
+    )
 
 
 def held_out_key(source: str) -> str:
@@ -213,7 +233,7 @@ def held_out_key(source: str) -> str:
 
 
 def _texts(data: Data) -> list[str]:
-    texts = [criteria.text for criteria in data.criteria]
+    texts = [criteria.text for criteria in (*data.criteria, *data.teacher_criteria)]
     steps = {criteria.name: criteria.steps for criteria in data.criteria}
     for pair in data.train:
         texts += [f" {pair.query}", f" {pair.note.title}", f" {pair.note.body}"]

@@ -4,7 +4,7 @@ The student writes the grade first and then the steps; the teacher writes the st
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -29,16 +29,27 @@ class PromptingError(NotegradeError):
 
 @dataclass(frozen=True, slots=True)
 class PromptForm:
-    """Template, criteria and limits, as a manifest holds them and the contract's renderer takes them."""
+    """Template, criteria and limits, as a manifest holds them and the contract's renderer takes them.
+
+    `teacher_criteria` are the same criteria at length, for the teacher alone; without them it reads the student's.
+    """
 
     template: Template
     criteria: tuple[Criteria, ...]
     limits: Limits
+    teacher_criteria: tuple[Criteria, ...] = ()
 
     @classmethod
-    def of(cls, model: ModelConfig, criteria: tuple[Criteria, ...]) -> Self:
+    def of(
+        cls, model: ModelConfig, criteria: tuple[Criteria, ...], teacher_criteria: tuple[Criteria, ...] = ()
+    ) -> Self:
         """Return the form of a recipe's prompts. Raises TemplateError for an unknown template."""
-        return cls(find_template(model.template), criteria, model.limits)
+        return cls(find_template(model.template), criteria, model.limits, teacher_criteria)
+
+    @property
+    def of_student(self) -> "PromptForm":
+        """Return what the student reads alone."""
+        return replace(self, teacher_criteria=())
 
     def to_json(self) -> dict[str, object]:
         """Return the form as JSON-like data, for hashing."""
@@ -47,7 +58,7 @@ class PromptForm:
 
 
 class Prompting:
-    """Renders pairs for one tokenizer. The teacher's prompt is the student's with another cue at its end."""
+    """Renders pairs for one tokenizer. The teacher's prompt is the student's with longer criteria and another cue at its end."""
 
     def __init__(self, form: PromptForm, tokenizer: ContractTokenizer, end_token_id: int) -> None:
         self.form = form
@@ -55,7 +66,8 @@ class Prompting:
         self.end_token_id = end_token_id
         self._student = PromptRenderer(form, tokenizer)
         self._teacher = PromptRenderer(
-            PromptForm(teacher_template(form.template), form.criteria, form.limits), tokenizer
+            PromptForm(teacher_template(form.template), form.teacher_criteria or form.criteria, form.limits),
+            tokenizer,
         )
 
     @classmethod

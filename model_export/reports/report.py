@@ -5,7 +5,7 @@ It contains no query or note text.
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from model_export.data.pairs import Pair, listed
 from model_export.data.prepare import Data
 from model_export.evaluation.evaluate import ALL, Evaluation, Predictions, format_number
+from model_export.evaluation.explanations import Figures, table_of
 from model_export.evaluation.fit_calibration import cross_fitted
 from model_export.evaluation.judged import Judged
 from model_export.evaluation.paired_bootstrap import COMPARED_METRICS, Difference
@@ -45,6 +46,7 @@ class RunResult:
     Attributes:
         recipe_text: the recipe as TOML, with its changes.
         pairs: the dev pairs, or a sample of them, that `systems` and `evaluation` are on. The report has no text of them.
+        explained: figures of the student's explanations by source.
         log: rows of the run log, `{"stage", "step", ...metrics}`.
     """
 
@@ -56,6 +58,7 @@ class RunResult:
     evaluation: Evaluation
     stages: Sequence[StageRecord]
     log: Sequence[LogRow]
+    explained: Mapping[str, Figures] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ def write_report(out: Path, run: RunResult) -> None:
         metric_titles=METRIC_TITLES,
         compared=COMPARED_METRICS,
         splits=[_describe_split(run.evaluation, split) for split in run.evaluation.sizes],
+        explained=table_of(run.explained),
         figures=_draw_figures(run),
         left_out=listed(run.data.left_out),
         stage_times=[(stage, timedelta(seconds=round(stage.seconds))) for stage in run.stages],

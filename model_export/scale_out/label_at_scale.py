@@ -17,7 +17,7 @@ from model_export.data.prompting import Prompting
 from model_export.progress import OnProgress
 from model_export.scale_out.label_plan import Completion, LabelError, LabelPlan, TraceEngine
 from model_export.stages import lock, write_whole
-from model_export.teacher.label import SoftLabel, average, read_soft_labels, write_soft_labels
+from model_export.teacher.label import SoftLabel, average, honest_steps, read_soft_labels, write_soft_labels
 from model_export.teacher.rollout import read_path
 from service.contract.labels import LabelDistribution
 
@@ -85,7 +85,8 @@ def _soft_label(pair: Pair, completions: Sequence[Completion], prompting: Prompt
         path = read_path([], each.token_ids, prompting.reader, prompting.steps(pair.criteria))
         if path:
             at_answer = each.label_logprobs[len(path.before_answer)]
-            paths.append((path.steps, LabelDistribution.from_logprobs(at_answer).probabilities))
+            answer = LabelDistribution.from_logprobs(at_answer).probabilities
+            paths.append((honest_steps(pair, path.steps, answer), answer))
     return average(pair.id, paths) if paths else None
 
 

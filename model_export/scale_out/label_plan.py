@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from model_export.data.pairs import Pair, Source, listed
-from model_export.data.prepare import recipe_criteria, recipe_sources
+from model_export.data.prepare import recipe_criteria, recipe_sources, recipe_teacher_criteria
 from model_export.data.prompting import PromptForm, Prompting
 from model_export.recipe import Recipe
 from model_export.stages import hash_of
@@ -37,7 +37,9 @@ class LabelPlan:
     @property
     def form(self) -> PromptForm:
         """Return the form of the recipe's prompts. Raises TemplateError or CriteriaError."""
-        return PromptForm.of(self.recipe.model, recipe_criteria(self.recipe.data))
+        return PromptForm.of(
+            self.recipe.model, recipe_criteria(self.recipe.data), recipe_teacher_criteria(self.recipe.data)
+        )
 
     def inputs(self) -> dict[str, object]:
         """Return everything that the labels depend on, JSON-like. Raises OSError when a file can't be read."""

@@ -14,6 +14,7 @@ import torch
 from transformers import set_seed
 
 from model_export.child_process import start_child
+from model_export.data.gold_traces import read_evidence
 from model_export.data.pairs import Pair
 from model_export.data.prepare import load_data
 from model_export.data.prompting import PromptForm, Prompting
@@ -41,7 +42,8 @@ def train_stage(job: StageJob, pairs: Sequence[Pair], prompting: Prompting, on_s
     if job.stage == "label_only_sft":
         train_label_only(pairs, prompting, job, on_step)
     elif job.stage == "cot_sft":
-        train_cot(pairs, prompting, job, on_step)
+        evidence = read_evidence(job.evidence) if job.evidence else {}
+        train_cot(pairs, evidence, prompting, job, on_step)
     elif job.stage == "distil":
         labels = read_soft_labels(job.soft_labels) if job.soft_labels else {}
         train_student(pairs, labels, prompting, job, on_step)
@@ -104,7 +106,9 @@ def main() -> None:
     job = StageJob.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
     try:
         data = load_data(job.data)
-        prompting = Prompting.load(PromptForm.of(job.recipe.model, data.criteria), job.start)
+        prompting = Prompting.load(
+            PromptForm.of(job.recipe.model, data.criteria, data.teacher_criteria), job.start
+        )
         train_stage(job, data.train, prompting, lambda *step: print(_STEP, *step, flush=True))
     except NotegradeError as error:
         if os.environ["RANK"] == "0":

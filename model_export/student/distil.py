@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from model_export.data.gold_traces import read_grade
 from model_export.data.pairs import Pair
 from model_export.data.prompting import Prompting, gold_label
 from model_export.data.sampling import mix
@@ -41,5 +42,7 @@ def make_example(pair: Pair, label: SoftLabel | None, prompting: Prompting, conf
         for g, p in zip(gold, flattened, strict=True)
     ]
     grade = target.index(max(target))
-    completion = prompting.student_completion(label.steps, grade) if config.trace_weight else []
+    # A trace for another grade would teach the student to contradict itself.
+    has_trace = config.trace_weight and read_grade(label.steps) == grade
+    completion = prompting.student_completion(label.steps, grade) if has_trace else []
     return Example(prompting.student_prompt(pair), completion, target, pair.label)

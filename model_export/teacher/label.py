@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from model_export.data.gold_traces import is_honest
 from model_export.data.pairs import Pair
 from model_export.data.prompting import Prompting
 from model_export.recipe import LabelConfig
@@ -21,7 +22,8 @@ class SoftLabel:
     Attributes:
         distribution: mean over the paths that parse, lowest grade first.
         paths: number of paths that parse.
-        steps: text of the steps on the path whose answer distribution is closest to the mean; the student learns to write them.
+        steps: text of the steps on the honest path whose answer distribution is closest to the mean, for the student to learn:
+            it cites only what is there, and its last step has the path's most probable grade. Empty where no path is honest.
     """
 
     id: str
@@ -49,17 +51,22 @@ def label_pairs(
     answers, _ = sampler.distributions([path.before_answer for _, path in found], config.batch_size)
     by_pair: dict[str, list[tuple[str, list[float]]]] = {}
     for (pair, path), answer in zip(found, answers.tolist(), strict=True):
-        by_pair.setdefault(pair.id, []).append((path.steps, answer))
+        by_pair.setdefault(pair.id, []).append((honest_steps(pair, path.steps, answer), answer))
     return [average(id_, paths) for id_, paths in by_pair.items()]
 
 
+def honest_steps(pair: Pair, steps: str, answer: Sequence[float]) -> str:
+    """Return the steps of a path if they are honest, else the empty text."""
+    return steps if is_honest(steps, list(answer).index(max(answer)), pair) else ""
+
+
 def average(id_: str, paths: Sequence[tuple[str, Sequence[float]]]) -> SoftLabel:
-    """Average (steps, answer distribution) of several paths into one soft label."""
+    """Average (honest steps, answer distribution) of several paths into one soft label."""
     mean = tuple(sum(column) / len(paths) for column in zip(*(answer for _, answer in paths), strict=True))
     # Rounded, so that ties (two paths always tie) go to the first path and not to a rounding error.
     distances = [round(sum(abs(p - q) for p, q in zip(answer, mean, strict=True)), 9) for _, answer in paths]
-    nearest = paths[distances.index(min(distances))]
-    return SoftLabel(id_, mean, len(paths), nearest[0])
+    honest = [(distance, steps) for distance, (steps, _) in zip(distances, paths, strict=True) if steps]
+    return SoftLabel(id_, mean, len(paths), min(honest, key=lambda each: each[0])[1] if honest else "")
 
 
 def write_soft_labels(path: Path, labels: Iterable[SoftLabel]) -> None:

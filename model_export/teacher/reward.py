@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 
 from model_export.data.pairs import GRADES, Pair
 from model_export.recipe import RlConfig
-from service.contract.findings import is_true
+from service.contract.citations import are_true, read_citations
 from service.contract.trace import Trace
 
 
 def reward(trace: Trace | None, pair: Pair, config: RlConfig, class_weight: float = 1.0) -> float:
     """Return the reward of a trace; 0 where the rollout does not parse.
 
-    `class_weight` times the grade's reward in [0, 1], plus `format_weight`, plus `truth_weight` if no finding is false, plus
+    `class_weight` times the grade's reward in [0, 1], plus `format_weight`, plus `truth_weight` if it cites something and all of it is there, plus
     `consistency_weight` if the last step's grade is the answer. `distance_weight` is the share of the grade's reward that falls
     linearly with the distance to the gold grade; the rest is for the exact grade.
     """
@@ -21,12 +21,12 @@ def reward(trace: Trace | None, pair: Pair, config: RlConfig, class_weight: floa
     distance = abs(trace.grade - pair.label)
     exact = (1 - config.distance_weight) * (distance == 0)
     near = config.distance_weight * (1 - distance / GRADES[-1])
-    is_false = any(is_true(step.finding, pair.query, pair.note) is False for step in trace.steps)
+    cited = [each for step in trace.steps for each in read_citations(step.finding, pair.query, pair.note)]
     is_consistent = all(step.grade == trace.grade for step in trace.steps[-1:])
     return (
         class_weight * (exact + near)
         + config.format_weight
-        + config.truth_weight * (not is_false)
+        + config.truth_weight * (are_true(cited) is True)
         + config.consistency_weight * is_consistent
     )
 

@@ -1,8 +1,8 @@
 """Supervised stages: the label-only control, and the teacher on gold traces."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from model_export.data.gold_traces import gold_steps
+from model_export.data.gold_traces import Evidence, gold_steps
 from model_export.data.pairs import Pair
 from model_export.data.prompting import Prompting, gold_label
 from model_export.data.sampling import pick
@@ -12,7 +12,13 @@ from model_export.run_log import LOG_NAME, RunLog
 from model_export.training.batches import Example
 from model_export.training.processes import save_trained
 from model_export.training.stage_job import OnStep, StageJob
-from model_export.training.supervised import Reporter, StageSettings, freeze_all_but_linears, train
+from model_export.training.supervised import (
+    Reporter,
+    StageSettings,
+    TrainingError,
+    freeze_all_but_linears,
+    train,
+)
 
 
 def train_label_only(pairs: Sequence[Pair], prompting: Prompting, job: StageJob, on_step: OnStep) -> None:
@@ -28,15 +34,44 @@ def graded_example(pair: Pair, prompting: Prompting, smoothing: float) -> Exampl
     return Example(prompting.student_prompt(pair), [], gold_label(pair, smoothing), pair.label)
 
 
-def train_cot(pairs: Sequence[Pair], prompting: Prompting, job: StageJob, on_step: OnStep) -> None:
-    """Train the teacher on traces built from gold grades: steps first, then the grade."""
+def train_cot(
+    pairs: Sequence[Pair],
+    evidence: Mapping[str, Evidence],
+    prompting: Prompting,
+    job: StageJob,
+    on_step: OnStep,
+) -> None:
+    """Train the teacher on traces that end on the gold grade: steps first, then the grade.
+
+    They come from the findings of the data, or else from evidence for that grade; other pairs are left out. Raises
+    TrainingError where none is left.
+    """
     config = job.recipe.cot_sft
-    examples = []
-    for pair in pick(pairs, config, job.recipe.seed):
-        steps = gold_steps(pair, prompting.steps(pair.criteria))
-        completion = prompting.teacher_completion(steps, pair.label)
-        examples.append(Example(prompting.teacher_prompt(pair), completion, None, pair.label))
+    steps = {pair.id: found for pair in pairs if (found := trace_of(pair, evidence, prompting)) is not None}
+    traced = [pair for pair in pairs if pair.id in steps]
+    if not traced:
+        raise TrainingError(
+            "no pair has a trace to learn: none has findings, and the control gives none of those with evidence its gold "
+            "grade; raise evidence.pairs or label_only_sft.steps"
+        )
+    examples = [
+        Example(
+            prompting.teacher_prompt(pair),
+            prompting.teacher_completion(steps[pair.id], pair.label),
+            None,
+            pair.label,
+        )
+        for pair in pick(traced, config, job.recipe.seed)
+    ]
     train_examples(examples, prompting, config, job, on_step)
+
+
+def trace_of(pair: Pair, evidence: Mapping[str, Evidence], prompting: Prompting) -> str | None:
+    """Return the steps of a pair's gold trace; None where it has neither findings nor evidence for its gold grade."""
+    if pair.findings:
+        return gold_steps(pair, prompting.steps(pair.criteria))
+    found = evidence.get(pair.id)
+    return found.steps if found and found.grade == pair.label else None
 
 
 def train_examples(

@@ -9,7 +9,7 @@ So a lucky answer does not reward the wrong steps before it, and a wrong answer 
 
 When a step is right:
   "step"   where the data has its finding: if finding and grade equal it. Elsewhere unless it is provably wrong: its grade, the
-           highest that is still possible, is below the gold grade or above that of the step before, or its finding is false
+           highest that is still possible, is below the gold grade or above that of the step before, or it cites what is not there
   "final"  if its grade is the gold grade: for traces in which each step gives a verdict of its own
 
 A rollout that does not parse or was truncated has no steps: its advantage applies to all its tokens.
@@ -20,7 +20,7 @@ from typing import Literal
 
 from model_export.data.pairs import GRADES, Pair
 from model_export.data.rollout_reader import Rollout
-from service.contract.findings import is_true
+from service.contract.citations import read_citations
 from service.contract.trace import Step, Trace
 
 StepRule = Literal["step", "final"]
@@ -40,7 +40,8 @@ def _is_right(step: Step, most: int, pair: Pair) -> bool:
     gold = pair.findings.get(step.criterion)
     if gold is not None:
         return (step.finding, step.grade) == (gold.text, gold.grade)
-    return pair.label <= step.grade <= most and is_true(step.finding, pair.query, pair.note) is not False
+    citations = read_citations(step.finding, pair.query, pair.note)
+    return pair.label <= step.grade <= most and all(citation.found for citation in citations)
 
 
 def mask_advantages(

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from model_export.recipe import TINY_BASE, Recipe
 
+TEACHER_STAGES = ("cot_sft", "rl")
 OnStep = Callable[[int, int], None]
 
 
@@ -16,6 +17,7 @@ class StageJob(BaseModel):
     Attributes:
         start: transformers folder to start from; its tokenizer renders the prompts.
         folder: the stage's own; a saved state in it is resumed.
+        evidence: file of the traces of pairs without findings, for the SFT teacher.
         soft_labels: file of the teacher's labels, for the student.
     """
 
@@ -26,11 +28,12 @@ class StageJob(BaseModel):
     data: Path
     start: Path
     folder: Path
+    evidence: Path | None = None
     soft_labels: Path | None = None
 
     @property
     def from_scratch(self) -> bool:
         """Whether all weights learn, because those of the base are random: an adapter can't describe the difference."""
         model = self.recipe.model
-        base = model.teacher if self.stage in ("cot_sft", "rl") else model.student_base
+        base = model.teacher if self.stage in TEACHER_STAGES else model.student_base
         return base == TINY_BASE

@@ -56,7 +56,7 @@ def read_citations(finding: str, query: str, note: Note) -> tuple[Citation, ...]
     for match in _CITATION.finditer(finding):
         lead, text = match["lead"], match["text"]
         is_missing = lead == "missing"
-        is_true = _is_missing(text, query, note) if is_missing else _is_in(text, fields[lead])
+        is_true = _is_missing(text, query, note) if is_missing else locate(text, fields[lead]) is not None
         field: CitedField = "query" if is_missing else lead  # type: ignore[assignment]  # the pattern has no others
         found.append(Citation(field, text, is_true, is_missing, match.span("text")))
     return tuple(found)
@@ -67,16 +67,16 @@ def are_true(citations: Sequence[Citation]) -> bool | None:
     return all(citation.found for citation in citations) if citations else None
 
 
+def locate(text: str, field: str) -> tuple[int, int] | None:
+    """Return where a field has the text first, in any case and in whole words; None where it has not."""
+    found = re.search(rf"(?<!{SPACED}){re.escape(text)}(?!{SPACED})", field, re.IGNORECASE) if text else None
+    return found.span() if found else None
+
+
 def words_of(text: str) -> list[str]:
     """Return the text's words in lower case; of Chinese, Japanese and Korean the characters."""
     # Overlapping bigrams would repeat each character in the trace.
     return list(split_words(text.casefold(), cjk_characters=1))
-
-
-def _is_in(text: str, field: str) -> bool:
-    """Return whether the text is in the field, in any case and in whole words."""
-    pattern = rf"(?<!{SPACED}){re.escape(text)}(?!{SPACED})"
-    return bool(text) and re.search(pattern, field, re.IGNORECASE) is not None
 
 
 def _is_missing(text: str, query: str, note: Note) -> bool:

@@ -59,6 +59,17 @@ def parse_steps(text: str, top_grade: int, start: int = 0) -> tuple[tuple[Step, 
     return tuple(steps), start
 
 
+def parse_explanation(text: str, criteria: Sequence[str], top_grade: int) -> tuple[Step, ...] | None:
+    """Parse what a student writes after its grade: the cue, a step for each of the criteria, in order, then nothing.
+
+    Returns None for any other text, and where there are no criteria.
+    """
+    cue = f"\n{STEPS_CUE}"
+    steps, end = parse_steps(text, top_grade, len(cue))
+    is_whole = text.startswith(cue) and end == len(text)
+    return steps if is_whole and steps and [step.criterion for step in steps] == list(criteria) else None
+
+
 def parse_trace(text: str, criteria: Sequence[str], top_grade: int) -> Trace | None:
     """Parse a teacher's whole trace: a step for each of the criteria, in order, then the answer, then nothing.
 

@@ -4,11 +4,11 @@ import re
 from collections.abc import Iterator
 
 # Han, kana and Hangul: scripts without blanks between words (or, in Korean, with uneven ones).
-_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
-SPACED = rf"[^\W_{_CJK}]"
+CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
+SPACED = rf"[^\W_{CJK}]"
 """Pattern of a letter or digit of a script that puts blanks between words."""
-_RUN = re.compile(rf"[{_CJK}]+|{SPACED}+")
-_STARTS_CJK = re.compile(f"[{_CJK}]")
+_RUN = re.compile(rf"[{CJK}]+|{SPACED}+")
+_STARTS_CJK = re.compile(f"[{CJK}]")
 
 
 def split_words(text: str, cjk_characters: int = 2) -> Iterator[str]:

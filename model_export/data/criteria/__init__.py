@@ -11,6 +11,18 @@ from service.contract.validation import one_line
 from service.errors import NotegradeError
 
 DEFAULT_CRITERIA = "general-1"
+# What a teacher is told of the steps that packaged criteria have.
+_STEPS = ("asked", "for", "against")
+_STEPS_TEXT = """Write one line for each step, and then the grade. A line ends with => and the highest grade that is still possible.
+asked: quote what is asked for, as query "..."
+for: quote what in the note answers it, as title "..." or body "..."; or write nothing
+against: quote what in the note speaks against it, or words of the query that the note lacks, as missing "..."; or write nothing"""
+
+
+class _CriteriaFile(Criteria):
+    """Criteria as a TOML file holds them: `text` is for the student, in every prompt that is served."""
+
+    teacher_text: str | None = None
 
 
 class CriteriaError(NotegradeError):
@@ -24,10 +36,27 @@ def criteria_names() -> tuple[str, ...]:
 
 
 def load_criteria(name_or_path: str) -> Criteria:
-    """Load criteria by the name of a packaged file, or from a TOML file with `name` and `text`.
+    """Load the student's criteria by the name of a packaged file, or from a TOML file with `name` and `text`.
 
     Raises CriteriaError.
     """
+    found = _load(name_or_path)
+    return Criteria(name=found.name, text=found.text, steps=found.steps)
+
+
+def load_teacher_criteria(name_or_path: str) -> Criteria:
+    """Load the teacher's criteria: the file's `teacher_text` with the steps explained, or else the student's.
+
+    Raises CriteriaError.
+    """
+    found = _load(name_or_path)
+    text = found.text if found.teacher_text is None else found.teacher_text.strip()
+    if found.teacher_text is not None and found.steps == _STEPS:
+        text += f"\n{_STEPS_TEXT}"
+    return Criteria(name=found.name, text=text, steps=found.steps)
+
+
+def _load(name_or_path: str) -> _CriteriaFile:
     if name_or_path in criteria_names():
         return _parse(
             name_or_path, resources.files(__package__).joinpath(f"{name_or_path}.toml").read_bytes()
@@ -42,12 +71,12 @@ def load_criteria(name_or_path: str) -> Criteria:
         ) from error
 
 
-def _parse(where: str, content: bytes) -> Criteria:
+def _parse(where: str, content: bytes) -> _CriteriaFile:
     try:
         raw = tomllib.loads(content.decode("utf-8"))
         if isinstance(raw.get("text"), str):
             raw["text"] = raw["text"].strip()
-        return Criteria.model_validate(raw)
+        return _CriteriaFile.model_validate(raw)
     except ValidationError as error:
         raise CriteriaError(f"criteria {where} are not valid: {one_line(error)}") from error
     except ValueError as error:  # not UTF-8, or not TOML

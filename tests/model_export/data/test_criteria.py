@@ -2,7 +2,13 @@ from pathlib import Path
 
 import pytest
 
-from model_export.data.criteria import DEFAULT_CRITERIA, CriteriaError, criteria_names, load_criteria
+from model_export.data.criteria import (
+    DEFAULT_CRITERIA,
+    CriteriaError,
+    criteria_names,
+    load_criteria,
+    load_teacher_criteria,
+)
 
 
 def test_packaged_criteria_are_named_like_their_file() -> None:
@@ -13,8 +19,30 @@ def test_packaged_criteria_are_named_like_their_file() -> None:
 def test_general_criteria_define_each_grade_and_are_short() -> None:
     text = load_criteria("general-1").text
     assert [line[0] for line in text.splitlines() if line[:1].isdigit()] == ["0", "1", "2", "3"]
-    assert all(step in text for step in ("intent", "topic", "constraints", "quality"))
     assert len(text.split()) < 90  # every pair pays for them
+
+
+@pytest.mark.parametrize("name", criteria_names())
+def test_teacher_reads_each_grade_and_each_step_of_packaged_criteria(name: str) -> None:
+    student, teacher = load_criteria(name), load_teacher_criteria(name)
+    assert (
+        (teacher.name, teacher.steps) == (student.name, student.steps) == (name, ("asked", "for", "against"))
+    )
+    lines = teacher.text.splitlines()
+    assert [line[0] for line in lines if line[:1].isdigit()] == ["3", "2", "1", "0"]
+    assert [line.split(":")[0] for line in lines[-3:]] == list(student.steps)
+    assert len(teacher.text.split()) > len(student.text.split())
+
+
+def test_own_file_s_teacher_text_is_for_the_teacher_alone(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'name = "mine-1"\ntext = "Short."\nsteps = ["any"]\nteacher_text = "Long.\\n"\n', encoding="utf-8"
+    )
+    assert load_criteria(str(path)).text == "Short."
+    assert load_teacher_criteria(str(path)).text == "Long."
+    path.write_text('name = "mine-1"\ntext = "Short."\n', encoding="utf-8")
+    assert load_teacher_criteria(str(path)) == load_criteria(str(path))
 
 
 def test_own_file_is_read(tmp_path: Path) -> None:

@@ -1,99 +1,89 @@
-import string
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_export.data.gold_traces import gold_steps
+from model_export.data.gold_traces import (
+    Evidence,
+    gold_steps,
+    is_honest,
+    read_evidence,
+    read_grade,
+    write_evidence,
+)
 from model_export.data.pairs import Finding, Pair
-from service.contract.findings import is_true
 from service.contract.prompt import Note
 from service.contract.text import canonicalize
-from service.contract.trace import ANSWER_CUE, parse_trace
+from service.contract.trace import ANSWER_CUE, parse_trace, write_step
 
-STEPS = ("intent", "topic", "constraints", "quality")
+STEPS = ("asked", "for", "against")
 
 # Pieces of which texts are made that a trace could mistake for its own.
 hostile = st.sampled_from(
-    [" => 3", ": ", "Grade: 2", "topic: x => 1", "\n", "\r", "\u2028", "\u0085", "東京", "한국", "🎧", "3"]
+    [" => 3", ": ", "Grade: 2", "topic: x => 1", "\n", "\r", "\u2028", "\u0085", "\u6771\u4eac", "3"]
 )
 texts = st.lists(hostile | st.text(max_size=8), max_size=8).map("".join).map(canonicalize)
 
 
-@st.composite
-def pairs(draw: st.DrawFn) -> Pair:
-    findings = st.builds(Finding, texts.filter(bool), st.integers(0, 3))
-    found = draw(st.dictionaries(st.sampled_from(STEPS), findings, max_size=3))
-    return pair(draw(texts.filter(bool)), draw(texts), draw(texts), draw(st.integers(0, 3)), **found)
-
-
-def pair(query: str, title: str, body: str, label: int = 2, **findings: Finding) -> Pair:
-    return Pair("1", query, Note(title, body), label, "made", "made-1", findings)
+def pair(label: int = 2, **findings: Finding) -> Pair:
+    return Pair("1", "quiet cafes", Note("Lisbon", "Bars and cafes"), label, "made", "made-1", findings)
 
 
 @given(
-    pairs(), st.lists(st.text(string.ascii_letters + "-", min_size=1, max_size=9), unique=True, max_size=6)
+    st.dictionaries(st.sampled_from(STEPS), st.builds(Finding, texts.filter(bool), st.integers(0, 3))),
+    st.integers(0, 3),
+    st.lists(st.sampled_from(("asked", "for", "against", "other")), unique=True),
 )
-def test_written_traces_parse_for_any_text(made: Pair, others: list[str]) -> None:
-    for steps in (STEPS, tuple(others)):
-        trace = parse_trace(f"{gold_steps(made, steps)}{ANSWER_CUE}{made.label}", steps, top_grade=3)
-        assert trace is not None
-        assert [step.criterion for step in trace.steps] == list(steps)
-        assert all(0 <= step.grade <= 3 for step in trace.steps)
-        assert all(step.grade == made.label for step in trace.steps[-1:])
-        for step in trace.steps[:-1]:
-            if step.criterion in made.findings:
-                assert Finding(step.finding, step.grade) == made.findings[step.criterion]
-            else:
-                assert is_true(step.finding, made.query, made.note)
+def test_written_traces_parse_for_any_text(
+    findings: dict[str, Finding], label: int, steps: list[str]
+) -> None:
+    made = pair(label, **findings)
+    trace = parse_trace(f"{gold_steps(made, steps)}{ANSWER_CUE}{label}", steps, top_grade=3)
+    assert trace is not None
+    assert [step.criterion for step in trace.steps] == steps
+    assert all(step.grade == label for step in trace.steps[-1:])
+    for step in trace.steps[:-1]:
+        if step.criterion in made.findings:
+            assert Finding(step.finding, step.grade) == made.findings[step.criterion]
 
 
-@pytest.mark.parametrize(
-    ("made", "lines"),
-    [
-        (
-            pair("quiet cafes in Lisbon with wifi", "Lisbon by night", "Bars, and one cafes street. " * 3),
-            [
-                "intent: wants quiet cafes lisbon wifi => 3",
-                "topic: title has lisbon => 1",
-                "constraints: missing quiet wifi => 1",
-                "quality: little to read => 2",
-            ],
-        ),
-        (
-            pair("tea", "", ""),
-            [
-                "intent: wants tea => 3",
-                "topic: title has nothing => 0",
-                "constraints: missing tea => 0",
-                "quality: nothing to read => 2",
-            ],
-        ),
-    ],
-)
-def test_findings_compare_words(made: Pair, lines: list[str]) -> None:
-    assert gold_steps(made, STEPS).splitlines() == lines
+def test_step_without_a_finding_leaves_what_is_possible_as_it_was() -> None:
+    made = pair(1, **{"for": Finding("near", 2)})
+    assert gold_steps(made, ("asked", "for", "also", "against")).splitlines() == [
+        "asked: nothing => 3",
+        "for: near => 2",
+        "also: nothing => 2",
+        "against: nothing => 1",
+    ]
     assert gold_steps(made, ()) == ""
 
 
-def test_findings_of_the_data_come_first_and_the_last_step_concludes() -> None:
-    made = pair("tea", "Tea", "Green.", 1, topic=Finding("both are about tea", 3), quality=Finding("thin", 0))
-    lines = gold_steps(made, STEPS).splitlines()
-    assert lines[1] == "topic: both are about tea => 3"
-    assert lines[3] == "quality: thin => 1"
-
-
 @pytest.mark.parametrize(
-    ("query", "wants"),
+    ("finding", "last", "expected"),
     [
-        ("the of and", "the of and"),
-        ("tea tea TEA", "tea"),
-        ("東京 カフェ", "東 京 カ フ"),
-        ("?!", "nothing"),
-        ("a b c d e f", "b c d e"),
+        ('query "quiet"', 2, True),
+        ('missing "quiet"', 2, True),
+        ("free text", 2, True),
+        ('missing "cafes"', 2, False),
+        ('title "cafes"', 2, False),
+        ('query "quiet"', 1, False),
     ],
 )
-def test_first_step_names_the_query_s_words(query: str, wants: str) -> None:
-    assert (
-        gold_steps(pair(query, "", ""), ("intent", "last")).splitlines()[0] == f"intent: wants {wants} => 3"
-    )
+def test_honest_trace_cites_what_is_there_and_ends_on_its_grade(
+    finding: str, last: int, expected: bool
+) -> None:
+    steps = write_step("asked", finding, 3) + write_step("for", "nothing", last)
+    assert is_honest(steps, 2, pair()) is expected
+    assert read_grade(steps) == last
+
+
+def test_text_without_steps_has_no_grade() -> None:
+    assert read_grade("") is None
+    assert not is_honest("", 2, pair())
+
+
+def test_written_evidence_is_read_back(tmp_path: Path) -> None:
+    found = [Evidence("1", 'asked: query "\u8336\u2028" => 3\n', 2), Evidence("b", "", 0)]
+    write_evidence(tmp_path / "evidence.jsonl", found)
+    assert list(read_evidence(tmp_path / "evidence.jsonl").values()) == found

@@ -8,6 +8,7 @@ import pytest
 
 from model_export.data.prepare import Data
 from model_export.evaluation.evaluate import evaluate
+from model_export.evaluation.explanations import Figures
 from model_export.reports.report import RunResult, rl_verdicts, write_report
 from model_export.stages import StageRecord
 from tests.model_export.reports.made_systems import PAIRS, SECRETS, predict
@@ -33,6 +34,7 @@ RUN = RunResult(
         StageRecord("label", "89ab0123", 2.0, "kept"),
     ],
     log=LOG,
+    explained={"shop": Figures(300, 1.0, 0.99, 0.98, 0.9, 0.97, 0.125, 0.1, 0.15, 0.6)},
 )
 
 
@@ -120,6 +122,11 @@ def test_plot_without_data_says_so(page: str, tmp_path: Path) -> None:
     assert page.count("Not logged in this run.") == 1  # no stage logged a correlation
     bare = render(replace(RUN, log=[], systems=SYSTEMS[:1]), tmp_path)
     assert (bare.count("Not logged in this run."), bare.count("<img")) == (5, 1)
+
+
+def test_explanations_are_shown_where_they_were_measured(page: str, tmp_path: Path) -> None:
+    assert "0.125 [0.100, 0.150]" in page
+    assert "Explanations" not in render(replace(RUN, explained={}), tmp_path)
 
 
 def test_verdicts_state_whether_rl_helped() -> None:

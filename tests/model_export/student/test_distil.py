@@ -15,7 +15,7 @@ from service.contract.prompt import Note
 from tests.tiny_teacher import TinyTeacher, micro_job
 
 PAIR = Pair("1", "red lamp", Note("lamp", "colour red"), 2, "synthetic", "synthetic-1")
-STEPS = "topic: lamp lamp yes => 1\n"
+STEPS = "topic: lamp lamp yes => 3\n"
 LABEL = SoftLabel("1", (0.1, 0.1, 0.2, 0.6), 4, STEPS)
 
 
@@ -58,6 +58,12 @@ def test_example_has_the_target_s_grade_and_the_teacher_s_trace(tiny_teacher: Ti
     assert example.label == 2
 
 
+def test_trace_that_ends_on_another_grade_is_not_learned(tiny_teacher: TinyTeacher) -> None:
+    example = make_example(PAIR, LABEL, tiny_teacher.prompting, config(gold_weight=1.0))
+    assert example.soft_label == [0, 0, 1, 0]  # the target's grade is 2, and the trace's 3
+    assert example.completion == []
+
+
 def test_trace_weight_of_zero_drops_the_trace(tiny_teacher: TinyTeacher) -> None:
     assert make_example(PAIR, LABEL, tiny_teacher.prompting, config(trace_weight=0.0)).completion == []
 
@@ -73,7 +79,7 @@ def test_student_learns_its_teachers_labels_and_traces(tiny_teacher: TinyTeacher
     labels = {}
     for pair in tiny_teacher.pairs:
         turned = tuple(0.97 if grade == 3 - pair.label else 0.01 for grade in range(4))
-        labels[pair.id] = SoftLabel(pair.id, turned, 1, STEPS)
+        labels[pair.id] = SoftLabel(pair.id, turned, 1, f"topic: lamp lamp yes => {3 - pair.label}\n")
     settings = {"steps": 80, "learning_rate": 5e-3, "gold_weight": 0.0}
     job = micro_job("distil", tiny_teacher.base, tmp_path, distil=settings)
     train_student(tiny_teacher.pairs, labels, tiny_teacher.prompting, job, lambda *_: None)
@@ -87,4 +93,4 @@ def test_student_learns_its_teachers_labels_and_traces(tiny_teacher: TinyTeacher
             0, len(prompt) + 1 :
         ]
     text, _ = tiny_teacher.prompting.tokenizer.decode_with_ends(written.tolist())
-    assert text == f"\nSteps:\n{STEPS}"
+    assert text == f"\nSteps:\ntopic: lamp lamp yes => {3 - tiny_teacher.pairs[0].label}\n"

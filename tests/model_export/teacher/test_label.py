@@ -3,8 +3,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from model_export.data.pairs import Pair
 from model_export.recipe import LabelConfig
-from model_export.teacher.label import SoftLabel, average, label_pairs, read_soft_labels, write_soft_labels
+from model_export.teacher.label import (
+    SoftLabel,
+    average,
+    honest_steps,
+    label_pairs,
+    read_soft_labels,
+    write_soft_labels,
+)
+from service.contract.prompt import Note
 from service.contract.trace import parse_steps
 from tests.tiny_teacher import TinyTeacher
 
@@ -26,6 +35,25 @@ def test_average_matches_one_computed_by_hand() -> None:
     # Distances to the mean: 7/6, 1/3 and 5/6.
     assert (found.id, found.paths, found.steps) == ("1", 3, "near")
     assert average("1", paths[:1]) == SoftLabel("1", (1.0, 0.0, 0.0, 0.0), 1, "far")
+
+
+def test_student_learns_the_nearest_honest_trace() -> None:
+    answers = ((1.0, 0.0, 0.0, 0.0), (0.25, 0.5, 0.25, 0.0), (0.0, 0.75, 0.0, 0.25))
+    assert average("1", list(zip(("far", "", "other"), answers, strict=True))).steps == "other"
+    assert average("1", [("", answers[0])]) == SoftLabel("1", answers[0], 1, "")
+
+
+@pytest.mark.parametrize(
+    ("steps", "answer", "is_honest"),
+    [
+        ('topic: title "tea" => 3\n', (0.1, 0.1, 0.2, 0.6), True),
+        ('topic: title "tea" => 3\n', (0.1, 0.6, 0.2, 0.1), False),  # ends on another grade
+        ('topic: title "coffee" => 3\n', (0.1, 0.1, 0.2, 0.6), False),
+    ],
+)
+def test_trace_is_honest_or_not_learned(steps: str, answer: tuple[float, ...], is_honest: bool) -> None:
+    pair = Pair("1", "green tea", Note("Tea", ""), 2, "made", "c")
+    assert honest_steps(pair, steps, answer) == (steps if is_honest else "")
 
 
 def test_soft_labels_match_what_the_teacher_learned(tiny_teacher: TinyTeacher) -> None:

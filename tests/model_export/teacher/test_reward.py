@@ -36,11 +36,11 @@ def test_nearer_grades_are_rewarded_more(grade: int, expected: float) -> None:
 @pytest.mark.parametrize(
     ("finding", "last", "expected"),
     [
-        ("missing green", 2, 0.5 + 0.25),
-        ("missing tea", 2, 0.25),
-        ("a free text", 2, 0.5 + 0.25),  # not known to be false
-        ("missing green", 1, 0.5),
-        ("missing tea", 1, 0.0),
+        ('missing "green"', 2, 0.5 + 0.25),
+        ('missing "tea"', 2, 0.25),
+        ("a free text", 2, 0.25),  # cites nothing
+        ('missing "green"', 1, 0.5),
+        ('missing "tea"', 1, 0.0),
     ],
 )
 def test_true_and_consistent_traces_are_rewarded(finding: str, last: int, expected: float) -> None:

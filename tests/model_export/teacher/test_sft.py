@@ -1,9 +1,35 @@
-from model_export.teacher.sft import graded_example
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from model_export.data.gold_traces import Evidence, gold_steps
+from model_export.teacher.sft import graded_example, trace_of, train_cot
 from model_export.training.batches import Example
-from tests.tiny_teacher import TinyTeacher
+from model_export.training.supervised import TrainingError
+from tests.tiny_teacher import TinyTeacher, micro_job
 
 
 def test_control_example_has_the_smoothed_gold_grade_and_no_completion(tiny_teacher: TinyTeacher) -> None:
     pair, prompting = tiny_teacher.pairs[0], tiny_teacher.prompting
     prompt = prompting.student_prompt(pair)
     assert graded_example(pair, prompting, 1.0) == Example(prompt, [], [0.25] * 4, pair.label)
+
+
+def test_trace_comes_from_findings_or_from_evidence_for_the_gold_grade(tiny_teacher: TinyTeacher) -> None:
+    with_findings, prompting = tiny_teacher.pairs[0], tiny_teacher.prompting
+    bare = replace(with_findings, findings={})
+    right = {bare.id: Evidence(bare.id, "topic: nothing => 0\n", bare.label)}
+    wrong = {bare.id: Evidence(bare.id, "topic: nothing => 0\n", 3 - bare.label)}
+    steps = gold_steps(with_findings, prompting.steps(with_findings.criteria))
+    assert trace_of(with_findings, right, prompting) == steps
+    assert trace_of(bare, right, prompting) == "topic: nothing => 0\n"
+    assert trace_of(bare, wrong, prompting) is None
+    assert trace_of(bare, {}, prompting) is None
+
+
+def test_teacher_without_any_trace_is_an_error(tiny_teacher: TinyTeacher, tmp_path: Path) -> None:
+    bare = [replace(pair, findings={}) for pair in tiny_teacher.pairs]
+    job = micro_job("cot_sft", tiny_teacher.base, tmp_path)
+    with pytest.raises(TrainingError, match=r"no pair has a trace to learn: .* raise evidence\.pairs"):
+        train_cot(bare, {}, tiny_teacher.prompting, job, lambda *_: None)

@@ -134,8 +134,8 @@ def test_step_with_a_gold_finding_is_right_if_finding_and_grade_equal_it(
         (trace_text(constraints=3, answer=3), (True, True)),  # not proved wrong: 3 may still be possible
         (trace_text(topic=1, constraints=1), (False, False)),  # below the gold grade
         (trace_text(topic=2, constraints=3), (True, False)),  # above the step before
-        (trace_text(about="missing tea"), (False, True)),  # the note has it
-        (trace_text(about="title has tea", one="missing green"), (True, True)),
+        (trace_text(about='missing "tea"'), (False, True)),  # the note has it
+        (trace_text(about='title "tea"', one='missing "green"'), (True, True)),
     ],
 )
 def test_step_without_a_gold_finding_is_right_unless_it_is_provably_wrong(

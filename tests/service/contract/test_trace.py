@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.contract.text import canonicalize
-from service.contract.trace import Step, Trace, parse_steps, parse_trace, write_step
+from service.contract.trace import Step, Trace, parse_explanation, parse_steps, parse_trace, write_step
 
 CRITERIA = ("topic", "constraints")
 TOP_GRADE = 3
@@ -101,3 +101,29 @@ def test_written_steps_parse_to_the_same_steps(steps: list[tuple[str, int]], gra
     found = [(text[slice(*step.finding_span)], int(text[slice(*step.grade_span)])) for step in trace.steps]
     assert found == steps
     assert (trace.grade, text[slice(*trace.answer_span)]) == (grade, f"Grade: {grade}")
+
+
+EXPLANATION = f"\nSteps:\n{TEXT.removesuffix('Grade: 1')}"
+
+
+def test_an_explanation_is_exactly_its_steps() -> None:
+    steps = parse_explanation(EXPLANATION, CRITERIA, TOP_GRADE)
+    assert steps is not None
+    assert [step.grade for step in steps] == [3, 1]
+    assert [EXPLANATION[slice(*step.finding_span)] for step in steps] == [step.finding for step in steps]
+
+
+@pytest.mark.parametrize(
+    ("text", "criteria"),
+    [
+        (EXPLANATION.removeprefix("\n"), CRITERIA),
+        (EXPLANATION.removesuffix("\n"), CRITERIA),
+        (EXPLANATION + "and", CRITERIA),
+        (EXPLANATION, CRITERIA[:1]),
+        (EXPLANATION, CRITERIA[::-1]),
+        ("\nSteps:\n", ()),
+        ("", CRITERIA),
+    ],
+)
+def test_any_other_text_is_not_an_explanation(text: str, criteria: tuple[str, ...]) -> None:
+    assert parse_explanation(text, criteria, TOP_GRADE) is None

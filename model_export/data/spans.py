@@ -1,0 +1,52 @@
+"""Splits texts into spans that a trace can cite, and removes spans from texts."""
+
+import re
+
+from service.contract.text import canonicalize
+from service.contract.words import CJK
+
+Span = tuple[int, int]
+# A character of a script without blanks, or a run of others up to the next blank.
+_TOKEN = re.compile(rf"[{CJK}]|[^\s{CJK}]+")
+_CLAUSE_END = re.compile(r"[.,;:!?)\]|]$")
+_EDGES = re.compile(r"^\W+|\W+$")
+
+
+def spans_of(text: str, most_words: int) -> list[Span]:
+    """Return the spans of a canonical text, in order: its clauses, cut into parts of at most `most_words` words.
+
+    Punctuation around a span is left out, and so are words with a double quote, which a citation can't contain.
+    """
+    found: list[Span] = []
+    words: list[Span] = []
+
+    def end() -> None:
+        if words:
+            first, last = words[0][0], words[-1][1]
+            part = text[first:last]
+            trimmed = _EDGES.sub("", part)
+            if trimmed:
+                start = first + part.index(trimmed)
+                found.append((start, start + len(trimmed)))
+        words.clear()
+
+    for token in _TOKEN.finditer(text):
+        if token[0][0] in "([" or '"' in token[0]:
+            end()
+        if '"' in token[0]:
+            continue
+        words.append(token.span())
+        if len(words) == most_words or _CLAUSE_END.search(token[0]):
+            end()
+    end()
+    return found
+
+
+def count_words(text: str) -> int:
+    """Count words as `spans_of` does."""
+    return len(_TOKEN.findall(text))
+
+
+def without(text: str, span: Span) -> str:
+    """Return the canonical text without the span."""
+    return canonicalize(f"{text[: span[0]]} {text[span[1] :]}")

@@ -1,0 +1,300 @@
+"""Measures a student's explanations: well-formed, grounded, consistent, faithful and sufficient.
+
+  well-formed  exactly the steps of the criteria
+  grounded     share of citations that are true, and of well-formed explanations all of whose citations are
+  consistent   the last step has the served grade
+  faithful     how much more the expected grade moves, without the spans cited from the note, than without random spans of
+               the same numbers of words of the same note; with a 95 % bootstrap interval over queries
+  sufficient   the cited spans alone keep the served grade
+Faithfulness and sufficiency: comprehensiveness and sufficiency of DeYoung et al., ERASER, ACL 2020 (arXiv 1911.03429).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from model_export.data.pairs import GRADES, Pair
+from model_export.data.prompting import PromptForm, Prompting
+from model_export.data.sampling import sample_each
+from model_export.data.spans import Span, count_words, spans_of, without
+from model_export.evaluation.fitted import Fitted
+from model_export.evaluation.paired_bootstrap import COVERAGE_PERCENT, draw_resamples
+from model_export.models.quantize import load_as_served
+from model_export.progress import OnProgress
+from model_export.recipe import Precision
+from model_export.teacher.rollout import OnBatch, Sampler, Sampling
+from service.contract.checkpoint import load_checkpoint
+from service.contract.citations import Citation, are_true, locate, read_citations
+from service.contract.prompt import Note
+from service.contract.text import canonicalize
+from service.contract.trace import Step, parse_explanation
+
+# Turns (pairs, grades) probabilities into the served grades, (pairs,).
+Serve = Callable[[np.ndarray, Sequence[Pair]], np.ndarray]
+_RANDOM_SPANS = 3
+_DRAWS = 1000
+_MAX_TOKENS, _BATCH_SIZE = 160, 64
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """The figures of one source's explanations; None where nothing could be measured. `faithful` has its interval."""
+
+    pairs: int
+    well_formed: float
+    grounded: float | None
+    all_grounded: float | None
+    cites_note: float
+    consistent: float
+    faithful: float | None
+    faithful_low: float | None
+    faithful_high: float | None
+    sufficient: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Explained:
+    """A pair, its served grade, and its explanation's steps with their citations; None if it is not well-formed."""
+
+    pair: Pair
+    grade: int
+    steps: tuple[Step, ...] | None
+    citations: tuple[Citation, ...]
+
+    @property
+    def cited(self) -> list[tuple[str, Span]]:
+        """Return the field and the span of each true citation from the note."""
+        noted = (each for each in self.citations if each.field != "query")
+        places = ((each.field, locate(each.text, getattr(self.pair.note, each.field))) for each in noted)
+        return [(field, span) for field, span in places if span]
+
+
+class Explainer:
+    """Explains pairs with a student, and scores pairs with parts of their notes."""
+
+    def __init__(self, prompting: Prompting, sampler: Sampler, sampling: Sampling, serve: Serve) -> None:
+        self._prompting = prompting
+        self._sampler = sampler
+        self._sampling = sampling
+        self._serve = serve
+
+    def measure(self, pairs: Sequence[Pair], seed: int, on_batch: OnBatch) -> dict[str, Figures]:
+        """Return the figures by source."""
+        probabilities = self._probabilities(pairs)
+        explained = self._explain(pairs, self._serve(probabilities, pairs), on_batch)
+        expected = probabilities @ np.arange(len(GRADES))
+        moved = self._moved(explained, expected, Random(seed))
+        kept = self._kept(explained)
+        return {
+            source: _figures([row for row in rows if row.pair.source == source], moved, kept, seed)
+            for rows in (explained,)
+            for source in dict.fromkeys(pair.source for pair in pairs)
+        }
+
+    def _probabilities(self, pairs: Sequence[Pair]) -> np.ndarray:
+        prompts = [self._prompting.student_prompt(pair) for pair in pairs]
+        found: np.ndarray = (
+            self._sampler.distributions(prompts, self._sampling.batch_size)[0].double().numpy()
+        )
+        return found
+
+    def _explain(self, pairs: Sequence[Pair], grades: np.ndarray, on_batch: OnBatch) -> list[_Explained]:
+        """Let the student write on after the served grade, as the service does."""
+        labels = self._prompting.label_token_ids
+        prompts = [
+            [*self._prompting.student_prompt(pair), labels[grade]]
+            for pair, grade in zip(pairs, grades, strict=True)
+        ]
+        completions = self._sampler.sample(prompts, self._sampling, on_batch)
+        return [
+            self._read(pair, int(grade), completion)
+            for pair, grade, completion in zip(pairs, grades, completions, strict=True)
+        ]
+
+    def _read(self, pair: Pair, grade: int, completion: Sequence[int]) -> _Explained:
+        text = self._prompting.tokenizer.decode(completion)
+        steps = parse_explanation(text, self._prompting.steps(pair.criteria), GRADES[-1])
+        citations = [
+            each for step in steps or () for each in read_citations(step.finding, pair.query, pair.note)
+        ]
+        return _Explained(pair, grade, steps, tuple(citations))
+
+    def _moved(
+        self, explained: Sequence[_Explained], expected: np.ndarray, random: Random
+    ) -> dict[str, float]:
+        """Return, by id of the pair, how much more the grade moves without the cited spans than without random ones."""
+        before = {row.pair.id: value for row, value in zip(explained, expected.tolist(), strict=True)}
+        variants: list[tuple[str, bool, Pair]] = []
+        for row in explained:
+            for field, span in row.cited:
+                others = _random_spans(row.pair.note, field, span, random)
+                if not others:
+                    continue  # the note has nothing else of that length
+                variants.append((row.pair.id, True, _cut(row.pair, field, span)))
+                variants += [(row.pair.id, False, _cut(row.pair, *other)) for other in others]
+        if not variants:
+            return {}
+        after = self._probabilities([pair for _, _, pair in variants]) @ np.arange(len(GRADES))
+        moves: dict[str, tuple[list[float], list[float]]] = {}
+        for (id_, is_cited, _), value in zip(variants, after.tolist(), strict=True):
+            moves.setdefault(id_, ([], []))[0 if is_cited else 1].append(abs(value - before[id_]))
+        return {id_: float(np.mean(cited) - np.mean(others)) for id_, (cited, others) in moves.items()}
+
+    def _kept(self, explained: Sequence[_Explained]) -> dict[str, bool]:
+        """Return, by id of the pair, whether a note of the cited spans alone keeps the served grade."""
+        rows = [row for row in explained if row.cited]
+        if not rows:
+            return {}
+        reduced = [replace(row.pair, note=_cited_note(row)) for row in rows]
+        grades = self._serve(self._probabilities(reduced), reduced)
+        return {row.pair.id: bool(grade == row.grade) for row, grade in zip(rows, grades, strict=True)}
+
+
+def _cut(pair: Pair, field: str, span: Span) -> Pair:
+    return replace(pair, note=replace(pair.note, **{field: without(getattr(pair.note, field), span)}))
+
+
+def _cited_note(row: _Explained) -> Note:
+    parts = {"title": "", "body": ""}
+    for field, span in row.cited:
+        parts[field] += f" {getattr(row.pair.note, field)[slice(*span)]}"
+    return Note(canonicalize(parts["title"]), canonicalize(parts["body"]))
+
+
+def _random_spans(note: Note, field: str, cited: Span, random: Random) -> list[tuple[str, Span]]:
+    """Draw spans of the note with as many words as the cited one, which do not overlap it."""
+    words = count_words(getattr(note, field)[slice(*cited)])
+    found = [
+        (name, span)
+        for name in ("title", "body")
+        for span in _windows(getattr(note, name), words)
+        if name != field or span[1] <= cited[0] or span[0] >= cited[1]
+    ]
+    return random.sample(found, min(_RANDOM_SPANS, len(found)))
+
+
+def _windows(text: str, words: int) -> list[Span]:
+    """Return all spans of so many words in a row."""
+    each = spans_of(text, 1)
+    return [(first[0], last[1]) for first, last in zip(each, each[words - 1 :], strict=False)]
+
+
+def _figures(
+    rows: Sequence[_Explained], moved: dict[str, float], kept: dict[str, bool], seed: int
+) -> Figures:
+    whole = [row for row in rows if row.steps is not None]
+    cited = [citation.found for row in whole for citation in row.citations]
+    true = [are_true(row.citations) for row in whole if row.citations]
+    low, mean, high = _interval(
+        [(row.pair.query, moved[row.pair.id]) for row in rows if row.pair.id in moved], seed
+    )
+    return Figures(
+        pairs=len(rows),
+        well_formed=len(whole) / len(rows),
+        grounded=_share(cited),
+        all_grounded=_share([bool(each) for each in true]),
+        cites_note=sum(bool(row.cited) for row in rows) / len(rows),
+        consistent=sum(row.steps is not None and row.steps[-1].grade == row.grade for row in rows)
+        / len(rows),
+        faithful=mean,
+        faithful_low=low,
+        faithful_high=high,
+        sufficient=_share([kept[row.pair.id] for row in rows if row.pair.id in kept]),
+    )
+
+
+def _share(values: Sequence[bool]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _interval(
+    by_query: Sequence[tuple[str, float]], seed: int
+) -> tuple[float | None, float | None, float | None]:
+    """Return the mean and its bootstrap interval over queries, as (low, mean, high)."""
+    if not by_query:
+        return None, None, None
+    queries = list(dict.fromkeys(query for query, _ in by_query))
+    sums, counts = np.zeros(len(queries)), np.zeros(len(queries))
+    for query, value in by_query:
+        sums[queries.index(query)] += value
+        counts[queries.index(query)] += 1
+    resamples = draw_resamples(len(queries), _DRAWS, seed)
+    tail = (100 - COVERAGE_PERCENT) / 2
+    low, high = np.percentile((resamples @ sums) / (resamples @ counts), [tail, 100 - tail])
+    return float(low), float(sums.sum() / counts.sum()), float(high)
+
+
+def measure_checkpoint(
+    folder: Path, pairs: Sequence[Pair], most: int, seed: int, precision: Precision, on_progress: OnProgress
+) -> dict[str, Figures]:
+    """Measure a checkpoint's explanations on at most `most` pairs of each source, for the grades that it serves."""
+    checkpoint = load_checkpoint(folder)
+    manifest = checkpoint.manifest
+    form = PromptForm(manifest.template, manifest.criteria, manifest.limits)
+    prompting = Prompting.load(form, folder)
+    fitted = Fitted(manifest.calibration, manifest.decisions)
+    known = [pair for pair in pairs if pair.criteria in checkpoint.renderer.criteria_names]
+    sampled = sample_each(known, most, Random(seed))
+    sampler = Sampler(load_as_served(folder, precision), manifest.label_token_ids, prompting.end_token_id)
+    explainer = Explainer(prompting, sampler, Sampling(_MAX_TOKENS, 0.0, _BATCH_SIZE), serve_by(fitted))
+    return explainer.measure(sampled, seed, partial(on_progress, f"Explain by {manifest.name}"))
+
+
+def serve_by(fitted: Fitted) -> Serve:
+    """Return the choice of grades by a calibration and decisions."""
+    return lambda probabilities, pairs: fitted.choose_grades(probabilities, [pair.criteria for pair in pairs])
+
+
+def format_figures(found: Mapping[str, Figures]) -> str:
+    """Return the figures as a Markdown table, a row per source."""
+    header, *rows = table_of(found)
+    lines = (header, ("---",) * len(header), *rows)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def table_of(found: Mapping[str, Figures]) -> list[tuple[str, ...]]:
+    """Return the rows of a table, header first."""
+    header = (
+        "source",
+        "pairs",
+        "well-formed",
+        "true citations",
+        "cites the note",
+        "consistent",
+        "faithful",
+        "sufficient",
+    )
+    rows = [
+        (
+            source,
+            str(each.pairs),
+            _text(each.well_formed),
+            _text(each.grounded),
+            _text(each.cites_note),
+            _text(each.consistent),
+            f"{_text(each.faithful)} [{_text(each.faithful_low)}, {_text(each.faithful_high)}]",
+            _text(each.sufficient),
+        )
+        for source, each in found.items()
+    ]
+    return [header, *rows]
+
+
+def _text(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def read_figures(text: str) -> dict[str, Figures]:
+    """Read the JSON of `to_json`."""
+    return TypeAdapter(dict[str, Figures]).validate_json(text)
+
+
+def to_json(found: Mapping[str, Figures]) -> dict[str, Any]:
+    """Return the figures by source as JSON-like data."""
+    return {source: asdict(figures) for source, figures in found.items()}

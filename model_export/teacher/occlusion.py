@@ -1,0 +1,123 @@
+"""Finds the evidence that a model's grade rests on, by occlusion: it removes spans and sees how much the expected grade moves.
+
+Source: Zeiler and Fergus, Visualizing and understanding convolutional networks, ECCV 2014 (arXiv 1311.2901), on spans of text.
+A trace has three steps, whatever the criteria call them:
+  asked    the span of the query whose removal moves the grade most
+  for      the span of the note whose removal lowers the grade most
+  against  the span of the note whose removal raises it most, or words of the query that the note lacks; nothing at the top grade
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from model_export.data.gold_traces import Evidence
+from model_export.data.pairs import GRADES, DataError, Pair
+from model_export.data.prompting import Prompting
+from model_export.data.spans import spans_of, without
+from model_export.recipe import EvidenceConfig
+from model_export.teacher.rollout import OnBatch, Sampler
+from service.contract.citations import NOTHING, CitedField, cite, cite_missing, words_of
+from service.contract.trace import write_step
+
+_STEPS = 3
+_NO_CONTENT = (
+    "a an and are as at be by can do does for from has how i in is it its me my of on or that the this to was what when "
+    "where which who why will with you your"
+)
+_STOP_WORDS = frozenset(_NO_CONTENT.split())
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """A pair with a span of one of its texts removed."""
+
+    field: CitedField
+    text: str
+    pair: Pair
+
+
+@dataclass(frozen=True, slots=True)
+class _Effect:
+    """How a cut changes the model's grade: `lost` of the expected grade, and the most probable `grade` without the span."""
+
+    cut: _Cut
+    lost: float
+    grade: int
+
+
+def find_evidence(
+    pairs: Sequence[Pair], prompting: Prompting, sampler: Sampler, config: EvidenceConfig, on_batch: OnBatch
+) -> list[Evidence]:
+    """Return the evidence for the model's most probable grade of each pair, in order. Raises DataError for other than three steps."""
+    for criteria in {pair.criteria for pair in pairs}:
+        if len(prompting.steps(criteria)) != _STEPS:
+            raise DataError(
+                f"criteria {criteria}: traces by evidence have three steps (asked, for, against): state three, or findings "
+                "in the data"
+            )
+    cuts = [list(_cuts(pair, config)) for pair in pairs]
+    variants = [
+        each for pair, own in zip(pairs, cuts, strict=True) for each in (pair, *(cut.pair for cut in own))
+    ]
+    prompts = [prompting.student_prompt(pair) for pair in variants]
+    rows = iter(sampler.distributions(prompts, config.batch_size, on_batch)[0])
+    return [
+        _evidence(pair, own, torch.stack([next(rows) for _ in range(1 + len(own))]), prompting, config)
+        for pair, own in zip(pairs, cuts, strict=True)
+    ]
+
+
+def _cuts(pair: Pair, config: EvidenceConfig) -> Iterator[_Cut]:
+    note = pair.note
+    asked = spans_of(pair.query, config.words)[: config.spans]
+    for span in asked if len(asked) > 1 else ():  # the only span needs no comparison
+        yield _Cut("query", pair.query[slice(*span)], replace(pair, query=without(pair.query, span)))
+    for span in spans_of(note.title, config.words)[: config.spans]:
+        cut = replace(note, title=without(note.title, span))
+        yield _Cut("title", note.title[slice(*span)], replace(pair, note=cut))
+    for span in spans_of(note.body, config.words)[: config.spans]:
+        cut = replace(note, body=without(note.body, span))
+        yield _Cut("body", note.body[slice(*span)], replace(pair, note=cut))
+
+
+def _evidence(
+    pair: Pair,
+    cuts: Sequence[_Cut],
+    probabilities: torch.Tensor,
+    prompting: Prompting,
+    config: EvidenceConfig,
+) -> Evidence:
+    """Write the trace of one pair; the first row of `probabilities` is of the whole pair, the others of its cuts."""
+    expected = probabilities @ torch.arange(len(GRADES), dtype=probabilities.dtype)
+    grades, grade = probabilities.argmax(-1).tolist(), int(probabilities[0].argmax())
+    lost = (expected[0] - expected).tolist()
+    effects = [_Effect(*each) for each in zip(cuts, lost[1:], grades[1:], strict=True)]
+    noted = [each for each in effects if each.cut.field != "query"]
+    in_query = [each for each in effects if each.cut.field == "query"]
+    only = [pair.query[slice(*span)] for span in spans_of(pair.query, config.words)[:1]]
+    asked = [max(in_query, key=lambda each: abs(each.lost)).cut.text] if in_query else only
+    favour = max(noted, key=lambda each: each.lost, default=None)
+    against = min(noted, key=lambda each: each.lost, default=None)
+    has_favour = favour is not None and favour.lost >= config.min_effect
+    is_top = grade == GRADES[-1]
+    missing = [] if is_top else _missing_words(pair)[: config.words]
+    objection, possible = NOTHING, grade
+    if against is not None and against.lost <= -config.min_effect and not is_top:
+        objection, possible = cite(against.cut.field, against.cut.text), max(grade, against.grade)
+    elif missing:
+        objection, possible = cite_missing(" ".join(missing)), GRADES[-1]
+    findings = (
+        (cite("query", asked[0]) if asked else NOTHING, GRADES[-1]),
+        (cite(favour.cut.field, favour.cut.text), possible) if favour and has_favour else (NOTHING, grade),
+        (objection, grade),
+    )
+    steps = zip(prompting.steps(pair.criteria), findings, strict=True)
+    return Evidence(pair.id, "".join(write_step(name, *finding) for name, finding in steps), grade)
+
+
+def _missing_words(pair: Pair) -> list[str]:
+    """Return the content words of the query that the note lacks, each once."""
+    noted = {*words_of(pair.note.title), *words_of(pair.note.body)}
+    return [word for word in dict.fromkeys(words_of(pair.query)) if word not in _STOP_WORDS | noted]

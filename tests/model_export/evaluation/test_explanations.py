@@ -1,0 +1,95 @@
+"""The figures of explanations, worked by hand on a model whose grade depends on known words."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from model_export.data.pairs import Pair
+from model_export.data.prompting import PromptForm, Prompting
+from model_export.data.template import find_template
+from model_export.evaluation.explanations import Explainer, Figures, format_figures, to_json
+from model_export.teacher.rollout import Sampling
+from service.contract.manifest import Criteria, Limits
+from service.contract.prompt import Note
+from tests.byte_tokens import TOKENIZER
+from tests.word_model import WordModel
+
+STEPS = ("asked", "for", "against")
+[END] = TOKENIZER.encode_template("<|im_end|>")
+FORM = PromptForm(
+    find_template("note-first-plain-1"),
+    (Criteria(name="three", text="x", steps=STEPS),),
+    Limits(max_query_tokens=200, max_note_tokens=400),
+)
+PROMPTING = Prompting(FORM, TOKENIZER, END)
+# The model gives grade 2 for the word "calm", and 1 without it.
+PAIR = Pair(
+    "1", "quiet cafes", Note("Lisbon", "three calm places, a view, two old boats"), 2, "shop", "three"
+)
+
+
+def explanation(in_favour: str, grade: int = 2) -> str:
+    return f'\nSteps:\nasked: query "quiet cafes" => 3\nfor: {in_favour} => {grade}\nagainst: missing "quiet" => {grade}\n'
+
+
+def measure(texts: Sequence[str], pairs: Sequence[Pair] | None = None) -> dict[str, Figures]:
+    measured = pairs or [
+        replace(PAIR, id=str(number), query=f"quiet cafes {number}") for number in range(len(texts))
+    ]
+    model = WordModel(good=["calm"], completions=texts)
+    explainer = Explainer(
+        PROMPTING, model, Sampling(50, 0.0, 8), lambda probabilities, _: np.argmax(probabilities, axis=1)
+    )
+    return explainer.measure(measured, 1, lambda *_: None)
+
+
+def test_good_explanation_is_faithful_and_sufficient() -> None:
+    found = measure([explanation('body "three calm places"')])["shop"]
+    assert (found.pairs, found.well_formed, found.consistent, found.cites_note) == (1, 1.0, 1.0, 1.0)
+    assert (found.grounded, found.all_grounded, found.sufficient) == (1.0, 1.0, 1.0)
+    assert found.faithful == pytest.approx(1.0)  # without the span the grade falls by 1, without others by 0
+
+
+def test_citation_that_does_not_matter_is_neither() -> None:
+    found = measure([explanation('body "two old boats"')])["shop"]
+    assert found.faithful is not None
+    assert found.faithful < 0  # a random span may hold the word that matters
+    assert found.sufficient == 0.0
+
+
+def test_false_citations_are_counted_and_not_removed() -> None:
+    found = measure([explanation('body "four calm places"'), explanation('body "three calm places"')])["shop"]
+    assert found.grounded == pytest.approx(5 / 6)
+    assert found.all_grounded == 0.5
+    assert found.cites_note == 0.5
+
+
+def test_malformed_and_inconsistent_explanations_are_counted() -> None:
+    texts = [explanation('body "three calm places"', grade=1), "\nSteps:\nasked: x => 3\n", "no steps"]
+    found = measure(texts)["shop"]
+    assert found.well_formed == pytest.approx(1 / 3)
+    assert found.consistent == 0.0
+    assert found.grounded == 1.0
+
+
+def test_explanations_without_citations_have_no_figures_of_them() -> None:
+    found = measure(["no steps"])["shop"]
+    assert (found.grounded, found.all_grounded, found.faithful, found.sufficient) == (None, None, None, None)
+    assert "| shop | 1 | 0.000 | – | 0.000 | 0.000 | – [–, –] | – |" in format_figures({"shop": found})
+    assert to_json({"shop": found})["shop"]["faithful_low"] is None
+
+
+def test_figures_are_by_source() -> None:
+    pairs = [PAIR, replace(PAIR, id="2", source="forum")]
+    found = measure([explanation('body "three calm places"'), "no steps"], pairs)
+    assert {source: figures.well_formed for source, figures in found.items()} == {"shop": 1.0, "forum": 0.0}
+
+
+def test_interval_is_over_queries() -> None:
+    texts = [explanation('body "three calm places"'), explanation('body "two old boats"')] * 4
+    found = measure(texts)["shop"]
+    assert found.faithful_low is not None
+    assert found.faithful_high is not None
+    assert found.faithful_low < (found.faithful or 0) < found.faithful_high

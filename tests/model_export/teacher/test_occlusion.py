@@ -1,0 +1,101 @@
+"""Evidence by occlusion, with a model whose grade depends on known words."""
+
+from dataclasses import replace
+
+import pytest
+
+from model_export.data.gold_traces import is_honest
+from model_export.data.pairs import DataError, Pair
+from model_export.data.prompting import PromptForm, Prompting
+from model_export.data.template import find_template
+from model_export.recipe import EvidenceConfig
+from model_export.teacher.occlusion import find_evidence
+from model_export.teacher.step_mask import right_steps
+from service.contract.manifest import Criteria, Limits
+from service.contract.prompt import Note
+from service.contract.trace import parse_trace
+from tests.byte_tokens import TOKENIZER
+from tests.word_model import WordModel
+
+STEPS = ("asked", "for", "against")
+CRITERIA = (Criteria(name="three", text="x", steps=STEPS), Criteria(name="two", text="y", steps=STEPS[:2]))
+[END] = TOKENIZER.encode_template("<|im_end|>")
+LIMITS = Limits(max_query_tokens=200, max_note_tokens=400)
+PROMPTING = Prompting(PromptForm(find_template("note-first-plain-1"), CRITERIA, LIMITS), TOKENIZER, END)
+CONFIG = EvidenceConfig(words=3)
+
+
+def pair(query: str, title: str, body: str, label: int = 2) -> Pair:
+    return Pair("1", query, Note(title, body), label, "made", "three")
+
+
+def steps_of(made: Pair, model: WordModel) -> list[str]:
+    [found] = find_evidence([made], PROMPTING, model, CONFIG, lambda *_: None)
+    assert is_honest(found.steps, found.grade, made)
+    return found.steps.splitlines()
+
+
+def test_spans_that_move_the_grade_are_cited() -> None:
+    made = pair("quiet cafes", "Lisbon by night", "Bars, and three calm places. A noisy street.")
+    assert steps_of(made, WordModel(good=["calm", "Lisbon"], bad=["noisy"])) == [
+        'asked: query "quiet cafes" => 3',
+        'for: title "Lisbon by night" => 3',
+        'against: body "A noisy street" => 2',
+    ]
+
+
+def test_part_of_a_long_query_that_moves_the_grade_is_what_is_asked() -> None:
+    made = pair("hello all of you, where are the calm cafes", "calm", "")
+    assert steps_of(made, WordModel(good=["cafes"]))[0] == 'asked: query "calm cafes" => 3'
+
+
+def test_missing_words_speak_against_a_note_without_other_objections() -> None:
+    made = pair("a quiet cafe with wifi in lisbon", "river cafe", "in Lisbon")
+    assert steps_of(made, WordModel(good=["river"]))[1:] == [
+        'for: title "river cafe" => 3',
+        'against: missing "quiet wifi" => 2',
+    ]
+
+
+def test_nothing_is_cited_where_no_span_matters() -> None:
+    made = pair("cafe", "Cafe", "a place")
+    assert steps_of(made, WordModel())[1:] == ["for: nothing => 1", "against: nothing => 1"]
+
+
+def test_nothing_speaks_against_the_top_grade() -> None:
+    made = pair("cafe with wifi", "by the river", "calm")  # the note lacks both words
+    assert steps_of(made, WordModel(good=["calm", "river"]))[2] == "against: nothing => 3"
+
+
+@pytest.mark.parametrize(
+    "model", [WordModel(), WordModel(["calm"]), WordModel(["calm", "night"], ["noisy", "street"])]
+)
+def test_every_step_of_a_trace_for_the_gold_grade_is_right(model: WordModel) -> None:
+    """The step mask must not call a step of a perfect trace wrong."""
+    made = pair("quiet cafes", "Lisbon by night", "Bars, and three calm places. A noisy street.")
+    [found] = find_evidence([made], PROMPTING, model, CONFIG, lambda *_: None)
+    trace = parse_trace(f"{found.steps}Grade: {found.grade}", STEPS, 3)
+    assert right_steps(trace, replace(made, label=found.grade), "step") == (True, True, True)
+
+
+def test_evidence_of_several_pairs_is_that_of_each() -> None:
+    model = WordModel(good=["calm"])
+    pairs = [
+        replace(pair("cafes", "calm", f"place {number}, not far"), id=str(number)) for number in range(3)
+    ]
+    together = find_evidence(pairs, PROMPTING, model, CONFIG, lambda *_: None)
+    alone = [find_evidence([each], PROMPTING, model, CONFIG, lambda *_: None)[0] for each in pairs]
+    assert together == alone
+
+
+def test_spans_are_limited() -> None:
+    model = WordModel()
+    body = " ".join(f"word{number}," for number in range(30))
+    find_evidence([pair("cafe", "", body)], PROMPTING, model, EvidenceConfig(spans=5), lambda *_: None)
+    assert model.prompts == 1 + 5
+
+
+def test_criteria_with_other_than_three_steps_are_refused() -> None:
+    made = replace(pair("cafe", "", "calm"), criteria="two")
+    with pytest.raises(DataError, match="criteria two: traces by evidence have three steps"):
+        find_evidence([made], PROMPTING, WordModel(), CONFIG, lambda *_: None)

@@ -1,0 +1,34 @@
+"""A model whose grade depends on known words, in place of a trained one."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from model_export.teacher.rollout import Sampler
+from tests.byte_tokens import TOKENIZER, encode
+
+
+class WordModel(Sampler):
+    """Gives grade 1, and one more for each good word of the prompt and one less for each bad one."""
+
+    def __init__(
+        self, good: Sequence[str] = (), bad: Sequence[str] = (), completions: Sequence[str] = ()
+    ) -> None:
+        """`completions` are what it writes, in the order of the prompts."""
+        self._good, self._bad, self._completions = good, bad, completions
+        self.prompts = 0
+
+    def sample(self, prompts: Sequence[list[int]], *_: Any) -> list[list[int]]:
+        return [encode(text) for _, text in zip(prompts, self._completions, strict=True)]
+
+    def distributions(self, sequences: Sequence[list[int]], *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        self.prompts += len(sequences)
+        texts = [TOKENIZER.decode(sequence) for sequence in sequences]
+        grades = [
+            1 + sum(word in text for word in self._good) - sum(word in text for word in self._bad)
+            for text in texts
+        ]
+        rows = torch.zeros(len(texts), 4)
+        rows[range(len(texts)), [min(3, max(0, grade)) for grade in grades]] = 1.0
+        return rows, torch.ones(len(texts))
