@@ -93,8 +93,11 @@ class _Plan:
             yield f"predict_{system}", f"direct grades of {dev}"
         if model.teacher != model.student_base:
             yield "teacher_base", f"write {model.teacher} as a float32 transformers folder"
-        if self._recipe.data.sources:
-            searched = self._recipe.evidence.pairs
+        own = f"the teacher's own traces of {recipe.own_traces.pairs:,} pairs: those that are true and reach the gold grade"
+        if recipe.cot_sft.traces == "own":
+            yield "own_traces", own
+        elif recipe.data.sources:
+            searched = recipe.evidence.pairs
             yield (
                 "evidence",
                 f"spans that the control's grades rest on, for {searched:,} pairs without findings",
@@ -102,13 +105,16 @@ class _Plan:
         yield "cot_sft", self._supervised(recipe.cot_sft, self._teacher)
         rate = recipe.cot_sft.min_parse_rate
         yield "parse_rate", f"gate: at least {rate:.0%} of up to {PARSE_SAMPLE} sampled traces parse"
+        if recipe.self_sft.steps:
+            yield "own_traces", own
+            yield "self_sft", self._supervised(recipe.self_sft, self._teacher)
         if recipe.rl.steps:
             yield "rl", self._rl()
         yield "label", self._label()
         yield "distil", self._supervised(recipe.distil, self._student)
         if rank := recipe.export.adapter_rank:
             yield "cut", f"reduce the student's difference to its base to an adapter of rank {rank}"
-        for system in ("cot_sft", *(["rl"] if recipe.rl.steps else [])):
+        for system in self._teachers():
             yield f"predict_{system}", f"grades after reasoning of {dev}"
         yield "predict_student", f"direct grades of {dev}"
         if most is not None:
@@ -116,6 +122,11 @@ class _Plan:
         if explained := recipe.evaluate.explanations:
             yield "explain", f"explanations of at most {explained:,} dev pairs of each source"
         yield "export", f"calibrate, write the checkpoint and check its gates: {', '.join(self._gates())}"
+
+    def _teachers(self) -> Iterator[str]:
+        recipe = self._recipe
+        steps = {"cot_sft": 1, "self_sft": recipe.self_sft.steps, "rl": recipe.rl.steps}
+        return (stage for stage, count in steps.items() if count)
 
     def _supervised(self, config: TrainConfig, model: PreTrainedModel | None) -> str:
         examples = config.steps * config.batch_size

@@ -37,6 +37,7 @@ from model_export.stages import RunError, Stages, hash_of, write_whole
 from model_export.student.distil import make_example
 from model_export.teacher.label import label_pairs, read_soft_labels, write_soft_labels
 from model_export.teacher.occlusion import find_evidence
+from model_export.teacher.own_traces import sample_own_traces
 from model_export.teacher.rollout import Sampler, Sampling
 from model_export.training.stage_job import TEACHER_STAGES, StageJob
 from service.contract.manifest import hash_file
@@ -97,6 +98,28 @@ class Pipeline:
             "seed": seed,
         }
         return self._stages.do("evidence", inputs, work)
+
+    def own_traces(self, prompting: Prompting, teacher: Path) -> Path:
+        """Let a teacher sample traces of training pairs, and keep those to learn from."""
+        config, seed, max_tokens = self._recipe.own_traces, self._recipe.seed, self._recipe.rl.max_tokens
+        pairs = pick_distinct(self.data.train, config.pairs, config.source_exponent, seed)
+
+        def work(folder: Path) -> None:
+            set_seed(seed)
+            sampler = Sampler.load(teacher, prompting, config.precision)
+            on_batch = partial(self._on_progress, f"Own traces of {teacher.name.rpartition('-')[0]}")
+            found = sample_own_traces(pairs, prompting, sampler, config, max_tokens, on_batch)
+            write_evidence(folder / _EVIDENCE, found)
+
+        inputs = {
+            "teacher": teacher.name,
+            "form": prompting.form.to_json(),
+            "config": config.model_dump(),
+            "max_tokens": max_tokens,
+            "data": self._data_folder.name,
+            "seed": seed,
+        }
+        return self._stages.do("own_traces", inputs, work)
 
     def train(
         self,

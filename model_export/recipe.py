@@ -99,6 +99,24 @@ class CotConfig(TrainConfig):
 
     min_parse_rate: Share = 0.9
     start: Literal["base", "label_only_sft"] = "base"
+    traces: Literal["gold", "own"] = "gold"
+
+
+class OwnTracesConfig(Strict):
+    """Settings of the traces that the teacher samples itself, of which those to learn from are kept."""
+
+    pairs: Positive = 2000
+    source_exponent: Share = 0.5
+    paths: Positive = 4
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    batch_size: Positive = 64
+    precision: Precision = "float32"
+
+
+class SelfConfig(TrainConfig):
+    """Settings of the SFT teacher's training on its own traces; 0 steps leave it out."""
+
+    steps: Annotated[int, Field(ge=0)] = 0
 
 
 class RlConfig(Strict):
@@ -146,7 +164,7 @@ class RlConfig(Strict):
 class LabelConfig(Strict):
     """Settings of soft labels: the teacher's answer distribution, averaged over `paths` sampled reasoning paths of each pair."""
 
-    teacher: Literal["cot_sft", "rl"] = "rl"
+    teacher: Literal["cot_sft", "self_sft", "rl"] = "rl"
     pairs: Positive | None = None
     source_exponent: Share = 1.0
     paths: Positive = 4
@@ -213,6 +231,8 @@ class Recipe(Strict):
     label_only_sft: LabelOnlyConfig
     evidence: EvidenceConfig = EvidenceConfig()
     cot_sft: CotConfig
+    own_traces: OwnTracesConfig = OwnTracesConfig()
+    self_sft: SelfConfig = SelfConfig()
     rl: RlConfig
     label: LabelConfig
     distil: DistilConfig
@@ -234,7 +254,9 @@ class Recipe(Strict):
                 "distil.pairs: with distil.labelled_share, steps and batch_size set the number of examples; remove one"
             )
         if self.rl.steps == 0 and self.label.teacher == "rl":
-            raise ValueError("label.teacher: there is no RL teacher (rl.steps = 0); use cot_sft")
+            raise ValueError("label.teacher: there is no RL teacher (rl.steps = 0); use cot_sft or self_sft")
+        if self.self_sft.steps == 0 and self.label.teacher == "self_sft":
+            raise ValueError("label.teacher: there is no self_sft (self_sft.steps = 0)")
         return self
 
     @model_validator(mode="after")

@@ -76,10 +76,17 @@ def run(
         teacher_base = student_base if one_base else pipeline.base("teacher_base", recipe.model.teacher)
         teacher_prompting = student_prompting if one_base else Prompting.load(form, teacher_base)
         teacher_start = control if recipe.cot_sft.start == "label_only_sft" else teacher_base
-        evidence = pipeline.evidence(student_prompting, control)
+        if recipe.cot_sft.traces == "own":
+            evidence: Path | None = pipeline.own_traces(teacher_prompting, teacher_start)
+        else:
+            evidence = pipeline.evidence(student_prompting, control)
         sft_teacher = pipeline.train("cot_sft", teacher_prompting, teacher_start, evidence=evidence)
         pipeline.check_parse_rate(teacher_prompting, sft_teacher)
         teachers = {"cot_sft": sft_teacher}
+        if recipe.self_sft.steps:
+            own = pipeline.own_traces(teacher_prompting, sft_teacher)
+            sft_teacher = pipeline.train("self_sft", teacher_prompting, sft_teacher, evidence=own)
+            teachers["self_sft"] = sft_teacher
         if recipe.rl.steps:
             teachers["rl"] = pipeline.train("rl", teacher_prompting, sft_teacher)
         teacher = teachers[recipe.label.teacher]

@@ -13,14 +13,19 @@ class WordModel(Sampler):
     """Gives grade 1, and one more for each good word of the prompt and one less for each bad one."""
 
     def __init__(
-        self, good: Sequence[str] = (), bad: Sequence[str] = (), completions: Sequence[str] = ()
+        self,
+        good: Sequence[str] = (),
+        bad: Sequence[str] = (),
+        completions: Sequence[str] = (),
+        end: Sequence[int] = (),
     ) -> None:
-        """`completions` are what it writes, in the order of the prompts."""
+        """`completions` are what it writes, in the order of the prompts, each with the tokens `end` behind it."""
         self._good, self._bad, self._completions = good, bad, completions
+        self._ending = list(end)
         self.prompts = 0
 
     def sample(self, prompts: Sequence[list[int]], *_: Any) -> list[list[int]]:
-        return [encode(text) for _, text in zip(prompts, self._completions, strict=True)]
+        return [encode(text) + self._ending for _, text in zip(prompts, self._completions, strict=True)]
 
     def distributions(self, sequences: Sequence[list[int]], *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
         self.prompts += len(sequences)

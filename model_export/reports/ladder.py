@@ -38,6 +38,7 @@ _LEVER_METRICS = ("macro_f1_decided", "qwk_decided", "ndcg_at_10", "auc")
 _OWN_STAGES = {
     "label_only_sft": ("label_only_sft",),
     "cot_sft": ("cot_sft",),
+    "self_sft": ("own_traces", "self_sft"),
     "rl": ("rl",),
     "student": ("label", "distil"),
 }
@@ -103,8 +104,10 @@ class Results:
         below: list[str] = []
         if system == "cot_sft" and self.recipe.cot_sft.start == "label_only_sft":
             below = ["label_only_sft"]
-        elif system == "rl":
+        elif system == "self_sft":
             below = self.stages_below("cot_sft")
+        elif system == "rl":
+            below = self.stages_below("self_sft" if self.recipe.self_sft.steps else "cot_sft")
         elif system == _STUDENT:
             below = self.stages_below(self.recipe.label.teacher)
             uses_control = self.recipe.distil.start == "label_only_sft"

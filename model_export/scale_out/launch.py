@@ -41,7 +41,7 @@ def train_stage(job: StageJob, pairs: Sequence[Pair], prompting: Prompting, on_s
     set_seed(job.recipe.seed)
     if job.stage == "label_only_sft":
         train_label_only(pairs, prompting, job, on_step)
-    elif job.stage == "cot_sft":
+    elif job.stage in ("cot_sft", "self_sft"):
         evidence = read_evidence(job.evidence) if job.evidence else {}
         train_cot(pairs, evidence, prompting, job, on_step)
     elif job.stage == "distil":

@@ -1,6 +1,7 @@
 """Supervised stages: the label-only control, and the teacher on gold traces."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from model_export.data.gold_traces import Evidence, gold_steps
 from model_export.data.pairs import Pair
@@ -43,16 +44,18 @@ def train_cot(
 ) -> None:
     """Train the teacher on traces that end on the gold grade: steps first, then the grade.
 
-    They come from the findings of the data, or else from evidence for that grade; other pairs are left out. Raises
-    TrainingError where none is left.
+    They come from the findings of the data, or else from evidence for that grade; other pairs are left out. Where the teacher
+    learns from its own traces, these are the evidence, and findings are not used. Raises TrainingError where no trace is left.
     """
-    config = job.recipe.cot_sft
+    config = job.recipe.self_sft if job.stage == "self_sft" else job.recipe.cot_sft
+    if job.stage == "self_sft" or job.recipe.cot_sft.traces == "own":
+        pairs = [replace(pair, findings={}) for pair in pairs]
     steps = {pair.id: found for pair in pairs if (found := trace_of(pair, evidence, prompting)) is not None}
     traced = [pair for pair in pairs if pair.id in steps]
     if not traced:
         raise TrainingError(
-            "no pair has a trace to learn: none has findings, and the control gives none of those with evidence its gold "
-            "grade; raise evidence.pairs or label_only_sft.steps"
+            "no pair has a trace to learn: none has findings or evidence for its gold grade; raise evidence.pairs and "
+            "label_only_sft.steps, or own_traces.pairs and paths where the teacher learns from its own traces"
         )
     examples = [
         Example(

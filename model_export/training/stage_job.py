@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from model_export.recipe import TINY_BASE, Recipe
 
-TEACHER_STAGES = ("cot_sft", "rl")
+TEACHER_STAGES = ("cot_sft", "self_sft", "rl")
 OnStep = Callable[[int, int], None]
 
 

@@ -56,6 +56,14 @@ def test_plan_leaves_out_the_stages_that_a_recipe_leaves_out(tiny: Recipe) -> No
     assert "predict_rl" not in names
 
 
+def test_plan_has_the_teacher_s_own_traces_before_or_after_its_warm_up(tiny: Recipe) -> None:
+    after = list(stages(describe_plan(change(tiny, self_sft={"steps": 10}), Path())))
+    assert after[after.index("parse_rate") :][:4] == ["parse_rate", "own_traces", "self_sft", "rl"]
+    assert "predict_self_sft" in after
+    before = list(stages(describe_plan(change(tiny, cot_sft={"traces": "own"}), Path())))
+    assert before[before.index("cot_sft") - 1] == "own_traces"
+
+
 def test_plan_names_a_second_base_and_an_adapter(tiny: Recipe, tiny_base: Path) -> None:
     model = {"teacher": str(tiny_base), "student": "tiny"}
     plan = describe_plan(change(tiny, model=model, export={"adapter_rank": 8}), Path())

@@ -19,8 +19,10 @@ from model_export.recipe import (
     LabelOnlyConfig,
     LaunchConfig,
     ModelConfig,
+    OwnTracesConfig,
     Recipe,
     RlConfig,
+    SelfConfig,
     TinyConfig,
 )
 from model_export.recipe_data import DataConfig, SourceConfig, SyntheticConfig
@@ -36,6 +38,8 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "[label_only_sft]": LabelOnlyConfig,
     "[evidence]": EvidenceConfig,
     "[cot_sft]": CotConfig,
+    "[own_traces]": OwnTracesConfig,
+    "[self_sft]": SelfConfig,
     "[rl]": RlConfig,
     "[label]": LabelConfig,
     "[distil]": DistilConfig,

@@ -95,15 +95,15 @@ def test_finished_run_keeps_all_its_stages(undisturbed: Path) -> None:
     assert read_json(undisturbed / "checkpoint" / "manifest.json")["fingerprint"] == before
 
 
-def test_without_rl_the_sft_teacher_labels(undisturbed: Path) -> None:
+def test_without_rl_the_sft_teacher_that_learned_from_its_own_traces_labels(undisturbed: Path) -> None:
     """It reuses stages of the uninterrupted run's folder and replaces its checkpoint."""
     log, out = undisturbed.parent / "without_rl.txt", undisturbed
-    changes = ["rl.steps=0", "label.teacher=cot_sft", "evaluate.max_pairs=8"]
+    changes = ["rl.steps=0", "label.teacher=self_sft", "self_sft.steps=8", "evaluate.max_pairs=8"]
     options = [option for change in changes for option in ("--set", change)]
     ended = command(log, "run", str(undisturbed.parent / "micro.toml"), "--out", str(out), *options)
     assert ended == 0, log.read_text(encoding="utf-8")
     results = read_json(out / "results.json")
-    assert list(results["rows"]) == [system for system in SYSTEMS if system != "rl"]
+    assert list(results["rows"]) == ["self_sft" if system == "rl" else system for system in SYSTEMS]
     assert "Reward and parse rate" not in (out / "report.html").read_text(encoding="utf-8")
     card = (out / "checkpoint" / "README.md").read_text(encoding="utf-8")
     assert "no RL" in card

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from model_export.data.gold_traces import Evidence, gold_steps
+from model_export.teacher.rollout import Sampler, Sampling, sample_paths
 from model_export.teacher.sft import graded_example, trace_of, train_cot
 from model_export.training.batches import Example
 from model_export.training.supervised import TrainingError
@@ -31,5 +32,22 @@ def test_trace_comes_from_findings_or_from_evidence_for_the_gold_grade(tiny_teac
 def test_teacher_without_any_trace_is_an_error(tiny_teacher: TinyTeacher, tmp_path: Path) -> None:
     bare = [replace(pair, findings={}) for pair in tiny_teacher.pairs]
     job = micro_job("cot_sft", tiny_teacher.base, tmp_path)
-    with pytest.raises(TrainingError, match=r"no pair has a trace to learn: .* raise evidence\.pairs"):
+    with pytest.raises(TrainingError, match=r"no pair has a trace to learn: .* raise evidence\.pairs and "):
         train_cot(bare, {}, tiny_teacher.prompting, job, lambda *_: None)
+
+
+def test_teacher_learns_its_own_traces_in_place_of_findings(
+    tiny_teacher: TinyTeacher, tmp_path: Path
+) -> None:
+    [pair, *_] = tiny_teacher.pairs
+    steps = "".join(
+        f"{step}: nothing => {pair.label}\n" for step in tiny_teacher.prompting.steps(pair.criteria)
+    )
+    own = {pair.id: Evidence(pair.id, steps, pair.label)}
+    job = micro_job("self_sft", tiny_teacher.folder, tmp_path, self_sft={"steps": 40, "learning_rate": 5e-3})
+    train_cot(tiny_teacher.pairs, own, tiny_teacher.prompting, job, lambda *_: None)
+    sampler = Sampler.load(tmp_path, tiny_teacher.prompting)
+    greedy = Sampling(60, 0.0, 1)
+    [path] = sample_paths([pair], tiny_teacher.prompting, sampler, greedy, lambda *_: None)
+    assert path is not None
+    assert path.steps == steps

@@ -1,0 +1,39 @@
+"""Samples traces by the teacher itself, and keeps those to learn from: rejection sampling (STaR, arXiv 2203.14465)."""
+
+from collections.abc import Sequence
+
+from model_export.data.gold_traces import Evidence, is_honest
+from model_export.data.pairs import GRADES, Pair
+from model_export.data.prompting import Prompting
+from model_export.recipe import OwnTracesConfig
+from model_export.teacher.rollout import OnBatch, Sampler, Sampling, sample_paths
+from service.contract.citations import read_citations
+from service.contract.trace import parse_steps
+
+
+def sample_own_traces(
+    pairs: Sequence[Pair],
+    prompting: Prompting,
+    sampler: Sampler,
+    config: OwnTracesConfig,
+    max_tokens: int,
+    on_batch: OnBatch,
+) -> list[Evidence]:
+    """Return the first good trace of each pair that has one.
+
+    It reaches the gold grade and quotes nothing that is not there; where the data has no findings to quote, it quotes something.
+    """
+    sampled = [pair for pair in pairs for _ in range(config.paths)]
+    sampling = Sampling(max_tokens, config.temperature, config.batch_size)
+    paths = sample_paths(sampled, prompting, sampler, sampling, on_batch)
+    found: dict[str, Evidence] = {}
+    for pair, path in zip(sampled, paths, strict=True):
+        if path and _is_good(path.steps, pair):
+            found.setdefault(pair.id, Evidence(pair.id, path.steps, pair.label))
+    return list(found.values())
+
+
+def _is_good(steps: str, pair: Pair) -> bool:
+    read, _ = parse_steps(steps, GRADES[-1])
+    cites = any(read_citations(step.finding, pair.query, pair.note) for step in read)
+    return (cites or bool(pair.findings)) and is_honest(steps, pair.label, pair)
