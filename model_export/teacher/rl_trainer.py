@@ -15,6 +15,7 @@ from model_export.data.prompting import Prompting
 from model_export.data.rollout_reader import Rollout
 from model_export.recipe import RlConfig
 from model_export.teacher.reward import class_weights, reward
+from model_export.teacher.rollout import Sampler, Sampling
 from model_export.teacher.step_mask import right_steps
 from model_export.training.processes import share
 from model_export.training.stage_job import StageJob
@@ -72,9 +73,19 @@ class RlTrainer(GRPOTrainer):  # type: ignore[misc]  # mypy does not read trl
         if self._sampled is not None:
             sampled, self._sampled = self._sampled, None
             return sampled, None
+        if self.use_vllm or self.is_fsdp_enabled:
+            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        was_training = self.model.training
+        model = self.accelerator.unwrap_model(self.model)
+        sampler = Sampler(model, self.prompting.label_token_ids, self.prompting.end_token_id)
         # Dev pairs are sampled greedily, so that rewards of two evaluations differ by the weights alone.
-        self.generation_config.do_sample = self.model.training
-        return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        temperature = self.config.temperature if was_training else 0.0
+        with self.accelerator.autocast():
+            sampled = sampler.sample(
+                prompt_ids, Sampling(self.config.max_tokens, temperature, len(prompt_ids))
+            )
+        model.train(was_training)
+        return sampled, None
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if self.model.training and self.config.resamples:

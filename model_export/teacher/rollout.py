@@ -1,12 +1,12 @@
 """Samples traces and computes answer distributions with transformers, in batches of similar lengths."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 
 from model_export.data.pairs import Pair
 from model_export.data.prompting import Prompting
@@ -76,19 +76,40 @@ class Sampler:
             yield by_length[start : start + batch_size]
 
     def _generate(self, prompts: Sequence[list[int]], sampling: Sampling) -> Iterable[list[int]]:
-        batch = self._padded(prompts)
+        """Generate after each prompt. Prompts that repeat, as those of a group of rollouts do, are prefilled once."""
+        distinct = list(dict.fromkeys(map(tuple, prompts)))
+        rows = torch.tensor([distinct.index(tuple(prompt)) for prompt in prompts], device=self._model.device)
+        batch = self._padded(list(map(list, distinct)))
         how: dict[str, Any] = {"do_sample": False}
         if sampling.temperature:
             how = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
         with torch.inference_mode():
+            cache = self._prefill(batch)
+            cache.batch_select_indices(rows)
             found = self._model.generate(
-                **batch,
+                **{name: tensor[rows] for name, tensor in batch.items()},
                 **how,
+                past_key_values=cache,
                 max_new_tokens=sampling.max_tokens,
                 eos_token_id=self._end,
                 pad_token_id=self._end,
             )
         return (self._until_end(row) for row in found[:, batch["input_ids"].shape[1] :].tolist())
+
+    def _prefill(self, batch: Mapping[str, torch.Tensor]) -> DynamicCache:
+        """Return the keys and values of all tokens of the prompts but the last, with which generation begins."""
+        cache = DynamicCache(config=self._model.config)
+        if batch["input_ids"].shape[1] > 1:
+            mask = batch["attention_mask"][:, :-1]
+            positions = (mask.cumsum(-1) - 1).clamp(min=0)
+            self._model(
+                input_ids=batch["input_ids"][:, :-1],
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                logits_to_keep=1,
+            )
+        return cache
 
     def _until_end(self, token_ids: list[int]) -> list[int]:
         return token_ids[: token_ids.index(self._end) + 1] if self._end in token_ids else token_ids

@@ -1,8 +1,8 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 import torch
-from transformers import GenerationConfig
+from transformers import DynamicCache, GenerationConfig
 
 from model_export.data.rollout_reader import RolloutReader
 from model_export.models.model_io import load_model
@@ -48,6 +48,23 @@ def test_greedy_batches_equal_single_prompts(
     found = sampler.sample(prompts, GREEDY, lambda *numbers: reports.append(numbers))
     assert found == [generate_alone(tiny_teacher, prompt) for prompt in prompts]
     assert reports == [(3, 8), (6, 8), (8, 8)]
+
+
+def test_prompts_that_repeat_are_prefilled_once_and_give_the_same(
+    sampler: Sampler, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_by_one = sampler.sample(prompts, Sampling(40, 0.0, 1))
+    prefilled: list[int] = []
+    prefill = sampler._prefill
+
+    def counted(batch: Mapping[str, torch.Tensor]) -> DynamicCache:
+        prefilled.append(len(batch["input_ids"]))
+        return prefill(batch)
+
+    monkeypatch.setattr(sampler, "_prefill", counted)
+    repeated = [prompt for prompt in prompts for _ in range(3)]
+    assert sampler.sample(repeated, Sampling(40, 0.0, 12)) == [each for each in one_by_one for _ in range(3)]
+    assert prefilled == [4, 4]
 
 
 def test_completion_is_cut_at_its_length(sampler: Sampler, prompts: list[list[int]]) -> None:
