@@ -53,6 +53,12 @@ def ratio(above: str, below: str) -> str:
     return f"sum ({rate(above)}) / sum ({rate(below)})"
 
 
+def share_of_true(metric: str, label: str) -> str:
+    """Build the query for the share of a counter's events with the label `true`: 0 before the first of them."""
+    true, all_ = (f"sum ({rate(f'{metric}{{{selector}}}')})" for selector in (f'@, {label}="true"', "@"))
+    return f"({true} or 0 * {all_}) / {all_}"
+
+
 def by_instance(expression: str) -> dict[str, str]:
     return {"{{instance}}": expression}
 
@@ -321,13 +327,15 @@ RELEVANCE: Rows = {
         ),
         Panel(
             "Traces whose last grade equals the served grade",
-            {
-                "share": '(sum (rate(notegrade_explanation_agreement_total{@, agrees="true"}[$__rate_interval])) '
-                "or 0 * sum (rate(notegrade_explanation_agreement_total{@}[$__rate_interval]))) "
-                "/ sum (rate(notegrade_explanation_agreement_total{@}[$__rate_interval]))"
-            },
+            {"share": share_of_true("notegrade_explanation_agreement_total", "agrees")},
             "percentunit",
             "Share of the well-formed traces; empty while no explanations are made.",
+        ),
+        Panel(
+            "Traces whose citations are all true",
+            {"share": share_of_true("notegrade_explanation_grounded_total", "grounded")},
+            "percentunit",
+            "Share of the well-formed traces, those without citations included; empty while no explanations are made.",
         ),
     ],
 }
@@ -364,6 +372,12 @@ EXPLANATIONS: Rows = {
         Panel(
             "Agreement with the served grade",
             rates("notegrade_explanation_agreement_total", "agrees"),
+            stacked=True,
+        ),
+        Panel(
+            "Truth of the citations",
+            rates("notegrade_explanation_grounded_total", "grounded"),
+            what="false: a trace cites something that is not in the query or the note. none: it cites nothing, so it can't be checked.",
             stacked=True,
         ),
     ],

@@ -30,7 +30,7 @@ from model_export.progress import OnProgress
 from model_export.recipe import Precision
 from model_export.teacher.rollout import OnBatch, Sampler, Sampling
 from service.contract.checkpoint import load_checkpoint
-from service.contract.citations import Citation, are_true, locate, read_citations
+from service.contract.citations import Citation, locate, read_citations
 from service.contract.prompt import Note
 from service.contract.text import canonicalize
 from service.contract.trace import Step, parse_explanation
@@ -190,7 +190,7 @@ def _figures(
 ) -> Figures:
     whole = [row for row in rows if row.steps is not None]
     cited = [citation.found for row in whole for citation in row.citations]
-    true = [are_true(row.citations) for row in whole if row.citations]
+    true = [all(each.found for each in row.citations) for row in whole if row.citations]
     low, mean, high = _interval(
         [(row.pair.query, moved[row.pair.id]) for row in rows if row.pair.id in moved], seed
     )
@@ -198,7 +198,7 @@ def _figures(
         pairs=len(rows),
         well_formed=len(whole) / len(rows),
         grounded=_share(cited),
-        all_grounded=_share([bool(each) for each in true]),
+        all_grounded=_share(true),
         cites_note=sum(bool(row.cited) for row in rows) / len(rows),
         consistent=sum(row.steps is not None and row.steps[-1].grade == row.grade for row in rows)
         / len(rows),

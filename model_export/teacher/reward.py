@@ -21,7 +21,9 @@ def reward(trace: Trace | None, pair: Pair, config: RlConfig, class_weight: floa
     distance = abs(trace.grade - pair.label)
     exact = (1 - config.distance_weight) * (distance == 0)
     near = config.distance_weight * (1 - distance / GRADES[-1])
-    cited = [each for step in trace.steps for each in read_citations(step.finding, pair.query, pair.note)]
+    cited = [
+        each.found for step in trace.steps for each in read_citations(step.finding, pair.query, pair.note)
+    ]
     is_consistent = all(step.grade == trace.grade for step in trace.steps[-1:])
     return (
         class_weight * (exact + near)

@@ -62,9 +62,9 @@ def read_citations(finding: str, query: str, note: Note) -> tuple[Citation, ...]
     return tuple(found)
 
 
-def are_true(citations: Sequence[Citation]) -> bool | None:
-    """Return whether all citations are true; None where there are none, so that nothing can be checked."""
-    return all(citation.found for citation in citations) if citations else None
+def are_true(found: Sequence[bool]) -> bool | None:
+    """Return whether all citations were found; None where there are none, so that nothing can be checked."""
+    return all(found) if found else None
 
 
 def locate(text: str, field: str) -> tuple[int, int] | None:

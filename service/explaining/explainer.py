@@ -230,10 +230,11 @@ class Explainer:
             await job.on_finished(result)
 
     def _count(self, result: ExplanationResult) -> None:
-        made = "parsed" if result.parsed else "unparsed"
+        made = "well_formed" if result.well_formed else "malformed"
         self._metrics.explanations.labels(made if result.outcome == "made" else result.outcome).inc()
-        if result.parsed:
+        if result.well_formed:
             self._metrics.explanation_agreement.labels(str(result.agrees).lower()).inc()
+            self._metrics.explanation_grounded.labels(str(result.grounded).lower()).inc()
         if result.outcome == "dropped":
             self._metrics.explanation_drops.labels(result.reason).inc()
 

@@ -1,4 +1,4 @@
-"""The result of explaining a pair: a trace's text, and the steps parsed from it."""
+"""The result of explaining a pair: a trace's text, and the steps parsed from it with their citations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from service.contract.findings import is_true
+from service.contract.citations import CitedField, are_true, read_citations
 from service.contract.prompt import Note
 from service.contract.text import canonicalize
-from service.contract.trace import STEPS_CUE, parse_steps
+from service.contract.trace import STEPS_CUE, Step, parse_explanation
 
 ExplanationOutcome = Literal["made", "off", "deferred", "dropped", "failed"]
 # The text between the grade and the steps, as in the student's training data.
@@ -28,18 +28,31 @@ class GradedPair:
 
 
 @dataclass(frozen=True, slots=True)
+class TraceCitation:
+    """A text that a finding quotes from the query or the note, or words of the query that it says the note lacks."""
+
+    field: Annotated[CitedField, Field(description="The text that is quoted; `query` if `missing`")]
+    text: Annotated[str, Field(description="The quoted text")]
+    found: Annotated[
+        bool,
+        Field(
+            description="Whether the citation is true: the text is in its field, in any case and in whole words or, "
+            "if `missing`, its words are in the query and not in the note"
+        ),
+    ]
+    missing: Annotated[
+        bool, Field(description="Whether it claims that the note lacks these words of the query")
+    ] = False
+
+
+@dataclass(frozen=True, slots=True)
 class TraceStep:
-    """One step of a trace: the criterion, the finding, and the grade so far."""
+    """One step of a trace: the criterion, the finding, the grade so far, and what the finding cites, in its order."""
 
     criterion: str
     finding: str
     grade: int
-    is_true: Annotated[
-        bool | None,
-        Field(
-            description="Whether the words that the finding names are where it says; null if its form can't be checked"
-        ),
-    ] = None
+    citations: tuple[TraceCitation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +66,21 @@ class ExplanationResult:
     outcome: ExplanationOutcome
     reason: str | None = None
     text: Annotated[str | None, Field(description="The trace as it was generated")] = None
-    parsed: Annotated[bool | None, Field(description="Whether the text could be parsed into steps")] = None
-    agrees: Annotated[bool | None, Field(description="Whether the last step's grade is the served one")] = (
-        None
-    )
+    well_formed: Annotated[
+        bool | None, Field(description="Whether the text is exactly the steps of the criteria, in order")
+    ] = None
+    agrees: Annotated[
+        bool | None,
+        Field(
+            description="Whether the last step's grade is the served one; null if the text is not well-formed"
+        ),
+    ] = None
+    grounded: Annotated[
+        bool | None,
+        Field(
+            description="Whether all citations are true; null if there are none, or the text is not well-formed"
+        ),
+    ] = None
     steps: tuple[TraceStep, ...] | None = None
 
 
@@ -65,19 +89,27 @@ def read_trace(
 ) -> ExplanationResult:
     """Parse what the model generated after the served grade, and compare it with that grade and with the pair's texts.
 
-    The text is parsed if it is exactly the steps of the criteria, in order.
+    The text is well-formed if it is exactly the steps of the criteria, in order.
     """
     text = generated.removeprefix(_BEFORE_STEPS).strip("\n")
-    unparsed = ExplanationResult("made", text=text, parsed=False, steps=())
-    if not generated.startswith(_BEFORE_STEPS) or not criteria_steps:
-        return unparsed
-    found, end = parse_steps(generated, top_grade, len(_BEFORE_STEPS))
-    if end != len(generated) or [step.criterion for step in found] != list(criteria_steps):
-        return unparsed
+    found = parse_explanation(generated, criteria_steps, top_grade)
+    if found is None:
+        return ExplanationResult("made", text=text, well_formed=False, steps=())
     query, note = canonicalize(pair.query), Note(canonicalize(pair.title), canonicalize(pair.body))
-    steps = tuple(
-        TraceStep(step.criterion, step.finding, step.grade, is_true(step.finding, query, note))
-        for step in found
+    steps = tuple(_read_step(step, query, note) for step in found)
+    return ExplanationResult(
+        "made",
+        text=text,
+        well_formed=True,
+        agrees=steps[-1].grade == pair.grade,
+        grounded=are_true([citation.found for step in steps for citation in step.citations]),
+        steps=steps,
     )
-    agrees = steps[-1].grade == pair.grade
-    return ExplanationResult("made", text=text, parsed=True, agrees=agrees, steps=steps)
+
+
+def _read_step(step: Step, query: str, note: Note) -> TraceStep:
+    citations = tuple(
+        TraceCitation(citation.field, citation.text, citation.found, citation.missing)
+        for citation in read_citations(step.finding, query, note)
+    )
+    return TraceStep(step.criterion, step.finding, step.grade, citations)

@@ -125,8 +125,13 @@ class Metrics:
         )
         self.explanation_agreement = counter(
             "explanation_agreement_total",
-            "Parsed traces by whether their last grade is the served one",
+            "Well-formed traces by whether their last grade is the served one",
             "agrees",
+        )
+        self.explanation_grounded = counter(
+            "explanation_grounded_total",
+            "Well-formed traces by whether all their citations are true",
+            "grounded",
         )
         self.explanation_seconds = histogram(
             "explanation_seconds", "Time that an explanation spent in a stage", SECONDS_BUCKETS, "stage"

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from notegrade_client import AsyncNotegrade, NotegradeError, UnreachableError
+from notegrade_client import AsyncNotegrade, Citation, NotegradeError, UnreachableError
 from notegrade_client.models import ScoreAnswer as ClientAnswer
 from service.contract.checkpoint import Checkpoint
 from service.http.auth import hash_key
@@ -131,7 +131,8 @@ async def test_cancelling_aborts_the_service_s_work(service: Served) -> None:
 
 
 async def test_deferred_explanations_can_be_read_later(service: Served) -> None:
-    service.engine.trace = (5, 6, 7)
+    trace = '\nSteps:\ntopic: body "quiet cafe" => 3\nconstraints: nothing => 1\n'
+    service.engine.trace = service.stack.checkpoint.tokenizer.encode_user_texts([trace])[0].token_ids
     async with httpx.AsyncClient(base_url=service.url, headers={"Authorization": "Bearer admin"}) as admin:
         etag = (await admin.get("/admin/explanation-mode")).headers["etag"]
         flip = {"mode": "all", "ttl_s": 60, "reason": "a test"}
@@ -151,7 +152,10 @@ async def test_deferred_explanations_can_be_read_later(service: Served) -> None:
                 if len(found) == 2:
                     break
                 await asyncio.sleep(0.01)
-    assert set(found) == {"n1", "n2"}
+    for note_id, is_true in (("n1", True), ("n2", False)):
+        assert (found[note_id].well_formed, found[note_id].grounded) == (True, is_true)
+        cited = [step.citations for step in found[note_id].steps or []]
+        assert cited == [[Citation(field="body", text="quiet cafe", found=is_true)], []]
 
 
 def fields(schema: dict[str, Any], name: str) -> dict[str, set[str]]:

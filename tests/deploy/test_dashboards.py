@@ -41,7 +41,7 @@ from tests.redis_server import RedisServer
 from tests.served import Served, served
 from tests.waiting import wait_until
 
-TRACE = "\nSteps:\ntopic: both are about cafes => 3\nconstraints: no light => {grade}\n"
+TRACE = '\nSteps:\ntopic: query "{cited}" => 3\nconstraints: nothing => {grade}\n'
 
 
 @dataclass
@@ -102,11 +102,12 @@ def _round(service: Served, pool: ThreadPoolExecutor, number: int) -> None:
 
     engine, renderer = service.engine, service.stack.checkpoint.renderer
     served_grade = ask("cafes", 1).json()["results"][0]["grade"]
-    for grade in (served_grade, (served_grade + 1) % 4):
-        trace = service.stack.checkpoint.tokenizer.encode_user_texts([TRACE.format(grade=grade)])
+    for grade, cited in ((served_grade, "cafes"), ((served_grade + 1) % 4, "bars")):
+        trace = service.stack.checkpoint.tokenizer.encode_user_texts([TRACE.format(cited=cited, grade=grade)])
         engine.trace = trace[0].token_ids
         [result] = ask("cafes", 1, explain=True).json()["results"]
         assert result["explanation"]["agrees"] is (grade == served_grade)
+        assert result["explanation"]["grounded"] is (cited == "cafes")
     assert ask("cafes", 6, explain=True).status_code == 200  # more explanations than the queue holds
     documents = {"query": f"bars {number}", "documents": ["A quiet cafe.", "A loud bar."]}
     assert httpx.post(f"{service.url}/rerank", json=documents).status_code == 200
@@ -198,9 +199,10 @@ def test_panels_draw_the_generated_traffic(rig: Rig) -> None:
     assert legends("Errors: share of the scoring requests", "status") == {"500", "503", "504"}
     assert legends("Stages: p99", "stage") == {"cache", "render", "queue", "engine"}
     assert legends("Hits: share of the pairs looked up", "tier") == {"local", "redis"}
-    assert legends("Explanations by outcome", "outcome") >= {"parsed", "dropped"}
+    assert legends("Explanations by outcome", "outcome") >= {"well_formed", "dropped"}
     assert legends("Dropped explanations by reason", "reason") >= {"queue_full"}
     assert legends("Agreement with the served grade", "agrees") == {"true", "false"}
+    assert legends("Truth of the citations", "grounded") == {"true", "false"}
     assert legends("Mirrored requests by outcome", "outcome") == {"compared", "failed", "dropped"}
     changes = legends("Pairs whose grade changes", "served"), legends("Pairs whose grade changes", "shadow")
     assert all(len(grades) > 1 for grades in changes)

@@ -8,19 +8,25 @@ import httpx
 import pytest
 from playwright.async_api import Locator, Page, expect
 
-from service.contract.checkpoint import Checkpoint
 from service.contract.prompt import Note
+from service.contract.text import canonicalize
+from tests.checkpoints import load_tiny
 from tests.served import Served, served
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
-QUERY, TITLE, BODY = "quiet cafes", "Cafes of Lisbon", "A quiet cafe near Graça, with sockets and good light."
-FINDINGS = ("title has cafes", "little to read")
+QUERY, TITLE, BODY = "quiet cafes", "Cafes of Lisbon", "A quiet  cafe near\nGraça, with sockets (good light)."
+FINDINGS = ('query "cafes"', 'title "cafes of", body "Quiet cafe"', "nothing")
+STEPS = {"asked": "What the query asks for", "for": "For the note", "against": "Against the note"}
 
 
 @pytest.fixture(scope="module")
-def service(checkpoint: Checkpoint) -> Iterator[Served]:
-    with served(checkpoint, guard_p99_ms=600_000, explanation_wait_s=120) as service:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    criteria = [{"name": "general-1", "text": "Grade the note.", "steps": list(STEPS)}]
+    checkpoint = load_tiny(tmp_path_factory.mktemp("checkpoint"), criteria=criteria)
+    with served(
+        checkpoint, guard_p99_ms=600_000, explanation_wait_s=120, explanation_max_tokens=400
+    ) as service:
         yield service
 
 
@@ -35,14 +41,18 @@ def write_trace(service: Served, text: str) -> None:
     service.engine.trace = service.stack.checkpoint.tokenizer.encode_user_texts([text])[0].token_ids
 
 
-def steps(findings: tuple[str, str], last_grade: int) -> str:
-    return f"\nSteps:\ntopic: {findings[0]} => 3\nconstraints: {findings[1]} => {last_grade}\n"
+def steps(findings: tuple[str, ...], last_grade: int) -> str:
+    grades = (3, 3, last_grade)
+    lines = zip(STEPS, findings, grades, strict=True)
+    return "\nSteps:\n" + "".join(f"{name}: {finding} => {grade}\n" for name, finding, grade in lines)
 
 
-async def explain(page: Page, service: Served, body: str = BODY, title: str = TITLE) -> None:
+async def explain(
+    page: Page, service: Served, body: str = BODY, title: str = TITLE, query: str = QUERY
+) -> None:
     await page.goto(f"{service.url}/console")
     await expect(page.get_by_label("Criteria")).to_have_value("general-1")
-    await page.get_by_label("Query").fill(QUERY)
+    await page.get_by_label("Query").fill(query)
     await page.get_by_label("Title of the note").fill(title)
     await page.get_by_label("Text of the note").fill(body)
     await page.get_by_role("button", name="Score and explain").click()
@@ -66,23 +76,23 @@ async def marks(checks: Locator) -> list[str]:
 class Case:
     """Findings, how far the last grade is from the served one, and what the page then says."""
 
-    findings: tuple[str, str]
+    findings: tuple[str, str, str]
     grade_change: int
     worth: str
     truth: str
-    column: list[str]
 
 
+UNTRUE = "This explanation is not true. Do not rely on it."
+FALSE = ('query "cafes"', 'title "quiet"', 'missing "quiet"')
 CASES = [
-    Case(FINDINGS, 0, "passes all checks", "good: True:", ["yes", "yes"]),
-    Case(FINDINGS, 1, "Do not rely", "good: True:", ["yes", "yes"]),
-    Case(("title has quiet", "much to read"), 0, "Do not rely", "bad: Not true: 2 of 2", ["NO", "NO"]),
+    Case(FINDINGS, 0, "passes all checks", "good: True: every quoted text is where it says"),
+    Case(FINDINGS, 1, "Do not rely on this explanation.", "good: True:"),
+    Case(FALSE, 0, UNTRUE, "bad: Not true: 2 of its 3 quotes are wrong"),
     Case(
-        ("about <b>cafes</b>", "little to read"),
+        ("about <b>cafes</b>", "title has cafes", "nothing"),
         0,
-        "with care",
-        "unsure: Perhaps not true: 1 of 2",
-        ["?", "yes"],
+        "Read this explanation with care.",
+        "unsure: It quotes nothing, so it can't be checked.",
     ),
 ]
 
@@ -101,10 +111,60 @@ async def test_a_well_formed_explanation_is_judged(browser_page: Page, service: 
         disagrees = f"bad: Disagrees: it ends on grade {last}, not on {grade}."
         agrees = f"good: Agrees: it ends on grade {last}, the grade above."
         assert agreement.startswith(disagrees if case.grade_change else agrees)
-        cells = browser_page.locator("#steps td")
-        assert (await cells.all_inner_texts())[1::4] == list(case.findings)
-        assert (await cells.all_inner_texts())[2::4] == case.column
         assert await browser_page.locator("#raw").get_attribute("open") is None
+        assert await browser_page.locator("#cited").is_visible() == (case is not CASES[-1])
+        cells = await browser_page.locator("#steps td").all_inner_texts()
+        assert cells[::3] == list(STEPS.values())
+        if case.findings != FALSE:
+            assert cells[1::3] == list(case.findings)
+
+
+async def test_cited_words_are_marked_in_the_query_and_the_note(browser_page: Page, service: Served) -> None:
+    set_mode(service, "on_request")
+    for_note = 'title "BY the", body "(good light)", body "東京"'
+    write_trace(service, steps(('query "cafes to"', for_note, 'missing "work decaf"'), 1))
+    query = "decaf in cafes to work"
+    body = "Of 東京都: A<b>B</b> [good]\n(Good  light)."
+    await explain(browser_page, service, body, "Standby by  the sea", query)
+    await expect(browser_page.locator("#cited")).to_be_visible()
+    marked = ["missing: decaf", "found: cafes to", "missing: work"]
+    assert await cited(browser_page, "query") == (query, marked)
+    assert await cited(browser_page, "title") == ("Standby by the sea", ["found: by the"])
+    shown = "Of 東京都: A<b>B</b> [good] (Good light)."
+    assert await cited(browser_page, "body") == (shown, ["found: 東京", "found: (Good light)"])
+    assert await browser_page.locator("#steps del").count() == 0
+    assert await browser_page.locator("#steps mark").all_inner_texts() == [
+        "cafes to", "BY the", "(good light)", "東京", "work decaf",
+    ]  # fmt: skip
+
+
+async def test_citations_that_are_not_true_are_struck_out(browser_page: Page, service: Served) -> None:
+    set_mode(service, "on_request")
+    asked, for_note = 'query "cafe" and query "cafes"', 'title "<img src=x>", body "quiet"'
+    write_trace(service, steps((asked, for_note, 'missing "quiet cafes"'), 1))
+    await explain(browser_page, service)
+    found = browser_page.locator("#steps td:nth-child(2)")
+    await expect(found).to_have_text([
+        'query "cafe" (not true: it is not in the query) and query "cafes"',
+        'title "<img src=x>" (not true: it is not in the title), body "quiet"',
+        'missing "quiet cafes" (not true: the note has it or the query does not)',
+    ])  # fmt: skip
+    struck = await browser_page.locator("#steps del").all_inner_texts()
+    assert struck == ["cafe", "<img src=x>", "quiet cafes"]
+    assert await cited(browser_page, "query") == (QUERY, ["found: cafes"])
+    assert await cited(browser_page, "title") == (TITLE, [])
+    await explain(browser_page, service, title="")
+    await expect(browser_page.locator("#cited-title")).to_be_empty()
+
+
+async def cited(page: Page, field: str) -> tuple[str, list[str]]:
+    """Return the field's text as it is shown, and what is marked in it."""
+    shown = page.locator(f"#cited-{field}")
+    marked = [
+        f"{await mark.get_attribute('class')}: {await mark.text_content()}"
+        for mark in await shown.locator("mark").all()
+    ]
+    return (await shown.text_content() or "", marked)
 
 
 async def test_a_malformed_explanation_is_shown_as_it_is(browser_page: Page, service: Served) -> None:
@@ -129,7 +189,7 @@ async def test_an_engine_that_fails_is_named(browser_page: Page, service: Served
     set_mode(service, "on_request")
     checkpoint = service.stack.checkpoint
     grade = await asyncio.to_thread(served_grade, service)
-    [prompt] = checkpoint.renderer.render(QUERY, [Note(TITLE, BODY)], "general-1")
+    [prompt] = checkpoint.renderer.render(QUERY, [Note(TITLE, canonicalize(BODY))], "general-1")
     service.engine.fail_on((*prompt.token_ids, checkpoint.manifest.label_token_ids[grade]))
     write_trace(service, steps(FINDINGS, grade))
     await explain(browser_page, service)
@@ -148,9 +208,10 @@ async def test_while_the_mode_is_off_the_page_says_what_to_do(browser_page: Page
 
 async def test_nothing_is_wider_than_the_page(browser_page: Page, service: Served) -> None:
     set_mode(service, "on_request")
-    write_trace(service, steps(FINDINGS, 1))
+    write_trace(service, steps((FINDINGS[0], f'body "{"W" * 250}"', f'missing "{"W" * 40}"'), 1))
     await explain(browser_page, service, title="W" * 120, body="W" * 500)
     await expect(browser_page.locator("#checks li")).to_have_count(3)
+    await expect(browser_page.locator("#cited")).to_be_visible()
     for width in (320, 390, 768, 1280):
         await browser_page.set_viewport_size({"width": width, "height": 800})
         assert await browser_page.evaluate("document.documentElement.scrollWidth") == width

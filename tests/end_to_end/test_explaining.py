@@ -113,7 +113,7 @@ def test_a_score_is_the_same_with_and_without_its_explanation(replicas: Replicas
     explanation = explained.pop("explanation")
     assert plain.pop("explanation") is None
     assert explained == plain
-    assert (explanation["outcome"], explanation["parsed"]) == ("made", True), explanation
+    assert (explanation["outcome"], explanation["well_formed"]) == ("made", True), explanation
     assert explanation["agrees"] is (explanation["steps"][-1]["grade"] == plain["grade"])
 
 

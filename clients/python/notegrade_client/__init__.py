@@ -2,12 +2,13 @@
 
 from notegrade_client.client import AsyncNotegrade, Note, Notegrade
 from notegrade_client.errors import BadField, DeadlineError, NotegradeError, UnreachableError
-from notegrade_client.models import Explanation, Model, Result, ScoreAnswer, Step, Timing
+from notegrade_client.models import Citation, Explanation, Model, Result, ScoreAnswer, Step, Timing
 from notegrade_client.retries import Retries
 
 __all__ = [
     "AsyncNotegrade",
     "BadField",
+    "Citation",
     "DeadlineError",
     "Explanation",
     "Model",

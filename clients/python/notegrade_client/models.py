@@ -7,29 +7,47 @@ from pydantic import BaseModel, ConfigDict
 Priority = Literal["online", "batch"]
 Outcome = Literal["scored", "deadline_exceeded", "shed", "failed"]
 Source = Literal["engine", "redis", "local", "coalesced"]
+CitedField = Literal["query", "title", "body"]
 
 
 class _Answer(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+class Citation(_Answer):
+    """A text that a finding quotes from the query or the note; if `missing`, words of the query that it says the note lacks.
+
+    `found` says whether that is true.
+    """
+
+    field: CitedField
+    text: str
+    found: bool
+    missing: bool = False
+
+
 class Step(_Answer):
-    """One step of a trace: the criterion, the finding, the grade so far, and whether the finding is true; None: can't be checked."""
+    """One step of a trace: the criterion, the finding, the grade so far, and the finding's citations in their order."""
 
     criterion: str
     finding: str
     grade: int
-    is_true: bool | None = None
+    citations: list[Citation] = []
 
 
 class Explanation(_Answer):
-    """The outcome of explaining a pair, and its trace if it was made; `explanations` returns `deferred` ones."""
+    """The outcome of explaining a pair, and its trace if it was made; `explanations` returns `deferred` ones.
+
+    `agrees`: the last step's grade is the served one. `grounded`: all citations are true; None if there are none. Both are
+    None unless the trace is well-formed.
+    """
 
     outcome: str
     reason: str | None = None
     text: str | None = None
-    parsed: bool | None = None
+    well_formed: bool | None = None
     agrees: bool | None = None
+    grounded: bool | None = None
     steps: list[Step] | None = None
 
 

@@ -6,7 +6,12 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 _FOLDER = files(__package__)
-_TYPES = {"index.html": "text/html", "console.css": "text/css", "console.js": "text/javascript"}
+_TYPES = {
+    "index.html": "text/html",
+    "console.css": "text/css",
+    "console.js": "text/javascript",
+    "citations.js": "text/javascript",
+}
 # Everything that is not named is forbidden: https://developer.mozilla.org/docs/Web/HTTP/Guides/CSP
 _HEADERS = {
     "Content-Security-Policy": (
@@ -20,7 +25,7 @@ _HEADERS = {
 
 
 def build_console_router() -> APIRouter:
-    """Build the routes of the page and its two files. They hold no secrets: the page needs a key for what it shows."""
+    """Build the routes of the page and its files. They hold no secrets: the page needs a key for what it shows."""
     router = APIRouter(include_in_schema=False)
     contents = {name: (_FOLDER / name).read_bytes() for name in _TYPES}
 
@@ -38,5 +43,9 @@ def build_console_router() -> APIRouter:
     @router.get("/console/console.js")
     async def script() -> Response:
         return answer("console.js")
+
+    @router.get("/console/citations.js")
+    async def citations() -> Response:
+        return answer("citations.js")
 
     return router

@@ -1,4 +1,6 @@
-// The console of one replica. All text is set through textContent, so that none of it can become markup.
+// The console of one replica. All text is set through textContent and append, so that none of it can become markup.
+
+import { canonical, markField, markFinding } from "./citations.js";
 
 const $ = (id) => document.getElementById(id);
 const MODE = "admin/explanation-mode";
@@ -98,7 +100,7 @@ async function readHistory() {
 function fill(table, rows) {
   table.tBodies[0].replaceChildren(...rows.map((cells) => {
     const row = document.createElement("tr");
-    for (const cell of cells) row.insertCell().textContent = cell;
+    for (const cell of cells) row.insertCell().append(...[cell].flat());
     return row;
   }));
 }
@@ -182,19 +184,20 @@ async function readCriteria() {
   $("criteria").replaceChildren(...model.criteria.map((name) => new Option(name)));
 }
 
-let score = null; // of the pair that is on the page
+let pair = null; // that was scored last
+let score = null; // of that pair
 
 $("try-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   const button = event.submitter ?? $("try-form").querySelector("button");
   button.disabled = true;
-  $("raw").hidden = $("steps").hidden = true;
+  $("raw").hidden = $("steps").hidden = $("cited").hidden = true;
   for (const id of ["trace", "worth"]) setText($(id), "");
   for (const id of ["score-notes", "checks"]) $(id).replaceChildren();
   setText($("try-result"), "Scoring\u2026");
   try {
     const note = { title: $("title").value || null, body: $("body").value };
-    const pair = { query: $("query").value, note, criteria: $("criteria").value || null };
+    pair = { query: $("query").value, note, criteria: $("criteria").value || null };
     const response = await call("explain", { method: "POST", body: JSON.stringify(pair) });
     for await (const [name, data] of events(response.body)) ON_EVENT[name]?.(data);
   } catch (error) {
@@ -218,23 +221,33 @@ const ON_EVENT = {
     $("trace").textContent = ($("trace").textContent + data).trimStart();
   },
   explanation(data) {
-    const { outcome, reason, parsed, steps, text } = data;
+    const { outcome, reason, well_formed, grounded, steps, text } = data;
     if (outcome !== "made") {
       setText($("worth"), `No explanation: ${REASONS[reason] ?? REASONS[outcome] ?? reason}.`, true);
       return;
     }
     $("trace").textContent = text;
-    $("raw").open = !parsed;
+    $("raw").open = !well_formed;
     const checks = check(data);
     const isGood = checks.every(([mark]) => mark === "good");
     const isBad = checks.some(([mark]) => mark === "bad");
-    setText($("worth"), isBad ? "Do not rely on this explanation." : isGood ? "The explanation passes all checks. It is a hint, no proof." : "Read this explanation with care.", isBad);
+    const worst = grounded === false ? "This explanation is not true. Do not rely on it." : "Do not rely on this explanation.";
+    setText($("worth"), isBad ? worst : isGood ? "The explanation passes all checks. It is a hint, no proof." : "Read this explanation with care.", isBad);
     list($("checks"), checks);
-    const truth = { true: "yes", false: "NO", null: "?" };
-    fill($("steps").querySelector("table"), steps.map((step) => [step.criterion, step.finding, truth[step.is_true], step.grade]));
-    $("steps").hidden = !parsed;
+    showCited(steps.flatMap((step) => step.citations));
+    fill($("steps").querySelector("table"), steps.map((step) => [STEPS[step.criterion] ?? step.criterion, markFinding(step.finding, step.citations), step.grade]));
+    $("steps").hidden = !well_formed;
   },
 };
+
+// The steps of packaged criteria; other criteria name their own.
+const STEPS = { asked: "What the query asks for", for: "For the note", against: "Against the note" };
+
+function showCited(citations) {
+  const texts = { query: pair.query, title: pair.note.title ?? "", body: pair.note.body };
+  for (const [field, text] of Object.entries(texts)) $(`cited-${field}`).replaceChildren(...markField(field, canonical(text), citations));
+  $("cited").hidden = citations.length === 0;
+}
 
 // What a person must know to read the score.
 function describeScore({ grade, distribution, label_mass, truncated }) {
@@ -251,16 +264,16 @@ function describeScore({ grade, distribution, label_mass, truncated }) {
 }
 
 // What the explanation is worth: is it complete, is it true, does it lead to the grade?
-function check({ parsed, agrees, steps }) {
-  if (!parsed) return [["bad", "Not well-formed: the model wrote something other than the steps that it was taught."]];
-  const wrong = steps.filter((step) => step.is_true === false).length;
-  const unknown = steps.filter((step) => step.is_true === null).length;
+function check({ well_formed, grounded, agrees, steps }) {
+  if (!well_formed) return [["bad", "Not well-formed: the model wrote something other than the steps that it was taught."]];
+  const quotes = steps.flatMap((step) => step.citations);
+  const wrong = quotes.filter((quote) => !quote.found).length;
   const last = steps.at(-1).grade;
   return [
     ["good", "Well-formed: it has all its steps."],
-    wrong ? ["bad", `Not true: ${wrong} of ${steps.length} findings contradict the query or the note.`]
-      : unknown ? ["unsure", `Perhaps not true: ${unknown} of ${steps.length} findings can't be compared with the query and the note.`]
-        : ["good", "True: the words that it names are where it says."],
+    grounded === null ? ["unsure", "It quotes nothing, so it can't be checked."]
+      : grounded ? ["good", "True: every quoted text is where it says, and the note lacks what it calls missing."]
+        : ["bad", `Not true: ${wrong} of its ${quotes.length} quotes ${wrong === 1 ? "is" : "are"} wrong, and struck out below.`],
     agrees ? ["good", `Agrees: it ends on grade ${last}, the grade above.`]
       : ["bad", `Disagrees: it ends on grade ${last}, not on ${score.grade}. The grade above counts.`],
   ];

@@ -59,14 +59,15 @@ async def rig(checkpoint: Checkpoint, limits: ExplanationLimits) -> AsyncIterato
 
 async def test_a_trace_continues_the_sequence_that_was_scored(rig: Rig) -> None:
     found = await rig.explainer.submit(PAIR, asked=True).finished
-    assert (found.outcome, found.parsed, found.agrees, len(found.steps or ())) == ("made", True, True, 2)
+    assert (found.outcome, found.well_formed, found.agrees, len(found.steps or ())) == ("made", True, True, 2)
     assert found.text == TRACE.removeprefix("\nSteps:\n").strip("\n")
     [prompt] = rig.checkpoint.renderer.render("quiet cafes", [_note()], "general-1")
     label = rig.checkpoint.manifest.label_token_ids[1]
     assert rig.engine.continued == [(*prompt.token_ids, label)]
     assert rig.engine.priorities == [ENGINE_PRIORITY]
-    assert rig.count("explanations_total", outcome="parsed") == 1
+    assert rig.count("explanations_total", outcome="well_formed") == 1
     assert rig.count("explanation_agreement_total", agrees="true") == 1
+    assert rig.count("explanation_grounded_total", grounded="none") == 1
     assert rig.count("explanation_tokens_total") == len(rig.engine.trace)
     assert rig.count("explanation_seconds_count", stage="write") == 1
 
@@ -74,9 +75,21 @@ async def test_a_trace_continues_the_sequence_that_was_scored(rig: Rig) -> None:
 async def test_a_trace_that_is_not_well_formed_is_text_and_counted(rig: Rig) -> None:
     rig.engine.trace = rig.engine.trace[:9]
     found = await rig.explainer.submit(PAIR, asked=True).finished
-    assert not found.parsed
+    assert not found.well_formed
     assert found.text
-    assert rig.count("explanations_total", outcome="unparsed") == 1
+    assert rig.count("explanations_total", outcome="malformed") == 1
+    assert rig.count("explanation_grounded_total", grounded="none") == 0
+
+
+@pytest.mark.parametrize(("cited", "grounded"), [("A QUIET cafe", "true"), ("a loud cafe", "false")])
+async def test_explanations_are_counted_by_the_truth_of_their_citations(
+    rig: Rig, cited: str, grounded: str
+) -> None:
+    trace = TRACE.replace("no light", f'body "{cited}"')
+    rig.engine.trace = rig.checkpoint.tokenizer.encode_user_texts([trace])[0].token_ids
+    found = await rig.explainer.submit(PAIR, asked=True).finished
+    assert found.grounded is (grounded == "true")
+    assert rig.count("explanation_grounded_total", grounded=grounded) == 1
 
 
 async def test_streamed_pieces_add_up_to_the_text_and_never_split_a_character(rig: Rig) -> None:

@@ -13,6 +13,7 @@ from tests.service.http.conftest import Service
         ("/console", "text/html"),
         ("/console/console.css", "text/css"),
         ("/console/console.js", "text/javascript"),
+        ("/console/citations.js", "text/javascript"),
     ],
 )
 async def test_each_file_has_a_strict_content_security_policy(service: Service, path: str, kind: str) -> None:
@@ -31,8 +32,9 @@ async def test_the_page_has_no_inline_code_and_loads_nothing_from_other_hosts(se
     assert not re.search(r"\son\w+=|\sstyle=|javascript:|https?://", page)
     assert re.findall(r"<script[^>]*>(.*?)</script>", page) == [""]
     assert "<style" not in page
-    script = (await service.client.get("/console/console.js")).text
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", script)
+    for name in ("console.js", "citations.js"):
+        script = (await service.client.get(f"/console/{name}")).text
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", script)
 
 
 async def test_the_console_is_not_in_the_openapi_document(service: Service) -> None:

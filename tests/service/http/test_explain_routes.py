@@ -19,7 +19,7 @@ KEYS = ",".join(
         f"score:{hash_key('other')}",
     ]
 )
-TRACE = "\nSteps:\ntopic: both are about cafes => 3\nconstraints: no light => {grade}\n"
+TRACE = '\nSteps:\ntopic: query "cafes" => 3\nconstraints: no light => {grade}\n'
 MODE = "/admin/explanation-mode"
 FLIP: dict[str, Any] = {"mode": "on_request", "ttl_s": 600, "reason": "a note ranks high"}
 
@@ -127,9 +127,15 @@ async def test_requested_traces_are_part_of_the_answer(service: Service) -> None
     answer = (await service.score(explain=True, request_id="r-2")).json()
     for before, after, grade in zip(plain["results"], answer["results"], grades, strict=True):
         explanation = after.pop("explanation")
-        assert (explanation["outcome"], explanation["parsed"]) == ("made", True)
+        assert (explanation["outcome"], explanation["well_formed"]) == ("made", True)
         assert explanation["agrees"] is (grade == grades[0])
-        assert [step["criterion"] for step in explanation["steps"]] == ["topic", "constraints"]
+        assert explanation["grounded"] is True
+        cited = {"field": "query", "text": "cafes", "found": True, "missing": False}
+        last = {"criterion": "constraints", "finding": "no light", "grade": grades[0], "citations": []}
+        assert explanation["steps"] == [
+            {"criterion": "topic", "finding": 'query "cafes"', "grade": 3, "citations": [cited]},
+            last,
+        ]
         assert before.pop("explanation") is None
         assert (before.pop("source"), after.pop("source")) == ("engine", "local")
         assert after == before
@@ -148,10 +154,10 @@ async def test_all_defers_explanations_and_stores_them(service: Service) -> None
     set_traces(service)
     answer = (await service.score()).json()
     assert [result["explanation"]["outcome"] for result in answer["results"]] == ["deferred"] * 2
-    await until(lambda: service.count("explanations_total", outcome="parsed") == 2)
+    await until(lambda: service.count("explanations_total", outcome="well_formed") == 2)
     kept = (await service.client.get("/explanations/r-1")).json()
     assert kept["request_id"] == "r-1"
-    assert [(e["note_id"], e["outcome"], e["parsed"]) for e in kept["explanations"]] == [
+    assert [(e["note_id"], e["outcome"], e["well_formed"]) for e in kept["explanations"]] == [
         ("n1", "made", True),
         ("n2", "made", True),
     ]
@@ -162,7 +168,7 @@ async def test_any_request_id_is_found_again(service: Service, request_id: str) 
     await flip(service, "all")
     set_traces(service)
     await service.score(request_id=request_id)
-    await until(lambda: service.count("explanations_total", outcome="parsed") == 2)
+    await until(lambda: service.count("explanations_total", outcome="well_formed") == 2)
     found = await service.client.get(f"/explanations/{quote(request_id, safe='')}")
     assert (found.status_code, found.json()["request_id"]) == (200, request_id)
 
@@ -171,7 +177,7 @@ async def test_all_explains_reranked_documents_too(service: Service) -> None:
     await flip(service, "all")
     set_traces(service)
     answer = (await service.client.post("/rerank", json={"query": "cafes", "documents": ["a", "b"]})).json()
-    await until(lambda: service.count("explanations_total", outcome="parsed") == 2)
+    await until(lambda: service.count("explanations_total", outcome="well_formed") == 2)
     kept = (await service.client.get(f"/explanations/{answer['id']}")).json()["explanations"]
     assert [explanation["note_id"] for explanation in kept] == ["0", "1"]
 
@@ -184,7 +190,7 @@ async def test_a_document_that_was_cut_is_explained_as_it_was_scored(service: Se
     for document in (long, cut.body):
         body = {"query": "cafes", "documents": [document], "max_tokens_per_doc": 6}
         assert (await service.client.post("/rerank", json=body)).status_code == 200
-    await until(lambda: service.count("explanations_total", outcome="parsed") == 2)
+    await until(lambda: service.count("explanations_total", outcome="well_formed") == 2)
     of_long, of_cut = service.engine.continued
     assert of_long == of_cut
 
@@ -206,7 +212,7 @@ async def test_traces_that_miss_the_deadline_are_deferred(service: Service) -> N
     answer = (await service.score(explain=True, deadline_ms=100)).json()
     assert [result["explanation"]["outcome"] for result in answer["results"]] == ["deferred"] * 2
     service.engine.let_go()
-    await until(lambda: service.count("explanations_total", outcome="parsed") == 2)
+    await until(lambda: service.count("explanations_total", outcome="well_formed") == 2)
     assert len((await service.client.get("/explanations/r-1")).json()["explanations"]) == 2
 
 
@@ -329,7 +335,7 @@ async def test_explanations_are_the_owners_and_the_admins(service: Service) -> N
     set_traces(service)
     for key in ("score-key", "other"):  # both chose the same id
         await service.client.post("/score", json=REQUEST, headers={"Authorization": f"Bearer {key}"})
-    await until(lambda: service.count("explanations_total", outcome="parsed") == 4)
+    await until(lambda: service.count("explanations_total", outcome="well_formed") == 4)
     seen = {}
     for key in ("score-key", "other", "admin-key"):
         headers = {"Authorization": f"Bearer {key}"}

@@ -8,7 +8,7 @@ from service.observability.metrics import Metrics
 NAMES = {
     "request_seconds", "stage_seconds", "pair_outcomes", "pair_source", "prompt_tokens", "backlog_tokens", "service_rate_tokens", "shed",
     "cache_operations", "cache_breaker_open", "grade", "score", "label_mass", "ready", "build_info",
-    "explanation_mode", "explanations", "explanation_drops", "explanation_guard_trips", "explanation_agreement",
+    "explanation_mode", "explanations", "explanation_drops", "explanation_guard_trips", "explanation_agreement", "explanation_grounded",
     "explanation_seconds", "explanation_tokens", "explanation_queue", "shadow_requests", "shadow_grades", "shadow_score_distance", "tasks", "connections", "refused_connections",
     "engine_cpu_seconds", "engine_resident_bytes",
 }  # fmt: skip
