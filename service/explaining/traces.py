@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from service.contract.citations import CitedField, are_true, read_citations
+from service.contract.citations import Citation, CitedField, are_true, read_citations
 from service.contract.prompt import Note
 from service.contract.text import canonicalize
 from service.contract.trace import STEPS_CUE, Step, parse_explanation
@@ -96,20 +97,17 @@ def read_trace(
     if found is None:
         return ExplanationResult("made", text=text, well_formed=False, steps=())
     query, note = canonicalize(pair.query), Note(canonicalize(pair.title), canonicalize(pair.body))
-    steps = tuple(_read_step(step, query, note) for step in found)
+    citations = [read_citations(step.finding, query, note) for step in found]
     return ExplanationResult(
         "made",
         text=text,
         well_formed=True,
-        agrees=steps[-1].grade == pair.grade,
-        grounded=are_true([citation.found for step in steps for citation in step.citations]),
-        steps=steps,
+        agrees=found[-1].grade == pair.grade,
+        grounded=are_true([citation.found for citation in chain.from_iterable(citations)]),
+        steps=tuple(map(_to_wire, found, citations)),
     )
 
 
-def _read_step(step: Step, query: str, note: Note) -> TraceStep:
-    citations = tuple(
-        TraceCitation(citation.field, citation.text, citation.found, citation.missing)
-        for citation in read_citations(step.finding, query, note)
-    )
-    return TraceStep(step.criterion, step.finding, step.grade, citations)
+def _to_wire(step: Step, citations: Sequence[Citation]) -> TraceStep:
+    shown = tuple(TraceCitation(each.field, each.text, each.found, each.missing) for each in citations)
+    return TraceStep(step.criterion, step.finding, step.grade, shown)

@@ -37,7 +37,7 @@ export function markFinding(finding, citations) {
     const at = finding.indexOf(`${lead} "${text}"`, start) + lead.length + 2;
     nodes.push(finding.slice(start, at), element(found ? "mark" : "del", missing ? "missing" : "found", text), '"');
     start = at + text.length + 1;
-    const why = missing ? "the note has it or the query does not" : `it is not in the ${field}`;
+    const why = missing ? "a word of it is in the note, or not in the query" : `it is not in the ${field}`;
     if (!found) nodes.push(element("span", "bad", ` (not true: ${why})`));
   }
   return [...nodes, finding.slice(start)];

@@ -154,7 +154,14 @@ def test_an_idle_engine_does_not_count_as_hung(checkpoint: Checkpoint, watched: 
         assert score(service).status_code == 200
 
 
-PRIVATE = ("/metrics", "/admin/explanation-mode", "/admin/figures", "/console", "/console/console.js")
+PRIVATE = (
+    "/metrics",
+    "/admin/explanation-mode",
+    "/admin/figures",
+    "/console",
+    "/console/console.js",
+    "/console/citations.js",
+)
 PUBLIC = ("/livez", "/readyz", "/version", "/openapi.json")
 
 
