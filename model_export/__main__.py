@@ -232,6 +232,8 @@ def label(
 @app.command()
 def experiment(
     recipe: Annotated[Path, typer.Argument(help="A recipe with [experiment], such as recipes/sam.toml.")],
+    data: DataFolder = Path(),
+    *,
     out: Annotated[Path, typer.Option(help="Folder to work in; a rerun keeps what is finished.")],
     seeds: Annotated[str | None, typer.Option(help="Only these seeds, such as 1,2; all by default.")] = None,
 ) -> None:
@@ -243,7 +245,7 @@ def experiment(
     loaded = load_recipe(recipe)
     chosen = [int(seed) for seed in seeds.split(",")] if seeds else loaded.experiment.seeds
     with show_progress() as on_progress:
-        measured = run_seeds(loaded, out, chosen, on_progress)
+        measured = run_seeds(loaded, data, out, chosen, on_progress)
     if seeds is None:
         typer.echo(write_experiment(measured, out))
 

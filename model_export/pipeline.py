@@ -43,7 +43,7 @@ from model_export.training.stage_job import TEACHER_STAGES, StageJob
 from service.contract.manifest import hash_file
 
 ADAPTER, CUT = "adapter", "cut.json"
-_EVIDENCE, _SOFT_LABELS = "evidence.jsonl", "soft_labels.jsonl"
+EVIDENCE, _SOFT_LABELS = "evidence.jsonl", "soft_labels.jsonl"
 _PREDICTIONS, _EXPLANATIONS = "predictions.npz", "explanations.json"
 _PARSE_RATE = "parse_rate.json"
 # Keys that change no weight: how often a stage saves its state, and the gate on its result.
@@ -88,7 +88,7 @@ class Pipeline:
         def work(folder: Path) -> None:
             sampler = Sampler.load(control, prompting, config.precision)
             on_batch = partial(self._on_progress, "Find evidence")
-            write_evidence(folder / _EVIDENCE, find_evidence(pairs, prompting, sampler, config, on_batch))
+            write_evidence(folder / EVIDENCE, find_evidence(pairs, prompting, sampler, config, on_batch))
 
         inputs = {
             "control": control.name,
@@ -109,7 +109,7 @@ class Pipeline:
             sampler = Sampler.load(teacher, prompting, config.precision)
             on_batch = partial(self._on_progress, f"Own traces of {teacher.name.rpartition('-')[0]}")
             found = sample_own_traces(pairs, prompting, sampler, config, max_tokens, on_batch)
-            write_evidence(folder / _EVIDENCE, found)
+            write_evidence(folder / EVIDENCE, found)
 
         inputs = {
             "teacher": teacher.name,
@@ -140,7 +140,7 @@ class Pipeline:
                 data=self._data_folder,
                 start=start,
                 folder=folder,
-                evidence=evidence and evidence / _EVIDENCE,
+                evidence=evidence and evidence / EVIDENCE,
                 soft_labels=soft_labels and soft_labels / _SOFT_LABELS,
             )
             on_step = partial(self._on_progress, f"Train {stage}")

@@ -210,6 +210,14 @@ class ExperimentConfig(Strict):
     """Settings of the experiment with the step mask; `notegrade-train experiment` reads them."""
 
     seeds: Annotated[tuple[int, ...], Field(min_length=2)] = (1, 2, 3, 4, 5, 6, 7, 8)
+    arms: tuple[Literal["sft", "grpo", "dense", "prefix", "final", "step"], ...] = (
+        "sft",
+        "grpo",
+        "dense",
+        "prefix",
+        "final",
+        "step",
+    )
     warm_up_accuracy: Share = 0.6
     measure_at: tuple[Positive, ...] = (25, 50, 100, 150)
 

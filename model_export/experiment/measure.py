@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from sklearn.metrics import f1_score
 from transformers import PreTrainedModel
 
 from model_export.data.pairs import Pair
@@ -12,9 +14,10 @@ from model_export.data.synthetic import UNSEEN
 from model_export.recipe import Recipe
 from model_export.teacher.rollout import Sampler, Sampling
 from model_export.teacher.step_mask import right_steps
+from service.contract.citations import read_citations
+from service.contract.trace import Trace
 
-RANDOM, LONG_TAIL, UNSEEN_CRITERIA = "random", "long_tail", "unseen"
-SPLITS = (RANDOM, LONG_TAIL, UNSEEN_CRITERIA)
+RANDOM, LONG_TAIL, UNSEEN_CRITERIA, ALL = "random", "long_tail", "unseen", "all"
 # Figures of one split, by name; those of a step by split.
 Figures = dict[str, dict[str, float]]
 
@@ -33,32 +36,63 @@ class Ruler:
         return cls(data, prompting, Sampling(recipe.rl.max_tokens, 0.0, recipe.evaluate.batch_size))
 
     def measure(self, model: PreTrainedModel, pairs: Sequence[Pair]) -> Figures:
-        """Return, by split, the exact-grade accuracy and the shares of traces that parse and of right steps."""
+        """Return the figures of each split.
+
+        Exact-grade accuracy and macro-F1, where a trace that does not parse is a wrong grade; shares of traces that parse, of
+        right steps, of traces without a false quote, and of traces whose last step has the answer's grade.
+        """
         was_training = model.training
         sampler = Sampler(model, self.prompting.label_token_ids, self.prompting.end_token_id)
         completions = sampler.sample([self.prompting.teacher_prompt(pair) for pair in pairs], self.sampling)
         model.train(was_training)
-        rows: dict[str, list[tuple[float, float, float]]] = {}
+        rows: dict[str, list[_Row]] = {}
         for pair, completion in zip(pairs, completions, strict=True):
             trace = self.prompting.reader.read(completion, self.prompting.steps(pair.criteria)).trace
-            right = right_steps(trace, pair, "step")
-            figures = (
-                float(trace is not None and trace.grade == pair.label),
-                float(trace is not None),
-                sum(right) / len(right) if right else 0.0,
-            )
             for split in self._splits(pair):
-                rows.setdefault(split, []).append(figures)
-        names = ("accuracy", "parse_rate", "step_accuracy")
-        return {
-            split: {
-                name: sum(column) / len(found)
-                for name, column in zip(names, zip(*found, strict=True), strict=True)
-            }
-            for split, found in rows.items()
-        }
+                rows.setdefault(split, []).append(_Row.of(trace, pair))
+        return {split: _figures(found) for split, found in rows.items()}
 
     def _splits(self, pair: Pair) -> tuple[str, ...]:
+        """Name the splits of a pair: those of generated data, else all pairs and its source."""
         if pair.source in UNSEEN:
             return (UNSEEN_CRITERIA,)
+        if not pair.findings:
+            return (ALL, pair.source)
         return (RANDOM, LONG_TAIL) if pair.id in self.data.long_tail else (RANDOM,)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What one trace shows; the grade of a trace that does not parse is -1."""
+
+    gold: int
+    grade: int
+    right_steps: float
+    is_true: bool
+    is_consistent: bool
+
+    @classmethod
+    def of(cls, trace: Trace | None, pair: Pair) -> "_Row":
+        if trace is None:
+            return cls(pair.label, -1, 0.0, False, False)
+        right = right_steps(trace, pair, "step")
+        cited = [
+            each.found for step in trace.steps for each in read_citations(step.finding, pair.query, pair.note)
+        ]
+        consistent = all(step.grade == trace.grade for step in trace.steps[-1:])
+        return cls(pair.label, trace.grade, sum(right) / max(1, len(right)), all(cited), consistent)
+
+
+def _figures(rows: Sequence[_Row]) -> dict[str, float]:
+    gold, grades = [row.gold for row in rows], [row.grade for row in rows]
+    columns = {
+        "accuracy": [row.grade == row.gold for row in rows],
+        "parse_rate": [row.grade >= 0 for row in rows],
+        "step_accuracy": [row.right_steps for row in rows],
+        "true": [row.is_true for row in rows],
+        "consistent": [row.is_consistent for row in rows],
+    }
+    means = {name: float(np.mean(values)) for name, values in columns.items()}
+    return means | {
+        "macro_f1": float(f1_score(gold, grades, labels=sorted(set(gold)), average="macro", zero_division=0))
+    }

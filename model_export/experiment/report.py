@@ -5,9 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model_export.experiment.arms import ARMS
-from model_export.experiment.measure import SPLITS
-from model_export.experiment.results import Measured, curve, to_json, to_markdown
+from model_export.experiment.results import Measured, arms_of, curve, splits_of, to_json, to_markdown
 from model_export.reports.plots import plot_bands
 
 _TITLES = {"random": "random queries", "long_tail": "rare words", "unseen": "unseen criteria"}
@@ -18,7 +16,10 @@ def write_experiment(measured: Measured, out: Path) -> str:
     tables = to_markdown(measured)
     (out / "experiment.json").write_text(json.dumps(to_json(measured), indent=1) + "\n", encoding="utf-8")
     (out / "experiment.md").write_text(tables, encoding="utf-8")
-    panels = {_TITLES[split]: {arm: _band(measured, arm, split) for arm in ARMS} for split in SPLITS}
+    panels = {
+        _TITLES.get(split, split): {arm: _band(measured, arm, split) for arm in arms_of(measured)}
+        for split in splits_of(measured)
+    }
     (out / "experiment.png").write_bytes(plot_bands(panels, "RL step", "exact-grade accuracy"))
     return tables
 

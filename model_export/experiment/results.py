@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import t, wilcoxon
 
-from model_export.experiment.arms import ARMS, STEP
-from model_export.experiment.measure import SPLITS, Figures
+from model_export.experiment.arms import STEP
+from model_export.experiment.measure import Figures
 
 # Figures by seed, arm and RL step.
 Measured = Mapping[int, Mapping[str, Mapping[int, Figures]]]
@@ -41,6 +41,17 @@ class Comparison:
     wins: int
     seeds: int
     p: float
+
+
+def arms_of(measured: Measured) -> list[str]:
+    """Return the arms, in the order in which they ran."""
+    return list(next(iter(measured.values())))
+
+
+def splits_of(measured: Measured) -> list[str]:
+    """Return the splits."""
+    first = next(iter(next(iter(measured.values())).values()))
+    return list(next(iter(first.values())))
 
 
 def curve(measured: Mapping[int, Figures], split: str, figure: str = "accuracy") -> list[tuple[int, float]]:
@@ -76,7 +87,10 @@ def to_json(measured: Measured) -> dict[str, Any]:
     """Return all figures and comparisons as JSON-like data."""
     return {
         "measured": measured,
-        "areas": {split: {arm: areas(measured, arm, split) for arm in ARMS} for split in SPLITS},
+        "areas": {
+            split: {arm: areas(measured, arm, split) for arm in arms_of(measured)}
+            for split in splits_of(measured)
+        },
         "comparisons": {
             split: {
                 arm: {
@@ -84,11 +98,11 @@ def to_json(measured: Measured) -> dict[str, Any]:
                     "wins": found.wins,
                     "p": found.p,
                 }
-                for arm in ARMS
+                for arm in arms_of(measured)
                 if arm != STEP
                 for found in [compare(measured, arm, split)]
             }
-            for split in SPLITS
+            for split in splits_of(measured)
         },
     }
 
@@ -96,8 +110,8 @@ def to_json(measured: Measured) -> dict[str, Any]:
 def to_markdown(measured: Measured) -> str:
     """Return a table for each split, best area first."""
     lines = []
-    for split in SPLITS:
-        ranked = sorted(ARMS, key=lambda arm: -float(np.mean(areas(measured, arm, split))))
+    for split in splits_of(measured):
+        ranked = sorted(arms_of(measured), key=lambda arm: -float(np.mean(areas(measured, arm, split))))
         lines += [
             f"### {split}",
             "",

@@ -4,9 +4,11 @@ from pathlib import Path
 import pytest
 
 from model_export.experiment.arms import ARMS
-from model_export.experiment.measure import SPLITS, Figures
+from model_export.experiment.measure import Figures
 from model_export.experiment.report import write_experiment
 from model_export.experiment.results import Mean, area, compare, to_json, to_markdown
+
+SPLITS = ("random", "long_tail", "unseen")
 
 
 def figures(accuracy: float) -> Figures:

@@ -1,11 +1,13 @@
 """The experiment at its smallest: every arm for real, on one seed."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from model_export.data.pairs import write_pairs
+from model_export.data.synthetic import generate
 from model_export.experiment.arms import ARMS
-from model_export.experiment.measure import SPLITS
 from model_export.experiment.run import run_seeds
 from model_export.recipe import Recipe
 from model_export.stages import RunError
@@ -25,21 +27,53 @@ def micro_experiment(target: float = 0.0) -> Recipe:
 @pytest.mark.slow  # a minute: a warm-up and six arms
 def test_arms_start_from_one_warm_up_and_a_rerun_keeps_them(tmp_path: Path) -> None:
     recipe = micro_experiment()
-    found = run_seeds(recipe, tmp_path, [2], lambda *_: None)
+    found = run_seeds(recipe, Path(), tmp_path, [2], lambda *_: None)
     assert set(found[2]) == set(ARMS)
     warm_up = found[2]["grpo"][0]
     for measured in found[2].values():
         assert list(measured) == [0, 1, 3]
         assert measured[0] == warm_up
-        assert all(set(figures) == set(SPLITS) for figures in measured.values())
+        assert all(list(figures) == ["random", "long_tail", "unseen"] for figures in measured.values())
     written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("seed-2/*/model.safetensors")}
     assert len(written) == 1 + 1 + len(ARMS)
-    assert run_seeds(recipe, tmp_path, [2], lambda *_: None) == found
+    assert run_seeds(recipe, Path(), tmp_path, [2], lambda *_: None) == found
     assert {path: path.stat().st_mtime_ns for path in written} == written
+
+
+@pytest.mark.slow  # a minute: a control, evidence, a warm-up and two arms
+def test_arms_on_own_data_start_from_the_teacher_that_learned_evidence(tmp_path: Path) -> None:
+    made = generate(3, 8, 4, 4)
+    data = {
+        "synthetic": None,
+        "sources": [{"name": "shop", "train": "train.jsonl", "dev": "dev.jsonl", "criteria": "product-2"}],
+    }
+    for name, pairs in (("train", made.train), ("dev", made.dev)):
+        write_pairs(tmp_path / f"{name}.jsonl", [replace(pair, findings={}) for pair in pairs])
+    recipe = micro_recipe(
+        data=data,
+        evidence={"min_effect": 1e-6},
+        experiment={"seeds": (1, 2), "arms": ("sft", "step"), "measure_at": (1, 2)},
+    )
+    found = run_seeds(recipe, tmp_path, tmp_path / "out", [1, 2], lambda *_: None)
+    starts = [measured[0] for arms in found.values() for measured in arms.values()]
+    assert starts == [starts[0]] * 4
+    assert set(starts[0]) == {"all", "shop"}
+    assert set(starts[0]["all"]) == {
+        "accuracy",
+        "macro_f1",
+        "parse_rate",
+        "step_accuracy",
+        "true",
+        "consistent",
+    }
+    assert [path.name.split("-")[0] for path in sorted((tmp_path / "out/seed-2").glob("arm_*"))] == [
+        "arm_sft",
+        "arm_step",
+    ]
 
 
 def test_warm_up_that_does_not_reach_its_target_is_an_error(tmp_path: Path) -> None:
     recipe = micro_experiment(target=1.0)
     short = recipe.model_copy(update={"cot_sft": recipe.cot_sft.model_copy(update={"steps": 10})})
     with pytest.raises(RunError, match=r"stays below 100%: raise cot_sft\.steps"):
-        run_seeds(short, tmp_path, [1], lambda *_: None)
+        run_seeds(short, Path(), tmp_path, [1], lambda *_: None)

@@ -1,0 +1,158 @@
+"""Makes the model that all arms start from.
+
+On generated data each seed has its own: a model from scratch, trained until it reaches an accuracy, so that RL has something to
+learn. On other data all seeds share one: the SFT teacher of the recipe's run.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from transformers import PreTrainedModel, set_seed
+
+from model_export.data.gold_traces import Evidence, read_evidence
+from model_export.data.pairs import Pair
+from model_export.data.prepare import Data
+from model_export.data.prompting import PromptForm, Prompting
+from model_export.data.synthetic import UNSEEN
+from model_export.experiment.measure import RANDOM, Figures, Ruler
+from model_export.models.model_io import load_model, load_tokenizer
+from model_export.pipeline import EVIDENCE, Pipeline
+from model_export.progress import OnProgress
+from model_export.recipe import CotConfig, Recipe
+from model_export.run_log import LOG_NAME, RunLog
+from model_export.stages import RunError, Stages, write_whole
+from model_export.teacher.sft import trace_of
+from model_export.training.batches import Example
+from model_export.training.processes import save_trained
+from model_export.training.stage_job import StageJob
+from model_export.training.supervised import (
+    Reporter,
+    StageSettings,
+    freeze_all_but_linears,
+    train,
+)
+
+MEASURES = "measures.json"
+# The warm-up's accuracy is watched on so many pairs and every so many steps: it rises within few.
+_WATCH_PAIRS, _WATCH_STEPS = 240, 10
+
+
+@dataclass(frozen=True)
+class Start:
+    """A warmed-up model in a folder, its figures, and what the arms train on.
+
+    Attributes:
+        evidence: traces of pairs without findings, by id of the pair.
+    """
+
+    folder: Path
+    figures: dict[int, Figures]
+    data: Data
+    data_folder: Path
+    prompting: Prompting
+    ruler: Ruler
+    evidence: Mapping[str, Evidence]
+
+    def example(self, pair: Pair) -> Example | None:
+        """Return what supervised training learns of a pair; None where it has no trace."""
+        steps = trace_of(pair, self.evidence, self.prompting)
+        if steps is None:
+            return None
+        completion = self.prompting.teacher_completion(steps, pair.label)
+        return Example(self.prompting.teacher_prompt(pair), completion, None, pair.label)
+
+
+def make_start(recipe: Recipe, root: Path, out: Path, on_progress: OnProgress) -> Start:
+    """Make the start, or keep a finished one, in the folder `out`. Raises RunError for a warm-up that stays below its accuracy."""
+    stages = Stages(out)
+    pipeline = Pipeline(recipe, root, stages, on_progress)
+    data, data_folder = pipeline.data, stages.folders[-1]
+    base = pipeline.base("base", recipe.model.teacher)
+    form = PromptForm.of(recipe.model, data.criteria, data.teacher_criteria)
+    prompting = Prompting.load(form, base)
+    ruler = Ruler.of(data, prompting, recipe)
+    evidence: Path | None = None
+    if recipe.data.synthetic is None:
+        control = pipeline.train("label_only_sft", prompting, base)
+        evidence = pipeline.evidence(prompting, control)
+        begin = control if recipe.cot_sft.start == "label_only_sft" else base
+        begin = pipeline.train("cot_sft", prompting, begin, evidence=evidence)
+    else:
+        begin = base
+    traces = read_evidence(evidence / EVIDENCE) if evidence else {}
+    start = Start(begin, {}, data, data_folder, prompting, ruler, traces)
+
+    def work(folder: Path) -> None:
+        set_seed(recipe.seed)
+        job = StageJob(stage="warm_up", recipe=recipe, data=data_folder, start=begin, folder=folder)
+        if recipe.data.synthetic:
+            model = _train_to_accuracy(start, job, on_progress)
+        else:
+            model = load_model(begin)
+            model.save_pretrained(folder)
+            load_tokenizer(begin).save_pretrained(folder)
+        write_figures(folder, {0: ruler.measure(model, data.dev)})
+
+    folder = stages.do("warm_up", stage_inputs(recipe, prompting, begin), work)
+    return Start(folder, read_figures(folder), data, data_folder, prompting, ruler, traces)
+
+
+def stage_inputs(recipe: Recipe, prompting: Prompting, start: Path) -> dict[str, object]:
+    """Return what a stage of the experiment depends on, for hashing."""
+    return {
+        "start": start.name,
+        "form": prompting.form.to_json(),
+        "cot_sft": recipe.cot_sft.model_dump(),
+        "rl": recipe.rl.model_dump(exclude={"save_steps"}),
+        "experiment": recipe.experiment.model_dump(exclude={"seeds", "arms"}),
+        "seed": recipe.seed,
+    }
+
+
+def _train_to_accuracy(start: Start, job: StageJob, on_progress: OnProgress) -> PreTrainedModel:
+    recipe = job.recipe
+    seen = [pair for pair in start.data.dev if pair.source not in UNSEEN]
+    watched = Random(recipe.seed).sample(seen, min(_WATCH_PAIRS, len(seen)))
+    target, log, accuracy = recipe.experiment.warm_up_accuracy, RunLog(job.folder / LOG_NAME, job.stage), 0.0
+
+    def has_reached(model: PreTrainedModel, step: int) -> bool:
+        nonlocal accuracy
+        if step % _WATCH_STEPS == 0:
+            accuracy = start.ruler.measure(model, watched)[RANDOM]["accuracy"]
+            log.write(step, {"dev_accuracy": accuracy})
+        return accuracy >= target
+
+    def on_step(step: int, steps: int) -> None:
+        on_progress(f"Seed {recipe.seed}: warm_up", step, steps)
+
+    model = train_supervised(start, job, recipe.cot_sft, Reporter(log, on_step, has_reached))
+    if accuracy < target:
+        raise RunError(f"the warm-up's dev accuracy stays below {target:.0%}: raise cot_sft.steps")
+    return model
+
+
+def train_supervised(start: Start, job: StageJob, config: CotConfig, report: Reporter) -> PreTrainedModel:
+    """Train the model of the job's start on traces, and write it to the job's folder."""
+    model, tokenizer = load_model(job.start), load_tokenizer(job.start)
+    if not job.from_scratch:
+        freeze_all_but_linears(model, config.frozen_layers)
+    examples = [example for pair in start.data.train if (example := start.example(pair))]
+    settings = StageSettings(config, job.recipe.seed, job.folder, start.prompting.label_token_ids)
+    trainer = train(model, tokenizer, examples, settings, report)
+    save_trained(trainer, tokenizer, job.folder)
+    return model
+
+
+def write_figures(folder: Path, measured: Mapping[int, Figures]) -> None:
+    """Write figures by RL step; a kill leaves no incomplete file."""
+    write_whole(folder / MEASURES, json.dumps(measured))
+
+
+def read_figures(folder: Path) -> dict[int, Figures]:
+    """Read figures by RL step; none where none were written."""
+    file = folder / MEASURES
+    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return {int(step): figures for step, figures in found.items()}
