@@ -29,8 +29,14 @@ from tests.waiting import wait_until
 pytestmark = [pytest.mark.engine, pytest.mark.redis, pytest.mark.timeout(900)]
 
 VICTIM = "replica2"
-# Random weights generate no steps, so no trace can agree with a grade. test_dashboards.py draws both panels on the fake engine.
-UNDRAWN = {"Agreement with the served grade", "Traces whose last grade equals the served grade"}
+# Random weights generate no steps, so no trace can agree with a grade or cite anything. test_dashboards.py draws these panels on
+# the fake engine.
+UNDRAWN = {
+    "Agreement with the served grade",
+    "Traces whose last grade equals the served grade",
+    "Truth of the citations",
+    "Traces whose citations are all true",
+}
 
 
 @pytest.fixture(scope="module")
