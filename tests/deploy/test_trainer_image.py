@@ -31,7 +31,7 @@ OFFLINE = ("--network", "none")
 STAGES = {
     *("data", "student_base", "label_only_sft", "cot_sft", "parse_rate", "rl", "label", "distil"),
     *("predict_zero_shot", "predict_label_only_sft", "predict_cot_sft", "predict_rl"),
-    "predict_student",
+    *("predict_student", "explain"),
 }
 
 
