@@ -13,8 +13,8 @@ from pydantic import TypeAdapter
 
 from model_export.data.pairs import GRADES, Finding, Pair
 from model_export.stages import write_whole
-from service.contract.citations import NOTHING, read_citations
-from service.contract.trace import parse_steps, write_step
+from service.contract.citations import NOTHING, Citation, read_citations
+from service.contract.trace import Step, parse_steps, write_step
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +55,12 @@ def gold_steps(pair: Pair, steps: Sequence[str]) -> str:
 def is_honest(steps: str, grade: int, pair: Pair) -> bool:
     """Return whether a trace ends on the grade that it explains, and cites nothing that is not there."""
     read, _ = parse_steps(steps, GRADES[-1])
-    return read_grade(steps) == grade and not any(
-        not citation.found
-        for step in read
-        for citation in read_citations(step.finding, pair.query, pair.note)
-    )
+    return read_grade(steps) == grade and all(citation.found for citation in citations_of(read, pair))
+
+
+def citations_of(steps: Iterable[Step], pair: Pair) -> list[Citation]:
+    """Return the citations of all steps, in their order."""
+    return [each for step in steps for each in read_citations(step.finding, pair.query, pair.note)]
 
 
 def read_grade(steps: str) -> int | None:

@@ -1,7 +1,9 @@
 """Splits texts into spans that a trace can cite, and removes spans from texts."""
 
 import re
+from dataclasses import replace
 
+from model_export.data.pairs import Pair
 from service.contract.text import canonicalize
 from service.contract.words import CJK
 
@@ -45,6 +47,13 @@ def spans_of(text: str, most_words: int) -> list[Span]:
 def count_words(text: str) -> int:
     """Count words as `spans_of` does."""
     return len(_TOKEN.findall(text))
+
+
+def cut(pair: Pair, field: str, span: Span) -> Pair:
+    """Return the pair without a span of its `query`, or of its note's `title` or `body`."""
+    if field == "query":
+        return replace(pair, query=without(pair.query, span))
+    return replace(pair, note=replace(pair.note, **{field: without(getattr(pair.note, field), span)}))
 
 
 def without(text: str, span: Span) -> str:

@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
+from model_export.data.gold_traces import citations_of
 from model_export.data.pairs import GRADES, Pair
 from model_export.data.prompting import PromptForm, Prompting
 from model_export.data.sampling import sample_each
-from model_export.data.spans import Span, count_words, spans_of, without
+from model_export.data.spans import Span, count_words, cut, spans_of
 from model_export.evaluation.fitted import Fitted
 from model_export.evaluation.paired_bootstrap import COVERAGE_PERCENT, draw_resamples
 from model_export.models.quantize import load_as_served
@@ -30,7 +31,7 @@ from model_export.progress import OnProgress
 from model_export.recipe import Precision
 from model_export.teacher.rollout import OnBatch, Sampler, Sampling
 from service.contract.checkpoint import load_checkpoint
-from service.contract.citations import Citation, locate, read_citations
+from service.contract.citations import Citation, locate
 from service.contract.prompt import Note
 from service.contract.text import canonicalize
 from service.contract.trace import Step, parse_explanation
@@ -92,8 +93,7 @@ class Explainer:
         moved = self._moved(explained, expected, Random(seed))
         kept = self._kept(explained)
         return {
-            source: _figures([row for row in rows if row.pair.source == source], moved, kept, seed)
-            for rows in (explained,)
+            source: _figures([row for row in explained if row.pair.source == source], moved, kept, seed)
             for source in dict.fromkeys(pair.source for pair in pairs)
         }
 
@@ -120,10 +120,7 @@ class Explainer:
     def _read(self, pair: Pair, grade: int, completion: Sequence[int]) -> _Explained:
         text = self._prompting.tokenizer.decode(completion)
         steps = parse_explanation(text, self._prompting.steps(pair.criteria), GRADES[-1])
-        citations = [
-            each for step in steps or () for each in read_citations(step.finding, pair.query, pair.note)
-        ]
-        return _Explained(pair, grade, steps, tuple(citations))
+        return _Explained(pair, grade, steps, tuple(citations_of(steps or (), pair)))
 
     def _moved(
         self, explained: Sequence[_Explained], expected: np.ndarray, random: Random
@@ -136,8 +133,8 @@ class Explainer:
                 others = _random_spans(row.pair.note, field, span, random)
                 if not others:
                     continue  # the note has nothing else of that length
-                variants.append((row.pair.id, True, _cut(row.pair, field, span)))
-                variants += [(row.pair.id, False, _cut(row.pair, *other)) for other in others]
+                variants.append((row.pair.id, True, cut(row.pair, field, span)))
+                variants += [(row.pair.id, False, cut(row.pair, *other)) for other in others]
         if not variants:
             return {}
         after = self._probabilities([pair for _, _, pair in variants]) @ np.arange(len(GRADES))
@@ -154,10 +151,6 @@ class Explainer:
         reduced = [replace(row.pair, note=_cited_note(row)) for row in rows]
         grades = self._serve(self._probabilities(reduced), reduced)
         return {row.pair.id: bool(grade == row.grade) for row, grade in zip(rows, grades, strict=True)}
-
-
-def _cut(pair: Pair, field: str, span: Span) -> Pair:
-    return replace(pair, note=replace(pair.note, **{field: without(getattr(pair.note, field), span)}))
 
 
 def _cited_note(row: _Explained) -> Note:
@@ -180,7 +173,7 @@ def _random_spans(note: Note, field: str, cited: Span, random: Random) -> list[t
 
 
 def _windows(text: str, words: int) -> list[Span]:
-    """Return all spans of so many words in a row."""
+    """Return all spans of `words` consecutive words."""
     each = spans_of(text, 1)
     return [(first[0], last[1]) for first, last in zip(each, each[words - 1 :], strict=False)]
 

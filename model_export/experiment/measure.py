@@ -7,6 +7,7 @@ import numpy as np
 from sklearn.metrics import f1_score
 from transformers import PreTrainedModel
 
+from model_export.data.gold_traces import citations_of
 from model_export.data.pairs import Pair
 from model_export.data.prepare import Data
 from model_export.data.prompting import Prompting
@@ -14,7 +15,6 @@ from model_export.data.synthetic import UNSEEN
 from model_export.recipe import Recipe
 from model_export.teacher.rollout import Sampler, Sampling
 from model_export.teacher.step_mask import right_steps
-from service.contract.citations import read_citations
 from service.contract.trace import Trace
 
 RANDOM, LONG_TAIL, UNSEEN_CRITERIA, ALL = "random", "long_tail", "unseen", "all"
@@ -63,7 +63,7 @@ class Ruler:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """What one trace shows; the grade of a trace that does not parse is -1."""
+    """The figures of one trace. The grade is -1 where it does not parse."""
 
     gold: int
     grade: int
@@ -76,11 +76,8 @@ class _Row:
         if trace is None:
             return cls(pair.label, -1, 0.0, False, False)
         right = right_steps(trace, pair, "step")
-        cited = [
-            each.found for step in trace.steps for each in read_citations(step.finding, pair.query, pair.note)
-        ]
-        consistent = all(step.grade == trace.grade for step in trace.steps[-1:])
-        return cls(pair.label, trace.grade, sum(right) / max(1, len(right)), all(cited), consistent)
+        is_true = all(citation.found for citation in citations_of(trace.steps, pair))
+        return cls(pair.label, trace.grade, sum(right) / max(1, len(right)), is_true, trace.is_consistent)
 
 
 def _figures(rows: Sequence[_Row]) -> dict[str, float]:

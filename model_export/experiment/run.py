@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from datasets import Dataset
-from transformers import PreTrainedModel, PrinterCallback, set_seed
+from transformers import PreTrainedModel, set_seed
 
 from model_export.experiment.arms import CREDITS, SFT
 from model_export.experiment.measure import Figures
@@ -17,15 +16,14 @@ from model_export.experiment.warm_up import (
     train_supervised,
     write_figures,
 )
-from model_export.models.model_io import load_model, load_tokenizer
 from model_export.progress import OnProgress
 from model_export.recipe import Recipe
 from model_export.run_log import LOG_NAME, RunLog
 from model_export.stages import Stages, lock
-from model_export.teacher.rl_trainer import RlTrainer, grpo_arguments
+from model_export.teacher.rl import make_trainer
 from model_export.training.processes import save_trained
 from model_export.training.stage_job import OnStep, StageJob
-from model_export.training.supervised import Reporter, freeze_all_but_linears, saved_state
+from model_export.training.supervised import Reporter, saved_state
 
 # A rollout's tokens cost one forward pass when sampled, beside the forward and backward pass that an SFT token costs too.
 SFT_STEPS_PER_RL_STEP = 4 / 3
@@ -97,27 +95,6 @@ def _run_arm(arm: str, start: Start, job: StageJob, on_step: OnStep) -> None:
         )
         train_supervised(start, job, config, report)
     else:
-        _reinforce(arm, start, job, report)
-
-
-def _reinforce(arm: str, start: Start, job: StageJob, report: Reporter) -> None:
-    model, tokenizer = load_model(job.start), load_tokenizer(job.start)
-    if not job.from_scratch:
-        freeze_all_but_linears(model, job.recipe.rl.frozen_layers)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    pairs, prompting = start.data.train, start.prompting
-    trainer = RlTrainer(
-        model=model,
-        args=grpo_arguments(job, max(len(prompting.teacher_prompt(pair)) for pair in pairs)),
-        train_dataset=Dataset.from_list([{"prompt": pair.id} for pair in pairs]),
-        processing_class=tokenizer,
-        callbacks=[report],
-        pairs={pair.id: pair for pair in pairs},
-        prompting=prompting,
-        config=job.recipe.rl,
-        credit=CREDITS[arm],
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=saved_state(job.folder / "state"))
-    save_trained(trainer, tokenizer, job.folder)
+        trainer, tokenizer = make_trainer(start.data.train, [], start.prompting, job, report, CREDITS[arm])
+        trainer.train(resume_from_checkpoint=saved_state(job.folder / "state"))
+        save_trained(trainer, tokenizer, job.folder)

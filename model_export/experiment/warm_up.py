@@ -36,7 +36,7 @@ from model_export.training.supervised import (
 )
 
 MEASURES = "measures.json"
-# The warm-up's accuracy is watched on so many pairs and every so many steps: it rises within few.
+# Pairs on which the warm-up's accuracy is measured, and steps between two measurements.
 _WATCH_PAIRS, _WATCH_STEPS = 240, 10
 
 

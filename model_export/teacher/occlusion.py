@@ -8,14 +8,14 @@ A trace has three steps, whatever the criteria call them:
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from model_export.data.gold_traces import Evidence
 from model_export.data.pairs import GRADES, DataError, Pair
 from model_export.data.prompting import Prompting
-from model_export.data.spans import spans_of, without
+from model_export.data.spans import cut, spans_of
 from model_export.recipe import EvidenceConfig
 from model_export.teacher.rollout import OnBatch, Sampler
 from service.contract.citations import NOTHING, CitedField, cite, cite_missing, words_of
@@ -70,16 +70,17 @@ def find_evidence(
 
 
 def _cuts(pair: Pair, config: EvidenceConfig) -> Iterator[_Cut]:
-    note = pair.note
-    asked = spans_of(pair.query, config.words)[: config.spans]
-    for span in asked if len(asked) > 1 else ():  # the only span needs no comparison
-        yield _Cut("query", pair.query[slice(*span)], replace(pair, query=without(pair.query, span)))
-    for span in spans_of(note.title, config.words)[: config.spans]:
-        cut = replace(note, title=without(note.title, span))
-        yield _Cut("title", note.title[slice(*span)], replace(pair, note=cut))
-    for span in spans_of(note.body, config.words)[: config.spans]:
-        cut = replace(note, body=without(note.body, span))
-        yield _Cut("body", note.body[slice(*span)], replace(pair, note=cut))
+    fields: tuple[tuple[CitedField, str], ...] = (
+        ("query", pair.query),
+        ("title", pair.note.title),
+        ("body", pair.note.body),
+    )
+    for field, text in fields:
+        spans = spans_of(text, config.words)[: config.spans]
+        if field == "query" and len(spans) == 1:
+            continue  # the only span needs no comparison
+        for span in spans:
+            yield _Cut(field, text[slice(*span)], cut(pair, field, span))
 
 
 def _evidence(

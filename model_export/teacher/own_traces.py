@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 
-from model_export.data.gold_traces import Evidence, is_honest
+from model_export.data.gold_traces import Evidence, citations_of, is_honest
 from model_export.data.pairs import GRADES, Pair
 from model_export.data.prompting import Prompting
 from model_export.recipe import OwnTracesConfig
 from model_export.teacher.rollout import OnBatch, Sampler, Sampling, sample_paths
-from service.contract.citations import read_citations
 from service.contract.trace import parse_steps
 
 
@@ -35,5 +34,4 @@ def sample_own_traces(
 
 def _is_good(steps: str, pair: Pair) -> bool:
     read, _ = parse_steps(steps, GRADES[-1])
-    cites = any(read_citations(step.finding, pair.query, pair.note) for step in read)
-    return (cites or bool(pair.findings)) and is_honest(steps, pair.label, pair)
+    return (bool(citations_of(read, pair)) or bool(pair.findings)) and is_honest(steps, pair.label, pair)

@@ -3,9 +3,10 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from model_export.data.gold_traces import citations_of
 from model_export.data.pairs import GRADES, Pair
 from model_export.recipe import RlConfig
-from service.contract.citations import are_true, read_citations
+from service.contract.citations import are_true
 from service.contract.trace import Trace
 
 
@@ -21,15 +22,12 @@ def reward(trace: Trace | None, pair: Pair, config: RlConfig, class_weight: floa
     distance = abs(trace.grade - pair.label)
     exact = (1 - config.distance_weight) * (distance == 0)
     near = config.distance_weight * (1 - distance / GRADES[-1])
-    cited = [
-        each.found for step in trace.steps for each in read_citations(step.finding, pair.query, pair.note)
-    ]
-    is_consistent = all(step.grade == trace.grade for step in trace.steps[-1:])
+    cited = [citation.found for citation in citations_of(trace.steps, pair)]
     return (
         class_weight * (exact + near)
         + config.format_weight
         + config.truth_weight * (are_true(cited) is True)
-        + config.consistency_weight * is_consistent
+        + config.consistency_weight * trace.is_consistent
     )
 
 

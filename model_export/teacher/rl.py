@@ -19,7 +19,7 @@ from model_export.data.prompting import Prompting
 from model_export.data.sampling import sample_dev
 from model_export.models.model_io import load_model, load_tokenizer
 from model_export.run_log import LOG_NAME, RunLog
-from model_export.teacher.rl_trainer import PARSE_WINDOW, RlTrainer, grpo_arguments
+from model_export.teacher.rl_trainer import PARSE_WINDOW, Credit, RlTrainer, grpo_arguments
 from model_export.teacher.step_mask import mask_advantages
 from model_export.training.processes import save_trained
 from model_export.training.stage_job import OnStep, StageJob
@@ -57,28 +57,12 @@ def train_rl(
     Where no step improves the dev reward, these are the SFT teacher's. Raises TrainingError when RL breaks down without dev pairs.
     """
     config = job.recipe.rl
-    model, tokenizer = load_model(job.start), load_tokenizer(job.start)
-    if not job.from_scratch:
-        freeze_all_but_linears(model, config.frozen_layers)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
     measured = sample_dev(dev, config.dev_pairs, Random(job.recipe.seed)) if config.dev_pairs else []
-    by_id = {pair.id: pair for pair in (*pairs, *measured)}
-    trainer = RlTrainer(
-        model=model,
-        args=grpo_arguments(job, max(len(prompting.teacher_prompt(pair)) for pair in by_id.values())),
-        train_dataset=_rows(pairs),
-        eval_dataset=_rows(measured) if measured else None,
-        processing_class=tokenizer,
-        callbacks=[Reporter(RunLog(job.folder / LOG_NAME, job.stage), on_step)],
-        pairs=by_id,
-        prompting=prompting,
-        config=config,
-        credit=None if config.mask == "none" else partial(mask_advantages, rule=config.mask),
-    )
+    credit = None if config.mask == "none" else partial(mask_advantages, rule=config.mask)
+    report = Reporter(RunLog(job.folder / LOG_NAME, job.stage), on_step)
+    trainer, tokenizer = make_trainer(pairs, measured, prompting, job, report, credit)
     guard = ParseGuard(trainer.parse_rates, config.min_parse_rate)
     trainer.add_callback(guard)
-    trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=saved_state(job.folder / "state"))
     if guard.message and not measured:
         raise TrainingError(guard.message)
@@ -90,6 +74,37 @@ def train_rl(
             "RL improves the reward of the dev pairs at no step: the SFT teacher's weights are kept"
         )
         load_model(job.start).save_pretrained(job.folder)
+
+
+def make_trainer(
+    pairs: Sequence[Pair],
+    measured: Sequence[Pair],
+    prompting: Prompting,
+    job: StageJob,
+    report: Reporter,
+    credit: Credit | None,
+) -> tuple[RlTrainer, Any]:
+    """Return a trainer of the job's start on these pairs, which evaluates on `measured` if there are any, and the tokenizer."""
+    model, tokenizer = load_model(job.start), load_tokenizer(job.start)
+    if not job.from_scratch:
+        freeze_all_but_linears(model, job.recipe.rl.frozen_layers)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    by_id = {pair.id: pair for pair in (*pairs, *measured)}
+    trainer = RlTrainer(
+        model=model,
+        args=grpo_arguments(job, max(len(prompting.teacher_prompt(pair)) for pair in by_id.values())),
+        train_dataset=_rows(pairs),
+        eval_dataset=_rows(measured) if measured else None,
+        processing_class=tokenizer,
+        callbacks=[report],
+        pairs=by_id,
+        prompting=prompting,
+        config=job.recipe.rl,
+        credit=credit,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer, tokenizer
 
 
 def _rows(pairs: Sequence[Pair]) -> Dataset:

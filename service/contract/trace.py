@@ -40,6 +40,11 @@ class Trace:
     grade: int
     answer_span: tuple[int, int]
 
+    @property
+    def is_consistent(self) -> bool:
+        """Whether the last step has the answer's grade; true without steps."""
+        return all(step.grade == self.grade for step in self.steps[-1:])
+
 
 def write_step(criterion: str, finding: str, grade: int) -> str:
     """Return a trace's line for the step, including the newline. The finding must be canonical text, without line breaks."""
