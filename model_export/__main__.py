@@ -231,7 +231,9 @@ def label(
 
 @app.command()
 def experiment(
-    recipe: Annotated[Path, typer.Argument(help="A recipe with [experiment], such as recipes/sam.toml.")],
+    recipe: Annotated[
+        Path, typer.Argument(help="A recipe with a section `experiment`, such as recipes/sam.toml.")
+    ],
     data: DataFolder = Path(),
     *,
     out: Annotated[Path, typer.Option(help="Folder to work in; a rerun keeps what is finished.")],

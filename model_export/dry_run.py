@@ -76,11 +76,15 @@ class _Plan:
         shared = ", which share weights and optimizer (FSDP)" if launch.fsdp else ""
         yield f"processes of each training stage: {launch.processes}{shared}"
 
+    @property
+    def _dev(self) -> str:
+        most = self._recipe.evaluate.max_pairs
+        return "all dev pairs" if most is None else f"at most {most:,} dev pairs"
+
     def stages(self) -> Iterator[tuple[str, str]]:
         """Name each stage and say what it does, in the order in which the run comes to them."""
         recipe, model = self._recipe, self._recipe.model
-        most = recipe.evaluate.max_pairs
-        dev = "all dev pairs" if most is None else f"at most {most:,} dev pairs"
+        most, dev = recipe.evaluate.max_pairs, self._dev
         yield "data", "read and check the pairs"
         yield "student_base", f"write {model.student_base} as a float32 transformers folder"
         yield "label_only_sft", self._supervised(recipe.label_only_sft, self._student)
@@ -111,6 +115,7 @@ class _Plan:
         if recipe.rl.steps:
             yield "rl", self._rl()
         yield "label", self._label()
+        yield from self._stack()
         yield "distil", self._supervised(recipe.distil, self._student)
         if rank := recipe.export.adapter_rank:
             yield "cut", f"reduce the student's difference to its base to an adapter of rank {rank}"
@@ -149,6 +154,36 @@ class _Plan:
             return f"read the labels in DATA/{config.folder}"
         pairs = "all pairs" if config.pairs is None else f"at most {config.pairs:,} pairs"
         return f"soft labels by {config.teacher} for {pairs}; reasoning paths per pair: {config.paths}"
+
+    def _stack(self) -> Iterator[tuple[str, str]]:
+        """Name the stages of the stack."""
+        recipe, config = self._recipe, self._recipe.stack
+        if not config.teachers:
+            return
+        taught = "all training pairs" if config.pairs is None else f"at least {config.pairs:,} training pairs"
+        about = f"{taught} and {self._dev}"
+        steps = config.label_only_steps or recipe.label_only_sft.steps
+        label_only = recipe.label_only_sft.model_copy(update={"steps": steps})
+        learners = {
+            "label_only": self._supervised(label_only, self._student),
+            "reasoning": self._supervised(recipe.cot_sft, self._teacher),
+        }
+        trained: set[str] = set()
+        for kind in config.teachers:
+            if kind not in learners:
+                names = [Path(each).name for each in config.encoders] if kind == "cosine" else [kind]
+                yield from ((f"features_{name}", f"of {about}") for name in names)
+                continue
+            needed = (
+                ["label_only"] if kind == "reasoning" and recipe.cot_sft.start == "label_only_sft" else []
+            )
+            for fold in range(config.folds):
+                for name in [*needed, kind]:
+                    if name not in trained:
+                        yield f"teacher_{name}_{fold}", learners[name]
+                yield f"features_{kind}_{fold}", f"of those of {about} that are in the fold"
+            trained |= {*needed, kind}
+        yield "stack", "a regression from the features to the grade, for each fold and source"
 
     def _gates(self) -> Iterator[str]:
         export = self._recipe.export

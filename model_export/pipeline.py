@@ -35,15 +35,18 @@ from model_export.recipe import PARSE_SAMPLE, TINY_BASE, Recipe
 from model_export.scale_out.launch import launch, train_stage
 from model_export.stages import RunError, Stages, hash_of, write_whole
 from model_export.student.distil import make_example
-from model_export.teacher.label import label_pairs, read_soft_labels, write_soft_labels
+from model_export.teacher.label import SOFT_LABELS, label_pairs, read_soft_labels, write_soft_labels
 from model_export.teacher.occlusion import find_evidence
 from model_export.teacher.own_traces import sample_own_traces
 from model_export.teacher.rollout import Sampler, Sampling
+from model_export.teachers.base import Learner, Teacher
+from model_export.teachers.label_only import FoldTraining
+from model_export.teachers.roster import make_teachers
 from model_export.training.stage_job import TEACHER_STAGES, StageJob
 from service.contract.manifest import hash_file
 
 ADAPTER, CUT = "adapter", "cut.json"
-EVIDENCE, _SOFT_LABELS = "evidence.jsonl", "soft_labels.jsonl"
+EVIDENCE = "evidence.jsonl"
 _PREDICTIONS, _EXPLANATIONS = "predictions.npz", "explanations.json"
 _PARSE_RATE = "parse_rate.json"
 # Keys that change no weight: how often a stage saves its state, and the gate on its result.
@@ -61,8 +64,8 @@ class Pipeline:
         """Read and check the pairs under `root`. Raises DataError."""
         on_progress("Read data", 0, 1)
         work = partial(prepare_data, recipe, root)
-        self._data_folder = stages.do("data", data_inputs(recipe, root), work)
-        self.data = load_data(self._data_folder)
+        self.data_folder = stages.do("data", data_inputs(recipe, root), work)
+        self.data = load_data(self.data_folder)
         self._recipe = recipe
         self._root = root
         self._stages = stages
@@ -73,7 +76,7 @@ class Pipeline:
         self._on_progress(f"Load base {name}", 0, 1)
         inputs: dict[str, object] = {"base": name}
         if name == TINY_BASE:
-            made_of = {"tiny": self._recipe.model.tiny.model_dump(), "data": self._data_folder.name}
+            made_of = {"tiny": self._recipe.model.tiny.model_dump(), "data": self.data_folder.name}
             inputs |= {**made_of, "seed": self._recipe.seed}
         return self._stages.do(stage, inputs, partial(prepare_base, name, self._recipe, self.data))
 
@@ -94,7 +97,7 @@ class Pipeline:
             "control": control.name,
             "form": prompting.form.of_student.to_json(),
             "config": config.model_dump(),
-            "data": self._data_folder.name,
+            "data": self.data_folder.name,
             "seed": seed,
         }
         return self._stages.do("evidence", inputs, work)
@@ -116,7 +119,7 @@ class Pipeline:
             "form": prompting.form.to_json(),
             "config": config.model_dump(),
             "max_tokens": max_tokens,
-            "data": self._data_folder.name,
+            "data": self.data_folder.name,
             "seed": seed,
         }
         return self._stages.do("own_traces", inputs, work)
@@ -137,23 +140,19 @@ class Pipeline:
             job = StageJob(
                 stage=stage,
                 recipe=recipe,
-                data=self._data_folder,
+                data=self.data_folder,
                 start=start,
                 folder=folder,
                 evidence=evidence and evidence / EVIDENCE,
-                soft_labels=soft_labels and soft_labels / _SOFT_LABELS,
+                soft_labels=soft_labels and soft_labels / SOFT_LABELS,
             )
-            on_step = partial(self._on_progress, f"Train {stage}")
-            if recipe.launch.processes == 1:
-                train_stage(job, self.data.train, prompting, on_step)
-            else:
-                launch(job, on_step)
+            self.run_job(job, prompting)
 
         config: BaseModel = getattr(recipe, stage)
         form = prompting.form if stage in TEACHER_STAGES else prompting.form.of_student
         inputs = {
             "start": start.name,
-            "data": self._data_folder.name,
+            "data": self.data_folder.name,
             "form": form.to_json(),
             "config": config.model_dump(exclude=_NOT_HASHED),
             "seed": recipe.seed,
@@ -161,6 +160,14 @@ class Pipeline:
             **({"labels": soft_labels.name} if soft_labels else {}),
         }
         return self._stages.do(stage, inputs, work)
+
+    def run_job(self, job: StageJob, prompting: Prompting) -> None:
+        """Train in this process, or on as many as the recipe says."""
+        on_step = partial(self._on_progress, f"Train {job.folder.name.rpartition('-')[0]}")
+        if job.recipe.launch.processes == 1:
+            train_stage(job, self.data, prompting, on_step)
+        else:
+            launch(job, on_step)
 
     def check_parse_rate(self, prompting: Prompting, teacher: Path) -> None:
         """Raise RunError where too few sampled traces parse: RL would see no reward, and the student no traces."""
@@ -202,7 +209,7 @@ class Pipeline:
             set_seed(seed)
             on_batch = partial(self._on_progress, "Soft labels")
             labels = label_pairs(pairs, prompting, teacher, config, max_tokens, on_batch)
-            write_soft_labels(folder / _SOFT_LABELS, labels)
+            write_soft_labels(folder / SOFT_LABELS, labels)
 
         inputs = {
             "teacher": teacher.name,
@@ -212,10 +219,20 @@ class Pipeline:
         }
         return self._stages.do("label", inputs, work)
 
+    def teachers(
+        self, student: tuple[Path, Prompting], teacher: tuple[Path, Prompting], evidence: Path | None
+    ) -> Sequence[Teacher | Learner]:
+        """Make the teachers of the stack from the bases of student and generative teacher, with their prompts."""
+        shared = partial(
+            FoldTraining, self._recipe, self.data_folder, run=self.run_job, on_progress=self._on_progress
+        )
+        traces = evidence and evidence / EVIDENCE
+        return make_teachers(shared(*student), shared(*teacher, evidence=traces), self._on_progress)
+
     def _copy_labels(self, source: Path) -> Path:
         def work(folder: Path) -> None:
             labels = [label for shard in shards for label in read_soft_labels(shard).values()]
-            write_soft_labels(folder / _SOFT_LABELS, labels)
+            write_soft_labels(folder / SOFT_LABELS, labels)
 
         shards = sorted(source.glob("labels-*.jsonl"))
         if not shards:
@@ -233,7 +250,7 @@ class Pipeline:
         self._on_progress("Extract the adapter", 0, 1)
 
         def work(folder: Path) -> None:
-            labels = read_soft_labels(soft_labels / _SOFT_LABELS)
+            labels = read_soft_labels(soft_labels / SOFT_LABELS)
             labelled = [pair for pair in self.data.train if pair.id in labels]
             if not labelled:
                 raise RunError(
@@ -273,7 +290,7 @@ class Pipeline:
             "model": model.name,
             "form": (prompting.form if reasons else prompting.form.of_student).to_json(),
             "pairs": hash_of([pair.id for pair in pairs]),
-            "data": self._data_folder.name,
+            "data": self.data_folder.name,
             "sampling": asdict(greedy),
             "precision": config.precision,
         }
@@ -291,7 +308,7 @@ class Pipeline:
         inputs = {
             "encoder": encoder,
             "pairs": hash_of([pair.id for pair in pairs]),
-            "data": self._data_folder.name,
+            "data": self.data_folder.name,
         }
         folder = self._stages.do(f"predict_{name}", inputs, work)
         return read_predictions(folder / _PREDICTIONS, name)

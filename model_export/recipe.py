@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from model_export.recipe_data import DataConfig, Positive, Strict
+from model_export.recipe_stack import StackConfig
 from service.contract.manifest import Limits, Name
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -243,6 +244,7 @@ class Recipe(Strict):
     self_sft: SelfConfig = SelfConfig()
     rl: RlConfig
     label: LabelConfig
+    stack: StackConfig = StackConfig()
     distil: DistilConfig
     evaluate: EvaluateConfig = EvaluateConfig()
     export: ExportConfig = ExportConfig()

@@ -16,6 +16,7 @@ from model_export.progress import OnProgress
 from model_export.recipe import Recipe
 from model_export.reports.report import RunResult
 from model_export.run_log import LOG_NAME, read_log
+from model_export.stacking import Stacked, Stacking
 from model_export.stages import Stages, lock
 
 
@@ -34,7 +35,8 @@ def run(
                      > SFT teacher > GRPO
                                    > GRPO with the step mask > soft labels > student
 
-    Without RL (`rl.steps = 0`) the SFT teacher writes the soft labels.
+    Without RL (`rl.steps = 0`) the SFT teacher writes the soft labels. With a stack of teachers their distributions are the
+    stack's, and the traces stay.
 
     Writes `checkpoint/`, `report.html` and `results.json` into `out`. With `control_only` it stops after the label-only
     control and writes no checkpoint.
@@ -91,6 +93,14 @@ def run(
             teachers["rl"] = pipeline.train("rl", teacher_prompting, sft_teacher)
         teacher = teachers[recipe.label.teacher]
         soft_labels = pipeline.soft_labels(teacher_prompting, teacher)
+        stacked: Stacked | None = None
+        if recipe.stack.teachers:
+            roster = pipeline.teachers(
+                (student_base, student_prompting), (teacher_base, teacher_prompting), evidence
+            )
+            stacking = Stacking(recipe, data.train, pipeline.data_folder.name, stages, on_progress)
+            stacked = stacking.grade(roster, soft_labels, [], pairs)
+            soft_labels = stacked.labels
         starts = {"base": student_base, "label_only_sft": control, "teacher": teacher}
         start = starts[recipe.distil.start]
         distilled = pipeline.train("distil", student_prompting, start, soft_labels=soft_labels)
@@ -98,6 +108,8 @@ def run(
 
         for name, each in teachers.items():
             systems.append(pipeline.predict(name, pairs, teacher_prompting, each, reasons=True))
+        if stacked:
+            systems.append(stacked.predictions)
         on_pairs = pipeline.predict("student", pairs, student_prompting, student)
         systems.append(on_pairs)
         on_all = on_pairs
@@ -105,7 +117,7 @@ def run(
             on_all = pipeline.predict("student_on_all", data.dev, student_prompting, student)
         fitted = fit(on_all.probabilities, data.dev, recipe.seed)
         explained = pipeline.explain(student_prompting, student, fitted)
-        result = replace(measure(), explained=explained)
+        result = replace(measure(), explained=explained, teachers=stacked.teachers if stacked else None)
         write_results_and_report(result, out)
         models = Models(student, student_base, teacher)
         write_checkpoint(result, form, models, replace(on_all, system="student"), fitted, out, on_progress)

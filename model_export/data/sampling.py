@@ -44,6 +44,11 @@ def set_aside(pairs: Sequence[Pair], share: float | None) -> tuple[list[Pair], l
     return kept, [pair for pair, is_test in zip(pairs, drawn, strict=True) if is_test]
 
 
+def fold_of(pair: Pair, folds: int, purpose: str = "stack") -> int:
+    """Return the fold of a pair, from 0: all pairs of a query are in one. Folds for different purposes are independent."""
+    return int(folds * _hash_to_unit(f"{purpose} {folded_query(pair)}"))
+
+
 def _hash_to_unit(text: str) -> float:
     """Hash a text to a number in [0, 1)."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6]) / 2**48

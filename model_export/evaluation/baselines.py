@@ -50,7 +50,7 @@ def bm25(train: Sequence[Pair], dev: Sequence[Pair], grades: int) -> Predictions
     in training and dev.
     Raises: EvaluationError without training pairs.
     """
-    scores = _bm25_scores([*train, *dev])
+    scores = bm25_scores([*train, *dev])
     return Predictions("bm25", _by_source(train, dev, scores, _BY_SCORE, grades), scores[len(train) :])
 
 
@@ -89,7 +89,7 @@ def _by_source(
     return probabilities
 
 
-def _bm25_scores(pairs: Sequence[Pair]) -> np.ndarray:
+def bm25_scores(pairs: Sequence[Pair]) -> np.ndarray:
     """Compute (pairs,) float64 scores in the pairs' order, with each source as a separate collection."""
     sources = np.array([pair.source for pair in pairs])
     scores = np.zeros(len(pairs))

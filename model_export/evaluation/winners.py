@@ -7,7 +7,7 @@ from model_export.evaluation.measures import Metrics
 from model_export.evaluation.paired_bootstrap import COVERAGE_PERCENT, Difference, PairedBootstrap
 
 # Our systems, the served one first; every other system is a control.
-METHOD = ("student", "rl")
+METHOD = ("student", "stack", "rl")
 METRIC_TITLES = {
     "accuracy": "accuracy",
     "macro_f1": "macro-F1",

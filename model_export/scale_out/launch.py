@@ -7,7 +7,6 @@ training/processes.py says how the processes divide the work.
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,8 +14,7 @@ from transformers import set_seed
 
 from model_export.child_process import start_child
 from model_export.data.gold_traces import read_evidence
-from model_export.data.pairs import Pair
-from model_export.data.prepare import load_data
+from model_export.data.prepare import Data, load_data
 from model_export.data.prompting import PromptForm, Prompting
 from model_export.student.distil import train_student
 from model_export.teacher.label import read_soft_labels
@@ -36,9 +34,10 @@ class LaunchError(NotegradeError):
     """Raised for a stage in which a process failed."""
 
 
-def train_stage(job: StageJob, pairs: Sequence[Pair], prompting: Prompting, on_step: OnStep) -> None:
-    """Train the stage in this process."""
+def train_stage(job: StageJob, data: Data, prompting: Prompting, on_step: OnStep) -> None:
+    """Train the stage in this process, on the data of its folder."""
     set_seed(job.recipe.seed)
+    pairs = [pair for pair in data.train if job.ids is None or pair.id in job.ids]
     if job.stage == "label_only_sft":
         train_label_only(pairs, prompting, job, on_step)
     elif job.stage in ("cot_sft", "self_sft"):
@@ -50,7 +49,7 @@ def train_stage(job: StageJob, pairs: Sequence[Pair], prompting: Prompting, on_s
     else:
         from model_export.teacher.rl import train_rl  # TRL imports vLLM, which takes ten seconds
 
-        train_rl(pairs, load_data(job.data).dev, prompting, job, on_step)
+        train_rl(pairs, data.dev, prompting, job, on_step)
 
 
 def launch(job: StageJob, on_step: OnStep) -> None:
@@ -109,7 +108,7 @@ def main() -> None:
         prompting = Prompting.load(
             PromptForm.of(job.recipe.model, data.criteria, data.teacher_criteria), job.start
         )
-        train_stage(job, data.train, prompting, lambda *step: print(_STEP, *step, flush=True))
+        train_stage(job, data, prompting, lambda *step: print(_STEP, *step, flush=True))
     except NotegradeError as error:
         if os.environ["RANK"] == "0":
             print(_ERROR, *str(error).split(), flush=True)

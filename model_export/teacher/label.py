@@ -14,14 +14,16 @@ from model_export.recipe import LabelConfig
 from model_export.stages import write_whole
 from model_export.teacher.rollout import OnBatch, Sampler, Sampling, sample_paths
 
+SOFT_LABELS = "soft_labels.jsonl"  # in the folder of a stage that labels
+
 
 @dataclass(frozen=True, slots=True)
 class SoftLabel:
-    """The teacher's label of one pair.
+    """The label of one pair, by the generative teacher or by the stack.
 
     Attributes:
-        distribution: mean over the paths that parse, lowest grade first.
-        paths: number of paths that parse.
+        distribution: lowest grade first; the generative teacher's is the mean over its paths that parse.
+        paths: number of its paths that parse.
         steps: text of the steps on the honest path whose answer distribution is closest to the mean, for the student to learn:
             it cites only what is there, and its last step has the path's most probable grade. Empty where no path is honest.
     """

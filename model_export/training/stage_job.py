@@ -17,6 +17,7 @@ class StageJob(BaseModel):
     Attributes:
         start: transformers folder to start from; its tokenizer renders the prompts.
         folder: the stage's own; a saved state in it is resumed.
+        ids: of the training pairs to train on; all by default.
         evidence: file of the traces of pairs without findings, for the SFT teacher.
         soft_labels: file of the teacher's labels, for the student.
     """
@@ -28,6 +29,7 @@ class StageJob(BaseModel):
     data: Path
     start: Path
     folder: Path
+    ids: frozenset[str] | None = None
     evidence: Path | None = None
     soft_labels: Path | None = None
 

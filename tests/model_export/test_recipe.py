@@ -30,6 +30,10 @@ MINE = {"name": "mine", "train": "train.jsonl", "dev": "dev.jsonl"}
         ({"rl": {"scale_rewards": "group"}}, "divides the class weight out again"),
         ({"rl": {"loss": "luspo"}}, "Input should be 'grpo', 'bnpo'"),
         ({"rl": {"mask": "first"}}, "Input should be 'none', 'final' or 'step'"),
+        ({"stack": {"teachers": ["lexical", "lexical"]}}, "name each teacher once"),
+        ({"stack": {"teachers": ["endpoint"]}}, r"endpoint\.url: the teacher 'endpoint' needs"),
+        ({"stack": {"endpoint": {"url": "http://127.0.0.1:8000/v1"}}}, "name the model"),
+        ({"stack": {"teachers": ["cosine"], "encoders": []}}, "encoders: the teacher 'cosine' needs"),
         ({"rl": {"resamples": 1}, "launch": {"processes": 2}}, "resamples: works in one process only"),
     ],
 )

@@ -26,6 +26,7 @@ from model_export.recipe import (
     TinyConfig,
 )
 from model_export.recipe_data import DataConfig, SourceConfig, SyntheticConfig
+from model_export.recipe_stack import EndpointConfig, StackConfig
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -42,6 +43,8 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "[self_sft]": SelfConfig,
     "[rl]": RlConfig,
     "[label]": LabelConfig,
+    "[stack]": StackConfig,
+    "[stack.endpoint]": EndpointConfig,
     "[distil]": DistilConfig,
     "[evaluate]": EvaluateConfig,
     "[experiment]": ExperimentConfig,

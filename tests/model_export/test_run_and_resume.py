@@ -13,13 +13,21 @@ from model_export.recipe_file import load_recipe
 from tests.killable_run import command, run_killed_at
 from tests.tiny_teacher import MICRO
 
-SYSTEMS = ["majority", "bm25", "zero_shot", "label_only_sft", "cot_sft", "rl", "student"]
+STACK = """
+[stack]
+teachers = ["lexical", "reasoning", "label_only"]
+folds = 2
+label_only_steps = 4
+"""
+SYSTEMS = ["majority", "bm25", "zero_shot", "label_only_sft", "cot_sft", "rl", "stack", "student"]
 # Of each kind of stage, in the order that a run comes to them.
 MOMENTS = [
     ("Train label_only_sft", 6),  # between a saved state and the next
     ("Train cot_sft", 20),  # a stage that keeps no state
     ("Train rl", 2),
     ("Soft labels", 8),
+    ("Train teacher_reasoning_1", 20),
+    ("Features of reasoning", 4),
     ("Train distil", 12),  # its last step
     ("Predict rl", 16),
     ("Compute probes", 8),  # in the middle of the export
@@ -29,7 +37,7 @@ SOURCE = '[[data.sources]]\nname = "mine"\ntrain = "train.jsonl"\ndev = "dev.jso
 ON_OWN_FILES = MICRO[:START] + SOURCE + MICRO[END:]
 
 
-def write_recipe(folder: Path, text: str = MICRO) -> Path:
+def write_recipe(folder: Path, text: str = MICRO + STACK) -> Path:
     path = folder / "micro.toml"
     path.write_text(text, encoding="utf-8")
     return path

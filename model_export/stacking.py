@@ -1,0 +1,192 @@
+"""The stages of a run that train the stack's teachers out of fold, compute their features, and fit the stack on them."""
+
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from model_export.data.pairs import Pair
+from model_export.data.sampling import fold_of, pick_distinct
+from model_export.evaluation.evaluate import Evaluation, Predictions, evaluate
+from model_export.evaluation.predict import make_predictions
+from model_export.progress import OnProgress
+from model_export.recipe import Recipe
+from model_export.stages import Stages, hash_of
+from model_export.teacher.label import SOFT_LABELS, SoftLabel, read_soft_labels, write_soft_labels
+from model_export.teachers.base import Learner, Teacher
+from model_export.teachers.stack import predict_stack
+
+_FEATURES = "features.npy"
+STACK = "stack"
+
+
+@dataclass(frozen=True, slots=True)
+class Stacked:
+    """What the stack gives the rest of the run.
+
+    Attributes:
+        labels: folder of the soft labels: the stack's distributions, with the traces that pairs had before.
+        predictions: the stack's, for the dev pairs.
+        teachers: on the dev pairs, the stack, each teacher alone, and the stack without each; differences are to the stack.
+    """
+
+    labels: Path
+    predictions: Predictions
+    teachers: Evaluation
+
+
+class Stacking:
+    """Trains and asks the teachers of one run. Each model and each teacher's features are a stage, kept for the next run."""
+
+    def __init__(
+        self, recipe: Recipe, train: Sequence[Pair], data: str, stages: Stages, on_progress: OnProgress
+    ) -> None:
+        """`train` are all training pairs, and `data` is the name of the stage that they come from."""
+        self._recipe = recipe
+        self._train = train
+        self._data = data
+        self._stages = stages
+        self._on_progress = on_progress
+        self._models: dict[tuple[str, int], Path] = {}
+
+    def grade(
+        self,
+        teachers: Sequence[Teacher | Learner],
+        traced: Path,
+        unlabelled: Sequence[Pair],
+        dev: Sequence[Pair],
+    ) -> Stacked:
+        """Grade training pairs, unlabelled pairs and dev pairs with the stack of these teachers.
+
+        `traced` is the folder of the soft labels that have traces: their pairs are graded in any case. Raises StackError where
+        a source has too few pairs to fit on.
+        """
+        known = read_soft_labels(traced / SOFT_LABELS)
+        judged = self._judged(known)
+        taught = [*judged, *unlabelled]
+        asked = [*taught, *dev]
+        fitted_on = [True] * len(taught) + [False] * len(dev)
+        features = {teacher.name: self.features(teacher, asked) for teacher in teachers}
+        found = self._predict(features, asked, fitted_on)
+
+        def work(folder: Path) -> None:
+            labels = (
+                SoftLabel(pair.id, tuple(row), traced.paths if traced else 0, traced.steps if traced else "")
+                for pair, row in zip(taught, found.tolist(), strict=False)
+                for traced in [known.get(pair.id)]
+            )
+            write_soft_labels(folder / SOFT_LABELS, labels)
+
+        inputs = {
+            "config": self._recipe.stack.model_dump(exclude={"endpoint"}),
+            "teachers": [teacher.settings for teacher in teachers],
+            "data": self._data,
+            "traced": traced.name,
+            "pairs": hash_of([pair.id for pair in asked]),
+            "seed": self._recipe.seed,
+        }
+        labels = self._stages.do("stack", inputs, work)
+        predictions = make_predictions(STACK, found[len(taught) :], None)
+        return Stacked(labels, predictions, self._compare(features, asked, fitted_on))
+
+    def _judged(self, always: Container[str]) -> list[Pair]:
+        """Return the training pairs that the stack is fitted on and grades: those of `always`, and `stack.pairs` of all."""
+        config = self._recipe.stack
+        most = config.pairs or len(self._train)
+        drawn = pick_distinct(self._train, most, config.source_exponent, self._recipe.seed)
+        traced = [pair for pair in self._train if pair.id in always]
+        return list({pair.id: pair for pair in (*traced, *drawn)}.values())
+
+    def features(self, teacher: Teacher | Learner, pairs: Sequence[Pair]) -> np.ndarray:
+        """Compute a teacher's (pairs, width) features, those of a fold by the model that was trained on the others."""
+        if not isinstance(teacher, Learner):
+            return self._computed(teacher, f"features_{teacher.name}", pairs, {}, teacher.features)
+        folds = np.array([fold_of(pair, self._recipe.stack.folds) for pair in pairs])
+        found: dict[int, np.ndarray] = {}
+        for fold in np.unique(folds).tolist():
+            model, rows = self._trained(teacher, fold), np.flatnonzero(folds == fold)
+            own, name = [pairs[row] for row in rows], f"features_{teacher.name}_{fold}"
+            compute = partial(teacher.features, model=model)
+            found |= zip(
+                rows, self._computed(teacher, name, own, {"model": model.name}, compute), strict=True
+            )
+        return np.array([found[row] for row in range(len(pairs))])
+
+    def _computed(
+        self,
+        teacher: Teacher | Learner,
+        stage: str,
+        pairs: Sequence[Pair],
+        inputs: Mapping[str, object],
+        compute: Callable[[Sequence[Pair]], np.ndarray],
+    ) -> np.ndarray:
+        size = teacher.chunk or len(pairs)
+
+        def work(folder: Path) -> None:
+            parts = []
+            for start in range(0, len(pairs), size):
+                parts.append(folder / f"part-{start:07}.npy")
+                if not parts[-1].is_file():
+                    _save_whole(parts[-1], compute(pairs[start : start + size]))
+            np.save(folder / _FEATURES, np.concatenate([np.load(part) for part in parts]))
+            for part in parts:
+                part.unlink()
+
+        inputs = {
+            **inputs,
+            "settings": teacher.settings,
+            "data": self._data,
+            "pairs": hash_of([pair.id for pair in pairs]),
+        }
+        found: np.ndarray = np.load(self._stages.do(stage, inputs, work) / _FEATURES)
+        return found
+
+    def _trained(self, learner: Learner, fold: int) -> Path:
+        if made := self._models.get((learner.name, fold)):
+            return made
+        start = self._trained(learner.starts_from, fold) if learner.starts_from else None
+        folds = self._recipe.stack.folds
+        others = [pair for pair in self._train if fold_of(pair, folds) != fold]
+        inputs = {
+            "settings": learner.settings,
+            "start": start and start.name,
+            "data": self._data,
+            "fold": [fold, folds],
+        }
+        work = partial(learner.train, others, start)
+        made = self._stages.do(f"teacher_{learner.name}_{fold}", inputs, work)
+        self._models[learner.name, fold] = made
+        return made
+
+    def _predict(
+        self, features: Mapping[str, np.ndarray], pairs: Sequence[Pair], fitted_on: Sequence[bool]
+    ) -> np.ndarray:
+        """Compute the (pairs, grades) probabilities of the stack of these teachers."""
+        config, together = self._recipe.stack, np.concatenate(list(features.values()), axis=1)
+        return predict_stack(together, pairs, fitted_on, config.folds, config.strength)
+
+    def _compare(
+        self, features: Mapping[str, np.ndarray], asked: Sequence[Pair], fitted_on: Sequence[bool]
+    ) -> Evaluation:
+        taught, recipe = sum(fitted_on), self._recipe
+        stacks: dict[str, Mapping[str, np.ndarray]] = {STACK: features}
+        for name, own in features.items():
+            stacks[name] = {name: own}
+            if len(features) > 1:
+                stacks[f"without {name}"] = {
+                    other: found for other, found in features.items() if other != name
+                }
+        systems = [
+            make_predictions(name, self._predict(used, asked, fitted_on)[taught:], None)
+            for name, used in stacks.items()
+        ]
+        draws = recipe.evaluate.draws
+        return evaluate(systems, asked[taught:], frozenset(), controls=[STACK], seed=recipe.seed, draws=draws)
+
+
+def _save_whole(path: Path, values: np.ndarray) -> None:
+    partial = path.with_name(f"{path.name}.partial.npy")
+    np.save(partial, values)
+    partial.replace(path)

@@ -1,0 +1,49 @@
+"""The generative teacher: it reasons before it grades, and its grade is the mean over several sampled paths."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from transformers import set_seed
+
+from model_export.data.pairs import GRADES, Pair
+from model_export.teacher.label import label_pairs
+from model_export.teachers.base import Learner
+from model_export.teachers.label_only import FoldTraining, log_probabilities
+
+
+class ReasoningTeacher:
+    """Computes the logarithms of the grades' mean probabilities after reasoning; equal ones where no path parses."""
+
+    name = "reasoning"
+    chunk: int | None = 512
+
+    def __init__(self, training: FoldTraining, starts_from: Learner | None) -> None:
+        """Train as `cot_sft` of the recipe does, from the model of `starts_from` or, without one, from the base."""
+        recipe = training.recipe
+        self._training = training
+        self.starts_from = starts_from
+        self.settings: Mapping[str, object] = {
+            "base": training.base.name,
+            "form": training.prompting.form.to_json(),
+            "config": recipe.cot_sft.model_dump(exclude={"save_steps", "min_parse_rate"}),
+            "evidence": training.evidence and training.evidence.parent.name,
+            "label": recipe.label.model_dump(exclude={"folder", "pairs", "teacher", "source_exponent"}),
+            "max_tokens": recipe.rl.max_tokens,
+            "seed": recipe.seed,
+        }
+
+    def train(self, pairs: Sequence[Pair], start: Path | None, folder: Path) -> None:
+        """Train on the traces of these pairs."""
+        self._training.train("cot_sft", pairs, start, folder)
+
+    def features(self, pairs: Sequence[Pair], model: Path) -> np.ndarray:
+        """Compute (pairs, grades) features."""
+        recipe, prompting = self._training.recipe, self._training.prompting
+        on_batch = partial(self._training.on_progress, f"Features of {self.name}")
+        set_seed(recipe.seed)
+        labels = label_pairs(pairs, prompting, model, recipe.label, recipe.rl.max_tokens, on_batch)
+        by_id = {label.id: label.distribution for label in labels}
+        unknown = (1 / len(GRADES),) * len(GRADES)
+        return log_probabilities(np.array([by_id.get(pair.id, unknown) for pair in pairs]))
