@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from service.contract.manifest import Name
+from service.contract.manifest import Limits, Name
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -31,6 +31,7 @@ class SourceConfig(Strict):
     train: str
     dev: str
     criteria: str = "general-1"
+    limits: Limits | None = None
     grades: tuple[Annotated[int, Field(ge=0, le=3)], ...] = (0, 1, 2, 3)
     long_tail: str | None = None
     test: str | None = None
@@ -70,4 +71,7 @@ class DataConfig(Strict):
         names = [source.name for source in self.sources]
         if len(set(names)) < len(names):
             raise ValueError(f"sources must have distinct names, not {names}")
+        limits = {source.criteria: source.limits for source in self.sources}
+        if torn := [source.name for source in self.sources if source.limits != limits[source.criteria]]:
+            raise ValueError(f"{', '.join(torn)}: sources with the same criteria must have the same limits")
         return self

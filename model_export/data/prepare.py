@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -26,7 +26,7 @@ from model_export.data.pairs import (
 from model_export.data.sampling import sample, sample_queries, set_aside
 from model_export.data.synthetic import generate, source_of, tasks
 from model_export.recipe import TINY_BASE, Recipe
-from model_export.recipe_data import DataConfig, SyntheticConfig
+from model_export.recipe_data import DataConfig, SourceConfig, SyntheticConfig
 from model_export.stages import hash_of
 from service.contract.manifest import Base, Criteria, hash_file
 from service.contract.trace import ANSWER_CUE, STEPS_CUE
@@ -172,17 +172,18 @@ def recipe_criteria(data: DataConfig) -> tuple[Criteria, ...]:
     """Return all criteria that the pairs were judged by, as the student reads them, the default first. Raises CriteriaError."""
     if data.synthetic:
         return tuple(task.criteria for task in tasks(data.synthetic.task))
-    return _by_name(load_criteria(config.criteria) for config in data.sources)
+    return _by_name(load_criteria, data.sources)
 
 
 def recipe_teacher_criteria(data: DataConfig) -> tuple[Criteria, ...]:
     """Return the same criteria as the teacher reads them; none where they do not differ. Raises CriteriaError."""
-    return _by_name(load_teacher_criteria(config.criteria) for config in data.sources)
+    return _by_name(load_teacher_criteria, data.sources)
 
 
-def _by_name(loaded: Iterable[Criteria]) -> tuple[Criteria, ...]:
+def _by_name(load: Callable[[str], Criteria], sources: Iterable[SourceConfig]) -> tuple[Criteria, ...]:
     found: dict[str, Criteria] = {}
-    for criteria in loaded:
+    for config in sources:
+        criteria = load(config.criteria).model_copy(update={"limits": config.limits})
         found.setdefault(criteria.name, criteria)
     return tuple(found.values())
 

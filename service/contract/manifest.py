@@ -75,19 +75,24 @@ class Template(_Strict):
         return tail.text
 
 
-class Criteria(_Strict):
-    """A named statement of what makes a note relevant, and the reasoning steps of a trace, in order."""
-
-    name: Name
-    text: str = Field(min_length=1)
-    steps: tuple[Name, ...] = ()
-
-
 class Limits(_Strict):
     """The longest query that is accepted, and the longest part of a note (title and body) that is read, in tokens."""
 
     max_query_tokens: int = Field(ge=1)
     max_note_tokens: int = Field(ge=1)
+
+
+class Criteria(_Strict):
+    """A named statement of what makes a note relevant, and the reasoning steps of a trace, in order.
+
+    `limits` replaces the checkpoint's under these criteria: another language may take twice the tokens for the same text.
+    """
+
+    name: Name
+    text: str = Field(min_length=1)
+    steps: tuple[Name, ...] = ()
+    # Left out of the JSON where there are none, so that the fingerprint of a checkpoint without them is as it was.
+    limits: Limits | None = Field(default=None, exclude_if=lambda limits: limits is None)
 
 
 class Calibration(_Strict):

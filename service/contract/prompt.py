@@ -44,7 +44,7 @@ class PromptRenderer:
     """
 
     def __init__(self, form: PromptForm, tokenizer: ContractTokenizer) -> None:
-        self._limits = form.limits
+        self._limits = {criteria.name: criteria.limits or form.limits for criteria in form.criteria}
         self._tokenizer = tokenizer
         self._pieces = form.template.pieces
         self._leads = {piece.slot: piece.lead for piece in self._pieces if isinstance(piece, SlotPiece)}
@@ -61,6 +61,19 @@ class PromptRenderer:
         """Return the names of the criteria that a request may choose, the default first."""
         return tuple(self._criteria)
 
+    def choose_criteria(self, name: str | None) -> str:
+        """Return this name, or the default's without one. Raises InvalidRequestError listing the names that exist."""
+        if name is None:
+            return self.default_criteria
+        if name not in self._criteria:
+            message = f"this checkpoint has no such criteria; it has {', '.join(self._criteria)}"
+            raise InvalidRequestError(message, [BadField("criteria", message)])
+        return name
+
+    def limits(self, criteria: str) -> Limits:
+        """Return the limits of query and note under these criteria."""
+        return self._limits[criteria]
+
     def overhead_tokens(self, criteria: str) -> int:
         """Count the tokens that every prompt with these criteria has, whatever its query and note."""
         required = (piece for piece in self._text_pieces if piece.only_with is None)
@@ -69,9 +82,11 @@ class PromptRenderer:
     @property
     def max_prompt_tokens(self) -> int:
         """Return the length in tokens of the longest prompt that `render` can return."""
-        criteria = max(map(len, self._criteria.values()))
-        slots = criteria + self._limits.max_query_tokens + self._limits.max_note_tokens
-        return self._count_literal_tokens(self._text_pieces) + slots
+        slots = (
+            len(token_ids) + self._limits[name].max_query_tokens + self._limits[name].max_note_tokens
+            for name, token_ids in self._criteria.items()
+        )
+        return self._count_literal_tokens(self._text_pieces) + max(slots)
 
     def _count_literal_tokens(self, pieces: Iterable[TextPiece]) -> int:
         # By piece, not by text: a template may repeat a text.
@@ -85,7 +100,7 @@ class PromptRenderer:
         """
         texts = [self._with_lead("query", query), *self._texts_of(notes)]
         encoded = self._tokenizer.encode_user_texts(texts)
-        query_ids = self._checked_query(encoded[0])
+        query_ids = self._checked_query(encoded[0], self._limits[criteria].max_query_tokens)
         pairs = zip(encoded[1::2], encoded[2::2], strict=True)
         return [self._render_one(criteria, query_ids, title, body) for title, body in pairs]
 
@@ -120,8 +135,8 @@ class PromptRenderer:
     def _with_lead(self, slot: Slot, text: str) -> str:
         return self._leads[slot] + text if text else ""
 
-    def _checked_query(self, query: EncodedText) -> tuple[int, ...]:
-        found, limit = len(query.token_ids), self._limits.max_query_tokens
+    def _checked_query(self, query: EncodedText, limit: int) -> tuple[int, ...]:
+        found = len(query.token_ids)
         if found > limit:
             message = f"the query has {found:,} tokens, limit {limit:,}"
             raise InvalidRequestError(message, [BadField("query", message)])
@@ -130,8 +145,9 @@ class PromptRenderer:
     def _render_one(
         self, criteria: str, query: tuple[int, ...], title: EncodedText, body: EncodedText
     ) -> Prompt:
-        title_ids = title.head(self._limits.max_note_tokens)
-        body_ids = body.head(self._limits.max_note_tokens - len(title_ids))
+        most = self._limits[criteria].max_note_tokens
+        title_ids = title.head(most)
+        body_ids = body.head(most - len(title_ids))
         slots = {"criteria": self._criteria[criteria], "query": query, "title": title_ids, "body": body_ids}
         token_ids: list[int] = []
         for piece in self._pieces:

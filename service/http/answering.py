@@ -161,13 +161,13 @@ class Api:
 
     async def _cut(self, scoring: ScoringRequest, max_tokens: int, deadline: Deadline) -> ScoringRequest:
         """Cut the notes before anything else reads them: caches, shadow and explanations see the text that is graded."""
-        checkpoint = self.backend.checkpoint
-        if max_tokens >= checkpoint.manifest.limits.max_note_tokens:
+        renderer = self.backend.checkpoint.renderer
+        if max_tokens >= renderer.limits(renderer.choose_criteria(scoring.criteria)).max_note_tokens:
             return scoring
         notes = [Note(canonicalize(note.title), canonicalize(note.body)) for note in scoring.notes]
         try:
             async with asyncio.timeout(deadline.remaining_s()):
-                cut = await asyncio.to_thread(checkpoint.renderer.cut, notes, max_tokens)
+                cut = await asyncio.to_thread(renderer.cut, notes, max_tokens)
         except TimeoutError:
             raise DeadlineExceededError(
                 f"the notes were not cut within {scoring.deadline_ms} ms: allow more time or send fewer notes"

@@ -185,6 +185,11 @@ def _version(api: Api) -> dict[str, Any]:
             "decisions": [decision.criteria for decision in manifest.decisions],
             "max_query_tokens": manifest.limits.max_query_tokens,
             "max_note_tokens": manifest.limits.max_note_tokens,
+            "criteria_limits": {
+                criteria.name: criteria.limits.model_dump()
+                for criteria in manifest.criteria
+                if criteria.limits
+            },
         },
         "engine": {"dtype": profile.dtype, "numbers": dict(profile.numbers), "speed": dict(profile.speed)},
     }

@@ -15,12 +15,10 @@ from service.contract.prompt import Note, Prompt
 from service.contract.text import canonicalize
 from service.engines.base import Engine
 from service.errors import (
-    BadField,
     DeadlineExceededError,
     EngineError,
     EngineLostError,
     EngineRequestError,
-    InvalidRequestError,
     OverloadedError,
 )
 from service.observability.live import LiveFigures
@@ -106,7 +104,7 @@ class Scorer:
         await self._in_flight.close()
 
     def _identify_pairs(self, request: ScoringRequest) -> Pairs:
-        criteria = self._check_criteria(request.criteria)
+        criteria = self._renderer.choose_criteria(request.criteria)
         query = canonicalize(request.query)
         notes = tuple(Note(canonicalize(note.title), canonicalize(note.body)) for note in request.notes)
         fingerprint = scoring_fingerprint(self._manifest.fingerprint, criteria, self._engine.profile.numbers)
@@ -118,15 +116,6 @@ class Scorer:
             query_key=query_key(query, fingerprint),
             note_keys=tuple(note_key(note.title, note.body) for note in notes),
         )
-
-    def _check_criteria(self, name: str | None) -> str:
-        if name is None:
-            return self._renderer.default_criteria
-        if name not in self._renderer.criteria_names:
-            known = ", ".join(self._renderer.criteria_names)
-            message = f"this checkpoint has no such criteria; it has {known}"
-            raise InvalidRequestError(message, [BadField("criteria", message)])
-        return name
 
     async def _read_cache(self, pairs: Pairs) -> Cached:
         hits = await self._cache.get_many(pairs.query_key, pairs.note_keys)

@@ -16,6 +16,18 @@ MINE = {"name": "mine", "train": "train.jsonl", "dev": "dev.jsonl"}
         ({"data": {"synthetic": None, "sources": [MINE, MINE]}}, "distinct names"),
         ({"data": {"synthetic": None, "sources": [{**MINE, "grades": [0, 4]}]}}, "less than or equal to 3"),
         (
+            {
+                "data": {
+                    "synthetic": None,
+                    "sources": [
+                        {**MINE, "name": "other"},
+                        {**MINE, "limits": {"max_query_tokens": 9, "max_note_tokens": 9}},
+                    ],
+                }
+            },
+            "other: sources with the same criteria must have the same limits",
+        ),
+        (
             {"model": {"student": "smollm2"}, "cot_sft": {"start": "label_only_sft"}},
             "the teacher has another",
         ),

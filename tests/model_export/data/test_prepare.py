@@ -9,6 +9,7 @@ from model_export.data.held_out import read_test
 from model_export.data.pairs import GRADES, DataError
 from model_export.data.prepare import data_inputs, load_data, prepare_base, prepare_data, read_base
 from model_export.recipe import Recipe
+from service.contract.manifest import Limits
 from service.contract.tokenizer import ContractTokenizer
 from tests.tiny_teacher import micro_recipe
 
@@ -73,6 +74,15 @@ def test_sources_are_read_with_their_criteria_and_grades(tmp_path: Path, two_sou
     assert [pair.label for pair in data.train if pair.source == "forum"] == [0, 1, 3, 0, 1, 3]
     assert [pair.label for pair in data.dev if pair.source == "forum"] == [3]
     assert set(data.hashes) == {"shop-train.jsonl", "shop-dev.jsonl", "forum-train.jsonl", "forum-dev.jsonl"}
+
+
+def test_limits_of_a_source_are_those_of_its_criteria(tmp_path: Path, two_sources: list[Row]) -> None:
+    wide = Limits(max_query_tokens=99, max_note_tokens=150)
+    shop, forum = two_sources
+    recipe = recipe_of([shop, {**forum, "limits": wide.model_dump()}])
+    data = load_data(prepare(recipe, tmp_path))
+    for criteria in (data.criteria, data.teacher_criteria):
+        assert [each.limits for each in criteria] == [None, wide]
 
 
 def test_samples_are_drawn_by_the_seed_and_dev_by_whole_queries(

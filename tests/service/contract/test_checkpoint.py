@@ -165,6 +165,17 @@ def test_grading_version_ignores_names_and_measured_figures(tmp_path: Path) -> N
     assert one.grading_version == two.grading_version
 
 
+def test_limits_of_criteria_are_in_the_fingerprint_only_if_there_are_any(folder: Path) -> None:
+    data = read_manifest(folder).model_dump(mode="json")
+    assert all("limits" not in criteria for criteria in data["criteria"])
+    limits = {"max_query_tokens": 9, "max_note_tokens": 9}
+    data["criteria"][0]["limits"] = limits
+    fingerprint = compute_fingerprint(data)
+    assert fingerprint != data["fingerprint"]
+    found = Manifest.model_validate({**data, "fingerprint": fingerprint})
+    assert found.model_dump(mode="json")["criteria"][0]["limits"] == limits
+
+
 def test_fingerprint_changes_with_numbers_and_not_with_calibration(folder: Path) -> None:
     data = read_manifest(folder).model_dump(mode="json")
     assert compute_fingerprint({**data, **REFITTED, "name": "other"}) == compute_fingerprint(data)

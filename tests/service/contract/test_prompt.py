@@ -76,6 +76,31 @@ def test_query_over_its_limit_is_refused_not_truncated(checkpoint: Checkpoint) -
     assert [bad.field for bad in caught.value.fields] == ["query"]
 
 
+def test_criteria_may_have_limits_of_their_own(checkpoint: Checkpoint) -> None:
+    data = checkpoint.manifest.model_dump(mode="json")
+    general, strict = data["criteria"]
+    wider = {**strict, "limits": {"max_query_tokens": 70, "max_note_tokens": 90}}
+    renderer = PromptRenderer(
+        Manifest.model_validate({**data, "criteria": [general, wider]}), checkpoint.tokenizer
+    )
+    assert renderer.limits("general-1") == checkpoint.manifest.limits
+    query, note = "1" * 66, Note("", "1" * 500)
+    [prompt] = renderer.render(query, [note], "strict-1")
+    assert len(prompt.token_ids) <= renderer.max_prompt_tokens
+    assert renderer.max_prompt_tokens == checkpoint.renderer.max_prompt_tokens + (70 - 64) + (90 - 48)
+    with pytest.raises(InvalidRequestError, match="limit 64"):
+        renderer.render(query, [note], "general-1")
+    [short], [long] = (renderer.render("", [note], name) for name in ("general-1", "strict-1"))
+    assert len(long.token_ids) - renderer.overhead_tokens("strict-1") == 90
+    assert len(short.token_ids) - renderer.overhead_tokens("general-1") == 48
+
+
+def test_unknown_criteria_are_refused_and_no_name_means_the_default(checkpoint: Checkpoint) -> None:
+    assert checkpoint.renderer.choose_criteria(None) == "general-1"
+    with pytest.raises(InvalidRequestError, match="no such criteria; it has general-1, strict-1"):
+        checkpoint.renderer.choose_criteria("other")
+
+
 def test_a_prompt_does_not_depend_on_the_other_notes(checkpoint: Checkpoint) -> None:
     notes = [Note("", "one"), Note("Two", "and a body"), Note("", "")]
     together = checkpoint.renderer.render("quiet", notes, "general-1")

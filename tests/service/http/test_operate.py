@@ -37,6 +37,7 @@ async def test_version_names_release_checkpoint_and_engine(service: Service) -> 
     assert body["model"]["grading_version"] == manifest.grading_version
     versions = {"fingerprint": manifest.fingerprint, "grading_version": manifest.grading_version}
     assert service.count("build_info", version=body["version"], **versions) == 1
+    assert body["model"]["criteria_limits"] == {}
     assert body["engine"]["dtype"] == "float32"
     assert body["version"]
 

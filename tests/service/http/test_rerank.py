@@ -122,6 +122,13 @@ async def test_long_documents_are_cut_before_anything_else_reads_them(service: S
         assert (await rerank(service, documents=[long], max_tokens_per_doc=limit))["results"] == [whole]
 
 
+async def test_unknown_criteria_are_refused_before_documents_are_cut(service: Service) -> None:
+    body = {"query": "q", "documents": ["quiet cafe " * 12], "max_tokens_per_doc": 6, "criteria": "none-1"}
+    response = await service.client.post("/rerank", json=body)
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["field"] == "criteria"
+
+
 async def short(service: Service, text: str) -> str:
     [note] = service.stack.checkpoint.renderer.cut([Note("", text.strip())], 6)
     assert 0 < len(note.body) < len(text) / 2
