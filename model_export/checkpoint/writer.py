@@ -37,6 +37,10 @@ PROBE_TOLERANCE = {"float32": 0.002, "bfloat16": 0.1, "float16": 0.01}
 # Rounded activations amplify tiny differences in a deep model: 1e-7 on SmolLM2's embeddings changes label probabilities
 # by 0.08. vLLM in float32 differs from the reference by up to 0.093 on 32 probes; other dtypes are not measured yet.
 INT8_PROBE_TOLERANCE = {"float32": 0.15, "bfloat16": 0.15, "float16": 0.15}
+# What the licence of a base asks to be passed on with whatever is made of it.
+_NOTICES = {
+    "gemma": "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms",
+}
 _PROBE_PAIRS = "probe_pairs.jsonl"
 
 
@@ -73,6 +77,8 @@ def write_contract(
     manifest = _make_manifest(spec, folder, tokenizer)
     _check_context(PromptRenderer(manifest, tokenizer), folder)
     (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    if notice := _NOTICES.get(manifest.base.licence):
+        (folder / "NOTICE").write_text(f"{notice}\n", encoding="utf-8")
     if probes:
         shutil.copyfile(probes, folder / PROBES_NAME)
     else:

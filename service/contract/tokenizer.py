@@ -86,7 +86,9 @@ class ContractTokenizer:
         return text, tuple(len(os.path.commonprefix([text, str(prefix)])) for prefix in prefixes)  # noqa: RUF071
 
     def _check_user_side(self) -> None:
-        added = {i: t.content for i, t in self._template_side.get_added_tokens_decoder().items()}
+        decoder = self._template_side.get_added_tokens_decoder()
+        # Line breaks and tabs carry no instruction; Gemma's tokenizer has added tokens for runs of them.
+        added = {i: token.content for i, token in decoder.items() if token.content.strip()}
         reachable = set(added)
         # A tokenizer without byte fallback needs its unknown token, which carries no instruction.
         unknown = getattr(self._user_side.model, "unk_token", None)

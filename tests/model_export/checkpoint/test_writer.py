@@ -71,3 +71,12 @@ def test_query_limit_too_low_for_a_probe_is_refused(
     short = spec.model_copy(update={"limits": Limits(max_query_tokens=4, max_note_tokens=64)})
     with pytest.raises(SpecError, match=r"a probe can't be rendered: .* limit 4; raise max_query_tokens"):
         write(short, tiny_base, tmp_path / "checkpoint")
+
+
+def test_terms_that_must_be_passed_on_are_in_the_folder(
+    spec: CheckpointSpec, written: Checkpoint, tiny_base: Path, tmp_path: Path
+) -> None:
+    gemma = spec.model_copy(update={"base": Base(name="gemma", licence="gemma", source="made by a test")})
+    notice = write(gemma, tiny_base, tmp_path / "gemma").folder / "NOTICE"
+    assert "Gemma Terms of Use" in notice.read_text(encoding="utf-8")
+    assert not (written.folder / "NOTICE").exists()

@@ -1,6 +1,7 @@
 from itertools import pairwise
 
 import pytest
+from tokenizers import Tokenizer
 
 from model_export.data.template import (
     DEFAULT_TEMPLATE,
@@ -27,7 +28,9 @@ def test_template_has_the_order_of_its_name_and_a_cue_that_ends_with_a_blank(tem
     note, query = ["title", "body"], ["query"]
     order = [*note, *query] if template.name.startswith("note-first") else [*query, *note]
     assert slots(template) == ["criteria", *order]
-    tokenizer = ContractTokenizer(tiny_tokenizer_json())
+    knows_bos = Tokenizer.from_str(tiny_tokenizer_json())
+    knows_bos.add_special_tokens(["<bos>"])
+    tokenizer = ContractTokenizer(knows_bos.to_str())
     cue = tokenizer.encode_template(template.cue)
     assert template.cue.endswith("Grade: ")
     assert tokenizer.encode_template(template.cue + "3") == (*cue, *tokenizer.encode_template("3"))
@@ -41,3 +44,10 @@ def test_template_has_the_order_of_its_name_and_a_cue_that_ends_with_a_blank(tem
 def test_unknown_name_lists_the_known_names() -> None:
     with pytest.raises(TemplateError, match="note-first-1, query-first-1"):
         find_template("cue-first")
+
+
+def test_base_without_the_first_token_is_refused() -> None:
+    with pytest.raises(
+        TemplateError, match="note-first-bos-1 uses <bos>, which this base's tokenizer does not know"
+    ):
+        check_control_tokens(find_template("note-first-bos-1"), ContractTokenizer(tiny_tokenizer_json()))

