@@ -23,6 +23,10 @@ USAGE_ERROR = 2
 
 DataFolder = Annotated[Path, typer.Option(help="Folder that the recipe's data files lie in.")]
 JsonFile = Annotated[Path | None, typer.Option(help="JSON file for all figures.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="KEY=VALUE that overrides the recipe, such as label_only_sft.steps=300."),
+]
 
 app = typer.Typer(
     name="notegrade-train",
@@ -75,10 +79,7 @@ def run(
     data: DataFolder = Path(),
     out: Annotated[Path | None, typer.Option(help="Folder; runs/<name of the recipe> by default.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed in place of the recipe's.")] = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="KEY=VALUE that overrides the recipe, such as label_only_sft.steps=300."),
-    ] = None,
+    changes: Changes = None,
     control_only: Annotated[bool, typer.Option("--control-only", help="Train the control alone.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and train nothing.")] = False,
 ) -> None:
@@ -238,13 +239,14 @@ def experiment(
     *,
     out: Annotated[Path, typer.Option(help="Folder to work in; a rerun keeps what is finished.")],
     seeds: Annotated[str | None, typer.Option(help="Only these seeds, such as 1,2; all by default.")] = None,
+    changes: Changes = None,
 ) -> None:
     """Compare the step mask with its controls: all arms of all seeds, from shared warm-ups."""
     from model_export.experiment.report import write_experiment
     from model_export.experiment.run import run_seeds
     from model_export.recipe_file import load_recipe
 
-    loaded = load_recipe(recipe)
+    loaded = load_recipe(recipe, changes or ())
     chosen = [int(seed) for seed in seeds.split(",")] if seeds else loaded.experiment.seeds
     with show_progress() as on_progress:
         measured = run_seeds(loaded, data, out, chosen, on_progress)

@@ -170,3 +170,13 @@ def test_defaults_are_those_of_their_modules() -> None:
     for name, stated in (("template", DEFAULT_TEMPLATE), ("criteria", DEFAULT_CRITERIA)):
         [option] = get_args(parameters[name].annotation)[1:]
         assert stated in option.help
+
+
+def test_experiment_takes_changes_of_its_recipe(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "micro.toml"
+    recipe.write_text(MICRO, encoding="utf-8")
+    assert run("experiment", recipe, "--out", tmp_path / "out", "--set", 'experiment.arms=["best"]') == 2
+    assert "experiment.arms" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
