@@ -121,7 +121,7 @@ def evaluate(
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Measure in bfloat16, as served.")] = False,
     explanations: Annotated[
         int,
-        typer.Option(help="Measure explanations of the first checkpoint on so many pairs of each source."),
+        typer.Option(help="Measure explanations of the first checkpoint on this many pairs of each source."),
     ] = 0,
 ) -> None:
     """Measure checkpoints and the controls on all dev pairs of a recipe's data, or with --test on its test pairs."""
@@ -202,7 +202,7 @@ def compare(
 @app.command()
 def label(
     pairs: Annotated[Path, typer.Argument(help="Pairs in JSON lines; they need no label.")],
-    teacher: Annotated[Path, typer.Option(help="Folder of the teacher, such as a run's sam-... stage.")],
+    teacher: Annotated[Path, typer.Option(help="Folder of the teacher, such as a run's rl-... stage.")],
     recipe: Annotated[Path, typer.Option(help="Recipe that trained the teacher.")],
     out: Annotated[Path, typer.Option(help="Folder for the labels; a rerun resumes in it.")],
     source: Annotated[str | None, typer.Option(help="The recipe's source that the pairs are like.")] = None,

@@ -52,7 +52,7 @@ _ASIDE_SHARE = 0.4
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What the wishes of one source ask for, and what their offers name.
+    """A kind of pairs that one source holds: what its queries ask for, and what its notes offer.
 
     Attributes:
         thing: name of the step that compares the things.

@@ -11,7 +11,7 @@ from service.contract.validation import one_line
 from service.errors import NotegradeError
 
 DEFAULT_CRITERIA = "general-1"
-# What a teacher is told of the steps that packaged criteria have.
+# The steps of packaged criteria, and how the teacher's prompt explains them.
 _STEPS = ("asked", "for", "against")
 _STEPS_TEXT = """Write one line for each step, and then the grade. A line ends with => and the highest grade that is still possible.
 asked: quote what is asked for, as query "..."
