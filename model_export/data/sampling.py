@@ -100,16 +100,16 @@ def pick_distinct(pairs: Sequence[Pair], most: int, exponent: float, seed: int) 
     return list(drawn.values())[:most]
 
 
-def mix(pairs: Sequence[Pair], labelled: Container[str], config: DistilConfig, seed: int) -> list[Pair]:
-    """Return the student's training pairs, of which `labelled_share` have a soft label and the rest are balanced others.
+def mix(pairs: Sequence[Pair], traced: Container[str], config: DistilConfig, seed: int) -> list[Pair]:
+    """Return the student's training pairs, of which `labelled_share` have a trace and the rest are balanced others.
 
     Pairs of either kind repeat where they are few. Where one kind is missing, all are of the other. Without a share, the
     pairs are picked as in other stages.
     """
     if config.labelled_share is None:
         return pick(pairs, config, seed)
-    taught = [pair for pair in pairs if pair.id in labelled]
-    others = balance([pair for pair in pairs if pair.id not in labelled], config.source_exponent, seed)
+    taught = [pair for pair in pairs if pair.id in traced]
+    others = balance([pair for pair in pairs if pair.id not in traced], config.source_exponent, seed)
     if not taught or not others:
         return [*taught, *others]
     total, random = config.steps * config.batch_size, Random(seed)
