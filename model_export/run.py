@@ -1,7 +1,8 @@
 """The run of a recipe, top to bottom: from data to a checkpoint, a table and a report."""
 
 import shutil
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from model_export.checkpoint.writer import check_probes
@@ -17,6 +18,26 @@ from model_export.recipe import Recipe
 from model_export.reports.report import RunResult
 from model_export.run_log import LOG_NAME, read_log
 from model_export.stages import Stages, lock
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """The label-only control in its folder, and the base and the prompts that it shares with the student."""
+
+    form: PromptForm
+    prompting: Prompting
+    base: Path
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Student:
+    """The student to serve in its folder, the teachers by name with their prompts, and the teacher that labelled."""
+
+    folder: Path
+    teachers: Mapping[str, Path]
+    prompting: Prompting
+    teacher: Path
 
 
 def run(
@@ -46,20 +67,14 @@ def run(
         pipeline = Pipeline(recipe, root, stages, on_progress)
         data = pipeline.data
 
-        student_base = pipeline.base("student_base", recipe.model.student_base)
-        form = PromptForm.of(recipe.model, data.criteria, data.teacher_criteria)
-        student_prompting = Prompting.load(form, student_base)
-        check_probes(form, student_prompting.tokenizer)
-        student_prompting.check_queries([*data.train, *data.dev])
-        control = pipeline.train("label_only_sft", student_prompting, student_base)
-
+        control = train_control(pipeline, recipe)
         pairs = pipeline.dev_pairs()
         systems = [
             majority(data.train, pairs, len(GRADES)),
             bm25(data.train, pairs, len(GRADES)),
             *(pipeline.predict_by_cosine(encoder, pairs) for encoder in recipe.evaluate.encoders),
-            pipeline.predict("zero_shot", pairs, student_prompting, student_base),
-            pipeline.predict("label_only_sft", pairs, student_prompting, control),
+            pipeline.predict("zero_shot", pairs, control.prompting, control.base),
+            pipeline.predict("label_only_sft", pairs, control.prompting, control.folder),
         ]
 
         def measure() -> RunResult:
@@ -72,44 +87,62 @@ def run(
             write_results_and_report(result, out)
             return result.evaluation
 
-        one_base = recipe.model.teacher == recipe.model.student_base
-        teacher_base = student_base if one_base else pipeline.base("teacher_base", recipe.model.teacher)
-        teacher_prompting = student_prompting if one_base else Prompting.load(form, teacher_base)
-        teacher_start = control if recipe.cot_sft.start == "label_only_sft" else teacher_base
-        if recipe.cot_sft.traces == "own":
-            evidence: Path | None = pipeline.own_traces(teacher_prompting, teacher_start)
-        else:
-            evidence = pipeline.evidence(student_prompting, control)
-        sft_teacher = pipeline.train("cot_sft", teacher_prompting, teacher_start, evidence=evidence)
-        pipeline.check_parse_rate(teacher_prompting, sft_teacher)
-        teachers = {"cot_sft": sft_teacher}
-        if recipe.self_sft.steps:
-            own = pipeline.own_traces(teacher_prompting, sft_teacher)
-            sft_teacher = pipeline.train("self_sft", teacher_prompting, sft_teacher, evidence=own)
-            teachers["self_sft"] = sft_teacher
-        if recipe.rl.steps:
-            teachers["rl"] = pipeline.train("rl", teacher_prompting, sft_teacher)
-        teacher = teachers[recipe.label.teacher]
-        soft_labels = pipeline.soft_labels(teacher_prompting, teacher)
-        starts = {"base": student_base, "label_only_sft": control, "teacher": teacher}
-        start = starts[recipe.distil.start]
-        distilled = pipeline.train("distil", student_prompting, start, soft_labels=soft_labels)
-        student = pipeline.as_adapter(distilled, student_base, soft_labels, student_prompting)
-
-        for name, each in teachers.items():
-            systems.append(pipeline.predict(name, pairs, teacher_prompting, each, reasons=True))
-        on_pairs = pipeline.predict("student", pairs, student_prompting, student)
+        student = train_student(pipeline, recipe, control)
+        for name, each in student.teachers.items():
+            systems.append(pipeline.predict(name, pairs, student.prompting, each, reasons=True))
+        on_pairs = pipeline.predict("student", pairs, control.prompting, student.folder)
         systems.append(on_pairs)
         on_all = on_pairs
         if len(pairs) < len(data.dev):
-            on_all = pipeline.predict("student_on_all", data.dev, student_prompting, student)
+            on_all = pipeline.predict("student_on_all", data.dev, control.prompting, student.folder)
         fitted = fit(on_all.probabilities, data.dev, recipe.seed)
-        explained = pipeline.explain(student_prompting, student, fitted)
+        explained = pipeline.explain(control.prompting, student.folder, fitted)
         result = replace(measure(), explained=explained)
         write_results_and_report(result, out)
-        models = Models(student, student_base, teacher)
-        write_checkpoint(result, form, models, replace(on_all, system="student"), fitted, out, on_progress)
+        models = Models(student.folder, control.base, student.teacher)
+        write_checkpoint(
+            result, control.form, models, replace(on_all, system="student"), fitted, out, on_progress
+        )
         return result.evaluation
+
+
+def train_control(pipeline: Pipeline, recipe: Recipe) -> Control:
+    """Write the student's base, and train the label-only control from it."""
+    data = pipeline.data
+    base = pipeline.base("student_base", recipe.model.student_base)
+    form = PromptForm.of(recipe.model, data.criteria, data.teacher_criteria)
+    prompting = Prompting.load(form, base)
+    check_probes(form, prompting.tokenizer)
+    prompting.check_queries([*data.train, *data.dev])
+    return Control(form, prompting, base, pipeline.train("label_only_sft", prompting, base))
+
+
+def train_student(pipeline: Pipeline, recipe: Recipe, control: Control) -> Student:
+    """Train the teachers, let one of them label, and train the student."""
+    one_base = recipe.model.teacher == recipe.model.student_base
+    teacher_base = control.base if one_base else pipeline.base("teacher_base", recipe.model.teacher)
+    teacher_prompting = control.prompting if one_base else Prompting.load(control.form, teacher_base)
+    teacher_start = control.folder if recipe.cot_sft.start == "label_only_sft" else teacher_base
+    if recipe.cot_sft.traces == "own":
+        evidence: Path | None = pipeline.own_traces(teacher_prompting, teacher_start)
+    else:
+        evidence = pipeline.evidence(control.prompting, control.folder)
+    sft_teacher = pipeline.train("cot_sft", teacher_prompting, teacher_start, evidence=evidence)
+    pipeline.check_parse_rate(teacher_prompting, sft_teacher)
+    teachers = {"cot_sft": sft_teacher}
+    if recipe.self_sft.steps:
+        own = pipeline.own_traces(teacher_prompting, sft_teacher)
+        sft_teacher = pipeline.train("self_sft", teacher_prompting, sft_teacher, evidence=own)
+        teachers["self_sft"] = sft_teacher
+    if recipe.rl.steps:
+        teachers["rl"] = pipeline.train("rl", teacher_prompting, sft_teacher)
+    teacher = teachers[recipe.label.teacher]
+    soft_labels = pipeline.soft_labels(teacher_prompting, teacher)
+    starts = {"base": control.base, "label_only_sft": control.folder, "teacher": teacher}
+    start = starts[recipe.distil.start]
+    distilled = pipeline.train("distil", control.prompting, start, soft_labels=soft_labels)
+    student = pipeline.as_adapter(distilled, control.base, soft_labels, control.prompting)
+    return Student(student, teachers, teacher_prompting, teacher)
 
 
 def _remove_interrupted_exports(out: Path) -> None:

@@ -44,6 +44,12 @@ def set_aside(pairs: Sequence[Pair], share: float | None) -> tuple[list[Pair], l
     return kept, [pair for pair, is_test in zip(pairs, drawn, strict=True) if is_test]
 
 
+def fold_of(pair: Pair, folds: int) -> int:
+    """Return the fold of the pair's query, from 0: a hash of the query, the same in every source, file and run."""
+    # Hashed with a prefix: the bare hash has chosen the test queries.
+    return int(_hash_to_unit(f"fold {folded_query(pair)}") * folds)
+
+
 def _hash_to_unit(text: str) -> float:
     """Hash a text to a number in [0, 1)."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6]) / 2**48

@@ -14,6 +14,8 @@ MINE = {"name": "mine", "train": "train.jsonl", "dev": "dev.jsonl"}
         ({"data": {"sources": [MINE]}}, "either"),
         ({"data": {"synthetic": None}}, "either"),
         ({"data": {"synthetic": None, "sources": [MINE, MINE]}}, "distinct names"),
+        ({"data": {"fold": 1}}, "set both fold and folds"),
+        ({"data": {"fold": 5, "folds": 5}}, r"5 is out of range 0\.\.4"),
         ({"data": {"synthetic": None, "sources": [{**MINE, "grades": [0, 4]}]}}, "less than or equal to 3"),
         (
             {"model": {"student": "smollm2"}, "cot_sft": {"start": "label_only_sft"}},
