@@ -7,8 +7,8 @@ the grades, their probabilities p and their gains g as shares of the top gain, t
     of logit e:  p_k g_k / e - p_k (1 - g_k) / (1 - e)
 
 The first is at most 1/4 and falls to 0 where the student is sure of any grade, so that margins of e teach little. The second
-is the first divided by e (1 - e): a difference of two distributions, which stays near 1 where the student is sure of the
-lowest or the top grade, and should not be. With two grades the log-odds are the difference of their logits, as in the sources.
+is the first divided by e (1 - e): a difference of two distributions, whose size stays near 1 where the student is wrongly sure
+of the lowest or the top grade. With two grades the log-odds are the difference of their logits, as in the sources.
 
 Both losses are 0 where the student's distribution is the target's, which is also where the grade's cross-entropy is least.
 """
@@ -20,8 +20,8 @@ import torch
 
 from model_export.data.pairs import GAINS
 
-# e is first moved this far from 0 and 1, so that a one-hot target has finite log-odds.
-_MARGIN = 0.01
+# e is first moved this far from 0 and 1: a one-hot target has finite log-odds. Beyond it the derivative does fall to 0.
+_INSET = 0.01
 # Two notes with expected gains of e and 1 - e then get shares in the ratio of these gains, as nDCG counts them.
 _TEMPERATURE = 2.0
 
@@ -38,7 +38,7 @@ class Ranking:
 def rank_scores(probabilities: torch.Tensor) -> torch.Tensor:
     """Return the log-odds of the expected gain of (batch, grades) probabilities: (batch,), within +-4.6."""
     gains = torch.tensor(GAINS, dtype=probabilities.dtype, device=probabilities.device) / GAINS[-1]
-    return torch.logit(_MARGIN + (1 - 2 * _MARGIN) * (probabilities @ gains))
+    return torch.logit(_INSET + (1 - 2 * _INSET) * (probabilities @ gains))
 
 
 def ranking_loss(
