@@ -255,6 +255,28 @@ def experiment(
 
 
 @app.command()
+def cross_validate(
+    recipes: Annotated[
+        list[Path], typer.Argument(help="Recipes with the same data; all are compared with the first.")
+    ],
+    data: DataFolder = Path(),
+    *,
+    out: Annotated[Path, typer.Option(help="Folder to work in; a rerun keeps what is finished.")],
+    folds: Annotated[int, typer.Option(min=2, help="Folds of the training queries.")] = 5,
+    control_only: Annotated[bool, typer.Option("--control-only", help="Compare the controls alone.")] = False,
+) -> None:
+    """Compare recipes on all training queries: each fold is predicted by students trained on the other folds."""
+    from model_export.recipe_file import load_recipe
+
+    plans = [load_recipe(recipe) for recipe in recipes]
+    from model_export.experiment import cross_validate as by_folds
+
+    with show_progress() as on_progress:
+        found = by_folds.cross_validate(plans, data, folds, out, on_progress, control_only=control_only)
+    typer.echo(by_folds.format_comparison(found))
+
+
+@app.command()
 def verify(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder.")],
     pairs: Annotated[Path | None, typer.Option(help="Judged pairs, to check macro-F1 too.")] = None,

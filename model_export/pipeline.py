@@ -33,13 +33,13 @@ from model_export.evaluation.predict import by_reasoning, directly, read_predict
 from model_export.progress import OnProgress
 from model_export.recipe import PARSE_SAMPLE, TINY_BASE, Recipe
 from model_export.scale_out.launch import launch, train_stage
+from model_export.stacking import Stacked, Stacking
 from model_export.stages import RunError, Stages, hash_of, write_whole
 from model_export.student.distil import make_example
 from model_export.teacher.label import SOFT_LABELS, label_pairs, read_soft_labels, write_soft_labels
 from model_export.teacher.occlusion import find_evidence
 from model_export.teacher.own_traces import sample_own_traces
 from model_export.teacher.rollout import Sampler, Sampling
-from model_export.teachers.base import Learner, Teacher
 from model_export.teachers.label_only import FoldTraining
 from model_export.teachers.roster import make_teachers
 from model_export.training.stage_job import TEACHER_STAGES, StageJob
@@ -219,15 +219,26 @@ class Pipeline:
         }
         return self._stages.do("label", inputs, work)
 
-    def teachers(
-        self, student: tuple[Path, Prompting], teacher: tuple[Path, Prompting], evidence: Path | None
-    ) -> Sequence[Teacher | Learner]:
-        """Make the teachers of the stack from the bases of student and generative teacher, with their prompts."""
+    def stack(
+        self,
+        student: tuple[Path, Prompting],
+        teacher: tuple[Path, Prompting],
+        evidence: Path | None,
+        soft_labels: Path,
+    ) -> Stacked:
+        """Let the recipe's stack of teachers grade training and dev pairs; `soft_labels` have the traces.
+
+        `student` and `teacher` are the bases that learners start from, with their prompts. Raises StackError and EndpointError.
+        """
         shared = partial(
             FoldTraining, self._recipe, self.data_folder, run=self.run_job, on_progress=self._on_progress
         )
         traces = evidence and evidence / EVIDENCE
-        return make_teachers(shared(*student), shared(*teacher, evidence=traces), self._on_progress)
+        teachers = make_teachers(shared(*student), shared(*teacher, evidence=traces), self._on_progress)
+        stacking = Stacking(
+            self._recipe, self.data.train, self.data_folder.name, self._stages, self._on_progress
+        )
+        return stacking.grade(teachers, soft_labels, [], self.dev_pairs())
 
     def _copy_labels(self, source: Path) -> Path:
         def work(folder: Path) -> None:

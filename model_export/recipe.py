@@ -184,6 +184,21 @@ class DistilConfig(TrainConfig):
     trace_weight: Annotated[float, Field(ge=0)] = 0.1
     smoothing: Share = 0.0
     labelled_share: Annotated[float, Field(gt=0, le=1)] | None = None
+    ranking: Literal["none", "margin", "listwise"] = "none"
+    ranking_weight: Annotated[float, Field(ge=0)] = 0.0
+    group_size: Annotated[int, Field(ge=2)] = 8
+
+    @model_validator(mode="after")
+    def _ranking_is_whole(self) -> Self:
+        if (self.ranking == "none") != (self.ranking_weight == 0):
+            raise ValueError(
+                f"ranking_weight: {self.ranking_weight} with ranking = {self.ranking!r}; set both, or neither"
+            )
+        if self.ranking != "none" and self.group_size > self.batch_size:
+            raise ValueError(
+                f"group_size: {self.group_size} examples do not fit a batch of {self.batch_size}"
+            )
+        return self
 
 
 class EvaluateConfig(Strict):
@@ -276,6 +291,11 @@ class Recipe(Strict):
             stage.keep_outputs for stage in (self.label_only_sft, self.cot_sft, self.distil)
         ):
             raise ValueError("keep_outputs: works in one process only, and launch.processes is higher")
+        if self.distil.ranking != "none" and processes > 1:
+            raise ValueError(
+                "distil.ranking: works in one process only, because processes would tear groups apart; set "
+                "launch.processes = 1"
+            )
         if self.rl.resamples and processes > 1:
             raise ValueError("rl.resamples: works in one process only, and launch.processes is higher")
         if self.launch.fsdp and processes == 1:

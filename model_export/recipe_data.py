@@ -57,12 +57,22 @@ class DataConfig(Strict):
 
     synthetic: SyntheticConfig | None = None
     leaking_dev: Literal["refuse", "drop"] = "refuse"
+    fold: Annotated[int, Field(ge=0)] | None = None
+    folds: Annotated[int, Field(ge=2)] | None = None
     sources: tuple[SourceConfig, ...] = ()
 
     @property
     def has_test(self) -> bool:
         """Whether a source has a test split."""
         return any(source.test or source.test_share for source in self.sources)
+
+    @model_validator(mode="after")
+    def _fold_is_one_of_the_folds(self) -> Self:
+        if (self.fold is None) != (self.folds is None):
+            raise ValueError("fold: set both fold and folds, or neither")
+        if self.fold is not None and self.folds is not None and self.fold >= self.folds:
+            raise ValueError(f"fold: {self.fold} is out of range 0..{self.folds - 1}")
+        return self
 
     @model_validator(mode="after")
     def _one_or_the_other(self) -> Self:

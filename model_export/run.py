@@ -1,7 +1,8 @@
 """The run of a recipe, top to bottom: from data to a checkpoint, a table and a report."""
 
 import shutil
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from model_export.checkpoint.writer import check_probes
@@ -16,8 +17,37 @@ from model_export.progress import OnProgress
 from model_export.recipe import Recipe
 from model_export.reports.report import RunResult
 from model_export.run_log import LOG_NAME, read_log
-from model_export.stacking import Stacked, Stacking
+from model_export.stacking import Stacked
 from model_export.stages import Stages, lock
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """The label-only control in its folder, and the base and the prompts that it shares with the student."""
+
+    form: PromptForm
+    prompting: Prompting
+    base: Path
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Teachers:
+    """The generative teachers' folders by name, their base and prompts, and the evidence that they learned from, if any."""
+
+    models: Mapping[str, Path]
+    base: Path
+    prompting: Prompting
+    evidence: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Student:
+    """The student to serve in its folder, the stack that it learned from, if any, and the generative teachers."""
+
+    folder: Path
+    teachers: Teachers
+    stacked: Stacked | None
 
 
 def run(
@@ -32,8 +62,7 @@ def run(
     """Run the recipe on the data under `root`; keep the stages that an earlier run in the folder `out` has finished.
 
         data > bases > label-only control
-                     > SFT teacher > GRPO
-                                   > GRPO with the step mask > soft labels > student
+                     > SFT teacher > RL > soft labels > student
 
     Without RL (`rl.steps = 0`) the SFT teacher writes the soft labels. With a stack of teachers their distributions are the
     stack's, and the traces stay.
@@ -48,20 +77,14 @@ def run(
         pipeline = Pipeline(recipe, root, stages, on_progress)
         data = pipeline.data
 
-        student_base = pipeline.base("student_base", recipe.model.student_base)
-        form = PromptForm.of(recipe.model, data.criteria, data.teacher_criteria)
-        student_prompting = Prompting.load(form, student_base)
-        check_probes(form, student_prompting.tokenizer)
-        student_prompting.check_queries([*data.train, *data.dev])
-        control = pipeline.train("label_only_sft", student_prompting, student_base)
-
+        control = train_control(pipeline, recipe)
         pairs = pipeline.dev_pairs()
         systems = [
             majority(data.train, pairs, len(GRADES)),
             bm25(data.train, pairs, len(GRADES)),
             *(pipeline.predict_by_cosine(encoder, pairs) for encoder in recipe.evaluate.encoders),
-            pipeline.predict("zero_shot", pairs, student_prompting, student_base),
-            pipeline.predict("label_only_sft", pairs, student_prompting, control),
+            pipeline.predict("zero_shot", pairs, control.prompting, control.base),
+            pipeline.predict("label_only_sft", pairs, control.prompting, control.folder),
         ]
 
         def measure() -> RunResult:
@@ -74,54 +97,76 @@ def run(
             write_results_and_report(result, out)
             return result.evaluation
 
-        one_base = recipe.model.teacher == recipe.model.student_base
-        teacher_base = student_base if one_base else pipeline.base("teacher_base", recipe.model.teacher)
-        teacher_prompting = student_prompting if one_base else Prompting.load(form, teacher_base)
-        teacher_start = control if recipe.cot_sft.start == "label_only_sft" else teacher_base
-        if recipe.cot_sft.traces == "own":
-            evidence: Path | None = pipeline.own_traces(teacher_prompting, teacher_start)
-        else:
-            evidence = pipeline.evidence(student_prompting, control)
-        sft_teacher = pipeline.train("cot_sft", teacher_prompting, teacher_start, evidence=evidence)
-        pipeline.check_parse_rate(teacher_prompting, sft_teacher)
-        teachers = {"cot_sft": sft_teacher}
-        if recipe.self_sft.steps:
-            own = pipeline.own_traces(teacher_prompting, sft_teacher)
-            sft_teacher = pipeline.train("self_sft", teacher_prompting, sft_teacher, evidence=own)
-            teachers["self_sft"] = sft_teacher
-        if recipe.rl.steps:
-            teachers["rl"] = pipeline.train("rl", teacher_prompting, sft_teacher)
-        teacher = teachers[recipe.label.teacher]
-        soft_labels = pipeline.soft_labels(teacher_prompting, teacher)
-        stacked: Stacked | None = None
-        if recipe.stack.teachers:
-            roster = pipeline.teachers(
-                (student_base, student_prompting), (teacher_base, teacher_prompting), evidence
-            )
-            stacking = Stacking(recipe, data.train, pipeline.data_folder.name, stages, on_progress)
-            stacked = stacking.grade(roster, soft_labels, [], pairs)
-            soft_labels = stacked.labels
-        starts = {"base": student_base, "label_only_sft": control, "teacher": teacher}
-        start = starts[recipe.distil.start]
-        distilled = pipeline.train("distil", student_prompting, start, soft_labels=soft_labels)
-        student = pipeline.as_adapter(distilled, student_base, soft_labels, student_prompting)
-
-        for name, each in teachers.items():
-            systems.append(pipeline.predict(name, pairs, teacher_prompting, each, reasons=True))
-        if stacked:
-            systems.append(stacked.predictions)
-        on_pairs = pipeline.predict("student", pairs, student_prompting, student)
+        student = train_student(pipeline, recipe, control)
+        for name, each in student.teachers.models.items():
+            systems.append(pipeline.predict(name, pairs, student.teachers.prompting, each, reasons=True))
+        if student.stacked:
+            systems.append(student.stacked.predictions)
+        on_pairs = pipeline.predict("student", pairs, control.prompting, student.folder)
         systems.append(on_pairs)
         on_all = on_pairs
         if len(pairs) < len(data.dev):
-            on_all = pipeline.predict("student_on_all", data.dev, student_prompting, student)
+            on_all = pipeline.predict("student_on_all", data.dev, control.prompting, student.folder)
         fitted = fit(on_all.probabilities, data.dev, recipe.seed)
-        explained = pipeline.explain(student_prompting, student, fitted)
-        result = replace(measure(), explained=explained, teachers=stacked.teachers if stacked else None)
+        explained = pipeline.explain(control.prompting, student.folder, fitted)
+        compared = student.stacked.teachers if student.stacked else None
+        result = replace(measure(), explained=explained, teachers=compared)
         write_results_and_report(result, out)
-        models = Models(student, student_base, teacher)
-        write_checkpoint(result, form, models, replace(on_all, system="student"), fitted, out, on_progress)
+        models = Models(student.folder, control.base, student.teachers.models[recipe.label.teacher])
+        write_checkpoint(
+            result, control.form, models, replace(on_all, system="student"), fitted, out, on_progress
+        )
         return result.evaluation
+
+
+def train_control(pipeline: Pipeline, recipe: Recipe) -> Control:
+    """Write the student's base, and train the label-only control from it."""
+    data = pipeline.data
+    base = pipeline.base("student_base", recipe.model.student_base)
+    form = PromptForm.of(recipe.model, data.criteria, data.teacher_criteria)
+    prompting = Prompting.load(form, base)
+    check_probes(form, prompting.tokenizer)
+    prompting.check_queries([*data.train, *data.dev])
+    return Control(form, prompting, base, pipeline.train("label_only_sft", prompting, base))
+
+
+def train_student(pipeline: Pipeline, recipe: Recipe, control: Control) -> Student:
+    """Train the teachers, let them label, and train the student."""
+    taught = train_teachers(pipeline, recipe, control)
+    teacher = taught.models[recipe.label.teacher]
+    soft_labels = pipeline.soft_labels(taught.prompting, teacher)
+    stacked: Stacked | None = None
+    if recipe.stack.teachers:
+        stacked = pipeline.stack(
+            (control.base, control.prompting), (taught.base, taught.prompting), taught.evidence, soft_labels
+        )
+        soft_labels = stacked.labels
+    starts = {"base": control.base, "label_only_sft": control.folder, "teacher": teacher}
+    start = starts[recipe.distil.start]
+    distilled = pipeline.train("distil", control.prompting, start, soft_labels=soft_labels)
+    student = pipeline.as_adapter(distilled, control.base, soft_labels, control.prompting)
+    return Student(student, taught, stacked)
+
+
+def train_teachers(pipeline: Pipeline, recipe: Recipe, control: Control) -> Teachers:
+    """Train the generative teacher on traces, on its own traces and by RL, as far as the recipe says."""
+    one_base = recipe.model.teacher == recipe.model.student_base
+    base = control.base if one_base else pipeline.base("teacher_base", recipe.model.teacher)
+    prompting = control.prompting if one_base else Prompting.load(control.form, base)
+    start = control.folder if recipe.cot_sft.start == "label_only_sft" else base
+    if recipe.cot_sft.traces == "own":
+        evidence: Path | None = pipeline.own_traces(prompting, start)
+    else:
+        evidence = pipeline.evidence(control.prompting, control.folder)
+    last = pipeline.train("cot_sft", prompting, start, evidence=evidence)
+    pipeline.check_parse_rate(prompting, last)
+    models = {"cot_sft": last}
+    if recipe.self_sft.steps:
+        own = pipeline.own_traces(prompting, last)
+        last = models["self_sft"] = pipeline.train("self_sft", prompting, last, evidence=own)
+    if recipe.rl.steps:
+        models["rl"] = pipeline.train("rl", prompting, last)
+    return Teachers(models, base, prompting, evidence)
 
 
 def _remove_interrupted_exports(out: Path) -> None:

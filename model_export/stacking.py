@@ -103,7 +103,7 @@ class Stacking:
         """Compute a teacher's (pairs, width) features, those of a fold by the model that was trained on the others."""
         if not isinstance(teacher, Learner):
             return self._computed(teacher, f"features_{teacher.name}", pairs, {}, teacher.features)
-        folds = np.array([fold_of(pair, self._recipe.stack.folds) for pair in pairs])
+        folds = np.array([fold_of(pair, self._recipe.stack.folds, "stack") for pair in pairs])
         found: dict[int, np.ndarray] = {}
         for fold in np.unique(folds).tolist():
             model, rows = self._trained(teacher, fold), np.flatnonzero(folds == fold)
@@ -148,7 +148,7 @@ class Stacking:
             return made
         start = self._trained(learner.starts_from, fold) if learner.starts_from else None
         folds = self._recipe.stack.folds
-        others = [pair for pair in self._train if fold_of(pair, folds) != fold]
+        others = [pair for pair in self._train if fold_of(pair, folds, "stack") != fold]
         inputs = {
             "settings": learner.settings,
             "start": start and start.name,

@@ -23,6 +23,7 @@ from service.errors import NotegradeError
 UNJUDGED = -1
 # The recipe's scale, to which the labels of every source are mapped.
 GRADES = (0, 1, 2, 3)
+GAINS = tuple(2.0**grade - 1 for grade in GRADES)
 _MOST_NAMED = 20
 
 

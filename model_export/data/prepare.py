@@ -23,7 +23,7 @@ from model_export.data.pairs import (
     read_pairs,
     write_pairs,
 )
-from model_export.data.sampling import sample, sample_queries, set_aside
+from model_export.data.sampling import fold_of, sample, sample_queries, set_aside
 from model_export.data.synthetic import generate, source_of, tasks
 from model_export.recipe import TINY_BASE, Recipe
 from model_export.recipe_data import DataConfig, SourceConfig, SyntheticConfig
@@ -74,11 +74,26 @@ def read_data(recipe: Recipe, root: Path) -> Data:
     """Read, check and sample the pairs of all sources. Raises DataError naming lines and ids."""
     synthetic = recipe.data.synthetic
     data = _generate(recipe.seed, synthetic) if synthetic else _read_sources(recipe, root)
+    if recipe.data.fold is not None and recipe.data.folds is not None:
+        data = _take_fold(data, recipe.data.fold, recipe.data.folds)
     if recipe.data.leaking_dev == "drop":
         data = _without_leaks(data)
     check_split(data.train, data.dev)
     _check_ids((*data.train, *data.dev))
     return data
+
+
+def _take_fold(data: Data, fold: int, folds: int) -> Data:
+    """Return the training pairs of the other folds, and as dev pairs those of this fold. The data's own dev pairs are left out."""
+    train = tuple(pair for pair in data.train if fold_of(pair, folds, "measure") != fold)
+    dev = tuple(pair for pair in data.train if fold_of(pair, folds, "measure") == fold)
+    long_tail = frozenset[str]().union(
+        *(
+            long_tail_ids(*([pair for pair in pairs if pair.source == source] for pairs in (train, dev)))
+            for source in {pair.source for pair in dev}
+        )
+    )
+    return replace(data, train=train, dev=dev, long_tail=long_tail)
 
 
 def _check_ids(pairs: Sequence[Pair]) -> None:

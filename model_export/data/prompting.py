@@ -11,7 +11,7 @@ from typing import Self
 
 from pydantic import TypeAdapter
 
-from model_export.data.pairs import GRADES, Pair, listed
+from model_export.data.pairs import GRADES, UNJUDGED, DataError, Pair, listed
 from model_export.data.rollout_reader import RolloutReader
 from model_export.data.template import find_template
 from model_export.recipe import ModelConfig
@@ -150,7 +150,12 @@ def teacher_template(template: Template) -> Template:
 
 
 def gold_label(pair: Pair, smoothing: float) -> list[float]:
-    """Return the target distribution of a pair: `smoothing` spread over all grades, the rest on the gold grade."""
+    """Return the target distribution of a pair: `smoothing` spread over all grades, the rest on the gold grade.
+
+    Raises DataError for an unjudged pair.
+    """
+    if pair.label == UNJUDGED:
+        raise DataError(f"pair {pair.id} has no gold grade to learn: label it, or leave it out")
     return [(1 - smoothing) * (grade == pair.label) + smoothing / len(GRADES) for grade in GRADES]
 
 

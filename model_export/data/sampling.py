@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Container, Sequence
 from random import Random
+from typing import Literal
 
 from model_export.data.pairs import Pair, folded_query
 from model_export.recipe import DistilConfig, TrainConfig
@@ -44,8 +45,11 @@ def set_aside(pairs: Sequence[Pair], share: float | None) -> tuple[list[Pair], l
     return kept, [pair for pair, is_test in zip(pairs, drawn, strict=True) if is_test]
 
 
-def fold_of(pair: Pair, folds: int, purpose: str = "stack") -> int:
-    """Return the fold of a pair, from 0: all pairs of a query are in one. Folds for different purposes are independent."""
+def fold_of(pair: Pair, folds: int, purpose: Literal["measure", "stack"]) -> int:
+    """Return the fold of the pair's query, from 0: a hash of the query, the same in every source, file and run.
+
+    Folds for different purposes are independent of one another, and of the test split.
+    """
     return int(folds * _hash_to_unit(f"{purpose} {folded_query(pair)}"))
 
 
@@ -105,16 +109,16 @@ def pick_distinct(pairs: Sequence[Pair], most: int, exponent: float, seed: int) 
     return list(drawn.values())[:most]
 
 
-def mix(pairs: Sequence[Pair], labelled: Container[str], config: DistilConfig, seed: int) -> list[Pair]:
-    """Return the student's training pairs, of which `labelled_share` have a soft label and the rest are balanced others.
+def mix(pairs: Sequence[Pair], traced: Container[str], config: DistilConfig, seed: int) -> list[Pair]:
+    """Return the student's training pairs, of which `labelled_share` have a trace and the rest are balanced others.
 
     Pairs of either kind repeat where they are few. Where one kind is missing, all are of the other. Without a share, the
     pairs are picked as in other stages.
     """
     if config.labelled_share is None:
         return pick(pairs, config, seed)
-    taught = [pair for pair in pairs if pair.id in labelled]
-    others = balance([pair for pair in pairs if pair.id not in labelled], config.source_exponent, seed)
+    taught = [pair for pair in pairs if pair.id in traced]
+    others = balance([pair for pair in pairs if pair.id not in traced], config.source_exponent, seed)
     if not taught or not others:
         return [*taught, *others]
     total, random = config.steps * config.batch_size, Random(seed)

@@ -5,12 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from model_export.data.pairs import GRADES, Pair
+from model_export.data.pairs import GAINS, GRADES, Pair
 from model_export.data.prompting import Prompting
 from model_export.evaluation.evaluate import Predictions
 from model_export.teacher.rollout import OnBatch, Sampler, Sampling, sample_paths
-
-_GAINS = np.array([2.0**grade - 1 for grade in GRADES])
 
 
 def directly(
@@ -50,7 +48,7 @@ def by_reasoning(
 
 def make_predictions(system: str, probabilities: np.ndarray, parsed: np.ndarray | None) -> Predictions:
     """Make predictions ranked by the service's score: expected gain over the top gain."""
-    return Predictions(system, probabilities, probabilities @ _GAINS / _GAINS[-1], parsed)
+    return Predictions(system, probabilities, probabilities @ np.array(GAINS) / GAINS[-1], parsed)
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:

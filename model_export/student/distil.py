@@ -1,15 +1,18 @@
 """Distillation: the student learns the teacher's answer distribution on its first token, and then the teacher's trace."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from model_export.data.gold_traces import read_grade
-from model_export.data.pairs import Pair
+from model_export.data.pairs import UNJUDGED, Pair, folded_query
 from model_export.data.prompting import Prompting, gold_label
 from model_export.data.sampling import mix
 from model_export.recipe import DistilConfig
 from model_export.teacher.label import SoftLabel
 from model_export.teacher.sft import graded_example, train_examples
 from model_export.training.batches import Example
+from model_export.training.ranking import Ranking
 from model_export.training.stage_job import OnStep, StageJob
 
 
@@ -22,25 +25,50 @@ def train_student(
 ) -> None:
     """Train the student and write it to the stage's folder.
 
-    Labelled pairs teach the soft label and the trace, other pairs the gold grade; `labelled_share` sets their proportion.
+    Labelled pairs teach the soft label and its trace if it has one, other pairs the gold grade. `labelled_share` sets the
+    proportion of pairs with a trace.
     """
     config = job.recipe.distil
-    chosen = mix(pairs, labels, config, job.recipe.seed)
-    examples = [make_example(pair, labels.get(pair.id), prompting, config) for pair in chosen]
-    train_examples(examples, prompting, config, job, on_step, trace_weight=config.trace_weight)
+    traced = {id_ for id_, label in labels.items() if label.steps}
+    chosen = mix(pairs, traced, config, job.recipe.seed)
+    examples = [
+        replace(make_example(pair, labels.get(pair.id), prompting, config), group=group)
+        for pair, group in zip(chosen, query_groups(chosen), strict=True)
+    ]
+    ranking = (
+        None
+        if config.ranking == "none"
+        else Ranking(config.ranking, config.ranking_weight, config.group_size)
+    )
+    train_examples(
+        examples, prompting, config, job, on_step, trace_weight=config.trace_weight, ranking=ranking
+    )
+
+
+def query_groups(pairs: Sequence[Pair]) -> list[str]:
+    """Name the group in which each pair is ranked: those of its source and query. Copies of a pair are in different groups."""
+    copies: Counter[str] = Counter()
+    groups = []
+    for pair in pairs:
+        copies[pair.id] += 1
+        groups.append(f"{pair.source} {copies[pair.id]} {folded_query(pair)}")
+    return groups
 
 
 def make_example(pair: Pair, label: SoftLabel | None, prompting: Prompting, config: DistilConfig) -> Example:
-    """Return an example whose target mixes the gold label (`gold_weight`) with the teacher's distribution at the temperature."""
+    """Return an example whose target mixes the gold label (`gold_weight`) with the teacher's distribution at the temperature.
+
+    An unjudged pair learns the teacher's distribution alone. Raises DataError for one without a soft label.
+    """
     if label is None:
         return graded_example(pair, prompting, config.smoothing)
     flattened = [p ** (1 / config.temperature) for p in label.distribution]
-    total = sum(flattened)
-    gold = gold_label(pair, config.smoothing)
-    target = [
-        config.gold_weight * g + (1 - config.gold_weight) * (p / total)
-        for g, p in zip(gold, flattened, strict=True)
-    ]
+    target = [p / sum(flattened) for p in flattened]
+    if pair.label != UNJUDGED:
+        gold = gold_label(pair, config.smoothing)
+        target = [
+            config.gold_weight * g + (1 - config.gold_weight) * p for g, p in zip(gold, target, strict=True)
+        ]
     grade = target.index(max(target))
     # A trace for another grade would teach the student to contradict itself.
     has_trace = config.trace_weight and read_grade(label.steps) == grade

@@ -12,6 +12,7 @@ from model_export.recipe import TrainConfig
 from model_export.run_log import LOG_NAME, RunLog
 from model_export.training.batches import Example
 from model_export.training.processes import save_trained
+from model_export.training.ranking import Ranking
 from model_export.training.stage_job import OnStep, StageJob
 from model_export.training.supervised import (
     Reporter,
@@ -85,6 +86,7 @@ def train_examples(
     on_step: OnStep,
     *,
     trace_weight: float = 1.0,
+    ranking: Ranking | None = None,
 ) -> None:
     """Train the model of the start folder, and write it to the stage's folder."""
     model, tokenizer = load_model(job.start), load_tokenizer(job.start)
@@ -92,6 +94,7 @@ def train_examples(
         freeze_all_but_linears(model, config.frozen_layers)
     speed_up(model, compiled=config.compile)
     seed, launch = job.recipe.seed, job.recipe.launch
-    settings = StageSettings(config, seed, job.folder, prompting.label_token_ids, trace_weight, launch)
+    label_ids = prompting.label_token_ids
+    settings = StageSettings(config, seed, job.folder, label_ids, trace_weight, ranking, launch)
     report = Reporter(RunLog(job.folder / LOG_NAME, job.stage), on_step)
     save_trained(train(model, tokenizer, examples, settings, report), tokenizer, job.folder)

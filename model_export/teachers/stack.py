@@ -35,7 +35,7 @@ def predict_stack(
     """
     sources = np.array([pair.source for pair in pairs])
     labels = np.array([pair.label for pair in pairs])
-    fold = np.array([fold_of(pair, folds) for pair in pairs])
+    fold = np.array([fold_of(pair, folds, "stack") for pair in pairs])
     usable = np.array(fitted_on) & (labels != UNJUDGED)
     found = np.zeros((len(pairs), len(GRADES)))
     for source in np.unique(sources):

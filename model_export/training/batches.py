@@ -7,17 +7,25 @@ from random import Random
 import torch
 
 IGNORED = -100  # the target that torch's cross-entropy skips
+NO_GROUP = -1
 _BATCHES_SORTED = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Token ids of prompt and completion. `soft_label` is the target of the token right after the prompt, or None."""
+    """Token ids of prompt and completion.
+
+    Attributes:
+        soft_label: target of the token right after the prompt, or None.
+        label: gold grade, or UNJUDGED.
+        group: the query that the example is ranked in; None outside of any ranking.
+    """
 
     prompt: list[int]
     completion: list[int]
     soft_label: list[float] | None
     label: int
+    group: str | None = None
 
 
 def collate(examples: Sequence[Example], pad_token_id: int, grades: int) -> dict[str, torch.Tensor]:
@@ -44,32 +52,84 @@ def collate(examples: Sequence[Example], pad_token_id: int, grades: int) -> dict
         "targets": torch.tensor(targets),
         "soft_labels": torch.tensor([example.soft_label or [0.0] * grades for example in examples]),
         "labels": torch.tensor([example.label for example in examples]),
+        "groups": torch.tensor(_number_groups(examples)),
     }
 
 
-def plan_order(lengths: Sequence[int], batch_size: int, steps: int, seed: int) -> list[int]:
+def _number_groups(examples: Sequence[Example]) -> list[int]:
+    """Number the groups of a batch from 0. Without a soft label there is no score to rank by, and so no group."""
+    numbers: dict[str, int] = {}
+    return [
+        numbers.setdefault(example.group, len(numbers))
+        if example.group is not None and example.soft_label
+        else NO_GROUP
+        for example in examples
+    ]
+
+
+def plan_order(
+    lengths: Sequence[int],
+    batch_size: int,
+    steps: int,
+    seed: int,
+    *,
+    groups: Sequence[str | None] = (),
+    group_size: int = 1,
+) -> list[int]:
     """Return the index of the example at each position of the whole stage: epochs of shuffled batches of similar lengths.
 
-    The order is fixed beforehand, so that a stage resumed from its saved state sees the same examples.
+    The order is fixed beforehand, so that a stage resumed from its saved state sees the same examples. With a `group_size`
+    above 1, up to that many examples of a group, drawn anew in each epoch, stay in one batch. Where nothing else fills a
+    batch exactly, such a part is cut in two.
     """
     random = Random(seed)
     order: list[int] = []
     while len(order) < steps * batch_size:
-        epoch = random.sample(range(len(lengths)), len(lengths))
-        pool = batch_size * _BATCHES_SORTED
-        epoch = [
-            index
-            for start in range(0, len(epoch), pool)
-            for index in sorted(epoch[start : start + pool], key=lambda i: lengths[i])
-        ]
-        batches = [epoch[start : start + batch_size] for start in range(0, len(epoch), batch_size)]
+        units = (
+            _split_groups(groups, group_size, random)
+            if group_size > 1
+            else [[i] for i in range(len(lengths))]
+        )
+        epoch = random.sample(units, len(units))
+        pool = max(1, batch_size * _BATCHES_SORTED * len(units) // len(lengths))
+        batches: list[list[int]] = []
+        rest: list[list[int]] = []
+        for start in range(0, len(epoch), pool):
+            rest += sorted(epoch[start : start + pool], key=lambda unit: max(lengths[i] for i in unit))
+            while sum(map(len, rest)) >= batch_size:
+                batches.append(_fill(rest, batch_size))
         # A short batch would shift all later ones. Its examples come in another epoch.
-        batches = [batch for batch in batches if len(batch) == batch_size] or [
-            (epoch * batch_size)[:batch_size]
-        ]
+        batches = batches or [([index for unit in rest for index in unit] * batch_size)[:batch_size]]
         random.shuffle(batches)
         order += [index for batch in batches for index in batch]
     return order[: steps * batch_size]
+
+
+def _split_groups(groups: Sequence[str | None], size: int, random: Random) -> list[list[int]]:
+    """Split each group at random into parts of `size` examples and one of the rest; examples without a group stay alone."""
+    members: dict[str, list[int]] = {}
+    units = []
+    for index, group in enumerate(groups):
+        if group is None:
+            units.append([index])
+        else:
+            members.setdefault(group, []).append(index)
+    for own in members.values():
+        random.shuffle(own)
+        units += [own[start : start + size] for start in range(0, len(own), size)]
+    return units
+
+
+def _fill(units: list[list[int]], size: int) -> list[int]:
+    """Take a batch of exactly `size` examples from the units: in order, but passing over units that no longer fit."""
+    batch: list[int] = []
+    while room := size - len(batch):
+        fitting = (at for at, unit in enumerate(units) if len(unit) <= room)
+        unit = units.pop(next(fitting, 0))
+        batch += unit[:room]
+        if unit[room:]:
+            units.insert(0, unit[room:])
+    return batch
 
 
 def collate_outputs(

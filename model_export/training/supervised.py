@@ -3,7 +3,7 @@
 An example is a prompt, a completion and, where the first token after the prompt is the grade, its soft label:
   control      prompt, no completion, soft label
   SFT teacher  prompt, steps and answer, no soft label
-  student      prompt, grade and steps, soft label
+  student      prompt, grade and steps, soft label; it may also learn the order of a query's pairs
 """
 
 import json
@@ -26,11 +26,13 @@ from transformers import (
     TrainingArguments,
 )
 
+from model_export.data.pairs import UNJUDGED
 from model_export.recipe import LaunchConfig, TrainConfig
 from model_export.run_log import RunLog
 from model_export.training.batches import IGNORED, Example, collate, collate_outputs, plan_order
 from model_export.training.frozen_outputs import cache_frozen_activations, run_layers
 from model_export.training.processes import share
+from model_export.training.ranking import Ranking, rank_scores, ranking_loss
 from model_export.training.stage_job import OnStep
 from service.errors import NotegradeError
 
@@ -70,23 +72,29 @@ def losses(
 
 
 class SupervisedTrainer(Trainer):  # type: ignore[misc]  # mypy does not read transformers
-    """transformers' Trainer with the two losses, which logs the correlation of expected and gold grade too.
+    """transformers' Trainer with our losses, which logs the correlation of expected and gold grade too.
 
     Watch the correlation: a model that only learns the prior lowers its loss all the same.
     """
 
     def __init__(
-        self, *args: Any, label_token_ids: Sequence[int], trace_weight: float, **kwargs: Any
+        self,
+        *args: Any,
+        label_token_ids: Sequence[int],
+        trace_weight: float,
+        ranking: Ranking | None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = False
         self._label_token_ids = list(label_token_ids)
         self._trace_weight = trace_weight
+        self._ranking = ranking
         self._seen: deque[tuple[float, float]] = deque(maxlen=_CORRELATION_WINDOW)
-        self._parts: deque[tuple[float, float]] = deque(maxlen=_LOG_STEPS)
+        self._parts: deque[dict[str, float]] = deque(maxlen=_LOG_STEPS)
 
     def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], **_: Any) -> torch.Tensor:
-        """Return the sum of both losses, the trace's weighted."""
+        """Return the sum of the losses; those on traces and rankings are weighted."""
         gold = inputs.pop("labels")
         tail = inputs["targets"].shape[1]
         logits = model(
@@ -97,26 +105,30 @@ class SupervisedTrainer(Trainer):  # type: ignore[misc]  # mypy does not read tr
             use_cache=False,
         ).logits
         grade, tokens = losses(logits, inputs, self._label_token_ids)
-        self._observe(logits[:, 0], gold, inputs["soft_labels"], (grade.item(), tokens.item()))
-        return grade + self._trace_weight * tokens
+        loss, parts = grade + self._trace_weight * tokens, {"grade_loss": grade, "trace_loss": tokens}
+        probabilities = logits[:, 0, self._label_token_ids].float().softmax(-1)
+        if self._ranking:
+            targets = rank_scores(inputs["soft_labels"])
+            ranking = ranking_loss(self._ranking.loss, rank_scores(probabilities), targets, inputs["groups"])
+            loss, parts = loss + self._ranking.weight * ranking, {**parts, "ranking_loss": ranking}
+        self._parts.append({name: part.item() for name, part in parts.items()})
+        self._observe(probabilities.detach(), gold, inputs["soft_labels"])
+        return loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add both losses and the correlation to what the Trainer logs."""
+        """Add each loss and the correlation to what the Trainer logs."""
         if self._parts and "loss" in logs:
-            grade, tokens = zip(*self._parts, strict=True)
-            logs |= {"grade_loss": sum(grade) / len(grade), "trace_loss": sum(tokens) / len(tokens)}
+            logs |= {
+                name: sum(part[name] for part in self._parts) / len(self._parts) for name in self._parts[0]
+            }
             if len(self._seen) > 2:
                 logs["correlation"] = torch.corrcoef(torch.tensor(list(self._seen)).T)[0, 1].item()
         super().log(logs, *args, **kwargs)
 
-    def _observe(
-        self, first: torch.Tensor, gold: torch.Tensor, soft: torch.Tensor, parts: tuple[float, float]
-    ) -> None:
-        self._parts.append(parts)
-        grades = torch.arange(len(self._label_token_ids), dtype=torch.float32, device=first.device)
-        expected = first.detach()[:, self._label_token_ids].float().softmax(-1) @ grades
-        has_label = soft.sum(-1) > 0
-        self._seen.extend(zip(expected[has_label].tolist(), gold[has_label].tolist(), strict=True))
+    def _observe(self, probabilities: torch.Tensor, gold: torch.Tensor, soft: torch.Tensor) -> None:
+        expected = probabilities @ torch.arange(probabilities.shape[1], device=gold.device).float()
+        graded = (soft.sum(-1) > 0) & (gold != UNJUDGED)
+        self._seen.extend(zip(expected[graded].tolist(), gold[graded].tolist(), strict=True))
 
 
 class Reporter(TrainerCallback):  # type: ignore[misc]  # mypy does not read transformers
@@ -152,6 +164,7 @@ class StageSettings:
     folder: Path
     label_token_ids: Sequence[int]
     trace_weight: float = 1.0
+    ranking: Ranking | None = None
     launch: LaunchConfig = field(default_factory=LaunchConfig)
 
 
@@ -168,7 +181,14 @@ def train(
     returned trainer to `save_trained`: processes that share the weights hold only parts of them.
     """
     lengths = [len(example.prompt) + len(example.completion) for example in examples]
-    order = plan_order(lengths, settings.config.batch_size, settings.config.steps, settings.seed)
+    order = plan_order(
+        lengths,
+        settings.config.batch_size,
+        settings.config.steps,
+        settings.seed,
+        groups=[example.group for example in examples],
+        group_size=settings.ranking.group_size if settings.ranking else 1,
+    )
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     padding = {"pad_token_id": pad, "grades": len(settings.label_token_ids)}
     if not settings.config.keep_outputs:
@@ -202,6 +222,7 @@ def _train(
         callbacks=[report],
         label_token_ids=settings.label_token_ids,
         trace_weight=settings.trace_weight,
+        ranking=settings.ranking,
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=saved_state(settings.folder / "state"))

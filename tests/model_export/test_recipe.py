@@ -14,6 +14,8 @@ MINE = {"name": "mine", "train": "train.jsonl", "dev": "dev.jsonl"}
         ({"data": {"sources": [MINE]}}, "either"),
         ({"data": {"synthetic": None}}, "either"),
         ({"data": {"synthetic": None, "sources": [MINE, MINE]}}, "distinct names"),
+        ({"data": {"fold": 1}}, "set both fold and folds"),
+        ({"data": {"fold": 5, "folds": 5}}, r"5 is out of range 0\.\.4"),
         ({"data": {"synthetic": None, "sources": [{**MINE, "grades": [0, 4]}]}}, "less than or equal to 3"),
         (
             {
@@ -33,6 +35,16 @@ MINE = {"name": "mine", "train": "train.jsonl", "dev": "dev.jsonl"}
         ),
         ({"model": {"student": "smollm2"}, "distil": {"start": "teacher"}}, "that has another base"),
         ({"distil": {"labelled_share": 0.5, "pairs": 3}}, "remove one"),
+        ({"distil": {"ranking": "listwise"}}, r"ranking_weight: 0.0 with ranking = 'listwise'"),
+        ({"distil": {"ranking_weight": 0.1}}, r"ranking_weight: 0.1 with ranking = 'none'"),
+        (
+            {"distil": {"ranking": "margin", "ranking_weight": 0.1, "group_size": 9}},
+            "9 examples do not fit a batch of 8",
+        ),
+        (
+            {"distil": {"ranking": "margin", "ranking_weight": 0.1}, "launch": {"processes": 2}},
+            "ranking: works in one process only",
+        ),
         ({"label": {"teacher": "self_sft"}}, r"there is no self_sft \(self_sft\.steps = 0\)"),
         ({"rl": {"steps": 0}}, r"there is no RL teacher .*; use cot_sft"),
         (

@@ -6,8 +6,8 @@ import pytest
 
 from model_export.data.criteria import load_criteria
 from model_export.data.held_out import read_test
-from model_export.data.pairs import GRADES, DataError
-from model_export.data.prepare import data_inputs, load_data, prepare_base, prepare_data, read_base
+from model_export.data.pairs import GRADES, DataError, folded_query
+from model_export.data.prepare import data_inputs, load_data, prepare_base, prepare_data, read_base, read_data
 from model_export.recipe import Recipe
 from service.contract.manifest import Limits
 from service.contract.tokenizer import ContractTokenizer
@@ -177,6 +177,24 @@ def test_no_file_of_the_data_stage_holds_a_test_pair(tmp_path: Path, two_sources
     assert test
     written = "".join(file.read_text(encoding="utf-8") for file in folder.iterdir())
     assert not [pair.id for pair in test if f'"{pair.id}"' in written]
+
+
+def test_folds_hold_each_training_query_once(tmp_path: Path, two_sources: list[Row]) -> None:
+    # The same query in both sources, whatever its case, is in one fold.
+    repeated = write_source(
+        tmp_path, "more", [row("m1", "LAMP 1"), row("m2", "how 2")], [row("md", "why not")]
+    )
+    sources = [*two_sources, repeated]
+    whole = read_data(recipe_of(sources), tmp_path)
+    seen: list[str] = []
+    for fold in range(3):
+        recipe = micro_recipe(data={"synthetic": None, "sources": sources, "fold": fold, "folds": 3})
+        data = load_data(prepare(recipe, tmp_path))
+        assert not {folded_query(pair) for pair in data.train} & {folded_query(pair) for pair in data.dev}
+        assert {pair.id for pair in (*data.train, *data.dev)} == {pair.id for pair in whole.train}
+        assert data.long_tail <= {pair.id for pair in data.dev}
+        seen += [pair.id for pair in data.dev]
+    assert sorted(seen) == sorted(pair.id for pair in whole.train)
 
 
 def test_tiny_base_reads_the_data_s_texts(tmp_path: Path) -> None:

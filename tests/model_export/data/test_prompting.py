@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from model_export.data.pairs import GRADES, Pair
+from model_export.data.pairs import GRADES, UNJUDGED, DataError, Pair
 from model_export.data.prompting import PromptForm, Prompting, PromptingError, gold_label, teacher_template
 from model_export.data.template import TEMPLATES, find_template
 from model_export.stages import hash_of
@@ -130,6 +130,11 @@ def test_tokenizer_without_an_end_is_refused(tiny_base: Path, tmp_path: Path) ->
 )
 def test_gold_label_is_smoothed(smoothing: float, expected: list[float]) -> None:
     assert gold_label(PAIR, smoothing) == pytest.approx(expected)
+
+
+def test_unjudged_pair_has_no_gold_label() -> None:
+    with pytest.raises(DataError, match=f"pair {PAIR.id} has no gold grade to learn"):
+        gold_label(replace(PAIR, label=UNJUDGED), 0.1)
 
 
 @given(st.integers(0, 3), st.floats(0, 1))

@@ -1,14 +1,17 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from model_export.data.pairs import Pair
+from model_export.data.pairs import UNJUDGED, DataError, Pair
 from model_export.evaluation.predict import directly
 from model_export.models.model_io import load_model
 from model_export.recipe import DistilConfig
-from model_export.student.distil import make_example, train_student
+from model_export.run_log import LOG_NAME, read_log
+from model_export.student.distil import make_example, query_groups, train_student
 from model_export.teacher.label import SoftLabel
 from model_export.teacher.rollout import Sampler
 from service.contract.prompt import Note
@@ -72,6 +75,52 @@ def test_unlabelled_pair_learns_the_gold_grade(tiny_teacher: TinyTeacher) -> Non
     example = make_example(PAIR, None, tiny_teacher.prompting, config(gold_weight=0.0, smoothing=0.4))
     assert example.completion == []
     assert example.soft_label == pytest.approx([0.1, 0.1, 0.7, 0.1])
+
+
+def test_pair_with_a_soft_label_and_no_trace_learns_the_mixed_distribution(tiny_teacher: TinyTeacher) -> None:
+    bare = replace(LABEL, steps="")
+    example = make_example(PAIR, bare, tiny_teacher.prompting, config(gold_weight=0.5))
+    assert example.soft_label == pytest.approx([0.05, 0.05, 0.6, 0.3])
+    assert example.completion == []
+
+
+def test_unjudged_pair_learns_the_soft_label_alone(tiny_teacher: TinyTeacher) -> None:
+    unjudged, prompting = replace(PAIR, label=UNJUDGED), tiny_teacher.prompting
+    example = make_example(unjudged, LABEL, prompting, config(gold_weight=1.0, smoothing=0.4))
+    assert example.soft_label == pytest.approx([0.1, 0.1, 0.2, 0.6])
+    assert example.completion == prompting.student_completion(STEPS, 3)
+    with pytest.raises(DataError, match="no gold grade"):
+        make_example(unjudged, None, prompting, config())
+
+
+def test_groups_are_those_of_source_query_and_copy() -> None:
+    other = replace(PAIR, id="2", query="Red Lamp")
+    elsewhere = replace(PAIR, id="3", source="other")
+    first, second, copy, third = query_groups([PAIR, other, PAIR, elsewhere])
+    assert first == second
+    assert len({first, copy, third}) == 3
+
+
+def test_student_learns_the_order_of_a_query_s_pairs(tiny_teacher: TinyTeacher, tmp_path: Path) -> None:
+    pairs = [replace(pair, label=UNJUDGED, query="one query") for pair in tiny_teacher.pairs]
+    orders = {pair.id: place for place, pair in enumerate(pairs)}
+    labels = {
+        id_: SoftLabel(id_, ((1 - up) / 2, (1 - up) / 2, up / 2, up / 2), 1, "")
+        for id_, up in ((id_, 0.1 + 0.1 * place) for id_, place in orders.items())
+    }
+    settings = {"ranking": "listwise", "ranking_weight": 5.0, "steps": 40, "learning_rate": 5e-3}
+    job = micro_job("distil", tiny_teacher.base, tmp_path, distil=settings)
+    train_student(pairs, labels, tiny_teacher.prompting, job, lambda *_: None)
+
+    def correlation(folder: Path) -> float:
+        sampler = Sampler.load(folder, tiny_teacher.prompting)
+        found = directly("student", pairs, tiny_teacher.prompting, sampler, 8, lambda *_: None)
+        return float(np.corrcoef(found.ranking, list(orders.values()))[0, 1])
+
+    assert correlation(tiny_teacher.base) < 0.8 < 0.95 < correlation(tmp_path)
+    rows = [row for row in read_log(tmp_path / LOG_NAME) if "ranking_loss" in row]
+    assert 0 <= rows[-1]["ranking_loss"] < 0.5 * rows[0]["ranking_loss"]
+    assert not any("correlation" in row for row in rows)  # of gold grades, which these pairs lack
 
 
 def test_student_learns_its_teachers_labels_and_traces(tiny_teacher: TinyTeacher, tmp_path: Path) -> None:

@@ -39,9 +39,9 @@ def test_labels_of_a_query_have_no_part_in_its_prediction() -> None:
     pairs, features = made_pairs(200)
     everything = [True] * 200
     before = predict_stack(features, pairs, everything, FOLDS, 1.0)
-    changed = [replace(pair, label=3) if fold_of(pair, FOLDS) == 1 else pair for pair in pairs]
+    changed = [replace(pair, label=3) if fold_of(pair, FOLDS, "stack") == 1 else pair for pair in pairs]
     after = predict_stack(features, changed, everything, FOLDS, 1.0)
-    own = np.array([fold_of(pair, FOLDS) == 1 for pair in pairs])
+    own = np.array([fold_of(pair, FOLDS, "stack") == 1 for pair in pairs])
     assert np.array_equal(before[own], after[own])
     assert not np.allclose(before[~own], after[~own])
 

@@ -1,15 +1,23 @@
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
 
-from model_export.training.batches import IGNORED, Example, collate, collate_outputs, plan_order
+from model_export.training.batches import (
+    IGNORED,
+    NO_GROUP,
+    Example,
+    collate,
+    collate_outputs,
+    plan_order,
+)
 
 PAD = 0
 
 
 def test_batch_matches_one_written_by_hand() -> None:
-    student = Example([11, 12], [5, 13, 3], [0.1, 0.7, 0.1, 0.1], 1)
+    student = Example([11, 12], [5, 13, 3], [0.1, 0.7, 0.1, 0.1], 1, "lamps")
     warm_up = Example([9], [10, 3], None, 2)
     control = Example([8, 8, 8], [], [0.0, 0.0, 0.0, 1.0], 3)
     batch = collate([student, warm_up, control], PAD, 4)
@@ -21,9 +29,17 @@ def test_batch_matches_one_written_by_hand() -> None:
         # Of the student's grade the soft label alone is learned; nothing comes after an end.
         "targets": [[x, 13, 3, x], [10, 3, x, x], [x, x, x, x]],
         "labels": [1, 2, 3],
+        "groups": [0, NO_GROUP, NO_GROUP],
     }
     soft = torch.tensor([[0.1, 0.7, 0.1, 0.1], [0.0] * 4, [0.0, 0.0, 0.0, 1.0]])
     assert torch.equal(batch["soft_labels"], soft)
+
+
+def test_groups_are_numbered_within_their_batch_and_need_soft_labels() -> None:
+    soft = [0.25] * 4
+    made = [("b", soft), (None, soft), ("a", soft), ("b", soft), ("a", None)]
+    examples = [Example([1], [], label, 0, group) for group, label in made]
+    assert collate(examples, PAD, 4)["groups"].tolist() == [0, NO_GROUP, 1, 0, NO_GROUP]
 
 
 def test_cached_activations_take_the_place_of_token_ids() -> None:
@@ -63,3 +79,53 @@ def test_batches_have_similar_lengths_in_random_order() -> None:
     batches = [[lengths[i] for i in order[start : start + 8]] for start in range(0, 80, 8)]
     assert all(max(batch) - min(batch) == 7 for batch in batches)
     assert batches != sorted(batches)
+
+
+# Queries of 1 to 9 pairs, and 11 examples outside of any group.
+GROUPS = [f"q{size}" for size in range(1, 10) for _ in range(size)] + [None] * 11
+MIXED: dict[str, Any] = {"groups": GROUPS, "group_size": 4}
+
+
+def grouped_batches(seed: int = 1, *, steps: int = 28) -> list[list[int]]:
+    lengths = [index * 37 % 23 for index in range(len(GROUPS))]
+    order = plan_order(lengths, 8, steps, seed, **MIXED)
+    return [order[start : start + 8] for start in range(0, len(order), 8)]
+
+
+def test_groups_stay_together() -> None:
+    batches = grouped_batches()  # four epochs
+    assert {len(set(batch)) for batch in batches} == {8}
+    assert grouped_batches() == batches != grouped_batches(seed=2)
+    together = Counter(
+        (group, sum(GROUPS[i] == group for i in batch)) for batch in batches for group in set(GROUPS)
+    )
+    # Each epoch has two parts of 4 and one of 1, or one of 4 and one of 3; a batch cuts few of them.
+    assert together["q9", 4] + 2 * together["q9", 8] + together["q9", 5] >= 6
+    assert together["q7", 4] + together["q7", 7] >= 3
+    assert together["q3", 3] >= 3
+
+
+def test_group_is_split_anew_in_each_epoch() -> None:
+    together = {frozenset(i for i in batch if GROUPS[i] == "q8") for batch in grouped_batches(steps=28)} - {
+        frozenset()
+    }
+    assert len(together) > 4
+
+
+def test_all_examples_of_groups_come_up() -> None:
+    assert {i for batch in grouped_batches() for i in batch} == set(range(len(GROUPS)))
+
+
+def test_batches_of_groups_have_similar_lengths() -> None:
+    groups = [f"q{index // 4}" for index in range(320)]
+    lengths = [index // 4 * 37 % 80 for index in range(320)]
+    order = plan_order(lengths, 8, 40, seed=1, groups=groups, group_size=4)
+    batches = [[lengths[i] for i in order[start : start + 8]] for start in range(0, 320, 8)]
+    # Two queries a batch, of 40 that were sorted: neighbours differ by 2 on average, and at random by 27.
+    assert sum(max(batch) - min(batch) for batch in batches) / len(batches) < 5
+
+
+def test_group_that_fills_no_batch_alone_is_repeated() -> None:
+    order = plan_order([1, 1, 1], 8, 2, seed=1, groups=["a", "a", None], group_size=2)
+    assert len(order) == 16
+    assert set(order) == {0, 1, 2}

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
+from model_export.data.pairs import UNJUDGED
 from model_export.recipe import TrainConfig
 from model_export.run_log import RunLog, read_log
 from model_export.training.batches import Example, collate
+from model_export.training.ranking import Ranking
 from model_export.training.supervised import (
     OUTPUTS_NAME,
     Reporter,
@@ -38,7 +41,12 @@ EXAMPLES = [Example([2, 8 + label, 3], [], one_hot(label), label) for label in r
 
 
 def run(
-    folder: Path, examples: list[Example] = EXAMPLES, *, stop_at: int = 0, **changes: Any
+    folder: Path,
+    examples: list[Example] = EXAMPLES,
+    *,
+    stop_at: int = 0,
+    ranking: Ranking | None = None,
+    **changes: Any,
 ) -> PreTrainedModel:
     """Train a fresh model, of three layers if some are frozen; `stop_at` raises KeyboardInterrupt at that step."""
 
@@ -53,7 +61,7 @@ def run(
     if config.frozen_layers:
         freeze_all_but_linears(model, config.frozen_layers)
     report = Reporter(RunLog(folder / "log.jsonl", "stage"), on_step)
-    train(model, PadToken(), examples, StageSettings(config, 1, folder, LABELS), report)
+    train(model, PadToken(), examples, StageSettings(config, 1, folder, LABELS, ranking=ranking), report)
     return model
 
 
@@ -155,6 +163,42 @@ def test_training_learns_traces_and_grades(tmp_path: Path) -> None:
             torch.tensor([[*example.prompt, 4]]), max_new_tokens=2, do_sample=False, pad_token_id=0
         )
         assert written[0, -2:].tolist() == [15, 14]
+
+
+RANKED = [replace(example, group="q") for example in EXAMPLES]
+RANKING = Ranking("margin", 0.5, 2)
+
+
+def test_ranking_is_added_to_the_loss_with_its_weight(tmp_path: Path) -> None:
+    run(tmp_path / "stage", RANKED, steps=5, save_steps=None, ranking=RANKING)
+    [row] = read_log(tmp_path / "stage" / "log.jsonl")
+    assert row["ranking_loss"] > 0.1
+    assert row["loss"] == pytest.approx(row["grade_loss"] + 0.5 * row["ranking_loss"], abs=1e-3)
+
+
+def test_training_on_rankings_resumes(tmp_path: Path, whole: PreTrainedModel) -> None:
+    ranked = run(tmp_path / "ranked", RANKED, ranking=RANKING)
+    assert differing(whole, ranked) != []
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", RANKED, stop_at=7, ranking=RANKING)
+    assert differing(ranked, run(tmp_path / "killed", RANKED, ranking=RANKING)) == []
+
+
+def test_rankings_are_learned_from_cached_activations(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"frozen_layers": 2, "ranking": RANKING, "steps": 5, "save_steps": None}
+    logged = []
+    for kept in (False, True):
+        run(tmp_path / f"{kept}", RANKED, keep_outputs=kept, **settings)
+        logged += [row["ranking_loss"] for row in read_log(tmp_path / f"{kept}" / "log.jsonl")]
+    assert logged[0] == pytest.approx(logged[1], rel=0.05)
+
+
+def test_correlation_counts_no_unjudged_pair(tmp_path: Path) -> None:
+    unjudged = [replace(example, label=UNJUDGED) for example in EXAMPLES]
+    run(tmp_path / "stage", [*EXAMPLES[:1], *unjudged], steps=5, save_steps=None)
+    # The only gold grade that is left does not vary: with any other the correlation would be a number.
+    [row] = read_log(tmp_path / "stage" / "log.jsonl")
+    assert row.get("correlation") is None
 
 
 def test_log_of_a_stage_without_grades_has_no_correlation(tmp_path: Path) -> None:
