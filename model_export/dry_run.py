@@ -91,6 +91,9 @@ class _Plan:
             )
         for system in ("zero_shot", "label_only_sft"):
             yield f"predict_{system}", f"direct grades of {dev}"
+        if mined := recipe.unlabelled.pairs:
+            by = f"BM25 and {Path(recipe.unlabelled.encoder).name}" if recipe.unlabelled.encoder else "BM25"
+            yield "unlabelled", f"mine about {mined:,} unjudged pairs by {by}"
         if model.teacher != model.student_base:
             yield "teacher_base", f"write {model.teacher} as a float32 transformers folder"
         own = f"the teacher's own traces of {recipe.own_traces.pairs:,} pairs: those that are true and reach the gold grade"

@@ -14,10 +14,12 @@ from transformers import set_seed
 from model_export.checkpoint.adapter import merge_folder
 from model_export.checkpoint.extract_lora import extract_lora
 from model_export.data.gold_traces import write_evidence
+from model_export.data.mine import mine, read_mined, write_mined
 from model_export.data.pairs import GRADES, Pair
 from model_export.data.prepare import (
     data_inputs,
     load_data,
+    measured_queries,
     prepare_base,
     prepare_data,
     read_base,
@@ -221,6 +223,23 @@ class Pipeline:
         if not shards:
             raise RunError(f"{source} has no labels-*.jsonl: make them with `notegrade-train label`")
         return self._stages.do("label", {"shards": [hash_file(shard) for shard in shards]}, work)
+
+    def unlabelled(self) -> list[Pair]:
+        """Mine pairs that nobody judged from the training pairs, for the teachers to label. Raises EncoderError."""
+        recipe, config = self._recipe, self._recipe.unlabelled
+
+        def work(folder: Path) -> None:
+            encode = Encoder(config.encoder, self._on_progress).encode if config.encoder else None
+            measured = measured_queries(recipe, self._root)
+            write_mined(folder, mine(self.data.train, measured, recipe, encode, self._on_progress))
+
+        inputs = {
+            "data": self._data_folder.name,
+            "config": config.model_dump(),
+            "max_query_tokens": recipe.model.limits.max_query_tokens,
+            "seed": recipe.seed,
+        }
+        return read_mined(self._stages.do("unlabelled", inputs, work))
 
     def as_adapter(self, student: Path, base: Path, soft_labels: Path, prompting: Prompting) -> Path:
         """Return the student to serve: base and low-rank adapter merged where the recipe asks for an adapter.

@@ -3,6 +3,7 @@
 docs/recipe.md explains each field; a test compares it with these classes.
 """
 
+import math
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -174,6 +175,24 @@ class LabelConfig(Strict):
     precision: Precision = "float32"
 
 
+class UnlabelledConfig(Strict):
+    """Settings of the pairs that are mined from the training pairs for the teachers to label; 0 pairs mine none."""
+
+    pairs: Annotated[int, Field(ge=0)] = 0
+    source_exponent: Share = 0.5
+    titles_share: Share = 0.5
+    hard: Share = 0.5
+    medium: Share = 0.3
+    random: Share = 0.2
+    encoder: str = "minilm"
+
+    @model_validator(mode="after")
+    def _tiers_are_all(self) -> Self:
+        if not math.isclose(total := self.hard + self.medium + self.random, 1):
+            raise ValueError(f"hard, medium and random are shares that sum to 1, not {total:g}")
+        return self
+
+
 class DistilConfig(TrainConfig):
     """Settings of the student, which writes the grade first and then a trace, trained on soft labels and the teacher's traces."""
 
@@ -243,6 +262,7 @@ class Recipe(Strict):
     self_sft: SelfConfig = SelfConfig()
     rl: RlConfig
     label: LabelConfig
+    unlabelled: UnlabelledConfig = UnlabelledConfig()
     distil: DistilConfig
     evaluate: EvaluateConfig = EvaluateConfig()
     export: ExportConfig = ExportConfig()

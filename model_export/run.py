@@ -72,6 +72,8 @@ def run(
             write_results_and_report(result, out)
             return result.evaluation
 
+        if recipe.unlabelled.pairs:
+            pipeline.unlabelled()
         one_base = recipe.model.teacher == recipe.model.student_base
         teacher_base = student_base if one_base else pipeline.base("teacher_base", recipe.model.teacher)
         teacher_prompting = student_prompting if one_base else Prompting.load(form, teacher_base)

@@ -64,6 +64,12 @@ def test_plan_has_the_teacher_s_own_traces_before_or_after_its_warm_up(tiny: Rec
     assert before[before.index("cot_sft") - 1] == "own_traces"
 
 
+def test_plan_names_how_unlabelled_pairs_are_mined(plans: dict[str, str], tiny: Recipe) -> None:
+    assert stages(plans["default"])["unlabelled"] == "mine about 50,000 unjudged pairs by BM25 and minilm"
+    assert stages(plans["tiny"])["unlabelled"] == "mine about 400 unjudged pairs by BM25"
+    assert "unlabelled" not in stages(describe_plan(change(tiny, unlabelled={"pairs": 0}), Path()))
+
+
 def test_plan_names_a_second_base_and_an_adapter(tiny: Recipe, tiny_base: Path) -> None:
     model = {"teacher": str(tiny_base), "student": "tiny"}
     plan = describe_plan(change(tiny, model=model, export={"adapter_rank": 8}), Path())

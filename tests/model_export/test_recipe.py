@@ -22,6 +22,7 @@ MINE = {"name": "mine", "train": "train.jsonl", "dev": "dev.jsonl"}
         ({"model": {"student": "smollm2"}, "distil": {"start": "teacher"}}, "that has another base"),
         ({"distil": {"labelled_share": 0.5, "pairs": 3}}, "remove one"),
         ({"label": {"teacher": "self_sft"}}, r"there is no self_sft \(self_sft\.steps = 0\)"),
+        ({"unlabelled": {"hard": 0.6}}, r"shares that sum to 1, not 1\.1"),
         ({"rl": {"steps": 0}}, r"there is no RL teacher .*; use cot_sft"),
         (
             {"rl": {"importance_sampling": "sequence"}},

@@ -24,6 +24,7 @@ from model_export.recipe import (
     RlConfig,
     SelfConfig,
     TinyConfig,
+    UnlabelledConfig,
 )
 from model_export.recipe_data import DataConfig, SourceConfig, SyntheticConfig
 
@@ -42,6 +43,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "[self_sft]": SelfConfig,
     "[rl]": RlConfig,
     "[label]": LabelConfig,
+    "[unlabelled]": UnlabelledConfig,
     "[distil]": DistilConfig,
     "[evaluate]": EvaluateConfig,
     "[experiment]": ExperimentConfig,

@@ -37,7 +37,9 @@ def test_folder_without_a_model_is_refused(tmp_path: Path) -> None:
         Encoder(str(tmp_path), nothing)
 
 
-def test_vectors_are_in_the_order_of_the_texts_and_repeated_texts_are_encoded_once(tiny_encoder: Path) -> None:
+def test_vectors_are_in_the_order_of_the_texts_and_repeated_texts_are_encoded_once(
+    tiny_encoder: Path,
+) -> None:
     encoded: list[int] = []
     encoder = Encoder(str(tiny_encoder), lambda _, __, total: encoded.append(total))
     lamp, long, again = encoder.encode(["lamp", "a long text about tea", "lamp"])
