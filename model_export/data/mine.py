@@ -7,7 +7,7 @@ the following ranks, *random* pairs have notes from beyond. A title is paired wi
 import json
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
 from math import ceil
 from pathlib import Path
@@ -136,10 +136,13 @@ class _Miner:
 def write_mined(folder: Path, mined: Sequence[Mined]) -> None:
     """Write the pairs of each source to `<source>.jsonl`, which `notegrade-train label` reads too, and counts to `mined.json`."""
     index = []
-    for each in mined:
-        write_pairs(folder / f"{each.source.name}.jsonl", (mined.pair for mined in each.pairs))
-        counts = Counter(mined.found for mined in each.pairs)
-        index.append({**asdict(each.source), "pairs": counts, "refused": each.refused})
+    for found in mined:
+        source = found.source
+        write_pairs(folder / f"{source.name}.jsonl", (each.pair for each in found.pairs))
+        counts = Counter(each.found for each in found.pairs)
+        index.append(
+            {"name": source.name, "criteria": source.criteria, "pairs": counts, "refused": found.refused}
+        )
     (folder / _INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
 
 

@@ -2,11 +2,12 @@
 
 import re
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from model_export.data.bm25 import tokenize
-from model_export.data.pairs import Pair, fold_query, query_hash
+from model_export.data.pairs import Pair, fold_query, folded_query, query_hash
+from model_export.data.sampling import group
 from service.contract.prompt import Note
 from service.contract.text import canonicalize
 
@@ -52,45 +53,56 @@ def queries_of(pairs: Sequence[Pair], measured: Container[str], most_bytes: int)
     Refuses queries whose `query_hash` is in `measured`, and titles of more than `most_bytes` bytes of UTF-8 or one word.
     """
     notes: dict[str, Note] = {}
-    judged: dict[str, set[str]] = {}
-    spelling: dict[str, str] = {}
     for pair in pairs:
-        folded, text = fold_query(pair.query), canonicalize(f"{pair.note.title} {pair.note.body}")
-        notes.setdefault(text, pair.note)
-        judged.setdefault(folded, set()).add(text)
-        spelling.setdefault(folded, pair.query)
+        notes.setdefault(_text_of(pair.note), pair.note)
     number_of = {text: number for number, text in enumerate(notes)}
-    refused: Counter[str] = Counter()
-    queries = []
-    for folded, texts in judged.items():
-        if query_hash(folded) in measured:
-            refused["training query is in dev or test"] += 1
-        else:
-            queries.append(MinedQuery(spelling[folded], frozenset(number_of[text] for text in texts)))
-    titles: dict[str, MinedQuery] = {}
+    judged = group(pairs, folded_query)
+    found = [*_judged_queries(judged, number_of, measured), *_titles(notes, judged, measured, most_bytes)]
+    accepted = [query for query, reason in found if reason is None]
+    return SourceQueries(
+        notes,
+        tuple(query for query in accepted if query.own is None),
+        tuple(query for query in accepted if query.own is not None),
+        Counter(reason for _, reason in found if reason),
+    )
+
+
+def _text_of(note: Note) -> str:
+    return canonicalize(f"{note.title} {note.body}")
+
+
+def _judged_queries(
+    judged: Mapping[str, Sequence[Pair]], number_of: Mapping[str, int], measured: Container[str]
+) -> Iterator[tuple[MinedQuery, str | None]]:
+    """Yield each training query, and the reason against it if there is one."""
+    for pairs in judged.values():
+        known = frozenset(number_of[_text_of(pair.note)] for pair in pairs)
+        refused = query_hash(pairs[0].query) in measured
+        yield MinedQuery(pairs[0].query, known), "training query is in dev or test" if refused else None
+
+
+def _titles(
+    notes: Mapping[str, Note], judged: Container[str], measured: Container[str], most_bytes: int
+) -> Iterator[tuple[MinedQuery, str | None]]:
+    """Yield each note's title, and the reason against it if there is one."""
+    seen: set[str] = set()
     for number, note in enumerate(notes.values()):
         title = note.title or _first_sentence(note.body)
         folded = fold_query(title)
-        if reason := _reason_against(title, measured, most_bytes):
-            refused[reason] += 1
+        reason = None
+        if query_hash(title) in measured:
+            reason = "title is a dev or test query"
         elif folded in judged:
-            refused["title is a training query"] += 1
-        elif folded in titles:
-            refused["title is repeated"] += 1
-        else:
-            titles[folded] = MinedQuery(title, frozenset({number}), number)
-    return SourceQueries(notes, tuple(queries), tuple(titles.values()), refused)
-
-
-def _reason_against(title: str, measured: Container[str], most_bytes: int) -> str | None:
-    if query_hash(title) in measured:
-        return "title is a dev or test query"
-    # No tokenizer makes more tokens than bytes, so that the model accepts the query.
-    if len(title.encode()) > most_bytes:
-        return "title is too long"
-    if len(tokenize(title)) < _LEAST_WORDS:
-        return "title is too short"
-    return None
+            reason = "title is a training query"
+        elif folded in seen:
+            reason = "title is repeated"
+        # No tokenizer makes more tokens than bytes, so that the model accepts the query.
+        elif len(title.encode()) > most_bytes:
+            reason = "title is too long"
+        elif len(tokenize(title)) < _LEAST_WORDS:
+            reason = "title is too short"
+        seen.add(folded)
+        yield MinedQuery(title, frozenset({number}), number), reason
 
 
 def _first_sentence(text: str) -> str:
