@@ -115,6 +115,9 @@ class _Plan:
         if recipe.rl.steps:
             yield "rl", self._rl()
         yield "label", self._label()
+        if mined := recipe.unlabelled.pairs:
+            by = f"BM25 and {Path(recipe.unlabelled.encoder).name}" if recipe.unlabelled.encoder else "BM25"
+            yield "unlabelled", f"mine about {mined:,} unjudged pairs by {by}"
         yield from self._stack()
         yield "distil", self._supervised(recipe.distil, self._student)
         if rank := recipe.export.adapter_rank:

@@ -14,10 +14,12 @@ from transformers import set_seed
 from model_export.checkpoint.adapter import merge_folder
 from model_export.checkpoint.extract_lora import extract_lora
 from model_export.data.gold_traces import write_evidence
-from model_export.data.pairs import GRADES, Pair
+from model_export.data.mine import mine, read_mined, write_mined
+from model_export.data.pairs import GRADES, Pair, query_hash
 from model_export.data.prepare import (
     data_inputs,
     load_data,
+    measured_queries,
     prepare_base,
     prepare_data,
     read_base,
@@ -132,8 +134,12 @@ class Pipeline:
         *,
         evidence: Path | None = None,
         soft_labels: Path | None = None,
+        unlabelled: Path | None = None,
     ) -> Path:
-        """Train the model of this stage from the one in `start`; `evidence` is for the SFT teacher, `soft_labels` for the student."""
+        """Train the model of this stage from the one in `start`.
+
+        `evidence` is for the SFT teacher; `soft_labels` and the unlabelled pairs that have some are for the student.
+        """
         recipe = self._recipe
 
         def work(folder: Path) -> None:
@@ -145,6 +151,7 @@ class Pipeline:
                 folder=folder,
                 evidence=evidence and evidence / EVIDENCE,
                 soft_labels=soft_labels and soft_labels / SOFT_LABELS,
+                unlabelled=unlabelled,
             )
             self.run_job(job, prompting)
 
@@ -225,8 +232,9 @@ class Pipeline:
         teacher: tuple[Path, Prompting],
         evidence: Path | None,
         soft_labels: Path,
+        unlabelled: Path | None,
     ) -> Stacked:
-        """Let the recipe's stack of teachers grade training and dev pairs; `soft_labels` have the traces.
+        """Let the recipe's stack of teachers grade training, unlabelled and dev pairs; `soft_labels` have the traces.
 
         `student` and `teacher` are the bases that learners start from, with their prompts. Raises StackError and EndpointError.
         """
@@ -238,7 +246,8 @@ class Pipeline:
         stacking = Stacking(
             self._recipe, self.data.train, self.data_folder.name, self._stages, self._on_progress
         )
-        return stacking.grade(teachers, soft_labels, [], self.dev_pairs())
+        mined = read_mined(unlabelled) if unlabelled else []
+        return stacking.grade(teachers, soft_labels, mined, self.dev_pairs())
 
     def _copy_labels(self, source: Path) -> Path:
         def work(folder: Path) -> None:
@@ -249,6 +258,28 @@ class Pipeline:
         if not shards:
             raise RunError(f"{source} has no labels-*.jsonl: make them with `notegrade-train label`")
         return self._stages.do("label", {"shards": [hash_file(shard) for shard in shards]}, work)
+
+    def unlabelled(self) -> Path | None:
+        """Mine pairs that nobody judged from the training pairs; None where the recipe asks for none. Raises EncoderError."""
+        recipe, config = self._recipe, self._recipe.unlabelled
+        if not config.pairs:
+            return None
+
+        def work(folder: Path) -> None:
+            encode = Encoder(config.encoder, self._on_progress).encode if config.encoder else None
+            # Under cross-validation the dev pairs are training pairs of the files.
+            measured = measured_queries(recipe, self._root) | {
+                query_hash(pair.query) for pair in self.data.dev
+            }
+            write_mined(folder, mine(self.data.train, measured, recipe, encode, self._on_progress))
+
+        inputs = {
+            "data": self.data_folder.name,
+            "config": config.model_dump(),
+            "max_query_tokens": recipe.model.limits.max_query_tokens,
+            "seed": recipe.seed,
+        }
+        return self._stages.do("unlabelled", inputs, work)
 
     def as_adapter(self, student: Path, base: Path, soft_labels: Path, prompting: Prompting) -> Path:
         """Return the student to serve: base and low-rank adapter merged where the recipe asks for an adapter.

@@ -3,6 +3,7 @@
 docs/recipe.md explains each field; a test compares it with these classes.
 """
 
+import math
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -175,6 +176,24 @@ class LabelConfig(Strict):
     precision: Precision = "float32"
 
 
+class UnlabelledConfig(Strict):
+    """Settings of the pairs that are mined from the training pairs for the teachers to label; 0 pairs mine none."""
+
+    pairs: Annotated[int, Field(ge=0)] = 0
+    source_exponent: Share = 0.5
+    titles_share: Share = 0.5
+    hard: Share = 0.5
+    medium: Share = 0.3
+    random: Share = 0.2
+    encoder: str = "minilm"
+
+    @model_validator(mode="after")
+    def _tiers_are_all(self) -> Self:
+        if not math.isclose(total := self.hard + self.medium + self.random, 1):
+            raise ValueError(f"hard, medium and random are shares that sum to 1, not {total:g}")
+        return self
+
+
 class DistilConfig(TrainConfig):
     """Settings of the student, which writes the grade first and then a trace, trained on soft labels and the teacher's traces."""
 
@@ -183,17 +202,20 @@ class DistilConfig(TrainConfig):
     temperature: Annotated[float, Field(gt=0)] = 1.0
     trace_weight: Annotated[float, Field(ge=0)] = 0.1
     smoothing: Share = 0.0
-    labelled_share: Annotated[float, Field(gt=0, le=1)] | None = None
+    traced_share: Annotated[float, Field(gt=0, le=1)] | None = None
+    unlabelled_share: Share = 0.0
     ranking: Literal["none", "margin", "listwise"] = "none"
     ranking_weight: Annotated[float, Field(ge=0)] = 0.0
     group_size: Annotated[int, Field(ge=2)] = 8
 
     @model_validator(mode="after")
-    def _ranking_is_whole(self) -> Self:
+    def _shares_and_ranking_are_whole(self) -> Self:
         if (self.ranking == "none") != (self.ranking_weight == 0):
             raise ValueError(
                 f"ranking_weight: {self.ranking_weight} with ranking = {self.ranking!r}; set both, or neither"
             )
+        if (self.traced_share or 1) + self.unlabelled_share > 1:
+            raise ValueError("unlabelled_share: needs a traced_share, and both are at most 1 together")
         if self.ranking != "none" and self.group_size > self.batch_size:
             raise ValueError(
                 f"group_size: {self.group_size} examples do not fit a batch of {self.batch_size}"
@@ -260,6 +282,7 @@ class Recipe(Strict):
     rl: RlConfig
     label: LabelConfig
     stack: StackConfig = StackConfig()
+    unlabelled: UnlabelledConfig = UnlabelledConfig()
     distil: DistilConfig
     evaluate: EvaluateConfig = EvaluateConfig()
     export: ExportConfig = ExportConfig()
@@ -274,12 +297,16 @@ class Recipe(Strict):
             )
         if self.model.teacher != self.model.student_base and self.distil.start == "teacher":
             raise ValueError("distil.start: the student can't start from a teacher that has another base")
-        if self.distil.labelled_share is not None and self.distil.pairs is not None:
+        if self.distil.traced_share is not None and self.distil.pairs is not None:
             raise ValueError(
-                "distil.pairs: with distil.labelled_share, steps and batch_size set the number of examples; remove one"
+                "distil.pairs: with distil.traced_share, steps and batch_size set the number of examples; remove one"
             )
         if self.rl.steps == 0 and self.label.teacher == "rl":
             raise ValueError("label.teacher: there is no RL teacher (rl.steps = 0); use cot_sft or self_sft")
+        if self.unlabelled.pairs and not self.stack.teachers:
+            raise ValueError("unlabelled.pairs: only a stack of teachers labels them; set stack.teachers")
+        if self.distil.unlabelled_share and not self.unlabelled.pairs:
+            raise ValueError("distil.unlabelled_share: there are no unlabelled pairs; set unlabelled.pairs")
         if self.self_sft.steps == 0 and self.label.teacher == "self_sft":
             raise ValueError("label.teacher: there is no self_sft (self_sft.steps = 0)")
         return self

@@ -135,15 +135,16 @@ def train_student(pipeline: Pipeline, recipe: Recipe, control: Control) -> Stude
     taught = train_teachers(pipeline, recipe, control)
     teacher = taught.models[recipe.label.teacher]
     soft_labels = pipeline.soft_labels(taught.prompting, teacher)
-    stacked: Stacked | None = None
+    unlabelled, stacked = pipeline.unlabelled(), None
     if recipe.stack.teachers:
-        stacked = pipeline.stack(
-            (control.base, control.prompting), (taught.base, taught.prompting), taught.evidence, soft_labels
-        )
+        bases = (control.base, control.prompting), (taught.base, taught.prompting)
+        stacked = pipeline.stack(*bases, taught.evidence, soft_labels, unlabelled)
         soft_labels = stacked.labels
     starts = {"base": control.base, "label_only_sft": control.folder, "teacher": teacher}
     start = starts[recipe.distil.start]
-    distilled = pipeline.train("distil", control.prompting, start, soft_labels=soft_labels)
+    distilled = pipeline.train(
+        "distil", control.prompting, start, soft_labels=soft_labels, unlabelled=unlabelled
+    )
     student = pipeline.as_adapter(distilled, control.base, soft_labels, control.prompting)
     return Student(student, taught, stacked)
 

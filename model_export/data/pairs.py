@@ -4,6 +4,7 @@ A bad row is an error that names its line. It is never dropped, because figures 
 user's.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -218,7 +219,10 @@ def listed(items: Sequence[str], joiner: str = ", ") -> str:
 
 
 def write_pairs(path: Path, pairs: Iterable[Pair]) -> None:
-    """Write JSON lines that `read_pairs` reads back unchanged, with grades that map to themselves."""
+    """Write JSON lines that `read_pairs` reads back unchanged, with grades that map to themselves.
+
+    Unjudged pairs have the label null, which is read with `judged` false.
+    """
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for pair in pairs:
             file.write(json.dumps(_to_row(pair), ensure_ascii=False) + "\n")
@@ -229,7 +233,7 @@ def _to_row(pair: Pair) -> dict[str, Any]:
         "id": pair.id,
         "query": pair.query,
         "note": {"title": pair.note.title or None, "body": pair.note.body},
-        "label": pair.label,
+        "label": None if pair.label == UNJUDGED else pair.label,
         "source": pair.source,
     }
     if pair.findings:
@@ -259,4 +263,14 @@ def leaking_ids(train: Sequence[Pair], dev: Sequence[Pair]) -> list[str]:
 
 def folded_query(pair: Pair) -> str:
     """Return the form in which two queries are compared: queries that differ only in case are the same."""
-    return canonicalize(pair.query).casefold()
+    return fold_query(pair.query)
+
+
+def fold_query(query: str) -> str:
+    """Fold a query as `folded_query` does."""
+    return canonicalize(query).casefold()
+
+
+def query_hash(query: str) -> str:
+    """Return a hash that is the same for queries that differ only in case, for comparing without the text."""
+    return hashlib.sha256(fold_query(query).encode()).hexdigest()

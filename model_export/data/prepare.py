@@ -20,6 +20,7 @@ from model_export.data.pairs import (
     check_split,
     leaking_ids,
     listed,
+    query_hash,
     read_pairs,
     write_pairs,
 )
@@ -241,6 +242,22 @@ def _read_sources(recipe: Recipe, root: Path) -> Data:
         hashes | aside_hashes,
         teacher_criteria=recipe_teacher_criteria(recipe.data),
     )
+
+
+def measured_queries(recipe: Recipe, root: Path) -> frozenset[str]:
+    """Return hashes of the dev and test queries of all sources, sampled or not, so that mining can refuse them.
+
+    They are hashes so that mining learns nothing else about the test queries. Raises DataError.
+    """
+    synthetic = recipe.data.synthetic
+    measured = list(_generate(recipe.seed, synthetic).dev) if synthetic else []
+    sources = recipe_sources(recipe.data)
+    for config in recipe.data.sources:
+        source = sources[config.name]
+        measured += set_aside(read_pairs(root / config.train, source), config.test_share)[1]
+        measured += read_pairs(root / config.dev, source)
+        measured += read_pairs(root / config.test, source) if config.test else []
+    return frozenset(query_hash(pair.query) for pair in measured)
 
 
 def held_out_key(source: str) -> str:

@@ -3,20 +3,30 @@
 import hashlib
 from collections.abc import Callable, Container, Sequence
 from random import Random
-from typing import Literal
+from typing import Literal, TypeVar
 
-from model_export.data.pairs import Pair, folded_query
+from model_export.data.pairs import UNJUDGED, Pair, folded_query
 from model_export.recipe import DistilConfig, TrainConfig
 
+T = TypeVar("T")
 
-def sample(pairs: Sequence[Pair], most: int | None, random: Random) -> list[Pair]:
-    """Return `most` pairs at random, or all where there are no more."""
-    return list(pairs) if most is None or len(pairs) <= most else random.sample(pairs, most)
+
+def sample(items: Sequence[T], most: int | None, random: Random) -> list[T]:
+    """Return `most` items at random, or all where there are no more."""
+    return list(items) if most is None or len(items) <= most else random.sample(items, most)
+
+
+def group(pairs: Sequence[Pair], key: Callable[[Pair], str]) -> dict[str, list[Pair]]:
+    """Group the pairs by a key, in the order in which the keys occur."""
+    groups: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        groups.setdefault(key(pair), []).append(pair)
+    return groups
 
 
 def sample_each(pairs: Sequence[Pair], most: int, random: Random) -> list[Pair]:
     """Return at most `most` pairs of each source at random."""
-    by_source = _group(pairs, lambda pair: pair.source)
+    by_source = group(pairs, lambda pair: pair.source)
     return [pair for own in by_source.values() for pair in sample(own, most, random)]
 
 
@@ -24,7 +34,7 @@ def sample_queries(pairs: Sequence[Pair], most: int | None, random: Random) -> l
     """Sample pairs of whole queries until the next query would exceed `most` pairs; at least one query."""
     if most is None or len(pairs) <= most:
         return list(pairs)
-    by_query = _group(pairs, lambda pair: pair.query)
+    by_query = group(pairs, lambda pair: pair.query)
     taken: list[Pair] = []
     for query in random.sample(list(by_query), len(by_query)):
         if taken and len(taken) + len(by_query[query]) > most:
@@ -65,7 +75,7 @@ def sample_dev(pairs: Sequence[Pair], most: int | None, random: Random) -> list[
     """
     if most is None:
         return list(pairs)
-    by_source = _group(pairs, lambda pair: pair.source)
+    by_source = group(pairs, lambda pair: pair.source)
     share = max(1, most // max(1, len(by_source)))
     return [pair for own in by_source.values() for pair in sample_queries(own, share, random)]
 
@@ -81,19 +91,12 @@ def balance(pairs: Sequence[Pair], exponent: float, seed: int) -> list[Pair]:
     1 leaves the pairs as they are; 0 gives each source as many as the largest has. Source: temperature sampling,
     arXiv 1907.05019, section 3.2.
     """
-    by_source = _group(pairs, lambda pair: pair.source).values()
+    by_source = group(pairs, lambda pair: pair.source).values()
     most = max(map(len, by_source), default=0)
     random = Random(seed)
     return [
         pair for own in by_source for pair in repeat(own, round(most * (len(own) / most) ** exponent), random)
     ]
-
-
-def _group(pairs: Sequence[Pair], key: Callable[[Pair], str]) -> dict[str, list[Pair]]:
-    groups: dict[str, list[Pair]] = {}
-    for pair in pairs:
-        groups.setdefault(key(pair), []).append(pair)
-    return groups
 
 
 def repeat(pairs: Sequence[Pair], count: int, random: Random) -> list[Pair]:
@@ -110,17 +113,22 @@ def pick_distinct(pairs: Sequence[Pair], most: int, exponent: float, seed: int) 
 
 
 def mix(pairs: Sequence[Pair], traced: Container[str], config: DistilConfig, seed: int) -> list[Pair]:
-    """Return the student's training pairs, of which `labelled_share` have a trace and the rest are balanced others.
+    """Return the student's training pairs: `traced_share` of them with a trace, `unlabelled_share` unjudged, the rest judged.
 
-    Pairs of either kind repeat where they are few. Where one kind is missing, all are of the other. Without a share, the
-    pairs are picked as in other stages.
+    Pairs of each kind repeat where they are few; unjudged and judged ones are balanced by source. Where a kind is missing, the
+    others keep their proportion. Without shares, the pairs are picked as in other stages.
     """
-    if config.labelled_share is None:
+    if config.traced_share is None:
         return pick(pairs, config, seed)
-    taught = [pair for pair in pairs if pair.id in traced]
-    others = balance([pair for pair in pairs if pair.id not in traced], config.source_exponent, seed)
-    if not taught or not others:
-        return [*taught, *others]
-    total, random = config.steps * config.batch_size, Random(seed)
-    wanted = round(total * config.labelled_share)
-    return repeat(taught, wanted, random) + repeat(others, total - wanted, random)
+    rest = [pair for pair in pairs if pair.id not in traced]
+    unjudged, judged = (
+        balance([pair for pair in rest if (pair.label == UNJUDGED) == is_open], config.source_exponent, seed)
+        for is_open in (True, False)
+    )
+    shares = (config.traced_share, config.unlabelled_share, 1 - config.traced_share - config.unlabelled_share)
+    kinds = ([pair for pair in pairs if pair.id in traced], unjudged, judged)
+    there = [(kind, share) for kind, share in zip(kinds, shares, strict=True) if kind]
+    if len(there) == 1:
+        return list(there[0][0])
+    total, random = config.steps * config.batch_size / sum(share for _, share in there), Random(seed)
+    return [pair for kind, share in there for pair in repeat(kind, round(total * share), random)]

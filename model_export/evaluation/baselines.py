@@ -4,34 +4,27 @@ They are fitted per source, because the same grade means different things in dif
 training pairs uses the fit over all sources.
 """
 
-import unicodedata
 from collections.abc import Sequence
 from itertools import groupby
 from random import Random
 from typing import Any
 
-import bm25s
 import numpy as np
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from model_export.data.bm25 import Bm25
 from model_export.data.pairs import Pair
 from model_export.data.sampling import sample_each
 from model_export.evaluation.encoder import Encoder
 from model_export.evaluation.evaluate import EvaluationError, Predictions
-from service.contract.words import split_words
 
 _PRIOR = DummyClassifier(strategy="prior")
 _BY_SCORE = make_pipeline(StandardScaler(), LogisticRegression())
 # Encoding all training notes would take longer than everything else, and one slope and intercept a grade need few.
 _ENCODED_PAIRS = 500
-
-
-def tokenize(text: str) -> list[str]:
-    """Split into lower-case NFKC words, and Chinese, Japanese and Korean into bigrams; no stemming, no stop words."""
-    return list(split_words(unicodedata.normalize("NFKC", text).lower()))
 
 
 def majority(train: Sequence[Pair], dev: Sequence[Pair], grades: int) -> Predictions:
@@ -101,16 +94,11 @@ def bm25_scores(pairs: Sequence[Pair]) -> np.ndarray:
 
 def _score_collection(pairs: Sequence[Pair]) -> np.ndarray:
     number_of = {note: number for number, note in enumerate(dict.fromkeys(pair.note for pair in pairs))}
-    tokens = [tokenize(f"{note.title}\n{note.body}") for note in number_of]
+    index = Bm25([f"{note.title}\n{note.body}" for note in number_of])
     scores = np.zeros(len(pairs))
-    if not any(tokens):
-        return scores
-    index = bm25s.BM25()
-    index.index(tokens, show_progress=False)
     by_query = sorted(range(len(pairs)), key=lambda row: pairs[row].query)
     for query, group in groupby(by_query, key=lambda row: pairs[row].query):
-        # One pass over the notes scores all pairs of a query. bm25s fails on a query without words.
-        if words := tokenize(query):
-            rows = list(group)
-            scores[rows] = index.get_scores(words)[[number_of[pairs[row].note] for row in rows]]
+        # One pass over the notes scores all pairs of a query.
+        rows = list(group)
+        scores[rows] = index.scores(query)[[number_of[pairs[row].note] for row in rows]]
     return scores

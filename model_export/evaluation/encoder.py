@@ -44,12 +44,17 @@ class Encoder:
         """Compute the cosine of each pair's query and note, (pairs,) in [-1, 1]. The model cuts long texts."""
         queries = [pair.query for pair in pairs]
         notes = [f"{pair.note.title}\n{pair.note.body}".strip() for pair in pairs]
-        # Encode each text once, longest first, so that a batch has texts of similar length.
-        texts = sorted(set(queries + notes), key=lambda text: (-len(text), text))
-        vectors = np.vstack([self._encode(texts, start) for start in range(0, len(texts), _CHUNK)])
-        row_of = {text: row for row, text in enumerate(texts)}
-        of_queries, of_notes = (vectors[[row_of[text] for text in each]] for each in (queries, notes))
+        of_queries, of_notes = np.split(self.encode([*queries, *notes]), 2)
         found: np.ndarray = np.einsum("ij,ij->i", of_queries, of_notes)
+        return found
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Compute a unit vector of each text, (texts, width) float32; repeated texts are encoded once."""
+        # Longest first, so that a batch has texts of similar length.
+        distinct = sorted(set(texts), key=lambda text: (-len(text), text))
+        vectors = np.vstack([self._encode(distinct, start) for start in range(0, len(distinct), _CHUNK)])
+        row_of = {text: row for row, text in enumerate(distinct)}
+        found: np.ndarray = vectors[[row_of[text] for text in texts]]
         return found
 
     def _encode(self, texts: Sequence[str], start: int) -> np.ndarray:

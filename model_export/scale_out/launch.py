@@ -14,6 +14,7 @@ from transformers import set_seed
 
 from model_export.child_process import start_child
 from model_export.data.gold_traces import read_evidence
+from model_export.data.mine import read_mined
 from model_export.data.prepare import Data, load_data
 from model_export.data.prompting import PromptForm, Prompting
 from model_export.student.distil import train_student
@@ -45,7 +46,8 @@ def train_stage(job: StageJob, data: Data, prompting: Prompting, on_step: OnStep
         train_cot(pairs, evidence, prompting, job, on_step)
     elif job.stage == "distil":
         labels = read_soft_labels(job.soft_labels) if job.soft_labels else {}
-        train_student(pairs, labels, prompting, job, on_step)
+        mined = read_mined(job.unlabelled) if job.unlabelled else []
+        train_student([*pairs, *mined], labels, prompting, job, on_step)
     else:
         from model_export.teacher.rl import train_rl  # TRL imports vLLM, which takes ten seconds
 

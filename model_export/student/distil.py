@@ -25,7 +25,7 @@ def train_student(
 ) -> None:
     """Train the student and write it to the stage's folder.
 
-    Labelled pairs teach the soft label and its trace if it has one, other pairs the gold grade. `labelled_share` sets the
+    Labelled pairs teach the soft label and its trace if it has one, other pairs the gold grade. `traced_share` sets the
     proportion of pairs with a trace.
     """
     config = job.recipe.distil

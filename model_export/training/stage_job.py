@@ -19,7 +19,8 @@ class StageJob(BaseModel):
         folder: the stage's own; a saved state in it is resumed.
         ids: of the training pairs to train on; all by default.
         evidence: file of the traces of pairs without findings, for the SFT teacher.
-        soft_labels: file of the teacher's labels, for the student.
+        soft_labels: file of the teachers' labels, for the student.
+        unlabelled: folder of pairs that nobody judged, which the student learns from besides the training pairs.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -32,6 +33,7 @@ class StageJob(BaseModel):
     ids: frozenset[str] | None = None
     evidence: Path | None = None
     soft_labels: Path | None = None
+    unlabelled: Path | None = None
 
     @property
     def from_scratch(self) -> bool:

@@ -52,7 +52,7 @@ def test_every_recipe_has_a_plan_anywhere(plans: dict[str, str]) -> None:
 def test_plan_leaves_out_the_stages_that_a_recipe_leaves_out(tiny: Recipe) -> None:
     without_rl = change(tiny, rl={"steps": 0}, label={"teacher": "cot_sft"})
     names = list(stages(describe_plan(without_rl, Path())))
-    assert names[names.index("parse_rate") :][:3] == ["parse_rate", "label", "distil"]
+    assert names[names.index("parse_rate") :][:3] == ["parse_rate", "label", "unlabelled"]
     assert "predict_rl" not in names
 
 
@@ -62,6 +62,14 @@ def test_plan_has_the_teacher_s_own_traces_before_or_after_its_warm_up(tiny: Rec
     assert "predict_self_sft" in after
     before = list(stages(describe_plan(change(tiny, cot_sft={"traces": "own"}), Path())))
     assert before[before.index("cot_sft") - 1] == "own_traces"
+
+
+def test_plan_names_how_unlabelled_pairs_are_mined(plans: dict[str, str], tiny: Recipe) -> None:
+    by_encoder = change(tiny, unlabelled={"pairs": 50_000, "encoder": "minilm"})
+    mined = stages(describe_plan(by_encoder, Path()))["unlabelled"]
+    assert mined == "mine about 50,000 unjudged pairs by BM25 and minilm"
+    assert stages(plans["tiny"])["unlabelled"] == "mine about 400 unjudged pairs by BM25"
+    assert "unlabelled" not in stages(describe_plan(change(tiny, unlabelled={"pairs": 0}), Path()))
 
 
 def test_plan_names_a_second_base_and_an_adapter(tiny: Recipe, tiny_base: Path) -> None:

@@ -1,11 +1,16 @@
+import json
 from pathlib import Path
 
 import pytest
 
+from model_export.data.mine import read_mined
+from model_export.data.pairs import UNJUDGED
 from model_export.data.prompting import PromptForm, Prompting
 from model_export.pipeline import Pipeline
 from model_export.stages import RunError, Stages
 from tests.tiny_teacher import micro_recipe
+
+STACK = {"teachers": ["lexical"]}
 
 
 def test_adapter_without_soft_labels_is_refused(tmp_path: Path) -> None:
@@ -18,3 +23,38 @@ def test_adapter_without_soft_labels_is_refused(tmp_path: Path) -> None:
     (labels / "soft_labels.jsonl").write_text("", encoding="utf-8")
     with pytest.raises(RunError, match="no pair has a soft label"):
         pipeline.as_adapter(base, base, labels, Prompting.load(form, base))
+
+
+def test_unlabelled_pairs_are_mined_once_and_kept(tmp_path: Path, tiny_encoder: Path) -> None:
+    recipe = micro_recipe(stack=STACK, unlabelled={"pairs": 12, "encoder": str(tiny_encoder)})
+    stages = Stages(tmp_path)
+    first, again = (Pipeline(recipe, tmp_path, stages, lambda *_: None).unlabelled() for _ in range(2))
+    assert first == again
+    assert first
+    assert {pair.label for pair in read_mined(first)} == {UNJUDGED}
+    assert [record.status for record in stages.records if record.name == "unlabelled"] == ["done", "kept"]
+
+
+def test_no_unlabelled_pair_has_a_dev_or_test_query(tmp_path: Path) -> None:
+    def write(split: str, *rows: tuple[str, str]) -> None:
+        notes = [
+            {"id": f"{split}{n}", "query": query, "note": {"title": title, "body": f"body {n}"}, "label": 1}
+            for n, (query, title) in enumerate(rows)
+        ]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, notes)), encoding="utf-8")
+
+    # Every title of a training note is the query of a dev pair, of a test pair, or of neither.
+    write("train", *((f"the lamp {n}", f"The LAMP {(n + 1) % 60}") for n in range(60)), ("tea", "Dev tea"))
+    write("dev", ("dev tea", "A tea"), ("coat", "A coat"))
+    source = {"name": "shop", "train": "train.jsonl", "dev": "dev.jsonl", "test_share": 0.5}
+    recipe = micro_recipe(
+        data={"synthetic": None, "sources": [source]},
+        stack=STACK,
+        unlabelled={"pairs": 2000, "encoder": ""},
+    )
+    pipeline = Pipeline(recipe, tmp_path, Stages(tmp_path), lambda *_: None)
+    folder = pipeline.unlabelled()
+    assert folder
+    mined = {pair.query.lower() for pair in read_mined(folder)}
+    # The titles that are not training queries are all test queries, or the dev query.
+    assert mined == {pair.query for pair in pipeline.data.train}

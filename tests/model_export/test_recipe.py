@@ -34,7 +34,7 @@ MINE = {"name": "mine", "train": "train.jsonl", "dev": "dev.jsonl"}
             "the teacher has another",
         ),
         ({"model": {"student": "smollm2"}, "distil": {"start": "teacher"}}, "that has another base"),
-        ({"distil": {"labelled_share": 0.5, "pairs": 3}}, "remove one"),
+        ({"distil": {"traced_share": 0.5, "pairs": 3}}, "remove one"),
         ({"distil": {"ranking": "listwise"}}, r"ranking_weight: 0.0 with ranking = 'listwise'"),
         ({"distil": {"ranking_weight": 0.1}}, r"ranking_weight: 0.1 with ranking = 'none'"),
         (
@@ -46,6 +46,7 @@ MINE = {"name": "mine", "train": "train.jsonl", "dev": "dev.jsonl"}
             "ranking: works in one process only",
         ),
         ({"label": {"teacher": "self_sft"}}, r"there is no self_sft \(self_sft\.steps = 0\)"),
+        ({"unlabelled": {"hard": 0.6}}, r"shares that sum to 1, not 1\.1"),
         ({"rl": {"steps": 0}}, r"there is no RL teacher .*; use cot_sft"),
         (
             {"rl": {"importance_sampling": "sequence"}},
@@ -54,6 +55,10 @@ MINE = {"name": "mine", "train": "train.jsonl", "dev": "dev.jsonl"}
         ({"rl": {"scale_rewards": "group"}}, "divides the class weight out again"),
         ({"rl": {"loss": "luspo"}}, "Input should be 'grpo', 'bnpo'"),
         ({"rl": {"mask": "first"}}, "Input should be 'none', 'final' or 'step'"),
+        ({"unlabelled": {"pairs": 9}}, "only a stack of teachers labels them"),
+        ({"distil": {"traced_share": 0.5, "unlabelled_share": 0.2}}, "there are no unlabelled pairs"),
+        ({"distil": {"unlabelled_share": 0.2}}, "needs a traced_share"),
+        ({"distil": {"traced_share": 0.9, "unlabelled_share": 0.2}}, "at most 1 together"),
         ({"stack": {"teachers": ["lexical", "lexical"]}}, "name each teacher once"),
         ({"stack": {"teachers": ["endpoint"]}}, r"endpoint\.url: the teacher 'endpoint' needs"),
         ({"stack": {"endpoint": {"url": "http://127.0.0.1:8000/v1"}}}, "name the model"),

@@ -24,6 +24,7 @@ from model_export.recipe import (
     RlConfig,
     SelfConfig,
     TinyConfig,
+    UnlabelledConfig,
 )
 from model_export.recipe_data import DataConfig, SourceConfig, SyntheticConfig
 from model_export.recipe_stack import EndpointConfig, StackConfig
@@ -45,6 +46,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "[label]": LabelConfig,
     "[stack]": StackConfig,
     "[stack.endpoint]": EndpointConfig,
+    "[unlabelled]": UnlabelledConfig,
     "[distil]": DistilConfig,
     "[evaluate]": EvaluateConfig,
     "[experiment]": ExperimentConfig,

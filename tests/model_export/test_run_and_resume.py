@@ -14,6 +14,10 @@ from tests.killable_run import command, run_killed_at
 from tests.tiny_teacher import MICRO
 
 STACK = """
+[unlabelled]
+pairs = 20
+encoder = ""
+
 [stack]
 teachers = ["lexical", "reasoning", "label_only"]
 folds = 2

@@ -194,6 +194,14 @@ def pairs(draw: st.DrawFn) -> list[Pair]:
     ]
 
 
+def test_unjudged_pair_is_written_without_a_label(tmp_path: Path) -> None:
+    pair = Pair("a", "lamp", Note("", "red"), UNJUDGED, "shop", "general-1")
+    write_pairs(tmp_path / "pairs.jsonl", [pair])
+    assert read_pairs(tmp_path / "pairs.jsonl", SOURCE, judged=False) == [pair]
+    with pytest.raises(DataError, match="line 1: label"):
+        read_pairs(tmp_path / "pairs.jsonl", SOURCE)
+
+
 @given(pairs())
 def test_written_rows_are_read_back(tmp_path_factory: pytest.TempPathFactory, written: list[Pair]) -> None:
     path = tmp_path_factory.getbasetemp() / "pairs.jsonl"

@@ -6,8 +6,16 @@ import pytest
 
 from model_export.data.criteria import load_criteria
 from model_export.data.held_out import read_test
-from model_export.data.pairs import GRADES, DataError, folded_query
-from model_export.data.prepare import data_inputs, load_data, prepare_base, prepare_data, read_base, read_data
+from model_export.data.pairs import GRADES, DataError, folded_query, query_hash
+from model_export.data.prepare import (
+    data_inputs,
+    load_data,
+    measured_queries,
+    prepare_base,
+    prepare_data,
+    read_base,
+    read_data,
+)
 from model_export.recipe import Recipe
 from service.contract.manifest import Limits
 from service.contract.tokenizer import ContractTokenizer
@@ -195,6 +203,25 @@ def test_folds_hold_each_training_query_once(tmp_path: Path, two_sources: list[R
         assert data.long_tail <= {pair.id for pair in data.dev}
         seen += [pair.id for pair in data.dev]
     assert sorted(seen) == sorted(pair.id for pair in whole.train)
+
+
+def test_all_dev_and_test_queries_are_hashed_for_mining(tmp_path: Path, two_sources: list[Row]) -> None:
+    two_sources[0] |= {"test_share": 0.5, "max_dev": 2}
+    two_sources[1]["test"] = "forum-test.jsonl"
+    (tmp_path / "forum-test.jsonl").write_text(json.dumps(row("ft", "Which One")), encoding="utf-8")
+    recipe = recipe_of(two_sources)
+    data = read_data(recipe, tmp_path)
+    test = [pair.query for pair in read_test(recipe, tmp_path, data).pairs]
+    assert {"Which One"} < set(test)
+    # The dev queries of the file, also those that are not sampled.
+    measured = {"coat 0", "coat 1", "coat 2", "why", *test}
+    assert measured_queries(recipe, tmp_path) == {query_hash(query.upper()) for query in measured}
+    assert not {pair.query for pair in data.train} & measured
+
+
+def test_generated_dev_queries_are_hashed_for_mining(tmp_path: Path) -> None:
+    dev = load_data(prepare(micro_recipe(), tmp_path)).dev
+    assert measured_queries(micro_recipe(), tmp_path) == {query_hash(pair.query) for pair in dev}
 
 
 def test_tiny_base_reads_the_data_s_texts(tmp_path: Path) -> None:

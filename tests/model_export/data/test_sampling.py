@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from model_export.data.pairs import Pair
+from model_export.data.pairs import UNJUDGED, Pair
 from model_export.data.sampling import balance, mix, pick, pick_distinct, repeat, sample_dev, sample_queries
 from model_export.recipe import DistilConfig
 from service.contract.prompt import Note
@@ -71,7 +71,7 @@ def test_distinct_pairs_are_balanced_while_they_last() -> None:
 @pytest.mark.parametrize(("share", "labelled"), [(1, 20), (0.5, 10), (0.05, 1)])
 def test_labelled_pairs_repeat_up_to_their_share(share: float, labelled: int) -> None:
     known = {"large-3", "large-5"}
-    ids = [pair.id for pair in mix(PAIRS, known, config(labelled_share=share), seed=1)]
+    ids = [pair.id for pair in mix(PAIRS, known, config(traced_share=share), seed=1)]
     assert len(ids) == 20
     assert sum(id_ in known for id_ in ids) == labelled
     # Others are many enough: none twice.
@@ -80,18 +80,33 @@ def test_labelled_pairs_repeat_up_to_their_share(share: float, labelled: int) ->
 
 
 def test_unlabelled_pairs_are_balanced_too() -> None:
-    settings = config(steps=100, labelled_share=0.5, source_exponent=0.0)
+    settings = config(steps=100, traced_share=0.5, source_exponent=0.0)
     mixed = mix(PAIRS, {"large-3"}, settings, seed=1)
     assert sources(pair for pair in mixed if pair.id != "large-3")["small"] == pytest.approx(50, abs=15)
 
 
+def test_unjudged_pairs_have_their_share_beside_traced_and_judged_ones() -> None:
+    mined = [replace(pair, id=f"mined-{pair.id}", label=UNJUDGED) for pair in PAIRS]
+    settings = config(steps=100, traced_share=0.2, unlabelled_share=0.5, source_exponent=0.0)
+    mixed = mix([*PAIRS, *mined], {"large-3"}, settings, seed=1)
+    total = settings.steps * settings.batch_size
+    open_ones = [pair for pair in mixed if pair.label == UNJUDGED]
+    assert (len(mixed), len(open_ones)) == (total, total // 2)
+    assert sum(pair.id == "large-3" for pair in mixed) == total // 5
+    assert sources(open_ones)["small"] == pytest.approx(total // 4, rel=0.3)
+    # Without traces the two others share all.
+    assert sum(pair.label == UNJUDGED for pair in mix([*PAIRS, *mined], set(), settings, seed=1)) == round(
+        total * 0.5 / 0.8
+    )
+
+
 @pytest.mark.parametrize("known", [set(), {pair.id for pair in PAIRS}])
 def test_missing_kind_is_replaced_by_the_other(known: set[str]) -> None:
-    assert mix(PAIRS, known, config(labelled_share=0.5), seed=1) == PAIRS
+    assert mix(PAIRS, known, config(traced_share=0.5), seed=1) == PAIRS
 
 
 def test_pairs_are_mixed_by_the_seed() -> None:
-    drawn = [mix(PAIRS, {"large-3"}, config(labelled_share=0.5), seed) for seed in (1, 1, 2)]
+    drawn = [mix(PAIRS, {"large-3"}, config(traced_share=0.5), seed) for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from model_export.data.pairs import Pair
-from model_export.evaluation.baselines import bm25, by_cosine, majority, tokenize
+from model_export.evaluation.baselines import bm25, by_cosine, majority
 from model_export.evaluation.encoder import MINILM, Encoder
 from model_export.evaluation.evaluate import EvaluationError, Predictions
 from service.contract.prompt import Note
@@ -87,21 +87,6 @@ def test_bm25_matches_chinese() -> None:
     dev = [pair("牙齿疼", "牙齿疼痛的原因", 2), pair("牙齿疼", "感冒的原因", 0)]
     ranking = bm25(train, dev, grades=3).ranking
     assert ranking[0] > ranking[1] == 0
-
-
-@pytest.mark.parametrize(
-    ("text", "tokens"),
-    [
-        ("Cafés, OPEN 24h", ["cafés", "open", "24h"]),
-        ("感冒发烧", ["感冒", "冒发", "发烧"]),
-        ("药", ["药"]),
-        ("iPhone15手机壳", ["iphone15", "手机", "机壳"]),
-        ("ＡＢＣ ﬁsh", ["abc", "fish"]),
-        ("東京タワー", ["東京", "京タ", "タワ", "ワー"]),
-    ],
-)
-def test_tokenize_folds_case_and_splits_cjk_into_bigrams(text: str, tokens: list[str]) -> None:
-    assert tokenize(text) == tokens
 
 
 @pytest.mark.parametrize("control", [majority, bm25])

@@ -35,3 +35,15 @@ def test_folder_gives_its_name_and_cosines_of_equal_texts_are_1(tiny_encoder: Pa
 def test_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EncoderError, match=f"the encoder {tmp_path.name} can't be loaded"):
         Encoder(str(tmp_path), nothing)
+
+
+def test_vectors_are_in_the_order_of_the_texts_and_repeated_texts_are_encoded_once(
+    tiny_encoder: Path,
+) -> None:
+    encoded: list[int] = []
+    encoder = Encoder(str(tiny_encoder), lambda _, __, total: encoded.append(total))
+    lamp, long, again = encoder.encode(["lamp", "a long text about tea", "lamp"])
+    assert encoded == [2]
+    assert np.array_equal(lamp, again)
+    assert np.allclose(long, encoder.encode(["a long text about tea"]), atol=1e-6)
+    assert np.allclose([lamp @ lamp, long @ long], 1)
