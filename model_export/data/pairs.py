@@ -259,3 +259,8 @@ def leaking_ids(train: Sequence[Pair], dev: Sequence[Pair]) -> list[str]:
 def folded_query(pair: Pair) -> str:
     """Return the form in which two queries are compared: queries that differ only in case are the same."""
     return canonicalize(pair.query).casefold()
+
+
+def note_text(note: Note) -> str:
+    """Return title and body on two lines, or the one that is not empty."""
+    return f"{note.title}\n{note.body}".strip()

@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from model_export.data.pairs import Pair
+from model_export.data.pairs import Pair, note_text
 from model_export.data.sampling import sample_each
 from model_export.evaluation.encoder import Encoder
 from model_export.evaluation.evaluate import EvaluationError, Predictions
@@ -101,7 +101,7 @@ def _bm25_scores(pairs: Sequence[Pair]) -> np.ndarray:
 
 def _score_collection(pairs: Sequence[Pair]) -> np.ndarray:
     number_of = {note: number for number, note in enumerate(dict.fromkeys(pair.note for pair in pairs))}
-    tokens = [tokenize(f"{note.title}\n{note.body}") for note in number_of]
+    tokens = [tokenize(note_text(note)) for note in number_of]
     scores = np.zeros(len(pairs))
     if not any(tokens):
         return scores

@@ -5,8 +5,9 @@ import pytest
 
 from model_export.data.pairs import Pair
 from model_export.evaluation.baselines import bm25, by_cosine, majority, tokenize
-from model_export.evaluation.encoder import MINILM, Encoder
+from model_export.evaluation.encoder import Encoder
 from model_export.evaluation.evaluate import EvaluationError, Predictions
+from model_export.models.encoders import MINILM
 from service.contract.prompt import Note
 
 
