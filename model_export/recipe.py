@@ -3,7 +3,7 @@
 docs/recipe.md explains each field; a test compares it with these classes.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -92,6 +92,25 @@ class LabelOnlyConfig(TrainConfig):
     """Settings of the label-only control, which learns the grade token and no trace."""
 
     smoothing: Share = 0.0
+
+
+class CrossEncoderConfig(Strict):
+    """Settings of the cross-encoder, an encoder fine-tuned on gold grades as another control; 0 steps leave it out."""
+
+    warmup_share: ClassVar[float] = 0.1
+    schedule: ClassVar[str] = "cosine"
+    weight_decay: ClassVar[float] = 0.01
+
+    base: str = "minilm"
+    steps: Annotated[int, Field(ge=0)] = 0
+    batch_size: Positive = 32
+    learning_rate: Rate = 1e-4
+    max_tokens: Positive = 128
+    smoothing: Share = 0.05
+    pairs: Positive | None = None
+    source_exponent: Share = 1.0
+    save_steps: Positive | None = None
+    precision: Precision = "float32"
 
 
 class CotConfig(TrainConfig):
@@ -237,6 +256,7 @@ class Recipe(Strict):
     model: ModelConfig
     data: DataConfig
     label_only_sft: LabelOnlyConfig
+    cross_encoder: CrossEncoderConfig = CrossEncoderConfig()
     evidence: EvidenceConfig = EvidenceConfig()
     cot_sft: CotConfig
     own_traces: OwnTracesConfig = OwnTracesConfig()

@@ -1,14 +1,15 @@
 """The run of a recipe, top to bottom: from data to a checkpoint, a table and a report."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from model_export.checkpoint.writer import check_probes
-from model_export.data.pairs import GRADES
+from model_export.data.pairs import GRADES, Pair
 from model_export.data.prompting import PromptForm, Prompting
 from model_export.evaluation.baselines import bm25, majority
-from model_export.evaluation.evaluate import Evaluation, evaluate
+from model_export.evaluation.evaluate import Evaluation, Predictions, evaluate
 from model_export.evaluation.fitted import fit
 from model_export.outputs import CHECKPOINT, Models, write_checkpoint, write_results_and_report
 from model_export.pipeline import Pipeline
@@ -30,14 +31,14 @@ def run(
 ) -> Evaluation:
     """Run the recipe on the data under `root`; keep the stages that an earlier run in the folder `out` has finished.
 
-        data > bases > label-only control
+        data > bases > label-only control, cross-encoder
                      > SFT teacher > GRPO
                                    > GRPO with the step mask > soft labels > student
 
     Without RL (`rl.steps = 0`) the SFT teacher writes the soft labels.
 
-    Writes `checkpoint/`, `report.html` and `results.json` into `out`. With `control_only` it stops after the label-only
-    control and writes no checkpoint.
+    Writes `checkpoint/`, `report.html` and `results.json` into `out`. With `control_only` it trains the label-only control
+    alone and writes no checkpoint.
     Raises NotegradeError for what a user can correct: bad data, an SFT teacher whose traces don't parse, a failed gate.
     """
     with lock(out):
@@ -53,11 +54,20 @@ def run(
         student_prompting.check_queries([*data.train, *data.dev])
         control = pipeline.train("label_only_sft", student_prompting, student_base)
 
+        trained = recipe.cross_encoder.steps and not control_only
+        cross_encoder = pipeline.cross_encoder() if trained else None
+
+        def predict_controls(pairs: Sequence[Pair]) -> list[Predictions]:
+            found = [majority(data.train, pairs, len(GRADES)), bm25(data.train, pairs, len(GRADES))]
+            found += [pipeline.predict_by_cosine(encoder, pairs) for encoder in recipe.evaluate.encoders]
+            if cross_encoder:
+                found.append(pipeline.predict_by_cross_encoder(pairs, cross_encoder))
+            return found
+
         pairs = pipeline.dev_pairs()
+        controls = predict_controls(pairs)
         systems = [
-            majority(data.train, pairs, len(GRADES)),
-            bm25(data.train, pairs, len(GRADES)),
-            *(pipeline.predict_by_cosine(encoder, pairs) for encoder in recipe.evaluate.encoders),
+            *controls,
             pipeline.predict("zero_shot", pairs, student_prompting, student_base),
             pipeline.predict("label_only_sft", pairs, student_prompting, control),
         ]
@@ -100,15 +110,16 @@ def run(
             systems.append(pipeline.predict(name, pairs, teacher_prompting, each, reasons=True))
         on_pairs = pipeline.predict("student", pairs, student_prompting, student)
         systems.append(on_pairs)
-        on_all = on_pairs
+        on_dev = [*controls, on_pairs]
         if len(pairs) < len(data.dev):
-            on_all = pipeline.predict("student_on_all", data.dev, student_prompting, student)
-        fitted = fit(on_all.probabilities, data.dev, recipe.seed)
+            on_all = pipeline.predict("student", data.dev, student_prompting, student)
+            on_dev = [*predict_controls(data.dev), on_all]
+        fitted = fit(on_dev[-1].probabilities, data.dev, recipe.seed)
         explained = pipeline.explain(student_prompting, student, fitted)
         result = replace(measure(), explained=explained)
         write_results_and_report(result, out)
         models = Models(student, student_base, teacher)
-        write_checkpoint(result, form, models, replace(on_all, system="student"), fitted, out, on_progress)
+        write_checkpoint(result, form, models, on_dev, fitted, out, on_progress)
         return result.evaluation
 
 

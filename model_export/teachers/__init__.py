@@ -1,0 +1,1 @@
+"""Teachers behind one port, whose features a stack combines."""
