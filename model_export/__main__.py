@@ -114,7 +114,9 @@ def evaluate(
     data: DataFolder = Path(),
     model: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=FOLDER of a model under the recipe's prompt, such as a run's stage."),
+        typer.Option(
+            help="NAME=FOLDER of a run's stage: a model under the recipe's prompt, or its cross-encoder."
+        ),
     ] = None,
     test: Annotated[bool, typer.Option("--test", help="Measure on the test pairs, as served.")] = False,
     out: JsonFile = None,

@@ -16,7 +16,7 @@ from model_export.data.prepare import Data, missing_files, read_data
 from model_export.data.template import find_template
 from model_export.models.base_model import empty_base, locate_base
 from model_export.models.tiny_model import empty_tiny_model
-from model_export.recipe import PARSE_SAMPLE, TINY_BASE, Recipe, TrainConfig
+from model_export.recipe import PARSE_SAMPLE, TINY_BASE, CrossEncoderConfig, Recipe, TrainConfig
 from model_export.training.supervised import freeze_all_but_linears
 
 _GIB = 1024**3
@@ -43,7 +43,7 @@ def describe_plan(recipe: Recipe, data_root: Path) -> str:
     )
     lines += ["Data", *(f"  {line}" for line in about), ""]
     lines += ["Models", *(f"  {line}" for line in plan.models()), ""]
-    lines += ["Stages", *(f"  {name:<24} {what}" for name, what in plan.stages()), ""]
+    lines += ["Stages", *(f"  {name:<30} {what}" for name, what in plan.stages()), ""]
     lines.append("Memory leaves out activations, logits, KV caches and libraries.")
     return "\n".join(lines)
 
@@ -88,11 +88,15 @@ class _Plan:
         yield "data", "read and check the pairs"
         yield "student_base", f"write {model.student_base} as a float32 transformers folder"
         yield "label_only_sft", self._supervised(recipe.label_only_sft, self._student)
+        if recipe.cross_encoder.steps:
+            yield "cross_encoder", self._cross_encoder()
         for encoder in recipe.evaluate.encoders:
             yield (
                 f"predict_{Path(encoder).name}",
                 f"cosines of {dev} and of 500 training pairs of each source",
             )
+        if recipe.cross_encoder.steps:
+            yield "predict_cross_encoder", f"direct grades of {dev}"
         for system in ("zero_shot", "label_only_sft"):
             yield f"predict_{system}", f"direct grades of {dev}"
         if model.teacher != model.student_base:
@@ -126,10 +130,17 @@ class _Plan:
             yield f"predict_{system}", f"grades after reasoning of {dev}"
         yield "predict_student", f"direct grades of {dev}"
         if most is not None:
-            yield "predict_student_on_all", "direct grades of all dev pairs, if these are more"
+            yield from self._predicted_on_all()
         if explained := recipe.evaluate.explanations:
             yield "explain", f"explanations of at most {explained:,} dev pairs of each source"
         yield "export", f"calibrate, write the checkpoint and check its gates: {', '.join(self._gates())}"
+
+    def _predicted_on_all(self) -> Iterator[tuple[str, str]]:
+        encoders = [Path(encoder).name for encoder in self._recipe.evaluate.encoders]
+        if self._recipe.cross_encoder.steps:
+            encoders.append("cross_encoder")
+        for system in ("student", *encoders):
+            yield f"predict_{system}_on_all", "grades of all dev pairs, if these are more"
 
     def _teachers(self) -> Iterator[str]:
         recipe = self._recipe
@@ -137,11 +148,17 @@ class _Plan:
         return (stage for stage, count in steps.items() if count)
 
     def _supervised(self, config: TrainConfig, model: PreTrainedModel | None) -> str:
+        return f"{self._steps(config)}{self._memory(model, config.frozen_layers)}"
+
+    def _cross_encoder(self) -> str:
+        config = self._recipe.cross_encoder
+        return f"{self._steps(config)}; all weights of {config.base} learn, in one process"
+
+    def _steps(self, config: TrainConfig | CrossEncoderConfig) -> str:
         examples = config.steps * config.batch_size
         pairs = config.pairs or self._train_pairs
         each = f", {examples / pairs:.1f} per pair" if pairs else ""
-        steps = f"{config.steps:,} steps of {config.batch_size:,} examples: {examples:,} in all{each}"
-        return f"{steps}{self._memory(model, config.frozen_layers)}"
+        return f"{config.steps:,} steps of {config.batch_size:,} examples: {examples:,} in all{each}"
 
     def _rl(self) -> str:
         config = self._recipe.rl
@@ -169,6 +186,7 @@ class _Plan:
         label_only = recipe.label_only_sft.model_copy(update={"steps": steps})
         learners = {
             "label_only": self._supervised(label_only, self._student),
+            "cross_encoder": self._cross_encoder(),
             "reasoning": self._supervised(recipe.cot_sft, self._teacher),
         }
         trained: set[str] = set()

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,10 +12,8 @@ from model_export.checkpoint.export import ExportPlan, export
 from model_export.checkpoint.gates import sample_pairs
 from model_export.checkpoint.model_card import TrainingNotes
 from model_export.checkpoint.writer import CheckpointSpec, code_version, write_probes
-from model_export.data.pairs import GRADES
 from model_export.data.prepare import read_base
 from model_export.data.prompting import PromptForm
-from model_export.evaluation.baselines import bm25, majority
 from model_export.evaluation.evaluate import (
     ALL,
     Differences,
@@ -67,17 +65,18 @@ def write_checkpoint(
     result: RunResult,
     form: PromptForm,
     models: Models,
-    student: Predictions,
+    on_dev: Sequence[Predictions],
     fitted: Fitted,
     out: Path,
     on_progress: OnProgress,
 ) -> None:
     """Export the student with what was fitted on its predictions for all dev pairs.
 
+    `on_dev` are predictions for all dev pairs: those of the controls that cost little, and of the student.
     Raises GateError, and then leaves any earlier checkpoint in place.
     """
     recipe, dev_pairs = result.recipe, result.data.dev
-    served = _measure_served(result, student)
+    served = _measure_served(result, on_dev)
     failures = find_failures(form, models.student, fitted)
     spec = CheckpointSpec(
         name=recipe.export.name or recipe.name,
@@ -90,7 +89,7 @@ def write_checkpoint(
         decisions=fitted.decisions,
         dev_metrics=_dev_metrics(served),
         quantization="w8a8" if recipe.export.int8 else None,
-        training=_training_notes(result, served, failures),
+        training=_training_notes(result, served, [each.system for each in on_dev], failures),
     )
     gate_pairs = sample_pairs(dev_pairs, recipe.export.gate_pairs)
     plan = ExportPlan(models.student, spec, gate_pairs, with_vllm=recipe.export.with_vllm)
@@ -99,14 +98,12 @@ def write_checkpoint(
         write_adapter(spec, models.student, out / ADAPTER, recipe.export.adapter_rank, on_progress)
 
 
-def _measure_served(result: RunResult, student: Predictions) -> Evaluation:
-    """Measure the student on all dev pairs, beside the systems that need no model."""
-    data, grades = result.data, len(GRADES)
+def _measure_served(result: RunResult, on_dev: Sequence[Predictions]) -> Evaluation:
+    """Measure the student on all dev pairs, beside the controls that cost little."""
+    data, recipe = result.data, result.recipe
     if len(result.pairs) == len(data.dev):
         return result.evaluation
-    systems = [majority(data.train, data.dev, grades), bm25(data.train, data.dev, grades), student]
-    recipe = result.recipe
-    return evaluate(systems, data.dev, data.long_tail, seed=recipe.seed, draws=recipe.evaluate.draws)
+    return evaluate(on_dev, data.dev, data.long_tail, seed=recipe.seed, draws=recipe.evaluate.draws)
 
 
 def write_adapter(spec: CheckpointSpec, student: Path, out: Path, rank: int, on_progress: OnProgress) -> None:
@@ -141,14 +138,21 @@ def _dev_metrics(evaluation: Evaluation) -> dict[str, float]:
     return figures | {"pairs": evaluation.sizes[ALL]["pairs"]}
 
 
-def _training_notes(result: RunResult, served: Evaluation, failures: tuple[str, ...]) -> TrainingNotes:
+def _training_notes(
+    result: RunResult, served: Evaluation, systems: Sequence[str], failures: tuple[str, ...]
+) -> TrainingNotes:
+    """Describe the training; `systems` are those that are measured on all dev pairs."""
     recipe, measured, compared = result.recipe, served.sizes[ALL]["pairs"], len(result.pairs)
     beside = (
         "" if measured == compared else f", and against all controls (first table) on {compared:,} of them"
     )
     rl = f"{recipe.rl.steps} steps of RL" if recipe.rl.steps else "no RL"
+    encoder = recipe.cross_encoder
+    base = Path(encoder.base).name
+    cross_encoder = f" Cross-encoder: {encoder.steps} steps from {base}." if encoder.steps else ""
     stages = (
-        f"Recipe `{recipe.name}`, seed {recipe.seed}. Control: {recipe.label_only_sft.steps} steps of label-only training. "
+        f"Recipe `{recipe.name}`, seed {recipe.seed}. Control: {recipe.label_only_sft.steps} steps of label-only training."
+        f"{cross_encoder} "
         f"Teacher: {recipe.cot_sft.steps} steps on reasoning traces, {rl}. Soft labels: {recipe.label.paths} paths per pair "
         f"by the teacher `{recipe.label.teacher}`. Student: {recipe.distil.steps} steps from {recipe.distil.start}, weight "
         f"of the gold label {recipe.distil.gold_weight:g}."
@@ -157,7 +161,7 @@ def _training_notes(result: RunResult, served: Evaluation, failures: tuple[str, 
         data=tuple(_data_lines(result)),
         recipe=stages,
         controls=tuple(_control_rows(result.evaluation)),
-        differences=tuple(_difference_rows(result.evaluation, served)),
+        differences=tuple(_difference_rows(result.evaluation, served, systems)),
         failures=failures,
         explanations=tuple(table_of(result.explained)) if result.explained else (),
         limits=(
@@ -183,10 +187,12 @@ def _control_rows(evaluation: Evaluation) -> Iterator[tuple[str, ...]]:
         yield (system, *map(format_number, values))
 
 
-def _difference_rows(evaluation: Evaluation, served: Evaluation) -> Iterator[tuple[str, ...]]:
-    """Yield the student's differences: to each control on the compared pairs, and to BM25 on all pairs, by split.
+def _difference_rows(
+    evaluation: Evaluation, served: Evaluation, systems: Sequence[str]
+) -> Iterator[tuple[str, ...]]:
+    """Yield the student's differences to each control on the compared pairs and, by split, on all dev pairs.
 
-    BM25 is what a search engine has without any model.
+    On all dev pairs it is compared with the controls among `systems`, but for the majority, which can't rank.
     """
     metrics = ("macro_f1", "qwk", "ndcg_at_10")
     yield ("on", "student minus", *(METRIC_TITLES[metric] for metric in metrics))
@@ -196,5 +202,7 @@ def _difference_rows(evaluation: Evaluation, served: Evaluation) -> Iterator[tup
 
     for control in evaluation.controls:
         yield row(f"{evaluation.sizes[ALL]['pairs']:,} pairs", control, evaluation.differences)
+    rivals = [control for control in served.controls if control in systems and control != "majority"]
     for split, found in {ALL: served.differences, **served.split_differences}.items():
-        yield row(f"{split}: {served.sizes[split]['pairs']:,}", "bm25", found)
+        for control in rivals:
+            yield row(f"{split}: {served.sizes[split]['pairs']:,}", control, found)

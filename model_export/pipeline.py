@@ -13,6 +13,7 @@ from transformers import set_seed
 
 from model_export.checkpoint.adapter import merge_folder
 from model_export.checkpoint.extract_lora import extract_lora
+from model_export.data.encoder import Encoder
 from model_export.data.gold_traces import write_evidence
 from model_export.data.mine import mine, read_mined, write_mined
 from model_export.data.pairs import GRADES, Pair, query_hash
@@ -27,11 +28,16 @@ from model_export.data.prepare import (
 from model_export.data.prompting import Prompting
 from model_export.data.sampling import pick_distinct, sample_dev, sample_each
 from model_export.evaluation.baselines import by_cosine
-from model_export.evaluation.encoder import Encoder
 from model_export.evaluation.evaluate import Predictions
 from model_export.evaluation.explanations import Explainer, Figures, read_figures, serve_by, to_json
 from model_export.evaluation.fitted import Fitted
-from model_export.evaluation.predict import by_reasoning, directly, read_predictions, write_predictions
+from model_export.evaluation.predict import (
+    by_log_probabilities,
+    by_reasoning,
+    directly,
+    read_predictions,
+    write_predictions,
+)
 from model_export.progress import OnProgress
 from model_export.recipe import PARSE_SAMPLE, TINY_BASE, Recipe
 from model_export.scale_out.launch import launch, train_stage
@@ -42,6 +48,7 @@ from model_export.teacher.label import SOFT_LABELS, label_pairs, read_soft_label
 from model_export.teacher.occlusion import find_evidence
 from model_export.teacher.own_traces import sample_own_traces
 from model_export.teacher.rollout import Sampler, Sampling
+from model_export.teachers.cross_encoder import CrossEncoderTeacher
 from model_export.teachers.label_only import FoldTraining
 from model_export.teachers.roster import make_teachers
 from model_export.training.stage_job import TEACHER_STAGES, StageJob
@@ -175,6 +182,17 @@ class Pipeline:
             train_stage(job, self.data, prompting, on_step)
         else:
             launch(job, on_step)
+
+    def cross_encoder(self) -> Path:
+        """Fine-tune the cross-encoder on the training pairs. Raises EncoderError."""
+        config = self._recipe.cross_encoder
+        inputs = {
+            "data": self.data_folder.name,
+            "config": config.model_dump(exclude=_NOT_HASHED),
+            "seed": self._recipe.seed,
+        }
+        teacher = CrossEncoderTeacher(config, self._recipe.seed, self._on_progress)
+        return self._stages.do(teacher.name, inputs, partial(teacher.train, self.data.train, None))
 
     def check_parse_rate(self, prompting: Prompting, teacher: Path) -> None:
         """Raise RunError where too few sampled traces parse: RL would see no reward, and the student no traces."""
@@ -336,7 +354,7 @@ class Pipeline:
             "sampling": asdict(greedy),
             "precision": config.precision,
         }
-        folder = self._stages.do(f"predict_{system}", inputs, work)
+        folder = self._stages.do(self._predict_stage(system, pairs), inputs, work)
         return read_predictions(folder / _PREDICTIONS, system)
 
     def predict_by_cosine(self, encoder: str, pairs: Sequence[Pair]) -> Predictions:
@@ -352,8 +370,20 @@ class Pipeline:
             "pairs": hash_of([pair.id for pair in pairs]),
             "data": self.data_folder.name,
         }
-        folder = self._stages.do(f"predict_{name}", inputs, work)
+        folder = self._stages.do(self._predict_stage(name, pairs), inputs, work)
         return read_predictions(folder / _PREDICTIONS, name)
+
+    def predict_by_cross_encoder(self, pairs: Sequence[Pair], model: Path) -> Predictions:
+        """Predict the pairs' grades with the cross-encoder."""
+        teacher = CrossEncoderTeacher(self._recipe.cross_encoder, self._recipe.seed, self._on_progress)
+
+        def work(folder: Path) -> None:
+            found = by_log_probabilities(teacher.name, teacher.features(pairs, model))
+            write_predictions(folder / _PREDICTIONS, found)
+
+        inputs = {"model": model.name, "pairs": hash_of([pair.id for pair in pairs])}
+        folder = self._stages.do(self._predict_stage(teacher.name, pairs), inputs, work)
+        return read_predictions(folder / _PREDICTIONS, teacher.name)
 
     def explain(self, prompting: Prompting, student: Path, fitted: Fitted) -> dict[str, Figures]:
         """Measure the student's explanations of the grades that these fits give, on some dev pairs of each source."""
@@ -379,6 +409,10 @@ class Pipeline:
         }
         folder = self._stages.do("explain", inputs, work)
         return read_figures((folder / _EXPLANATIONS).read_text(encoding="utf-8"))
+
+    def _predict_stage(self, system: str, pairs: Sequence[Pair]) -> str:
+        """Name the stage that predicts the pairs that systems are compared on, or all dev pairs where these are more."""
+        return f"predict_{system}_on_all" if len(pairs) > len(self.dev_pairs()) else f"predict_{system}"
 
     def _sampling(self, temperature: float) -> Sampling:
         return Sampling(self._recipe.rl.max_tokens, temperature, self._recipe.evaluate.batch_size)

@@ -15,7 +15,7 @@ OnProgress = Callable[[str, int, int], None]
 
 
 def quiet_vendors() -> None:
-    """Silence progress bars and hints of transformers, TRL and vLLM. Call it before transformers is imported."""
+    """Silence progress bars and hints of transformers, sentence-transformers, TRL and vLLM. Call it before transformers is imported."""
     os.environ["TQDM_DISABLE"] = "1"
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
@@ -23,6 +23,7 @@ def quiet_vendors() -> None:
     # TRL imports vLLM, which warns before it reads a level from the environment.
     os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
     logging.getLogger("vllm").setLevel(logging.ERROR)
+    logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
     # The warning matters only for rollouts by vLLM, and is repeated five times.
     warnings.filterwarnings("ignore", message="TRL currently supports vLLM versions")
 

@@ -4,7 +4,7 @@ docs/recipe.md explains each field; a test compares it with these classes.
 """
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -94,6 +94,25 @@ class LabelOnlyConfig(TrainConfig):
     """Settings of the label-only control, which learns the grade token and no trace."""
 
     smoothing: Share = 0.0
+
+
+class CrossEncoderConfig(Strict):
+    """Settings of the cross-encoder, an encoder fine-tuned on gold grades as another control; 0 steps leave it out."""
+
+    warmup_share: ClassVar[float] = 0.1
+    schedule: ClassVar[str] = "cosine"
+    weight_decay: ClassVar[float] = 0.01
+
+    base: str = "minilm"
+    steps: Annotated[int, Field(ge=0)] = 0
+    batch_size: Positive = 32
+    learning_rate: Rate = 1e-4
+    max_tokens: Positive = 128
+    smoothing: Share = 0.05
+    pairs: Positive | None = None
+    source_exponent: Share = 1.0
+    save_steps: Positive | None = None
+    precision: Precision = "float32"
 
 
 class CotConfig(TrainConfig):
@@ -275,6 +294,7 @@ class Recipe(Strict):
     model: ModelConfig
     data: DataConfig
     label_only_sft: LabelOnlyConfig
+    cross_encoder: CrossEncoderConfig = CrossEncoderConfig()
     evidence: EvidenceConfig = EvidenceConfig()
     cot_sft: CotConfig
     own_traces: OwnTracesConfig = OwnTracesConfig()
@@ -303,6 +323,8 @@ class Recipe(Strict):
             )
         if self.rl.steps == 0 and self.label.teacher == "rl":
             raise ValueError("label.teacher: there is no RL teacher (rl.steps = 0); use cot_sft or self_sft")
+        if "cross_encoder" in self.stack.teachers and not self.cross_encoder.steps:
+            raise ValueError("stack.teachers: cross_encoder is not trained (cross_encoder.steps = 0)")
         if self.unlabelled.pairs and not self.stack.teachers:
             raise ValueError("unlabelled.pairs: only a stack of teachers labels them; set stack.teachers")
         if self.distil.unlabelled_share and not self.unlabelled.pairs:

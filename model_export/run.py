@@ -1,15 +1,15 @@
 """The run of a recipe, top to bottom: from data to a checkpoint, a table and a report."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from model_export.checkpoint.writer import check_probes
-from model_export.data.pairs import GRADES
+from model_export.data.pairs import GRADES, Pair
 from model_export.data.prompting import PromptForm, Prompting
 from model_export.evaluation.baselines import bm25, majority
-from model_export.evaluation.evaluate import Evaluation, evaluate
+from model_export.evaluation.evaluate import Evaluation, Predictions, evaluate
 from model_export.evaluation.fitted import fit
 from model_export.outputs import CHECKPOINT, Models, write_checkpoint, write_results_and_report
 from model_export.pipeline import Pipeline
@@ -61,14 +61,14 @@ def run(
 ) -> Evaluation:
     """Run the recipe on the data under `root`; keep the stages that an earlier run in the folder `out` has finished.
 
-        data > bases > label-only control
+        data > bases > label-only control, cross-encoder
                      > SFT teacher > RL > soft labels > student
 
     Without RL (`rl.steps = 0`) the SFT teacher writes the soft labels. With a stack of teachers their distributions are the
     stack's, and the traces stay.
 
-    Writes `checkpoint/`, `report.html` and `results.json` into `out`. With `control_only` it stops after the label-only
-    control and writes no checkpoint.
+    Writes `checkpoint/`, `report.html` and `results.json` into `out`. With `control_only` it trains the label-only control
+    alone and writes no checkpoint.
     Raises NotegradeError for what a user can correct: bad data, an SFT teacher whose traces don't parse, a failed gate.
     """
     with lock(out):
@@ -78,11 +78,11 @@ def run(
         data = pipeline.data
 
         control = train_control(pipeline, recipe)
+        cross_encoder = pipeline.cross_encoder() if recipe.cross_encoder.steps and not control_only else None
         pairs = pipeline.dev_pairs()
+        controls = _predict_controls(pipeline, recipe, pairs, cross_encoder)
         systems = [
-            majority(data.train, pairs, len(GRADES)),
-            bm25(data.train, pairs, len(GRADES)),
-            *(pipeline.predict_by_cosine(encoder, pairs) for encoder in recipe.evaluate.encoders),
+            *controls,
             pipeline.predict("zero_shot", pairs, control.prompting, control.base),
             pipeline.predict("label_only_sft", pairs, control.prompting, control.folder),
         ]
@@ -104,18 +104,17 @@ def run(
             systems.append(student.stacked.predictions)
         on_pairs = pipeline.predict("student", pairs, control.prompting, student.folder)
         systems.append(on_pairs)
-        on_all = on_pairs
+        on_dev = [*controls, on_pairs]
         if len(pairs) < len(data.dev):
-            on_all = pipeline.predict("student_on_all", data.dev, control.prompting, student.folder)
-        fitted = fit(on_all.probabilities, data.dev, recipe.seed)
+            on_all = pipeline.predict("student", data.dev, control.prompting, student.folder)
+            on_dev = [*_predict_controls(pipeline, recipe, data.dev, cross_encoder), on_all]
+        fitted = fit(on_dev[-1].probabilities, data.dev, recipe.seed)
         explained = pipeline.explain(control.prompting, student.folder, fitted)
         compared = student.stacked.teachers if student.stacked else None
         result = replace(measure(), explained=explained, teachers=compared)
         write_results_and_report(result, out)
         models = Models(student.folder, control.base, student.teachers.models[recipe.label.teacher])
-        write_checkpoint(
-            result, control.form, models, replace(on_all, system="student"), fitted, out, on_progress
-        )
+        write_checkpoint(result, control.form, models, on_dev, fitted, out, on_progress)
         return result.evaluation
 
 
@@ -168,6 +167,18 @@ def train_teachers(pipeline: Pipeline, recipe: Recipe, control: Control) -> Teac
     if recipe.rl.steps:
         models["rl"] = pipeline.train("rl", prompting, last)
     return Teachers(models, base, prompting, evidence)
+
+
+def _predict_controls(
+    pipeline: Pipeline, recipe: Recipe, pairs: Sequence[Pair], cross_encoder: Path | None
+) -> list[Predictions]:
+    """Predict with the systems that are not the student's kind of model."""
+    train, grades = pipeline.data.train, len(GRADES)
+    found = [majority(train, pairs, grades), bm25(train, pairs, grades)]
+    found += [pipeline.predict_by_cosine(encoder, pairs) for encoder in recipe.evaluate.encoders]
+    if cross_encoder:
+        found.append(pipeline.predict_by_cross_encoder(pairs, cross_encoder))
+    return found
 
 
 def _remove_interrupted_exports(out: Path) -> None:

@@ -2,10 +2,12 @@
 
 import unicodedata
 from collections.abc import Sequence
+from itertools import groupby
 
 import bm25s
 import numpy as np
 
+from model_export.data.pairs import Pair, note_text
 from service.contract.words import split_words
 
 
@@ -33,3 +35,25 @@ class Bm25:
             return np.zeros(self._size)
         scores: np.ndarray = self._index.get_scores(words)
         return scores
+
+
+def bm25_scores(pairs: Sequence[Pair]) -> np.ndarray:
+    """Compute (pairs,) float64 scores in the pairs' order, with each source as a separate collection."""
+    sources = np.array([pair.source for pair in pairs])
+    scores = np.zeros(len(pairs))
+    for source in np.unique(sources):
+        rows = np.flatnonzero(sources == source)
+        scores[rows] = _score_collection([pairs[row] for row in rows])
+    return scores
+
+
+def _score_collection(pairs: Sequence[Pair]) -> np.ndarray:
+    number_of = {note: number for number, note in enumerate(dict.fromkeys(pair.note for pair in pairs))}
+    index = Bm25([note_text(note) for note in number_of])
+    scores = np.zeros(len(pairs))
+    by_query = sorted(range(len(pairs)), key=lambda row: pairs[row].query)
+    for query, group in groupby(by_query, key=lambda row: pairs[row].query):
+        # One pass over the notes scores all pairs of a query.
+        rows = list(group)
+        scores[rows] = index.scores(query)[[number_of[pairs[row].note] for row in rows]]
+    return scores

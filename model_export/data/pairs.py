@@ -266,6 +266,11 @@ def folded_query(pair: Pair) -> str:
     return fold_query(pair.query)
 
 
+def note_text(note: Note) -> str:
+    """Return title and body on two lines, or the one that is not empty."""
+    return f"{note.title}\n{note.body}".strip()
+
+
 def fold_query(query: str) -> str:
     """Fold a query as `folded_query` does."""
     return canonicalize(query).casefold()

@@ -6,7 +6,7 @@ from random import Random
 from typing import Literal, TypeVar
 
 from model_export.data.pairs import UNJUDGED, Pair, folded_query
-from model_export.recipe import DistilConfig, TrainConfig
+from model_export.recipe import CrossEncoderConfig, DistilConfig, TrainConfig
 
 T = TypeVar("T")
 
@@ -80,7 +80,7 @@ def sample_dev(pairs: Sequence[Pair], most: int | None, random: Random) -> list[
     return [pair for own in by_source.values() for pair in sample_queries(own, share, random)]
 
 
-def pick(pairs: Sequence[Pair], config: TrainConfig, seed: int) -> list[Pair]:
+def pick(pairs: Sequence[Pair], config: TrainConfig | CrossEncoderConfig, seed: int) -> list[Pair]:
     """Return the pairs of an epoch: all, balanced by source, or a random sample of as many as the stage sets."""
     return sample(balance(pairs, config.source_exponent, seed), config.pairs, Random(seed))
 

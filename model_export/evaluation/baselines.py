@@ -5,7 +5,6 @@ training pairs uses the fit over all sources.
 """
 
 from collections.abc import Sequence
-from itertools import groupby
 from random import Random
 from typing import Any
 
@@ -15,10 +14,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from model_export.data.bm25 import Bm25
+from model_export.data.bm25 import bm25_scores
+from model_export.data.encoder import Encoder
 from model_export.data.pairs import Pair
 from model_export.data.sampling import sample_each
-from model_export.evaluation.encoder import Encoder
 from model_export.evaluation.evaluate import EvaluationError, Predictions
 
 _PRIOR = DummyClassifier(strategy="prior")
@@ -80,25 +79,3 @@ def _by_source(
         here = dev_sources == source
         probabilities[np.ix_(here, fitted.classes_)] = fitted.predict_proba(dev_scores[here])
     return probabilities
-
-
-def bm25_scores(pairs: Sequence[Pair]) -> np.ndarray:
-    """Compute (pairs,) float64 scores in the pairs' order, with each source as a separate collection."""
-    sources = np.array([pair.source for pair in pairs])
-    scores = np.zeros(len(pairs))
-    for source in np.unique(sources):
-        rows = np.flatnonzero(sources == source)
-        scores[rows] = _score_collection([pairs[row] for row in rows])
-    return scores
-
-
-def _score_collection(pairs: Sequence[Pair]) -> np.ndarray:
-    number_of = {note: number for number, note in enumerate(dict.fromkeys(pair.note for pair in pairs))}
-    index = Bm25([f"{note.title}\n{note.body}" for note in number_of])
-    scores = np.zeros(len(pairs))
-    by_query = sorted(range(len(pairs)), key=lambda row: pairs[row].query)
-    for query, group in groupby(by_query, key=lambda row: pairs[row].query):
-        # One pass over the notes scores all pairs of a query.
-        rows = list(group)
-        scores[rows] = index.scores(query)[[number_of[pairs[row].note] for row in rows]]
-    return scores

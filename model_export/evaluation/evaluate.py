@@ -28,7 +28,7 @@ from model_export.evaluation.winners import METRIC_TITLES, Winner, find_winners
 from service.errors import NotegradeError
 
 # The main control comes first.
-DEFAULT_CONTROLS = ("label_only_sft", "cot_sft", "zero_shot", "minilm", "bm25", "majority")
+DEFAULT_CONTROLS = ("label_only_sft", "cross_encoder", "cot_sft", "zero_shot", "minilm", "bm25", "majority")
 ALL, LONG_TAIL = "all", "long_tail"
 DRAWS = 1000
 # A bfloat16 softmax sums to 1 only within this tolerance.

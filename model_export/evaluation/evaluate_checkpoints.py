@@ -6,18 +6,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from model_export.data.encoder import Encoder
 from model_export.data.pairs import GRADES, Pair
 from model_export.data.prepare import Data
 from model_export.data.prompting import PromptForm, Prompting, render_for
 from model_export.evaluation.baselines import bm25, by_cosine, majority
-from model_export.evaluation.encoder import Encoder
 from model_export.evaluation.evaluate import DRAWS, Evaluation, EvaluationError, Predictions, evaluate
 from model_export.evaluation.fitted import Fitted, fit
-from model_export.evaluation.predict import directly, make_predictions
+from model_export.evaluation.predict import by_log_probabilities, directly, make_predictions
 from model_export.models.quantize import load_as_served
 from model_export.progress import OnProgress
 from model_export.recipe import Precision
 from model_export.teacher.rollout import Sampler
+from model_export.teachers.cross_encoder import is_cross_encoder, log_probabilities
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 
 _BATCH_SIZE = 32
@@ -92,12 +93,14 @@ def list_checkpoints(
 def list_models(
     folders: Mapping[str, Path], form: PromptForm, on_progress: OnProgress, precision: Precision = "float32"
 ) -> list[System]:
-    """List transformers folders by name, such as a run's label-only control, under the recipe's prompt."""
+    """List folders by name: models under the recipe's prompt, such as a run's label-only control, and cross-encoders."""
 
     def prepare(name: str, folder: Path, pairs: Sequence[Pair]) -> Predict:
+        on_batch = partial(on_progress, f"Predict {name}")
+        if is_cross_encoder(folder):
+            return lambda: by_log_probabilities(name, log_probabilities(folder, pairs, precision, on_batch))
         prompting = Prompting.load(form, folder)
         prompting.check_queries(pairs)
-        on_batch = partial(on_progress, f"Predict {name}")
 
         def predict() -> Predictions:
             sampler = Sampler.load(folder, prompting, precision)

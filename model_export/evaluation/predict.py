@@ -46,6 +46,11 @@ def by_reasoning(
     return make_predictions(system, probabilities, parsed)
 
 
+def by_log_probabilities(system: str, found: np.ndarray) -> Predictions:
+    """Predict with the log-probability of each grade, (pairs, grades)."""
+    return make_predictions(system, np.exp(found), None)
+
+
 def make_predictions(system: str, probabilities: np.ndarray, parsed: np.ndarray | None) -> Predictions:
     """Make predictions ranked by the service's score: expected gain over the top gain."""
     return Predictions(system, probabilities, probabilities @ np.array(GAINS) / GAINS[-1], parsed)

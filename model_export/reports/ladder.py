@@ -37,6 +37,7 @@ _LEVER_METRICS = ("macro_f1_decided", "qwk_decided", "ndcg_at_10", "auc")
 # The stages that train each rung, without the stages it starts from.
 _OWN_STAGES = {
     "label_only_sft": ("label_only_sft",),
+    "cross_encoder": ("cross_encoder",),
     "cot_sft": ("cot_sft",),
     "self_sft": ("own_traces", "self_sft"),
     "rl": ("rl",),

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from model_export.data.encoder import Encoder
 from model_export.data.pairs import Pair
-from model_export.evaluation.encoder import Encoder
 from model_export.progress import OnProgress
 
 

@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from model_export.data.bm25 import tokenize
+from model_export.data.bm25 import bm25_scores, tokenize
 from model_export.data.pairs import Pair
-from model_export.evaluation.baselines import bm25_scores
 
 
 class LexicalTeacher:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from model_export.progress import OnProgress
 from model_export.teachers.base import Learner, Teacher
 from model_export.teachers.cosine import CosineTeacher
+from model_export.teachers.cross_encoder import CrossEncoderTeacher
 from model_export.teachers.endpoint import EndpointTeacher, connect
 from model_export.teachers.label_only import FoldTraining, LabelOnlyTeacher
 from model_export.teachers.lexical import LexicalTeacher
@@ -29,6 +30,8 @@ def make_teachers(
             found += (CosineTeacher(encoder, on_progress) for encoder in recipe.stack.encoders)
         elif kind == "label_only":
             found.append(label_only)
+        elif kind == "cross_encoder":
+            found.append(CrossEncoderTeacher(recipe.cross_encoder, recipe.seed, on_progress))
         elif kind == "reasoning":
             start = label_only if recipe.cot_sft.start == "label_only_sft" else None
             found.append(ReasoningTeacher(teacher, start))

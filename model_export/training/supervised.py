@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from model_export.data.pairs import UNJUDGED
-from model_export.recipe import LaunchConfig, TrainConfig
+from model_export.recipe import CrossEncoderConfig, LaunchConfig, TrainConfig
 from model_export.run_log import RunLog
 from model_export.training.batches import IGNORED, Example, collate, collate_outputs, plan_order
 from model_export.training.frozen_outputs import cache_frozen_activations, run_layers
@@ -216,7 +216,12 @@ def _train(
 ) -> SupervisedTrainer:
     trainer = SupervisedTrainer(
         model=model,
-        args=_arguments(settings),
+        args=training_arguments(
+            settings.config,
+            settings.folder,
+            settings.seed,
+            **share(settings.launch, settings.config.batch_size),
+        ),
         train_dataset=dataset,
         data_collator=collator,
         callbacks=[report],
@@ -258,20 +263,21 @@ def freeze_all_but_linears(model: PreTrainedModel, frozen_layers: int) -> None:
         )
 
 
-def _arguments(settings: StageSettings) -> TrainingArguments:
-    config = settings.config
+def training_arguments(
+    config: TrainConfig | CrossEncoderConfig, folder: Path, seed: int, **others: Any
+) -> TrainingArguments:
+    """Return a Trainer's arguments for a stage that keeps its state in `folder` and reads its examples in the given order."""
     return TrainingArguments(
-        output_dir=str(settings.folder / "state"),
+        output_dir=str(folder / "state"),
         max_steps=config.steps,
-        **share(settings.launch, config.batch_size),
         learning_rate=config.learning_rate,
         warmup_steps=int(config.steps * config.warmup_share),
         lr_scheduler_type="cosine" if config.schedule == "cosine" else "constant_with_warmup",
         weight_decay=config.weight_decay,
         bf16=config.precision == "bfloat16",
         use_cpu=not torch.cuda.is_available(),
-        seed=settings.seed,
-        data_seed=settings.seed,
+        seed=seed,
+        data_seed=seed,
         train_sampling_strategy="sequential",  # `plan_order` has shuffled
         logging_steps=_LOG_STEPS,
         save_strategy="steps" if config.save_steps else "no",
@@ -281,4 +287,5 @@ def _arguments(settings: StageSettings) -> TrainingArguments:
         report_to="none",
         disable_tqdm=True,
         dataloader_pin_memory=False,
+        **others,
     )

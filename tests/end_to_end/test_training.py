@@ -13,7 +13,17 @@ from tests.processes import output_of
 # Every stage runs: a few minutes on an idle machine with two cores.
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1800)]
 
-ROWS = ["majority", "bm25", "zero_shot", "label_only_sft", "cot_sft", "rl", "student"]
+ROWS = [
+    "majority",
+    "bm25",
+    "minilm",
+    "cross_encoder",
+    "zero_shot",
+    "label_only_sft",
+    "cot_sft",
+    "rl",
+    "student",
+]
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,10 @@ import pytest
 
 from model_export.checkpoint.assemble import Plan, assemble
 from model_export.data.criteria import load_criteria
+from model_export.data.synthetic import generate
 from model_export.data.template import find_template
 from tests.tiny_base import make_tiny_base
+from tests.tiny_bert import make_tiny_bert
 from tests.tiny_teacher import TinyTeacher, make_tiny_teacher
 
 
@@ -31,6 +33,12 @@ def tiny_encoder(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     tokenizer.pad_token = tokenizer.eos_token
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a BERT that knows the words of the synthetic pairs; read-only."""
+    return make_tiny_bert(tmp_path_factory.mktemp("bases") / "tiny-bert", generate(1, 300, 1, 8).train)
 
 
 @pytest.fixture(scope="session")

@@ -60,6 +60,7 @@ MINE = {"name": "mine", "train": "train.jsonl", "dev": "dev.jsonl"}
         ({"distil": {"unlabelled_share": 0.2}}, "needs a traced_share"),
         ({"distil": {"traced_share": 0.9, "unlabelled_share": 0.2}}, "at most 1 together"),
         ({"stack": {"teachers": ["lexical", "lexical"]}}, "name each teacher once"),
+        ({"stack": {"teachers": ["cross_encoder"]}}, r"not trained \(cross_encoder\.steps = 0\)"),
         ({"stack": {"teachers": ["endpoint"]}}, r"endpoint\.url: the teacher 'endpoint' needs"),
         ({"stack": {"endpoint": {"url": "http://127.0.0.1:8000/v1"}}}, "name the model"),
         ({"stack": {"teachers": ["cosine"], "encoders": []}}, "encoders: the teacher 'cosine' needs"),

@@ -10,6 +10,7 @@ from pydantic_core import PydanticUndefined
 
 from model_export.recipe import (
     CotConfig,
+    CrossEncoderConfig,
     DistilConfig,
     EvaluateConfig,
     EvidenceConfig,
@@ -38,6 +39,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "[data.synthetic]": SyntheticConfig,
     "[[data.sources]]": SourceConfig,
     "[label_only_sft]": LabelOnlyConfig,
+    "[cross_encoder]": CrossEncoderConfig,
     "[evidence]": EvidenceConfig,
     "[cot_sft]": CotConfig,
     "[own_traces]": OwnTracesConfig,

@@ -77,11 +77,14 @@ def test_run_leaves_table_report_and_checkpoint(undisturbed: Path) -> None:
     assert [name for name in visible_names(undisturbed) if "partial" in name] == []
 
 
+def planned_stages(plan: str) -> list[str]:
+    return re.findall(r"^  (\w+) {2,}", plan, re.MULTILINE)
+
+
 def test_run_goes_through_the_stages_of_its_plan(undisturbed: Path) -> None:
     plan = describe_plan(load_recipe(undisturbed.parent / "micro.toml"), Path())
-    planned = re.findall(r"^  (\w+) {2,}", plan, re.MULTILINE)
     stages = [stage["name"] for stage in read_json(undisturbed / "results.json")["stages"]]
-    assert planned == [*stages, "export"]
+    assert planned_stages(plan) == [*stages, "export"]
 
 
 def test_killed_run_resumes_to_the_same_checkpoint(undisturbed: Path, tmp_path: Path) -> None:
@@ -107,15 +110,22 @@ def test_finished_run_keeps_all_its_stages(undisturbed: Path) -> None:
     assert read_json(undisturbed / "checkpoint" / "manifest.json")["fingerprint"] == before
 
 
-def test_without_rl_the_sft_teacher_that_learned_from_its_own_traces_labels(undisturbed: Path) -> None:
-    """It reuses stages of the uninterrupted run's folder and replaces its checkpoint."""
+def test_without_rl_the_sft_teacher_that_learned_from_its_own_traces_labels(
+    undisturbed: Path, tiny_bert: Path
+) -> None:
+    """It reuses stages of the uninterrupted run's folder and replaces its checkpoint. A cross-encoder is a further control."""
     log, out = undisturbed.parent / "without_rl.txt", undisturbed
     changes = ["rl.steps=0", "label.teacher=self_sft", "self_sft.steps=8", "evaluate.max_pairs=8"]
+    changes += ["cross_encoder.steps=2", "cross_encoder.max_tokens=48", f"cross_encoder.base={tiny_bert}"]
     options = [option for change in changes for option in ("--set", change)]
     ended = command(log, "run", str(undisturbed.parent / "micro.toml"), "--out", str(out), *options)
     assert ended == 0, log.read_text(encoding="utf-8")
     results = read_json(out / "results.json")
-    assert list(results["rows"]) == ["self_sft" if system == "rl" else system for system in SYSTEMS]
+    rows = ["self_sft" if system == "rl" else system for system in SYSTEMS]
+    assert list(results["rows"]) == [*rows[:2], "cross_encoder", *rows[2:]]
+    assert results["controls"][:2] == ["label_only_sft", "cross_encoder"]
+    plan = describe_plan(load_recipe(undisturbed.parent / "micro.toml", changes), Path())
+    assert planned_stages(plan) == [*(stage["name"] for stage in results["stages"]), "export"]
     assert "Reward and parse rate" not in (out / "report.html").read_text(encoding="utf-8")
     card = (out / "checkpoint" / "README.md").read_text(encoding="utf-8")
     assert "no RL" in card
@@ -124,6 +134,9 @@ def test_without_rl_the_sft_teacher_that_learned_from_its_own_traces_labels(undi
     assert read_json(out / "checkpoint" / "manifest.json")["dev_metrics"]["pairs"] == 16
     assert "Measured on 16 dev pairs" in card
     assert "on 8 of them" in card
+    assert "Cross-encoder: 2 steps from tiny-bert." in card
+    for control in ("bm25", "cross_encoder"):
+        assert re.search(rf"^\| all: 16 \| {control} \| [−+]0\.", card, re.MULTILINE)
 
 
 def test_control_only_measures_and_exports_nothing(tiny_encoder: Path, tmp_path: Path) -> None:

@@ -3,10 +3,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
+from model_export.data.encoder import Encoder
 from model_export.data.pairs import Pair
 from model_export.evaluation.baselines import bm25, by_cosine, majority
-from model_export.evaluation.encoder import MINILM, Encoder
 from model_export.evaluation.evaluate import EvaluationError, Predictions
+from model_export.models.encoders import MINILM
 from service.contract.prompt import Note
 
 

@@ -90,6 +90,19 @@ def test_test_pairs_are_graded_as_served_and_fit_nothing(
     assert row["qwk_decided"] == row["qwk"]
 
 
+def test_cross_encoder_is_measured_among_the_models(
+    first: Path, tiny_bert: Path, tmp_path: Path, data: Data
+) -> None:
+    from sentence_transformers import CrossEncoder
+
+    CrossEncoder(str(tiny_bert), num_labels=4, device="cpu").save_pretrained(str(tmp_path))
+    form = PromptForm.of(micro_recipe().model, data.criteria)
+    systems = [*list_checkpoints([first], nothing), *list_models({"cross_encoder": tmp_path}, form, nothing)]
+    measured = evaluate_on_dev(systems, "first", data, seed=1, draws=20)
+    assert list(measured.evaluation.rows) == ["first", "cross_encoder"]
+    assert measured.fitted["cross_encoder"].calibration.data == f"{len(data.dev)} dev pairs of synthetic"
+
+
 def test_fit_uses_the_criteria_of_the_checkpoint(first: Path) -> None:
     made = generate(1, 8, 30, 4)
     # Two criteria with 60 pairs each; the checkpoint has neither.

@@ -1,10 +1,10 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 
+from model_export.data.encoder import Encoder
 from model_export.data.pairs import Pair
-from model_export.evaluation.encoder import MINILM, Encoder, EncoderError
+from model_export.models.encoders import MINILM
 from service.contract.prompt import Note
 
 
@@ -30,11 +30,6 @@ def test_folder_gives_its_name_and_cosines_of_equal_texts_are_1(tiny_encoder: Pa
     encoder = Encoder(str(tiny_encoder), nothing)
     assert encoder.name == "tiny-encoder"
     assert np.allclose(encoder.cosines([pair("red lamp", "", "red lamp")]), 1)
-
-
-def test_folder_without_a_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(EncoderError, match=f"the encoder {tmp_path.name} can't be loaded"):
-        Encoder(str(tmp_path), nothing)
 
 
 def test_vectors_are_in_the_order_of_the_texts_and_repeated_texts_are_encoded_once(
