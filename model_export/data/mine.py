@@ -24,6 +24,8 @@ from model_export.recipe import Recipe, UnlabelledConfig
 
 _INDEX = "mined.json"
 _RANKS = 200  # hard and medium pairs have notes of these ranks, at most the nearer half of all notes
+# Judged notes take a query's best ranks: what is left after a dozen hard pairs is no nearer than any other note.
+_MOST_PAIRS = 24  # of a query
 _PAIRS_PER_TITLE = 8
 
 
@@ -102,10 +104,11 @@ class _Miner:
         return counts | self._spread(sample(titles, ceil(left / _PAIRS_PER_TITLE), self._random), left)
 
     def _spread(self, queries: Sequence[MinedQuery], wanted: int) -> dict[MinedQuery, int]:
-        """Give each query the same number of pairs, at most one for each rank, and the rest to random ones."""
+        """Give each query the same number of pairs, or one more, in random order."""
+        most = min(_MOST_PAIRS, self._ranks)
         each, rest = divmod(wanted, max(1, len(queries)))
         shuffled = self._random.sample(queries, len(queries))
-        counts = {query: min(each + (place < rest), self._ranks) for place, query in enumerate(shuffled)}
+        counts = {query: min(each + (place < rest), most) for place, query in enumerate(shuffled)}
         return {query: count for query, count in counts.items() if count}
 
     def _draw(self, query: MinedQuery, count: int, ranked: list[int]) -> Iterator[tuple[str, int]]:

@@ -133,6 +133,16 @@ def test_titles_make_up_for_queries_and_queries_for_titles() -> None:
     assert len(no_titles.pairs) == 192
 
 
+def test_query_has_at_most_24_pairs_and_a_title_8() -> None:
+    train = [replace(TRAIN[0], id=str(n), note=Note(f"title {n} of many", f"body {n}")) for n in range(200)]
+    train.append(replace(TRAIN[0], id="other", query="other"))
+    [found] = mined(train, pairs=100, **ALL_RANDOM)
+    counts = Counter(each.pair.query for each in found.pairs)
+    assert counts.pop("other") == 24
+    # 52 of 100 are left for titles, because the query that is judged with all notes counts too.
+    assert sorted(counts.values()) == [7, 7, 7, 7, 8, 8, 8]
+
+
 def test_sources_have_shares_by_the_exponent_and_their_own_notes() -> None:
     forum = [
         replace(
