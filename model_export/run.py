@@ -11,6 +11,7 @@ from model_export.data.prompting import PromptForm, Prompting
 from model_export.evaluation.baselines import bm25, majority
 from model_export.evaluation.evaluate import Evaluation, Predictions, evaluate
 from model_export.evaluation.fitted import fit
+from model_export.measuring import explain, predict, predict_by_cosine, predict_by_cross_encoder
 from model_export.outputs import CHECKPOINT, Models, write_checkpoint, write_results_and_report
 from model_export.pipeline import Pipeline
 from model_export.progress import OnProgress
@@ -77,14 +78,14 @@ def run(
         pipeline = Pipeline(recipe, root, stages, on_progress)
         data = pipeline.data
 
-        control = train_control(pipeline, recipe)
+        control = train_control(pipeline)
         cross_encoder = pipeline.cross_encoder() if recipe.cross_encoder.steps and not control_only else None
         pairs = pipeline.dev_pairs()
-        controls = _predict_controls(pipeline, recipe, pairs, cross_encoder)
+        controls = _predict_controls(pipeline, pairs, cross_encoder)
         systems = [
             *controls,
-            pipeline.predict("zero_shot", pairs, control.prompting, control.base),
-            pipeline.predict("label_only_sft", pairs, control.prompting, control.folder),
+            predict(pipeline, "zero_shot", pairs, control.prompting, control.base),
+            predict(pipeline, "label_only_sft", pairs, control.prompting, control.folder),
         ]
 
         def measure() -> RunResult:
@@ -97,19 +98,19 @@ def run(
             write_results_and_report(result, out)
             return result.evaluation
 
-        student = train_student(pipeline, recipe, control)
+        student = train_student(pipeline, control)
         for name, each in student.teachers.models.items():
-            systems.append(pipeline.predict(name, pairs, student.teachers.prompting, each, reasons=True))
+            systems.append(predict(pipeline, name, pairs, student.teachers.prompting, each, reasons=True))
         if student.stacked:
             systems.append(student.stacked.predictions)
-        on_pairs = pipeline.predict("student", pairs, control.prompting, student.folder)
+        on_pairs = predict(pipeline, "student", pairs, control.prompting, student.folder)
         systems.append(on_pairs)
         on_dev = [*controls, on_pairs]
         if len(pairs) < len(data.dev):
-            on_all = pipeline.predict("student", data.dev, control.prompting, student.folder)
-            on_dev = [*_predict_controls(pipeline, recipe, data.dev, cross_encoder), on_all]
+            on_all = predict(pipeline, "student", data.dev, control.prompting, student.folder)
+            on_dev = [*_predict_controls(pipeline, data.dev, cross_encoder), on_all]
         fitted = fit(on_dev[-1].probabilities, data.dev, recipe.seed)
-        explained = pipeline.explain(control.prompting, student.folder, fitted)
+        explained = explain(pipeline, control.prompting, student.folder, fitted)
         compared = student.stacked.teachers if student.stacked else None
         result = replace(measure(), explained=explained, teachers=compared)
         write_results_and_report(result, out)
@@ -118,9 +119,9 @@ def run(
         return result.evaluation
 
 
-def train_control(pipeline: Pipeline, recipe: Recipe) -> Control:
+def train_control(pipeline: Pipeline) -> Control:
     """Write the student's base, and train the label-only control from it."""
-    data = pipeline.data
+    data, recipe = pipeline.data, pipeline.recipe
     base = pipeline.base("student_base", recipe.model.student_base)
     form = PromptForm.of(recipe.model, data.criteria, data.teacher_criteria)
     prompting = Prompting.load(form, base)
@@ -129,9 +130,10 @@ def train_control(pipeline: Pipeline, recipe: Recipe) -> Control:
     return Control(form, prompting, base, pipeline.train("label_only_sft", prompting, base))
 
 
-def train_student(pipeline: Pipeline, recipe: Recipe, control: Control) -> Student:
+def train_student(pipeline: Pipeline, control: Control) -> Student:
     """Train the teachers, let them label, and train the student."""
-    taught = train_teachers(pipeline, recipe, control)
+    recipe = pipeline.recipe
+    taught = train_teachers(pipeline, control)
     teacher = taught.models[recipe.label.teacher]
     soft_labels = pipeline.soft_labels(taught.prompting, teacher)
     unlabelled, stacked = pipeline.unlabelled(), None
@@ -148,8 +150,9 @@ def train_student(pipeline: Pipeline, recipe: Recipe, control: Control) -> Stude
     return Student(student, taught, stacked)
 
 
-def train_teachers(pipeline: Pipeline, recipe: Recipe, control: Control) -> Teachers:
+def train_teachers(pipeline: Pipeline, control: Control) -> Teachers:
     """Train the generative teacher on traces, on its own traces and by RL, as far as the recipe says."""
+    recipe = pipeline.recipe
     one_base = recipe.model.teacher == recipe.model.student_base
     base = control.base if one_base else pipeline.base("teacher_base", recipe.model.teacher)
     prompting = control.prompting if one_base else Prompting.load(control.form, base)
@@ -170,14 +173,14 @@ def train_teachers(pipeline: Pipeline, recipe: Recipe, control: Control) -> Teac
 
 
 def _predict_controls(
-    pipeline: Pipeline, recipe: Recipe, pairs: Sequence[Pair], cross_encoder: Path | None
+    pipeline: Pipeline, pairs: Sequence[Pair], cross_encoder: Path | None
 ) -> list[Predictions]:
     """Predict with the systems that are not the student's kind of model."""
     train, grades = pipeline.data.train, len(GRADES)
     found = [majority(train, pairs, grades), bm25(train, pairs, grades)]
-    found += [pipeline.predict_by_cosine(encoder, pairs) for encoder in recipe.evaluate.encoders]
+    found += [predict_by_cosine(pipeline, encoder, pairs) for encoder in pipeline.recipe.evaluate.encoders]
     if cross_encoder:
-        found.append(pipeline.predict_by_cross_encoder(pairs, cross_encoder))
+        found.append(predict_by_cross_encoder(pipeline, pairs, cross_encoder))
     return found
 
 

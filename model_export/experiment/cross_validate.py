@@ -14,6 +14,7 @@ import numpy as np
 from model_export.data.pairs import Pair
 from model_export.evaluation.evaluate import ALL, Evaluation, Predictions, evaluate, format_table
 from model_export.evaluation.winners import METRIC_TITLES
+from model_export.measuring import predict
 from model_export.pipeline import Pipeline
 from model_export.progress import OnProgress
 from model_export.recipe import Recipe
@@ -48,7 +49,7 @@ def cross_validate(
             for recipe in recipes:
                 on_stage = partial(_report, on_progress, f"Fold {fold + 1} of {folds}, {recipe.name}")
                 pipeline = Pipeline(_take_fold(recipe, fold, folds), root, Stages(folder), on_stage)
-                found[recipe.name].append(_predict(pipeline, recipe, control_only=control_only))
+                found[recipe.name].append(_predict(pipeline, control_only=control_only))
         pairs += pipeline.data.dev
         long_tail |= pipeline.data.long_tail
     first = recipes[0]
@@ -94,12 +95,12 @@ def _take_fold(recipe: Recipe, fold: int, folds: int) -> Recipe:
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"fold": fold, "folds": folds})})
 
 
-def _predict(pipeline: Pipeline, recipe: Recipe, *, control_only: bool) -> Predictions:
-    control = train_control(pipeline, recipe)
+def _predict(pipeline: Pipeline, *, control_only: bool) -> Predictions:
+    control = train_control(pipeline)
     name, model = "label_only_sft", control.folder
     if not control_only:
-        name, model = "student", train_student(pipeline, recipe, control).folder
-    return pipeline.predict(name, pipeline.data.dev, control.prompting, model)
+        name, model = "student", train_student(pipeline, control).folder
+    return predict(pipeline, name, pipeline.data.dev, control.prompting, model)
 
 
 def _pool(name: str, folds: Sequence[Predictions]) -> Predictions:

@@ -1,0 +1,124 @@
+"""The stages of a run that measure its models: predictions of dev pairs, and explanations. Kept like all stages."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from random import Random
+
+from model_export.data.encoder import Encoder
+from model_export.data.pairs import GRADES, Pair
+from model_export.data.prompting import Prompting
+from model_export.data.sampling import sample_each
+from model_export.evaluation.baselines import by_cosine
+from model_export.evaluation.evaluate import Predictions
+from model_export.evaluation.explanations import Explainer, Figures, read_figures, serve_by, to_json
+from model_export.evaluation.fitted import Fitted
+from model_export.evaluation.predict import (
+    by_log_probabilities,
+    by_reasoning,
+    directly,
+    read_predictions,
+    write_predictions,
+)
+from model_export.pipeline import Pipeline
+from model_export.stages import hash_of, write_whole
+from model_export.teacher.rollout import Sampler
+from model_export.teachers.cross_encoder import CrossEncoderTeacher
+
+_PREDICTIONS, _EXPLANATIONS = "predictions.npz", "explanations.json"
+
+
+def predict(
+    run: Pipeline,
+    system: str,
+    pairs: Sequence[Pair],
+    prompting: Prompting,
+    model: Path,
+    *,
+    reasons: bool = False,
+) -> Predictions:
+    """Predict the pairs' grades with a model that writes the grade first or, if it `reasons`, a trace first."""
+    config, greedy = run.recipe.evaluate, run.sampling(0.0)
+
+    def work(folder: Path) -> None:
+        sampler = Sampler.load(model, prompting, config.precision)
+        on_batch = partial(run.on_progress, f"Predict {system}")
+        if reasons:
+            found = by_reasoning(system, pairs, prompting, sampler, greedy, on_batch)
+        else:
+            found = directly(system, pairs, prompting, sampler, config.batch_size, on_batch)
+        write_predictions(folder / _PREDICTIONS, found)
+
+    inputs = {
+        "model": model.name,
+        "form": (prompting.form if reasons else prompting.form.of_student).to_json(),
+        "pairs": hash_of([pair.id for pair in pairs]),
+        "data": run.data_folder.name,
+        "sampling": asdict(greedy),
+        "precision": config.precision,
+    }
+    folder = run.stages.do(_predict_stage(run, system, pairs), inputs, work)
+    return read_predictions(folder / _PREDICTIONS, system)
+
+
+def predict_by_cosine(run: Pipeline, encoder: str, pairs: Sequence[Pair]) -> Predictions:
+    """Predict the pairs' grades with an off-the-shelf encoder. Raises EncoderError."""
+    name = Path(encoder).name
+
+    def work(folder: Path) -> None:
+        loaded = Encoder(encoder, run.on_progress)
+        write_predictions(folder / _PREDICTIONS, by_cosine(loaded, run.data.train, pairs, len(GRADES)))
+
+    inputs = {
+        "encoder": encoder,
+        "pairs": hash_of([pair.id for pair in pairs]),
+        "data": run.data_folder.name,
+    }
+    folder = run.stages.do(_predict_stage(run, name, pairs), inputs, work)
+    return read_predictions(folder / _PREDICTIONS, name)
+
+
+def predict_by_cross_encoder(run: Pipeline, pairs: Sequence[Pair], model: Path) -> Predictions:
+    """Predict the pairs' grades with the cross-encoder."""
+    teacher = CrossEncoderTeacher(run.recipe.cross_encoder, run.recipe.seed, run.on_progress)
+
+    def work(folder: Path) -> None:
+        found = by_log_probabilities(teacher.name, teacher.features(pairs, model))
+        write_predictions(folder / _PREDICTIONS, found)
+
+    inputs = {"model": model.name, "pairs": hash_of([pair.id for pair in pairs])}
+    folder = run.stages.do(_predict_stage(run, teacher.name, pairs), inputs, work)
+    return read_predictions(folder / _PREDICTIONS, teacher.name)
+
+
+def explain(run: Pipeline, prompting: Prompting, student: Path, fitted: Fitted) -> dict[str, Figures]:
+    """Measure the student's explanations of the grades that these fits give, on some dev pairs of each source."""
+    config, seed = run.recipe.evaluate, run.recipe.seed
+    if not config.explanations:
+        return {}
+    pairs = sample_each(run.data.dev, config.explanations, Random(seed))
+
+    def work(folder: Path) -> None:
+        sampler = Sampler.load(student, prompting, config.precision)
+        explainer = Explainer(prompting, sampler, run.sampling(0.0), serve_by(fitted))
+        found = explainer.measure(pairs, seed, partial(run.on_progress, "Explain"))
+        write_whole(folder / _EXPLANATIONS, json.dumps(to_json(found)))
+
+    inputs = {
+        "student": student.name,
+        "form": prompting.form.of_student.to_json(),
+        "fitted": fitted.to_json(),
+        "pairs": hash_of([pair.id for pair in pairs]),
+        "sampling": asdict(run.sampling(0.0)),
+        "precision": config.precision,
+        "seed": seed,
+    }
+    folder = run.stages.do("explain", inputs, work)
+    return read_figures((folder / _EXPLANATIONS).read_text(encoding="utf-8"))
+
+
+def _predict_stage(run: Pipeline, system: str, pairs: Sequence[Pair]) -> str:
+    """Name the stage that predicts the pairs that systems are compared on, or all dev pairs where these are more."""
+    return f"predict_{system}_on_all" if len(pairs) > len(run.dev_pairs()) else f"predict_{system}"
