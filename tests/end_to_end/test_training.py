@@ -22,6 +22,7 @@ ROWS = [
     "label_only_sft",
     "cot_sft",
     "rl",
+    "stack",
     "student",
 ]
 
