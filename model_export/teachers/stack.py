@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from model_export.data.pairs import GRADES, UNJUDGED, Pair
@@ -37,6 +36,7 @@ def predict_stack(
     labels = np.array([pair.label for pair in pairs])
     fold = np.array([fold_of(pair, folds, "stack") for pair in pairs])
     usable = np.array(fitted_on) & (labels != UNJUDGED)
+    scaled = _standardise(features, sources, fold)
     found = np.zeros((len(pairs), len(GRADES)))
     for source in np.unique(sources):
         for number in np.unique(fold[sources == source]):
@@ -47,13 +47,23 @@ def predict_stack(
                     f"source {source} has no judged pairs outside fold {number} to fit the stack on: "
                     "raise stack.pairs, or lower stack.folds"
                 )
-            model = _fit(features[others], labels[others], strength)
-            found[np.ix_(here, model.classes_)] = model.predict_proba(features[here])
+            model = _fit(scaled[others], labels[others], strength)
+            found[np.ix_(here, model.classes_)] = model.predict_proba(scaled[here])
     return found
 
 
+def _standardise(features: np.ndarray, sources: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """Scale features to mean 0 and variance 1 within each source and fold: the models of two folds differ in offset and scale."""
+    scaled = np.zeros_like(features)
+    for source in np.unique(sources):
+        for number in np.unique(fold[sources == source]):
+            own = (sources == source) & (fold == number)
+            scaled[own] = StandardScaler().fit_transform(features[own])
+    return scaled
+
+
 def _fit(features: np.ndarray, labels: np.ndarray, strength: float) -> Any:
-    model: Any = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000))
+    model: Any = LogisticRegression(C=strength, max_iter=1000)
     if len(np.unique(labels)) == 1:
         model = DummyClassifier(strategy="prior")
     return model.fit(features, labels)
