@@ -183,13 +183,8 @@ class Pipeline:
 
     def cross_encoder(self) -> Path:
         """Fine-tune the cross-encoder on the training pairs. Raises EncoderError."""
-        config = self.recipe.cross_encoder
-        inputs = {
-            "data": self.data_folder.name,
-            "config": config.model_dump(exclude=_NOT_HASHED),
-            "seed": self.recipe.seed,
-        }
-        teacher = CrossEncoderTeacher(config, self.recipe.seed, self.on_progress)
+        teacher = CrossEncoderTeacher(self.recipe.cross_encoder, self.recipe.seed, self.on_progress)
+        inputs = {"data": self.data_folder.name, **teacher.settings}
         return self.stages.do(teacher.name, inputs, partial(teacher.train, self.data.train, None))
 
     def check_parse_rate(self, prompting: Prompting, teacher: Path) -> None:

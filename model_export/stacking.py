@@ -1,7 +1,7 @@
 """The stages of a run that train the stack's teachers out of fold, compute their features, and fit the stack on them."""
 
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +24,7 @@ STACK = "stack"
 
 @dataclass(frozen=True, slots=True)
 class Stacked:
-    """What the stack gives the rest of the run.
+    """Grades by the stack, as soft labels and as predictions, and the comparison of its teachers.
 
     Attributes:
         labels: folder of the soft labels: the stack's distributions, with the traces that pairs had before.
@@ -72,10 +72,10 @@ class Stacking:
         found = self._predict(features, asked, fitted_on)
 
         def work(folder: Path) -> None:
+            untraced = SoftLabel("", (), 0, "")
             labels = (
-                SoftLabel(pair.id, tuple(row), traced.paths if traced else 0, traced.steps if traced else "")
-                for pair, row in zip(taught, found.tolist(), strict=False)
-                for traced in [known.get(pair.id)]
+                replace(known.get(pair.id, untraced), id=pair.id, distribution=tuple(row))
+                for pair, row in zip(taught, found[: len(taught)].tolist(), strict=True)
             )
             write_soft_labels(folder / SOFT_LABELS, labels)
 
@@ -89,7 +89,7 @@ class Stacking:
         }
         labels = self._stages.do("stack", inputs, work)
         predictions = make_predictions(STACK, found[len(taught) :], None)
-        return Stacked(labels, predictions, self._compare(features, asked, fitted_on))
+        return Stacked(labels, predictions, self._compare(predictions, features, asked, fitted_on))
 
     def _judged(self, always: Container[str]) -> list[Pair]:
         """Return the training pairs that the stack is fitted on and grades: those of `always`, and `stack.pairs` of all."""
@@ -168,25 +168,31 @@ class Stacking:
         return predict_stack(together, pairs, fitted_on, config.folds, config.strength)
 
     def _compare(
-        self, features: Mapping[str, np.ndarray], asked: Sequence[Pair], fitted_on: Sequence[bool]
+        self,
+        whole: Predictions,
+        features: Mapping[str, np.ndarray],
+        asked: Sequence[Pair],
+        fitted_on: Sequence[bool],
     ) -> Evaluation:
         taught, recipe = sum(fitted_on), self._recipe
-        stacks: dict[str, Mapping[str, np.ndarray]] = {STACK: features}
+        stacks: dict[str, Mapping[str, np.ndarray]] = {}
         for name, own in features.items():
             stacks[name] = {name: own}
             if len(features) > 1:
                 stacks[f"without {name}"] = {
                     other: found for other, found in features.items() if other != name
                 }
-        systems = [
+        parts = [
             make_predictions(name, self._predict(used, asked, fitted_on)[taught:], None)
             for name, used in stacks.items()
         ]
         draws = recipe.evaluate.draws
-        return evaluate(systems, asked[taught:], frozenset(), controls=[STACK], seed=recipe.seed, draws=draws)
+        return evaluate(
+            [whole, *parts], asked[taught:], frozenset(), controls=[STACK], seed=recipe.seed, draws=draws
+        )
 
 
 def _save_whole(path: Path, values: np.ndarray) -> None:
-    partial = path.with_name(f"{path.name}.partial.npy")
-    np.save(partial, values)
-    partial.replace(path)
+    incomplete = path.with_name(f"{path.name}.partial.npy")
+    np.save(incomplete, values)
+    incomplete.replace(path)

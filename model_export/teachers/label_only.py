@@ -18,7 +18,7 @@ from model_export.training.stage_job import StageJob
 
 @dataclass(frozen=True, slots=True)
 class FoldTraining:
-    """What learners share that are trained as a stage of the recipe is.
+    """Trains a learner by a stage of the recipe, on the pairs of a fold.
 
     Attributes:
         data: folder of the run's data.

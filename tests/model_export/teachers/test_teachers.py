@@ -1,4 +1,4 @@
-"""What all teachers promise, learners and others."""
+"""Behaviour tests that every teacher passes, whether it learns or is used as it is."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -13,6 +13,7 @@ from openai import OpenAI
 from model_export.data.gold_traces import write_evidence
 from model_export.data.pairs import Pair
 from model_export.data.prepare import load_data
+from model_export.data.prompting import Prompting
 from model_export.recipe_stack import EndpointConfig
 from model_export.teachers.base import Learner, Teacher
 from model_export.teachers.cosine import CosineTeacher
@@ -32,10 +33,10 @@ def nothing(*_: object) -> None:
     pass
 
 
-def run_here(job: StageJob, prompting: object) -> None:
+def run_here(job: StageJob, prompting: Prompting) -> None:
     from model_export.scale_out.launch import train_stage
 
-    train_stage(job, load_data(job.data), prompting, nothing)  # type: ignore[arg-type]
+    train_stage(job, load_data(job.data), prompting, nothing)
 
 
 def fold_training(tiny: TinyTeacher, **changes: object) -> FoldTraining:
