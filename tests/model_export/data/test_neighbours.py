@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -9,13 +11,13 @@ NOTES = ["a red lamp", "a lamp", "a red coat", "tea"]
 def encode_by(**directions: float) -> Encode:
     """Return an encoder that gives each text the direction, in degrees, of the first name that it contains."""
 
-    def encode(texts: list[str]) -> np.ndarray:
+    def encode(texts: Sequence[str]) -> np.ndarray:
         angles = np.radians(
             [next(each for name, each in directions.items() if name in text) for text in texts]
         )
         return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
-    return encode  # type: ignore[return-value]
+    return encode
 
 
 @pytest.mark.parametrize(
