@@ -10,7 +10,8 @@ from pydantic import Field, model_validator
 
 from model_export.recipe_data import DataConfig, Positive, Strict
 from model_export.recipe_stack import StackConfig
-from service.contract.manifest import Limits, Name
+from service.contract.manifest import Limits
+from service.contract.template import Name
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0, lt=1)]

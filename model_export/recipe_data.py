@@ -4,7 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from service.contract.manifest import Limits, Name
+from service.contract.manifest import Limits
+from service.contract.template import Name
 
 Positive = Annotated[int, Field(ge=1)]
 

@@ -7,8 +7,9 @@ from statistics import fmean, stdev
 
 from load_tests.bench.workloads import Shape, cold, take
 from load_tests.capacity.prefix import Order, Prompt
-from service.contract.manifest import Manifest, SlotPiece, read_manifest
+from service.contract.manifest import Manifest, read_manifest
 from service.contract.prompt import PromptRenderer
+from service.contract.template import SlotPiece
 from service.contract.tokenizer import ContractTokenizer
 
 _SAMPLE = 30

@@ -22,8 +22,9 @@ from safetensors.torch import load_file, save_file
 from model_export.checkpoint.model_card import TrainingNotes
 from model_export.checkpoint.trained import Trained
 from model_export.models.base_model import LoadedBase, load_base, locate_base, save_base
-from service.contract.manifest import FileName, Name, Sha256, hash_file
+from service.contract.manifest import FileName, Sha256, hash_file
 from service.contract.probes import PROBES_NAME
+from service.contract.template import Name
 from service.contract.validation import one_line
 from service.errors import NotegradeError
 

@@ -33,8 +33,9 @@ from model_export.models.quantize import quantize_folder
 from model_export.models.reference_scorer import ReferenceScorer
 from model_export.progress import OnProgress
 from service.contract.checkpoint import Checkpoint
-from service.contract.manifest import Base, Criteria, Lineage, Name, Template
+from service.contract.manifest import Base, Criteria, Lineage
 from service.contract.probes import PROBES_NAME, check_probes
+from service.contract.template import Name, Template
 from service.errors import NotegradeError
 
 

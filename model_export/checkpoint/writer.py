@@ -23,12 +23,12 @@ from service.contract.manifest import (
     Base,
     Label,
     Manifest,
-    Template,
     compute_fingerprint,
     hash_file,
 )
 from service.contract.probes import PROBES_NAME, Probe, ProbeNote
 from service.contract.prompt import Prompt, PromptForm, PromptRenderer
+from service.contract.template import Template
 from service.contract.tokenizer import ContractTokenizer
 from service.errors import InvalidRequestError, LabelTokenError, NotegradeError
 

@@ -14,9 +14,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
 from pydantic_core import PydanticCustomError
 
-from service.contract.manifest import Name
 from service.contract.probes import ProbeNote
 from service.contract.prompt import Note
+from service.contract.template import Name
 from service.contract.text import canonicalize
 from service.contract.validation import bad_fields
 from service.errors import NotegradeError

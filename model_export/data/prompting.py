@@ -16,8 +16,9 @@ from model_export.data.rollout_reader import RolloutReader
 from model_export.data.template import find_template
 from model_export.recipe import ModelConfig
 from service.contract.checkpoint import Checkpoint
-from service.contract.manifest import Criteria, Limits, Template, TextPiece
+from service.contract.manifest import Criteria, Limits
 from service.contract.prompt import PromptRenderer
+from service.contract.template import Template, TextPiece
 from service.contract.tokenizer import ContractTokenizer
 from service.contract.trace import ANSWER_CUE, STEPS_CUE
 from service.errors import InvalidRequestError, NotegradeError

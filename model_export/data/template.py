@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from service.contract.manifest import SlotPiece, Template, TextPiece
+from service.contract.template import SlotPiece, Template, TextPiece
 from service.contract.tokenizer import ContractTokenizer
 from service.errors import NotegradeError
 

@@ -9,27 +9,22 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
+from service.contract.template import Name, Strict, Template
 from service.contract.validation import one_line
 from service.errors import CheckpointError, ManifestError
 
 FORMAT_VERSION: Final = 1
 MANIFEST_NAME = "manifest.json"
 
-Slot = Literal["criteria", "query", "title", "body"]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Sha256 = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Temperature = Annotated[float, Field(gt=0)]
-Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Label(_Strict):
+class Label(Strict):
     """One grade, the single token that names it, and its gain (nDCG's 2^grade - 1 unless stated otherwise)."""
 
     grade: int = Field(ge=0)
@@ -38,51 +33,14 @@ class Label(_Strict):
     gain: float = Field(ge=0)
 
 
-class TextPiece(_Strict):
-    """Literal template text. With `only_with`, it is rendered only if that slot's text is not empty."""
-
-    text: str = Field(min_length=1)
-    only_with: Literal["title", "body"] | None = None
-
-
-class SlotPiece(_Strict):
-    """A placeholder for text. `lead`, usually a space, is encoded together with the text that follows it."""
-
-    slot: Slot
-    lead: str = ""
-
-
-class Template(_Strict):
-    """The prompt as an ordered list of pieces. The last piece is the cue; the label is the token after it."""
-
-    name: Name
-    pieces: tuple[TextPiece | SlotPiece, ...] = Field(min_length=2)
-
-    @model_validator(mode="after")
-    def _slots_are_whole(self) -> Self:
-        slots = [piece.slot for piece in self.pieces if isinstance(piece, SlotPiece)]
-        if sorted(slots) != ["body", "criteria", "query", "title"]:
-            raise ValueError(f"the template needs each of criteria, query, title, body once, and has {slots}")
-        if not isinstance(self.pieces[-1], TextPiece) or self.pieces[-1].only_with:
-            raise ValueError("the template must end with a cue: literal text that is always rendered")
-        return self
-
-    @property
-    def cue(self) -> str:
-        """Return the literal text at the end of the prompt that asks for the grade."""
-        tail = self.pieces[-1]
-        assert isinstance(tail, TextPiece)  # noqa: S101 - the validator guarantees it
-        return tail.text
-
-
-class Limits(_Strict):
+class Limits(Strict):
     """The longest query that is accepted, and the longest part of a note (title and body) that is read, in tokens."""
 
     max_query_tokens: int = Field(ge=1)
     max_note_tokens: int = Field(ge=1)
 
 
-class Criteria(_Strict):
+class Criteria(Strict):
     """A named statement of what makes a note relevant, and the reasoning steps of a trace, in order.
 
     `limits` replaces the checkpoint's under these criteria: another language may take twice the tokens for the same text.
@@ -95,7 +53,7 @@ class Criteria(_Strict):
     limits: Limits | None = Field(default=None, exclude_if=lambda limits: limits is None)
 
 
-class Calibration(_Strict):
+class Calibration(Strict):
     """Calibrates raw label probabilities. `temperature` T: p_i^(1/T), renormalised (arXiv 1706.04599).
 
     `temperatures` holds the temperatures of criteria that have their own.
@@ -120,7 +78,7 @@ class Calibration(_Strict):
         return self.temperatures.get(criteria, self.temperature)
 
 
-class Decision(_Strict):
+class Decision(Strict):
     """Chooses the grade of the greatest expected utility under one criteria. Without it, the most probable grade is chosen.
 
     Attributes:
@@ -139,7 +97,7 @@ class Decision(_Strict):
     data: str | None = None
 
 
-class Base(_Strict):
+class Base(Strict):
     """The model that the checkpoint was trained from."""
 
     name: str
@@ -147,7 +105,7 @@ class Base(_Strict):
     source: str
 
 
-class Lineage(_Strict):
+class Lineage(Strict):
     """The recipe, data, teacher and code that produced the checkpoint. A field is empty where its step did not run."""
 
     recipe_hash: Sha256 | None = None
@@ -156,7 +114,7 @@ class Lineage(_Strict):
     code_version: str
 
 
-class Manifest(_Strict):
+class Manifest(Strict):
     """The whole content of `manifest.json`."""
 
     format_version: Literal[1]

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from service.contract.manifest import Criteria, Limits, Slot, SlotPiece, Template, TextPiece
+from service.contract.manifest import Criteria, Limits
+from service.contract.template import Slot, SlotPiece, Template, TextPiece
 from service.contract.tokenizer import ContractTokenizer, EncodedText
 from service.errors import BadField, InvalidRequestError
 

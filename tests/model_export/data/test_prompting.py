@@ -11,8 +11,9 @@ from model_export.data.pairs import GRADES, UNJUDGED, DataError, Pair
 from model_export.data.prompting import PromptForm, Prompting, PromptingError, gold_label, teacher_template
 from model_export.data.template import TEMPLATES, find_template
 from model_export.stages import hash_of
-from service.contract.manifest import Criteria, Limits, SlotPiece, Template, TextPiece
+from service.contract.manifest import Criteria, Limits
 from service.contract.prompt import Note
+from service.contract.template import SlotPiece, Template, TextPiece
 from service.contract.tokenizer import ContractTokenizer
 from tests.byte_tokens import TOKENIZER
 from tests.checkpoints import SPECIAL_TOKENS

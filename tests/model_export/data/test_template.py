@@ -10,7 +10,7 @@ from model_export.data.template import (
     check_control_tokens,
     find_template,
 )
-from service.contract.manifest import SlotPiece, Template
+from service.contract.template import SlotPiece, Template
 from service.contract.tokenizer import ContractTokenizer
 from tests.checkpoints import tiny_tokenizer_json
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from load_tests.injection import ATTACKS
 from service.contract.checkpoint import Checkpoint
-from service.contract.manifest import SlotPiece, TextPiece
 from service.contract.prompt import Note, Prompt
+from service.contract.template import SlotPiece, TextPiece
 from service.contract.text import canonicalize
 from tests.checkpoints import SPECIAL_TOKENS, load_tiny
 
