@@ -1,18 +1,21 @@
 """Makes small checkpoint folders with a real tokenizer, a real manifest, and weights that only a fake engine accepts."""
 
+import base64
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 from service.contract.labels import LabelDistribution
 from service.contract.manifest import Manifest, compute_fingerprint, hash_file
-from service.contract.probes import Probe, ProbeNote
+from service.contract.probes import Probe, ProbeNote, VectorProbe
 from service.contract.prompt import PromptRenderer
 from service.contract.tokenizer import ContractTokenizer
+from service.contract.vector_prompt import VectorPrompt, VectorRenderer
 from service.engines.base import EngineModel
 from service.engines.fake_engine import FakeEngine
 
@@ -29,6 +32,21 @@ PIECES: Sequence[dict[str, Any]] = (
     {"slot": "query", "lead": " "},
     {"text": "<|im_end|>\nGrade: "},
 )
+
+VECTORS: dict[str, Any] = {
+    "template": {
+        "name": "vectors-tiny",
+        "note": [dict(piece) for piece in PIECES[2:6]],
+        "prefix": [dict(piece) for piece in (*PIECES[:2], *PIECES[6:8])],
+        "padding": "\n",
+        "block": 8,
+        "cue": "<|im_end|>\nGrade: ",
+    },
+    "per_note": 2,
+    "width": 4,
+    "max_note_tokens": 60,
+    "probe_tolerance": {"float32": 0.001},
+}
 
 PROBES: Sequence[tuple[str, dict[str, str | None]]] = (
     ("quiet cafes", {"title": "Cafes", "body": "A quiet cafe with good light."}),
@@ -116,7 +134,7 @@ def fake_engine_for(checkpoint: Checkpoint, max_silent_checks: int | None = None
     return FakeEngine(engine_model(checkpoint), max_silent_checks)
 
 
-def engine_model(checkpoint: Checkpoint) -> EngineModel:
+def engine_model(checkpoint: Checkpoint, vector_width: int = 0) -> EngineModel:
     """Return the facts about this checkpoint that an engine needs."""
     return EngineModel(
         checkpoint.folder,
@@ -124,7 +142,24 @@ def engine_model(checkpoint: Checkpoint) -> EngineModel:
         checkpoint.renderer.max_prompt_tokens,
         checkpoint.end_token_ids,
         max_trace_tokens=64,
+        vector_width=vector_width,
     )
+
+
+def make_vector_checkpoint(folder: Path, **changes: Any) -> Path:
+    """Make a checkpoint that also reads notes as two vectors of four numbers. `changes` replace keys of `vectors`."""
+    make_checkpoint(folder)
+    (folder / "encoder").mkdir()
+    (folder / "encoder" / "config.json").write_text("{}", encoding="utf-8")
+    (folder / "encoder" / "model.safetensors").write_bytes(b"weights of the encoder")
+    data = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    data["vectors"] = {**VECTORS, **changes}
+    encoder = ("encoder/config.json", "encoder/model.safetensors")
+    data["files"] |= {name: hash_file(folder / name) for name in encoder}
+    data = sign(data)
+    write_manifest(folder, data)
+    _write_vector_probes(folder, Manifest.model_validate(data))
+    return folder
 
 
 def load_tiny(folder: Path, **changes: Any) -> Checkpoint:
@@ -152,3 +187,24 @@ def _write_probes(folder: Path, manifest: Manifest, tokenizer: ContractTokenizer
         )
         lines.append(whole.model_dump_json() + "\n")
     (folder / "probes.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def _write_vector_probes(folder: Path, manifest: Manifest) -> None:
+    reading = manifest.vectors
+    assert reading
+    tokenizer = ContractTokenizer.load(folder)
+    renderer = VectorRenderer(
+        reading.template, manifest.criteria, manifest.limits, reading.max_note_tokens, tokenizer
+    )
+    model = EngineModel(folder, manifest.label_token_ids, 0, vector_width=reading.width)
+    lines = []
+    for line in (folder / "probes.jsonl").read_text(encoding="utf-8").splitlines():
+        probe = Probe.model_validate_json(line)
+        rows = np.arange(1, 1 + reading.per_note * reading.width, dtype=np.float16).tobytes()
+        query, _ = probe.canonical()
+        prompt = VectorPrompt(renderer.prefix(query, probe.criteria), rows, renderer.cue)
+        expected = LabelDistribution.from_logprobs(FakeEngine(model).logprobs(prompt))
+        known = {"distribution": expected.probabilities, "label_mass": expected.label_mass}
+        whole = VectorProbe(**(probe.model_dump() | known), vectors=base64.b64encode(rows))
+        lines.append(whole.model_dump_json() + "\n")
+    (folder / "vector_probes.jsonl").write_text("".join(lines), encoding="utf-8")

@@ -5,13 +5,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.contract.labels import check_labels
-from service.contract.manifest import Manifest, hash_file, read_manifest
-from service.contract.probes import Probe, read_probes
+from service.contract.manifest import ENCODER_NAME, Manifest, VectorReading, hash_file, read_manifest
+from service.contract.probes import Probe, VectorProbe, read_probes, read_vector_probes
 from service.contract.prompt import PromptRenderer
 from service.contract.tokenizer import ContractTokenizer
+from service.contract.vector_prompt import VectorRenderer
 from service.errors import CheckpointError, ManifestError
 
 REQUIRED_FILES = ("config.json", "tokenizer.json")
+
+
+@dataclass(frozen=True, slots=True)
+class SecondReading:
+    """What is needed to read notes as vectors, and the folder of the encoder that makes them."""
+
+    reading: VectorReading
+    renderer: VectorRenderer
+    probes: tuple[VectorProbe, ...]
+    encoder: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +35,7 @@ class Checkpoint:
     renderer: PromptRenderer
     probes: tuple[Probe, ...]
     end_token_ids: tuple[int, ...]
+    vectors: SecondReading | None = None
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
@@ -43,7 +55,18 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         PromptRenderer(manifest, tokenizer),
         read_probes(folder, manifest),
         _end_token_ids(folder),
+        _second_reading(folder, manifest, tokenizer),
     )
+
+
+def _second_reading(folder: Path, manifest: Manifest, tokenizer: ContractTokenizer) -> SecondReading | None:
+    if (reading := manifest.vectors) is None:
+        return None
+    renderer = VectorRenderer(
+        reading.template, manifest.criteria, manifest.limits, reading.max_note_tokens, tokenizer
+    )
+    probes = read_vector_probes(folder, manifest, reading)
+    return SecondReading(reading, renderer, probes, folder / ENCODER_NAME)
 
 
 def _end_token_ids(folder: Path) -> tuple[int, ...]:
@@ -53,11 +76,13 @@ def _end_token_ids(folder: Path) -> tuple[int, ...]:
 
 
 def _check_files(folder: Path, manifest: Manifest) -> None:
-    for name in REQUIRED_FILES:
+    encoder = (f"{ENCODER_NAME}/config.json",) if manifest.vectors else ()
+    for name in (*REQUIRED_FILES, *encoder):
         if name not in manifest.files:
             raise ManifestError(f"the manifest of {folder} does not list {name}")
-    if not any(name.endswith(".safetensors") for name in manifest.files):
-        raise ManifestError(f"the manifest of {folder} lists no .safetensors weights")
+    weights = {str(Path(name).parent) for name in manifest.files if name.endswith(".safetensors")}
+    if weights != {".", *(ENCODER_NAME for _ in encoder)}:
+        raise ManifestError(f"the manifest of {folder} does not list .safetensors weights for each model")
     for name, expected in manifest.files.items():
         path = folder / name
         if not path.is_file():

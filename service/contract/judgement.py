@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from service.contract.calibration import calibrate
 from service.contract.labels import LabelDistribution
-from service.contract.manifest import Manifest
+from service.contract.manifest import Manifest, ReadingKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +27,16 @@ class Judgement:
     label_mass: float
 
 
-def judge(raw: LabelDistribution, manifest: Manifest, criteria: str) -> Judgement:
-    """Calibrate the distribution and compute grade, score and margin. `criteria` names the criteria of the prompt."""
-    distribution = calibrate(raw.probabilities, manifest.calibration, criteria)
+def judge(raw: LabelDistribution, manifest: Manifest, criteria: str, kind: ReadingKind = "text") -> Judgement:
+    """Calibrate the distribution and compute grade, score and margin.
+
+    `criteria` names the criteria of the prompt, and `kind` says how it read the note.
+    """
+    distribution = calibrate(raw.probabilities, manifest.calibration_of(kind), criteria)
     first, second = sorted(distribution, reverse=True)[:2]
     return Judgement(
         score=_expected_gain(distribution, [label.gain for label in manifest.labels]),
-        grade=_choose(distribution, manifest.utilities(criteria)),
+        grade=_choose(distribution, manifest.utilities(criteria, kind)),
         distribution=distribution,
         margin=first - second,
         label_mass=raw.label_mass,

@@ -5,13 +5,14 @@ It is `manifest.json` in the checkpoint folder; its JSON Schema is docs/manifest
 
 import hashlib
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
-from service.contract.template import Name, Strict, Template
+from service.contract.template import Name, Strict, Template, VectorTemplate
 from service.contract.validation import one_line
 from service.errors import CheckpointError, ManifestError
 
@@ -20,7 +21,10 @@ MANIFEST_NAME = "manifest.json"
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Sha256 = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
-FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+FileName = Annotated[str, Field(pattern=r"^(encoder/)?[A-Za-z0-9][A-Za-z0-9._-]*$")]
+ReadingKind = Literal["text", "vectors"]
+ENCODER_NAME = "encoder"
+_ENCODING = {"per_note", "max_note_tokens"}
 Temperature = Annotated[float, Field(gt=0)]
 
 
@@ -97,6 +101,27 @@ class Decision(Strict):
     data: str | None = None
 
 
+class VectorReading(Strict):
+    """The second reading of a checkpoint: it reads a note as vectors, which the model in its folder `encoder` makes once.
+
+    Attributes:
+        per_note: the number of vectors; a note with fewer tokens has one for each.
+        width: the length of a vector, which is the model's hidden size.
+        max_note_tokens: how much of a note the encoder reads.
+        calibration, decisions: of the grades that are read from vectors.
+        probe_tolerance: as for text.
+    """
+
+    template: VectorTemplate
+    per_note: int = Field(ge=1, le=64)
+    width: int = Field(ge=1)
+    max_note_tokens: int = Field(ge=1)
+    calibration: Calibration = Calibration()
+    decisions: tuple[Decision, ...] = ()
+    dev_metrics: dict[str, float] = Field(default_factory=dict)
+    probe_tolerance: dict[str, Probability]
+
+
 class Base(Strict):
     """The model that the checkpoint was trained from."""
 
@@ -130,6 +155,8 @@ class Manifest(Strict):
     decisions: tuple[Decision, ...] = Field(
         default=(), description="criteria without a decision choose the most probable grade"
     )
+    # Left out of the JSON where there is none, as the limits of criteria.
+    vectors: VectorReading | None = Field(default=None, exclude_if=lambda vectors: vectors is None)
     quantization: str | None = None
     dev_metrics: dict[str, float] = Field(default_factory=dict)
     probe_tolerance: dict[str, Probability] = Field(
@@ -157,27 +184,49 @@ class Manifest(Strict):
         names = [criteria.name for criteria in self.criteria]
         if len(set(names)) < len(names):
             raise ValueError(f"criteria names must be distinct, not {names}")
-        if unknown := self.calibration.temperatures.keys() - set(names):
-            raise ValueError(f"temperatures must be for criteria of this manifest, not for {sorted(unknown)}")
-        decided = [decision.criteria for decision in self.decisions]
-        if len(set(decided)) < len(decided) or not set(decided) <= set(names):
-            raise ValueError(
-                f"each criteria of this manifest may have one decision; found decisions for {decided}"
-            )
+        for calibration, decisions in self._gradings:
+            if unknown := calibration.temperatures.keys() - set(names):
+                raise ValueError(
+                    f"temperatures must be for criteria of this manifest, not for {sorted(unknown)}"
+                )
+            decided = [decision.criteria for decision in decisions]
+            if len(set(decided)) < len(decided) or not set(decided) <= set(names):
+                raise ValueError(
+                    f"each criteria of this manifest may have one decision; found decisions for {decided}"
+                )
         return self
 
     @model_validator(mode="after")
     def _utilities_are_square(self) -> Self:
-        for decision in self.decisions:
+        for decision in (decision for _, decisions in self._gradings for decision in decisions):
             if {len(decision.utilities), *map(len, decision.utilities)} != {len(self.labels)}:
                 raise ValueError(
                     f"the decision for {decision.criteria} needs a row and a column of utilities for each label"
                 )
         return self
 
-    def utilities(self, criteria: str) -> tuple[tuple[float, ...], ...] | None:
+    @model_validator(mode="after")
+    def _encoder_is_whole(self) -> Self:
+        inside = [name for name in self.files if name.startswith(f"{ENCODER_NAME}/")]
+        if bool(inside) != bool(self.vectors):
+            raise ValueError("a checkpoint has `vectors` and the files of its encoder, or neither")
+        if self.vectors and self.vectors.template.cue != self.template.cue:
+            raise ValueError("both readings must end with the same cue, after which the labels are checked")
+        return self
+
+    @property
+    def _gradings(self) -> list[tuple[Calibration, tuple[Decision, ...]]]:
+        second = [(self.vectors.calibration, self.vectors.decisions)] if self.vectors else []
+        return [(self.calibration, self.decisions), *second]
+
+    def calibration_of(self, kind: ReadingKind) -> Calibration:
+        """Return the calibration of grades that are read this way."""
+        return self.vectors.calibration if self.vectors and kind == "vectors" else self.calibration
+
+    def utilities(self, criteria: str, kind: ReadingKind = "text") -> tuple[tuple[float, ...], ...] | None:
         """Return the utilities [true grade][chosen grade] of the criteria's decision; None if it has no decision."""
-        return next((each.utilities for each in self.decisions if each.criteria == criteria), None)
+        decisions = self.vectors.decisions if self.vectors and kind == "vectors" else self.decisions
+        return next((each.utilities for each in decisions if each.criteria == criteria), None)
 
     @property
     def grading_version(self) -> str:
@@ -185,9 +234,22 @@ class Manifest(Strict):
 
         The fingerprint does not cover them. Their names, data and measured figures do not count.
         """
-        calibration = self.calibration.model_dump(include={"method", "temperature", "temperatures"})
-        decisions = {decision.criteria: decision.utilities for decision in self.decisions}
-        return _hash_json({"calibration": calibration, "decisions": decisions})
+        counted = _grading(self.calibration, self.decisions)
+        if self.vectors:
+            counted["vectors"] = _grading(self.vectors.calibration, self.vectors.decisions)
+        return _hash_json(counted)
+
+    @property
+    def encoder_fingerprint(self) -> str:
+        """Return `sha256:<hex>` of what makes a note's vectors: the encoder's files, what it reads, and into how many vectors.
+
+        Empty without `vectors`.
+        """
+        if not self.vectors:
+            return ""
+        files = {name: digest for name, digest in self.files.items() if name.startswith(f"{ENCODER_NAME}/")}
+        template = self.vectors.template.model_dump(include={"note"})
+        return _hash_json({**template, **self.vectors.model_dump(include=_ENCODING), "files": files})
 
     @property
     def versions(self) -> dict[str, str]:
@@ -206,8 +268,18 @@ def compute_fingerprint(manifest: dict[str, Any]) -> str:
     Calibration and decisions have their own hash, `Manifest.grading_version`.
     It takes the manifest as JSON-like data, so that a writer can compute it before the manifest is complete.
     """
-    counted = ("format_version", "labels", "template", "criteria", "limits", "quantization", "files")
-    return _hash_json({key: manifest.get(key) for key in counted})
+    keys = ("format_version", "labels", "template", "criteria", "limits", "quantization", "files")
+    counted = {key: manifest.get(key) for key in keys}
+    if vectors := manifest.get("vectors"):
+        counted["vectors"] = {key: vectors[key] for key in ("template", "width", *sorted(_ENCODING))}
+    return _hash_json(counted)
+
+
+def _grading(calibration: Calibration, decisions: Sequence[Decision]) -> dict[str, Any]:
+    return {
+        "calibration": calibration.model_dump(include={"method", "temperature", "temperatures"}),
+        "decisions": {decision.criteria: decision.utilities for decision in decisions},
+    }
 
 
 def _hash_json(data: dict[str, Any]) -> str:

@@ -2,17 +2,22 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, ValidationError
 
 from service.contract.labels import LabelDistribution
-from service.contract.manifest import Manifest
+from service.contract.manifest import Manifest, VectorReading
 from service.contract.prompt import Note
 from service.contract.text import canonicalize
 from service.contract.validation import one_line
 from service.errors import CheckpointError, ManifestError, ProbeMismatchError
 
 PROBES_NAME = "probes.jsonl"
+VECTOR_PROBES_NAME = "vector_probes.jsonl"
+
+
+_AnyProbe = TypeVar("_AnyProbe", bound="Probe")
 
 
 class ProbeNote(BaseModel):
@@ -40,16 +45,35 @@ class Probe(BaseModel):
         return canonicalize(self.query), Note(canonicalize(self.note.title), canonicalize(self.note.body))
 
 
+class VectorProbe(Probe):
+    """One line of `vector_probes.jsonl`. `vectors` are the note's, as the encoder made them: base64 of float16 rows."""
+
+    vectors: Base64Bytes
+
+
 def read_probes(folder: Path, manifest: Manifest) -> tuple[Probe, ...]:
     """Read the probes of a checkpoint folder. Raises CheckpointError when they are missing, ManifestError when invalid."""
-    path = folder / PROBES_NAME
+    return _read(folder / PROBES_NAME, Probe, manifest)
+
+
+def read_vector_probes(folder: Path, manifest: Manifest, reading: VectorReading) -> tuple[VectorProbe, ...]:
+    """Read the probes of the second reading; the errors are those of `read_probes`."""
+    path = folder / VECTOR_PROBES_NAME
+    probes = _read(path, VectorProbe, manifest)
+    row = 2 * reading.width
+    if any(len(probe.vectors) not in range(row, reading.per_note * row + 1, row) for probe in probes):
+        raise ManifestError(f"{path} has vectors of another number or width than the manifest states")
+    return probes
+
+
+def _read(path: Path, kind: type[_AnyProbe], manifest: Manifest) -> tuple[_AnyProbe, ...]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: a text may contain U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(
-            f"{folder} is not a complete checkpoint: {PROBES_NAME} can't be read ({error})"
+            f"{path.parent} is not a complete checkpoint: {path.name} can't be read ({error})"
         ) from error
-    probes = tuple(_parse(path, number, line) for number, line in enumerate(lines, 1) if line.strip())
+    probes = tuple(_parse(path, kind, number, line) for number, line in enumerate(lines, 1) if line.strip())
     if not probes:
         raise ManifestError(f"{path} has no probe")
     known = {criteria.name for criteria in manifest.criteria}
@@ -59,9 +83,9 @@ def read_probes(folder: Path, manifest: Manifest) -> tuple[Probe, ...]:
     return probes
 
 
-def _parse(path: Path, number: int, line: str) -> Probe:
+def _parse(path: Path, kind: type[_AnyProbe], number: int, line: str) -> _AnyProbe:
     try:
-        return Probe.model_validate_json(line)
+        return kind.model_validate_json(line)
     except ValidationError as error:
         raise ManifestError(f"{path} line {number} is not valid: {one_line(error)}") from error
 

@@ -1,6 +1,6 @@
 """Renders a pair into the prompt's token ids, by the manifest's template."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -37,6 +37,58 @@ class PromptForm(Protocol):
     def limits(self) -> Limits: ...
 
 
+class EncodedPieces:
+    """The pieces of a template, whose literal text is encoded once."""
+
+    def __init__(self, pieces: Sequence[TextPiece | SlotPiece], tokenizer: ContractTokenizer) -> None:
+        self._pieces = pieces
+        self._leads = {piece.slot: piece.lead for piece in pieces if isinstance(piece, SlotPiece)}
+        self._text_pieces = [piece for piece in pieces if isinstance(piece, TextPiece)]
+        self._literals = {piece.text: tokenizer.encode_template(piece.text) for piece in self._text_pieces}
+
+    def lead(self, slot: Slot) -> str:
+        """Return the text that is encoded together with the slot's text."""
+        return self._leads[slot]
+
+    def with_lead(self, slot: Slot, text: str) -> str:
+        """Return what to encode for a slot: nothing for an empty text."""
+        return self._leads[slot] + text if text else ""
+
+    def count_literal_tokens(self, *, required: bool = False) -> int:
+        """Count the tokens of the literal text, or of that which every prompt has."""
+        # By piece, not by text: a template may repeat a text.
+        pieces = (piece for piece in self._text_pieces if not (required and piece.only_with))
+        return sum(len(self._literals[piece.text]) for piece in pieces)
+
+    def join(self, slots: Mapping[Slot, Sequence[int]]) -> tuple[int, ...]:
+        """Return the token ids of all pieces, with these token ids in the slots."""
+        token_ids: list[int] = []
+        for piece in self._pieces:
+            if isinstance(piece, SlotPiece):
+                token_ids += slots[piece.slot]
+            elif piece.only_with is None or slots[piece.only_with]:
+                token_ids += self._literals[piece.text]
+        return tuple(token_ids)
+
+
+def cut_note(
+    title: EncodedText, body: EncodedText, most: int
+) -> tuple[tuple[int, ...], tuple[int, ...], bool]:
+    """Return the first `most` tokens of title and body together, and whether any were left out."""
+    title_ids = title.head(most)
+    body_ids = body.head(most - len(title_ids))
+    return title_ids, body_ids, len(title_ids) + len(body_ids) < len(title.token_ids) + len(body.token_ids)
+
+
+def check_query(query: EncodedText, limit: int) -> tuple[int, ...]:
+    """Return the query's token ids. Raises InvalidRequestError when they are more than the limit."""
+    found = len(query.token_ids)
+    if found > limit:
+        message = f"the query has {found:,} tokens, limit {limit:,}"
+        raise InvalidRequestError(message, [BadField("query", message)])
+    return query.token_ids
+
+
 class PromptRenderer:
     """Inserts user text, which never becomes a special token, between template pieces that are encoded once.
 
@@ -47,12 +99,9 @@ class PromptRenderer:
     def __init__(self, form: PromptForm, tokenizer: ContractTokenizer) -> None:
         self._limits = {criteria.name: criteria.limits or form.limits for criteria in form.criteria}
         self._tokenizer = tokenizer
-        self._pieces = form.template.pieces
-        self._leads = {piece.slot: piece.lead for piece in self._pieces if isinstance(piece, SlotPiece)}
-        self._text_pieces = [piece for piece in self._pieces if isinstance(piece, TextPiece)]
-        self._literals = {piece.text: tokenizer.encode_template(piece.text) for piece in self._text_pieces}
+        self._pieces = EncodedPieces(form.template.pieces, tokenizer)
         self._criteria = {
-            criteria.name: tokenizer.encode_template(self._leads["criteria"] + criteria.text)
+            criteria.name: tokenizer.encode_template(self._pieces.lead("criteria") + criteria.text)
             for criteria in form.criteria
         }
         self.default_criteria = form.criteria[0].name
@@ -77,8 +126,7 @@ class PromptRenderer:
 
     def overhead_tokens(self, criteria: str) -> int:
         """Count the tokens that every prompt with these criteria has, whatever its query and note."""
-        required = (piece for piece in self._text_pieces if piece.only_with is None)
-        return self._count_literal_tokens(required) + len(self._criteria[criteria])
+        return self._pieces.count_literal_tokens(required=True) + len(self._criteria[criteria])
 
     @property
     def max_prompt_tokens(self) -> int:
@@ -87,11 +135,7 @@ class PromptRenderer:
             len(token_ids) + self._limits[name].max_query_tokens + self._limits[name].max_note_tokens
             for name, token_ids in self._criteria.items()
         )
-        return self._count_literal_tokens(self._text_pieces) + max(slots)
-
-    def _count_literal_tokens(self, pieces: Iterable[TextPiece]) -> int:
-        # By piece, not by text: a template may repeat a text.
-        return sum(len(self._literals[piece.text]) for piece in pieces)
+        return self._pieces.count_literal_tokens() + max(slots)
 
     def render(self, query: str, notes: Sequence[Note], criteria: str) -> list[Prompt]:
         """Return one prompt per note, in order. The texts must be canonical.
@@ -99,9 +143,9 @@ class PromptRenderer:
         Blocks while it tokenizes, about 0.1 ms a note: call it in a thread, not on the event loop.
         Raises InvalidRequestError when the query has more tokens than its limit.
         """
-        texts = [self._with_lead("query", query), *self._texts_of(notes)]
+        texts = [self._pieces.with_lead("query", query), *self._texts_of(notes)]
         encoded = self._tokenizer.encode_user_texts(texts)
-        query_ids = self._checked_query(encoded[0], self._limits[criteria].max_query_tokens)
+        query_ids = check_query(encoded[0], self._limits[criteria].max_query_tokens)
         pairs = zip(encoded[1::2], encoded[2::2], strict=True)
         return [self._render_one(criteria, query_ids, title, body) for title, body in pairs]
 
@@ -127,34 +171,18 @@ class PromptRenderer:
     def _head(self, slot: Slot, text: str, encoded: EncodedText, max_tokens: int) -> str:
         if len(encoded.token_ids) <= max_tokens:
             return text
-        return text[: max(encoded.head_chars(max_tokens) - len(self._leads[slot]), 0)]
+        return text[: max(encoded.head_chars(max_tokens) - len(self._pieces.lead(slot)), 0)]
 
     def _texts_of(self, notes: Sequence[Note]) -> list[str]:
-        both = ((self._with_lead("title", note.title), self._with_lead("body", note.body)) for note in notes)
+        both = (
+            (self._pieces.with_lead("title", note.title), self._pieces.with_lead("body", note.body))
+            for note in notes
+        )
         return [text for texts in both for text in texts]
-
-    def _with_lead(self, slot: Slot, text: str) -> str:
-        return self._leads[slot] + text if text else ""
-
-    def _checked_query(self, query: EncodedText, limit: int) -> tuple[int, ...]:
-        found = len(query.token_ids)
-        if found > limit:
-            message = f"the query has {found:,} tokens, limit {limit:,}"
-            raise InvalidRequestError(message, [BadField("query", message)])
-        return query.token_ids
 
     def _render_one(
         self, criteria: str, query: tuple[int, ...], title: EncodedText, body: EncodedText
     ) -> Prompt:
-        most = self._limits[criteria].max_note_tokens
-        title_ids = title.head(most)
-        body_ids = body.head(most - len(title_ids))
-        slots = {"criteria": self._criteria[criteria], "query": query, "title": title_ids, "body": body_ids}
-        token_ids: list[int] = []
-        for piece in self._pieces:
-            if isinstance(piece, SlotPiece):
-                token_ids += slots[piece.slot]
-            elif piece.only_with is None or slots[piece.only_with]:
-                token_ids += self._literals[piece.text]
-        truncated = len(title_ids) + len(body_ids) < len(title.token_ids) + len(body.token_ids)
-        return Prompt(tuple(token_ids), truncated)
+        title_ids, body_ids, truncated = cut_note(title, body, self._limits[criteria].max_note_tokens)
+        slots: dict[Slot, tuple[int, ...]] = {"criteria": self._criteria[criteria], "query": query}
+        return Prompt(self._pieces.join({**slots, "title": title_ids, "body": body_ids}), truncated)

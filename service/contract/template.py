@@ -49,3 +49,32 @@ class Template(Strict):
         tail = self.pieces[-1]
         assert isinstance(tail, TextPiece)  # noqa: S101 - the validator guarantees it
         return tail.text
+
+
+class VectorTemplate(Strict):
+    """The prompt of a note that is read as vectors: prefix, padding, the note's vectors, cue; the label is the token after it.
+
+    Attributes:
+        note: what the encoder reads, pieces with the slots title and body.
+        prefix: what all notes of a query share, pieces with the slots criteria and query.
+        padding: a text of one token, repeated after the prefix until its length is a multiple of `block`: an engine keeps
+            whole blocks, so that no token of the prefix is computed for every note.
+    """
+
+    name: Name
+    note: tuple[TextPiece | SlotPiece, ...]
+    prefix: tuple[TextPiece | SlotPiece, ...]
+    padding: str = Field(min_length=1)
+    block: int = Field(ge=1)
+    cue: str = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _slots_are_whole(self) -> Self:
+        for name, pieces, expected in (
+            ("note", self.note, ["body", "title"]),
+            ("prefix", self.prefix, ["criteria", "query"]),
+        ):
+            slots = sorted(piece.slot for piece in pieces if isinstance(piece, SlotPiece))
+            if slots != expected:
+                raise ValueError(f"{name} needs each of {', '.join(expected)} once, and has {slots}")
+        return self

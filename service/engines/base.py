@@ -6,10 +6,21 @@ from pathlib import Path
 from typing import Protocol
 
 from service.contract.labels import LabelDistribution
+from service.contract.vector_prompt import VectorPrompt
 from service.errors import EngineRequestError
 
 # The service checks its engine this often, in seconds.
 CHECK_EVERY_S = 1.0
+
+
+EnginePrompt = tuple[int, ...] | VectorPrompt
+
+
+def count_tokens(prompt: EnginePrompt, vector_width: int) -> int:
+    """Return the length of a prompt; a vector counts as a token."""
+    if isinstance(prompt, VectorPrompt):
+        return len(prompt.prefix) + len(prompt.rows) // (2 * vector_width) + len(prompt.cue)
+    return len(prompt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +30,7 @@ class EngineModel:
     Attributes:
         end_token_ids: tokens that end a trace; the trace does not contain them.
         max_trace_tokens: the largest `max_tokens` that `write` accepts.
+        vector_width: length of the vectors in a `VectorPrompt`; 0 where the engine is asked for none.
     """
 
     folder: Path
@@ -26,6 +38,7 @@ class EngineModel:
     max_prompt_tokens: int
     end_token_ids: tuple[int, ...] = ()
     max_trace_tokens: int = 0
+    vector_width: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +103,7 @@ class Engine(Protocol):
         """Load the model. Raises EngineLostError when it can't be loaded."""
         ...
 
-    async def score(self, prompt: tuple[int, ...], priority: int) -> EngineAnswer:
+    async def score(self, prompt: EnginePrompt, priority: int) -> EngineAnswer:
         """Prefill one prompt and return the labels' logprobs; lower `priority` values are scheduled first.
 
         Cancelling the call aborts the request in the engine.

@@ -6,7 +6,14 @@ import math
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 
-from service.engines.base import EngineAnswer, EngineModel, EngineProfile, TraceChunk
+from service.engines.base import (
+    EngineAnswer,
+    EngineModel,
+    EngineProfile,
+    EnginePrompt,
+    TraceChunk,
+    count_tokens,
+)
 from service.engines.calls import EngineCalls
 from service.errors import EngineLostError, EngineRequestError
 
@@ -26,7 +33,7 @@ class FakeEngine:
         self._is_running = False
         self._gate = asyncio.Event()
         self._gate.set()
-        self._failing: set[tuple[int, ...]] = set()
+        self._failing: set[EnginePrompt] = set()
         self.in_flight = 0
         self.finished = 0
         self.aborted = 0
@@ -42,10 +49,11 @@ class FakeEngine:
     async def start(self) -> None:
         self._is_running = True
 
-    async def score(self, prompt: tuple[int, ...], priority: int) -> EngineAnswer:
+    async def score(self, prompt: EnginePrompt, priority: int) -> EngineAnswer:
         with self._count(priority):
             await self._respond_to(prompt)
-        return EngineAnswer(self.logprobs(prompt), prompt_tokens=len(prompt))
+        tokens = count_tokens(prompt, self._model.vector_width)
+        return EngineAnswer(self.logprobs(prompt), prompt_tokens=tokens)
 
     async def write(
         self, prompt: tuple[int, ...], max_tokens: int, priority: int
@@ -65,7 +73,7 @@ class FakeEngine:
     async def close(self) -> None:
         self.kill()
 
-    def logprobs(self, prompt: tuple[int, ...]) -> tuple[float, ...]:
+    def logprobs(self, prompt: EnginePrompt) -> tuple[float, ...]:
         """Return the logprobs that `score` answers for this prompt."""
         digest = hashlib.blake2b(repr(prompt).encode(), digest_size=len(self._model.label_token_ids)).digest()
         weights = [1 + byte for byte in digest]
@@ -80,7 +88,7 @@ class FakeEngine:
         """Answer the prompts that were held."""
         self._gate.set()
 
-    def fail_on(self, prompt: tuple[int, ...]) -> None:
+    def fail_on(self, prompt: EnginePrompt) -> None:
         """Fail this prompt with EngineRequestError."""
         self._failing.add(prompt)
 
@@ -103,7 +111,7 @@ class FakeEngine:
             self.in_flight -= 1
         self.finished += 1
 
-    async def _respond_to(self, prompt: tuple[int, ...]) -> None:
+    async def _respond_to(self, prompt: EnginePrompt) -> None:
         if not self._is_running:
             raise EngineLostError("the fake engine is not running")
         async with self._calls.until_lost():

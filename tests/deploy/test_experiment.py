@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from service.__main__ import app
-from service.engines.base import EngineAnswer
+from service.engines.base import EngineAnswer, EnginePrompt
 from service.engines.fake_engine import FakeEngine
 from service.errors import CommandError, EngineRequestError
 from service.experiments.prometheus import arms_in, increase_in
@@ -42,7 +42,7 @@ class Failing(FakeEngine):
 
     fails = False
 
-    async def score(self, prompt: tuple[int, ...], priority: int) -> EngineAnswer:
+    async def score(self, prompt: EnginePrompt, priority: int) -> EngineAnswer:
         if self.fails:
             raise EngineRequestError("the test makes it fail")
         return await super().score(prompt, priority)

@@ -18,17 +18,27 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from service.contract.vector_prompt import VectorPrompt
 from service.contract.vllm_settings import ENVIRONMENT, cpu_environment, has_compiler
-from service.engines.base import CHECK_EVERY_S, EngineAnswer, EngineModel, EngineProfile, TraceChunk
+from service.engines.base import (
+    CHECK_EVERY_S,
+    EngineAnswer,
+    EngineModel,
+    EngineProfile,
+    EnginePrompt,
+    TraceChunk,
+)
 from service.engines.calls import EngineCalls
 from service.engines.vllm.options import VllmOptions
 from service.engines.vllm.plugin import skip_modules_in_collections
 from service.engines.vllm.profile import choose_cpu_dtype, describe_device
 from service.engines.vllm.shutdown import run_in_thread, shut_down, stop_load
+from service.engines.vllm.vectors import embed_prompt
 from service.errors import CommandError, EngineLostError, EngineRequestError
 
 if TYPE_CHECKING:
     from vllm import RequestOutput
+    from vllm.inputs.engine import EmbedsInput, TokensInput
     from vllm.v1.engine.async_llm import AsyncLLM
 
 # Before vLLM reads vllm_logging.json, it logs that Triton has no CPU backend, in text. Here because the engine core imports
@@ -91,17 +101,15 @@ class VllmEngine:
             pass
         raise EngineLostError("the engine was closed while it was loading")
 
-    async def score(self, prompt: tuple[int, ...], priority: int) -> EngineAnswer:
+    async def score(self, prompt: EnginePrompt, priority: int) -> EngineAnswer:
         llm, _ = self._running()
         from vllm import SamplingParams
-        from vllm.inputs.engine import tokens_input
 
         params = SamplingParams(
             max_tokens=1, temperature=0, detokenize=False, logprob_token_ids=list(self._model.label_token_ids)
         )
-        outputs = llm.generate(
-            tokens_input(list(prompt)), params, f"pair-{next(self._ids)}", priority=priority
-        )
+        inputs = _inputs(prompt, self._model.vector_width)
+        outputs = llm.generate(inputs, params, f"pair-{next(self._ids)}", priority=priority)
         with translate_vllm_errors():
             # aclosing: closing the stream for any reason, such as cancellation, aborts the request in the engine.
             async with self._calls.until_lost(), contextlib.aclosing(outputs) as stream:
@@ -184,6 +192,15 @@ class VllmEngine:
         )
 
 
+def _inputs(prompt: EnginePrompt, vector_width: int) -> "TokensInput | EmbedsInput":
+    from vllm.inputs.engine import embeds_input, tokens_input
+
+    if not isinstance(prompt, VectorPrompt):
+        return tokens_input(list(prompt))
+    embeds, token_ids, is_token = embed_prompt(prompt, vector_width)
+    return embeds_input(embeds, prompt_token_ids=token_ids, is_token_ids=is_token)
+
+
 async def _shut_down(llm: "AsyncLLM") -> None:
     if llm.output_handler is not None:
         # The handler would log the planned end of the engine core as a crash.
@@ -246,6 +263,7 @@ def _load(model: EngineModel, options: VllmOptions) -> "tuple[AsyncLLM, EnginePr
         use_tqdm_on_load=False,
         scheduling_policy="priority",
         max_logprobs=max(20, len(model.label_token_ids)),
+        enable_prompt_embeds=bool(model.vector_width),
         **arguments,
     )
     llm = AsyncLLM.from_engine_args(args)

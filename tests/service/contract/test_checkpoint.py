@@ -1,14 +1,23 @@
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from service.contract.checkpoint import load_checkpoint
 from service.contract.manifest import Manifest, compute_fingerprint, read_manifest
 from service.errors import CheckpointError, LabelTokenError, ManifestError
-from tests.checkpoints import make_checkpoint, sign, write_manifest
+from tests.checkpoints import VECTORS, make_checkpoint, make_vector_checkpoint, sign, write_manifest
+
+REFITTED = {"calibration": {"name": "t-1", "method": "temperature", "temperature": 2.0}}
+UTILITIES = [[float(true == chosen) for chosen in range(4)] for true in range(4)]
+
+
+def decided(rows: list[list[float]], **notes: Any) -> dict[str, Any]:
+    return {"decisions": [{"criteria": "general-1", "utilities": rows, **notes}]}
 
 
 @pytest.fixture
@@ -95,7 +104,7 @@ def test_manifest_that_breaks_the_contract_is_refused_in_one_line(
         (
             lambda data: data["files"].pop("model.safetensors"),
             ManifestError,
-            r"lists no \.safetensors weights",
+            r"does not list \.safetensors weights",
         ),
         (lambda data: data["labels"][0].update(token="10"), LabelTokenError, "label '10'"),
     ],
@@ -106,6 +115,85 @@ def test_signed_manifest_that_does_not_match_its_folder_is_refused(
     edit(folder, change)
     with pytest.raises(error, match=message):
         load_checkpoint(folder)
+
+
+@pytest.fixture
+def with_vectors(tmp_path: Path) -> Path:
+    return make_vector_checkpoint(tmp_path / "with-vectors")
+
+
+def test_a_checkpoint_with_vectors_loads_both_readings(with_vectors: Path, folder: Path) -> None:
+    second = load_checkpoint(with_vectors).vectors
+    assert second
+    assert second.encoder == with_vectors / "encoder"
+    assert [len(probe.vectors) for probe in second.probes] == [2 * 2 * 4] * 3
+    assert load_checkpoint(folder).vectors is None
+    assert load_checkpoint(folder).manifest.encoder_fingerprint == ""
+
+
+@pytest.mark.parametrize("name", ["encoder/config.json", "encoder/model.safetensors", "vector_probes.jsonl"])
+def test_missing_file_of_the_encoder_is_refused_by_name(with_vectors: Path, name: str) -> None:
+    (with_vectors / name).unlink()
+    with pytest.raises(CheckpointError, match=Path(name).name):
+        load_checkpoint(with_vectors)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data.pop("vectors"), "`vectors` and the files of its encoder, or neither"),
+        (
+            lambda data: [
+                data["files"].pop(f"encoder/{name}") for name in ("config.json", "model.safetensors")
+            ],
+            "`vectors` and the files of its encoder, or neither",
+        ),
+        (lambda data: data["files"].pop("encoder/config.json"), r"does not list encoder/config\.json"),
+        (lambda data: data["files"].pop("encoder/model.safetensors"), r"does not list \.safetensors weights"),
+        (lambda data: data["vectors"]["template"].update(cue="\nAnswer: "), "must end with the same cue"),
+        (lambda data: data["vectors"]["template"].update(padding="two tokens"), "must be one token"),
+        (lambda data: data["vectors"]["template"]["note"].pop(1), "note needs each of body, title once"),
+        (lambda data: data["vectors"].update(width=5), "vectors of another number or width"),
+        (lambda data: data["vectors"].update(per_note=1), "vectors of another number or width"),
+        (
+            lambda data: data["vectors"].update(decided(UTILITIES[:2])),
+            "needs a row and a column of utilities",
+        ),
+        (
+            lambda data: data["vectors"].update(
+                calibration={**REFITTED["calibration"], "temperatures": {"x": 1}}
+            ),
+            "temperatures must be for criteria of this manifest",
+        ),
+    ],
+)
+def test_a_second_reading_that_does_not_fit_is_refused(
+    with_vectors: Path, change: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    data = json.loads((with_vectors / "manifest.json").read_text(encoding="utf-8"))
+    change(data)
+    with suppress(ValidationError):  # else it is refused before its fingerprint is read
+        data = sign(data)
+    write_manifest(with_vectors, data)
+    with pytest.raises(ManifestError, match=message):
+        load_checkpoint(with_vectors)
+
+
+def test_the_hashes_cover_the_second_reading(with_vectors: Path, tmp_path: Path) -> None:
+    before = read_manifest(with_vectors)
+    data = before.model_dump(mode="json")
+    refitted = Manifest.model_validate({**data, "vectors": {**data["vectors"], **REFITTED}})
+    assert compute_fingerprint(refitted.model_dump(mode="json")) == before.fingerprint
+    assert refitted.encoder_fingerprint == before.encoder_fingerprint
+    assert refitted.grading_version != before.grading_version
+    shorter = read_manifest(make_vector_checkpoint(tmp_path / "shorter", max_note_tokens=50))
+    assert shorter.fingerprint != before.fingerprint
+    assert shorter.encoder_fingerprint != before.encoder_fingerprint
+    # The reader's side of the template does not change a note's vectors.
+    template = {**VECTORS["template"], "block": 16}
+    wider = read_manifest(make_vector_checkpoint(tmp_path / "wider", template=template))
+    assert wider.fingerprint != before.fingerprint
+    assert wider.encoder_fingerprint == before.encoder_fingerprint
 
 
 @pytest.mark.parametrize(
@@ -127,14 +215,6 @@ def test_bad_probes_are_refused(folder: Path, lines: str, message: str) -> None:
     (folder / "probes.jsonl").write_text(lines, encoding="utf-8")
     with pytest.raises(ManifestError, match=message):
         load_checkpoint(folder)
-
-
-REFITTED = {"calibration": {"name": "t-1", "method": "temperature", "temperature": 2.0}}
-UTILITIES = [[float(true == chosen) for chosen in range(4)] for true in range(4)]
-
-
-def decided(rows: list[list[float]], **notes: Any) -> dict[str, Any]:
-    return {"decisions": [{"criteria": "general-1", "utilities": rows, **notes}]}
 
 
 @pytest.mark.parametrize(

@@ -5,17 +5,23 @@ import contextlib
 import math
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import combinations
 
+import numpy as np
 import pytest
 import pytest_asyncio
+from safetensors import safe_open
 
 from service.contract.checkpoint import Checkpoint
 from service.contract.prompt import Note
-from service.engines.base import Engine
+from service.contract.vector_prompt import VectorPrompt
+from service.engines.base import Engine, EnginePrompt
 from service.engines.fake_engine import FakeEngine
 from service.engines.vllm.options import VllmOptions
 from service.errors import EngineLostError
-from tests.checkpoints import engine_model, fake_engine_for, load_tiny
+from tests.checkpoints import engine_model, load_tiny
+
+WIDTH = 576  # the hidden size of the default model
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -38,13 +44,13 @@ def checkpoint(
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(kind: str, checkpoint: Checkpoint) -> AsyncIterator[Engine]:
     if kind != "vllm":
-        fake = fake_engine_for(checkpoint)
+        fake = FakeEngine(engine_model(checkpoint, WIDTH))
         fake.trace = (5, 6, 7, 8)
         engine: Engine = fake
     else:
         from service.engines.vllm.engine import VllmEngine
 
-        engine = VllmEngine(engine_model(checkpoint), VllmOptions(engine_dtype="float32"))
+        engine = VllmEngine(engine_model(checkpoint, WIDTH), VllmOptions(engine_dtype="float32"))
     await engine.start()
     yield engine
     await engine.close()
@@ -143,6 +149,65 @@ async def test_the_profile_contains_what_changes_numbers(engine: Engine) -> None
     assert profile.numbers["engine"] in ("fake", "vllm")
     assert all(profile.numbers[part] for part in ("version", "device"))
     assert not profile.numbers.keys() & profile.speed.keys()
+
+
+def as_vectors(checkpoint: Checkpoint, prompt: tuple[int, ...], start: int, end: int) -> VectorPrompt:
+    """Return the prompt with the embeddings of the tokens from `start` to `end` in their place."""
+    rows = embeddings(checkpoint, prompt[start:end]).astype(np.float16)
+    return VectorPrompt(prompt[:start], rows.tobytes(), prompt[end:])
+
+
+def embeddings(checkpoint: Checkpoint, token_ids: tuple[int, ...]) -> np.ndarray:
+    file = checkpoint.folder / "model.safetensors"
+    if not file.stat().st_size > 1000:  # the tiny checkpoint has no weights
+        return np.random.default_rng(token_ids).normal(size=(len(token_ids), WIDTH))
+    with safe_open(file, "np") as weights:
+        found: np.ndarray = weights.get_tensor("model.embed_tokens.weight")[list(token_ids)]
+    return found
+
+
+async def test_the_embeddings_of_tokens_read_as_the_tokens(
+    engine: Engine, checkpoint: Checkpoint, kind: str
+) -> None:
+    [prompt] = prompts(checkpoint, 1, words=40)
+    with_vectors = as_vectors(checkpoint, prompt, 10, 16)
+    found = await engine.score(with_vectors, priority=0)
+    assert found.prompt_tokens == len(prompt)
+    assert (await engine.score(with_vectors, priority=0)).label_logprobs == pytest.approx(
+        found.label_logprobs, abs=1e-4
+    )
+    if kind == "vllm":
+        of_tokens = await engine.score(prompt, priority=0)
+        assert found.label_logprobs == pytest.approx(of_tokens.label_logprobs, abs=0.02)
+
+
+async def test_prompts_that_differ_in_vectors_or_in_where_they_stand_share_nothing(
+    engine: Engine, checkpoint: Checkpoint
+) -> None:
+    [prompt] = prompts(checkpoint, 1, words=120)
+    base = as_vectors(checkpoint, prompt, 40, 44)
+    other = VectorPrompt(base.prefix, as_vectors(checkpoint, prompt, 41, 45).rows, base.cue)
+    # Token ids and rows as vLLM hashes them: the tokens' rows are zeros, and the vectors' ids are 0.
+    as_tokens = (*base.prefix, 0, 0, 0, 0, *base.cue)
+    shifted = VectorPrompt((*base.prefix, 0), base.rows[2 * WIDTH :], base.cue)
+    different: tuple[EnginePrompt, ...] = (base, other, as_tokens, shifted)
+    found = [await engine.score(each, priority=0) for each in different]
+    for first, second in combinations(found, 2):
+        assert max(map(abs, np.subtract(first.label_logprobs, second.label_logprobs))) > 1e-4
+    # After all of them, each is still read as it was: none took a block of another's.
+    for each, before in zip(different, found, strict=True):
+        assert (await engine.score(each, priority=0)).label_logprobs == pytest.approx(
+            before.label_logprobs, abs=1e-4
+        )
+
+
+async def test_notes_of_a_query_share_its_prefix(engine: Engine, checkpoint: Checkpoint, kind: str) -> None:
+    [prompt] = prompts(checkpoint, 1, words=200)
+    first = as_vectors(checkpoint, prompt, 64, 68)
+    second = VectorPrompt(first.prefix, as_vectors(checkpoint, prompt, 70, 74).rows, first.cue)
+    await engine.score(first, priority=0)
+    reused = (await engine.score(second, priority=0)).reused_tokens
+    assert reused == (64 if kind == "vllm" else 0)
 
 
 # The last test: it closes the module's engine.

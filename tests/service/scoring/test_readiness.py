@@ -5,7 +5,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from service.contract.checkpoint import Checkpoint
-from service.engines.base import EngineProfile
+from service.engines.base import EngineProfile, EnginePrompt
 from service.engines.fake_engine import FakeEngine
 from service.errors import EngineLostError, NotReadyError
 from service.observability.metrics import Metrics
@@ -58,7 +58,7 @@ async def test_an_engine_with_wrong_numbers_is_not_ready(
 
 
 class NumblessEngine(FakeEngine):
-    def logprobs(self, prompt: tuple[int, ...]) -> tuple[float, ...]:
+    def logprobs(self, prompt: EnginePrompt) -> tuple[float, ...]:
         return (math.nan,) * 4
 
 
