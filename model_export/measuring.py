@@ -27,7 +27,7 @@ from model_export.stages import hash_of, write_whole
 from model_export.teacher.rollout import Sampler
 from model_export.teachers.cross_encoder import CrossEncoderTeacher
 
-_PREDICTIONS, _EXPLANATIONS = "predictions.npz", "explanations.json"
+PREDICTIONS, _EXPLANATIONS = "predictions.npz", "explanations.json"
 
 
 def predict(
@@ -49,7 +49,7 @@ def predict(
             found = by_reasoning(system, pairs, prompting, sampler, greedy, on_batch)
         else:
             found = directly(system, pairs, prompting, sampler, config.batch_size, on_batch)
-        write_predictions(folder / _PREDICTIONS, found)
+        write_predictions(folder / PREDICTIONS, found)
 
     inputs = {
         "model": model.name,
@@ -59,8 +59,8 @@ def predict(
         "sampling": asdict(greedy),
         "precision": config.precision,
     }
-    folder = run.stages.do(_predict_stage(run, system, pairs), inputs, work)
-    return read_predictions(folder / _PREDICTIONS, system)
+    folder = run.stages.do(predict_stage(run, system, pairs), inputs, work)
+    return read_predictions(folder / PREDICTIONS, system)
 
 
 def predict_by_cosine(run: Pipeline, encoder: str, pairs: Sequence[Pair]) -> Predictions:
@@ -69,15 +69,15 @@ def predict_by_cosine(run: Pipeline, encoder: str, pairs: Sequence[Pair]) -> Pre
 
     def work(folder: Path) -> None:
         loaded = Encoder(encoder, run.on_progress)
-        write_predictions(folder / _PREDICTIONS, by_cosine(loaded, run.data.train, pairs, len(GRADES)))
+        write_predictions(folder / PREDICTIONS, by_cosine(loaded, run.data.train, pairs, len(GRADES)))
 
     inputs = {
         "encoder": encoder,
         "pairs": hash_of([pair.id for pair in pairs]),
         "data": run.data_folder.name,
     }
-    folder = run.stages.do(_predict_stage(run, name, pairs), inputs, work)
-    return read_predictions(folder / _PREDICTIONS, name)
+    folder = run.stages.do(predict_stage(run, name, pairs), inputs, work)
+    return read_predictions(folder / PREDICTIONS, name)
 
 
 def predict_by_cross_encoder(run: Pipeline, pairs: Sequence[Pair], model: Path) -> Predictions:
@@ -86,11 +86,11 @@ def predict_by_cross_encoder(run: Pipeline, pairs: Sequence[Pair], model: Path) 
 
     def work(folder: Path) -> None:
         found = by_log_probabilities(teacher.name, teacher.features(pairs, model))
-        write_predictions(folder / _PREDICTIONS, found)
+        write_predictions(folder / PREDICTIONS, found)
 
     inputs = {"model": model.name, "pairs": hash_of([pair.id for pair in pairs])}
-    folder = run.stages.do(_predict_stage(run, teacher.name, pairs), inputs, work)
-    return read_predictions(folder / _PREDICTIONS, teacher.name)
+    folder = run.stages.do(predict_stage(run, teacher.name, pairs), inputs, work)
+    return read_predictions(folder / PREDICTIONS, teacher.name)
 
 
 def explain(run: Pipeline, prompting: Prompting, student: Path, fitted: Fitted) -> dict[str, Figures]:
@@ -119,6 +119,6 @@ def explain(run: Pipeline, prompting: Prompting, student: Path, fitted: Fitted) 
     return read_figures((folder / _EXPLANATIONS).read_text(encoding="utf-8"))
 
 
-def _predict_stage(run: Pipeline, system: str, pairs: Sequence[Pair]) -> str:
+def predict_stage(run: Pipeline, system: str, pairs: Sequence[Pair]) -> str:
     """Name the stage that predicts the pairs that systems are compared on, or all dev pairs where these are more."""
     return f"predict_{system}_on_all" if len(pairs) > len(run.dev_pairs()) else f"predict_{system}"

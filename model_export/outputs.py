@@ -55,6 +55,7 @@ def write_results_and_report(result: RunResult, out: Path) -> None:
         **result.evaluation.to_json(),
         "explanations": to_json(result.explained),
         "teachers": result.teachers and result.teachers.to_json(),
+        "vectors": result.vectors and result.vectors.to_json(),
         "stages": [asdict(record) for record in result.stages],
     }
     (out / RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -1,6 +1,7 @@
 """The stages of a run, each with its work and its inputs. `run.py` calls them in order."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -43,7 +44,7 @@ from model_export.teachers.cross_encoder import CrossEncoderTeacher
 from model_export.teachers.label_only import FoldTraining
 from model_export.teachers.roster import make_teachers
 from model_export.training.stage_job import TEACHER_STAGES, StageJob
-from service.contract.manifest import hash_file
+from service.contract.manifest import ENCODER_NAME, hash_file
 
 ADAPTER, CUT = "adapter", "cut.json"
 EVIDENCE = "evidence.jsonl"
@@ -293,7 +294,7 @@ class Pipeline:
         return self.stages.do("unlabelled", inputs, work)
 
     def as_adapter(self, student: Path, base: Path, soft_labels: Path, prompting: Prompting) -> Path:
-        """Return the student to serve: base and low-rank adapter merged where the recipe asks for an adapter.
+        """Return the student to serve: base and low-rank adapter merged where the recipe asks for an adapter, as its encoder is.
 
         Raises RunError when no pair has a soft label, on which the adapter is fitted.
         """
@@ -312,10 +313,11 @@ class Pipeline:
                 )
             sampled = Random(self.recipe.seed).sample(labelled, min(_CUT_PAIRS, len(labelled)))
             examples = [make_example(pair, labels[pair.id], prompting, config) for pair in sampled]
-            rows = [example.prompt + example.completion for example in examples]
-            energy = extract_lora(str(base), student, folder / ADAPTER, rank, rows, name=read_base(base).name)
-            (folder / CUT).write_text(json.dumps({"energy_kept": energy}), encoding="utf-8")
-            merge_folder(str(base), folder / ADAPTER, folder)
+            _cut(base, student, folder, rank, [example.prompt + example.completion for example in examples])
+            if (student / ENCODER_NAME).is_dir():
+                notes = prompting.of_vectors(self.recipe.encode).notes([pair.note for pair in sampled])
+                rows = [list(note.token_ids) for note in notes]
+                _cut(base, student / ENCODER_NAME, folder / ENCODER_NAME, rank, rows)
 
         inputs = {"student": student.name, "base": base.name, "rank": rank, "labels": soft_labels.name}
         return self.stages.do("cut", {**inputs, "pairs": _CUT_PAIRS, "seed": self.recipe.seed}, work)
@@ -323,3 +325,10 @@ class Pipeline:
     def sampling(self, temperature: float) -> Sampling:
         """Return how measured traces are sampled; a temperature of 0 decodes greedily."""
         return Sampling(self.recipe.rl.max_tokens, temperature, self.recipe.evaluate.batch_size)
+
+
+def _cut(base: Path, tuned: Path, folder: Path, rank: int, rows: Sequence[Sequence[int]]) -> None:
+    """Write base and low-rank adapter merged, the adapter, and how much of the difference it keeps on these token ids."""
+    energy = extract_lora(str(base), tuned, folder / ADAPTER, rank, rows, name=read_base(base).name)
+    (folder / CUT).write_text(json.dumps({"energy_kept": energy}), encoding="utf-8")
+    merge_folder(str(base), folder / ADAPTER, folder)

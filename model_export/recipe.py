@@ -243,6 +243,30 @@ class DistilConfig(TrainConfig):
         return self
 
 
+class EncodeConfig(TrainConfig):
+    """Settings of the encoder of note vectors and of the student that reads them; 0 steps leave both out."""
+
+    steps: Annotated[int, Field(ge=0)] = 0
+    vectors: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 4, 8, 16)
+    served: Positive = 4
+    max_note_tokens: Positive = 512
+    block: Positive = 32
+    group_size: Positive = 8
+    align_steps: Annotated[int, Field(ge=0)] = 0
+    align_weight: Annotated[float, Field(ge=0)] = 1.0
+    gold_weight: Share = 0.5
+    smoothing: Share = 0.0
+    text_share: Share = 0.25
+
+    @model_validator(mode="after")
+    def _serves_what_it_trains(self) -> Self:
+        if self.served not in self.vectors:
+            raise ValueError(f"served: {self.served} vectors a note are not among the trained {self.vectors}")
+        if self.align_steps > self.steps:
+            raise ValueError(f"align_steps: {self.align_steps} is more than steps = {self.steps}")
+        return self
+
+
 class EvaluateConfig(Strict):
     """Settings of the evaluation."""
 
@@ -305,6 +329,7 @@ class Recipe(Strict):
     stack: StackConfig = StackConfig()
     unlabelled: UnlabelledConfig = UnlabelledConfig()
     distil: DistilConfig
+    encode: EncodeConfig = EncodeConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     export: ExportConfig = ExportConfig()
     experiment: ExperimentConfig = ExperimentConfig()

@@ -8,6 +8,7 @@ from pathlib import Path
 from model_export.checkpoint.writer import check_probes
 from model_export.data.pairs import GRADES, Pair
 from model_export.data.prompting import PromptForm, Prompting
+from model_export.encoding import compare_readings, encode
 from model_export.evaluation.baselines import bm25, majority
 from model_export.evaluation.evaluate import Evaluation, Predictions, evaluate
 from model_export.evaluation.fitted import fit
@@ -63,7 +64,7 @@ def run(
     """Run the recipe on the data under `root`; keep the stages that an earlier run in the folder `out` has finished.
 
         data > bases > label-only control, cross-encoder
-                     > SFT teacher > RL > soft labels > student
+                     > SFT teacher > RL > soft labels > student > encoder of note vectors
 
     Without RL (`rl.steps = 0`) the SFT teacher writes the soft labels. With a stack of teachers their distributions are the
     stack's, and the traces stay.
@@ -112,7 +113,8 @@ def run(
         fitted = fit(on_dev[-1].probabilities, data.dev, recipe.seed)
         explained = explain(pipeline, control.prompting, student.folder, fitted)
         compared = student.stacked.teachers if student.stacked else None
-        result = replace(measure(), explained=explained, teachers=compared)
+        vectors = compare_readings(pipeline, pairs, control.prompting, student.folder, on_pairs)
+        result = replace(measure(), explained=explained, teachers=compared, vectors=vectors)
         write_results_and_report(result, out)
         models = Models(student.folder, control.base, student.teachers.models[recipe.label.teacher])
         write_checkpoint(result, control.form, models, on_dev, fitted, out, on_progress)
@@ -146,6 +148,8 @@ def train_student(pipeline: Pipeline, control: Control) -> Student:
     distilled = pipeline.train(
         "distil", control.prompting, start, soft_labels=soft_labels, unlabelled=unlabelled
     )
+    if recipe.encode.steps:
+        distilled = encode(pipeline, control.prompting, distilled, unlabelled)
     student = pipeline.as_adapter(distilled, control.base, soft_labels, control.prompting)
     return Student(student, taught, stacked)
 

@@ -13,14 +13,15 @@ from pydantic import TypeAdapter
 
 from model_export.data.pairs import GRADES, UNJUDGED, DataError, Pair, listed
 from model_export.data.rollout_reader import RolloutReader
-from model_export.data.template import find_template
-from model_export.recipe import ModelConfig
+from model_export.data.template import find_template, vector_template
+from model_export.recipe import EncodeConfig, ModelConfig
 from service.contract.checkpoint import Checkpoint
 from service.contract.manifest import Criteria, Limits
 from service.contract.prompt import PromptRenderer
 from service.contract.template import Template, TextPiece
 from service.contract.tokenizer import ContractTokenizer
 from service.contract.trace import ANSWER_CUE, STEPS_CUE
+from service.contract.vector_prompt import VectorRenderer
 from service.errors import InvalidRequestError, NotegradeError
 
 
@@ -132,6 +133,11 @@ class Prompting:
     def student_completion(self, steps: str, grade: int) -> list[int]:
         """Return the completion that the student learns: the grade's token, steps, end token."""
         return [self.label_token_ids[grade], *self._encode(f"\n{STEPS_CUE}{steps}"), self.end_token_id]
+
+    def of_vectors(self, config: EncodeConfig) -> VectorRenderer:
+        """Return the renderer of prompts that read a note as vectors. Raises ManifestError where the padding is not one token."""
+        template, form = vector_template(self.form.template, config.block), self.form
+        return VectorRenderer(template, form.criteria, form.limits, config.max_note_tokens, self.tokenizer)
 
     def _encode(self, text: str) -> list[int]:
         # As user text: findings quote queries and notes, whose text must never become special tokens.

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from service.contract.template import SlotPiece, Template, TextPiece
+from service.contract.template import SlotPiece, Template, TextPiece, VectorTemplate
 from service.contract.tokenizer import ContractTokenizer
 from service.errors import NotegradeError
 
@@ -12,6 +12,7 @@ DEFAULT_TEMPLATE = "note-first-1"
 
 Pieces = tuple[TextPiece | SlotPiece, ...]
 
+_BOS = TextPiece(text="<bos>")
 _QUERY: Pieces = (TextPiece(text="\nQuery:"), SlotPiece(slot="query", lead=" "))
 _NOTE: Pieces = (
     TextPiece(text="\nTitle:", only_with="title"),
@@ -38,7 +39,7 @@ def _plain(*pair: Pieces) -> Pieces:
 
 def _after_bos(pieces: Pieces) -> Pieces:
     """Return the template for bases that were never without a first token: Gemma's loss on text is 4.5 without it and 2.2 with it."""
-    return (TextPiece(text="<bos>"), *pieces)
+    return (_BOS, *pieces)
 
 
 def _join(parts: tuple[Pieces, ...]) -> Pieces:
@@ -66,6 +67,20 @@ def find_template(name: str) -> Template:
         return TEMPLATES[name]
     except KeyError:
         raise TemplateError(f"no template {name!r}: choose one of {', '.join(TEMPLATES)}") from None
+
+
+def vector_template(template: Template, block: int) -> VectorTemplate:
+    """Return the template whose prompts have vectors in place of the note, and end with the same cue."""
+    others = tuple(piece for piece in template.pieces[:-1] if piece not in _NOTE)
+    opening = tuple(piece for piece in template.pieces[:1] if piece == _BOS)
+    return VectorTemplate(
+        name=f"{template.name}-vectors",
+        note=(*opening, *_NOTE),
+        prefix=(*others, TextPiece(text="\nNote:")),
+        padding="\n",
+        block=block,
+        cue=template.cue,
+    )
 
 
 def check_control_tokens(template: Template, tokenizer: ContractTokenizer) -> None:

@@ -35,7 +35,7 @@ from model_export.stages import StageRecord
 _TEMPLATE = "report_template.html"
 CSS_DPI = 96
 _RL = {"rl": "rl"}
-_OF_TEACHERS = ("ece_before", "macro_f1", "qwk", "ndcg_at_10")
+_COMPARED = ("ece_before", "macro_f1", "qwk", "ndcg_at_10")
 STEP_ACCURACY = "step_accuracy/"
 RL_METRICS = {"reward": "reward", "parse_rate": "parse rate", "unmasked_share": "unmasked tokens"}
 
@@ -49,6 +49,7 @@ class RunResult:
         pairs: the dev pairs, or a sample of them, that `systems` and `evaluation` are on. The report has no text of them.
         explained: figures of the student's explanations by source.
         teachers: the stack, each of its teachers alone, and the stack without each; None where there is no stack.
+        vectors: the student's reading of notes as text, and as each number of vectors; None without an encoder.
         log: rows of the run log, `{"stage", "step", ...metrics}`.
     """
 
@@ -62,6 +63,7 @@ class RunResult:
     log: Sequence[LogRow]
     explained: Mapping[str, Figures] = field(default_factory=dict)
     teachers: Evaluation | None = None
+    vectors: Evaluation | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,8 @@ def write_report(out: Path, run: RunResult) -> None:
         compared=COMPARED_METRICS,
         splits=[_describe_split(run.evaluation, split) for split in run.evaluation.sizes],
         explained=table_of(run.explained),
-        teachers=teacher_rows(run.teachers) if run.teachers else [],
+        teachers=comparison_rows(run.teachers) if run.teachers else [],
+        vectors=comparison_rows(run.vectors) if run.vectors else [],
         figures=_draw_figures(run),
         left_out=listed(run.data.left_out),
         stage_times=[(stage, timedelta(seconds=round(stage.seconds))) for stage in run.stages],
@@ -137,22 +140,22 @@ def rl_verdicts(evaluation: Evaluation) -> list[str]:
     return [f"RL {claim}{caveat}: the exact-grade accuracy of rl minus that of cot_sft is {difference}."]
 
 
-def teacher_rows(teachers: Evaluation) -> list[list[str]]:
-    """Return the table of the stack's teachers: metrics over all pairs, and the differences to the stack."""
-    [control] = teachers.controls
+def comparison_rows(compared: Evaluation) -> list[list[str]]:
+    """Return the table of systems that are compared with one: metrics over all pairs, and the differences to that one."""
+    [control] = compared.controls
     rows = [
         [
             "",
-            *(METRIC_TITLES[metric] for metric in _OF_TEACHERS),
-            *(f"{METRIC_TITLES[metric]}, minus the stack's" for metric in _OF_TEACHERS[1:]),
+            *(METRIC_TITLES[metric] for metric in _COMPARED),
+            *(f"{METRIC_TITLES[metric]}, minus {control}" for metric in _COMPARED[1:]),
         ]
     ]
-    for system, splits in teachers.rows.items():
-        differences = teachers.differences[control].get(system)
+    for system, splits in compared.rows.items():
+        differences = compared.differences[control].get(system)
         beside = [
-            difference_cell(differences[metric]).text if differences else "" for metric in _OF_TEACHERS[1:]
+            difference_cell(differences[metric]).text if differences else "" for metric in _COMPARED[1:]
         ]
-        rows.append([system, *(format_number(splits[ALL][metric]) for metric in _OF_TEACHERS), *beside])
+        rows.append([system, *(format_number(splits[ALL][metric]) for metric in _COMPARED), *beside])
     return rows
 
 

@@ -9,7 +9,7 @@ An example is a prompt, a completion and, where the first token after the prompt
 import json
 import shutil
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -71,27 +71,51 @@ def losses(
     return grade, tokens
 
 
-class SupervisedTrainer(Trainer):  # type: ignore[misc]  # mypy does not read transformers
-    """transformers' Trainer with our losses, which logs the correlation of expected and gold grade too.
+class GradingTrainer(Trainer):  # type: ignore[misc]  # mypy does not read transformers
+    """transformers' Trainer, which logs each of our losses and the correlation of expected and gold grade too.
 
     Watch the correlation: a model that only learns the prior lowers its loss all the same.
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        label_token_ids: Sequence[int],
-        trace_weight: float,
-        ranking: Ranking | None,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *args: Any, label_token_ids: Sequence[int], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = False
-        self._label_token_ids = list(label_token_ids)
-        self._trace_weight = trace_weight
-        self._ranking = ranking
+        self.label_token_ids = list(label_token_ids)
         self._seen: deque[tuple[float, float]] = deque(maxlen=_CORRELATION_WINDOW)
         self._parts: deque[dict[str, float]] = deque(maxlen=_LOG_STEPS)
+
+    def note(
+        self,
+        losses: Mapping[str, torch.Tensor],
+        probabilities: torch.Tensor,
+        gold: torch.Tensor,
+        graded: torch.Tensor,
+    ) -> None:
+        """Note a step's losses, and the expected grades of the judged pairs among those that are `graded`."""
+        self._parts.append({name: loss.item() for name, loss in losses.items()})
+        probabilities = probabilities.detach()
+        expected = probabilities @ torch.arange(probabilities.shape[1], device=gold.device).float()
+        counted = graded & (gold != UNJUDGED)
+        self._seen.extend(zip(expected[counted].tolist(), gold[counted].tolist(), strict=True))
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add each loss and the correlation to what the Trainer logs."""
+        if self._parts and "loss" in logs:
+            for name in {name: None for part in self._parts for name in part}:
+                found = [part[name] for part in self._parts if name in part]  # a step may lack a loss
+                logs[name] = sum(found) / len(found)
+            if len(self._seen) > 2:
+                logs["correlation"] = torch.corrcoef(torch.tensor(list(self._seen)).T)[0, 1].item()
+        super().log(logs, *args, **kwargs)
+
+
+class SupervisedTrainer(GradingTrainer):
+    """Learns the grade right after the prompt, the completion and, if asked to, the order of a query's pairs."""
+
+    def __init__(self, *args: Any, trace_weight: float, ranking: Ranking | None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._trace_weight = trace_weight
+        self._ranking = ranking
 
     def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], **_: Any) -> torch.Tensor:
         """Return the sum of the losses; those on traces and rankings are weighted."""
@@ -104,31 +128,15 @@ class SupervisedTrainer(Trainer):  # type: ignore[misc]  # mypy does not read tr
             logits_to_keep=tail,
             use_cache=False,
         ).logits
-        grade, tokens = losses(logits, inputs, self._label_token_ids)
+        grade, tokens = losses(logits, inputs, self.label_token_ids)
         loss, parts = grade + self._trace_weight * tokens, {"grade_loss": grade, "trace_loss": tokens}
-        probabilities = logits[:, 0, self._label_token_ids].float().softmax(-1)
+        probabilities = logits[:, 0, self.label_token_ids].float().softmax(-1)
         if self._ranking:
             targets = rank_scores(inputs["soft_labels"])
             ranking = ranking_loss(self._ranking.loss, rank_scores(probabilities), targets, inputs["groups"])
             loss, parts = loss + self._ranking.weight * ranking, {**parts, "ranking_loss": ranking}
-        self._parts.append({name: part.item() for name, part in parts.items()})
-        self._observe(probabilities.detach(), gold, inputs["soft_labels"])
+        self.note(parts, probabilities, gold, inputs["soft_labels"].sum(-1) > 0)
         return loss
-
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add each loss and the correlation to what the Trainer logs."""
-        if self._parts and "loss" in logs:
-            logs |= {
-                name: sum(part[name] for part in self._parts) / len(self._parts) for name in self._parts[0]
-            }
-            if len(self._seen) > 2:
-                logs["correlation"] = torch.corrcoef(torch.tensor(list(self._seen)).T)[0, 1].item()
-        super().log(logs, *args, **kwargs)
-
-    def _observe(self, probabilities: torch.Tensor, gold: torch.Tensor, soft: torch.Tensor) -> None:
-        expected = probabilities @ torch.arange(probabilities.shape[1], device=gold.device).float()
-        graded = (soft.sum(-1) > 0) & (gold != UNJUDGED)
-        self._seen.extend(zip(expected[graded].tolist(), gold[graded].tolist(), strict=True))
 
 
 class Reporter(TrainerCallback):  # type: ignore[misc]  # mypy does not read transformers

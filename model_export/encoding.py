@@ -1,0 +1,108 @@
+"""The stages of a run that make the second reading: note vectors, the student that reads them, and its predictions."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from transformers import set_seed
+
+from model_export.data.mine import read_mined
+from model_export.data.pairs import Pair
+from model_export.data.prompting import Prompting
+from model_export.data.sampling import pick
+from model_export.evaluation.evaluate import Evaluation, Predictions, evaluate
+from model_export.evaluation.predict import make_predictions, read_predictions, write_predictions
+from model_export.measuring import PREDICTIONS, predict_stage
+from model_export.models.model_io import load_model
+from model_export.pipeline import Pipeline
+from model_export.stages import hash_of
+from model_export.vectors.predict import VectorScorer
+from model_export.vectors.text_readings import TextReadings, read_texts
+from model_export.vectors.train import VectorExamples, render_vector_pairs, train_vectors
+
+_TEXT_READINGS = "text_readings.npz"
+
+
+def encode(run: Pipeline, prompting: Prompting, student: Path, unlabelled: Path | None) -> Path:
+    """Train an encoder of note vectors and a reader of them from a text student; return the reader's folder, with the encoder in it.
+
+    They learn from the training pairs, and from the unlabelled pairs if there are any.
+    """
+    config, seed = run.recipe.encode, run.recipe.seed
+    mined = read_mined(unlabelled) if unlabelled else []
+    pairs = pick([*run.data.train, *mined], config, seed)
+    renderer = prompting.of_vectors(config)
+    readings = _read_texts(run, prompting, student, pairs)
+
+    def work(folder: Path) -> None:
+        set_seed(seed)
+        examples = VectorExamples.render(pairs, readings, prompting, renderer)
+        on_step = partial(run.on_progress, "Train encode")
+        train_vectors(student, examples, config, seed, prompting.label_token_ids, folder, on_step)
+
+    config_json = config.model_dump(exclude={"served", "save_steps"})
+    inputs = {**_inputs(run, prompting, pairs), "student": student.name, "config": config_json, "seed": seed}
+    return run.stages.do("encode", inputs, work)
+
+
+def compare_readings(
+    run: Pipeline, pairs: Sequence[Pair], prompting: Prompting, student: Path, as_text: Predictions
+) -> Evaluation | None:
+    """Compare the readings of notes as vectors, for each number of vectors, with that of their text; None without an encoder."""
+    recipe = run.recipe
+    if not recipe.encode.steps:
+        return None
+    systems = [predict_by_vectors(run, pairs, prompting, student, parts) for parts in recipe.encode.vectors]
+    draws, long_tail = recipe.evaluate.draws, run.data.long_tail
+    controls = [as_text.system]
+    return evaluate([as_text, *systems], pairs, long_tail, controls=controls, seed=recipe.seed, draws=draws)
+
+
+def predict_by_vectors(
+    run: Pipeline, pairs: Sequence[Pair], prompting: Prompting, student: Path, parts: int
+) -> Predictions:
+    """Predict the pairs' grades with that many vectors a note, by a student whose folder holds its encoder."""
+    config, renderer, system = (
+        run.recipe.evaluate,
+        prompting.of_vectors(run.recipe.encode),
+        f"vectors_{parts}",
+    )
+
+    def work(folder: Path) -> None:
+        scorer = VectorScorer(student, renderer.cue, prompting.label_token_ids, config.precision)
+        on_batch = partial(run.on_progress, f"Predict {system}")
+        tokens = render_vector_pairs(pairs, renderer)
+        found = scorer.probabilities(tokens, parts, config.batch_size, on_batch)
+        write_predictions(folder / PREDICTIONS, make_predictions(system, found, None))
+
+    inputs = {
+        **_inputs(run, prompting, pairs),
+        "model": student.name,
+        "max_note_tokens": run.recipe.encode.max_note_tokens,
+        "block": run.recipe.encode.block,
+        "precision": config.precision,
+    }
+    folder = run.stages.do(predict_stage(run, system, pairs), inputs, work)
+    return read_predictions(folder / PREDICTIONS, system)
+
+
+def _read_texts(run: Pipeline, prompting: Prompting, student: Path, pairs: Sequence[Pair]) -> TextReadings:
+    config = run.recipe.evaluate
+
+    def work(folder: Path) -> None:
+        prompts = [prompting.student_prompt(pair) for pair in pairs]
+        on_batch = partial(run.on_progress, "Read texts")
+        model = load_model(student, config.precision)
+        found = read_texts(model, prompts, prompting.label_token_ids, config.batch_size, on_batch)
+        found.save(folder / _TEXT_READINGS)
+
+    inputs = {**_inputs(run, prompting, pairs), "student": student.name, "precision": config.precision}
+    return TextReadings.load(run.stages.do("text_readings", inputs, work) / _TEXT_READINGS)
+
+
+def _inputs(run: Pipeline, prompting: Prompting, pairs: Sequence[Pair]) -> dict[str, object]:
+    return {
+        "form": prompting.form.of_student.to_json(),
+        "pairs": hash_of([pair.id for pair in pairs]),
+        "data": run.data_folder.name,
+    }

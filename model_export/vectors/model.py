@@ -1,0 +1,83 @@
+"""The encoder of note vectors and the reader of them: two copies of one text student.
+
+The encoder reads a note alone. The means of its last hidden states over equal parts of the note are the note's vectors. The
+reader's prompt has them in place of the note's tokens. Source: MixLM (arXiv 2512.07846); means of parts instead of learned
+tokens, and one model for any number of parts: arXiv 2510.20797.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+Batch = Mapping[str, torch.Tensor]
+
+
+class VectorStudent(nn.Module):  # type: ignore[misc]  # mypy does not read torch
+    """Reads a batch of pairs, whose notes are vectors. The models of both are changed in place by training."""
+
+    def __init__(self, encoder: PreTrainedModel, reader: PreTrainedModel) -> None:
+        super().__init__()
+        self.encoder = encoder.model
+        self.reader = reader.model
+        # Without the model that holds both: where weights are tied, it would list one tensor twice.
+        self.head = None if reader.config.tie_word_embeddings else reader.lm_head
+        embeddings = reader.get_input_embeddings().weight.detach().float()
+        # Vectors as long as an embedding: the reader has never seen others at its first layer.
+        self.scale = embeddings.pow(2).mean().sqrt().item()
+
+    def encode(self, batch: Batch) -> torch.Tensor:
+        """Return the vectors of the batch's notes, (notes, parts, hidden); rows beyond a note's parts are zeros.
+
+        Args:
+            batch: `note_ids` (notes, length) or `note_embeds` (notes, length, hidden), padded on the right; `note_mask`
+                (notes, length); `parts` (notes, parts, length), which averages each part.
+        """
+        given = {
+            name: batch[f"note_{part}"]
+            for name, part in (("input_ids", "ids"), ("inputs_embeds", "embeds"))
+            if f"note_{part}" in batch
+        }
+        hidden = self.encoder(**given, attention_mask=batch["note_mask"], use_cache=False).last_hidden_state
+        means = batch["parts"] @ hidden.float()
+        return self.scale * nn.functional.rms_norm(means, means.shape[-1:])
+
+    def read(self, vectors: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return the reader's last hidden state of each pair's cue, (pairs, hidden).
+
+        Args:
+            vectors: (notes, parts, hidden).
+            batch: `ids`, `positions` (queries, length); `slots` (queries, length), the number of the vector at a position
+                among all (note, part), or -1 where `ids` has a token; `mask` (queries, 1, length, length), True where a
+                position is seen; `answers` (pairs, 2), the query and the position of each pair's last token.
+        """
+        embeds = self.reader.get_input_embeddings()(batch["ids"])
+        flat = vectors.flatten(0, 1).to(embeds.dtype)
+        slots = batch["slots"]
+        embeds = torch.where((slots >= 0).unsqueeze(-1), flat[slots.clamp(min=0)], embeds)
+        unseen = torch.zeros_like(batch["mask"], dtype=embeds.dtype).masked_fill(
+            ~batch["mask"], torch.finfo(embeds.dtype).min
+        )
+        hidden = self.reader(
+            inputs_embeds=embeds, attention_mask=unseen, position_ids=batch["positions"], use_cache=False
+        ).last_hidden_state
+        queries, places = batch["answers"].unbind(-1)
+        found: torch.Tensor = hidden[queries, places]
+        return found
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the logits over the vocabulary that follow these hidden states, (rows, vocabulary)."""
+        if self.head is not None:
+            found: torch.Tensor = self.head(hidden)
+            return found
+        return nn.functional.linear(hidden, self.reader.get_input_embeddings().weight)
+
+    def read_text(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Return the last hidden state of prompts that hold the note's text, (prompts, hidden); they are padded on the left."""
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        hidden = self.reader(
+            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False
+        ).last_hidden_state
+        found: torch.Tensor = hidden[:, -1]
+        return found

@@ -1,0 +1,49 @@
+"""Predicts grades from note vectors."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from model_export.models.model_io import load_model, speed_up
+from model_export.recipe import Precision
+from model_export.teacher.rollout import OnBatch
+from model_export.vectors.batches import VectorPair, collate_pairs, distinct_notes, pad_notes
+from model_export.vectors.model import VectorStudent
+from service.contract.manifest import ENCODER_NAME
+
+
+class VectorScorer:
+    """A reader, and its encoder in a folder inside the reader's, as the stage `encode` writes them."""
+
+    def __init__(
+        self, folder: Path, cue: Sequence[int], label_token_ids: Sequence[int], precision: Precision
+    ) -> None:
+        encoder, reader = load_model(folder / ENCODER_NAME, precision), load_model(folder, precision)
+        for model in (encoder, reader):
+            speed_up(model, compiled=False)
+        self._model = VectorStudent(encoder, reader).eval()
+        self._device = reader.device
+        self._cue = cue
+        self._labels = list(label_token_ids)
+
+    def probabilities(
+        self, pairs: Sequence[VectorPair], parts: int, batch_size: int, on_batch: OnBatch
+    ) -> np.ndarray:
+        """Compute (pairs, grades) probabilities with that many vectors a note; pairs of a query share a batch."""
+        order = sorted(range(len(pairs)), key=lambda index: (pairs[index].prefix, len(pairs[index].note)))
+        found = np.zeros((len(pairs), len(self._labels)))
+        for start in range(0, len(order), batch_size):
+            numbers = order[start : start + batch_size]
+            found[numbers] = self._score([pairs[number] for number in numbers], parts)
+            on_batch(start + len(numbers), len(pairs))
+        return found
+
+    def _score(self, pairs: Sequence[VectorPair], parts: int) -> np.ndarray:
+        batch = collate_pairs(pairs, self._cue, parts) | {"note_ids": pad_notes(distinct_notes(pairs))}
+        batch = {name: tensor.to(self._device) for name, tensor in batch.items()}
+        with torch.inference_mode():
+            logits = self._model.logits(self._model.read(self._model.encode(batch), batch))
+        probabilities: np.ndarray = logits[:, self._labels].double().softmax(-1).cpu().numpy()
+        return probabilities
