@@ -124,6 +124,9 @@ class _Plan:
             yield "unlabelled", f"mine about {mined:,} unjudged pairs by {by}"
         yield from self._stack()
         yield "distil", self._supervised(recipe.distil, self._student)
+        if recipe.encode.steps:
+            yield "text_readings", "the student's own readings, which the readers of vectors learn from"
+            yield "encode", f"two models, {self._supervised(recipe.encode, self._student)} for each"
         if rank := recipe.export.adapter_rank:
             yield "cut", f"reduce the student's difference to its base to an adapter of rank {rank}"
         for system in self._teachers():
@@ -133,6 +136,9 @@ class _Plan:
             yield from self._predicted_on_all()
         if explained := recipe.evaluate.explanations:
             yield "explain", f"explanations of at most {explained:,} dev pairs of each source"
+        if recipe.encode.steps:
+            for parts in recipe.encode.vectors:
+                yield f"predict_vectors_{parts}", f"grades of {dev} from {parts} vectors a note"
         yield "export", f"calibrate, write the checkpoint and check its gates: {', '.join(self._gates())}"
 
     def _predicted_on_all(self) -> Iterator[tuple[str, str]]:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 from transformers import set_seed
 
+from model_export.checkpoint.trained import TrainedVectors
 from model_export.data.mine import read_mined
 from model_export.data.pairs import Pair
 from model_export.data.prompting import Prompting
 from model_export.data.sampling import pick
-from model_export.evaluation.evaluate import Evaluation, Predictions, evaluate
+from model_export.evaluation.evaluate import ALL, Evaluation, Predictions, evaluate
+from model_export.evaluation.fitted import fit
 from model_export.evaluation.predict import make_predictions, read_predictions, write_predictions
 from model_export.measuring import PREDICTIONS, predict_stage
 from model_export.models.model_io import load_model
@@ -56,6 +58,25 @@ def compare_readings(
     draws, long_tail = recipe.evaluate.draws, run.data.long_tail
     controls = [as_text.system]
     return evaluate([as_text, *systems], pairs, long_tail, controls=controls, seed=recipe.seed, draws=draws)
+
+
+def fit_vectors(run: Pipeline, prompting: Prompting, student: Path) -> TrainedVectors | None:
+    """Fit calibration and decisions on the grades that are read from vectors, on all dev pairs; None without an encoder."""
+    recipe, config, dev = run.recipe, run.recipe.encode, run.data.dev
+    if not config.steps:
+        return None
+    found = predict_by_vectors(run, dev, prompting, student, config.served)
+    fitted = fit(found.probabilities, dev, recipe.seed)
+    measured = evaluate([found], dev, run.data.long_tail, seed=recipe.seed, draws=recipe.evaluate.draws)
+    figures = {name: value for name, value in measured.rows[found.system][ALL].items() if value is not None}
+    return TrainedVectors(
+        per_note=config.served,
+        max_note_tokens=config.max_note_tokens,
+        block=config.block,
+        calibration=fitted.calibration,
+        decisions=fitted.decisions,
+        dev_metrics={name: round(value, 4) for name, value in figures.items()},
+    )
 
 
 def predict_by_vectors(

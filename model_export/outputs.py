@@ -11,7 +11,14 @@ from model_export.checkpoint.adapter import AdapterDescription, describe_adapter
 from model_export.checkpoint.export import ExportPlan, export
 from model_export.checkpoint.gates import sample_pairs
 from model_export.checkpoint.model_card import TrainingNotes
-from model_export.checkpoint.writer import CheckpointSpec, code_version, write_probes
+from model_export.checkpoint.trained import TrainedVectors
+from model_export.checkpoint.writer import (
+    CheckpointSpec,
+    code_version,
+    second_reading,
+    write_probes,
+    write_vector_probes,
+)
 from model_export.data.prepare import read_base
 from model_export.data.prompting import PromptForm
 from model_export.evaluation.evaluate import (
@@ -30,7 +37,7 @@ from model_export.pipeline import ADAPTER, CUT
 from model_export.progress import OnProgress
 from model_export.reports.report import RunResult, difference_cell, write_report
 from model_export.stages import hash_of
-from service.contract.manifest import Lineage, hash_file
+from service.contract.manifest import ENCODER_NAME, Lineage, hash_file
 
 CHECKPOINT, REPORT, RESULTS = "checkpoint", "report.html", "results.json"
 _STUDENT = "student"
@@ -68,10 +75,11 @@ def write_checkpoint(
     models: Models,
     on_dev: Sequence[Predictions],
     fitted: Fitted,
+    vectors: TrainedVectors | None,
     out: Path,
     on_progress: OnProgress,
 ) -> None:
-    """Export the student with what was fitted on its predictions for all dev pairs.
+    """Export the student with what was fitted on its predictions for all dev pairs, and with its encoder if it has one.
 
     `on_dev` are predictions for all dev pairs: those of the controls that cost little, and of the student.
     Raises GateError, and then leaves any earlier checkpoint in place.
@@ -89,6 +97,7 @@ def write_checkpoint(
         calibration=fitted.calibration,
         decisions=fitted.decisions,
         dev_metrics=_dev_metrics(served),
+        vectors=vectors,
         quantization="w8a8" if recipe.export.int8 else None,
         training=_training_notes(result, served, [each.system for each in on_dev], failures),
     )
@@ -120,6 +129,10 @@ def write_adapter(spec: CheckpointSpec, student: Path, out: Path, rank: int, on_
         template=spec.template.name,
     )
     write_probes(student, spec, out, on_progress)
+    if spec.vectors:
+        shutil.copytree(student / ENCODER_NAME / ADAPTER, out / ENCODER_NAME, dirs_exist_ok=True)
+        reading = second_reading(spec, spec.vectors, student)
+        write_vector_probes(student, spec, reading, out, on_progress)
     describe_adapter(out, description)
 
 

@@ -22,8 +22,8 @@ from safetensors.torch import load_file, save_file
 from model_export.checkpoint.model_card import TrainingNotes
 from model_export.checkpoint.trained import Trained
 from model_export.models.base_model import LoadedBase, load_base, locate_base, save_base
-from service.contract.manifest import FileName, Sha256, hash_file
-from service.contract.probes import PROBES_NAME
+from service.contract.manifest import ENCODER_NAME, FileName, Sha256, hash_file
+from service.contract.probes import PROBES_NAME, VECTOR_PROBES_NAME
 from service.contract.template import Name
 from service.contract.validation import one_line
 from service.errors import NotegradeError
@@ -83,7 +83,7 @@ def write_factors(folder: Path, factors: Factors, rank: int, *, base: str) -> No
 
 def describe_adapter(folder: Path, description: AdapterDescription) -> None:
     """Write `adapter.json` beside the files of `extract_lora` and `write_probes`, with their hashes."""
-    files = {name: hash_file(folder / name) for name in _HASHED}
+    files = {name: hash_file(folder / name) for name in _hashed(description)}
     with_hashes = description.model_copy(update={"files": files})
     (folder / DESCRIPTION_NAME).write_text(with_hashes.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
@@ -93,7 +93,7 @@ def read_description(folder: Path) -> AdapterDescription:
     path = folder / DESCRIPTION_NAME
     try:
         description = AdapterDescription.model_validate_json(path.read_bytes())
-        found = {name: hash_file(folder / name) for name in _HASHED}
+        found = {name: hash_file(folder / name) for name in _hashed(description)}
     except ValidationError as error:
         raise AdapterError(f"{path} is not valid: {one_line(error, 'adapter')}") from error
     except OSError as error:
@@ -106,6 +106,13 @@ def read_description(folder: Path) -> AdapterDescription:
                 f"the hash of {folder / name} differs from the one in {DESCRIPTION_NAME}: fetch the file again"
             )
     return description
+
+
+def _hashed(description: AdapterDescription) -> tuple[str, ...]:
+    if description.vectors is None:
+        return _HASHED
+    encoder = (f"{ENCODER_NAME}/{CONFIG_NAME}", f"{ENCODER_NAME}/{WEIGHTS_NAME}")
+    return (*_HASHED, VECTOR_PROBES_NAME, *encoder)
 
 
 def read_factors(folder: Path) -> Factors:

@@ -33,8 +33,8 @@ from model_export.models.quantize import quantize_folder
 from model_export.models.reference_scorer import ReferenceScorer
 from model_export.progress import OnProgress
 from service.contract.checkpoint import Checkpoint
-from service.contract.manifest import Base, Criteria, Lineage
-from service.contract.probes import PROBES_NAME, check_probes
+from service.contract.manifest import ENCODER_NAME, Base, Criteria, Lineage
+from service.contract.probes import check_probes
 from service.contract.template import Name, Template
 from service.errors import NotegradeError
 
@@ -83,11 +83,15 @@ def assemble(
             merge(loaded, factors)
         on_progress("Write weights and tokenizer", 0, 1)
         save_base(loaded, full)
+        if plan.adapter and adapter and adapter.vectors:
+            encoder = load_base(location)
+            merge(encoder, read_factors(plan.adapter / ENCODER_NAME))
+            save_base(encoder, folder / ENCODER_NAME)
         if plan.int8:
             quantize_folder(full, folder)
         spec = _make_spec(plan, loaded.base, adapter)
         # Rounding to int8 changes the probes, so the adapter's are those of its float32 weights only.
-        probes = plan.adapter / PROBES_NAME if plan.adapter and not plan.int8 else None
+        probes = plan.adapter if not plan.int8 else None
         checkpoint = write_contract(folder, spec, on_progress, probes)
         if probes:
             on_progress("Compare probes", 0, 1)

@@ -24,6 +24,7 @@ from model_export.models.quantize import quantize_folder
 from model_export.models.reference_scorer import ReferenceScorer
 from model_export.progress import OnProgress
 from service.contract.checkpoint import Checkpoint
+from service.contract.manifest import ENCODER_NAME
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,8 @@ def export(plan: ExportPlan, out: Path, on_progress: OnProgress = lambda *_: Non
         full = Path(temporary) if plan.spec.quantization else folder
         on_progress("Write weights and tokenizer", 0, 1)
         save_base(load_base(locate_base(str(plan.trained))), full)
+        if plan.spec.vectors:
+            save_base(load_base(locate_base(str(plan.trained / ENCODER_NAME))), folder / ENCODER_NAME)
         if plan.spec.quantization:
             on_progress("Quantize", 0, 1)
             quantize_folder(full, folder)

@@ -8,11 +8,25 @@ from model_export.checkpoint.model_card import TrainingNotes
 from service.contract.manifest import Calibration, Criteria, Decision, Limits, Lineage
 
 
+class TrainedVectors(BaseModel):
+    """What training sets in a checkpoint's second reading beside the encoder's weights; see `VectorReading`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    per_note: int = Field(ge=1)
+    max_note_tokens: int = Field(ge=1)
+    block: int = Field(ge=1)
+    calibration: Calibration = Calibration()
+    decisions: tuple[Decision, ...] = ()
+    dev_metrics: dict[str, float] = Field(default_factory=dict)
+
+
 class Trained(BaseModel):
     """The fields that a checkpoint's spec and an adapter's description share.
 
     Attributes:
         criteria: the first is the default, with which the probes are rendered.
+        vectors: the second reading; None without an encoder.
         training: the training sections of the card; None for a zero-shot checkpoint.
     """
 
@@ -24,6 +38,7 @@ class Trained(BaseModel):
     calibration: Calibration = Calibration()
     decisions: tuple[Decision, ...] = ()
     dev_metrics: dict[str, float] = Field(default_factory=dict)
+    vectors: TrainedVectors | None = None
     training: TrainingNotes | None = None
 
     def shared(self) -> dict[str, Any]:

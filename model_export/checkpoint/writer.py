@@ -3,33 +3,38 @@
 import importlib.metadata
 import json
 import shutil
+from base64 import b64encode
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-from model_export.checkpoint.trained import Trained
+from model_export.checkpoint.trained import Trained, TrainedVectors
 from model_export.data.pairs import GRADES
-from model_export.data.template import check_control_tokens
+from model_export.data.template import check_control_tokens, vector_template
 from model_export.models.base_model import BaseModelError
 from model_export.models.reference_scorer import ReferenceScorer
+from model_export.models.vector_student import VectorReference
 from model_export.progress import OnProgress
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 from service.contract.labels import check_labels
 from service.contract.manifest import (
+    ENCODER_NAME,
     FORMAT_VERSION,
     MANIFEST_NAME,
     Base,
     Label,
     Manifest,
+    VectorReading,
     compute_fingerprint,
     hash_file,
 )
-from service.contract.probes import PROBES_NAME, Probe, ProbeNote
+from service.contract.probes import PROBES_NAME, VECTOR_PROBES_NAME, Probe, ProbeNote, VectorProbe
 from service.contract.prompt import Prompt, PromptForm, PromptRenderer
 from service.contract.template import Template
 from service.contract.tokenizer import ContractTokenizer
+from service.contract.vector_prompt import VectorPrompt, VectorRenderer
 from service.errors import InvalidRequestError, LabelTokenError, NotegradeError
 
 # On the default checkpoint vLLM 0.32 on a CPU differs by up to 7e-6, 0.027 and 0.004.
@@ -71,7 +76,7 @@ def write_contract(
     """Write manifest and probes beside the weights and tokenizer, and load the folder as the service does.
 
     The same spec and files give the same fingerprint. Raises NotegradeError with a one-line message.
-    `probes` is a file of probes that was made with these weights, to copy; without it they are computed here.
+    `probes` is a folder of probes that were made with these weights, to copy; without it they are computed here.
     """
     tokenizer = ContractTokenizer.load(folder)
     manifest = _make_manifest(spec, folder, tokenizer)
@@ -80,9 +85,12 @@ def write_contract(
     if notice := _NOTICES.get(manifest.base.licence):
         (folder / "NOTICE").write_text(f"{notice}\n", encoding="utf-8")
     if probes:
-        shutil.copyfile(probes, folder / PROBES_NAME)
+        for name in probe_files(spec):
+            shutil.copyfile(probes / name, folder / name)
     else:
         write_probes(folder, manifest, folder, on_progress)
+        if manifest.vectors:
+            write_vector_probes(folder, manifest, manifest.vectors, folder, on_progress)
     on_progress("Check the folder", 0, 1)
     return load_checkpoint(folder)
 
@@ -102,6 +110,7 @@ def _make_manifest(spec: CheckpointSpec, folder: Path, tokenizer: ContractTokeni
         calibration=spec.calibration,
         decisions=spec.decisions,
         quantization=spec.quantization,
+        vectors=second_reading(spec, spec.vectors, folder) if spec.vectors else None,
         dev_metrics=spec.dev_metrics,
         probe_tolerance=INT8_PROBE_TOLERANCE if spec.quantization else PROBE_TOLERANCE,
         files=_hash_files(folder),
@@ -111,6 +120,17 @@ def _make_manifest(spec: CheckpointSpec, folder: Path, tokenizer: ContractTokeni
     manifest = unsigned.model_copy(update={"fingerprint": fingerprint})
     check_labels(manifest, tokenizer)
     return manifest
+
+
+def second_reading(spec: CheckpointSpec, vectors: TrainedVectors, folder: Path) -> VectorReading:
+    """Return the manifest's second reading; `folder` has the reader's `config.json`."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return VectorReading(
+        template=vector_template(spec.template, vectors.block),
+        width=config["hidden_size"],
+        probe_tolerance=PROBE_TOLERANCE,
+        **vectors.model_dump(exclude={"block"}),
+    )
 
 
 def _make_labels(template: Template, tokenizer: ContractTokenizer) -> tuple[Label, ...]:
@@ -129,7 +149,9 @@ def _make_labels(template: Template, tokenizer: ContractTokenizer) -> tuple[Labe
 
 def _hash_files(folder: Path) -> dict[str, str]:
     counted = ("config.json", "tokenizer.json", "*.safetensors", "*.safetensors.index.json")
-    return {path.name: hash_file(path) for pattern in counted for path in sorted(folder.glob(pattern))}
+    patterns = [*counted, *(f"{ENCODER_NAME}/{name}" for name in counted if name != "tokenizer.json")]
+    paths = (path for pattern in patterns for path in sorted(folder.glob(pattern)))
+    return {str(path.relative_to(folder)): hash_file(path) for path in paths}
 
 
 def _check_context(renderer: PromptRenderer, folder: Path) -> None:
@@ -163,6 +185,38 @@ def write_probes(weights: Path, form: PromptForm, out: Path, on_progress: OnProg
         known = {"distribution": distribution, "label_mass": round(found.label_mass, 7)}
         lines.append(blank.model_copy(update=known).model_dump_json())
     (out / PROBES_NAME).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_vector_probes(
+    weights: Path, form: PromptForm, reading: VectorReading, out: Path, on_progress: OnProgress
+) -> None:
+    """Compute the packaged probes of the second reading, as `write_probes` does; `weights` has the encoder's folder too."""
+    tokenizer = ContractTokenizer.load(weights)
+    renderer = VectorRenderer(
+        reading.template, form.criteria, form.limits, reading.max_note_tokens, tokenizer
+    )
+    labels = [label.token_id for label in _make_labels(form.template, tokenizer)]
+    reference = VectorReference.load(weights, labels)
+    rendered = list(_render_probes(PromptRenderer(form, tokenizer)))
+    lines = []
+    for done, (blank, _) in enumerate(rendered):
+        on_progress("Compute vector probes", done, len(rendered))
+        query, note = blank.canonical()
+        rows = reference.encode(renderer.notes([note])[0].token_ids, reading.per_note)
+        prompt = VectorPrompt(renderer.prefix(query, blank.criteria), rows, renderer.cue)
+        found = reference.distribution(prompt)
+        known = {
+            "distribution": tuple(round(p, 7) for p in found.probabilities),
+            "label_mass": round(found.label_mass, 7),
+        }
+        probe = VectorProbe(**(blank.model_dump() | known), vectors=b64encode(rows))
+        lines.append(probe.model_dump_json())
+    (out / VECTOR_PROBES_NAME).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def probe_files(trained: Trained) -> tuple[str, ...]:
+    """Return the names of the files of probes that a checkpoint with these fields has."""
+    return (PROBES_NAME, VECTOR_PROBES_NAME) if trained.vectors else (PROBES_NAME,)
 
 
 def check_probes(form: PromptForm, tokenizer: ContractTokenizer) -> None:

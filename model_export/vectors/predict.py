@@ -7,10 +7,10 @@ import numpy as np
 import torch
 
 from model_export.models.model_io import load_model, speed_up
+from model_export.models.vector_batches import VectorPair, collate_pairs, distinct_notes, pad_notes
+from model_export.models.vector_student import VectorStudent
 from model_export.recipe import Precision
 from model_export.teacher.rollout import OnBatch
-from model_export.vectors.batches import VectorPair, collate_pairs, distinct_notes, pad_notes
-from model_export.vectors.model import VectorStudent
 from service.contract.manifest import ENCODER_NAME
 
 

@@ -19,6 +19,8 @@ from transformers import PrinterCallback
 from model_export.data.pairs import UNJUDGED, Pair
 from model_export.data.prompting import Prompting, gold_label
 from model_export.models.model_io import load_model, load_tokenizer, speed_up
+from model_export.models.vector_batches import VectorPair, collate_pairs, distinct_notes, pad_notes
+from model_export.models.vector_student import VectorStudent
 from model_export.recipe import EncodeConfig
 from model_export.run_log import LOG_NAME, RunLog
 from model_export.student.distil import query_groups
@@ -33,8 +35,6 @@ from model_export.training.supervised import (
     saved_state,
     training_arguments,
 )
-from model_export.vectors.batches import VectorPair, collate_pairs, distinct_notes, pad_notes
-from model_export.vectors.model import VectorStudent
 from model_export.vectors.text_readings import TextReadings
 from service.contract.manifest import ENCODER_NAME
 from service.contract.vector_prompt import VectorRenderer

@@ -10,6 +10,7 @@ import pytest
 
 from model_export.dry_run import describe_plan
 from model_export.recipe_file import load_recipe
+from service.contract.checkpoint import load_checkpoint
 from tests.killable_run import command, run_killed_at
 from tests.tiny_teacher import MICRO
 
@@ -22,6 +23,13 @@ encoder = ""
 teachers = ["lexical", "reasoning", "label_only"]
 folds = 2
 label_only_steps = 4
+
+[encode]
+steps = 6
+batch_size = 8
+save_steps = 2
+vectors = [1, 2]
+served = 2
 """
 SYSTEMS = ["majority", "bm25", "zero_shot", "label_only_sft", "cot_sft", "rl", "stack", "student"]
 # Of each kind of stage, in the order that a run comes to them.
@@ -33,8 +41,11 @@ MOMENTS = [
     ("Train teacher_reasoning_1", 20),
     ("Features of reasoning", 4),
     ("Train distil", 12),  # its last step
+    ("Read texts", 20),
+    ("Train encode", 5),
     ("Predict rl", 16),
     ("Compute probes", 8),  # in the middle of the export
+    ("Compute vector probes", 8),
 ]
 START, END = MICRO.index("[data.synthetic]"), MICRO.index("[label_only_sft]")
 SOURCE = '[[data.sources]]\nname = "mine"\ntrain = "train.jsonl"\ndev = "dev.jsonl"\n\n'
@@ -73,6 +84,10 @@ def test_run_leaves_table_report_and_checkpoint(undisturbed: Path) -> None:
     assert "<html" in (undisturbed / "report.html").read_text(encoding="utf-8")
     manifest = read_json(undisturbed / "checkpoint" / "manifest.json")
     assert manifest["name"] == "micro"
+    assert results["vectors"]["rows"].keys() == {"student", "vectors_1", "vectors_2"}
+    second = load_checkpoint(undisturbed / "checkpoint").vectors
+    assert second
+    assert (second.reading.per_note, second.reading.width) == (2, 64)
     assert manifest["lineage"]["recipe_hash"].startswith("sha256:")
     assert [name for name in visible_names(undisturbed) if "partial" in name] == []
 

@@ -5,11 +5,19 @@ reader's prompt has them in place of the note's tokens. Source: MixLM (arXiv 251
 tokens, and one model for any number of parts: arXiv 2510.20797.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+
+from model_export.models.model_io import load_model
+from model_export.models.vector_batches import VectorPair, collate_pairs
+from service.contract.labels import LabelDistribution
+from service.contract.manifest import ENCODER_NAME
+from service.contract.vector_prompt import VectorPrompt
 
 Batch = Mapping[str, torch.Tensor]
 
@@ -81,3 +89,34 @@ class VectorStudent(nn.Module):  # type: ignore[misc]  # mypy does not read torc
         ).last_hidden_state
         found: torch.Tensor = hidden[:, -1]
         return found
+
+
+class VectorReference:
+    """Encodes one note and reads one prompt at a time, in float32: the reference for every engine and encoder."""
+
+    def __init__(self, student: VectorStudent, label_token_ids: Sequence[int]) -> None:
+        self._student = student.eval()
+        self._labels = list(label_token_ids)
+
+    @classmethod
+    def load(cls, folder: Path, label_token_ids: Sequence[int]) -> Self:
+        """Load a reader's folder, with its encoder in it."""
+        return cls(VectorStudent(load_model(folder / ENCODER_NAME), load_model(folder)), label_token_ids)
+
+    def encode(self, token_ids: Sequence[int], parts: int) -> bytes:
+        """Return the note's vectors, rows of little-endian float16; at most one for each of its tokens."""
+        batch = collate_pairs([VectorPair((), tuple(token_ids))], (), parts)
+        with torch.inference_mode():
+            [vectors] = self._student.encode(batch | {"note_ids": torch.tensor([list(token_ids)])})
+        rows: bytes = vectors[: min(parts, len(token_ids))].cpu().numpy().astype("<f2").tobytes()
+        return rows
+
+    def distribution(self, prompt: VectorPrompt) -> LabelDistribution:
+        """Return the raw label distribution of a prompt."""
+        width = self._student.reader.config.hidden_size
+        vectors = torch.frombuffer(bytearray(prompt.rows), dtype=torch.float16).float().view(1, -1, width)
+        parts = vectors.shape[1]
+        batch = collate_pairs([VectorPair(prompt.prefix, (0,) * parts)], prompt.cue, parts)
+        with torch.inference_mode():
+            [logits] = self._student.logits(self._student.read(vectors, batch))
+        return LabelDistribution.from_logprobs(logits.float().log_softmax(-1)[self._labels].tolist())

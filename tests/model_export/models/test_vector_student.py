@@ -4,8 +4,14 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from model_export.vectors.batches import VectorPair, average_parts, collate_pairs, distinct_notes, pad_notes
-from model_export.vectors.model import VectorStudent
+from model_export.models.vector_batches import (
+    VectorPair,
+    average_parts,
+    collate_pairs,
+    distinct_notes,
+    pad_notes,
+)
+from model_export.models.vector_student import VectorStudent
 from tests.tiny_base import make_micro_model
 
 CUE = (7, 8)

@@ -78,6 +78,7 @@ class _Row:
 
     def __init__(self, prefix: Sequence[int]) -> None:
         self._prefix = len(prefix)
+        self._notes = 0
         self.ids = list(prefix)
         self.slots = [-1] * len(prefix)
         self.segments = [0] * len(prefix)
@@ -87,7 +88,8 @@ class _Row:
         size = len(vectors) + len(cue)
         self.ids += [0] * len(vectors) + list(cue)
         self.slots += [*vectors, *[-1] * len(cue)]
-        self.segments += [max(self.segments) + 1] * size
+        self._notes += 1
+        self.segments += [self._notes] * size
         self.positions += range(self._prefix, self._prefix + size)
 
 
