@@ -47,6 +47,7 @@ from service.observability.live import LiveFigures
 from service.observability.metrics import Metrics
 from service.observability.tracing import Tracer
 from service.scoring.admission import Admission
+from service.scoring.prompter import Prompter
 from service.scoring.readiness import Readiness, bring_up, check_engine
 from service.scoring.scorer import Scorer
 from service.settings import Settings
@@ -110,7 +111,7 @@ def build_stack(
     cache = _build_cache(settings, metrics)
     admission = Admission(settings.max_backlog_tokens, settings.engine_max_batched_tokens, monotonic, metrics)
     live = LiveFigures()
-    scorer = Scorer(checkpoint, engine, cache, admission, metrics, live)
+    scorer = Scorer(checkpoint, Prompter(checkpoint), engine, cache, admission, metrics, live)
     stores = _build_stores(settings)
     switch = Switch(stores[0], metrics)
     guard = Guard(switch, live, lambda: admission.backlog_share, settings, metrics)

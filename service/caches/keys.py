@@ -10,12 +10,14 @@ import struct
 from collections.abc import Mapping
 
 from service.contract.labels import LabelDistribution, Reading
+from service.contract.manifest import ReadingKind
 
 # Increase it when a change of the code that renders prompts or reads distributions changes their numbers:
 # a checkpoint's fingerprint covers its files, not our code.
 SCORING_VERSION = 1
 
 _PACK_VERSION = 2
+_TRUNCATED, _VECTORS = 1, 2  # flags
 _CHECKSUM_BYTES = 8
 _MAX_SUM_ERROR = 1e-6
 
@@ -48,12 +50,13 @@ def scoring_fingerprint(checkpoint_fingerprint: str, criteria: str, numbers: Map
 
 
 def pack_reading(reading: Reading, query_key: str, note_key: bytes) -> bytes:
-    """Pack a version byte, whether the note was truncated, the label mass, the probabilities and a checksum.
+    """Pack a version byte, flags, the label mass, the probabilities and a checksum.
 
     Floats are little-endian float64, not float32: a cached score must equal the computed one in every digit.
     """
     values = (reading.distribution.label_mass, *reading.distribution.probabilities)
-    packed = struct.pack(f"<B?{len(values)}d", _PACK_VERSION, reading.truncated, *values)
+    flags = _TRUNCATED * reading.truncated | _VECTORS * (reading.kind == "vectors")
+    packed = struct.pack(f"<BB{len(values)}d", _PACK_VERSION, flags, *values)
     return packed + _checksum(packed, query_key, note_key)
 
 
@@ -62,16 +65,22 @@ def unpack_reading(packed: bytes, labels: int, query_key: str, note_key: bytes) 
 
     The cache is shared and outlives releases: a foreign, damaged, misplaced or poisoned entry is a miss, not an error.
     """
-    layout = struct.Struct(f"<B?{labels + 1}d")
+    layout = struct.Struct(f"<BB{labels + 1}d")
     packed, checksum = packed[:-_CHECKSUM_BYTES], packed[-_CHECKSUM_BYTES:]
     if len(packed) != layout.size or checksum != _checksum(packed, query_key, note_key):
         return None
-    version, truncated, label_mass, *probabilities = layout.unpack(packed)
+    version, flags, label_mass, *probabilities = layout.unpack(packed)
     # NaN fails every comparison, so it is caught here too.
     in_range = all(0.0 <= value <= 1.0 for value in (label_mass, *probabilities))
-    if version != _PACK_VERSION or not in_range or abs(math.fsum(probabilities) - 1.0) > _MAX_SUM_ERROR:
+    if (
+        version != _PACK_VERSION
+        or flags & ~(_TRUNCATED | _VECTORS)
+        or not in_range
+        or abs(math.fsum(probabilities) - 1.0) > _MAX_SUM_ERROR
+    ):
         return None
-    return Reading(LabelDistribution(tuple(probabilities), label_mass), truncated)
+    kind: ReadingKind = "vectors" if flags & _VECTORS else "text"
+    return Reading(LabelDistribution(tuple(probabilities), label_mass), bool(flags & _TRUNCATED), kind)
 
 
 def _checksum(packed: bytes, query_key: str, note_key: bytes) -> bytes:

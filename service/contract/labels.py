@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from service.contract.manifest import Manifest
+from service.contract.manifest import Manifest, ReadingKind
 from service.contract.tokenizer import ContractTokenizer
 from service.errors import LabelTokenError
 
@@ -38,10 +38,11 @@ class LabelDistribution:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A pair's raw distribution, and whether its note was truncated to the limit."""
+    """A pair's raw distribution, whether its note was truncated to the limit, and whether it was read as text or as vectors."""
 
     distribution: LabelDistribution
     truncated: bool
+    kind: ReadingKind = "text"
 
 
 def check_labels(manifest: Manifest, tokenizer: ContractTokenizer) -> None:

@@ -167,6 +167,7 @@ def to_result(result: PairResult, explanation: ExplanationResult | None = None) 
         label_mass=judgement.label_mass,
         truncated=result.truncated,
         source=result.source,
+        reading=result.reading,
         explanation=explanation,
     )
 

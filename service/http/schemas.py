@@ -12,6 +12,7 @@ from typing import Annotated, Any, cast
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
+from service.contract.manifest import ReadingKind
 from service.contract.text import canonicalize
 from service.errors import BadField
 from service.explaining.mode import ModeName
@@ -180,7 +181,7 @@ class ResultBody(BaseModel):
 
     id: str
     outcome: Outcome = Field(
-        description="`scored`, `shed` (the service is overloaded), `deadline_exceeded`, or `failed` (the engine failed)"
+        description="`scored`, `shed` (the service is overloaded, or reads only notes whose vectors are stored), `deadline_exceeded`, or `failed` (the engine failed)"
     )
     score: float | None = Field(None, ge=0, le=1, description="Expected gain divided by the highest gain")
     grade: int | None = Field(
@@ -198,6 +199,9 @@ class ResultBody(BaseModel):
     source: Source | None = Field(
         None,
         description="Where the score came from: the `engine`, a cache (`local`, `redis`), or a request for the same pair at the same time (`coalesced`)",
+    )
+    reading: ReadingKind | None = Field(
+        None, description="Whether the note was read as `text`, or as `vectors` that were made of it before"
     )
     explanation: ExplanationResult | None = None
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from service.contract.manifest import ReadingKind
 from service.observability.metrics import Metrics
 from service.scoring.types import Priority
 
@@ -25,7 +26,7 @@ REUSE_WEIGHT = 0.02
 # Every `batch` turn comes after every `online` turn. Both fit into the engine's 64 bits for any realistic uptime.
 FIRST_TURN: dict[Priority, int] = {"online": 0, "batch": 1 << 60}
 
-ShedReason = Literal["backlog", "deadline"]
+ShedReason = Literal["backlog", "deadline", "no_vectors"]
 # Why a pair is not admitted: it is shed, or its deadline is too short even for an engine without other requests.
 Refusal = ShedReason | Literal["too_short"]
 
@@ -46,6 +47,7 @@ class Ticket:
         turn: its priority in the engine; lower ones are scheduled first.
         admitted_at_s: the clock's time when it was admitted.
         saturated_s: the engine's saturated time when it was admitted.
+        kind: whether its prompt holds text or vectors.
     """
 
     flow: Flow
@@ -53,6 +55,7 @@ class Ticket:
     turn: int
     admitted_at_s: float
     saturated_s: float
+    kind: ReadingKind = "text"
 
 
 class Admission:
@@ -75,7 +78,7 @@ class Admission:
         self._backlog: Counter[Flow] = Counter()
         self._backlog_tokens = 0
         self._rate = _Rate(saturated_tokens, clock())
-        self._computed_share = 1.0
+        self._computed_share: dict[ReadingKind, float] = {"text": 1.0, "vectors": 1.0}
         self._virtual_times: Counter[Priority] = Counter()
         self._next_turns: dict[Flow, int] = {}
         metrics.service_rate_tokens.set_function(lambda: self.rate or 0.0)
@@ -100,7 +103,12 @@ class Admission:
         return self._backlog[flow]
 
     def why_not(
-        self, flow: Flow, prompt_tokens: int, remaining_s: float, own_tokens: int = 0
+        self,
+        flow: Flow,
+        prompt_tokens: int,
+        remaining_s: float,
+        own_tokens: int = 0,
+        kind: ReadingKind = "text",
     ) -> Refusal | None:
         """Return why a prompt of that length can't be admitted now, or None if it can.
 
@@ -110,7 +118,7 @@ class Admission:
         engine's next step is not full, no pair is shed for its deadline: otherwise a rate that was once measured too low
         would keep the engine from ever being saturated, and therefore from being measured again.
         """
-        cost = self._estimate_cost(prompt_tokens)
+        cost = self._estimate_cost(prompt_tokens, kind)
         ahead = self._tokens_ahead(flow, cost)
         if not ahead:
             return None
@@ -122,13 +130,14 @@ class Admission:
             return None
         return "too_short" if own_tokens + cost > in_time else "deadline"
 
-    def admit(self, flow: Flow, prompt_tokens: int) -> Ticket:
+    def admit(self, flow: Flow, prompt_tokens: int, kind: ReadingKind = "text") -> Ticket:
         """Add the pair to the backlog. Call `release` when it has ended."""
-        cost = self._estimate_cost(prompt_tokens)
+        cost = self._estimate_cost(prompt_tokens, kind)
         turn = max(self._virtual_times[flow.priority], self._next_turns.get(flow, 0))
         self._next_turns[flow] = turn + cost
         self._change_backlog(flow, cost)
-        return Ticket(flow, cost, FIRST_TURN[flow.priority] + turn, self._clock(), self._rate.saturated_s)
+        turn += FIRST_TURN[flow.priority]
+        return Ticket(flow, cost, turn, self._clock(), self._rate.saturated_s, kind)
 
     def release(self, ticket: Ticket, prompt_tokens: int = 0, computed_tokens: int = 0) -> None:
         """Remove the pair from the backlog: it is done, with these tokens, or it was aborted or failed, without any."""
@@ -136,7 +145,7 @@ class Admission:
         if prompt_tokens:
             self._rate.count(computed_tokens * self._saturated_share(ticket))
             share = computed_tokens / prompt_tokens
-            self._computed_share += REUSE_WEIGHT * (share - self._computed_share)
+            self._computed_share[ticket.kind] += REUSE_WEIGHT * (share - self._computed_share[ticket.kind])
             self._advance_virtual_time(ticket)
         else:
             # An aborted pair used no turn. Virtual time must not advance to it, past pairs that are still waiting.
@@ -168,8 +177,9 @@ class Admission:
         in_engine_s = self._clock() - ticket.admitted_at_s
         return (self._rate.saturated_s - ticket.saturated_s) / in_engine_s if in_engine_s > 0 else 0.0
 
-    def _estimate_cost(self, prompt_tokens: int) -> int:
-        return math.ceil(prompt_tokens * self._computed_share)
+    def _estimate_cost(self, prompt_tokens: int, kind: ReadingKind) -> int:
+        # Apart: a prompt of text computes most of its tokens, one of vectors a few beside the prefix of its query.
+        return math.ceil(prompt_tokens * self._computed_share[kind])
 
     def _tokens_ahead(self, flow: Flow, cost: int) -> int:
         """Return the tokens scheduled before the flow's next pair: of each flow of its priority, at most as many as its own."""

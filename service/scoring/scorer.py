@@ -11,7 +11,7 @@ from service.caches.tiered_cache import TieredCache
 from service.contract.checkpoint import Checkpoint
 from service.contract.judgement import judge
 from service.contract.labels import Reading
-from service.contract.prompt import Note, Prompt
+from service.contract.prompt import Note
 from service.contract.text import canonicalize
 from service.engines.base import Engine
 from service.errors import (
@@ -40,6 +40,7 @@ from service.scoring.pairs import (
     Shed,
     result_of_flight,
 )
+from service.scoring.prompter import PairPrompt, Prompter
 from service.scoring.single_flight import SingleFlight
 from service.scoring.types import Outcome, PairResult, ScoringAnswer, ScoringRequest, Source
 
@@ -52,6 +53,7 @@ class Scorer:
     def __init__(
         self,
         checkpoint: Checkpoint,
+        prompter: Prompter,
         engine: Engine,
         cache: TieredCache,
         admission: Admission,
@@ -60,6 +62,7 @@ class Scorer:
     ) -> None:
         self._manifest = checkpoint.manifest
         self._renderer = checkpoint.renderer
+        self._prompter = prompter
         self._engine = engine
         self._cache = cache
         self._admission = admission
@@ -107,7 +110,10 @@ class Scorer:
         criteria = self._renderer.choose_criteria(request.criteria)
         query = canonicalize(request.query)
         notes = tuple(Note(canonicalize(note.title), canonicalize(note.body)) for note in request.notes)
-        fingerprint = scoring_fingerprint(self._manifest.fingerprint, criteria, self._engine.profile.numbers)
+        numbers = dict(self._engine.profile.numbers)
+        if (mode := self._prompter.mode) != "text":
+            numbers["reading"] = mode  # else the keys are as they were before there were vectors
+        fingerprint = scoring_fingerprint(self._manifest.fingerprint, criteria, numbers)
         return Pairs(
             flow=Flow(request.priority, request.caller),
             criteria=criteria,
@@ -146,7 +152,7 @@ class Scorer:
         if not missing:
             return {}, {}
         # Rendering gives the exact length. It is skipped while not even an empty note would be admitted.
-        overhead = self._renderer.overhead_tokens(pairs.criteria)
+        overhead = self._prompter.least_tokens(pairs.criteria)
         if reason := self._admission.why_not(pairs.flow, overhead, deadline.remaining_s()):
             return {}, {} if reason == "too_short" else dict.fromkeys(missing, reason)
         try:
@@ -162,24 +168,27 @@ class Scorer:
             if attachment := self._join_flight(pairs, index):
                 attached[index] = attachment
                 continue
+            if prompt is None:
+                shed[index] = "no_vectors"
+                continue
             own = self._admission.tokens_of(pairs.flow) - of_others
-            cost = len(prompt.token_ids)
-            reason = self._admission.why_not(pairs.flow, cost, deadline.remaining_s(), own)
+            left_s = deadline.remaining_s()
+            reason = self._admission.why_not(pairs.flow, prompt.tokens, left_s, own, prompt.kind)
             if reason is None:
                 attached[index] = self._start_flight(pairs, index, prompt)
             elif reason != "too_short":
                 shed[index] = reason
         return attached, shed
 
-    async def _render(self, pairs: Pairs, indexes: Sequence[int]) -> Sequence[Prompt]:
+    async def _render(self, pairs: Pairs, indexes: Sequence[int]) -> Sequence[PairPrompt | None]:
         started = now()
         notes = [pairs.notes[index] for index in indexes]
-        prompts = await asyncio.to_thread(self._renderer.render, pairs.query, notes, pairs.criteria)
+        prompts = await self._prompter.make(pairs.query, notes, pairs.criteria)
         self._recorder.observe_stage("render", started, now() - started)
         return prompts
 
-    def _start_flight(self, pairs: Pairs, index: int, prompt: Prompt) -> Attachment:
-        ticket = self._admission.admit(pairs.flow, len(prompt.token_ids))
+    def _start_flight(self, pairs: Pairs, index: int, prompt: PairPrompt) -> Attachment:
+        ticket = self._admission.admit(pairs.flow, prompt.tokens, prompt.kind)
         flight = self._in_flight.start(pairs.flight_key(index), self._read_pair(prompt, ticket.turn))
         # Not in a `finally` of the call, which does not run if the call is cancelled before its first step.
         flight.task.add_done_callback(partial(self._release, ticket))
@@ -192,12 +201,12 @@ class Scorer:
         else:
             self._admission.release(ticket)
 
-    async def _read_pair(self, prompt: Prompt, priority: int) -> EngineReading | EngineError:
+    async def _read_pair(self, prompt: PairPrompt, priority: int) -> EngineReading | EngineError:
         # Errors are returned, not raised: every request that is attached to the flight reads the result.
         if self._closing:
             return EngineLostError(CLOSING)
         try:
-            answer = await self._engine.score(prompt.token_ids, priority)
+            answer = await self._engine.score(prompt.prompt, priority)
             distribution = answer.distribution()
         except EngineError as error:
             return error
@@ -207,7 +216,7 @@ class Scorer:
                 f"the engine's answer to this pair can't be read: {type(error).__name__}"
             )
         computed = self._recorder.count_engine_tokens(answer.prompt_tokens, answer.reused_tokens)
-        reading = Reading(distribution, prompt.truncated)
+        reading = Reading(distribution, prompt.truncated, prompt.kind)
         return EngineReading(reading, answer.queued_s, answer.prompt_tokens, computed)
 
     async def _write_cache(self, pairs: Pairs, attached: Attached, answers: Answers) -> None:
@@ -244,8 +253,8 @@ class Scorer:
         return tuple(results)
 
     def _to_result(self, note_id: str, criteria: str, reading: Reading, source: Source) -> PairResult:
-        judgement = judge(reading.distribution, self._manifest, criteria)
-        return PairResult(note_id, "scored", judgement, source, reading.truncated)
+        judgement = judge(reading.distribution, self._manifest, criteria, reading.kind)
+        return PairResult(note_id, "scored", judgement, source, reading.truncated, reading.kind)
 
     def _raise_unless_scored(
         self, request: ScoringRequest, outcomes: Counter[Outcome], answers: Answers

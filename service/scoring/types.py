@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from service.contract.judgement import Judgement
+from service.contract.manifest import ReadingKind
 
 Outcome = Literal["scored", "deadline_exceeded", "shed", "failed"]
 Source = Literal["engine", "redis", "local", "coalesced"]
@@ -42,13 +43,14 @@ class ScoringRequest:
 
 @dataclass(frozen=True, slots=True)
 class PairResult:
-    """The outcome of one pair. It has a judgement and a source if the outcome is `scored`."""
+    """The outcome of one pair. It has a judgement, a source and a reading if the outcome is `scored`."""
 
     note_id: str
     outcome: Outcome
     judgement: Judgement | None = None
     source: Source | None = None
     truncated: bool = False
+    reading: ReadingKind | None = None
 
 
 @dataclass(frozen=True, slots=True)

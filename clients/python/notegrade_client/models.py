@@ -66,6 +66,7 @@ class Result(_Answer):
     label_mass: float | None = None
     truncated: bool = False
     source: Source | None = None
+    reading: Literal["text", "vectors"] | None = None
     explanation: Explanation | None = None
 
 

@@ -30,9 +30,10 @@ from service.observability.live import LiveFigures
 from service.observability.metrics import Metrics
 from service.scoring.admission import Admission, Flow
 from service.scoring.deadline import Deadline
+from service.scoring.prompter import Prompter
 from service.scoring.scorer import Scorer
 from service.scoring.types import ScoringAnswer, ScoringNote, ScoringRequest
-from tests.checkpoints import fake_engine_for, load_tiny
+from tests.checkpoints import engine_model, load_tiny
 from tests.clock import Clock
 from tests.service.caches.harness import read_values
 from tests.waiting import until
@@ -49,17 +50,27 @@ class Harness:
         max_backlog_tokens: int = 100_000,
         remote: MemoryCache | None = None,
         saturated_tokens: int = 1_024,
+        prompter: Prompter | None = None,
     ) -> None:
         self.registry = CollectorRegistry()
         metrics = Metrics(self.registry)
         self.checkpoint = checkpoint
-        self.engine: FakeEngine = fake_engine_for(checkpoint)
+        second = checkpoint.vectors
+        self.engine = FakeEngine(engine_model(checkpoint, second.reading.width if second else 0))
         self.local, self.remote = MemoryCache(1_000, 60), remote or MemoryCache(1_000, 60)
         self.cache = TieredCache(self.local, self.remote, Breaker(5, 1), metrics)
         self.clock = Clock()
         self.admission = Admission(max_backlog_tokens, saturated_tokens, self.clock, metrics)
         self.live = LiveFigures()
-        self.scorer = Scorer(checkpoint, self.engine, self.cache, self.admission, metrics, self.live)
+        self.scorer = Scorer(
+            checkpoint,
+            prompter or Prompter(checkpoint),
+            self.engine,
+            self.cache,
+            self.admission,
+            metrics,
+            self.live,
+        )
 
     def count(self, metric: str, **labels: str) -> float:
         return self.registry.get_sample_value(f"notegrade_{metric}", labels) or 0.0
