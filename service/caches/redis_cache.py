@@ -9,14 +9,15 @@ from service.caches.redis_connection import RedisConnection
 from service.errors import CacheUnavailableError
 
 # One script a call, in one slot of a cluster, where redis-py has no transactions that keep the event loop free.
-# Lua can't unpack 8,000 values at once. KEYS: the query. ARGV: the notes. Returns the time left in ms and the values.
+# Lua can't unpack 8,000 values at once. Comments are out here, as the text is sent with each call.
+# KEYS: the query. ARGV: the notes. Returns the time left in ms, and the values.
+# A value that is not ours goes: every lookup of its query would fail, and enough of them would open the breaker.
 _GET = """
 local values = {}
 for first = 1, #ARGV, 4000 do
     local found = redis.pcall('HMGET', KEYS[1], unpack(ARGV, first, math.min(first + 3999, #ARGV)))
     if found.err then
         if not found.err:find('^WRONGTYPE') then return found end
-        -- Not our value: every lookup of this query would fail, and enough of them would open the breaker.
         redis.call('UNLINK', KEYS[1])
         return {-2, {}}
     end
