@@ -10,7 +10,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from load_tests.processes import free_port
+from load_tests.processes import free_ports
 from tests.redis_server import RedisServer
 from tests.waiting import wait_until
 
@@ -22,7 +22,11 @@ class RedisClusterServers:
     """Holds three primaries without replicas. Each has a third of the slots; without one of them the cluster is down."""
 
     def __init__(self, binary: str, folder: Path) -> None:
-        self.nodes = [RedisServer(binary, options=_cluster_options(folder, number)) for number in range(3)]
+        ports = free_ports(6)
+        self.nodes = [
+            RedisServer(binary, port=port, options=_cluster_options(folder / f"nodes-{port}.conf", bus))
+            for port, bus in zip(ports[:3], ports[3:], strict=True)
+        ]
         self.admins = [
             Redis(port=node.port, socket_timeout=2, retry=Retry(NoBackoff(), 0)) for node in self.nodes
         ]
@@ -103,12 +107,12 @@ class RedisClusterServers:
             admin.flushall()
 
 
-def _cluster_options(folder: Path, number: int) -> dict[str, object]:
+def _cluster_options(file: Path, bus_port: int) -> dict[str, object]:
     return {
         "cluster-enabled": "yes",
-        "cluster-config-file": folder / f"nodes-{number}.conf",
+        "cluster-config-file": file,
         "cluster-node-timeout": NODE_TIMEOUT_MS,
-        "cluster-port": free_port(),
+        "cluster-port": bus_port,
     }
 
 

@@ -24,9 +24,10 @@ class RedisServer:
         password: str | None = None,
         folder: Path | None = None,
         tls: tuple[Path, Path] | None = None,
+        port: int | None = None,
         options: Mapping[str, object] | None = None,
     ) -> None:
-        """Choose a free port. `tls` is the file of the server's key and certificates, and its authority's file; TLS is then required.
+        """Choose a free port, if none is given. `tls` is the file of the server's key and certificates, and its authority's file; TLS is then required.
 
         `options` are more of the server's own.
         """
@@ -36,7 +37,7 @@ class RedisServer:
         self._folder = folder
         self._password = password
         self._process: subprocess.Popen[str] | None = None
-        self.port = free_port()
+        self.port = port or free_port()
 
     def __enter__(self) -> Self:
         self.start()

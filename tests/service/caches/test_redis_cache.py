@@ -314,14 +314,18 @@ async def test_a_cancelled_call_leaves_no_reply_for_the_next_call(
 @pytest.mark.redis
 @pytest.mark.parametrize("operation", ["get", "put"])
 async def test_a_call_can_be_cancelled_at_every_step(narrow_cache: RedisCache, operation: str) -> None:
-    """A call that is cancelled at any step ends cancelled, and the next call on its connection gets its own reply."""
-    await narrow_cache.put_many("q2", {A: b"2"})
+    await cancel_at_every_step(narrow_cache, operation)
+
+
+async def cancel_at_every_step(narrow_cache: RedisCache, operation: str) -> None:
+    """Check that a call cancelled at any step ends cancelled, and that the next call on its connection gets its own reply."""
+    await narrow_cache.put_many("{q}2", {A: b"2"})
     cancelled = 0
     for steps in range(40):
         call = (
-            read_values(narrow_cache, "q1", [A])
+            read_values(narrow_cache, "{q}1", [A])
             if operation == "get"
-            else narrow_cache.put_many("q1", {A: b"1"})
+            else narrow_cache.put_many("{q}1", {A: b"1"})
         )
         task: asyncio.Future[object] = asyncio.ensure_future(call)
         for _ in range(steps):
@@ -330,5 +334,5 @@ async def test_a_call_can_be_cancelled_at_every_step(narrow_cache: RedisCache, o
             cancelled += 1
             with pytest.raises(asyncio.CancelledError):
                 await task
-        assert await read_values(narrow_cache, "q2", [A]) == [b"2"]
+        assert await read_values(narrow_cache, "{q}2", [A]) == [b"2"]
     assert cancelled > 3

@@ -11,7 +11,7 @@ from service.errors import CacheUnavailableError, ConfigurationError
 from tests.redis_cluster import RedisClusterServers
 from tests.redis_server import RedisServer
 from tests.service.caches.harness import read_values
-from tests.service.caches.test_redis_cache import open_sockets
+from tests.service.caches.test_redis_cache import cancel_at_every_step, open_sockets
 from tests.waiting import until
 
 pytestmark = pytest.mark.redis
@@ -159,21 +159,8 @@ async def test_connections_to_a_node_are_bounded(redis_cluster: RedisClusterServ
 async def test_a_call_can_be_cancelled_at_every_step(
     redis_cluster: RedisClusterServers, operation: str
 ) -> None:
-    """A call that is cancelled at any step ends cancelled, and the next call on its connection gets its own reply."""
     cache = make_cache(redis_cluster, max_connections=1)
-    await cache.put_many("{q}2", {A: b"2"})
-    cancelled = 0
-    for steps in range(40):
-        call = read_values(cache, "{q}1", [A]) if operation == "get" else cache.put_many("{q}1", {A: b"1"})
-        task: asyncio.Future[object] = asyncio.ensure_future(call)
-        for _ in range(steps):
-            await asyncio.sleep(0)
-        if task.cancel():
-            cancelled += 1
-            with pytest.raises(asyncio.CancelledError):
-                await task
-        assert await read_values(cache, "{q}2", [A]) == [b"2"]
-    assert cancelled > 3
+    await cancel_at_every_step(cache, operation)
     await cache.close()
 
 
