@@ -75,7 +75,7 @@ class Settings(
     )
     redis_cluster: bool = Field(
         False,
-        description="The URL names a node of a Redis Cluster, or a name of all its nodes; it then has no `/db`",
+        description="Whether the URL is that of a Redis Cluster: one of its nodes, or a name that resolves to all of them; without `/db`",
     )
     redis_timeout_ms: int = Field(50, ge=1, le=10_000, description="Longest wait for one Redis call")
     redis_max_connections: int = Field(

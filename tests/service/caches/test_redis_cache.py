@@ -61,9 +61,10 @@ async def test_cancellation_and_bugs_are_not_translated(kind: type[BaseException
         "",
     ],
 )
-def test_a_bad_url_is_refused_without_being_quoted(url: str) -> None:
+@pytest.mark.parametrize("cluster", [False, True])
+def test_a_bad_url_is_refused_without_being_quoted(url: str, cluster: bool) -> None:
     with pytest.raises(ConfigurationError, match="redis://") as caught:
-        RedisCache(url, ttl_s=60, timeout_s=1)
+        RedisCache(url, ttl_s=60, timeout_s=1, cluster=cluster)
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 

@@ -214,9 +214,7 @@ async def test_a_cluster_is_no_single_redis(redis_cluster: RedisClusterServers) 
     await cache.close()
 
 
-@pytest.mark.parametrize(
-    "url", ["redis://localhost:6379/1", "unix:///run/redis.sock", "redis://:s3cr3t#x@host"]
-)
+@pytest.mark.parametrize("url", ["redis://localhost:6379/1", "unix:///run/redis.sock", "redis://"])
 def test_a_url_that_no_cluster_has_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match="cluster"):
         RedisCache(url, 60, 1, cluster=True)
