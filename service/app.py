@@ -240,6 +240,7 @@ def _build_cache(settings: Settings, metrics: Metrics) -> TieredCache:
             settings.cache_ttl_s,
             settings.redis_timeout_ms / 1000,
             settings.redis_max_connections,
+            cluster=settings.redis_cluster,
         )
     breaker = Breaker(settings.breaker_failures, settings.breaker_open_s)
     return TieredCache(local, remote, breaker, metrics)
@@ -255,6 +256,7 @@ def _build_stores(settings: Settings) -> tuple[ModeStore, TraceStore]:
         timeout_s=max(1.0, settings.redis_timeout_ms / 1000),
         max_connections=EXPLANATION_CONNECTIONS,
         failure=ExplanationStoreError,
+        cluster=settings.redis_cluster,
     )
     traces = RedisTraceStore(connection, kept_s, kept_requests, max_traces=settings.max_notes)
     return RedisModeStore(connection), traces

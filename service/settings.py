@@ -73,8 +73,14 @@ class Settings(
         None,
         description="Redis for the pair cache and explanation mode (`redis://`, `rediss://`, `unix://`); unset: the memory of this process",
     )
+    redis_cluster: bool = Field(
+        False,
+        description="Whether the URL is that of a Redis Cluster: one of its nodes, or a name that resolves to all of them; without `/db`",
+    )
     redis_timeout_ms: int = Field(50, ge=1, le=10_000, description="Longest wait for one Redis call")
-    redis_max_connections: int = Field(64, ge=1, le=10_000, description="Most connections to Redis")
+    redis_max_connections: int = Field(
+        64, ge=1, le=10_000, description="Most connections to Redis; in a cluster, to each node"
+    )
     cache_ttl_s: int = Field(86_400, ge=1, description="How long a cached reading is kept")
     local_cache_pairs: int = Field(
         100_000, ge=1, description="Most pairs in the local cache (about 0.5 KB each)"

@@ -8,6 +8,7 @@ import pytest
 
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 from tests.checkpoints import load_tiny
+from tests.redis_cluster import RedisClusterServers, running_cluster
 from tests.redis_server import RedisServer
 from tests.skips import Skips
 from tests.tools import REDIS, find_redis, lacks, require
@@ -66,6 +67,21 @@ def redis_server(redis_binary: str) -> Iterator[RedisServer]:
     """Start an empty Redis for this test alone, which may kill and pause it."""
     with RedisServer(redis_binary) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def started_cluster(
+    redis_binary: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RedisClusterServers]:
+    with running_cluster(redis_binary, tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def redis_cluster(started_cluster: RedisClusterServers) -> RedisClusterServers:
+    """Return the session's Redis Cluster, empty and with every node running. A test may stop nodes."""
+    started_cluster.heal()
+    return started_cluster
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
@@ -23,14 +24,20 @@ class RedisServer:
         password: str | None = None,
         folder: Path | None = None,
         tls: tuple[Path, Path] | None = None,
+        port: int | None = None,
+        options: Mapping[str, object] | None = None,
     ) -> None:
-        """Choose a free port. `tls` is the file of the server's key and certificates, and its authority's file; TLS is then required."""
+        """Choose a free port, if none is given. `tls` is the file of the server's key and certificates, and its authority's file; TLS is then required.
+
+        `options` are more of the server's own.
+        """
         self._binary = binary
         self._tls = tls
+        self.options = options or {}
         self._folder = folder
         self._password = password
         self._process: subprocess.Popen[str] | None = None
-        self.port = free_port()
+        self.port = port or free_port()
 
     def __enter__(self) -> Self:
         self.start()
@@ -43,6 +50,10 @@ class RedisServer:
     def url(self) -> str:
         login = f":{self._password}@" if self._password else ""
         return f"{'rediss' if self._tls else 'redis'}://{login}127.0.0.1:{self.port}/0"
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None
 
     def start(self) -> None:
         """Return once the server accepts connections."""
@@ -68,6 +79,7 @@ class RedisServer:
             options |= {"tls-key-file": key, "tls-cert-file": key}
         if self._password:
             options["requirepass"] = self._password
+        options |= self.options
         return [word for name, value in options.items() for word in (f"--{name}", str(value))]
 
     def stop(self) -> None:

@@ -22,11 +22,18 @@ REPLICAS = (
 )
 # These import vLLM, which takes ten seconds, only to read its requests and answers.
 VLLM = ("load_tests/bench/peers/test_vllm.py", "service/http/test_vllm_score.py")
+# These share a Redis Cluster, which takes two seconds to start.
+CLUSTER = (
+    *(f"service/caches/test_{name}.py" for name in ("cache_behaviour", "redis_cluster")),
+    "service/explaining/test_store_behaviour.py",
+    "end_to_end/test_redis_cluster_faults.py",
+)
 # One worker runs all files of a group.
 GROUPS = {
     **dict.fromkeys(SERVICE, "service"),
     **dict.fromkeys(REPLICAS, "replicas"),
     **dict.fromkeys(VLLM, "vllm"),
+    **dict.fromkeys(CLUSTER, "cluster"),
 }
 # The longest files first, in this order.
 FIRST = (

@@ -28,8 +28,10 @@ class Site:
         note_us: additional time per note.
         pair_us: additional time per computed pair: rendering, and vLLM's client.
         core_us: time of the engine core process to schedule a computed pair.
-        redis_commands, redis_fields: per second of one Redis. redis.io's page on benchmarks shows about 100,000 simple commands
-            without pipelining. A request needs one HMGET and, for new pairs, MULTI, HSET, PEXPIRE, EXEC.
+        redis_call_us, redis_note_us: processor time of one Redis for a lookup or a write, and additionally per note. Measured by
+            `load_tests.redis_cost` on Redis 8 and a busy machine. A request needs a lookup and, for new pairs, a write.
+        redis_call_bytes, redis_note_bytes: the same of network traffic, both directions together. A lookup that finds nothing is
+            half as large.
         redis_gb, redis_price: memory of one Redis, and US dollars per GB and hour.
         entry_bytes, query_bytes: bytes per pair in Redis, and additionally per query. Measured on Valkey 8 with `used_memory`:
             1,907 bytes for a query with 20 pairs, 37,786 with 500; above 512 pairs, where the hash becomes a table, up to 120 per pair.
@@ -49,8 +51,10 @@ class Site:
     note_us: float = 50
     pair_us: float = 300
     core_us: float = 150
-    redis_commands: float = 100_000
-    redis_fields: float = 1_000_000
+    redis_call_us: float = 27
+    redis_note_us: float = 1.5
+    redis_call_bytes: float = 580
+    redis_note_bytes: float = 96
     redis_gb: float = 25
     redis_price: float = 0.02
     entry_bytes: float = 90
@@ -103,6 +107,8 @@ def replica_limits(site: Site, caching: Caching, notes_per_request: float) -> Ma
     arithmetic_s = missing * site.model.flops(tokens, reused) / (device.flops * site.share)
     front_s = (site.request_us / notes_per_request + site.note_us + missing * site.pair_us) / 1e6
     core_s = missing * site.core_us / 1e6
+    if device.rates:
+        return {"measured rate": _rate(missing / device.rates.new + caching.hit_rate / device.rates.known)}
     if device.shared_cores:
         # All parts share the same cores.
         return {"processor": _rate(arithmetic_s + (front_s + core_s) / device.shared_cores)}
@@ -126,6 +132,7 @@ class Plan:
         replica_rate: maximum notes per second of one replica, limited by its part `limit`.
         busy: used share of the device's arithmetic at the planned load.
         redis_bytes: bytes of all cached pairs.
+        redis_traffic, traffic: bytes per second to and from Redis, and of all requests and answers.
         needs: units of each shared resource (Redis by kind of load, link), not rounded.
         first: the first bottleneck: the most needed shared resource if one unit is not enough, else the replica's limit.
     """
@@ -138,6 +145,8 @@ class Plan:
     busy: float
     replicas: int
     redis_bytes: float
+    redis_traffic: float
+    traffic: float
     needs: Mapping[str, float]
     redis: int
     links: int
@@ -163,6 +172,8 @@ def plan(notes_per_s: float, caching: Caching, notes_per_request: float, site: S
         busy=site.load * limits[limit] / limits.get("arithmetic", limits[limit]),
         replicas=replicas,
         redis_bytes=redis_bytes,
+        redis_traffic=_redis_traffic(notes_per_s, caching, notes_per_request, site),
+        traffic=notes_per_s * site.note_bytes,
         needs=needs,
         redis=redis,
         links=_whole(needs["link"]),
@@ -179,16 +190,25 @@ def _redis_bytes(caching: Caching, site: Site) -> float:
     return caching.pairs * site.entry_bytes + caching.queries * site.query_bytes
 
 
+def _redis_calls(notes_per_s: float, caching: Caching, notes_per_request: float) -> float:
+    # A request with at least one new note writes.
+    writes = 1 - math.pow(caching.hit_rate, notes_per_request)
+    return notes_per_s / notes_per_request * (1 + writes)
+
+
+def _redis_traffic(notes_per_s: float, caching: Caching, notes_per_request: float, site: Site) -> float:
+    calls = _redis_calls(notes_per_s, caching, notes_per_request)
+    notes = notes_per_s * (1 + (1 - caching.hit_rate) / 2)
+    return calls * site.redis_call_bytes + notes * site.redis_note_bytes
+
+
 def _shared_needs(
     notes_per_s: float, caching: Caching, notes_per_request: float, site: Site
 ) -> dict[str, float]:
-    # The share of requests with at least one new note.
-    writes = 1 - caching.hit_rate**notes_per_request
-    commands = notes_per_s / notes_per_request * (1 + 4 * writes)
-    fields = notes_per_s * (2 - caching.hit_rate)
+    calls = _redis_calls(notes_per_s, caching, notes_per_request)
+    notes = notes_per_s * (2 - caching.hit_rate)
     return {
-        "Redis commands": commands / (site.redis_commands * site.load),
-        "Redis fields": fields / (site.redis_fields * site.load),
+        "Redis processor": (calls * site.redis_call_us + notes * site.redis_note_us) / (1e6 * site.load),
         "Redis memory": _redis_bytes(caching, site) / (site.redis_gb * 1e9),
         "link": notes_per_s * site.note_bytes / (site.link_bytes * site.load),
     }

@@ -21,6 +21,8 @@ def plan_row(site: Site, plan: Plan) -> dict[str, str]:
         "cached pairs": f"{plan.caching.pairs:.3g}",
         "Redis": f"{plan.redis:,}",
         "Redis GB": f"{plan.redis_bytes / 1e9:,.1f}",
+        "Redis MB/s": f"{plan.redis_traffic / 1e6:,.1f}",
+        "HTTP MB/s": f"{plan.traffic / 1e6:,.1f}",
         "links": str(plan.links),
         "first bottleneck": plan.first,
     }

@@ -13,6 +13,16 @@ from service.explaining.mode import NEVER_FLIPPED, Flip, Mode, ModeName, conflic
 _MODE_KEY, _HISTORY_KEY, _CHANNEL = "ng:{mode}", "ng:{mode}:history", "ng:{mode}:changes"
 _TRACES_KEY, _ORDER_KEY, _TRACES_INDEX = "ng:{traces}:", "ng:{traces}order:", "ng:{traces}"
 
+# KEYS: mode, here and below so that a cluster asks the node that has it. Returns the time and the mode.
+_READ = "return {redis.call('TIME'), redis.call('HGETALL', KEYS[1])}"
+
+# Returns the policy by which a full Redis may delete the mode, else an empty text.
+_EVICTING_POLICY = """
+local memory = redis.call('INFO', 'memory')
+if memory:match('maxmemory:(%d+)') == '0' then return '' end
+return memory:match('maxmemory_policy:(allkeys%S+)') or ''
+"""
+
 # KEYS: mode, history. ARGV: expected revision, time to live in ms or "", channel, longest history, fields and values.
 # Returns whether it flipped, the time, and the mode as it is now: a second call to read it could fail after the flip.
 _FLIP = """
@@ -67,10 +77,8 @@ class RedisModeStore:
         self._max_history = max_history
 
     async def read(self) -> ModeReading:
-        async with self._connection.call() as redis, redis.pipeline(transaction=True) as pipeline:
-            pipeline.hgetall(_MODE_KEY)
-            pipeline.time()
-            fields, time = await pipeline.execute()
+        async with self._connection.call() as redis:
+            time, fields = await cast("Any", redis.eval(_READ, 1, _MODE_KEY))
         return _to_reading(fields, time)
 
     async def flip(self, flip: Flip, expected_revision: int) -> ModeReading:
@@ -82,7 +90,7 @@ class RedisModeStore:
         async with self._connection.call() as redis:
             script = cast("Any", redis.eval(_FLIP, 2, _MODE_KEY, _HISTORY_KEY, *arguments))
             flipped, time, found = await script
-        reading = _to_reading(dict(zip(found[::2], found[1::2], strict=True)), time)
+        reading = _to_reading(found, time)
         if not flipped:
             raise conflict(reading.mode, expected_revision)
         return reading
@@ -96,9 +104,8 @@ class RedisModeStore:
         # https://redis.io/docs/latest/develop/reference/eviction/: the volatile policies evict only keys with a time to
         # live, which cached pairs and traces have. The mode and its history have none.
         async with self._connection.call() as redis:
-            memory = await redis.info("memory")
-        policy = str(memory.get("maxmemory_policy", ""))
-        return policy if policy.startswith("allkeys-") and memory.get("maxmemory") else ""
+            policy: bytes = await cast("Any", redis.eval(_EVICTING_POLICY, 1, _MODE_KEY))
+        return policy.decode()
 
     async def changes(self) -> AsyncGenerator[None]:
         async with self._connection.listen() as redis, redis.pubsub() as channel:
@@ -141,7 +148,8 @@ def _flat(fields: Mapping[str, Any]) -> list[Any]:
     return [part for item in fields.items() for part in item]
 
 
-def _to_reading(fields: Mapping[bytes, bytes], time: Sequence[bytes | int]) -> ModeReading:
+def _to_reading(flat: Sequence[bytes], time: Sequence[bytes | int]) -> ModeReading:
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
     seconds, microseconds = map(int, time)
     return read_at(_to_mode(fields) if fields else NEVER_FLIPPED, seconds + microseconds / 1e6)
 

@@ -337,7 +337,7 @@ def test_autoscalers_use_existing_metrics(manifests: list[Manifest]) -> None:
     registry = CollectorRegistry()
     Metrics(registry)
     exposed = generate_latest(registry).decode()
-    known = set(re.findall(r"^# TYPE (notegrade_\w+) gauge$", exposed, re.MULTILINE))
+    known = set(re.findall(r"^# TYPE (notegrade_\w+) (?:gauge|counter)$", exposed, re.MULTILINE))
     documented = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     kinds = ("HorizontalPodAutoscaler", "ScaledObject")
     used: set[str] = set()
@@ -352,29 +352,56 @@ def test_autoscalers_use_existing_metrics(manifests: list[Manifest]) -> None:
     assert all(f"`{metric}`" in documented for metric in used)
 
 
-def test_keda_s_query_computes_the_backlog_in_seconds(tmp_path: Path) -> None:
-    """promtool evaluates the query: per replica, and no value where nothing is known."""
+def keda_triggers() -> list[Manifest]:
+    """Return what KEDA's triggers ask Prometheus: the load, then the backlog."""
     scaler = of_kind(build(OVERLAYS / "full"), "ScaledObject")["notegrade"]
-    [trigger] = scaler["spec"]["triggers"]
-    query = trigger["metadata"]["query"]
+    load, backlog = (trigger["metadata"] for trigger in scaler["spec"]["triggers"])
+    return [load, backlog]
 
-    def case(backlogs: list[int], rates: list[int], *expected: float) -> dict[str, Any]:
-        given = {"backlog_tokens": backlogs, "service_rate_tokens": rates}
-        series = {
-            f'notegrade_{metric}{{namespace="notegrade",pod="{pod}"}}': f"{value}x40"
-            for metric, values in given.items()
-            for pod, value in enumerate(values)
-        }
-        return query_case(query, series, *(("{}", seconds) for seconds in expected))
+
+def test_keda_s_queries_compute_the_load_and_the_backlog_in_seconds(tmp_path: Path) -> None:
+    """promtool evaluates the queries: per replica, and no value where nothing is known."""
+    load, backlog = keda_triggers()
+
+    def case(asked: Manifest, values: list[int], rates: list[int], *expected: float) -> dict[str, Any]:
+        series = {}
+        for pod, (value, rate) in enumerate(zip(values, rates, strict=True)):
+            labels = f'namespace="notegrade",pod="{pod}"'
+            series[f"notegrade_backlog_tokens{{{labels}}}"] = f"{value}x40"
+            series[f"notegrade_service_rate_tokens{{{labels}}}"] = f"{rate}x40"
+            # Each second computes a tenth of the value.
+            for kind, each in (("computed", value * 1.5), ("reused", value)):
+                series[f'notegrade_prompt_tokens_total{{kind="{kind}",{labels}}}'] = f"0+{each}x40"
+        return query_case(asked["query"], series, *(("{}", number) for number in expected))
 
     run_query_cases(
         tmp_path,
-        case([6000, 1000], [2000, 500], 5),
-        case([6000, 1000], [2000, 0], 3),
-        case([6000, 1000], [0, 0], 0),
-        case([], []),
+        case(backlog, [6000, 1000], [2000, 500], 5),
+        case(backlog, [6000, 1000], [2000, 0], 3),
+        case(backlog, [6000, 1000], [0, 0], 0),
+        case(backlog, [], []),
+        case(load, [6000, 1000], [1000, 500], 0.8),
+        case(load, [6000, 1000], [1000, 0], 0.6),
+        case(load, [6000, 1000], [0, 0], 0),
+        case(load, [], []),
     )
-    assert trigger["metadata"]["ignoreNullValues"] == "false"
+    assert {load["ignoreNullValues"], backlog["ignoreNullValues"]} == {"false"}
+
+
+def test_the_autoscalers_thresholds_are_computed_from_the_bench() -> None:
+    page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    p50_ms = {int(load): int(p50) for load, p50 in re.findall(r"^\| (\d+) % \| (\d+) /", page, re.MULTILINE)}
+    backlog_s = {load: load / 100 * p50 / 1000 for load, p50 in p50_ms.items()}
+    [pairs_per_s] = re.findall(r"^\| Notegrade \|[^|]*\| [\d.]+ / ([\d.]+) /", page, re.MULTILINE)
+    [tokens] = re.findall(r"\((\d+) computed tokens", page)
+    load, backlog = keda_triggers()
+    assert float(load["threshold"]) == 0.6
+    assert float(backlog["threshold"]) == pytest.approx(backlog_s[80], rel=0.05)
+    hpa = of_kind(build(OVERLAYS / "cpu"), "HorizontalPodAutoscaler")["notegrade"]
+    four_cores = 2 * float(pairs_per_s) * int(tokens)
+    [metric] = hpa["spec"]["metrics"]
+    target = float(metric["pods"]["target"]["averageValue"])
+    assert target == pytest.approx(backlog_s[60] * four_cores, rel=0.05)
 
 
 @pytest.mark.parametrize("overlay", NAMES)

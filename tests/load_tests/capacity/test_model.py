@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from load_tests.capacity.model import Caching, Site, plan, replica_limits, stead
 from load_tests.capacity.prefix import Prompt
 from load_tests.capacity.traffic import Traffic
 
+ROOT = Path(__file__).parents[3]
 # Two operations per token and nothing else.
 UNIT = Model("unit", parameters=1, layers=0, hidden=0, intermediate=0, attention=0, kv=0, vocabulary=0)
 DEVICE = Device("device", flops=4_000, bandwidth=math.inf, memory=1e9, price=2.0, source="a test")
@@ -78,21 +80,25 @@ def test_replicas_and_shared_resources_round_up() -> None:
 
 def test_first_bottleneck() -> None:
     site = replace(
-        SITE, redis_commands=100, redis_fields=math.inf, redis_gb=1e-6, entry_bytes=10, query_bytes=100,
-        link_bytes=1e9, note_bytes=1, redis_price=1e9,
+        SITE, redis_call_us=10_000, redis_note_us=1_000, redis_gb=1e-6, entry_bytes=10, query_bytes=100,
+        link_bytes=1e9, note_bytes=1, redis_price=1e9, redis_call_bytes=1_000, redis_note_bytes=10,
     )  # fmt: skip
     small = plan(10, Caching(0, 0, pairs=50, queries=2), 4, site)
     assert small.first == "arithmetic of a replica"
     assert small.redis_bytes == 700
     assert small.dollars_per_hour == 2.0 + 700
-    # Five commands for each of 2.5 requests, at half of 100 per second.
-    assert small.needs["Redis commands"] == pytest.approx(0.25)
+    # Two calls of 10 ms for each of 2.5 requests, and 20 notes of 1 ms, at half of the processor.
+    assert small.needs["Redis processor"] == pytest.approx(0.14)
+    # 5 calls, 10 notes written and 10 not found.
+    assert (small.redis_traffic, small.traffic) == (5 * 1_000 + 15 * 10, 10)
     full = plan(10, Caching(0, 0, pairs=500, queries=2), 4, site)
     assert (full.first, full.redis) == ("Redis memory", 6)
     fast = plan(100, Caching(0, 0, pairs=50, queries=2), 4, site)
-    assert (fast.first, fast.redis) == ("Redis commands", 3)
+    assert (fast.first, fast.redis) == ("Redis processor", 2)
     # If every pair is cached, nothing is written.
-    assert plan(100, Caching(1, 0), 4, site).needs["Redis commands"] == pytest.approx(0.5)
+    cached = plan(100, Caching(1, 0), 4, site)
+    assert cached.needs["Redis processor"] == pytest.approx(0.7)
+    assert cached.redis_traffic == 25 * 1_000 + 100 * 10
 
 
 def test_more_traffic_has_more_hits_and_needs_no_fewer_resources() -> None:
@@ -121,8 +127,21 @@ def test_prefix_cache_size() -> None:
     assert replace(site, kv_gb=0.02304).prefix_cache_tokens == pytest.approx(1_000)
 
 
-def test_devices_state_their_sources() -> None:
-    for device in DEVICES.values():
+def test_measured_rates_are_those_of_the_bench() -> None:
+    rates = DEVICES["2-cores"].rates
+    assert rates is not None
+    page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert re.search(rf"^\| Notegrade \|[^|]*\| [\d.]+ / {rates.new} /", page, re.MULTILINE)
+    assert re.search(
+        rf"^\| known pairs on one core[^|]*\|.* and [\d,]+ / {rates.known:,} /", page, re.MULTILINE
+    )
+    # 1 / (0.75 / 18.63 + 0.25 / 18,458): new pairs take nearly all of the time.
+    site = replace(SITE, device=DEVICES["2-cores"])
+    assert replica_limits(site, Caching(0.25, 0), 4) == {"measured rate": pytest.approx(24.83, abs=0.01)}
+
+
+def test_other_devices_state_their_sources() -> None:
+    for device in (device for device in DEVICES.values() if device.rates is None):
         found = re.search(r"data sheet.*: (\d+) TFLOPS bf16( with sparsity)?$", device.source)
         assert found, device.name
         # The dense figure is half of the one with sparsity, up to rounding.

@@ -1,7 +1,7 @@
-"""The behaviour of every cache, tested on the in-memory twin and on a real Redis."""
+"""The behaviour of every cache, tested on the in-memory twin, a real Redis and a real Redis Cluster."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -11,6 +11,7 @@ from service.caches.base import Cache
 from service.caches.memory_cache import MemoryCache
 from service.caches.redis_cache import RedisCache
 from service.errors import CacheUnavailableError
+from tests.redis_cluster import RedisClusterServers
 from tests.redis_server import RedisServer, age_keys
 from tests.service.caches.harness import read_values
 
@@ -34,23 +35,29 @@ async def _memory_subject() -> AsyncIterator[Subject]:
     yield Subject(MemoryCache(max_entries=10_000, ttl_s=TTL_S, clock=lambda: now), age)
 
 
-async def _redis_subject(server: RedisServer) -> AsyncIterator[Subject]:
+async def _redis_subject(url: str, admins: Sequence[str], *, cluster: bool) -> AsyncIterator[Subject]:
     async def age(seconds: float) -> None:
-        await age_keys(client, "*", seconds)
+        for admin in admins:
+            async with Redis.from_url(admin) as client:
+                await age_keys(client, "*", seconds)
 
-    client = Redis.from_url(server.url)
-    cache = RedisCache(server.url, ttl_s=TTL_S, timeout_s=5)
+    cache = RedisCache(url, ttl_s=TTL_S, timeout_s=5, cluster=cluster)
     yield Subject(cache, age)
     await cache.close()
-    await client.aclose()
 
 
-@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
+@pytest.fixture(
+    params=["memory", *(pytest.param(kind, marks=pytest.mark.redis) for kind in ("redis", "cluster"))]
+)
 async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
     if request.param == "memory":
         subjects = _memory_subject()
+    elif request.param == "redis":
+        server: RedisServer = request.getfixturevalue("redis_server")
+        subjects = _redis_subject(server.url, [server.url], cluster=False)
     else:
-        subjects = _redis_subject(request.getfixturevalue("redis_server"))
+        servers: RedisClusterServers = request.getfixturevalue("redis_cluster")
+        subjects = _redis_subject(servers.url, [node.url for node in servers.nodes], cluster=True)
     async for made in subjects:
         yield made
 
@@ -80,6 +87,12 @@ async def test_any_bytes_can_be_key_and_value(cache: Cache) -> None:
     entries = {bytes(range(256)): b"", b"\r\n$5\r\n": bytes(range(256)), b"\xff": b"\r\n-ERR no\r\n"}
     await cache.put_many("ng:{q}:\u00fc", entries)
     assert await read_values(cache, "ng:{q}:\u00fc", list(entries)) == list(entries.values())
+
+
+async def test_a_query_can_have_more_notes_than_lua_can_unpack(cache: Cache) -> None:
+    entries = {b"%032d" % number: b"%d" % number for number in range(9_000)}
+    await cache.put_many("q", entries)
+    assert await read_values(cache, "q", [C, *entries]) == [None, *entries.values()]
 
 
 async def test_empty_lookups_and_puts_are_allowed(cache: Cache) -> None:
