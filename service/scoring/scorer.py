@@ -155,11 +155,13 @@ class Scorer:
         overhead = self._prompter.least_tokens(pairs.criteria)
         if reason := self._admission.why_not(pairs.flow, overhead, deadline.remaining_s()):
             return {}, {} if reason == "too_short" else dict.fromkeys(missing, reason)
+        started, notes = now(), [pairs.notes[index] for index in missing]
         try:
             async with asyncio.timeout(deadline.remaining_s()):
-                prompts = await self._render(pairs, missing)
+                prompts = await self._prompter.make(pairs.query, notes, pairs.criteria)
         except TimeoutError:
             return {}, {}
+        self._recorder.observe_stage("render", started, now() - started)
         attached: dict[int, Attachment] = {}
         shed: dict[int, ShedReason] = {}
         of_others = self._admission.tokens_of(pairs.flow)
@@ -179,13 +181,6 @@ class Scorer:
             elif reason != "too_short":
                 shed[index] = reason
         return attached, shed
-
-    async def _render(self, pairs: Pairs, indexes: Sequence[int]) -> Sequence[PairPrompt | None]:
-        started = now()
-        notes = [pairs.notes[index] for index in indexes]
-        prompts = await self._prompter.make(pairs.query, notes, pairs.criteria)
-        self._recorder.observe_stage("render", started, now() - started)
-        return prompts
 
     def _start_flight(self, pairs: Pairs, index: int, prompt: PairPrompt) -> Attachment:
         ticket = self._admission.admit(pairs.flow, prompt.tokens, prompt.kind)

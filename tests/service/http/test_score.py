@@ -27,7 +27,7 @@ async def test_answer_has_the_shape_of_the_contract(service: Service) -> None:
     assert [result["id"] for result in body["results"]] == ["n1", "n2"]
     for result in body["results"]:
         assert list(result) == [
-            "id", "outcome", "score", "grade", "distribution", "margin", "label_mass", "truncated", "source", "explanation",
+            "id", "outcome", "score", "grade", "distribution", "margin", "label_mass", "truncated", "source", "reading", "explanation",
         ]  # fmt: skip
         assert (result["outcome"], result["source"], result["explanation"]) == ("scored", "engine", None)
         assert sum(result["distribution"]) == pytest.approx(1)
@@ -54,7 +54,7 @@ async def test_unscored_notes_have_null_results(service: Service) -> None:
     assert scored["outcome"] == "scored"
     assert late == {
         "id": "n2", "outcome": "deadline_exceeded", "score": None, "grade": None, "distribution": None, "margin": None,
-        "label_mass": None, "truncated": False, "source": None, "explanation": None,
+        "label_mass": None, "truncated": False, "source": None, "reading": None, "explanation": None,
     }  # fmt: skip
 
 
