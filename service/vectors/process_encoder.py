@@ -13,6 +13,9 @@ from typing import Any, cast
 from service.errors import EncoderError
 
 CHILD = (sys.executable, "-P", "-m", "service.vectors.encoder_child")
+# Only for a child that hangs, since nobody waits for it: while the engine is busy, the child gets about 1 % of the CPU.
+START_TIMEOUT_S = 3600.0
+BATCH_TIMEOUT_S = 900.0
 END_TIMEOUT_S = 1.0
 KILL_TIMEOUT_S = 5.0
 # Far above any batch's answer, whose size the service chooses; asyncio's own limit is 64 KiB.
@@ -33,8 +36,8 @@ class ProcessEncoder:
         per_note: int,
         *,
         threads: int = 1,
-        start_timeout_s: float = 600.0,
-        batch_timeout_s: float = 120.0,
+        start_timeout_s: float = START_TIMEOUT_S,
+        batch_timeout_s: float = BATCH_TIMEOUT_S,
         max_restarts: int = 4,
         backoff_s: float = 1.0,
         command: Sequence[str] = CHILD,

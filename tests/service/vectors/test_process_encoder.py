@@ -1,4 +1,4 @@
-"""Faults of the encoder's process, and the real model in it. test_encoder_behaviour.py tests what all encoders share."""
+"""Faults of the encoder's process. test_encoder_behaviour.py tests what all encoders share."""
 
 import asyncio
 import os
@@ -8,12 +8,12 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from service.errors import EncoderError
+from service.vectors.encoder_child import load_encoder
 from service.vectors.process_encoder import ProcessEncoder
-from tests.processes import ROOT
+from tests.processes import ROOT, is_running
 from tests.service.vectors.toy_child import DIE, HANG
 from tests.service.vectors.toy_encoder import toy_encoder
 from tests.tiny_base import make_micro_model
@@ -33,14 +33,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-def is_running(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"  # it ended, and its parent has not read its exit status
 
 
 @pytest.fixture
@@ -175,25 +167,12 @@ def test_the_child_ends_when_its_parent_is_killed_even_during_a_batch() -> None:
     wait_until(lambda: not is_running(child))
 
 
-async def test_vectors_are_means_of_equal_parts_at_the_scale_of_embeddings(tmp_path: Path) -> None:
-    """Computes them plainly from the hidden states of the same model. Loading transformers takes seconds."""
-    import torch
-
-    model = make_micro_model(2)
-    model.save_pretrained(tmp_path)
+@pytest.mark.slow
+async def test_the_real_child_encodes_as_its_model_does(tmp_path: Path) -> None:
+    """Slow because transformers is loaded at the lowest priority, which other tests keep from computing."""
+    make_micro_model(2).save_pretrained(tmp_path)
     encoder = ProcessEncoder(tmp_path, 4)
-    notes = [(3, 1, 4, 1, 5, 9, 2, 6, 5, 3), (8, 9), (7,)]
     await encoder.start()
-    rows = await encoder.encode(notes)
+    expected = load_encoder(tmp_path, 4, 1)
+    assert await encoder.encode(NOTES) == [expected(note) for note in NOTES]
     await encoder.close()
-    scale = float(model.get_input_embeddings().weight.detach().pow(2).mean().sqrt())
-    ends = [[0, 2, 5, 7, 10], [0, 1, 2], [0, 1]]
-    for note, found, bounds in zip(notes, rows, ends, strict=True):
-        with torch.no_grad():
-            hidden = model.model(torch.tensor([note])).last_hidden_state[0].numpy()
-        for number, vector in enumerate(np.frombuffer(found, "<f2").reshape(-1, 32)):
-            part = hidden[bounds[number] : bounds[number + 1]]
-            mean = sum(part) / len(part)
-            expected = scale * mean / np.sqrt(np.mean(mean**2))
-            np.testing.assert_allclose(vector, expected, rtol=2e-3, atol=1e-4)
-        assert len(found) == 2 * 32 * (len(bounds) - 1)
