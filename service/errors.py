@@ -30,6 +30,7 @@ NotegradeError                       .type (stable, the problem+json type)  .sta
 ├── ExplanationNotFoundError   404   none was made, or it has expired
 ├── ShadowOffError             404   no shadow is configured
 ├── ShadowError                  –   never answers a request: counted and logged
+├── EncoderError                 –   likewise; these notes are read as text
 ├── CheckpointError              –   at load; printed in one line
 │   ├── ManifestError            –
 │   ├── LabelTokenError          –
@@ -217,6 +218,10 @@ class ShadowOffError(NotegradeError, kind="shadow-off", status=404):
 
 class ShadowError(NotegradeError, kind="shadow"):
     title = "The shadow did not score a mirrored request"
+
+
+class EncoderError(NotegradeError, kind="encoder"):
+    title = "The encoder made no vectors of these notes"
 
 
 class CheckpointError(NotegradeError, kind="checkpoint"):

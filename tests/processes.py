@@ -27,3 +27,12 @@ def output_of(*command: str | Path, within_s: float = 300, **environment: str) -
     done = run(*command, within_s=within_s, **environment)
     assert done.returncode == 0, f"{command}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
     return done.stdout
+
+
+def is_running(pid: int) -> bool:
+    """Return whether the process exists and has not ended."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"  # it ended, and nobody has read its exit status: process 1 may be no init

@@ -19,6 +19,7 @@ from service.errors import (
     CheckpointError,
     CommandError,
     ConfigurationError,
+    EncoderError,
     NotegradeError,
     ShadowError,
 )
@@ -62,7 +63,8 @@ def problems_table() -> str:
 
 
 def answering_errors() -> list[type[NotegradeError]]:
-    silent = (CacheUnavailableError, CheckpointError, CommandError, ConfigurationError, ShadowError)
+    silent = (CacheUnavailableError, CheckpointError, CommandError, ConfigurationError)
+    silent += (EncoderError, ShadowError)
     found, todo = [], [NotegradeError]
     while todo:
         error = todo.pop()

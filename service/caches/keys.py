@@ -18,7 +18,7 @@ SCORING_VERSION = 1
 
 _PACK_VERSION = 2
 _TRUNCATED, _VECTORS = 1, 2  # flags
-_CHECKSUM_BYTES = 8
+CHECKSUM_BYTES = 8
 _MAX_SUM_ERROR = 1e-6
 
 
@@ -27,12 +27,12 @@ def query_key(query: str, fingerprint: str) -> str:
 
     The braces are a Redis Cluster hash tag: the keys of one query under all fingerprints are in one slot.
     """
-    return f"ng:{{{_hash(b'query', 32, query).hex()}}}:{fingerprint}"
+    return f"ng:{{{hash_fields(b'query', 32, query).hex()}}}:{fingerprint}"
 
 
 def note_key(title: str, body: str) -> bytes:
     """Return the 32-byte key of a note under its query's key."""
-    return _hash(b"note", 32, title, body)
+    return hash_fields(b"note", 32, title, body)
 
 
 def scoring_fingerprint(checkpoint_fingerprint: str, criteria: str, numbers: Mapping[str, str]) -> str:
@@ -46,7 +46,9 @@ def scoring_fingerprint(checkpoint_fingerprint: str, criteria: str, numbers: Map
         numbers: what changes a probability in the engine, its version and device included (`EngineProfile.numbers`).
     """
     settings = [part for item in sorted(numbers.items()) for part in item]
-    return _hash(b"scoring", 16, str(SCORING_VERSION), checkpoint_fingerprint, criteria, *settings).hex()
+    return hash_fields(
+        b"scoring", 16, str(SCORING_VERSION), checkpoint_fingerprint, criteria, *settings
+    ).hex()
 
 
 def pack_reading(reading: Reading, query_key: str, note_key: bytes) -> bytes:
@@ -57,7 +59,7 @@ def pack_reading(reading: Reading, query_key: str, note_key: bytes) -> bytes:
     values = (reading.distribution.label_mass, *reading.distribution.probabilities)
     flags = _TRUNCATED * reading.truncated | _VECTORS * (reading.kind == "vectors")
     packed = struct.pack(f"<BB{len(values)}d", _PACK_VERSION, flags, *values)
-    return packed + _checksum(packed, query_key, note_key)
+    return packed + checksum(b"reading", packed, query_key.encode("utf-8"), note_key)
 
 
 def unpack_reading(packed: bytes, labels: int, query_key: str, note_key: bytes) -> Reading | None:
@@ -66,8 +68,9 @@ def unpack_reading(packed: bytes, labels: int, query_key: str, note_key: bytes) 
     The cache is shared and outlives releases: a foreign, damaged, misplaced or poisoned entry is a miss, not an error.
     """
     layout = struct.Struct(f"<BB{labels + 1}d")
-    packed, checksum = packed[:-_CHECKSUM_BYTES], packed[-_CHECKSUM_BYTES:]
-    if len(packed) != layout.size or checksum != _checksum(packed, query_key, note_key):
+    packed, found = packed[:-CHECKSUM_BYTES], packed[-CHECKSUM_BYTES:]
+    expected = checksum(b"reading", packed, query_key.encode("utf-8"), note_key)
+    if len(packed) != layout.size or found != expected:
         return None
     version, flags, label_mass, *probabilities = layout.unpack(packed)
     # NaN fails every comparison, so it is caught here too.
@@ -83,16 +86,20 @@ def unpack_reading(packed: bytes, labels: int, query_key: str, note_key: bytes) 
     return Reading(LabelDistribution(tuple(probabilities), label_mass), bool(flags & _TRUNCATED), kind)
 
 
-def _checksum(packed: bytes, query_key: str, note_key: bytes) -> bytes:
-    # A flipped bit in a float usually gives another valid float, and an entry that was copied to another key is intact.
-    # The checksum detects such accidents; it does not stop an attacker who can write to Redis.
-    digest = hashlib.blake2b(packed, digest_size=_CHECKSUM_BYTES, person=b"reading")
-    digest.update(query_key.encode("utf-8"))
-    digest.update(note_key)
+def checksum(kind: bytes, packed: bytes, *keys: bytes) -> bytes:
+    """Return CHECKSUM_BYTES bytes that detect a damaged entry, and one that was copied to other keys.
+
+    A flipped bit in a float usually gives another valid float, and a copied entry is intact. The checksum detects such
+    accidents; it does not stop an attacker who can write to Redis.
+    """
+    digest = hashlib.blake2b(packed, digest_size=CHECKSUM_BYTES, person=kind)
+    for key in keys:
+        digest.update(key)
     return digest.digest()
 
 
-def _hash(kind: bytes, size: int, *fields: str) -> bytes:
+def hash_fields(kind: bytes, size: int, *fields: str) -> bytes:
+    """Return `size` bytes that differ for other texts, for texts split at another place, and for another `kind`."""
     # `person` gives a query, a note and a fingerprint of the same text different hashes.
     digest = hashlib.blake2b(digest_size=size, person=kind)
     for field in fields:

@@ -18,6 +18,8 @@ from service.observability.engine_use import EngineUse
 
 # From 5 ms (all pairs from the cache) to 10 s (a long list on a small machine), densest around the service level objective.
 SECONDS_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0)
+# Up to a busy small machine, whose first batch waits for the encoder to load.
+ENCODING_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
 UNIT_BUCKETS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 # Distances, not signed shifts: OpenMetrics forbids a sum in a histogram with negative buckets, and its parsers then refuse all metrics.
 DISTANCE_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -151,6 +153,18 @@ class Metrics:
             "shadow_score_distance",
             "Absolute difference between the shadow's score and the served score",
             DISTANCE_BUCKETS,
+        )
+        self.vector_lookups = counter(
+            "vector_lookups_total", "Notes whose vectors were looked up, by result", "result"
+        )
+        self.encoded_notes = counter(
+            "encoded_notes_total",
+            "Notes offered to be encoded, by outcome; not those that were known",
+            "outcome",
+        )
+        self.encoding_backlog = gauge("encoding_backlog", "Notes that wait to be encoded")
+        self.encoding_seconds = histogram(
+            "encoding_seconds", "Time to encode and store a batch of notes", ENCODING_BUCKETS
         )
         self.engine_use = EngineUse()
         registry.register(self.engine_use)

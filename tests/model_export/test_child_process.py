@@ -8,6 +8,7 @@ from typing import Literal
 import pytest
 
 from model_export.child_process import start_child
+from tests.processes import is_running
 from tests.waiting import wait_until
 
 # Starts a child that starts a child, tells their ids, and is then killed outright.
@@ -43,14 +44,6 @@ def test_child_and_its_own_child_end_with_a_killed_parent(tmp_path: Path) -> Non
 def wait_for_line(log: Path) -> str:
     wait_until(lambda: log.exists() and log.read_text(encoding="utf-8").endswith("\n"))
     return log.read_text(encoding="utf-8")
-
-
-def is_running(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"  # nobody may reap it where process 1 is no init
 
 
 def test_exit_code_is_the_command_s(tmp_path: Path) -> None:

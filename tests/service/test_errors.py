@@ -49,6 +49,7 @@ TYPES_AND_STATUS = {
     "ExplanationNotFoundError": ("explanation-not-found", 404),
     "ShadowOffError": ("shadow-off", 404),
     "ShadowError": ("shadow", 500),
+    "EncoderError": ("encoder", 500),
     "CheckpointError": ("checkpoint", 500),
     "ManifestError": ("manifest", 500),
     "LabelTokenError": ("label-token", 500),

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from service.engines.vllm.plugin import prepare_process
+from tests.processes import is_running
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[4]
@@ -51,14 +52,6 @@ if __name__ == "__main__":
     child.join()
     print("parent", flush=True)
 """
-
-
-def is_running(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"  # it ended, and its parent has not read its exit status
 
 
 @pytest.mark.parametrize("method", ["spawn", "fork"])

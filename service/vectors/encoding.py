@@ -1,0 +1,207 @@
+"""Encodes notes when the service is idle, a small batch at a time, so that later queries find their vectors."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal, NamedTuple, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.contract.prompt import Note
+from service.contract.vector_prompt import NoteVectors, VectorRenderer
+from service.errors import CacheUnavailableError, EncoderError
+from service.observability.background import cancel_and_wait, run_forever
+from service.observability.metrics import Metrics, initialize_series
+from service.vectors.base import NoteEncoder
+from service.vectors.stored_vectors import StoredVectors
+
+# How often it asks whether the service is idle while notes wait.
+POLL_S = 0.1
+# After a failure, so that an encoder or a store that always fails does not use up the backlog.
+PAUSE_S = 1.0
+
+Outcome = Literal["encoded", "failed", "refused"]
+
+logger = logging.getLogger(__name__)
+
+
+class EncodingOptions(BaseModel):
+    """The settings of encoding."""
+
+    model_config = ConfigDict(frozen=True)
+
+    encoding_backlog: int = Field(
+        1_000, ge=1, description="Most notes that wait to be encoded as vectors; further ones are refused"
+    )
+    encoding_batch: int = Field(
+        4,
+        ge=1,
+        description="Notes that are encoded at once; a score that arrives meanwhile may wait for them",
+    )
+    encoding_share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="Largest share of the time in which notes are encoded, on an idle service",
+    )
+
+
+class Offered(NamedTuple):
+    """What became of notes that were offered: they wait now, are stored or waited already, or found the backlog full."""
+
+    accepted: int
+    known: int
+    refused: int
+
+
+@dataclass(frozen=True, slots=True)
+class EncodingStatus:
+    """Notes that wait, and notes that were stored and failed since the start of this process."""
+
+    backlog: int
+    stored: int
+    failed: int
+
+
+class Encoding:
+    """Keeps a bounded backlog of notes and works it off in the background. Start it once, close it once.
+
+    It encodes only while `is_idle()`, and rests after each batch so that it is at work for at most `encoding_share` of the
+    time. A note that fails is dropped: it may be offered again. Used from one event loop.
+    """
+
+    def __init__(
+        self,
+        renderer: VectorRenderer,
+        stored: StoredVectors,
+        encoder: NoteEncoder,
+        is_idle: Callable[[], bool],
+        options: EncodingOptions,
+        metrics: Metrics,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        poll_s: float = POLL_S,
+    ) -> None:
+        self._renderer = renderer
+        self._stored = stored
+        self._encoder = encoder
+        self._is_idle = is_idle
+        self._options = options
+        self._metrics = metrics
+        self._clock = clock
+        self._poll_s = poll_s
+        # By key in the store, in order of arrival; the batch at work is among them.
+        self._waiting: dict[bytes, Note] = {}
+        self._arrival = asyncio.Event()
+        self._rests_until = clock()
+        self._counts: dict[Outcome, int] = dict.fromkeys(get_args(Outcome), 0)
+        self._is_failing = False
+        self._worker: asyncio.Task[None] | None = None
+        self._closed = False
+        metrics.encoding_backlog.set_function(lambda: len(self._waiting))
+        initialize_series(metrics.encoded_notes, self._counts)
+
+    def start(self) -> None:
+        """Start to work the backlog off. The encoder starts with the first batch."""
+        if self._worker is None:
+            working = run_forever("the encoding of notes", self._encode_next, every_s=self._poll_s)
+            self._worker = asyncio.create_task(working)
+
+    async def close(self) -> None:
+        """Stop at once, and close the encoder and the store. Notes that wait are dropped."""
+        self._closed = True
+        if self._worker is not None:
+            await cancel_and_wait(self._worker)
+        self._waiting.clear()
+        await self._encoder.close()
+        await self._stored.close()
+
+    async def lookup(self, notes: Sequence[Note]) -> list[NoteVectors | None]:
+        """Return the vectors of each note in order, None where there are none. The texts must be canonical. Never raises."""
+        return await self._stored.lookup(notes)
+
+    async def offer(self, notes: Sequence[Note]) -> Offered:
+        """Queue the notes whose vectors are not stored. While the store is down, all of them count as not stored."""
+        by_key = {self._stored.key(note): note for note in notes}
+        try:
+            missing = await self._stored.missing(list(by_key))
+        except CacheUnavailableError:
+            missing = list(by_key)
+        offered = self.queue([by_key[key] for key in missing])
+        return offered._replace(known=offered.known + len(notes) - len(missing))
+
+    def queue(self, notes: Sequence[Note]) -> Offered:
+        """Queue notes that `lookup` has just not found. The texts must be canonical."""
+        accepted = refused = 0
+        for note in notes:
+            key = self._stored.key(note)
+            if key in self._waiting:
+                continue
+            if self._closed or len(self._waiting) >= self._options.encoding_backlog:
+                refused += 1
+                continue
+            self._waiting[key] = note
+            accepted += 1
+        if accepted:
+            self._arrival.set()
+        self._count("refused", refused)
+        return Offered(accepted, len(notes) - accepted - refused, refused)
+
+    def status(self) -> EncodingStatus:
+        """Return how far encoding is."""
+        return EncodingStatus(len(self._waiting), self._counts["encoded"], self._counts["failed"])
+
+    async def _encode_next(self) -> None:
+        if not self._waiting:
+            self._arrival.clear()
+            await self._arrival.wait()
+        if self._clock() < self._rests_until or not self._is_idle():
+            return
+        batch = dict(islice(self._waiting.items(), self._options.encoding_batch))
+        try:
+            # Another replica may have stored some meanwhile.
+            missing = await self._stored.missing(list(batch))
+        except CacheUnavailableError:
+            return  # what is encoded now could not be stored: the batch waits
+        started, stored = self._clock(), 0
+        try:
+            if missing:
+                stored = await self._encode({key: batch[key] for key in missing})
+        except (EncoderError, CacheUnavailableError) as error:
+            self._log_failure(str(error))
+        else:
+            self._is_failing = self._is_failing and not stored
+            if stored < len(missing):
+                self._log_failure("the encoder made vectors of another shape, not finite or all zeros")
+        finally:
+            for key in batch:
+                self._waiting.pop(key, None)
+            self._finish(stored, len(missing) - stored, self._clock() - started)
+
+    async def _encode(self, notes: Mapping[bytes, Note]) -> int:
+        """Return how many of the notes have sound vectors, which are stored."""
+        inputs = await asyncio.to_thread(self._renderer.notes, list(notes.values()))
+        await self._encoder.start()
+        rows = await self._encoder.encode([each.token_ids for each in inputs])
+        made = zip(notes, rows, inputs, strict=True)
+        return await self._stored.put({key: NoteVectors(each, of.truncated) for key, each, of in made})
+
+    def _finish(self, stored: int, failed: int, seconds: float) -> None:
+        self._count("encoded", stored)
+        self._count("failed", failed)
+        rest_s = seconds / self._options.encoding_share - seconds
+        self._rests_until = self._clock() + (max(rest_s, PAUSE_S) if failed else rest_s)
+        if stored or failed:
+            self._metrics.encoding_seconds.observe(seconds)
+
+    def _count(self, outcome: Outcome, notes: int) -> None:
+        self._counts[outcome] += notes
+        self._metrics.encoded_notes.labels(outcome).inc(notes)
+
+    def _log_failure(self, why: str) -> None:
+        if not self._is_failing:  # once per outage: the metric counts every note
+            logger.warning("encoding notes fails", extra={"detail": why})
+        self._is_failing = True

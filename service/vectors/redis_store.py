@@ -1,0 +1,44 @@
+"""The vector store in Redis: each note's vectors are a string that expires."""
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from service.caches.redis_connection import RedisConnection
+
+_PREFIX = b"ng:vectors:"
+
+
+class RedisVectorStore:
+    """A store that all replicas share. No call is retried: the breaker decides about that.
+
+    A key with a value of another type counts as missing, and the next put replaces it.
+    """
+
+    def __init__(self, connection: RedisConnection, ttl_s: float) -> None:
+        """The connection must raise CacheUnavailableError."""
+        self._connection = connection
+        self._ttl_ms = max(1, round(ttl_s * 1000))
+
+    async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        async with self._connection.call() as redis:
+            if not keys:
+                return []
+            # MGET returns nil for a value of another type, where GET would fail.
+            found = await redis.mget([_PREFIX + key for key in keys])
+        return cast("list[bytes | None]", found)
+
+    async def put_many(self, entries: Mapping[bytes, bytes]) -> None:
+        async with self._connection.call() as redis:
+            if not entries:
+                return
+            async with redis.pipeline(transaction=False) as pipeline:
+                for key, value in entries.items():
+                    pipeline.set(_PREFIX + key, value, px=self._ttl_ms)
+                await pipeline.execute()
+
+    async def ping(self) -> None:
+        async with self._connection.call() as redis:
+            await redis.ping()
+
+    async def close(self) -> None:
+        await self._connection.close()
