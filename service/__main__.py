@@ -25,6 +25,7 @@ from service.app import (
     load_keyring,
     require_engine,
 )
+from service.cli.encode import NoteSender
 from service.cli.hub import locate_checkpoint
 from service.cli.mode import describe, describe_flip, flip_mode, parse_ttl, read_history, read_mode
 from service.cli.offline import read_notes, score_notes, to_json_line, to_table
@@ -33,6 +34,7 @@ from service.cli.shadow import describe_shadow
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 from service.errors import NotegradeError
 from service.http.auth import Keyring, hash_key, new_key
+from service.http.schemas import RequestLimits
 from service.http.server import Server, allow_open_files, bind
 from service.observability.logs import configure_logs, unbuffer_stderr
 from service.scoring.types import PairResult, ScoringNote
@@ -109,6 +111,30 @@ def score(
     if failed:
         messages.print(f"[red]{failed} of {len(results)} notes could not be scored[/]")
     if unreadable or failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def encode(
+    notes: Annotated[
+        Path, typer.Argument(help="JSON lines of {id, title, body}", exists=True, dir_okay=False)
+    ],
+    url: UrlOption = DEFAULT_URL,
+) -> None:
+    """Have a running service make the vectors of a file of notes, ahead of the queries; NOTEGRADE_KEY holds a key.
+
+    Exits with 1 if a line could not be read or a note could not be encoded.
+    """
+    with notes.open(encoding="utf-8", errors="replace") as file:
+        found, unreadable = read_notes(file, RequestLimits())
+    columns = (SpinnerColumn(), *Progress.get_default_columns())
+    with Progress(*columns, console=messages, transient=True) as progress:
+        task = progress.add_task("encoding", total=len(found))
+        encoded = NoteSender(Remote(url), lambda n: progress.advance(task, n)).encode(found)
+    typer.echo(f"{encoded.stored} notes encoded, {encoded.known} were known, {encoded.failed} failed")
+    for bad in unreadable:
+        messages.print(f"[red]{escape(str(notes))}, {bad.field}[/] skipped: {escape(bad.message)}")
+    if unreadable or encoded.failed:
         raise typer.Exit(1)
 
 

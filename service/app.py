@@ -5,8 +5,8 @@ import contextlib
 import importlib.metadata
 import ipaddress
 import logging
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from time import monotonic
 
@@ -23,7 +23,7 @@ from service.contract.checkpoint import Checkpoint
 from service.engines.base import CHECK_EVERY_S, Engine, EngineModel
 from service.engines.fake_engine import FakeEngine
 from service.engines.vllm.engine import VllmEngine, require_vllm
-from service.errors import ConfigurationError, ExplanationStoreError
+from service.errors import CacheUnavailableError, ConfigurationError, ExplanationStoreError
 from service.explaining.base import ModeStore, TraceStore
 from service.explaining.explainer import DropReason, Explainer
 from service.explaining.explanations import Explanations
@@ -37,6 +37,7 @@ from service.http.console import build_console_router
 from service.http.error_handlers import install_error_handlers
 from service.http.explain_routes import build_explaining_router
 from service.http.middleware import AdminPort, RequestObserver
+from service.http.note_routes import build_note_router
 from service.http.openapi import install_openapi
 from service.http.rate_limit import PairsLimiter
 from service.http.receive import BodyDiscarder
@@ -53,6 +54,13 @@ from service.scoring.scorer import Scorer
 from service.settings import Settings
 from service.shadowing.http_target import HttpTarget
 from service.shadowing.shadow import Shadow
+from service.vectors.base import NoteEncoder, VectorStore
+from service.vectors.encoding import Encoding
+from service.vectors.fake_encoder import FakeEncoder
+from service.vectors.memory_store import MemoryVectorStore
+from service.vectors.process_encoder import ProcessEncoder
+from service.vectors.redis_store import RedisVectorStore
+from service.vectors.stored_vectors import StoredVectors
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +81,8 @@ class ScoringStack(Backend):
         logger.info("starting", extra={"version": VERSION, **self.checkpoint.manifest.versions})
         self.cache.start()
         self.explanations.start()
+        if self.encoding:
+            self.encoding.start()
         if self.shadow:
             self.shadow.start()
         bringing_up = asyncio.create_task(bring_up(self.engine, self.checkpoint, self.readiness))
@@ -85,6 +95,8 @@ class ScoringStack(Backend):
             self.readiness.set("draining", "the service is stopping")
             watching.cancel()
             await self.end_work()
+            if self.encoding:
+                await self.encoding.close()
             # The engine closes first, because that ends a load that is under way early, and its task with it.
             await self.engine.close()
             await asyncio.gather(bringing_up, watching, return_exceptions=True)
@@ -105,13 +117,17 @@ def build_stack(
     settings: Settings, checkpoint: Checkpoint, registry: CollectorRegistry, engine: Engine | None = None
 ) -> ScoringStack:
     """Build the service on the checkpoint, on the engine of the settings unless one is given; nothing is started yet."""
+    if settings.reading == "text":
+        checkpoint = replace(checkpoint, vectors=None)
     metrics = Metrics(registry)
     metrics.build_info.labels(version=VERSION, **checkpoint.manifest.versions).set(1)
     engine = engine or _build_engine(settings, checkpoint)
     cache = _build_cache(settings, metrics)
     admission = Admission(settings.max_backlog_tokens, settings.engine_max_batched_tokens, monotonic, metrics)
     live = LiveFigures()
-    scorer = Scorer(checkpoint, Prompter(checkpoint), engine, cache, admission, metrics, live)
+    encoding = _build_encoding(settings, checkpoint, lambda: not admission.backlog_tokens, metrics)
+    prompter = Prompter(checkpoint, settings.reading, encoding)
+    scorer = Scorer(checkpoint, prompter, engine, cache, admission, metrics, live)
     stores = _build_stores(settings)
     switch = Switch(stores[0], metrics)
     guard = Guard(switch, live, lambda: admission.backlog_share, settings, metrics)
@@ -134,6 +150,7 @@ def build_stack(
         readiness=Readiness(metrics),
         metrics=metrics,
         live=live,
+        encoding=encoding,
         cache=cache,
         stores=stores,
     )
@@ -178,6 +195,7 @@ def build_app(settings: Settings, stack: ScoringStack, admin_port: int | None = 
     app.include_router(build_operating_router(api))
     app.include_router(build_explaining_router(api))
     app.include_router(build_shadow_router(api))
+    app.include_router(build_note_router(api))
     app.include_router(build_console_router())
     install_openapi(app, settings)
     return app
@@ -220,13 +238,14 @@ def _is_loopback(host: str) -> bool:
 
 
 def _build_engine(settings: Settings, checkpoint: Checkpoint) -> Engine:
-    manifest = checkpoint.manifest
+    manifest, second = checkpoint.manifest, checkpoint.vectors
     model = EngineModel(
         checkpoint.folder,
         manifest.label_token_ids,
-        checkpoint.renderer.max_prompt_tokens,
+        max(checkpoint.renderer.max_prompt_tokens, second.max_prompt_tokens if second else 0),
         checkpoint.end_token_ids,
         settings.explanation_max_tokens,
+        second.reading.width if second else 0,
     )
     return FakeEngine(model) if settings.engine == "fake" else VllmEngine(model, settings)
 
@@ -244,6 +263,36 @@ def _build_cache(settings: Settings, metrics: Metrics) -> TieredCache:
         )
     breaker = Breaker(settings.breaker_failures, settings.breaker_open_s)
     return TieredCache(local, remote, breaker, metrics)
+
+
+def _build_encoding(
+    settings: Settings, checkpoint: Checkpoint, is_idle: Callable[[], bool], metrics: Metrics
+) -> Encoding | None:
+    if (second := checkpoint.vectors) is None:
+        return None
+    reading, ttl_s = second.reading, settings.vector_ttl_s
+    store: VectorStore = MemoryVectorStore(settings.vector_memory_mib << 20, ttl_s)
+    if settings.redis_url is not None:
+        connection = RedisConnection(
+            settings.redis_url.get_secret_value(),
+            settings.redis_timeout_ms / 1000,
+            settings.redis_max_connections,
+            CacheUnavailableError,
+            cluster=settings.redis_cluster,
+        )
+        store = RedisVectorStore(connection, ttl_s)
+    stored = StoredVectors(
+        store,
+        Breaker(settings.breaker_failures, settings.breaker_open_s),
+        metrics,
+        encoder_fingerprint=checkpoint.manifest.encoder_fingerprint,
+        per_note=reading.per_note,
+        width=reading.width,
+    )
+    encoder: NoteEncoder = FakeEncoder(reading.per_note, reading.width)
+    if settings.engine == "vllm":
+        encoder = ProcessEncoder(second.encoder, reading.per_note)
+    return Encoding(second.renderer, stored, encoder, is_idle, settings, metrics)
 
 
 def _build_stores(settings: Settings) -> tuple[ModeStore, TraceStore]:

@@ -156,6 +156,10 @@ class DeadlineExceededError(NotegradeError, kind="deadline-exceeded", status=504
     title = "The deadline passed before the pairs were scored"
 
 
+class VectorsOffError(NotegradeError, kind="vectors-off", status=404):
+    title = "This service reads notes as text only"
+
+
 class EngineError(NotegradeError, kind="engine", retryable=True):
     title = "The engine could not score"
 

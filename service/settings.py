@@ -13,7 +13,9 @@ from service.errors import ConfigurationError
 from service.explaining.limits import ExplanationLimits
 from service.http.schemas import RequestLimits
 from service.http.server import ServerOptions
+from service.scoring.prompter import ReadingMode
 from service.shadowing.shadow import ShadowOptions
+from service.vectors.encoding import EncodingOptions
 
 PREFIX = "NOTEGRADE_"
 # The commands read these, in a shell that may start a service as well.
@@ -59,8 +61,30 @@ class ServingOptions(BaseModel):
     )
 
 
+class VectorOptions(EncodingOptions):
+    """The settings of note vectors, for checkpoints that have an encoder."""
+
+    reading: ReadingMode = Field(
+        "auto",
+        description="How notes are read: `text`, `vectors`, or `auto`, which reads the vectors of notes that have some and the text of the others. With `vectors`, notes without vectors are shed until they are encoded. A checkpoint without an encoder always reads text",
+    )
+    vector_ttl_s: float = Field(
+        604_800.0, gt=0, description="How long a note's vectors are kept, in seconds after they were made"
+    )
+    vector_memory_mib: int = Field(
+        256, ge=1, description="Memory for note vectors without Redis, in MiB; 4.6 KB a note at width 576"
+    )
+
+
 class Settings(
-    BaseSettings, VllmOptions, ShadowOptions, ExplanationLimits, RequestLimits, ServerOptions, ServingOptions
+    BaseSettings,
+    VllmOptions,
+    VectorOptions,
+    ShadowOptions,
+    ExplanationLimits,
+    RequestLimits,
+    ServerOptions,
+    ServingOptions,
 ):
     """All settings, frozen. Each group is handed as it is to the part that declares it.
 

@@ -134,8 +134,10 @@ def fake_engine_for(checkpoint: Checkpoint, max_silent_checks: int | None = None
     return FakeEngine(engine_model(checkpoint), max_silent_checks)
 
 
-def engine_model(checkpoint: Checkpoint, vector_width: int = 0) -> EngineModel:
-    """Return the facts about this checkpoint that an engine needs."""
+def engine_model(checkpoint: Checkpoint, vector_width: int | None = None) -> EngineModel:
+    """Return the facts about this checkpoint that an engine needs; `vector_width` replaces the checkpoint's."""
+    if vector_width is None:
+        vector_width = checkpoint.vectors.reading.width if checkpoint.vectors else 0
     return EngineModel(
         checkpoint.folder,
         checkpoint.manifest.label_token_ids,

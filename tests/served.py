@@ -45,7 +45,7 @@ class Served:
 @contextmanager
 def served(checkpoint: Checkpoint, *, engine: Engine | None = None, **settings: Any) -> Iterator[Served]:
     """Serve until the block ends, on the fake engine unless another engine is given."""
-    made = Settings.model_validate({**STOP_AT_ONCE, **settings})
+    made = Settings.model_validate({"engine": "fake", **STOP_AT_ONCE, **settings})
     twin = fake_engine_for(checkpoint)
     registry = CollectorRegistry()
     stack = build_stack(made, checkpoint, registry, engine or twin)

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,8 +19,11 @@ class Remote:
     key: str | None = field(default_factory=lambda: os.environ.get("NOTEGRADE_KEY"))
     transport: httpx.BaseTransport | None = None
 
-    def send(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """Send a request and return its successful answer; `options` are httpx's. Raises CommandError."""
+    def send(self, method: str, path: str, *, accept: Collection[int] = (), **options: Any) -> httpx.Response:
+        """Send a request and return its successful answer; `options` are httpx's. Raises CommandError.
+
+        An answer with a status in `accept` is returned, too.
+        """
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         try:
             with httpx.Client(
@@ -28,7 +32,7 @@ class Remote:
                 response = client.request(method, path, **options)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise CommandError(f"{self.url} did not answer: {error}") from error
-        if response.is_error:
+        if response.is_error and response.status_code not in accept:
             raise CommandError(f"{self.url} refused: {_detail(response)}")
         return response
 

@@ -24,6 +24,11 @@ class SecondReading:
     probes: tuple[VectorProbe, ...]
     encoder: Path
 
+    @property
+    def max_prompt_tokens(self) -> int:
+        """Return the length of the longest prompt; a vector counts as a token."""
+        return self.renderer.max_prefix_tokens + self.reading.per_note + len(self.renderer.cue)
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:

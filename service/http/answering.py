@@ -35,6 +35,7 @@ from service.scoring.scorer import Scorer
 from service.scoring.types import PairResult, ScoringAnswer, ScoringNote, ScoringRequest
 from service.shadowing.base import SHADOW_HEADER, Mirrored, MirroredNote
 from service.shadowing.shadow import Shadow
+from service.vectors.encoding import Encoding
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
 
@@ -66,6 +67,7 @@ class Backend:
     readiness: Readiness
     metrics: Metrics
     live: LiveFigures
+    encoding: Encoding | None
 
     async def end_work(self) -> None:
         """Have every request answered now: pairs that are not scored yet fail."""
@@ -266,9 +268,8 @@ def documents(
 
 
 def to_json(
-    body: BaseModel, headers: dict[str, str] | None = None, *, exclude_none: bool = False
+    body: BaseModel, headers: dict[str, str] | None = None, *, exclude_none: bool = False, status: int = 200
 ) -> Response:
     """Write a body that was made here, so it is not validated again."""
-    return Response(
-        body.model_dump_json(exclude_none=exclude_none), media_type="application/json", headers=headers
-    )
+    content = body.model_dump_json(exclude_none=exclude_none)
+    return Response(content, status, headers, media_type="application/json")

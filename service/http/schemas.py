@@ -134,6 +134,11 @@ def _distinct_ids(notes: list[NoteBody]) -> list[NoteBody]:
     return notes
 
 
+Notes = Annotated[
+    list[NoteBody], Field(min_length=1), limit("max_notes", "notes"), AfterValidator(_distinct_ids)
+]
+
+
 class ScoreBody(Wire):
     """A query and the notes to grade against it."""
 
@@ -141,9 +146,7 @@ class ScoreBody(Wire):
 
     request_id: RequestId | None = Field(None, description="Returned in the answer; generated if missing")
     query: Query
-    notes: Annotated[
-        list[NoteBody], Field(min_length=1), limit("max_notes", "notes"), AfterValidator(_distinct_ids)
-    ]
+    notes: Notes
     deadline_ms: DeadlineMs = None
     priority: Priority = Field("online", description=PRIORITY)
     explain: bool = Field(False, description="Ask for a reasoning trace; explanation mode must allow it")

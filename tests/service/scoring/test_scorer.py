@@ -33,7 +33,7 @@ from service.scoring.deadline import Deadline
 from service.scoring.prompter import Prompter
 from service.scoring.scorer import Scorer
 from service.scoring.types import ScoringAnswer, ScoringNote, ScoringRequest
-from tests.checkpoints import engine_model, load_tiny
+from tests.checkpoints import fake_engine_for, load_tiny
 from tests.clock import Clock
 from tests.service.caches.harness import read_values
 from tests.waiting import until
@@ -55,8 +55,7 @@ class Harness:
         self.registry = CollectorRegistry()
         metrics = Metrics(self.registry)
         self.checkpoint = checkpoint
-        second = checkpoint.vectors
-        self.engine = FakeEngine(engine_model(checkpoint, second.reading.width if second else 0))
+        self.engine: FakeEngine = fake_engine_for(checkpoint)
         self.local, self.remote = MemoryCache(1_000, 60), remote or MemoryCache(1_000, 60)
         self.cache = TieredCache(self.local, self.remote, Breaker(5, 1), metrics)
         self.clock = Clock()

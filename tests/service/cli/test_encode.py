@@ -1,0 +1,85 @@
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from service.cli.encode import CHUNK_NOTES, STALL_S, Encoded, NoteSender
+from service.cli.remote import Remote
+from service.errors import CommandError
+from service.scoring.types import ScoringNote
+
+NOTES = [ScoringNote(f"n{i}", None, f"note {i}") for i in range(250)]
+
+
+class Service:
+    """Takes notes into a backlog of `room`, and encodes one whenever the sender sleeps."""
+
+    def __init__(self, room: int, known: int = 0) -> None:
+        self.room = room
+        self.seen = {f"n{i}" for i in range(known)}
+        self.waiting: list[str] = []
+        self.stored = 7  # from before
+        self.failed = 0
+        self.failing: set[str] = set()
+        self.requests: list[int] = []
+        self.now = 0.0
+
+    def answer(self, request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            counts = {"backlog": len(self.waiting), "stored": self.stored, "failed": self.failed}
+            return httpx.Response(200, json=counts)
+        notes: list[dict[str, Any]] = json.loads(request.content)["notes"]
+        self.requests.append(len(notes))
+        assert notes[0].keys() == {"id", "title", "body"}
+        new = [note["id"] for note in notes if note["id"] not in self.seen]
+        accepted = new[: max(0, self.room - len(self.waiting))]
+        self.seen.update(accepted)
+        self.waiting += accepted
+        if len(accepted) < len(new):
+            return httpx.Response(503, json={"detail": "the backlog is full"})
+        return httpx.Response(202, json={"accepted": len(new), "known": len(notes) - len(new)})
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        for note in self.waiting[:30]:
+            self.stored, self.failed = (
+                self.stored + (note not in self.failing),
+                self.failed + (note in self.failing),
+            )
+        del self.waiting[:30]
+
+    def sender(self, advance: Callable[[int], None] = lambda _: None) -> NoteSender:
+        remote = Remote("http://service", "secret", httpx.MockTransport(self.answer))
+        return NoteSender(remote, advance, lambda: self.now, self.sleep)
+
+
+@pytest.mark.parametrize("room", [1_000, 120, 40])
+def test_all_notes_are_encoded_once_however_small_the_backlog_is(room: int) -> None:
+    service = Service(room, known=10)
+    service.failing = {"n100", "n249"}
+    assert service.sender().encode(NOTES) == Encoded(stored=238, known=10, failed=2)
+    assert max(service.requests) == CHUNK_NOTES
+    assert not service.waiting
+
+
+def test_known_notes_take_no_time() -> None:
+    service = Service(room=1, known=250)
+    assert service.sender().encode(NOTES) == Encoded(0, 250, 0)
+    assert service.now == 0
+
+
+def test_a_service_that_encodes_nothing_ends_the_command() -> None:
+    service = Service(room=50)
+    service.sleep = lambda seconds: setattr(service, "now", service.now + seconds)  # type: ignore[method-assign]
+    with pytest.raises(CommandError, match="has encoded no note for 600 s"):
+        service.sender().encode(NOTES)
+    assert service.now == pytest.approx(STALL_S, abs=5)
+
+
+def test_a_refusal_ends_the_command_with_its_reason() -> None:
+    off = httpx.Response(404, json={"detail": "no vectors are made"})
+    remote = Remote("http://service", "secret", httpx.MockTransport(lambda _: off))
+    with pytest.raises(CommandError, match="refused: no vectors are made"):
+        NoteSender(remote).encode(NOTES)
