@@ -63,8 +63,14 @@ def problems_table() -> str:
 
 
 def answering_errors() -> list[type[NotegradeError]]:
-    silent = (CacheUnavailableError, CheckpointError, CommandError, ConfigurationError)
-    silent += (EncoderError, ShadowError)
+    silent = (
+        CacheUnavailableError,
+        CheckpointError,
+        CommandError,
+        ConfigurationError,
+        EncoderError,
+        ShadowError,
+    )
     found, todo = [], [NotegradeError]
     while todo:
         error = todo.pop()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.service.engines.vllm.test_plugin import is_running
+from tests.processes import is_running
 from tests.waiting import wait_until
 
 TIMES_S = 0.5
