@@ -201,6 +201,16 @@ SCORING: Rows = {
         ),
         Panel("Breaker open (Redis not used)", by_instance("notegrade_cache_breaker_open{@}")),
     ],
+    "Note vectors": [
+        Panel("Notes looked up by result", rates("notegrade_vector_lookups_total", "result")),
+        Panel("Notes to encode by outcome", rates("notegrade_encoded_notes_total", "outcome")),
+        Panel("Encoding: notes that wait", by_instance("notegrade_encoding_backlog{@}")),
+        Panel(
+            "Encoding: share of the time",
+            by_instance(rate("notegrade_encoding_seconds_sum{@}")),
+            "percentunit",
+        ),
+    ],
     "Process": [
         Panel(
             "Tasks of the event loop",

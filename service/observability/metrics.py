@@ -7,6 +7,7 @@ import asyncio
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
+from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
@@ -25,6 +26,9 @@ UNIT_BUCKETS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 DISTANCE_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 # Most values are near 1 with a healthy prompt and below 0.01 with a broken one, so both ends are dense.
 MASS_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1.0)
+
+VectorLookup = Literal["hit", "miss", "invalid", "unavailable"]
+EncodingOutcome = Literal["encoded", "failed", "refused"]
 
 
 def initialize_series(metric: Counter | Histogram, *labels: Iterable[str]) -> None:
@@ -162,6 +166,9 @@ class Metrics:
             "Notes offered to be encoded, by outcome; not those that were known",
             "outcome",
         )
+        # Here, because these series exist without a second reading, too: a dashboard draws them.
+        initialize_series(self.vector_lookups, get_args(VectorLookup))
+        initialize_series(self.encoded_notes, get_args(EncodingOutcome))
         self.encoding_backlog = gauge("encoding_backlog", "Notes that wait to be encoded")
         self.encoding_seconds = histogram(
             "encoding_seconds", "Time to encode and store a batch of notes", ENCODING_BUCKETS

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,7 +14,7 @@ from service.contract.prompt import Note
 from service.contract.vector_prompt import NoteVectors, VectorRenderer
 from service.errors import CacheUnavailableError, EncoderError
 from service.observability.background import cancel_and_wait, run_forever
-from service.observability.metrics import Metrics, initialize_series
+from service.observability.metrics import EncodingOutcome, Metrics
 from service.vectors.base import NoteEncoder
 from service.vectors.stored_vectors import StoredVectors
 
@@ -22,8 +22,6 @@ from service.vectors.stored_vectors import StoredVectors
 POLL_S = 0.1
 # After a failure, so that an encoder or a store that always fails does not use up the backlog.
 PAUSE_S = 1.0
-
-Outcome = Literal["encoded", "failed", "refused"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +37,7 @@ class EncodingOptions(BaseModel):
     encoding_batch: int = Field(
         4,
         ge=1,
-        description="Notes that are encoded at once; a score that arrives meanwhile may wait for them",
+        description="Notes that are encoded before it is asked again whether the service is idle",
     )
     encoding_share: float = Field(
         0.5,
@@ -97,12 +95,11 @@ class Encoding:
         self._waiting: dict[bytes, Note] = {}
         self._arrival = asyncio.Event()
         self._rests_until = clock()
-        self._counts: dict[Outcome, int] = dict.fromkeys(get_args(Outcome), 0)
+        self._counts: dict[EncodingOutcome, int] = dict.fromkeys(get_args(EncodingOutcome), 0)
         self._is_failing = False
         self._worker: asyncio.Task[None] | None = None
         self._closed = False
         metrics.encoding_backlog.set_function(lambda: len(self._waiting))
-        initialize_series(metrics.encoded_notes, self._counts)
 
     def start(self) -> None:
         """Start to work the backlog off. The encoder starts with the first batch."""
@@ -173,9 +170,10 @@ class Encoding:
         except (EncoderError, CacheUnavailableError) as error:
             self._log_failure(str(error))
         else:
-            self._is_failing = self._is_failing and not stored
             if stored < len(missing):
                 self._log_failure("the encoder made vectors of another shape, not finite or all zeros")
+            else:
+                self._is_failing = False
         finally:
             for key in batch:
                 self._waiting.pop(key, None)
@@ -197,7 +195,7 @@ class Encoding:
         if stored or failed:
             self._metrics.encoding_seconds.observe(seconds)
 
-    def _count(self, outcome: Outcome, notes: int) -> None:
+    def _count(self, outcome: EncodingOutcome, notes: int) -> None:
         self._counts[outcome] += notes
         self._metrics.encoded_notes.labels(outcome).inc(notes)
 

@@ -3,17 +3,14 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal, get_args
 
 from service.caches.breaker import Breaker
 from service.contract.prompt import Note
 from service.contract.vector_prompt import NoteVectors
 from service.errors import CacheUnavailableError
-from service.observability.metrics import Metrics, initialize_series
+from service.observability.metrics import Metrics, VectorLookup
 from service.vectors.base import VectorStore
 from service.vectors.packing import is_sound, pack_vectors, unpack_vectors, vectors_key
-
-Lookup = Literal["hit", "miss", "invalid", "unavailable"]
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +35,6 @@ class StoredVectors:
         self._encoder_fingerprint = encoder_fingerprint
         self._per_note = per_note
         self._width = width
-        initialize_series(metrics.vector_lookups, get_args(Lookup))
 
     def key(self, note: Note) -> bytes:
         """Return the note's key in the store."""
@@ -105,5 +101,5 @@ class StoredVectors:
     def _unpack(self, key: bytes, value: bytes | None) -> NoteVectors | None:
         return None if value is None else unpack_vectors(value, self._per_note, self._width, key)
 
-    def _count(self, result: Lookup, notes: int) -> None:
+    def _count(self, result: VectorLookup, notes: int) -> None:
         self._lookups.labels(result).inc(notes)
