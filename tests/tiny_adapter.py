@@ -1,17 +1,20 @@
 """Makes fine-tunes of the tiny base, and adapters extracted from them, as a training run writes them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 from model_export.checkpoint.adapter import AdapterDescription, describe_adapter, merge_folder
 from model_export.checkpoint.extract_lora import extract_lora
 from model_export.checkpoint.model_card import TrainingNotes
-from model_export.checkpoint.writer import write_probes
+from model_export.checkpoint.trained import TrainedVectors
+from model_export.checkpoint.writer import CheckpointSpec, write_probes
 from model_export.data.criteria import load_criteria
 from model_export.data.prompting import PromptForm
 from model_export.data.template import find_template
 from model_export.models.base_model import load_base, locate_base, save_base
-from service.contract.manifest import Calibration, Limits, Lineage
+from model_export.pipeline import ADAPTER, CUT
+from service.contract.manifest import ENCODER_NAME, Base, Calibration, Limits, Lineage
 
 RANK = 4
 ROWS = ([5, 6, 7, 8], [9, 10, 11])  # token ids that a model reads over which an adapter is fitted
@@ -67,3 +70,30 @@ def make_adapter(base: Path, folder: Path, /, **changes: Any) -> Path:
     write_probes(merged, form, folder, lambda *_: None)
     describe_adapter(folder, description)
     return folder
+
+
+def make_cut(base: Path, tuned: Path, folder: Path) -> Path:
+    """Write what a run's stage `cut` writes: base and adapter merged, and the adapter."""
+    energy = extract_lora(str(base), tuned, folder / ADAPTER, RANK, ROWS)
+    (folder / CUT).write_text(json.dumps({"energy_kept": energy}), encoding="utf-8")
+    merge_folder(str(base), folder / ADAPTER, folder)
+    return folder
+
+
+def make_vector_student(base: Path, folder: Path) -> tuple[CheckpointSpec, Path]:
+    """Make a student with an encoder, which the real engine and encoder can load, and the spec of its checkpoint."""
+    tuned = make_tuned(base, folder.with_name(f"{folder.name}-tuned"))
+    make_cut(base, tuned, folder)
+    make_cut(base, tuned, folder / ENCODER_NAME)
+    described = describe(vectors=TrainedVectors(per_note=4, max_note_tokens=128, block=32))
+    return spec_of(described), folder
+
+
+def spec_of(described: AdapterDescription) -> CheckpointSpec:
+    """Return the spec of a checkpoint with these fields."""
+    return CheckpointSpec(
+        **described.shared(),
+        name="tiny-student",
+        base=Base(name="tiny-base", licence="cc0-1.0", source="made by a test"),
+        template=find_template(described.template),
+    )
