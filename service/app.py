@@ -58,6 +58,7 @@ from service.vectors.base import NoteEncoder, VectorStore
 from service.vectors.encoding import Encoding
 from service.vectors.fake_encoder import FakeEncoder
 from service.vectors.memory_store import MemoryVectorStore
+from service.vectors.probed_encoder import ProbedEncoder
 from service.vectors.process_encoder import ProcessEncoder
 from service.vectors.redis_store import RedisVectorStore
 from service.vectors.stored_vectors import StoredVectors
@@ -292,7 +293,8 @@ def _build_encoding(
     encoder: NoteEncoder = FakeEncoder(reading.per_note, reading.width)
     if settings.engine == "vllm":
         encoder = ProcessEncoder(second.encoder, reading.per_note)
-    return Encoding(second.renderer, stored, encoder, is_idle, settings, metrics)
+    probed = ProbedEncoder(encoder, second)
+    return Encoding(second.renderer, stored, probed, is_idle, settings, metrics)
 
 
 def _build_stores(settings: Settings) -> tuple[ModeStore, TraceStore]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from service.contract.checkpoint import Checkpoint, load_checkpoint
@@ -18,6 +17,7 @@ from service.contract.tokenizer import ContractTokenizer
 from service.contract.vector_prompt import VectorPrompt, VectorRenderer
 from service.engines.base import EngineModel
 from service.engines.fake_engine import FakeEngine
+from service.vectors.fake_encoder import FakeEncoder
 
 SPECIAL_TOKENS = ("<|im_start|>", "<|im_end|>", "<think>")
 
@@ -199,11 +199,12 @@ def _write_vector_probes(folder: Path, manifest: Manifest) -> None:
         reading.template, manifest.criteria, manifest.limits, reading.max_note_tokens, tokenizer
     )
     model = EngineModel(folder, manifest.label_token_ids, 0, vector_width=reading.width)
+    encoder = FakeEncoder(reading.per_note, reading.width)
     lines = []
     for line in (folder / "probes.jsonl").read_text(encoding="utf-8").splitlines():
         probe = Probe.model_validate_json(line)
-        rows = np.arange(1, 1 + reading.per_note * reading.width, dtype=np.float16).tobytes()
-        query, _ = probe.canonical()
+        query, note = probe.canonical()
+        rows = encoder.rows(renderer.notes([note])[0].token_ids)
         prompt = VectorPrompt(renderer.prefix(query, probe.criteria), rows, renderer.cue)
         expected = LabelDistribution.from_logprobs(FakeEngine(model).logprobs(prompt))
         known = {"distribution": expected.probabilities, "label_mass": expected.label_mass}
