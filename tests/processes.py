@@ -31,8 +31,13 @@ def output_of(*command: str | Path, within_s: float = 300, **environment: str) -
 
 def is_running(pid: int) -> bool:
     """Return whether the process exists and has not ended."""
+    # Z: it ended, and nobody has read its exit status. Process 1 may be no init.
+    return state_of(pid) not in ("", "Z")
+
+
+def state_of(pid: int) -> str:
+    """Return the letter of the process's state, as `ps` shows it; empty if there is no such process."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
     except OSError:
-        return False
-    return state != "Z"  # it ended, and nobody has read its exit status: process 1 may be no init
+        return ""

@@ -132,14 +132,17 @@ async def test_a_failed_batch_is_dropped_and_may_be_offered_again(
     make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     harness = make(encoding_batch=1)
-    harness.encoder.fail_on(harness.tokens(A))
-    await harness.encoding.offer([A, B])
+    for note in (A, B):
+        harness.encoder.fail_on(harness.tokens(note))
+    await harness.encoding.offer([A, B, C])
     await until(lambda: harness.encoding.status().failed == 1)
     await harness.turns()
-    assert harness.encoding.status() == EncodingStatus(backlog=1, stored=0, failed=1)
+    assert harness.encoding.status() == EncodingStatus(backlog=2, stored=0, failed=1)
+    harness.clock.now += PAUSE_S
+    await until(lambda: harness.encoding.status().failed == 2)
     harness.clock.now += PAUSE_S
     await until(lambda: harness.encoding.status().stored == 1)
-    assert await harness.encoding.offer([A, B]) == Offered(accepted=1, known=1, refused=0)
+    assert await harness.encoding.offer([A, C]) == Offered(accepted=1, known=1, refused=0)
     warned = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert [record.getMessage() for record in warned] == ["encoding notes fails"]
     assert "Quiet cafe" not in caplog.text
@@ -264,6 +267,16 @@ async def test_vectors_that_can_not_be_stored_have_failed(make: Make) -> None:
     await harness.encoding.offer([A])
     await until(lambda: harness.encoding.status().failed == 1)
     assert harness.encoding.status() == EncodingStatus(backlog=0, stored=0, failed=1)
+
+
+async def test_a_store_that_does_not_close_cleanly_is_logged(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    harness = make()
+    harness.store.close_error = CacheUnavailableError("Redis did not answer: ConnectionError")
+    await harness.encoding.close()
+    assert "the vector store did not close cleanly: Redis did not answer" in caplog.text
+    harness.store.close_error = None
 
 
 async def test_close_ends_a_batch_and_drops_the_backlog(make: Make) -> None:

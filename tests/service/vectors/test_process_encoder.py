@@ -13,7 +13,7 @@ import pytest
 from service.errors import EncoderError
 from service.vectors.encoder_child import load_encoder
 from service.vectors.process_encoder import ProcessEncoder
-from tests.processes import ROOT, is_running
+from tests.processes import ROOT, is_running, state_of
 from tests.service.vectors.toy_child import DIE, HANG
 from tests.service.vectors.toy_encoder import toy_encoder
 from tests.tiny_base import make_micro_model
@@ -75,7 +75,22 @@ async def test_a_child_that_was_killed_while_idle_is_started_again(encoder: Proc
     with pytest.raises(EncoderError, match="died"):
         await encoder.encode(NOTES)
     await encoder.start()
+    killed = pid_of(encoder)
+    os.kill(killed, signal.SIGKILL)
+    async with asyncio.timeout(30):
+        while encoder.pid == killed:  # until asyncio knows that it ended
+            await encoder.start()
+            await asyncio.sleep(0.001)
     assert len(await encoder.encode(NOTES)) == 2
+
+
+async def test_a_child_that_answers_for_another_number_of_notes_is_not_believed() -> None:
+    script = """while echo '{"rows": []}'; do read -r batch; done"""
+    encoder = ProcessEncoder(Path("toy"), 2, command=["/bin/sh", "-c", script])
+    await encoder.start()
+    with pytest.raises(EncoderError, match="vectors of 0 notes, not of 2"):
+        await encoder.encode(NOTES)
+    await encoder.close()
 
 
 async def test_a_batch_over_its_deadline_ends_the_child() -> None:
@@ -103,6 +118,7 @@ async def test_a_cancelled_batch_leaves_no_answer_for_the_next_one(encoder: Proc
 async def test_a_child_that_does_not_end_itself_is_killed(encoder: ProcessEncoder) -> None:
     pid = pid_of(encoder)
     os.kill(pid, signal.SIGSTOP)
+    await until(lambda: state_of(pid) == "T")
     await encoder.close()
     assert not is_running(pid)
 
@@ -117,6 +133,16 @@ async def test_close_ends_a_batch_and_a_start_in_flight(encoder: ProcessEncoder)
         await each.close()
         with pytest.raises(EncoderError, match="closed"):
             await work
+
+
+async def test_close_ends_a_start_at_once() -> None:
+    encoder = toy_encoder()
+    start = asyncio.create_task(encoder.start())
+    await asyncio.sleep(0)
+    await encoder.close()
+    with pytest.raises(EncoderError, match="closed"):
+        await start
+    assert encoder.pid is None
 
 
 async def test_a_folder_that_can_not_be_loaded_is_named_with_the_reason() -> None:
