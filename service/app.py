@@ -281,7 +281,7 @@ def _build_encoding(
             CacheUnavailableError,
             cluster=settings.redis_cluster,
         )
-        store = RedisVectorStore(connection, ttl_s)
+        store = RedisVectorStore(connection, ttl_s, cluster=settings.redis_cluster)
     stored = StoredVectors(
         store,
         Breaker(settings.breaker_failures, settings.breaker_open_s),

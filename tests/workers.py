@@ -25,6 +25,7 @@ VLLM = ("load_tests/bench/peers/test_vllm.py", "service/http/test_vllm_score.py"
 # These share a Redis Cluster, which takes two seconds to start.
 CLUSTER = (
     *(f"service/caches/test_{name}.py" for name in ("cache_behaviour", "redis_cluster")),
+    "service/vectors/test_store_behaviour.py",
     "service/explaining/test_store_behaviour.py",
     "end_to_end/test_redis_cluster_faults.py",
 )

@@ -1,7 +1,7 @@
 """The vector store in Redis: each note's vectors are a string that expires."""
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 from service.caches.redis_connection import RedisConnection
 
@@ -14,17 +14,21 @@ class RedisVectorStore:
     A key with a value of another type counts as missing, and the next put replaces it.
     """
 
-    def __init__(self, connection: RedisConnection, ttl_s: float) -> None:
-        """The connection must raise CacheUnavailableError."""
+    def __init__(self, connection: RedisConnection, ttl_s: float, *, cluster: bool = False) -> None:
+        """The connection must raise CacheUnavailableError; `cluster` says whether it is to a Redis Cluster."""
         self._connection = connection
+        self._cluster = cluster
         self._ttl_ms = max(1, round(ttl_s * 1000))
 
     async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         async with self._connection.call() as redis:
             if not keys:
                 return []
+            names = [_PREFIX + key for key in keys]
+            if self._cluster:
+                return await _get_from_cluster(redis, names)
             # MGET returns nil for a value of another type, where GET would fail.
-            found = await redis.mget([_PREFIX + key for key in keys])
+            found = await redis.mget(names)
         return cast("list[bytes | None]", found)
 
     async def put_many(self, entries: Mapping[bytes, bytes]) -> None:
@@ -37,8 +41,19 @@ class RedisVectorStore:
                 await pipeline.execute()
 
     async def ping(self) -> None:
-        async with self._connection.call() as redis:
-            await redis.ping()
+        await self._connection.ping()
 
     async def close(self) -> None:
         await self._connection.close()
+
+
+async def _get_from_cluster(redis: Any, names: Sequence[bytes]) -> list[bytes | None]:
+    # The keys of an MGET must be in one slot.
+    async with redis.pipeline(transaction=False) as pipeline:
+        for name in names:
+            pipeline.get(name)
+        found = await pipeline.execute(raise_on_error=False)
+    errors = [each for each in found if isinstance(each, Exception) and "WRONGTYPE" not in str(each)]
+    if errors:
+        raise errors[0]
+    return [None if isinstance(each, Exception) else each for each in found]

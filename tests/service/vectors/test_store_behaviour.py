@@ -1,7 +1,7 @@
 """The behaviour of every vector store, tested on the in-memory twin and on a real Redis."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -12,6 +12,7 @@ from service.errors import CacheUnavailableError
 from service.vectors.base import VectorStore
 from service.vectors.memory_store import MemoryVectorStore
 from service.vectors.redis_store import RedisVectorStore
+from tests.redis_cluster import RedisClusterServers
 from tests.redis_server import RedisServer, age_keys
 
 TTL_S = 1000.0
@@ -34,23 +35,32 @@ async def _memory_subject() -> AsyncIterator[Subject]:
     yield Subject(MemoryVectorStore(max_bytes=10_000, ttl_s=TTL_S, clock=lambda: now), age)
 
 
-async def _redis_subject(server: RedisServer) -> AsyncIterator[Subject]:
+async def _redis_subject(url: str, admins: Sequence[str], *, cluster: bool) -> AsyncIterator[Subject]:
     async def age(seconds: float) -> None:
-        await age_keys(client, "*", seconds)
+        for client in clients:
+            await age_keys(client, "*", seconds)
 
-    client = Redis.from_url(server.url)
-    store = RedisVectorStore(RedisConnection(server.url, 5, 4, CacheUnavailableError), ttl_s=TTL_S)
+    clients = [Redis.from_url(admin) for admin in admins]
+    connection = RedisConnection(url, 5, 4, CacheUnavailableError, cluster=cluster)
+    store = RedisVectorStore(connection, ttl_s=TTL_S, cluster=cluster)
     yield Subject(store, age)
     await store.close()
-    await client.aclose()
+    for client in clients:
+        await client.aclose()
 
 
-@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
+@pytest.fixture(
+    params=["memory", *(pytest.param(kind, marks=pytest.mark.redis) for kind in ("redis", "cluster"))]
+)
 async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
     if request.param == "memory":
         subjects = _memory_subject()
+    elif request.param == "redis":
+        server: RedisServer = request.getfixturevalue("redis_server")
+        subjects = _redis_subject(server.url, [server.url], cluster=False)
     else:
-        subjects = _redis_subject(request.getfixturevalue("redis_server"))
+        servers: RedisClusterServers = request.getfixturevalue("redis_cluster")
+        subjects = _redis_subject(servers.url, [node.url for node in servers.nodes], cluster=True)
     async for made in subjects:
         yield made
 
