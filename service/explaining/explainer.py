@@ -4,10 +4,11 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from service.contract.checkpoint import Checkpoint
+from service.contract.judgement import judge
 from service.contract.prompt import Note
 from service.contract.text import canonicalize
 from service.engines.base import Engine
@@ -184,12 +185,14 @@ class Explainer:
             async with asyncio.timeout(self._time_left_s(job)):
                 if reason := await self._stream_from_engine(job):
                     return _dropped(reason)
+                text_grade = await self._text_grade(job.pair)
         except TimeoutError:
             return _dropped("waited_too_long")
         except (EngineError, InvalidRequestError) as error:
             return ExplanationResult("failed", reason=error.type.rpartition(":")[2])
         top_grade = len(self._checkpoint.manifest.labels) - 1
-        return read_trace(job.text, self._steps[job.pair.criteria], top_grade, job.pair)
+        made = read_trace(job.text, self._steps[job.pair.criteria], top_grade, job.pair)
+        return replace(made, text_grade=text_grade)
 
     async def _stream_from_engine(self, job: Job) -> DropReason | None:
         """Fill `job.text`; stop early with the reason when the trace must give way."""
@@ -213,8 +216,16 @@ class Explainer:
     def _prompt(self, pair: GradedPair) -> tuple[int, ...]:
         note = Note(canonicalize(pair.title), canonicalize(pair.body))
         [prompt] = self._checkpoint.renderer.render(canonicalize(pair.query), [note], pair.criteria)
-        # Exactly the sequence that was scored, followed by the grade that was served.
+        # The sequence that was scored, or that would have been without vectors, followed by the grade that was served.
         return (*prompt.token_ids, self._checkpoint.manifest.label_token_ids[pair.grade])
+
+    async def _text_grade(self, pair: GradedPair) -> int | None:
+        """Read the grade from the note's text, where the served one is from its vectors. The engine still has the prompt."""
+        if pair.reading == "text":
+            return None
+        *prompt, _ = await asyncio.to_thread(self._prompt, pair)
+        answer = await self._engine.score(tuple(prompt), ENGINE_PRIORITY)
+        return judge(answer.distribution(), self._checkpoint.manifest, pair.criteria).grade
 
     def _time_left_s(self, job: Job) -> float:
         return max(0.0, job.submitted_at + self._limits.explanation_wait_s - self._clock())

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from service.contract.citations import Citation, CitedField, are_true, read_citations
+from service.contract.manifest import ReadingKind
 from service.contract.prompt import Note
 from service.contract.text import canonicalize
 from service.contract.trace import STEPS_CUE, Step, parse_explanation
@@ -19,13 +20,14 @@ _BEFORE_STEPS = "\n" + STEPS_CUE
 
 @dataclass(frozen=True, slots=True)
 class GradedPair:
-    """A pair and the grade that was served for it."""
+    """A pair, the grade that was served for it, and how its note was read for that."""
 
     query: str
     title: str | None
     body: str
     criteria: str
     grade: int
+    reading: ReadingKind = "text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,13 @@ class ExplanationResult:
         ),
     ] = None
     steps: tuple[TraceStep, ...] | None = None
+    text_grade: Annotated[
+        int | None,
+        Field(
+            description="The grade of the note's text, where the served grade is that of its vectors; null if the served "
+            "grade was read from the text"
+        ),
+    ] = None
 
 
 def read_trace(

@@ -226,7 +226,14 @@ def is_mirrored(request: Request) -> bool:
 def graded_pairs(scoring: ScoringRequest, answer: ScoringAnswer) -> dict[str, GradedPair]:
     """Return the pairs that were scored, by note id."""
     return {
-        note.id: GradedPair(scoring.query, note.title, note.body, answer.criteria, result.judgement.grade)
+        note.id: GradedPair(
+            scoring.query,
+            note.title,
+            note.body,
+            answer.criteria,
+            result.judgement.grade,
+            result.reading or "text",
+        )
         for note, result in zip(scoring.notes, answer.results, strict=True)
         if result.judgement
     }

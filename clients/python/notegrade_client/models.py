@@ -39,7 +39,7 @@ class Explanation(_Answer):
     """The outcome of explaining a pair, and its trace if it was made; `explanations` returns `deferred` ones.
 
     `agrees`: the last step's grade is the served one. `grounded`: all citations are true; None if there are none. Both are
-    None unless the trace is well-formed.
+    None unless the trace is well-formed. `text_grade`: the grade of the note's text, where the served one is of its vectors.
     """
 
     outcome: str
@@ -49,6 +49,7 @@ class Explanation(_Answer):
     agrees: bool | None = None
     grounded: bool | None = None
     steps: list[Step] | None = None
+    text_grade: int | None = None
 
 
 class Result(_Answer):

@@ -264,7 +264,7 @@ function describeScore({ grade, distribution, label_mass, truncated }) {
 }
 
 // What the explanation is worth: is it complete, is it true, does it lead to the grade?
-function check({ well_formed, grounded, agrees, steps }) {
+function check({ well_formed, grounded, agrees, steps, text_grade }) {
   if (!well_formed) return [["bad", "Not well-formed: the model wrote something other than the steps that it was taught."]];
   const quotes = steps.flatMap((step) => step.citations);
   const wrong = quotes.filter((quote) => !quote.found).length;
@@ -276,6 +276,8 @@ function check({ well_formed, grounded, agrees, steps }) {
         : ["bad", `Not true: ${wrong} of its ${quotes.length} quotes ${wrong === 1 ? "is" : "are"} wrong, and struck out below.`],
     agrees ? ["good", `Agrees: it ends on grade ${last}, the grade above.`]
       : ["bad", `Disagrees: it ends on grade ${last}, not on ${score.grade}. The grade above counts.`],
+    ...(text_grade === null || text_grade === score.grade ? []
+      : [["bad", `Its text has grade ${text_grade}: the grade above was read from the note's stored vectors.`]]),
   ];
 }
 

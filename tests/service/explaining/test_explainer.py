@@ -1,11 +1,14 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from service.contract.checkpoint import Checkpoint
+from service.contract.judgement import judge
+from service.contract.labels import LabelDistribution
 from service.contract.prompt import Note
 from service.engines.fake_engine import FakeEngine
 from service.errors import ExplanationDroppedError
@@ -195,6 +198,18 @@ async def test_the_deadline_holds_in_the_queue_and_in_the_engine(rig: Rig) -> No
     jobs = [rig.explainer.submit(PAIR, asked=True) for _ in range(2)]
     assert [_reason(await job.finished) for job in jobs] == ["waited_too_long"] * 2
     assert rig.engine.in_flight == 0
+
+
+async def test_the_grade_of_the_text_is_told_where_the_served_one_is_of_vectors(rig: Rig) -> None:
+    from_vectors = replace(PAIR, reading="vectors")
+    of_text, of_vectors = [
+        await rig.explainer.submit(pair, asked=True).finished for pair in (PAIR, from_vectors)
+    ]
+    [prompt] = rig.checkpoint.renderer.render("quiet cafes", [_note()], "general-1")
+    raw = LabelDistribution.from_logprobs(rig.engine.logprobs(prompt.token_ids))
+    expected = judge(raw, rig.checkpoint.manifest, "general-1").grade
+    assert of_text.text_grade is None
+    assert of_vectors == replace(of_text, text_grade=expected)
 
 
 async def test_an_engine_error_fails_one_job_and_the_next_is_made(rig: Rig) -> None:
