@@ -1,22 +1,26 @@
 """The stages of a run that make the second reading: note vectors, the student that reads them, and its predictions."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from transformers import set_seed
 
+from model_export.checkpoint.gates import Gate
 from model_export.checkpoint.trained import TrainedVectors
 from model_export.data.mine import read_mined
 from model_export.data.pairs import Pair
 from model_export.data.prompting import Prompting
 from model_export.data.sampling import pick
-from model_export.evaluation.evaluate import ALL, Evaluation, Predictions, evaluate
+from model_export.evaluation.evaluate import ALL, LONG_TAIL, Evaluation, Predictions, evaluate
 from model_export.evaluation.fitted import fit
 from model_export.evaluation.predict import make_predictions, read_predictions, write_predictions
+from model_export.evaluation.winners import METRIC_TITLES
 from model_export.measuring import PREDICTIONS, predict_stage
 from model_export.models.model_io import load_model
 from model_export.pipeline import Pipeline
+from model_export.recipe import EncodeConfig
 from model_export.stages import hash_of
 from model_export.vectors.predict import VectorScorer
 from model_export.vectors.text_readings import TextReadings, read_texts
@@ -42,7 +46,7 @@ def encode(run: Pipeline, prompting: Prompting, student: Path, unlabelled: Path 
         on_step = partial(run.on_progress, "Train encode")
         train_vectors(student, examples, config, seed, prompting.label_token_ids, folder, on_step)
 
-    config_json = config.model_dump(exclude={"served", "save_steps"})
+    config_json = config.model_dump(exclude={"served", "save_steps", "min_share"})
     inputs = {**_inputs(run, prompting, pairs), "student": student.name, "config": config_json, "seed": seed}
     return run.stages.do("encode", inputs, work)
 
@@ -60,11 +64,45 @@ def compare_readings(
     return evaluate([as_text, *systems], pairs, long_tail, controls=controls, seed=recipe.seed, draws=draws)
 
 
-def fit_vectors(run: Pipeline, prompting: Prompting, student: Path) -> TrainedVectors | None:
-    """Fit calibration and decisions on the grades that are read from vectors, on all dev pairs; None without an encoder."""
-    recipe, config, dev = run.recipe, run.recipe.encode, run.data.dev
-    if not config.steps:
+def gate_readings(compared: Evaluation, text: str, config: EncodeConfig) -> list[Gate]:
+    """Gate what the served number of vectors reaches of the text reading's figures, on all pairs and on every source."""
+    of_text, of_vectors = compared.rows[text], compared.rows[f"vectors_{config.served}"]
+    gates = []
+    for split, figures in of_text.items():
+        if split.endswith(LONG_TAIL):
+            continue
+        for metric in ("macro_f1", "ndcg_at_10"):
+            before, after = figures[metric], of_vectors[split][metric]
+            if before and after is not None:
+                what = (
+                    f"the share of the text reading's {METRIC_TITLES[metric]} on {split} that vectors reach"
+                )
+                name = f"vectors_{metric}_{split}"
+                gates.append(Gate(name, what, after / before, config.min_share, at_least=True))
+    return gates
+
+
+@dataclass(frozen=True, slots=True)
+class SecondReading:
+    """The second reading to export, and the gates on it."""
+
+    trained: TrainedVectors
+    gates: Sequence[Gate]
+
+
+def second_reading(
+    run: Pipeline, prompting: Prompting, student: Path, compared: Evaluation | None, text: str
+) -> SecondReading | None:
+    """Fit the second reading, and gate it by its comparison with the text reading; None without an encoder."""
+    if compared is None:
         return None
+    gates = gate_readings(compared, text, run.recipe.encode)
+    return SecondReading(fit_vectors(run, prompting, student), gates)
+
+
+def fit_vectors(run: Pipeline, prompting: Prompting, student: Path) -> TrainedVectors:
+    """Fit calibration and decisions on the grades that are read from the served number of vectors, on all dev pairs."""
+    recipe, config, dev = run.recipe, run.recipe.encode, run.data.dev
     found = predict_by_vectors(run, dev, prompting, student, config.served)
     fitted = fit(found.probabilities, dev, recipe.seed)
     measured = evaluate([found], dev, run.data.long_tail, seed=recipe.seed, draws=recipe.evaluate.draws)

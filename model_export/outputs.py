@@ -11,7 +11,6 @@ from model_export.checkpoint.adapter import AdapterDescription, describe_adapter
 from model_export.checkpoint.export import ExportPlan, export
 from model_export.checkpoint.gates import sample_pairs
 from model_export.checkpoint.model_card import TrainingNotes
-from model_export.checkpoint.trained import TrainedVectors
 from model_export.checkpoint.writer import (
     CheckpointSpec,
     code_version,
@@ -21,6 +20,7 @@ from model_export.checkpoint.writer import (
 )
 from model_export.data.prepare import read_base
 from model_export.data.prompting import PromptForm
+from model_export.encoding import SecondReading
 from model_export.evaluation.evaluate import (
     ALL,
     Differences,
@@ -75,7 +75,7 @@ def write_checkpoint(
     models: Models,
     on_dev: Sequence[Predictions],
     fitted: Fitted,
-    vectors: TrainedVectors | None,
+    second: SecondReading | None,
     out: Path,
     on_progress: OnProgress,
 ) -> None:
@@ -97,12 +97,13 @@ def write_checkpoint(
         calibration=fitted.calibration,
         decisions=fitted.decisions,
         dev_metrics=_dev_metrics(served),
-        vectors=vectors,
+        vectors=second.trained if second else None,
         quantization="w8a8" if recipe.export.int8 else None,
         training=_training_notes(result, served, [each.system for each in on_dev], failures),
     )
     gate_pairs = sample_pairs(dev_pairs, recipe.export.gate_pairs)
-    plan = ExportPlan(models.student, spec, gate_pairs, with_vllm=recipe.export.with_vllm)
+    gates = second.gates if second else ()
+    plan = ExportPlan(models.student, spec, gate_pairs, with_vllm=recipe.export.with_vllm, measured=gates)
     export(plan, out / CHECKPOINT, on_progress)
     if recipe.export.adapter_rank:
         write_adapter(spec, models.student, out / ADAPTER, recipe.export.adapter_rank, on_progress)

@@ -257,6 +257,7 @@ class EncodeConfig(TrainConfig):
     gold_weight: Share = 0.5
     smoothing: Share = 0.0
     text_share: Share = 0.25
+    min_share: Share = 0.97
 
     @model_validator(mode="after")
     def _serves_what_it_trains(self) -> Self:

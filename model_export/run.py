@@ -8,7 +8,7 @@ from pathlib import Path
 from model_export.checkpoint.writer import check_probes
 from model_export.data.pairs import GRADES, Pair
 from model_export.data.prompting import PromptForm, Prompting
-from model_export.encoding import compare_readings, encode, fit_vectors
+from model_export.encoding import compare_readings, encode, second_reading
 from model_export.evaluation.baselines import bm25, majority
 from model_export.evaluation.evaluate import Evaluation, Predictions, evaluate
 from model_export.evaluation.fitted import fit
@@ -117,7 +117,7 @@ def run(
         result = replace(measure(), explained=explained, teachers=compared, vectors=vectors)
         write_results_and_report(result, out)
         models = Models(student.folder, control.base, student.teachers.models[recipe.label.teacher])
-        second = fit_vectors(pipeline, control.prompting, student.folder)
+        second = second_reading(pipeline, control.prompting, student.folder, vectors, on_pairs.system)
         write_checkpoint(result, control.form, models, on_dev, fitted, second, out, on_progress)
         return result.evaluation
 

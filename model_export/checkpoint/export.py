@@ -36,6 +36,7 @@ class ExportPlan:
         spec: its `quantization` selects float32 or int8 weights.
         dev: pairs for the gates.
         with_vllm: also start plain vLLM on the folder and compare it with transformers.
+        measured: gates whose figures are known already.
     """
 
     trained: Path
@@ -43,6 +44,7 @@ class ExportPlan:
     dev: Sequence[Pair] = ()
     limits: GateLimits = field(default_factory=GateLimits)
     with_vllm: bool = True
+    measured: Sequence[Gate] = ()
 
 
 def export(plan: ExportPlan, out: Path, on_progress: OnProgress = lambda *_: None) -> list[Gate]:
@@ -76,7 +78,7 @@ def _pass_gates(plan: ExportPlan, checkpoint: Checkpoint, full: Path, on_progres
     data = GateData.render(checkpoint, plan.dev)
     labels = checkpoint.manifest.label_token_ids
     macro_f1 = data.macro_f1(ReferenceScorer.load(checkpoint.folder, labels))
-    gates = [gate_label_mass(checkpoint, plan.limits)]
+    gates = [*plan.measured, gate_label_mass(checkpoint, plan.limits)]
     if plan.spec.quantization:
         gates += gate_int8(data, ReferenceScorer.load(full, labels), macro_f1, plan.limits)
     check_gates(gates)  # do not start vLLM for a checkpoint that has failed already

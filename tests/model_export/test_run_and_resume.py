@@ -30,6 +30,7 @@ batch_size = 8
 save_steps = 2
 vectors = [1, 2]
 served = 2
+min_share = 0.0
 """
 SYSTEMS = ["majority", "bm25", "zero_shot", "label_only_sft", "cot_sft", "rl", "stack", "student"]
 # Of each kind of stage, in the order that a run comes to them.
