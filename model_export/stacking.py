@@ -16,7 +16,7 @@ from model_export.recipe import Recipe
 from model_export.stages import Stages, hash_of
 from model_export.teacher.label import SOFT_LABELS, SoftLabel, read_soft_labels, write_soft_labels
 from model_export.teachers.base import Learner, Teacher
-from model_export.teachers.stack import predict_stack
+from model_export.teachers.stack import Stack
 
 _FEATURES = "features.npy"
 STACK = "stack"
@@ -68,8 +68,9 @@ class Stacking:
         taught = [*judged, *unlabelled]
         asked = [*taught, *dev]
         fitted_on = [True] * len(taught) + [False] * len(dev)
-        features = {teacher.name: self.features(teacher, asked) for teacher in teachers}
-        found = self._predict(features, asked, fitted_on)
+        config, features = self._recipe.stack, {each.name: self.features(each, asked) for each in teachers}
+        stack = Stack(features, asked, fitted_on, config.folds, config.strength)
+        found = stack.predict(features)
 
         def work(folder: Path) -> None:
             untraced = SoftLabel("", (), 0, "")
@@ -80,7 +81,7 @@ class Stacking:
             write_soft_labels(folder / SOFT_LABELS, labels)
 
         inputs = {
-            "config": self._recipe.stack.model_dump(exclude={"endpoint"}),
+            "config": config.model_dump(exclude={"endpoint"}),
             "teachers": [teacher.settings for teacher in teachers],
             "data": self._data,
             "traced": traced.name,
@@ -89,7 +90,7 @@ class Stacking:
         }
         labels = self._stages.do("stack", inputs, work)
         predictions = make_predictions(STACK, found[len(taught) :], None)
-        return Stacked(labels, predictions, self._compare(predictions, features, asked, fitted_on))
+        return Stacked(labels, predictions, self._compare(predictions, stack, list(features), dev))
 
     def _judged(self, always: Container[str]) -> list[Pair]:
         """Return the training pairs that the stack is fitted on and grades: those of `always`, and `stack.pairs` of all."""
@@ -160,36 +161,20 @@ class Stacking:
         self._models[learner.name, fold] = made
         return made
 
-    def _predict(
-        self, features: Mapping[str, np.ndarray], pairs: Sequence[Pair], fitted_on: Sequence[bool]
-    ) -> np.ndarray:
-        """Compute the (pairs, grades) probabilities of the stack of these teachers."""
-        config, together = self._recipe.stack, np.concatenate(list(features.values()), axis=1)
-        return predict_stack(together, pairs, fitted_on, config.folds, config.strength)
-
     def _compare(
-        self,
-        whole: Predictions,
-        features: Mapping[str, np.ndarray],
-        asked: Sequence[Pair],
-        fitted_on: Sequence[bool],
+        self, whole: Predictions, stack: Stack, teachers: Sequence[str], dev: Sequence[Pair]
     ) -> Evaluation:
-        taught, recipe = sum(fitted_on), self._recipe
-        stacks: dict[str, Mapping[str, np.ndarray]] = {}
-        for name, own in features.items():
-            stacks[name] = {name: own}
-            if len(features) > 1:
-                stacks[f"without {name}"] = {
-                    other: found for other, found in features.items() if other != name
-                }
+        """Compare the whole stack with each teacher alone and the others without it, on the dev pairs, its last ones."""
+        used: dict[str, Sequence[str]] = {}
+        for name in teachers:
+            used[name] = [name]
+            if len(teachers) > 1:
+                used[f"without {name}"] = [other for other in teachers if other != name]
         parts = [
-            make_predictions(name, self._predict(used, asked, fitted_on)[taught:], None)
-            for name, used in stacks.items()
+            make_predictions(name, stack.predict(some)[-len(dev) :], None) for name, some in used.items()
         ]
-        draws = recipe.evaluate.draws
-        return evaluate(
-            [whole, *parts], asked[taught:], frozenset(), controls=[STACK], seed=recipe.seed, draws=draws
-        )
+        seed, draws = self._recipe.seed, self._recipe.evaluate.draws
+        return evaluate([whole, *parts], dev, frozenset(), controls=[STACK], seed=seed, draws=draws)
 
 
 def _save_whole(path: Path, values: np.ndarray) -> None:
