@@ -40,7 +40,7 @@ from model_export.teacher.occlusion import find_evidence
 from model_export.teacher.own_traces import sample_own_traces
 from model_export.teacher.rollout import Sampler, Sampling
 from model_export.teachers.cross_encoder import CrossEncoderTeacher
-from model_export.teachers.label_only import FoldTraining
+from model_export.teachers.fold_training import FoldTraining
 from model_export.teachers.roster import make_teachers
 from model_export.training.stage_job import TEACHER_STAGES, StageJob
 from service.contract.manifest import hash_file

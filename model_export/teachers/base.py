@@ -56,3 +56,9 @@ class Learner(Protocol):
     def features(self, pairs: Sequence[Pair], model: Path) -> np.ndarray:
         """Compute features as a `Teacher` does, with the model in this folder."""
         ...
+
+
+def finite_logs(probabilities: np.ndarray) -> np.ndarray:
+    """Compute finite logarithms: a probability below one in a million counts as that."""
+    found: np.ndarray = np.log(np.clip(probabilities, 1e-6, None))
+    return found

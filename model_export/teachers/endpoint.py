@@ -17,7 +17,7 @@ from openai.types.chat.chat_completion_token_logprob import TopLogprob
 from model_export.data.pairs import GRADES, Pair
 from model_export.progress import OnProgress
 from model_export.recipe_stack import EndpointConfig
-from model_export.teachers.label_only import log_probabilities
+from model_export.teachers.base import finite_logs
 from service.contract.manifest import Criteria
 from service.errors import NotegradeError
 
@@ -56,7 +56,7 @@ class EndpointTeacher:
             for start in range(0, len(pairs), self._config.in_flight):
                 found += threads.map(self._ask, pairs[start : start + self._config.in_flight])
                 self._on_progress(f"Features of {self.name}", len(found), len(pairs))
-        return log_probabilities(np.array(found))
+        return finite_logs(np.array(found))
 
     def _ask(self, pair: Pair) -> list[float]:
         try:

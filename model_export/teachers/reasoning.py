@@ -9,8 +9,8 @@ from transformers import set_seed
 
 from model_export.data.pairs import GRADES, Pair
 from model_export.teacher.label import label_pairs
-from model_export.teachers.base import Learner
-from model_export.teachers.label_only import FoldTraining, log_probabilities
+from model_export.teachers.base import Learner, finite_logs
+from model_export.teachers.fold_training import FoldTraining
 
 
 class ReasoningTeacher:
@@ -46,4 +46,4 @@ class ReasoningTeacher:
         labels = label_pairs(pairs, prompting, model, recipe.label, recipe.rl.max_tokens, on_batch)
         by_id = {label.id: label.distribution for label in labels}
         unknown = (1 / len(GRADES),) * len(GRADES)
-        return log_probabilities(np.array([by_id.get(pair.id, unknown) for pair in pairs]))
+        return finite_logs(np.array([by_id.get(pair.id, unknown) for pair in pairs]))

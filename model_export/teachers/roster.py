@@ -7,7 +7,8 @@ from model_export.teachers.base import Learner, Teacher
 from model_export.teachers.cosine import CosineTeacher
 from model_export.teachers.cross_encoder import CrossEncoderTeacher
 from model_export.teachers.endpoint import EndpointTeacher, connect
-from model_export.teachers.label_only import FoldTraining, LabelOnlyTeacher
+from model_export.teachers.fold_training import FoldTraining
+from model_export.teachers.label_only import LabelOnlyTeacher
 from model_export.teachers.lexical import LexicalTeacher
 from model_export.teachers.reasoning import ReasoningTeacher
 

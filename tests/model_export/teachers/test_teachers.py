@@ -18,7 +18,8 @@ from model_export.recipe_stack import EndpointConfig
 from model_export.teachers.base import Learner, Teacher
 from model_export.teachers.cosine import CosineTeacher
 from model_export.teachers.endpoint import EndpointTeacher
-from model_export.teachers.label_only import FoldTraining, LabelOnlyTeacher
+from model_export.teachers.fold_training import FoldTraining
+from model_export.teachers.label_only import LabelOnlyTeacher
 from model_export.teachers.lexical import LexicalTeacher
 from model_export.teachers.reasoning import ReasoningTeacher
 from model_export.teachers.roster import make_teachers
