@@ -1,6 +1,7 @@
 """The stages of a run that train the stack's teachers out of fold, compute their features, and fit the stack on them."""
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from model_export.progress import OnProgress
 from model_export.recipe import Recipe
 from model_export.stages import Stages, hash_of
 from model_export.teacher.label import SOFT_LABELS, SoftLabel, read_soft_labels, write_soft_labels
-from model_export.teachers.base import Learner, Teacher
+from model_export.teachers.base import FeatureEngine, Learner, Loader, Teacher, features_here
 from model_export.teachers.stack import Stack
 
 _FEATURES = "features.npy"
@@ -41,14 +42,22 @@ class Stacking:
     """Trains and asks the teachers of one run. Each model and each teacher's features are a stage, kept for the next run."""
 
     def __init__(
-        self, recipe: Recipe, train: Sequence[Pair], data: str, stages: Stages, on_progress: OnProgress
+        self,
+        recipe: Recipe,
+        train: Sequence[Pair],
+        data: str,
+        stages: Stages,
+        on_progress: OnProgress,
+        *,
+        engine: FeatureEngine = features_here,
     ) -> None:
-        """`train` are all training pairs, and `data` is the name of the stage that they come from."""
+        """`train` are all training pairs, `data` the name of the stage that they come from; `engine` asks parallel teachers."""
         self._recipe = recipe
         self._train = train
         self._data = data
         self._stages = stages
         self._on_progress = on_progress
+        self._engine = engine
         self._models: dict[tuple[str, int], Path] = {}
 
     def grade(
@@ -103,16 +112,15 @@ class Stacking:
     def features(self, teacher: Teacher | Learner, pairs: Sequence[Pair]) -> np.ndarray:
         """Compute a teacher's (pairs, width) features, those of a fold by the model that was trained on the others."""
         if not isinstance(teacher, Learner):
-            return self._computed(teacher, f"features_{teacher.name}", pairs, {}, teacher.features)
+            return self._computed(teacher, f"features_{teacher.name}", pairs, {}, teacher.load)
         folds = np.array([fold_of(pair, self._recipe.stack.folds, "stack") for pair in pairs])
         found: dict[int, np.ndarray] = {}
         for fold in np.unique(folds).tolist():
             model, rows = self._trained(teacher, fold), np.flatnonzero(folds == fold)
             own, name = [pairs[row] for row in rows], f"features_{teacher.name}_{fold}"
-            compute = partial(teacher.features, model=model)
-            found |= zip(
-                rows, self._computed(teacher, name, own, {"model": model.name}, compute), strict=True
-            )
+            load = partial(teacher.load, model)
+            features = self._computed(teacher, name, own, {"model": model.name}, load)
+            found |= zip(rows, features, strict=True)
         return np.array([found[row] for row in range(len(pairs))])
 
     def _computed(
@@ -121,16 +129,22 @@ class Stacking:
         stage: str,
         pairs: Sequence[Pair],
         inputs: Mapping[str, object],
-        compute: Callable[[Sequence[Pair]], np.ndarray],
+        load: Loader,
     ) -> np.ndarray:
         size = teacher.chunk or len(pairs)
+        compute = self._engine if teacher.parallel else features_here
 
         def work(folder: Path) -> None:
-            parts = []
-            for start in range(0, len(pairs), size):
-                parts.append(folder / f"part-{start:07}.npy")
-                if not parts[-1].is_file():
-                    _save_whole(parts[-1], compute(pairs[start : start + size]))
+            starts = range(0, len(pairs), size)
+            parts = [folder / f"part-{start:07}.npy" for start in starts]
+            missing = {
+                part: pairs[start : start + size]
+                for part, start in zip(parts, starts, strict=True)
+                if not part.is_file()
+            }
+            with closing(compute(load, list(missing.values()), self._on_progress)) as computed:
+                for index, features in computed:
+                    _save_whole(list(missing)[index], features)
             np.save(folder / _FEATURES, np.concatenate([np.load(part) for part in parts]))
             for part in parts:
                 part.unlink()
@@ -156,7 +170,7 @@ class Stacking:
             "data": self._data,
             "fold": [fold, folds],
         }
-        work = partial(learner.train, others, start)
+        work = partial(learner.train, others, start, on_progress=self._on_progress)
         made = self._stages.do(f"teacher_{learner.name}_{fold}", inputs, work)
         self._models[learner.name, fold] = made
         return made

@@ -26,11 +26,12 @@ class FoldTraining:
     data: Path
     base: Path
     prompting: Prompting
-    run: Callable[[StageJob, Prompting], None]
-    on_progress: OnProgress
+    run: Callable[[StageJob, Prompting, OnProgress], None]
     evidence: Path | None = None
 
-    def train(self, stage: str, pairs: Sequence[Pair], start: Path | None, folder: Path) -> None:
+    def train(
+        self, stage: str, pairs: Sequence[Pair], start: Path | None, folder: Path, on_progress: OnProgress
+    ) -> None:
         """Train the stage on these pairs, from the base unless `start` is given."""
         ids = frozenset(pair.id for pair in pairs)
         job = StageJob(
@@ -42,4 +43,4 @@ class FoldTraining:
             ids=ids,
             evidence=self.evidence,
         )
-        self.run(job, self.prompting)
+        self.run(job, self.prompting, on_progress)

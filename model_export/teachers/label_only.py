@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from model_export.data.pairs import Pair
+from model_export.progress import OnProgress
 from model_export.teacher.rollout import Sampler
-from model_export.teachers.base import Learner, finite_logs
+from model_export.teachers.base import Features, Learner, finite_logs
 from model_export.teachers.fold_training import FoldTraining
 
 
@@ -19,6 +20,7 @@ class LabelOnlyTeacher:
     name = "label_only"
     starts_from: Learner | None = None
     chunk: int | None = 2048
+    parallel = True
 
     def __init__(self, training: FoldTraining) -> None:
         recipe = training.recipe
@@ -33,16 +35,19 @@ class LabelOnlyTeacher:
             "seed": recipe.seed,
         }
 
-    def train(self, pairs: Sequence[Pair], start: Path | None, folder: Path) -> None:
+    def train(self, pairs: Sequence[Pair], start: Path | None, folder: Path, on_progress: OnProgress) -> None:
         """Train the base on the grades of these pairs."""
-        self._training.train("label_only_sft", pairs, start, folder)
+        self._training.train("label_only_sft", pairs, start, folder, on_progress)
 
-    def features(self, pairs: Sequence[Pair], model: Path) -> np.ndarray:
-        """Compute (pairs, grades) features."""
-        config = self._training.recipe.evaluate
-        sampler = Sampler.load(model, self._training.prompting, config.precision)
-        prompts = [self._training.prompting.student_prompt(pair) for pair in pairs]
+    def load(self, model: Path, on_progress: OnProgress) -> Features:
+        """Load the model, for (pairs, grades) features."""
+        config, prompting = self._training.recipe.evaluate, self._training.prompting
+        sampler = Sampler.load(model, prompting, config.precision)
+        on_batch = partial(on_progress, f"Features of {self.name}")
 
-        on_batch = partial(self._training.on_progress, f"Features of {self.name}")
-        found, _ = sampler.distributions(prompts, config.batch_size, on_batch)
-        return finite_logs(found.double().numpy())
+        def features(pairs: Sequence[Pair]) -> np.ndarray:
+            prompts = [prompting.student_prompt(pair) for pair in pairs]
+            found, _ = sampler.distributions(prompts, config.batch_size, on_batch)
+            return finite_logs(found.double().numpy())
+
+        return features

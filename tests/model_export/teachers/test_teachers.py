@@ -1,8 +1,6 @@
 """Behaviour tests that every teacher passes, whether it learns or is used as it is."""
 
 import json
-from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -11,11 +9,9 @@ import pytest
 from openai import OpenAI
 
 from model_export.data.gold_traces import write_evidence
-from model_export.data.pairs import Pair
-from model_export.data.prepare import load_data
-from model_export.data.prompting import Prompting
 from model_export.recipe_stack import EndpointConfig
-from model_export.teachers.base import Learner, Teacher
+from model_export.scale_out.launch import run_job
+from model_export.teachers.base import Features, Learner, Teacher
 from model_export.teachers.cosine import CosineTeacher
 from model_export.teachers.endpoint import EndpointTeacher
 from model_export.teachers.fold_training import FoldTraining
@@ -27,22 +23,15 @@ from model_export.training.stage_job import StageJob
 from tests.tiny_teacher import TinyTeacher, micro_recipe
 
 KINDS = ["lexical", "tiny-encoder", "endpoint", "label_only", "reasoning"]
-Features = Callable[[Sequence[Pair]], np.ndarray]
 
 
 def nothing(*_: object) -> None:
     pass
 
 
-def run_here(job: StageJob, prompting: Prompting) -> None:
-    from model_export.scale_out.launch import train_stage
-
-    train_stage(job, load_data(job.data), prompting, nothing)
-
-
 def fold_training(tiny: TinyTeacher, **changes: object) -> FoldTraining:
     data = tiny.folder.parent / "data"
-    return FoldTraining(micro_recipe(**changes), data, tiny.base, tiny.prompting, run_here, nothing)
+    return FoldTraining(micro_recipe(**changes), data, tiny.base, tiny.prompting, run_job)
 
 
 def answering(grade_logprobs: dict[str, float]) -> OpenAI:
@@ -79,18 +68,18 @@ def teacher(
     client = answering({"2": -0.5, "3": -1.5, "x": -3.0})
     others: dict[str, tuple[Teacher, int]] = {
         "lexical": (LexicalTeacher(), 7),
-        "tiny-encoder": (CosineTeacher(str(tiny_encoder), nothing), 1),
-        "endpoint": (EndpointTeacher(config, tiny_teacher.prompting.form.criteria, client, nothing), 4),
+        "tiny-encoder": (CosineTeacher(str(tiny_encoder)), 1),
+        "endpoint": (EndpointTeacher(config, tiny_teacher.prompting.form.criteria, client), 4),
     }
     if kind in others:
         found, width = others[kind]
-        return found, found.features, width
+        return found, found.load(nothing), width
     # At this temperature the most probable token is always sampled.
     training = fold_training(tiny_teacher, label={"temperature": 1e-3})
     learner = LabelOnlyTeacher(training) if kind == "label_only" else ReasoningTeacher(training, None)
     folder = tmp_path_factory.mktemp(kind)
-    learner.train(tiny_teacher.pairs, None, folder)
-    return learner, partial(learner.features, model=folder), 4
+    learner.train(tiny_teacher.pairs, None, folder, nothing)
+    return learner, learner.load(folder, nothing), 4
 
 
 def test_features_are_finite_and_of_one_width(
@@ -131,13 +120,12 @@ def test_reasoning_starts_from_the_label_only_model_of_its_fold(
         student.data,
         student.base,
         student.prompting,
-        lambda job, _: started.append(job),
-        nothing,
+        run=lambda job, *_: started.append(job),
     )
-    label_only, reasoning = make_teachers(student, teacher, nothing)
+    label_only, reasoning = make_teachers(student, teacher)
     assert isinstance(reasoning, Learner)
     assert reasoning.starts_from is label_only
-    reasoning.train(tiny_teacher.pairs[:2], tmp_path / "fold", tmp_path / "out")
+    reasoning.train(tiny_teacher.pairs[:2], tmp_path / "fold", tmp_path / "out", nothing)
     assert (started[0].start, started[0].stage) == (tmp_path / "fold", "cot_sft")
     assert started[0].ids == frozenset(pair.id for pair in tiny_teacher.pairs[:2])
 
@@ -153,7 +141,6 @@ def test_evidence_is_part_of_the_reasoning_teachers_settings(
         training.base,
         training.prompting,
         training.run,
-        nothing,
         evidence=tmp_path / "evidence.jsonl",
     )
     assert ReasoningTeacher(training, None).settings != ReasoningTeacher(with_evidence, None).settings
