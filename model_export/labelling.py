@@ -3,10 +3,9 @@
 Paths are sampled in this process or, with `launch.ray_workers`, by vLLM on Ray, where a killed stage resumes by shards.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from transformers import set_seed
 
@@ -17,15 +16,14 @@ from model_export.data.sampling import pick_distinct
 from model_export.pipeline import EVIDENCE, Pipeline
 from model_export.recipe import LabelConfig, OwnTracesConfig
 from model_export.scale_out.label_at_scale import soft_label
-from model_export.scale_out.label_plan import Completion, TraceEngine, TraceJob
-from model_export.scale_out.shards import fill, read_paths, split
+from model_export.scale_out.label_plan import Completion, TraceJob
+from model_export.scale_out.shards import Shards, fill, read_paths, split
 from model_export.stages import RunError
 from model_export.teacher.label import SOFT_LABELS, label_pairs, read_soft_labels, write_soft_labels
 from model_export.teacher.own_traces import first_good_trace, sample_own_traces
 from model_export.teacher.rollout import Sampler
 from service.contract.manifest import hash_file
 
-T = TypeVar("T")
 _SHARDS = 100  # so a kill loses about a hundredth of the work
 
 
@@ -33,15 +31,16 @@ def own_traces(run: Pipeline, prompting: Prompting, teacher: Path) -> Path:
     """Let a teacher sample traces of training pairs, and keep those to learn from."""
     config, max_tokens = run.recipe.own_traces, run.recipe.rl.max_tokens
     pairs = pick_distinct(run.data.train, config.pairs, config.source_exponent, run.recipe.seed)
+    on_batch = partial(run.on_progress, f"Own traces of {teacher.name.rpartition('-')[0]}")
 
     def work(folder: Path) -> None:
-        if run.trace_engine:
-            job = TraceJob.of(run.recipe, config, teacher, prompting)
-            shards = _sample(run, run.trace_engine, pairs, job, folder, _own_trace, write_evidence)
+        if engine := run.trace_engine:
+            job, shards = TraceJob.of(run.recipe, config, teacher, prompting), _shards(pairs, folder)
+            read = partial(_own_trace, prompting=prompting)
+            fill(shards, lambda missing: engine(missing, job), read, write_evidence, on_batch)
             found = [each for shard in shards for each in read_evidence(shard).values()]
         else:
             sampler = _load_sampler(run, config, teacher, prompting)
-            on_batch = partial(run.on_progress, f"Own traces of {teacher.name.rpartition('-')[0]}")
             found = sample_own_traces(pairs, prompting, sampler, config, max_tokens, on_batch)
         write_evidence(folder / EVIDENCE, found)
 
@@ -57,15 +56,16 @@ def soft_labels(run: Pipeline, prompting: Prompting, teacher: Path) -> Path:
         return _copy_labels(run, run.root / config.folder)
     most = len(train) if config.pairs is None else min(config.pairs, len(train))
     pairs = pick_distinct(train, most, config.source_exponent, run.recipe.seed)
+    on_batch = partial(run.on_progress, "Soft labels")
 
     def work(folder: Path) -> None:
-        if run.trace_engine:
-            job = TraceJob.of(run.recipe, config, teacher, prompting)
-            shards = _sample(run, run.trace_engine, pairs, job, folder, soft_label, write_soft_labels)
+        if engine := run.trace_engine:
+            job, shards = TraceJob.of(run.recipe, config, teacher, prompting), _shards(pairs, folder)
+            read = partial(soft_label, prompting=prompting)
+            fill(shards, lambda missing: engine(missing, job), read, write_soft_labels, on_batch)
             labels = [label for shard in shards for label in read_soft_labels(shard).values()]
         else:
             sampler, max_tokens = _load_sampler(run, config, teacher, prompting), run.recipe.rl.max_tokens
-            on_batch = partial(run.on_progress, "Soft labels")
             labels = label_pairs(pairs, prompting, sampler, config, max_tokens, on_batch)
         write_soft_labels(folder / SOFT_LABELS, labels)
 
@@ -89,25 +89,8 @@ def _load_sampler(
     return Sampler.load(teacher, prompting, config.precision)
 
 
-def _sample(
-    run: Pipeline,
-    engine: TraceEngine,
-    pairs: Sequence[Pair],
-    job: TraceJob,
-    folder: Path,
-    read: Callable[[Pair, Sequence[Completion], Prompting], T | None],
-    write: Callable[[Path, Sequence[T]], None],
-) -> list[Path]:
-    """Sample paths of the pairs and keep what `read` makes of them in shards in the folder. Return the shards."""
-    shards = split(pairs, folder, "labels", -(-len(pairs) // _SHARDS))
-    fill(
-        shards,
-        lambda missing: engine(missing, job),
-        lambda pair, found: read(pair, found, job.prompting),
-        write,
-        run.on_progress,
-    )
-    return list(shards)
+def _shards(pairs: Sequence[Pair], folder: Path) -> Shards:
+    return split(pairs, folder, "labels", -(-len(pairs) // _SHARDS))
 
 
 def _own_trace(pair: Pair, completions: Sequence[Completion], prompting: Prompting) -> Evidence | None:

@@ -136,7 +136,7 @@ class Stacking:
 
         def work(folder: Path) -> None:
             starts = range(0, len(pairs), size)
-            parts = [folder / f"part-{start:07}.npy" for start in starts]
+            parts = [folder / f"part-{start:07}-{size}.npy" for start in starts]
             missing = {
                 part: pairs[start : start + size]
                 for part, start in zip(parts, starts, strict=True)

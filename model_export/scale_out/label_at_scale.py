@@ -38,7 +38,8 @@ def label_file(plan: LabelPlan, out: Path, engine: TraceEngine, on_progress: OnP
         _claim(out, plan.inputs())
         shards = split(pairs, out, "labels", plan.shard_size)
         read = partial(soft_label, prompting=job.prompting)
-        made = fill(shards, lambda missing: engine(missing, job), read, write_soft_labels, on_progress)
+        on_batch = partial(on_progress, "Label")
+        made = fill(shards, lambda missing: engine(missing, job), read, write_soft_labels, on_batch)
         unlabelled, seconds = _list_unlabelled(shards, out), time.monotonic() - started
     return _summarize(len(pairs), unlabelled, made, seconds)
 

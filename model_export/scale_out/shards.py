@@ -11,9 +11,8 @@ from typing import TypeVar
 
 from model_export.data.pairs import Pair
 from model_export.data.prompting import Prompting
-from model_export.progress import OnProgress
 from model_export.scale_out.label_plan import Completion
-from model_export.teacher.rollout import ReasoningPath, read_path
+from model_export.teacher.rollout import OnBatch, ReasoningPath, read_path
 
 T = TypeVar("T")
 Shards = Mapping[Path, Sequence[Pair]]
@@ -32,14 +31,14 @@ def fill(
     sample: Callable[[Sequence[Pair]], Generator[list[Completion]]],
     read: Callable[[Pair, Sequence[Completion]], T | None],
     write: Callable[[Path, Sequence[T]], None],
-    on_progress: OnProgress,
+    on_batch: OnBatch,
 ) -> int:
     """Write what `read` makes of the sampled paths of each pair, for missing shards, and return the number of their pairs."""
     missing = {path: shard for path, shard in shards.items() if not path.is_file()}
     pairs = [pair for shard in missing.values() for pair in shard]
     if not pairs:
         return 0
-    on_progress("Sample paths", 0, len(pairs))
+    on_batch(0, len(pairs))
     done = 0
     # One stream over all shards, so that engines never wait between shards.
     with closing(sample(pairs)) as answers:
@@ -48,7 +47,7 @@ def fill(
             for pair, completions in zip(shard, islice(answers, len(shard)), strict=True):
                 found.append(read(pair, completions))
                 done += 1
-                on_progress("Sample paths", done, len(pairs))
+                on_batch(done, len(pairs))
             write(path, [each for each in found if each is not None])
     return len(pairs)
 

@@ -14,7 +14,7 @@ from model_export.teachers.base import Features
 class CosineTeacher:
     """Computes one feature, the cosine; the encoder is loaded when it is needed. `encoder` is a name that `Encoder` takes."""
 
-    chunk: int | None = 16_384  # texts that repeat within a chunk are encoded once
+    chunk: int | None = 4096  # texts that repeat within a chunk are encoded once
     parallel = True
 
     def __init__(self, encoder: str) -> None:

@@ -36,7 +36,7 @@ class CrossEncoderTeacher:
 
     name = CROSS_ENCODER
     starts_from: Learner | None = None
-    chunk: int | None = 8192
+    chunk: int | None = 1024
     parallel = True
 
     def __init__(self, config: CrossEncoderConfig, seed: int) -> None:

@@ -19,7 +19,7 @@ class LabelOnlyTeacher:
 
     name = "label_only"
     starts_from: Learner | None = None
-    chunk: int | None = 2048
+    chunk: int | None = 512
     parallel = True
 
     def __init__(self, training: FoldTraining) -> None:

@@ -19,7 +19,7 @@ class ReasoningTeacher:
     """Computes the logarithms of the grades' mean probabilities after reasoning; equal ones where no path parses."""
 
     name = "reasoning"
-    chunk: int | None = 512
+    chunk: int | None = 64
     parallel = True
 
     def __init__(self, training: FoldTraining, starts_from: Learner | None) -> None:
