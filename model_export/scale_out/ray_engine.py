@@ -22,7 +22,7 @@ from model_export.data.pairs import Pair
 from model_export.progress import OnProgress
 from model_export.scale_out.label_plan import Completion, LabelError, TraceJob, path_seed
 from model_export.teachers.base import Loader
-from service.contract.vllm_settings import cpu_environment
+from service.contract.vllm_settings import ENVIRONMENT, cpu_environment
 
 _BLOCK = 64  # pairs per block: few, because a block's rows arrive only when its last row is done
 _BATCH = 64
@@ -46,7 +46,7 @@ def complete_on_ray(
         raise LabelError("vLLM is not installed here: install it to label at scale")
     with _ray(engines, address) as on_gpu:
         processor = _build_processor(job, engines, on_gpu=on_gpu)
-        answers = iter(processor(_requests(pairs, job)).iter_rows())
+        answers = iter(processor(_requests(pairs, job, engines)).iter_rows())
         for index in range(len(pairs)):
             yield _next_pair(answers, index, job.paths)
 
@@ -66,8 +66,9 @@ def features_on_ray(
     with _ray(workers, address) as on_gpu:
         import ray
 
-        start = ray.remote(num_gpus=int(on_gpu), **_RESTARTS)(_Worker).remote
-        pool = ray.util.ActorPool([start(load) for _ in range(workers)])
+        options = {"num_gpus": int(on_gpu), "runtime_env": _environment(workers, on_gpu=on_gpu), **_RESTARTS}
+        worker = ray.remote(**options)(_Worker)
+        pool = ray.util.ActorPool([worker.remote(load) for _ in range(workers)])
         on_progress(stage, 0, len(chunks))
         computed = pool.map_unordered(lambda worker, chunk: worker.compute.remote(*chunk), enumerate(chunks))
         for done, found in enumerate(computed, 1):
@@ -104,11 +105,11 @@ def _ray(workers: int, address: str) -> Iterator[bool]:
             ray.shutdown()
 
 
-def _requests(pairs: Sequence[Pair], job: TraceJob) -> Any:
+def _requests(pairs: Sequence[Pair], job: TraceJob, engines: int) -> Any:
     import ray
 
     rows = [{"index": index, "pair": pair} for index, pair in enumerate(pairs)]
-    blocks = -(-len(rows) // _BLOCK)
+    blocks = max(-(-len(rows) // _BLOCK), min(engines, len(rows)))
     return ray.data.from_items(rows, override_num_blocks=blocks).flat_map(partial(_to_requests, job=job))
 
 
@@ -126,6 +127,7 @@ def _build_processor(job: TraceJob, engines: int, *, on_gpu: bool) -> Any:
         log_engine_metrics=False,
         # Without this, each engine requires a GPU.
         placement_group_config={"bundles": [{"CPU": 1, "GPU": int(on_gpu)}]},
+        runtime_env=_environment(engines, on_gpu=on_gpu),
     )
     processor = build_processor(
         config, postprocess=partial(_to_answer, label_token_ids=job.prompting.label_token_ids)
@@ -160,7 +162,6 @@ def _start_ray(engines: int, address: str, folder: str) -> int:
 
     shared: dict[str, Any] = {
         "address": address,
-        "runtime_env": {"env_vars": _environment(engines)},
         "log_to_driver": False,
         "logging_level": logging.ERROR,
     }
@@ -189,9 +190,10 @@ def _quiet() -> None:
     logging.getLogger("ray.llm").handlers = [logging.StreamHandler()]
 
 
-def _environment(engines: int) -> dict[str, str]:
-    defaults = cpu_environment(threads=max(1, _cores() // engines)) | {"HF_HUB_OFFLINE": "1"}
-    return {name: os.environ.get(name, value) for name, value in defaults.items()}
+def _environment(workers: int, *, on_gpu: bool) -> dict[str, dict[str, str]]:
+    defaults = ENVIRONMENT if on_gpu else cpu_environment(threads=max(1, _cores() // workers))
+    defaults = {**defaults, "HF_HUB_OFFLINE": "1"}
+    return {"env_vars": {name: os.environ.get(name, value) for name, value in defaults.items()}}
 
 
 def _cores() -> int:
