@@ -61,14 +61,14 @@ def features_on_ray(
     """
     if not chunks:
         return
-    workers = min(workers, len(chunks))
-    stage = f"Features on {workers} Ray workers"
-    with _ray(workers, address) as on_gpu:
+    stage, started = "Features on Ray", min(workers, len(chunks))
+    with _ray(started, address) as on_gpu:
         import ray
 
+        # As many threads as all workers would have, also for fewer chunks: other threads would change the last bits.
         options = {"num_gpus": int(on_gpu), "runtime_env": _environment(workers, on_gpu=on_gpu), **_RESTARTS}
         worker = ray.remote(**options)(_Worker)
-        pool = ray.util.ActorPool([worker.remote(load) for _ in range(workers)])
+        pool = ray.util.ActorPool([worker.remote(load) for _ in range(started)])
         on_progress(stage, 0, len(chunks))
         computed = pool.map_unordered(lambda worker, chunk: worker.compute.remote(*chunk), enumerate(chunks))
         for done, found in enumerate(computed, 1):

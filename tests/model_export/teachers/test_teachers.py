@@ -1,6 +1,7 @@
 """Behaviour tests that every teacher passes, whether it learns or is used as it is."""
 
 import json
+import pickle
 from pathlib import Path
 
 import httpx2
@@ -103,6 +104,15 @@ def test_features_are_those_of_the_pair_wherever_it_stands(
 
 def test_settings_can_be_hashed(teacher: tuple[Teacher | Learner, Features, int]) -> None:
     assert json.loads(json.dumps(teacher[0].settings)) == teacher[0].settings
+
+
+def test_parallel_teachers_can_be_sent_to_another_process(
+    teacher: tuple[Teacher | Learner, Features, int],
+) -> None:
+    described, *_ = teacher
+    assert described.parallel == (described.name not in ("lexical", "endpoint"))
+    if described.parallel:
+        assert pickle.loads(pickle.dumps(described)).settings == described.settings
 
 
 def test_only_learners_learn(teacher: tuple[Teacher | Learner, Features, int]) -> None:
