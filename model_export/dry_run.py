@@ -16,7 +16,16 @@ from model_export.data.prepare import Data, missing_files, read_data
 from model_export.data.template import find_template
 from model_export.models.base_model import empty_base, locate_base
 from model_export.models.tiny_model import empty_tiny_model
-from model_export.recipe import PARSE_SAMPLE, TINY_BASE, CrossEncoderConfig, Recipe, TrainConfig
+from model_export.recipe import (
+    PARSE_SAMPLE,
+    TINY_BASE,
+    CrossEncoderConfig,
+    LabelConfig,
+    OwnTracesConfig,
+    Recipe,
+    TrainConfig,
+)
+from model_export.scale_out.label_plan import tokens_per_second
 from model_export.training.supervised import freeze_all_but_linears
 
 _GIB = 1024**3
@@ -75,6 +84,8 @@ class _Plan:
             yield f"student: {_describe_model(model.student_base, self._student)}"
         shared = ", which share weights and optimizer (FSDP)" if launch.fsdp else ""
         yield f"processes of each training stage: {launch.processes}{shared}"
+        if launch.ray_workers:
+            yield f"workers on Ray that label and compute the features of the stack's models: {launch.ray_workers}"
 
     @property
     def _dev(self) -> str:
@@ -101,7 +112,10 @@ class _Plan:
             yield f"predict_{system}", f"direct grades of {dev}"
         if model.teacher != model.student_base:
             yield "teacher_base", f"write {model.teacher} as a float32 transformers folder"
-        own = f"the teacher's own traces of {recipe.own_traces.pairs:,} pairs: those that are true and reach the gold grade"
+        own = (
+            f"the teacher's own traces of {recipe.own_traces.pairs:,} pairs: those that are true and reach the gold grade"
+            f"{self._sampling(recipe.own_traces, recipe.own_traces.pairs)}"
+        )
         if recipe.cot_sft.traces == "own":
             yield "own_traces", own
         elif recipe.data.sources:
@@ -179,7 +193,20 @@ class _Plan:
         if config.folder is not None:
             return f"read the labels in DATA/{config.folder}"
         pairs = "all pairs" if config.pairs is None else f"at most {config.pairs:,} pairs"
-        return f"soft labels by {config.teacher} for {pairs}; reasoning paths per pair: {config.paths}"
+        sampling = self._sampling(config, config.pairs or self._train_pairs)
+        return (
+            f"soft labels by {config.teacher} for {pairs}; reasoning paths per pair: {config.paths}{sampling}"
+        )
+
+    def _sampling(self, config: LabelConfig | OwnTracesConfig, pairs: int | None) -> str:
+        """Say how many tokens are sampled at most on Ray, and how long that takes on GPUs."""
+        workers = self._recipe.launch.ray_workers
+        if not workers or pairs is None:
+            return ""
+        tokens = pairs * config.paths * self._recipe.rl.max_tokens
+        size = self._teacher.num_parameters() if self._teacher else 0
+        hours = tokens / (workers * tokens_per_second(size)) / 3600
+        return f"; at most {tokens / 1e6:,.1f}M tokens, about {hours:,.1f} h on {workers} H100 (docs/training.md)"
 
     def _stack(self) -> Iterator[tuple[str, str]]:
         """Name the stages of the stack."""

@@ -82,10 +82,10 @@ def predict_by_cosine(run: Pipeline, encoder: str, pairs: Sequence[Pair]) -> Pre
 
 def predict_by_cross_encoder(run: Pipeline, pairs: Sequence[Pair], model: Path) -> Predictions:
     """Predict the pairs' grades with the cross-encoder."""
-    teacher = CrossEncoderTeacher(run.recipe.cross_encoder, run.recipe.seed, run.on_progress)
+    teacher = CrossEncoderTeacher(run.recipe.cross_encoder, run.recipe.seed)
 
     def work(folder: Path) -> None:
-        found = by_log_probabilities(teacher.name, teacher.features(pairs, model))
+        found = by_log_probabilities(teacher.name, teacher.load(model, run.on_progress)(pairs))
         write_predictions(folder / PREDICTIONS, found)
 
     inputs = {"model": model.name, "pairs": hash_of([pair.id for pair in pairs])}

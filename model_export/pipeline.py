@@ -27,24 +27,24 @@ from model_export.data.prepare import (
 )
 from model_export.data.prompting import Prompting
 from model_export.data.sampling import pick_distinct, sample_dev
-from model_export.evaluation.predict import (
-    by_reasoning,
-)
+from model_export.evaluation.predict import by_reasoning
 from model_export.progress import OnProgress
 from model_export.recipe import PARSE_SAMPLE, TINY_BASE, Recipe
-from model_export.scale_out.launch import launch, train_stage
+from model_export.scale_out.label_plan import TraceEngine
+from model_export.scale_out.launch import run_job
+from model_export.scale_out.ray_engine import complete_on_ray, features_on_ray
 from model_export.stacking import Stacked, Stacking
 from model_export.stages import RunError, Stages
 from model_export.student.distil import make_example
-from model_export.teacher.label import SOFT_LABELS, label_pairs, read_soft_labels, write_soft_labels
+from model_export.teacher.label import SOFT_LABELS, read_soft_labels
 from model_export.teacher.occlusion import find_evidence
-from model_export.teacher.own_traces import sample_own_traces
 from model_export.teacher.rollout import Sampler, Sampling
+from model_export.teachers.base import FeatureEngine, features_here
 from model_export.teachers.cross_encoder import CrossEncoderTeacher
-from model_export.teachers.label_only import FoldTraining
+from model_export.teachers.fold_training import FoldTraining
 from model_export.teachers.roster import make_teachers
 from model_export.training.stage_job import TEACHER_STAGES, StageJob
-from service.contract.manifest import ENCODER_NAME, hash_file
+from service.contract.manifest import ENCODER_NAME
 
 ADAPTER, CUT = "adapter", "cut.json"
 EVIDENCE = "evidence.jsonl"
@@ -60,8 +60,10 @@ class Pipeline:
     Each stage returns its folder: made now, or kept from an earlier run with the same inputs.
 
     Attributes:
-        recipe, stages, on_progress: as given.
+        recipe, root, stages, on_progress: as given.
         data, data_folder: the pairs, and the folder of their stage.
+        trace_engine: samples the generative teacher's paths; None lets the stages sample in this process.
+        feature_engine: computes the features of teachers.
     """
 
     def __init__(self, recipe: Recipe, root: Path, stages: Stages, on_progress: OnProgress) -> None:
@@ -71,9 +73,15 @@ class Pipeline:
         self.data_folder = stages.do("data", data_inputs(recipe, root), work)
         self.data = load_data(self.data_folder)
         self.recipe = recipe
-        self._root = root
+        self.root = root
         self.stages = stages
         self.on_progress = on_progress
+        self.trace_engine: TraceEngine | None = None
+        self.feature_engine: FeatureEngine = features_here
+        workers, address = recipe.launch.ray_workers, recipe.launch.ray_address
+        if workers:
+            self.trace_engine = partial(complete_on_ray, engines=workers, address=address)
+            self.feature_engine = partial(features_on_ray, workers=workers, address=address)
 
     def dev_pairs(self) -> list[Pair]:
         """Return the dev pairs that all systems are measured on."""
@@ -110,28 +118,6 @@ class Pipeline:
         }
         return self.stages.do("evidence", inputs, work)
 
-    def own_traces(self, prompting: Prompting, teacher: Path) -> Path:
-        """Let a teacher sample traces of training pairs, and keep those to learn from."""
-        config, seed, max_tokens = self.recipe.own_traces, self.recipe.seed, self.recipe.rl.max_tokens
-        pairs = pick_distinct(self.data.train, config.pairs, config.source_exponent, seed)
-
-        def work(folder: Path) -> None:
-            set_seed(seed)
-            sampler = Sampler.load(teacher, prompting, config.precision)
-            on_batch = partial(self.on_progress, f"Own traces of {teacher.name.rpartition('-')[0]}")
-            found = sample_own_traces(pairs, prompting, sampler, config, max_tokens, on_batch)
-            write_evidence(folder / EVIDENCE, found)
-
-        inputs = {
-            "teacher": teacher.name,
-            "form": prompting.form.to_json(),
-            "config": config.model_dump(),
-            "max_tokens": max_tokens,
-            "data": self.data_folder.name,
-            "seed": seed,
-        }
-        return self.stages.do("own_traces", inputs, work)
-
     def train(
         self,
         stage: str,
@@ -159,7 +145,7 @@ class Pipeline:
                 soft_labels=soft_labels and soft_labels / SOFT_LABELS,
                 unlabelled=unlabelled,
             )
-            self.run_job(job, prompting)
+            run_job(job, prompting, self.on_progress)
 
         config: BaseModel = getattr(recipe, stage)
         form = prompting.form if stage in TEACHER_STAGES else prompting.form.of_student
@@ -174,19 +160,12 @@ class Pipeline:
         }
         return self.stages.do(stage, inputs, work)
 
-    def run_job(self, job: StageJob, prompting: Prompting) -> None:
-        """Train in this process, or on as many as the recipe says."""
-        on_step = partial(self.on_progress, f"Train {job.folder.name.rpartition('-')[0]}")
-        if job.recipe.launch.processes == 1:
-            train_stage(job, self.data, prompting, on_step)
-        else:
-            launch(job, on_step)
-
     def cross_encoder(self) -> Path:
         """Fine-tune the cross-encoder on the training pairs. Raises EncoderError."""
-        teacher = CrossEncoderTeacher(self.recipe.cross_encoder, self.recipe.seed, self.on_progress)
+        teacher = CrossEncoderTeacher(self.recipe.cross_encoder, self.recipe.seed)
+        work = partial(teacher.train, self.data.train, None, on_progress=self.on_progress)
         inputs = {"data": self.data_folder.name, **teacher.settings}
-        return self.stages.do(teacher.name, inputs, partial(teacher.train, self.data.train, None))
+        return self.stages.do(teacher.name, inputs, work)
 
     def check_parse_rate(self, prompting: Prompting, teacher: Path) -> None:
         """Raise RunError where too few sampled traces parse: RL would see no reward, and the student no traces."""
@@ -215,29 +194,6 @@ class Pipeline:
                 f"{required:.0%}: raise cot_sft.steps"
             )
 
-    def soft_labels(self, prompting: Prompting, teacher: Path) -> Path:
-        """Let the teacher label training pairs, or take the labels in the recipe's `label.folder`."""
-        config, seed, max_tokens = self.recipe.label, self.recipe.seed, self.recipe.rl.max_tokens
-        if config.folder is not None:
-            return self._copy_labels(self._root / config.folder)
-        train = self.data.train
-        most = len(train) if config.pairs is None else min(config.pairs, len(train))
-        pairs = pick_distinct(train, most, config.source_exponent, seed)
-
-        def work(folder: Path) -> None:
-            set_seed(seed)
-            on_batch = partial(self.on_progress, "Soft labels")
-            labels = label_pairs(pairs, prompting, teacher, config, max_tokens, on_batch)
-            write_soft_labels(folder / SOFT_LABELS, labels)
-
-        inputs = {
-            "teacher": teacher.name,
-            "config": config.model_dump(exclude={"folder"}),
-            "max_tokens": max_tokens,
-            "seed": seed,
-        }
-        return self.stages.do("label", inputs, work)
-
     def stack(
         self,
         student: tuple[Path, Prompting],
@@ -250,26 +206,19 @@ class Pipeline:
 
         `student` and `teacher` are the bases that learners start from, with their prompts. Raises StackError and EndpointError.
         """
-        shared = partial(
-            FoldTraining, self.recipe, self.data_folder, run=self.run_job, on_progress=self.on_progress
-        )
+        shared = partial(FoldTraining, self.recipe, self.data_folder, run=run_job)
         traces = evidence and evidence / EVIDENCE
-        teachers = make_teachers(shared(*student), shared(*teacher, evidence=traces), self.on_progress)
+        teachers = make_teachers(shared(*student), shared(*teacher, evidence=traces))
         stacking = Stacking(
-            self.recipe, self.data.train, self.data_folder.name, self.stages, self.on_progress
+            self.recipe,
+            self.data.train,
+            self.data_folder.name,
+            self.stages,
+            self.on_progress,
+            engine=self.feature_engine,
         )
         mined = read_mined(unlabelled) if unlabelled else []
         return stacking.grade(teachers, soft_labels, mined, self.dev_pairs())
-
-    def _copy_labels(self, source: Path) -> Path:
-        def work(folder: Path) -> None:
-            labels = [label for shard in shards for label in read_soft_labels(shard).values()]
-            write_soft_labels(folder / SOFT_LABELS, labels)
-
-        shards = sorted(source.glob("labels-*.jsonl"))
-        if not shards:
-            raise RunError(f"{source} has no labels-*.jsonl: make them with `notegrade-train label`")
-        return self.stages.do("label", {"shards": [hash_file(shard) for shard in shards]}, work)
 
     def unlabelled(self) -> Path | None:
         """Mine pairs that nobody judged from the training pairs; None where the recipe asks for none. Raises EncoderError."""
@@ -280,7 +229,7 @@ class Pipeline:
         def work(folder: Path) -> None:
             encode = Encoder(config.encoder, self.on_progress).encode if config.encoder else None
             # Under cross-validation the dev pairs are training pairs of the files.
-            measured = measured_queries(recipe, self._root) | {
+            measured = measured_queries(recipe, self.root) | {
                 query_hash(pair.query) for pair in self.data.dev
             }
             write_mined(folder, mine(self.data.train, measured, recipe, encode, self.on_progress))

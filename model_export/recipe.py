@@ -306,10 +306,12 @@ class ExperimentConfig(Strict):
 
 
 class LaunchConfig(Strict):
-    """Processes of each training stage: one, or several that torchrun starts and that share each batch."""
+    """Processes of each training stage, which share each batch, and Ray workers of the stages that label."""
 
     processes: Positive = 1
     fsdp: bool = False
+    ray_workers: Annotated[int, Field(ge=0)] = 0
+    ray_address: str = "local"
 
 
 class Recipe(Strict):

@@ -12,6 +12,7 @@ from model_export.encoding import compare_readings, encode, second_reading
 from model_export.evaluation.baselines import bm25, majority
 from model_export.evaluation.evaluate import Evaluation, Predictions, evaluate
 from model_export.evaluation.fitted import fit
+from model_export.labelling import own_traces, soft_labels
 from model_export.measuring import explain, predict, predict_by_cosine, predict_by_cross_encoder
 from model_export.outputs import CHECKPOINT, Models, write_checkpoint, write_results_and_report
 from model_export.pipeline import Pipeline
@@ -138,20 +139,18 @@ def train_student(pipeline: Pipeline, control: Control) -> Student:
     recipe = pipeline.recipe
     taught = train_teachers(pipeline, control)
     teacher = taught.models[recipe.label.teacher]
-    soft_labels = pipeline.soft_labels(taught.prompting, teacher)
+    labels = soft_labels(pipeline, taught.prompting, teacher)
     unlabelled, stacked = pipeline.unlabelled(), None
     if recipe.stack.teachers:
         bases = (control.base, control.prompting), (taught.base, taught.prompting)
-        stacked = pipeline.stack(*bases, taught.evidence, soft_labels, unlabelled)
-        soft_labels = stacked.labels
+        stacked = pipeline.stack(*bases, taught.evidence, labels, unlabelled)
+        labels = stacked.labels
     starts = {"base": control.base, "label_only_sft": control.folder, "teacher": teacher}
     start = starts[recipe.distil.start]
-    distilled = pipeline.train(
-        "distil", control.prompting, start, soft_labels=soft_labels, unlabelled=unlabelled
-    )
+    distilled = pipeline.train("distil", control.prompting, start, soft_labels=labels, unlabelled=unlabelled)
     if recipe.encode.steps:
         distilled = encode(pipeline, control.prompting, distilled, unlabelled)
-    student = pipeline.as_adapter(distilled, control.base, soft_labels, control.prompting)
+    student = pipeline.as_adapter(distilled, control.base, labels, control.prompting)
     return Student(student, taught, stacked)
 
 
@@ -163,14 +162,14 @@ def train_teachers(pipeline: Pipeline, control: Control) -> Teachers:
     prompting = control.prompting if one_base else Prompting.load(control.form, base)
     start = control.folder if recipe.cot_sft.start == "label_only_sft" else base
     if recipe.cot_sft.traces == "own":
-        evidence: Path | None = pipeline.own_traces(prompting, start)
+        evidence: Path | None = own_traces(pipeline, prompting, start)
     else:
         evidence = pipeline.evidence(control.prompting, control.folder)
     last = pipeline.train("cot_sft", prompting, start, evidence=evidence)
     pipeline.check_parse_rate(prompting, last)
     models = {"cot_sft": last}
     if recipe.self_sft.steps:
-        own = pipeline.own_traces(prompting, last)
+        own = own_traces(pipeline, prompting, last)
         last = models["self_sft"] = pipeline.train("self_sft", prompting, last, evidence=own)
     if recipe.rl.steps:
         models["rl"] = pipeline.train("rl", prompting, last)

@@ -1,6 +1,7 @@
 """The stages of a run that train the stack's teachers out of fold, compute their features, and fit the stack on them."""
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,8 +16,8 @@ from model_export.progress import OnProgress
 from model_export.recipe import Recipe
 from model_export.stages import Stages, hash_of
 from model_export.teacher.label import SOFT_LABELS, SoftLabel, read_soft_labels, write_soft_labels
-from model_export.teachers.base import Learner, Teacher
-from model_export.teachers.stack import predict_stack
+from model_export.teachers.base import FeatureEngine, Learner, Loader, Teacher, features_here
+from model_export.teachers.stack import Stack
 
 _FEATURES = "features.npy"
 STACK = "stack"
@@ -41,14 +42,22 @@ class Stacking:
     """Trains and asks the teachers of one run. Each model and each teacher's features are a stage, kept for the next run."""
 
     def __init__(
-        self, recipe: Recipe, train: Sequence[Pair], data: str, stages: Stages, on_progress: OnProgress
+        self,
+        recipe: Recipe,
+        train: Sequence[Pair],
+        data: str,
+        stages: Stages,
+        on_progress: OnProgress,
+        *,
+        engine: FeatureEngine = features_here,
     ) -> None:
-        """`train` are all training pairs, and `data` is the name of the stage that they come from."""
+        """`train` are all training pairs, `data` the name of the stage that they come from; `engine` asks parallel teachers."""
         self._recipe = recipe
         self._train = train
         self._data = data
         self._stages = stages
         self._on_progress = on_progress
+        self._engine = engine
         self._models: dict[tuple[str, int], Path] = {}
 
     def grade(
@@ -68,8 +77,9 @@ class Stacking:
         taught = [*judged, *unlabelled]
         asked = [*taught, *dev]
         fitted_on = [True] * len(taught) + [False] * len(dev)
-        features = {teacher.name: self.features(teacher, asked) for teacher in teachers}
-        found = self._predict(features, asked, fitted_on)
+        config, features = self._recipe.stack, {each.name: self.features(each, asked) for each in teachers}
+        stack = Stack(features, asked, fitted_on, config.folds, config.strength)
+        found = stack.predict(features)
 
         def work(folder: Path) -> None:
             untraced = SoftLabel("", (), 0, "")
@@ -80,7 +90,7 @@ class Stacking:
             write_soft_labels(folder / SOFT_LABELS, labels)
 
         inputs = {
-            "config": self._recipe.stack.model_dump(exclude={"endpoint"}),
+            "config": config.model_dump(exclude={"endpoint"}),
             "teachers": [teacher.settings for teacher in teachers],
             "data": self._data,
             "traced": traced.name,
@@ -89,7 +99,7 @@ class Stacking:
         }
         labels = self._stages.do("stack", inputs, work)
         predictions = make_predictions(STACK, found[len(taught) :], None)
-        return Stacked(labels, predictions, self._compare(predictions, features, asked, fitted_on))
+        return Stacked(labels, predictions, self._compare(predictions, stack, list(features), dev))
 
     def _judged(self, always: Container[str]) -> list[Pair]:
         """Return the training pairs that the stack is fitted on and grades: those of `always`, and `stack.pairs` of all."""
@@ -102,16 +112,15 @@ class Stacking:
     def features(self, teacher: Teacher | Learner, pairs: Sequence[Pair]) -> np.ndarray:
         """Compute a teacher's (pairs, width) features, those of a fold by the model that was trained on the others."""
         if not isinstance(teacher, Learner):
-            return self._computed(teacher, f"features_{teacher.name}", pairs, {}, teacher.features)
+            return self._computed(teacher, f"features_{teacher.name}", pairs, {}, teacher.load)
         folds = np.array([fold_of(pair, self._recipe.stack.folds, "stack") for pair in pairs])
         found: dict[int, np.ndarray] = {}
         for fold in np.unique(folds).tolist():
             model, rows = self._trained(teacher, fold), np.flatnonzero(folds == fold)
             own, name = [pairs[row] for row in rows], f"features_{teacher.name}_{fold}"
-            compute = partial(teacher.features, model=model)
-            found |= zip(
-                rows, self._computed(teacher, name, own, {"model": model.name}, compute), strict=True
-            )
+            load = partial(teacher.load, model)
+            features = self._computed(teacher, name, own, {"model": model.name}, load)
+            found |= zip(rows, features, strict=True)
         return np.array([found[row] for row in range(len(pairs))])
 
     def _computed(
@@ -120,16 +129,22 @@ class Stacking:
         stage: str,
         pairs: Sequence[Pair],
         inputs: Mapping[str, object],
-        compute: Callable[[Sequence[Pair]], np.ndarray],
+        load: Loader,
     ) -> np.ndarray:
         size = teacher.chunk or len(pairs)
+        compute = self._engine if teacher.parallel else features_here
 
         def work(folder: Path) -> None:
-            parts = []
-            for start in range(0, len(pairs), size):
-                parts.append(folder / f"part-{start:07}.npy")
-                if not parts[-1].is_file():
-                    _save_whole(parts[-1], compute(pairs[start : start + size]))
+            starts = range(0, len(pairs), size)
+            parts = [folder / f"part-{start:07}-{size}.npy" for start in starts]
+            missing = {
+                part: pairs[start : start + size]
+                for part, start in zip(parts, starts, strict=True)
+                if not part.is_file()
+            }
+            with closing(compute(load, list(missing.values()), self._on_progress)) as computed:
+                for index, features in computed:
+                    _save_whole(list(missing)[index], features)
             np.save(folder / _FEATURES, np.concatenate([np.load(part) for part in parts]))
             for part in parts:
                 part.unlink()
@@ -155,41 +170,25 @@ class Stacking:
             "data": self._data,
             "fold": [fold, folds],
         }
-        work = partial(learner.train, others, start)
+        work = partial(learner.train, others, start, on_progress=self._on_progress)
         made = self._stages.do(f"teacher_{learner.name}_{fold}", inputs, work)
         self._models[learner.name, fold] = made
         return made
 
-    def _predict(
-        self, features: Mapping[str, np.ndarray], pairs: Sequence[Pair], fitted_on: Sequence[bool]
-    ) -> np.ndarray:
-        """Compute the (pairs, grades) probabilities of the stack of these teachers."""
-        config, together = self._recipe.stack, np.concatenate(list(features.values()), axis=1)
-        return predict_stack(together, pairs, fitted_on, config.folds, config.strength)
-
     def _compare(
-        self,
-        whole: Predictions,
-        features: Mapping[str, np.ndarray],
-        asked: Sequence[Pair],
-        fitted_on: Sequence[bool],
+        self, whole: Predictions, stack: Stack, teachers: Sequence[str], dev: Sequence[Pair]
     ) -> Evaluation:
-        taught, recipe = sum(fitted_on), self._recipe
-        stacks: dict[str, Mapping[str, np.ndarray]] = {}
-        for name, own in features.items():
-            stacks[name] = {name: own}
-            if len(features) > 1:
-                stacks[f"without {name}"] = {
-                    other: found for other, found in features.items() if other != name
-                }
+        """Compare the whole stack with each teacher alone and the others without it, on the dev pairs, its last ones."""
+        used: dict[str, Sequence[str]] = {}
+        for name in teachers:
+            used[name] = [name]
+            if len(teachers) > 1:
+                used[f"without {name}"] = [other for other in teachers if other != name]
         parts = [
-            make_predictions(name, self._predict(used, asked, fitted_on)[taught:], None)
-            for name, used in stacks.items()
+            make_predictions(name, stack.predict(some)[-len(dev) :], None) for name, some in used.items()
         ]
-        draws = recipe.evaluate.draws
-        return evaluate(
-            [whole, *parts], asked[taught:], frozenset(), controls=[STACK], seed=recipe.seed, draws=draws
-        )
+        seed, draws = self._recipe.seed, self._recipe.evaluate.draws
+        return evaluate([whole, *parts], dev, frozenset(), controls=[STACK], seed=seed, draws=draws)
 
 
 def _save_whole(path: Path, values: np.ndarray) -> None:

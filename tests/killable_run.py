@@ -13,23 +13,25 @@ _CONTEXT.set_forkserver_preload(["tests.killable_run", "model_export.run"])
 _LONGEST_S = 240
 
 
-def command(log: Path, *arguments: str) -> int:
+def command(log: Path, *arguments: str, within_s: float = _LONGEST_S) -> int:
     """Run `notegrade-train` to its end and return the exit code. Its output is appended to the log."""
-    return _join(_CONTEXT.Process(target=_command, args=(log, arguments)))
+    return _join(_CONTEXT.Process(target=_command, args=(log, arguments)), within_s)
 
 
-def run_killed_at(log: Path, recipe: Path, out: Path, stage: str, step: int) -> int:
+def run_killed_at(
+    log: Path, recipe: Path, out: Path, stage: str, step: int, *, within_s: float = _LONGEST_S
+) -> int:
     """Run the recipe until it reports this step of this stage, kill it with SIGKILL, and return the exit code."""
-    return _join(_CONTEXT.Process(target=_run_killed_at, args=(log, recipe, out, stage, step)))
+    return _join(_CONTEXT.Process(target=_run_killed_at, args=(log, recipe, out, stage, step)), within_s)
 
 
-def _join(process: "multiprocessing.context.ForkServerProcess") -> int:
+def _join(process: "multiprocessing.context.ForkServerProcess", within_s: float) -> int:
     quiet_vendors()  # the process that others are forked from takes its environment from here
     process.start()
-    process.join(_LONGEST_S)
+    process.join(within_s)
     if process.exitcode is None:
         process.kill()
-        raise TimeoutError(f"the run has not ended within {_LONGEST_S} s")
+        raise TimeoutError(f"the run has not ended within {within_s} s")
     return process.exitcode
 
 

@@ -22,11 +22,13 @@ class Encoder:
 
     def __init__(self, name: str, on_progress: OnProgress) -> None:
         """Load `minilm`, a sentence-transformers folder, or a hub id. Raises EncoderError."""
+        import torch
         from sentence_transformers import SentenceTransformer
 
         self.name = Path(name).name
         self._on_progress = on_progress
-        self._model = load_encoder(name, partial(SentenceTransformer, device="cpu"))
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._model = load_encoder(name, partial(SentenceTransformer, device=device))
 
     def cosines(self, pairs: Sequence[Pair]) -> np.ndarray:
         """Compute the cosine of each pair's query and note, (pairs,) in [-1, 1]. The model cuts long texts."""

@@ -18,7 +18,7 @@ from model_export.models.quantize import load_as_served
 from model_export.progress import OnProgress
 from model_export.recipe import Precision
 from model_export.teacher.rollout import Sampler
-from model_export.teachers.cross_encoder import is_cross_encoder, log_probabilities
+from model_export.teachers.cross_encoder import is_cross_encoder, load_trained
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 
 _BATCH_SIZE = 32
@@ -98,7 +98,7 @@ def list_models(
     def prepare(name: str, folder: Path, pairs: Sequence[Pair]) -> Predict:
         on_batch = partial(on_progress, f"Predict {name}")
         if is_cross_encoder(folder):
-            return lambda: by_log_probabilities(name, log_probabilities(folder, pairs, precision, on_batch))
+            return lambda: by_log_probabilities(name, load_trained(folder, precision, on_batch)(pairs))
         prompting = Prompting.load(form, folder)
         prompting.check_queries(pairs)
 

@@ -45,10 +45,12 @@ def cross_validate(
     found: dict[str, list[Predictions]] = {recipe.name: [] for recipe in recipes}
     for fold in range(folds):
         folder = out / f"fold-{fold}"
+        data = recipes[0].data.model_copy(update={"fold": fold, "folds": folds})
         with lock(folder):
             for recipe in recipes:
                 on_stage = partial(_report, on_progress, f"Fold {fold + 1} of {folds}, {recipe.name}")
-                pipeline = Pipeline(_take_fold(recipe, fold, folds), root, Stages(folder), on_stage)
+                on_fold = recipe.model_copy(update={"data": data})
+                pipeline = Pipeline(on_fold, root, Stages(folder), on_stage)
                 found[recipe.name].append(_predict(pipeline, control_only=control_only))
         pairs += pipeline.data.dev
         long_tail |= pipeline.data.long_tail
@@ -89,10 +91,6 @@ def _check(recipes: Sequence[Recipe]) -> None:
 
 def _report(on_progress: OnProgress, about: str, stage: str, done: int, total: int) -> None:
     on_progress(f"{about}: {stage}", done, total)
-
-
-def _take_fold(recipe: Recipe, fold: int, folds: int) -> Recipe:
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"fold": fold, "folds": folds})})
 
 
 def _predict(pipeline: Pipeline, *, control_only: bool) -> Predictions:

@@ -1,6 +1,5 @@
 """Soft labels for files of any size: the work of teacher/label.py by shards, on one engine or many, and resumable.
 
-A shard is done when its file exists. A rerun after a kill labels the missing shards only.
 One pass is enough: the engine returns the labels' logprobs at every sampled token. Those at the answer are the answer
 distribution, so no path has to be scored again.
 """
@@ -8,22 +7,19 @@ distribution, so no path has to be scored again.
 import json
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing
-from itertools import islice
+from functools import partial
 from pathlib import Path
 
 from model_export.data.pairs import Pair, listed, read_pairs
 from model_export.data.prompting import Prompting
 from model_export.progress import OnProgress
 from model_export.scale_out.label_plan import Completion, LabelError, LabelPlan, TraceEngine
+from model_export.scale_out.shards import Shards, fill, read_paths, split
 from model_export.stages import lock, write_whole
 from model_export.teacher.label import SoftLabel, average, honest_steps, read_soft_labels, write_soft_labels
-from model_export.teacher.rollout import read_path
 from service.contract.labels import LabelDistribution
 
 INPUTS_NAME, UNLABELLED_NAME = "label.json", "unlabelled.jsonl"
-
-Shards = Mapping[Path, Sequence[Pair]]
 
 
 def label_file(plan: LabelPlan, out: Path, engine: TraceEngine, on_progress: OnProgress) -> str:
@@ -37,18 +33,14 @@ def label_file(plan: LabelPlan, out: Path, engine: TraceEngine, on_progress: OnP
     with lock(out):
         started = time.monotonic()
         pairs = read_pairs(plan.pairs, plan.source, judged=False)
-        prompting = Prompting.load(plan.form, plan.teacher)
-        prompting.check_queries(pairs)
+        job = plan.job()
+        job.prompting.check_queries(pairs)
         _claim(out, plan.inputs())
-        shards = {
-            out / f"labels-{start // plan.shard_size:05}.jsonl": pairs[start : start + plan.shard_size]
-            for start in range(0, len(pairs), plan.shard_size)
-        }
-        missing = {path: shard for path, shard in shards.items() if not path.is_file()}
-        if missing:
-            _label_shards(missing, plan, prompting, engine, on_progress)
-        unlabelled = _list_unlabelled(shards, out)
-        made, seconds = sum(map(len, missing.values())), time.monotonic() - started
+        shards = split(pairs, out, "labels", plan.shard_size)
+        read = partial(soft_label, prompting=job.prompting)
+        on_batch = partial(on_progress, "Label")
+        made = fill(shards, lambda missing: engine(missing, job), read, write_soft_labels, on_batch)
+        unlabelled, seconds = _list_unlabelled(shards, out), time.monotonic() - started
     return _summarize(len(pairs), unlabelled, made, seconds)
 
 
@@ -61,32 +53,13 @@ def _claim(out: Path, inputs: Mapping[str, object]) -> None:
     write_whole(path, json.dumps(inputs, indent=1) + "\n")
 
 
-def _label_shards(
-    shards: Shards, plan: LabelPlan, prompting: Prompting, engine: TraceEngine, on_progress: OnProgress
-) -> None:
-    pairs = [pair for shard in shards.values() for pair in shard]
-    on_progress("Label", 0, len(pairs))
-    done = 0
-    # One stream over all shards, so that engines never wait between shards.
-    with closing(engine(pairs, plan, prompting)) as answers:
-        for path, shard in shards.items():
-            labels = []
-            for pair, completions in zip(shard, islice(answers, len(shard)), strict=True):
-                labels.append(_soft_label(pair, completions, prompting))
-                done += 1
-                on_progress("Label", done, len(pairs))
-            write_soft_labels(path, [label for label in labels if label])
-
-
-def _soft_label(pair: Pair, completions: Sequence[Completion], prompting: Prompting) -> SoftLabel | None:
+def soft_label(pair: Pair, completions: Sequence[Completion], prompting: Prompting) -> SoftLabel | None:
     """Average the paths that parse; None where none does."""
     paths = []
-    for each in completions:
-        path = read_path([], each.token_ids, prompting.reader, prompting.steps(pair.criteria))
-        if path:
-            at_answer = each.label_logprobs[len(path.before_answer)]
-            answer = LabelDistribution.from_logprobs(at_answer).probabilities
-            paths.append((honest_steps(pair, path.steps, answer), answer))
+    for each, path in read_paths(pair, completions, prompting):
+        at_answer = each.label_logprobs[len(path.before_answer)]
+        answer = LabelDistribution.from_logprobs(at_answer).probabilities
+        paths.append((honest_steps(pair, path.steps, answer), answer))
     return average(pair.id, paths) if paths else None
 
 

@@ -8,16 +8,47 @@ from pathlib import Path
 from model_export.data.pairs import Pair, Source, listed
 from model_export.data.prepare import recipe_criteria, recipe_sources, recipe_teacher_criteria
 from model_export.data.prompting import PromptForm, Prompting
-from model_export.recipe import Recipe
+from model_export.recipe import LabelConfig, OwnTracesConfig, Precision, Recipe
 from model_export.stages import hash_of
 from service.contract.manifest import hash_file
 from service.errors import NotegradeError
 
+# Tokens generated per second by an 8B model on one H100 with vLLM 0.10 in FP8, in MLPerf Inference v5.1 (offline; the task is to
+# summarise news): redhat.com/en/blog/efficient-and-reproducible-llm-inference-red-hat-mlperf-inference-v51-results
+_MEASURED_TOKENS_PER_S, _MEASURED_PARAMETERS = 5777, 8.0e9
 _TEACHER_FILES = ("*.safetensors", "config.json", "tokenizer.json")
 
 
 class LabelError(NotegradeError):
     """Raised when labelling can't start or continue."""
+
+
+@dataclass(frozen=True, slots=True)
+class TraceJob:
+    """The teacher in its folder, with its prompts, and how many reasoning paths of a pair it samples and how."""
+
+    teacher: Path
+    prompting: Prompting
+    paths: int
+    temperature: float
+    max_tokens: int
+    precision: Precision
+    seed: int
+
+    @classmethod
+    def of(
+        cls, recipe: Recipe, config: LabelConfig | OwnTracesConfig, teacher: Path, prompting: Prompting
+    ) -> "TraceJob":
+        """Return the job of a stage of the recipe."""
+        return cls(
+            teacher,
+            prompting,
+            config.paths,
+            config.temperature,
+            recipe.rl.max_tokens,
+            config.precision,
+            recipe.seed,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +72,11 @@ class LabelPlan:
             self.recipe.model, recipe_criteria(self.recipe.data), recipe_teacher_criteria(self.recipe.data)
         )
 
+    def job(self) -> TraceJob:
+        """Load the teacher's tokenizer and return the job. Raises as `form` and `Prompting.load` do."""
+        prompting = Prompting.load(self.form, self.teacher)
+        return TraceJob.of(self.recipe, self.recipe.label, self.teacher, prompting)
+
     def inputs(self) -> dict[str, object]:
         """Return everything that the labels depend on, JSON-like. Raises OSError when a file can't be read."""
         files = sorted(path for pattern in _TEACHER_FILES for path in self.teacher.glob(pattern))
@@ -52,6 +88,7 @@ class LabelPlan:
             "shard_size": self.shard_size,
             "paths": self.recipe.label.paths,
             "temperature": self.recipe.label.temperature,
+            "precision": self.recipe.label.precision,
             "max_tokens": self.recipe.rl.max_tokens,
             "seed": self.recipe.seed,
         }
@@ -69,15 +106,20 @@ class Completion:
     label_logprobs: list[list[float]]
 
 
-# An engine samples the plan's paths and yields the completions of each pair, in the order of the pairs. It stops when the
+# An engine samples the job's paths and yields the completions of each pair, in the order of the pairs. It stops when the
 # generator is closed, and raises LabelError when it fails.
-TraceEngine = Callable[[Sequence[Pair], LabelPlan, Prompting], Generator[list[Completion]]]
+TraceEngine = Callable[[Sequence[Pair], TraceJob], Generator[list[Completion]]]
 
 
 def path_seed(seed: int, pair_id: str, path: int) -> int:
     """Return the seed of one path of a pair, so that a rerun samples the same path. 31 bits fit every engine."""
     digest = hashlib.sha256(f"{seed} {path} {pair_id}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1
+
+
+def tokens_per_second(parameters: int) -> float:
+    """Return how many tokens a second one H100 samples for a teacher of this size; a smaller one is counted as the 8B model."""
+    return _MEASURED_TOKENS_PER_S * _MEASURED_PARAMETERS / max(parameters, _MEASURED_PARAMETERS)
 
 
 def recipe_source(recipe: Recipe, name: str | None) -> Source:

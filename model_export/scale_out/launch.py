@@ -7,6 +7,7 @@ training/processes.py says how the processes divide the work.
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from model_export.data.gold_traces import read_evidence
 from model_export.data.mine import read_mined
 from model_export.data.prepare import Data, load_data
 from model_export.data.prompting import PromptForm, Prompting
+from model_export.progress import OnProgress
 from model_export.student.distil import train_student
 from model_export.teacher.label import read_soft_labels
 from model_export.teacher.sft import train_cot, train_label_only
@@ -35,8 +37,17 @@ class LaunchError(NotegradeError):
     """Raised for a stage in which a process failed."""
 
 
+def run_job(job: StageJob, prompting: Prompting, on_progress: OnProgress) -> None:
+    """Train in this process, or on as many as the recipe says."""
+    on_step = partial(on_progress, f"Train {job.folder.name.rpartition('-')[0]}")
+    if job.recipe.launch.processes == 1:
+        train_stage(job, load_data(job.data), prompting, on_step)
+    else:
+        launch(job, on_step)
+
+
 def train_stage(job: StageJob, data: Data, prompting: Prompting, on_step: OnStep) -> None:
-    """Train the stage in this process, on the data of its folder."""
+    """Train the stage in this process."""
     set_seed(job.recipe.seed)
     pairs = [pair for pair in data.train if job.ids is None or pair.id in job.ids]
     if job.stage == "label_only_sft":

@@ -37,13 +37,12 @@ class SoftLabel:
 def label_pairs(
     pairs: Sequence[Pair],
     prompting: Prompting,
-    teacher: Path,
+    sampler: Sampler,
     config: LabelConfig,
     max_tokens: int,
     on_batch: OnBatch,
 ) -> list[SoftLabel]:
     """Return the soft labels of the pairs, in order. A pair is left out when none of its paths parses."""
-    sampler = Sampler.load(teacher, prompting, config.precision)
     sampled = [pair for pair in pairs for _ in range(config.paths)]
     sampling = Sampling(max_tokens, config.temperature, config.batch_size)
     paths = sample_paths(sampled, prompting, sampler, sampling, on_batch)

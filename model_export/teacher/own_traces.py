@@ -1,12 +1,12 @@
 """Samples traces by the teacher itself, and keeps those to learn from: rejection sampling (STaR, arXiv 2203.14465)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from model_export.data.gold_traces import Evidence, citations_of, is_honest
 from model_export.data.pairs import GRADES, Pair
 from model_export.data.prompting import Prompting
 from model_export.recipe import OwnTracesConfig
-from model_export.teacher.rollout import OnBatch, Sampler, Sampling, sample_paths
+from model_export.teacher.rollout import OnBatch, ReasoningPath, Sampler, Sampling, sample_paths
 from service.contract.trace import parse_steps
 
 
@@ -25,11 +25,15 @@ def sample_own_traces(
     sampled = [pair for pair in pairs for _ in range(config.paths)]
     sampling = Sampling(max_tokens, config.temperature, config.batch_size)
     paths = sample_paths(sampled, prompting, sampler, sampling, on_batch)
-    found: dict[str, Evidence] = {}
-    for pair, path in zip(sampled, paths, strict=True):
-        if path and _is_good(path.steps, pair):
-            found.setdefault(pair.id, Evidence(pair.id, path.steps, pair.label))
-    return list(found.values())
+    of_pairs = (paths[start : start + config.paths] for start in range(0, len(paths), config.paths))
+    found = (first_good_trace(pair, own) for pair, own in zip(pairs, of_pairs, strict=True))
+    return [trace for trace in found if trace]
+
+
+def first_good_trace(pair: Pair, paths: Iterable[ReasoningPath | None]) -> Evidence | None:
+    """Return the first trace to learn from, if any."""
+    good = (path.steps for path in paths if path and _is_good(path.steps, pair))
+    return next((Evidence(pair.id, steps, pair.label) for steps in good), None)
 
 
 def _is_good(steps: str, pair: Pair) -> bool:

@@ -22,7 +22,7 @@ from model_export.models.model_io import speed_up
 from model_export.progress import OnProgress
 from model_export.recipe import CrossEncoderConfig, Precision
 from model_export.run_log import LOG_NAME, RunLog
-from model_export.teachers.base import Learner
+from model_export.teachers.base import Features, Learner
 from model_export.training.batches import plan_order
 from model_export.training.stage_job import OnStep
 from model_export.training.supervised import Reporter, saved_state, training_arguments
@@ -36,18 +36,18 @@ class CrossEncoderTeacher:
 
     name = CROSS_ENCODER
     starts_from: Learner | None = None
-    chunk: int | None = 8192
+    chunk: int | None = 1024
+    parallel = True
 
-    def __init__(self, config: CrossEncoderConfig, seed: int, on_progress: OnProgress) -> None:
+    def __init__(self, config: CrossEncoderConfig, seed: int) -> None:
         self._config = config
         self._seed = seed
-        self._on_progress = on_progress
         self.settings: Mapping[str, object] = {
             "config": config.model_dump(exclude={"save_steps"}),
             "seed": seed,
         }
 
-    def train(self, pairs: Sequence[Pair], start: Path | None, folder: Path) -> None:  # noqa: ARG002 - starts from the base
+    def train(self, pairs: Sequence[Pair], start: Path | None, folder: Path, on_progress: OnProgress) -> None:  # noqa: ARG002 - starts from the base
         """Fine-tune the base, or resume from the state saved in `folder`. Raises EncoderError for an unusable base."""
         config, seed = self._config, self._seed
         set_seed(seed)  # for the weights of the new head
@@ -57,9 +57,7 @@ class CrossEncoderTeacher:
         lengths = [len(pair.query) + len(note_text(pair.note)) for pair in chosen]
         order = plan_order(lengths, config.batch_size, config.steps, seed)
         sizes = {"per_device_train_batch_size": config.batch_size, "label_smoothing_factor": config.smoothing}
-        report = Reporter(
-            RunLog(folder / LOG_NAME, self.name), partial(self._on_progress, f"Train {self.name}")
-        )
+        report = Reporter(RunLog(folder / LOG_NAME, self.name), partial(on_progress, f"Train {self.name}"))
         trainer = Trainer(
             model.model,
             training_arguments(config, folder, seed, **sizes),
@@ -72,30 +70,33 @@ class CrossEncoderTeacher:
         model.save_pretrained(str(folder), create_model_card=False)
         shutil.rmtree(folder / "state", ignore_errors=True)
 
-    def features(self, pairs: Sequence[Pair], model: Path) -> np.ndarray:
-        """Compute the log-probability of each grade, (pairs, grades). Raises EncoderError for another model's folder."""
-        on_batch = partial(self._on_progress, f"Predict {self.name}")
-        return log_probabilities(model, pairs, self._config.precision, on_batch)
+    def load(self, model: Path, on_progress: OnProgress) -> Features:
+        """Load the model, for (pairs, grades) features: log-probabilities. Raises EncoderError for another model's folder."""
+        return load_trained(model, self._config.precision, partial(on_progress, f"Features of {self.name}"))
 
 
-def log_probabilities(
-    folder: Path, pairs: Sequence[Pair], precision: Precision, on_batch: OnStep
-) -> np.ndarray:
-    """Compute the log-probability of each grade with a trained cross-encoder, (pairs, grades) float64. Raises EncoderError."""
+def load_trained(folder: Path, precision: Precision, on_batch: OnStep) -> Features:
+    """Load a trained cross-encoder, which gives pairs the log-probability of each grade. Raises EncoderError."""
     model = load_encoder(str(folder), _load)
     if model.num_labels != len(GRADES):
         raise EncoderError(
             f"{folder.name} has {model.num_labels} as its number of outputs, which must be {len(GRADES)}, the number of "
             "grades: use the folder of a run's stage cross_encoder"
         )
-    logits = []
-    for start in range(0, len(pairs), _CHUNK):
-        chunk = [(pair.query, note_text(pair.note)) for pair in pairs[start : start + _CHUNK]]
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            logits.append(model.predict(chunk, activation_fn=torch.nn.Identity(), show_progress_bar=False))
-        on_batch(start + len(chunk), len(pairs))
-    found: np.ndarray = log_softmax(np.vstack(logits).astype(np.float64), axis=1)
-    return found
+
+    def log_probabilities(pairs: Sequence[Pair]) -> np.ndarray:
+        logits = []
+        for start in range(0, len(pairs), _CHUNK):
+            chunk = [(pair.query, note_text(pair.note)) for pair in pairs[start : start + _CHUNK]]
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+                logits.append(
+                    model.predict(chunk, activation_fn=torch.nn.Identity(), show_progress_bar=False)
+                )
+            on_batch(start + len(chunk), len(pairs))
+        found: np.ndarray = log_softmax(np.vstack(logits).astype(np.float64), axis=1)
+        return found
+
+    return log_probabilities
 
 
 def is_cross_encoder(folder: Path) -> bool:

@@ -7,6 +7,7 @@ https://platform.openai.com/docs/api-reference/chat/create. vLLM, SGLang, llama.
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from math import exp
 
 import numpy as np
@@ -17,7 +18,7 @@ from openai.types.chat.chat_completion_token_logprob import TopLogprob
 from model_export.data.pairs import GRADES, Pair
 from model_export.progress import OnProgress
 from model_export.recipe_stack import EndpointConfig
-from model_export.teachers.label_only import log_probabilities
+from model_export.teachers.base import Features, finite_logs
 from service.contract.manifest import Criteria
 from service.errors import NotegradeError
 
@@ -35,28 +36,29 @@ class EndpointTeacher:
 
     name = "endpoint"
     chunk: int | None = 512
+    parallel = False  # `in_flight` limits the requests of one process
 
-    def __init__(
-        self, config: EndpointConfig, criteria: Sequence[Criteria], client: OpenAI, on_progress: OnProgress
-    ) -> None:
+    def __init__(self, config: EndpointConfig, criteria: Sequence[Criteria], client: OpenAI) -> None:
         """`criteria` are those that the teacher reads: with the meaning of each grade."""
         self._config = config
         self._instructions = {each.name: each.text.strip() for each in criteria}
         self._client = client
-        self._on_progress = on_progress
         self.settings: Mapping[str, object] = {
             "endpoint": config.model_dump(include={"url", "model"}),
             "instructions": self._instructions,
         }
 
-    def features(self, pairs: Sequence[Pair]) -> np.ndarray:
-        """Ask about every pair, some at a time, and compute (pairs, grades) features. Raises EndpointError."""
+    def load(self, on_progress: OnProgress) -> Features:
+        """Return the function that asks about every pair, some at a time, for (pairs, grades) features; it raises EndpointError."""
+        return partial(self._features, on_progress)
+
+    def _features(self, on_progress: OnProgress, pairs: Sequence[Pair]) -> np.ndarray:
         found: list[list[float]] = []
         with ThreadPoolExecutor(self._config.in_flight) as threads:
             for start in range(0, len(pairs), self._config.in_flight):
                 found += threads.map(self._ask, pairs[start : start + self._config.in_flight])
-                self._on_progress(f"Features of {self.name}", len(found), len(pairs))
-        return log_probabilities(np.array(found))
+                on_progress(f"Features of {self.name}", len(found), len(pairs))
+        return finite_logs(np.array(found))
 
     def _ask(self, pair: Pair) -> list[float]:
         try:

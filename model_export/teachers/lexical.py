@@ -6,6 +6,8 @@ import numpy as np
 
 from model_export.data.bm25 import bm25_scores, tokenize
 from model_export.data.pairs import Pair
+from model_export.progress import OnProgress
+from model_export.teachers.base import Features
 
 
 class LexicalTeacher:
@@ -14,11 +16,16 @@ class LexicalTeacher:
     name = "lexical"
     settings: Mapping[str, object] = {}
     chunk: int | None = None
+    parallel = False
 
-    def features(self, pairs: Sequence[Pair]) -> np.ndarray:
-        """Compute (pairs, 7) features."""
-        counted = np.array([_count(pair) for pair in pairs])
-        return np.column_stack([np.log1p(bm25_scores(pairs)), counted])
+    def load(self, on_progress: OnProgress) -> Features:  # noqa: ARG002 - there is nothing to load
+        """Return the function that computes (pairs, 7) features."""
+        return _features
+
+
+def _features(pairs: Sequence[Pair]) -> np.ndarray:
+    counted = np.array([_count(pair) for pair in pairs])
+    return np.column_stack([np.log1p(bm25_scores(pairs)), counted])
 
 
 def _count(pair: Pair) -> list[float]:

@@ -8,16 +8,19 @@ import numpy as np
 from transformers import set_seed
 
 from model_export.data.pairs import GRADES, Pair
+from model_export.progress import OnProgress
 from model_export.teacher.label import label_pairs
-from model_export.teachers.base import Learner
-from model_export.teachers.label_only import FoldTraining, log_probabilities
+from model_export.teacher.rollout import Sampler
+from model_export.teachers.base import Features, Learner, finite_logs
+from model_export.teachers.fold_training import FoldTraining
 
 
 class ReasoningTeacher:
     """Computes the logarithms of the grades' mean probabilities after reasoning; equal ones where no path parses."""
 
     name = "reasoning"
-    chunk: int | None = 512
+    chunk: int | None = 64
+    parallel = True
 
     def __init__(self, training: FoldTraining, starts_from: Learner | None) -> None:
         """Train as `cot_sft` of the recipe does, from the model of `starts_from` or, without one, from the base."""
@@ -34,16 +37,21 @@ class ReasoningTeacher:
             "seed": recipe.seed,
         }
 
-    def train(self, pairs: Sequence[Pair], start: Path | None, folder: Path) -> None:
+    def train(self, pairs: Sequence[Pair], start: Path | None, folder: Path, on_progress: OnProgress) -> None:
         """Train on the traces of these pairs."""
-        self._training.train("cot_sft", pairs, start, folder)
+        self._training.train("cot_sft", pairs, start, folder, on_progress)
 
-    def features(self, pairs: Sequence[Pair], model: Path) -> np.ndarray:
-        """Compute (pairs, grades) features."""
+    def load(self, model: Path, on_progress: OnProgress) -> Features:
+        """Load the model, for (pairs, grades) features."""
         recipe, prompting = self._training.recipe, self._training.prompting
-        on_batch = partial(self._training.on_progress, f"Features of {self.name}")
-        set_seed(recipe.seed)
-        labels = label_pairs(pairs, prompting, model, recipe.label, recipe.rl.max_tokens, on_batch)
-        by_id = {label.id: label.distribution for label in labels}
-        unknown = (1 / len(GRADES),) * len(GRADES)
-        return log_probabilities(np.array([by_id.get(pair.id, unknown) for pair in pairs]))
+        sampler = Sampler.load(model, prompting, recipe.label.precision)
+        on_batch = partial(on_progress, f"Features of {self.name}")
+
+        def features(pairs: Sequence[Pair]) -> np.ndarray:
+            set_seed(recipe.seed)
+            labels = label_pairs(pairs, prompting, sampler, recipe.label, recipe.rl.max_tokens, on_batch)
+            by_id = {label.id: label.distribution for label in labels}
+            unknown = (1 / len(GRADES),) * len(GRADES)
+            return finite_logs(np.array([by_id.get(pair.id, unknown) for pair in pairs]))
+
+        return features

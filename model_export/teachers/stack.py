@@ -5,7 +5,7 @@ part in its prediction. Source: stacked generalization, Wolpert 1992; with cross
 on pairs like those it was fitted on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,44 +22,58 @@ class StackError(NotegradeError):
     """Raised where there is nothing to fit the stack on."""
 
 
-def predict_stack(
-    features: np.ndarray, pairs: Sequence[Pair], fitted_on: Sequence[bool], folds: int, strength: float
-) -> np.ndarray:
-    """Compute (pairs, grades) probabilities of all pairs from their (pairs, width) features.
+class Stack:
+    """The teachers' features of some pairs, from which any of the teachers together predict the pairs' grades."""
 
-    Args:
-        fitted_on: for each pair, whether its label may be used: dev pairs are measured, so theirs may not.
-        strength: inverse of the L2 penalty, as scikit-learn's `C`.
-    Raises StackError for a source without judged pairs in the other folds.
-    """
-    sources = np.array([pair.source for pair in pairs])
-    labels = np.array([pair.label for pair in pairs])
-    fold = np.array([fold_of(pair, folds, "stack") for pair in pairs])
-    usable = np.array(fitted_on) & (labels != UNJUDGED)
-    scaled = _standardise(features, sources, fold)
-    found = np.zeros((len(pairs), len(GRADES)))
-    for source in np.unique(sources):
-        for number in np.unique(fold[sources == source]):
-            here = (sources == source) & (fold == number)
-            others = (sources == source) & (fold != number) & usable
-            if not others.any():
-                raise StackError(
-                    f"source {source} has no judged pairs outside fold {number} to fit the stack on: "
-                    "raise stack.pairs, or lower stack.folds"
-                )
-            model = _fit(scaled[others], labels[others], strength)
-            found[np.ix_(here, model.classes_)] = model.predict_proba(scaled[here])
-    return found
+    def __init__(
+        self,
+        features: Mapping[str, np.ndarray],
+        pairs: Sequence[Pair],
+        fitted_on: Sequence[bool],
+        folds: int,
+        strength: float,
+    ) -> None:
+        """Scale features to mean 0 and variance 1 in each source and fold: the models of two folds differ in offset and scale.
 
+        Args:
+            features: (pairs, width) features by the teacher's name.
+            fitted_on: for each pair, whether its label may be used: dev pairs are measured, so theirs may not.
+            strength: inverse of the L2 penalty, as scikit-learn's `C`.
+        Raises StackError for a source without judged pairs in the other folds.
+        """
+        sources = np.array([pair.source for pair in pairs])
+        fold = np.array([fold_of(pair, folds, "stack") for pair in pairs])
+        self._labels = np.array([pair.label for pair in pairs])
+        self._strength = strength
+        usable = np.array(fitted_on) & (self._labels != UNJUDGED)
+        # Masks of the pairs of each fold and source, and of those that its regression is fitted on.
+        self._fits: list[tuple[np.ndarray, np.ndarray]] = []
+        for source in np.unique(sources):
+            for number in np.unique(fold[sources == source]):
+                own = (sources == source) & (fold == number)
+                others = (sources == source) & (fold != number) & usable
+                if not others.any():
+                    raise StackError(
+                        f"source {source} has no judged pairs outside fold {number} to fit the stack on: "
+                        "raise stack.pairs, or lower stack.folds"
+                    )
+                self._fits.append((own, others))
+        self._scaled = {name: self._standardise(found) for name, found in features.items()}
 
-def _standardise(features: np.ndarray, sources: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """Scale features to mean 0 and variance 1 within each source and fold: the models of two folds differ in offset and scale."""
-    scaled = np.zeros_like(features)
-    for source in np.unique(sources):
-        for number in np.unique(fold[sources == source]):
-            own = (sources == source) & (fold == number)
+    def predict(self, teachers: Iterable[str]) -> np.ndarray:
+        """Compute the (pairs, grades) probabilities of all pairs from the features of these teachers."""
+        together = np.concatenate([self._scaled[name] for name in teachers], axis=1)
+        found = np.zeros((len(together), len(GRADES)))
+        for own, others in self._fits:
+            model = _fit(together[others], self._labels[others], self._strength)
+            found[np.ix_(own, model.classes_)] = model.predict_proba(together[own])
+        return found
+
+    def _standardise(self, features: np.ndarray) -> np.ndarray:
+        scaled = np.zeros_like(features)
+        for own, _ in self._fits:
             scaled[own] = StandardScaler().fit_transform(features[own])
-    return scaled
+        return scaled
 
 
 def _fit(features: np.ndarray, labels: np.ndarray, strength: float) -> Any:

@@ -15,6 +15,7 @@ from model_export.dry_run import describe_plan
 from model_export.models.base_model import BaseModelError
 from model_export.recipe import Recipe
 from model_export.recipe_file import load_recipe
+from model_export.scale_out.label_plan import tokens_per_second
 
 ROOT = Path(__file__).parent.parent.parent
 RECIPES = ROOT / "recipes"
@@ -112,6 +113,21 @@ def test_iterations_train_twice_on_what_was_sampled_once(tiny: Recipe) -> None:
     once, twice = (change(tiny, rl={**sizes, "iterations": iterations}) for iterations in (1, 2))
     assert "2,560 rollouts" in stages(describe_plan(once, Path()))["rl"]
     assert "1,280 rollouts" in stages(describe_plan(twice, Path()))["rl"]
+
+
+def test_tokens_and_hours_on_ray_grow_with_the_teacher_and_fall_with_its_workers(tiny: Recipe) -> None:
+    config = {"rl": {"max_tokens": 250}, "label": {"pairs": 208_000, "paths": 8}}
+    assert "tokens" not in stages(describe_plan(change(tiny, **config), Path()))["label"]
+
+    def planned(workers: int) -> str:
+        plan = describe_plan(change(tiny, **config, launch={"ray_workers": workers}), Path())
+        assert f"features of the stack's models: {workers}" in plan
+        return stages(plan)["label"]
+
+    # 208,000 pairs with 8 paths of 250 tokens, at 5,777 tokens a second.
+    assert planned(1).endswith("at most 416.0M tokens, about 20.0 h on 1 H100 (docs/training.md)")
+    assert planned(8).endswith("about 2.5 h on 8 H100 (docs/training.md)")
+    assert tokens_per_second(16_000_000_000) == tokens_per_second(8_000_000_000) / 2
 
 
 def test_gates_are_named(tiny: Recipe) -> None:

@@ -1,7 +1,7 @@
 """The stack's stages, with teachers that count what they are asked."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +10,11 @@ import pytest
 
 from model_export.data.pairs import UNJUDGED, Pair, folded_query
 from model_export.data.synthetic import generate
+from model_export.progress import OnProgress
 from model_export.stacking import STACK, Stacked, Stacking
 from model_export.stages import Stages
 from model_export.teacher.label import SOFT_LABELS, SoftLabel, read_soft_labels, write_soft_labels
-from model_export.teachers.base import Learner
+from model_export.teachers.base import FeatureEngine, Features, Learner, Loader, features_here
 from tests.tiny_teacher import micro_recipe
 
 FOLDS = 3
@@ -26,12 +27,18 @@ class Knowing:
     name = "knowing"
     settings: Mapping[str, object] = {"version": 1}
     chunk: int | None = 50
+    parallel = True
 
     def __init__(self) -> None:
         self.described = 0
+        self.loaded = 0
         self.fails_after: int | None = None
 
-    def features(self, pairs: Sequence[Pair]) -> np.ndarray:
+    def load(self, on_progress: OnProgress) -> Features:
+        self.loaded += 1
+        return self.describe
+
+    def describe(self, pairs: Sequence[Pair]) -> np.ndarray:
         if self.fails_after is not None and self.described >= self.fails_after:
             raise KeyboardInterrupt
         self.described += len(pairs)
@@ -44,6 +51,7 @@ class Remembering:
     name = "remembering"
     settings: Mapping[str, object] = {"version": 1}
     chunk: int | None = None
+    parallel = False
 
     def __init__(self, starts_from: Learner | None = None) -> None:
         self.starts_from = starts_from
@@ -51,21 +59,27 @@ class Remembering:
         if starts_from:
             self.name = "after"
 
-    def train(self, pairs: Sequence[Pair], start: Path | None, folder: Path) -> None:
+    def train(self, pairs: Sequence[Pair], start: Path | None, folder: Path, on_progress: OnProgress) -> None:
         self.trained += 1
         queries = {folded_query(pair) for pair in pairs}
         if start:
             queries |= set(json.loads((start / "queries.json").read_text(encoding="utf-8")))
         (folder / "queries.json").write_text(json.dumps(sorted(queries)), encoding="utf-8")
 
-    def features(self, pairs: Sequence[Pair], model: Path) -> np.ndarray:
+    def load(self, model: Path, on_progress: OnProgress) -> Features:
         known = json.loads((model / "queries.json").read_text(encoding="utf-8"))
-        return np.array([[float(folded_query(pair) in known)] for pair in pairs])
+        return lambda pairs: np.array([[float(folded_query(pair) in known)] for pair in pairs])
 
 
-def stacking(folder: Path, **stack: object) -> Stacking:
-    recipe = micro_recipe(stack={"folds": FOLDS, **stack})
-    return Stacking(recipe, MADE.train, "data-1", Stages(folder), lambda *_: None)
+def nothing(*_: object) -> None:
+    pass
+
+
+def stacking(
+    folder: Path, stack: dict[str, int] | None = None, engine: FeatureEngine = features_here
+) -> Stacking:
+    recipe = micro_recipe(stack={"folds": FOLDS} | (stack or {}))
+    return Stacking(recipe, MADE.train, "data-1", Stages(folder), nothing, engine=engine)
 
 
 @pytest.fixture
@@ -100,10 +114,34 @@ def test_finished_teachers_are_kept_and_a_killed_one_goes_on(tmp_path: Path) -> 
     assert teacher.described == len(MADE.train)
     stacking(tmp_path).features(teacher, MADE.train)
     assert teacher.described == len(MADE.train)
+    assert teacher.loaded == 2  # once in each attempt
 
 
-def grade(tmp_path: Path, traced: Path, unlabelled: Sequence[Pair] = (), **stack: object) -> Stacked:
-    return stacking(tmp_path, **stack).grade([Knowing(), Remembering()], traced, unlabelled, MADE.dev)
+def test_engine_computes_missing_chunks_of_parallel_teachers_in_any_order(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def backwards(
+        load: Loader, chunks: Sequence[Sequence[Pair]], on_progress: OnProgress
+    ) -> Generator[tuple[int, np.ndarray]]:
+        features = load(on_progress)
+        for index in reversed(range(len(chunks))):
+            asked.append(len(chunks[index]))
+            yield index, features(chunks[index])
+
+    teacher = Knowing()
+    teacher.fails_after = 60  # the last chunk has ten pairs, the one before fifty
+    with pytest.raises(KeyboardInterrupt):
+        stacking(tmp_path, engine=backwards).features(teacher, MADE.train)
+    teacher.fails_after = None
+    found = stacking(tmp_path, engine=backwards).features(teacher, MADE.train)
+    assert np.array_equal(found[:, 0], [pair.label for pair in MADE.train])
+    assert teacher.described == len(MADE.train) == sum(asked) - 50
+    stacking(tmp_path, engine=backwards).features(Remembering(), MADE.train)
+    assert teacher.described == sum(asked) - 50
+
+
+def grade(tmp_path: Path, traced: Path, unlabelled: Sequence[Pair] = (), **stack: int) -> Stacked:
+    return stacking(tmp_path, stack).grade([Knowing(), Remembering()], traced, unlabelled, MADE.dev)
 
 
 def test_labels_are_the_stacks_and_keep_their_traces(tmp_path: Path, traced: Path) -> None:

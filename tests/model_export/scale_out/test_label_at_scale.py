@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from model_export.data.pairs import UNJUDGED, Pair, Source
-from model_export.data.prompting import Prompting, PromptingError
+from model_export.data.prompting import PromptingError
 from model_export.scale_out.label_at_scale import label_file
-from model_export.scale_out.label_plan import Completion, LabelError, LabelPlan
+from model_export.scale_out.label_plan import Completion, LabelError, LabelPlan, TraceJob
 from model_export.teacher.label import SoftLabel, read_soft_labels
 from service.contract.prompt import Note
 from tests.byte_tokens import TOKENIZER, encode
@@ -32,15 +32,13 @@ class ScriptedEngine:
     lost_at: str = ""
     asked: list[str] = field(default_factory=list)
 
-    def __call__(
-        self, pairs: Sequence[Pair], plan: LabelPlan, prompting: Prompting
-    ) -> Generator[list[Completion]]:
+    def __call__(self, pairs: Sequence[Pair], job: TraceJob) -> Generator[list[Completion]]:
         for pair in pairs:
             if pair.id == self.lost_at:
                 raise LabelError("the engine is lost")
             self.asked.append(pair.id)
             texts = self.traces.get(pair.id, (ONE, TWO))
-            yield [complete(text) for text, _ in zip(texts, range(plan.recipe.label.paths), strict=True)]
+            yield [complete(text) for text, _ in zip(texts, range(job.paths), strict=True)]
 
 
 def complete(text: str) -> Completion:
@@ -151,12 +149,12 @@ def test_all_changed_inputs_are_refused_by_name(plan: LabelPlan, tmp_path: Path)
     run(plan, tmp_path / "out", ScriptedEngine())
     teacher = shutil.copytree(plan.teacher, tmp_path / "teacher")
     (teacher / "model.safetensors").write_bytes(b"other weights")
-    label = {"paths": 3, "temperature": 0.5}
+    label = {"paths": 3, "temperature": 0.5, "precision": "bfloat16"}
     model = {"template": "query-first-1"}
     other = make_plan(teacher, tmp_path, seed=8, model=model, label=label, rl={"max_tokens": 47})
     write_unjudged(plan.pairs, PAIRS[:4])
     other = replace(other, shard_size=3, source=replace(SOURCE, name="other"))
-    named = "form, max_tokens, pairs, paths, seed, shard_size, source, teacher, temperature"
+    named = "form, max_tokens, pairs, paths, precision, seed, shard_size, source, teacher, temperature"
     with pytest.raises(LabelError, match=f"labels made with different {named}: choose another"):
         run(other, tmp_path / "out", ScriptedEngine())
 

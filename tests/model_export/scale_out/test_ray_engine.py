@@ -3,15 +3,22 @@ from collections.abc import Generator, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from model_export.data.pairs import Pair, write_pairs
-from model_export.data.prompting import Prompting
+from model_export.models.encoders import EncoderError
+from model_export.progress import OnProgress
 from model_export.scale_out.label_at_scale import label_file
-from model_export.scale_out.label_plan import Completion, LabelError, LabelPlan, recipe_source
-from model_export.scale_out.ray_engine import complete_on_ray, reason_of
+from model_export.scale_out.label_plan import Completion, LabelError, LabelPlan, TraceJob, recipe_source
+from model_export.scale_out.launch import run_job
+from model_export.scale_out.ray_engine import complete_on_ray, features_on_ray, reason_of
 from model_export.teacher.label import SoftLabel, average, read_soft_labels
 from model_export.teacher.rollout import Sampler, read_path
+from model_export.teachers.base import FeatureEngine, Features, features_here
+from model_export.teachers.fold_training import FoldTraining
+from model_export.teachers.label_only import LabelOnlyTeacher
+from service.errors import NotegradeError
 from tests.tiny_teacher import TinyTeacher, micro_recipe
 
 on_one_engine = partial(complete_on_ray, engines=1, address="local")
@@ -25,17 +32,23 @@ def plan(tiny_teacher: TinyTeacher, tmp_path: Path) -> LabelPlan:
 
 
 # Ray and the libraries that it and vLLM import warn of themselves, under Python's warnings as errors.
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
+quiet_ray = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning"
+)
+patient = pytest.mark.timeout(900)  # several processes import vLLM or torch, on a machine that may be busy
+
+
+@quiet_ray
+@patient
 @pytest.mark.engine
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # several processes import vLLM, on a machine that may be busy
 def test_labels_equal_those_of_transformers_on_the_same_paths(
     plan: LabelPlan, tiny_teacher: TinyTeacher, tmp_path: Path
 ) -> None:
     heard: list[list[Completion]] = []
 
-    def listen(pairs: Sequence[Pair], plan: LabelPlan, prompting: Prompting) -> Generator[list[Completion]]:
-        for completions in on_one_engine(pairs, plan, prompting):
+    def listen(pairs: Sequence[Pair], job: TraceJob) -> Generator[list[Completion]]:
+        for completions in on_one_engine(pairs, job):
             heard.append(completions)
             yield completions
 
@@ -70,6 +83,43 @@ def test_labels_equal_those_of_transformers_on_the_same_paths(
     assert summary.startswith(f"{len(found)} of 8 pairs are labelled")
     assert len(found) >= 5  # traces parse, so that there was something to compare
     assert distinct > 0  # each path has a seed of its own
+
+
+class Failing:
+    """A teacher that can't be loaded."""
+
+    def load(self, _: OnProgress) -> Features:
+        raise EncoderError("no such encoder: use minilm")
+
+
+@pytest.fixture(
+    params=["here", pytest.param("ray", marks=[quiet_ray, patient, pytest.mark.slow, pytest.mark.engine])]
+)
+def engine(request: pytest.FixtureRequest) -> FeatureEngine:
+    return features_here if request.param == "here" else partial(features_on_ray, workers=2, address="local")
+
+
+def test_features_of_all_chunks_are_computed(engine: FeatureEngine, tiny_teacher: TinyTeacher) -> None:
+    folders = tiny_teacher.base, tiny_teacher.base
+    training = FoldTraining(micro_recipe(), *folders, tiny_teacher.prompting, run_job)
+    load = partial(LabelOnlyTeacher(training).load, tiny_teacher.folder)
+    chunks = [tiny_teacher.others[start : start + 3] for start in range(0, 15, 3)]
+    found = dict(engine(load, chunks, lambda *_: None))
+    features = load(lambda *_: None)
+    assert sorted(found) == list(range(len(chunks)))
+    for index, chunk in enumerate(chunks):
+        assert found[index].dtype == np.float64
+        np.testing.assert_allclose(found[index], features(chunk), atol=1e-4)
+
+
+def test_nothing_is_loaded_for_no_chunks(engine: FeatureEngine) -> None:
+    assert list(engine(Failing().load, [], lambda *_: None)) == []
+
+
+def test_teacher_that_cant_be_loaded_is_one_line(engine: FeatureEngine, tiny_teacher: TinyTeacher) -> None:
+    with pytest.raises(NotegradeError, match=r"no such encoder: use minilm$") as raised:
+        list(engine(Failing().load, [tiny_teacher.pairs], lambda *_: None))
+    assert "\n" not in str(raised.value)
 
 
 def test_missing_vllm_is_one_line(plan: LabelPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

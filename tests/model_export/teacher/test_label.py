@@ -13,6 +13,7 @@ from model_export.teacher.label import (
     read_soft_labels,
     write_soft_labels,
 )
+from model_export.teacher.rollout import Sampler
 from service.contract.prompt import Note
 from service.contract.trace import parse_steps
 from tests.tiny_teacher import TinyTeacher
@@ -21,7 +22,8 @@ from tests.tiny_teacher import TinyTeacher
 def label(teacher: TinyTeacher, *, max_tokens: int = 48, temperature: float = 0.3) -> list[SoftLabel]:
     torch.manual_seed(1)
     config = LabelConfig(paths=3, temperature=temperature, batch_size=5)
-    return label_pairs(teacher.pairs, teacher.prompting, teacher.folder, config, max_tokens, lambda *_: None)
+    sampler = Sampler.load(teacher.folder, teacher.prompting)
+    return label_pairs(teacher.pairs, teacher.prompting, sampler, config, max_tokens, lambda *_: None)
 
 
 def test_average_matches_one_computed_by_hand() -> None:

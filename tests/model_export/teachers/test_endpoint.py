@@ -16,7 +16,7 @@ CRITERIA = (Criteria(name="shop-1", text="Grade how well it fits.\n3: fits\n0: d
 
 
 def teacher(client: OpenAI) -> EndpointTeacher:
-    return EndpointTeacher(CONFIG, CRITERIA, client, nothing)
+    return EndpointTeacher(CONFIG, CRITERIA, client)
 
 
 def failing(status: int) -> OpenAI:
@@ -29,19 +29,19 @@ def failing(status: int) -> OpenAI:
 
 def test_probabilities_are_of_the_grades_alone() -> None:
     client = answering({" 2": np.log(0.3), "2": np.log(0.3), "1": np.log(0.2), "The": np.log(0.2)})
-    found = np.exp(teacher(client).features([PAIR]))
+    found = np.exp(teacher(client).load(nothing)([PAIR]))
     assert np.allclose(found, [[1e-6, 0.25, 0.75, 1e-6]])
 
 
 def test_answer_without_a_grade_says_what_to_do() -> None:
     with pytest.raises(EndpointError, match=r"pair p1 has no grade .* follows instructions"):
-        teacher(answering({"Sure": -0.1})).features([PAIR])
+        teacher(answering({"Sure": -0.1})).load(nothing)([PAIR])
 
 
 @pytest.mark.parametrize("status", [401, 404, 503])
 def test_failed_request_names_the_pair_and_no_text(status: int) -> None:
     with pytest.raises(EndpointError, match="failed on pair p1") as found:
-        teacher(failing(status)).features([PAIR])
+        teacher(failing(status)).load(nothing)([PAIR])
     assert "private" not in str(found.value)
 
 

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -6,10 +7,14 @@ import pytest
 from model_export.data.pairs import UNJUDGED, Pair
 from model_export.data.sampling import fold_of
 from model_export.evaluation.fit_calibration import expected_calibration_error
-from model_export.teachers.stack import StackError, predict_stack
+from model_export.teachers.stack import Stack, StackError
 from service.contract.prompt import Note
 
 FOLDS = 4
+
+
+def predict(features: np.ndarray, pairs: Sequence[Pair], fitted_on: Sequence[bool]) -> np.ndarray:
+    return Stack({"teacher": features}, pairs, fitted_on, FOLDS, 1.0).predict(["teacher"])
 
 
 def made_pairs(count: int, source: str = "shop") -> tuple[list[Pair], np.ndarray]:
@@ -28,7 +33,7 @@ def made_pairs(count: int, source: str = "shop") -> tuple[list[Pair], np.ndarray
 
 def test_stack_predicts_grades_and_is_calibrated() -> None:
     pairs, features = made_pairs(2000)
-    found = predict_stack(features, pairs, [True] * 2000, FOLDS, 1.0)
+    found = predict(features, pairs, [True] * 2000)
     gold = np.array([pair.label for pair in pairs])
     assert np.allclose(found.sum(axis=1), 1)
     assert np.mean(found.argmax(axis=1) == gold) > 0.55
@@ -38,9 +43,9 @@ def test_stack_predicts_grades_and_is_calibrated() -> None:
 def test_labels_of_a_query_have_no_part_in_its_prediction() -> None:
     pairs, features = made_pairs(200)
     everything = [True] * 200
-    before = predict_stack(features, pairs, everything, FOLDS, 1.0)
+    before = predict(features, pairs, everything)
     changed = [replace(pair, label=3) if fold_of(pair, FOLDS, "stack") == 1 else pair for pair in pairs]
-    after = predict_stack(features, changed, everything, FOLDS, 1.0)
+    after = predict(features, changed, everything)
     own = np.array([fold_of(pair, FOLDS, "stack") == 1 for pair in pairs])
     assert np.array_equal(before[own], after[own])
     assert not np.allclose(before[~own], after[~own])
@@ -50,12 +55,12 @@ def test_labels_of_a_query_have_no_part_in_its_prediction() -> None:
 def test_measured_and_unjudged_pairs_are_predicted_and_not_fitted_on(unjudged: bool) -> None:
     pairs, features = made_pairs(200)
     known = [number < 150 for number in range(200)]
-    before = predict_stack(features, pairs, known, FOLDS, 1.0)
+    before = predict(features, pairs, known)
     hidden = [
         pair if here else replace(pair, label=UNJUDGED if unjudged else 3)
         for pair, here in zip(pairs, known, strict=True)
     ]
-    assert np.array_equal(before, predict_stack(features, hidden, known, FOLDS, 1.0))
+    assert np.array_equal(before, predict(features, hidden, known))
 
 
 def test_sources_have_fits_of_their_own() -> None:
@@ -63,19 +68,27 @@ def test_sources_have_fits_of_their_own() -> None:
     forum, _ = made_pairs(200, "forum")
     reversed_forum = [replace(pair, label=3 - pair.label) for pair in forum]
     both = np.concatenate([features, features])
-    found = predict_stack(both, [*shop, *reversed_forum], [True] * 400, FOLDS, 1.0)
-    alone = predict_stack(features, shop, [True] * 200, FOLDS, 1.0)
+    found = predict(both, [*shop, *reversed_forum], [True] * 400)
+    alone = predict(features, shop, [True] * 200)
     assert np.allclose(found[:200], alone)
+
+
+def test_some_of_the_teachers_predict_as_a_stack_of_these_alone() -> None:
+    pairs, features = made_pairs(200)
+    both = {"first": features[:, :1], "second": features[:, 1:]}
+    stack = Stack(both, pairs, [True] * 200, FOLDS, 1.0)
+    assert np.allclose(stack.predict(both), predict(features, pairs, [True] * 200))
+    assert np.allclose(stack.predict(["second"]), predict(features[:, 1:], pairs, [True] * 200))
 
 
 def test_source_with_one_grade_is_predicted_as_that_grade() -> None:
     pairs, features = made_pairs(100)
     same = [replace(pair, label=2) for pair in pairs]
-    found = predict_stack(features, same, [True] * 100, FOLDS, 1.0)
+    found = predict(features, same, [True] * 100)
     assert np.array_equal(found, np.tile([0.0, 0.0, 1.0, 0.0], (100, 1)))
 
 
 def test_source_with_nothing_to_fit_on_is_an_error() -> None:
     pairs, features = made_pairs(4)
     with pytest.raises(StackError, match="source shop has no judged pairs"):
-        predict_stack(features, pairs, [True] * 4, FOLDS, 1.0)
+        predict(features, pairs, [True] * 4)

@@ -1,8 +1,7 @@
 """Behaviour tests that every teacher passes, whether it learns or is used as it is."""
 
 import json
-from collections.abc import Callable, Sequence
-from functools import partial
+import pickle
 from pathlib import Path
 
 import httpx2
@@ -11,14 +10,13 @@ import pytest
 from openai import OpenAI
 
 from model_export.data.gold_traces import write_evidence
-from model_export.data.pairs import Pair
-from model_export.data.prepare import load_data
-from model_export.data.prompting import Prompting
 from model_export.recipe_stack import EndpointConfig
-from model_export.teachers.base import Learner, Teacher
+from model_export.scale_out.launch import run_job
+from model_export.teachers.base import Features, Learner, Teacher
 from model_export.teachers.cosine import CosineTeacher
 from model_export.teachers.endpoint import EndpointTeacher
-from model_export.teachers.label_only import FoldTraining, LabelOnlyTeacher
+from model_export.teachers.fold_training import FoldTraining
+from model_export.teachers.label_only import LabelOnlyTeacher
 from model_export.teachers.lexical import LexicalTeacher
 from model_export.teachers.reasoning import ReasoningTeacher
 from model_export.teachers.roster import make_teachers
@@ -26,22 +24,15 @@ from model_export.training.stage_job import StageJob
 from tests.tiny_teacher import TinyTeacher, micro_recipe
 
 KINDS = ["lexical", "tiny-encoder", "endpoint", "label_only", "reasoning"]
-Features = Callable[[Sequence[Pair]], np.ndarray]
 
 
 def nothing(*_: object) -> None:
     pass
 
 
-def run_here(job: StageJob, prompting: Prompting) -> None:
-    from model_export.scale_out.launch import train_stage
-
-    train_stage(job, load_data(job.data), prompting, nothing)
-
-
 def fold_training(tiny: TinyTeacher, **changes: object) -> FoldTraining:
     data = tiny.folder.parent / "data"
-    return FoldTraining(micro_recipe(**changes), data, tiny.base, tiny.prompting, run_here, nothing)
+    return FoldTraining(micro_recipe(**changes), data, tiny.base, tiny.prompting, run_job)
 
 
 def answering(grade_logprobs: dict[str, float]) -> OpenAI:
@@ -78,18 +69,18 @@ def teacher(
     client = answering({"2": -0.5, "3": -1.5, "x": -3.0})
     others: dict[str, tuple[Teacher, int]] = {
         "lexical": (LexicalTeacher(), 7),
-        "tiny-encoder": (CosineTeacher(str(tiny_encoder), nothing), 1),
-        "endpoint": (EndpointTeacher(config, tiny_teacher.prompting.form.criteria, client, nothing), 4),
+        "tiny-encoder": (CosineTeacher(str(tiny_encoder)), 1),
+        "endpoint": (EndpointTeacher(config, tiny_teacher.prompting.form.criteria, client), 4),
     }
     if kind in others:
         found, width = others[kind]
-        return found, found.features, width
+        return found, found.load(nothing), width
     # At this temperature the most probable token is always sampled.
     training = fold_training(tiny_teacher, label={"temperature": 1e-3})
     learner = LabelOnlyTeacher(training) if kind == "label_only" else ReasoningTeacher(training, None)
     folder = tmp_path_factory.mktemp(kind)
-    learner.train(tiny_teacher.pairs, None, folder)
-    return learner, partial(learner.features, model=folder), 4
+    learner.train(tiny_teacher.pairs, None, folder, nothing)
+    return learner, learner.load(folder, nothing), 4
 
 
 def test_features_are_finite_and_of_one_width(
@@ -115,6 +106,15 @@ def test_settings_can_be_hashed(teacher: tuple[Teacher | Learner, Features, int]
     assert json.loads(json.dumps(teacher[0].settings)) == teacher[0].settings
 
 
+def test_parallel_teachers_can_be_sent_to_another_process(
+    teacher: tuple[Teacher | Learner, Features, int],
+) -> None:
+    described, *_ = teacher
+    assert described.parallel == (described.name not in ("lexical", "endpoint"))
+    if described.parallel:
+        assert pickle.loads(pickle.dumps(described)).settings == described.settings
+
+
 def test_only_learners_learn(teacher: tuple[Teacher | Learner, Features, int]) -> None:
     assert isinstance(teacher[0], Learner) == (teacher[0].name in ("label_only", "reasoning"))
 
@@ -130,13 +130,12 @@ def test_reasoning_starts_from_the_label_only_model_of_its_fold(
         student.data,
         student.base,
         student.prompting,
-        lambda job, _: started.append(job),
-        nothing,
+        run=lambda job, *_: started.append(job),
     )
-    label_only, reasoning = make_teachers(student, teacher, nothing)
+    label_only, reasoning = make_teachers(student, teacher)
     assert isinstance(reasoning, Learner)
     assert reasoning.starts_from is label_only
-    reasoning.train(tiny_teacher.pairs[:2], tmp_path / "fold", tmp_path / "out")
+    reasoning.train(tiny_teacher.pairs[:2], tmp_path / "fold", tmp_path / "out", nothing)
     assert (started[0].start, started[0].stage) == (tmp_path / "fold", "cot_sft")
     assert started[0].ids == frozenset(pair.id for pair in tiny_teacher.pairs[:2])
 
@@ -152,7 +151,6 @@ def test_evidence_is_part_of_the_reasoning_teachers_settings(
         training.base,
         training.prompting,
         training.run,
-        nothing,
         evidence=tmp_path / "evidence.jsonl",
     )
     assert ReasoningTeacher(training, None).settings != ReasoningTeacher(with_evidence, None).settings

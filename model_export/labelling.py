@@ -1,0 +1,108 @@
+"""The stages of a run in which the generative teacher samples paths: traces to learn from, and soft labels.
+
+Paths are sampled in this process or, with `launch.ray_workers`, by vLLM on Ray, where a killed stage resumes by shards.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from transformers import set_seed
+
+from model_export.data.gold_traces import Evidence, read_evidence, write_evidence
+from model_export.data.pairs import Pair
+from model_export.data.prompting import Prompting
+from model_export.data.sampling import pick_distinct
+from model_export.pipeline import EVIDENCE, Pipeline
+from model_export.recipe import LabelConfig, OwnTracesConfig
+from model_export.scale_out.label_at_scale import soft_label
+from model_export.scale_out.label_plan import Completion, TraceJob
+from model_export.scale_out.shards import Shards, fill, read_paths, split
+from model_export.stages import RunError
+from model_export.teacher.label import SOFT_LABELS, label_pairs, read_soft_labels, write_soft_labels
+from model_export.teacher.own_traces import first_good_trace, sample_own_traces
+from model_export.teacher.rollout import Sampler
+from service.contract.manifest import hash_file
+
+_SHARDS = 100  # so a kill loses about a hundredth of the work
+
+
+def own_traces(run: Pipeline, prompting: Prompting, teacher: Path) -> Path:
+    """Let a teacher sample traces of training pairs, and keep those to learn from."""
+    config, max_tokens = run.recipe.own_traces, run.recipe.rl.max_tokens
+    pairs = pick_distinct(run.data.train, config.pairs, config.source_exponent, run.recipe.seed)
+    on_batch = partial(run.on_progress, f"Own traces of {teacher.name.rpartition('-')[0]}")
+
+    def work(folder: Path) -> None:
+        if engine := run.trace_engine:
+            job, shards = TraceJob.of(run.recipe, config, teacher, prompting), _shards(pairs, folder)
+            read = partial(_own_trace, prompting=prompting)
+            fill(shards, lambda missing: engine(missing, job), read, write_evidence, on_batch)
+            found = [each for shard in shards for each in read_evidence(shard).values()]
+        else:
+            sampler = _load_sampler(run, config, teacher, prompting)
+            found = sample_own_traces(pairs, prompting, sampler, config, max_tokens, on_batch)
+        write_evidence(folder / EVIDENCE, found)
+
+    form, data = prompting.form.to_json(), run.data_folder.name
+    inputs = {**_inputs(run, config, teacher), "form": form, "data": data}
+    return run.stages.do("own_traces", inputs, work)
+
+
+def soft_labels(run: Pipeline, prompting: Prompting, teacher: Path) -> Path:
+    """Let the teacher label training pairs, or take the labels in the recipe's `label.folder`."""
+    config, train = run.recipe.label, run.data.train
+    if config.folder is not None:
+        return _copy_labels(run, run.root / config.folder)
+    most = len(train) if config.pairs is None else min(config.pairs, len(train))
+    pairs = pick_distinct(train, most, config.source_exponent, run.recipe.seed)
+    on_batch = partial(run.on_progress, "Soft labels")
+
+    def work(folder: Path) -> None:
+        if engine := run.trace_engine:
+            job, shards = TraceJob.of(run.recipe, config, teacher, prompting), _shards(pairs, folder)
+            read = partial(soft_label, prompting=prompting)
+            fill(shards, lambda missing: engine(missing, job), read, write_soft_labels, on_batch)
+            labels = [label for shard in shards for label in read_soft_labels(shard).values()]
+        else:
+            sampler, max_tokens = _load_sampler(run, config, teacher, prompting), run.recipe.rl.max_tokens
+            labels = label_pairs(pairs, prompting, sampler, config, max_tokens, on_batch)
+        write_soft_labels(folder / SOFT_LABELS, labels)
+
+    return run.stages.do("label", _inputs(run, config, teacher), work)
+
+
+def _inputs(run: Pipeline, config: LabelConfig | OwnTracesConfig, teacher: Path) -> dict[str, object]:
+    return {
+        "teacher": teacher.name,
+        "config": config.model_dump(exclude={"folder"}),
+        "max_tokens": run.recipe.rl.max_tokens,
+        "seed": run.recipe.seed,
+        **({"sampler": "vllm"} if run.trace_engine else {}),
+    }
+
+
+def _load_sampler(
+    run: Pipeline, config: LabelConfig | OwnTracesConfig, teacher: Path, prompting: Prompting
+) -> Sampler:
+    set_seed(run.recipe.seed)
+    return Sampler.load(teacher, prompting, config.precision)
+
+
+def _shards(pairs: Sequence[Pair], folder: Path) -> Shards:
+    return split(pairs, folder, "labels", -(-len(pairs) // _SHARDS))
+
+
+def _own_trace(pair: Pair, completions: Sequence[Completion], prompting: Prompting) -> Evidence | None:
+    return first_good_trace(pair, [path for _, path in read_paths(pair, completions, prompting)])
+
+
+def _copy_labels(run: Pipeline, source: Path) -> Path:
+    def work(folder: Path) -> None:
+        labels = [label for shard in shards for label in read_soft_labels(shard).values()]
+        write_soft_labels(folder / SOFT_LABELS, labels)
+
+    shards = sorted(source.glob("labels-*.jsonl"))
+    if not shards:
+        raise RunError(f"{source} has no labels-*.jsonl: make them with `notegrade-train label`")
+    return run.stages.do("label", {"shards": [hash_file(shard) for shard in shards]}, work)
