@@ -45,7 +45,6 @@ class RlTrainer(GRPOTrainer):  # type: ignore[misc]  # mypy does not read trl
         self.config = config
         self.parse_rates: deque[float] = deque(maxlen=PARSE_WINDOW)
         self._credit = credit
-        self._dev_rewards: list[float] = []
         self._sampled: list[list[int]] | None = None
         trained = [row["prompt"] for row in kwargs["train_dataset"]]
         self._train_ids = trained
@@ -59,12 +58,6 @@ class RlTrainer(GRPOTrainer):  # type: ignore[misc]  # mypy does not read trl
             reward(self._read(pair, ids).trace, pair, self.config, self._class_weights.get(pair.label, 1.0))
             for pair, ids in rows
         ]
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Add the mean reward of the dev pairs, by which the best weights are chosen, to what TRL returns."""
-        self._dev_rewards.clear()
-        metrics: dict[str, float] = super().evaluate(*args, **kwargs)
-        return metrics | {"eval_reward": sum(self._dev_rewards) / len(self._dev_rewards)}
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
         return [self.prompting.teacher_prompt(self.pairs[id_]) for id_ in prompts], None, {}
@@ -92,7 +85,6 @@ class RlTrainer(GRPOTrainer):  # type: ignore[misc]  # mypy does not read trl
             inputs = self._replace_agreeing(inputs)
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         if not self.model.training:
-            self._dev_rewards.append(self._metrics["eval"]["reward"][-1])
             return output
         lengths = output["completion_mask"].sum(-1).tolist()
         rows = zip(inputs, output["completion_ids"].tolist(), lengths, strict=True)
@@ -178,20 +170,18 @@ def grpo_arguments(job: StageJob, longest_prompt: int) -> GRPOConfig:
     config = job.recipe.rl
     # A saved state does not hold the rollouts: training can only resume at a step that samples new ones.
     save_every = math.ceil((config.save_steps or config.steps) / config.iterations) * config.iterations
+    shared = share(job.recipe.launch, job.stage, config.prompts * config.rollouts, config.micro_batch)
     evaluated = {
         "eval_strategy": "steps",
-        "eval_steps": save_every,
+        "eval_steps": config.eval_steps or save_every,
         "eval_on_start": True,
         "num_generations_eval": 1,
-        "per_device_eval_batch_size": config.prompts * config.rollouts // job.recipe.launch.processes,
-        "load_best_model_at_end": True,
-        "metric_for_best_model": "eval_reward",
-        "greater_is_better": True,
+        "per_device_eval_batch_size": shared["per_device_train_batch_size"],
     }
     return GRPOConfig(
         output_dir=str(job.folder / "state"),
         max_steps=config.steps,
-        **share(job.recipe.launch, config.prompts * config.rollouts),
+        **shared,
         **(evaluated if config.dev_pairs else {}),
         num_generations=config.rollouts,
         num_iterations=config.iterations,
@@ -212,7 +202,7 @@ def grpo_arguments(job: StageJob, longest_prompt: int) -> GRPOConfig:
         use_cpu=not torch.cuda.is_available(),
         seed=job.recipe.seed,
         logging_steps=1,
-        save_strategy="steps" if config.save_steps or config.dev_pairs else "no",
+        save_strategy="steps" if config.save_steps else "no",
         save_steps=save_every,
         save_total_limit=1,
         report_to="none",

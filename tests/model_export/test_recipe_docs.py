@@ -23,6 +23,7 @@ from model_export.recipe import (
     OwnTracesConfig,
     Recipe,
     RlConfig,
+    RolloutsConfig,
     SelfConfig,
     TinyConfig,
     UnlabelledConfig,
@@ -54,6 +55,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "[experiment]": ExperimentConfig,
     "[export]": ExportConfig,
     "[launch]": LaunchConfig,
+    "[launch.rollouts]": RolloutsConfig,
 }
 
 

@@ -56,6 +56,12 @@ def test_stage_learns_and_is_logged(tiny_teacher: TinyTeacher, tmp_path: Path) -
     assert not (tmp_path / "state").exists()
 
 
+def test_micro_batches_add_up_to_the_batch(tiny_teacher: TinyTeacher, tmp_path: Path) -> None:
+    at_once = train(tiny_teacher, tmp_path / "at-once")
+    added_up = train(tiny_teacher, tmp_path / "added-up", rl={"micro_batch": 2})
+    assert all(torch.allclose(at_once[name], added_up[name], atol=1e-4) for name in at_once)
+
+
 # With two steps on the same rollouts, the second of which a state does not hold.
 @pytest.mark.parametrize(("iterations", "stop_at"), [(1, 2), (2, 2), (2, 3)])
 def test_stopped_stage_resumes_exactly(
@@ -67,6 +73,19 @@ def test_stopped_stage_resumes_exactly(
         train(tiny_teacher, tmp_path / "cut", rl=rl, stop_at=stop_at)
     resumed = train(tiny_teacher, tmp_path / "cut", rl=rl)
     assert differing(whole, resumed) == []
+
+
+def test_best_weights_survive_a_kill_between_states(tiny_teacher: TinyTeacher, tmp_path: Path) -> None:
+    rl = {"dev_pairs": 8, "save_steps": 2, "eval_steps": 1, "learning_rate": 3e-3}
+    whole = train(tiny_teacher, tmp_path / "whole", rl=rl)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_teacher, tmp_path / "cut", rl=rl, stop_at=3)
+    assert list((tmp_path / "cut").glob("best-*"))
+    assert differing(whole, train(tiny_teacher, tmp_path / "cut", rl=rl)) == []
+    assert {path.name for path in (tmp_path / "cut").iterdir()} == {
+        path.name for path in (tmp_path / "whole").iterdir()
+    }
+    assert not list((tmp_path / "cut").glob("best-*"))
 
 
 def test_weights_with_the_best_dev_reward_are_kept(
