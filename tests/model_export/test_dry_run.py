@@ -91,7 +91,8 @@ def test_parameters_of_smollm2_are_counted(plans: dict[str, str]) -> None:
 
 def test_base_that_is_not_cached_has_steps_and_no_memory() -> None:
     full = load_recipe(RECIPES / "full.toml")
-    plan = describe_plan(change(full, model={"teacher": "owner/teacher"}), Path())
+    plan = describe_plan(change(full, model={"teacher": "owner/teacher", "teacher_config": None}), Path())
+    assert "On H100 GPUs" not in plan
     assert "owner/teacher, of unknown size" in plan
     assert stages(plan)["cot_sft"] == "1,000 steps of 128 examples: 128,000 in all"
 
@@ -102,9 +103,34 @@ def test_fsdp_shares_weights_and_optimizer(tiny: Recipe) -> None:
 
     wide = tiny.model.tiny.model_copy(update={"hidden": 512})
     alone = change(tiny, model={"tiny": wide})
-    together = change(alone, launch={"processes": 4, "fsdp": True})
+    together = change(alone, launch={"processes": 4, "fsdp": ("label_only_sft",)})
     assert bytes_of(together) == pytest.approx(bytes_of(alone) / 4, abs=1)
-    assert bytes_of(change(alone, launch={"processes": 4})) == bytes_of(alone)
+    assert bytes_of(change(alone, launch={"processes": 4, "fsdp": ("rl",)})) == bytes_of(alone)
+
+
+def test_size_stated_in_the_recipe_is_compared_with_the_base(tiny: Recipe, tiny_base: Path) -> None:
+    model = {"teacher": str(tiny_base), "teacher_config": {"num_hidden_layers": 3}}
+    with pytest.raises(
+        BaseModelError, match=r"states num_hidden_layers = 3 for .*, whose config\.json has 2"
+    ):
+        describe_plan(change(tiny, model=model), Path())
+
+
+def test_full_recipe_s_sizes_are_those_of_the_model_cards(plans: dict[str, str]) -> None:
+    """Qwen3-8B: 8.2B parameters, 6.95B without embeddings; Qwen3-0.6B: 0.6B and 0.44B."""
+    assert "Qwen/Qwen3-8B, 8,190.7M parameters, 36 layers" in plans["full"]
+    assert "Qwen/Qwen3-0.6B, 596.0M parameters, 28 layers" in plans["full"]
+    assert "6,945.8M parameters learn" in stages(plans["full"])["rl"]
+    assert "440.4M parameters learn" in stages(plans["full"])["distil"]
+
+
+def test_full_recipe_fits_on_eight_gpus_and_on_disk(plans: dict[str, str]) -> None:
+    table = plans["full"].split("On H100 GPUs\n")[1]
+    rows = {line.split()[0]: re.split(r" {2,}", line.strip()) for line in table.splitlines()[1:8]}
+    assert list(rows) == ["label_only_sft", "own_traces", "cot_sft", "rl", "label", "distil", "all"]
+    assert "!" in rows["rl"][1]
+    assert not any("!" in row[2] for row in rows.values())
+    assert "On H100 GPUs" not in plans["small"]
 
 
 def test_iterations_train_twice_on_what_was_sampled_once(tiny: Recipe) -> None:
@@ -167,5 +193,5 @@ def test_command_prints_the_plan(tmp_path: Path) -> None:
     environment = {**os.environ, "HF_HOME": str(tmp_path)}
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=environment)
     assert "missing under DATA, needed to run: pairs/train.jsonl, pairs/dev.jsonl" in found.stdout
-    assert "hf download Qwen/Qwen3-8B config.json" in found.stdout
+    assert "On H100 GPUs" in found.stdout
     assert found.stderr == ""
