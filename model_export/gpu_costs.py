@@ -103,7 +103,7 @@ class Training:
     def bytes_per_gpu(self, gpus: int) -> float:
         """Estimate the memory of one GPU."""
         size, at_once = self.size, min(self.micro_batch or self.batch, self.batch // gpus)
-        state = WEIGHT * size.parameters + LEARNING * size.learning
+        state: float = WEIGHT * size.parameters + LEARNING * size.learning
         activations = at_once * self.tokens.both * size.hidden * _ACTIVATION
         if self.sharded:
             # Whole at a time: two layers, and what is outside of layers. Kept: each layer's input.

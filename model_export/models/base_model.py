@@ -143,7 +143,7 @@ def load_base(location: BaseLocation) -> LoadedBase:
     return LoadedBase(model.eval(), tokenizer, _describe(location))
 
 
-def empty_base(location: BaseLocation, stated: Mapping[str, object] | None = None) -> Any:
+def empty_base(location: BaseLocation, stated: Mapping[str, Any] | None = None) -> Any:
     """Build the base on the meta device, without weights.
 
     A hub id that is not in this machine's cache is built from the `stated` fields of its config.json; None without them.
@@ -164,7 +164,7 @@ def empty_base(location: BaseLocation, stated: Mapping[str, object] | None = Non
                 location.path, gguf_file=location.gguf_file, local_files_only=True
             )
         else:
-            config = AutoConfig.for_model(**stated)
+            config = AutoConfig.for_model(**(stated or {}))
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
         if location.layers is not None:

@@ -17,6 +17,7 @@ from model_export.data.gold_traces import read_evidence
 from model_export.data.mine import read_mined
 from model_export.data.prepare import Data, load_data
 from model_export.data.prompting import PromptForm, Prompting
+from model_export.models.model_io import free_gpu_memory
 from model_export.student.distil import train_student
 from model_export.teacher.label import read_soft_labels
 from model_export.teacher.sft import train_cot, train_label_only
@@ -64,7 +65,7 @@ def launch(job: StageJob, on_step: OnStep) -> None:
     # Remove half-written states here: the processes would all try at the same time.
     saved_state(job.folder / "state")
     # The first process needs the GPU memory that this process sampled traces with.
-    torch.cuda.empty_cache()
+    free_gpu_memory()
     error = ""
     # TERM: torchrun puts its processes in sessions of their own and ends them itself.
     command = _command(job.recipe.launch.processes, file)
