@@ -32,6 +32,7 @@ from model_export.evaluation.predict import (
 from model_export.progress import OnProgress
 from model_export.recipe import PARSE_SAMPLE, TINY_BASE, Recipe
 from model_export.scale_out.launch import launch, train_stage
+from model_export.scale_out.rollout_server import rollout_server
 from model_export.stacking import Stacked, Stacking
 from model_export.stages import RunError, Stages
 from model_export.student.distil import make_example
@@ -177,10 +178,11 @@ class Pipeline:
     def run_job(self, job: StageJob, prompting: Prompting) -> None:
         """Train in this process, or on as many as the recipe says."""
         on_step = partial(self.on_progress, f"Train {job.folder.name.rpartition('-')[0]}")
-        if job.recipe.launch.processes == 1:
-            train_stage(job, self.data, prompting, on_step)
-        else:
-            launch(job, on_step)
+        with rollout_server(job, prompting.max_teacher_tokens + job.recipe.rl.max_tokens) as job:
+            if job.recipe.launch.processes == 1:
+                train_stage(job, self.data, prompting, on_step)
+            else:
+                launch(job, on_step)
 
     def cross_encoder(self) -> Path:
         """Fine-tune the cross-encoder on the training pairs. Raises EncoderError."""

@@ -376,6 +376,8 @@ class Recipe(Strict):
                 "distil.ranking: works in one process only, because processes would tear groups apart; set "
                 "launch.processes = 1"
             )
+        if self.rl.resamples and self.rl.vllm:
+            raise ValueError("rl.resamples: works with rollouts by transformers only; set rl.vllm = false")
         if self.rl.resamples and processes > 1:
             raise ValueError("rl.resamples: works in one process only, and launch.processes is higher")
         if self.launch.fsdp and processes == 1:

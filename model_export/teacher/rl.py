@@ -148,7 +148,11 @@ def make_trainer(
     by_id = {pair.id: pair for pair in (*pairs, *measured)}
     trainer = RlTrainer(
         model=model,
-        args=grpo_arguments(job, max(len(prompting.teacher_prompt(pair)) for pair in by_id.values())),
+        args=grpo_arguments(
+            job,
+            max(len(prompting.teacher_prompt(pair)) for pair in by_id.values()),
+            prompting.end_token_id,
+        ),
         train_dataset=_rows(pairs),
         eval_dataset=_rows(measured) if measured else None,
         processing_class=tokenizer,
