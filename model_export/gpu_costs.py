@@ -116,7 +116,9 @@ class Training:
         logits = at_once * (1 + self.tokens.completion) * size.vocabulary * _LOGIT
         engine = self.engine_share * GPU_BYTES
         training = activations + logits + (0 if self.engine_sleeps else engine)
-        return state + max(training, engine) + _CUDA_BYTES
+        # At the start each process holds all weights, which are sharded after the engines have started.
+        starting = WEIGHT * size.parameters + engine
+        return max(starting, state + max(training, engine)) + _CUDA_BYTES
 
     def hours(self, gpus: int) -> float:
         """Estimate the time of the stage."""

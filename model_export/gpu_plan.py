@@ -46,7 +46,7 @@ def describe_on_gpus(stages: Sequence[Stage], processes: int) -> Iterator[str]:
     yield _row("all", [_total(stages, gpus) for gpus in _GPUS], "", _gib(_disk_bytes(stages)))
     yield ""
     yield f"!: more than the {GPU_BYTES / GIB:.1f} GiB of an H100 of 80 GB. 64 GPUs are eight machines; a run trains on one."
-    yield "Disk: bases and results in float32, and two states of the stage with the largest, one of which is being written."
+    yield "Disk: bases, results and RL's best weights in float32; two states of the stage with the largest, one being written."
     yield "Estimated from published throughput, in proportion to the parameters: 5,762 tokens trained a second on each H100 at"
     yield "8.03B (TorchTitan, FSDP2), 13,305 prompted or sampled at 8.19B (GPUStack, vLLM); each text as long as its limit."
     yield "Not measured by Notegrade. Left out: predictions, explanations, gates, loading and writing."
@@ -137,7 +137,8 @@ def _disk_bytes(stages: Sequence[Stage]) -> int:
     trained = [stage for stage in stages if isinstance(stage, Training)]
     states = [stage.size.state_bytes for stage in trained if stage.save_steps]
     bases = {stage.size.parameters for stage in stages}
-    results = sum(stage.size.parameters for stage in trained)
+    # RL keeps the best weights beside the last ones.
+    results = sum(stage.size.parameters * (2 if stage.sampled else 1) for stage in trained)
     return WEIGHT * (sum(bases) + results) + 2 * max(states, default=0)
 
 

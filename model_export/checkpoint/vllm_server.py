@@ -133,9 +133,9 @@ def _command(folder: Path, dtype: Precision, max_prompt_tokens: int, address: Pa
     return [*server, *flags, "--enforce-eager", "--disable-uvicorn-access-log"]
 
 
-def server_environment(private: str) -> dict[str, str]:
-    """Return the environment of a server whose processes meet in the private folder."""
-    defaults = cpu_environment(threads=len(os.sched_getaffinity(0))) | {"HF_HUB_OFFLINE": "1"}
+def server_environment(private: str, *, compiled: bool = False) -> dict[str, str]:
+    """Return the environment of a server whose processes meet in the private folder. `compiled` allows torch.compile."""
+    defaults = cpu_environment(len(os.sched_getaffinity(0)), compiled=compiled) | {"HF_HUB_OFFLINE": "1"}
     return {**defaults, **os.environ, "VLLM_RPC_BASE_PATH": private}
 
 

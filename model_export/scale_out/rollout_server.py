@@ -83,7 +83,8 @@ def serve(folder: Path, options: dict[str, object], environment: Mapping[str, st
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *flags]
         # TRL sends the weights through endpoints that vLLM has in this mode alone.
         extra = {"VLLM_SERVER_DEV_MODE": "1", **environment}
-        process = start_child(command, log, environment=server_environment(private) | extra)
+        whole_environment = server_environment(private, compiled=True) | extra
+        process = start_child(command, log, environment=whole_environment)
         try:
             with httpx.Client(base_url=f"http://{_HOST}:{port}") as client:
                 wait_until_up(process, client, (_HOST, port), log)

@@ -16,6 +16,7 @@ STAGE = Training(
     sharded=True,
     save_steps=50,
 )
+ON_ALL_TOKENS = replace(STAGE, tokens=Tokens(0, 8192))
 
 
 def test_training_takes_the_published_rate_at_the_published_size() -> None:
@@ -29,19 +30,22 @@ def test_training_takes_the_published_rate_at_the_published_size() -> None:
 
 def test_memory_is_near_the_published_one() -> None:
     """TorchTitan's table has 82.4 GiB, with a loss on all tokens; it recomputes fewer activations."""
-    on_all_tokens = replace(STAGE, tokens=Tokens(0, 8192))
-    assert 50 * GIB < on_all_tokens.bytes_per_gpu(8) < 82.4 * GIB
+    assert 50 * GIB < ON_ALL_TOKENS.bytes_per_gpu(8) < 82.4 * GIB
 
 
 def test_sharding_and_micro_batches_save_memory() -> None:
     whole = replace(STAGE, sharded=False)
     assert whole.bytes_per_gpu(8) > 16 * LLAMA.parameters > STAGE.bytes_per_gpu(8)
-    assert replace(STAGE, micro_batch=1).bytes_per_gpu(8) < STAGE.bytes_per_gpu(8)
-    awake = replace(STAGE, engine_share=0.5)
-    assert awake.bytes_per_gpu(8) == STAGE.bytes_per_gpu(8) + 0.5 * 79.6 * GIB
-    assert (
-        STAGE.bytes_per_gpu(8) < replace(awake, engine_sleeps=True).bytes_per_gpu(8) < awake.bytes_per_gpu(8)
-    )
+    alone, awake = ON_ALL_TOKENS, replace(ON_ALL_TOKENS, engine_share=0.5)
+    asleep = replace(awake, engine_sleeps=True)
+    assert replace(alone, micro_batch=1).bytes_per_gpu(8) < alone.bytes_per_gpu(8)
+    assert awake.bytes_per_gpu(8) == alone.bytes_per_gpu(8) + 0.5 * 79.6 * GIB
+    assert alone.bytes_per_gpu(8) < asleep.bytes_per_gpu(8) < awake.bytes_per_gpu(8)
+
+
+def test_whole_weights_must_fit_beside_the_engine_before_they_are_sharded() -> None:
+    started = replace(STAGE, engine_share=0.5, engine_sleeps=True, batch=64)
+    assert started.bytes_per_gpu(64) > 4 * LLAMA.parameters + 0.5 * 79.6 * GIB
 
 
 def test_a_process_holds_whole_groups() -> None:

@@ -89,7 +89,7 @@ def test_trl_samples_from_the_server(tiny_base: Path) -> None:
         "enforce-eager": True,
         "gpu-memory-utilization": 0.1,
     }
-    with serve(tiny_base, options, {}) as url:
+    with serve(tiny_base, options, {"TORCHDYNAMO_DISABLE": "1"}) as url:
         client = VLLMClient(base_url=url)
         assert client.get_server_info()["weight_transfer_config"]["backend"] == "nccl"
         assert client.get_world_size() == 1
