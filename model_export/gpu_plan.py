@@ -49,6 +49,8 @@ def describe_on_gpus(stages: Sequence[Stage], processes: int) -> Iterator[str]:
     yield "Disk: bases, results and RL's best weights in float32; two states of the stage with the largest, one being written."
     yield "Estimated from published throughput, in proportion to the parameters: 5,762 tokens trained a second on each H100 at"
     yield "8.03B (TorchTitan, FSDP2), 13,305 prompted or sampled at 8.19B (GPUStack, vLLM); each text as long as its limit."
+    if any(isinstance(stage, SampledStage) and not stage.on_all for stage in stages):
+        yield "Stages that take as long on any number of GPUs sample in one process, by transformers, which is slower than vLLM."
     yield "Not measured by Notegrade. Left out: predictions, explanations, gates, loading and writing."
 
 
