@@ -13,7 +13,7 @@ from model_export.run_log import read_log
 from model_export.scale_out import launch as launching
 from model_export.scale_out.launch import LaunchError, launch, train_stage
 from model_export.training.stage_job import StageJob
-from tests.tiny_teacher import micro_job
+from tests.tiny_teacher import TinyTeacher, micro_job
 
 Patch = pytest.MonkeyPatch
 
@@ -106,3 +106,22 @@ def test_two_processes_train_the_same_weights_on_some_pairs_as_one(tmp_path: Pat
         # They add up the same gradients in another order.
         np.testing.assert_allclose(found[name], weight, atol=1e-4)
     assert any(np.abs(weight - start[name]).max() > 1e-2 for name, weight in expected.items())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_processes_mask_their_groups_and_keep_the_best_weights(
+    tiny_teacher: TinyTeacher, tmp_path: Path
+) -> None:
+    rl = {"micro_batch": 2, "dev_pairs": 8, "eval_steps": 1, "learning_rate": 3e-3}
+    job = micro_job("rl", tiny_teacher.folder, tmp_path / "rl", launch={"processes": 2}, rl=rl)
+    job.data.mkdir()
+    prepare_data(job.recipe, tmp_path, job.data)
+    launch(job, lambda *_: None)
+    rows = read_log(job.folder / "log.jsonl")
+    assert [row["step"] for row in rows if "eval_reward" in row] == [0, 1, 2, 3]
+    shares = [row["unmasked_share"] for row in rows if "loss" in row]  # None where every group agrees
+    assert any(shares)
+    assert all(share is None or 0 < share <= 1 for share in shares)
+    assert {path.name for path in job.folder.iterdir()} >= {"model.safetensors", "tokenizer.json"}
+    assert not list(job.folder.glob("best-*"))
