@@ -33,7 +33,7 @@ class GateLimits:
     Attributes:
         int8_probe_difference: maximum change of a label probability or label mass on a probe due to int8.
         macro_f1_drop: maximum drop of macro-F1 on dev, due to int8 or from transformers to vLLM in float32.
-        bfloat16_macro_f1_drop: the same to vLLM in bfloat16, which moves probabilities further.
+        bfloat16_macro_f1_drop: the same to vLLM in bfloat16, which changes 1 % of the default's grades (decision 3).
         label_mass: minimum mean label mass on the probes.
     """
 
