@@ -4,7 +4,7 @@ Parameters are counted on the models themselves, built on torch's meta device, w
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -14,6 +14,7 @@ from model_export.data.held_out import HeldOut, read_test
 from model_export.data.pairs import listed
 from model_export.data.prepare import Data, missing_files, read_data
 from model_export.data.template import find_template
+from model_export.gpu_plan import describe_on_gpus, large_stages
 from model_export.models.base_model import empty_base, locate_base
 from model_export.models.tiny_model import empty_tiny_model
 from model_export.recipe import (
@@ -25,7 +26,6 @@ from model_export.recipe import (
     Recipe,
     TrainConfig,
 )
-from model_export.scale_out.label_plan import tokens_per_second
 from model_export.training.supervised import freeze_all_but_linears
 
 _GIB = 1024**3
@@ -53,7 +53,11 @@ def describe_plan(recipe: Recipe, data_root: Path) -> str:
     lines += ["Data", *(f"  {line}" for line in about), ""]
     lines += ["Models", *(f"  {line}" for line in plan.models()), ""]
     lines += ["Stages", *(f"  {name:<30} {what}" for name, what in plan.stages()), ""]
-    lines.append("Memory leaves out activations, logits, KV caches and libraries.")
+    if on_gpus := list(plan.on_gpus()):
+        lines += ["On H100 GPUs", *(f"    {line}".rstrip() for line in on_gpus), ""]
+    lines.append(
+        "A stage's weights, gradients and Adam leave out activations, logits, KV caches and libraries."
+    )
     return "\n".join(lines)
 
 
@@ -71,9 +75,11 @@ class _Plan:
         self._recipe = recipe
         self._train_pairs = train_pairs
         model = recipe.model
-        self._student = _empty_model(model.student_base, recipe)
+        self._student = _empty_model(model.student_base, recipe, model.student_base_config)
         one_base = model.teacher == model.student_base
-        self._teacher = self._student if one_base else _empty_model(model.teacher, recipe)
+        self._teacher = (
+            self._student if one_base else _empty_model(model.teacher, recipe, model.teacher_config)
+        )
 
     def models(self) -> Iterator[str]:
         model, launch = self._recipe.model, self._recipe.launch
@@ -82,10 +88,16 @@ class _Plan:
         else:
             yield f"teacher: {_describe_model(model.teacher, self._teacher)}"
             yield f"student: {_describe_model(model.student_base, self._student)}"
-        shared = ", which share weights and optimizer (FSDP)" if launch.fsdp else ""
+        shared = f"; sharded (FSDP): {', '.join(launch.fsdp)}" if launch.fsdp else ""
         yield f"processes of each training stage: {launch.processes}{shared}"
         if launch.ray_workers:
             yield f"workers on Ray that label and compute the features of the stack's models: {launch.ray_workers}"
+
+    def on_gpus(self) -> Iterator[str]:
+        """Yield the table of the large stages on GPUs; nothing for a recipe of one process, or a base of unknown size."""
+        if self._recipe.launch.processes > 1 and self._student is not None and self._teacher is not None:
+            stages = large_stages(self._recipe, self._student, self._teacher, self._train_pairs)
+            yield from describe_on_gpus(list(stages), self._recipe.launch.processes)
 
     @property
     def _dev(self) -> str:
@@ -98,7 +110,7 @@ class _Plan:
         most, dev = recipe.evaluate.max_pairs, self._dev
         yield "data", "read and check the pairs"
         yield "student_base", f"write {model.student_base} as a float32 transformers folder"
-        yield "label_only_sft", self._supervised(recipe.label_only_sft, self._student)
+        yield "label_only_sft", self._supervised("label_only_sft", self._student)
         if recipe.cross_encoder.steps:
             yield "cross_encoder", self._cross_encoder()
         for encoder in recipe.evaluate.encoders:
@@ -124,12 +136,12 @@ class _Plan:
                 "evidence",
                 f"spans that the control's grades rest on, for {searched:,} pairs without findings",
             )
-        yield "cot_sft", self._supervised(recipe.cot_sft, self._teacher)
+        yield "cot_sft", self._supervised("cot_sft", self._teacher)
         rate = recipe.cot_sft.min_parse_rate
         yield "parse_rate", f"gate: at least {rate:.0%} of up to {PARSE_SAMPLE} sampled traces parse"
         if recipe.self_sft.steps:
             yield "own_traces", own
-            yield "self_sft", self._supervised(recipe.self_sft, self._teacher)
+            yield "self_sft", self._supervised("self_sft", self._teacher)
         if recipe.rl.steps:
             yield "rl", self._rl()
         yield "label", self._label()
@@ -137,10 +149,10 @@ class _Plan:
             by = f"BM25 and {Path(recipe.unlabelled.encoder).name}" if recipe.unlabelled.encoder else "BM25"
             yield "unlabelled", f"mine about {mined:,} unjudged pairs by {by}"
         yield from self._stack()
-        yield "distil", self._supervised(recipe.distil, self._student)
+        yield "distil", self._supervised("distil", self._student)
         if recipe.encode.steps:
             yield "text_readings", "the student's own readings, which the readers of vectors learn from"
-            yield "encode", f"two models, {self._supervised(recipe.encode, self._student)} for each"
+            yield "encode", f"two models, {self._supervised('encode', self._student)} for each"
         if rank := recipe.export.adapter_rank:
             yield "cut", f"reduce the student's difference to its base to an adapter of rank {rank}"
         for system in self._teachers():
@@ -167,8 +179,10 @@ class _Plan:
         steps = {"cot_sft": 1, "self_sft": recipe.self_sft.steps, "rl": recipe.rl.steps}
         return (stage for stage, count in steps.items() if count)
 
-    def _supervised(self, config: TrainConfig, model: PreTrainedModel | None) -> str:
-        return f"{self._steps(config)}{self._memory(model, config.frozen_layers)}"
+    def _supervised(self, stage: str, model: PreTrainedModel | None, steps: int | None = None) -> str:
+        config: TrainConfig = getattr(self._recipe, stage)
+        config = config.model_copy(update={"steps": steps}) if steps else config
+        return f"{self._steps(config)}{self._memory(stage, model, config.frozen_layers)}"
 
     def _cross_encoder(self) -> str:
         config = self._recipe.cross_encoder
@@ -185,7 +199,7 @@ class _Plan:
         rollouts = -(-config.steps // config.iterations) * config.prompts * config.rollouts
         mask = "without a step mask" if config.mask == "none" else f"with the step mask {config.mask}"
         steps = f"{config.steps:,} steps of {config.prompts:,} prompts with {config.rollouts} rollouts each"
-        memory = self._memory(self._teacher, config.frozen_layers, copies=2 if config.beta else 1)
+        memory = self._memory("rl", self._teacher, config.frozen_layers, copies=2 if config.beta else 1)
         return f"GRPO {mask}, {steps}: {rollouts:,} rollouts in all{memory}"
 
     def _label(self) -> str:
@@ -199,14 +213,11 @@ class _Plan:
         )
 
     def _sampling(self, config: LabelConfig | OwnTracesConfig, pairs: int | None) -> str:
-        """Say how many tokens are sampled at most on Ray, and how long that takes on GPUs."""
-        workers = self._recipe.launch.ray_workers
-        if not workers or pairs is None:
+        """Say how many tokens are sampled at most, where Ray does it."""
+        if not self._recipe.launch.ray_workers or pairs is None:
             return ""
         tokens = pairs * config.paths * self._recipe.rl.max_tokens
-        size = self._teacher.num_parameters() if self._teacher else 0
-        hours = tokens / (workers * tokens_per_second(size)) / 3600
-        return f"; at most {tokens / 1e6:,.1f}M tokens, about {hours:,.1f} h on {workers} H100 (docs/training.md)"
+        return f"; at most {tokens / 1e6:,.1f}M tokens"
 
     def _stack(self) -> Iterator[tuple[str, str]]:
         """Name the stages of the stack."""
@@ -215,12 +226,10 @@ class _Plan:
             return
         taught = "all training pairs" if config.pairs is None else f"at least {config.pairs:,} training pairs"
         about = f"{taught} and {self._dev}"
-        steps = config.label_only_steps or recipe.label_only_sft.steps
-        label_only = recipe.label_only_sft.model_copy(update={"steps": steps})
         learners = {
-            "label_only": self._supervised(label_only, self._student),
+            "label_only": self._supervised("label_only_sft", self._student, config.label_only_steps),
             "cross_encoder": self._cross_encoder(),
-            "reasoning": self._supervised(recipe.cot_sft, self._teacher),
+            "reasoning": self._supervised("cot_sft", self._teacher),
         }
         trained: set[str] = set()
         for kind in config.teachers:
@@ -247,7 +256,7 @@ class _Plan:
         if export.with_vllm:
             yield f"vLLM against transformers on probes and {export.gate_pairs} dev pairs"
 
-    def _memory(self, model: PreTrainedModel | None, frozen_layers: int, copies: int = 1) -> str:
+    def _memory(self, stage: str, model: PreTrainedModel | None, frozen_layers: int, copies: int = 1) -> str:
         if model is None:
             return ""
         if self._recipe.model.student_base == TINY_BASE:
@@ -257,15 +266,15 @@ class _Plan:
         learning = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
         weights, optimizer = _WEIGHT_BYTES * copies * model.num_parameters(), _LEARNING_BYTES * learning
         launch = self._recipe.launch
-        per_process = 1 / launch.processes if launch.fsdp else 1.0
+        per_process = 1 / launch.processes if stage in launch.fsdp else 1.0
         return (
             f"; {learning / 1e6:,.1f}M parameters learn; weights {_bytes(weights * per_process)}, "
             f"gradients and Adam {_bytes(optimizer * per_process)} a process"
         )
 
 
-def _empty_model(name: str, recipe: Recipe) -> PreTrainedModel | None:
-    return empty_tiny_model(recipe.model.tiny) if name == TINY_BASE else empty_base(locate_base(name))
+def _empty_model(name: str, recipe: Recipe, stated: Mapping[str, object] | None) -> PreTrainedModel | None:
+    return empty_tiny_model(recipe.model.tiny) if name == TINY_BASE else empty_base(locate_base(name), stated)
 
 
 def _describe_model(name: str, model: PreTrainedModel | None) -> str:

@@ -49,8 +49,9 @@ from service.contract.manifest import ENCODER_NAME
 ADAPTER, CUT = "adapter", "cut.json"
 EVIDENCE = "evidence.jsonl"
 _PARSE_RATE = "parse_rate.json"
-# Keys that change no weight: how often a stage saves its state, and the gate on its result.
-_NOT_HASHED = {"save_steps", "min_parse_rate"}
+# Keys that change no weight, but for rounding: the gate on a stage's result, how often it saves its state, and how many
+# examples it computes at once.
+_NOT_HASHED = {"save_steps", "min_parse_rate", "micro_batch"}
 _CUT_PAIRS = 256  # labelled pairs whose prompts and traces weigh the adapter's errors
 
 

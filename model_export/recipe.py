@@ -43,6 +43,8 @@ class ModelConfig(Strict):
 
     teacher: str
     student: str | None = None
+    teacher_config: dict[str, bool | int | float | str] | None = None
+    student_config: dict[str, bool | int | float | str] | None = None
     template: str = "note-first-1"
     limits: Limits = Limits(max_query_tokens=128, max_note_tokens=256)
     tiny: TinyConfig = TinyConfig()
@@ -52,12 +54,18 @@ class ModelConfig(Strict):
         """Base of the student and of the label-only control."""
         return self.student or self.teacher
 
+    @property
+    def student_base_config(self) -> dict[str, bool | int | float | str] | None:
+        """Stated configuration of the student's base."""
+        return self.student_config if self.student else self.teacher_config
+
 
 class TrainConfig(Strict):
     """Settings of one supervised stage."""
 
     steps: Positive
     batch_size: Positive = 16
+    micro_batch: Positive | None = None
     learning_rate: Rate = 1e-4
     warmup_share: Share = 0.1
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -142,12 +150,13 @@ class SelfConfig(TrainConfig):
 
 
 class RlConfig(Strict):
-    """Settings of GRPO on TRL, which starts from the SFT teacher."""
+    """Settings of GRPO on TRL, which starts from the SFT teacher; 0 steps leave it out."""
 
-    steps: Annotated[int, Field(ge=0)]
+    steps: Annotated[int, Field(ge=0)] = 0
     mask: Literal["none", "final", "step"] = "step"
     prompts: Positive = 8
     rollouts: Annotated[int, Field(ge=2)] = 8
+    micro_batch: Positive | None = None
     learning_rate: Rate = 1e-5
     temperature: Annotated[float, Field(gt=0)] = 1.0
     max_tokens: Positive = 96
@@ -167,6 +176,7 @@ class RlConfig(Strict):
     vllm: bool = False
     frozen_layers: Annotated[int, Field(ge=0)] = 0
     save_steps: Positive | None = None
+    eval_steps: Positive | None = None
     precision: Precision = "float32"
 
     @model_validator(mode="after")
@@ -240,6 +250,8 @@ class DistilConfig(TrainConfig):
             raise ValueError(
                 f"group_size: {self.group_size} examples do not fit a batch of {self.batch_size}"
             )
+        if self.ranking != "none" and self.micro_batch:
+            raise ValueError("micro_batch: would tear the groups of distil.ranking apart; leave it out")
         return self
 
 
@@ -265,6 +277,10 @@ class EncodeConfig(TrainConfig):
             raise ValueError(f"served: {self.served} vectors a note are not among the trained {self.vectors}")
         if self.align_steps > self.steps:
             raise ValueError(f"align_steps: {self.align_steps} is more than steps = {self.steps}")
+        if self.micro_batch and self.batch_size % self.micro_batch:
+            raise ValueError(
+                f"micro_batch: {self.micro_batch} does not divide batch_size = {self.batch_size}"
+            )
         return self
 
 
@@ -305,13 +321,32 @@ class ExperimentConfig(Strict):
     measure_at: tuple[Positive, ...] = (25, 50, 100, 150)
 
 
+class RolloutsConfig(Strict):
+    """The vLLM engines that sample rollouts (`rl.vllm`): in the training processes, or a server on GPUs of its own."""
+
+    mode: Literal["colocate", "server"] = "colocate"
+    tensor_parallel: Positive = 1
+    memory_share: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    sleep: bool = False
+    url: str | None = None
+
+    @model_validator(mode="after")
+    def _mode_has_its_fields(self) -> Self:
+        if self.sleep and self.mode == "server":
+            raise ValueError("sleep: a server has GPUs of its own and never sleeps; use mode = 'colocate'")
+        if self.url and self.mode == "colocate":
+            raise ValueError("url: the engines are in the training processes; use mode = 'server'")
+        return self
+
+
 class LaunchConfig(Strict):
     """Processes of each training stage, which share each batch, and Ray workers of the stages that label."""
 
     processes: Positive = 1
-    fsdp: bool = False
+    fsdp: tuple[Literal["label_only_sft", "cot_sft", "self_sft", "rl", "distil"], ...] = ()
     ray_workers: Annotated[int, Field(ge=0)] = 0
     ray_address: str = "local"
+    rollouts: RolloutsConfig = RolloutsConfig()
 
 
 class Recipe(Strict):
@@ -327,7 +362,7 @@ class Recipe(Strict):
     cot_sft: CotConfig
     own_traces: OwnTracesConfig = OwnTracesConfig()
     self_sft: SelfConfig = SelfConfig()
-    rl: RlConfig
+    rl: RlConfig = RlConfig()
     label: LabelConfig
     stack: StackConfig = StackConfig()
     unlabelled: UnlabelledConfig = UnlabelledConfig()
@@ -374,16 +409,37 @@ class Recipe(Strict):
                 "distil.ranking: works in one process only, because processes would tear groups apart; set "
                 "launch.processes = 1"
             )
+        if self.rl.resamples and self.rl.vllm:
+            raise ValueError("rl.resamples: works with rollouts by transformers only; set rl.vllm = false")
         if self.rl.resamples and processes > 1:
             raise ValueError("rl.resamples: works in one process only, and launch.processes is higher")
         if self.launch.fsdp and processes == 1:
             raise ValueError("launch.fsdp: needs launch.processes of 2 or more")
-        batches = {
-            "label_only_sft.batch_size": self.label_only_sft.batch_size,
-            "cot_sft.batch_size": self.cot_sft.batch_size,
-            "rl.prompts * rl.rollouts": self.rl.prompts * self.rl.rollouts,
-            "distil.batch_size": self.distil.batch_size,
+        if "rl" in self.launch.fsdp and not self.rl.vllm:
+            raise ValueError(
+                "launch.fsdp: transformers can't sample from sharded weights; set rl.vllm = true"
+            )
+        rollouts = self.launch.rollouts
+        if rollouts.mode == "colocate" and processes % rollouts.tensor_parallel:
+            raise ValueError(
+                f"launch.rollouts.tensor_parallel: {rollouts.tensor_parallel} does not divide the {processes} processes"
+            )
+        # A process holds whole groups of rollouts: the step mask compares the rollouts of a group.
+        shares = {
+            "label_only_sft.batch_size": (self.label_only_sft.batch_size, self.label_only_sft.micro_batch),
+            "cot_sft.batch_size": (self.cot_sft.batch_size, self.cot_sft.micro_batch),
+            "distil.batch_size": (self.distil.batch_size, self.distil.micro_batch),
         }
-        if uneven := [name for name, size in batches.items() if size % processes]:
+        if self.self_sft.steps:
+            shares["self_sft.batch_size"] = (self.self_sft.batch_size, self.self_sft.micro_batch)
+        if self.rl.steps:
+            shares["rl.prompts"] = (self.rl.prompts, None)
+            shares["rl.prompts * rl.rollouts"] = (self.rl.prompts * self.rl.rollouts, self.rl.micro_batch)
+        if uneven := [name for name, (size, _) in shares.items() if size % processes]:
             raise ValueError(f"launch.processes: {processes} does not divide {', '.join(uneven)}")
+        for name, (size, micro) in shares.items():
+            if micro and size // processes % micro:
+                raise ValueError(
+                    f"micro_batch: {micro} does not divide the {size // processes} examples of a process ({name})"
+                )
         return self

@@ -20,6 +20,7 @@ from model_export.progress import OnProgress
 from model_export.recipe import Recipe
 from model_export.reports.report import RunResult
 from model_export.run_log import LOG_NAME, read_log
+from model_export.scale_out.rollout_server import check_rollouts
 from model_export.stacking import Stacked
 from model_export.stages import Stages, lock
 
@@ -74,6 +75,8 @@ def run(
     alone and writes no checkpoint.
     Raises NotegradeError for what a user can correct: bad data, an SFT teacher whose traces don't parse, a failed gate.
     """
+    if not control_only:
+        check_rollouts(recipe)
     with lock(out):
         _remove_interrupted_exports(out)
         stages = Stages(out)

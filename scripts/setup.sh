@@ -3,7 +3,8 @@
 # `scripts/setup.sh dev` with the trainer and the dev tools as well.
 #
 #   PYTHON=python3.12     the interpreter to build .venv with (3.11, 3.12 or 3.13; default: the first one found)
-#   WITH_GPU=1            locks/gpu.lock, with upstream vLLM, instead of locks/cpu.lock; later runs keep it until WITH_GPU=0
+#   WITH_GPU=1            locks/gpu.lock, with upstream vLLM, instead of locks/cpu.lock; later runs keep it until WITH_GPU=0.
+#                         `train` has a lock of its own then, locks/train-gpu.lock, with the vLLM that TRL supports
 #
 # pip's own settings (index, find-links, certificate) apply, so a mirror needs to be configured only once.
 # A second run finds the stamp and does nothing. A changed lock runs the set-up again. An incomplete .venv is recreated.
@@ -36,7 +37,10 @@ esac
 kind=${1:-runtime}
 case "$kind" in
     runtime) locks=("locks/$build.lock") ;;
-    train) locks=("locks/$build.lock" locks/train.lock) ;;
+    train)
+        locks=("locks/$build.lock" locks/train.lock)
+        if [[ $build == gpu ]]; then locks=(locks/train-gpu.lock); fi
+        ;;
     dev) locks=("locks/$build.lock" locks/train.lock locks/dev.lock) ;;
     *) die "unknown set-up '$kind': use 'runtime', 'train' or 'dev'" ;;
 esac
@@ -204,8 +208,8 @@ say "installing notegrade in editable mode"
 "$venv/bin/uv" pip install "${uv_output[@]}" --no-deps --no-build-isolation -e .
 verify
 
-# Each set-up includes the smaller ones.
-digest_inputs "${locks[0]}" >"$venv/.stamp-runtime"
+# Each set-up includes the smaller ones, but the trainer's on a GPU has another vLLM than the service's.
+if [[ ${locks[0]} != locks/train-gpu.lock ]]; then digest_inputs "${locks[0]}" >"$venv/.stamp-runtime"; fi
 if [[ $kind != runtime ]]; then digest_inputs "${locks[@]:0:2}" >"$venv/.stamp-train"; fi
 if [[ $kind == dev ]]; then digest_inputs "${locks[@]}" >"$venv/.stamp-dev"; fi
 rm -f "$unfinished"

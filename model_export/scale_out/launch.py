@@ -18,7 +18,9 @@ from model_export.data.gold_traces import read_evidence
 from model_export.data.mine import read_mined
 from model_export.data.prepare import Data, load_data
 from model_export.data.prompting import PromptForm, Prompting
+from model_export.models.model_io import free_gpu_memory
 from model_export.progress import OnProgress
+from model_export.scale_out.rollout_server import rollout_server
 from model_export.student.distil import train_student
 from model_export.teacher.label import read_soft_labels
 from model_export.teacher.sft import train_cot, train_label_only
@@ -40,10 +42,11 @@ class LaunchError(NotegradeError):
 def run_job(job: StageJob, prompting: Prompting, on_progress: OnProgress) -> None:
     """Train in this process, or on as many as the recipe says."""
     on_step = partial(on_progress, f"Train {job.folder.name.rpartition('-')[0]}")
-    if job.recipe.launch.processes == 1:
-        train_stage(job, load_data(job.data), prompting, on_step)
-    else:
-        launch(job, on_step)
+    with rollout_server(job, prompting.max_teacher_tokens + job.recipe.rl.max_tokens) as served:
+        if job.recipe.launch.processes == 1:
+            train_stage(served, load_data(job.data), prompting, on_step)
+        else:
+            launch(served, on_step)
 
 
 def train_stage(job: StageJob, data: Data, prompting: Prompting, on_step: OnStep) -> None:
@@ -75,7 +78,7 @@ def launch(job: StageJob, on_step: OnStep) -> None:
     # Remove half-written states here: the processes would all try at the same time.
     saved_state(job.folder / "state")
     # The first process needs the GPU memory that this process sampled traces with.
-    torch.cuda.empty_cache()
+    free_gpu_memory()
     error = ""
     # TERM: torchrun puts its processes in sessions of their own and ends them itself.
     command = _command(job.recipe.launch.processes, file)

@@ -5,9 +5,13 @@ rollout, unless `iterations` is set. Added: the step mask, new prompts for group
 dynamic sampling, arXiv 2503.14476), an end when rollouts stop parsing, and the choice of the best weights by dev reward.
 """
 
+import json
 import logging
+import math
+import shutil
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -21,11 +25,12 @@ from model_export.models.model_io import load_model, load_tokenizer
 from model_export.run_log import LOG_NAME, RunLog
 from model_export.teacher.rl_trainer import PARSE_WINDOW, Credit, RlTrainer, grpo_arguments
 from model_export.teacher.step_mask import mask_advantages
-from model_export.training.processes import save_trained
+from model_export.training.processes import save_trained, write_weights
 from model_export.training.stage_job import OnStep, StageJob
 from model_export.training.supervised import Reporter, TrainingError, freeze_all_but_linears, saved_state
 
 _logger = logging.getLogger(__name__)
+_REWARD = "reward.json"
 
 
 class ParseGuard(TrainerCallback):  # type: ignore[misc]  # mypy does not read transformers
@@ -49,6 +54,52 @@ class ParseGuard(TrainerCallback):  # type: ignore[misc]  # mypy does not read t
         return control
 
 
+class BestWeights(TrainerCallback):  # type: ignore[misc]  # mypy does not read transformers
+    """Keeps the weights with the highest dev reward in a folder of their own; of the start, only the reward.
+
+    A saved state of a large teacher holds Adam's moments too, three times as much, so states can be rarer than measurements.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.trainer: RlTrainer | None = None
+        best = self._newest()
+        self._reward = json.loads((best / _REWARD).read_text(encoding="utf-8")) if best else -math.inf
+
+    def on_evaluate(self, _args: Any, state: TrainerState, _control: Any, **_: Any) -> None:
+        reward = next(row["eval_reward"] for row in reversed(state.log_history) if "eval_reward" in row)
+        if reward <= self._reward:
+            return
+        self._reward = reward
+        before, partial = self._newest(), self._folder / f"best-{state.global_step}.partial"
+        if state.global_step:
+            write_weights(self.trainer, partial)
+        if state.is_world_process_zero:
+            partial.mkdir(exist_ok=True)
+            (partial / _REWARD).write_text(json.dumps(reward), encoding="utf-8")
+            partial.rename(partial.with_suffix(""))
+            if before:
+                shutil.rmtree(before)
+
+    def take(self) -> bool:
+        """Move the best weights to the stage's folder; return False where they are the start's."""
+        best = self._newest()
+        if best is None:
+            return False
+        (best / _REWARD).unlink()
+        files = list(best.iterdir())
+        for path in files:
+            path.rename(self._folder / path.name)
+        for left in self._folder.glob("best-*"):
+            shutil.rmtree(left)
+        return bool(files)
+
+    def _newest(self) -> Path | None:
+        """Return the folder of the newest step that is whole."""
+        found = (path.parent for path in self._folder.glob(f"best-*/{_REWARD}") if not path.parent.suffix)
+        return max(found, key=lambda path: int(path.name.removeprefix("best-")), default=None)
+
+
 def train_rl(
     pairs: Sequence[Pair], dev: Sequence[Pair], prompting: Prompting, job: StageJob, on_step: OnStep
 ) -> None:
@@ -60,7 +111,11 @@ def train_rl(
     measured = sample_dev(dev, config.dev_pairs, Random(job.recipe.seed)) if config.dev_pairs else []
     credit = None if config.mask == "none" else partial(mask_advantages, rule=config.mask)
     report = Reporter(RunLog(job.folder / LOG_NAME, job.stage), on_step)
+    best = BestWeights(job.folder)
     trainer, tokenizer = make_trainer(pairs, measured, prompting, job, report, credit)
+    if measured:
+        best.trainer = trainer
+        trainer.add_callback(best)
     guard = ParseGuard(trainer.parse_rates, config.min_parse_rate)
     trainer.add_callback(guard)
     trainer.train(resume_from_checkpoint=saved_state(job.folder / "state"))
@@ -69,7 +124,7 @@ def train_rl(
     if guard.message:
         _logger.warning("%s; the weights with the best dev reward are kept", guard.message)
     save_trained(trainer, tokenizer, job.folder)
-    if measured and trainer.is_world_process_zero() and not _has_improved(trainer.state):
+    if measured and trainer.is_world_process_zero() and not best.take():
         _logger.warning(
             "RL improves the reward of the dev pairs at no step: the SFT teacher's weights are kept"
         )
@@ -93,7 +148,11 @@ def make_trainer(
     by_id = {pair.id: pair for pair in (*pairs, *measured)}
     trainer = RlTrainer(
         model=model,
-        args=grpo_arguments(job, max(len(prompting.teacher_prompt(pair)) for pair in by_id.values())),
+        args=grpo_arguments(
+            job,
+            max(len(prompting.teacher_prompt(pair)) for pair in by_id.values()),
+            prompting.end_token_id,
+        ),
         train_dataset=_rows(pairs),
         eval_dataset=_rows(measured) if measured else None,
         processing_class=tokenizer,
@@ -109,9 +168,3 @@ def make_trainer(
 
 def _rows(pairs: Sequence[Pair]) -> Dataset:
     return Dataset.from_list([{"prompt": pair.id} for pair in pairs])
-
-
-def _has_improved(state: TrainerState) -> bool:
-    """Return whether any evaluated step earned more on the dev pairs than the start did."""
-    start = next(row["eval_reward"] for row in state.log_history if row["step"] == 0 and "eval_reward" in row)
-    return bool(state.best_metric is not None and state.best_metric > start)

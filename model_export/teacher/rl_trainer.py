@@ -1,6 +1,7 @@
 """TRL's GRPO trainer with prompts rendered by the contract, credit by token, and new prompts for agreeing groups."""
 
 import math
+import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
@@ -8,7 +9,6 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from trl import GRPOConfig, GRPOTrainer
 
 from model_export.data.pairs import Pair
 from model_export.data.prompting import Prompting
@@ -19,6 +19,11 @@ from model_export.teacher.rollout import Sampler, Sampling
 from model_export.teacher.step_mask import right_steps
 from model_export.training.processes import share
 from model_export.training.stage_job import StageJob
+
+with warnings.catch_warnings():
+    # TRL warns of a vLLM that it does not support, wherever it is imported. A run refuses one that its rollouts need.
+    warnings.filterwarnings("ignore", "TRL currently supports vLLM versions", UserWarning)
+    from trl import GRPOConfig, GRPOTrainer
 
 # Gives each token of a group's rollouts its advantage: (the group's pair, rollouts, advantages of the rollouts).
 Credit = Callable[[Pair, Sequence[Rollout], Sequence[float]], list[list[float]]]
@@ -45,7 +50,6 @@ class RlTrainer(GRPOTrainer):  # type: ignore[misc]  # mypy does not read trl
         self.config = config
         self.parse_rates: deque[float] = deque(maxlen=PARSE_WINDOW)
         self._credit = credit
-        self._dev_rewards: list[float] = []
         self._sampled: list[list[int]] | None = None
         trained = [row["prompt"] for row in kwargs["train_dataset"]]
         self._train_ids = trained
@@ -61,10 +65,13 @@ class RlTrainer(GRPOTrainer):  # type: ignore[misc]  # mypy does not read trl
         ]
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Add the mean reward of the dev pairs, by which the best weights are chosen, to what TRL returns."""
-        self._dev_rewards.clear()
+        """Evaluate with greedy rollouts, so that rewards of two evaluations differ by the weights alone."""
+        if self.use_vllm:
+            self.vllm_generation.temperature = 0.0
         metrics: dict[str, float] = super().evaluate(*args, **kwargs)
-        return metrics | {"eval_reward": sum(self._dev_rewards) / len(self._dev_rewards)}
+        if self.use_vllm:
+            self.vllm_generation.temperature = self.config.temperature
+        return metrics
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
         return [self.prompting.teacher_prompt(self.pairs[id_]) for id_ in prompts], None, {}
@@ -73,12 +80,11 @@ class RlTrainer(GRPOTrainer):  # type: ignore[misc]  # mypy does not read trl
         if self._sampled is not None:
             sampled, self._sampled = self._sampled, None
             return sampled, None
-        if self.use_vllm or self.is_fsdp_enabled:
+        if self.use_vllm:
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
         was_training = self.model.training
         model = self.accelerator.unwrap_model(self.model)
         sampler = Sampler(model, self.prompting.label_token_ids, self.prompting.end_token_id)
-        # Dev pairs are sampled greedily, so that rewards of two evaluations differ by the weights alone.
         temperature = self.config.temperature if was_training else 0.0
         with self.accelerator.autocast():
             sampled = sampler.sample(
@@ -92,7 +98,6 @@ class RlTrainer(GRPOTrainer):  # type: ignore[misc]  # mypy does not read trl
             inputs = self._replace_agreeing(inputs)
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         if not self.model.training:
-            self._dev_rewards.append(self._metrics["eval"]["reward"][-1])
             return output
         lengths = output["completion_mask"].sum(-1).tolist()
         rows = zip(inputs, output["completion_ids"].tolist(), lengths, strict=True)
@@ -173,25 +178,39 @@ class RlTrainer(GRPOTrainer):  # type: ignore[misc]  # mypy does not read trl
                 metrics[f"step_accuracy/{name}"].append(sum(values) / len(values))
 
 
-def grpo_arguments(job: StageJob, longest_prompt: int) -> GRPOConfig:
+def _rollout_arguments(job: StageJob, longest_prompt: int, end_token_id: int) -> dict[str, Any]:
+    """Return the arguments of rollouts by vLLM."""
+    rollouts = job.recipe.launch.rollouts
+    return {
+        "use_vllm": True,
+        "vllm_mode": rollouts.mode,
+        "vllm_tensor_parallel_size": rollouts.tensor_parallel,
+        "vllm_gpu_memory_utilization": rollouts.memory_share,
+        "vllm_enable_sleep_mode": rollouts.sleep,
+        "vllm_server_base_url": rollouts.url,
+        # Without it vLLM reserves memory for the longest text that the base can read.
+        "vllm_max_model_length": longest_prompt + job.recipe.rl.max_tokens,
+        "generation_kwargs": {"stop_token_ids": [end_token_id]},
+    }
+
+
+def grpo_arguments(job: StageJob, longest_prompt: int, end_token_id: int) -> GRPOConfig:
     """Return TRL's arguments of a stage; `longest_prompt` is in tokens."""
     config = job.recipe.rl
     # A saved state does not hold the rollouts: training can only resume at a step that samples new ones.
     save_every = math.ceil((config.save_steps or config.steps) / config.iterations) * config.iterations
+    shared = share(job.recipe.launch, job.stage, config.prompts * config.rollouts, config.micro_batch)
     evaluated = {
         "eval_strategy": "steps",
-        "eval_steps": save_every,
+        "eval_steps": config.eval_steps or save_every,
         "eval_on_start": True,
         "num_generations_eval": 1,
-        "per_device_eval_batch_size": config.prompts * config.rollouts // job.recipe.launch.processes,
-        "load_best_model_at_end": True,
-        "metric_for_best_model": "eval_reward",
-        "greater_is_better": True,
+        "per_device_eval_batch_size": shared["per_device_train_batch_size"],
     }
     return GRPOConfig(
         output_dir=str(job.folder / "state"),
         max_steps=config.steps,
-        **share(job.recipe.launch, config.prompts * config.rollouts),
+        **shared,
         **(evaluated if config.dev_pairs else {}),
         num_generations=config.rollouts,
         num_iterations=config.iterations,
@@ -204,15 +223,13 @@ def grpo_arguments(job: StageJob, longest_prompt: int) -> GRPOConfig:
         loss_type=config.loss,
         importance_sampling_level=config.importance_sampling,
         scale_rewards=config.scale_rewards,
-        use_vllm=config.vllm,
-        # Without it vLLM reserves memory for the longest text that the base can read.
-        vllm_max_model_length=longest_prompt + config.max_tokens,
+        **(_rollout_arguments(job, longest_prompt, end_token_id) if config.vllm else {}),
         bf16=config.precision == "bfloat16",
         gradient_checkpointing=False,
         use_cpu=not torch.cuda.is_available(),
         seed=job.recipe.seed,
         logging_steps=1,
-        save_strategy="steps" if config.save_steps or config.dev_pairs else "no",
+        save_strategy="steps" if config.save_steps else "no",
         save_steps=save_every,
         save_total_limit=1,
         report_to="none",

@@ -95,6 +95,6 @@ def train_examples(
     speed_up(model, compiled=config.compile)
     seed, launch = job.recipe.seed, job.recipe.launch
     label_ids = prompting.label_token_ids
-    settings = StageSettings(config, seed, job.folder, label_ids, trace_weight, ranking, launch)
+    settings = StageSettings(job.stage, config, seed, job.folder, label_ids, trace_weight, ranking, launch)
     report = Reporter(RunLog(job.folder / LOG_NAME, job.stage), on_step)
     save_trained(train(model, tokenizer, examples, settings, report), tokenizer, job.folder)

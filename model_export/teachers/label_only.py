@@ -30,7 +30,7 @@ class LabelOnlyTeacher:
         self.settings: Mapping[str, object] = {
             "base": training.base.name,
             "form": training.prompting.form.of_student.to_json(),
-            "config": config.model_dump(exclude={"save_steps"}),
+            "config": config.model_dump(exclude={"save_steps", "micro_batch"}),
             "precision": recipe.evaluate.precision,
             "seed": recipe.seed,
         }

@@ -30,7 +30,7 @@ class ReasoningTeacher:
         self.settings: Mapping[str, object] = {
             "base": training.base.name,
             "form": training.prompting.form.to_json(),
-            "config": recipe.cot_sft.model_dump(exclude={"save_steps", "min_parse_rate"}),
+            "config": recipe.cot_sft.model_dump(exclude={"save_steps", "min_parse_rate", "micro_batch"}),
             "evidence": training.evidence and training.evidence.parent.name,
             "label": recipe.label.model_dump(exclude={"folder", "pairs", "teacher", "source_exponent"}),
             "max_tokens": recipe.rl.max_tokens,

@@ -116,6 +116,14 @@ class SupervisedTrainer(GradingTrainer):
         super().__init__(*args, **kwargs)
         self._trace_weight = trace_weight
         self._ranking = ranking
+        self._targets_per_micro_batch = 0.0
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], None]:
+        """Return the micro-batches of one step of this process, and count the step's target tokens over all processes."""
+        batches: list[Any] = super().get_batch_samples(epoch_iterator, num_batches, device)[0]
+        own = torch.tensor([_count_targets(batch) for batch in batches], dtype=torch.float64, device=device)
+        self._targets_per_micro_batch = self.accelerator.gather(own).mean().item()
+        return batches, None
 
     def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], **_: Any) -> torch.Tensor:
         """Return the sum of the losses; those on traces and rankings are weighted."""
@@ -129,6 +137,9 @@ class SupervisedTrainer(GradingTrainer):
             use_cache=False,
         ).logits
         grade, tokens = losses(logits, inputs, self.label_token_ids)
+        if self._targets_per_micro_batch:
+            # Each target token of the step weighs the same, in whatever micro-batch and process it is.
+            tokens = tokens * (_count_targets(inputs) / self._targets_per_micro_batch)
         loss, parts = grade + self._trace_weight * tokens, {"grade_loss": grade, "trace_loss": tokens}
         probabilities = logits[:, 0, self.label_token_ids].float().softmax(-1)
         if self._ranking:
@@ -163,10 +174,15 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # mypy does not read tra
             self._log.write(state.global_step, logs)
 
 
+def _count_targets(batch: dict[str, torch.Tensor]) -> int:
+    return int((batch["targets"] != IGNORED).sum())
+
+
 @dataclass(frozen=True, slots=True)
 class StageSettings:
-    """Settings of a supervised stage, and the folder it works in."""
+    """Settings of a supervised stage, its name, and the folder it works in."""
 
+    stage: str
     config: TrainConfig
     seed: int
     folder: Path
@@ -222,14 +238,11 @@ def _train(
     settings: StageSettings,
     report: Reporter,
 ) -> SupervisedTrainer:
+    config = settings.config
+    shared = share(settings.launch, settings.stage, config.batch_size, config.micro_batch)
     trainer = SupervisedTrainer(
         model=model,
-        args=training_arguments(
-            settings.config,
-            settings.folder,
-            settings.seed,
-            **share(settings.launch, settings.config.batch_size),
-        ),
+        args=training_arguments(config, settings.folder, settings.seed, **shared),
         train_dataset=dataset,
         data_collator=collator,
         callbacks=[report],

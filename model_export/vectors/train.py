@@ -21,11 +21,12 @@ from model_export.data.prompting import Prompting, gold_label
 from model_export.models.model_io import load_model, load_tokenizer, speed_up
 from model_export.models.vector_batches import VectorPair, collate_pairs, distinct_notes, pad_notes
 from model_export.models.vector_student import VectorStudent
-from model_export.recipe import EncodeConfig
+from model_export.recipe import EncodeConfig, LaunchConfig
 from model_export.run_log import LOG_NAME, RunLog
 from model_export.student.distil import query_groups
 from model_export.training.batches import plan_order
 from model_export.training.frozen_outputs import cache_frozen_activations, run_layers
+from model_export.training.processes import share
 from model_export.training.stage_job import OnStep
 from model_export.training.supervised import (
     OUTPUTS_NAME,
@@ -173,10 +174,11 @@ def train_vectors(
         notes = distinct_notes(examples.tokens)
         found = cache_frozen_activations(encoder, config.frozen_layers, notes, file, on_step)
         rows = dict(zip(notes, found, strict=True))
+    parts_of_batch = share(LaunchConfig(), "encode", config.batch_size, config.micro_batch)
     with run_layers(encoder, slice(config.frozen_layers if rows else 0, None)):
         trainer = VectorTrainer(
             VectorStudent(encoder, reader),
-            training_arguments(config, folder, seed, per_device_train_batch_size=config.batch_size),
+            training_arguments(config, folder, seed, **parts_of_batch),
             train_dataset=plan_draws(examples, config, seed),
             data_collator=partial(examples.collate, config=config, rows=rows),
             callbacks=[Reporter(RunLog(folder / LOG_NAME, "encode"), on_step)],

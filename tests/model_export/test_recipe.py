@@ -65,6 +65,11 @@ MINE = {"name": "mine", "train": "train.jsonl", "dev": "dev.jsonl"}
         ({"stack": {"endpoint": {"url": "http://127.0.0.1:8000/v1"}}}, "name the model"),
         ({"stack": {"teachers": ["cosine"], "encoders": []}}, "encoders: the teacher 'cosine' needs"),
         ({"rl": {"resamples": 1}, "launch": {"processes": 2}}, "resamples: works in one process only"),
+        ({"launch": {"fsdp": ["rl"]}}, "needs launch.processes of 2 or more"),
+        ({"launch": {"processes": 4}}, "4 does not divide rl.prompts"),
+        ({"cot_sft": {"micro_batch": 3}}, r"3 does not divide the 8 examples of a process \(cot_sft"),
+        ({"rl": {"micro_batch": 8}, "launch": {"processes": 2}}, "8 does not divide the 4 examples"),
+        ({"distil": {"ranking": "margin", "ranking_weight": 1, "micro_batch": 4}}, "tear the groups"),
     ],
 )
 def test_contradiction_is_refused(changes: dict[str, dict[str, Any]], complaint: str) -> None:

@@ -24,6 +24,7 @@ from model_export.recipe import (
     OwnTracesConfig,
     Recipe,
     RlConfig,
+    RolloutsConfig,
     SelfConfig,
     TinyConfig,
     UnlabelledConfig,
@@ -56,6 +57,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "[experiment]": ExperimentConfig,
     "[export]": ExportConfig,
     "[launch]": LaunchConfig,
+    "[launch.rollouts]": RolloutsConfig,
 }
 
 

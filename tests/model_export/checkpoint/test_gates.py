@@ -2,6 +2,8 @@ import json
 import math
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from model_export.checkpoint.gates import (
     GateLimits,
     check_gates,
     gate_int8,
+    gate_vllm,
     sample_pairs,
     verify,
     write_gates,
@@ -37,8 +40,9 @@ def make_pairs(labels: Sequence[int], criteria: str = "general-1") -> list[Pair]
 class FixedScorer:
     """Returns these grades in turn, repeatedly, each with a probability of 0.7."""
 
-    def __init__(self, grades: Sequence[int]) -> None:
+    def __init__(self, grades: Sequence[int], dtype: str = "float32") -> None:
         self._grades = grades
+        self.dtype = dtype
 
     def distributions(self, prompts: Sequence[Sequence[int]]) -> Iterator[LabelDistribution]:
         for index, _ in enumerate(prompts):
@@ -101,6 +105,21 @@ def test_macro_f1_drop_due_to_int8_is_gated(checkpoint: Checkpoint) -> None:
     assert gate.figure == pytest.approx(0.034)
     *_, better = gate_int8(data, FixedScorer([0]), 0.966, GateLimits())
     assert better.passed
+
+
+@pytest.mark.parametrize(("dtype", "drop"), [("float32", 0.01), ("bfloat16", 0.03)])
+def test_vllm_has_the_limits_of_its_dtype(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, dtype: str, drop: float
+) -> None:
+    scorer = FixedScorer([0, 1, 2, 3], dtype)
+    server = "model_export.checkpoint.vllm_server.run_vllm"
+    monkeypatch.setattr(server, lambda *_: nullcontext(scorer))
+    tolerance = {"float32": 0.001, "bfloat16": 0.1}
+    manifest = checkpoint.manifest.model_copy(update={"probe_tolerance": tolerance})
+    data = GateData.render(replace(checkpoint, manifest=manifest), make_pairs([0, 1, 2, 3]))
+    probes, macro_f1 = gate_vllm(data, 1.0, GateLimits())
+    assert probes.limit == tolerance[dtype]
+    assert (macro_f1.limit, macro_f1.passed) == (drop, True)
 
 
 def test_pairs_with_unknown_criteria_are_refused(checkpoint: Checkpoint) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+import torch
 
-from model_export.checkpoint.vllm_server import VllmServer, VllmServerError, run_vllm
+from model_export.checkpoint.vllm_server import VllmServer, VllmServerError, choose_dtype, run_vllm
 from model_export.models.reference_scorer import ReferenceScorer
 
 LABELS = (16, 17, 18, 19)
@@ -50,6 +51,14 @@ def test_missing_vllm_gives_a_one_line_error(tiny_base: Path, monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(VllmServerError, match="not installed"), run_vllm(tiny_base, 64, LABELS):
         pass
+
+
+def test_gpu_computes_in_bfloat16_as_the_service_does(
+    tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert choose_dtype(tiny_base) == "float32"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_dtype(tiny_base) == "bfloat16"
 
 
 @pytest.mark.engine

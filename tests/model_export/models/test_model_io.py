@@ -1,14 +1,24 @@
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
-from model_export.models.model_io import keep_first_layers, load_model, speed_up
+from model_export.models.model_io import free_gpu_memory, keep_first_layers, load_model, speed_up
 from tests.tiny_base import make_micro_model
 from tests.tools import COMPILER, PYTHON_HEADERS, require
 
 PROMPT = torch.tensor([[1, 2, 3]])
+
+
+def test_model_in_a_reference_cycle_is_freed() -> None:
+    model = make_micro_model(1)
+    model.self_reference = model
+    left = weakref.ref(model)
+    del model
+    free_gpu_memory()
+    assert left() is None
 
 
 def test_fewer_layers_can_be_saved_and_loaded(tmp_path: Path) -> None:

@@ -13,13 +13,15 @@ from model_export.run_log import read_log
 from model_export.scale_out import launch as launching
 from model_export.scale_out.launch import LaunchError, launch, train_stage
 from model_export.training.stage_job import StageJob
-from tests.tiny_teacher import micro_job
+from tests.tiny_teacher import TinyTeacher, micro_job
 
 Patch = pytest.MonkeyPatch
 
 
-def make_job(root: Path, *, name: str = "together", processes: int = 2) -> StageJob:
-    return micro_job("label_only_sft", root / "base", root / name, launch={"processes": processes})
+def make_job(root: Path, *, name: str = "together", processes: int = 2, **cot_sft: int) -> StageJob:
+    """Return a job of a stage whose examples differ in length, and so in their number of target tokens."""
+    changes = {"launch": {"processes": processes}, "cot_sft": {"steps": 12, **cot_sft}}
+    return micro_job("cot_sft", root / "base", root / name, **changes)
 
 
 def play(monkeypatch: Patch, script: str) -> None:
@@ -44,7 +46,7 @@ def test_steps_of_the_first_process_are_passed_on(tmp_path: Path, monkeypatch: P
         ("print('notegrade-error loss_type is wrong: take dapo')", r"^loss_type is wrong: take dapo$"),
         (
             "print('CUDA out of memory', file=sys.stderr)",
-            r"label_only_sft ended with exit code 1; .*\n.*CUDA out of memory",
+            r"cot_sft ended with exit code 1; .*\n.*CUDA out of memory",
         ),
     ],
 )
@@ -77,7 +79,8 @@ def test_interrupted_run_ends_its_processes(tmp_path: Path, monkeypatch: Patch) 
 
 @pytest.mark.timeout(900)  # two processes import torch at once, on a machine that may be busy
 def test_two_processes_train_the_same_weights_on_some_pairs_as_one(tmp_path: Path) -> None:
-    together, alone = make_job(tmp_path), make_job(tmp_path, name="alone", processes=1)
+    """The two processes also add up micro-batches."""
+    together, alone = make_job(tmp_path, micro_batch=2), make_job(tmp_path, name="alone", processes=1)
     for folder in (together.data, together.start):
         folder.mkdir()
     prepare_data(together.recipe, tmp_path, together.data)
@@ -90,7 +93,7 @@ def test_two_processes_train_the_same_weights_on_some_pairs_as_one(tmp_path: Pat
     prompting = Prompting.load(PromptForm.of(alone.recipe.model, data.criteria), alone.start)
     train_stage(alone, data, prompting, lambda *_: None)
 
-    steps = alone.recipe.label_only_sft.steps
+    steps = alone.recipe.cot_sft.steps
     assert seen == [(step, steps) for step in range(1, steps + 1)]
     assert {path.name for path in together.folder.iterdir()} == {path.name for path in alone.folder.iterdir()}
     logged, expected_log = (read_log(job.folder / "log.jsonl") for job in (together, alone))
@@ -103,3 +106,22 @@ def test_two_processes_train_the_same_weights_on_some_pairs_as_one(tmp_path: Pat
         # They add up the same gradients in another order.
         np.testing.assert_allclose(found[name], weight, atol=1e-4)
     assert any(np.abs(weight - start[name]).max() > 1e-2 for name, weight in expected.items())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_processes_mask_their_groups_and_keep_the_best_weights(
+    tiny_teacher: TinyTeacher, tmp_path: Path
+) -> None:
+    rl = {"micro_batch": 2, "dev_pairs": 8, "eval_steps": 1, "learning_rate": 3e-3}
+    job = micro_job("rl", tiny_teacher.folder, tmp_path / "rl", launch={"processes": 2}, rl=rl)
+    job.data.mkdir()
+    prepare_data(job.recipe, tmp_path, job.data)
+    launch(job, lambda *_: None)
+    rows = read_log(job.folder / "log.jsonl")
+    assert [row["step"] for row in rows if "eval_reward" in row] == [0, 1, 2, 3]
+    shares = [row["unmasked_share"] for row in rows if "loss" in row]  # None where every group agrees
+    assert any(shares)
+    assert all(share is None or 0 < share <= 1 for share in shares)
+    assert {path.name for path in job.folder.iterdir()} >= {"model.safetensors", "tokenizer.json"}
+    assert not list(job.folder.glob("best-*"))

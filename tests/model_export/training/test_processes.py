@@ -7,14 +7,20 @@ from model_export.training.processes import save_trained, share
 
 
 def test_processes_share_a_batch() -> None:
-    assert share(LaunchConfig(), 16) == {"per_device_train_batch_size": 16}
-    assert share(LaunchConfig(processes=4), 16) == {"per_device_train_batch_size": 4}
+    def parts(launch: LaunchConfig, micro_batch: int | None = None) -> list[int]:
+        found = share(launch, "distil", 16, micro_batch)
+        return [found["per_device_train_batch_size"], found["gradient_accumulation_steps"]]
+
+    assert parts(LaunchConfig()) == [16, 1]
+    assert parts(LaunchConfig(processes=4)) == [4, 1]
+    assert parts(LaunchConfig(processes=4), micro_batch=2) == [2, 2]
 
 
-def test_fsdp_arguments_are_accepted_by_transformers(tmp_path: Path) -> None:
-    arguments = TrainingArguments(
-        output_dir=str(tmp_path), use_cpu=True, **share(LaunchConfig(processes=2, fsdp=True), 16)
-    )
+def test_stages_that_shard_get_fsdp_arguments_that_transformers_accepts(tmp_path: Path) -> None:
+    launch = LaunchConfig(processes=2, fsdp=("cot_sft",))
+    assert "fsdp" not in share(launch, "distil", 16, None)
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, **share(launch, "cot_sft", 16, 4))
+    assert arguments.accelerator_config.gradient_accumulation_kwargs == {"sync_each_batch": True}
     assert arguments.fsdp_plugin_args["fsdp_version"] == 2
     assert arguments.fsdp_plugin_args["activation_checkpointing"] is True
     # Whole weights in one file, as they are without it.

@@ -61,7 +61,8 @@ def run(
     if config.frozen_layers:
         freeze_all_but_linears(model, config.frozen_layers)
     report = Reporter(RunLog(folder / "log.jsonl", "stage"), on_step)
-    train(model, PadToken(), examples, StageSettings(config, 1, folder, LABELS, ranking=ranking), report)
+    settings = StageSettings("label_only_sft", config, 1, folder, LABELS, ranking=ranking)
+    train(model, PadToken(), examples, settings, report)
     return model
 
 
@@ -121,6 +122,20 @@ def test_newest_complete_state_is_used_and_incomplete_ones_removed(tmp_path: Pat
             (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
     assert saved_state(tmp_path) == str(tmp_path / "checkpoint-9")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2", "checkpoint-9"]
+
+
+def test_micro_batches_add_up_to_the_batch(tmp_path: Path) -> None:
+    """Completions of different lengths: a mean of the micro-batches' means would weigh the tokens of short ones more."""
+    mixed = [
+        *EXAMPLES[:2],
+        Example([2, 10, 3], [6, 1, 1, 1, 1, 1], None, 2),
+        Example([2, 11, 3], [7, 9], one_hot(3), 3),
+    ]
+    sizes: dict[str, Any] = {"steps": 4, "batch_size": 4, "learning_rate": 1e-3}
+    at_once = run(tmp_path / "at-once", mixed, **sizes)
+    added_up = run(tmp_path / "added-up", mixed, **sizes, micro_batch=1)
+    for name, weight in at_once.state_dict().items():
+        assert torch.allclose(weight, added_up.state_dict()[name], atol=1e-5), name
 
 
 @pytest.fixture(scope="module")
