@@ -29,6 +29,7 @@ NotegradeError                       .type (stable, the problem+json type)  .sta
 ├── ExplanationDroppedError    503   explanations are dropped so that scores are not delayed
 ├── ExplanationNotFoundError   404   none was made, or it has expired
 ├── ShadowOffError             404   no shadow is configured
+├── VectorsOffError            404   the checkpoint has no encoder, or notes are read as text only
 ├── ShadowError                  –   never answers a request: counted and logged
 ├── EncoderError                 –   likewise; these notes are read as text
 ├── CheckpointError              –   at load; printed in one line

@@ -58,14 +58,17 @@ class Sampler:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the label probabilities of the token after each sequence, and their label mass.
 
-        The probabilities are (sequences, grades), and each row sums to 1.
+        The probabilities are (sequences, grades), and each row sums to 1. Sequences that repeat are computed once.
         """
-        found = torch.zeros(len(sequences), len(self._label_token_ids))
+        distinct = {sequence: number for number, sequence in enumerate(dict.fromkeys(map(tuple, sequences)))}
+        rows = list(map(list, distinct))
+        found = torch.zeros(len(rows), len(self._label_token_ids))
         done = 0
-        for batch in self._batches(sequences, batch_size):
-            found[batch] = self._label_probabilities([sequences[index] for index in batch])
+        for batch in self._batches(rows, batch_size):
+            found[batch] = self._label_probabilities([rows[index] for index in batch])
             done += len(batch)
-            on_batch(done, len(sequences))
+            on_batch(done, len(rows))
+        found = found[[distinct[tuple(sequence)] for sequence in sequences]]
         mass = found.sum(-1)
         return found / mass.unsqueeze(-1), mass
 

@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
 from service.http.explain_routes import ExplainBody, ModeChange
+from service.http.note_routes import NotesBody
 from service.http.rerank import RerankBody
 from service.http.schemas import Problem, RequestLimits, ScoreBody
 from service.http.vllm_score import VllmScoreBody
@@ -34,7 +35,15 @@ def install_openapi(app: FastAPI, limits: RequestLimits) -> None:
             _, bodies = models_json_schema(
                 [
                     (model, "validation")
-                    for model in (ScoreBody, RerankBody, VllmScoreBody, ExplainBody, ModeChange, Problem)
+                    for model in (
+                        ScoreBody,
+                        RerankBody,
+                        VllmScoreBody,
+                        ExplainBody,
+                        NotesBody,
+                        ModeChange,
+                        Problem,
+                    )
                 ],
                 ref_template="#/components/schemas/{model}",
             )

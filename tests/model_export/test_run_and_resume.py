@@ -42,7 +42,7 @@ MOMENTS = [
     ("Train teacher_reasoning_1", 20),
     ("Features of reasoning", 4),
     ("Train distil", 12),  # its last step
-    ("Read texts", 20),
+    ("Read texts", 32),
     ("Train encode", 5),
     ("Predict rl", 16),
     ("Compute probes", 8),  # in the middle of the export

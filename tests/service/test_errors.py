@@ -48,6 +48,7 @@ TYPES_AND_STATUS = {
     "ExplanationDroppedError": ("explanation-dropped", 503),
     "ExplanationNotFoundError": ("explanation-not-found", 404),
     "ShadowOffError": ("shadow-off", 404),
+    "VectorsOffError": ("vectors-off", 404),
     "ShadowError": ("shadow", 500),
     "EncoderError": ("encoder", 500),
     "CheckpointError": ("checkpoint", 500),

@@ -44,6 +44,7 @@ CASES_OF_AN_OPERATION = 125
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 WITH_A_BODY = [
     "POST /explain",
+    "POST /notes",
     "POST /rerank",
     "POST /score",
     "POST /v1/score",
@@ -55,6 +56,7 @@ WITH_PARAMETERS = [
     "GET /admin/figures",
     "GET /admin/shadow",
     "GET /explanations/{request_id}",
+    "GET /notes/encoding",
 ]
 # These take no input.
 WITHOUT_INPUT = ["GET /livez", "GET /metrics", "GET /readyz", "GET /version"]
