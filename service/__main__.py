@@ -32,7 +32,7 @@ from service.cli.offline import read_notes, score_notes, to_json_line, to_table
 from service.cli.remote import Remote
 from service.cli.shadow import describe_shadow
 from service.contract.checkpoint import Checkpoint, load_checkpoint
-from service.errors import NotegradeError
+from service.errors import BadField, NotegradeError
 from service.http.auth import Keyring, hash_key, new_key
 from service.http.schemas import RequestLimits
 from service.http.server import Server, allow_open_files, bind
@@ -105,8 +105,7 @@ def score(
             typer.echo(to_json_line(result))
     else:
         Console().print(to_table(query, found, results))
-    for bad in unreadable:
-        messages.print(f"[red]{escape(str(notes))}, {bad.field}[/] skipped: {escape(bad.message)}")
+    _print_unreadable(notes, unreadable)
     failed = sum(result.judgement is None for result in results)
     if failed:
         messages.print(f"[red]{failed} of {len(results)} notes could not be scored[/]")
@@ -132,8 +131,7 @@ def encode(
         task = progress.add_task("encoding", total=len(found))
         encoded = NoteSender(Remote(url), lambda n: progress.advance(task, n)).encode(found)
     typer.echo(f"{encoded.stored} notes encoded, {encoded.known} were known, {encoded.failed} failed")
-    for bad in unreadable:
-        messages.print(f"[red]{escape(str(notes))}, {bad.field}[/] skipped: {escape(bad.message)}")
+    _print_unreadable(notes, unreadable)
     if unreadable or encoded.failed:
         raise typer.Exit(1)
 
@@ -251,6 +249,11 @@ def main() -> None:
     except NotegradeError as error:
         messages.print(f"[bold red]{error.title}:[/] {escape(str(error))}")
         sys.exit(2)
+
+
+def _print_unreadable(notes: Path, unreadable: Sequence[BadField]) -> None:
+    for bad in unreadable:
+        messages.print(f"[red]{escape(str(notes))}, {bad.field}[/] skipped: {escape(bad.message)}")
 
 
 def _exit(*_signal: object) -> None:

@@ -9,7 +9,7 @@ from service.contract.manifest import Calibration, Criteria, Decision, Limits, L
 
 
 class TrainedVectors(BaseModel):
-    """What training sets in a checkpoint's second reading beside the encoder's weights; see `VectorReading`."""
+    """The fields of a checkpoint's second reading that training sets; `VectorReading` describes them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from model_export.checkpoint.trained import Trained, TrainedVectors
 from model_export.data.pairs import GRADES
@@ -18,7 +18,7 @@ from model_export.models.reference_scorer import ReferenceScorer
 from model_export.models.vector_student import VectorReference
 from model_export.progress import OnProgress
 from service.contract.checkpoint import Checkpoint, load_checkpoint
-from service.contract.labels import check_labels
+from service.contract.labels import LabelDistribution, check_labels
 from service.contract.manifest import (
     ENCODER_NAME,
     FORMAT_VERSION,
@@ -181,9 +181,7 @@ def write_probes(weights: Path, form: PromptForm, out: Path, on_progress: OnProg
     for done, (blank, prompt) in enumerate(rendered):
         on_progress("Compute probes", done, len(rendered))
         [found] = scorer.distributions([prompt.token_ids])
-        distribution = tuple(round(p, 7) for p in found.probabilities)
-        known = {"distribution": distribution, "label_mass": round(found.label_mass, 7)}
-        lines.append(blank.model_copy(update=known).model_dump_json())
+        lines.append(blank.model_copy(update=_expected(found)).model_dump_json())
     (out / PROBES_NAME).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -205,13 +203,15 @@ def write_vector_probes(
         rows = reference.encode(renderer.notes([note])[0].token_ids, reading.per_note)
         prompt = VectorPrompt(renderer.prefix(query, blank.criteria), rows, renderer.cue)
         found = reference.distribution(prompt)
-        known = {
-            "distribution": tuple(round(p, 7) for p in found.probabilities),
-            "label_mass": round(found.label_mass, 7),
-        }
-        probe = VectorProbe(**(blank.model_dump() | known), vectors=b64encode(rows))
+        probe = VectorProbe(**(blank.model_dump() | _expected(found)), vectors=b64encode(rows))
         lines.append(probe.model_dump_json())
     (out / VECTOR_PROBES_NAME).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _expected(found: LabelDistribution) -> dict[str, Any]:
+    """Return the fields of a probe that state what an engine must reproduce."""
+    distribution = tuple(round(p, 7) for p in found.probabilities)
+    return {"distribution": distribution, "label_mass": round(found.label_mass, 7)}
 
 
 def probe_files(trained: Trained) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ def collate_pairs(pairs: Sequence[VectorPair], cue: Sequence[int], parts: int) -
 
     Pairs are regrouped by prefix; `answers` are in the order of `pairs`.
     """
-    notes = list(dict.fromkeys(pair.note for pair in pairs))
+    notes = distinct_notes(pairs)
     number = {note: index for index, note in enumerate(notes)}
     by_prefix: dict[tuple[int, ...], list[int]] = {}
     for index, pair in enumerate(pairs):

@@ -17,7 +17,7 @@ REQUIRED_FILES = ("config.json", "tokenizer.json")
 
 @dataclass(frozen=True, slots=True)
 class SecondReading:
-    """What is needed to read notes as vectors, and the folder of the encoder that makes them."""
+    """A checkpoint's reading of notes as vectors, and the folder of the encoder that makes these."""
 
     reading: VectorReading
     renderer: VectorRenderer

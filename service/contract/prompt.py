@@ -54,6 +54,11 @@ class EncodedPieces:
         """Return what to encode for a slot: nothing for an empty text."""
         return self._leads[slot] + text if text else ""
 
+    def note_texts(self, notes: Sequence[Note]) -> list[str]:
+        """Return what to encode for each note's title and body, one after the other."""
+        both = ((self.with_lead("title", note.title), self.with_lead("body", note.body)) for note in notes)
+        return [text for texts in both for text in texts]
+
     def count_literal_tokens(self, *, required: bool = False) -> int:
         """Count the tokens of the literal text, or of that which every prompt has."""
         # By piece, not by text: a template may repeat a text.
@@ -143,7 +148,7 @@ class PromptRenderer:
         Blocks while it tokenizes, about 0.1 ms a note: call it in a thread, not on the event loop.
         Raises InvalidRequestError when the query has more tokens than its limit.
         """
-        texts = [self._pieces.with_lead("query", query), *self._texts_of(notes)]
+        texts = [self._pieces.with_lead("query", query), *self._pieces.note_texts(notes)]
         encoded = self._tokenizer.encode_user_texts(texts)
         query_ids = check_query(encoded[0], self._limits[criteria].max_query_tokens)
         pairs = zip(encoded[1::2], encoded[2::2], strict=True)
@@ -155,7 +160,7 @@ class PromptRenderer:
         Blocks while it tokenizes, as `render` does.
         """
         while True:
-            encoded = self._tokenizer.encode_user_texts(self._texts_of(notes))
+            encoded = self._tokenizer.encode_user_texts(self._pieces.note_texts(notes))
             triples = zip(notes, encoded[::2], encoded[1::2], strict=True)
             cut = [self._cut_one(note, title, body, max_tokens) for note, title, body in triples]
             if cut == list(notes):
@@ -172,13 +177,6 @@ class PromptRenderer:
         if len(encoded.token_ids) <= max_tokens:
             return text
         return text[: max(encoded.head_chars(max_tokens) - len(self._pieces.lead(slot)), 0)]
-
-    def _texts_of(self, notes: Sequence[Note]) -> list[str]:
-        both = (
-            (self._pieces.with_lead("title", note.title), self._pieces.with_lead("body", note.body))
-            for note in notes
-        )
-        return [text for texts in both for text in texts]
 
     def _render_one(
         self, criteria: str, query: tuple[int, ...], title: EncodedText, body: EncodedText

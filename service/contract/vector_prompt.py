@@ -90,12 +90,7 @@ class VectorRenderer:
 
     def notes(self, notes: Sequence[Note]) -> list[EncoderInput]:
         """Return what the encoder reads of each note. The texts must be canonical. Blocks while it tokenizes."""
-        texts = (
-            text
-            for note in notes
-            for text in (self._note.with_lead("title", note.title), self._note.with_lead("body", note.body))
-        )
-        encoded = self._tokenizer.encode_user_texts(list(texts))
+        encoded = self._tokenizer.encode_user_texts(self._note.note_texts(notes))
         found = []
         for title, body in zip(encoded[::2], encoded[1::2], strict=True):
             title_ids, body_ids, truncated = cut_note(title, body, self._max_note_tokens)

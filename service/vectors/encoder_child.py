@@ -21,7 +21,7 @@ Encode = Callable[[Sequence[int]], bytes]
 """Returns the rows of a note's vectors from its token ids."""
 
 Load = Callable[[Path, int, int], Encode]
-"""Loads the encoder of a folder, which makes so many vectors of a note, with so many threads."""
+"""Loads the encoder of a folder. Arguments: the folder, the number of vectors of a note, the number of threads."""
 
 _LOWEST_PRIORITY = 19
 
