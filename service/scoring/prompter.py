@@ -83,8 +83,8 @@ class Prompter:
     ) -> list[PairPrompt | None]:
         prefix = second.renderer.prefix(query, criteria)
         as_text: dict[int, PairPrompt] = {}
-        if self._mode == "auto":
-            missing = [index for index, vectors in enumerate(found) if vectors is None]
+        missing = [index for index, vectors in enumerate(found) if vectors is None]
+        if missing and self._mode == "auto":
             of_missing = self._from_text(query, [notes[index] for index in missing], criteria)
             as_text = dict(zip(missing, of_missing, strict=True))
         return [
