@@ -68,7 +68,8 @@ class Encoding:
     """Keeps a bounded backlog of notes and works it off in the background. Start it once, close it once.
 
     It encodes only while `is_idle()`, and rests after each batch so that it is at work for at most `encoding_share` of the
-    time. A note that fails is dropped: it may be offered again. Used from one event loop.
+    time. A batch that the encoder fails on, or dies of, is tried once more; a note that fails is dropped, and may be offered
+    again. Used from one event loop.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Encoding:
         self._poll_s = poll_s
         # By key in the store, in order of arrival; the batch at work is among them.
         self._waiting: dict[bytes, Note] = {}
+        self._failed_once: set[bytes] = set()  # of those that wait
         self._arrival = asyncio.Event()
         self._rests_until = clock()
         self._counts: dict[EncodingOutcome, int] = dict.fromkeys(get_args(EncodingOutcome), 0)
@@ -113,6 +115,7 @@ class Encoding:
         if self._worker is not None:
             await cancel_and_wait(self._worker)
         self._waiting.clear()
+        self._failed_once.clear()
         await self._encoder.close()
         await self._stored.close()
 
@@ -163,11 +166,14 @@ class Encoding:
             missing = await self._stored.missing(list(batch))
         except CacheUnavailableError:
             return  # what is encoded now could not be stored: the batch waits
-        started, stored = self._clock(), 0
+        started, stored, again = self._clock(), 0, set[bytes]()
         try:
             if missing:
                 stored = await self._encode({key: batch[key] for key in missing})
-        except (EncoderError, CacheUnavailableError) as error:
+        except EncoderError as error:
+            self._log_failure(str(error))
+            again = set(missing) - self._failed_once
+        except CacheUnavailableError as error:
             self._log_failure(str(error))
         else:
             if stored < len(missing):
@@ -175,9 +181,16 @@ class Encoding:
             else:
                 self._is_failing = False
         finally:
-            for key in batch:
-                self._waiting.pop(key, None)
-            self._finish(stored, len(missing) - stored, self._clock() - started)
+            self._dequeue(batch, again)
+            self._finish(stored, len(missing) - stored, len(again), self._clock() - started)
+
+    def _dequeue(self, batch: Mapping[bytes, Note], again: set[bytes]) -> None:
+        for key, note in batch.items():
+            self._waiting.pop(key, None)
+            self._failed_once.discard(key)
+            if key in again and not self._closed:
+                self._waiting[key] = note  # behind all others: one bad note must not hold them up
+                self._failed_once.add(key)
 
     async def _encode(self, notes: Mapping[bytes, Note]) -> int:
         """Return how many of the notes have sound vectors, which are stored."""
@@ -187,12 +200,12 @@ class Encoding:
         made = zip(notes, rows, inputs, strict=True)
         return await self._stored.put({key: NoteVectors(each, of.truncated) for key, each, of in made})
 
-    def _finish(self, stored: int, failed: int, seconds: float) -> None:
+    def _finish(self, stored: int, not_stored: int, again: int, seconds: float) -> None:
         self._count("encoded", stored)
-        self._count("failed", failed)
+        self._count("failed", not_stored - again)
         rest_s = seconds / self._options.encoding_share - seconds
-        self._rests_until = self._clock() + (max(rest_s, PAUSE_S) if failed else rest_s)
-        if stored or failed:
+        self._rests_until = self._clock() + (max(rest_s, PAUSE_S) if not_stored else rest_s)
+        if stored or not_stored:
             self._metrics.encoding_seconds.observe(seconds)
 
     def _count(self, outcome: EncodingOutcome, notes: int) -> None:

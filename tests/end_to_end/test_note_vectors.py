@@ -96,14 +96,7 @@ def test_a_killed_encoder_delays_encoding_and_no_score(service: ServiceProcess) 
     encoder.kill()
     new = [{"id": "new", "body": "a note that nobody has encoded"}]
     assert [result["reading"] for result in score(service, new)] == ["text"]
-    # The batch that found the encoder dead may be lost; another query offers the note again.
-    wait_until(
-        lambda: (
-            score(service, new, f"query {stored(service)}")[0]["outcome"] == "scored"
-            and stored(service) > before
-        ),
-        within_s=120,
-    )
+    wait_until(lambda: stored(service) > before, within_s=120)  # also when the batch found the encoder dead
     assert [result["reading"] for result in score(service, new, "one more query")] == ["vectors"]
 
 

@@ -44,6 +44,12 @@ async def make(checkpoint: Checkpoint) -> AsyncIterator[Make]:
         await harness.encoding.close()
 
 
+async def tried(harness: Harness, batches: int) -> None:
+    """Wait until the encoder has tried this many batches, and no further one."""
+    await until(lambda: len(harness.encoder.batches) == batches)
+    await harness.turns()
+
+
 async def test_offered_notes_are_encoded_and_found(make: Make) -> None:
     harness = make()
     encoding = harness.encoding
@@ -128,36 +134,55 @@ async def test_it_rests_so_that_encoding_has_its_share_of_the_time(make: Make) -
     assert harness.count("encoding_seconds_sum") == pytest.approx(2)
 
 
-async def test_a_failed_batch_is_dropped_and_may_be_offered_again(
+async def test_a_batch_that_fails_twice_is_dropped_and_may_be_offered_again(
     make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     harness = make(encoding_batch=1)
     for note in (A, B):
         harness.encoder.fail_on(harness.tokens(note))
     await harness.encoding.offer([A, B, C])
-    await until(lambda: harness.encoding.status().failed == 1)
-    await harness.turns()
-    assert harness.encoding.status() == EncodingStatus(backlog=2, stored=0, failed=1)
-    harness.clock.now += PAUSE_S
-    await until(lambda: harness.encoding.status().failed == 2)
-    harness.clock.now += PAUSE_S
-    await until(lambda: harness.encoding.status().stored == 1)
+    await tried(harness, batches=1)
+    assert harness.encoding.status() == EncodingStatus(backlog=3, stored=0, failed=0)
+    assert harness.encoding.queue([A]) == Offered(
+        accepted=0, known=1, refused=0
+    )  # it waits for its second try
+    for attempts in (2, 3, 4, 5):
+        harness.clock.now += PAUSE_S
+        await tried(harness, attempts)
+    assert harness.encoder.batches == [[harness.tokens(note)] for note in (A, B, C, A, B)]
+    assert harness.encoding.status() == EncodingStatus(backlog=0, stored=1, failed=2)
     assert await harness.encoding.offer([A, C]) == Offered(accepted=1, known=1, refused=0)
     warned = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert [record.getMessage() for record in warned] == ["encoding notes fails"]
+    assert [record.getMessage() for record in warned] == [
+        "encoding notes fails"
+    ] * 2  # C ended the first outage
     assert "Quiet cafe" not in caplog.text
 
 
-async def test_a_lost_encoder_is_started_again_for_the_next_batch(make: Make) -> None:
+async def test_a_note_that_was_dropped_and_offered_again_has_two_tries_again(make: Make) -> None:
+    harness = make(encoding_batch=1)
+    harness.encoder.fail_on(harness.tokens(A))
+    for dropped in (1, 2):
+        await harness.encoding.offer([A])
+        for attempts in (2 * dropped - 1, 2 * dropped):
+            await tried(harness, attempts)
+            harness.clock.now += PAUSE_S
+        assert harness.encoding.status() == EncodingStatus(backlog=0, stored=0, failed=dropped)
+
+
+async def test_a_lost_encoder_is_started_again_and_encodes_the_batch_that_it_was_lost_with(
+    make: Make,
+) -> None:
     harness = make(encoding_batch=1)
     harness.encoder.hold()
-    await harness.encoding.offer([A, B])
+    await harness.encoding.offer([A])
     await until(lambda: len(harness.encoder.batches) == 1)
     harness.encoder.kill()
-    await until(lambda: harness.encoding.status().failed == 1)
+    await harness.turns()
     harness.encoder.let_go()
     harness.clock.now += PAUSE_S
     await until(lambda: harness.encoding.status().stored == 1)
+    assert harness.encoding.status() == EncodingStatus(backlog=0, stored=1, failed=0)
     assert harness.encoder.starts == 2
 
 
@@ -165,8 +190,10 @@ class BrokenEncoder(FakeEncoder):
     """Answers with `rows`, or raises them."""
 
     answer: bytes | Exception = b""
+    answers = 0
 
     async def encode(self, notes: Sequence[tuple[int, ...]]) -> list[bytes]:
+        self.answers += 1
         if isinstance(self.answer, Exception):
             raise self.answer
         return [self.answer for _ in notes]
@@ -191,6 +218,8 @@ async def test_bad_vectors_and_bugs_are_never_stored(
     encoder.answer = answer
     harness = make(encoder)
     await harness.encoding.offer([A, B])
+    await until(lambda: encoder.answers == 1)
+    harness.clock.now += PAUSE_S
     await until(lambda: harness.encoding.status().failed == 2)
     assert harness.encoding.status() == EncodingStatus(backlog=0, stored=0, failed=2)
     assert await harness.encoding.lookup([A, B]) == [None, None]
