@@ -14,7 +14,7 @@ from transformers import set_seed
 from model_export.checkpoint.adapter import merge_folder
 from model_export.checkpoint.extract_lora import extract_lora
 from model_export.data.encoder import Encoder
-from model_export.data.gold_traces import write_evidence
+from model_export.data.gold_traces import Evidence, read_evidence, write_evidence
 from model_export.data.mine import mine, read_mined, write_mined
 from model_export.data.pairs import Pair, query_hash
 from model_export.data.prepare import (
@@ -33,6 +33,7 @@ from model_export.recipe import PARSE_SAMPLE, TINY_BASE, Recipe
 from model_export.scale_out.label_plan import TraceEngine
 from model_export.scale_out.launch import run_job
 from model_export.scale_out.ray_engine import complete_on_ray, features_on_ray
+from model_export.scale_out.shards import split
 from model_export.stacking import Stacked, Stacking
 from model_export.stages import RunError, Stages
 from model_export.student.distil import make_example
@@ -52,6 +53,7 @@ _PARSE_RATE = "parse_rate.json"
 # Keys that change no weight, but for rounding: the gate on a stage's result, how often it saves its state, and how many
 # examples it computes at once.
 _NOT_HASHED = {"save_steps", "min_parse_rate", "micro_batch"}
+_EVIDENCE_SHARD = 64  # pairs between two savings: one to two minutes of SmolLM2-135M on two cores
 _CUT_PAIRS = 256  # labelled pairs whose prompts and traces weigh the adapter's errors
 
 
@@ -107,8 +109,13 @@ class Pipeline:
 
         def work(folder: Path) -> None:
             sampler = Sampler.load(control, prompting, config.precision)
-            on_batch = partial(self.on_progress, "Find evidence")
-            write_evidence(folder / EVIDENCE, find_evidence(pairs, prompting, sampler, config, on_batch))
+            found: list[Evidence] = []
+            for file, shard in split(pairs, folder, "evidence", _EVIDENCE_SHARD).items():
+                if not file.is_file():
+                    write_evidence(file, find_evidence(shard, prompting, sampler, config))
+                found += read_evidence(file).values()
+                self.on_progress("Find evidence", len(found), len(pairs))
+            write_evidence(folder / EVIDENCE, found)
 
         inputs = {
             "control": control.name,

@@ -17,7 +17,7 @@ from model_export.data.pairs import GRADES, DataError, Pair
 from model_export.data.prompting import Prompting
 from model_export.data.spans import cut, spans_of
 from model_export.recipe import EvidenceConfig
-from model_export.teacher.rollout import OnBatch, Sampler
+from model_export.teacher.rollout import Sampler
 from service.contract.citations import NOTHING, CitedField, cite, cite_missing, words_of
 from service.contract.trace import write_step
 
@@ -48,7 +48,7 @@ class _Effect:
 
 
 def find_evidence(
-    pairs: Sequence[Pair], prompting: Prompting, sampler: Sampler, config: EvidenceConfig, on_batch: OnBatch
+    pairs: Sequence[Pair], prompting: Prompting, sampler: Sampler, config: EvidenceConfig
 ) -> list[Evidence]:
     """Return the evidence for the model's most probable grade of each pair, in order. Raises DataError for other than three steps."""
     for criteria in {pair.criteria for pair in pairs}:
@@ -62,7 +62,7 @@ def find_evidence(
         each for pair, own in zip(pairs, cuts, strict=True) for each in (pair, *(cut.pair for cut in own))
     ]
     prompts = [prompting.student_prompt(pair) for pair in variants]
-    rows = iter(sampler.distributions(prompts, config.batch_size, on_batch)[0])
+    rows = iter(sampler.distributions(prompts, config.batch_size)[0])
     return [
         _evidence(pair, own, torch.stack([next(rows) for _ in range(1 + len(own))]), prompting, config)
         for pair, own in zip(pairs, cuts, strict=True)

@@ -6,7 +6,7 @@ import pytest
 from model_export.data.mine import read_mined
 from model_export.data.pairs import UNJUDGED
 from model_export.data.prompting import PromptForm, Prompting
-from model_export.pipeline import Pipeline
+from model_export.pipeline import EVIDENCE, Pipeline
 from model_export.stages import RunError, Stages
 from tests.tiny_teacher import micro_recipe
 
@@ -33,6 +33,51 @@ def test_unlabelled_pairs_are_mined_once_and_kept(tmp_path: Path, tiny_encoder: 
     assert first
     assert {pair.label for pair in read_mined(first)} == {UNJUDGED}
     assert [record.status for record in stages.records if record.name == "unlabelled"] == ["done", "kept"]
+
+
+class StoppedError(Exception):
+    """Ends a run as a kill would."""
+
+
+def test_evidence_that_was_found_before_a_kill_is_kept(tmp_path: Path) -> None:
+    rows = [
+        {
+            "id": str(n),
+            "query": f"lamp {n % 9}",
+            "note": {"title": f"lamp {n}", "body": "Red."},
+            "label": n % 4,
+        }
+        for n in range(80)
+    ]
+    for split, chosen in (("train", rows[:70]), ("dev", rows[70:])):
+        lines = [json.dumps({**row, "query": f"{split} {row['query']}"}) for row in chosen]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    source = {"name": "shop", "train": "train.jsonl", "dev": "dev.jsonl", "criteria": "product-2"}
+    recipe = micro_recipe(data={"synthetic": None, "sources": [source]})
+    seen: list[tuple[int, int]] = []
+
+    def find(folder: Path, *, stops: bool) -> Path:
+        def on_progress(what: str, done: int, total: int) -> None:
+            if what == "Find evidence":
+                seen.append((done, total))
+                if stops:
+                    raise StoppedError
+
+        pipeline = Pipeline(recipe, tmp_path, Stages(folder), on_progress)
+        base = pipeline.base("student_base", "tiny")
+        form = PromptForm.of(recipe.model, pipeline.data.criteria)
+        found = pipeline.evidence(Prompting.load(form, base), base)
+        assert found
+        return found / EVIDENCE
+
+    with pytest.raises(StoppedError):
+        find(tmp_path / "killed", stops=True)
+    [kept] = (tmp_path / "killed").glob("evidence-*.partial/evidence-*.jsonl")
+    written = kept.stat().st_mtime_ns
+    resumed, whole = find(tmp_path / "killed", stops=False), find(tmp_path / "whole", stops=False)
+    assert (resumed.parent / kept.name).stat().st_mtime_ns == written
+    assert resumed.read_text(encoding="utf-8") == whole.read_text(encoding="utf-8")
+    assert seen == [(64, 70), (64, 70), (70, 70), (64, 70), (70, 70)]
 
 
 def test_no_unlabelled_pair_has_a_dev_or_test_query(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def pair(query: str, title: str, body: str, label: int = 2) -> Pair:
 
 
 def steps_of(made: Pair, model: WordModel) -> list[str]:
-    [found] = find_evidence([made], PROMPTING, model, CONFIG, lambda *_: None)
+    [found] = find_evidence([made], PROMPTING, model, CONFIG)
     assert is_honest(found.steps, found.grade, made)
     return found.steps.splitlines()
 
@@ -73,7 +73,7 @@ def test_nothing_speaks_against_the_top_grade() -> None:
 def test_every_step_of_a_trace_for_the_gold_grade_is_right(model: WordModel) -> None:
     """The step mask must not call a step of a perfect trace wrong."""
     made = pair("quiet cafes", "Lisbon by night", "Bars, and three calm places. A noisy street.")
-    [found] = find_evidence([made], PROMPTING, model, CONFIG, lambda *_: None)
+    [found] = find_evidence([made], PROMPTING, model, CONFIG)
     trace = parse_trace(f"{found.steps}Grade: {found.grade}", STEPS, 3)
     assert right_steps(trace, replace(made, label=found.grade), "step") == (True, True, True)
 
@@ -83,19 +83,19 @@ def test_evidence_of_several_pairs_is_that_of_each() -> None:
     pairs = [
         replace(pair("cafes", "calm", f"place {number}, not far"), id=str(number)) for number in range(3)
     ]
-    together = find_evidence(pairs, PROMPTING, model, CONFIG, lambda *_: None)
-    alone = [find_evidence([each], PROMPTING, model, CONFIG, lambda *_: None)[0] for each in pairs]
+    together = find_evidence(pairs, PROMPTING, model, CONFIG)
+    alone = [find_evidence([each], PROMPTING, model, CONFIG)[0] for each in pairs]
     assert together == alone
 
 
 def test_spans_are_limited() -> None:
     model = WordModel()
     body = " ".join(f"word{number}," for number in range(30))
-    find_evidence([pair("cafe", "", body)], PROMPTING, model, EvidenceConfig(spans=5), lambda *_: None)
+    find_evidence([pair("cafe", "", body)], PROMPTING, model, EvidenceConfig(spans=5))
     assert model.prompts == 1 + 5
 
 
 def test_criteria_with_other_than_three_steps_are_refused() -> None:
     made = replace(pair("cafe", "", "calm"), criteria="two")
     with pytest.raises(DataError, match="criteria two: traces by evidence have three steps"):
-        find_evidence([made], PROMPTING, WordModel(), CONFIG, lambda *_: None)
+        find_evidence([made], PROMPTING, WordModel(), CONFIG)
