@@ -44,6 +44,11 @@ class Teachers:
     prompting: Prompting
     evidence: Path | None
 
+    @property
+    def last(self) -> Path:
+        """Return the folder of the teacher that was trained last."""
+        return [*self.models.values()][-1]
+
 
 @dataclass(frozen=True, slots=True)
 class Student:
@@ -159,6 +164,14 @@ def train_student(pipeline: Pipeline, control: Control) -> Student:
 
 def train_teachers(pipeline: Pipeline, control: Control) -> Teachers:
     """Train the generative teacher on traces, on its own traces and by RL, as far as the recipe says."""
+    warm = warm_up_teachers(pipeline, control)
+    if not pipeline.recipe.rl.steps:
+        return warm
+    return replace(warm, models={**warm.models, "rl": pipeline.train("rl", warm.prompting, warm.last)})
+
+
+def warm_up_teachers(pipeline: Pipeline, control: Control) -> Teachers:
+    """Train the generative teacher as far as RL starts from it."""
     recipe = pipeline.recipe
     one_base = recipe.model.teacher == recipe.model.student_base
     base = control.base if one_base else pipeline.base("teacher_base", recipe.model.teacher)
@@ -173,9 +186,7 @@ def train_teachers(pipeline: Pipeline, control: Control) -> Teachers:
     models = {"cot_sft": last}
     if recipe.self_sft.steps:
         own = own_traces(pipeline, prompting, last)
-        last = models["self_sft"] = pipeline.train("self_sft", prompting, last, evidence=own)
-    if recipe.rl.steps:
-        models["rl"] = pipeline.train("rl", prompting, last)
+        models["self_sft"] = pipeline.train("self_sft", prompting, last, evidence=own)
     return Teachers(models, base, prompting, evidence)
 
 

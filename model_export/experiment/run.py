@@ -41,8 +41,8 @@ def run_seeds(
     recipe = recipe.model_copy(update={"rl": rl})
     shared: Start | None = None
     if recipe.data.synthetic is None:
-        with lock(out / "warm_up"):
-            shared = make_start(recipe, root, out / "warm_up", on_progress)
+        with lock(out):
+            shared = make_start(recipe, root, out, on_progress)
     found = {}
     for seed in seeds:
         folder, of_seed = out / f"seed-{seed}", recipe.model_copy(update={"seed": seed})

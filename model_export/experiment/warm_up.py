@@ -1,12 +1,12 @@
 """Makes the model that all arms start from.
 
 On generated data each seed has its own: a model from scratch, trained until it reaches an accuracy, so that RL has something to
-learn. On other data all seeds share one: the SFT teacher of the recipe's run.
+learn. On other data all seeds share one: the SFT teacher of the recipe's run, whose finished stages are kept.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -22,6 +22,7 @@ from model_export.models.model_io import load_model, load_tokenizer
 from model_export.pipeline import EVIDENCE, Pipeline
 from model_export.progress import OnProgress
 from model_export.recipe import CotConfig, Recipe
+from model_export.run import train_control, warm_up_teachers
 from model_export.run_log import LOG_NAME, RunLog
 from model_export.stages import RunError, Stages, write_whole
 from model_export.teacher.sft import trace_of
@@ -66,22 +67,22 @@ class Start:
 
 
 def make_start(recipe: Recipe, root: Path, out: Path, on_progress: OnProgress) -> Start:
-    """Make the start, or keep a finished one, in the folder `out`. Raises RunError for a warm-up that stays below its accuracy."""
+    """Make the start in the folder `out`, or keep a finished one; on own data the folder may be that of a run.
+
+    Raises RunError for a warm-up that stays below its accuracy.
+    """
     stages = Stages(out)
     pipeline = Pipeline(recipe, root, stages, on_progress)
-    data, data_folder = pipeline.data, stages.folders[-1]
-    base = pipeline.base("base", recipe.model.teacher)
-    form = PromptForm.of(recipe.model, data.criteria, data.teacher_criteria)
-    prompting = Prompting.load(form, base)
-    ruler = Ruler.of(data, prompting, recipe)
+    data, data_folder = replace(pipeline.data, dev=tuple(pipeline.dev_pairs())), pipeline.data_folder
     evidence: Path | None = None
     if recipe.data.synthetic is None:
-        control = pipeline.train("label_only_sft", prompting, base)
-        evidence = pipeline.evidence(prompting, control)
-        begin = control if recipe.cot_sft.start == "label_only_sft" else base
-        begin = pipeline.train("cot_sft", prompting, begin, evidence=evidence)
+        teachers = warm_up_teachers(pipeline, train_control(pipeline))
+        prompting, evidence, begin = teachers.prompting, teachers.evidence, teachers.last
     else:
-        begin = base
+        begin = pipeline.base("base", recipe.model.teacher)
+        form = PromptForm.of(recipe.model, data.criteria, data.teacher_criteria)
+        prompting = Prompting.load(form, begin)
+    ruler = Ruler.of(data, prompting, recipe)
     traces = read_evidence(evidence / EVIDENCE) if evidence else {}
     start = Start(begin, {}, data, data_folder, prompting, ruler, traces)
 
@@ -108,6 +109,7 @@ def stage_inputs(recipe: Recipe, prompting: Prompting, start: Path) -> dict[str,
         "cot_sft": recipe.cot_sft.model_dump(exclude={"micro_batch"}),
         "rl": recipe.rl.model_dump(exclude={"save_steps", "micro_batch"}),
         "experiment": recipe.experiment.model_dump(exclude={"seeds", "arms"}),
+        "dev_pairs": recipe.evaluate.max_pairs,
         "seed": recipe.seed,
     }
 

@@ -14,6 +14,10 @@ from model_export.stages import RunError
 from tests.tiny_teacher import micro_recipe
 
 
+def stages_in(folder: Path) -> list[str]:
+    return sorted(path.parent.name.split("-")[0] for path in folder.glob("*/stage.json"))
+
+
 def micro_experiment(target: float = 0.0) -> Recipe:
     return micro_recipe(
         data={"synthetic": {"task": "six", "train_queries": 12, "dev_queries": 6, "notes_per_query": 4}},
@@ -66,10 +70,10 @@ def test_arms_on_own_data_start_from_the_teacher_that_learned_evidence(tmp_path:
         "true",
         "consistent",
     }
-    assert [path.name.split("-")[0] for path in sorted((tmp_path / "out/seed-2").glob("arm_*"))] == [
-        "arm_sft",
-        "arm_step",
-    ]
+    assert stages_in(tmp_path / "out/seed-2") == ["arm_sft", "arm_step"]
+    # Those of a run's folder, which keeps them.
+    of_run = ["cot_sft", "data", "evidence", "label_only_sft", "parse_rate", "student_base"]
+    assert stages_in(tmp_path / "out") == [*of_run, "warm_up"]
 
 
 def test_warm_up_that_does_not_reach_its_target_is_an_error(tmp_path: Path) -> None:
