@@ -53,7 +53,7 @@ def compute_score(*, extra_info: dict[str, Any], teacher: str, **_: Any) -> floa
     return task.reward(task.read(extra_info["token_ids"], teacher))
 
 
-@register_adv_est("grpo_batch")
+@register_adv_est("grpo_batch")  # type: ignore[untyped-decorator]  # mypy does not read verl
 def grpo_batch(
     token_level_rewards: torch.Tensor, response_mask: torch.Tensor, index: np.ndarray, **_: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:

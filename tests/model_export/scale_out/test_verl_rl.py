@@ -13,7 +13,7 @@ from tests.tools import VENV_BIN
 # What verl's trainer imports beyond our locks. Its other requirements are for GPUs and for code that we do not use.
 IMPORTED = (
     *("antlr4-python3-runtime", "codetiming", "hydra-core", "omegaconf", "orjson", "pyvers"),
-    *("tensorboard", "tensordict", "torchdata", "transferqueue", "verl"),
+    *("tensordict", "torchdata", "transferqueue", "verl"),
 )
 
 
