@@ -245,7 +245,7 @@ def export_verl(
 ) -> None:
     """Write a recipe's pairs as verl's data: prompts, and what reward and step mask need."""
     from model_export.recipe_file import load_recipe
-    from model_export.scale_out.verl_rows import export_rows
+    from model_export.scale_out.verl_export import export_rows
 
     typer.echo(export_rows(load_recipe(recipe, changes or ()), data, teacher, out))
 

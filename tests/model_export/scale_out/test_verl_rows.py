@@ -1,10 +1,13 @@
 """The rows that verl reads, and the reward and the mask of its rollouts. test_verl_rl.py runs verl itself."""
 
+import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from random import Random
 
 import pytest
 from datasets import load_dataset
+from packaging.utils import canonicalize_name
 from typer.testing import CliRunner
 
 from model_export.__main__ import app
@@ -16,10 +19,24 @@ from model_export.recipe import RlConfig
 from model_export.scale_out.verl_rows import Task, mask_batch
 from model_export.teacher.reward import class_weights
 from service.contract.prompt import Note
+from tests.processes import output_of
 from tests.step_groups import ANNOTATED, CRITERIA, END, HAND_WORKED, WRONG, by_place, read, tokens, trace_text
+from tests.test_locks import pins
 from tests.tiny_teacher import MICRO, micro_recipe
 
 TASK = Task(ANNOTATED, CRITERIA, 1.5, END, RlConfig(steps=1, truth_weight=0.2, consistency_weight=0.3))
+
+
+def test_verl_s_lock_has_all_that_its_processes_import() -> None:
+    lacking = [
+        top
+        for top, distributions in packages_distributions().items()
+        if not {canonicalize_name(name) for name in distributions} & {*pins("verl"), "notegrade"}
+    ]
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(sys.argv[1:])); import model_export.scale_out.verl_rows"
+    )
+    output_of(sys.executable, "-c", code, *lacking)
 
 
 def test_rows_have_the_prompts_of_our_own_rl(tiny_base: Path, tmp_path: Path) -> None:

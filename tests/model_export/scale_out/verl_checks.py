@@ -34,8 +34,9 @@ from verl.utils.tensordict_utils import (
 
 from model_export.data.gold_traces import gold_steps
 from model_export.recipe import RlConfig
+from model_export.scale_out.verl_export import export_rows
 from model_export.scale_out.verl_rl import PromptLoop
-from model_export.scale_out.verl_rows import Task, export_rows
+from model_export.scale_out.verl_rows import Task
 from tests.processes import ROOT
 from tests.step_groups import ANNOTATED, CRITERIA, END, HAND_WORKED, WRONG, by_place, tokens, trace_text
 from tests.tiny_teacher import micro_recipe
