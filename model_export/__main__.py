@@ -233,6 +233,24 @@ def label(
 
 
 @app.command()
+def export_verl(
+    recipe: Annotated[Path, typer.Argument(help="Recipe whose stage `rl` verl shall run.")],
+    data: DataFolder = Path(),
+    *,
+    teacher: Annotated[
+        Path, typer.Option(help="Folder of the SFT teacher, such as a run's cot_sft-... stage.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for train.parquet and dev.parquet.")],
+    changes: Changes = None,
+) -> None:
+    """Write a recipe's pairs as verl's data: prompts, and what reward and step mask need."""
+    from model_export.recipe_file import load_recipe
+    from model_export.scale_out.verl_export import export_rows
+
+    typer.echo(export_rows(load_recipe(recipe, changes or ()), data, teacher, out))
+
+
+@app.command()
 def experiment(
     recipe: Annotated[
         Path, typer.Argument(help="A recipe with a section `experiment`, such as recipes/sam.toml.")

@@ -4,7 +4,7 @@
 #
 #   IMAGE=notegrade          its name
 #   TAG=0.1.0                its tag; default: the version, with -gpu appended for a GPU
-#   TARGET=cpu               or gpu
+#   TARGET=cpu               or gpu; the trainer's also verl
 #   BASE=python:3.12-slim    another base, see Dockerfile
 #   CHECKPOINT=FOLDER        copies a checkpoint into the image
 #   BUILDER=buildah          the builder to use

@@ -4,7 +4,8 @@
 #
 #   PYTHON=python3.12     the interpreter to build .venv with (3.11, 3.12 or 3.13; default: the first one found)
 #   WITH_GPU=1            locks/gpu.lock, with upstream vLLM, instead of locks/cpu.lock; later runs keep it until WITH_GPU=0.
-#                         `train` has a lock of its own then, locks/train-gpu.lock, with the vLLM that TRL supports
+#                         `train` has a lock of its own then, locks/train-gpu.lock, with the vLLM that TRL supports;
+#                         `scripts/setup.sh verl` installs locks/verl.lock, for RL on verl (Python 3.11 or 3.12)
 #
 # pip's own settings (index, find-links, certificate) apply, so a mirror needs to be configured only once.
 # A second run finds the stamp and does nothing. A changed lock runs the set-up again. An incomplete .venv is recreated.
@@ -41,8 +42,12 @@ case "$kind" in
         locks=("locks/$build.lock" locks/train.lock)
         if [[ $build == gpu ]]; then locks=(locks/train-gpu.lock); fi
         ;;
+    verl)
+        [[ $build == gpu ]] || die "verl needs GPUs: set WITH_GPU=1"
+        locks=(locks/verl.lock)
+        ;;
     dev) locks=("locks/$build.lock" locks/train.lock locks/dev.lock) ;;
-    *) die "unknown set-up '$kind': use 'runtime', 'train' or 'dev'" ;;
+    *) die "unknown set-up '$kind': use 'runtime', 'train', 'verl' or 'dev'" ;;
 esac
 
 # The stamp is a digest of all inputs of the set-up, including the folder, since a venv can't be moved.
@@ -208,9 +213,9 @@ say "installing notegrade in editable mode"
 "$venv/bin/uv" pip install "${uv_output[@]}" --no-deps --no-build-isolation -e .
 verify
 
-# Each set-up includes the smaller ones, but the trainer's on a GPU has another vLLM than the service's.
-if [[ ${locks[0]} != locks/train-gpu.lock ]]; then digest_inputs "${locks[0]}" >"$venv/.stamp-runtime"; fi
-if [[ $kind != runtime ]]; then digest_inputs "${locks[@]:0:2}" >"$venv/.stamp-train"; fi
-if [[ $kind == dev ]]; then digest_inputs "${locks[@]}" >"$venv/.stamp-dev"; fi
+# Each set-up includes the smaller ones, but the trainer's on a GPU and verl's have other vLLMs than the service's.
+if [[ ${locks[0]} == "locks/$build.lock" ]]; then digest_inputs "${locks[0]}" >"$venv/.stamp-runtime"; fi
+if [[ $kind == train || $kind == dev ]]; then digest_inputs "${locks[@]:0:2}" >"$venv/.stamp-train"; fi
+if [[ $kind == dev || $kind == verl ]]; then digest_inputs "${locks[@]}" >"$venv/.stamp-$kind"; fi
 rm -f "$unfinished"
 say "$venv is ready ($kind, $build)"

@@ -48,6 +48,7 @@ def pins(*locks: str) -> dict[str, str]:
         (["cpu", "train", "experiments"], ["cpu", "train"]),
         (["gpu", "train", "experiments"], ["gpu", "train"]),
         (["rollouts", "train", "experiments"], ["train-gpu"]),
+        (["verl"], ["verl"]),
         (["cpu", "train", "dev"], ["cpu", "train", "dev"]),
         (["gpu", "train", "dev"], ["gpu", "train", "dev"]),
     ],

@@ -7,37 +7,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_export.data.gold_traces import gold_steps
-from model_export.data.pairs import Finding, Pair
-from model_export.data.rollout_reader import Rollout, RolloutReader
+from model_export.data.pairs import Pair
+from model_export.data.rollout_reader import Rollout
 from model_export.data.synthetic import TaskName, generate, tasks
 from model_export.teacher.step_mask import StepRule, mask_advantages, right_steps
 from service.contract.prompt import Note
 from service.contract.text import canonicalize
 from service.contract.trace import Step, Trace, write_step
 from tests.byte_tokens import TOKENIZER, any_tokens, encode
+from tests.step_groups import (
+    ANNOTATED,
+    CRITERIA,
+    END,
+    HAND_WORKED,
+    READER,
+    WRONG,
+    by_place,
+    read,
+    trace_text,
+)
 
-CRITERIA = ("topic", "constraints")
-[END] = TOKENIZER.encode_template("<|im_end|>")
-READER = RolloutReader(TOKENIZER, END)
-# Judged by an annotator, who gave grade 2 and found what is written in a perfect trace.
-FINDINGS = {"topic": Finding("both are about tea", 3), "constraints": Finding("one is green", 2)}
-ANNOTATED = Pair("a", "green tea", Note("tea", "black"), 2, "made", "c", FINDINGS)
 PLAIN = Pair("b", "green tea", Note("tea", "black"), 2, "made", "c")
-
-
-def trace_text(
-    topic: int = 3,
-    constraints: int = 2,
-    answer: int = 2,
-    *,
-    about: str = "both are about tea",
-    one: str = "one is green",
-) -> str:
-    return f"{write_step('topic', about, topic)}{write_step('constraints', one, constraints)}Grade: {answer}"
-
-
-def read(text: str, criteria: Sequence[str] = CRITERIA) -> Rollout:
-    return READER.read([*encode(text), END], criteria)
 
 
 def right(text: str, pair: Pair, rule: StepRule = "step") -> tuple[bool, ...]:
@@ -158,41 +148,11 @@ def test_perfect_traces_of_generated_data_are_right(task: TaskName) -> None:
         assert all(right_steps(rollout.trace, pair, "step")), text
 
 
-def marks(text: str, advantage: float, other: str) -> list[set[float]]:
-    """Return the credit in finding and grade of each step, and that of the rest, in a group with another rollout."""
-    rollout = read(text)
-    assert rollout.trace is not None
-    values = mask_advantages(ANNOTATED, [rollout, read(other)], [advantage, -advantage], "step")[0]
-    by_place = [set[float](), set[float](), set[float]()]
-    for (start, end), value in zip(rollout.spans, values, strict=True):
-        places = (
-            index
-            for index, step in enumerate(rollout.trace.steps)
-            for first, last in (step.finding_span, step.grade_span)
-            if start < last and max(end, start + 1) > first
-        )
-        by_place[next(places, 2)].add(value)
-    return by_place
-
-
-WRONG = trace_text(0, 0, 0)
-
-
-@pytest.mark.parametrize(
-    ("text", "advantage", "expected"),
-    [
-        # The answer is right by luck: the wrong steps before it earn nothing.
-        (trace_text(1, 1, 2), 1.0, [{0.0}, {0.0}, {1.0}]),
-        (trace_text(3, 1, 2), 1.0, [{1.0}, {0.0}, {1.0}]),
-        (trace_text(3, 2, 2), 1.0, [{1.0}, {1.0}, {1.0}]),
-        # The answer is wrong in spite of right steps: they are spared.
-        (trace_text(3, 2, 0), -1.0, [{0.0}, {0.0}, {-1.0}]),
-        (trace_text(3, 0, 0), -1.0, [{0.0}, {-1.0}, {-1.0}]),
-        (trace_text(0, 0, 0), -1.0, [{-1.0}, {-1.0}, {-1.0}]),
-    ],
-)
+@pytest.mark.parametrize(("text", "advantage", "expected"), HAND_WORKED)
 def test_credit_matches_that_written_by_hand(text: str, advantage: float, expected: list[set[float]]) -> None:
-    assert [{value + 0.0 for value in values} for values in marks(text, advantage, WRONG)] == expected
+    group = [read(text), read(WRONG)]
+    values = mask_advantages(ANNOTATED, group, [advantage, -advantage], "step")[0]
+    assert by_place(text, values) == expected
 
 
 def test_shared_right_step_gets_no_net_push_within_a_group() -> None:
