@@ -70,6 +70,15 @@ def find_template(name: str) -> Template:
         raise TemplateError(f"no template {name!r}: choose one of {', '.join(TEMPLATES)}") from None
 
 
+def default_template(tokenizer: ContractTokenizer) -> Template:
+    """Return the template for a base without training: the one with `<bos>` where its tokenizer has one."""
+    return find_template(_BOS_TEMPLATE if _has_bos(tokenizer) else DEFAULT_TEMPLATE)
+
+
+def _has_bos(tokenizer: ContractTokenizer) -> bool:
+    return len(tokenizer.encode_template(_BOS.text)) == 1
+
+
 def vector_template(template: Template, block: int) -> VectorTemplate:
     """Return the template whose prompts have vectors in place of the note, and end with the same cue."""
     others = tuple(piece for piece in template.pieces[:-1] if piece not in _NOTE)
@@ -85,13 +94,13 @@ def vector_template(template: Template, block: int) -> VectorTemplate:
 
 
 def check_control_tokens(template: Template, tokenizer: ContractTokenizer) -> None:
-    """Check that the base's tokenizer has each `<|...|>` and `<bos>` of the template as one token, and no `<bos>` that it lacks.
+    """Check that the base's tokenizer has each `<|...|>` and `<bos>` of the template as one token, and the template its `<bos>`.
 
     Raises TemplateError naming the first that it spells out as text, or the template to choose.
     """
-    if len(tokenizer.encode_template(_BOS.text)) == 1 and template.pieces[0] != _BOS:
+    if _has_bos(tokenizer) and template.pieces[0] != _BOS:
         raise TemplateError(
-            f"this base reads text only after its first token {_BOS.text}, which the template {template.name} does not have: "
+            f"this base expects {_BOS.text} before every text, and the template {template.name} does not begin with it: "
             f"choose {_BOS_TEMPLATE}"
         )
     for piece in template.pieces:

@@ -7,6 +7,7 @@ from model_export.data.template import (
     TEMPLATES,
     TemplateError,
     check_control_tokens,
+    default_template,
     find_template,
     vector_template,
 )
@@ -56,6 +57,13 @@ def test_base_without_the_first_token_is_refused() -> None:
 def test_base_with_a_first_token_is_refused_a_template_without_it(name: str) -> None:
     with pytest.raises(TemplateError, match=r"<bos>.*choose note-first-bos-1"):
         check_control_tokens(find_template(name), ContractTokenizer(bos_tokenizer_json()))
+
+
+def test_template_of_a_base_without_training_has_its_first_token() -> None:
+    found = [
+        default_template(ContractTokenizer(text())).name for text in (tiny_tokenizer_json, bos_tokenizer_json)
+    ]
+    assert found == ["note-first-1", "note-first-bos-1"]
 
 
 def test_vectors_of_a_note_and_their_reader_begin_with_the_first_token() -> None:
