@@ -12,7 +12,8 @@ NOTICE_NAME, TERMS_NAME = "NOTICE", "GEMMA_TERMS.html"
 _GEMMA = """\
 Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms
 
-These files were made from {base} and changed: dequantized, and with an adapter or by training, fine-tuned.
+These files were made from {base} and changed: converted to another format and, unless their model card calls them zero-shot,
+fine-tuned.
 The terms bind everyone who uses them or passes them on, including through an API. Whoever passes them on hands over this
 notice and a copy of the terms, and binds the recipient to the restrictions of use in section 3.2 of the terms, which include
 the Gemma Prohibited Use Policy found at ai.google.dev/gemma/prohibited_use_policy
