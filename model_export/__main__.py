@@ -40,10 +40,12 @@ app = typer.Typer(
 @app.command()
 def assemble(
     out: Annotated[Path, typer.Option(help="Folder to write.")],
-    base: Annotated[str, typer.Option(help="A folder, GGUF file, hub id or `smollm2`.")] = "smollm2",
+    base: Annotated[
+        str, typer.Option(help="A folder, GGUF file, hub id, `smollm2` or `gemma3`.")
+    ] = "smollm2",
     adapter: Annotated[Path | None, typer.Option(help="Adapter; for `smollm2` the packaged one.")] = None,
     zero_shot: Annotated[bool, typer.Option("--zero-shot", help="Use no adapter.")] = False,
-    template: Annotated[str | None, typer.Option(help="For zero-shot; default note-first-1.")] = None,
+    template: Annotated[str | None, typer.Option(help="For zero-shot; default by the base.")] = None,
     criteria: Annotated[str | None, typer.Option(help="For zero-shot; default general-1.")] = None,
     name: Annotated[str | None, typer.Option(help="The base's or adapter's by default.")] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Write int8 weights (W8A8).")] = False,

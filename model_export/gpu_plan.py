@@ -12,6 +12,7 @@ from model_export.training.supervised import freeze_all_but_linears
 
 _GPUS = (1, 8, 64)
 _CHARACTERS_A_TOKEN = 4
+_TOKENS_A_CHARACTER = 2  # of Chinese, by SmolLM2's tokenizer
 _TEMPLATE_TOKENS = 32
 
 
@@ -107,10 +108,19 @@ def _size(model: PreTrainedModel, frozen_layers: int) -> Size:
 def _longest_prompt(recipe: Recipe, *, for_teacher: bool) -> int:
     """Estimate the tokens of the longest prompt, whose tokenizer may not be there."""
     load = load_teacher_criteria if for_teacher else load_criteria
-    texts = [load(source.criteria).text for source in recipe.data.sources]
-    limits = recipe.model.limits
-    longest = max(map(len, texts), default=0) // _CHARACTERS_A_TOKEN
-    return longest + _TEMPLATE_TOKENS + limits.max_query_tokens + limits.max_note_tokens
+    texts = [
+        (load(source.criteria).text, source.limits or recipe.model.limits) for source in recipe.data.sources
+    ]
+    longest = (
+        _count_tokens(text) + limits.max_query_tokens + limits.max_note_tokens
+        for text, limits in texts or [("", recipe.model.limits)]
+    )
+    return _TEMPLATE_TOKENS + max(longest)
+
+
+def _count_tokens(text: str) -> int:
+    unspaced = sum(not character.isascii() for character in text)
+    return _TOKENS_A_CHARACTER * unspaced + (len(text) - unspaced) // _CHARACTERS_A_TOKEN
 
 
 def _cell(stage: Stage, gpus: int) -> str:

@@ -11,6 +11,7 @@ from model_export.checkpoint.adapter import AdapterDescription, describe_adapter
 from model_export.checkpoint.export import ExportPlan, export
 from model_export.checkpoint.gates import sample_pairs
 from model_export.checkpoint.model_card import TrainingNotes
+from model_export.checkpoint.terms import write_terms
 from model_export.checkpoint.writer import (
     CheckpointSpec,
     code_version,
@@ -135,6 +136,7 @@ def write_adapter(spec: CheckpointSpec, student: Path, out: Path, rank: int, on_
         reading = second_reading(spec, spec.vectors, student)
         write_vector_probes(student, spec, reading, out, on_progress)
     describe_adapter(out, description)
+    write_terms(out, spec.base)
 
 
 def _lineage(result: RunResult, models: Models) -> Lineage:

@@ -32,6 +32,7 @@ from service.cli.offline import read_notes, score_notes, to_json_line, to_table
 from service.cli.remote import Remote
 from service.cli.shadow import describe_shadow
 from service.contract.checkpoint import Checkpoint, load_checkpoint
+from service.contract.manifest import describe_limits
 from service.errors import BadField, NotegradeError
 from service.http.auth import Keyring, hash_key, new_key
 from service.http.schemas import RequestLimits
@@ -151,6 +152,7 @@ def check(
     messages.print(
         f"criteria {', '.join(c.name for c in manifest.criteria)}; template {manifest.template.name}"
     )
+    messages.print(f"at most {describe_limits(manifest)}")
 
 
 @app.command()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 from service.contract.labels import LabelDistribution
@@ -70,6 +70,17 @@ def tiny_tokenizer_json() -> str:
     )
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS[:2]))
     tokenizer.add_tokens([AddedToken(SPECIAL_TOKENS[2], special=False)])
+    return str(tokenizer.to_str())
+
+
+def bos_tokenizer_json() -> str:
+    """Make the same tokenizer with `<bos>`, which it puts before every text that it encodes with special tokens, as Gemma's does."""
+    tokenizer = Tokenizer.from_str(tiny_tokenizer_json())
+    tokenizer.add_special_tokens(["<bos>"])
+    [bos] = tokenizer.encode("<bos>").ids
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", bos)]
+    )
     return str(tokenizer.to_str())
 
 

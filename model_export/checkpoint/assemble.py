@@ -20,7 +20,7 @@ from model_export.checkpoint.model_card import render_model_card
 from model_export.checkpoint.new_folder import new_folder
 from model_export.checkpoint.writer import CheckpointSpec, code_version, write_contract
 from model_export.data.criteria import DEFAULT_CRITERIA, load_criteria
-from model_export.data.template import DEFAULT_TEMPLATE, find_template
+from model_export.data.template import default_template, find_template
 from model_export.models.base_model import (
     PRUNED,
     BaseLocation,
@@ -36,6 +36,7 @@ from service.contract.checkpoint import Checkpoint
 from service.contract.manifest import ENCODER_NAME, Base, Criteria, Lineage
 from service.contract.probes import check_probes
 from service.contract.template import Name, Template
+from service.contract.tokenizer import ContractTokenizer
 from service.errors import NotegradeError
 
 
@@ -48,7 +49,7 @@ class Plan:
     """The inputs of `assemble`.
 
     An adapter brings the template and criteria that it was trained with. Without one, `template` and `criteria`
-    default to the packaged ones. `assemble` runs no gates on `int8` weights (W8A8); `notegrade-train verify` does.
+    default to packaged ones that suit the base. `assemble` runs no gates on `int8` weights (W8A8); `notegrade-train verify` does.
     """
 
     base: str
@@ -89,7 +90,7 @@ def assemble(
             save_base(encoder, folder / ENCODER_NAME)
         if plan.int8:
             quantize_folder(full, folder)
-        spec = _make_spec(plan, loaded.base, adapter)
+        spec = _make_spec(plan, loaded.base, adapter, full)
         # Rounding to int8 changes the probes, so the adapter's are those of its float32 weights only.
         probes = plan.adapter if not plan.int8 else None
         checkpoint = write_contract(folder, spec, on_progress, probes)
@@ -126,7 +127,7 @@ def _match_base(location: BaseLocation, adapter: AdapterDescription) -> BaseLoca
     return location
 
 
-def _make_spec(plan: Plan, base: Base, adapter: AdapterDescription | None) -> CheckpointSpec:
+def _make_spec(plan: Plan, base: Base, adapter: AdapterDescription | None, folder: Path) -> CheckpointSpec:
     quantization: Literal["w8a8"] | None = "w8a8" if plan.int8 else None
     if adapter:
         name, template = plan.name or adapter.name, find_template(adapter.template)
@@ -136,7 +137,7 @@ def _make_spec(plan: Plan, base: Base, adapter: AdapterDescription | None) -> Ch
     return CheckpointSpec(
         name=plan.name or _default_name(base),
         base=base,
-        template=plan.template or find_template(DEFAULT_TEMPLATE),
+        template=plan.template or default_template(ContractTokenizer.load(folder)),
         quantization=quantization,
         criteria=(plan.criteria or load_criteria(DEFAULT_CRITERIA),),
         lineage=Lineage(code_version=code_version()),

@@ -6,7 +6,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import BaseModel, ConfigDict
 
 from model_export.checkpoint.gates import Gate
-from service.contract.manifest import Manifest
+from model_export.checkpoint.terms import notice_of
+from service.contract.manifest import Manifest, describe_limits
 
 _TEMPLATE = "model_card.md.jinja"
 
@@ -52,6 +53,8 @@ def render_model_card(
         gates=gates,
         calibration=_calibration(manifest),
         decisions=_decisions(manifest),
+        limits=describe_limits(manifest),
+        terms=notice_of(manifest.base),
     )
 
 

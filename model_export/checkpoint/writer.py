@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+from model_export.checkpoint.terms import write_terms
 from model_export.checkpoint.trained import Trained, TrainedVectors
 from model_export.data.pairs import GRADES
 from model_export.data.template import check_control_tokens, vector_template
@@ -42,10 +43,6 @@ PROBE_TOLERANCE = {"float32": 0.002, "bfloat16": 0.1, "float16": 0.01}
 # Rounded activations amplify tiny differences in a deep model: 1e-7 on SmolLM2's embeddings changes label probabilities
 # by 0.08. vLLM in float32 differs from the reference by up to 0.093 on 32 probes; other dtypes are not measured yet.
 INT8_PROBE_TOLERANCE = {"float32": 0.15, "bfloat16": 0.15, "float16": 0.15}
-# What the licence of a base asks to be passed on with whatever is made of it.
-_NOTICES = {
-    "gemma": "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms",
-}
 _PROBE_PAIRS = "probe_pairs.jsonl"
 
 
@@ -82,8 +79,7 @@ def write_contract(
     manifest = _make_manifest(spec, folder, tokenizer)
     _check_context(PromptRenderer(manifest, tokenizer), folder)
     (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    if notice := _NOTICES.get(manifest.base.licence):
-        (folder / "NOTICE").write_text(f"{notice}\n", encoding="utf-8")
+    write_terms(folder, manifest.base)
     if probes:
         for name in probe_files(spec):
             shutil.copyfile(probes / name, folder / name)

@@ -61,12 +61,13 @@ def mine(
     config = recipe.unlabelled
     by_source = group(train, lambda pair: pair.source)
     weights = {name: len(pairs) ** config.source_exponent for name, pairs in by_source.items()}
-    # Templates may put a blank before the query.
-    most_bytes = recipe.model.limits.max_query_tokens - 1
+    limits = {source.name: source.limits for source in recipe.data.sources}
     found: list[Mined] = []
     for name, pairs in by_source.items():
         on_progress("Mine pairs", len(found), len(by_source))
         source = Source(name, pairs[0].criteria, GRADES)
+        # Templates may put a blank before the query.
+        most_bytes = (limits.get(name) or recipe.model.limits).max_query_tokens - 1
         queries = queries_of(pairs, measured, most_bytes)
         wanted = round(config.pairs * weights[name] / sum(weights.values()))
         mined = _Miner(source, queries, config, Random(f"{recipe.seed} {name}")).mine(wanted, encode)

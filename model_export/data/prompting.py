@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from model_export.data.pairs import GRADES, UNJUDGED, DataError, Pair, listed
 from model_export.data.rollout_reader import RolloutReader
-from model_export.data.template import find_template, vector_template
+from model_export.data.template import check_control_tokens, find_template, vector_template
 from model_export.recipe import EncodeConfig, ModelConfig
 from service.contract.checkpoint import Checkpoint
 from service.contract.manifest import Criteria, Limits
@@ -74,7 +74,10 @@ class Prompting:
 
     @classmethod
     def load(cls, form: PromptForm, folder: Path) -> "Prompting":
-        """Load the tokenizer of a transformers folder. Raises PromptingError when it has no end token."""
+        """Load the tokenizer of a transformers folder.
+
+        Raises PromptingError when it has no end token, and TemplateError when the template is for another tokenizer.
+        """
         from transformers import AutoTokenizer
 
         end = AutoTokenizer.from_pretrained(folder, local_files_only=True).eos_token_id
@@ -82,7 +85,9 @@ class Prompting:
             raise PromptingError(
                 f"the tokenizer of {folder.name} has no eos_token, so a trace could never end"
             )
-        return cls(form, ContractTokenizer.load(folder), int(end))
+        tokenizer = ContractTokenizer.load(folder)
+        check_control_tokens(form.template, tokenizer)
+        return cls(form, tokenizer, int(end))
 
     @cached_property
     def label_token_ids(self) -> tuple[int, ...]:

@@ -8,9 +8,14 @@ from service.contract.text import canonicalize
 from service.contract.words import CJK
 
 Span = tuple[int, int]
+# Punctuation of those scripts, around which there are no blanks either.
+_OPENING, _CLOSING = "（［【《〈「『", "，。、；：！？）］】》〉」』"
+_UNSPACED = f"{CJK}{_OPENING}{_CLOSING}"
 # A character of a script without blanks, or a run of others up to the next blank.
-_TOKEN = re.compile(rf"[{CJK}]|[^\s{CJK}]+")
-_CLAUSE_END = re.compile(r"[.,;:!?)\]|]$")
+_TOKEN = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
+_CLAUSE_END = re.compile(rf"[.,;:!?)\]|{_CLOSING}]$")
+_CLAUSE_STARTS = f"([{_OPENING}"
+_JOINS = re.compile(f"[{_UNSPACED}]")
 _EDGES = re.compile(r"^\W+|\W+$")
 
 
@@ -33,7 +38,7 @@ def spans_of(text: str, most_words: int) -> list[Span]:
         words.clear()
 
     for token in _TOKEN.finditer(text):
-        if token[0][0] in "([" or '"' in token[0]:
+        if token[0][0] in _CLAUSE_STARTS or '"' in token[0]:
             end()
         if '"' in token[0]:
             continue
@@ -57,5 +62,7 @@ def cut(pair: Pair, field: str, span: Span) -> Pair:
 
 
 def without(text: str, span: Span) -> str:
-    """Return the canonical text without the span."""
-    return canonicalize(f"{text[: span[0]]} {text[span[1] :]}")
+    """Return the canonical text without the span, and with a blank in its place where the script has blanks."""
+    head, tail = text[: span[0]], text[span[1] :]
+    blank = "" if _JOINS.match(head[-1:]) or _JOINS.match(tail) else " "
+    return canonicalize(f"{head}{blank}{tail}")

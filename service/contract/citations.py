@@ -19,7 +19,7 @@ from service.contract.words import SPACED, split_words
 CitedField = Literal["query", "title", "body"]
 NOTHING = "nothing"
 """The finding of a step for which neither query nor note has anything to cite."""
-_CITATION = re.compile(r'\b(?P<lead>query|title|body|missing) "(?P<text>[^"]*)"')
+_CITATION = re.compile(rf'(?<!{SPACED})(?P<lead>query|title|body|missing) "(?P<text>[^"]*)"')
 
 
 @dataclass(frozen=True, slots=True)

@@ -262,6 +262,15 @@ class Manifest(Strict):
         return tuple(label.token_id for label in self.labels)
 
 
+def describe_limits(manifest: Manifest) -> str:
+    """Return the limits in words, those of criteria that have their own last."""
+    own = [(f" under {each.name}", each.limits) for each in manifest.criteria if each.limits]
+    return "; ".join(
+        f"{limits.max_query_tokens} tokens of a query and {limits.max_note_tokens} of a note{where}"
+        for where, limits in [("", manifest.limits), *own]
+    )
+
+
 def compute_fingerprint(manifest: dict[str, Any]) -> str:
     """Hash everything that changes a raw label probability or a gain, but not calibration, decisions, names or dates.
 

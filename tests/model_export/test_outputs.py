@@ -22,7 +22,9 @@ def test_adapter_is_assembled_to_the_exported_checkpoint_with_its_probes(
     else:
         make_cut(tiny_base, make_tuned(tiny_base, tmp_path / "tuned"), student)
         spec = spec_of(describe())
-    write_adapter(spec, student, out, RANK, lambda *_: None)
+    gemma = spec.model_copy(update={"base": spec.base.model_copy(update={"licence": "gemma"})})
+    write_adapter(gemma, student, out, RANK, lambda *_: None)
+    assert "Gemma Terms of Use" in (out / "NOTICE").read_text(encoding="utf-8")
     exported = write_contract(student, spec, lambda *_: None)
     assembled = load_checkpoint(assemble(Plan(str(tiny_base), adapter=out), tmp_path / "assembled"))
     assert assembled.manifest.fingerprint == exported.manifest.fingerprint

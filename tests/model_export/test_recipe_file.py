@@ -16,6 +16,19 @@ def test_shipped_recipes_load_under_their_own_names(path: Path) -> None:
     assert text.startswith(f"# notegrade-train {command} recipes/{path.name}")
 
 
+def test_multilingual_recipe_is_the_default_one_with_two_more_sources() -> None:
+    """Then the difference between their students is what Chinese costs."""
+    default, multilingual = (
+        load_recipe(Path(RECIPES[0].parent, f"{name}.toml")).model_dump()
+        for name in ("default", "multilingual")
+    )
+    assert [source["name"] for source in multilingual["data"]["sources"][-2:]] == ["qbqtc", "kuake-qtr"]
+    multilingual["data"]["sources"] = multilingual["data"]["sources"][:-2]
+    for recipe in (default, multilingual):
+        del recipe["name"], recipe["export"]["name"]
+    assert multilingual == default
+
+
 @pytest.fixture
 def micro(tmp_path: Path) -> Path:
     path = tmp_path / "micro.toml"

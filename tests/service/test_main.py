@@ -41,6 +41,7 @@ def test_a_complete_checkpoint_passes_the_check(folder: Path) -> None:
     result = CliRunner().invoke(app, ["check", str(folder)])
     assert result.exit_code == 0
     assert "tiny-1 can be served" in result.output
+    assert "at most 64 tokens of a query and 48 of a note" in result.output
 
 
 @pytest.mark.parametrize(

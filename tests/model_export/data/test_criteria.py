@@ -34,6 +34,13 @@ def test_teacher_reads_each_grade_and_each_step_of_packaged_criteria(name: str) 
     assert len(teacher.text.split()) > len(student.text.split())
 
 
+def test_steps_are_explained_in_the_language_of_the_criteria() -> None:
+    english, chinese = (load_teacher_criteria(name).text for name in ("product-2", "search-zh-1"))
+    assert "quote what is asked for" in english
+    assert "引用搜索的要求" in chinese
+    assert "quote" not in chinese
+
+
 def test_own_file_s_teacher_text_is_for_the_teacher_alone(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(

@@ -193,3 +193,17 @@ def test_pairs_are_read_back_as_they_were_mined(tmp_path: Path) -> None:
     found = mined([*TRAIN, *forum])
     write_mined(tmp_path, found)
     assert read_mined(tmp_path) == pairs_of(found)
+
+
+def test_titles_keep_to_the_limit_of_their_own_source() -> None:
+    tight = {
+        "name": "shop",
+        "train": "t",
+        "dev": "d",
+        "limits": {"max_query_tokens": 9, "max_note_tokens": 9},
+    }
+    own = {"synthetic": None, "sources": [tight]}
+    recipe = micro_recipe(stack={"teachers": ["lexical"]}, unlabelled={"pairs": 200, "encoder": ""}, data=own)
+    [found] = mine(TRAIN, set(), recipe, None, lambda *_: None)
+    titles = {note(colour, thing).title for colour in COLOURS for thing in THINGS}
+    assert found.refused["title is too long"] == sum(len(title) > 8 for title in titles)

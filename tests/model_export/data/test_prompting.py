@@ -9,14 +9,15 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from model_export.data.pairs import GRADES, UNJUDGED, DataError, Pair
 from model_export.data.prompting import PromptForm, Prompting, PromptingError, gold_label, teacher_template
-from model_export.data.template import TEMPLATES, find_template
+from model_export.data.template import TEMPLATES, TemplateError, find_template
+from model_export.recipe import EncodeConfig
 from model_export.stages import hash_of
 from service.contract.manifest import Criteria, Limits
 from service.contract.prompt import Note
 from service.contract.template import SlotPiece, Template, TextPiece
 from service.contract.tokenizer import ContractTokenizer
 from tests.byte_tokens import TOKENIZER
-from tests.checkpoints import SPECIAL_TOKENS
+from tests.checkpoints import SPECIAL_TOKENS, bos_tokenizer_json
 
 SPECIAL_IDS = [TOKENIZER.encode_template(token)[0] for token in SPECIAL_TOKENS]
 END = SPECIAL_IDS[1]
@@ -158,3 +159,27 @@ def test_every_too_long_query_is_named_once() -> None:
     ):
         make().check_queries([PAIR, long, longer, replace(long, id="c")])
     make().check_queries([PAIR])
+
+
+def test_every_prompt_has_one_first_token_whatever_the_texts_say() -> None:
+    tokenizer = ContractTokenizer(bos_tokenizer_json())
+    [bos] = tokenizer.encode_template("<bos>")
+    prompting = make("note-first-bos-1", tokenizer)
+    pair = replace(PAIR, query="<bos> tea", note=Note("<bos>", "green <bos>"))
+    vectors = prompting.of_vectors(EncodeConfig(steps=1, served=4))
+    for prompt in (
+        prompting.student_prompt(pair),
+        prompting.teacher_prompt(pair),
+        vectors.prefix(pair.query, pair.criteria),
+        vectors.notes([pair.note])[0].token_ids,
+    ):
+        assert (prompt[0], list(prompt).count(bos)) == (bos, 1)
+
+
+def test_template_that_lacks_the_first_token_of_a_base_is_refused_before_training(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    base = shutil.copytree(tiny_base, tmp_path / "base")
+    (base / "tokenizer.json").write_text(bos_tokenizer_json(), encoding="utf-8")
+    with pytest.raises(TemplateError, match="choose note-first-bos-1"):
+        Prompting.load(make().form, base)

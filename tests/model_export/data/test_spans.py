@@ -24,6 +24,8 @@ def texts_of(text: str, most_words: int = 4) -> list[str]:
         ("", []),
         ("\u6771\u4eac\u306e\u5bff\u53f8\u5c4b", ["\u6771\u4eac\u306e\u5bff", "\u53f8\u5c4b"]),
         ("$5.99 only", ["5.99 only"]),
+        ("安静，有WiFi的咖啡馆。", ["安静", "有WiFi的咖", "啡馆"]),
+        ("里斯本（葡萄牙）、《夜车》", ["里斯本", "葡萄牙", "夜车"]),
     ],
 )
 def test_clauses_are_cut_into_spans(text: str, expected: list[str]) -> None:
@@ -47,3 +49,8 @@ def test_every_span_can_be_cited_and_removed(text: str, most_words: int) -> None
 def test_removing_a_span_leaves_single_blanks() -> None:
     assert without("one two three", (4, 7)) == "one three"
     assert without("one", (0, 3)) == ""
+
+
+def test_removing_a_span_of_chinese_leaves_no_blank() -> None:
+    assert without("里斯本的安静咖啡馆", (4, 6)) == "里斯本的咖啡馆"
+    assert without("安静的WiFi，咖啡", (3, 7)) == "安静的，咖啡"

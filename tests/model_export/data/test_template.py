@@ -1,18 +1,19 @@
 from itertools import pairwise
 
 import pytest
-from tokenizers import Tokenizer
 
 from model_export.data.template import (
     DEFAULT_TEMPLATE,
     TEMPLATES,
     TemplateError,
     check_control_tokens,
+    default_template,
     find_template,
+    vector_template,
 )
-from service.contract.template import SlotPiece, Template
+from service.contract.template import SlotPiece, Template, TextPiece
 from service.contract.tokenizer import ContractTokenizer
-from tests.checkpoints import tiny_tokenizer_json
+from tests.checkpoints import bos_tokenizer_json, tiny_tokenizer_json
 
 
 def slots(template: Template) -> list[str]:
@@ -28,9 +29,8 @@ def test_template_has_the_order_of_its_name_and_a_cue_that_ends_with_a_blank(tem
     note, query = ["title", "body"], ["query"]
     order = [*note, *query] if template.name.startswith("note-first") else [*query, *note]
     assert slots(template) == ["criteria", *order]
-    knows_bos = Tokenizer.from_str(tiny_tokenizer_json())
-    knows_bos.add_special_tokens(["<bos>"])
-    tokenizer = ContractTokenizer(knows_bos.to_str())
+    has_bos = template.pieces[0] == TextPiece(text="<bos>")
+    tokenizer = ContractTokenizer(bos_tokenizer_json() if has_bos else tiny_tokenizer_json())
     cue = tokenizer.encode_template(template.cue)
     assert template.cue.endswith("Grade: ")
     assert tokenizer.encode_template(template.cue + "3") == (*cue, *tokenizer.encode_template("3"))
@@ -51,3 +51,21 @@ def test_base_without_the_first_token_is_refused() -> None:
         TemplateError, match="note-first-bos-1 uses <bos>, which this base's tokenizer does not know"
     ):
         check_control_tokens(find_template("note-first-bos-1"), ContractTokenizer(tiny_tokenizer_json()))
+
+
+@pytest.mark.parametrize("name", [name for name in TEMPLATES if "bos" not in name])
+def test_base_with_a_first_token_is_refused_a_template_without_it(name: str) -> None:
+    with pytest.raises(TemplateError, match=r"<bos>.*choose note-first-bos-1"):
+        check_control_tokens(find_template(name), ContractTokenizer(bos_tokenizer_json()))
+
+
+def test_template_of_a_base_without_training_has_its_first_token() -> None:
+    found = [
+        default_template(ContractTokenizer(text())).name for text in (tiny_tokenizer_json, bos_tokenizer_json)
+    ]
+    assert found == ["note-first-1", "note-first-bos-1"]
+
+
+def test_vectors_of_a_note_and_their_reader_begin_with_the_first_token() -> None:
+    template = vector_template(find_template("note-first-bos-1"), block=8)
+    assert template.note[0] == template.prefix[0] == TextPiece(text="<bos>")

@@ -44,6 +44,17 @@ def test_spans_that_move_the_grade_are_cited() -> None:
     ]
 
 
+def test_evidence_in_chinese_cites_spans_and_missing_characters() -> None:
+    made = pair("怎么找停车的咖啡馆", "里斯本夜车", "店安静，街吵闹。")
+    assert steps_of(made, WordModel(good=["安静"], bad=["吵闹"])) == [
+        'asked: query "怎么找" => 3',
+        'for: body "店安静" => 2',
+        'against: body "街吵闹" => 1',
+    ]
+    lacks = pair("怎么在里斯本停车", "里斯本的咖啡馆", "")
+    assert steps_of(lacks, WordModel(good=["里斯本"]))[2] == 'against: missing "停 车" => 2'
+
+
 def test_part_of_a_long_query_that_moves_the_grade_is_what_is_asked() -> None:
     made = pair("hello all of you, where are the calm cafes", "calm", "")
     assert steps_of(made, WordModel(good=["cafes"]))[0] == 'asked: query "calm cafes" => 3'

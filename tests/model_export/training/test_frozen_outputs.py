@@ -3,12 +3,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedModel
 
 from model_export.training.frozen_outputs import cache_frozen_activations, run_layers
 from tests.tiny_base import make_micro_model
 
 ROWS = [[1, 2, 3, 4, 5], [6, 7], [8, 9, 10]]
+
+
+def make_micro_gemma() -> PreTrainedModel:
+    """Build a model whose middle layer alone sees everything, with positions of its own."""
+    kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+    shape = {"vocab_size": 16, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 3}
+    heads = {"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 32}
+    ropes = {"full_attention": 1e6, "sliding_attention": 2.0}
+    rope = {kind: {"rope_type": "default", "rope_theta": theta} for kind, theta in ropes.items()}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = Gemma3TextConfig(
+            layer_types=kinds, sliding_window=2, rope_parameters=rope, initializer_range=0.5, **shape, **heads
+        )
+        return Gemma3ForCausalLM(config).eval()
 
 
 @pytest.fixture(scope="module")
@@ -45,3 +60,15 @@ def test_upper_layers_give_the_whole_model_s_output(
             upper = model(inputs_embeds=outputs[0].float().unsqueeze(0)).logits
     assert len(model.model.layers) == 3
     assert torch.allclose(upper, whole, atol=0.03)
+
+
+def test_layers_of_several_kinds_keep_their_own() -> None:
+    model, row = make_micro_gemma(), torch.tensor([ROWS[0]])
+    with torch.inference_mode():
+        whole = model(row).logits
+        with run_layers(model, slice(1), norm=False):
+            lower = model.model(input_ids=row, use_cache=False).last_hidden_state
+        with run_layers(model, slice(1, None)):
+            upper = model(inputs_embeds=lower, use_cache=False).logits
+    assert model.config.layer_types == ["sliding_attention", "full_attention", "sliding_attention"]
+    assert torch.allclose(upper, whole, atol=1e-5)

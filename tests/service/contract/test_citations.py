@@ -55,6 +55,25 @@ def test_scripts_without_blanks_are_cited_by_characters(text: str, expected: boo
     assert found(text, "茶 東京", Note("", "東京都")) == [expected]
 
 
+@pytest.mark.parametrize(
+    ("finding", "expected"),
+    [
+        ('query "咖啡馆"，title "安静的咖啡馆"', [True, True]),
+        ('标题写title "安静"', [True]),
+        ('body "三家都有WiFi"', [True]),
+        ('body "WiFi"', [True]),  # between characters, without blanks
+        ('body "Wi"', [False]),  # a part of a word
+        ('missing "停车"', [True]),
+        ('missing "停 车"', [True]),
+        ('missing "咖啡"', [False]),
+        ('missing "车站"', [False]),  # the query does not ask for a station
+    ],
+)
+def test_citations_of_chinese_are_checked_without_blanks(finding: str, expected: list[bool]) -> None:
+    note = Note("安静的咖啡馆", "里斯本有三家，三家都有WiFi，开到很晚。")
+    assert found(finding, "里斯本可以停车的咖啡馆", note) == expected
+
+
 def test_citations_are_found_in_any_text_and_in_their_order() -> None:
     finding = 'asks for query "cafés" and body "one of the cafés" has it, but missing "quiet"; a "quote" and subtitle "x" are no citations'
     first, second, third = read_citations(finding, QUERY, NOTE)
