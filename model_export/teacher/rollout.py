@@ -11,7 +11,7 @@ from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 from model_export.data.pairs import Pair
 from model_export.data.prompting import Prompting
 from model_export.data.rollout_reader import RolloutReader
-from model_export.models.model_io import load_model
+from model_export.models.model_io import load_model, speed_up
 from model_export.recipe import Precision
 from service.contract.trace import write_step
 
@@ -32,6 +32,7 @@ class Sampler:
 
     def __init__(self, model: PreTrainedModel, label_token_ids: Sequence[int], end_token_id: int) -> None:
         self._model = model.eval()
+        speed_up(model, compiled=False)
         # Not the base's own settings: a repetition penalty, for example, would change grades.
         self._model.generation_config = GenerationConfig()
         self._label_token_ids = list(label_token_ids)
