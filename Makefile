@@ -60,8 +60,8 @@ docs: setup-dev ## Build the documentation site, build/site/index.html
 pictures: setup-dev checkpoint ## Take the console's pictures in docs/images again, after a change of the page
 	@rm -rf runs/screenshots
 	@$(bin)/python -m pytest -n 0 -q tests/end_to_end/test_console_pictures.py -k taken
-	@cp runs/screenshots/console-*.png docs/images/
-	@sha256sum service/http/console/*.{html,css,js} docs/images/console-*.png > docs/images/console.sha256
+	@cp runs/screenshots/*.png docs/images/
+	@sha256sum service/http/console/*.{html,css,js} docs/images/{console,trace}-*.png > docs/images/console.sha256
 
 image: ## Build the serving image; TARGET=gpu, BASE=image, CHECKPOINT=folder to include, IMAGE=name, TAG=tag; ARGS= goes to the builder
 	@scripts/build_image.sh $(ARGS)
