@@ -155,6 +155,8 @@ class _Plan:
             yield "encode", f"two models, {self._supervised('encode', self._student)} for each"
         if rank := recipe.export.adapter_rank:
             yield "cut", f"reduce the student's difference to its base to an adapter of rank {rank}"
+            if steps := recipe.export.adapter_steps:
+                yield "adapt", f"train the adapter for {steps:,} steps, as the student"
         for system in self._teachers():
             yield f"predict_{system}", f"grades after reasoning of {dev}"
         yield "predict_student", f"direct grades of {dev}"

@@ -301,6 +301,7 @@ class ExportConfig(Strict):
     name: Name | None = None
     int8: bool = False
     adapter_rank: Positive | None = None
+    adapter_steps: Annotated[int, Field(ge=0)] = 0
     gate_pairs: Positive = 100
     with_vllm: bool = True
 

@@ -29,20 +29,32 @@ def train_student(
     proportion of pairs with a trace.
     """
     config = job.recipe.distil
+    examples = student_examples(pairs, labels, prompting, config, job.recipe.seed)
+    weight, ranking = config.trace_weight, ranking_of(config)
+    train_examples(examples, prompting, config, job, on_step, trace_weight=weight, ranking=ranking)
+
+
+def student_examples(
+    pairs: Sequence[Pair],
+    labels: Mapping[str, SoftLabel],
+    prompting: Prompting,
+    config: DistilConfig,
+    seed: int,
+) -> list[Example]:
+    """Return an epoch of what the student learns, in groups by query."""
     traced = {id_ for id_, label in labels.items() if label.steps}
-    chosen = mix(pairs, traced, config, job.recipe.seed)
-    examples = [
+    chosen = mix(pairs, traced, config, seed)
+    return [
         replace(make_example(pair, labels.get(pair.id), prompting, config), group=group)
         for pair, group in zip(chosen, query_groups(chosen), strict=True)
     ]
-    ranking = (
-        None
-        if config.ranking == "none"
-        else Ranking(config.ranking, config.ranking_weight, config.group_size)
-    )
-    train_examples(
-        examples, prompting, config, job, on_step, trace_weight=config.trace_weight, ranking=ranking
-    )
+
+
+def ranking_of(config: DistilConfig) -> Ranking | None:
+    """Return how the student learns the order of a query's pairs, None where it does not."""
+    if config.ranking == "none":
+        return None
+    return Ranking(config.ranking, config.ranking_weight, config.group_size)
 
 
 def query_groups(pairs: Sequence[Pair]) -> list[str]:
