@@ -286,9 +286,10 @@ class Pipeline:
 
     def _adapt(self, cut: Path, base: Path, soft_labels: Path, prompting: Prompting, rank: int) -> Path:
         """Let the adapter learn on after the cut, on other batches of the student's pairs."""
-        steps, seed = self.recipe.export.adapter_steps, self.recipe.seed + 1
+        export, seed = self.recipe.export, self.recipe.seed + 1
         # Nothing below the adapter is frozen for good: its outputs change.
-        config = self.recipe.distil.model_copy(update={"steps": steps, "keep_outputs": False})
+        changes = {"steps": export.adapter_steps, "learning_rate": export.adapter_learning_rate}
+        config = self.recipe.distil.model_copy(update={**changes, "keep_outputs": False})
 
         def work(folder: Path) -> None:
             set_seed(seed)

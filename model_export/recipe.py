@@ -302,6 +302,7 @@ class ExportConfig(Strict):
     int8: bool = False
     adapter_rank: Positive | None = None
     adapter_steps: Annotated[int, Field(ge=0)] = 0
+    adapter_learning_rate: Rate = 3e-4
     gate_pairs: Positive = 100
     with_vllm: bool = True
 

@@ -30,7 +30,7 @@ from model_export.recipe import TINY_BASE, Recipe
 from model_export.recipe_data import DataConfig, SourceConfig, SyntheticConfig
 from model_export.stages import hash_of
 from service.contract.manifest import Base, Criteria, hash_file
-from service.contract.trace import ANSWER_CUE, STEPS_CUE
+from service.contract.trace import ANSWER_CUE, EXPLANATION_CUE
 
 _INDEX = "data.json"
 _BASE_FILE = "base.json"
@@ -270,5 +270,5 @@ def _texts(data: Data) -> list[str]:
     steps = {criteria.name: criteria.steps for criteria in data.criteria}
     for pair in data.train:
         texts += [f" {pair.query}", f" {pair.note.title}", f" {pair.note.body}"]
-        texts.append(f"\n{STEPS_CUE}{gold_steps(pair, steps[pair.criteria])}{ANSWER_CUE}{pair.label}")
+        texts.append(f"{EXPLANATION_CUE}{gold_steps(pair, steps[pair.criteria])}{ANSWER_CUE}{pair.label}")
     return texts

@@ -20,7 +20,7 @@ from service.contract.manifest import Criteria, Limits
 from service.contract.prompt import PromptRenderer
 from service.contract.template import Template, TextPiece
 from service.contract.tokenizer import ContractTokenizer
-from service.contract.trace import ANSWER_CUE, STEPS_CUE
+from service.contract.trace import ANSWER_CUE, EXPLANATION_CUE, STEPS_CUE
 from service.contract.vector_prompt import VectorRenderer
 from service.errors import InvalidRequestError, NotegradeError
 
@@ -137,7 +137,15 @@ class Prompting:
 
     def student_completion(self, steps: str, grade: int) -> list[int]:
         """Return the completion that the student learns: the grade's token, steps, end token."""
-        return [self.label_token_ids[grade], *self._encode(f"\n{STEPS_CUE}{steps}"), self.end_token_id]
+        return [*self._lead(grade), *self._encode(steps), self.end_token_id]
+
+    def explanation_prompt(self, pair: Pair, grade: int) -> list[int]:
+        """Return the student's prompt, the grade and the cue, after which the student writes the steps."""
+        return [*self.student_prompt(pair), *self._lead(grade)]
+
+    def _lead(self, grade: int) -> list[int]:
+        # Encoded without the steps, as in a prompt for an explanation.
+        return [self.label_token_ids[grade], *self._encode(EXPLANATION_CUE)]
 
     def of_vectors(self, config: EncodeConfig) -> VectorRenderer:
         """Return the renderer of prompts that read a note as vectors. Raises ManifestError where the padding is not one token."""

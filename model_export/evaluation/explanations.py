@@ -106,9 +106,8 @@ class Explainer:
 
     def _explain(self, pairs: Sequence[Pair], grades: np.ndarray, on_batch: OnBatch) -> list[_Explained]:
         """Let the student write on after the served grade, as the service does."""
-        labels = self._prompting.label_token_ids
         prompts = [
-            [*self._prompting.student_prompt(pair), labels[grade]]
+            self._prompting.explanation_prompt(pair, int(grade))
             for pair, grade in zip(pairs, grades, strict=True)
         ]
         completions = self._sampler.sample(prompts, self._sampling, on_batch)

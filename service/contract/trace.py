@@ -4,7 +4,7 @@
     constraints: the note is about day trains => 1
     Grade: 1
 
-The teacher writes the steps and then `Grade: `. The student, which has already graded, writes only the steps.
+The teacher writes the steps and then `Grade: `. The student, which has already graded, gets a cue and writes only the steps.
 """
 
 import re
@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 STEPS_CUE = "Steps:\n"
+EXPLANATION_CUE = f"\n{STEPS_CUE}"
+"""Follows a student's grade, in training and in prompts for an explanation: what is always the same, it needn't write."""
 ANSWER_CUE = "Grade: "
 _ARROW = " => "
 # The line's last arrow counts: a finding may contain one. [0-9] and not \d, which matches the digits of every script.
@@ -51,12 +53,13 @@ def write_step(criterion: str, finding: str, grade: int) -> str:
     return f"{criterion}: {finding}{_ARROW}{grade}\n"
 
 
-def parse_steps(text: str, top_grade: int, start: int = 0) -> tuple[tuple[Step, ...], int]:
-    """Return the consecutive steps from `start` on, and where they end, in characters.
+def parse_steps(text: str, top_grade: int) -> tuple[tuple[Step, ...], int]:
+    """Return the consecutive steps at the start of the text, and where they end, in characters.
 
     They end before a line that is not a step or that has a grade above `top_grade`.
     """
     steps: list[Step] = []
+    start = 0
     while (found := _STEP.match(text, start)) and int(found["grade"]) <= top_grade:
         spans = found.span("finding"), found.span("grade")
         steps.append(Step(found["criterion"], found["finding"], int(found["grade"]), *spans))
@@ -65,14 +68,13 @@ def parse_steps(text: str, top_grade: int, start: int = 0) -> tuple[tuple[Step, 
 
 
 def parse_explanation(text: str, criteria: Sequence[str], top_grade: int) -> tuple[Step, ...] | None:
-    """Parse what a student writes after its grade: the cue, a step for each of the criteria, in order, then nothing.
+    """Parse what a student writes after its grade and the cue: a step for each of the criteria, in order, then nothing.
 
     Returns None for any other text, and where there are no criteria.
     """
-    cue = f"\n{STEPS_CUE}"
-    steps, end = parse_steps(text, top_grade, len(cue))
-    is_whole = text.startswith(cue) and end == len(text)
-    return steps if is_whole and steps and [step.criterion for step in steps] == list(criteria) else None
+    steps, end = parse_steps(text, top_grade)
+    is_whole = end == len(text) and [step.criterion for step in steps] == list(criteria)
+    return steps if is_whole and steps else None
 
 
 def parse_trace(text: str, criteria: Sequence[str], top_grade: int) -> Trace | None:

@@ -11,6 +11,7 @@ from service.contract.checkpoint import Checkpoint
 from service.contract.judgement import judge
 from service.contract.prompt import Note
 from service.contract.text import canonicalize
+from service.contract.trace import EXPLANATION_CUE
 from service.engines.base import Engine
 from service.errors import EngineError, ExplanationDroppedError, InvalidRequestError
 from service.explaining.limits import ExplanationLimits
@@ -78,6 +79,10 @@ class Explainer:
         """`drop_reason` is called before each trace and at each of its tokens; `clock` gives monotonic seconds."""
         self._checkpoint = checkpoint
         self._steps = {criteria.name: criteria.steps for criteria in checkpoint.manifest.criteria}
+        self._cue = checkpoint.tokenizer.encode_user_texts([EXPLANATION_CUE])[0].token_ids
+        self._max_written = max(
+            1, limits.explanation_max_tokens - len(self._cue)
+        )  # the engine has room for both
         self._engine = engine
         self._limits = limits
         self._drop_reason = drop_reason
@@ -202,7 +207,7 @@ class Explainer:
         token_ids: list[int] = []
         # aclosing: however this block is left, the engine aborts the trace.
         async with aclosing(
-            self._engine.write(prompt, self._limits.explanation_max_tokens, ENGINE_PRIORITY)
+            self._engine.write((*prompt, *self._cue), self._max_written, ENGINE_PRIORITY)
         ) as chunks:
             async for chunk in chunks:
                 self._budget.spend(len(chunk.token_ids) + chunk.computed_tokens)

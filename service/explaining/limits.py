@@ -22,7 +22,7 @@ class ExplanationLimits(BaseModel):
         gt=0,
         description="Most tokens that explanations may take from the engine in a second, on average",
     )
-    explanation_max_tokens: int = Field(160, ge=1, description="Longest trace, in tokens")
+    explanation_max_tokens: int = Field(160, ge=16, description="Longest trace with its cue, in tokens")
     explanation_wait_s: float = Field(
         30.0,
         gt=0,

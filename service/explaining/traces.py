@@ -11,11 +11,10 @@ from service.contract.citations import Citation, CitedField, are_true, read_cita
 from service.contract.manifest import ReadingKind
 from service.contract.prompt import Note
 from service.contract.text import canonicalize
-from service.contract.trace import STEPS_CUE, Step, parse_explanation
+from service.contract.trace import Step, parse_explanation
 
 ExplanationOutcome = Literal["made", "off", "deferred", "dropped", "failed"]
 # The text between the grade and the steps, as in the student's training data.
-_BEFORE_STEPS = "\n" + STEPS_CUE
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +96,11 @@ class ExplanationResult:
 def read_trace(
     generated: str, criteria_steps: Sequence[str], top_grade: int, pair: GradedPair
 ) -> ExplanationResult:
-    """Parse what the model generated after the served grade, and compare it with that grade and with the pair's texts.
+    """Parse what the model generated after the served grade and the cue, and compare it with that grade and with the pair's texts.
 
     The text is well-formed if it is exactly the steps of the criteria, in order.
     """
-    text = generated.removeprefix(_BEFORE_STEPS).strip("\n")
+    text = generated.strip("\n")
     found = parse_explanation(generated, criteria_steps, top_grade)
     if found is None:
         return ExplanationResult("made", text=text, well_formed=False, steps=())

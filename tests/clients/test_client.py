@@ -131,7 +131,7 @@ async def test_cancelling_aborts_the_service_s_work(service: Served) -> None:
 
 
 async def test_deferred_explanations_can_be_read_later(service: Served) -> None:
-    trace = '\nSteps:\ntopic: body "quiet cafe" => 3\nconstraints: nothing => 1\n'
+    trace = 'topic: body "quiet cafe" => 3\nconstraints: nothing => 1\n'
     service.engine.trace = service.stack.checkpoint.tokenizer.encode_user_texts([trace])[0].token_ids
     async with httpx.AsyncClient(base_url=service.url, headers={"Authorization": "Bearer admin"}) as admin:
         etag = (await admin.get("/admin/explanation-mode")).headers["etag"]

@@ -41,7 +41,7 @@ from tests.redis_server import RedisServer
 from tests.served import Served, served
 from tests.waiting import wait_until
 
-TRACE = '\nSteps:\ntopic: query "{cited}" => 3\nconstraints: nothing => {grade}\n'
+TRACE = 'topic: query "{cited}" => 3\nconstraints: nothing => {grade}\n'
 
 
 @dataclass

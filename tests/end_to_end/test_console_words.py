@@ -44,7 +44,7 @@ def write_trace(service: Served, text: str) -> None:
 def steps(findings: tuple[str, ...], last_grade: int) -> str:
     grades = (3, 3, last_grade)
     lines = zip(STEPS, findings, grades, strict=True)
-    return "\nSteps:\n" + "".join(f"{name}: {finding} => {grade}\n" for name, finding, grade in lines)
+    return "".join(f"{name}: {finding} => {grade}\n" for name, finding, grade in lines)
 
 
 async def explain(

@@ -53,6 +53,14 @@ def test_student_answers_first_and_the_teacher_last() -> None:
     assert TOKENIZER.decode(teacher[:-1]) == "topic: tea => 3\nGrade: 2"
 
 
+def test_student_is_asked_to_explain_by_the_start_of_what_it_learned() -> None:
+    prompting = make()
+    learned = [*prompting.student_prompt(PAIR), *prompting.student_completion("topic: tea => 3\n", 3)]
+    asked = prompting.explanation_prompt(PAIR, 3)
+    assert asked == learned[: len(asked)]
+    assert TOKENIZER.decode(learned[len(asked) : -1]) == "topic: tea => 3\n"
+
+
 def test_student_prompt_equals_that_of_the_service() -> None:
     """Prompt and completion together equal the tokens of their joined text."""
     prompting = make()

@@ -31,7 +31,9 @@ PAIR = Pair(
 
 
 def explanation(in_favour: str, grade: int = 2) -> str:
-    return f'\nSteps:\nasked: query "quiet cafes" => 3\nfor: {in_favour} => {grade}\nagainst: missing "quiet" => {grade}\n'
+    return (
+        f'asked: query "quiet cafes" => 3\nfor: {in_favour} => {grade}\nagainst: missing "quiet" => {grade}\n'
+    )
 
 
 def measure(texts: Sequence[str], pairs: Sequence[Pair] | None = None) -> dict[str, Figures]:
@@ -67,7 +69,7 @@ def test_false_citations_are_counted_and_not_removed() -> None:
 
 
 def test_malformed_and_inconsistent_explanations_are_counted() -> None:
-    texts = [explanation('body "three calm places"', grade=1), "\nSteps:\nasked: x => 3\n", "no steps"]
+    texts = [explanation('body "three calm places"', grade=1), "asked: x => 3\n", "no steps"]
     found = measure(texts)["shop"]
     assert found.well_formed == pytest.approx(1 / 3)
     assert found.consistent == 0.0

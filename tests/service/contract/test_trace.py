@@ -81,10 +81,7 @@ def test_steps_end_before_a_line_that_is_not_a_step() -> None:
     good = write_step("topic", "near", 2)
     assert parse_steps(good + "and so on\n" + good, TOP_GRADE)[1] == len(good)
     assert parse_steps(good + write_step("quality", "great", 9), TOP_GRADE)[1] == len(good)
-    assert parse_steps("Steps:\n" + good, TOP_GRADE, start=7) == (
-        (Step("topic", "near", 2, (14, 18), (22, 23)),),
-        7 + len(good),
-    )
+    assert parse_steps("and so on\n" + good, TOP_GRADE) == ((), 0)
 
 
 @given(
@@ -103,7 +100,7 @@ def test_written_steps_parse_to_the_same_steps(steps: list[tuple[str, int]], gra
     assert (trace.grade, text[slice(*trace.answer_span)]) == (grade, f"Grade: {grade}")
 
 
-EXPLANATION = f"\nSteps:\n{TEXT.removesuffix('Grade: 1')}"
+EXPLANATION = TEXT.removesuffix("Grade: 1")
 
 
 def test_an_explanation_is_exactly_its_steps() -> None:
@@ -116,12 +113,12 @@ def test_an_explanation_is_exactly_its_steps() -> None:
 @pytest.mark.parametrize(
     ("text", "criteria"),
     [
-        (EXPLANATION.removeprefix("\n"), CRITERIA),
+        ("\n" + EXPLANATION, CRITERIA),
         (EXPLANATION.removesuffix("\n"), CRITERIA),
         (EXPLANATION + "and", CRITERIA),
         (EXPLANATION, CRITERIA[:1]),
         (EXPLANATION, CRITERIA[::-1]),
-        ("\nSteps:\n", ()),
+        ("", ()),
         ("", CRITERIA),
     ],
 )

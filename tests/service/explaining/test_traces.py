@@ -6,7 +6,7 @@ from service.explaining.traces import GradedPair, TraceCitation, TraceStep, read
 
 STEPS = ("topic", "constraints")
 PAIR = GradedPair("quiet cafes", "Cafes", "A quiet cafe\n in Lisbon.", "made-1", 1)
-WHOLE = "\nSteps:\ntopic: both are about cafes => 3\nconstraints: not in lisbon => 1\n"
+WHOLE = "topic: both are about cafes => 3\nconstraints: not in lisbon => 1\n"
 
 
 def test_steps_are_parsed_and_the_last_grade_is_compared_with_the_served_one() -> None:
@@ -25,7 +25,7 @@ def test_a_last_step_with_another_grade_does_not_agree() -> None:
 
 
 def test_citations_are_compared_with_the_canonical_texts() -> None:
-    generated = '\nSteps:\ntopic: query "CAFES", body "cafe in Lisbon" => 3\nconstraints: missing "quiet cafes" => 1\n'
+    generated = 'topic: query "CAFES", body "cafe in Lisbon" => 3\nconstraints: missing "quiet cafes" => 1\n'
     found = read_trace(generated, STEPS, top_grade=3, pair=PAIR)
     asked = TraceCitation("query", "CAFES", found=True)
     across_lines = TraceCitation("body", "cafe in Lisbon", found=True)
@@ -46,7 +46,7 @@ def test_citations_are_compared_with_the_canonical_texts() -> None:
 def test_a_trace_is_grounded_if_all_its_citations_are_true(
     topic: str, constraints: str, grounded: bool | None
 ) -> None:
-    generated = f"\nSteps:\ntopic: {topic} => 3\nconstraints: {constraints} => 1\n"
+    generated = f"topic: {topic} => 3\nconstraints: {constraints} => 1\n"
     found = read_trace(generated, STEPS, top_grade=3, pair=PAIR)
     assert (found.well_formed, found.agrees, found.grounded) == (True, True, grounded)
 
@@ -56,20 +56,20 @@ def test_a_trace_is_grounded_if_all_its_citations_are_true(
     [
         "",
         "the note is about cafes",
-        "\nSteps:\n",
         WHOLE.removesuffix("\n"),
         WHOLE.replace("topic", "quality"),
         WHOLE + "more",
         WHOLE + "topic: again => 3\n",
         WHOLE.replace("=> 3", "=> 9"),
-        WHOLE[len("\nSteps:\n") :],
-        "\nSteps:\ntopic: cut off by the limit",
+        "\n" + WHOLE,
+        "Steps:\n" + WHOLE,
+        "topic: cut off by the limit",
     ],
 )
 def test_a_trace_that_is_not_well_formed_is_text_only(generated: str) -> None:
     found = read_trace(generated, STEPS, top_grade=3, pair=PAIR)
     assert (found.well_formed, found.agrees, found.grounded, found.steps) == (False, None, None, ())
-    assert found.text == generated.removeprefix("\nSteps:\n").strip("\n")
+    assert found.text == generated.strip("\n")
 
 
 def test_with_criteria_without_steps_a_trace_is_text_only() -> None:

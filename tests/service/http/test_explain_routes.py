@@ -19,7 +19,7 @@ KEYS = ",".join(
         f"score:{hash_key('other')}",
     ]
 )
-TRACE = '\nSteps:\ntopic: query "cafes" => 3\nconstraints: no light => {grade}\n'
+TRACE = 'topic: query "cafes" => 3\nconstraints: no light => {grade}\n'
 MODE = "/admin/explanation-mode"
 FLIP: dict[str, Any] = {"mode": "on_request", "ttl_s": 600, "reason": "a note ranks high"}
 
