@@ -12,7 +12,7 @@ from service.contract.checkpoint import Checkpoint, load_checkpoint
 from service.contract.labels import LabelDistribution
 from service.contract.manifest import Manifest, compute_fingerprint, hash_file
 from service.contract.probes import Probe, ProbeNote, VectorProbe
-from service.contract.prompt import PromptRenderer
+from service.contract.prompt import Prompt, PromptRenderer
 from service.contract.tokenizer import ContractTokenizer
 from service.contract.vector_prompt import VectorPrompt, VectorRenderer
 from service.engines.base import EngineModel
@@ -222,3 +222,9 @@ def _write_vector_probes(folder: Path, manifest: Manifest) -> None:
         whole = VectorProbe(**(probe.model_dump() | known), vectors=base64.b64encode(rows))
         lines.append(whole.model_dump_json() + "\n")
     (folder / "vector_probes.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def explained_by(checkpoint: Checkpoint, prompt: Prompt, grade: int) -> tuple[int, ...]:
+    """Return the token ids after which the model writes why the pair of this prompt has this grade."""
+    [cue] = checkpoint.tokenizer.encode_user_texts(["\nSteps:\n"])
+    return (*prompt.token_ids, checkpoint.manifest.label_token_ids[grade], *cue.token_ids)

@@ -10,7 +10,7 @@ from playwright.async_api import Locator, Page, expect
 
 from service.contract.prompt import Note
 from service.contract.text import canonicalize
-from tests.checkpoints import load_tiny
+from tests.checkpoints import explained_by, load_tiny
 from tests.served import Served, served
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
@@ -190,7 +190,7 @@ async def test_an_engine_that_fails_is_named(browser_page: Page, service: Served
     checkpoint = service.stack.checkpoint
     grade = await asyncio.to_thread(served_grade, service)
     [prompt] = checkpoint.renderer.render(QUERY, [Note(TITLE, canonicalize(BODY))], "general-1")
-    service.engine.fail_on((*prompt.token_ids, checkpoint.manifest.label_token_ids[grade]))
+    service.engine.fail_on(explained_by(checkpoint, prompt, grade))
     write_trace(service, steps(FINDINGS, grade))
     await explain(browser_page, service)
     await expect(browser_page.locator("#worth")).to_have_text(

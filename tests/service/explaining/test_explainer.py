@@ -16,7 +16,7 @@ from service.explaining.explainer import ENGINE_PRIORITY, DropReason, Explainer
 from service.explaining.limits import ExplanationLimits
 from service.explaining.traces import ExplanationResult, GradedPair
 from service.observability.metrics import Metrics
-from tests.checkpoints import fake_engine_for
+from tests.checkpoints import explained_by, fake_engine_for
 from tests.waiting import until
 
 TRACE = "topic: both are about cafes \u6771\u4eac => 3\nconstraints: no light => 1\n"
@@ -65,9 +65,7 @@ async def test_a_trace_continues_the_sequence_that_was_scored(rig: Rig) -> None:
     assert (found.outcome, found.well_formed, found.agrees, len(found.steps or ())) == ("made", True, True, 2)
     assert found.text == TRACE.strip("\n")
     [prompt] = rig.checkpoint.renderer.render("quiet cafes", [_note()], "general-1")
-    label = rig.checkpoint.manifest.label_token_ids[1]
-    [cue] = rig.checkpoint.tokenizer.encode_user_texts(["\nSteps:\n"])
-    assert rig.engine.continued == [(*prompt.token_ids, label, *cue.token_ids)]
+    assert rig.engine.continued == [explained_by(rig.checkpoint, prompt, 1)]
     assert rig.engine.priorities == [ENGINE_PRIORITY]
     assert rig.count("explanations_total", outcome="well_formed") == 1
     assert rig.count("explanation_agreement_total", agrees="true") == 1
@@ -215,8 +213,7 @@ async def test_the_grade_of_the_text_is_told_where_the_served_one_is_of_vectors(
 
 async def test_an_engine_error_fails_one_job_and_the_next_is_made(rig: Rig) -> None:
     [prompt] = rig.checkpoint.renderer.render("quiet cafes", [_note()], "general-1")
-    [cue] = rig.checkpoint.tokenizer.encode_user_texts(["\nSteps:\n"])
-    rig.engine.fail_on((*prompt.token_ids, rig.checkpoint.manifest.label_token_ids[1], *cue.token_ids))
+    rig.engine.fail_on(explained_by(rig.checkpoint, prompt, 1))
     failed = await rig.explainer.submit(PAIR, asked=True).finished
     assert (failed.outcome, failed.reason) == ("failed", "engine-request")
     other = GradedPair("quiet cafes", "Cafes", "A quiet cafe.", "general-1", 2)
