@@ -1,4 +1,4 @@
-"""What a row of verl's data carries, and the reward and the step mask of its rollouts.
+"""The task of a row of verl's data, and the reward and the step mask of its rollouts.
 
 verl_export.py writes the rows. Processes of verl import this module, so it needs nothing that locks/verl.lock lacks.
 """
@@ -21,7 +21,7 @@ from service.contract.tokenizer import ContractTokenizer
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What the reward and the step mask of a pair's rollouts depend on, besides the tokenizer. A row carries it as JSON.
+    """The inputs of the reward and the step mask of a pair's rollouts, except the tokenizer. A row of verl's data holds it as JSON.
 
     Attributes:
         steps: of a trace under the pair's criteria, in order.

@@ -80,9 +80,8 @@ class Explainer:
         self._checkpoint = checkpoint
         self._steps = {criteria.name: criteria.steps for criteria in checkpoint.manifest.criteria}
         self._cue = checkpoint.tokenizer.encode_user_texts([EXPLANATION_CUE])[0].token_ids
-        self._max_written = max(
-            1, limits.explanation_max_tokens - len(self._cue)
-        )  # the engine has room for both
+        # The engine has room for the cue and what is written together.
+        self._max_written = max(1, limits.explanation_max_tokens - len(self._cue))
         self._engine = engine
         self._limits = limits
         self._drop_reason = drop_reason

@@ -14,7 +14,6 @@ from service.contract.text import canonicalize
 from service.contract.trace import Step, parse_explanation
 
 ExplanationOutcome = Literal["made", "off", "deferred", "dropped", "failed"]
-# The text between the grade and the steps, as in the student's training data.
 
 
 @dataclass(frozen=True, slots=True)
