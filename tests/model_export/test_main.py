@@ -136,9 +136,12 @@ def test_help_does_not_load_torch() -> None:
 
 
 async def test_terminated_run_leaves_nothing(tiny_base: Path, tmp_path: Path) -> None:
-    command = ["-m", "model_export", "assemble", "--base", str(tiny_base), "--out", str(tmp_path / "out")]
+    # The child waits where it would write the contract, so that it cannot finish before the signal.
+    script = "import sys, time; from model_export.checkpoint import assemble; from model_export.__main__ import main\n"
+    script += "assemble.write_contract = lambda *_: time.sleep(60); main()"
+    arguments = ["assemble", "--base", str(tiny_base), "--out", str(tmp_path / "out")]
     process = await asyncio.create_subprocess_exec(
-        sys.executable, *command, stderr=asyncio.subprocess.DEVNULL
+        sys.executable, "-c", script, *arguments, stderr=asyncio.subprocess.DEVNULL
     )
     await until(lambda: names(tmp_path) != [], within_s=60)
     process.terminate()
