@@ -21,6 +21,11 @@ def describe_shadow(report: Mapping[str, Any]) -> str:
         return "\n".join([*lines, "The shadow has not answered yet."])
     cost = report["engine_ms_per_pair"]
     lines += ["", describe_comparison(report["comparison"]), ""]
+    by_reading = report.get("by_reading", [])  # an older release states none
+    if any("vectors" in (found["served"], found["shadow"]) for found in by_reading):
+        for found in by_reading:
+            lines += [f"Notes read as {found['served']} here and as {found['shadow']} by the shadow:"]
+            lines += [describe_comparison(found["comparison"]), ""]
     lines += [
         f"engine ms a pair  {name} {describe_interval(cost[name], '.1f')}" for name in ("served", "shadow")
     ]

@@ -246,7 +246,7 @@ def _mirrored(scoring: ScoringRequest, answer: ScoringAnswer) -> Mirrored:
         query=scoring.query,
         criteria=scoring.criteria,
         notes=tuple(
-            MirroredNote(note.id, note.title, note.body, _graded(result))
+            MirroredNote(note.id, note.title, note.body, _graded(result), result.reading or "text")
             for note, result in zip(scoring.notes, answer.results, strict=True)
         ),
         engine_ms=answer.timing.engine if computed else None,

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Depends
 from pydantic import BaseModel
 from starlette.responses import Response
 
+from service.contract.manifest import ReadingKind
 from service.errors import ShadowOffError
 from service.http.answering import Api, documents, to_json
 from service.http.auth import Caller, require
@@ -44,6 +45,14 @@ class ComparisonBody(BaseModel):
     same_first: IntervalBody
 
 
+class ReadingsBody(BaseModel):
+    """The comparison of the pairs whose notes the two services read in these ways."""
+
+    served: ReadingKind
+    shadow: ReadingKind
+    comparison: ComparisonBody
+
+
 class CheckpointBody(BaseModel):
     """Identifies a checkpoint. The grading version is null for a shadow of a release without one."""
 
@@ -76,6 +85,7 @@ class ShadowBody(BaseModel):
     rate: float
     mirrored: MirroredBody
     comparison: ComparisonBody
+    by_reading: list[ReadingsBody]
     engine_ms_per_pair: CostBody
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from service.contract.comparison import Graded
+from service.contract.manifest import ReadingKind
 
 # Marks a mirrored request. The receiver does not mirror it again, so two services may shadow each other.
 SHADOW_HEADER = "Notegrade-Shadow"
@@ -12,12 +13,18 @@ SHADOW_HEADER = "Notegrade-Shadow"
 
 @dataclass(frozen=True, slots=True)
 class MirroredNote:
-    """A note as the caller sent it. `served` is its answered grade and score; None where it was not scored."""
+    """A note as the caller sent it.
+
+    Attributes:
+        served: its answered grade and score; None where it was not scored.
+        reading: how it was read for them.
+    """
 
     id: str
     title: str | None
     body: str
     served: Graded | None
+    reading: ReadingKind = "text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,7 @@ class TargetAnswer:
         name, fingerprint, grading_version: those of its checkpoint; an older release states no grading version.
         grades: the number of grades on its scale; None where it scored no note.
         notes: in the request's order; None for a note that it did not score.
+        readings: how it read each note; "text" for a note that it did not score, and from an older release.
         engine_ms: the same as `Mirrored.engine_ms`, for its engine.
     """
 
@@ -52,6 +60,7 @@ class TargetAnswer:
     grading_version: str | None
     grades: int | None
     notes: Sequence[Graded | None]
+    readings: Sequence[ReadingKind]
     engine_ms: float | None
 
 

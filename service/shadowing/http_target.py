@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 
 from service.contract.comparison import Graded
+from service.contract.manifest import ReadingKind
 from service.errors import ShadowError
 from service.shadowing.base import SHADOW_HEADER, Mirrored, TargetAnswer
 
@@ -64,6 +65,7 @@ def _read(answer: dict[str, Any], mirrored: Mirrored) -> TargetAnswer:
         grading_version=str(model["grading_version"]) if "grading_version" in model else None,
         grades=len(scored[0]["distribution"]) if scored else None,
         notes=tuple(_graded(result) if result["outcome"] == "scored" else None for result in ordered),
+        readings=tuple(_reading(result) for result in ordered),
         engine_ms=float(answer["timing_ms"]["engine"]) if computed else None,
     )
 
@@ -73,3 +75,7 @@ def _graded(result: dict[str, Any]) -> Graded:
     if not (0 <= grade < len(result["distribution"]) and 0 <= score <= 1):
         raise ValueError("a grade or a score is out of range")
     return Graded(grade, score)
+
+
+def _reading(result: dict[str, Any]) -> ReadingKind:
+    return "vectors" if result.get("reading") == "vectors" else "text"

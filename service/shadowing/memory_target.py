@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from service.contract.comparison import Graded
+from service.contract.manifest import ReadingKind
 from service.errors import ShadowError
 from service.shadowing.base import Mirrored, MirroredNote, TargetAnswer
 
@@ -15,6 +16,7 @@ class MemoryTarget:
         judge: Callable[[str, MirroredNote], Graded | None],
         grades: int,
         fingerprint: str = "sha256:memory",
+        reading: ReadingKind = "text",
     ) -> None:
         """`judge` gets the query and a note; it returns None for a note that cannot be scored."""
         self.asked: list[Mirrored] = []
@@ -23,6 +25,7 @@ class MemoryTarget:
         self.grading_version = "sha256:memory"
         self._judge = judge
         self._grades = grades
+        self._reading = reading
 
     async def score(self, mirrored: Mirrored) -> TargetAnswer:
         if self.is_down:
@@ -30,8 +33,9 @@ class MemoryTarget:
         self.asked.append(mirrored)
         notes = tuple(self._judge(mirrored.query, note) for note in mirrored.notes)
         grades = self._grades if any(notes) else None
+        readings = (self._reading,) * len(notes)
         return TargetAnswer(
-            "memory", self.fingerprint, self.grading_version, grades, notes, engine_ms=float(len(notes))
+            "memory", self.fingerprint, self.grading_version, grades, notes, readings, float(len(notes))
         )
 
     async def close(self) -> None:

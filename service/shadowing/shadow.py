@@ -7,13 +7,14 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from service.contract.comparison import Comparison, RatioMean
+from service.contract.comparison import Comparison, Graded, RatioMean
+from service.contract.manifest import ReadingKind
 from service.errors import ShadowError
 from service.observability.background import cancel_and_wait, run_forever
 from service.observability.metrics import Metrics, initialize_series
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 WORKERS = 2
 
 Outcome = Literal["compared", "failed", "dropped"]
+_Both = tuple[Graded, Graded]
 
 
 class ShadowOptions(BaseModel):
@@ -49,7 +51,11 @@ class ShadowOptions(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class _Compared:
-    """The differences from one checkpoint of the other service since it was first seen, and the time of a pair in each engine."""
+    """The differences from one checkpoint of the other service since it was first seen, and the time of a pair in each engine.
+
+    Attributes:
+        by_reading: the same differences by how each service read the note, the serving one first.
+    """
 
     comparison: Comparison
     name: str = ""
@@ -58,6 +64,7 @@ class _Compared:
     since: float | None = None
     served_ms: RatioMean = field(default_factory=RatioMean)
     shadow_ms: RatioMean = field(default_factory=RatioMean)
+    by_reading: dict[tuple[ReadingKind, ReadingKind], Comparison] = field(default_factory=dict)
 
 
 class Shadow:
@@ -120,6 +127,10 @@ class Shadow:
             "rate": self._rate,
             "mirrored": dict(self._counts),
             "comparison": found.comparison.to_json(),
+            "by_reading": [
+                {"served": served, "shadow": shadow, "comparison": comparison.to_json()}
+                for (served, shadow), comparison in sorted(found.by_reading.items())
+            ],
             "engine_ms_per_pair": {"served": found.served_ms.to_json(), "shadow": found.shadow_ms.to_json()},
         }
 
@@ -145,14 +156,15 @@ class Shadow:
         if (self._compared.fingerprint, self._compared.grading_version) != versions:
             # The other service has a new checkpoint: its figures start again.
             self._compared = _Compared(Comparison(self._grades), answer.name, *versions, time.time())
-        scored_by_both = [
-            (note.served, other)
-            for note, other in zip(mirrored.notes, answer.notes, strict=True)
-            if note.served and other
-        ]
-        self._compared.comparison.add(
-            [served for served, _ in scored_by_both], [other for _, other in scored_by_both]
-        )
+        scored_by_both: list[_Both] = []
+        by_reading: dict[tuple[ReadingKind, ReadingKind], list[_Both]] = {}
+        for note, other, reading in zip(mirrored.notes, answer.notes, answer.readings, strict=True):
+            if note.served and other:
+                scored_by_both.append((note.served, other))
+                by_reading.setdefault((note.reading, reading), []).append((note.served, other))
+        _add(self._compared.comparison, scored_by_both)
+        for readings, both in by_reading.items():
+            _add(self._compared.by_reading.setdefault(readings, Comparison(self._grades)), both)
         for served, other in scored_by_both:
             self._metrics.shadow_grades.labels(str(served.grade), str(other.grade)).inc()
             self._metrics.shadow_score_distance.observe(abs(other.score - served.score))
@@ -169,3 +181,7 @@ class Shadow:
     def _count(self, outcome: Outcome) -> None:
         self._counts[outcome] += 1
         self._metrics.shadow_requests.labels(outcome).inc()
+
+
+def _add(comparison: Comparison, both: Sequence[_Both]) -> None:
+    comparison.add([served for served, _ in both], [other for _, other in both])

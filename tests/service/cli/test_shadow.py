@@ -34,6 +34,21 @@ def test_the_report_is_readable() -> None:
     ]
 
 
+def test_readings_are_reported_apart_where_vectors_were_read() -> None:
+    report = found()
+    of_text = {"served": "text", "shadow": "text", "comparison": report["comparison"]}
+    plain = describe_shadow({**report, "by_reading": [of_text]})
+    assert plain == describe_shadow(report)
+    lines = describe_shadow(
+        {**report, "by_reading": [of_text, {**of_text, "shadow": "vectors"}]}
+    ).splitlines()
+    assert [line for line in lines if line.startswith("Notes read")] == [
+        "Notes read as text here and as text by the shadow:",
+        "Notes read as text here and as vectors by the shadow:",
+    ]
+    assert lines.count("same grade        50.0 % [50.0, 50.0]") == 3
+
+
 def test_a_shadow_that_has_not_answered_is_reported() -> None:
     silent = {**found(0), "shadow": None, "since": None}
     assert describe_shadow(silent).splitlines()[-1] == "The shadow has not answered yet."

@@ -57,6 +57,12 @@ async def test_an_answer_from_a_cache_has_no_engine_time() -> None:
     assert found.engine_ms == 7.0
 
 
+async def test_the_reading_of_each_note_is_known() -> None:
+    found = await answering(results=[{**RESULT, "reading": "vectors"}]).score(mirrored("body"))
+    assert found.readings == ("vectors",)
+    assert (await answering().score(mirrored("body"))).readings == ("text",)  # of an older release
+
+
 async def test_an_older_release_states_no_grading_version() -> None:
     assert (await answering().score(mirrored("body"))).grading_version is None
     newer = {**ANSWER["model"], "grading_version": "sha256:2"}

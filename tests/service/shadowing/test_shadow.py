@@ -2,6 +2,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -92,6 +93,18 @@ async def test_the_two_checkpoints_are_compared() -> None:
     assert rig.count("requests_total", outcome="compared") == 3
     assert rig.count("score_distance_bucket", le="0.2") == 6
     assert rig.count("score_distance_bucket", le="0.1") == 0
+
+
+async def test_readings_are_compared_apart() -> None:
+    """A service of vectors is judged by a shadow that reads text, or the other way round."""
+    both = mirrored("one", "two", "three")
+    notes = (replace(both.notes[0], reading="vectors"), *both.notes[1:])
+    async with running(MemoryTarget(judge, 4, reading="vectors")) as rig:
+        await rig.mirror(replace(both, notes=notes))
+        report = rig.shadow.report()
+    found = {(each["served"], each["shadow"]): each["comparison"]["pairs"] for each in report["by_reading"]}
+    assert found == {("text", "vectors"): 2, ("vectors", "vectors"): 1}
+    assert report["comparison"]["pairs"] == 3
 
 
 async def test_pairs_that_only_one_checkpoint_scored_are_left_out() -> None:
