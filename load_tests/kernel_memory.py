@@ -14,6 +14,7 @@ import sys
 from load_tests.arguments import make_parser
 from load_tests.raw_results import write_raw
 from service.contract.vllm_settings import cpu_environment
+from service.engines.vllm.profile import fast_cpu_dtype
 
 CAPACITY = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 _GROW = """
@@ -22,11 +23,11 @@ import psutil, torch
 from vllm import _custom_ops as ops
 from vllm.platforms import current_platform
 current_platform.import_kernels()
-size = int(sys.argv[1])
-weight = torch.ones(size, size, dtype=torch.bfloat16)
+size, dtype = int(sys.argv[1]), getattr(torch, sys.argv[2])
+weight = torch.ones(size, size, dtype=dtype)
 handler = ops.create_onednn_mm(weight.t(), 32)  # vLLM itself keeps the kernels of 32 numbers
 def step(tokens):
-    ops.onednn_mm(handler, torch.ones(tokens, size, dtype=torch.bfloat16), None)
+    ops.onednn_mm(handler, torch.ones(tokens, size, dtype=dtype), None)
 step(1024)  # allocates the largest matrices
 before = psutil.Process().memory_info().rss
 for tokens in range(1, 1025):
@@ -36,9 +37,9 @@ print((psutil.Process().memory_info().rss - before) / 2**20)
 
 
 def measure_growth(capacity: str, size: int) -> float:
-    """Return by how many MiB a process grows whose square weight has `size` rows."""
+    """Return by how many MiB a process grows whose square weight has `size` rows, in the format that the service chooses here."""
     environment = {**os.environ, **cpu_environment(1), CAPACITY: capacity}
-    command = [sys.executable, "-c", _GROW, str(size)]
+    command = [sys.executable, "-c", _GROW, str(size), fast_cpu_dtype()]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
     if done.returncode != 0:
         raise RuntimeError(done.stderr)

@@ -47,6 +47,12 @@ FIRST = (
     "deploy/test_alerts.py",
     "deploy/test_experiment.py",
     "service/http/test_generated_input.py",
+    # Of the slow tests.
+    "deploy/test_trainer_image.py",
+    "end_to_end/test_training.py",
+    "model_export/scale_out/test_ray_run.py",
+    "model_export/scale_out/test_run_in_two_processes.py",
+    "end_to_end/test_soak.py",
 )
 ALONE = "alone"
 

@@ -15,4 +15,4 @@ def test_the_capacity_that_the_service_sets_bounds_the_kernels(
     monkeypatch.setattr(sys, "argv", ["kernel_memory"])
     main()
     ratio = float(capsys.readouterr().out.rpartition(": ")[2].split()[0])
-    assert ratio > 3  # measured: 14
+    assert ratio > 3  # measured: 14 in bfloat16, 9.5 in float32
