@@ -153,6 +153,10 @@ def check(
         f"criteria {', '.join(c.name for c in manifest.criteria)}; template {manifest.template.name}"
     )
     messages.print(f"at most {describe_limits(manifest)}")
+    if second := manifest.vectors:
+        messages.print(
+            f"a note is also read as {second.per_note} vectors, of at most {second.max_note_tokens} tokens"
+        )
 
 
 @app.command()

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from service.__main__ import app, main
 from service.http.auth import Keyring
-from tests.checkpoints import fake_engine_for, make_checkpoint
+from tests.checkpoints import fake_engine_for, make_checkpoint, make_vector_checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +42,13 @@ def test_a_complete_checkpoint_passes_the_check(folder: Path) -> None:
     assert result.exit_code == 0
     assert "tiny-1 can be served" in result.output
     assert "at most 64 tokens of a query and 48 of a note" in result.output
+    assert "vectors" not in result.output
+
+
+def test_the_check_names_the_second_reading(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["check", str(make_vector_checkpoint(tmp_path / "both"))])
+    assert result.exit_code == 0
+    assert "a note is also read as 2 vectors" in result.output
 
 
 @pytest.mark.parametrize(
