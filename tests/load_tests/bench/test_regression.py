@@ -33,6 +33,7 @@ def test_regression_means_that_every_round_is_below_the_baseline() -> None:
 
 @pytest.mark.engine
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("default_checkpoint")
 def test_no_ratio_is_below_the_last_release_s(tmp_path: Path) -> None:
