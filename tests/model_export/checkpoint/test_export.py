@@ -3,6 +3,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from model_export.checkpoint.export import ExportPlan, export
 from model_export.checkpoint.gates import GATES_NAME, GateError, GateLimits
@@ -85,6 +86,7 @@ def test_vllm_agrees_with_an_int8_checkpoint(int8_plan: ExportPlan, tmp_path: Pa
     gates = export(dataclasses.replace(int8_plan, with_vllm=True), tmp_path / "out")
     by_name = {gate.name: gate for gate in gates}
     assert {"vllm_probes", "vllm_macro_f1"} < set(by_name)
-    # Measured on AVX2: 0.044. Sums of 8-bit products saturate on processors without VNNI; on those with it, 0.02 holds.
+    # Sums of 8-bit products may saturate on a processor without VNNI; measured on AVX2: 0.044.
     # https://uxlfoundation.github.io/oneDNN/dev_guide_int8_computations.html
-    assert by_name["vllm_probes"].figure <= 0.1
+    has_vnni = any(torch.cpu.get_capabilities().get(unit) for unit in ("avx_vnni", "avx512_vnni", "amx_int8"))
+    assert by_name["vllm_probes"].figure <= (0.02 if has_vnni else 0.1)
