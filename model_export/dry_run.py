@@ -5,6 +5,7 @@ Parameters are counted on the models themselves, built on torch's meta device, w
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -26,7 +27,7 @@ from model_export.recipe import (
     Recipe,
     TrainConfig,
 )
-from model_export.training.supervised import freeze_all_but_linears
+from model_export.training.learned_weights import learn_linears
 
 _GIB = 1024**3
 # Bytes of a float32 weight, and of the gradient and Adam's two moments of one that learns.
@@ -155,8 +156,6 @@ class _Plan:
             yield "encode", f"two models, {self._supervised('encode', self._student)} for each"
         if rank := recipe.export.adapter_rank:
             yield "cut", f"reduce the student's difference to its base to an adapter of rank {rank}"
-            if steps := recipe.export.adapter_steps:
-                yield "adapt", f"train the adapter for {steps:,} steps, as the student"
         for system in self._teachers():
             yield f"predict_{system}", f"grades after reasoning of {dev}"
         yield "predict_student", f"direct grades of {dev}"
@@ -184,7 +183,7 @@ class _Plan:
     def _supervised(self, stage: str, model: PreTrainedModel | None, steps: int | None = None) -> str:
         config: TrainConfig = getattr(self._recipe, stage)
         config = config.model_copy(update={"steps": steps}) if steps else config
-        return f"{self._steps(config)}{self._memory(stage, model, config.frozen_layers)}"
+        return f"{self._steps(config)}{self._memory(stage, model, config.frozen_layers, config.lora_rank)}"
 
     def _cross_encoder(self) -> str:
         config = self._recipe.cross_encoder
@@ -258,15 +257,20 @@ class _Plan:
         if export.with_vllm:
             yield f"vLLM against transformers on probes and {export.gate_pairs} dev pairs"
 
-    def _memory(self, stage: str, model: PreTrainedModel | None, frozen_layers: int, copies: int = 1) -> str:
+    def _memory(
+        self,
+        stage: str,
+        model: PreTrainedModel | None,
+        frozen_layers: int,
+        lora_rank: int | None = None,
+        copies: int = 1,
+    ) -> str:
         if model is None:
             return ""
-        if self._recipe.model.student_base == TINY_BASE:
-            model.requires_grad_(True)
-        else:
-            freeze_all_but_linears(model, frozen_layers)
-        learning = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-        weights, optimizer = _WEIGHT_BYTES * copies * model.num_parameters(), _LEARNING_BYTES * learning
+        from_scratch = self._recipe.model.student_base == TINY_BASE
+        with nullcontext() if from_scratch else learn_linears(model, frozen_layers, lora_rank):
+            learning = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+            weights, optimizer = _WEIGHT_BYTES * copies * model.num_parameters(), _LEARNING_BYTES * learning
         launch = self._recipe.launch
         per_process = 1 / launch.processes if stage in launch.fsdp else 1.0
         return (

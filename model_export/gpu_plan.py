@@ -7,8 +7,8 @@ from transformers import PreTrainedModel
 from model_export.data.criteria import load_criteria, load_teacher_criteria
 from model_export.gpu_costs import GIB, GPU_BYTES, WEIGHT, SampledStage, Size, Stage, Tokens, Training
 from model_export.recipe import Recipe, TrainConfig
+from model_export.training.learned_weights import learn_linears
 from model_export.training.stage_job import TEACHER_STAGES
-from model_export.training.supervised import freeze_all_but_linears
 
 _GPUS = (1, 8, 64)
 _CHARACTERS_A_TOKEN = 4
@@ -59,7 +59,7 @@ def _supervised(recipe: Recipe, stage: str, model: PreTrainedModel, *, completio
     config: TrainConfig = getattr(recipe, stage)
     return Training(
         name=stage,
-        size=_size(model, config.frozen_layers),
+        size=_size(model, config.frozen_layers, config.lora_rank),
         tokens=Tokens(_longest_prompt(recipe, for_teacher=stage in TEACHER_STAGES), completion),
         steps=config.steps,
         batch=config.batch_size,
@@ -100,9 +100,9 @@ def _sampled(recipe: Recipe, name: str, model: PreTrainedModel, paths: int) -> S
     return SampledStage(name, Size.of(model), tokens, paths, on_all=bool(recipe.launch.ray_workers))
 
 
-def _size(model: PreTrainedModel, frozen_layers: int) -> Size:
-    freeze_all_but_linears(model, frozen_layers)
-    return Size.of(model)
+def _size(model: PreTrainedModel, frozen_layers: int, lora_rank: int | None = None) -> Size:
+    with learn_linears(model, frozen_layers, lora_rank):
+        return Size.of(model)
 
 
 def _longest_prompt(recipe: Recipe, *, for_teacher: bool) -> int:

@@ -1,7 +1,6 @@
 """The stages of a run, each with its work and its inputs. `run.py` calls them in order."""
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -12,7 +11,7 @@ import numpy as np
 from pydantic import BaseModel
 from transformers import set_seed
 
-from model_export.checkpoint.adapter import merge_folder, write_factors
+from model_export.checkpoint.adapter import merge_folder
 from model_export.checkpoint.extract_lora import extract_lora
 from model_export.data.encoder import Encoder
 from model_export.data.gold_traces import Evidence, read_evidence, write_evidence
@@ -37,8 +36,7 @@ from model_export.scale_out.ray_engine import complete_on_ray, features_on_ray
 from model_export.scale_out.shards import split
 from model_export.stacking import Stacked, Stacking
 from model_export.stages import RunError, Stages
-from model_export.student.adapt import train_adapter
-from model_export.student.distil import make_example, student_examples
+from model_export.student.distil import make_example
 from model_export.teacher.label import SOFT_LABELS, read_soft_labels
 from model_export.teacher.occlusion import find_evidence
 from model_export.teacher.rollout import Sampler, Sampling
@@ -279,32 +277,7 @@ class Pipeline:
                 _cut(base, student / ENCODER_NAME, folder / ENCODER_NAME, rank, rows)
 
         inputs = {"student": student.name, "base": base.name, "rank": rank, "labels": soft_labels.name}
-        cut = self.stages.do("cut", {**inputs, "pairs": _CUT_PAIRS, "seed": self.recipe.seed}, work)
-        if not self.recipe.export.adapter_steps:
-            return cut
-        return self._adapt(cut, base, soft_labels, prompting, rank)
-
-    def _adapt(self, cut: Path, base: Path, soft_labels: Path, prompting: Prompting, rank: int) -> Path:
-        """Let the adapter learn on after the cut, on other batches of the student's pairs."""
-        export, seed = self.recipe.export, self.recipe.seed + 1
-        # Nothing below the adapter is frozen for good: its outputs change.
-        changes = {"steps": export.adapter_steps, "learning_rate": export.adapter_learning_rate}
-        config = self.recipe.distil.model_copy(update={**changes, "keep_outputs": False})
-
-        def work(folder: Path) -> None:
-            set_seed(seed)
-            labels = read_soft_labels(soft_labels / SOFT_LABELS)
-            examples = student_examples(self.data.train, labels, prompting, config, seed)
-            on_step = partial(self.on_progress, "Train the adapter")
-            factors = train_adapter(base, cut / ADAPTER, examples, prompting, config, seed, folder, on_step)
-            (folder / ADAPTER).mkdir(exist_ok=True)
-            write_factors(folder / ADAPTER, factors, rank, base=read_base(base).name)
-            shutil.copy(cut / CUT, folder / CUT)
-            merge_folder(str(base), folder / ADAPTER, folder)
-            shutil.rmtree(folder / "state", ignore_errors=True)
-
-        inputs = {"cut": cut.name, "base": base.name, "labels": soft_labels.name, "seed": seed}
-        return self.stages.do("adapt", {**inputs, "config": config.model_dump(exclude=_NOT_HASHED)}, work)
+        return self.stages.do("cut", {**inputs, "pairs": _CUT_PAIRS, "seed": self.recipe.seed}, work)
 
     def sampling(self, temperature: float) -> Sampling:
         """Return how measured traces are sampled; a temperature of 0 decodes greedily."""

@@ -73,6 +73,7 @@ class TrainConfig(Strict):
     pairs: Positive | None = None
     source_exponent: Share = 1.0
     frozen_layers: Annotated[int, Field(ge=0)] = 0
+    lora_rank: Positive | None = None
     keep_outputs: bool = False
     save_steps: Positive | None = None
     precision: Precision = "float32"
@@ -301,8 +302,6 @@ class ExportConfig(Strict):
     name: Name | None = None
     int8: bool = False
     adapter_rank: Positive | None = None
-    adapter_steps: Annotated[int, Field(ge=0)] = 0
-    adapter_learning_rate: Rate = 3e-4
     gate_pairs: Positive = 100
     with_vllm: bool = True
 
@@ -397,6 +396,21 @@ class Recipe(Strict):
             raise ValueError("distil.unlabelled_share: there are no unlabelled pairs; set unlabelled.pairs")
         if self.self_sft.steps == 0 and self.label.teacher == "self_sft":
             raise ValueError("label.teacher: there is no self_sft (self_sft.steps = 0)")
+        return self
+
+    @model_validator(mode="after")
+    def _factors_have_a_base(self) -> Self:
+        of_student = ("label_only_sft", "distil", "encode")
+        for stage in (*of_student, "cot_sft", "self_sft"):
+            base = self.model.student_base if stage in of_student else self.model.teacher
+            if getattr(self, stage).lora_rank is None:
+                continue
+            if base == TINY_BASE:
+                raise ValueError(
+                    f"{stage}.lora_rank: all weights of {TINY_BASE!r} learn, from random ones; leave it out"
+                )
+            if stage in self.launch.fsdp:
+                raise ValueError(f"{stage}.lora_rank: needs whole weights; leave {stage} out of launch.fsdp")
         return self
 
     @model_validator(mode="after")

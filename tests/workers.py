@@ -77,7 +77,7 @@ def arrange(items: list[pytest.Item]) -> None:
 
 @contextmanager
 def machine(*, alone: bool) -> Iterator[None]:
-    """Hold this machine, alone or with others; waits until it is available.
+    """Hold this machine, alone or with others; waits until it is available. A test that runs alone has all cores.
 
     It locks two existing files. A test that runs alone is not overtaken while it waits.
     """
@@ -85,4 +85,7 @@ def machine(*, alone: bool) -> Iterator[None]:
         fcntl.flock(queue, fcntl.LOCK_EX)
         fcntl.flock(held, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         fcntl.flock(queue, fcntl.LOCK_UN)
-        yield
+        with pytest.MonkeyPatch.context() as environment:
+            if alone:
+                environment.delenv("OMP_NUM_THREADS", raising=False)  # the Makefile sets it to 1
+            yield

@@ -1,10 +1,10 @@
 """Reads, writes and merges LoRA adapters, which make a fine-tuned model small enough for a repository.
 
-Training changes every linear weight in full. `extract_lora` approximates the difference at a low rank, and this module
-stores it in PEFT's format (alpha = rank, so the merged weight is W + B A), which peft and vLLM load as well.
+`extract_lora` factors the difference that training made to the linear weights, and this module stores the factors in PEFT's
+format (alpha = rank, so the merged weight is W + B A), which peft and vLLM load as well.
 `adapter.json` beside it holds the prompt template, criteria, limits and calibration, and `probes.jsonl` the probes of the
-merged model, made by the trainer. We evaluate and export the merged model, never the full fine-tune, so every reported
-figure includes the cost of the approximation.
+merged model, made by the trainer. We evaluate and export the merged model, never the student before it was factored, so every
+reported figure includes the cost of an approximation.
 The merge is ours, because `make serve` assembles the default checkpoint with the serving lock, which has no peft;
 a test compares it with peft's.
 Source: arXiv 2106.09685 (LoRA).

@@ -1,4 +1,6 @@
-"""Extracts a LoRA adapter from a fully fine-tuned model, with the smallest loss on the inputs that the model reads.
+"""Extracts a LoRA adapter from a fine-tuned model, with the smallest loss on the inputs that the model reads.
+
+There is no loss where training kept the rank of the difference low (`lora_rank`).
 
 A linear's weight difference D = W' - W changes its output by D x. The rank-r matrix that approximates D x best over
 real inputs is not the truncated SVD of D. It is the truncated SVD of D S, with S S = E[x x^T], times S^-1, which spends

@@ -6,6 +6,7 @@ learn. On other data all seeds share one: the SFT teacher of the recipe's run, w
 
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -27,14 +28,10 @@ from model_export.run_log import LOG_NAME, RunLog
 from model_export.stages import RunError, Stages, write_whole
 from model_export.teacher.sft import trace_of
 from model_export.training.batches import Example
+from model_export.training.learned_weights import learn_linears
 from model_export.training.processes import save_trained
 from model_export.training.stage_job import StageJob
-from model_export.training.supervised import (
-    Reporter,
-    StageSettings,
-    freeze_all_but_linears,
-    train,
-)
+from model_export.training.supervised import Reporter, StageSettings, train
 
 MEASURES = "measures.json"
 # Pairs on which the warm-up's accuracy is measured, and steps between two measurements.
@@ -139,11 +136,10 @@ def _train_to_accuracy(start: Start, job: StageJob, on_progress: OnProgress) -> 
 def train_supervised(start: Start, job: StageJob, config: CotConfig, report: Reporter) -> PreTrainedModel:
     """Train the model of the job's start on traces, and write it to the job's folder."""
     model, tokenizer = load_model(job.start), load_tokenizer(job.start)
-    if not job.from_scratch:
-        freeze_all_but_linears(model, config.frozen_layers)
     examples = [example for pair in start.data.train if (example := start.example(pair))]
     settings = StageSettings("cot_sft", config, job.recipe.seed, job.folder, start.prompting.label_token_ids)
-    trainer = train(model, tokenizer, examples, settings, report)
+    with nullcontext() if job.from_scratch else learn_linears(model, config.frozen_layers, config.lora_rank):
+        trainer = train(model, tokenizer, examples, settings, report)
     save_trained(trainer, tokenizer, job.folder)
     return model
 

@@ -25,9 +25,10 @@ from model_export.models.model_io import load_model, load_tokenizer
 from model_export.run_log import LOG_NAME, RunLog
 from model_export.teacher.rl_trainer import PARSE_WINDOW, Credit, RlTrainer, grpo_arguments
 from model_export.teacher.step_mask import mask_advantages
+from model_export.training.learned_weights import freeze_all_but_linears
 from model_export.training.processes import save_trained, write_weights
 from model_export.training.stage_job import OnStep, StageJob
-from model_export.training.supervised import Reporter, TrainingError, freeze_all_but_linears, saved_state
+from model_export.training.supervised import Reporter, TrainingError, saved_state
 
 _logger = logging.getLogger(__name__)
 _REWARD = "reward.json"

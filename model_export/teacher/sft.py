@@ -1,6 +1,7 @@
 """Supervised stages: the label-only control, and the teacher on gold traces."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 from model_export.data.gold_traces import Evidence, gold_steps
@@ -11,16 +12,11 @@ from model_export.models.model_io import load_model, load_tokenizer, speed_up
 from model_export.recipe import TrainConfig
 from model_export.run_log import LOG_NAME, RunLog
 from model_export.training.batches import Example
+from model_export.training.learned_weights import learn_linears
 from model_export.training.processes import save_trained
 from model_export.training.ranking import Ranking
 from model_export.training.stage_job import OnStep, StageJob
-from model_export.training.supervised import (
-    Reporter,
-    StageSettings,
-    TrainingError,
-    freeze_all_but_linears,
-    train,
-)
+from model_export.training.supervised import Reporter, StageSettings, TrainingError, train
 
 
 def train_label_only(pairs: Sequence[Pair], prompting: Prompting, job: StageJob, on_step: OnStep) -> None:
@@ -90,11 +86,11 @@ def train_examples(
 ) -> None:
     """Train the model of the start folder, and write it to the stage's folder."""
     model, tokenizer = load_model(job.start), load_tokenizer(job.start)
-    if not job.from_scratch:
-        freeze_all_but_linears(model, config.frozen_layers)
-    speed_up(model, compiled=config.compile)
     seed, launch = job.recipe.seed, job.recipe.launch
     label_ids = prompting.label_token_ids
     settings = StageSettings(job.stage, config, seed, job.folder, label_ids, trace_weight, ranking, launch)
     report = Reporter(RunLog(job.folder / LOG_NAME, job.stage), on_step)
-    save_trained(train(model, tokenizer, examples, settings, report), tokenizer, job.folder)
+    with nullcontext() if job.from_scratch else learn_linears(model, config.frozen_layers, config.lora_rank):
+        speed_up(model, compiled=config.compile)
+        trainer = train(model, tokenizer, examples, settings, report)
+    save_trained(trainer, tokenizer, job.folder)

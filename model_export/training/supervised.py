@@ -269,21 +269,6 @@ def saved_state(folder: Path) -> str | None:
     return None
 
 
-def freeze_all_but_linears(model: PreTrainedModel, frozen_layers: int) -> None:
-    """Let only the linear weights of the layers from `frozen_layers` on learn.
-
-    Embeddings and norms stay frozen: the difference to the base can then be reduced to a low-rank adapter.
-    Raises TrainingError where no weight is left to learn.
-    """
-    for name, weight in model.named_parameters():
-        layer = name.split(".layers.")[-1].split(".")[0]
-        weight.requires_grad = "proj" in name and weight.dim() == 2 and int(layer) >= frozen_layers
-    if not any(weight.requires_grad for weight in model.parameters()):
-        raise TrainingError(
-            f"frozen_layers = {frozen_layers} leaves nothing to train: the model has {model.config.num_hidden_layers} layers"
-        )
-
-
 def training_arguments(
     config: TrainConfig | CrossEncoderConfig, folder: Path, seed: int, **others: Any
 ) -> TrainingArguments:

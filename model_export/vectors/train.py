@@ -26,13 +26,13 @@ from model_export.run_log import LOG_NAME, RunLog
 from model_export.student.distil import query_groups
 from model_export.training.batches import plan_order
 from model_export.training.frozen_outputs import cache_frozen_activations, run_layers
+from model_export.training.learned_weights import learn_linears
 from model_export.training.processes import share
 from model_export.training.stage_job import OnStep
 from model_export.training.supervised import (
     OUTPUTS_NAME,
     GradingTrainer,
     Reporter,
-    freeze_all_but_linears,
     saved_state,
     training_arguments,
 )
@@ -165,28 +165,29 @@ def train_vectors(
     A saved state in the folder is resumed.
     """
     encoder, reader = load_model(student), load_model(student)
-    for model in (encoder, reader):
-        freeze_all_but_linears(model, config.frozen_layers)
-        speed_up(model, compiled=config.compile)
     file = folder / OUTPUTS_NAME
-    rows: Rows | None = None
-    if config.keep_outputs:
-        notes = distinct_notes(examples.tokens)
-        found = cache_frozen_activations(encoder, config.frozen_layers, notes, file, on_step)
-        rows = dict(zip(notes, found, strict=True))
-    parts_of_batch = share(LaunchConfig(), "encode", config.batch_size, config.micro_batch)
-    with run_layers(encoder, slice(config.frozen_layers if rows else 0, None)):
-        trainer = VectorTrainer(
-            VectorStudent(encoder, reader),
-            training_arguments(config, folder, seed, **parts_of_batch),
-            train_dataset=plan_draws(examples, config, seed),
-            data_collator=partial(examples.collate, config=config, rows=rows),
-            callbacks=[Reporter(RunLog(folder / LOG_NAME, "encode"), on_step)],
-            label_token_ids=label_token_ids,
-            align_weight=config.align_weight,
-        )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train(resume_from_checkpoint=saved_state(folder / "state"))
+    frozen, rank = config.frozen_layers, config.lora_rank
+    with learn_linears(encoder, frozen, rank), learn_linears(reader, frozen, rank):
+        for model in (encoder, reader):
+            speed_up(model, compiled=config.compile)
+        rows: Rows | None = None
+        if config.keep_outputs:
+            notes = distinct_notes(examples.tokens)
+            found = cache_frozen_activations(encoder, frozen, notes, file, on_step)
+            rows = dict(zip(notes, found, strict=True))
+        parts_of_batch = share(LaunchConfig(), "encode", config.batch_size, config.micro_batch)
+        with run_layers(encoder, slice(frozen if rows else 0, None)):
+            trainer = VectorTrainer(
+                VectorStudent(encoder, reader),
+                training_arguments(config, folder, seed, **parts_of_batch),
+                train_dataset=plan_draws(examples, config, seed),
+                data_collator=partial(examples.collate, config=config, rows=rows),
+                callbacks=[Reporter(RunLog(folder / LOG_NAME, "encode"), on_step)],
+                label_token_ids=label_token_ids,
+                align_weight=config.align_weight,
+            )
+            trainer.remove_callback(PrinterCallback)
+            trainer.train(resume_from_checkpoint=saved_state(folder / "state"))
     tokenizer = load_tokenizer(student)
     for model, own in ((encoder, folder / ENCODER_NAME), (reader, folder)):
         model.eval().save_pretrained(own)

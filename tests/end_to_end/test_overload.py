@@ -15,7 +15,8 @@ import pytest
 from service.http.auth import hash_key
 from tests.end_to_end.service_process import ServiceProcess, start_service
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(900)]
+# The service has both cores only if the first test here runs alone, too.
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(900)]
 
 KEYS = f"score:{hash_key('greedy')}:greedy,score:{hash_key('modest')}:modest"
 
@@ -89,7 +90,6 @@ def test_two_callers_with_few_pairs_are_both_served(keyed_service: ServiceProces
         assert caller.outcomes == {"scored": 2}
 
 
-@pytest.mark.alone
 def test_a_caller_with_many_pairs_does_not_starve_a_caller_with_few(
     keyed_service: ServiceProcess, greedy: Caller
 ) -> None:

@@ -89,6 +89,12 @@ def test_parameters_of_smollm2_are_counted(plans: dict[str, str]) -> None:
     assert "smollm2:20, 99.1M parameters, 20 layers" in plans["relevance"]
 
 
+def test_factors_alone_need_gradients() -> None:
+    small = load_recipe(RECIPES / "small.toml")
+    low = stages(describe_plan(change(small, cot_sft={"lora_rank": 16}), Path()))["cot_sft"]
+    assert "3.3M parameters learn; weights 526 MiB, gradients and Adam 37 MiB" in low
+
+
 def test_base_that_is_not_cached_has_steps_and_no_memory() -> None:
     full = load_recipe(RECIPES / "full.toml")
     plan = describe_plan(change(full, model={"teacher": "owner/teacher", "teacher_config": None}), Path())

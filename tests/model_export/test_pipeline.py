@@ -3,16 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from model_export.checkpoint.adapter import WEIGHTS_NAME, merge, read_factors
 from model_export.data.mine import read_mined
 from model_export.data.pairs import UNJUDGED
 from model_export.data.prompting import PromptForm, Prompting
-from model_export.models.base_model import load_base, locate_base
-from model_export.pipeline import ADAPTER, EVIDENCE, Pipeline
-from model_export.run_log import LOG_NAME, read_log
+from model_export.pipeline import EVIDENCE, Pipeline
 from model_export.stages import RunError, Stages
-from model_export.teacher.label import SOFT_LABELS, SoftLabel, write_soft_labels
-from tests.tiny_adapter import make_tuned
 from tests.tiny_teacher import micro_recipe
 
 STACK = {"teachers": ["lexical"]}
@@ -32,41 +27,6 @@ def test_adapter_without_soft_labels_is_refused(tmp_path: Path) -> None:
     (labels / "soft_labels.jsonl").write_text("", encoding="utf-8")
     with pytest.raises(RunError, match="no pair has a soft label"):
         pipeline.as_adapter(base, base, labels, Prompting.load(form, base))
-
-
-def test_an_adapter_learns_on_after_the_cut_and_resumes(tmp_path: Path) -> None:
-    recipe = micro_recipe(export={"adapter_rank": 4, "adapter_steps": 4}, distil={"save_steps": 2})
-
-    def adapt(folder: Path, stop_at: int) -> Path:
-        def on_progress(what: str, done: int, _total: int) -> None:
-            if (what, done) == ("Train the adapter", stop_at):
-                raise StoppedError
-
-        pipeline = Pipeline(recipe, tmp_path, Stages(folder), on_progress)
-        base = pipeline.base("student_base", "tiny")
-        labels = folder / "labels"
-        labels.mkdir(exist_ok=True)
-        steps = "topic: lamp => 3\n"
-        found = [SoftLabel(pair.id, (0.1, 0.1, 0.1, 0.7), 1, steps) for pair in pipeline.data.train]
-        write_soft_labels(labels / SOFT_LABELS, found)
-        form = PromptForm.of(recipe.model, pipeline.data.criteria)
-        tuned = make_tuned(base, folder / "tuned")
-        return pipeline.as_adapter(tuned, base, labels, Prompting.load(form, base))
-
-    with pytest.raises(StoppedError):
-        adapt(tmp_path / "killed", stop_at=3)
-    resumed, whole = (adapt(tmp_path / name, stop_at=-1) for name in ("killed", "whole"))
-    for file in (f"{ADAPTER}/{WEIGHTS_NAME}", "model.safetensors"):
-        assert (resumed / file).read_bytes() == (whole / file).read_bytes()
-    assert [row["step"] for row in read_log(resumed / LOG_NAME) if "train_loss" in row] == [4]
-    [cut], [base] = ((tmp_path / "whole").glob(f"{stage}-*") for stage in ("cut", "student_base"))
-    before, after = (read_factors(folder / ADAPTER) for folder in (cut, whole))
-    assert before.keys() == after.keys()
-    assert all(not before[name][0].equal(after[name][0]) for name in before)
-    merged = load_base(locate_base(str(base)))
-    merge(merged, after)
-    served = load_base(locate_base(str(whole))).model.state_dict()
-    assert all(weight.equal(served[name]) for name, weight in merged.model.state_dict().items())
 
 
 def test_unlabelled_pairs_are_mined_once_and_kept(tmp_path: Path, tiny_encoder: Path) -> None:

@@ -70,6 +70,15 @@ MINE = {"name": "mine", "train": "train.jsonl", "dev": "dev.jsonl"}
         ({"cot_sft": {"micro_batch": 3}}, r"3 does not divide the 8 examples of a process \(cot_sft"),
         ({"rl": {"micro_batch": 8}, "launch": {"processes": 2}}, "8 does not divide the 4 examples"),
         ({"distil": {"ranking": "margin", "ranking_weight": 1, "micro_batch": 4}}, "tear the groups"),
+        ({"distil": {"lora_rank": 8}}, r"distil\.lora_rank: all weights of 'tiny' learn"),
+        (
+            {
+                "model": {"teacher": "smollm2"},
+                "cot_sft": {"lora_rank": 8},
+                "launch": {"processes": 2, "fsdp": ["cot_sft"]},
+            },
+            r"leave cot_sft out of launch\.fsdp",
+        ),
     ],
 )
 def test_contradiction_is_refused(changes: dict[str, dict[str, Any]], complaint: str) -> None:

@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ from model_export.data.pairs import UNJUDGED
 from model_export.recipe import TrainConfig
 from model_export.run_log import RunLog, read_log
 from model_export.training.batches import Example, collate
+from model_export.training.learned_weights import learn_linears
 from model_export.training.ranking import Ranking
 from model_export.training.supervised import (
     OUTPUTS_NAME,
     Reporter,
     StageSettings,
-    freeze_all_but_linears,
     losses,
     saved_state,
     train,
@@ -58,11 +59,11 @@ def run(
     stated = {"steps": 12, "batch_size": 2, "learning_rate": 0.02, "save_steps": 5, **changes}
     config = TrainConfig.model_validate(stated)
     model = make_micro_model(3 if config.frozen_layers else 1)
-    if config.frozen_layers:
-        freeze_all_but_linears(model, config.frozen_layers)
     report = Reporter(RunLog(folder / "log.jsonl", "stage"), on_step)
     settings = StageSettings("label_only_sft", config, 1, folder, LABELS, ranking=ranking)
-    train(model, PadToken(), examples, settings, report)
+    chosen = learn_linears(model, config.frozen_layers, config.lora_rank)
+    with chosen if config.frozen_layers else nullcontext():
+        train(model, PadToken(), examples, settings, report)
     return model
 
 
@@ -223,14 +224,6 @@ def test_log_of_a_stage_without_grades_has_no_correlation(tmp_path: Path) -> Non
     assert "correlation" not in row
 
 
-def test_only_linear_weights_of_upper_layers_learn() -> None:
-    model = make_micro_model(3)
-    freeze_all_but_linears(model, 1)
-    chosen = {name for name, weight in model.named_parameters() if weight.requires_grad}
-    linear = ["self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "mlp.gate", "mlp.up", "mlp.down"]
-    assert chosen == {f"model.layers.{layer}.{name}_proj.weight" for layer in (1, 2) for name in linear}
-
-
 def test_training_on_cached_activations_gives_close_weights(tmp_path: Path) -> None:
     """Activations are cached in bfloat16, so weights are close and not equal; frozen weights are unchanged."""
     before = make_micro_model(3)
@@ -243,6 +236,17 @@ def test_training_on_cached_activations_gives_close_weights(tmp_path: Path) -> N
         start, *trained = (model.state_dict()[name].flatten() for model in (before, plain, kept))
         ours, theirs = (weight - start for weight in trained)
         assert torch.nn.functional.cosine_similarity(ours, theirs, dim=0) > 0.98
+
+
+def test_low_rank_training_learns_and_resumes(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"frozen_layers": 1, "lora_rank": 2, "keep_outputs": True}
+    settings |= {"steps": 60, "learning_rate": 0.05}
+    trained = run(tmp_path / "whole", **settings)
+    for example in EXAMPLES:
+        assert label_probabilities(trained, example)[example.label] > 0.5
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", stop_at=7, **settings)
+    assert differing(trained, run(tmp_path / "killed", **settings)) == []
 
 
 def test_training_on_cached_activations_resumes(tmp_path: Path) -> None:
