@@ -98,8 +98,13 @@ def run(
         typer.echo(describe_plan(plan, data))
         return
     from model_export.evaluation.evaluate import format_table
+    from model_export.models.model_io import is_emulated
     from model_export.run import run as train
 
+    if is_emulated(plan.model.precision):
+        typer.echo(
+            "bfloat16 is emulated on this processor: --set model.precision=float32 is faster", err=True
+        )
     folder = out or Path("runs") / plan.name
     with show_progress() as on_progress:
         evaluation = train(plan, text, data, folder, on_progress, control_only=control_only)

@@ -44,10 +44,16 @@ def encode(run: Pipeline, prompting: Prompting, student: Path, unlabelled: Path 
         set_seed(seed)
         examples = VectorExamples.render(pairs, readings, prompting, renderer)
         on_step = partial(run.on_progress, "Train encode")
-        train_vectors(student, examples, config, seed, prompting.label_token_ids, folder, on_step)
+        train_vectors(student, examples, run.recipe, prompting.label_token_ids, folder, on_step)
 
     config_json = config.model_dump(exclude={"served", "save_steps", "min_share"})
-    inputs = {**_inputs(run, prompting, pairs), "student": student.name, "config": config_json, "seed": seed}
+    inputs = {
+        **_inputs(run, prompting, pairs),
+        "student": student.name,
+        "config": config_json,
+        "precision": run.recipe.model.precision,
+        "seed": seed,
+    }
     return run.stages.do("encode", inputs, work)
 
 
@@ -128,7 +134,7 @@ def predict_by_vectors(
     )
 
     def work(folder: Path) -> None:
-        scorer = VectorScorer(student, renderer.cue, prompting.label_token_ids, config.precision)
+        scorer = VectorScorer(student, renderer.cue, prompting.label_token_ids, run.recipe.model.precision)
         on_batch = partial(run.on_progress, f"Predict {system}")
         tokens = render_vector_pairs(pairs, renderer)
         found = scorer.probabilities(tokens, parts, config.batch_size, on_batch)
@@ -139,7 +145,7 @@ def predict_by_vectors(
         "model": student.name,
         "max_note_tokens": run.recipe.encode.max_note_tokens,
         "block": run.recipe.encode.block,
-        "precision": config.precision,
+        "precision": run.recipe.model.precision,
     }
     folder = run.stages.do(predict_stage(run, system, pairs), inputs, work)
     return read_predictions(folder / PREDICTIONS, system)
@@ -151,11 +157,15 @@ def _read_texts(run: Pipeline, prompting: Prompting, student: Path, pairs: Seque
     def work(folder: Path) -> None:
         prompts = [prompting.student_prompt(pair) for pair in pairs]
         on_batch = partial(run.on_progress, "Read texts")
-        model = load_model(student, config.precision)
+        model = load_model(student, run.recipe.model.precision)
         found = read_texts(model, prompts, prompting.label_token_ids, config.batch_size, on_batch)
         found.save(folder / _TEXT_READINGS)
 
-    inputs = {**_inputs(run, prompting, pairs), "student": student.name, "precision": config.precision}
+    inputs = {
+        **_inputs(run, prompting, pairs),
+        "student": student.name,
+        "precision": run.recipe.model.precision,
+    }
     return TextReadings.load(run.stages.do("text_readings", inputs, work) / _TEXT_READINGS)
 
 

@@ -40,7 +40,7 @@ def own_traces(run: Pipeline, prompting: Prompting, teacher: Path) -> Path:
             fill(shards, lambda missing: engine(missing, job), read, write_evidence, on_batch)
             found = [each for shard in shards for each in read_evidence(shard).values()]
         else:
-            sampler = _load_sampler(run, config, teacher, prompting)
+            sampler = _load_sampler(run, teacher, prompting)
             found = sample_own_traces(pairs, prompting, sampler, config, max_tokens, on_batch)
         write_evidence(folder / EVIDENCE, found)
 
@@ -65,7 +65,7 @@ def soft_labels(run: Pipeline, prompting: Prompting, teacher: Path) -> Path:
             fill(shards, lambda missing: engine(missing, job), read, write_soft_labels, on_batch)
             labels = [label for shard in shards for label in read_soft_labels(shard).values()]
         else:
-            sampler, max_tokens = _load_sampler(run, config, teacher, prompting), run.recipe.rl.max_tokens
+            sampler, max_tokens = _load_sampler(run, teacher, prompting), run.recipe.rl.max_tokens
             labels = label_pairs(pairs, prompting, sampler, config, max_tokens, on_batch)
         write_soft_labels(folder / SOFT_LABELS, labels)
 
@@ -77,16 +77,15 @@ def _inputs(run: Pipeline, config: LabelConfig | OwnTracesConfig, teacher: Path)
         "teacher": teacher.name,
         "config": config.model_dump(exclude={"folder"}),
         "max_tokens": run.recipe.rl.max_tokens,
+        "precision": run.recipe.model.precision,
         "seed": run.recipe.seed,
         **({"sampler": "vllm"} if run.trace_engine else {}),
     }
 
 
-def _load_sampler(
-    run: Pipeline, config: LabelConfig | OwnTracesConfig, teacher: Path, prompting: Prompting
-) -> Sampler:
+def _load_sampler(run: Pipeline, teacher: Path, prompting: Prompting) -> Sampler:
     set_seed(run.recipe.seed)
-    return Sampler.load(teacher, prompting, config.precision)
+    return Sampler.load(teacher, prompting, run.recipe.model.precision)
 
 
 def _shards(pairs: Sequence[Pair], folder: Path) -> Shards:

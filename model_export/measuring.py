@@ -43,7 +43,7 @@ def predict(
     config, greedy = run.recipe.evaluate, run.sampling(0.0)
 
     def work(folder: Path) -> None:
-        sampler = Sampler.load(model, prompting, config.precision)
+        sampler = Sampler.load(model, prompting, run.recipe.model.precision)
         on_batch = partial(run.on_progress, f"Predict {system}")
         if reasons:
             found = by_reasoning(system, pairs, prompting, sampler, greedy, on_batch)
@@ -57,7 +57,7 @@ def predict(
         "pairs": hash_of([pair.id for pair in pairs]),
         "data": run.data_folder.name,
         "sampling": asdict(greedy),
-        "precision": config.precision,
+        "precision": run.recipe.model.precision,
     }
     folder = run.stages.do(predict_stage(run, system, pairs), inputs, work)
     return read_predictions(folder / PREDICTIONS, system)
@@ -82,7 +82,8 @@ def predict_by_cosine(run: Pipeline, encoder: str, pairs: Sequence[Pair]) -> Pre
 
 def predict_by_cross_encoder(run: Pipeline, pairs: Sequence[Pair], model: Path) -> Predictions:
     """Predict the pairs' grades with the cross-encoder."""
-    teacher = CrossEncoderTeacher(run.recipe.cross_encoder, run.recipe.seed)
+    recipe = run.recipe
+    teacher = CrossEncoderTeacher(recipe.cross_encoder, recipe.model.precision, recipe.seed)
 
     def work(folder: Path) -> None:
         found = by_log_probabilities(teacher.name, teacher.load(model, run.on_progress)(pairs))
@@ -101,7 +102,7 @@ def explain(run: Pipeline, prompting: Prompting, student: Path, fitted: Fitted) 
     pairs = sample_each(run.data.dev, config.explanations, Random(seed))
 
     def work(folder: Path) -> None:
-        sampler = Sampler.load(student, prompting, config.precision)
+        sampler = Sampler.load(student, prompting, run.recipe.model.precision)
         explainer = Explainer(prompting, sampler, run.sampling(0.0), serve_by(fitted))
         found = explainer.measure(pairs, seed, partial(run.on_progress, "Explain"))
         write_whole(folder / _EXPLANATIONS, json.dumps(to_json(found)))
@@ -112,7 +113,7 @@ def explain(run: Pipeline, prompting: Prompting, student: Path, fitted: Fitted) 
         "fitted": fitted.to_json(),
         "pairs": hash_of([pair.id for pair in pairs]),
         "sampling": asdict(run.sampling(0.0)),
-        "precision": config.precision,
+        "precision": run.recipe.model.precision,
         "seed": seed,
     }
     folder = run.stages.do("explain", inputs, work)

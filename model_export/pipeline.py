@@ -108,7 +108,7 @@ class Pipeline:
         pairs = pick_distinct(bare, config.pairs, config.source_exponent, seed)
 
         def work(folder: Path) -> None:
-            sampler = Sampler.load(control, prompting, config.precision)
+            sampler = Sampler.load(control, prompting, self.recipe.model.precision)
             found: list[Evidence] = []
             for file, shard in split(pairs, folder, "evidence", _EVIDENCE_SHARD).items():
                 if not file.is_file():
@@ -121,6 +121,7 @@ class Pipeline:
             "control": control.name,
             "form": prompting.form.of_student.to_json(),
             "config": config.model_dump(),
+            "precision": self.recipe.model.precision,
             "data": self.data_folder.name,
             "seed": seed,
         }
@@ -162,6 +163,7 @@ class Pipeline:
             "data": self.data_folder.name,
             "form": form.to_json(),
             "config": config.model_dump(exclude=_NOT_HASHED),
+            "precision": recipe.model.precision,
             "seed": recipe.seed,
             **({"evidence": evidence.name} if evidence else {}),
             **({"labels": soft_labels.name} if soft_labels else {}),
@@ -170,7 +172,9 @@ class Pipeline:
 
     def cross_encoder(self) -> Path:
         """Fine-tune the cross-encoder on the training pairs. Raises EncoderError."""
-        teacher = CrossEncoderTeacher(self.recipe.cross_encoder, self.recipe.seed)
+        teacher = CrossEncoderTeacher(
+            self.recipe.cross_encoder, self.recipe.model.precision, self.recipe.seed
+        )
         work = partial(teacher.train, self.data.train, None, on_progress=self.on_progress)
         inputs = {"data": self.data_folder.name, **teacher.settings}
         return self.stages.do(teacher.name, inputs, work)
@@ -184,14 +188,14 @@ class Pipeline:
         def work(folder: Path) -> None:
             set_seed(self.recipe.seed)
             on_batch = partial(self.on_progress, "Parse rate")
-            sampler = Sampler.load(teacher, prompting, self.recipe.evaluate.precision)
+            sampler = Sampler.load(teacher, prompting, self.recipe.model.precision)
             found = by_reasoning("cot_sft", pairs, prompting, sampler, sampling, on_batch)
             (folder / _PARSE_RATE).write_text(json.dumps(float(np.mean(found.parsed))), encoding="utf-8")
 
         inputs = {
             "teacher": teacher.name,
             "sampling": asdict(sampling),
-            "precision": self.recipe.evaluate.precision,
+            "precision": self.recipe.model.precision,
             "seed": self.recipe.seed,
         }
         folder = self.stages.do("parse_rate", inputs, work)

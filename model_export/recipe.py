@@ -39,7 +39,10 @@ class TinyConfig(Strict):
 
 
 class ModelConfig(Strict):
-    """The base models, by name as in `notegrade-train assemble`, or `tiny`. The student's base is the teacher's by default."""
+    """The base models, by name as in `notegrade-train assemble`, or `tiny`, and what all models share.
+
+    The student's base is the teacher's by default.
+    """
 
     teacher: str
     student: str | None = None
@@ -47,6 +50,7 @@ class ModelConfig(Strict):
     student_config: dict[str, bool | int | float | str] | None = None
     template: str = "note-first-1"
     limits: Limits = Limits(max_query_tokens=128, max_note_tokens=256)
+    precision: Precision = "float32"
     tiny: TinyConfig = TinyConfig()
 
     @property
@@ -76,7 +80,6 @@ class TrainConfig(Strict):
     lora_rank: Positive | None = None
     keep_outputs: bool = False
     save_steps: Positive | None = None
-    precision: Precision = "float32"
     compile: bool = False
 
     @model_validator(mode="after")
@@ -97,7 +100,6 @@ class EvidenceConfig(Strict):
     spans: Positive = 12
     min_effect: Annotated[float, Field(gt=0)] = 0.05
     batch_size: Positive = 64
-    precision: Precision = "float32"
 
 
 class LabelOnlyConfig(TrainConfig):
@@ -122,7 +124,6 @@ class CrossEncoderConfig(Strict):
     pairs: Positive | None = None
     source_exponent: Share = 1.0
     save_steps: Positive | None = None
-    precision: Precision = "float32"
 
 
 class CotConfig(TrainConfig):
@@ -141,7 +142,6 @@ class OwnTracesConfig(Strict):
     paths: Positive = 4
     temperature: Annotated[float, Field(gt=0)] = 1.0
     batch_size: Positive = 64
-    precision: Precision = "float32"
 
 
 class SelfConfig(TrainConfig):
@@ -178,7 +178,6 @@ class RlConfig(Strict):
     frozen_layers: Annotated[int, Field(ge=0)] = 0
     save_steps: Positive | None = None
     eval_steps: Positive | None = None
-    precision: Precision = "float32"
 
     @model_validator(mode="after")
     def _mask_can_work(self) -> Self:
@@ -204,7 +203,6 @@ class LabelConfig(Strict):
     temperature: Annotated[float, Field(gt=0)] = 1.0
     batch_size: Positive = 64
     folder: str | None = None
-    precision: Precision = "float32"
 
 
 class UnlabelledConfig(Strict):
@@ -293,7 +291,6 @@ class EvaluateConfig(Strict):
     explanations: Annotated[int, Field(ge=0)] = 300
     draws: Positive = 1000
     batch_size: Positive = 32
-    precision: Precision = "float32"
 
 
 class ExportConfig(Strict):

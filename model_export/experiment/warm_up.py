@@ -106,6 +106,7 @@ def stage_inputs(recipe: Recipe, prompting: Prompting, start: Path) -> dict[str,
         "cot_sft": recipe.cot_sft.model_dump(exclude={"micro_batch"}),
         "rl": recipe.rl.model_dump(exclude={"save_steps", "micro_batch"}),
         "experiment": recipe.experiment.model_dump(exclude={"seeds", "arms"}),
+        "precision": recipe.model.precision,
         "dev_pairs": recipe.evaluate.max_pairs,
         "seed": recipe.seed,
     }
@@ -137,7 +138,9 @@ def train_supervised(start: Start, job: StageJob, config: CotConfig, report: Rep
     """Train the model of the job's start on traces, and write it to the job's folder."""
     model, tokenizer = load_model(job.start), load_tokenizer(job.start)
     examples = [example for pair in start.data.train if (example := start.example(pair))]
-    settings = StageSettings("cot_sft", config, job.recipe.seed, job.folder, start.prompting.label_token_ids)
+    seed, precision = job.recipe.seed, job.recipe.model.precision
+    labels = start.prompting.label_token_ids
+    settings = StageSettings("cot_sft", config, seed, job.folder, labels, precision)
     with nullcontext() if job.from_scratch else learn_linears(model, config.frozen_layers, config.lora_rank):
         trainer = train(model, tokenizer, examples, settings, report)
     save_trained(trainer, tokenizer, job.folder)

@@ -18,6 +18,13 @@ def load_model(folder: Path, precision: Precision = "float32") -> PreTrainedMode
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
+def is_emulated(precision: Precision) -> bool:
+    """Return whether this machine has no unit for the precision, so that float32 is faster."""
+    units = torch.cpu.get_capabilities()
+    has_unit = torch.cuda.is_available() or any(units.get(unit) for unit in ("amx_bf16", "avx512_bf16"))
+    return precision == "bfloat16" and not has_unit
+
+
 def free_gpu_memory() -> None:
     """Return the memory of models that nothing refers to, so that another process can use it; nothing without a GPU."""
     gc.collect()  # a model is part of reference cycles

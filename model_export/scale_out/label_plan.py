@@ -43,7 +43,7 @@ class TraceJob:
             config.paths,
             config.temperature,
             recipe.rl.max_tokens,
-            config.precision,
+            recipe.model.precision,
             recipe.seed,
         )
 
@@ -85,7 +85,7 @@ class LabelPlan:
             "shard_size": self.shard_size,
             "paths": self.recipe.label.paths,
             "temperature": self.recipe.label.temperature,
-            "precision": self.recipe.label.precision,
+            "precision": self.recipe.model.precision,
             "max_tokens": self.recipe.rl.max_tokens,
             "seed": self.recipe.seed,
         }

@@ -224,7 +224,7 @@ def grpo_arguments(job: StageJob, longest_prompt: int, end_token_id: int) -> GRP
         importance_sampling_level=config.importance_sampling,
         scale_rewards=config.scale_rewards,
         **(_rollout_arguments(job, longest_prompt, end_token_id) if config.vllm else {}),
-        bf16=config.precision == "bfloat16",
+        bf16=job.recipe.model.precision == "bfloat16",
         gradient_checkpointing=False,
         use_cpu=not torch.cuda.is_available(),
         seed=job.recipe.seed,

@@ -86,9 +86,17 @@ def train_examples(
 ) -> None:
     """Train the model of the start folder, and write it to the stage's folder."""
     model, tokenizer = load_model(job.start), load_tokenizer(job.start)
-    seed, launch = job.recipe.seed, job.recipe.launch
-    label_ids = prompting.label_token_ids
-    settings = StageSettings(job.stage, config, seed, job.folder, label_ids, trace_weight, ranking, launch)
+    settings = StageSettings(
+        job.stage,
+        config,
+        job.recipe.seed,
+        job.folder,
+        prompting.label_token_ids,
+        job.recipe.model.precision,
+        trace_weight,
+        ranking,
+        job.recipe.launch,
+    )
     report = Reporter(RunLog(job.folder / LOG_NAME, job.stage), on_step)
     with nullcontext() if job.from_scratch else learn_linears(model, config.frozen_layers, config.lora_rank):
         speed_up(model, compiled=config.compile)

@@ -39,11 +39,13 @@ class CrossEncoderTeacher:
     chunk: int | None = 1024
     parallel = True
 
-    def __init__(self, config: CrossEncoderConfig, seed: int) -> None:
+    def __init__(self, config: CrossEncoderConfig, precision: Precision, seed: int) -> None:
         self._config = config
+        self._precision: Precision = precision
         self._seed = seed
         self.settings: Mapping[str, object] = {
             "config": config.model_dump(exclude={"save_steps"}),
+            "precision": precision,
             "seed": seed,
         }
 
@@ -60,7 +62,7 @@ class CrossEncoderTeacher:
         report = Reporter(RunLog(folder / LOG_NAME, self.name), partial(on_progress, f"Train {self.name}"))
         trainer = Trainer(
             model.model,
-            training_arguments(config, folder, seed, **sizes),
+            training_arguments(config, folder, seed, self._precision, **sizes),
             train_dataset=_encode(model.tokenizer, [chosen[index] for index in order]),
             data_collator=DataCollatorWithPadding(model.tokenizer),
             callbacks=[report],
@@ -72,7 +74,7 @@ class CrossEncoderTeacher:
 
     def load(self, model: Path, on_progress: OnProgress) -> Features:
         """Load the model, for (pairs, grades) features: log-probabilities. Raises EncoderError for another model's folder."""
-        return load_trained(model, self._config.precision, partial(on_progress, f"Features of {self.name}"))
+        return load_trained(model, self._precision, partial(on_progress, f"Features of {self.name}"))
 
 
 def load_trained(folder: Path, precision: Precision, on_batch: OnStep) -> Features:

@@ -31,7 +31,7 @@ class LabelOnlyTeacher:
             "base": training.base.name,
             "form": training.prompting.form.of_student.to_json(),
             "config": config.model_dump(exclude={"save_steps", "micro_batch"}),
-            "precision": recipe.evaluate.precision,
+            "precision": recipe.model.precision,
             "seed": recipe.seed,
         }
 
@@ -41,13 +41,13 @@ class LabelOnlyTeacher:
 
     def load(self, model: Path, on_progress: OnProgress) -> Features:
         """Load the model, for (pairs, grades) features."""
-        config, prompting = self._training.recipe.evaluate, self._training.prompting
-        sampler = Sampler.load(model, prompting, config.precision)
+        recipe, prompting = self._training.recipe, self._training.prompting
+        sampler = Sampler.load(model, prompting, recipe.model.precision)
         on_batch = partial(on_progress, f"Features of {self.name}")
 
         def features(pairs: Sequence[Pair]) -> np.ndarray:
             prompts = [prompting.student_prompt(pair) for pair in pairs]
-            found, _ = sampler.distributions(prompts, config.batch_size, on_batch)
+            found, _ = sampler.distributions(prompts, recipe.evaluate.batch_size, on_batch)
             return finite_logs(found.double().numpy())
 
         return features

@@ -33,6 +33,7 @@ class ReasoningTeacher:
             "config": recipe.cot_sft.model_dump(exclude={"save_steps", "min_parse_rate", "micro_batch"}),
             "evidence": training.evidence and training.evidence.parent.name,
             "label": recipe.label.model_dump(exclude={"folder", "pairs", "teacher", "source_exponent"}),
+            "precision": recipe.model.precision,
             "max_tokens": recipe.rl.max_tokens,
             "seed": recipe.seed,
         }
@@ -44,7 +45,7 @@ class ReasoningTeacher:
     def load(self, model: Path, on_progress: OnProgress) -> Features:
         """Load the model, for (pairs, grades) features."""
         recipe, prompting = self._training.recipe, self._training.prompting
-        sampler = Sampler.load(model, prompting, recipe.label.precision)
+        sampler = Sampler.load(model, prompting, recipe.model.precision)
         on_batch = partial(on_progress, f"Features of {self.name}")
 
         def features(pairs: Sequence[Pair]) -> np.ndarray:

@@ -29,7 +29,7 @@ def make_teachers(student: FoldTraining, teacher: FoldTraining) -> Sequence[Teac
         elif kind == "label_only":
             found.append(label_only)
         elif kind == "cross_encoder":
-            found.append(CrossEncoderTeacher(recipe.cross_encoder, recipe.seed))
+            found.append(CrossEncoderTeacher(recipe.cross_encoder, recipe.model.precision, recipe.seed))
         elif kind == "reasoning":
             start = label_only if recipe.cot_sft.start == "label_only_sft" else None
             found.append(ReasoningTeacher(teacher, start))

@@ -11,33 +11,46 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
+from model_export.recipe import Precision
 from model_export.training.stage_job import OnStep
 
 _BATCH_SIZE = 32
 
 
 def cache_frozen_activations(
-    model: PreTrainedModel, layers: int, rows: Sequence[Sequence[int]], file: Path, on_batch: OnStep
+    model: PreTrainedModel,
+    layers: int,
+    rows: Sequence[Sequence[int]],
+    file: Path,
+    precision: Precision,
+    on_batch: OnStep,
 ) -> Sequence[torch.Tensor]:
     """Return the activations after the first `layers` layers for each row of token ids: (tokens, hidden) bfloat16.
 
-    They are mapped from the file, so that only what is read takes memory: 1.2 kB per token at a width of 576. A file that a
-    kill left half-written is written again.
+    They are computed in the precision and rounded to bfloat16. A file that is there is used, so it must be of the same rows
+    and model; a kill leaves none. It is mapped, so that only what is read takes memory: 1.2 kB per token at a width of 576.
     """
-    hidden, lengths = model.config.hidden_size, [len(row) for row in rows]
-    size = sum(lengths) * hidden
-    mapped = torch.from_file(str(file), shared=True, size=size, dtype=torch.bfloat16)
-    outputs: Sequence[torch.Tensor] = mapped.view(-1, hidden).split(lengths)
-    by_length = sorted(range(len(rows)), key=lengths.__getitem__)
-    model.eval()
-    with run_layers(model, slice(layers), norm=False), torch.inference_mode():
-        for start in range(0, len(rows), _BATCH_SIZE):
-            numbers = by_length[start : start + _BATCH_SIZE]
-            found = _run(model, [rows[number] for number in numbers])
-            for number, computed in zip(numbers, found, strict=True):
-                outputs[number].copy_(computed[: lengths[number]])
-            on_batch(min(start + _BATCH_SIZE, len(rows)), len(rows))
-    return outputs
+    lengths = [len(row) for row in rows]
+    if not file.is_file():
+        partial = file.with_suffix(".partial")
+        outputs = _map(partial, lengths, model.config.hidden_size)
+        by_length = sorted(range(len(rows)), key=lengths.__getitem__)
+        model.eval()
+        with run_layers(model, slice(layers), norm=False), torch.inference_mode():
+            for start in range(0, len(rows), _BATCH_SIZE):
+                numbers = by_length[start : start + _BATCH_SIZE]
+                found = _run(model, [rows[number] for number in numbers], precision)
+                for number, computed in zip(numbers, found, strict=True):
+                    outputs[number].copy_(computed[: lengths[number]])
+                on_batch(min(start + _BATCH_SIZE, len(rows)), len(rows))
+        partial.rename(file)
+    return _map(file, lengths, model.config.hidden_size)
+
+
+def _map(file: Path, lengths: Sequence[int], hidden: int) -> Sequence[torch.Tensor]:
+    mapped = torch.from_file(str(file), shared=True, size=sum(lengths) * hidden, dtype=torch.bfloat16)
+    rows: Sequence[torch.Tensor] = mapped.view(-1, hidden).split(lengths)
+    return rows
 
 
 @contextmanager
@@ -63,12 +76,12 @@ def run_layers(model: PreTrainedModel, layers: slice, *, norm: bool = True) -> I
             model.config.layer_types = types
 
 
-def _run(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+def _run(model: PreTrainedModel, rows: Sequence[Sequence[int]], precision: Precision) -> torch.Tensor:
     # Padding on the right is safe: attention is causal, so no token sees it.
     whole = [torch.tensor(row, device=model.device) for row in rows]
     ids = pad_sequence(whole, batch_first=True)
     mask = pad_sequence([torch.ones_like(row) for row in whole], batch_first=True)
-    with torch.autocast(model.device.type, dtype=torch.bfloat16):
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         found: torch.Tensor = model.model(
             input_ids=ids, attention_mask=mask, use_cache=False
         ).last_hidden_state

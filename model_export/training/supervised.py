@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from model_export.data.pairs import UNJUDGED
-from model_export.recipe import CrossEncoderConfig, LaunchConfig, TrainConfig
+from model_export.recipe import CrossEncoderConfig, LaunchConfig, Precision, TrainConfig
 from model_export.run_log import RunLog
 from model_export.training.batches import IGNORED, Example, collate, collate_outputs, plan_order
 from model_export.training.frozen_outputs import cache_frozen_activations, run_layers
@@ -187,6 +187,7 @@ class StageSettings:
     seed: int
     folder: Path
     label_token_ids: Sequence[int]
+    precision: Precision = "float32"
     trace_weight: float = 1.0
     ranking: Ranking | None = None
     launch: LaunchConfig = field(default_factory=LaunchConfig)
@@ -221,7 +222,7 @@ def train(
         )
     frozen, file = settings.config.frozen_layers, settings.folder / OUTPUTS_NAME
     rows = [example.prompt + example.completion for example in examples]
-    outputs = cache_frozen_activations(model, frozen, rows, file, report.on_step)
+    outputs = cache_frozen_activations(model, frozen, rows, file, settings.precision, report.on_step)
     numbered = [(index, examples[index]) for index in order]
     with run_layers(model, slice(frozen, None)):
         trainer = _train(
@@ -242,7 +243,7 @@ def _train(
     shared = share(settings.launch, settings.stage, config.batch_size, config.micro_batch)
     trainer = SupervisedTrainer(
         model=model,
-        args=training_arguments(config, settings.folder, settings.seed, **shared),
+        args=training_arguments(config, settings.folder, settings.seed, settings.precision, **shared),
         train_dataset=dataset,
         data_collator=collator,
         callbacks=[report],
@@ -270,7 +271,7 @@ def saved_state(folder: Path) -> str | None:
 
 
 def training_arguments(
-    config: TrainConfig | CrossEncoderConfig, folder: Path, seed: int, **others: Any
+    config: TrainConfig | CrossEncoderConfig, folder: Path, seed: int, precision: Precision, **others: Any
 ) -> TrainingArguments:
     """Return a Trainer's arguments for a stage that keeps its state in `folder` and reads its examples in the given order."""
     return TrainingArguments(
@@ -280,7 +281,7 @@ def training_arguments(
         warmup_steps=int(config.steps * config.warmup_share),
         lr_scheduler_type="cosine" if config.schedule == "cosine" else "constant_with_warmup",
         weight_decay=config.weight_decay,
-        bf16=config.precision == "bfloat16",
+        bf16=precision == "bfloat16",
         use_cpu=not torch.cuda.is_available(),
         seed=seed,
         data_seed=seed,

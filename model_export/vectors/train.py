@@ -21,7 +21,7 @@ from model_export.data.prompting import Prompting, gold_label
 from model_export.models.model_io import load_model, load_tokenizer, speed_up
 from model_export.models.vector_batches import VectorPair, collate_pairs, distinct_notes, pad_notes
 from model_export.models.vector_student import VectorStudent
-from model_export.recipe import EncodeConfig, LaunchConfig
+from model_export.recipe import EncodeConfig, LaunchConfig, Recipe
 from model_export.run_log import LOG_NAME, RunLog
 from model_export.student.distil import query_groups
 from model_export.training.batches import plan_order
@@ -154,8 +154,7 @@ def render_vector_pairs(pairs: Sequence[Pair], renderer: VectorRenderer) -> list
 def train_vectors(
     student: Path,
     examples: VectorExamples,
-    config: EncodeConfig,
-    seed: int,
+    recipe: Recipe,
     label_token_ids: Sequence[int],
     folder: Path,
     on_step: OnStep,
@@ -164,6 +163,7 @@ def train_vectors(
 
     A saved state in the folder is resumed.
     """
+    config, precision, seed = recipe.encode, recipe.model.precision, recipe.seed
     encoder, reader = load_model(student), load_model(student)
     file = folder / OUTPUTS_NAME
     frozen, rank = config.frozen_layers, config.lora_rank
@@ -173,13 +173,13 @@ def train_vectors(
         rows: Rows | None = None
         if config.keep_outputs:
             notes = distinct_notes(examples.tokens)
-            found = cache_frozen_activations(encoder, frozen, notes, file, on_step)
+            found = cache_frozen_activations(encoder, frozen, notes, file, precision, on_step)
             rows = dict(zip(notes, found, strict=True))
         parts_of_batch = share(LaunchConfig(), "encode", config.batch_size, config.micro_batch)
         with run_layers(encoder, slice(frozen if rows else 0, None)):
             trainer = VectorTrainer(
                 VectorStudent(encoder, reader),
-                training_arguments(config, folder, seed, **parts_of_batch),
+                training_arguments(config, folder, seed, precision, **parts_of_batch),
                 train_dataset=plan_draws(examples, config, seed),
                 data_collator=partial(examples.collate, config=config, rows=rows),
                 callbacks=[Reporter(RunLog(folder / LOG_NAME, "encode"), on_step)],

@@ -69,9 +69,9 @@ def test_invalid_or_missing_file_is_refused(tmp_path: Path, content: bytes | Non
 
 
 def test_changes_override_the_file(micro: Path) -> None:
-    changes = ["label_only_sft.steps=7", "name=other", "distil.steps = 1", "evaluate.precision=bfloat16"]
+    changes = ["label_only_sft.steps=7", "name=other", "distil.steps = 1", "model.precision=bfloat16"]
     found = load_recipe(micro, changes)
-    assert (found.name, found.distil.steps, found.evaluate.precision) == ("other", 1, "bfloat16")
+    assert (found.name, found.distil.steps, found.model.precision) == ("other", 1, "bfloat16")
     assert found.label_only_sft == load_recipe(micro).label_only_sft.model_copy(update={"steps": 7})
 
 

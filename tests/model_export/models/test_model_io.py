@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
-from model_export.models.model_io import free_gpu_memory, keep_first_layers, load_model, speed_up
+from model_export.models.model_io import free_gpu_memory, is_emulated, keep_first_layers, load_model, speed_up
 from tests.tiny_base import make_micro_model
 from tests.tools import COMPILER, PYTHON_HEADERS, require
 
@@ -50,6 +50,19 @@ def test_first_layers_keep_their_layer_types(tmp_path: Path) -> None:
     assert loaded.config.layer_types == ["sliding_attention", "full_attention"]
     with torch.inference_mode():
         assert torch.equal(loaded(PROMPT).logits, model(PROMPT).logits)
+
+
+@pytest.mark.parametrize(
+    ("units", "emulated"),
+    [({"avx2": True}, True), ({"amx_bf16": True}, False), ({"avx512_bf16": True}, False)],
+)
+def test_bfloat16_without_a_unit_is_emulated(
+    monkeypatch: pytest.MonkeyPatch, units: dict[str, bool], emulated: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert is_emulated("bfloat16") is emulated
+    assert not is_emulated("float32")
 
 
 def test_model_loads_in_float32_and_evaluation_mode(tiny_base: Path) -> None:

@@ -149,8 +149,8 @@ def test_all_changed_inputs_are_refused_by_name(plan: LabelPlan, tmp_path: Path)
     run(plan, tmp_path / "out", ScriptedEngine())
     teacher = shutil.copytree(plan.teacher, tmp_path / "teacher")
     (teacher / "model.safetensors").write_bytes(b"other weights")
-    label = {"paths": 3, "temperature": 0.5, "precision": "bfloat16"}
-    model = {"template": "query-first-1"}
+    label = {"paths": 3, "temperature": 0.5}
+    model = {"template": "query-first-1", "precision": "bfloat16"}
     other = make_plan(teacher, tmp_path, seed=8, model=model, label=label, rl={"max_tokens": 47})
     write_unjudged(plan.pairs, PAIRS[:4])
     other = replace(other, shard_size=3, source=replace(SOURCE, name="other"))

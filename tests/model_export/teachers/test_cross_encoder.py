@@ -1,5 +1,5 @@
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ import pytest
 from model_export.data.synthetic import generate
 from model_export.evaluation.predict import by_log_probabilities
 from model_export.models.encoders import EncoderError
-from model_export.recipe import CrossEncoderConfig
+from model_export.recipe import CrossEncoderConfig, Precision
 from model_export.teachers.base import Learner
 from model_export.teachers.cross_encoder import CrossEncoderTeacher, is_cross_encoder
 
@@ -25,9 +25,11 @@ def nothing(*_: object) -> None:
     pass
 
 
-def make_teacher(base: Path | str, **settings: object) -> CrossEncoderTeacher:
+def make_teacher(
+    base: Path | str, *, precision: Precision = "float32", **settings: object
+) -> CrossEncoderTeacher:
     stated = {"base": str(base), "steps": 6, "batch_size": 8, "learning_rate": 1e-3, "max_tokens": 48}
-    return CrossEncoderTeacher(CrossEncoderConfig.model_validate(stated | settings), 1)
+    return CrossEncoderTeacher(CrossEncoderConfig.model_validate(stated | settings), precision, 1)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +63,7 @@ def test_features_are_the_log_probabilities_of_the_grades_in_order(tiny_bert: Pa
 def test_bfloat16_is_close_to_float32(tiny_bert: Path, trained: Path) -> None:
     figures = [
         make_teacher(tiny_bert, precision=precision).load(trained, nothing)(DEV[:30])
-        for precision in ("float32", "bfloat16")
+        for precision in get_args(Precision)
     ]
     assert figures[0] == pytest.approx(figures[1], abs=0.02)
     assert (figures[0] != figures[1]).any()

@@ -1,10 +1,12 @@
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedModel
 
+from model_export.recipe import Precision
 from model_export.training.frozen_outputs import cache_frozen_activations, run_layers
 from tests.tiny_base import make_micro_model
 
@@ -31,10 +33,11 @@ def model() -> PreTrainedModel:
     return make_micro_model(layers=3)
 
 
-@pytest.fixture
-def outputs(model: PreTrainedModel, tmp_path: Path) -> Sequence[torch.Tensor]:
+@pytest.fixture(params=get_args(Precision))
+def outputs(model: PreTrainedModel, tmp_path: Path, request: pytest.FixtureRequest) -> Sequence[torch.Tensor]:
     seen: list[tuple[int, int]] = []
-    found = cache_frozen_activations(model, 2, ROWS, tmp_path / "outputs.bin", lambda *at: seen.append(at))
+    file = tmp_path / "outputs.bin"
+    found = cache_frozen_activations(model, 2, ROWS, file, request.param, lambda *at: seen.append(at))
     assert seen == [(3, 3)]
     return found
 
@@ -48,6 +51,24 @@ def test_cached_activations_equal_those_of_the_lower_layers(
             assert found.shape == whole.shape == (len(row), 32)
             # bfloat16 has 8 bits of mantissa.
             assert torch.allclose(found.float(), whole, rtol=0.02, atol=0.02)
+
+
+def test_finished_cache_is_used_again_and_an_unfinished_one_is_not(
+    model: PreTrainedModel, tmp_path: Path
+) -> None:
+    class StoppedError(Exception):
+        pass
+
+    def stop(*_: int) -> None:
+        raise StoppedError
+
+    file = tmp_path / "outputs.bin"
+    with pytest.raises(StoppedError):
+        cache_frozen_activations(model, 2, ROWS, file, "float32", stop)
+    assert not file.exists()
+    made = cache_frozen_activations(model, 2, ROWS, file, "float32", lambda *_: None)
+    kept = cache_frozen_activations(model, 2, ROWS, file, "float32", stop)
+    assert all(one.equal(other) for one, other in zip(made, kept, strict=True))
 
 
 def test_upper_layers_give_the_whole_model_s_output(

@@ -17,6 +17,7 @@ from model_export.vectors.predict import VectorScorer
 from model_export.vectors.text_readings import TextReadings, read_texts
 from model_export.vectors.train import VectorExamples, plan_draws, render_vector_pairs, train_vectors
 from service.contract.manifest import ENCODER_NAME, Limits
+from tests.tiny_teacher import micro_recipe
 
 SEED = 5
 MADE = generate(SEED, train_queries=3, dev_queries=1, notes_per_query=4)
@@ -59,10 +60,10 @@ def run(
             raise Stopped
 
     folder.mkdir(exist_ok=True)
-    config = EncodeConfig(**CONFIG | changes)
-    examples = VectorExamples.render(PAIRS, readings, prompting, prompting.of_vectors(config))
+    recipe = micro_recipe(seed=SEED, encode=CONFIG | changes)
+    examples = VectorExamples.render(PAIRS, readings, prompting, prompting.of_vectors(recipe.encode))
     torch.manual_seed(SEED)
-    train_vectors(tiny_base, examples, config, SEED, prompting.label_token_ids, folder, on_step)
+    train_vectors(tiny_base, examples, recipe, prompting.label_token_ids, folder, on_step)
     return folder
 
 
