@@ -10,7 +10,10 @@ runs/bench: bench.json, report.md and plots. Parts:
     cold      no query or note repeats; all servers tuned
     defaults  the same, all servers out of the box
     student   Notegrade with --checkpoint, the best peer with --base (the undistilled model), on the same pairs
-    zipf      queries and notes repeat by Zipf's law; Notegrade uses its pair cache, the best peer its prefix cache
+    vectors   the traffic of cold: Notegrade by note vectors that it made before, by text, and the best peer
+    unknown   Notegrade that looks for vectors which are not there, and Notegrade by text
+    zipf      queries and notes repeat by Zipf's law; Notegrade uses its pair cache (and vectors, with an encoder), the best
+              peer its prefix cache
     replay    your own traffic, from --replay: {"query", "notes": [{"id", "title", "body"}]} on each line
     offline   Notegrade against the engine alone, which gets all prompts of a turn in one request
     p99       saturation of Notegrade and the best peer, and latencies of both at up to 80 % of the peer's
@@ -47,6 +50,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--quick", action="store_true", help="a little of everything, too little to be meaningful"
     )
     parser.add_argument("--rounds", type=int, help="turns of each contestant in a part (5; 2 with --quick)")
+    parser.add_argument("--notes", type=int, help="notes in a request (20; 8 with --quick)")
     parser.add_argument("--peers", type=_words, default=[], help="words in the names of the peers to run")
     parser.add_argument("--base", type=Path, help="the best peer's checkpoint in the part student")
     parser.add_argument("--replay", type=Path, help="the traffic of the part replay")
@@ -69,7 +73,8 @@ def _parts(text: str) -> tuple[Part, ...]:
 def plan_of(options: argparse.Namespace) -> Plan:
     """Make the plan from the options."""
     plan = quick(options.seed) if options.quick else Plan(options.seed)
-    return replace(plan, rounds=options.rounds) if options.rounds else plan
+    shape = replace(plan.shape, notes=options.notes or plan.shape.notes)
+    return replace(plan, rounds=options.rounds or plan.rounds, shape=shape)
 
 
 async def bench(options: argparse.Namespace) -> None:

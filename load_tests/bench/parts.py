@@ -9,7 +9,7 @@ from load_tests.bench.drive import poisson
 from load_tests.bench.peer import Asked, Peer
 from load_tests.bench.peers.notegrade import Notegrade
 from load_tests.bench.peers.prompts import COMPILED, EngineAlone, Knobs, merge
-from load_tests.bench.records import OFFLINE, STUDENT, Part
+from load_tests.bench.records import AUTO, OFFLINE, STUDENT, VECTORS, Part
 from load_tests.bench.run import Run
 from load_tests.bench.saturation import Probe, find_saturation, judge
 from load_tests.bench.stage import Entrant, in_turn
@@ -18,6 +18,8 @@ from load_tests.bench.workloads import render, replay, zipf
 from service.contract.checkpoint import load_checkpoint
 from service.contract.prompt import PromptRenderer
 from service.contract.vllm_settings import has_compiler
+
+_NO_ENCODER = "the checkpoint has no encoder (load_tests.untrained_encoder makes one, for speed alone)"
 
 
 async def run_part(run: Run, part: Part) -> None:
@@ -34,9 +36,28 @@ async def _defaults(run: Run) -> None:
     await _rounds(run, "defaults", run.peers("default"), run.cold("defaults", run.plan.shape))
 
 
+async def _vectors(run: Run) -> None:
+    """Send notes whose vectors are stored, and which no prefix cache knows."""
+    if not (ours := run.by_vectors()):
+        run.skip("vectors", _NO_ENCODER)
+        return
+    await _rounds(run, "vectors", [run.ours(), *ours, *run.rivals()], run.cold("vectors", run.plan.shape))
+
+
+async def _unknown(run: Run) -> None:
+    """Send notes without vectors to a service that looks for them, reads the texts, and encodes the notes when it is idle."""
+    if not run.by_vectors():
+        run.skip("unknown", _NO_ENCODER)
+        return
+    settings = {"NOTEGRADE_READING": "auto"}
+    auto = Notegrade(run.checkpoint, "tuned", cached=False, name=AUTO, settings=settings)
+    await _rounds(run, "unknown", [run.ours(), auto], run.cold("unknown", run.plan.shape))
+
+
 async def _zipf(run: Run) -> None:
     asked = zipf(run.seed("zipf"), run.plan.shape, run.plan.repetition)
-    await _rounds(run, "zipf", [run.ours(cached=True), *run.rivals()], asked, run.plan.zipf_history)
+    ours = [run.ours(cached=True), *run.by_vectors(cached=True)]
+    await _rounds(run, "zipf", [*ours, *run.rivals()], asked, run.plan.zipf_history)
 
 
 async def _replay(run: Run) -> None:
@@ -111,9 +132,11 @@ def _rendered(turn: Turn, renderer: PromptRenderer, texts: Sequence[Asked]) -> T
 async def _p99(run: Run) -> None:
     """Find each server's saturation, then measure all at the same rates, below the best peer's saturation."""
     asked = run.cold("p99", run.plan.open_shape)
-    with run.stage([run.ours(), *run.rivals()]) as entrants:
+    with run.stage([run.ours(), *run.rivals(), *run.by_vectors()]) as entrants:
         agreed = await run.agreeing(entrants)
-        _, *of_peers = [await _saturate(run, entrant, asked) for entrant in agreed] or [0.0]
+        # Not of vectors: encoding the notes of a search takes longer than all else.
+        readers = [entrant for entrant in agreed if entrant.contestant.name != VECTORS]
+        _, *of_peers = [await _saturate(run, entrant, asked) for entrant in readers] or [0.0]
         best = max(of_peers, default=0.0)
         if best <= 0:
             run.skip("p99", "no peer keeps up with any rate")
@@ -169,6 +192,8 @@ _PARTS: Mapping[Part, Callable[[Run], Awaitable[None]]] = {
     "cold": _cold,
     "defaults": _defaults,
     "student": _student,
+    "vectors": _vectors,
+    "unknown": _unknown,
     "zipf": _zipf,
     "replay": _replay,
     "offline": _offline,

@@ -11,8 +11,11 @@ import numpy as np
 from load_tests.bench.peer import Tuning
 from load_tests.bench.saturation import Saturation
 
-Part = Literal["cold", "defaults", "student", "zipf", "replay", "offline", "p99", "sweeps"]
+Part = Literal[
+    "cold", "defaults", "student", "vectors", "unknown", "zipf", "replay", "offline", "p99", "sweeps"
+]
 OURS, STUDENT, OFFLINE = "Notegrade", "Notegrade, student", "vLLM offline"
+VECTORS, AUTO = "Notegrade, vectors", "Notegrade, auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +119,7 @@ class Records:
     def best_peer(self, part: Part) -> str | None:
         """Return the best other server by median: the fastest, or in `p99` the one with the lowest p99."""
         peers = dict.fromkeys(each.peer for each in self.measurements if each.part == part)
-        rivals = [peer for peer in peers if peer not in (OURS, STUDENT, OFFLINE)]
+        rivals = [peer for peer in peers if peer not in (OURS, STUDENT, OFFLINE, VECTORS, AUTO)]
 
         def quality(peer: str) -> float:
             found = self.of(part, peer)
@@ -162,7 +165,12 @@ def compute_ratios(records: Records) -> dict[str, Ratio]:
         "cold_vs_best_peer": compare(records, "cold", OURS, best("cold")),
         "cold_vs_peer_defaults": compare(records, "defaults", OURS, best("defaults")),
         "student_vs_best_peer": compare(records, "student", STUDENT, best("student")),
+        "vectors_vs_best_peer": compare(records, "vectors", VECTORS, best("vectors")),
+        "vectors_vs_text": compare(records, "vectors", VECTORS, OURS),
+        "unknown_vs_text": compare(records, "unknown", AUTO, OURS),
         "zipf_vs_best_peer": compare(records, "zipf", OURS, best("zipf")),
+        "zipf_vectors_vs_best_peer": compare(records, "zipf", VECTORS, best("zipf")),
         "http_vs_offline_engine": compare(records, "offline", OURS, OFFLINE),
         "best_peer_p99_over_ours": compare(records, "p99", best("p99"), OURS, _p99_ms),
+        "best_peer_p99_over_vectors": compare(records, "p99", best("p99"), VECTORS, _p99_ms),
     }

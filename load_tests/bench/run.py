@@ -9,8 +9,9 @@ from pathlib import Path
 
 from load_tests.bench.peer import Asked, Peer, Tuning
 from load_tests.bench.peers import all_peers
+from load_tests.bench.peers.notegrade import NotegradeVectors
 from load_tests.bench.plan import Plan
-from load_tests.bench.records import OURS, Part, Records, agreement
+from load_tests.bench.records import OURS, VECTORS, Part, Records, agreement
 from load_tests.bench.stage import Entrant, stage
 from load_tests.bench.turns import Result, Turn, grades_of
 from load_tests.bench.workloads import Shape, cold, take
@@ -58,6 +59,12 @@ class Run:
         """Make Notegrade, tuned."""
         return next(peer for peer in self.peers("tuned", cached=cached) if peer.name == OURS)
 
+    def by_vectors(self, *, cached: bool = False) -> list[Peer]:
+        """Make Notegrade that reads note vectors, tuned; none for a checkpoint without an encoder."""
+        return (
+            [NotegradeVectors(self.checkpoint, "tuned", cached)] if self.checkpoint.manifest.vectors else []
+        )
+
     def rivals(self, folder: Path | None = None) -> list[Peer]:
         """List the best peer of the part `cold` if measured, else all wanted peers. folder: another checkpoint."""
         best = self.records.best_peer("cold")
@@ -101,13 +108,14 @@ class Run:
     async def agreeing(self, entrants: Sequence[Entrant]) -> list[Entrant]:
         """List the contestants whose grades agree with ours on a sample; others are not compared.
 
-        Empty if Notegrade, which is first, did not start.
+        Note vectors are another reading with other grades, and are compared in speed alone. Empty if Notegrade, which is first, did not start.
         """
         if not entrants or entrants[0].contestant.name != OURS:
             return []
         known = {(each.peer, each.tuning) for each in self.records.agreements}
-        if any((each.contestant.name, each.contestant.tuning) not in known for each in entrants):
-            await self._compare_grades(entrants)
+        readers = [each for each in entrants if each.contestant.name != VECTORS]
+        if any((each.contestant.name, each.contestant.tuning) not in known for each in readers):
+            await self._compare_grades(readers)
         return [each for each in entrants if each.label not in self.records.disagreeing]
 
     async def _compare_grades(self, entrants: Sequence[Entrant]) -> None:

@@ -1,5 +1,6 @@
 """Runs one contestant's turn: warm-up, load, resource usage, and a measurement of it."""
 
+import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from load_tests.bench.drive import Drive, closed_loop, count_scored, make_jobs, open_loop, read_grades
 from load_tests.bench.measure import Usage, read_work, watch
 from load_tests.bench.peer import Request
+from load_tests.bench.peers.notegrade import NotegradeVectors
 from load_tests.bench.records import Measurement, Part
 from load_tests.bench.stage import Entrant
 from load_tests.bench.workloads import Shape, mean_prompt_tokens
@@ -61,6 +63,8 @@ async def run_turn(entrant: Entrant, turn: Turn) -> Result:
     peer = entrant.contestant
     jobs = make_jobs(peer, turn.requests)
     with entrant.turn() as running:
+        if isinstance(peer, NotegradeVectors):
+            await asyncio.to_thread(peer.encode, running.url, [*turn.warm_up, *turn.requests])
         await closed_loop(running.url, make_jobs(peer, turn.warm_up), turn.clients, turn.timeout_s)
         before = await read_work(running.url)
         async with watch(entrant.tree) as usage:

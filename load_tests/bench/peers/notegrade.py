@@ -11,12 +11,17 @@ from typing import Any
 
 from load_tests.bench.peer import Request, Tuning
 from load_tests.bench.peers.grades import expected_grade
+from load_tests.bench.records import VECTORS
 from load_tests.processes import Running, Server, free_port, run_server
+from service.cli.encode import NoteSender
+from service.cli.remote import Remote
 from service.contract.checkpoint import Checkpoint
 from service.contract.vllm_settings import has_compiler
+from service.scoring.types import ScoringNote
 
-# No drain delay, since there is no load balancer; and as many notes as the largest requests of the sweeps.
-_ALWAYS = {"NOTEGRADE_DRAIN_DELAY_S": "0", "NOTEGRADE_MAX_NOTES": "500"}
+# No drain delay, since there is no load balancer; and as many notes as the largest requests of the sweeps. With an encoder,
+# the service would otherwise encode the notes of one turn in the next.
+_ALWAYS = {"NOTEGRADE_DRAIN_DELAY_S": "0", "NOTEGRADE_MAX_NOTES": "500", "NOTEGRADE_READING": "text"}
 # The minimum is one pair: only the same pair twice in a row would be answered from the cache.
 _UNCACHED = {"NOTEGRADE_LOCAL_CACHE_PAIRS": "1"}
 # Settings without a measured gain (engine_knobs.py) keep their defaults.
@@ -71,6 +76,23 @@ class Notegrade:
     def grades(self, answer: Any) -> list[float]:
         """Read the grades from the calibrated distributions; NaN for a note that was not scored."""
         return [_grade(result) for result in answer["results"]]
+
+
+@dataclass
+class NotegradeVectors(Notegrade):
+    """The service that reads note vectors, which it made before the requests came."""
+
+    name: str = VECTORS
+
+    def environment(self) -> dict[str, str]:
+        """Make the environment: notes without vectors are shed, so that none is read as text."""
+        return super().environment() | {"NOTEGRADE_READING": "vectors", "NOTEGRADE_ENCODING_SHARE": "1"}
+
+    def encode(self, url: str, requests: Sequence[Request]) -> None:
+        """Let the service encode the notes of the requests, and wait until it has. Raises CommandError."""
+        notes = [note for request in requests for note in request.notes]
+        distinct = {(note["title"], note["body"]): note for note in notes}
+        NoteSender(Remote(url)).encode([ScoringNote(**note) for note in distinct.values()])
 
 
 def _grade(result: Mapping[str, Any]) -> float:

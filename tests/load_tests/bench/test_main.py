@@ -41,7 +41,8 @@ def test_quick_plan_measures_less() -> None:
         quick.rounds * quick.requests * quick.shape.notes < whole.rounds * whole.requests * whole.shape.notes
     )
     assert quick.open_seconds < whole.open_seconds
-    assert plan_of(parse(["--rounds", "9"])).rounds == 9
+    changed = plan_of(parse(["--rounds", "9", "--notes", "100"]))
+    assert (changed.rounds, changed.shape.notes) == (9, 100)
 
 
 async def test_run_writes_results_and_names_skipped_parts(

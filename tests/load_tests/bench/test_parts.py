@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -11,7 +12,7 @@ from load_tests.bench import run as run_module
 from load_tests.bench.parts import run_part
 from load_tests.bench.peer import Peer
 from load_tests.bench.plan import quick
-from load_tests.bench.records import OFFLINE, OURS, Records, compute_ratios
+from load_tests.bench.records import AUTO, OFFLINE, OURS, VECTORS, Part, Records, compute_ratios
 from load_tests.bench.run import Run
 from load_tests.bench.workloads import Shape
 from service.contract.checkpoint import Checkpoint
@@ -112,6 +113,36 @@ async def test_engine_alone_gets_all_prompts_at_once(
     assert [(each.requests, each.pairs) for each in ours] == [(4, 12), (4, 12)]
     assert [(each.requests, each.pairs) for each in alone] == [(1, 12), (1, 12)]
     assert (compute_ratios(run.records)["http_vs_offline_engine"].value or 1) < 1
+
+
+@pytest.fixture
+def with_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Notegrade read vectors: a toy that gives other grades, six times as fast as the best peer."""
+    monkeypatch.setattr(Run, "by_vectors", lambda _run, **_: [ToyPeer(VECTORS, 0.0015, wrong_by=1.0)])
+    monkeypatch.setattr(parts_module, "Notegrade", lambda *_, **named: ToyPeer(named["name"], 0.004))
+
+
+@pytest.mark.usefixtures("with_encoder")
+async def test_vectors_are_compared_in_speed_alone(make_run: Callable[..., Run]) -> None:
+    run = make_run(toys()[:2])
+    for part in get_args(Part):
+        if part in ("vectors", "unknown", "zipf", "p99"):
+            await run_part(run, part)
+    assert run.records.disagreeing == {}
+    assert [len(run.records.of("vectors", name)) for name in (OURS, VECTORS, "slow")] == [2, 2, 2]
+    assert [len(run.records.of("unknown", name)) for name in (OURS, AUTO)] == [2, 2]
+    assert set(run.records.saturation) == {"Notegrade (tuned)", "slow (tuned)"}
+    ratios = compute_ratios(run.records)
+    assert (ratios["vectors_vs_best_peer"].low or 0) > 1.5
+    for name in ("zipf_vectors_vs_best_peer", "best_peer_p99_over_vectors", "unknown_vs_text"):
+        assert ratios[name].value is not None
+
+
+@pytest.mark.parametrize("part", ["vectors", "unknown"])
+async def test_vectors_need_an_encoder(make_run: Callable[..., Run], part: Part) -> None:
+    run = make_run(toys())
+    await run_part(run, part)
+    assert "untrained_encoder" in run.records.skipped[part]
 
 
 @pytest.mark.parametrize(("part", "option"), [("student", "--base"), ("replay", "--replay")])

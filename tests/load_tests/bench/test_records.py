@@ -6,9 +6,11 @@ import pytest
 
 from load_tests.bench.peer import Tuning
 from load_tests.bench.records import (
+    AUTO,
     OFFLINE,
     OURS,
     STUDENT,
+    VECTORS,
     Measurement,
     Part,
     Records,
@@ -45,17 +47,21 @@ def test_each_ratio_uses_its_own_part() -> None:
             ("cold", OURS): [20], ("cold", "a"): [10],
             ("defaults", OURS): [30], ("defaults", "a"): [10],
             ("student", STUDENT): [40], ("student", "a"): [10],
-            ("zipf", OURS): [50], ("zipf", "a"): [10],
+            ("vectors", OURS): [20], ("vectors", VECTORS): [80], ("vectors", "a"): [10],
+            ("unknown", OURS): [10], ("unknown", AUTO): [7],
+            ("zipf", OURS): [50], ("zipf", VECTORS): [70], ("zipf", "a"): [10],
             ("offline", OURS): [9], ("offline", OFFLINE): [10],
         }
     )  # fmt: skip
     found.measurements += [
         measurement(part="p99", peer=OURS, p99_ms=50),
+        measurement(part="p99", peer=VECTORS, p99_ms=20),
         measurement(part="p99", peer="a", p99_ms=300),
     ]
     assert {name: ratio.value for name, ratio in compute_ratios(found).items()} == {
         "cold_vs_best_peer": 2, "cold_vs_peer_defaults": 3, "student_vs_best_peer": 4, "zipf_vs_best_peer": 5,
-        "http_vs_offline_engine": 0.9, "best_peer_p99_over_ours": 6,
+        "vectors_vs_best_peer": 8, "vectors_vs_text": 4, "unknown_vs_text": 0.7, "zipf_vectors_vs_best_peer": 7,
+        "http_vs_offline_engine": 0.9, "best_peer_p99_over_ours": 6, "best_peer_p99_over_vectors": 15,
     }  # fmt: skip
 
 

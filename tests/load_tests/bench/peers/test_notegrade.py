@@ -4,9 +4,11 @@ from typing import Any
 import pytest
 
 from load_tests.bench.peer import Request
-from load_tests.bench.peers.notegrade import Notegrade
+from load_tests.bench.peers.notegrade import Notegrade, NotegradeVectors
+from service.cli.encode import NoteSender
 from service.contract.checkpoint import Checkpoint
 from service.http.schemas import BodyChecks, ScoreBody
+from service.scoring.types import ScoringNote
 from service.settings import load_settings
 
 
@@ -42,8 +44,20 @@ def test_inherited_settings_are_removed(tiny: Checkpoint, monkeypatch: pytest.Mo
     assert {name for name in environment if name.startswith("NOTEGRADE_")} == {
         "NOTEGRADE_DRAIN_DELAY_S",
         "NOTEGRADE_MAX_NOTES",
+        "NOTEGRADE_READING",
     }
     assert environment["OMP_NUM_THREADS"] == "1"
+
+
+def test_notes_are_encoded_once_before_a_turn(
+    tiny: Checkpoint, request_of_three: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[ScoringNote] = []
+    monkeypatch.setattr(NoteSender, "encode", lambda _, notes: sent.extend(notes))
+    peer = NotegradeVectors(tiny, "tuned", cached=False)
+    peer.encode("http://127.0.0.1:1", [request_of_three, request_of_three])
+    assert [note.id for note in sent] == ["n1", "n2", "n3"]
+    assert peer.environment()["NOTEGRADE_READING"] == "vectors"
 
 
 @pytest.mark.parametrize("tuning", ["default", "tuned"])
