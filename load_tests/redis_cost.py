@@ -1,19 +1,21 @@
-"""Measures what the pair cache costs a Redis: processor time, network and memory for a lookup and for a write.
+"""Measures what the pair cache and the vector store cost a Redis: processor time, network and memory for lookups and writes.
 
     .venv/bin/python -m load_tests.redis_cost redis://localhost:6379/0
 
-Calls are those of the service, 16 at a time, with readings of four grades. Each round writes new queries and looks them up. Use a
-Redis without other traffic; its keys are deleted at the end. `load_tests.capacity` plans with these figures.
+Calls are those of the service, 16 at a time, with readings of four grades, or four vectors a note. Each round writes new queries
+or notes and looks them up. Use a Redis without other traffic; the written keys are deleted at the end. `load_tests.capacity` plans
+with these figures.
 """
 
 import argparse
 import asyncio
 import os
 import statistics
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 from redis.asyncio import Redis
 
 from load_tests.arguments import make_parser
@@ -21,10 +23,18 @@ from load_tests.figures import markdown_table
 from load_tests.raw_results import write_raw
 from service.caches.keys import note_key, pack_reading, query_key
 from service.caches.redis_cache import RedisCache
+from service.caches.redis_connection import RedisConnection
 from service.contract.labels import LabelDistribution, Reading
+from service.contract.prompt import Note
+from service.contract.vector_prompt import NoteVectors
+from service.errors import CacheUnavailableError
+from service.vectors.packing import pack_vectors, vectors_key
+from service.vectors.redis_store import PREFIX, RedisVectorStore
 
+Target = TypeVar("Target")
 SIZES = (1, 20, 100)
 AT_ONCE = 16
+VECTORS, WIDTH = 4, 576  # of a note, as the default student's encoder would make them
 READING = Reading(LabelDistribution((0.1, 0.2, 0.3, 0.4), 0.99), truncated=False)
 
 
@@ -47,9 +57,19 @@ async def _state(redis: Redis) -> tuple[float, float, float, float]:
 
 
 async def measure(url: str, notes: int, calls: int) -> list[Cost]:
-    """Write that many queries with as many notes, and look each up once."""
-    cache, redis = RedisCache(url, ttl_s=600, timeout_s=10), Redis.from_url(url)
-    run = os.urandom(8).hex()
+    """Write that many queries with as many notes, and look each up once; then a tenth as often the vectors of as many notes."""
+    redis = Redis.from_url(url)
+    try:
+        return [
+            *await _pairs(redis, url, notes, calls),
+            *await _vectors(redis, url, notes, max(1, calls // 10)),
+        ]
+    finally:
+        await redis.aclose()
+
+
+async def _pairs(redis: Redis, url: str, notes: int, calls: int) -> list[Cost]:
+    cache, run = RedisCache(url, ttl_s=600, timeout_s=10), os.urandom(8).hex()
     queries = [query_key(f"{run} {number}", "f" * 32) for number in range(calls)]
     keys = [note_key("", str(number)) for number in range(notes)]
 
@@ -57,34 +77,58 @@ async def measure(url: str, notes: int, calls: int) -> list[Cost]:
         await cache.put_many(query, {key: pack_reading(READING, query, key) for key in keys})
 
     async def look_up(query: str) -> None:
-        if None in (await cache.get_many(query, keys)).values:
-            raise RuntimeError("Redis lost an entry: it is full, or something else deletes keys")
+        _check((await cache.get_many(query, keys)).values)
 
     try:
         await cache.ping()
-        found = [
-            await _cost(redis, name, notes, queries, call)
-            for name, call in (("write", write), ("lookup", look_up))
+        costs = [
+            await _cost(redis, "write", notes, queries, write),
+            await _cost(redis, "lookup", notes, queries, look_up),
         ]
         await redis.unlink(*queries)
-        return found
+        return costs
     finally:
         await cache.close()
-        await redis.aclose()
 
 
-def batched(queries: list[str], size: int) -> Iterator[list[str]]:
-    for first in range(0, len(queries), size):
-        yield queries[first : first + size]
+async def _vectors(redis: Redis, url: str, notes: int, calls: int) -> list[Cost]:
+    store = RedisVectorStore(RedisConnection(url, 10, AT_ONCE, CacheUnavailableError), ttl_s=600)
+    run, rows = os.urandom(8).hex(), np.ones((VECTORS, WIDTH), np.float16).tobytes()
+    chunks = [
+        [vectors_key(Note(str(call), str(note)), run) for note in range(notes)] for call in range(calls)
+    ]
+
+    async def write(keys: list[bytes]) -> None:
+        await store.put_many({key: pack_vectors(NoteVectors(rows), WIDTH, key) for key in keys})
+
+    async def look_up(keys: list[bytes]) -> None:
+        _check(await store.get_many(keys))
+
+    try:
+        await store.ping()
+        costs = [
+            await _cost(redis, "write vectors", notes, chunks, write),
+            await _cost(redis, "lookup of vectors", notes, chunks, look_up),
+        ]
+        for keys in chunks:
+            await redis.unlink(*(PREFIX + key for key in keys))
+        return costs
+    finally:
+        await store.close()
+
+
+def _check(values: Sequence[bytes | None]) -> None:
+    if None in values:
+        raise RuntimeError("Redis lost an entry: it is full, or something else deletes keys")
 
 
 async def _cost(
-    redis: Redis, name: str, notes: int, queries: list[str], call: Callable[[str], Awaitable[None]]
+    redis: Redis, name: str, notes: int, targets: Sequence[Target], call: Callable[[Target], Awaitable[None]]
 ) -> Cost:
     before = await _state(redis)
-    for batch in batched(queries, AT_ONCE):
-        await asyncio.gather(*map(call, batch))
-    spent = [(now - then) / len(queries) for now, then in zip(await _state(redis), before, strict=True)]
+    for first in range(0, len(targets), AT_ONCE):
+        await asyncio.gather(*map(call, targets[first : first + AT_ONCE]))
+    spent = [(now - then) / len(targets) for now, then in zip(await _state(redis), before, strict=True)]
     return Cost(notes, name, *spent)
 
 

@@ -2,6 +2,7 @@
 
     .venv/bin/python -m load_tests.capacity                                     # assumed traffic, up to a million notes/s
     .venv/bin/python -m load_tests.capacity --replay traffic.jsonl --rates 5000 # hit rates measured on your own log
+    .venv/bin/python -m load_tests.capacity --vectors 4                         # notes are read from stored vectors
     .venv/bin/python -m load_tests.capacity --growth --queries 2000 --notes 5000   # from empty caches to full ones
     .venv/bin/python -m load_tests.capacity --check bench.json  # compare with measurements
 
@@ -112,6 +113,9 @@ def _sites(options: argparse.Namespace) -> list[Site]:
         model = read_model(options.checkpoint)
         prompt = read_prompt(options.checkpoint, options.note_tokens, options.block)
     devices: list[Device] = options.devices
+    if options.vectors:
+        prompt = prompt.of_vectors(options.vectors)
+        devices = [device for device in devices if device.rates is None]  # measured with the text reading
     if options.peak_tflops is not None:
         memory, bandwidth = options.memory_gb * 1e9, options.bandwidth_gb_s * 1e9
         flops = options.peak_tflops * 1e12

@@ -35,6 +35,9 @@ class Site:
         redis_gb, redis_price: memory of one Redis, and US dollars per GB and hour.
         entry_bytes, query_bytes: bytes per pair in Redis, and additionally per query. Measured on Valkey 8 with `used_memory`:
             1,907 bytes for a query with 20 pairs, 37,786 with 500; above 512 pairs, where the hash becomes a table, up to 120 per pair.
+        vectors: vectors of a note that is read from them, all of which are in Redis; 0 for the text reading.
+        vectors_note_us: processor time of Redis for a note's vectors. Measured like `redis_note_us`.
+        vectors_note_bytes: bytes in Redis beside the vectors. Measured by the same script: 4,776 bytes for 4 of 576 numbers.
         link_bytes: bytes per second of one network link (10 Gbit/s).
         note_bytes: bytes of a note and its result as JSON: about 5 per token, and 350 for ids, names and the result.
     """
@@ -59,8 +62,16 @@ class Site:
     redis_price: float = 0.02
     entry_bytes: float = 90
     query_bytes: float = 200
+    vectors: float = 0
+    vectors_note_us: float = 4
+    vectors_note_bytes: float = 170
     link_bytes: float = 1.25e9
     note_bytes: float = 800
+
+    @property
+    def stored_note_bytes(self) -> float:
+        """The bytes of a note's vectors in Redis, in two bytes a number; 0 for the text reading."""
+        return 2 * self.model.hidden * self.vectors + self.vectors_note_bytes if self.vectors else 0.0
 
     @property
     def prefix_cache_tokens(self) -> float:
@@ -77,12 +88,14 @@ class Caching:
         hit_rate: share of the notes whose pair is cached.
         found: share of the other notes whose note (or query) is in the prefix cache.
         pairs, queries: numbers in the pair cache.
+        notes: distinct notes of the traffic.
     """
 
     hit_rate: float
     found: float
     pairs: float = 0.0
     queries: float = 0.0
+    notes: float = 0.0
 
 
 def steady_caching(
@@ -95,7 +108,7 @@ def steady_caching(
     # A query is kept as long as any of its pairs; the first pair has the highest chance.
     queries = float((pairs.queries[:, 0] * known.max(axis=1)).sum())
     found = found_steadily(pairs, known, site.prompt, site.prefix_cache_tokens)
-    return Caching(pairs.mean(known), found, pairs.total(known), queries)
+    return Caching(pairs.mean(known), found, pairs.total(known), queries, traffic.notes)
 
 
 def replica_limits(site: Site, caching: Caching, notes_per_request: float) -> Mapping[str, float]:
@@ -187,28 +200,29 @@ def _whole(units: float) -> int:
 
 
 def _redis_bytes(caching: Caching, site: Site) -> float:
-    return caching.pairs * site.entry_bytes + caching.queries * site.query_bytes
+    pairs = caching.pairs * site.entry_bytes + caching.queries * site.query_bytes
+    return pairs + caching.notes * site.stored_note_bytes
 
 
-def _redis_calls(notes_per_s: float, caching: Caching, notes_per_request: float) -> float:
-    # A request with at least one new note writes.
-    writes = 1 - math.pow(caching.hit_rate, notes_per_request)
-    return notes_per_s / notes_per_request * (1 + writes)
+def _redis_calls(notes_per_s: float, caching: Caching, notes_per_request: float, site: Site) -> float:
+    # A request with at least one new note writes, and looks for vectors.
+    new = 1 - math.pow(caching.hit_rate, notes_per_request)
+    return notes_per_s / notes_per_request * (1 + new * (2 if site.vectors else 1))
 
 
 def _redis_traffic(notes_per_s: float, caching: Caching, notes_per_request: float, site: Site) -> float:
-    calls = _redis_calls(notes_per_s, caching, notes_per_request)
-    notes = notes_per_s * (1 + (1 - caching.hit_rate) / 2)
-    return calls * site.redis_call_bytes + notes * site.redis_note_bytes
+    calls, missing = _redis_calls(notes_per_s, caching, notes_per_request, site), 1 - caching.hit_rate
+    of_pairs = calls * site.redis_call_bytes + notes_per_s * (1 + missing / 2) * site.redis_note_bytes
+    return of_pairs + notes_per_s * missing * site.stored_note_bytes
 
 
 def _shared_needs(
     notes_per_s: float, caching: Caching, notes_per_request: float, site: Site
 ) -> dict[str, float]:
-    calls = _redis_calls(notes_per_s, caching, notes_per_request)
-    notes = notes_per_s * (2 - caching.hit_rate)
+    calls, missing = _redis_calls(notes_per_s, caching, notes_per_request, site), 1 - caching.hit_rate
+    note_us = (1 + missing) * site.redis_note_us + (missing * site.vectors_note_us if site.vectors else 0)
     return {
-        "Redis processor": (calls * site.redis_call_us + notes * site.redis_note_us) / (1e6 * site.load),
+        "Redis processor": (calls * site.redis_call_us + notes_per_s * note_us) / (1e6 * site.load),
         "Redis memory": _redis_bytes(caching, site) / (site.redis_gb * 1e9),
         "link": notes_per_s * site.note_bytes / (site.link_bytes * site.load),
     }

@@ -117,6 +117,7 @@ class Log:
             raise ValueError("the log has no requests")
         self._requests = requests
         self._pairs = sum(len(notes) for _, notes in requests)
+        self._notes = len({note for _, notes in requests for note in notes})
         self._seen: dict[tuple[float, float, float], Seen] = {}
 
     @classmethod
@@ -136,7 +137,7 @@ class Log:
             "requests": whole.requests,
             "pairs": whole.pairs,
             "queries": whole.queries_kept,
-            "notes": len({note for _, of_request in self._requests for note in of_request}),
+            "notes": self._notes,
             "distinct pairs": whole.pairs_kept,
             "hit rate": whole.hit_rate,
             "hit rate of second half": late.hit_rate,
@@ -149,7 +150,8 @@ class Log:
         # A computed pair occupies its shareable blocks and the rest of its whole blocks.
         prefixes = room // max(1.0, site.prompt.shared - site.prompt.shared_head + site.prompt.tail)
         seen = self._late(PairCache(most_pairs, ttl if ttl < len(self._requests) else math.inf), prefixes)
-        return Caching(seen.hit_rate, seen.found(site.prompt.order), seen.pairs_kept, seen.queries_kept)
+        found = seen.found(site.prompt.order)
+        return Caching(seen.hit_rate, found, seen.pairs_kept, seen.queries_kept, self._notes)
 
     def _late(self, cache: PairCache, prefixes: float) -> Seen:
         # A capacity above the number of pairs is unlimited, so devices with much memory share one simulation.

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 from service.caches.redis_connection import RedisConnection
 
-_PREFIX = b"ng:vectors:"
+PREFIX = b"ng:vectors:"
 
 
 class RedisVectorStore:
@@ -24,7 +24,7 @@ class RedisVectorStore:
         async with self._connection.call() as redis:
             if not keys:
                 return []
-            names = [_PREFIX + key for key in keys]
+            names = [PREFIX + key for key in keys]
             if self._cluster:
                 return await _get_from_cluster(redis, names)
             # MGET returns nil for a value of another type, where GET would fail.
@@ -37,7 +37,7 @@ class RedisVectorStore:
                 return
             async with redis.pipeline(transaction=False) as pipeline:
                 for key, value in entries.items():
-                    pipeline.set(_PREFIX + key, value, px=self._ttl_ms)
+                    pipeline.set(PREFIX + key, value, px=self._ttl_ms)
                 await pipeline.execute()
 
     async def ping(self) -> None:

@@ -101,6 +101,26 @@ def test_first_bottleneck() -> None:
     assert cached.redis_traffic == 25 * 1_000 + 100 * 10
 
 
+def test_vectors_are_looked_up_for_new_pairs_and_kept_for_all_notes() -> None:
+    site = replace(
+        SITE, model=replace(UNIT, hidden=10), vectors=3, vectors_note_bytes=40, vectors_note_us=1_000,
+        redis_call_us=10_000, redis_note_us=1_000, redis_call_bytes=1_000, redis_note_bytes=10,
+    )  # fmt: skip
+    found = plan(10, Caching(0.5, 0, notes=7), 1, site)
+    # 3 vectors of 10 numbers of two bytes, and 40 bytes, for each of 7 notes.
+    assert found.redis_bytes == 7 * 100
+    # Each second 10 lookups, 5 writes and 5 lookups of vectors; 10 notes, 5 written, and the vectors of 5.
+    assert found.redis_traffic == 20 * 1_000 + (10 + 5 / 2) * 10 + 5 * 100
+    assert found.needs["Redis processor"] == pytest.approx((20 * 0.01 + 15 * 0.001 + 5 * 0.001) / 0.5)
+
+
+def test_a_request_computes_criteria_and_query_once_for_its_vectors() -> None:
+    prompt = Prompt(head=31, note=67, query=13, block=16, note_sd=10, query_sd=2).of_vectors(4)
+    # 44 tokens are padded to 48, whole blocks; four vectors and the cue follow.
+    assert (prompt.tokens, prompt.shared, prompt.order) == (54, 48, "query-first")
+    assert prompt.tokens - prompt.reused(1.0) == 6
+
+
 def test_more_traffic_has_more_hits_and_needs_no_fewer_resources() -> None:
     traffic = Traffic(queries=10**6, notes=10**7)
     site = Site(DEVICES["L4"], Prompt(31, 67, 13))
