@@ -18,15 +18,8 @@ from model_export.data.template import find_template
 from model_export.gpu_plan import describe_on_gpus, large_stages
 from model_export.models.base_model import empty_base, locate_base
 from model_export.models.tiny_model import empty_tiny_model
-from model_export.recipe import (
-    PARSE_SAMPLE,
-    TINY_BASE,
-    CrossEncoderConfig,
-    LabelConfig,
-    OwnTracesConfig,
-    Recipe,
-    TrainConfig,
-)
+from model_export.recipe import PARSE_SAMPLE, TINY_BASE, Recipe
+from model_export.recipe_stages import CrossEncoderConfig, LabelConfig, OwnTracesConfig, TrainConfig
 from model_export.training.learned_weights import learn_linears
 
 _GIB = 1024**3

@@ -20,7 +20,7 @@ from model_export.evaluation.winners import METRIC_TITLES
 from model_export.measuring import PREDICTIONS, predict_stage
 from model_export.models.model_io import load_model
 from model_export.pipeline import Pipeline
-from model_export.recipe import EncodeConfig
+from model_export.recipe_stages import EncodeConfig
 from model_export.stages import hash_of
 from model_export.vectors.predict import VectorScorer
 from model_export.vectors.text_readings import TextReadings, read_texts

@@ -6,7 +6,8 @@ from transformers import PreTrainedModel
 
 from model_export.data.criteria import load_criteria, load_teacher_criteria
 from model_export.gpu_costs import GIB, GPU_BYTES, WEIGHT, SampledStage, Size, Stage, Tokens, Training
-from model_export.recipe import Recipe, TrainConfig
+from model_export.recipe import Recipe
+from model_export.recipe_stages import TrainConfig
 from model_export.training.learned_weights import learn_linears
 from model_export.training.stage_job import TEACHER_STAGES
 

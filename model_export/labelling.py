@@ -14,7 +14,7 @@ from model_export.data.pairs import Pair
 from model_export.data.prompting import Prompting
 from model_export.data.sampling import pick_distinct
 from model_export.pipeline import EVIDENCE, Pipeline
-from model_export.recipe import LabelConfig, OwnTracesConfig
+from model_export.recipe_stages import LabelConfig, OwnTracesConfig
 from model_export.scale_out.label_at_scale import soft_label
 from model_export.scale_out.label_plan import Completion, TraceJob
 from model_export.scale_out.shards import Shards, fill, read_paths, split

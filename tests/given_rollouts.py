@@ -12,7 +12,8 @@ from trl import GRPOConfig
 from model_export.data.pairs import Pair
 from model_export.data.prompting import PromptForm, Prompting
 from model_export.models.model_io import load_model, load_tokenizer
-from model_export.recipe import ModelConfig, RlConfig
+from model_export.recipe import ModelConfig
+from model_export.recipe_stages import RlConfig
 from model_export.teacher.rl_trainer import Credit, RlTrainer
 from service.contract.manifest import Criteria
 from service.contract.prompt import Note

@@ -20,7 +20,8 @@ from model_export.data.neighbours import Encode, rank_notes
 from model_export.data.pairs import GRADES, UNJUDGED, Pair, Source, read_pairs, write_pairs
 from model_export.data.sampling import group, sample
 from model_export.progress import OnProgress
-from model_export.recipe import Recipe, UnlabelledConfig
+from model_export.recipe import Recipe
+from model_export.recipe_stages import UnlabelledConfig
 
 _INDEX = "mined.json"
 _RANKS = 200  # hard and medium pairs have notes of these ranks, at most the nearer half of all notes

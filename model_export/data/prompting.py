@@ -14,7 +14,8 @@ from pydantic import TypeAdapter
 from model_export.data.pairs import GRADES, UNJUDGED, DataError, Pair, listed
 from model_export.data.rollout_reader import RolloutReader
 from model_export.data.template import check_control_tokens, find_template, vector_template
-from model_export.recipe import EncodeConfig, ModelConfig
+from model_export.recipe import ModelConfig
+from model_export.recipe_stages import EncodeConfig
 from service.contract.checkpoint import Checkpoint
 from service.contract.manifest import Criteria, Limits
 from service.contract.prompt import PromptRenderer

@@ -6,7 +6,7 @@ from random import Random
 from typing import Literal, TypeVar
 
 from model_export.data.pairs import UNJUDGED, Pair, folded_query
-from model_export.recipe import CrossEncoderConfig, DistilConfig, TrainConfig
+from model_export.recipe_stages import CrossEncoderConfig, DistilConfig, TrainConfig
 
 T = TypeVar("T")
 

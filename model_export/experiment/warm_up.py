@@ -22,7 +22,8 @@ from model_export.experiment.measure import RANDOM, Figures, Ruler
 from model_export.models.model_io import load_model, load_tokenizer
 from model_export.pipeline import EVIDENCE, Pipeline
 from model_export.progress import OnProgress
-from model_export.recipe import CotConfig, Recipe
+from model_export.recipe import Recipe
+from model_export.recipe_stages import CotConfig
 from model_export.run import train_control, warm_up_teachers
 from model_export.run_log import LOG_NAME, RunLog
 from model_export.stages import RunError, Stages, write_whole

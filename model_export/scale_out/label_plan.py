@@ -8,7 +8,8 @@ from pathlib import Path
 from model_export.data.pairs import Pair, Source, listed
 from model_export.data.prepare import recipe_criteria, recipe_sources, recipe_teacher_criteria
 from model_export.data.prompting import PromptForm, Prompting
-from model_export.recipe import LabelConfig, OwnTracesConfig, Precision, Recipe
+from model_export.recipe import Precision, Recipe
+from model_export.recipe_stages import LabelConfig, OwnTracesConfig
 from model_export.stages import hash_of
 from service.contract.manifest import hash_file
 from service.errors import NotegradeError

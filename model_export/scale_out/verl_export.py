@@ -11,7 +11,8 @@ from model_export.data.pairs import Pair
 from model_export.data.prepare import read_data
 from model_export.data.prompting import PromptForm, Prompting
 from model_export.data.sampling import sample_dev
-from model_export.recipe import Recipe, RlConfig
+from model_export.recipe import Recipe
+from model_export.recipe_stages import RlConfig
 from model_export.scale_out.verl_rows import Task
 from model_export.teacher.reward import class_weights
 

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from model_export.data.pairs import Pair
 from model_export.data.rollout_reader import Rollout, RolloutReader
-from model_export.recipe import RlConfig
+from model_export.recipe_stages import RlConfig
 from model_export.teacher.reward import reward
 from model_export.teacher.step_mask import mask_advantages
 from service.contract.tokenizer import ContractTokenizer

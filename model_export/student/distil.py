@@ -8,7 +8,7 @@ from model_export.data.gold_traces import read_grade
 from model_export.data.pairs import UNJUDGED, Pair, folded_query
 from model_export.data.prompting import Prompting, gold_label
 from model_export.data.sampling import mix
-from model_export.recipe import DistilConfig
+from model_export.recipe_stages import DistilConfig
 from model_export.teacher.label import SoftLabel
 from model_export.teacher.sft import graded_example, train_examples
 from model_export.training.batches import Example

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from model_export.data.gold_traces import is_honest
 from model_export.data.pairs import Pair
 from model_export.data.prompting import Prompting
-from model_export.recipe import LabelConfig
+from model_export.recipe_stages import LabelConfig
 from model_export.stages import write_whole
 from model_export.teacher.rollout import OnBatch, Sampler, Sampling, sample_paths
 

@@ -16,7 +16,7 @@ from model_export.data.gold_traces import Evidence
 from model_export.data.pairs import GRADES, DataError, Pair
 from model_export.data.prompting import Prompting
 from model_export.data.spans import cut, spans_of
-from model_export.recipe import EvidenceConfig
+from model_export.recipe_stages import EvidenceConfig
 from model_export.teacher.rollout import Sampler
 from service.contract.citations import NOTHING, CitedField, cite, cite_missing, words_of
 from service.contract.trace import write_step

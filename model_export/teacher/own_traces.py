@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from model_export.data.gold_traces import Evidence, citations_of, is_honest
 from model_export.data.pairs import GRADES, Pair
 from model_export.data.prompting import Prompting
-from model_export.recipe import OwnTracesConfig
+from model_export.recipe_stages import OwnTracesConfig
 from model_export.teacher.rollout import OnBatch, ReasoningPath, Sampler, Sampling, sample_paths
 from service.contract.trace import parse_steps
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from model_export.data.gold_traces import citations_of
 from model_export.data.pairs import GRADES, Pair
-from model_export.recipe import RlConfig
+from model_export.recipe_stages import RlConfig
 from service.contract.citations import are_true
 from service.contract.trace import Trace
 

@@ -13,7 +13,7 @@ from accelerate.utils import gather_object
 from model_export.data.pairs import Pair
 from model_export.data.prompting import Prompting
 from model_export.data.rollout_reader import Rollout
-from model_export.recipe import RlConfig
+from model_export.recipe_stages import RlConfig
 from model_export.teacher.reward import class_weights, reward
 from model_export.teacher.rollout import Sampler, Sampling
 from model_export.teacher.step_mask import right_steps

@@ -9,7 +9,7 @@ from model_export.data.pairs import Pair
 from model_export.data.prompting import Prompting, gold_label
 from model_export.data.sampling import pick
 from model_export.models.model_io import load_model, load_tokenizer, speed_up
-from model_export.recipe import TrainConfig
+from model_export.recipe_stages import TrainConfig
 from model_export.run_log import LOG_NAME, RunLog
 from model_export.training.batches import Example
 from model_export.training.learned_weights import learn_linears

@@ -20,7 +20,8 @@ from model_export.data.sampling import pick
 from model_export.models.encoders import EncoderError, load_encoder
 from model_export.models.model_io import speed_up
 from model_export.progress import OnProgress
-from model_export.recipe import CrossEncoderConfig, Precision
+from model_export.recipe import Precision
+from model_export.recipe_stages import CrossEncoderConfig
 from model_export.run_log import LOG_NAME, RunLog
 from model_export.teachers.base import Features, Learner
 from model_export.training.batches import plan_order

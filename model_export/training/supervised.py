@@ -27,7 +27,8 @@ from transformers import (
 )
 
 from model_export.data.pairs import UNJUDGED
-from model_export.recipe import CrossEncoderConfig, LaunchConfig, Precision, TrainConfig
+from model_export.recipe import LaunchConfig, Precision
+from model_export.recipe_stages import CrossEncoderConfig, TrainConfig
 from model_export.run_log import RunLog
 from model_export.training.batches import IGNORED, Example, collate, collate_outputs, plan_order
 from model_export.training.frozen_outputs import cache_frozen_activations, run_layers

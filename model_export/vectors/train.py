@@ -21,7 +21,8 @@ from model_export.data.prompting import Prompting, gold_label
 from model_export.models.model_io import load_model, load_tokenizer, speed_up
 from model_export.models.vector_batches import VectorPair, collate_pairs, distinct_notes, pad_notes
 from model_export.models.vector_student import VectorStudent
-from model_export.recipe import EncodeConfig, LaunchConfig, Recipe
+from model_export.recipe import LaunchConfig, Recipe
+from model_export.recipe_stages import EncodeConfig
 from model_export.run_log import LOG_NAME, RunLog
 from model_export.student.distil import query_groups
 from model_export.training.batches import plan_order

@@ -4,7 +4,7 @@ from model_export.data.synthetic import generate
 from model_export.encoding import gate_readings
 from model_export.evaluation.evaluate import evaluate
 from model_export.evaluation.predict import make_predictions
-from model_export.recipe import EncodeConfig
+from model_export.recipe_stages import EncodeConfig
 
 CONFIG = EncodeConfig(vectors=(1, 4), served=4)
 PAIRS = generate(seed=2, train_queries=1, dev_queries=12, notes_per_query=8, task="six").dev

@@ -9,28 +9,30 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from model_export.recipe import (
+    EvaluateConfig,
+    ExperimentConfig,
+    ExportConfig,
+    LaunchConfig,
+    ModelConfig,
+    Recipe,
+    RolloutsConfig,
+    TinyConfig,
+)
+from model_export.recipe_data import DataConfig, SourceConfig, SyntheticConfig
+from model_export.recipe_stack import EndpointConfig, StackConfig
+from model_export.recipe_stages import (
     CotConfig,
     CrossEncoderConfig,
     DistilConfig,
     EncodeConfig,
-    EvaluateConfig,
     EvidenceConfig,
-    ExperimentConfig,
-    ExportConfig,
     LabelConfig,
     LabelOnlyConfig,
-    LaunchConfig,
-    ModelConfig,
     OwnTracesConfig,
-    Recipe,
     RlConfig,
-    RolloutsConfig,
     SelfConfig,
-    TinyConfig,
     UnlabelledConfig,
 )
-from model_export.recipe_data import DataConfig, SourceConfig, SyntheticConfig
-from model_export.recipe_stack import EndpointConfig, StackConfig
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 SECTIONS: dict[str, type[BaseModel]] = {

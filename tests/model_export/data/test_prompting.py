@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from model_export.data.pairs import GRADES, UNJUDGED, DataError, Pair
 from model_export.data.prompting import PromptForm, Prompting, PromptingError, gold_label, teacher_template
 from model_export.data.template import TEMPLATES, TemplateError, find_template
-from model_export.recipe import EncodeConfig
+from model_export.recipe_stages import EncodeConfig
 from model_export.stages import hash_of
 from service.contract.manifest import Criteria, Limits
 from service.contract.prompt import Note

@@ -8,7 +8,7 @@ import pytest
 
 from model_export.data.pairs import UNJUDGED, Pair
 from model_export.data.sampling import balance, mix, pick, pick_distinct, repeat, sample_dev, sample_queries
-from model_export.recipe import DistilConfig
+from model_export.recipe_stages import DistilConfig
 from service.contract.prompt import Note
 
 

@@ -15,7 +15,7 @@ from model_export.data.pairs import Pair
 from model_export.data.prepare import read_data
 from model_export.data.prompting import PromptForm, Prompting
 from model_export.data.sampling import sample_dev
-from model_export.recipe import RlConfig
+from model_export.recipe_stages import RlConfig
 from model_export.scale_out.verl_rows import Task, mask_batch
 from model_export.teacher.reward import class_weights
 from service.contract.prompt import Note

@@ -25,7 +25,7 @@ from verl.utils.config import validate_config
 from verl.utils.dataset.rl_dataset import RLHFDataset
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
-from model_export.recipe import RlConfig
+from model_export.recipe_stages import RlConfig
 from model_export.scale_out.verl_export import export_rows
 from model_export.scale_out.verl_rl import PromptLoop
 from model_export.scale_out.verl_rows import Task

@@ -9,7 +9,7 @@ import torch
 from model_export.data.pairs import UNJUDGED, DataError, Pair
 from model_export.evaluation.predict import directly
 from model_export.models.model_io import load_model
-from model_export.recipe import DistilConfig
+from model_export.recipe_stages import DistilConfig
 from model_export.run_log import LOG_NAME, read_log
 from model_export.student.distil import make_example, query_groups, train_student
 from model_export.teacher.label import SoftLabel

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from model_export.data.pairs import Pair
-from model_export.recipe import LabelConfig
+from model_export.recipe_stages import LabelConfig
 from model_export.teacher.label import (
     SoftLabel,
     average,

@@ -8,7 +8,7 @@ from model_export.data.gold_traces import is_honest
 from model_export.data.pairs import DataError, Pair
 from model_export.data.prompting import PromptForm, Prompting
 from model_export.data.template import find_template
-from model_export.recipe import EvidenceConfig
+from model_export.recipe_stages import EvidenceConfig
 from model_export.teacher.occlusion import find_evidence
 from model_export.teacher.step_mask import right_steps
 from service.contract.manifest import Criteria, Limits

@@ -3,7 +3,7 @@ from dataclasses import replace
 from model_export.data.pairs import Pair
 from model_export.data.prompting import PromptForm, Prompting
 from model_export.data.template import find_template
-from model_export.recipe import OwnTracesConfig
+from model_export.recipe_stages import OwnTracesConfig
 from model_export.teacher.own_traces import sample_own_traces
 from service.contract.manifest import Criteria, Limits
 from service.contract.prompt import Note

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model_export.data.pairs import Pair
-from model_export.recipe import RlConfig
+from model_export.recipe_stages import RlConfig
 from model_export.teacher.reward import class_weights, reward
 from service.contract.prompt import Note
 from service.contract.trace import parse_trace, write_step

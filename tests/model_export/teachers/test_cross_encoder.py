@@ -7,7 +7,8 @@ import pytest
 from model_export.data.synthetic import generate
 from model_export.evaluation.predict import by_log_probabilities
 from model_export.models.encoders import EncoderError
-from model_export.recipe import CrossEncoderConfig, Precision
+from model_export.recipe import Precision
+from model_export.recipe_stages import CrossEncoderConfig
 from model_export.teachers.base import Learner
 from model_export.teachers.cross_encoder import CrossEncoderTeacher, is_cross_encoder
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
 from model_export.data.pairs import UNJUDGED
-from model_export.recipe import TrainConfig
+from model_export.recipe_stages import TrainConfig
 from model_export.run_log import RunLog, read_log
 from model_export.training.batches import Example, collate
 from model_export.training.learned_weights import learn_linears

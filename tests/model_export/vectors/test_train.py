@@ -11,7 +11,7 @@ from model_export.data.prompting import PromptForm, Prompting
 from model_export.data.synthetic import generate, tasks
 from model_export.data.template import find_template
 from model_export.models.model_io import load_model
-from model_export.recipe import EncodeConfig
+from model_export.recipe_stages import EncodeConfig
 from model_export.training.supervised import OUTPUTS_NAME
 from model_export.vectors.predict import VectorScorer
 from model_export.vectors.text_readings import TextReadings, read_texts
