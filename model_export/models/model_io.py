@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from model_export.models.cpu_attention import CPU_ATTENTION
 from model_export.recipe import Precision
+from service.contract.vllm_settings import multiplies_bfloat16
 
 
 def load_model(folder: Path, precision: Precision = "float32") -> PreTrainedModel:
@@ -20,8 +21,7 @@ def load_model(folder: Path, precision: Precision = "float32") -> PreTrainedMode
 
 def is_emulated(precision: Precision) -> bool:
     """Return whether this machine has no unit for the precision, so that float32 is faster."""
-    units = torch.cpu.get_capabilities()
-    has_unit = torch.cuda.is_available() or any(units.get(unit) for unit in ("amx_bf16", "avx512_bf16"))
+    has_unit = torch.cuda.is_available() or multiplies_bfloat16(torch.cpu.get_capabilities())
     return precision == "bfloat16" and not has_unit
 
 

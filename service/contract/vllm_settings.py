@@ -56,6 +56,14 @@ def has_compiler() -> bool:
     return shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
+def multiplies_bfloat16(capabilities: Mapping[str, object]) -> bool:
+    """Return whether the processor has a unit for bfloat16 matrices; without one, bfloat16 is emulated and slower than float32.
+
+    AMX is in Intel's servers since 2023, AVX512-BF16 also in AMD's since 2022. `capabilities` as for `refuses_float32`.
+    """
+    return any(capabilities.get(unit) for unit in ("amx_bf16", "avx512_bf16"))
+
+
 def refuses_float32(folder: Path, capabilities: Mapping[str, object]) -> bool:
     """Return whether vLLM can't compute this model in float32: its int8 kernel for AMX loads it, and fails at the first step.
 

@@ -22,6 +22,8 @@ from service.scoring.types import ScoringNote
 # No drain delay, since there is no load balancer; and as many notes as the largest requests of the sweeps. With an encoder,
 # the service would otherwise encode the notes of one turn in the next.
 _ALWAYS = {"NOTEGRADE_DRAIN_DELAY_S": "0", "NOTEGRADE_MAX_NOTES": "500", "NOTEGRADE_READING": "text"}
+# Notes without vectors are shed, so that none is read as text.
+_BY_VECTORS = {"NOTEGRADE_READING": "vectors", "NOTEGRADE_ENCODING_SHARE": "1"}
 # The minimum is one pair: only the same pair twice in a row would be answered from the cache.
 _UNCACHED = {"NOTEGRADE_LOCAL_CACHE_PAIRS": "1"}
 # Settings without a measured gain (engine_knobs.py) keep their defaults.
@@ -83,10 +85,7 @@ class NotegradeVectors(Notegrade):
     """The service that reads note vectors, which it made before the requests came."""
 
     name: str = VECTORS
-
-    def environment(self) -> dict[str, str]:
-        """Make the environment: notes without vectors are shed, so that none is read as text."""
-        return super().environment() | {"NOTEGRADE_READING": "vectors", "NOTEGRADE_ENCODING_SHARE": "1"}
+    settings: Mapping[str, str] = field(default_factory=lambda: _BY_VECTORS)
 
     def encode(self, url: str, requests: Sequence[Request]) -> None:
         """Let the service encode the notes of the requests, and wait until it has. Raises CommandError."""

@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Protocol
 
-from service.contract.vllm_settings import refuses_float32
+from service.contract.vllm_settings import multiplies_bfloat16, refuses_float32
 from service.engines.vllm.options import Dtype
 
-# Units that multiply bfloat16 matrices: AMX is in Intel's servers since 2023, AVX512-BF16 also in AMD's since 2022.
-_BF16_UNITS = ("amx_bf16", "avx512_bf16")
 # Units that vLLM, torch and oneDNN choose their kernels by; each kernel rounds in its own way. `torch.cpu.get_capabilities`
 # documents the names. The processor's name is no help: equal kernels run on processors of different names.
 _KERNEL_UNITS = (
@@ -52,8 +50,7 @@ def fast_cpu_dtype() -> Literal["bfloat16", "float32"]:
     """
     import torch
 
-    capabilities: Mapping[str, object] = torch.cpu.get_capabilities()
-    return "bfloat16" if any(capabilities.get(unit) for unit in _BF16_UNITS) else "float32"
+    return "bfloat16" if multiplies_bfloat16(torch.cpu.get_capabilities()) else "float32"
 
 
 def describe_device(platform: Platform) -> str:
