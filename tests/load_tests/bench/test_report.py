@@ -21,7 +21,8 @@ MACHINE = Machine(
 )
 RATIOS = {
     "cold_vs_best_peer", "cold_vs_peer_defaults", "student_vs_best_peer", "zipf_vs_best_peer", "http_vs_offline_engine",
-    "best_peer_p99_over_ours",
+    "best_peer_p99_over_ours", "vectors_vs_best_peer", "vectors_vs_text", "unknown_vs_text", "zipf_vectors_vs_best_peer",
+    "best_peer_p99_over_vectors",
 }  # fmt: skip
 
 

@@ -181,6 +181,8 @@ def test_an_unreachable_collector_does_not_affect_answers(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    # Less than CLOSE_TIMEOUT_S: an exporter that still retried after this test would call `random` while others run.
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
     with served(checkpoint, tracing=True) as service:
         assert [score(service).status_code for _ in range(3)] == [200, 200, 200]
 
