@@ -24,7 +24,7 @@ from load_tests.arguments import make_parser
 from load_tests.bench.workloads import replay
 from load_tests.capacity.check import check
 from load_tests.capacity.checkpoint import read_prompt
-from load_tests.capacity.devices import DEVICES, SMOLLM2_135M, Device, read_model
+from load_tests.capacity.devices import DEVICES, SMOLLM2_135M, Device, Rates, read_model
 from load_tests.capacity.growth import growth
 from load_tests.capacity.model import Caching, Plan, Site, plan, steady_caching
 from load_tests.capacity.prefix import Prompt
@@ -74,6 +74,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     option("--order", choices=("note-first", "query-first"), default="note-first")
     option("--block", type=int, default=16, help="tokens per block of the prefix cache (32 on a CPU)")
     option("--devices", type=_devices, default=list(DEVICES.values()), help=", ".join(DEVICES))
+    option(
+        "--measured",
+        type=_rates,
+        help="NEW,KNOWN: notes/s of a replica on new pairs alone and on cached pairs alone, measured on your own device, instead of --devices",
+    )
     option("--peak-tflops", type=float, help="dense bf16 peak of your own device, instead of --devices")
     option("--bandwidth-gb-s", type=float, default=math.inf, help="its memory bandwidth (no limit)")
     option("--memory-gb", type=float, default=16, help="its memory (%(default)s)")
@@ -91,6 +96,12 @@ def _numbers(text: str) -> tuple[float, ...]:
     if min(found) <= 0:
         raise argparse.ArgumentTypeError("rates must be above 0")
     return found
+
+
+def _rates(text: str) -> Rates:
+    if len(found := _numbers(text)) != 2:
+        raise argparse.ArgumentTypeError("give two rates, NEW,KNOWN")
+    return Rates(*found)
 
 
 def _devices(text: str) -> list[Device]:
@@ -112,18 +123,26 @@ def _sites(options: argparse.Namespace) -> list[Site]:
     if options.checkpoint is not None:
         model = read_model(options.checkpoint)
         prompt = read_prompt(options.checkpoint, options.note_tokens, options.block)
-    devices: list[Device] = options.devices
     if options.vectors:
         prompt = prompt.of_vectors(options.vectors)
-        devices = [device for device in devices if device.rates is None]  # measured with the text reading
-    if options.peak_tflops is not None:
-        memory, bandwidth = options.memory_gb * 1e9, options.bandwidth_gb_s * 1e9
-        flops = options.peak_tflops * 1e12
-        devices = [Device("yours", flops, bandwidth, memory, 0.0, "yours", options.cores)]
+    devices = _devices_of(options)
     if options.price is not None:
         devices = [replace(device, price=options.price) for device in devices]
     chosen = {name: getattr(options, name) for name in (*SITE, "kv_gb")}
     return [Site(device, prompt, model, **chosen) for device in devices]
+
+
+def _devices_of(options: argparse.Namespace) -> list[Device]:
+    memory, bandwidth = options.memory_gb * 1e9, options.bandwidth_gb_s * 1e9
+    if options.measured is not None:
+        return [Device("yours", math.inf, math.inf, memory, 0.0, "yours", rates=options.measured)]
+    if options.peak_tflops is not None:
+        return [Device("yours", options.peak_tflops * 1e12, bandwidth, memory, 0.0, "yours", options.cores)]
+    # Those with rates were measured with the text reading.
+    devices = [device for device in options.devices if not (options.vectors and device.rates)]
+    if not devices:
+        raise ValueError("--devices has no device whose speed with vectors is known: give --measured")
+    return devices
 
 
 def _answer(options: argparse.Namespace) -> tuple[str, Any]:

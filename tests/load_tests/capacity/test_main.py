@@ -95,6 +95,16 @@ def test_own_device_replaces_the_known_ones(capsys: pytest.CaptureFixture[str]) 
     assert found["site"]["device"]["bandwidth"] is None  # no limit
 
 
+def test_own_measured_rates_replace_the_known_devices(capsys: pytest.CaptureFixture[str]) -> None:
+    # Nothing is cached, so one replica does 20 of new pairs, at 60 % load 12.
+    arguments = "--measured 20,9000 --ttl-s 0.0001 --rates 25"
+    [row] = rows(output_of(capsys, arguments))
+    assert (row["device"], row["replica limit"], row["replicas"]) == ("yours", "measured rate", "3")
+    [by_vectors] = rows(output_of(capsys, f"{arguments} --vectors 4"))
+    assert by_vectors["replicas"] == "3"
+    assert float(by_vectors["Redis GB"].replace(",", "")) > 100 > float(row["Redis GB"])
+
+
 def test_log_is_replayed_exactly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write_log(tmp_path)
     text = output_of(capsys, f"--replay {file} --rates 10 --devices L4")
@@ -136,6 +146,7 @@ def test_time_to_live_of_a_log_is_in_seconds_at_the_given_rate() -> None:
         (["--replay", "no-such-file"], "no-such-file"),
         (["--notes", "3"], "need more than 3"),
         (["--check", "empty.json"], "no row of Notegrade"),
+        (["--devices", "2-cores", "--vectors", "4"], "give --measured"),
     ],
 )
 def test_errors_are_one_line(
@@ -155,7 +166,9 @@ def test_errors_are_one_line(
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("wrong", [["--own-share", "2"], ["--devices", "L4,H1000"], ["--rates", "0"]])
+@pytest.mark.parametrize(
+    "wrong", [["--own-share", "2"], ["--devices", "L4,H1000"], ["--rates", "0"], ["--measured", "20"]]
+)
 def test_invalid_options_are_refused(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         capacity.main(wrong)
