@@ -16,6 +16,7 @@ from model_export.data.rollout_reader import Rollout
 from model_export.recipe_stages import RlConfig
 from model_export.teacher.reward import class_weights, reward
 from model_export.teacher.rollout import Sampler, Sampling
+from model_export.teacher.shared_prompts import score_rollouts
 from model_export.teacher.step_mask import right_steps
 from model_export.training.processes import share
 from model_export.training.stage_job import StageJob
@@ -92,6 +93,30 @@ class RlTrainer(GRPOTrainer):  # type: ignore[misc]  # mypy does not read trl
             )
         model.train(was_training)
         return sampled, None
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        **others: Any,
+    ) -> Any:
+        """Return log-probabilities and entropies of rollouts as TRL does, with shared prompts; in stages that shard, as TRL does."""
+        if self.is_fsdp_enabled or others.get("compute_aux_loss"):
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, batch_size, **others
+            )
+        config = self.accelerator.unwrap_model(model).config
+        size = batch_size or len(input_ids)
+        with self.accelerator.autocast():
+            scored = [
+                score_rollouts(model, config, ids, mask, logits_to_keep)
+                for ids, mask in zip(input_ids.split(size), attention_mask.split(size), strict=True)
+            ]
+        log_probs, entropies = map(torch.cat, zip(*scored, strict=True))
+        return log_probs, entropies, None
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if self.model.training and self.config.resamples:

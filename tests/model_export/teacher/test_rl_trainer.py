@@ -1,6 +1,7 @@
 """The step mask on TRL's trainer: batches, losses and gradients are TRL's, the rollouts are given."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,45 @@ def test_parse_rate_step_accuracy_and_unmasked_tokens_are_logged(bench: Bench, m
         "step_accuracy/constraints": pytest.approx([2 / 3]),
     }
     assert 0 < metrics["unmasked_share"][0] < 1
+
+
+def test_shared_prompts_change_neither_log_probabilities_nor_gradients(
+    bench: Bench, unmasked: GivenRollouts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        unmasked.accelerator, "autocast", nullcontext
+    )  # in bfloat16, sums differ by their order
+    rollouts = [bench.encode(text) for text in (trace_text(2, 1, 2), "Grade: 0", "no trace", one_step(3, 3))]
+    groups = [bench.batch(unmasked, rollouts, criteria) for criteria in ("stepwise", "plain")]
+    widths = [group["prompt_ids"].shape[1] for group in groups]
+    assert widths[0] != widths[1]
+    # Padded to one width, and shuffled as TRL does, so that no group is in one place.
+    prompts, masks = (
+        torch.cat(
+            [
+                torch.nn.functional.pad(group[name], (max(widths) - group[name].shape[1], 0))
+                for group in groups
+            ]
+        )
+        for name in ("prompt_ids", "prompt_mask")
+    )
+    ids = torch.cat([prompts, groups[0]["completion_ids"].repeat(2, 1)], dim=1)
+    mask = torch.cat([masks, groups[0]["completion_mask"].repeat(2, 1)], dim=1)
+    order, width = torch.tensor([5, 0, 3, 6, 1, 7, 2, 4]), groups[0]["completion_ids"].shape[1]
+    asked = (unmasked.model, ids[order], mask[order], width)
+    weights = torch.linspace(-1, 1, 8)[:, None]
+
+    def scored(method: Any, **others: Any) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+        log_probs, entropies, _ = method(*asked, compute_entropy=True, **others)
+        gradients = torch.autograd.grad((log_probs * weights).sum(), list(unmasked.model.parameters()))
+        return log_probs.detach(), entropies.detach(), list(gradients)
+
+    plain = scored(super(RlTrainer, unmasked)._get_per_token_logps_and_entropies)
+    assert plain[0].abs().max() > 1
+    for batch_size in (None, 3):
+        torch.testing.assert_close(
+            scored(unmasked._get_per_token_logps_and_entropies, batch_size=batch_size), plain
+        )
 
 
 class Dice(GivenRollouts):

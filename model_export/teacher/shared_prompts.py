@@ -1,0 +1,43 @@
+"""The log-probabilities of rollouts, with the prompt that a group of them shares computed once.
+
+Prompts are most of a batch's tokens: a group of eight rollouts has eight copies of one. The rollouts attend to the keys and values of
+one copy, and its gradient is the sum of theirs, as in Prefix Grouper (https://arxiv.org/abs/2506.05433).
+"""
+
+from typing import Any
+
+import torch
+from transformers import DynamicCache, PretrainedConfig
+
+
+def score_rollouts(
+    model: Any, config: PretrainedConfig, ids: torch.Tensor, mask: torch.Tensor, width: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return log-probability and entropy of the last `width` tokens of each row, both (rows, width); 0 where the mask is 0.
+
+    Rows are a prompt, padded on the left, and a rollout, padded on the right: token ids and attention mask, (rows, tokens).
+    The model has TRL's fused head.
+    """
+    # The last token of the prompt is computed with each rollout, since it predicts the rollout's first.
+    shared = slice(0, ids.shape[1] - width - 1)
+    both = torch.stack([ids[:, shared], mask[:, shared]], dim=1)
+    prompts, rows = torch.unique(both, dim=0, return_inverse=True)
+    cache = DynamicCache(config=config)
+    model(
+        input_ids=prompts[:, 0],
+        attention_mask=prompts[:, 1],
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    cache.batch_select_indices(rows)
+    rest = slice(ids.shape[1] - width - 1, None)
+    labels = ids[:, rest].masked_fill(mask[:, rest] == 0, -100)
+    output = model(
+        input_ids=ids[:, rest],
+        attention_mask=mask,
+        past_key_values=cache,
+        labels=labels,
+        fused_lm_head=True,
+    )
+    return output.log_probs, output.entropy
