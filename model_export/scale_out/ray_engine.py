@@ -8,6 +8,7 @@ import importlib.util
 import logging
 import os
 import re
+import socket
 import tempfile
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ _BATCHED_TOKENS = 2048
 # Restarts of an engine or worker, and of a batch; by default Ray Data retries forever.
 _RESTARTS = {"max_restarts": 2, "max_task_retries": 2}
 _LOCAL = "local"
+_CONNECT_S = 10.0
 _EXCEPTION = re.compile(r"[\w.]+(Error|Exception)\b")
 
 
@@ -172,14 +174,22 @@ def _start_ray(engines: int, address: str, folder: str) -> int:
         "_temp_dir": folder,
     }
     try:
+        _reach(address)
         ray.init(**shared, **(own if address == _LOCAL else {}))
-    except (ConnectionError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise LabelError(f"no Ray cluster at {address}: {error}") from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
     _quiet()
     return int(ray.cluster_resources().get("GPU", 0))
+
+
+def _reach(address: str) -> None:
+    """Raise OSError where nothing listens at host:port. Ray itself tries for ten minutes."""
+    host, _, port = address.rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
 
 
 def _quiet() -> None:

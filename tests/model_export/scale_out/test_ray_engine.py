@@ -1,5 +1,6 @@
+import os
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -92,6 +93,13 @@ class Failing:
         raise EncoderError("no such encoder: use minilm")
 
 
+class Nodes:
+    """A teacher whose feature is a number of the process that computes it."""
+
+    def load(self, _: OnProgress) -> Features:
+        return lambda pairs: np.full((len(pairs), 1), float(os.getpid()))
+
+
 @pytest.fixture(
     params=["here", pytest.param("ray", marks=[quiet_ray, patient, pytest.mark.slow, pytest.mark.engine])]
 )
@@ -110,6 +118,40 @@ def test_features_of_all_chunks_are_computed(engine: FeatureEngine, tiny_teacher
     for index, chunk in enumerate(chunks):
         assert found[index].dtype == np.float64
         np.testing.assert_allclose(found[index], features(chunk), atol=1e-4)
+
+
+@pytest.fixture
+def cluster() -> Iterator[str]:
+    """Run a Ray cluster of two nodes, each with room for one worker, and return its address."""
+    from ray.cluster_utils import Cluster
+
+    nodes = Cluster()
+    try:
+        for _ in range(2):
+            nodes.add_node(num_cpus=1, include_dashboard=False)
+        yield nodes.address
+    finally:
+        nodes.shutdown()
+
+
+@quiet_ray
+@patient
+@pytest.mark.slow
+@pytest.mark.engine
+def test_a_running_cluster_computes_features_and_goes_on(cluster: str, tiny_teacher: TinyTeacher) -> None:
+    chunks = [tiny_teacher.pairs[:2], tiny_teacher.pairs[2:5]]
+    for _ in range(2):
+        found = dict(features_on_ray(Nodes().load, chunks, lambda *_: None, workers=2, address=cluster))
+        assert sorted(found) == [0, 1]
+        assert found[0].shape == (2, 1)
+        # Each of the two workers is on a node of its own, and loads the teacher once.
+        assert found[0][0, 0] != found[1][0, 0]
+
+
+@quiet_ray
+def test_a_cluster_that_is_not_there_is_one_line() -> None:
+    with pytest.raises(LabelError, match=r"^no Ray cluster at 127\.0\.0\.1:9: .+$"):
+        list(features_on_ray(Nodes().load, [[]], lambda *_: None, workers=1, address="127.0.0.1:9"))
 
 
 def test_nothing_is_loaded_for_no_chunks(engine: FeatureEngine) -> None:
