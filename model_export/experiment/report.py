@@ -6,9 +6,17 @@ from pathlib import Path
 import numpy as np
 
 from model_export.experiment.results import Measured, arms_of, curve, splits_of, to_json, to_markdown
-from model_export.reports.plots import plot_bands
+from model_export.reports.plots import Curve, plot_curves
 
 _TITLES = {"random": "random queries", "long_tail": "rare words", "unseen": "unseen criteria"}
+_NAMES = {
+    "sft": "more supervised steps",
+    "grpo": "GRPO",
+    "dense": "dense rewards",
+    "prefix": "verified prefixes",
+    "final": "mask by the gold grade",
+    "step": "step mask",
+}
 
 
 def write_experiment(measured: Measured, out: Path) -> str:
@@ -17,14 +25,15 @@ def write_experiment(measured: Measured, out: Path) -> str:
     (out / "experiment.json").write_text(json.dumps(to_json(measured), indent=1) + "\n", encoding="utf-8")
     (out / "experiment.md").write_text(tables, encoding="utf-8")
     panels = {
-        _TITLES.get(split, split): {arm: _band(measured, arm, split) for arm in arms_of(measured)}
+        _TITLES.get(split, split): {_NAMES[arm]: _mean(measured, arm, split) for arm in arms_of(measured)}
         for split in splits_of(measured)
     }
-    (out / "experiment.png").write_bytes(plot_bands(panels, "RL step", "exact-grade accuracy"))
+    (out / "experiment.png").write_bytes(plot_curves(panels, "RL step", "exact-grade accuracy"))
     return tables
 
 
-def _band(measured: Measured, arm: str, split: str) -> tuple[list[int], np.ndarray]:
-    """Return the RL steps, and an accuracy for each seed and step."""
+def _mean(measured: Measured, arm: str, split: str) -> Curve:
+    """Return the RL steps, and the accuracy at each, averaged over the seeds."""
     curves = [curve(arms[arm], split) for arms in measured.values()]
-    return [step for step, _ in curves[0]], np.array([[value for _, value in each] for each in curves])
+    means = np.mean([[value for _, value in each] for each in curves], axis=0)
+    return [step for step, _ in curves[0]], means.tolist()

@@ -77,20 +77,14 @@ def _plot_panels(panels: Mapping[str, Mapping[str, Curve]], y_title: str, *, leg
     return _as_png(figure)
 
 
-def plot_bands(panels: Mapping[str, Mapping[str, tuple[Sequence[int], np.ndarray]]], x: str, y: str) -> bytes:
-    """Plot the mean of several runs by step, with their range as a band; a panel per title, a line per name.
-
-    A line is (steps, values) with values of shape (runs, steps).
-    """
+def plot_curves(panels: Mapping[str, Mapping[str, Curve]], x: str, y: str) -> bytes:
+    """Plot a panel per title, with a line per name."""
     figure, all_axes = _make_panels(list(panels), 3.6, 3.1)
     for axes, lines in zip(all_axes, panels.values(), strict=True):
         for number, (name, (steps, values)) in enumerate(lines.items()):
             colour = _COLOURS[number % len(_COLOURS)]
             style = _LINES[number % len(_LINES)]
-            axes.plot(steps, values.mean(axis=0), linestyle=style, color=colour, label=name, linewidth=1.6)
-            axes.fill_between(
-                steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.08, linewidth=0
-            )
+            axes.plot(steps, values, linestyle=style, color=colour, label=name, linewidth=1.6)
         axes.set(xlabel=x, ylabel=y)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         axes.grid(alpha=0.25)
