@@ -4,7 +4,6 @@ import contextlib
 import logging
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
@@ -15,7 +14,7 @@ OnProgress = Callable[[str, int, int], None]
 
 
 def quiet_vendors() -> None:
-    """Silence progress bars and hints of transformers, sentence-transformers, TRL and vLLM. Call it before transformers is imported."""
+    """Silence progress bars and hints of transformers, sentence-transformers and vLLM. Call it before transformers is imported."""
     os.environ["TQDM_DISABLE"] = "1"
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
@@ -24,8 +23,6 @@ def quiet_vendors() -> None:
     os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
     logging.getLogger("vllm").setLevel(logging.ERROR)
     logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
-    # The warning matters only for rollouts by vLLM, and is repeated five times.
-    warnings.filterwarnings("ignore", message="TRL currently supports vLLM versions")
 
 
 @contextlib.contextmanager

@@ -22,8 +22,9 @@ from model_export.training.processes import share
 from model_export.training.stage_job import StageJob
 
 with warnings.catch_warnings():
-    # TRL warns of a vLLM that it does not support, wherever it is imported. A run refuses one that its rollouts need.
-    warnings.filterwarnings("ignore", "TRL currently supports vLLM versions", UserWarning)
+    if not torch.cuda.is_available():
+        # Without a GPU, vLLM samples no rollouts, and TRL's warning of its version says nothing.
+        warnings.filterwarnings("ignore", "TRL currently supports vLLM versions", UserWarning)
     from trl import GRPOConfig, GRPOTrainer
 
 # Gives each token of a group's rollouts its advantage: (the group's pair, rollouts, advantages of the rollouts).
