@@ -133,11 +133,10 @@ def _sites(options: argparse.Namespace) -> list[Site]:
 
 
 def _devices_of(options: argparse.Namespace) -> list[Device]:
-    memory, bandwidth = options.memory_gb * 1e9, options.bandwidth_gb_s * 1e9
-    if options.measured is not None:
-        return [Device("yours", math.inf, math.inf, memory, 0.0, "yours", rates=options.measured)]
-    if options.peak_tflops is not None:
-        return [Device("yours", options.peak_tflops * 1e12, bandwidth, memory, 0.0, "yours", options.cores)]
+    if options.measured is not None or options.peak_tflops is not None:
+        flops = math.inf if options.peak_tflops is None else options.peak_tflops * 1e12
+        memory, bandwidth = options.memory_gb * 1e9, options.bandwidth_gb_s * 1e9
+        return [Device("yours", flops, bandwidth, memory, 0.0, "yours", options.cores, options.measured)]
     # Those with rates were measured with the text reading.
     devices = [device for device in options.devices if not (options.vectors and device.rates)]
     if not devices:

@@ -6,6 +6,7 @@ The background is white in both colour schemes of the page.
 import io
 import math
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -63,13 +64,7 @@ def _plot_panels(panels: Mapping[str, Mapping[str, Curve]], y_title: str, *, leg
         return None
     figure, all_axes = _make_panels(list(logged), 3.6, 2.7)
     for axes, lines in zip(all_axes, logged.values(), strict=True):
-        for (name, (steps, values)), colour, style in zip(lines.items(), _COLOURS, _LINES, strict=False):
-            if steps:  # without steps it still uses up its colour: a stage has the same in every panel
-                marker = "o" if len(steps) == 1 else None
-                axes.plot(steps, values, style, color=colour, label=name, marker=marker, linewidth=1.6)
-        axes.set(xlabel="step", ylabel=y_title)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
-        axes.grid(alpha=0.25)
+        _draw(axes, lines, "step", y_title)
     if legend:
         figure.set_figheight(figure.get_figheight() + 0.5)
         _add_legend(figure)
@@ -81,15 +76,21 @@ def plot_curves(panels: Mapping[str, Mapping[str, Curve]], x: str, y: str) -> by
     """Plot a panel per title, with a line per name."""
     figure, all_axes = _make_panels(list(panels), 3.6, 3.1)
     for axes, lines in zip(all_axes, panels.values(), strict=True):
-        for number, (name, (steps, values)) in enumerate(lines.items()):
-            colour = _COLOURS[number % len(_COLOURS)]
-            style = _LINES[number % len(_LINES)]
-            axes.plot(steps, values, linestyle=style, color=colour, label=name, linewidth=1.6)
-        axes.set(xlabel=x, ylabel=y)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
-        axes.grid(alpha=0.25)
+        _draw(axes, lines, x, y)
     _add_legend(figure)
     return _as_png(figure)
+
+
+def _draw(axes: Axes, lines: Mapping[str, Curve], x: str, y: str) -> None:
+    for (name, (steps, values)), colour, style in zip(
+        lines.items(), cycle(_COLOURS), cycle(_LINES), strict=False
+    ):
+        if steps:  # without steps it still uses up its colour: a stage has the same in every panel
+            marker = "o" if len(steps) == 1 else None
+            axes.plot(steps, values, linestyle=style, color=colour, label=name, marker=marker, linewidth=1.6)
+    axes.set(xlabel=x, ylabel=y)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    axes.grid(alpha=0.25)
 
 
 def plot_confusion(gold: np.ndarray, probabilities: Mapping[str, np.ndarray]) -> bytes | None:

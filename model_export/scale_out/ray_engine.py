@@ -176,7 +176,7 @@ def _start_ray(engines: int, address: str, folder: str) -> int:
     try:
         _reach(address)
         ray.init(**shared, **(own if address == _LOCAL else {}))
-    except (OSError, ValueError) as error:
+    except (ConnectionError, ValueError) as error:
         raise LabelError(f"no Ray cluster at {address}: {error}") from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -186,10 +186,13 @@ def _start_ray(engines: int, address: str, folder: str) -> int:
 
 
 def _reach(address: str) -> None:
-    """Raise OSError where nothing listens at host:port. Ray itself tries for ten minutes."""
+    """Raise ConnectionError where nothing listens at host:port. Ray itself tries for more than five minutes."""
     host, _, port = address.rpartition(":")
     if port.isdecimal():
-        socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
+        try:
+            socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
+        except OSError as error:
+            raise ConnectionError(error) from error
 
 
 def _quiet() -> None:

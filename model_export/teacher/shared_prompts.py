@@ -19,9 +19,9 @@ def score_rollouts(
     The model has TRL's fused head.
     """
     # The last token of the prompt is computed with each rollout, since it predicts the rollout's first.
-    shared = slice(0, ids.shape[1] - width - 1)
-    both = torch.stack([ids[:, shared], mask[:, shared]], dim=1)
-    prompts, rows = torch.unique(both, dim=0, return_inverse=True)
+    parts = [ids.shape[1] - width - 1, width + 1]
+    (prompt_ids, rest), (prompt_mask, rest_mask) = ids.split(parts, dim=1), mask.split(parts, dim=1)
+    prompts, rows = torch.unique(torch.stack([prompt_ids, prompt_mask], dim=1), dim=0, return_inverse=True)
     cache = DynamicCache(config=config)
     model(
         input_ids=prompts[:, 0],
@@ -31,13 +31,11 @@ def score_rollouts(
         logits_to_keep=1,
     )
     cache.batch_select_indices(rows)
-    rest = slice(ids.shape[1] - width - 1, None)
-    labels = ids[:, rest].masked_fill(mask[:, rest] == 0, -100)
     output = model(
-        input_ids=ids[:, rest],
+        input_ids=rest,
         attention_mask=mask,
         past_key_values=cache,
-        labels=labels,
+        labels=rest.masked_fill(rest_mask == 0, -100),
         fused_lm_head=True,
     )
     return output.log_probs, output.entropy

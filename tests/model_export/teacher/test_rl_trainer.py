@@ -180,9 +180,8 @@ def test_parse_rate_step_accuracy_and_unmasked_tokens_are_logged(bench: Bench, m
 def test_shared_prompts_change_neither_log_probabilities_nor_gradients(
     bench: Bench, unmasked: GivenRollouts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        unmasked.accelerator, "autocast", nullcontext
-    )  # in bfloat16, sums differ by their order
+    # In bfloat16, sums differ by their order.
+    monkeypatch.setattr(unmasked.accelerator, "autocast", nullcontext)
     rollouts = [bench.encode(text) for text in (trace_text(2, 1, 2), "Grade: 0", "no trace", one_step(3, 3))]
     groups = [bench.batch(unmasked, rollouts, criteria) for criteria in ("stepwise", "plain")]
     widths = [group["prompt_ids"].shape[1] for group in groups]
