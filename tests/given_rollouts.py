@@ -57,7 +57,12 @@ class Bench:
         return [*ids, *([self.prompting.end_token_id] if ended else [])]
 
     def trainer(
-        self, credit: Credit | None = None, *, kind: type[GivenRollouts] = GivenRollouts, resamples: int = 0
+        self,
+        credit: Credit | None = None,
+        *,
+        kind: type[GivenRollouts] = GivenRollouts,
+        resamples: int = 0,
+        beta: float = 0.0,
     ) -> Any:
         """Return a trainer of this kind, which credits tokens or, without `credit`, rollouts."""
         tokenizer = load_tokenizer(self._base)
@@ -65,7 +70,9 @@ class Bench:
         sizes = {"per_device_train_batch_size": 4, "num_generations": 4, "max_completion_length": 80}
         trainer = kind(
             model=load_model(self._base),
-            args=GRPOConfig(output_dir=str(self._folder), use_cpu=True, report_to="none", **sizes),
+            args=GRPOConfig(
+                output_dir=str(self._folder), use_cpu=True, bf16=False, report_to="none", beta=beta, **sizes
+            ),
             processing_class=tokenizer,
             train_dataset=Dataset.from_list([{"prompt": "stepwise"}]),
             pairs={

@@ -102,12 +102,13 @@ class RlTrainer(GRPOTrainer):  # type: ignore[misc]  # mypy does not read trl
         attention_mask: torch.Tensor,
         logits_to_keep: int,
         batch_size: int | None = None,
+        compute_entropy: bool = False,
         **others: Any,
     ) -> Any:
         """Return log-probabilities and entropies of rollouts as TRL does, with shared prompts; in stages that shard, as TRL does."""
         if self.is_fsdp_enabled or others.get("compute_aux_loss"):
             return super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, batch_size, **others
+                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **others
             )
         config = self.accelerator.unwrap_model(model).config
         size = batch_size or len(input_ids)
@@ -116,7 +117,9 @@ class RlTrainer(GRPOTrainer):  # type: ignore[misc]  # mypy does not read trl
                 score_rollouts(model, config, ids, mask, logits_to_keep)
                 for ids, mask in zip(input_ids.split(size), attention_mask.split(size), strict=True)
             ]
-        log_probs, entropies = map(torch.cat, zip(*scored, strict=True))
+        log_probs = torch.cat([output.log_probs for output in scored])
+        # A reference model, which `beta` asks for, has no entropies.
+        entropies = torch.cat([output.entropy for output in scored]) if compute_entropy else None
         return log_probs, entropies, None
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache, PretrainedConfig
+from trl.trainer.utils import FusedCausalLMOutput
 
 
 def score_rollouts(
     model: Any, config: PretrainedConfig, ids: torch.Tensor, mask: torch.Tensor, width: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return log-probability and entropy of the last `width` tokens of each row, both (rows, width); 0 where the mask is 0.
+) -> FusedCausalLMOutput:
+    """Return `log_probs` and what else the model's head computes for the last `width` tokens of each row, (rows, width); 0 where the mask is 0.
 
     Rows are a prompt, padded on the left, and a rollout, padded on the right: token ids and attention mask, (rows, tokens).
     The model has TRL's fused head.
@@ -31,11 +32,11 @@ def score_rollouts(
         logits_to_keep=1,
     )
     cache.batch_select_indices(rows)
-    output = model(
+    output: FusedCausalLMOutput = model(
         input_ids=rest,
         attention_mask=mask,
         past_key_values=cache,
         labels=rest.masked_fill(rest_mask == 0, -100),
         fused_lm_head=True,
     )
-    return output.log_probs, output.entropy
+    return output

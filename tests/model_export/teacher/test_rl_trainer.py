@@ -1,7 +1,6 @@
 """The step mask on TRL's trainer: batches, losses and gradients are TRL's, the rollouts are given."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -178,10 +177,8 @@ def test_parse_rate_step_accuracy_and_unmasked_tokens_are_logged(bench: Bench, m
 
 
 def test_shared_prompts_change_neither_log_probabilities_nor_gradients(
-    bench: Bench, unmasked: GivenRollouts, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, unmasked: GivenRollouts
 ) -> None:
-    # In bfloat16, sums differ by their order.
-    monkeypatch.setattr(unmasked.accelerator, "autocast", nullcontext)
     rollouts = [bench.encode(text) for text in (trace_text(2, 1, 2), "Grade: 0", "no trace", one_step(3, 3))]
     groups = [bench.batch(unmasked, rollouts, criteria) for criteria in ("stepwise", "plain")]
     widths = [group["prompt_ids"].shape[1] for group in groups]
@@ -213,6 +210,19 @@ def test_shared_prompts_change_neither_log_probabilities_nor_gradients(
         torch.testing.assert_close(
             scored(unmasked._get_per_token_logps_and_entropies, batch_size=batch_size), plain
         )
+
+
+def test_reference_model_scores_rollouts_as_the_policy_that_it_equals(bench: Bench) -> None:
+    trainer = bench.trainer(beta=0.1)
+    batch = bench.batch(trainer, [bench.encode(text) for text in (trace_text(2, 1, 2), "Grade: 0")] * 2)
+    ids, mask = (
+        torch.cat([batch[f"prompt_{kind}"], batch[f"completion_{kind}"]], dim=1) for kind in ("ids", "mask")
+    )
+    log_probs, entropies, _ = trainer._get_per_token_logps_and_entropies(
+        trainer.model, ids, mask, batch["completion_ids"].shape[1]
+    )
+    assert entropies is None
+    torch.testing.assert_close(batch["ref_per_token_logps"], log_probs)
 
 
 class Dice(GivenRollouts):
