@@ -47,7 +47,7 @@ from service.observability.background import cancel_and_wait, run_forever
 from service.observability.live import LiveFigures
 from service.observability.metrics import Metrics
 from service.observability.tracing import Tracer
-from service.scoring.admission import Admission
+from service.scoring.admission import Admission, FullStep
 from service.scoring.prompter import Prompter
 from service.scoring.readiness import Readiness, bring_up, check_engine
 from service.scoring.scorer import Scorer
@@ -124,7 +124,8 @@ def build_stack(
     metrics.build_info.labels(version=VERSION, **checkpoint.manifest.versions).set(1)
     engine = engine or _build_engine(settings, checkpoint)
     cache = _build_cache(settings, metrics)
-    admission = Admission(settings.max_backlog_tokens, settings.engine_max_batched_tokens, monotonic, metrics)
+    step = FullStep(settings.engine_max_batched_tokens, settings.engine_max_sequences)
+    admission = Admission(settings.max_backlog_tokens, step, monotonic, metrics)
     live = LiveFigures()
     encoding = _build_encoding(settings, checkpoint, lambda: not admission.backlog_tokens, metrics)
     prompter = Prompter(checkpoint, settings.reading, encoding)

@@ -21,14 +21,23 @@ MIN_MEASURE_S = 0.5
 RETRY_AFTER_RANGE_S = (1.0, 60.0)
 # The rate is an average and the wait an estimate: an admitted pair must be expected within this share of its remaining time.
 TIME_SHARE = 0.65
-# Weight of one answer in the moving average of the share of prompt tokens that the engine computes.
+# Weight of one answer in the moving average of the share of prompt tokens that the engine computes, and where it starts: the
+# notes of a query share a prompt of vectors but for 5 to 20 tokens in 70.
 REUSE_WEIGHT = 0.02
+FIRST_SHARES: dict[ReadingKind, float] = {"text": 1.0, "vectors": 0.2}
 # Every `batch` turn comes after every `online` turn. Both fit into the engine's 64 bits for any realistic uptime.
 FIRST_TURN: dict[Priority, int] = {"online": 0, "batch": 1 << 60}
 
 ShedReason = Literal["backlog", "deadline", "no_vectors"]
 # Why a pair is not admitted: it is shed, or its deadline is too short even for an engine without other requests.
 Refusal = ShedReason | Literal["too_short"]
+
+
+class FullStep(NamedTuple):
+    """What fills a step of the engine: as many tokens, or as many pairs, which have few tokens each if they hold vectors."""
+
+    tokens: int
+    pairs: int
 
 
 class Flow(NamedTuple):
@@ -62,14 +71,14 @@ class Admission:
     """Tracks the tokens in the engine by flow, and the rate at which the engine computes them. Used from one event loop."""
 
     def __init__(
-        self, max_backlog_tokens: int, saturated_tokens: int, clock: Callable[[], float], metrics: Metrics
+        self, max_backlog_tokens: int, step: FullStep, clock: Callable[[], float], metrics: Metrics
     ) -> None:
         """Create it for an idle engine.
 
         Args:
             max_backlog_tokens: limit on a pair's tokens plus those that are scheduled before it. With k callers, the
                 whole backlog is at most 1 + 1/2 + ... + 1/k times as large.
-            saturated_tokens: a backlog that fills the engine's step.
+            step: the backlog from which the engine is saturated.
             clock: returns monotonic seconds.
         """
         self._max_backlog_tokens = max_backlog_tokens
@@ -77,8 +86,10 @@ class Admission:
         self._gauge = metrics.backlog_tokens
         self._backlog: Counter[Flow] = Counter()
         self._backlog_tokens = 0
-        self._rate = _Rate(saturated_tokens, clock())
-        self._computed_share: dict[ReadingKind, float] = {"text": 1.0, "vectors": 1.0}
+        self._backlog_pairs = 0
+        self._step = step
+        self._rate = _Rate(clock())
+        self._computed_share = dict(FIRST_SHARES)
         self._virtual_times: Counter[Priority] = Counter()
         self._next_turns: dict[Flow, int] = {}
         metrics.service_rate_tokens.set_function(lambda: self.rate or 0.0)
@@ -124,7 +135,7 @@ class Admission:
             return None
         if ahead + cost > self._max_backlog_tokens:
             return "backlog"
-        if not self._rate.is_saturated(self._backlog_tokens):
+        if not self._is_saturated():
             return None
         if not self.rate or ahead + cost <= (in_time := self.rate * remaining_s * TIME_SHARE):
             return None
@@ -135,13 +146,13 @@ class Admission:
         cost = self._estimate_cost(prompt_tokens, kind)
         turn = max(self._virtual_times[flow.priority], self._next_turns.get(flow, 0))
         self._next_turns[flow] = turn + cost
-        self._change_backlog(flow, cost)
+        self._change_backlog(flow, cost, pairs=1)
         turn += FIRST_TURN[flow.priority]
         return Ticket(flow, cost, turn, self._clock(), self._rate.saturated_s, kind)
 
     def release(self, ticket: Ticket, prompt_tokens: int = 0, computed_tokens: int = 0) -> None:
         """Remove the pair from the backlog: it is done, with these tokens, or it was aborted or failed, without any."""
-        self._change_backlog(ticket.flow, -ticket.tokens)
+        self._change_backlog(ticket.flow, -ticket.tokens, pairs=-1)
         if prompt_tokens:
             self._rate.count(computed_tokens * self._saturated_share(ticket))
             share = computed_tokens / prompt_tokens
@@ -192,8 +203,12 @@ class Admission:
                 ahead += tokens
         return ahead
 
-    def _change_backlog(self, flow: Flow, tokens: int) -> None:
-        self._rate.advance(self._clock(), self._backlog_tokens)
+    def _is_saturated(self) -> bool:
+        return self._backlog_tokens >= self._step.tokens or self._backlog_pairs >= self._step.pairs
+
+    def _change_backlog(self, flow: Flow, tokens: int, pairs: int) -> None:
+        self._rate.advance(self._clock(), saturated=self._is_saturated())
+        self._backlog_pairs += pairs
         self._backlog[flow] += tokens
         if not self._backlog[flow]:
             del self._backlog[flow]
@@ -207,25 +222,20 @@ class _Rate:
     Other time is left out: a single prompt does not use the whole engine, and an idle engine computes nothing.
     """
 
-    def __init__(self, saturated_tokens: int, now: float) -> None:
-        self._saturated_tokens = saturated_tokens
+    def __init__(self, now: float) -> None:
         self._measured_until = now
         self._tokens = 0.0
         self._seconds = 0.0
         self.saturated_s = 0.0
 
-    def advance(self, now: float, backlog_tokens: int) -> None:
-        """Account for the time until now, during which the backlog was of that size."""
+    def advance(self, now: float, *, saturated: bool) -> None:
+        """Account for the time until now, during which the engine was saturated or not."""
         elapsed_s, self._measured_until = now - self._measured_until, now
-        if self.is_saturated(backlog_tokens) and elapsed_s > 0:
+        if saturated and elapsed_s > 0:
             kept = math.exp(-elapsed_s / RATE_MEMORY_S)
             self._tokens *= kept
             self._seconds = self._seconds * kept + elapsed_s
             self.saturated_s += elapsed_s
-
-    def is_saturated(self, backlog_tokens: int) -> bool:
-        """Return whether a backlog of that size fills the engine's step."""
-        return backlog_tokens >= self._saturated_tokens
 
     def count(self, tokens: float) -> None:
         """Add tokens that were computed in saturated time."""

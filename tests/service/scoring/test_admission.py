@@ -4,12 +4,20 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from service.observability.metrics import Metrics
-from service.scoring.admission import FIRST_TURN, RETRY_AFTER_RANGE_S, TIME_SHARE, Admission, Flow, Ticket
+from service.scoring.admission import (
+    FIRST_TURN,
+    RETRY_AFTER_RANGE_S,
+    TIME_SHARE,
+    Admission,
+    Flow,
+    FullStep,
+    Ticket,
+)
 from tests.clock import Clock
 
 ANN, BOB, BATCH = Flow("online", "ann"), Flow("online", "bob"), Flow("batch", "ann")
 LONG_S = 1e9
-SATURATED = 100
+STEP = FullStep(tokens=100, pairs=50)
 
 
 class Harness(Admission):
@@ -17,7 +25,7 @@ class Harness(Admission):
 
     def __init__(self, limit: int = 100_000) -> None:
         self.clock, self.registry = Clock(), CollectorRegistry()
-        super().__init__(limit, SATURATED, self.clock, Metrics(self.registry))
+        super().__init__(limit, STEP, self.clock, Metrics(self.registry))
 
     def measure(self) -> None:
         ticket = self.admit(ANN, 2_000)
@@ -138,7 +146,7 @@ def test_the_rate_is_measured_only_in_saturated_time() -> None:
     assert harness.rate == pytest.approx(1_000)
     # An idle hour and a slow single prompt do not change the rate.
     harness.clock.now += 3_600
-    lone = harness.admit(ANN, SATURATED - 1)
+    lone = harness.admit(ANN, STEP.tokens - 1)
     harness.clock.now += 5
     harness.finish(lone)
     assert harness.rate == pytest.approx(1_000)
@@ -176,7 +184,7 @@ def test_a_rate_that_was_measured_too_low_recovers() -> None:
     for _ in range(300):
         held = harness.fill(ANN, 10_000, remaining_s=1.0)
         # The engine's steps are full, however wrong the rate is.
-        assert sum(ticket.tokens for ticket in held) >= SATURATED
+        assert sum(ticket.tokens for ticket in held) >= STEP.tokens
         harness.clock.now += 0.12
         harness.finish(*held)
     assert (harness.rate or 0) > 500
@@ -185,10 +193,31 @@ def test_a_rate_that_was_measured_too_low_recovers() -> None:
 def test_nothing_is_shed_while_the_next_step_is_not_full() -> None:
     harness = Harness()
     harness.measure_too_low()
-    harness.admit(BOB, SATURATED - 1)
+    harness.admit(BOB, STEP.tokens - 1)
     assert harness.admits(ANN, 1_000, remaining_s=0.001)
     harness.admit(BOB, 1)
     assert not harness.admits(ANN, 1, remaining_s=0.001)
+
+
+def test_a_step_is_full_at_its_pairs_as_well_as_at_its_tokens() -> None:
+    harness = Harness()
+    harness.measure()
+    short = [harness.admit(ANN, 1) for _ in range(STEP.pairs - 1)]
+    assert harness.admits(ANN, 1, remaining_s=0.001)
+    short.append(harness.admit(ANN, 1))
+    assert not harness.admits(ANN, 1, remaining_s=0.001)
+    harness.release(short[0])
+    assert harness.admits(ANN, 1, remaining_s=0.001)
+
+
+def test_the_first_prompts_of_vectors_do_not_cost_the_prefix_that_they_share() -> None:
+    harness = Harness()
+    assert harness.admit(ANN, 70).tokens == 70
+    assert harness.admit(ANN, 70, "vectors").tokens == 14
+    for _ in range(500):
+        harness.release(harness.admit(ANN, 70, "vectors"), 70, 7)
+    assert harness.admit(ANN, 70, "vectors").tokens == 8  # rounded up
+    assert harness.admit(ANN, 70).tokens == 70
 
 
 def test_aborted_pairs_do_not_count_for_the_rate() -> None:

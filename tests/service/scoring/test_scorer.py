@@ -28,7 +28,7 @@ from service.errors import (
 )
 from service.observability.live import LiveFigures
 from service.observability.metrics import Metrics
-from service.scoring.admission import Admission, Flow
+from service.scoring.admission import Admission, Flow, FullStep
 from service.scoring.deadline import Deadline
 from service.scoring.prompter import Prompter
 from service.scoring.scorer import Scorer
@@ -59,7 +59,7 @@ class Harness:
         self.local, self.remote = MemoryCache(1_000, 60), remote or MemoryCache(1_000, 60)
         self.cache = TieredCache(self.local, self.remote, Breaker(5, 1), metrics)
         self.clock = Clock()
-        self.admission = Admission(max_backlog_tokens, saturated_tokens, self.clock, metrics)
+        self.admission = Admission(max_backlog_tokens, FullStep(saturated_tokens, 64), self.clock, metrics)
         self.live = LiveFigures()
         self.scorer = Scorer(
             checkpoint,
