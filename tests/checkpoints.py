@@ -40,7 +40,7 @@ VECTORS: dict[str, Any] = {
         "prefix": [dict(piece) for piece in (*PIECES[:2], *PIECES[6:8])],
         "padding": "\n",
         "block": 8,
-        "cue": "<|im_end|>\nGrade: ",
+        "cue": " ",
     },
     "per_note": 2,
     "width": 4,

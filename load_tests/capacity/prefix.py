@@ -36,7 +36,7 @@ class Prompt:
     note_sd: float = 0.0
     query_sd: float = 0.0
 
-    def of_vectors(self, per_note: float, cue: float = 2) -> "Prompt":
+    def of_vectors(self, per_note: float, cue: float = 1) -> "Prompt":
         """Return the prompt in which that many vectors, and the cue, follow criteria and query, which are padded to whole blocks."""
         start = math.ceil((self.head + self.query) / self.block) * self.block
         return Prompt(self.head, per_note + cue, start - self.head, "query-first", self.block)

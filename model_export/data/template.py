@@ -80,7 +80,10 @@ def _has_bos(tokenizer: ContractTokenizer) -> bool:
 
 
 def vector_template(template: Template, block: int) -> VectorTemplate:
-    """Return the template whose prompts have vectors in place of the note, and end with the same cue."""
+    """Return the template whose prompts have vectors in place of the note.
+
+    Its cue is the last blank of the template's: each note computes its own cue, and a trained reader needs no more words.
+    """
     others = tuple(piece for piece in template.pieces[:-1] if piece not in _NOTE)
     opening = tuple(piece for piece in template.pieces[:1] if piece == _BOS)
     return VectorTemplate(
@@ -89,7 +92,7 @@ def vector_template(template: Template, block: int) -> VectorTemplate:
         prefix=(*others, TextPiece(text="\nNote:")),
         padding="\n",
         block=block,
-        cue=template.cue,
+        cue=" ",
     )
 
 

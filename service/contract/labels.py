@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from service.contract.manifest import Manifest, ReadingKind
+from service.contract.manifest import Label, Manifest, ReadingKind
 from service.contract.tokenizer import ContractTokenizer
 from service.errors import LabelTokenError
 
@@ -46,15 +46,22 @@ class Reading:
 
 
 def check_labels(manifest: Manifest, tokenizer: ContractTokenizer) -> None:
-    """Check that each label is a single, distinct token right after the cue.
+    """Check that each label is a single, distinct token right after the cue of each reading.
 
     Raises LabelTokenError, which names the first label that is not.
     """
-    cue = manifest.template.cue
+    _check_cue(manifest.template.cue, manifest.labels, tokenizer)
+    if manifest.vectors:
+        _check_cue(manifest.vectors.template.cue, manifest.labels, tokenizer)
+    if len(set(manifest.label_token_ids)) < len(manifest.labels):
+        raise LabelTokenError(f"labels must be distinct tokens, not {list(manifest.label_token_ids)}")
+
+
+def _check_cue(cue: str, labels: Sequence[Label], tokenizer: ContractTokenizer) -> None:
     cue_ids = tokenizer.encode_template(cue)
     if not cue_ids:
         raise LabelTokenError(f"the cue {cue!r} encodes to no token")
-    for label in manifest.labels:
+    for label in labels:
         after_cue = tokenizer.encode_template(cue + label.token)
         if after_cue != (*cue_ids, label.token_id):
             tail = after_cue[len(cue_ids) :] if after_cue[: len(cue_ids)] == cue_ids else after_cue
@@ -62,5 +69,3 @@ def check_labels(manifest: Manifest, tokenizer: ContractTokenizer) -> None:
                 f"label {label.token!r} (grade {label.grade}) must be the single token {label.token_id} "
                 f"right after the cue {cue!r}, and encodes to {list(tail)}"
             )
-    if len(set(manifest.label_token_ids)) < len(manifest.labels):
-        raise LabelTokenError(f"labels must be distinct tokens, not {list(manifest.label_token_ids)}")

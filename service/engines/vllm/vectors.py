@@ -17,9 +17,10 @@ def embed_prompt(prompt: VectorPrompt, width: int) -> "tuple[torch.Tensor, list[
     import torch
 
     before, after = len(prompt.prefix), len(prompt.cue)
-    # A copy: torch needs writable memory, and vLLM sends it to another process.
-    vectors = torch.frombuffer(bytearray(prompt.rows), dtype=torch.float16).view(-1, width)
-    embeds = torch.zeros(before + len(vectors) + after, width, dtype=torch.float16)
-    embeds[before : before + len(vectors)] = vectors
-    token_ids = [*prompt.prefix, *[0] * len(vectors), *prompt.cue]
-    return embeds, token_ids, [True] * before + [False] * len(vectors) + [True] * after
+    row = 2 * width
+    # Bytes, because torch fills this many numbers with threads, which would wait for those of the engine. Writable, as torch needs.
+    rows = bytearray(before * row) + prompt.rows + bytearray(after * row)
+    embeds = torch.frombuffer(rows, dtype=torch.float16).view(-1, width)
+    vectors = len(embeds) - before - after
+    token_ids = [*prompt.prefix, *[0] * vectors, *prompt.cue]
+    return embeds, token_ids, [True] * before + [False] * vectors + [True] * after

@@ -116,9 +116,9 @@ def test_vectors_are_looked_up_for_new_pairs_and_kept_for_all_notes() -> None:
 
 def test_a_request_computes_criteria_and_query_once_for_its_vectors() -> None:
     prompt = Prompt(head=31, note=67, query=13, block=16, note_sd=10, query_sd=2).of_vectors(4)
-    # 44 tokens are padded to 48, whole blocks; four vectors and the cue follow.
-    assert (prompt.tokens, prompt.shared, prompt.order) == (54, 48, "query-first")
-    assert prompt.tokens - prompt.reused(1.0) == 6
+    # 44 tokens are padded to 48, whole blocks; four vectors and the cue of one token follow.
+    assert (prompt.tokens, prompt.shared, prompt.order) == (53, 48, "query-first")
+    assert prompt.tokens - prompt.reused(1.0) == 5
 
 
 def test_more_traffic_has_more_hits_and_needs_no_fewer_resources() -> None:

@@ -150,7 +150,6 @@ def test_missing_file_of_the_encoder_is_refused_by_name(with_vectors: Path, name
         ),
         (lambda data: data["files"].pop("encoder/config.json"), r"does not list encoder/config\.json"),
         (lambda data: data["files"].pop("encoder/model.safetensors"), r"does not list \.safetensors weights"),
-        (lambda data: data["vectors"]["template"].update(cue="\nAnswer: "), "must end with the same cue"),
         (lambda data: data["vectors"]["template"].update(padding="two tokens"), "must be one token"),
         (lambda data: data["vectors"]["template"]["note"].pop(1), "note needs each of body, title once"),
         (lambda data: data["vectors"].update(width=5), "vectors of another number or width"),

@@ -1,15 +1,17 @@
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.contract.checkpoint import Checkpoint
+from service.contract.checkpoint import Checkpoint, load_checkpoint
 from service.contract.labels import LabelDistribution, check_labels
 from service.contract.manifest import Manifest
 from service.contract.tokenizer import ContractTokenizer
 from service.errors import LabelTokenError
+from tests.checkpoints import make_vector_checkpoint
 
 LOGPROB = st.floats(-2000, 0)
 
@@ -71,6 +73,14 @@ def test_label_that_merges_with_the_cue_is_refused(checkpoint: Checkpoint) -> No
         check_with(
             checkpoint, [{"token": "a", "token_id": a}, {"token": "0", "token_id": zero}], cue="Grade: "
         )
+
+
+def test_label_that_merges_with_the_cue_of_vectors_is_refused(tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(make_vector_checkpoint(tmp_path / "with-vectors"))
+    a, zero = (checkpoint.tokenizer.encode_template(text)[0] for text in ("a", "0"))
+    labels = [{"token": "a", "token_id": a}, {"token": "0", "token_id": zero}]
+    with pytest.raises(LabelTokenError, match=r"label 'a' .* after the cue ' '"):
+        check_with(checkpoint, labels, cue="Grade:")
 
 
 def test_cue_without_a_token_is_refused(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
