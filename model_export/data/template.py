@@ -82,7 +82,7 @@ def _has_bos(tokenizer: ContractTokenizer) -> bool:
 def vector_template(template: Template, block: int) -> VectorTemplate:
     """Return the template whose prompts have vectors in place of the note.
 
-    Its cue is the last blank of the template's: each note computes its own cue, and a trained reader needs no more words.
+    Its cue is the blank at the end of the template's cue, one token, because every pair computes the cue again (decision 35).
     """
     others = tuple(piece for piece in template.pieces[:-1] if piece not in _NOTE)
     opening = tuple(piece for piece in template.pieces[:1] if piece == _BOS)

@@ -118,7 +118,6 @@ class RlTrainer(GRPOTrainer):  # type: ignore[misc]  # mypy does not read trl
                 for ids, mask in zip(input_ids.split(size), attention_mask.split(size), strict=True)
             ]
         log_probs = torch.cat([output.log_probs for output in scored])
-        # A reference model, which `beta` asks for, has no entropies.
         entropies = torch.cat([output.entropy for output in scored]) if compute_entropy else None
         return log_probs, entropies, None
 

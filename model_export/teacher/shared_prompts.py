@@ -14,7 +14,9 @@ from trl.trainer.utils import FusedCausalLMOutput
 def score_rollouts(
     model: Any, config: PretrainedConfig, ids: torch.Tensor, mask: torch.Tensor, width: int
 ) -> FusedCausalLMOutput:
-    """Return `log_probs` and what else the model's head computes for the last `width` tokens of each row, (rows, width); 0 where the mask is 0.
+    """Return the head's output for the last `width` tokens of each row: `log_probs`, (rows, width), 0 where the mask is 0.
+
+    `entropy` has the same shape; it is None where the head does not compute it, as in TRL's reference model.
 
     Rows are a prompt, padded on the left, and a rollout, padded on the right: token ids and attention mask, (rows, tokens).
     The model has TRL's fused head.

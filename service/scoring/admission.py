@@ -21,8 +21,8 @@ MIN_MEASURE_S = 0.5
 RETRY_AFTER_RANGE_S = (1.0, 60.0)
 # The rate is an average and the wait an estimate: an admitted pair must be expected within this share of its remaining time.
 TIME_SHARE = 0.65
-# Weight of one answer in the moving average of the share of prompt tokens that the engine computes, and where it starts: the
-# notes of a query share a prompt of vectors but for 5 to 20 tokens in 70.
+# The share of prompt tokens that the engine computes is a moving average: the weight of one answer, and the first values. The
+# notes of a query share most of a prompt with vectors: a note computes 5 of about 70 tokens, and its share of the query's.
 REUSE_WEIGHT = 0.02
 FIRST_SHARES: dict[ReadingKind, float] = {"text": 1.0, "vectors": 0.2}
 # Every `batch` turn comes after every `online` turn. Both fit into the engine's 64 bits for any realistic uptime.
@@ -34,7 +34,10 @@ Refusal = ShedReason | Literal["too_short"]
 
 
 class FullStep(NamedTuple):
-    """What fills a step of the engine: as many tokens, or as many pairs, which have few tokens each if they hold vectors."""
+    """The limits of an engine step: it is full with this many tokens, or with this many pairs.
+
+    Pairs that are read from vectors compute few tokens, so they reach the limit of pairs first.
+    """
 
     tokens: int
     pairs: int
@@ -78,7 +81,7 @@ class Admission:
         Args:
             max_backlog_tokens: limit on a pair's tokens plus those that are scheduled before it. With k callers, the
                 whole backlog is at most 1 + 1/2 + ... + 1/k times as large.
-            step: the backlog from which the engine is saturated.
+            step: a backlog that reaches one of its limits saturates the engine.
             clock: returns monotonic seconds.
         """
         self._max_backlog_tokens = max_backlog_tokens

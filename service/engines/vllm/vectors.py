@@ -18,7 +18,8 @@ def embed_prompt(prompt: VectorPrompt, width: int) -> "tuple[torch.Tensor, list[
 
     before, after = len(prompt.prefix), len(prompt.cue)
     row = 2 * width
-    # Bytes, because torch fills this many numbers with threads, which would wait for those of the engine. Writable, as torch needs.
+    # Joined as bytes: torch fills a tensor of this size with several threads, which wait for the engine's threads. Writable,
+    # because torch requires it.
     rows = bytearray(before * row) + prompt.rows + bytearray(after * row)
     embeds = torch.frombuffer(rows, dtype=torch.float16).view(-1, width)
     vectors = len(embeds) - before - after
