@@ -8,18 +8,16 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache, PretrainedConfig
-from trl.trainer.utils import FusedCausalLMOutput
 
 
 def score_rollouts(
     model: Any, config: PretrainedConfig, ids: torch.Tensor, mask: torch.Tensor, width: int
-) -> FusedCausalLMOutput:
-    """Return the head's output for the last `width` tokens of each row: `log_probs`, (rows, width), 0 where the mask is 0.
+) -> Any:
+    """Return the output of TRL's fused head for the last `width` tokens of each row: `log_probs`, (rows, width), 0 where the mask is 0.
 
     `entropy` has the same shape; it is None where the head does not compute it, as in TRL's reference model.
 
     Rows are a prompt, padded on the left, and a rollout, padded on the right: token ids and attention mask, (rows, tokens).
-    The model has TRL's fused head.
     """
     # The last token of the prompt is computed with each rollout, since it predicts the rollout's first.
     parts = [ids.shape[1] - width - 1, width + 1]
@@ -34,11 +32,10 @@ def score_rollouts(
         logits_to_keep=1,
     )
     cache.batch_select_indices(rows)
-    output: FusedCausalLMOutput = model(
+    return model(
         input_ids=rest,
         attention_mask=mask,
         past_key_values=cache,
         labels=rest.masked_fill(rest_mask == 0, -100),
         fused_lm_head=True,
     )
-    return output
