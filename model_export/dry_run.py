@@ -159,6 +159,7 @@ class _Plan:
         if recipe.encode.steps:
             for parts in recipe.encode.vectors:
                 yield f"predict_vectors_{parts}", f"grades of {dev} from {parts} vectors a note"
+            yield "predict_encoder_cosine", f"grades of {dev} by the cosine of the encoder's vectors"
         yield "export", f"calibrate, write the checkpoint and check its gates: {', '.join(self._gates())}"
 
     def _predicted_on_all(self) -> Iterator[tuple[str, str]]:

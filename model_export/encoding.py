@@ -5,19 +5,21 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from transformers import set_seed
 
 from model_export.checkpoint.gates import Gate
 from model_export.checkpoint.trained import TrainedVectors
 from model_export.data.mine import read_mined
-from model_export.data.pairs import Pair
+from model_export.data.pairs import GRADES, Pair
 from model_export.data.prompting import Prompting
 from model_export.data.sampling import pick
+from model_export.evaluation.baselines import by_cosine
 from model_export.evaluation.evaluate import ALL, LONG_TAIL, Evaluation, Predictions, evaluate
 from model_export.evaluation.fitted import fit
 from model_export.evaluation.predict import make_predictions, read_predictions, write_predictions
 from model_export.evaluation.winners import METRIC_TITLES
-from model_export.measuring import PREDICTIONS, predict_stage
+from model_export.measuring import PREDICTIONS, predict_by_cosine, predict_stage
 from model_export.models.model_io import load_model
 from model_export.pipeline import Pipeline
 from model_export.recipe_stages import EncodeConfig
@@ -25,6 +27,7 @@ from model_export.stages import hash_of
 from model_export.vectors.predict import VectorScorer
 from model_export.vectors.text_readings import TextReadings, read_texts
 from model_export.vectors.train import VectorExamples, render_vector_pairs, train_vectors
+from service.contract.prompt import Note
 
 _TEXT_READINGS = "text_readings.npz"
 
@@ -60,11 +63,16 @@ def encode(run: Pipeline, prompting: Prompting, student: Path, unlabelled: Path 
 def compare_readings(
     run: Pipeline, pairs: Sequence[Pair], prompting: Prompting, student: Path, as_text: Predictions
 ) -> Evaluation | None:
-    """Compare the readings of notes as vectors, for each number of vectors, with that of their text; None without an encoder."""
+    """Compare the readings of notes as vectors, for each number of vectors, with that of their text; None without an encoder.
+
+    Bi-encoders, which compare a note's vector with the query's and read neither, are compared as well: this encoder, and the recipe's.
+    """
     recipe = run.recipe
     if not recipe.encode.steps:
         return None
     systems = [predict_by_vectors(run, pairs, prompting, student, parts) for parts in recipe.encode.vectors]
+    systems.append(predict_by_own_cosine(run, pairs, prompting, student))
+    systems += [predict_by_cosine(run, encoder, pairs) for encoder in recipe.evaluate.encoders]
     draws, long_tail = recipe.evaluate.draws, run.data.long_tail
     controls = [as_text.system]
     return evaluate([as_text, *systems], pairs, long_tail, controls=controls, seed=recipe.seed, draws=draws)
@@ -134,21 +142,50 @@ def predict_by_vectors(
     )
 
     def work(folder: Path) -> None:
-        scorer = VectorScorer(student, renderer.cue, prompting.label_token_ids, run.recipe.model.precision)
+        scorer = _scorer(run, prompting, student)
         on_batch = partial(run.on_progress, f"Predict {system}")
         tokens = render_vector_pairs(pairs, renderer)
         found = scorer.probabilities(tokens, parts, config.batch_size, on_batch)
         write_predictions(folder / PREDICTIONS, make_predictions(system, found, None))
 
-    inputs = {
-        **_inputs(run, prompting, pairs),
-        "model": student.name,
-        "max_note_tokens": run.recipe.encode.max_note_tokens,
-        "block": run.recipe.encode.block,
-        "precision": run.recipe.model.precision,
-    }
-    folder = run.stages.do(predict_stage(run, system, pairs), inputs, work)
+    folder = run.stages.do(
+        predict_stage(run, system, pairs), _vector_inputs(run, prompting, pairs, student), work
+    )
     return read_predictions(folder / PREDICTIONS, system)
+
+
+def predict_by_own_cosine(
+    run: Pipeline, pairs: Sequence[Pair], prompting: Prompting, student: Path
+) -> Predictions:
+    """Predict the pairs' grades with the encoder as a bi-encoder: by the cosine of its mean vectors of query and note."""
+    renderer, system = prompting.of_vectors(run.recipe.encode), "encoder_cosine"
+
+    def work(folder: Path) -> None:
+        scorer = _scorer(run, prompting, student)
+
+        def cosines(of: Sequence[Pair]) -> np.ndarray:
+            texts = renderer.notes([*(Note("", pair.query) for pair in of), *(pair.note for pair in of)])
+            on_batch = partial(run.on_progress, f"Encode {system}")
+            token_ids = [text.token_ids for text in texts]
+            of_queries, of_notes = np.split(
+                scorer.mean_vectors(token_ids, run.recipe.evaluate.batch_size, on_batch), 2
+            )
+            found: np.ndarray = np.einsum("ij,ij->i", of_queries, of_notes)
+            return found
+
+        write_predictions(
+            folder / PREDICTIONS, by_cosine(system, cosines, run.data.train, pairs, len(GRADES))
+        )
+
+    folder = run.stages.do(
+        predict_stage(run, system, pairs), _vector_inputs(run, prompting, pairs, student), work
+    )
+    return read_predictions(folder / PREDICTIONS, system)
+
+
+def _scorer(run: Pipeline, prompting: Prompting, student: Path) -> VectorScorer:
+    cue = prompting.of_vectors(run.recipe.encode).cue
+    return VectorScorer(student, cue, prompting.label_token_ids, run.recipe.model.precision)
 
 
 def _read_texts(run: Pipeline, prompting: Prompting, student: Path, pairs: Sequence[Pair]) -> TextReadings:
@@ -167,6 +204,18 @@ def _read_texts(run: Pipeline, prompting: Prompting, student: Path, pairs: Seque
         "precision": run.recipe.model.precision,
     }
     return TextReadings.load(run.stages.do("text_readings", inputs, work) / _TEXT_READINGS)
+
+
+def _vector_inputs(
+    run: Pipeline, prompting: Prompting, pairs: Sequence[Pair], student: Path
+) -> dict[str, object]:
+    return {
+        **_inputs(run, prompting, pairs),
+        "model": student.name,
+        "max_note_tokens": run.recipe.encode.max_note_tokens,
+        "block": run.recipe.encode.block,
+        "precision": run.recipe.model.precision,
+    }
 
 
 def _inputs(run: Pipeline, prompting: Prompting, pairs: Sequence[Pair]) -> dict[str, object]:

@@ -69,7 +69,8 @@ def predict_by_cosine(run: Pipeline, encoder: str, pairs: Sequence[Pair]) -> Pre
 
     def work(folder: Path) -> None:
         loaded = Encoder(encoder, run.on_progress)
-        write_predictions(folder / PREDICTIONS, by_cosine(loaded, run.data.train, pairs, len(GRADES)))
+        found = by_cosine(loaded.name, loaded.cosines, run.data.train, pairs, len(GRADES))
+        write_predictions(folder / PREDICTIONS, found)
 
     inputs = {
         "encoder": encoder,

@@ -4,7 +4,7 @@ They are fitted per source, because the same grade means different things in dif
 training pairs uses the fit over all sources.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
@@ -15,13 +15,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from model_export.data.bm25 import bm25_scores
-from model_export.data.encoder import Encoder
 from model_export.data.pairs import Pair
 from model_export.data.sampling import sample_each
 from model_export.evaluation.evaluate import EvaluationError, Predictions
 
 _PRIOR = DummyClassifier(strategy="prior")
 _BY_SCORE = make_pipeline(StandardScaler(), LogisticRegression())
+Cosines = Callable[[Sequence[Pair]], np.ndarray]
+"""Computes the cosine of each pair's query and note, (pairs,) in [-1, 1]."""
+
 # Encoding all training notes would take longer than everything else, and one slope and intercept a grade need few.
 _ENCODED_PAIRS = 500
 
@@ -46,16 +48,18 @@ def bm25(train: Sequence[Pair], dev: Sequence[Pair], grades: int) -> Predictions
     return Predictions("bm25", _by_source(train, dev, scores, _BY_SCORE, grades), scores[len(train) :])
 
 
-def by_cosine(encoder: Encoder, train: Sequence[Pair], dev: Sequence[Pair], grades: int) -> Predictions:
-    """Rank by the encoder's cosine of query and note, and grade by the same regression as BM25.
+def by_cosine(
+    system: str, cosines: Cosines, train: Sequence[Pair], dev: Sequence[Pair], grades: int
+) -> Predictions:
+    """Rank by an encoder's cosine of query and note, and grade by the same regression as BM25.
 
     The regression is fitted on at most 500 training pairs of each source, always the same ones.
     Raises: EvaluationError without training pairs.
     """
     sampled = sample_each(train, _ENCODED_PAIRS, Random(0))
-    scores = encoder.cosines([*sampled, *dev])
+    scores = cosines([*sampled, *dev])
     probabilities = _by_source(sampled, dev, scores, _BY_SCORE, grades)
-    return Predictions(encoder.name, probabilities, scores[len(sampled) :])
+    return Predictions(system, probabilities, scores[len(sampled) :])
 
 
 def _by_source(

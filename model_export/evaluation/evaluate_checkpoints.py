@@ -69,7 +69,7 @@ def list_controls(data: Data, encoders: Sequence[str], on_progress: OnProgress) 
 
 
 def _prepare_cosine(encoder: Encoder, train: Sequence[Pair], pairs: Sequence[Pair]) -> Predict:
-    return partial(by_cosine, encoder, train, pairs, len(GRADES))
+    return partial(by_cosine, encoder.name, encoder.cosines, train, pairs, len(GRADES))
 
 
 def list_checkpoints(

@@ -1,4 +1,4 @@
-"""Predicts grades from note vectors."""
+"""Predicts grades from note vectors, and compares texts by the encoder's vectors alone."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,6 +39,27 @@ class VectorScorer:
             found[numbers] = self._score([pairs[number] for number in numbers], parts)
             on_batch(start + len(numbers), len(pairs))
         return found
+
+    def mean_vectors(
+        self, texts: Sequence[tuple[int, ...]], batch_size: int, on_batch: OnBatch
+    ) -> np.ndarray:
+        """Compute what the encoder makes of each text as one vector: (texts, hidden) unit vectors; repeated texts are encoded once."""
+        distinct = sorted(set(texts), key=len)
+        rows = []
+        for start in range(0, len(distinct), batch_size):
+            rows.append(self._encode(distinct[start : start + batch_size]))
+            on_batch(start + len(rows[-1]), len(distinct))
+        row_of = {text: row for row, text in enumerate(distinct)}
+        found: np.ndarray = np.concatenate(rows)[[row_of[text] for text in texts]]
+        return found
+
+    def _encode(self, texts: Sequence[tuple[int, ...]]) -> np.ndarray:
+        batch = collate_pairs([VectorPair((), text) for text in texts], (), 1)
+        batch = {name: tensor.to(self._device) for name, tensor in batch.items()}
+        with torch.inference_mode():
+            found = self._model.encode(batch | {"note_ids": pad_notes(texts).to(self._device)})[:, 0]
+        vectors: np.ndarray = torch.nn.functional.normalize(found, dim=-1).cpu().numpy()
+        return vectors
 
     def _score(self, pairs: Sequence[VectorPair], parts: int) -> np.ndarray:
         batch = collate_pairs(pairs, self._cue, parts) | {"note_ids": pad_notes(distinct_notes(pairs))}

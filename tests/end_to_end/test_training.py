@@ -39,6 +39,9 @@ def test_the_run_writes_a_table_with_every_control_and_a_report(tiny_run: Path) 
     results = json.loads((tiny_run / "results.json").read_text(encoding="utf-8"))
     assert list(results["rows"]) == ROWS
     assert {"all", "long_tail"} <= results["rows"]["student"].keys()
+    assert list(results["vectors"]["rows"]) == [
+        *("student", "vectors_1", "vectors_4", "encoder_cosine", "minilm")
+    ]
     report = (tiny_run / "report.html").read_text(encoding="utf-8")
     assert "data:image/png;base64," in report
 

@@ -169,7 +169,7 @@ def test_gates_are_named(tiny: Recipe) -> None:
 def test_generated_pairs_are_counted(tiny: Recipe) -> None:
     plan = describe_plan(tiny, Path())
     assert "synthetic: 4,800 pairs to train on, 480 to measure on" in plan
-    assert "4,800 in all, 1.0 per pair" in stages(plan)["label_only_sft"]
+    assert "1,920 in all, 0.4 per pair" in stages(plan)["label_only_sft"]
 
 
 def write_rows(path: Path, *ids: str, label: int = 1) -> None:

@@ -85,7 +85,7 @@ def test_run_leaves_table_report_and_checkpoint(undisturbed: Path) -> None:
     assert "<html" in (undisturbed / "report.html").read_text(encoding="utf-8")
     manifest = read_json(undisturbed / "checkpoint" / "manifest.json")
     assert manifest["name"] == "micro"
-    assert results["vectors"]["rows"].keys() == {"student", "vectors_1", "vectors_2"}
+    assert results["vectors"]["rows"].keys() == {*("student", "vectors_1", "vectors_2", "encoder_cosine")}
     second = load_checkpoint(undisturbed / "checkpoint").vectors
     assert second
     assert (second.reading.per_note, second.reading.width) == (2, 64)

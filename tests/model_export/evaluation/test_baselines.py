@@ -60,7 +60,7 @@ def test_bm25_weighs_rare_words_more() -> None:
 
 def test_cosine_ranks_and_grades_a_note_of_the_same_meaning_higher() -> None:
     dev = [pair("automobile", "the sea", 0), pair("automobile", "a car", 3)]
-    predictions = by_cosine(Encoder(MINILM, lambda *_: None), TRAIN, dev, grades=4)
+    predictions = by_cosine("minilm", Encoder(MINILM, lambda *_: None).cosines, TRAIN, dev, grades=4)
     assert predictions.system == "minilm"
     assert predictions.ranking[0] < predictions.ranking[1]
     assert predictions.probabilities[0, 3] < predictions.probabilities[1, 3]
