@@ -29,12 +29,15 @@ CLUSTER = (
     "service/explaining/test_store_behaviour.py",
     "end_to_end/test_redis_cluster_faults.py",
 )
+# These share a base image and the packages that the other's build has downloaded.
+IMAGES = ("deploy/test_trainer_image.py", "deploy/test_image.py")
 # One worker runs all files of a group.
 GROUPS = {
     **dict.fromkeys(SERVICE, "service"),
     **dict.fromkeys(REPLICAS, "replicas"),
     **dict.fromkeys(VLLM, "vllm"),
     **dict.fromkeys(CLUSTER, "cluster"),
+    **dict.fromkeys(IMAGES, "images"),
 }
 # The longest files first, in this order.
 FIRST = (
@@ -48,7 +51,7 @@ FIRST = (
     "deploy/test_experiment.py",
     "service/http/test_generated_input.py",
     # Of the slow tests.
-    "deploy/test_trainer_image.py",
+    *IMAGES,
     "end_to_end/test_training.py",
     "model_export/scale_out/test_ray_run.py",
     "model_export/scale_out/test_run_in_two_processes.py",

@@ -32,6 +32,8 @@ from load_tests.soak.traffic import CANARY, Callers, Tally
 from service.contract.checkpoint import load_checkpoint
 
 SAMPLE_EVERY_S = 5.0
+# Of those that fill caches.
+WORDS_OF_A_NOTE = 200
 
 
 class Soak:
@@ -81,18 +83,21 @@ class Soak:
     async def _fill_caches(self) -> None:
         """Fill what grows up to a bound, so that the samples show only what grows without one.
 
-        Notes of new words use each page of the engine's prefix cache once, and fill tokenizers' cache of words (10,000 in each
-        thread that encodes). Then new note ids fill pydantic's cache of strings (16,384); their pairs are cached, so they are fast.
+        Notes of new words fill tokenizers' cache of words (10,000 in each thread that encodes), and use each page of the engine's
+        prefix cache once, which takes minutes: only where the run is long enough to judge the engine's memory. Then new note ids
+        fill pydantic's cache of strings (16,384); their pairs are cached, so they are fast.
         """
         rng = random.Random(self._plan.seed)
         metrics = await self._metrics()
         [config] = (name for name in metrics if "cache_config_info" in name)
         size = re.search(r'kv_cache_size_tokens="(\d+)"', config)
         computed = 'notegrade_prompt_tokens_total{kind="computed"}'
-        until = metrics.get(computed, 0) + int(size[1] if size else 0)
+        until = metrics.get(computed, 0) + (int(size[1]) if size and self._plan.engine_settles else 0)
         notes: list[dict[str, str]] = []
         body: dict[str, Any] = {}
-        while metrics.get(computed, 0) < until:
+        words = 0
+        while words < 20_000 or metrics.get(computed, 0) < until:
+            words += 50 * WORDS_OF_A_NOTE
             notes = _notes_of_new_words(rng, 50)
             body = {"query": f"{CANARY} {rng.random()}", "notes": notes, "deadline_ms": 60_000}
             await post_score(self._session, self._url, body)
@@ -128,7 +133,10 @@ class Soak:
 
 
 def _notes_of_new_words(rng: random.Random, count: int) -> list[dict[str, str]]:
-    words = [["".join(rng.choices(string.ascii_lowercase, k=8)) for _ in range(40)] for _ in range(count)]
+    words = [
+        ["".join(rng.choices(string.ascii_lowercase, k=8)) for _ in range(WORDS_OF_A_NOTE)]
+        for _ in range(count)
+    ]
     return [{"id": str(index), "title": "", "body": " ".join(note)} for index, note in enumerate(words)]
 
 

@@ -48,10 +48,11 @@ class Faults:
         """Inject faults until cancelled, then end the current one. Durations are far below NOTEGRADE_ENGINE_HANG_S."""
         try:
             while True:
-                await asyncio.sleep(self._rng.uniform(2.0, 6.0))
-                name = self._rng.choice(list(self._kinds))
-                self.injected[name] += 1
-                await self._kinds[name](self._rng.uniform(1.0, 4.0))
+                # Each kind once, in another order each time.
+                for name in self._rng.sample(list(self._kinds), len(self._kinds)):
+                    await asyncio.sleep(self._rng.uniform(2.0, 6.0))
+                    self.injected[name] += 1
+                    await self._kinds[name](self._rng.uniform(1.0, 4.0))
         finally:
             await self._client.aclose()
 

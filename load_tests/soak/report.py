@@ -86,6 +86,11 @@ class Plan:
     faults: bool = True
     pace: float = 1.0
 
+    @property
+    def engine_settles(self) -> bool:
+        """Return whether the run is long enough for the slope of the engine core's memory to be meaningful."""
+        return self.seconds * WARM_UP_SHARE >= ENGINE_SETTLES_S
+
 
 @dataclass(slots=True)
 class Report:
@@ -112,11 +117,6 @@ class Report:
             ENGINE: Slope.of(at, [sample.engine_rss_mib for sample in steady]),
         }
 
-    @property
-    def engine_has_settled(self) -> bool:
-        """Return whether the run is long enough for the slope of the engine core's memory to be meaningful."""
-        return self.plan.seconds * WARM_UP_SHARE >= ENGINE_SETTLES_S
-
     def judge(self, log: str) -> None:
         """Run all checks."""
         self.wrong += [*self.tally.wrong, *self._amounts(), *self._counts(), *self._memory(), *self._leaks()]
@@ -140,12 +140,14 @@ class Report:
     def _counts(self) -> Iterator[str]:
         if (lost := self.tally.unanswered()) != 0:
             yield f"{lost} requests were not answered"
-        if self.counted != (sent := self.tally.sent.total()):
-            yield f"the service counted {self.counted:g} requests, but {sent} were sent"
+        # A client that disconnects may do so before its request has left it, on a busy machine.
+        sent, left = self.tally.sent.total(), self.tally.left.total()
+        if not sent - left <= self.counted <= sent:
+            yield f"the service counted {self.counted:g} requests, but {sent} were sent, {left} of them by clients that disconnected"
 
     def _memory(self) -> Iterator[str]:
         for name, slope in self.slopes.items():
-            if slope.is_too_steep and (name != ENGINE or self.engine_has_settled):
+            if slope.is_too_steep and (name != ENGINE or self.plan.engine_settles):
                 yield f"{name}: memory grows by {slope.per_hour:.0f} MiB/h"
         growth = self.after.engine_rss_mib - self.before.engine_rss_mib
         if growth > MAX_ENGINE_GROWTH_MIB:
@@ -183,7 +185,7 @@ class Report:
 
     def _memory_lines(self) -> list[str]:
         lines = [f"memory of the {name}: {slope}" for name, slope in self.slopes.items()]
-        if not self.engine_has_settled:
+        if not self.plan.engine_settles:
             lines[-1] += f", not checked: it settles for {ENGINE_SETTLES_S:.0f} s"
         return lines
 

@@ -148,7 +148,7 @@ class Callers:
             self.tally.complain("explain: the stream ended without its last event")
 
     async def _leave(self) -> None:
-        """Send a complete request, and usually disconnect before the answer."""
+        """Send a request, and usually disconnect before the answer."""
         self.tally.sent["leave"] += 1
         body = {**self._body(), "query": f"{CANARY} {self._rng.random()}"}
         try:

@@ -43,8 +43,10 @@ class Containers:
             "TMPDIR": str(self._folder / "tmp"),
         }
         (self._folder / "tmp").mkdir()
+        # One thread, like every test: the threads of two tests would wait for each other.
         (self._folder / "containers.conf").write_text(
             f'[containers]\ndefault_ulimits = ["{_limit("nofile")}", "{_limit("nproc")}"]\n'
+            'env = ["OMP_NUM_THREADS=1"]\n'
             '[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "none"\n'
         )
         self._store_by("overlay")
