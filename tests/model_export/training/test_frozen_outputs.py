@@ -53,22 +53,40 @@ def test_cached_activations_equal_those_of_the_lower_layers(
             assert torch.allclose(found.float(), whole, rtol=0.02, atol=0.02)
 
 
-def test_finished_cache_is_used_again_and_an_unfinished_one_is_not(
-    model: PreTrainedModel, tmp_path: Path
-) -> None:
-    class StoppedError(Exception):
-        pass
+class StoppedError(Exception):
+    pass
 
-    def stop(*_: int) -> None:
-        raise StoppedError
 
+def stop(*_: int) -> None:
+    raise StoppedError
+
+
+def test_finished_cache_is_used_again(model: PreTrainedModel, tmp_path: Path) -> None:
     file = tmp_path / "outputs.bin"
-    with pytest.raises(StoppedError):
-        cache_frozen_activations(model, 2, ROWS, file, "float32", stop)
-    assert not file.exists()
     made = cache_frozen_activations(model, 2, ROWS, file, "float32", lambda *_: None)
     kept = cache_frozen_activations(model, 2, ROWS, file, "float32", stop)
     assert all(one.equal(other) for one, other in zip(made, kept, strict=True))
+
+
+def test_unfinished_cache_is_completed_from_its_last_batch(
+    model: PreTrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model_export.training.frozen_outputs._BATCH_SIZE", 1)
+    seen: list[int] = []
+
+    def stop_at_two(done: int, _: int) -> None:
+        seen.append(done)
+        if len(seen) == 2:
+            raise StoppedError
+
+    whole = cache_frozen_activations(model, 2, ROWS, tmp_path / "whole.bin", "float32", lambda *_: None)
+    file = tmp_path / "cut.bin"
+    with pytest.raises(StoppedError):
+        cache_frozen_activations(model, 2, ROWS, file, "float32", stop_at_two)
+    assert not file.exists()
+    found = cache_frozen_activations(model, 2, ROWS, file, "float32", stop_at_two)
+    assert seen == [1, 2, 2, 3]
+    assert all(one.equal(other) for one, other in zip(whole, found, strict=True))
 
 
 def test_upper_layers_give_the_whole_model_s_output(
