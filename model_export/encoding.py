@@ -1,6 +1,6 @@
 """The stages of a run that make the second reading: note vectors, the student that reads them, and its predictions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +10,7 @@ from transformers import set_seed
 
 from model_export.checkpoint.gates import Gate
 from model_export.checkpoint.trained import TrainedVectors
+from model_export.data.encoder import row_cosines
 from model_export.data.mine import read_mined
 from model_export.data.pairs import GRADES, Pair
 from model_export.data.prompting import Prompting
@@ -28,6 +29,7 @@ from model_export.vectors.predict import VectorScorer
 from model_export.vectors.text_readings import TextReadings, read_texts
 from model_export.vectors.train import VectorExamples, render_vector_pairs, train_vectors
 from service.contract.prompt import Note
+from service.contract.vector_prompt import VectorRenderer
 
 _TEXT_READINGS = "text_readings.npz"
 
@@ -135,57 +137,64 @@ def predict_by_vectors(
     run: Pipeline, pairs: Sequence[Pair], prompting: Prompting, student: Path, parts: int
 ) -> Predictions:
     """Predict the pairs' grades with that many vectors a note, by a student whose folder holds its encoder."""
-    config, renderer, system = (
-        run.recipe.evaluate,
-        prompting.of_vectors(run.recipe.encode),
-        f"vectors_{parts}",
-    )
+    system = f"vectors_{parts}"
 
-    def work(folder: Path) -> None:
-        scorer = _scorer(run, prompting, student)
-        on_batch = partial(run.on_progress, f"Predict {system}")
-        tokens = render_vector_pairs(pairs, renderer)
-        found = scorer.probabilities(tokens, parts, config.batch_size, on_batch)
-        write_predictions(folder / PREDICTIONS, make_predictions(system, found, None))
+    def find(scorer: VectorScorer, renderer: VectorRenderer) -> Predictions:
+        tokens, on_batch = render_vector_pairs(pairs, renderer), partial(run.on_progress, f"Predict {system}")
+        found = scorer.probabilities(tokens, parts, run.recipe.evaluate.batch_size, on_batch)
+        return make_predictions(system, found, None)
 
-    folder = run.stages.do(
-        predict_stage(run, system, pairs), _vector_inputs(run, prompting, pairs, student), work
-    )
-    return read_predictions(folder / PREDICTIONS, system)
+    return _predict(run, system, pairs, prompting, student, find)
 
 
 def predict_by_own_cosine(
     run: Pipeline, pairs: Sequence[Pair], prompting: Prompting, student: Path
 ) -> Predictions:
     """Predict the pairs' grades with the encoder as a bi-encoder: by the cosine of its mean vectors of query and note."""
-    renderer, system = prompting.of_vectors(run.recipe.encode), "encoder_cosine"
+    system = "encoder_cosine"
 
-    def work(folder: Path) -> None:
-        scorer = _scorer(run, prompting, student)
-
+    def find(scorer: VectorScorer, renderer: VectorRenderer) -> Predictions:
         def cosines(of: Sequence[Pair]) -> np.ndarray:
             texts = renderer.notes([*(Note("", pair.query) for pair in of), *(pair.note for pair in of)])
-            on_batch = partial(run.on_progress, f"Encode {system}")
-            token_ids = [text.token_ids for text in texts]
-            of_queries, of_notes = np.split(
-                scorer.mean_vectors(token_ids, run.recipe.evaluate.batch_size, on_batch), 2
+            token_ids, on_batch = (
+                [text.token_ids for text in texts],
+                partial(run.on_progress, f"Encode {system}"),
             )
-            found: np.ndarray = np.einsum("ij,ij->i", of_queries, of_notes)
-            return found
+            return row_cosines(scorer.mean_vectors(token_ids, run.recipe.evaluate.batch_size, on_batch))
 
-        write_predictions(
-            folder / PREDICTIONS, by_cosine(system, cosines, run.data.train, pairs, len(GRADES))
-        )
+        return by_cosine(system, cosines, run.data.train, pairs, len(GRADES))
 
-    folder = run.stages.do(
-        predict_stage(run, system, pairs), _vector_inputs(run, prompting, pairs, student), work
+    return _predict(run, system, pairs, prompting, student, find)
+
+
+def _predict(
+    run: Pipeline,
+    system: str,
+    pairs: Sequence[Pair],
+    prompting: Prompting,
+    student: Path,
+    find: Callable[[VectorScorer, VectorRenderer], Predictions],
+) -> Predictions:
+    """Keep, as a stage of the run, what `find` predicts with the student and its encoder."""
+    config, precision, renderer = (
+        run.recipe.encode,
+        run.recipe.model.precision,
+        prompting.of_vectors(run.recipe.encode),
     )
+
+    def work(folder: Path) -> None:
+        scorer = VectorScorer(student, renderer.cue, prompting.label_token_ids, precision)
+        write_predictions(folder / PREDICTIONS, find(scorer, renderer))
+
+    inputs = {
+        **_inputs(run, prompting, pairs),
+        "model": student.name,
+        "max_note_tokens": config.max_note_tokens,
+        "block": config.block,
+        "precision": precision,
+    }
+    folder = run.stages.do(predict_stage(run, system, pairs), inputs, work)
     return read_predictions(folder / PREDICTIONS, system)
-
-
-def _scorer(run: Pipeline, prompting: Prompting, student: Path) -> VectorScorer:
-    cue = prompting.of_vectors(run.recipe.encode).cue
-    return VectorScorer(student, cue, prompting.label_token_ids, run.recipe.model.precision)
 
 
 def _read_texts(run: Pipeline, prompting: Prompting, student: Path, pairs: Sequence[Pair]) -> TextReadings:
@@ -204,18 +213,6 @@ def _read_texts(run: Pipeline, prompting: Prompting, student: Path, pairs: Seque
         "precision": run.recipe.model.precision,
     }
     return TextReadings.load(run.stages.do("text_readings", inputs, work) / _TEXT_READINGS)
-
-
-def _vector_inputs(
-    run: Pipeline, prompting: Prompting, pairs: Sequence[Pair], student: Path
-) -> dict[str, object]:
-    return {
-        **_inputs(run, prompting, pairs),
-        "model": student.name,
-        "max_note_tokens": run.recipe.encode.max_note_tokens,
-        "block": run.recipe.encode.block,
-        "precision": run.recipe.model.precision,
-    }
 
 
 def _inputs(run: Pipeline, prompting: Prompting, pairs: Sequence[Pair]) -> dict[str, object]:

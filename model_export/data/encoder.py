@@ -34,9 +34,7 @@ class Encoder:
         """Compute the cosine of each pair's query and note, (pairs,) in [-1, 1]. The model cuts long texts."""
         queries = [pair.query for pair in pairs]
         notes = [note_text(pair.note) for pair in pairs]
-        of_queries, of_notes = np.split(self.encode([*queries, *notes]), 2)
-        found: np.ndarray = np.einsum("ij,ij->i", of_queries, of_notes)
-        return found
+        return row_cosines(self.encode([*queries, *notes]))
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Compute a unit vector of each text, (texts, width) float32; repeated texts are encoded once."""
@@ -52,3 +50,10 @@ class Encoder:
         vectors: np.ndarray = self._model.encode(chunk, normalize_embeddings=True, show_progress_bar=False)
         self._on_progress(f"Encode {self.name}", start + len(chunk), len(texts))
         return vectors
+
+
+def row_cosines(vectors: np.ndarray) -> np.ndarray:
+    """Compute the cosines (pairs,) of unit vectors (2 x pairs, width): all queries', then all notes'."""
+    of_queries, of_notes = np.split(vectors, 2)
+    found: np.ndarray = np.einsum("ij,ij->i", of_queries, of_notes)
+    return found

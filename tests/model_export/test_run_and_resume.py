@@ -33,6 +33,7 @@ served = 2
 min_share = 0.0
 """
 SYSTEMS = ["majority", "bm25", "zero_shot", "label_only_sft", "cot_sft", "rl", "stack", "student"]
+READINGS = ["student", "vectors_1", "vectors_2", "encoder_cosine"]
 # Of each kind of stage, in the order that a run comes to them.
 MOMENTS = [
     ("Train label_only_sft", 6),  # between a saved state and the next
@@ -85,7 +86,7 @@ def test_run_leaves_table_report_and_checkpoint(undisturbed: Path) -> None:
     assert "<html" in (undisturbed / "report.html").read_text(encoding="utf-8")
     manifest = read_json(undisturbed / "checkpoint" / "manifest.json")
     assert manifest["name"] == "micro"
-    assert results["vectors"]["rows"].keys() == {*("student", "vectors_1", "vectors_2", "encoder_cosine")}
+    assert results["vectors"]["rows"].keys() == set(READINGS)
     second = load_checkpoint(undisturbed / "checkpoint").vectors
     assert second
     assert (second.reading.per_note, second.reading.width) == (2, 64)

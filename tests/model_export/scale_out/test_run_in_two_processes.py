@@ -1,6 +1,7 @@
 """A run that trains in two processes (gloo): killed in supervised training, RL and the export, resumed, and compared with an undisturbed
 one."""
 
+import json
 import shutil
 import signal
 from pathlib import Path
@@ -42,6 +43,8 @@ def test_killed_run_resumes_to_the_same_checkpoint(tmp_path: Path) -> None:
         ended = run_killed_at(log, recipe, killed, stage, step, within_s=WITHIN_S)
         assert ended == -signal.SIGKILL, (stage, log.read_text(encoding="utf-8"))
     assert run(killed) == 0, log.read_text(encoding="utf-8")
+    rows = [json.loads((out / "results.json").read_text(encoding="utf-8"))["rows"] for out in (whole, killed)]
+    assert rows[0] == rows[1]
     assert weights(killed) == weights(whole)
     assert len(weights(whole)) == 2
     fingerprints = {load_checkpoint(out / "checkpoint").manifest.fingerprint for out in (whole, killed)}
