@@ -174,7 +174,7 @@ def test_advantages_are_scaled_by_the_batch(config: Any) -> None:
 @pytest.fixture
 def queue(config: Any) -> Iterator[None]:
     """Start verl's queue of rollouts, on a Ray of its own."""
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     config.transfer_queue.backend.SimpleStorage.num_data_storage_units = 1
     tq.init(config.transfer_queue)
     yield
