@@ -21,7 +21,7 @@ from model_export.evaluation.fitted import fit
 from model_export.evaluation.predict import make_predictions, read_predictions, write_predictions
 from model_export.evaluation.winners import METRIC_TITLES
 from model_export.measuring import PREDICTIONS, predict_by_cosine, predict_stage
-from model_export.models.model_io import load_model
+from model_export.models.model_io import load_model, speed_up
 from model_export.pipeline import Pipeline
 from model_export.recipe_stages import EncodeConfig
 from model_export.stages import hash_of
@@ -204,6 +204,7 @@ def _read_texts(run: Pipeline, prompting: Prompting, student: Path, pairs: Seque
         prompts = [prompting.student_prompt(pair) for pair in pairs]
         on_batch = partial(run.on_progress, "Read texts")
         model = load_model(student, run.recipe.model.precision)
+        speed_up(model, compiled=False)
         found = read_texts(model, prompts, prompting.label_token_ids, config.batch_size, on_batch)
         found.save(folder / _TEXT_READINGS)
 

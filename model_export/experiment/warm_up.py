@@ -143,7 +143,7 @@ def train_supervised(start: Start, job: StageJob, config: CotConfig, report: Rep
     labels = start.prompting.label_token_ids
     settings = StageSettings("cot_sft", config, seed, job.folder, labels, precision)
     with nullcontext() if job.from_scratch else learn_linears(model, config.frozen_layers, config.lora_rank):
-        trainer = train(model, tokenizer, examples, settings, report)
+        trainer = train(model, examples, settings, report)
     save_trained(trainer, tokenizer, job.folder)
     return model
 

@@ -1,18 +1,9 @@
-"""Attention for models on a CPU, where transformers' own copies keys and values for every query head that shares them.
-
-It is registered as transformers documents it:
-https://huggingface.co/docs/transformers/main/en/attention_interface
-"""
+"""Attention for models on a CPU, where transformers' own copies keys and values for every query head that shares them."""
 
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import eager_mask
-
-CPU_ATTENTION = "grouped"
-"""The name under which it is registered."""
 
 
 def grouped_attention(
@@ -47,8 +38,3 @@ def grouped_attention(
     weights = torch.nn.functional.dropout(weights, dropout, training=module.training)
     output = torch.matmul(weights.view(rows, key_heads, -1, keys), value)
     return output.view(rows, heads, queries, width).transpose(1, 2), None
-
-
-AttentionInterface.register(CPU_ATTENTION, grouped_attention)
-# A mask of numbers, always: the plain operations add it.
-AttentionMaskInterface.register(CPU_ATTENTION, eager_mask)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from model_export.models.cpu_attention import CPU_ATTENTION
+from model_export.models.packing import PACKED_ATTENTION
 from model_export.recipe import Precision
 from service.contract.vllm_settings import multiplies_bfloat16
 
@@ -39,11 +39,10 @@ def load_tokenizer(folder: Path) -> Any:
 def speed_up(model: PreTrainedModel, *, compiled: bool) -> None:
     """Make training steps and generation faster without changing weights or their names.
 
-    On a CPU attention is `cpu_attention`'s. `compiled` fuses each layer's element-wise operations, with one compilation for
+    Batches may be packed then. `compiled` fuses each layer's element-wise operations, with one compilation for
     all lengths.
     """
-    if model.device.type == "cpu":
-        model.set_attn_implementation(CPU_ATTENTION)
+    model.set_attn_implementation(PACKED_ATTENTION)
     if compiled:
         for layer in model.model.layers:
             layer.compile(dynamic=True)

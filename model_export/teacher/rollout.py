@@ -12,6 +12,7 @@ from model_export.data.pairs import Pair
 from model_export.data.prompting import Prompting
 from model_export.data.rollout_reader import RolloutReader
 from model_export.models.model_io import load_model, speed_up
+from model_export.models.packing import pack_prompts
 from model_export.recipe import Precision
 from service.contract.trace import write_step
 
@@ -119,11 +120,9 @@ class Sampler:
         return token_ids[: token_ids.index(self._end) + 1] if self._end in token_ids else token_ids
 
     def _label_probabilities(self, sequences: Sequence[list[int]]) -> torch.Tensor:
-        batch = self._padded(sequences)
-        positions = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
         with torch.inference_mode():
-            logits = self._model(**batch, position_ids=positions, logits_to_keep=1, use_cache=False).logits
-        return logits[:, -1].float().softmax(-1)[:, self._label_token_ids].cpu()
+            logits = self._model(**pack_prompts(sequences, self._model)).logits[0]
+        return logits.float().softmax(-1)[:, self._label_token_ids].cpu()
 
     def _padded(self, rows: Sequence[list[int]]) -> dict[str, torch.Tensor]:
         width = max(map(len, rows))

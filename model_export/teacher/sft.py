@@ -8,7 +8,7 @@ from model_export.data.gold_traces import Evidence, gold_steps
 from model_export.data.pairs import Pair
 from model_export.data.prompting import Prompting, gold_label
 from model_export.data.sampling import pick
-from model_export.models.model_io import load_model, load_tokenizer, speed_up
+from model_export.models.model_io import load_model, load_tokenizer
 from model_export.recipe_stages import TrainConfig
 from model_export.run_log import LOG_NAME, RunLog
 from model_export.training.batches import Example
@@ -99,6 +99,5 @@ def train_examples(
     )
     report = Reporter(RunLog(job.folder / LOG_NAME, job.stage), on_step)
     with nullcontext() if job.from_scratch else learn_linears(model, config.frozen_layers, config.lora_rank):
-        speed_up(model, compiled=config.compile)
-        trainer = train(model, tokenizer, examples, settings, report)
+        trainer = train(model, examples, settings, report)
     save_trained(trainer, tokenizer, job.folder)

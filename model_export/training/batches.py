@@ -3,8 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 import torch
+from transformers import PretrainedConfig
+
+from model_export.models.packing import pack, split_rows
 
 IGNORED = -100  # the target that torch's cross-entropy skips
 NO_GROUP = -1
@@ -28,28 +32,44 @@ class Example:
     group: str | None = None
 
 
-def collate(examples: Sequence[Example], pad_token_id: int, grades: int) -> dict[str, torch.Tensor]:
-    """Pad prompts on the left and completions on the right, so that every completion starts in the same column.
+def collate(
+    numbered: Sequence[tuple[int, Example]],
+    grades: int,
+    config: PretrainedConfig,
+    outputs: Sequence[torch.Tensor] | None = None,
+) -> dict[str, Any]:
+    """Pack examples into a batch: what the model takes, and what `losses` takes.
 
-    `input_ids`, `attention_mask`, `position_ids`: (batch, prompt + completion length). `losses` describes the rest.
+    Each example comes with its index in `outputs`, the cached activations of whole examples, which take the place of token ids.
+
+    `input_ids`: (1, tokens), or `inputs_embeds`: (1, tokens, hidden) float32. `logits_to_keep`: (predictions), the places of the
+    tokens whose next token is predicted, which are at least the last of each prompt. `pack` describes the others.
     """
-    width = max(len(example.prompt) for example in examples)
-    tail = max(len(example.completion) for example in examples)
-    rows, masks, targets = [], [], []
-    for example in examples:
-        whole = example.prompt + example.completion
-        left, right = width - len(example.prompt), tail - len(example.completion)
-        rows.append([pad_token_id] * left + whole + [pad_token_id] * right)
-        masks.append([0] * left + [1] * len(whole) + [0] * right)
+    examples = [example for _, example in numbered]
+    rows = [example.prompt + example.completion for example in examples]
+    segments = split_rows(rows, [len(example.prompt) - 1 for example in examples])
+    predicting: list[int] = []
+    targets: list[int] = []
+    starts = []
+    at = sum(segment.stop - segment.start for segment in segments[: -len(rows)])
+    for example, rest in zip(examples, segments[-len(rows) :], strict=True):
+        first = at + len(example.prompt) - 1 - rest.start
+        starts.append(len(targets))
         # A grade with a soft label is learned from that label alone.
         learned = [IGNORED, *example.completion[1:]] if example.soft_label else example.completion
-        targets.append((learned + [IGNORED] * (1 + tail - len(learned)))[: 1 + tail])
-    mask = torch.tensor(masks)
+        targets += learned or [IGNORED]
+        predicting += range(first, first + max(1, len(learned)))
+        at += rest.stop - rest.start
+    packed = pack(rows, segments, config)
+    if outputs is not None:
+        kept = [outputs[numbered[row][0]][start:stop] for row, start, stop, _ in segments]
+        del packed["input_ids"]
+        packed["inputs_embeds"] = torch.cat(kept).float()[None]
     return {
-        "input_ids": torch.tensor(rows),
-        "attention_mask": mask,
-        "position_ids": (mask.cumsum(-1) - 1).clamp(min=0),
+        **packed,
+        "logits_to_keep": torch.tensor(predicting),
         "targets": torch.tensor(targets),
+        "starts": torch.tensor(starts),
         "soft_labels": torch.tensor([example.soft_label or [0.0] * grades for example in examples]),
         "labels": torch.tensor([example.label for example in examples]),
         "groups": torch.tensor(_number_groups(examples)),
@@ -130,19 +150,3 @@ def _fill(units: list[list[int]], size: int) -> list[int]:
         if unit[room:]:
             units.insert(0, unit[room:])
     return batch
-
-
-def collate_outputs(
-    numbered: Sequence[tuple[int, Example]], outputs: Sequence[torch.Tensor], pad_token_id: int, grades: int
-) -> dict[str, torch.Tensor]:
-    """Collate examples like `collate`, with cached activations instead of token ids.
-
-    Each example comes with its index in `outputs`. `inputs_embeds`: (batch, prompt + completion length, hidden) float32.
-    """
-    batch = collate([example for _, example in numbered], pad_token_id, grades)
-    mask = batch["attention_mask"]
-    found = torch.cat([outputs[number] for number, _ in numbered]).float()
-    embeds = torch.zeros(*mask.shape, found.shape[1])
-    embeds[mask.bool()] = found
-    del batch["input_ids"]
-    return {**batch, "inputs_embeds": embeds}

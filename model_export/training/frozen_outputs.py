@@ -9,9 +9,10 @@ from itertools import takewhile
 from pathlib import Path
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
+from accelerate.utils import send_to_device
 from transformers import PreTrainedModel
 
+from model_export.models.packing import pack, split_rows
 from model_export.recipe import Precision
 from model_export.training.stage_job import OnStep
 
@@ -47,7 +48,7 @@ def cache_frozen_activations(
             for start, numbers in zip(starts[first:], batches[first:], strict=True):
                 found = _run(model, [rows[number] for number in numbers], precision)
                 for number, computed in zip(numbers, found, strict=True):
-                    outputs[number].copy_(computed[: lengths[number]])
+                    outputs[number].copy_(computed)
                 on_batch(min(start + _BATCH_SIZE, len(rows)), len(rows))
         partial.rename(file)
     return _map(file, lengths, model.config.hidden_size)
@@ -82,13 +83,11 @@ def run_layers(model: PreTrainedModel, layers: slice, *, norm: bool = True) -> I
             model.config.layer_types = types
 
 
-def _run(model: PreTrainedModel, rows: Sequence[Sequence[int]], precision: Precision) -> torch.Tensor:
-    # Padding on the right is safe: attention is causal, so no token sees it.
-    whole = [torch.tensor(row, device=model.device) for row in rows]
-    ids = pad_sequence(whole, batch_first=True)
-    mask = pad_sequence([torch.ones_like(row) for row in whole], batch_first=True)
+def _run(model: PreTrainedModel, rows: Sequence[Sequence[int]], precision: Precision) -> list[torch.Tensor]:
+    segments = split_rows(rows, [len(row) for row in rows])
+    inputs = send_to_device(pack(rows, segments, model.config), model.device)
     with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        found: torch.Tensor = model.model(
-            input_ids=ids, attention_mask=mask, use_cache=False
-        ).last_hidden_state
-    return found.bfloat16().cpu()
+        found = model.model(**inputs, use_cache=False).last_hidden_state[0]
+    parts = found.bfloat16().cpu().split([segment.stop - segment.start for segment in segments])
+    own = zip(segments[-len(rows) :], parts[-len(rows) :], strict=True)
+    return [part if prefix is None else torch.cat([parts[prefix], part]) for (*_, prefix), part in own]

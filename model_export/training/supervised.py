@@ -27,10 +27,11 @@ from transformers import (
 )
 
 from model_export.data.pairs import UNJUDGED
+from model_export.models.model_io import speed_up
 from model_export.recipe import LaunchConfig, Precision
 from model_export.recipe_stages import CrossEncoderConfig, TrainConfig
 from model_export.run_log import RunLog
-from model_export.training.batches import IGNORED, Example, collate, collate_outputs, plan_order
+from model_export.training.batches import IGNORED, Example, collate, plan_order
 from model_export.training.frozen_outputs import cache_frozen_activations, run_layers
 from model_export.training.processes import share
 from model_export.training.ranking import Ranking, rank_scores, ranking_loss
@@ -40,6 +41,8 @@ from service.errors import NotegradeError
 OUTPUTS_NAME = "frozen_outputs.bin"
 _CORRELATION_WINDOW = 512
 _LOG_STEPS = 5
+# What the model takes of a batch.
+_READ = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "packing", "logits_to_keep")
 
 
 AfterStep = Callable[[PreTrainedModel, int], bool]
@@ -57,18 +60,16 @@ def losses(
     Both are over the whole vocabulary, so that label mass is learned too.
 
     Args:
-        logits: (batch, 1 + completion length, vocabulary); the first predicts the token right after the prompt.
-        batch: `soft_labels` (batch, grades), rows of zeros for examples without one; `targets`
-            (batch, 1 + completion length), IGNORED where a token is not to be learned.
+        logits: (predictions, vocabulary); those of an example predict its completion, or the token right after its prompt.
+        batch: `starts` (batch), the first prediction of each example; `soft_labels` (batch, grades), rows of zeros for examples
+            without one; `targets` (predictions), IGNORED where a token is not to be learned.
     """
-    first = torch.log_softmax(logits[:, 0].float(), dim=-1)[:, list(label_token_ids)]
+    first = torch.log_softmax(logits[batch["starts"]].float(), dim=-1)[:, list(label_token_ids)]
     grade = -(batch["soft_labels"] * first).sum(-1).mean()
     targets = batch["targets"]
     if not (targets != IGNORED).any():
         return grade, grade.new_zeros(())
-    tokens = torch.nn.functional.cross_entropy(
-        logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED
-    )
+    tokens = torch.nn.functional.cross_entropy(logits.float(), targets, ignore_index=IGNORED)
     return grade, tokens
 
 
@@ -126,23 +127,17 @@ class SupervisedTrainer(GradingTrainer):
         self._targets_per_micro_batch = self.accelerator.gather(own).mean().item()
         return batches, None
 
-    def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], **_: Any) -> torch.Tensor:
+    def compute_loss(self, model: Any, inputs: dict[str, Any], **_: Any) -> torch.Tensor:
         """Return the sum of the losses; those on traces and rankings are weighted."""
         gold = inputs.pop("labels")
-        tail = inputs["targets"].shape[1]
-        logits = model(
-            **{name: inputs[name] for name in ("input_ids", "inputs_embeds") if name in inputs},
-            attention_mask=inputs["attention_mask"],
-            position_ids=inputs["position_ids"],
-            logits_to_keep=tail,
-            use_cache=False,
-        ).logits
+        read = {name: inputs[name] for name in _READ if name in inputs}
+        logits = model(**read, use_cache=False).logits[0]
         grade, tokens = losses(logits, inputs, self.label_token_ids)
         if self._targets_per_micro_batch:
             # Each target token of the step weighs the same, in whatever micro-batch and process it is.
             tokens = tokens * (_count_targets(inputs) / self._targets_per_micro_batch)
         loss, parts = grade + self._trace_weight * tokens, {"grade_loss": grade, "trace_loss": tokens}
-        probabilities = logits[:, 0, self.label_token_ids].float().softmax(-1)
+        probabilities = logits[inputs["starts"]][:, self.label_token_ids].float().softmax(-1)
         if self._ranking:
             targets = rank_scores(inputs["soft_labels"])
             ranking = ranking_loss(self._ranking.loss, rank_scores(probabilities), targets, inputs["groups"])
@@ -196,7 +191,6 @@ class StageSettings:
 
 def train(
     model: PreTrainedModel,
-    tokenizer: Any,
     examples: Sequence[Example],
     settings: StageSettings,
     report: Reporter,
@@ -215,20 +209,16 @@ def train(
         groups=[example.group for example in examples],
         group_size=settings.ranking.group_size if settings.ranking else 1,
     )
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    padding = {"pad_token_id": pad, "grades": len(settings.label_token_ids)}
+    numbered = [(index, examples[index]) for index in order]
+    speed_up(model, compiled=settings.config.compile)
+    into_batch = partial(collate, grades=len(settings.label_token_ids), config=model.config)
     if not settings.config.keep_outputs:
-        return _train(
-            model, [examples[index] for index in order], partial(collate, **padding), settings, report
-        )
+        return _train(model, numbered, into_batch, settings, report)
     frozen, file = settings.config.frozen_layers, settings.folder / OUTPUTS_NAME
     rows = [example.prompt + example.completion for example in examples]
     outputs = cache_frozen_activations(model, frozen, rows, file, settings.precision, report.on_step)
-    numbered = [(index, examples[index]) for index in order]
     with run_layers(model, slice(frozen, None)):
-        trainer = _train(
-            model, numbered, partial(collate_outputs, outputs=outputs, **padding), settings, report
-        )
+        trainer = _train(model, numbered, partial(into_batch, outputs=outputs), settings, report)
     file.unlink()
     return trainer
 

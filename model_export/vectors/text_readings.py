@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from model_export.models.packing import pack_prompts
 from model_export.teacher.rollout import OnBatch
 
 
@@ -52,12 +53,9 @@ def read_texts(
 def _read(
     prompts: Sequence[Sequence[int]], model: PreTrainedModel, labels: list[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    # Padding on the right is safe: attention is causal, so no token sees it.
-    width = max(map(len, prompts))
-    ids = torch.tensor([[*prompt, *[0] * (width - len(prompt))] for prompt in prompts], device=model.device)
-    ends = torch.tensor([len(prompt) - 1 for prompt in prompts], device=model.device)
+    inputs = pack_prompts(prompts, model)
+    ends = inputs.pop("logits_to_keep")
     with torch.inference_mode():
-        hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
-        last = hidden[torch.arange(len(prompts), device=model.device), ends]
+        last = model.model(**inputs).last_hidden_state[0, ends]
         found = model.lm_head(last).float()[:, labels].softmax(-1)
     return last.float().cpu().numpy(), found.cpu().numpy()

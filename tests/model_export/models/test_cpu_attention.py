@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from model_export.models.cpu_attention import CPU_ATTENTION
+from model_export.models.packing import PACKED_ATTENTION
 
 IDS = torch.tensor([[9, 9, 5, 6, 7], [1, 2, 3, 4, 5]])
 PADDED = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
@@ -30,13 +30,13 @@ def test_outputs_are_those_of_transformers(
     model: PreTrainedModel, mask: torch.Tensor, learning: bool
 ) -> None:
     with torch.set_grad_enabled(learning):
-        found, expected = (hidden(model, name, mask) for name in (CPU_ATTENTION, "eager"))
+        found, expected = (hidden(model, name, mask) for name in (PACKED_ATTENTION, "eager"))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_generation_is_that_of_transformers(model: PreTrainedModel) -> None:
     written = []
-    for attention in (CPU_ATTENTION, "eager"):
+    for attention in (PACKED_ATTENTION, "eager"):
         model.set_attn_implementation(attention)
         found = model.generate(
             IDS,

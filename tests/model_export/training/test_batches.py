@@ -3,31 +3,34 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import PretrainedConfig
 
 from model_export.training.batches import (
     IGNORED,
     NO_GROUP,
     Example,
     collate,
-    collate_outputs,
     plan_order,
 )
 
-PAD = 0
+CONFIG = PretrainedConfig()
 
 
 def test_batch_matches_one_written_by_hand() -> None:
-    student = Example([11, 12], [5, 13, 3], [0.1, 0.7, 0.1, 0.1], 1, "lamps")
-    warm_up = Example([9], [10, 3], None, 2)
-    control = Example([8, 8, 8], [], [0.0, 0.0, 0.0, 1.0], 3)
-    batch = collate([student, warm_up, control], PAD, 4)
+    student = Example([11, 12, 7], [5, 13, 3], [0.1, 0.7, 0.1, 0.1], 1, "lamps")
+    warm_up = Example([11, 12, 9], [10, 3], None, 2)
+    control = Example([8, 8], [], [0.0, 0.0, 0.0, 1.0], 3)
+    batch = collate(list(enumerate([student, warm_up, control])), 4, CONFIG)
     x = IGNORED
-    assert {name: tensor.tolist() for name, tensor in batch.items() if name != "soft_labels"} == {
-        "input_ids": [[0, 11, 12, 5, 13, 3], [0, 0, 9, 10, 3, 0], [8, 8, 8, 0, 0, 0]],
-        "attention_mask": [[0, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 0], [1, 1, 1, 0, 0, 0]],
-        "position_ids": [[0, 0, 1, 2, 3, 4], [0, 0, 0, 1, 2, 2], [0, 1, 2, 2, 2, 2]],
-        # Of the student's grade the soft label alone is learned; nothing comes after an end.
-        "targets": [[x, 13, 3, x], [10, 3, x, x], [x, x, x, x]],
+    names = ("input_ids", "position_ids", "logits_to_keep", "targets", "starts", "labels", "groups")
+    assert {name: batch[name].tolist() for name in names} == {
+        # The prefix of the first two, and then the rest of each.
+        "input_ids": [[11, 12, 7, 5, 13, 3, 9, 10, 3, 8, 8]],
+        "position_ids": [[0, 1, 2, 3, 4, 5, 2, 3, 4, 0, 1]],
+        "logits_to_keep": [2, 3, 4, 6, 7, 10],
+        # Of the student's grade the soft label alone is learned.
+        "targets": [x, 13, 3, 10, 3, x],
+        "starts": [0, 3, 5],
         "labels": [1, 2, 3],
         "groups": [0, NO_GROUP, NO_GROUP],
     }
@@ -39,18 +42,19 @@ def test_groups_are_numbered_within_their_batch_and_need_soft_labels() -> None:
     soft = [0.25] * 4
     made = [("b", soft), (None, soft), ("a", soft), ("b", soft), ("a", None)]
     examples = [Example([1], [], label, 0, group) for group, label in made]
-    assert collate(examples, PAD, 4)["groups"].tolist() == [0, NO_GROUP, 1, 0, NO_GROUP]
+    assert collate(list(enumerate(examples)), 4, CONFIG)["groups"].tolist() == [0, NO_GROUP, 1, 0, NO_GROUP]
 
 
 def test_cached_activations_take_the_place_of_token_ids() -> None:
-    examples = [Example([8, 9, 9], [5, 3], None, 0), Example([7], [4, 4, 3], None, 1)]
-    outputs = [torch.ones(1, 2), torch.arange(8.0).view(4, 2), 1 - torch.arange(10.0).view(5, 2)]
-    ids = collate(examples, PAD, 4)
-    batch = collate_outputs([(2, examples[0]), (1, examples[1])], outputs, PAD, 4)
+    examples = [Example([8, 9, 9], [5, 3], None, 0), Example([8, 7], [4, 4, 3], None, 1)]
+    one, other = torch.arange(10.0).view(5, 2), 10 - torch.arange(10.0).view(5, 2)
+    other[0] = one[0]  # the shared token's
+    outputs = [torch.ones(1, 2), one, other]
+    numbered = [(2, examples[0]), (1, examples[1])]
+    ids, batch = collate(numbered, 4, CONFIG), collate(numbered, 4, CONFIG, outputs)
     assert set(batch) ^ set(ids) == {"input_ids", "inputs_embeds"}
-    assert batch["inputs_embeds"].shape == (2, 6, 2)
-    assert batch["inputs_embeds"][0].equal(torch.cat([outputs[2], torch.zeros(1, 2)]))
-    assert batch["inputs_embeds"][1].equal(torch.cat([torch.zeros(2, 2), outputs[1]]))
+    assert ids["input_ids"].tolist() == [[8, 9, 9, 5, 3, 7, 4, 4, 3]]
+    assert batch["inputs_embeds"][0].equal(torch.cat([other, one[1:]]))
 
 
 @pytest.mark.parametrize(

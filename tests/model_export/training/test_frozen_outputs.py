@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedModel
 
+from model_export.models.model_io import speed_up
 from model_export.recipe import Precision
 from model_export.training.frozen_outputs import cache_frozen_activations, run_layers
 from tests.tiny_base import make_micro_model
@@ -30,7 +31,9 @@ def make_micro_gemma() -> PreTrainedModel:
 
 @pytest.fixture(scope="module")
 def model() -> PreTrainedModel:
-    return make_micro_model(layers=3)
+    model: PreTrainedModel = make_micro_model(layers=3)
+    speed_up(model, compiled=False)
+    return model
 
 
 @pytest.fixture(params=get_args(Precision))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from model_export.data.pairs import UNJUDGED
 from model_export.recipe_stages import TrainConfig
@@ -25,12 +25,8 @@ from model_export.training.supervised import (
 )
 from tests.tiny_base import make_micro_model
 
-PAD = 0
+CONFIG = PretrainedConfig()
 LABELS = (4, 5, 6, 7)
-
-
-class PadToken:
-    pad_token_id = PAD
 
 
 def one_hot(label: int) -> list[float]:
@@ -63,7 +59,7 @@ def run(
     settings = StageSettings("label_only_sft", config, 1, folder, LABELS, ranking=ranking)
     chosen = learn_linears(model, config.frozen_layers, config.lora_rank)
     with chosen if config.frozen_layers else nullcontext():
-        train(model, PadToken(), examples, settings, report)
+        train(model, examples, settings, report)
     return model
 
 
@@ -93,10 +89,11 @@ def examples(draw: st.DrawFn) -> list[Example]:
 
 
 def slow_losses(logits: torch.Tensor, batch: list[Example]) -> tuple[float, float]:
-    """Sum token by token, over the whole vocabulary: logits[row, column] predicts completion[column]."""
+    """Sum token by token, over the whole vocabulary: of an example's own rows, each predicts a token of its completion."""
     grade = 0.0
     tokens: list[float] = []
-    for row, example in zip(logits.double().log_softmax(-1), batch, strict=True):
+    rows = logits.double().log_softmax(-1).split([max(1, len(example.completion)) for example in batch])
+    for row, example in zip(rows, batch, strict=True):
         soft = example.soft_label or [0.0] * 4
         grade -= sum(p * row[0, token].item() for p, token in zip(soft, LABELS, strict=True)) / len(batch)
         for column, token in enumerate(example.completion):
@@ -107,7 +104,7 @@ def slow_losses(logits: torch.Tensor, batch: list[Example]) -> tuple[float, floa
 
 @given(examples(), st.integers(0, 2**31))
 def test_losses_equal_a_plain_loop(made: list[Example], seed: int) -> None:
-    batch = collate(made, PAD, 4)
+    batch = collate(list(enumerate(made)), 4, CONFIG)
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(*batch["targets"].shape, 16, generator=generator)
     found = tuple(loss.item() for loss in losses(logits, batch, LABELS))

@@ -10,7 +10,7 @@ from model_export.data.pairs import UNJUDGED, Pair
 from model_export.data.prompting import PromptForm, Prompting
 from model_export.data.synthetic import generate, tasks
 from model_export.data.template import find_template
-from model_export.models.model_io import load_model
+from model_export.models.model_io import load_model, speed_up
 from model_export.recipe_stages import EncodeConfig
 from model_export.training.supervised import OUTPUTS_NAME
 from model_export.vectors.predict import VectorScorer
@@ -35,11 +35,17 @@ def prompting(tiny_base: Path) -> Prompting:
     return Prompting.load(form, tiny_base)
 
 
+def read_as_text(folder: Path, prompting: Prompting, batch_size: int) -> TextReadings:
+    model = load_model(folder)
+    speed_up(model, compiled=False)
+    prompts = [prompting.student_prompt(pair) for pair in PAIRS]
+    return read_texts(model, prompts, prompting.label_token_ids, batch_size, lambda *_: None)
+
+
 @pytest.fixture(scope="module")
 def readings(tiny_base: Path, prompting: Prompting) -> TextReadings:
     """Read the pairs as the random student does, but for the grades, which are the gold ones."""
-    prompts = [prompting.student_prompt(pair) for pair in PAIRS]
-    found = read_texts(load_model(tiny_base), prompts, prompting.label_token_ids, 4, lambda *_: None)
+    found = read_as_text(tiny_base, prompting, 4)
     return TextReadings(np.eye(4, dtype=np.float32)[[pair.label for pair in PAIRS]], found.hidden)
 
 
@@ -88,8 +94,7 @@ def test_grades_are_learned_from_vectors_and_kept_from_text(
     for parts in (1, 4):
         found = scorer.probabilities(render_vector_pairs(PAIRS, renderer), parts, 3, lambda *_: None)
         assert found.argmax(-1).tolist() == gold, parts
-    prompts = [prompting.student_prompt(pair) for pair in PAIRS]
-    as_text = read_texts(load_model(folder), prompts, prompting.label_token_ids, 3, lambda *_: None)
+    as_text = read_as_text(folder, prompting, 3)
     assert as_text.probabilities.argmax(-1).tolist() == gold
     assert not (folder / "state").exists()
 
