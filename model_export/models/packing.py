@@ -152,7 +152,8 @@ def packed_attention(
         return torch.cat([copies, states], dim=2)
 
     key, value = (with_prefix(unpack(states)) for states in (key, value))
-    output, _ = attend(module, unpack(query), key, value, attention_mask, **settings)
+    mask = attention_mask.to(query.dtype)
+    output, _ = attend(module, unpack(query), key, value, mask, **settings)
     return output.flatten(0, 1)[packing["places"]][None], None
 
 

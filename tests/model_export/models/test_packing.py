@@ -1,10 +1,12 @@
+from copy import deepcopy
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
-from model_export.models.packing import PACKED_ATTENTION, Segment, pack, split_rows
+from model_export.models.packing import PACKED_ATTENTION, Segment, pack, pack_prompts, split_rows
 from tests.model_export.training.test_frozen_outputs import make_micro_gemma
 from tests.tiny_base import make_micro_model
 
@@ -68,6 +70,16 @@ def test_outputs_and_gradients_are_those_of_whole_rows(model: PreTrainedModel, s
     torch.testing.assert_close(logits, torch.stack(whole), atol=1e-5, rtol=1e-4)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+
+
+def test_prompts_are_read_in_bfloat16_too(model: PreTrainedModel) -> None:
+    small = deepcopy(model).bfloat16()
+    small.set_attn_implementation(PACKED_ATTENTION)
+    with torch.inference_mode():
+        found = small(**pack_prompts(ROWS, small)).logits[0]
+        model.set_attn_implementation("eager")
+        whole = torch.stack([model(torch.tensor([row])).logits[0, -1] for row in ROWS])
+    torch.testing.assert_close(found.float(), whole, atol=0.05, rtol=0.05)
 
 
 def test_batches_that_are_not_packed_are_read_as_usual(model: PreTrainedModel) -> None:
