@@ -34,7 +34,7 @@ Rows = Sequence[Sequence[int]]
 
 def packed(model: PreTrainedModel, rows: Rows) -> torch.Tensor:
     """Return the logits of the token after each row, (rows, vocabulary)."""
-    logits: torch.Tensor = model(**pack_prompts(rows, model)).logits[0]
+    logits: torch.Tensor = model(**pack_prompts(rows, model.config), use_cache=False).logits[0]
     return logits
 
 

@@ -18,7 +18,6 @@ from model_export.experiment.warm_up import (
 )
 from model_export.progress import OnProgress
 from model_export.recipe import Recipe
-from model_export.run_log import LOG_NAME, RunLog
 from model_export.stages import Stages, lock
 from model_export.teacher.rl import make_trainer
 from model_export.training.processes import save_trained
@@ -83,7 +82,7 @@ def _run_arm(arm: str, start: Start, job: StageJob, on_step: OnStep) -> None:
             write_figures(job.folder, measured)
         return False
 
-    report = Reporter(RunLog(job.folder / LOG_NAME, job.stage), on_step, measure)
+    report = Reporter.of(job, on_step, measure)
     if arm == SFT:
         config = recipe.cot_sft.model_copy(
             update={

@@ -6,7 +6,6 @@ learn. On other data all seeds share one: the SFT teacher of the recipe's run, w
 
 import json
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -27,12 +26,10 @@ from model_export.recipe_stages import CotConfig
 from model_export.run import train_control, warm_up_teachers
 from model_export.run_log import LOG_NAME, RunLog
 from model_export.stages import RunError, Stages, write_whole
-from model_export.teacher.sft import trace_of
+from model_export.teacher.sft import trace_of, traced_example, train_examples
 from model_export.training.batches import Example
-from model_export.training.learned_weights import learn_linears
-from model_export.training.processes import save_trained
 from model_export.training.stage_job import StageJob
-from model_export.training.supervised import Reporter, StageSettings, train
+from model_export.training.supervised import Reporter
 
 MEASURES = "measures.json"
 # Pairs on which the warm-up's accuracy is measured, and steps between two measurements.
@@ -58,10 +55,7 @@ class Start:
     def example(self, pair: Pair) -> Example | None:
         """Return what supervised training learns of a pair; None where it has no trace."""
         steps = trace_of(pair, self.evidence, self.prompting)
-        if steps is None:
-            return None
-        completion = self.prompting.teacher_completion(steps, pair.label)
-        return Example(self.prompting.teacher_prompt(pair), completion, None, pair.label)
+        return None if steps is None else traced_example(pair, steps, self.prompting)
 
 
 def make_start(recipe: Recipe, root: Path, out: Path, on_progress: OnProgress) -> Start:
@@ -137,15 +131,8 @@ def _train_to_accuracy(start: Start, job: StageJob, on_progress: OnProgress) -> 
 
 def train_supervised(start: Start, job: StageJob, config: CotConfig, report: Reporter) -> PreTrainedModel:
     """Train the model of the job's start on traces, and write it to the job's folder."""
-    model, tokenizer = load_model(job.start), load_tokenizer(job.start)
     examples = [example for pair in start.data.train if (example := start.example(pair))]
-    seed, precision = job.recipe.seed, job.recipe.model.precision
-    labels = start.prompting.label_token_ids
-    settings = StageSettings("cot_sft", config, seed, job.folder, labels, precision)
-    with nullcontext() if job.from_scratch else learn_linears(model, config.frozen_layers, config.lora_rank):
-        trainer = train(model, examples, settings, report)
-    save_trained(trainer, tokenizer, job.folder)
-    return model
+    return train_examples(examples, start.prompting, config, job, report)
 
 
 def write_figures(folder: Path, measured: Mapping[int, Figures]) -> None:

@@ -11,8 +11,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
-from accelerate.utils import send_to_device
-from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
@@ -110,13 +109,16 @@ def pack(
     }
 
 
-def pack_prompts(rows: Sequence[Sequence[int]], model: PreTrainedModel) -> dict[str, Any]:
-    """Return what the model takes to predict the token after each row, on its device."""
+def pack_prompts(rows: Sequence[Sequence[int]], config: PretrainedConfig) -> dict[str, Any]:
+    """Return what a causal model takes to predict the token after each row: `logits_to_keep` are the places of the rows' ends."""
     segments = split_rows(rows, [len(row) - 1 for row in rows])
     ends = torch.tensor([segment.stop - segment.start for segment in segments]).cumsum(0) - 1
-    packed = {**pack(rows, segments, model.config), "logits_to_keep": ends[-len(rows) :], "use_cache": False}
-    found: dict[str, Any] = send_to_device(packed, model.device)
-    return found
+    return {**pack(rows, segments, config), "logits_to_keep": ends[-len(rows) :]}
+
+
+def pack_whole(rows: Sequence[Sequence[int]], config: PretrainedConfig) -> dict[str, Any]:
+    """Return what a causal model takes to read each row alone. `packing` has no prefixes, and its `tokens` are the rows'."""
+    return pack(rows, [Segment(number, 0, len(row)) for number, row in enumerate(rows)], config)
 
 
 def _mask(seen: torch.Tensor) -> torch.Tensor:

@@ -31,7 +31,7 @@ def average_parts(length: int, parts: int, width: int) -> torch.Tensor:
 
 
 def collate_pairs(pairs: Sequence[VectorPair], cue: Sequence[int], parts: int) -> dict[str, torch.Tensor]:
-    """Return the batch as `VectorStudent` takes it, but for the notes' tokens, with `notes`: their distinct token ids' order.
+    """Return the batch as `VectorStudent` takes it, but for the distinct notes, which the encoder reads.
 
     Pairs are regrouped by prefix; `answers` are in the order of `pairs`.
     """
@@ -59,18 +59,12 @@ def collate_pairs(pairs: Sequence[VectorPair], cue: Sequence[int], parts: int) -
         "mask": _seen(segments),
         "answers": torch.tensor([answers[index] for index in range(len(pairs))]),
         "parts": torch.stack([average_parts(len(note), parts, width) for note in notes]),
-        "note_mask": _padded([[1] * len(note) for note in notes], 0),
     }
 
 
 def distinct_notes(pairs: Sequence[VectorPair]) -> list[tuple[int, ...]]:
     """Return the notes of the pairs in the order of the batch's notes."""
     return list(dict.fromkeys(pair.note for pair in pairs))
-
-
-def pad_notes(notes: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Return (notes, length) token ids, padded on the right: attention is causal, so that no token sees the padding."""
-    return _padded(notes, 0)
 
 
 class _Row:

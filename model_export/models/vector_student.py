@@ -7,19 +7,20 @@ tokens, and one model for any number of parts: arXiv 2510.20797.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from model_export.models.model_io import load_model
+from model_export.models.packing import pack_whole
 from model_export.models.vector_batches import VectorPair, collate_pairs
 from service.contract.labels import LabelDistribution
 from service.contract.manifest import ENCODER_NAME
 from service.contract.vector_prompt import VectorPrompt
 
-Batch = Mapping[str, torch.Tensor]
+Batch = Mapping[str, Any]
 
 
 class VectorStudent(nn.Module):  # type: ignore[misc]  # mypy does not read torch
@@ -39,16 +40,11 @@ class VectorStudent(nn.Module):  # type: ignore[misc]  # mypy does not read torc
         """Return the vectors of the batch's notes, (notes, parts, hidden); rows beyond a note's parts are zeros.
 
         Args:
-            batch: `note_ids` (notes, length) or `note_embeds` (notes, length, hidden), padded on the right; `note_mask`
-                (notes, length); `parts` (notes, parts, length), which averages each part.
+            batch: `notes`, what `pack_whole` returns for them, with embeddings or token ids; `parts` (notes, parts, length),
+                which averages each part.
         """
-        given = {
-            name: batch[f"note_{part}"]
-            for name, part in (("input_ids", "ids"), ("inputs_embeds", "embeds"))
-            if f"note_{part}" in batch
-        }
-        hidden = self.encoder(**given, attention_mask=batch["note_mask"], use_cache=False).last_hidden_state
-        means = batch["parts"] @ hidden.float()
+        hidden = self.encoder(**batch["notes"], use_cache=False).last_hidden_state[0]
+        means = batch["parts"] @ hidden[batch["notes"]["packing"]["tokens"]].float()
         return self.scale * nn.functional.rms_norm(means, means.shape[-1:])
 
     def read(self, vectors: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -81,13 +77,11 @@ class VectorStudent(nn.Module):  # type: ignore[misc]  # mypy does not read torc
             return found
         return nn.functional.linear(hidden, self.reader.get_input_embeddings().weight)
 
-    def read_text(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Return the last hidden state of prompts that hold the note's text, (prompts, hidden); they are padded on the left."""
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        hidden = self.reader(
-            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False
-        ).last_hidden_state
-        found: torch.Tensor = hidden[:, -1]
+    def read_text(self, prompts: Batch) -> torch.Tensor:
+        """Return the last hidden state of prompts that hold the note's text, (prompts, hidden); `pack_prompts` made them."""
+        read = {name: tensor for name, tensor in prompts.items() if name != "logits_to_keep"}
+        hidden = self.reader(**read, use_cache=False).last_hidden_state
+        found: torch.Tensor = hidden[0, prompts["logits_to_keep"]]
         return found
 
 
@@ -105,9 +99,10 @@ class VectorReference:
 
     def encode(self, token_ids: Sequence[int], parts: int) -> bytes:
         """Return the note's vectors, rows of little-endian float16; at most one for each of its tokens."""
+        config = self._student.encoder.config
         batch = collate_pairs([VectorPair((), tuple(token_ids))], (), parts)
         with torch.inference_mode():
-            [vectors] = self._student.encode(batch | {"note_ids": torch.tensor([list(token_ids)])})
+            [vectors] = self._student.encode(batch | {"notes": pack_whole([token_ids], config)})
         rows: bytes = vectors[: min(parts, len(token_ids))].cpu().numpy().astype("<f2").tobytes()
         return rows
 

@@ -14,6 +14,7 @@ from model_export.teacher.sft import graded_example, train_examples
 from model_export.training.batches import Example
 from model_export.training.ranking import Ranking
 from model_export.training.stage_job import OnStep, StageJob
+from model_export.training.supervised import Reporter
 
 
 def train_student(
@@ -31,7 +32,8 @@ def train_student(
     config = job.recipe.distil
     examples = student_examples(pairs, labels, prompting, config, job.recipe.seed)
     weight, ranking = config.trace_weight, ranking_of(config)
-    train_examples(examples, prompting, config, job, on_step, trace_weight=weight, ranking=ranking)
+    report = Reporter.of(job, on_step)
+    train_examples(examples, prompting, config, job, report, trace_weight=weight, ranking=ranking)
 
 
 def student_examples(

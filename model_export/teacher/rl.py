@@ -22,7 +22,6 @@ from model_export.data.pairs import Pair
 from model_export.data.prompting import Prompting
 from model_export.data.sampling import sample_dev
 from model_export.models.model_io import load_model, load_tokenizer
-from model_export.run_log import LOG_NAME, RunLog
 from model_export.teacher.rl_trainer import PARSE_WINDOW, Credit, RlTrainer, grpo_arguments
 from model_export.teacher.step_mask import mask_advantages
 from model_export.training.learned_weights import freeze_all_but_linears
@@ -111,7 +110,7 @@ def train_rl(
     config = job.recipe.rl
     measured = sample_dev(dev, config.dev_pairs, Random(job.recipe.seed)) if config.dev_pairs else []
     credit = None if config.mask == "none" else partial(mask_advantages, rule=config.mask)
-    report = Reporter(RunLog(job.folder / LOG_NAME, job.stage), on_step)
+    report = Reporter.of(job, on_step)
     best = BestWeights(job.folder)
     trainer, tokenizer = make_trainer(pairs, measured, prompting, job, report, credit)
     if measured:

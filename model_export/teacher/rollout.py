@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 
 from model_export.data.pairs import Pair
@@ -121,7 +122,8 @@ class Sampler:
 
     def _label_probabilities(self, sequences: Sequence[list[int]]) -> torch.Tensor:
         with torch.inference_mode():
-            logits = self._model(**pack_prompts(sequences, self._model)).logits[0]
+            batch = send_to_device(pack_prompts(sequences, self._model.config), self._model.device)
+            logits = self._model(**batch, use_cache=False).logits[0]
         return logits.float().softmax(-1)[:, self._label_token_ids].cpu()
 
     def _padded(self, rows: Sequence[list[int]]) -> dict[str, torch.Tensor]:

@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 
+from transformers import PreTrainedModel
+
 from model_export.data.gold_traces import Evidence, gold_steps
 from model_export.data.pairs import Pair
 from model_export.data.prompting import Prompting, gold_label
 from model_export.data.sampling import pick
 from model_export.models.model_io import load_model, load_tokenizer
 from model_export.recipe_stages import TrainConfig
-from model_export.run_log import LOG_NAME, RunLog
 from model_export.training.batches import Example
 from model_export.training.learned_weights import learn_linears
 from model_export.training.processes import save_trained
@@ -24,7 +25,7 @@ def train_label_only(pairs: Sequence[Pair], prompting: Prompting, job: StageJob,
     config = job.recipe.label_only_sft
     picked = pick(pairs, config, job.recipe.seed)
     examples = [graded_example(pair, prompting, config.smoothing) for pair in picked]
-    train_examples(examples, prompting, config, job, on_step)
+    train_examples(examples, prompting, config, job, Reporter.of(job, on_step))
 
 
 def graded_example(pair: Pair, prompting: Prompting, smoothing: float) -> Example:
@@ -54,16 +55,15 @@ def train_cot(
             "no pair has a trace to learn: none has findings or evidence for its gold grade; raise evidence.pairs and "
             "label_only_sft.steps, or own_traces.pairs and paths where the teacher learns from its own traces"
         )
-    examples = [
-        Example(
-            prompting.teacher_prompt(pair),
-            prompting.teacher_completion(steps[pair.id], pair.label),
-            None,
-            pair.label,
-        )
-        for pair in pick(traced, config, job.recipe.seed)
-    ]
-    train_examples(examples, prompting, config, job, on_step)
+    picked = pick(traced, config, job.recipe.seed)
+    examples = [traced_example(pair, steps[pair.id], prompting) for pair in picked]
+    train_examples(examples, prompting, config, job, Reporter.of(job, on_step))
+
+
+def traced_example(pair: Pair, steps: str, prompting: Prompting) -> Example:
+    """Return an example of the steps and the gold grade after them."""
+    completion = prompting.teacher_completion(steps, pair.label)
+    return Example(prompting.teacher_prompt(pair), completion, None, pair.label)
 
 
 def trace_of(pair: Pair, evidence: Mapping[str, Evidence], prompting: Prompting) -> str | None:
@@ -79,12 +79,12 @@ def train_examples(
     prompting: Prompting,
     config: TrainConfig,
     job: StageJob,
-    on_step: OnStep,
+    report: Reporter,
     *,
     trace_weight: float = 1.0,
     ranking: Ranking | None = None,
-) -> None:
-    """Train the model of the start folder, and write it to the stage's folder."""
+) -> PreTrainedModel:
+    """Train the model of the start folder, write it to the stage's folder, and return it."""
     model, tokenizer = load_model(job.start), load_tokenizer(job.start)
     settings = StageSettings(
         job.stage,
@@ -97,7 +97,7 @@ def train_examples(
         ranking,
         job.recipe.launch,
     )
-    report = Reporter(RunLog(job.folder / LOG_NAME, job.stage), on_step)
     with nullcontext() if job.from_scratch else learn_linears(model, config.frozen_layers, config.lora_rank):
         trainer = train(model, examples, settings, report)
     save_trained(trainer, tokenizer, job.folder)
+    return model

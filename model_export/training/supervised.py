@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from transformers import (
@@ -30,12 +30,12 @@ from model_export.data.pairs import UNJUDGED
 from model_export.models.model_io import speed_up
 from model_export.recipe import LaunchConfig, Precision
 from model_export.recipe_stages import CrossEncoderConfig, TrainConfig
-from model_export.run_log import RunLog
+from model_export.run_log import LOG_NAME, RunLog
 from model_export.training.batches import IGNORED, Example, collate, plan_order
 from model_export.training.frozen_outputs import cache_frozen_activations, run_layers
 from model_export.training.processes import share
 from model_export.training.ranking import Ranking, rank_scores, ranking_loss
-from model_export.training.stage_job import OnStep
+from model_export.training.stage_job import OnStep, StageJob
 from service.errors import NotegradeError
 
 OUTPUTS_NAME = "frozen_outputs.bin"
@@ -154,6 +154,11 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # mypy does not read tra
         self._log = log
         self.on_step = on_step
         self._after_step = after_step
+
+    @classmethod
+    def of(cls, job: StageJob, on_step: OnStep, after_step: AfterStep | None = None) -> Self:
+        """Return the reporter of a stage, which writes to the log in its folder."""
+        return cls(RunLog(job.folder / LOG_NAME, job.stage), on_step, after_step)
 
     def on_step_end(
         self, _args: Any, state: TrainerState, control: TrainerControl, *, model: PreTrainedModel, **_: Any

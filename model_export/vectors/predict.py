@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 
 from model_export.models.model_io import load_model, speed_up
-from model_export.models.vector_batches import VectorPair, collate_pairs, distinct_notes, pad_notes
+from model_export.models.packing import pack_whole
+from model_export.models.vector_batches import VectorPair, collate_pairs, distinct_notes
 from model_export.models.vector_student import VectorStudent
 from model_export.recipe import Precision
 from model_export.teacher.rollout import OnBatch
@@ -54,16 +57,21 @@ class VectorScorer:
         return found
 
     def _encode(self, texts: Sequence[tuple[int, ...]]) -> np.ndarray:
-        batch = collate_pairs([VectorPair((), text) for text in texts], (), 1)
-        batch = {name: tensor.to(self._device) for name, tensor in batch.items()}
+        batch = self._collate([VectorPair((), text) for text in texts], (), 1)
         with torch.inference_mode():
-            found = self._model.encode(batch | {"note_ids": pad_notes(texts).to(self._device)})[:, 0]
+            found = self._model.encode(batch)[:, 0]
         vectors: np.ndarray = torch.nn.functional.normalize(found, dim=-1).cpu().numpy()
         return vectors
 
+    def _collate(self, pairs: Sequence[VectorPair], cue: Sequence[int], parts: int) -> dict[str, Any]:
+        notes = pack_whole(distinct_notes(pairs), self._model.encoder.config)
+        batch: dict[str, Any] = send_to_device(
+            {**collate_pairs(pairs, cue, parts), "notes": notes}, self._device
+        )
+        return batch
+
     def _score(self, pairs: Sequence[VectorPair], parts: int) -> np.ndarray:
-        batch = collate_pairs(pairs, self._cue, parts) | {"note_ids": pad_notes(distinct_notes(pairs))}
-        batch = {name: tensor.to(self._device) for name, tensor in batch.items()}
+        batch = self._collate(pairs, self._cue, parts)
         with torch.inference_mode():
             logits = self._model.logits(self._model.read(self._model.encode(batch), batch))
         probabilities: np.ndarray = logits[:, self._labels].double().softmax(-1).cpu().numpy()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from transformers import PreTrainedModel
 
 from model_export.models.packing import pack_prompts
@@ -53,9 +54,9 @@ def read_texts(
 def _read(
     prompts: Sequence[Sequence[int]], model: PreTrainedModel, labels: list[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    inputs = pack_prompts(prompts, model)
+    inputs = send_to_device(pack_prompts(prompts, model.config), model.device)
     ends = inputs.pop("logits_to_keep")
     with torch.inference_mode():
-        last = model.model(**inputs).last_hidden_state[0, ends]
+        last = model.model(**inputs, use_cache=False).last_hidden_state[0, ends]
         found = model.lm_head(last).float()[:, labels].softmax(-1)
     return last.float().cpu().numpy(), found.cpu().numpy()

@@ -13,13 +13,13 @@ from random import Random
 from typing import Any
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
-from transformers import PrinterCallback
+from transformers import PretrainedConfig, PrinterCallback
 
 from model_export.data.pairs import UNJUDGED, Pair
 from model_export.data.prompting import Prompting, gold_label
 from model_export.models.model_io import load_model, load_tokenizer, speed_up
-from model_export.models.vector_batches import VectorPair, collate_pairs, distinct_notes, pad_notes
+from model_export.models.packing import pack_prompts, pack_whole
+from model_export.models.vector_batches import VectorPair, collate_pairs, distinct_notes
 from model_export.models.vector_student import VectorStudent
 from model_export.recipe import LaunchConfig, Recipe
 from model_export.recipe_stages import EncodeConfig
@@ -62,7 +62,7 @@ class VectorTrainer(GradingTrainer):
         super().__init__(*args, **kwargs)
         self._align_weight = align_weight
 
-    def compute_loss(self, model: VectorStudent, inputs: dict[str, torch.Tensor], **_: Any) -> torch.Tensor:
+    def compute_loss(self, model: VectorStudent, inputs: dict[str, Any], **_: Any) -> torch.Tensor:
         """Return the sum of the losses."""
         gold = inputs.pop("labels")
         hidden = model.read(model.encode(inputs), inputs)
@@ -73,8 +73,8 @@ class VectorTrainer(GradingTrainer):
             cosine = torch.nn.functional.cosine_similarity(hidden.float(), inputs["hidden"], dim=-1)
             losses["align_loss"] = (1 - cosine).mean()
             loss = loss + self._align_weight * losses["align_loss"]
-        if "text_ids" in inputs:
-            as_text = self._grades(model, model.read_text(inputs["text_ids"], inputs["text_mask"]))
+        if "prompts" in inputs:
+            as_text = self._grades(model, model.read_text(inputs["prompts"]))
             losses["text_loss"] = -(inputs["text_targets"] * as_text).sum() / len(gold)
             loss = loss + losses["text_loss"]
         self.note(losses, found.softmax(-1), gold, torch.ones_like(gold, dtype=torch.bool))
@@ -104,14 +104,17 @@ class VectorExamples:
         return cls(pairs, render_vector_pairs(pairs, renderer), prompts, readings, renderer.cue)
 
     def collate(
-        self, draws: Sequence[Draw], config: EncodeConfig, rows: Rows | None
-    ) -> dict[str, torch.Tensor]:
-        """Return the batch of these draws; `rows` are cached activations of all notes, if there are any."""
+        self, draws: Sequence[Draw], config: EncodeConfig, model: PretrainedConfig, rows: Rows | None
+    ) -> dict[str, Any]:
+        """Return the batch of these draws for both models; `rows` are cached activations of all notes, if there are any."""
         numbers = [draw.pair for draw in draws]
         tokens = [self.tokens[number] for number in numbers]
-        batch = collate_pairs(tokens, self.cue, draws[0].parts)
         notes = distinct_notes(tokens)
-        batch |= {"note_embeds": pad_rows(notes, rows)} if rows else {"note_ids": pad_notes(notes)}
+        batch: dict[str, Any] = collate_pairs(tokens, self.cue, draws[0].parts)
+        batch["notes"] = pack_whole(notes, model)
+        if rows:
+            del batch["notes"]["input_ids"]
+            batch["notes"]["inputs_embeds"] = torch.cat([rows[note] for note in notes]).float()[None]
         of_text = torch.from_numpy(self.readings.probabilities[numbers])
         gold = [self.pairs[number].label for number in numbers]
         batch |= {"labels": torch.tensor(gold), "targets": of_text}
@@ -123,7 +126,7 @@ class VectorExamples:
             )
         if any(draw.as_text for draw in draws):
             chosen = [place for place, draw in enumerate(draws) if draw.as_text]
-            batch |= _pad_prompts([self.prompts[numbers[place]] for place in chosen])
+            batch["prompts"] = pack_prompts([self.prompts[numbers[place]] for place in chosen], model)
             batch["text_targets"] = of_text[chosen]
         return batch
 
@@ -133,11 +136,6 @@ class VectorExamples:
             return of_text
         gold = torch.tensor(gold_label(pair, config.smoothing))
         return config.gold_weight * gold + (1 - config.gold_weight) * of_text
-
-
-def pad_rows(notes: Sequence[tuple[int, ...]], rows: Rows) -> torch.Tensor:
-    """Return (notes, length, hidden) float32 activations, padded on the right."""
-    return pad_sequence([rows[note].float() for note in notes], batch_first=True)
 
 
 def render_vector_pairs(pairs: Sequence[Pair], renderer: VectorRenderer) -> list[VectorPair]:
@@ -182,7 +180,7 @@ def train_vectors(
                 VectorStudent(encoder, reader),
                 training_arguments(config, folder, seed, precision, **parts_of_batch),
                 train_dataset=plan_draws(examples, config, seed),
-                data_collator=partial(examples.collate, config=config, rows=rows),
+                data_collator=partial(examples.collate, config=config, model=encoder.config, rows=rows),
                 callbacks=[Reporter(RunLog(folder / LOG_NAME, "encode"), on_step)],
                 label_token_ids=label_token_ids,
                 align_weight=config.align_weight,
@@ -216,11 +214,3 @@ def plan_draws(examples: VectorExamples, config: EncodeConfig, seed: int) -> lis
             for number in order[step * config.batch_size : (step + 1) * config.batch_size]
         ]
     return draws
-
-
-def _pad_prompts(prompts: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
-    """Pad prompts on the left, so that each ends in the last column."""
-    width = max(map(len, prompts))
-    ids = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
-    mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    return {"text_ids": torch.tensor(ids), "text_mask": torch.tensor(mask)}

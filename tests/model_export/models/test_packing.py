@@ -76,7 +76,7 @@ def test_prompts_are_read_in_bfloat16_too(model: PreTrainedModel) -> None:
     small = deepcopy(model).bfloat16()
     small.set_attn_implementation(PACKED_ATTENTION)
     with torch.inference_mode():
-        found = small(**pack_prompts(ROWS, small)).logits[0]
+        found = small(**pack_prompts(ROWS, small.config), use_cache=False).logits[0]
         model.set_attn_implementation("eager")
         whole = torch.stack([model(torch.tensor([row])).logits[0, -1] for row in ROWS])
     torch.testing.assert_close(found.float(), whole, atol=0.05, rtol=0.05)

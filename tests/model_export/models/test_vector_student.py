@@ -1,15 +1,17 @@
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 from transformers import PreTrainedModel
 
+from model_export.models.model_io import speed_up
+from model_export.models.packing import pack_whole
 from model_export.models.vector_batches import (
     VectorPair,
     average_parts,
     collate_pairs,
     distinct_notes,
-    pad_notes,
 )
 from model_export.models.vector_student import VectorStudent
 from tests.tiny_base import make_micro_model
@@ -30,11 +32,19 @@ def models() -> tuple[PreTrainedModel, PreTrainedModel]:
     with torch.no_grad():
         for weight in encoder.parameters():
             weight.mul_(1.3)
-    return encoder, make_micro_model(layers=2)
+    reader = make_micro_model(layers=2)
+    for model in (encoder, reader):
+        speed_up(model, compiled=False)
+    return encoder, reader
+
+
+def batch_of(student: VectorStudent, pairs: list[VectorPair], parts: int) -> dict[str, Any]:
+    notes = pack_whole(distinct_notes(pairs), student.encoder.config)
+    return {**collate_pairs(pairs, CUE, parts), "notes": notes}
 
 
 def read(student: VectorStudent, pairs: list[VectorPair], parts: int) -> torch.Tensor:
-    batch = collate_pairs(pairs, CUE, parts) | {"note_ids": pad_notes(distinct_notes(pairs))}
+    batch = batch_of(student, pairs, parts)
     with torch.inference_mode():
         return student.logits(student.read(student.encode(batch), batch))
 
@@ -87,7 +97,7 @@ def test_gradients_reach_the_encoder_through_the_reader(
 ) -> None:
     encoder, _ = models
     student = VectorStudent(*models)
-    batch = collate_pairs(PAIRS, CUE, 2) | {"note_ids": pad_notes(distinct_notes(PAIRS))}
+    batch = batch_of(student, PAIRS, 2)
     student.logits(student.read(student.encode(batch), batch)).logsumexp(-1).sum().backward()
     assert all(layer.self_attn.o_proj.weight.grad.abs().sum() > 0 for layer in encoder.model.layers)
     student.zero_grad()

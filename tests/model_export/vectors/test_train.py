@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import PretrainedConfig
 
 from model_export.data.pairs import UNJUDGED, Pair
 from model_export.data.prompting import PromptForm, Prompting
@@ -137,7 +138,7 @@ def test_an_unjudged_pair_learns_the_text_reading_alone(prompting: Prompting, re
     flat = TextReadings(np.full((8, 4), 0.25, np.float32), readings.hidden)
     examples = VectorExamples.render(unjudged, flat, prompting, prompting.of_vectors(config))
     draws = sorted(plan_draws(examples, config, SEED), key=lambda draw: draw.pair)
-    targets = examples.collate(draws, config, None)["targets"]
+    targets = examples.collate(draws, config, PretrainedConfig(), None)["targets"]
     assert targets[0].tolist() == [0.25] * 4
     assert targets[1:].argmax(-1).tolist() == [pair.label for pair in PAIRS[1:]]
 
