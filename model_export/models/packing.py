@@ -20,7 +20,7 @@ from model_export.models.cpu_attention import grouped_attention
 PACKED_ATTENTION = "packed"
 """The name under which the attention is registered; a model that has it takes what `pack` returns, and other batches too."""
 
-_UNSEEN = torch.finfo(torch.bfloat16).min  # finite in every precision
+_UNSEEN = torch.finfo(torch.bfloat16).min  # finite in float32 too
 
 
 class Segment(NamedTuple):
