@@ -8,6 +8,7 @@ rest of a row sees its prefix too. Outputs and gradients are those of whole rows
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from os.path import commonprefix
 from typing import Any, NamedTuple
 
 import torch
@@ -39,7 +40,8 @@ def split_rows(rows: Sequence[Sequence[int]], shareable: Sequence[int]) -> list[
     """
     heads = [tuple(row[:most]) for row, most in zip(rows, shareable, strict=True)]
     order = sorted(range(len(rows)), key=heads.__getitem__)
-    shared = [_common(heads[one], heads[other]) for one, other in pairwise(order)]
+    # commonprefix works on any sequences, not only on paths.
+    shared = [len(commonprefix([heads[one], heads[other]])) for one, other in pairwise(order)]  # noqa: RUF071
     prefixes: list[Segment] = []
     rest = [Segment(row, 0, len(ids)) for row, ids in enumerate(rows)]
     for first, last, length in _groups(shared, 0, len(shared)):
@@ -47,12 +49,6 @@ def split_rows(rows: Sequence[Sequence[int]], shareable: Sequence[int]) -> list[
             rest[row] = Segment(row, length, len(rows[row]), len(prefixes))
         prefixes.append(Segment(order[first], 0, length))
     return prefixes + rest
-
-
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """Count the first tokens that are the same in both."""
-    most = min(len(one), len(other))
-    return next((at for at in range(most) if one[at] != other[at]), most)
 
 
 def _groups(shared: Sequence[int], first: int, last: int) -> list[tuple[int, int, int]]:
