@@ -117,6 +117,12 @@ def pack_whole(rows: Sequence[Sequence[int]], config: PretrainedConfig) -> dict[
     return pack(rows, [Segment(number, 0, len(row)) for number, row in enumerate(rows)], config)
 
 
+def with_outputs(packed: Mapping[str, Any], outputs: Sequence[torch.Tensor]) -> dict[str, Any]:
+    """Return the batch with activations, (tokens, hidden) of each segment, in place of token ids."""
+    found = {name: value for name, value in packed.items() if name != "input_ids"}
+    return {**found, "inputs_embeds": torch.cat(list(outputs)).float()[None]}
+
+
 def _mask(seen: torch.Tensor) -> torch.Tensor:
     return torch.where(seen, 0.0, _UNSEEN)[:, None]
 

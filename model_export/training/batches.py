@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig
 
-from model_export.models.packing import pack, split_rows
+from model_export.models.packing import pack, split_rows, with_outputs
 
 IGNORED = -100  # the target that torch's cross-entropy skips
 NO_GROUP = -1
@@ -63,8 +63,7 @@ def collate(
     packed = pack(rows, segments, config)
     if outputs is not None:
         kept = [outputs[numbered[row][0]][start:stop] for row, start, stop, _ in segments]
-        del packed["input_ids"]
-        packed["inputs_embeds"] = torch.cat(kept).float()[None]
+        packed = with_outputs(packed, kept)
     return {
         **packed,
         "logits_to_keep": torch.tensor(predicting),

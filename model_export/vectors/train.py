@@ -18,7 +18,7 @@ from transformers import PretrainedConfig, PrinterCallback
 from model_export.data.pairs import UNJUDGED, Pair
 from model_export.data.prompting import Prompting, gold_label
 from model_export.models.model_io import load_model, load_tokenizer, speed_up
-from model_export.models.packing import pack_prompts, pack_whole
+from model_export.models.packing import pack_prompts, pack_whole, with_outputs
 from model_export.models.vector_batches import VectorPair, collate_pairs, distinct_notes
 from model_export.models.vector_student import VectorStudent
 from model_export.recipe import LaunchConfig, Recipe
@@ -113,8 +113,7 @@ class VectorExamples:
         batch: dict[str, Any] = collate_pairs(tokens, self.cue, draws[0].parts)
         batch["notes"] = pack_whole(notes, model)
         if rows:
-            del batch["notes"]["input_ids"]
-            batch["notes"]["inputs_embeds"] = torch.cat([rows[note] for note in notes]).float()[None]
+            batch["notes"] = with_outputs(batch["notes"], [rows[note] for note in notes])
         of_text = torch.from_numpy(self.readings.probabilities[numbers])
         gold = [self.pairs[number].label for number in numbers]
         batch |= {"labels": torch.tensor(gold), "targets": of_text}
