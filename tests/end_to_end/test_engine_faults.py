@@ -67,7 +67,7 @@ def score(url: str, notes: int = 2, deadline_ms: int = 60_000) -> httpx.Response
 
 
 def send_load(pool: ThreadPoolExecutor, service: ServiceProcess) -> list[Future[httpx.Response]]:
-    """Send four requests with more than ten seconds of work. Returns when the service has read all of them and the engine works on them."""
+    """Send four requests with more than ten seconds of work. Returns when the service has read all of them and the engine works on the last ones."""
     lookups_before = service.metrics()[LOOKED_UP]
     sending = [pool.submit(score, service.url, 100) for _ in range(4)]
     wait_until(lambda: service.metrics()[LOOKED_UP] >= lookups_before + 400, within_s=60)
@@ -75,11 +75,18 @@ def send_load(pool: ThreadPoolExecutor, service: ServiceProcess) -> list[Future[
     return sending
 
 
+def outcomes(answer: httpx.Response) -> set[str]:
+    return {result["outcome"] for result in answer.json()["results"]}
+
+
 def assert_engine_lost_answers(sending: list[Future[httpx.Response]]) -> None:
-    for answer in [each.result() for each in sending]:
+    answers = [each.result() for each in sending]
+    # On a busy machine the first requests may be answered before the engine is lost.
+    lost = [each for each in answers if each.status_code != 200 or outcomes(each) != {"scored"}]
+    assert lost
+    for answer in lost:
         if answer.status_code == 200:  # pairs that were scored before are returned
-            outcomes = {result["outcome"] for result in answer.json()["results"]}
-            assert "failed" in outcomes
+            assert outcomes(answer) <= {"scored", "failed"}
             continue
         assert answer.status_code == 503
         assert answer.json()["type"] == "urn:notegrade:problem:engine-lost"
@@ -129,10 +136,10 @@ def test_service_killed(supervised: Supervised) -> None:
         sending = send_load(pool, service)
         killed_at = time.monotonic()
         service.process.kill()
-        # No process is left to answer: the connections close at once, which a client notices.
-        for each in sending:
-            with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
-                each.result()
+        # On a busy machine the first requests may be answered before. No process is left to answer the others: their connections close at once, which a client notices.
+        broken = [error for each in sending if (error := each.exception()) is not None]
+    assert broken
+    assert {type(error) for error in broken} <= {httpx.RemoteProtocolError, httpx.ReadError}
     assert service.process.wait(30) == -signal.SIGKILL
     wait_until(lambda: not core.is_running(), within_s=30)
     print(f"service killed: its engine's process exited after {time.monotonic() - killed_at:.1f} s")
