@@ -10,7 +10,7 @@ from random import Random
 from model_export.data.encoder import Encoder
 from model_export.data.pairs import GRADES, Pair
 from model_export.data.prompting import Prompting
-from model_export.data.sampling import sample_each
+from model_export.data.sampling import group, sample_each
 from model_export.evaluation.baselines import by_cosine
 from model_export.evaluation.evaluate import Predictions
 from model_export.evaluation.explanations import Explainer, Figures, read_figures, serve_by, to_json
@@ -96,7 +96,10 @@ def predict_by_cross_encoder(run: Pipeline, pairs: Sequence[Pair], model: Path) 
 
 
 def explain(run: Pipeline, prompting: Prompting, student: Path, fitted: Fitted) -> dict[str, Figures]:
-    """Measure the student's explanations of the grades that these fits give, on some dev pairs of each source."""
+    """Measure the student's explanations of the grades that these fits give, on some dev pairs of each source.
+
+    A killed stage keeps the sources that it has measured.
+    """
     config, seed = run.recipe.evaluate, run.recipe.seed
     if not config.explanations:
         return {}
@@ -105,7 +108,13 @@ def explain(run: Pipeline, prompting: Prompting, student: Path, fitted: Fitted) 
     def work(folder: Path) -> None:
         sampler = Sampler.load(student, prompting, run.recipe.model.precision)
         explainer = Explainer(prompting, sampler, run.sampling(0.0), serve_by(fitted))
-        found = explainer.measure(pairs, seed, partial(run.on_progress, "Explain"))
+        found: dict[str, Figures] = {}
+        for number, (source, own) in enumerate(group(pairs, lambda pair: pair.source).items()):
+            file = folder / f"explanations-{number}.json"
+            if not file.is_file():
+                on_batch = partial(run.on_progress, f"Explain {source}")
+                write_whole(file, json.dumps(to_json(explainer.measure(own, seed, on_batch))))
+            found |= read_figures(file.read_text(encoding="utf-8"))
         write_whole(folder / _EXPLANATIONS, json.dumps(to_json(found)))
 
     inputs = {
