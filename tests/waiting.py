@@ -5,7 +5,7 @@ from collections.abc import Callable
 import httpx
 
 
-async def until(condition: Callable[[], bool], within_s: float = 5) -> None:
+async def until(condition: Callable[[], bool], within_s: float = 30) -> None:
     """Return once the condition holds. Raises TimeoutError when it never does."""
     async with asyncio.timeout(within_s):
         while not condition():

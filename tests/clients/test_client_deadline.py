@@ -24,7 +24,7 @@ def ends_in_time() -> Iterator[None]:
     started = time.monotonic()
     with pytest.raises(DeadlineError) as caught:
         yield
-    assert 0.9 * DEADLINE_S < time.monotonic() - started < 3 * DEADLINE_S
+    assert 0.9 * DEADLINE_S < time.monotonic() - started < 10 * DEADLINE_S
     assert caught.value.type == "urn:notegrade:client:deadline"
     assert caught.value.retryable
 

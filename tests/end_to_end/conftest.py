@@ -31,6 +31,7 @@ def service(
         # A small local cache, so that some requests reach Redis.
         "NOTEGRADE_LOCAL_CACHE_PAIRS": "40",
         # No test may fail because the machine is busy.
+        "NOTEGRADE_REDIS_TIMEOUT_MS": "5000",
         "NOTEGRADE_DEFAULT_DEADLINE_MS": "60000",
         "NOTEGRADE_EXPLANATION_WAIT_S": "600",
         "NOTEGRADE_GUARD_P99_MS": "600000",

@@ -69,6 +69,7 @@ def started_replicas(redis: RedisServer, logs: Path) -> Iterator[Replicas]:
     environment = {
         "NOTEGRADE_CHECKPOINT": str(TINY_STUDENT),
         "NOTEGRADE_REDIS_URL": redis.url,
+        "NOTEGRADE_REDIS_TIMEOUT_MS": "5000",  # on a busy machine a healthy Redis may be slow
         "NOTEGRADE_KEYS": KEYS,
         "NOTEGRADE_HOST": "127.0.0.1",
         "NOTEGRADE_ENGINE_DTYPE": "float32",

@@ -48,6 +48,7 @@ def service(
     settings = {
         "NOTEGRADE_CHECKPOINT": str(checkpoint.folder),
         "NOTEGRADE_REDIS_URL": redis.url,
+        "NOTEGRADE_REDIS_TIMEOUT_MS": "5000",  # on a busy machine a healthy Redis may be slow
         "NOTEGRADE_ENGINE_DTYPE": "float32",
         "NOTEGRADE_DEFAULT_DEADLINE_MS": "60000",
         "NOTEGRADE_ENCODING_SHARE": "1",

@@ -257,7 +257,7 @@ def test_values_of_another_fingerprint(tmp_path: Path, redis_server: RedisServer
 def scores_of(checkpoint: Checkpoint, redis: RedisServer, source: str) -> list[float]:
     """Return the scores from a new service with an empty local cache, after a check that each comes from `source`."""
     body = {"query": QUERIES[0], "notes": NOTES, "deadline_ms": 60_000}
-    with served(checkpoint, redis_url=redis.url) as service:
+    with served(checkpoint, redis_url=redis.url, redis_timeout_ms=5000) as service:
         results = httpx.post(f"{service.url}/score", json=body, timeout=60).json()["results"]
     assert [result["source"] for result in results] == [source] * len(NOTES)
     return [result["score"] for result in results]

@@ -51,11 +51,11 @@ def keys_by_owner(servers: RedisClusterServers) -> list[str]:
 
 
 async def fails(cache: RedisCache, key: str) -> str:
-    """Check that a lookup fails within its timeout, and return why."""
+    """Check that a lookup fails at its timeout, with some time to spare for a busy machine, and return why."""
     started = time.monotonic()
     with pytest.raises(CacheUnavailableError) as caught:
         await read_values(cache, key, [A])
-    assert time.monotonic() - started < 2 * TIMEOUT_S
+    assert time.monotonic() - started < 10 * TIMEOUT_S
     return str(caught.value)
 
 

@@ -325,7 +325,7 @@ async def test_a_listener_raises_when_redis_dies(
     await asyncio.sleep(0.2)
     redis_server.kill()
     with pytest.raises(ExplanationStoreError):
-        await asyncio.wait_for(listening, 10)
+        await asyncio.wait_for(listening, 30)
 
 
 @pytest.mark.redis

@@ -225,7 +225,7 @@ async def test_the_work_of_a_client_that_leaves_is_aborted(service: Service) -> 
     serving = asyncio.create_task(service.app(scope, receive, send))
     await until(lambda: service.engine.in_flight >= 2)
     left.set()
-    await asyncio.wait_for(serving, 5)
+    await asyncio.wait_for(serving, 30)
     assert (service.engine.in_flight, service.engine.aborted) == (0, 2)
     assert sent[0]["status"] == 499
     assert service.count("request_seconds_count", route="/score", status="499") == 1
