@@ -13,6 +13,10 @@ _CONTEXT.set_forkserver_preload(["tests.killable_run", "model_export.run"])
 _LONGEST_S = 240
 
 
+class StoppedError(Exception):
+    """Raised in a test to end a run in this process as a kill would."""
+
+
 def command(log: Path, *arguments: str, within_s: float = _LONGEST_S) -> int:
     """Run `notegrade-train` to its end and return the exit code. Its output is appended to the log."""
     return _join(_CONTEXT.Process(target=_command, args=(log, arguments)), within_s)

@@ -1,8 +1,8 @@
-import json
 from pathlib import Path
 
 import pytest
 
+from model_export.data.pairs import Pair, write_pairs
 from model_export.data.prompting import PromptForm, Prompting
 from model_export.evaluation.explanations import Figures
 from model_export.evaluation.fitted import Fitted
@@ -10,40 +10,35 @@ from model_export.measuring import explain
 from model_export.pipeline import Pipeline
 from model_export.stages import Stages
 from service.contract.manifest import Calibration
+from service.contract.prompt import Note
+from tests.killable_run import StoppedError
 from tests.tiny_teacher import micro_recipe
 
 SOURCES = ("lamps", "chairs")
 
 
-class StoppedError(Exception):
-    """Ends a run as a kill would."""
-
-
-def write_pairs(folder: Path, name: str) -> dict[str, str]:
-    """Write a source of eight pairs to train on and eight dev pairs, and return its part of the recipe."""
-    for split in ("train", "dev"):
-        rows = [
-            {
-                "id": f"{name}-{split}-{n}",
-                "query": f"{split} {name} {n % 2}",
-                "note": {"body": f"Red {n}."},
-                "label": n % 4,
-            }
-            for n in range(8)
-        ]
-        (folder / f"{name}.{split}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    return {
-        "name": name,
-        "train": f"{name}.train.jsonl",
-        "dev": f"{name}.dev.jsonl",
-        "criteria": "product-2",
-    }
+def pairs_of(source: str, split: str) -> list[Pair]:
+    return [
+        Pair(
+            f"{source} {split} {n}",
+            f"{split} {source} {n % 2}",
+            Note("", f"Red {n}."),
+            n % 4,
+            source,
+            "product-2",
+        )
+        for n in range(8)
+    ]
 
 
 def test_sources_that_were_explained_before_a_kill_are_kept(tmp_path: Path) -> None:
-    recipe = micro_recipe(
-        data={"synthetic": None, "sources": [write_pairs(tmp_path, name) for name in SOURCES]}
-    )
+    sources = []
+    for name in SOURCES:
+        files = {split: f"{name}.{split}.jsonl" for split in ("train", "dev")}
+        for split, file in files.items():
+            write_pairs(tmp_path / file, pairs_of(name, split))
+        sources.append({"name": name, "criteria": "product-2", **files})
+    recipe = micro_recipe(data={"synthetic": None, "sources": sources})
     seen: list[str] = []
 
     def figures(folder: Path, *, stops: bool) -> dict[str, Figures]:

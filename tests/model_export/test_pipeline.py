@@ -8,13 +8,10 @@ from model_export.data.pairs import UNJUDGED
 from model_export.data.prompting import PromptForm, Prompting
 from model_export.pipeline import EVIDENCE, Pipeline
 from model_export.stages import RunError, Stages
+from tests.killable_run import StoppedError
 from tests.tiny_teacher import micro_recipe
 
 STACK = {"teachers": ["lexical"]}
-
-
-class StoppedError(Exception):
-    """Ends a run as a kill would."""
 
 
 def test_adapter_without_soft_labels_is_refused(tmp_path: Path) -> None:

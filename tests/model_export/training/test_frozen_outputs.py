@@ -9,6 +9,7 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedModel
 from model_export.models.model_io import speed_up
 from model_export.recipe import Precision
 from model_export.training.frozen_outputs import cache_frozen_activations, run_layers
+from tests.killable_run import StoppedError
 from tests.tiny_base import make_micro_model
 
 ROWS = [[1, 2, 3, 4, 5], [6, 7], [8, 9, 10]]
@@ -54,10 +55,6 @@ def test_cached_activations_equal_those_of_the_lower_layers(
             assert found.shape == whole.shape == (len(row), 32)
             # bfloat16 has 8 bits of mantissa.
             assert torch.allclose(found.float(), whole, rtol=0.02, atol=0.02)
-
-
-class StoppedError(Exception):
-    pass
 
 
 def stop(*_: int) -> None:
