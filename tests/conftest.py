@@ -8,6 +8,7 @@ import pytest
 
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 from tests.checkpoints import load_tiny
+from tests.places import Place
 from tests.redis_cluster import RedisClusterServers, running_cluster
 from tests.redis_server import RedisServer
 from tests.skips import Skips
@@ -82,6 +83,20 @@ def redis_cluster(started_cluster: RedisClusterServers) -> RedisClusterServers:
     """Return the session's Redis Cluster, empty and with every node running. A test may stop nodes."""
     started_cluster.heal()
     return started_cluster
+
+
+@pytest.fixture(
+    params=["memory", *(pytest.param(kind, marks=pytest.mark.redis) for kind in ("redis", "cluster"))]
+)
+def place(request: pytest.FixtureRequest) -> Place:
+    """Return where a store keeps what a test stores; a test that asks for it runs once in each place."""
+    if request.param == "memory":
+        return Place()
+    if request.param == "redis":
+        server: RedisServer = request.getfixturevalue("redis_server")
+        return Place(server.url, [server.url])
+    servers: RedisClusterServers = request.getfixturevalue("redis_cluster")
+    return Place(servers.url, [node.url for node in servers.nodes])
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from redis.asyncio import Redis
-
 from load_tests.processes import free_port
 
 
@@ -112,11 +110,3 @@ class RedisServer:
             process.send_signal(number)
             process.send_signal(signal.SIGCONT)  # a paused process can't act on SIGTERM
         self._process = None
-
-
-async def age_keys(client: Redis, pattern: str, seconds: float) -> None:
-    """Make the keys older by this many seconds. Fails for a key that never expires."""
-    for key in await client.keys(pattern):
-        left_ms = await client.pttl(key)
-        assert left_ms > 0, f"{key!r} never expires"
-        await client.pexpire(key, left_ms - round(seconds * 1000))

@@ -1,70 +1,29 @@
 """The behaviour of every cache, tested on the in-memory twin, a real Redis and a real Redis Cluster."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable
 
 import pytest
-from redis.asyncio import Redis
 
 from service.caches.base import Cache
 from service.caches.memory_cache import MemoryCache
 from service.caches.redis_cache import RedisCache
 from service.errors import CacheUnavailableError
-from tests.redis_cluster import RedisClusterServers
-from tests.redis_server import RedisServer, age_keys
+from tests.places import Place
 from tests.service.caches.harness import read_values
 
 TTL_S = 1000.0
 A, B, C = b"a" * 32, b"b" * 32, b"c" * 32
 
 
-@dataclass
-class Subject:
-    cache: Cache
-    age: Callable[[float], Awaitable[None]]  # makes all entries that many seconds older
-
-
-async def _memory_subject() -> AsyncIterator[Subject]:
-    now = 0.0
-
-    async def age(seconds: float) -> None:
-        nonlocal now
-        now += seconds
-
-    yield Subject(MemoryCache(max_entries=10_000, ttl_s=TTL_S, clock=lambda: now), age)
-
-
-async def _redis_subject(url: str, admins: Sequence[str], *, cluster: bool) -> AsyncIterator[Subject]:
-    async def age(seconds: float) -> None:
-        for admin in admins:
-            async with Redis.from_url(admin) as client:
-                await age_keys(client, "*", seconds)
-
-    cache = RedisCache(url, ttl_s=TTL_S, timeout_s=5, cluster=cluster)
-    yield Subject(cache, age)
-    await cache.close()
-
-
-@pytest.fixture(
-    params=["memory", *(pytest.param(kind, marks=pytest.mark.redis) for kind in ("redis", "cluster"))]
-)
-async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
-    if request.param == "memory":
-        subjects = _memory_subject()
-    elif request.param == "redis":
-        server: RedisServer = request.getfixturevalue("redis_server")
-        subjects = _redis_subject(server.url, [server.url], cluster=False)
-    else:
-        servers: RedisClusterServers = request.getfixturevalue("redis_cluster")
-        subjects = _redis_subject(servers.url, [node.url for node in servers.nodes], cluster=True)
-    async for made in subjects:
-        yield made
-
-
 @pytest.fixture
-def cache(subject: Subject) -> Cache:
-    return subject.cache
+async def cache(place: Place) -> AsyncIterator[Cache]:
+    if place.url is None:
+        made: Cache = MemoryCache(max_entries=10_000, ttl_s=TTL_S, clock=place.clock)
+    else:
+        made = RedisCache(place.url, ttl_s=TTL_S, timeout_s=5, cluster=place.is_cluster)
+    yield made
+    await made.close()
 
 
 async def test_values_are_in_the_order_of_the_requested_keys(cache: Cache) -> None:
@@ -101,55 +60,55 @@ async def test_empty_lookups_and_puts_are_allowed(cache: Cache) -> None:
     assert await read_values(cache, "q", [A]) == [None]
 
 
-async def test_an_entry_expires_after_its_time_to_live(subject: Subject) -> None:
-    await subject.cache.put_many("q", {A: b"1"})
-    await subject.age(TTL_S - 10)
-    assert await read_values(subject.cache, "q", [A]) == [b"1"]
-    await subject.age(20)
-    assert await read_values(subject.cache, "q", [A]) == [None]
+async def test_an_entry_expires_after_its_time_to_live(cache: Cache, place: Place) -> None:
+    await cache.put_many("q", {A: b"1"})
+    await place.age(TTL_S - 10)
+    assert await read_values(cache, "q", [A]) == [b"1"]
+    await place.age(20)
+    assert await read_values(cache, "q", [A]) == [None]
 
 
-async def test_later_puts_and_reads_do_not_prolong_a_query(subject: Subject) -> None:
-    await subject.cache.put_many("q", {A: b"1"})
-    await subject.age(TTL_S - 10)
-    await subject.cache.put_many("q", {A: b"again", B: b"2"})
-    assert await read_values(subject.cache, "q", [A, B]) == [b"again", b"2"]
-    await subject.age(20)
-    assert await read_values(subject.cache, "q", [A, B]) == [None, None]
+async def test_later_puts_and_reads_do_not_prolong_a_query(cache: Cache, place: Place) -> None:
+    await cache.put_many("q", {A: b"1"})
+    await place.age(TTL_S - 10)
+    await cache.put_many("q", {A: b"again", B: b"2"})
+    assert await read_values(cache, "q", [A, B]) == [b"again", b"2"]
+    await place.age(20)
+    assert await read_values(cache, "q", [A, B]) == [None, None]
 
 
-async def test_an_expired_query_gets_a_full_time_to_live_again(subject: Subject) -> None:
-    await subject.cache.put_many("q", {A: b"old"})
-    await subject.age(TTL_S + 10)
-    await subject.cache.put_many("q", {B: b"new"})
-    await subject.age(TTL_S - 10)
-    assert await read_values(subject.cache, "q", [A, B]) == [None, b"new"]
+async def test_an_expired_query_gets_a_full_time_to_live_again(cache: Cache, place: Place) -> None:
+    await cache.put_many("q", {A: b"old"})
+    await place.age(TTL_S + 10)
+    await cache.put_many("q", {B: b"new"})
+    await place.age(TTL_S - 10)
+    assert await read_values(cache, "q", [A, B]) == [None, b"new"]
 
 
-async def test_an_empty_put_does_not_start_the_time_to_live(subject: Subject) -> None:
-    await subject.cache.put_many("q", {})
-    await subject.age(TTL_S - 10)
-    await subject.cache.put_many("q", {A: b"1"})
-    await subject.age(20)
-    assert await read_values(subject.cache, "q", [A]) == [b"1"]
+async def test_an_empty_put_does_not_start_the_time_to_live(cache: Cache, place: Place) -> None:
+    await cache.put_many("q", {})
+    await place.age(TTL_S - 10)
+    await cache.put_many("q", {A: b"1"})
+    await place.age(20)
+    assert await read_values(cache, "q", [A]) == [b"1"]
 
 
-async def test_a_lookup_returns_the_query_s_remaining_time_to_live(subject: Subject) -> None:
-    assert (await subject.cache.get_many("q", [A])).remaining_s == TTL_S
-    await subject.cache.put_many("q", {A: b"1"})
-    assert TTL_S - 10 < (await subject.cache.get_many("q", [A, B])).remaining_s <= TTL_S
-    await subject.age(TTL_S - 10)
-    await subject.cache.put_many("q", {B: b"2"})
-    assert 0 < (await subject.cache.get_many("q", [B])).remaining_s <= 10
+async def test_a_lookup_returns_the_query_s_remaining_time_to_live(cache: Cache, place: Place) -> None:
+    assert (await cache.get_many("q", [A])).remaining_s == TTL_S
+    await cache.put_many("q", {A: b"1"})
+    assert TTL_S - 10 < (await cache.get_many("q", [A, B])).remaining_s <= TTL_S
+    await place.age(TTL_S - 10)
+    await cache.put_many("q", {B: b"2"})
+    assert 0 < (await cache.get_many("q", [B])).remaining_s <= 10
 
 
-async def test_queries_expire_independently(subject: Subject) -> None:
-    await subject.cache.put_many("q1", {A: b"1"})
-    await subject.age(TTL_S / 2)
-    await subject.cache.put_many("q2", {A: b"2"})
-    await subject.age(TTL_S / 2 + 10)
-    assert await read_values(subject.cache, "q1", [A]) == [None]
-    assert await read_values(subject.cache, "q2", [A]) == [b"2"]
+async def test_queries_expire_independently(cache: Cache, place: Place) -> None:
+    await cache.put_many("q1", {A: b"1"})
+    await place.age(TTL_S / 2)
+    await cache.put_many("q2", {A: b"2"})
+    await place.age(TTL_S / 2 + 10)
+    assert await read_values(cache, "q1", [A]) == [None]
+    assert await read_values(cache, "q2", [A]) == [b"2"]
 
 
 async def test_concurrent_callers_get_their_own_values(cache: Cache) -> None:

@@ -3,8 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,43 +20,12 @@ from service.explaining.mode import NEVER_FLIPPED, Flip
 from service.explaining.redis_stores import RedisModeStore, RedisTraceStore
 from service.explaining.switch import Switch
 from service.observability.metrics import Metrics
-from tests.clock import Clock
-from tests.redis_cluster import RedisClusterServers
-from tests.redis_server import RedisServer, age_keys
+from tests.places import Place
+from tests.redis_server import RedisServer
 from tests.service.explaining.replica import turn_on
 
 ROOT = Path(__file__).parents[3]
 TTL_S, MAX_REQUESTS, MAX_TRACES = 1000.0, 3, 4
-
-
-@dataclass
-class Subject:
-    modes: ModeStore
-    traces: TraceStore
-    age: Callable[[float], Awaitable[None]]  # makes the traces that many seconds older
-
-
-async def _memory_subject() -> AsyncIterator[Subject]:
-    clock = Clock()
-
-    async def age(seconds: float) -> None:
-        clock.now += seconds
-
-    # A lambda, so that a test can replace time.time.
-    modes = MemoryModeStore(max_history=3, wall_clock=lambda: time.time())
-    yield Subject(modes, MemoryTraceStore(TTL_S, MAX_REQUESTS, clock, max_traces=MAX_TRACES), age)
-
-
-async def _redis_subject(url: str, admins: Sequence[str], *, cluster: bool) -> AsyncIterator[Subject]:
-    async def age(seconds: float) -> None:
-        for admin in admins:
-            async with Redis.from_url(admin) as client:
-                await age_keys(client, "ng:{traces}*", seconds)
-
-    connection = RedisConnection(url, 5, 8, ExplanationStoreError, cluster=cluster)
-    traces = RedisTraceStore(connection, TTL_S, MAX_REQUESTS, max_traces=MAX_TRACES)
-    yield Subject(RedisModeStore(connection, max_history=3), traces, age)
-    await connection.close()
 
 
 @pytest.fixture
@@ -73,30 +41,25 @@ async def connection(redis_server: RedisServer) -> AsyncIterator[RedisConnection
     await made.close()
 
 
-@pytest.fixture(
-    params=["memory", *(pytest.param(kind, marks=pytest.mark.redis) for kind in ("redis", "cluster"))]
-)
-async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
-    if request.param == "memory":
-        subjects = _memory_subject()
-    elif request.param == "redis":
-        server: RedisServer = request.getfixturevalue("redis_server")
-        subjects = _redis_subject(server.url, [server.url], cluster=False)
-    else:
-        servers: RedisClusterServers = request.getfixturevalue("redis_cluster")
-        subjects = _redis_subject(servers.url, [node.url for node in servers.nodes], cluster=True)
-    async for made in subjects:
-        yield made
+@pytest.fixture
+async def modes(place: Place) -> AsyncIterator[ModeStore]:
+    # A lambda, so that a test can replace time.time.
+    made: ModeStore = MemoryModeStore(max_history=3, wall_clock=lambda: time.time())
+    if place.url is not None:
+        connection = RedisConnection(place.url, 5, 4, ExplanationStoreError, cluster=place.is_cluster)
+        made = RedisModeStore(connection, max_history=3)
+    yield made
+    await made.close()
 
 
 @pytest.fixture
-def modes(subject: Subject) -> ModeStore:
-    return subject.modes
-
-
-@pytest.fixture
-def traces(subject: Subject) -> TraceStore:
-    return subject.traces
+async def traces(place: Place) -> AsyncIterator[TraceStore]:
+    made: TraceStore = MemoryTraceStore(TTL_S, MAX_REQUESTS, place.clock, max_traces=MAX_TRACES)
+    if place.url is not None:
+        connection = RedisConnection(place.url, 5, 4, ExplanationStoreError, cluster=place.is_cluster)
+        made = RedisTraceStore(connection, TTL_S, MAX_REQUESTS, max_traces=MAX_TRACES)
+    yield made
+    await made.close()
 
 
 async def test_a_store_evicts_no_mode_by_default(modes: ModeStore) -> None:
@@ -264,24 +227,24 @@ async def test_the_oldest_traces_of_a_request_make_room(traces: TraceStore) -> N
     assert set(await traces.get("r2")) == {"n1"}
 
 
-async def test_traces_expire(subject: Subject) -> None:
-    await subject.traces.put("r1", {"n": b"1"})
-    await subject.age(TTL_S - 10)
-    assert await subject.traces.get("r1")
-    await subject.age(20)
-    assert await subject.traces.get("r1") == {}
+async def test_traces_expire(traces: TraceStore, place: Place) -> None:
+    await traces.put("r1", {"n": b"1"})
+    await place.age(TTL_S - 10)
+    assert await traces.get("r1")
+    await place.age(20)
+    assert await traces.get("r1") == {}
 
 
-async def test_closed_stores_raise(subject: Subject) -> None:
-    for store in (subject.modes, subject.traces):
+async def test_closed_stores_raise(modes: ModeStore, traces: TraceStore) -> None:
+    for store in (modes, traces):
         await store.close()
         await store.close()
     calls: list[Awaitable[object]] = [
-        subject.modes.read(),
-        subject.modes.flip(turn_on(), 0),
-        anext(subject.modes.changes()),
-        subject.traces.put("r1", {"n": b"1"}),
-        subject.traces.get("r1"),
+        modes.read(),
+        modes.flip(turn_on(), 0),
+        anext(modes.changes()),
+        traces.put("r1", {"n": b"1"}),
+        traces.get("r1"),
     ]
     for call in calls:
         with pytest.raises(ExplanationStoreError):
