@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from model_export.models.cpu_memory import keep_freed_memory
 from model_export.models.packing import PACKED_ATTENTION
 from model_export.recipe import Precision
 from service.contract.vllm_settings import multiplies_bfloat16
@@ -40,9 +41,11 @@ def speed_up(model: PreTrainedModel, *, compiled: bool) -> None:
     """Make training steps and generation faster without changing weights or their names.
 
     Batches may be packed then. `compiled` fuses each layer's element-wise operations, with one compilation for
-    all lengths.
+    all lengths. On a CPU the process keeps freed memory.
     """
     model.set_attn_implementation(PACKED_ATTENTION)
+    if model.device.type == "cpu":
+        keep_freed_memory()
     if compiled:
         for layer in model.model.layers:
             layer.compile(dynamic=True)
