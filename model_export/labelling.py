@@ -1,9 +1,9 @@
 """The stages of a run in which the generative teacher samples paths: traces to learn from, and soft labels.
 
-Paths are sampled in this process or, with `launch.ray_workers`, by vLLM on Ray, where a killed stage resumes by shards.
+Paths are sampled in this process or, with `launch.ray_workers`, by vLLM on Ray. A killed stage resumes by shards.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -21,10 +21,11 @@ from model_export.scale_out.shards import Shards, fill, read_paths, split
 from model_export.stages import RunError
 from model_export.teacher.label import SOFT_LABELS, label_pairs, read_soft_labels, write_soft_labels
 from model_export.teacher.own_traces import first_good_trace, sample_own_traces
-from model_export.teacher.rollout import Sampler
+from model_export.teacher.rollout import OnBatch, Sampler
 from service.contract.manifest import hash_file
 
 _SHARDS = 100  # so a kill loses about a hundredth of the work
+PAIRS_HERE = 64  # of a shard that is sampled in this process
 
 
 def own_traces(run: Pipeline, prompting: Prompting, teacher: Path) -> Path:
@@ -34,14 +35,17 @@ def own_traces(run: Pipeline, prompting: Prompting, teacher: Path) -> Path:
     on_batch = partial(run.on_progress, f"Own traces of {teacher.name.rpartition('-')[0]}")
 
     def work(folder: Path) -> None:
+        shards = _shards(run, pairs, folder)
         if engine := run.trace_engine:
-            job, shards = TraceJob.of(run.recipe, config, teacher, prompting), _shards(pairs, folder)
+            job = TraceJob.of(run.recipe, config, teacher, prompting)
             read = partial(_own_trace, prompting=prompting)
             fill(shards, lambda missing: engine(missing, job), read, write_evidence, on_batch)
-            found = [each for shard in shards for each in read_evidence(shard).values()]
         else:
-            sampler = _load_sampler(run, teacher, prompting)
-            found = sample_own_traces(pairs, prompting, sampler, config, max_tokens, on_batch)
+            sampler = Sampler.load(teacher, prompting, run.recipe.model.precision)
+            for file, shard, on_path in _missing(shards, config.paths, run.recipe.seed, on_batch):
+                traces = sample_own_traces(shard, prompting, sampler, config, max_tokens, on_path)
+                write_evidence(file, traces)
+        found = [each for shard in shards for each in read_evidence(shard).values()]
         write_evidence(folder / EVIDENCE, found)
 
     form, data = prompting.form.to_json(), run.data_folder.name
@@ -59,14 +63,17 @@ def soft_labels(run: Pipeline, prompting: Prompting, teacher: Path) -> Path:
     on_batch = partial(run.on_progress, "Soft labels")
 
     def work(folder: Path) -> None:
+        shards = _shards(run, pairs, folder)
         if engine := run.trace_engine:
-            job, shards = TraceJob.of(run.recipe, config, teacher, prompting), _shards(pairs, folder)
+            job = TraceJob.of(run.recipe, config, teacher, prompting)
             read = partial(soft_label, prompting=prompting)
             fill(shards, lambda missing: engine(missing, job), read, write_soft_labels, on_batch)
-            labels = [label for shard in shards for label in read_soft_labels(shard).values()]
         else:
-            sampler, max_tokens = _load_sampler(run, teacher, prompting), run.recipe.rl.max_tokens
-            labels = label_pairs(pairs, prompting, sampler, config, max_tokens, on_batch)
+            sampler = Sampler.load(teacher, prompting, run.recipe.model.precision)
+            for file, shard, on_path in _missing(shards, config.paths, run.recipe.seed, on_batch):
+                found = label_pairs(shard, prompting, sampler, config, run.recipe.rl.max_tokens, on_path)
+                write_soft_labels(file, found)
+        labels = [label for shard in shards for label in read_soft_labels(shard).values()]
         write_soft_labels(folder / SOFT_LABELS, labels)
 
     return run.stages.do("label", _inputs(run, config, teacher), work)
@@ -83,13 +90,28 @@ def _inputs(run: Pipeline, config: LabelConfig | OwnTracesConfig, teacher: Path)
     }
 
 
-def _load_sampler(run: Pipeline, teacher: Path, prompting: Prompting) -> Sampler:
-    set_seed(run.recipe.seed)
-    return Sampler.load(teacher, prompting, run.recipe.model.precision)
+def _shards(run: Pipeline, pairs: Sequence[Pair], folder: Path) -> Shards:
+    size = -(-len(pairs) // _SHARDS) if run.trace_engine else PAIRS_HERE
+    return split(pairs, folder, "labels", size)
 
 
-def _shards(pairs: Sequence[Pair], folder: Path) -> Shards:
-    return split(pairs, folder, "labels", -(-len(pairs) // _SHARDS))
+def _missing(
+    shards: Shards, paths: int, seed: int, on_batch: OnBatch
+) -> Iterator[tuple[Path, Sequence[Pair], OnBatch]]:
+    """Yield what is missing, to be sampled here, with a callback that counts its paths.
+
+    Each shard has a seed of its own, so that a resumed stage samples the paths of an undisturbed one.
+    """
+    total, before = paths * sum(map(len, shards.values())), 0
+    for number, (file, shard) in enumerate(shards.items()):
+        if not file.is_file():
+            set_seed(seed + number)
+            yield file, shard, partial(_count, on_batch, before, total)
+        before += paths * len(shard)
+
+
+def _count(on_batch: OnBatch, before: int, total: int, done: int, _: int) -> None:
+    on_batch(before + done, total)
 
 
 def _own_trace(pair: Pair, completions: Sequence[Completion], prompting: Prompting) -> Evidence | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from model_export import labelling
 from model_export.data.gold_traces import read_evidence
 from model_export.data.pairs import Pair
 from model_export.data.prompting import PromptForm, Prompting
@@ -15,6 +16,7 @@ from model_export.scale_out.label_plan import Completion, LabelError, TraceJob
 from model_export.stages import Stages
 from model_export.teacher.label import SOFT_LABELS, read_soft_labels
 from service.contract.trace import write_step
+from tests.killable_run import StoppedError
 from tests.tiny_teacher import micro_recipe
 
 
@@ -67,6 +69,35 @@ def test_labels_of_an_engine_resume_by_shards(tmp_path: Path) -> None:
     for label in labels.values():
         assert label.distribution.index(max(label.distribution)) == gold[label.id]
         assert (label.paths, bool(label.steps)) == (2, True)
+
+
+@pytest.mark.parametrize("stage", ["label", "own_traces"])
+def test_paths_that_were_sampled_here_before_a_kill_are_kept(
+    stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(labelling, "PAIRS_HERE", 8)
+    seen: list[int] = []
+    first_shard = 8 * {"label": 2, "own_traces": 3}[stage]  # paths
+
+    def files(folder: Path, *, stops: bool) -> dict[str, str]:
+        run, prompting, teacher = make_run(folder, None)
+
+        def on_progress(what: str, done: int, _: int) -> None:
+            if what.startswith(("Soft labels", "Own traces")):
+                seen.append(done)
+                if stops and done > first_shard:
+                    raise StoppedError
+
+        run.on_progress = on_progress
+        made = (soft_labels if stage == "label" else own_traces)(run, prompting, teacher)
+        return {file.name: file.read_text(encoding="utf-8") for file in made.glob("*.jsonl")}
+
+    with pytest.raises(StoppedError):
+        files(tmp_path / "killed", stops=True)
+    before = len(seen)
+    resumed = files(tmp_path / "killed", stops=False)
+    assert seen[before] > first_shard, "it sampled the first shard again"
+    assert resumed == files(tmp_path / "whole", stops=False)
 
 
 def test_engine_samples_as_the_stage_of_the_recipe_says(tmp_path: Path) -> None:
