@@ -3,7 +3,7 @@
     .venv/bin/python -m load_tests.kept_memory
 
 In each round, a process for each side reads a batch of random tokens and computes a training step on it, in float32, not
-compiled, with the upper half of the layers learning. The optimizer's step is left out. The second batch counts.
+compiled, with the upper half of the layers learning. The optimizer's step is left out. Only the second batch is measured.
 """
 
 import argparse
@@ -32,7 +32,7 @@ SIDES = ("returned", "kept")
 
 
 class Cost(NamedTuple):
-    """What one batch took on one side. `peak_mib` is the process's peak memory, the weights' included."""
+    """Seconds and page faults of one batch, and the peak memory of its process in MiB, which includes the model's weights."""
 
     reading_s: float
     training_s: float
@@ -41,7 +41,7 @@ class Cost(NamedTuple):
 
 
 def measure_side(side: str, folder: Path, prompts: int, seed: int) -> Cost:
-    """Return the cost of the second batch on one side. It changes this process: call it in a new one."""
+    """Return the cost of the second batch. Run it in a new process: the side `kept` changes how the process allocates memory."""
     model = load_model(folder)
     model.set_attn_implementation(PACKED_ATTENTION)
     freeze_all_but_linears(model, len(model.model.layers) // 2)
@@ -72,7 +72,7 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
         name: {side: [getattr(cost, name) for cost in costs] for side, costs in found.items()}
         for name in Cost._fields
     }
-    for side, faults in figures["page_faults"].items():  # of which a side may have none
+    for side, faults in figures["page_faults"].items():  # no ratio, since a side may have none
         print(f"{side}: {spread(faults)} page faults")
     for name in ("reading_s", "training_s", "peak_mib"):
         print_sides(figures[name], name, "returned")

@@ -25,7 +25,7 @@ from model_export.teacher.rollout import OnBatch, Sampler
 from service.contract.manifest import hash_file
 
 _SHARDS = 100  # so a kill loses about a hundredth of the work
-PAIRS_HERE = 64  # of a shard that is sampled in this process
+PAIRS_HERE = 64  # pairs of a shard where paths are sampled in this process: a kill loses at most these
 
 
 def own_traces(run: Pipeline, prompting: Prompting, teacher: Path) -> Path:
@@ -98,7 +98,7 @@ def _shards(run: Pipeline, pairs: Sequence[Pair], folder: Path) -> Shards:
 def _missing(
     shards: Shards, paths: int, seed: int, on_batch: OnBatch
 ) -> Iterator[tuple[Path, Sequence[Pair], OnBatch]]:
-    """Yield what is missing, to be sampled here, with a callback that counts its paths.
+    """Yield each missing shard, with a callback that reports the paths sampled so far in the whole stage.
 
     Each shard has a seed of its own, so that a resumed stage samples the paths of an undisturbed one.
     """
