@@ -94,30 +94,47 @@ def _evidence(
 ) -> Evidence:
     """Write the trace of one pair; the first row of `probabilities` is of the whole pair, the others of its cuts."""
     expected = probabilities @ torch.arange(len(GRADES), dtype=probabilities.dtype)
-    grades, grade = probabilities.argmax(-1).tolist(), int(probabilities[0].argmax())
-    lost = (expected[0] - expected).tolist()
-    effects = [_Effect(*each) for each in zip(cuts, lost[1:], grades[1:], strict=True)]
+    (grade, *grades), lost = probabilities.argmax(-1).tolist(), (expected[0] - expected).tolist()
+    effects = [_Effect(*each) for each in zip(cuts, lost[1:], grades, strict=True)]
     noted = [each for each in effects if each.cut.field != "query"]
-    in_query = [each for each in effects if each.cut.field == "query"]
-    only = [pair.query[slice(*span)] for span in spans_of(pair.query, config.words)[:1]]
-    asked = [max(in_query, key=lambda each: abs(each.lost)).cut.text] if in_query else only
-    favour = max(noted, key=lambda each: each.lost, default=None)
-    against = min(noted, key=lambda each: each.lost, default=None)
-    has_favour = favour is not None and favour.lost >= config.min_effect
-    is_top = grade == GRADES[-1]
-    missing = [] if is_top else _missing_words(pair)[: config.words]
-    objection, possible = NOTHING, grade
-    if against is not None and against.lost <= -config.min_effect and not is_top:
-        objection, possible = cite(against.cut.field, against.cut.text), max(grade, against.grade)
-    elif missing:
-        objection, possible = cite_missing(" ".join(missing)), GRADES[-1]
+    favour = _favour(noted, config.min_effect)
+    objection, possible = _objection(pair, noted, grade, config)
     findings = (
-        (cite("query", asked[0]) if asked else NOTHING, GRADES[-1]),
-        (cite(favour.cut.field, favour.cut.text), possible) if favour and has_favour else (NOTHING, grade),
+        (_asked(pair, effects, config.words), GRADES[-1]),
+        (favour, grade if favour == NOTHING else possible),
         (objection, grade),
     )
     steps = zip(prompting.steps(pair.criteria), findings, strict=True)
     return Evidence(pair.id, "".join(write_step(name, *finding) for name, finding in steps), grade)
+
+
+def _asked(pair: Pair, effects: Sequence[_Effect], words: int) -> str:
+    """Cite the span of the query whose removal moves the grade most; an only span was not removed."""
+    in_query = [each for each in effects if each.cut.field == "query"]
+    if in_query:
+        return cite("query", max(in_query, key=lambda each: abs(each.lost)).cut.text)
+    only = spans_of(pair.query, words)[:1]
+    return cite("query", pair.query[slice(*only[0])]) if only else NOTHING
+
+
+def _favour(noted: Sequence[_Effect], min_effect: float) -> str:
+    """Cite the span of the note whose removal lowers the grade most."""
+    favour = max(noted, key=lambda each: each.lost, default=None)
+    if favour is None or favour.lost < min_effect:
+        return NOTHING
+    return cite(favour.cut.field, favour.cut.text)
+
+
+def _objection(pair: Pair, noted: Sequence[_Effect], grade: int, config: EvidenceConfig) -> tuple[str, int]:
+    """Cite what keeps the pair from the top grade, and return the grade that it could have without that."""
+    if grade == GRADES[-1]:
+        return NOTHING, grade
+    against = min(noted, key=lambda each: each.lost, default=None)
+    if against is not None and against.lost <= -config.min_effect:
+        return cite(against.cut.field, against.cut.text), max(grade, against.grade)
+    if missing := _missing_words(pair)[: config.words]:
+        return cite_missing(" ".join(missing)), GRADES[-1]
+    return NOTHING, grade
 
 
 def _missing_words(pair: Pair) -> list[str]:
