@@ -7,7 +7,7 @@ rest of a row sees its prefix too. Outputs and gradients are those of whole rows
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from os.path import commonprefix
 from typing import Any, NamedTuple
 
@@ -65,6 +65,14 @@ def _groups(shared: Sequence[int], first: int, last: int) -> list[tuple[int, int
     if least * (last - first) > sum(length * (end - start) for start, end, length in parts):
         return [(first, last, least)]
     return parts
+
+
+def places_of_rows(segments: Sequence[Segment], rows: int) -> list[list[int]]:
+    """Return the places of each row's tokens in a packed batch; the last `rows` segments are the rests of the rows."""
+    lengths = [segment.stop - segment.start for segment in segments]
+    own = [range(end - length, end) for end, length in zip(accumulate(lengths), lengths, strict=True)]
+    rest = zip(segments[-rows:], own[-rows:], strict=True)
+    return [[*(() if segment.prefix is None else own[segment.prefix]), *places] for segment, places in rest]
 
 
 def pack(

@@ -1,6 +1,6 @@
 """Samples traces and computes answer distributions with transformers, in batches of similar lengths."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from model_export.data.pairs import Pair
 from model_export.data.prompting import Prompting
 from model_export.data.rollout_reader import RolloutReader
 from model_export.models.model_io import load_model, speed_up
-from model_export.models.packing import pack_prompts
+from model_export.models.packing import pack, pack_prompts, places_of_rows, split_rows
 from model_export.recipe import Precision
 from service.contract.trace import write_step
 
@@ -82,40 +82,44 @@ class Sampler:
             yield by_length[start : start + batch_size]
 
     def _generate(self, prompts: Sequence[list[int]], sampling: Sampling) -> Iterable[list[int]]:
-        """Generate after each prompt. Prompts that repeat, as those of a group of rollouts do, are prefilled once."""
-        distinct = list(dict.fromkeys(map(tuple, prompts)))
-        rows = torch.tensor([distinct.index(tuple(prompt)) for prompt in prompts], device=self._model.device)
-        batch = self._padded(list(map(list, distinct)))
+        batch = self._padded(prompts)
         how: dict[str, Any] = {"do_sample": False}
         if sampling.temperature:
             how = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
         with torch.inference_mode():
-            cache = self._prefill(batch)
-            cache.batch_select_indices(rows)
             found = self._model.generate(
-                **{name: tensor[rows] for name, tensor in batch.items()},
+                **batch,
                 **how,
-                past_key_values=cache,
+                past_key_values=self._prefill(prompts),
                 max_new_tokens=sampling.max_tokens,
                 eos_token_id=self._end,
                 pad_token_id=self._end,
             )
         return (self._until_end(row) for row in found[:, batch["input_ids"].shape[1] :].tolist())
 
-    def _prefill(self, batch: Mapping[str, torch.Tensor]) -> DynamicCache:
-        """Return the keys and values of all tokens of the prompts but the last, with which generation begins."""
+    def _prefill(self, prompts: Sequence[list[int]]) -> DynamicCache:
+        """Return the keys and values of the prompts but their last tokens, padded on the left; generation begins with them.
+
+        A prefix that prompts share is computed once, and so is a prompt that repeats, as those of a group of rollouts do.
+        """
+        places, read = self._read([prompt[:-1] for prompt in prompts])
+        width = max(map(len, places))
+        index = torch.tensor([[0] * (width - len(row)) + row for row in places], device=self._model.device)
         cache = DynamicCache(config=self._model.config)
-        if batch["input_ids"].shape[1] > 1:
-            mask = batch["attention_mask"][:, :-1]
-            positions = (mask.cumsum(-1) - 1).clamp(min=0)
-            self._model(
-                input_ids=batch["input_ids"][:, :-1],
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                logits_to_keep=1,
-            )
+        for layer, (keys, values, _) in enumerate(read):
+            padded = (states[0][:, index].transpose(0, 1) for states in (keys, values))
+            cache.update(*padded, layer)
         return cache
+
+    def _read(self, rows: Sequence[list[int]]) -> tuple[list[list[int]], DynamicCache]:
+        """Return the keys and values of a packed batch, and where in it each row's tokens are."""
+        distinct = list(dict.fromkeys(map(tuple, rows)))
+        segments = split_rows(distinct, list(map(len, distinct)))
+        packed = send_to_device(pack(distinct, segments, self._model.config), self._model.device)
+        cache = DynamicCache()  # of all tokens, also where the model's layers see a window of a row
+        self._model(**packed, past_key_values=cache, logits_to_keep=1)
+        places = dict(zip(distinct, places_of_rows(segments, len(distinct)), strict=True))
+        return [places[tuple(row)] for row in rows], cache
 
     def _until_end(self, token_ids: list[int]) -> list[int]:
         return token_ids[: token_ids.index(self._end) + 1] if self._end in token_ids else token_ids

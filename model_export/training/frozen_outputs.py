@@ -12,7 +12,7 @@ import torch
 from accelerate.utils import send_to_device
 from transformers import PreTrainedModel
 
-from model_export.models.packing import pack, split_rows
+from model_export.models.packing import pack, places_of_rows, split_rows
 from model_export.recipe import Precision
 from model_export.training.stage_job import OnStep
 
@@ -88,6 +88,5 @@ def _run(model: PreTrainedModel, rows: Sequence[Sequence[int]], precision: Preci
     inputs = send_to_device(pack(rows, segments, model.config), model.device)
     with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         found = model.model(**inputs, use_cache=False).last_hidden_state[0]
-    parts = found.bfloat16().cpu().split([segment.stop - segment.start for segment in segments])
-    own = zip(segments[-len(rows) :], parts[-len(rows) :], strict=True)
-    return [part if prefix is None else torch.cat([parts[prefix], part]) for (*_, prefix), part in own]
+    outputs = found.bfloat16().cpu()
+    return [outputs[places] for places in places_of_rows(segments, len(rows))]

@@ -1,15 +1,19 @@
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from os.path import commonprefix
 
 import pytest
 import torch
-from transformers import DynamicCache, GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 
 from model_export.data.rollout_reader import RolloutReader
 from model_export.models.model_io import load_model
+from model_export.models.packing import Segment, split_rows
 from model_export.models.reference_scorer import ReferenceScorer
+from model_export.teacher import rollout
 from model_export.teacher.rollout import ReasoningPath, Sampler, Sampling, read_path
 from service.contract.trace import write_step
 from tests.byte_tokens import TOKENIZER, byte_tokens, encode
+from tests.model_export.training.test_frozen_outputs import make_micro_gemma
 from tests.tiny_teacher import TinyTeacher
 
 GREEDY = Sampling(max_tokens=40, temperature=0.0, batch_size=3)
@@ -32,8 +36,12 @@ def prompts(tiny_teacher: TinyTeacher) -> list[list[int]]:
 
 
 def generate_alone(teacher: TinyTeacher, prompt: Sequence[int]) -> list[int]:
+    return decode(load_model(teacher.folder), prompt, teacher.prompting.end_token_id)
+
+
+def decode(model: PreTrainedModel, prompt: Sequence[int], end: int) -> list[int]:
     """Decode token by token from the whole sequence, without padding or cache."""
-    model, sequence, end = load_model(teacher.folder), list(prompt), teacher.prompting.end_token_id
+    sequence = list(prompt)
     with torch.inference_mode():
         while len(sequence) < len(prompt) + GREEDY.max_tokens and sequence[-1] != end:
             sequence.append(int(model(torch.tensor([sequence])).logits[0, -1].argmax()))
@@ -50,21 +58,32 @@ def test_greedy_batches_equal_single_prompts(
     assert reports == [(3, 8), (6, 8), (8, 8)]
 
 
-def test_prompts_that_repeat_are_prefilled_once_and_give_the_same(
-    sampler: Sampler, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+def test_shared_prefixes_and_repeated_prompts_are_prefilled_once_and_give_the_same(
+    tiny_teacher: TinyTeacher, sampler: Sampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one_by_one = sampler.sample(prompts, Sampling(40, 0.0, 1))
-    prefilled: list[int] = []
-    prefill = sampler._prefill
+    pairs = (*tiny_teacher.pairs[:4], *tiny_teacher.others[:4])
+    prompts = [tiny_teacher.prompting.teacher_prompt(pair) for pair in pairs]
+    computed: list[int] = []
 
-    def counted(batch: Mapping[str, torch.Tensor]) -> DynamicCache:
-        prefilled.append(len(batch["input_ids"]))
-        return prefill(batch)
+    def split(rows: Sequence[Sequence[int]], shareable: Sequence[int]) -> list[Segment]:
+        segments = split_rows(rows, shareable)
+        computed.append(sum(segment.stop - segment.start for segment in segments))
+        return segments
 
-    monkeypatch.setattr(sampler, "_prefill", counted)
+    monkeypatch.setattr(rollout, "split_rows", split)
     repeated = [prompt for prompt in prompts for _ in range(3)]
-    assert sampler.sample(repeated, Sampling(40, 0.0, 12)) == [each for each in one_by_one for _ in range(3)]
-    assert prefilled == [4, 4]
+    alone = [generate_alone(tiny_teacher, prompt) for prompt in prompts]
+    assert sampler.sample(repeated, Sampling(40, 0.0, 24)) == [each for each in alone for _ in range(3)]
+    criteria = len(commonprefix(prompts))  # noqa: RUF071  # of any sequences, not only of paths
+    assert 0 < criteria < min(map(len, prompts))
+    assert computed == [sum(map(len, prompts)) - 8 - 7 * criteria]
+
+
+def test_layers_that_see_a_window_begin_with_the_last_tokens_of_each_prompt() -> None:
+    prompts = [[1, 2, 3, 4, 5, 6], [1, 2, 3, 7], [9, 8, 7, 6, 5, 4, 3]]
+    alone = [decode(make_micro_gemma(), prompt, 0) for prompt in prompts]
+    assert Sampler(make_micro_gemma(), (), 0).sample(prompts, GREEDY) == alone
+    assert len({tuple(completion) for completion in alone}) == len(prompts)
 
 
 def test_completion_is_cut_at_its_length(sampler: Sampler, prompts: list[list[int]]) -> None:
