@@ -117,7 +117,8 @@ class Explainer:
         ]
 
     def _read(self, pair: Pair, grade: int, completion: Sequence[int]) -> _Explained:
-        text = self._prompting.tokenizer.decode(completion)
+        end = self._prompting.end_token_id  # the service's engine leaves it out as well
+        text = self._prompting.tokenizer.decode([each for each in completion if each != end])
         steps = parse_explanation(text, self._prompting.steps(pair.criteria), GRADES[-1])
         return _Explained(pair, grade, steps, tuple(citations_of(steps or (), pair)))
 

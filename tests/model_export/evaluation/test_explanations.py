@@ -40,7 +40,7 @@ def measure(texts: Sequence[str], pairs: Sequence[Pair] | None = None) -> dict[s
     measured = pairs or [
         replace(PAIR, id=str(number), query=f"quiet cafes {number}") for number in range(len(texts))
     ]
-    model = WordModel(good=["calm"], completions=texts)
+    model = WordModel(good=["calm"], completions=texts, end=[END])
     explainer = Explainer(
         PROMPTING, model, Sampling(50, 0.0, 8), lambda probabilities, _: np.argmax(probabilities, axis=1)
     )
