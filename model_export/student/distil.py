@@ -72,7 +72,8 @@ def query_groups(pairs: Sequence[Pair]) -> list[str]:
 def make_example(pair: Pair, label: SoftLabel | None, prompting: Prompting, config: DistilConfig) -> Example:
     """Return an example whose target mixes the gold label (`gold_weight`) with the teacher's distribution at the temperature.
 
-    An unjudged pair learns the teacher's distribution alone. Raises DataError for one without a soft label.
+    Its completion is the label's trace behind the grade that the trace ends on, which need not be the target's: a served grade
+    need not be the most probable one either, and the trace must explain that. An unjudged pair learns the teacher's distribution alone. Raises DataError for one without a soft label.
     """
     if label is None:
         return graded_example(pair, prompting, config.smoothing)
@@ -83,8 +84,6 @@ def make_example(pair: Pair, label: SoftLabel | None, prompting: Prompting, conf
         target = [
             config.gold_weight * g + (1 - config.gold_weight) * p for g, p in zip(gold, target, strict=True)
         ]
-    grade = target.index(max(target))
-    # A trace for another grade would teach the student to contradict itself.
-    has_trace = config.trace_weight and read_grade(label.steps) == grade
-    completion = prompting.student_completion(label.steps, grade) if has_trace else []
+    grade = read_grade(label.steps) if config.trace_weight else None
+    completion = [] if grade is None else prompting.student_completion(label.steps, grade)
     return Example(prompting.student_prompt(pair), completion, target, pair.label)

@@ -53,7 +53,7 @@ def test_temperature_keeps_a_certain_grade(tiny_teacher: TinyTeacher) -> None:
     assert target(sure, tiny_teacher, gold_weight=0.0, temperature=3.0) == [0.0, 0.0, 0.0, 1.0]
 
 
-def test_example_has_the_target_s_grade_and_the_teacher_s_trace(tiny_teacher: TinyTeacher) -> None:
+def test_example_has_the_teacher_s_trace_behind_its_grade(tiny_teacher: TinyTeacher) -> None:
     prompting = tiny_teacher.prompting
     example = make_example(PAIR, LABEL, prompting, config(gold_weight=0.1))
     assert example.prompt == prompting.student_prompt(PAIR)
@@ -61,10 +61,10 @@ def test_example_has_the_target_s_grade_and_the_teacher_s_trace(tiny_teacher: Ti
     assert example.label == 2
 
 
-def test_trace_that_ends_on_another_grade_is_not_learned(tiny_teacher: TinyTeacher) -> None:
+def test_trace_of_another_grade_than_the_target_s_explains_its_own(tiny_teacher: TinyTeacher) -> None:
     example = make_example(PAIR, LABEL, tiny_teacher.prompting, config(gold_weight=1.0))
     assert example.soft_label == [0, 0, 1, 0]  # the target's grade is 2, and the trace's 3
-    assert example.completion == []
+    assert example.completion == tiny_teacher.prompting.student_completion(STEPS, 3)
 
 
 def test_trace_weight_of_zero_drops_the_trace(tiny_teacher: TinyTeacher) -> None:
