@@ -112,7 +112,7 @@ class Pipeline:
             found: list[Evidence] = []
             for file, shard in split(pairs, folder, "evidence", _EVIDENCE_SHARD).items():
                 if not file.is_file():
-                    write_evidence(file, find_evidence(shard, prompting, sampler, config))
+                    write_evidence(file, find_evidence(shard, prompting, sampler, config, seed))
                 found += read_evidence(file).values()
                 self.on_progress("Find evidence", len(found), len(pairs))
             write_evidence(folder / EVIDENCE, found)
@@ -124,6 +124,7 @@ class Pipeline:
             "precision": self.recipe.model.precision,
             "data": self.data_folder.name,
             "seed": seed,
+            "grades": "drawn",
         }
         return self.stages.do("evidence", inputs, work)
 

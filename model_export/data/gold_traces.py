@@ -19,11 +19,17 @@ from service.contract.trace import Step, parse_steps, write_step
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """The text of the steps of a trace on one pair, which ends on `grade`: what a model relies on for that grade."""
+    """What a model relies on for a grade of one pair.
+
+    Attributes:
+        steps: text of the steps of a trace, which ends on `grade`.
+        distribution: the model's over all grades; empty where a teacher wrote the steps.
+    """
 
     id: str
     steps: str
     grade: int
+    distribution: tuple[float, ...] = ()
 
 
 def write_evidence(path: Path, found: Iterable[Evidence]) -> None:

@@ -9,6 +9,7 @@ A trace has three steps, whatever the criteria call them:
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from random import Random
 
 import torch
 
@@ -41,6 +42,16 @@ class _Cut:
 
 
 @dataclass(frozen=True, slots=True)
+class _Occluded:
+    """A pair, its cuts, (1 + cuts, grades) probabilities of the whole pair and without each cut, and the grade to explain."""
+
+    pair: Pair
+    cuts: Sequence[_Cut]
+    probabilities: torch.Tensor
+    grade: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Effect:
     """How a cut changes the model's grade: `lost` of the expected grade, and the most probable `grade` without the span."""
 
@@ -50,9 +61,13 @@ class _Effect:
 
 
 def find_evidence(
-    pairs: Sequence[Pair], prompting: Prompting, sampler: Sampler, config: EvidenceConfig
+    pairs: Sequence[Pair], prompting: Prompting, sampler: Sampler, config: EvidenceConfig, seed: int
 ) -> list[Evidence]:
-    """Return the evidence for the model's most probable grade of each pair, in order. Raises DataError for other than three steps."""
+    """Return the evidence for a grade of each pair, in order. Raises DataError for other than three steps.
+
+    The grade is drawn from the model's distribution: who learns traces of the most probable grades alone infers the grade from
+    the texts, and then explains another grade than the served one.
+    """
     for criteria in {pair.criteria for pair in pairs}:
         if len(prompting.steps(criteria)) != _STEPS:
             raise DataError(
@@ -65,10 +80,15 @@ def find_evidence(
     ]
     prompts = [prompting.student_prompt(pair) for pair in variants]
     rows = iter(sampler.distributions(prompts, config.batch_size)[0])
-    return [
-        _evidence(pair, own, torch.stack([next(rows) for _ in range(1 + len(own))]), prompting, config)
-        for pair, own in zip(pairs, cuts, strict=True)
-    ]
+    probabilities = [torch.stack([next(rows) for _ in range(1 + len(own))]) for own in cuts]
+    drawn = [_draw(own[0], f"{seed} {pair.id}") for pair, own in zip(pairs, probabilities, strict=True)]
+    occluded = map(_Occluded, pairs, cuts, probabilities, drawn)
+    return [_evidence(each, prompting, config) for each in occluded]
+
+
+def _draw(distribution: torch.Tensor, seed: str) -> int:
+    [grade] = Random(seed).choices(GRADES, distribution.tolist())
+    return grade
 
 
 def _cuts(pair: Pair, config: EvidenceConfig) -> Iterator[_Cut]:
@@ -85,17 +105,11 @@ def _cuts(pair: Pair, config: EvidenceConfig) -> Iterator[_Cut]:
             yield _Cut(field, text[slice(*span)], cut(pair, field, span))
 
 
-def _evidence(
-    pair: Pair,
-    cuts: Sequence[_Cut],
-    probabilities: torch.Tensor,
-    prompting: Prompting,
-    config: EvidenceConfig,
-) -> Evidence:
-    """Write the trace of one pair; the first row of `probabilities` is of the whole pair, the others of its cuts."""
+def _evidence(occluded: _Occluded, prompting: Prompting, config: EvidenceConfig) -> Evidence:
+    pair, grade, probabilities = occluded.pair, occluded.grade, occluded.probabilities
     expected = probabilities @ torch.arange(len(GRADES), dtype=probabilities.dtype)
-    (grade, *grades), lost = probabilities.argmax(-1).tolist(), (expected[0] - expected).tolist()
-    effects = [_Effect(*each) for each in zip(cuts, lost[1:], grades, strict=True)]
+    lost, grades = expected[0] - expected[1:], probabilities[1:].argmax(-1)
+    effects = [_Effect(*each) for each in zip(occluded.cuts, lost.tolist(), grades.tolist(), strict=True)]
     noted = [each for each in effects if each.cut.field != "query"]
     favour = _favour(noted, config.min_effect)
     objection, possible = _objection(pair, noted, grade, config)
@@ -105,7 +119,8 @@ def _evidence(
         (objection, grade),
     )
     steps = zip(prompting.steps(pair.criteria), findings, strict=True)
-    return Evidence(pair.id, "".join(write_step(name, *finding) for name, finding in steps), grade)
+    text = "".join(write_step(name, *finding) for name, finding in steps)
+    return Evidence(pair.id, text, grade, tuple(probabilities[0].tolist()))
 
 
 def _asked(pair: Pair, effects: Sequence[_Effect], words: int) -> str:

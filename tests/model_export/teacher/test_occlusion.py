@@ -1,10 +1,14 @@
 """Evidence by occlusion, with a model whose grade depends on known words."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
+import torch
 
-from model_export.data.gold_traces import is_honest
+from model_export.data.gold_traces import is_honest, read_grade
 from model_export.data.pairs import DataError, Pair
 from model_export.data.prompting import PromptForm, Prompting
 from model_export.data.template import find_template
@@ -30,7 +34,7 @@ def pair(query: str, title: str, body: str, label: int = 2) -> Pair:
 
 
 def steps_of(made: Pair, model: WordModel) -> list[str]:
-    [found] = find_evidence([made], PROMPTING, model, CONFIG)
+    [found] = find_evidence([made], PROMPTING, model, CONFIG, 0)
     assert is_honest(found.steps, found.grade, made)
     return found.steps.splitlines()
 
@@ -84,7 +88,7 @@ def test_nothing_speaks_against_the_top_grade() -> None:
 def test_every_step_of_a_trace_for_the_gold_grade_is_right(model: WordModel) -> None:
     """The step mask must not call a step of a perfect trace wrong."""
     made = pair("quiet cafes", "Lisbon by night", "Bars, and three calm places. A noisy street.")
-    [found] = find_evidence([made], PROMPTING, model, CONFIG)
+    [found] = find_evidence([made], PROMPTING, model, CONFIG, 0)
     trace = parse_trace(f"{found.steps}Grade: {found.grade}", STEPS, 3)
     assert right_steps(trace, replace(made, label=found.grade), "step") == (True, True, True)
 
@@ -94,19 +98,38 @@ def test_evidence_of_several_pairs_is_that_of_each() -> None:
     pairs = [
         replace(pair("cafes", "calm", f"place {number}, not far"), id=str(number)) for number in range(3)
     ]
-    together = find_evidence(pairs, PROMPTING, model, CONFIG)
-    alone = [find_evidence([each], PROMPTING, model, CONFIG)[0] for each in pairs]
+    together = find_evidence(pairs, PROMPTING, model, CONFIG, 0)
+    alone = [find_evidence([each], PROMPTING, model, CONFIG, 0)[0] for each in pairs]
     assert together == alone
+
+
+class UnsureModel(WordModel):
+    """Gives every pair the same distribution."""
+
+    def distributions(self, sequences: Sequence[list[int]], *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.tensor([[0.5, 0.0, 0.3, 0.2]] * len(sequences)), torch.ones(len(sequences))
+
+
+def test_grade_is_drawn_from_the_model_s_distribution_by_seed_and_pair() -> None:
+    pairs = [replace(pair("cafes", "calm", "a place"), id=str(number)) for number in range(400)]
+    found = find_evidence(pairs, PROMPTING, UnsureModel(), CONFIG, 1)
+    assert found[0].distribution == pytest.approx((0.5, 0.0, 0.3, 0.2))
+    assert all(read_grade(each.steps) == each.grade for each in found)
+    counts = Counter(each.grade for each in found)
+    assert set(counts) == {0, 2, 3}
+    assert counts[0] > counts[2] > counts[3]
+    assert find_evidence(pairs[:9], PROMPTING, UnsureModel(), CONFIG, 1) == found[:9]
+    assert find_evidence(pairs, PROMPTING, UnsureModel(), CONFIG, 2) != found
 
 
 def test_spans_are_limited() -> None:
     model = WordModel()
     body = " ".join(f"word{number}," for number in range(30))
-    find_evidence([pair("cafe", "", body)], PROMPTING, model, EvidenceConfig(spans=5))
+    find_evidence([pair("cafe", "", body)], PROMPTING, model, EvidenceConfig(spans=5), 0)
     assert model.prompts == 1 + 5
 
 
 def test_criteria_with_other_than_three_steps_are_refused() -> None:
     made = replace(pair("cafe", "", "calm"), criteria="two")
     with pytest.raises(DataError, match="criteria two: traces by evidence have three steps"):
-        find_evidence([made], PROMPTING, WordModel(), CONFIG)
+        find_evidence([made], PROMPTING, WordModel(), CONFIG, 0)
