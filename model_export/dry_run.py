@@ -130,9 +130,10 @@ class _Plan:
                 "evidence",
                 f"spans that the control's grades rest on, for {searched:,} pairs without findings",
             )
-        yield "cot_sft", self._supervised("cot_sft", self._teacher)
-        rate = recipe.cot_sft.min_parse_rate
-        yield "parse_rate", f"gate: at least {rate:.0%} of up to {PARSE_SAMPLE} sampled traces parse"
+        if recipe.cot_sft.steps:
+            yield "cot_sft", self._supervised("cot_sft", self._teacher)
+            rate = recipe.cot_sft.min_parse_rate
+            yield "parse_rate", f"gate: at least {rate:.0%} of up to {PARSE_SAMPLE} sampled traces parse"
         if recipe.self_sft.steps:
             yield "own_traces", own
             yield "self_sft", self._supervised("self_sft", self._teacher)
@@ -143,6 +144,11 @@ class _Plan:
             by = f"BM25 and {Path(recipe.unlabelled.encoder).name}" if recipe.unlabelled.encoder else "BM25"
             yield "unlabelled", f"mine about {mined:,} unjudged pairs by {by}"
         yield from self._stack()
+        if rank := recipe.distil.start_rank:
+            yield (
+                "reduce",
+                f"reduce what the student starts from to a difference of rank {rank} from its base",
+            )
         yield "distil", self._supervised("distil", self._student)
         if recipe.encode.steps:
             yield "text_readings", "the student's own readings, which the readers of vectors learn from"
@@ -171,7 +177,7 @@ class _Plan:
 
     def _teachers(self) -> Iterator[str]:
         recipe = self._recipe
-        steps = {"cot_sft": 1, "self_sft": recipe.self_sft.steps, "rl": recipe.rl.steps}
+        steps = {"cot_sft": recipe.cot_sft.steps, "self_sft": recipe.self_sft.steps, "rl": recipe.rl.steps}
         return (stage for stage, count in steps.items() if count)
 
     def _supervised(self, stage: str, model: PreTrainedModel | None, steps: int | None = None) -> str:
@@ -201,6 +207,8 @@ class _Plan:
         config = self._recipe.label
         if config.folder is not None:
             return f"read the labels in DATA/{config.folder}"
+        if config.teacher == "label_only_sft":
+            return "the control's grades and evidence"
         pairs = "all pairs" if config.pairs is None else f"at most {config.pairs:,} pairs"
         sampling = self._sampling(config, config.pairs or self._train_pairs)
         return (

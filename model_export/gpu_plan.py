@@ -28,13 +28,15 @@ def large_stages(
     yield _supervised(recipe, "label_only_sft", student, completion=0)
     if recipe.cot_sft.traces == "own":
         yield from _own_traces(recipe, teacher)
-    yield _supervised(recipe, "cot_sft", teacher, completion=rl.max_tokens)
+    if recipe.cot_sft.steps:
+        yield _supervised(recipe, "cot_sft", teacher, completion=rl.max_tokens)
     if recipe.self_sft.steps:
         yield from _own_traces(recipe, teacher)
         yield _supervised(recipe, "self_sft", teacher, completion=rl.max_tokens)
     if rl.steps:
         yield _rl(recipe, teacher)
-    if recipe.label.folder is None and (pairs := recipe.label.pairs or train_pairs):
+    samples = recipe.label.teacher != "label_only_sft" and recipe.label.folder is None
+    if samples and (pairs := recipe.label.pairs or train_pairs):
         yield _sampled(recipe, "label", teacher, pairs * recipe.label.paths)
     yield _supervised(recipe, "distil", student, completion=rl.max_tokens)
 

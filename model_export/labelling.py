@@ -19,7 +19,13 @@ from model_export.scale_out.label_at_scale import soft_label
 from model_export.scale_out.label_plan import Completion, TraceJob
 from model_export.scale_out.shards import Shards, fill, read_paths, split
 from model_export.stages import RunError
-from model_export.teacher.label import SOFT_LABELS, label_pairs, read_soft_labels, write_soft_labels
+from model_export.teacher.label import (
+    SOFT_LABELS,
+    SoftLabel,
+    label_pairs,
+    read_soft_labels,
+    write_soft_labels,
+)
 from model_export.teacher.own_traces import first_good_trace, sample_own_traces
 from model_export.teacher.rollout import OnBatch, Sampler
 from service.contract.manifest import hash_file
@@ -77,6 +83,24 @@ def soft_labels(run: Pipeline, prompting: Prompting, teacher: Path) -> Path:
         write_soft_labels(folder / SOFT_LABELS, labels)
 
     return run.stages.do("label", _inputs(run, config, teacher), work)
+
+
+def evidence_labels(run: Pipeline, evidence: Path | None) -> Path:
+    """Take the control's evidence as labels: its distribution, and a trace for a grade drawn from that.
+
+    Raises RunError where all pairs have findings, which the control does not read.
+    """
+    if evidence is None:
+        raise RunError(
+            "label.teacher = 'label_only_sft' needs pairs without findings, for evidence; use 'cot_sft'"
+        )
+
+    def work(folder: Path) -> None:
+        found = read_evidence(evidence / EVIDENCE).values()
+        labels = [SoftLabel(each.id, each.distribution, 1, each.steps) for each in found]
+        write_soft_labels(folder / SOFT_LABELS, labels)
+
+    return run.stages.do("label", {"evidence": evidence.name}, work)
 
 
 def _inputs(run: Pipeline, config: LabelConfig | OwnTracesConfig, teacher: Path) -> dict[str, object]:

@@ -36,6 +36,7 @@ from model_export.evaluation.fitted import Fitted
 from model_export.evaluation.winners import METRIC_TITLES
 from model_export.pipeline import ADAPTER, CUT
 from model_export.progress import OnProgress
+from model_export.recipe import Recipe
 from model_export.reports.report import RunResult, difference_cell, write_report
 from model_export.stages import hash_of
 from service.contract.manifest import ENCODER_NAME, Lineage, hash_file
@@ -163,15 +164,12 @@ def _training_notes(
     beside = (
         "" if measured == compared else f", and against all controls (first table) on {compared:,} of them"
     )
-    rl = f"{recipe.rl.steps} steps of RL" if recipe.rl.steps else "no RL"
     encoder = recipe.cross_encoder
     base = Path(encoder.base).name
     cross_encoder = f" Cross-encoder: {encoder.steps} steps from {base}." if encoder.steps else ""
     stages = (
         f"Recipe `{recipe.name}`, seed {recipe.seed}. Control: {recipe.label_only_sft.steps} steps of label-only training."
-        f"{cross_encoder} "
-        f"Teacher: {recipe.cot_sft.steps} steps on reasoning traces, {rl}. Soft labels: {recipe.label.paths} paths per pair "
-        f"by the teacher `{recipe.label.teacher}`. Student: {recipe.distil.steps} steps from {recipe.distil.start}, weight "
+        f"{cross_encoder} {_describe_teacher(recipe)} Student: {recipe.distil.steps} steps from {recipe.distil.start}, weight "
         f"of the gold label {recipe.distil.gold_weight:g}."
     )
     return TrainingNotes(
@@ -185,6 +183,16 @@ def _training_notes(
             f"Measured on {measured:,} dev pairs whose queries were not in training{beside}. Expect other figures on other "
             "queries.",
         ),
+    )
+
+
+def _describe_teacher(recipe: Recipe) -> str:
+    if recipe.label.teacher == "label_only_sft":
+        return f"Teacher of traces: the control, by its evidence on at most {recipe.evidence.pairs:,} pairs."
+    rl = f"{recipe.rl.steps} steps of RL" if recipe.rl.steps else "no RL"
+    return (
+        f"Teacher: {recipe.cot_sft.steps} steps on reasoning traces, {rl}. Soft labels: {recipe.label.paths} paths per pair "
+        f"by the teacher `{recipe.label.teacher}`."
     )
 
 

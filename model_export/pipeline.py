@@ -284,6 +284,20 @@ class Pipeline:
         inputs = {"student": student.name, "base": base.name, "rank": rank, "labels": soft_labels.name}
         return self.stages.do("cut", {**inputs, "pairs": _CUT_PAIRS, "seed": self.recipe.seed}, work)
 
+    def reduce(self, tuned: Path, base: Path, prompting: Prompting, rank: int) -> Path:
+        """Return a model whose difference to the base is reduced to this rank, so that what it learns next still fits an adapter."""
+        pairs = Random(self.recipe.seed).sample(self.data.train, min(_CUT_PAIRS, len(self.data.train)))
+        rows = [prompting.student_prompt(pair) for pair in pairs]
+        inputs = {
+            "tuned": tuned.name,
+            "base": base.name,
+            "rank": rank,
+            "data": self.data_folder.name,
+            "form": prompting.form.of_student.to_json(),
+            "seed": self.recipe.seed,
+        }
+        return self.stages.do("reduce", inputs, lambda folder: _cut(base, tuned, folder, rank, rows))
+
     def sampling(self, temperature: float) -> Sampling:
         """Return how measured traces are sampled; a temperature of 0 decodes greedily."""
         return Sampling(self.recipe.rl.max_tokens, temperature, self.recipe.evaluate.batch_size)

@@ -149,7 +149,7 @@ class Recipe(Strict):
     label_only_sft: LabelOnlyConfig
     cross_encoder: CrossEncoderConfig = CrossEncoderConfig()
     evidence: EvidenceConfig = EvidenceConfig()
-    cot_sft: CotConfig
+    cot_sft: CotConfig = CotConfig()
     own_traces: OwnTracesConfig = OwnTracesConfig()
     self_sft: SelfConfig = SelfConfig()
     rl: RlConfig = RlConfig()
@@ -188,6 +188,27 @@ class Recipe(Strict):
         return self
 
     @model_validator(mode="after")
+    def _labels_have_a_teacher(self) -> Self:
+        stages = {"cot_sft": self.cot_sft.steps, "self_sft": self.self_sft.steps, "rl": self.rl.steps}
+        if self.label.teacher != "label_only_sft":
+            if not self.cot_sft.steps:
+                raise ValueError(
+                    "cot_sft.steps: state how many, or set label.teacher = 'label_only_sft', which needs no other teacher"
+                )
+            return self
+        if trained := [stage for stage, steps in stages.items() if steps]:
+            raise ValueError(
+                f"label.teacher: the student of label_only_sft learns from no other teacher; leave out {', '.join(trained)}"
+            )
+        if "reasoning" in self.stack.teachers:
+            raise ValueError("stack.teachers: reasoning is not trained (label.teacher = 'label_only_sft')")
+        if sampled := self.label.model_fields_set - {"teacher"}:
+            raise ValueError(
+                f"label.{min(sampled)}: label_only_sft samples no paths, its labels are the evidence; see [evidence]"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _factors_have_a_base(self) -> Self:
         of_student = ("label_only_sft", "distil", "encode")
         for stage in (*of_student, "cot_sft", "self_sft"):
@@ -200,6 +221,19 @@ class Recipe(Strict):
                 )
             if stage in self.launch.fsdp:
                 raise ValueError(f"{stage}.lora_rank: needs whole weights; leave {stage} out of launch.fsdp")
+        return self
+
+    @model_validator(mode="after")
+    def _start_leaves_rank_to_learn(self) -> Self:
+        start, learned, adapter = self.distil.start_rank, self.distil.lora_rank, self.export.adapter_rank
+        if start is None:
+            return self
+        if self.distil.start == "base":
+            raise ValueError("distil.start_rank: a base has no difference to reduce; set distil.start")
+        if learned is None or adapter is None or start + learned > adapter:
+            raise ValueError(
+                "distil.start_rank: with distil.lora_rank it must be at most export.adapter_rank; set all three"
+            )
         return self
 
     @model_validator(mode="after")
@@ -232,9 +266,10 @@ class Recipe(Strict):
         # A process holds whole groups of rollouts: the step mask compares the rollouts of a group.
         shares = {
             "label_only_sft.batch_size": (self.label_only_sft.batch_size, self.label_only_sft.micro_batch),
-            "cot_sft.batch_size": (self.cot_sft.batch_size, self.cot_sft.micro_batch),
             "distil.batch_size": (self.distil.batch_size, self.distil.micro_batch),
         }
+        if self.cot_sft.steps:
+            shares["cot_sft.batch_size"] = (self.cot_sft.batch_size, self.cot_sft.micro_batch)
         if self.self_sft.steps:
             shares["self_sft.batch_size"] = (self.self_sft.batch_size, self.self_sft.micro_batch)
         if self.rl.steps:

@@ -74,8 +74,9 @@ class CrossEncoderConfig(Strict):
 
 
 class CotConfig(TrainConfig):
-    """Settings of supervised training on reasoning traces."""
+    """Settings of supervised training on reasoning traces; 0 steps leave out all generative teachers."""
 
+    steps: Annotated[int, Field(ge=0)] = 0
     min_parse_rate: Share = 0.9
     start: Literal["base", "label_only_sft"] = "base"
     traces: Literal["gold", "own"] = "gold"
@@ -143,7 +144,7 @@ class RlConfig(Strict):
 class LabelConfig(Strict):
     """Settings of soft labels: the teacher's answer distribution, averaged over `paths` sampled reasoning paths of each pair."""
 
-    teacher: Literal["cot_sft", "self_sft", "rl"] = "rl"
+    teacher: Literal["label_only_sft", "cot_sft", "self_sft", "rl"] = "rl"
     pairs: Positive | None = None
     source_exponent: Share = 1.0
     paths: Positive = 4
@@ -174,6 +175,7 @@ class DistilConfig(TrainConfig):
     """Settings of the student, which writes the grade first and then a trace, trained on soft labels and the teacher's traces."""
 
     start: Literal["base", "label_only_sft", "teacher"] = "base"
+    start_rank: Positive | None = None
     gold_weight: Share = 0.5
     temperature: Annotated[float, Field(gt=0)] = 1.0
     trace_weight: Annotated[float, Field(ge=0)] = 0.1

@@ -12,7 +12,7 @@ from model_export.encoding import compare_readings, encode, second_reading
 from model_export.evaluation.baselines import bm25, majority
 from model_export.evaluation.evaluate import Evaluation, Predictions, evaluate
 from model_export.evaluation.fitted import fit
-from model_export.labelling import own_traces, soft_labels
+from model_export.labelling import evidence_labels, own_traces, soft_labels
 from model_export.measuring import explain, predict, predict_by_cosine, predict_by_cross_encoder
 from model_export.outputs import CHECKPOINT, Models, write_checkpoint, write_results_and_report
 from model_export.pipeline import Pipeline
@@ -52,9 +52,10 @@ class Teachers:
 
 @dataclass(frozen=True, slots=True)
 class Student:
-    """The student to serve in its folder, the stack that it learned from, if any, and the generative teachers."""
+    """The student to serve in its folder, the teacher of its traces, the stack of its grades, if any, and all teachers."""
 
     folder: Path
+    teacher: Path
     teachers: Teachers
     stacked: Stacked | None
 
@@ -73,7 +74,7 @@ def run(
         data > bases > label-only control, cross-encoder
                      > SFT teacher > RL > soft labels > student > encoder of note vectors
 
-    Without RL (`rl.steps = 0`) the SFT teacher writes the soft labels. With a stack of teachers their distributions are the
+    Without RL (`rl.steps = 0`) the SFT teacher writes the soft labels, or the control does, and then there is no SFT teacher. With a stack of teachers their distributions are the
     stack's, and the traces stay.
 
     Writes `checkpoint/`, `report.html` and `results.json` into `out`. With `control_only` it trains the label-only control
@@ -125,7 +126,7 @@ def run(
         vectors = compare_readings(pipeline, pairs, control.prompting, student.folder, on_pairs)
         result = replace(measure(), explained=explained, teachers=compared, vectors=vectors)
         write_results_and_report(result, out)
-        models = Models(student.folder, control.base, student.teachers.models[recipe.label.teacher])
+        models = Models(student.folder, control.base, student.teacher)
         second = second_reading(pipeline, control.prompting, student.folder, vectors, on_pairs.system)
         write_checkpoint(result, control.form, models, on_dev, fitted, second, out, on_progress)
         return result.evaluation
@@ -145,9 +146,14 @@ def train_control(pipeline: Pipeline) -> Control:
 def train_student(pipeline: Pipeline, control: Control) -> Student:
     """Train the teachers, let them label, and train the student."""
     recipe = pipeline.recipe
-    taught = train_teachers(pipeline, control)
-    teacher = taught.models[recipe.label.teacher]
-    labels = soft_labels(pipeline, taught.prompting, teacher)
+    if recipe.label.teacher == "label_only_sft":
+        evidence = pipeline.evidence(control.prompting, control.folder)
+        taught, teacher = Teachers({}, control.base, control.prompting, evidence), control.folder
+        labels = evidence_labels(pipeline, evidence)
+    else:
+        taught = train_teachers(pipeline, control)
+        teacher = taught.models[recipe.label.teacher]
+        labels = soft_labels(pipeline, taught.prompting, teacher)
     unlabelled, stacked = pipeline.unlabelled(), None
     if recipe.stack.teachers:
         bases = (control.base, control.prompting), (taught.base, taught.prompting)
@@ -155,11 +161,13 @@ def train_student(pipeline: Pipeline, control: Control) -> Student:
         labels = stacked.labels
     starts = {"base": control.base, "label_only_sft": control.folder, "teacher": teacher}
     start = starts[recipe.distil.start]
+    if recipe.distil.start_rank:
+        start = pipeline.reduce(start, control.base, control.prompting, recipe.distil.start_rank)
     distilled = pipeline.train("distil", control.prompting, start, soft_labels=labels, unlabelled=unlabelled)
     if recipe.encode.steps:
         distilled = encode(pipeline, control.prompting, distilled, unlabelled)
     student = pipeline.as_adapter(distilled, control.base, labels, control.prompting)
-    return Student(student, taught, stacked)
+    return Student(student, teacher, taught, stacked)
 
 
 def train_teachers(pipeline: Pipeline, control: Control) -> Teachers:

@@ -71,7 +71,18 @@ gate_pairs = 8
 
 def micro_recipe(**changes: Any) -> Recipe:
     """Return the smallest recipe; the changes to a section leave its other settings as they are."""
+    return _changed(tomllib.loads(MICRO), changes)
+
+
+def control_as_teacher(**changes: Any) -> Recipe:
+    """Return the smallest recipe without generative teachers; changes as in `micro_recipe`."""
     stated = tomllib.loads(MICRO)
+    for section in ("cot_sft", "rl", "label"):
+        del stated[section]
+    return _changed({**stated, "label": {"teacher": "label_only_sft"}}, changes)
+
+
+def _changed(stated: dict[str, Any], changes: dict[str, Any]) -> Recipe:
     for name, value in changes.items():
         stated[name] = stated.get(name, {}) | value if isinstance(value, dict) else value
     return Recipe.model_validate(stated)

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from model_export import labelling
-from model_export.data.gold_traces import read_evidence
+from model_export.data.gold_traces import Evidence, read_evidence, write_evidence
 from model_export.data.pairs import Pair
 from model_export.data.prompting import PromptForm, Prompting
-from model_export.labelling import own_traces, soft_labels
+from model_export.labelling import evidence_labels, own_traces, soft_labels
 from model_export.pipeline import EVIDENCE, Pipeline
 from model_export.scale_out.label_plan import Completion, LabelError, TraceJob
-from model_export.stages import Stages
-from model_export.teacher.label import SOFT_LABELS, read_soft_labels
+from model_export.stages import RunError, Stages
+from model_export.teacher.label import SOFT_LABELS, SoftLabel, read_soft_labels
 from service.contract.trace import write_step
 from tests.killable_run import StoppedError
 from tests.tiny_teacher import micro_recipe
@@ -69,6 +69,17 @@ def test_labels_of_an_engine_resume_by_shards(tmp_path: Path) -> None:
     for label in labels.values():
         assert label.distribution.index(max(label.distribution)) == gold[label.id]
         assert (label.paths, bool(label.steps)) == (2, True)
+
+
+def test_labels_of_the_control_are_its_evidence(tmp_path: Path) -> None:
+    run, *_ = make_run(tmp_path, None)
+    steps, distribution = 'asked: query "tea" => 3\n', (0.1, 0.2, 0.3, 0.4)
+    (tmp_path / "evidence-1").mkdir()
+    write_evidence(tmp_path / "evidence-1" / EVIDENCE, [Evidence("7", steps, 3, distribution)])
+    folder = evidence_labels(run, tmp_path / "evidence-1")
+    assert read_soft_labels(folder / SOFT_LABELS) == {"7": SoftLabel("7", distribution, 1, steps)}
+    with pytest.raises(RunError, match="needs pairs without findings"):
+        evidence_labels(run, None)
 
 
 @pytest.mark.parametrize("stage", ["label", "own_traces"])

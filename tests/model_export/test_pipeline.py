@@ -2,10 +2,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from model_export.data.mine import read_mined
 from model_export.data.pairs import UNJUDGED
 from model_export.data.prompting import PromptForm, Prompting
+from model_export.models.model_io import load_model, load_tokenizer
 from model_export.pipeline import EVIDENCE, Pipeline
 from model_export.stages import RunError, Stages
 from tests.killable_run import StoppedError
@@ -24,6 +26,23 @@ def test_adapter_without_soft_labels_is_refused(tmp_path: Path) -> None:
     (labels / "soft_labels.jsonl").write_text("", encoding="utf-8")
     with pytest.raises(RunError, match="no pair has a soft label"):
         pipeline.as_adapter(base, base, labels, Prompting.load(form, base))
+
+
+def test_start_is_reduced_to_a_rank(tmp_path: Path) -> None:
+    pipeline = Pipeline(micro_recipe(), tmp_path, Stages(tmp_path), lambda *_: None)
+    base = pipeline.base("student_base", "tiny")
+    prompting = Prompting.load(PromptForm.of(pipeline.recipe.model, pipeline.data.criteria), base)
+    tuned, model = tmp_path / "tuned", load_model(base)
+    weight = model.model.layers[1].mlp.up_proj.weight
+    with torch.no_grad():
+        weight += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    model.save_pretrained(tuned)
+    load_tokenizer(base).save_pretrained(tuned)
+    reduced = load_model(pipeline.reduce(tuned, base, prompting, 3)).state_dict()
+    before = load_model(base).state_dict()
+    for name, after in reduced.items():
+        rank = int(torch.linalg.matrix_rank(after - before[name], rtol=1e-3)) if after.dim() == 2 else 0
+        assert rank == (3 if name == "model.layers.1.mlp.up_proj.weight" else 0), name
 
 
 def test_unlabelled_pairs_are_mined_once_and_kept(tmp_path: Path, tiny_encoder: Path) -> None:

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from tests.tiny_teacher import micro_recipe
+from tests.tiny_teacher import control_as_teacher, micro_recipe
 
 MINE = {"name": "mine", "train": "train.jsonl", "dev": "dev.jsonl"}
 
@@ -49,6 +49,20 @@ MINE = {"name": "mine", "train": "train.jsonl", "dev": "dev.jsonl"}
         ({"unlabelled": {"hard": 0.6}}, r"shares that sum to 1, not 1\.1"),
         ({"rl": {"steps": 0}}, r"there is no RL teacher .*; use cot_sft"),
         (
+            {"cot_sft": {"steps": 0}},
+            r"cot_sft\.steps: state how many, or set label\.teacher = 'label_only_sft'",
+        ),
+        ({"label": {"teacher": "label_only_sft"}}, "learns from no other teacher; leave out cot_sft, rl"),
+        (
+            {"label": {"teacher": "label_only_sft"}, "cot_sft": {"steps": 0}, "rl": {"steps": 0}},
+            r"label\.batch_size: label_only_sft samples no paths",
+        ),
+        ({"distil": {"start_rank": 4}}, "a base has no difference to reduce"),
+        (
+            {"distil": {"start_rank": 4, "start": "label_only_sft"}, "export": {"adapter_rank": 8}},
+            r"with distil\.lora_rank it must be at most export\.adapter_rank",
+        ),
+        (
             {"rl": {"importance_sampling": "sequence"}},
             r"one ratio, so masked tokens would change .* mask = 'none'",
         ),
@@ -92,6 +106,15 @@ def test_starts_and_teachers_that_exist_are_accepted() -> None:
     without_mask = micro_recipe(rl={"mask": "none", "importance_sampling": "sequence"})
     assert without_mask.rl.importance_sampling == "sequence"
     assert micro_recipe(rl={"steps": 0}, label={"teacher": "cot_sft"}).rl.steps == 0
+    assert control_as_teacher().label.teacher == "label_only_sft"
+    whole = {"start": "label_only_sft", "start_rank": 20, "lora_rank": 12}
+    model, export = {"teacher": "smollm2"}, {"adapter_rank": 32}
+    assert micro_recipe(model=model, distil=whole, export=export).distil.start_rank == 20
+
+
+def test_control_as_teacher_excludes_the_teacher_that_reasons() -> None:
+    with pytest.raises(ValidationError, match="reasoning is not trained"):
+        control_as_teacher(stack={"teachers": ["reasoning"]})
 
 
 def test_student_base_defaults_to_the_teacher_base() -> None:

@@ -1,0 +1,40 @@
+"""A run whose student learns from the control alone; test_run_and_resume.py runs all teachers."""
+
+import json
+from pathlib import Path
+
+from model_export.run import run
+from model_export.teacher.label import SOFT_LABELS, read_soft_labels
+from service.contract.checkpoint import load_checkpoint
+from tests.tiny_teacher import control_as_teacher
+
+
+def write_pairs(root: Path) -> None:
+    for split in ("train", "dev"):
+        rows = [
+            {
+                "id": f"{split}-{number}",
+                "query": f"{split} lamp {number % 5}",
+                "note": {"title": f"lamp {number}", "body": "Red, and of glass."},
+                "label": number % 4,
+            }
+            for number in range(20)
+        ]
+        (root / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+
+
+def test_control_can_be_the_only_teacher(tmp_path: Path) -> None:
+    write_pairs(tmp_path)
+    source = {"name": "shop", "train": "train.jsonl", "dev": "dev.jsonl", "criteria": "product-2"}
+    recipe = control_as_teacher(
+        data={"synthetic": None, "sources": [source]}, evidence={"pairs": 9}, evaluate={"explanations": 2}
+    )
+    out = tmp_path / "out"
+    found = run(recipe, "", tmp_path, out, lambda *_: None)
+    assert [*found.rows] == ["majority", "bm25", "zero_shot", "label_only_sft", "student"]
+    [label] = out.glob("label-*")
+    labels = read_soft_labels(label / SOFT_LABELS)
+    assert len(labels) == 9
+    assert all(each.steps and sum(each.distribution) > 0.99 for each in labels.values())
+    assert "the control, by its evidence on at most 9 pairs" in (out / "checkpoint" / "README.md").read_text()
+    assert load_checkpoint(out / "checkpoint").manifest.name == "micro"
