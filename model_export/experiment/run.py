@@ -18,7 +18,7 @@ from model_export.experiment.warm_up import (
 )
 from model_export.progress import OnProgress
 from model_export.recipe import Recipe
-from model_export.stages import Stages, lock
+from model_export.stages import RunError, Stages, lock
 from model_export.teacher.rl import make_trainer
 from model_export.training.processes import save_trained
 from model_export.training.stage_job import OnStep, StageJob
@@ -33,8 +33,13 @@ def run_seeds(
 ) -> dict[int, dict[str, dict[int, Figures]]]:
     """Run the experiment for these seeds, or keep what is finished of them; return the figures by seed, arm and RL step.
 
-    Raises RunError when another process works on a seed, or when a warm-up does not reach its accuracy.
+    Raises RunError for a recipe without a warm-up, when another process works on a seed, or when a warm-up does not reach its
+    accuracy.
     """
+    if not recipe.cot_sft.steps:
+        raise RunError(
+            "the arms of an experiment start from a warm-up: set cot_sft.steps and label.teacher = 'rl'"
+        )
     # Every arm takes the same steps: none keeps its best ones.
     rl = recipe.rl.model_copy(update={"dev_pairs": 0, "steps": max(recipe.experiment.measure_at)})
     recipe = recipe.model_copy(update={"rl": rl})

@@ -11,7 +11,7 @@ from model_export.experiment.arms import ARMS
 from model_export.experiment.run import run_seeds
 from model_export.recipe import Recipe
 from model_export.stages import RunError
-from tests.tiny_teacher import micro_recipe
+from tests.tiny_teacher import control_as_teacher, micro_recipe
 
 
 def stages_in(folder: Path) -> list[str]:
@@ -81,3 +81,8 @@ def test_warm_up_that_does_not_reach_its_target_is_an_error(tmp_path: Path) -> N
     short = recipe.model_copy(update={"cot_sft": recipe.cot_sft.model_copy(update={"steps": 10})})
     with pytest.raises(RunError, match=r"stays below 100%: raise cot_sft\.steps"):
         run_seeds(short, Path(), tmp_path, [1], lambda *_: None)
+
+
+def test_recipe_without_a_warm_up_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"start from a warm-up: set cot_sft\.steps"):
+        run_seeds(control_as_teacher(), tmp_path, tmp_path, [1], lambda *_: None)
