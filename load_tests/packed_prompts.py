@@ -26,8 +26,6 @@ from model_export.recipe import Recipe
 from model_export.recipe_file import load_recipe
 from model_export.teacher.rollout import Sampler, Sampling
 
-_NEVER = -1  # no token ends a trace
-
 
 class Padded(Sampler):
     """A sampler that computes padding and each prompt's criteria again."""
@@ -52,7 +50,8 @@ def measure(options: argparse.Namespace, recipe: Recipe, folder: Path) -> None:
     prompts = [prompting.teacher_prompt(pair) for pair in pairs]
     sampling = Sampling(options.tokens, config.temperature, size)
     model = load_model(folder)
-    sides = {"padded": Padded(model, (), _NEVER), "packed": Sampler(model, (), _NEVER)}
+    never = model.config.vocab_size  # no token ends a trace
+    sides = {"padded": Padded(model, (), never), "packed": Sampler(model, (), never)}
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     for start in range(0, len(prompts), size):
         for side, sampler in sides.items():
