@@ -37,7 +37,7 @@ def micro(tmp_path: Path) -> Path:
 
 
 def test_all_bad_fields_are_named_at_once_and_in_one_line(tmp_path: Path) -> None:
-    text = MICRO.replace("steps = 60", "steps = 0\nstpes = 1").replace("seed = 3", 'seed = "x"')
+    text = MICRO.replace("steps = 60", "steps = -1\nstpes = 1").replace("seed = 3", 'seed = "x"')
     path = tmp_path / "bad.toml"
     path.write_text(text.replace("rollouts = 4", "rollouts = 1"), encoding="utf-8")
     with pytest.raises(RecipeError) as error:
