@@ -26,7 +26,7 @@ from model_export.data.prepare import (
     read_base,
 )
 from model_export.data.prompting import Prompting
-from model_export.data.sampling import pick_distinct, sample_dev
+from model_export.data.sampling import pick_distinct, sample, sample_dev
 from model_export.evaluation.predict import by_reasoning
 from model_export.progress import OnProgress
 from model_export.recipe import PARSE_SAMPLE, TINY_BASE, Recipe
@@ -273,7 +273,7 @@ class Pipeline:
                     "no pair has a soft label to fit the adapter on, because no sampled trace of the teacher parses: "
                     'lower rl.learning_rate, or set label.teacher = "cot_sft"'
                 )
-            sampled = Random(self.recipe.seed).sample(labelled, min(_CUT_PAIRS, len(labelled)))
+            sampled = sample(labelled, _CUT_PAIRS, Random(self.recipe.seed))
             examples = [make_example(pair, labels[pair.id], prompting, config) for pair in sampled]
             _cut(base, student, folder, rank, [example.prompt + example.completion for example in examples])
             if (student / ENCODER_NAME).is_dir():
@@ -286,7 +286,7 @@ class Pipeline:
 
     def reduce(self, tuned: Path, base: Path, prompting: Prompting, rank: int) -> Path:
         """Return a model whose difference to the base is reduced to this rank, so that what it learns next still fits an adapter."""
-        pairs = Random(self.recipe.seed).sample(self.data.train, min(_CUT_PAIRS, len(self.data.train)))
+        pairs = sample(self.data.train, _CUT_PAIRS, Random(self.recipe.seed))
         rows = [prompting.student_prompt(pair) for pair in pairs]
         inputs = {
             "tuned": tuned.name,

@@ -189,13 +189,13 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _labels_have_a_teacher(self) -> Self:
-        stages = {"cot_sft": self.cot_sft.steps, "self_sft": self.self_sft.steps, "rl": self.rl.steps}
         if self.label.teacher != "label_only_sft":
             if not self.cot_sft.steps:
                 raise ValueError(
                     "cot_sft.steps: state how many, or set label.teacher = 'label_only_sft', which needs no other teacher"
                 )
             return self
+        stages = {"cot_sft": self.cot_sft.steps, "self_sft": self.self_sft.steps, "rl": self.rl.steps}
         if trained := [stage for stage, steps in stages.items() if steps]:
             raise ValueError(
                 f"label.teacher: the student of label_only_sft learns from no other teacher; leave out {', '.join(trained)}"

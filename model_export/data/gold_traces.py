@@ -19,11 +19,11 @@ from service.contract.trace import Step, parse_steps, write_step
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What a model relies on for a grade of one pair.
+    """A trace of one pair that explains a grade by quotes of the spans that this grade of a model depends on.
 
     Attributes:
-        steps: text of the steps of a trace, which ends on `grade`.
-        distribution: the model's over all grades; empty where a teacher wrote the steps.
+        steps: text of the trace's steps; the last step has `grade`.
+        distribution: the model's probability of each grade, lowest first; empty where a teacher wrote the steps.
     """
 
     id: str

@@ -72,8 +72,9 @@ def query_groups(pairs: Sequence[Pair]) -> list[str]:
 def make_example(pair: Pair, label: SoftLabel | None, prompting: Prompting, config: DistilConfig) -> Example:
     """Return an example whose target mixes the gold label (`gold_weight`) with the teacher's distribution at the temperature.
 
-    Its completion is the label's trace behind the grade that the trace ends on, which need not be the target's: a served grade
-    need not be the most probable one either, and the trace must explain that. An unjudged pair learns the teacher's distribution alone. Raises DataError for one without a soft label.
+    Its completion is the label's trace, behind the grade that the trace ends on. That need not be the target's grade: a served
+    grade need not be the most probable one either, and its explanation must follow it.
+    An unjudged pair learns the teacher's distribution alone. Raises DataError for one without a soft label.
     """
     if label is None:
         return graded_example(pair, prompting, config.smoothing)

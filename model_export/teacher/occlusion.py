@@ -65,8 +65,8 @@ def find_evidence(
 ) -> list[Evidence]:
     """Return the evidence for a grade of each pair, in order. Raises DataError for other than three steps.
 
-    The grade is drawn from the model's distribution: who learns traces of the most probable grades alone infers the grade from
-    the texts, and then explains another grade than the served one.
+    The grade is drawn from the model's distribution, because a served grade need not be the most probable one: a student that
+    learns traces of the most probable grades alone may infer the grade from the texts and explain another one than is served.
     """
     for criteria in {pair.criteria for pair in pairs}:
         if len(prompting.steps(criteria)) != _STEPS:
