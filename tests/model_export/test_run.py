@@ -1,30 +1,24 @@
 """A run whose student learns from the control alone; test_run_and_resume.py runs all teachers."""
 
-import json
 from pathlib import Path
 
+from model_export.data.pairs import Pair, write_pairs
 from model_export.run import run
 from model_export.teacher.label import SOFT_LABELS, read_soft_labels
 from service.contract.checkpoint import load_checkpoint
+from service.contract.prompt import Note
 from tests.tiny_teacher import control_as_teacher
 
 
-def write_pairs(root: Path) -> None:
-    for split in ("train", "dev"):
-        rows = [
-            {
-                "id": f"{split}-{number}",
-                "query": f"{split} lamp {number % 5}",
-                "note": {"title": f"lamp {number}", "body": "Red, and of glass."},
-                "label": number % 4,
-            }
-            for number in range(20)
-        ]
-        (root / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-
-
 def test_control_can_be_the_only_teacher(tmp_path: Path) -> None:
-    write_pairs(tmp_path)
+    for split in ("train", "dev"):
+        pairs = [
+            Pair(
+                f"{split}-{n}", f"{split} lamp {n % 5}", Note(f"lamp {n}", "Red."), n % 4, "shop", "product-2"
+            )
+            for n in range(20)
+        ]
+        write_pairs(tmp_path / f"{split}.jsonl", pairs)
     source = {"name": "shop", "train": "train.jsonl", "dev": "dev.jsonl", "criteria": "product-2"}
     recipe = control_as_teacher(
         data={"synthetic": None, "sources": [source]}, evidence={"pairs": 9}, evaluate={"explanations": 2}
