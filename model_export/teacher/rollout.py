@@ -1,17 +1,17 @@
 """Samples traces and computes answer distributions with transformers, in batches of similar lengths."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate.utils import send_to_device
-from transformers import DynamicCache, GenerationConfig, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from model_export.data.pairs import Pair
 from model_export.data.prompting import Prompting
 from model_export.data.rollout_reader import RolloutReader
+from model_export.models.decoding import decode, make_cache
 from model_export.models.model_io import load_model, speed_up
 from model_export.models.packing import pack, pack_prompts, places_of_rows, split_rows
 from model_export.recipe import Precision
@@ -35,8 +35,6 @@ class Sampler:
     def __init__(self, model: PreTrainedModel, label_token_ids: Sequence[int], end_token_id: int) -> None:
         self._model = model.eval()
         speed_up(model, compiled=False)
-        # Not the base's own settings: a repetition penalty, for example, would change grades.
-        self._model.generation_config = GenerationConfig()
         self._label_token_ids = list(label_token_ids)
         self._end = end_token_id
 
@@ -52,7 +50,7 @@ class Sampler:
         completions: dict[int, list[int]] = {}
         for batch in self._batches(prompts, sampling.batch_size):
             rows = [prompts[index] for index in batch]
-            completions |= zip(batch, self._generate(rows, sampling), strict=True)
+            completions |= zip(batch, self._complete(rows, sampling), strict=True)
             on_batch(len(completions), len(prompts))
         return [completions[index] for index in range(len(prompts))]
 
@@ -81,35 +79,35 @@ class Sampler:
         for start in range(0, len(rows), batch_size):
             yield by_length[start : start + batch_size]
 
-    def _generate(self, prompts: Sequence[list[int]], sampling: Sampling) -> Iterable[list[int]]:
-        batch = self._padded(prompts)
-        how: dict[str, Any] = {"do_sample": False}
-        if sampling.temperature:
-            how = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
+    def _complete(self, prompts: Sequence[list[int]], sampling: Sampling) -> list[list[int]]:
+        width = max(map(len, prompts))
+        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        last = torch.tensor([prompt[-1:] for prompt in prompts])
+        device = self._model.device
         with torch.inference_mode():
-            found = self._model.generate(
-                **batch,
-                **how,
-                past_key_values=self._prefill(prompts),
-                max_new_tokens=sampling.max_tokens,
-                eos_token_id=self._end,
-                pad_token_id=self._end,
+            return decode(
+                self._model,
+                self._prefill(prompts, sampling.max_tokens),
+                last.to(device),
+                mask.to(device),
+                temperature=sampling.temperature,
+                end=self._end,
+                max_tokens=sampling.max_tokens,
             )
-        return (self._until_end(row) for row in found[:, batch["input_ids"].shape[1] :].tolist())
 
-    def _prefill(self, prompts: Sequence[list[int]]) -> DynamicCache:
-        """Return the keys and values of the prompts but their last tokens, padded on the left; generation begins with them.
+    def _prefill(self, prompts: Sequence[list[int]], room: int) -> DynamicCache:
+        """Return the keys and values of the prompts but their last tokens, padded on the left, with room for tokens.
 
         A prefix that prompts share is computed once, and so is a prompt that repeats, as those of a group of rollouts do.
         """
         places, read = self._read([prompt[:-1] for prompt in prompts])
         width = max(map(len, places))
         index = torch.tensor([[0] * (width - len(row)) + row for row in places], device=self._model.device)
-        cache = DynamicCache(config=self._model.config)
-        for layer, (keys, values, _) in enumerate(read):
-            padded = (states[0][:, index].transpose(0, 1) for states in (keys, values))
-            cache.update(*padded, layer)
-        return cache
+
+        def pad(states: torch.Tensor) -> torch.Tensor:
+            return states[0][:, index].transpose(0, 1)
+
+        return make_cache(self._model, ((pad(keys), pad(values)) for keys, values, _ in read), room)
 
     def _read(self, rows: Sequence[list[int]]) -> tuple[list[list[int]], DynamicCache]:
         """Return the keys and values of a packed batch, and where in it each row's tokens are."""
@@ -121,20 +119,11 @@ class Sampler:
         places = dict(zip(distinct, places_of_rows(segments, len(distinct)), strict=True))
         return [places[tuple(row)] for row in rows], cache
 
-    def _until_end(self, token_ids: list[int]) -> list[int]:
-        return token_ids[: token_ids.index(self._end) + 1] if self._end in token_ids else token_ids
-
     def _label_probabilities(self, sequences: Sequence[list[int]]) -> torch.Tensor:
         with torch.inference_mode():
             batch = send_to_device(pack_prompts(sequences, self._model.config), self._model.device)
             logits = self._model(**batch, use_cache=False).logits[0]
         return logits.float().softmax(-1)[:, self._label_token_ids].cpu()
-
-    def _padded(self, rows: Sequence[list[int]]) -> dict[str, torch.Tensor]:
-        width = max(map(len, rows))
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-        ids = torch.tensor([[self._end] * (width - len(row)) + row for row in rows])
-        return {"input_ids": ids.to(self._model.device), "attention_mask": mask.to(self._model.device)}
 
 
 @dataclass(frozen=True, slots=True)
