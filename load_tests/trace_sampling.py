@@ -28,7 +28,7 @@ from model_export.teacher.rollout import Sampler, Sampling
 class Generate(Sampler):
     """A sampler by transformers' `generate`, which computes padding and each prompt's criteria again."""
 
-    def _complete(self, prompts: Sequence[list[int]], sampling: Sampling) -> list[list[int]]:
+    def _complete(self, prompts: Sequence[list[int]], sampling: Sampling, _: object) -> list[list[int]]:
         width = max(map(len, prompts))
         found = self._model.generate(
             torch.tensor([[self._end] * (width - len(row)) + row for row in prompts]),

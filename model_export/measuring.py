@@ -123,6 +123,7 @@ def explain(run: Pipeline, prompting: Prompting, student: Path, fitted: Fitted) 
         "fitted": fitted.to_json(),
         "pairs": hash_of([pair.id for pair in pairs]),
         "sampling": asdict(run.sampling(0.0)),
+        "writes": "within the grammar",
         "precision": run.recipe.model.precision,
         "seed": seed,
     }

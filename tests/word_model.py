@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from model_export.teacher.rollout import Sampler
+from model_export.models.constrained import Grammars
+from model_export.teacher.rollout import OnBatch, Sampler, Sampling
 from tests.byte_tokens import TOKENIZER, encode
 
 
@@ -19,13 +20,27 @@ class WordModel(Sampler):
         completions: Sequence[str] = (),
         end: Sequence[int] = (),
     ) -> None:
-        """`completions` are what it writes, in the order of the prompts, each with the tokens `end` behind it."""
+        """`completions` are what it writes, in the order of the prompts, each with the tokens `end` behind it.
+
+        It writes them whatever its grammars allow, which it keeps.
+        """
         self._good, self._bad, self._completions = good, bad, completions
         self._ending = list(end)
         self.prompts = 0
+        self.grammars: list[Grammars | None] = []
+        self.then: Sequence[str] = ()  # what it writes after the first call, if anything else
 
-    def sample(self, prompts: Sequence[list[int]], *_: Any) -> list[list[int]]:
-        return [encode(text) + self._ending for _, text in zip(prompts, self._completions, strict=True)]
+    def sample(
+        self,
+        prompts: Sequence[list[int]],
+        sampling: Sampling,
+        on_batch: OnBatch = lambda *_: None,
+        grammars: Grammars | None = None,
+    ) -> list[list[int]]:
+        self.grammars.append(grammars)
+        written = [encode(text) + self._ending for _, text in zip(prompts, self._completions, strict=True)]
+        self._completions = self.then or self._completions
+        return written
 
     def distributions(self, sequences: Sequence[list[int]], *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
         self.prompts += len(sequences)

@@ -6,6 +6,8 @@
   faithful     how much more the expected grade moves, without the spans cited from the note, than without random spans of
                the same numbers of words of the same note; with a 95 % bootstrap interval over queries
   sufficient   the cited spans alone keep the served grade
+The grammar of an explanation leaves no other than well-formed, grounded and consistent ones, so these three are also measured
+for what the student writes without it (free).
 Faithfulness and sufficiency: comprehensiveness and sufficiency of DeYoung et al., ERASER, ACL 2020 (arXiv 1911.03429).
 """
 
@@ -26,6 +28,7 @@ from model_export.data.sampling import sample_each
 from model_export.data.spans import Span, count_words, cut, spans_of
 from model_export.evaluation.fitted import Fitted
 from model_export.evaluation.paired_bootstrap import COVERAGE_PERCENT, draw_resamples
+from model_export.models.constrained import Grammars
 from model_export.models.quantize import load_as_served
 from model_export.progress import OnProgress
 from model_export.recipe import Precision
@@ -35,6 +38,7 @@ from service.contract.citations import Citation, locate
 from service.contract.prompt import Note
 from service.contract.text import canonicalize
 from service.contract.trace import Step, parse_explanation
+from service.contract.trace_grammar import trace_grammar
 
 # Turns (pairs, grades) probabilities into the served grades, (pairs,).
 Serve = Callable[[np.ndarray, Sequence[Pair]], np.ndarray]
@@ -45,7 +49,10 @@ _MAX_TOKENS, _BATCH_SIZE = 160, 64
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """The figures of one source's explanations; None where nothing could be measured. `faithful` has its interval."""
+    """The figures of one source's explanations; None where nothing could be measured. `faithful` has its interval.
+
+    `free_...` are those of explanations without the grammar.
+    """
 
     pairs: int
     well_formed: float
@@ -57,6 +64,9 @@ class Figures:
     faithful_low: float | None
     faithful_high: float | None
     sufficient: float | None
+    free_well_formed: float
+    free_grounded: float | None
+    free_consistent: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +98,14 @@ class Explainer:
     def measure(self, pairs: Sequence[Pair], seed: int, on_batch: OnBatch) -> dict[str, Figures]:
         """Return the figures by source."""
         probabilities = self._probabilities(pairs)
-        explained = self._explain(pairs, self._serve(probabilities, pairs), on_batch)
+        grades = self._serve(probabilities, pairs)
+        explained = self._explain(pairs, grades, on_batch)
+        free = self._explain(pairs, grades, on_batch, within_grammar=False)
         expected = probabilities @ np.arange(len(GRADES))
         moved = self._moved(explained, expected, Random(seed))
         kept = self._kept(explained)
         return {
-            source: _figures([row for row in explained if row.pair.source == source], moved, kept, seed)
+            source: _figures(_of(source, explained), _of(source, free), moved, kept, seed)
             for source in dict.fromkeys(pair.source for pair in pairs)
         }
 
@@ -104,17 +116,25 @@ class Explainer:
         )
         return found
 
-    def _explain(self, pairs: Sequence[Pair], grades: np.ndarray, on_batch: OnBatch) -> list[_Explained]:
-        """Let the student write on after the served grade, as the service does."""
-        prompts = [
-            self._prompting.explanation_prompt(pair, int(grade))
-            for pair, grade in zip(pairs, grades, strict=True)
-        ]
-        completions = self._sampler.sample(prompts, self._sampling, on_batch)
+    def _explain(
+        self, pairs: Sequence[Pair], grades: np.ndarray, on_batch: OnBatch, *, within_grammar: bool = True
+    ) -> list[_Explained]:
+        """Let the student write on after the served grade; within its grammar, as the service does, or not."""
+        graded = list(zip(pairs, map(int, grades), strict=True))
+        prompts = [self._prompting.explanation_prompt(*each) for each in graded]
+        grammars = None
+        if within_grammar:
+            texts, end = [self._grammar(*each) for each in graded], self._prompting.end_token_id
+            grammars = Grammars.read(self._prompting.tokenizer, end, texts)
+        completions = self._sampler.sample(prompts, self._sampling, on_batch, grammars)
         return [
             self._read(pair, int(grade), completion)
             for pair, grade, completion in zip(pairs, grades, completions, strict=True)
         ]
+
+    def _grammar(self, pair: Pair, grade: int) -> str:
+        steps = self._prompting.steps(pair.criteria)
+        return trace_grammar(steps, grade, GRADES[-1], pair.query, pair.note)
 
     def _read(self, pair: Pair, grade: int, completion: Sequence[int]) -> _Explained:
         end = self._prompting.end_token_id  # the service's engine leaves it out as well
@@ -178,28 +198,46 @@ def _windows(text: str, words: int) -> list[Span]:
     return [(first[0], last[1]) for first, last in zip(each, each[words - 1 :], strict=False)]
 
 
+def _of(source: str, rows: Sequence[_Explained]) -> list[_Explained]:
+    return [row for row in rows if row.pair.source == source]
+
+
 def _figures(
-    rows: Sequence[_Explained], moved: dict[str, float], kept: dict[str, bool], seed: int
+    rows: Sequence[_Explained],
+    free: Sequence[_Explained],
+    moved: dict[str, float],
+    kept: dict[str, bool],
+    seed: int,
 ) -> Figures:
-    whole = [row for row in rows if row.steps is not None]
-    cited = [citation.found for row in whole for citation in row.citations]
-    true = [all(each.found for each in row.citations) for row in whole if row.citations]
+    well_formed, grounded, consistent = _shares(rows)
+    free_well_formed, free_grounded, free_consistent = _shares(free)
+    true = [all(each.found for each in row.citations) for row in rows if row.citations]
     low, mean, high = _interval(
         [(row.pair.query, moved[row.pair.id]) for row in rows if row.pair.id in moved], seed
     )
     return Figures(
         pairs=len(rows),
-        well_formed=len(whole) / len(rows),
-        grounded=_share(cited),
+        well_formed=well_formed,
+        grounded=grounded,
         all_grounded=_share(true),
         cites_note=sum(bool(row.cited) for row in rows) / len(rows),
-        consistent=sum(row.steps is not None and row.steps[-1].grade == row.grade for row in rows)
-        / len(rows),
+        consistent=consistent,
         faithful=mean,
         faithful_low=low,
         faithful_high=high,
         sufficient=_share([kept[row.pair.id] for row in rows if row.pair.id in kept]),
+        free_well_formed=free_well_formed,
+        free_grounded=free_grounded,
+        free_consistent=free_consistent,
     )
+
+
+def _shares(rows: Sequence[_Explained]) -> tuple[float, float | None, float]:
+    """Return the shares of well-formed explanations, of true citations and of consistent explanations."""
+    whole = [row.steps is not None for row in rows]
+    cited = [citation.found for row in rows for citation in row.citations]
+    ends = [row.steps is not None and row.steps[-1].grade == row.grade for row in rows]
+    return sum(whole) / len(rows), _share(cited), sum(ends) / len(rows)
 
 
 def _share(values: Sequence[bool]) -> float | None:
@@ -256,10 +294,10 @@ def table_of(found: Mapping[str, Figures]) -> list[tuple[str, ...]]:
     header = (
         "source",
         "pairs",
-        "well-formed",
-        "true citations",
+        "well-formed (free)",
+        "true citations (free)",
         "cites the note",
-        "consistent",
+        "consistent (free)",
         "faithful",
         "sufficient",
     )
@@ -267,10 +305,10 @@ def table_of(found: Mapping[str, Figures]) -> list[tuple[str, ...]]:
         (
             source,
             str(each.pairs),
-            _text(each.well_formed),
-            _text(each.grounded),
+            f"{_text(each.well_formed)} ({_text(each.free_well_formed)})",
+            f"{_text(each.grounded)} ({_text(each.free_grounded)})",
             _text(each.cites_note),
-            _text(each.consistent),
+            f"{_text(each.consistent)} ({_text(each.free_consistent)})",
             f"{_text(each.faithful)} [{_text(each.faithful_low)}, {_text(each.faithful_high)}]",
             _text(each.sufficient),
         )

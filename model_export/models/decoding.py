@@ -12,6 +12,8 @@ from torch.nn.functional import pad
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from model_export.models.constrained import Grammars
+
 _SHRINK_AT = 0.75  # the share of rows that go on at which the others are dropped; each drop copies the keys and values that stay
 
 
@@ -64,21 +66,26 @@ def decode(
     temperature: float,
     end: int,
     max_tokens: int,
+    grammars: Grammars | None = None,
 ) -> list[list[int]]:
     """Return each row's completion, with its end token if it reached one within `max_tokens`; a temperature of 0 is greedy.
 
     `last`: (rows, 1) last tokens of the prompts, which `cache` does not hold. `mask`: (rows, tokens) of the whole prompts,
-    padded on the left.
+    padded on the left. `grammars`: what each row may write, else anything.
     """
     completions: list[list[int]] = [[] for _ in last]
     rows = list(range(len(completions)))
     for _ in range(max_tokens):
         places = mask.sum(-1, keepdim=True) - 1
-        logits = model(last, attention_mask=mask, position_ids=places, past_key_values=cache).logits
-        last, mask = _next_tokens(logits[:, -1], temperature), pad(mask, (0, 1), value=1)
+        logits = model(last, attention_mask=mask, position_ids=places, past_key_values=cache).logits[:, -1]
+        if grammars:
+            grammars.restrict(logits, rows)
+        last, mask = _next_tokens(logits, temperature), pad(mask, (0, 1), value=1)
         for row, token in zip(rows, last[:, 0].tolist(), strict=True):
             if end not in completions[row][-1:]:
                 completions[row].append(token)
+                if grammars:
+                    grammars.write(row, token)
         going = [place for place, row in enumerate(rows) if completions[row][-1] != end]
         if not going:
             break

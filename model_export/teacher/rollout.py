@@ -11,6 +11,7 @@ from transformers import DynamicCache, PreTrainedModel
 from model_export.data.pairs import Pair
 from model_export.data.prompting import Prompting
 from model_export.data.rollout_reader import RolloutReader
+from model_export.models.constrained import Grammars
 from model_export.models.decoding import decode, make_cache
 from model_export.models.model_io import load_model, speed_up
 from model_export.models.packing import pack, pack_prompts, places_of_rows, split_rows
@@ -44,13 +45,18 @@ class Sampler:
         return cls(load_model(folder, precision), prompting.label_token_ids, prompting.end_token_id)
 
     def sample(
-        self, prompts: Sequence[list[int]], sampling: Sampling, on_batch: OnBatch = lambda *_: None
+        self,
+        prompts: Sequence[list[int]],
+        sampling: Sampling,
+        on_batch: OnBatch = lambda *_: None,
+        grammars: Grammars | None = None,
     ) -> list[list[int]]:
-        """Return one completion per prompt, in order, with its end token if it reached one."""
+        """Return one completion per prompt, in order, with its end token if it reached one; within its grammar, if given."""
         completions: dict[int, list[int]] = {}
         for batch in self._batches(prompts, sampling.batch_size):
             rows = [prompts[index] for index in batch]
-            completions |= zip(batch, self._complete(rows, sampling), strict=True)
+            allowed = grammars.of(batch) if grammars else None
+            completions |= zip(batch, self._complete(rows, sampling, allowed), strict=True)
             on_batch(len(completions), len(prompts))
         return [completions[index] for index in range(len(prompts))]
 
@@ -79,7 +85,9 @@ class Sampler:
         for start in range(0, len(rows), batch_size):
             yield by_length[start : start + batch_size]
 
-    def _complete(self, prompts: Sequence[list[int]], sampling: Sampling) -> list[list[int]]:
+    def _complete(
+        self, prompts: Sequence[list[int]], sampling: Sampling, grammars: Grammars | None
+    ) -> list[list[int]]:
         width = max(map(len, prompts))
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
         last = torch.tensor([prompt[-1:] for prompt in prompts])
@@ -93,6 +101,7 @@ class Sampler:
                 temperature=sampling.temperature,
                 end=self._end,
                 max_tokens=sampling.max_tokens,
+                grammars=grammars,
             )
 
     def _prefill(self, prompts: Sequence[list[int]], room: int) -> DynamicCache:

@@ -68,8 +68,9 @@ def are_true(found: Sequence[bool]) -> bool | None:
 
 
 def locate(text: str, field: str) -> tuple[int, int] | None:
-    """Return where a field has the text first, in any case and in whole words; None where it has not."""
-    found = re.search(rf"(?<!{SPACED}){re.escape(text)}(?!{SPACED})", field, re.IGNORECASE) if text else None
+    """Return where a field has the text first, in any case, without cutting a word; None where it has not."""
+    uncut = rf"(?<!{SPACED}(?={SPACED})){re.escape(text)}(?!(?<={SPACED}){SPACED})"
+    found = re.search(uncut, field, re.IGNORECASE) if text else None
     return found.span() if found else None
 
 

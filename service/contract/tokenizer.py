@@ -57,6 +57,10 @@ class ContractTokenizer:
         except Exception as error:  # tokenizers raises bare Exception on a file it can't parse
             raise CheckpointError(f"{path} can't be read as a tokenizer: {error}") from error
 
+    def to_json(self) -> str:
+        """Return the text of its `tokenizer.json`, without truncation and padding."""
+        return str(self._template_side.to_str())
+
     def encode_template(self, text: str) -> tuple[int, ...]:
         """Return the token ids of trusted text, in which `<|im_start|>` and the like become special tokens."""
         return tuple(self._template_side.encode(text, add_special_tokens=False).ids)

@@ -111,9 +111,12 @@ class Engine(Protocol):
         """
         ...
 
-    def write(self, prompt: tuple[int, ...], max_tokens: int, priority: int) -> AsyncGenerator[TraceChunk]:
+    def write(
+        self, prompt: tuple[int, ...], max_tokens: int, priority: int, grammar: str | None = None
+    ) -> AsyncGenerator[TraceChunk]:
         """Generate the most probable tokens after the prompt, up to an end token or to `max_tokens`.
 
+        A grammar, in llguidance's dialect of Lark, rules out all tokens that it does not go on with.
         Closing the generator early aborts the request in the engine. Raises the same errors as `score`.
         """
         ...

@@ -22,7 +22,7 @@ RECORDED = 1000
 
 
 class FakeEngine:
-    """Computes logprobs from a hash of the prompt, and writes `trace` after every prompt.
+    """Computes logprobs from a hash of the prompt, and writes `trace` after every prompt, whatever its grammar.
 
     `hold` keeps prompts in the engine; `fail_on` fails one of them, `kill` the whole engine.
     """
@@ -40,6 +40,7 @@ class FakeEngine:
         self.priorities: list[int] = []
         self.trace: tuple[int, ...] = ()
         self.continued: list[tuple[int, ...]] = []
+        self.grammars: list[str | None] = []
         self.numbers = {"engine": "fake", "version": "1", "device": "none", "dtype": "float32"}
 
     @property
@@ -56,10 +57,11 @@ class FakeEngine:
         return EngineAnswer(self.logprobs(prompt), prompt_tokens=tokens)
 
     async def write(
-        self, prompt: tuple[int, ...], max_tokens: int, priority: int
+        self, prompt: tuple[int, ...], max_tokens: int, priority: int, grammar: str | None = None
     ) -> AsyncGenerator[TraceChunk]:
         self.continued.append(prompt)
-        del self.continued[:-RECORDED]
+        self.grammars.append(grammar)
+        del self.continued[:-RECORDED], self.grammars[:-RECORDED]
         with self._count(priority):
             for position, token_id in enumerate(self.trace[:max_tokens]):
                 await self._respond_to(prompt)

@@ -12,6 +12,7 @@ from service.contract.judgement import judge
 from service.contract.prompt import Note
 from service.contract.text import canonicalize
 from service.contract.trace import EXPLANATION_CUE
+from service.contract.trace_grammar import trace_grammar
 from service.engines.base import Engine
 from service.errors import EngineError, ExplanationDroppedError, InvalidRequestError
 from service.explaining.limits import ExplanationLimits
@@ -79,6 +80,7 @@ class Explainer:
         """`drop_reason` is called before each trace and at each of its tokens; `clock` gives monotonic seconds."""
         self._checkpoint = checkpoint
         self._steps = {criteria.name: criteria.steps for criteria in checkpoint.manifest.criteria}
+        self._top_grade = len(checkpoint.manifest.labels) - 1
         self._cue = checkpoint.tokenizer.encode_user_texts([EXPLANATION_CUE])[0].token_ids
         # The engine has room for the cue and what is written together.
         self._max_written = max(1, limits.explanation_max_tokens - len(self._cue))
@@ -194,19 +196,18 @@ class Explainer:
             return _dropped("waited_too_long")
         except (EngineError, InvalidRequestError) as error:
             return ExplanationResult("failed", reason=error.type.rpartition(":")[2])
-        top_grade = len(self._checkpoint.manifest.labels) - 1
-        made = read_trace(job.text, self._steps[job.pair.criteria], top_grade, job.pair)
+        made = read_trace(job.text, self._steps[job.pair.criteria], self._top_grade, job.pair)
         return replace(made, text_grade=text_grade)
 
     async def _stream_from_engine(self, job: Job) -> DropReason | None:
         """Fill `job.text`; stop early with the reason when the trace must give way."""
         if reason := self._drop_reason():
             return reason
-        prompt = await asyncio.to_thread(self._prompt, job.pair)
+        prompt, grammar = await asyncio.to_thread(self._prompt, job.pair)
         token_ids: list[int] = []
         # aclosing: however this block is left, the engine aborts the trace.
         async with aclosing(
-            self._engine.write((*prompt, *self._cue), self._max_written, ENGINE_PRIORITY)
+            self._engine.write((*prompt, *self._cue), self._max_written, ENGINE_PRIORITY, grammar)
         ) as chunks:
             async for chunk in chunks:
                 self._budget.spend(len(chunk.token_ids) + chunk.computed_tokens)
@@ -217,17 +218,19 @@ class Explainer:
                     return reason
         return None
 
-    def _prompt(self, pair: GradedPair) -> tuple[int, ...]:
-        note = Note(canonicalize(pair.title), canonicalize(pair.body))
-        [prompt] = self._checkpoint.renderer.render(canonicalize(pair.query), [note], pair.criteria)
+    def _prompt(self, pair: GradedPair) -> tuple[tuple[int, ...], str]:
+        """Return what the model reads, and the grammar of what it may write."""
+        query, note = canonicalize(pair.query), Note(canonicalize(pair.title), canonicalize(pair.body))
+        [prompt] = self._checkpoint.renderer.render(query, [note], pair.criteria)
         # The sequence that was scored, or that would have been without vectors, followed by the grade that was served.
-        return (*prompt.token_ids, self._checkpoint.manifest.label_token_ids[pair.grade])
+        read = (*prompt.token_ids, self._checkpoint.manifest.label_token_ids[pair.grade])
+        return read, trace_grammar(self._steps[pair.criteria], pair.grade, self._top_grade, query, note)
 
     async def _text_grade(self, pair: GradedPair) -> int | None:
         """Read the grade from the note's text, where the served one is from its vectors. The engine still has the prompt."""
         if pair.reading == "text":
             return None
-        *prompt, _ = await asyncio.to_thread(self._prompt, pair)
+        (*prompt, _), _ = await asyncio.to_thread(self._prompt, pair)
         answer = await self._engine.score(tuple(prompt), ENGINE_PRIORITY)
         return judge(answer.distribution(), self._checkpoint.manifest, pair.criteria).grade
 

@@ -85,10 +85,19 @@ class VllmEngine:
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 await asyncio.shield(self._loading)
+                await self._warm_up()
         except Exception as error:  # whatever vLLM, torch or the driver raise, there is no engine
             raise EngineLostError(
                 f"vLLM can't load {self._model.folder}: {type(error).__name__}: {error}"
             ) from error
+
+    async def _warm_up(self) -> None:
+        # At its first grammar vLLM reads the tokenizer, which would hold up scoring for half a second.
+        async with contextlib.aclosing(
+            self.write(self._model.label_token_ids, 1, 0, 'start: "a"')
+        ) as written:
+            async for _ in written:
+                break
 
     async def _load(self) -> "tuple[AsyncLLM, EngineProfile]":
         # In threads: loading takes seconds to minutes, and /livez must answer meanwhile. In two threads: something
@@ -118,12 +127,12 @@ class VllmEngine:
         raise EngineRequestError("vLLM ended the request without an output")
 
     async def write(
-        self, prompt: tuple[int, ...], max_tokens: int, priority: int
+        self, prompt: tuple[int, ...], max_tokens: int, priority: int, grammar: str | None = None
     ) -> AsyncGenerator[TraceChunk]:
         llm, _ = self._running()
         from vllm import SamplingParams
         from vllm.inputs.engine import tokens_input
-        from vllm.sampling_params import RequestOutputKind
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
         ends = self._model.end_token_ids
         params = SamplingParams(
@@ -132,6 +141,7 @@ class VllmEngine:
             detokenize=False,
             stop_token_ids=list(ends),
             output_kind=RequestOutputKind.DELTA,
+            structured_outputs=StructuredOutputsParams(grammar=grammar) if grammar else None,
         )
         outputs = llm.generate(
             tokens_input(list(prompt)), params, f"trace-{next(self._ids)}", priority=priority
@@ -254,7 +264,7 @@ def _load(model: EngineModel, options: VllmOptions) -> "tuple[AsyncLLM, EnginePr
     args = AsyncEngineArgs(
         model=str(model.folder),
         served_model_name="notegrade",
-        skip_tokenizer_init=True,
+        structured_outputs_config={"backend": "guidance"},  # the one that reads llguidance's grammars
         generation_config="vllm",
         max_model_len=longest,
         max_num_batched_tokens=max(options.engine_max_batched_tokens, longest),

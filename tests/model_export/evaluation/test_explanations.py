@@ -13,7 +13,7 @@ from model_export.evaluation.explanations import Explainer, Figures, format_figu
 from model_export.teacher.rollout import Sampling
 from service.contract.manifest import Criteria, Limits
 from service.contract.prompt import Note
-from tests.byte_tokens import TOKENIZER
+from tests.byte_tokens import TOKENIZER, encode
 from tests.word_model import WordModel
 
 STEPS = ("asked", "for", "against")
@@ -37,10 +37,15 @@ def explanation(in_favour: str, grade: int = 2) -> str:
 
 
 def measure(texts: Sequence[str], pairs: Sequence[Pair] | None = None) -> dict[str, Figures]:
+    return measure_by(WordModel(good=["calm"], completions=texts, end=[END]), texts, pairs)
+
+
+def measure_by(
+    model: WordModel, texts: Sequence[str], pairs: Sequence[Pair] | None = None
+) -> dict[str, Figures]:
     measured = pairs or [
         replace(PAIR, id=str(number), query=f"quiet cafes {number}") for number in range(len(texts))
     ]
-    model = WordModel(good=["calm"], completions=texts, end=[END])
     explainer = Explainer(
         PROMPTING, model, Sampling(50, 0.0, 8), lambda probabilities, _: np.argmax(probabilities, axis=1)
     )
@@ -79,8 +84,39 @@ def test_malformed_and_inconsistent_explanations_are_counted() -> None:
 def test_explanations_without_citations_have_no_figures_of_them() -> None:
     found = measure(["no steps"])["shop"]
     assert (found.grounded, found.all_grounded, found.faithful, found.sufficient) == (None, None, None, None)
-    assert "| shop | 1 | 0.000 | – | 0.000 | 0.000 | – [–, –] | – |" in format_figures({"shop": found})
+    assert "| shop | 1 | 0.000 (0.000) | – (–) | 0.000 | 0.000 (0.000) | – [–, –] | – |" in format_figures(
+        {"shop": found}
+    )
     assert to_json({"shop": found})["shop"]["faithful_low"] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "allowed"),
+    [
+        (explanation('body "three calm places"'), True),
+        (explanation('body "four calm places"'), False),
+        (explanation('body "three calm places"', grade=1), False),
+    ],
+)
+def test_the_model_writes_once_within_the_grammar_of_the_served_grade_and_once_free(
+    text: str, allowed: bool
+) -> None:
+    model = WordModel(good=["calm"], completions=[text], end=[END])
+    measure_by(model, [text])
+    within, free = model.grammars
+    assert within is not None
+    assert free is None
+    assert all(within.write(0, token) for token in [*encode(text), END]) == allowed
+
+
+def test_what_it_writes_free_is_counted_apart() -> None:
+    false, true = explanation('body "four calm places"'), explanation('body "three calm places"')
+    model = WordModel(good=["calm"], completions=[true, true], end=[END])
+    model.then = [false, "no steps"]
+    found = measure_by(model, [true, true])["shop"]
+    assert (found.well_formed, found.grounded, found.consistent) == (1.0, 1.0, 1.0)
+    assert (found.free_well_formed, found.free_consistent) == (0.5, 0.5)
+    assert found.free_grounded == pytest.approx(2 / 3)
 
 
 def test_figures_are_by_source() -> None:

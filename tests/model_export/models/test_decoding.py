@@ -4,9 +4,12 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from model_export.models.constrained import Grammars
 from model_export.models.decoding import decode, make_cache
+from tests.byte_tokens import TOKENIZER, encode
 from tests.tiny_base import make_micro_model
 
+[END] = TOKENIZER.encode_template("<|im_end|>")
 STATES = torch.arange(24.0).reshape(2, 1, 3, 4)  # 2 rows, 1 head, 3 tokens
 
 
@@ -43,6 +46,25 @@ def test_rows_stop_at_their_end_and_are_dropped() -> None:
 
 def test_a_row_that_has_not_ended_stops_at_the_most_tokens() -> None:
     assert run(Chain([[1.0, 0.0], [0.0, 1.0]]), [1], temperature=0.0, max_tokens=3) == [[1, 1, 1]]
+
+
+def test_rows_write_what_their_grammars_allow() -> None:
+    [a], [b], [c], [d] = map(encode, "abcd")
+    # Whatever the last token, b is the likeliest and the end the least likely.
+    chances = torch.ones(512)
+    chances[b], chances[END] = 2.0, 0.5
+    last = torch.tensor([[a], [a], [a]])
+    found = decode(
+        Chain([chances.tolist()] * 512),
+        DynamicCache(),
+        last,
+        torch.ones_like(last),
+        temperature=0.0,
+        end=END,
+        max_tokens=9,
+        grammars=Grammars.read(TOKENIZER, END, ['start: "ab" | "b"', 'start: "cd"', 'start: "ab" | "b"']),
+    )
+    assert found == [[b, END], [c, d, END], [b, END]]
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])

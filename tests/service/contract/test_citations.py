@@ -25,6 +25,8 @@ def found(finding: str, query: str = QUERY, note: Note = NOTE) -> list[bool]:
         ('title "nigh"', False),  # a part of a word
         ('title "cafés"', False),
         ('body "WiFi (open late)"', True),
+        ('body "WiFi ("', True),  # a sign may stand before a word that is not cited
+        ('body ", and one of"', True),
         ('body "bars and one"', False),  # not as it is written
         ('body "bars, and one"', True),
         ('missing "quiet"', True),

@@ -13,12 +13,15 @@ import pytest_asyncio
 from safetensors import safe_open
 
 from service.contract.checkpoint import Checkpoint
+from service.contract.citations import read_citations
 from service.contract.prompt import Note
+from service.contract.trace import EXPLANATION_CUE, parse_explanation
+from service.contract.trace_grammar import trace_grammar
 from service.contract.vector_prompt import VectorPrompt
 from service.engines.base import Engine, EnginePrompt
 from service.engines.fake_engine import FakeEngine
 from service.engines.vllm.options import VllmOptions
-from service.errors import EngineLostError
+from service.errors import EngineLostError, EngineRequestError
 from tests.checkpoints import engine_model, load_tiny
 
 WIDTH = 576  # the hidden size of the default model
@@ -141,6 +144,42 @@ async def test_a_trace_does_not_change_its_score(engine: Engine, checkpoint: Che
     assert [chunk async for chunk in engine.write((*prompt, label), max_tokens=8, priority=2)]
     after = await engine.score(prompt, priority=0)
     assert after.label_logprobs == before.label_logprobs
+
+
+@pytest.mark.parametrize("grade", range(4))
+async def test_a_grammar_rules_out_untrue_explanations(
+    engine: Engine, checkpoint: Checkpoint, grade: int
+) -> None:
+    query, note = (
+        "quiet cafés in Lisbon",
+        Note("Lisbon by night", "Bars, and one café with WiFi (open late)."),
+    )
+    name = checkpoint.renderer.default_criteria
+    steps = next(each.steps for each in checkpoint.manifest.criteria if each.name == name)
+    [prompt] = checkpoint.renderer.render(query, [note], name)
+    cue = checkpoint.tokenizer.encode_user_texts([EXPLANATION_CUE])[0].token_ids
+    read = (*prompt.token_ids, checkpoint.manifest.label_token_ids[grade], *cue)
+    grammar = trace_grammar(steps, grade, len(checkpoint.manifest.labels) - 1, query, note)
+    score = await engine.score(prompt.token_ids, priority=0)
+    chunks = [chunk async for chunk in engine.write(read, max_tokens=200, priority=2, grammar=grammar)]
+    assert (await engine.score(prompt.token_ids, priority=0)).label_logprobs == score.label_logprobs
+    if isinstance(engine, FakeEngine):
+        assert engine.grammars[-1] == grammar
+        return
+    text = checkpoint.tokenizer.decode([token for chunk in chunks for token in chunk.token_ids])
+    found = parse_explanation(text, steps, 3)
+    assert found is not None, text
+    assert found[-1].grade == grade
+    assert all(each.found for step in found for each in read_citations(step.finding, query, note)), text
+
+
+async def test_an_unreadable_grammar_fails_its_request_alone(engine: Engine, checkpoint: Checkpoint) -> None:
+    if isinstance(engine, FakeEngine):
+        pytest.skip("the twin reads no grammar")
+    [prompt] = prompts(checkpoint, 1)
+    with pytest.raises(EngineRequestError, match="VLLMValidationError"):
+        await anext(engine.write(prompt, max_tokens=5, priority=2, grammar="start: LINE"))
+    assert [chunk async for chunk in engine.write(prompt, max_tokens=2, priority=2)]
 
 
 async def test_the_profile_contains_what_changes_numbers(engine: Engine) -> None:

@@ -10,6 +10,7 @@ from service.contract.checkpoint import Checkpoint
 from service.contract.judgement import judge
 from service.contract.labels import LabelDistribution
 from service.contract.prompt import Note
+from service.contract.trace_grammar import trace_grammar
 from service.engines.fake_engine import FakeEngine
 from service.errors import ExplanationDroppedError
 from service.explaining.explainer import ENGINE_PRIORITY, DropReason, Explainer
@@ -66,6 +67,8 @@ async def test_a_trace_continues_the_sequence_that_was_scored(rig: Rig) -> None:
     assert found.text == TRACE.strip("\n")
     [prompt] = rig.checkpoint.renderer.render("quiet cafes", [_note()], "general-1")
     assert rig.engine.continued == [explained_by(rig.checkpoint, prompt, 1)]
+    steps = next(each.steps for each in rig.checkpoint.manifest.criteria if each.name == "general-1")
+    assert rig.engine.grammars == [trace_grammar(steps, 1, 3, "quiet cafes", _note())]
     assert rig.engine.priorities == [ENGINE_PRIORITY]
     assert rig.count("explanations_total", outcome="well_formed") == 1
     assert rig.count("explanation_agreement_total", agrees="true") == 1

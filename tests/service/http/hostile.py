@@ -63,10 +63,10 @@ class QuotingEngine(FakeEngine):
     """Generates traces that quote the prompt, as a model may, so that a trace sent to the wrong caller is detected."""
 
     async def write(
-        self, prompt: tuple[int, ...], max_tokens: int, priority: int
+        self, prompt: tuple[int, ...], max_tokens: int, priority: int, grammar: str | None = None
     ) -> AsyncGenerator[TraceChunk]:
         self.trace = prompt
-        async with aclosing(super().write(prompt, max_tokens, priority)) as writing:
+        async with aclosing(super().write(prompt, max_tokens, priority, grammar)) as writing:
             async for written in writing:
                 yield written
 

@@ -1,0 +1,64 @@
+"""The grammar of an explanation: each of its citations is true, and its last step has the served grade.
+
+llguidance reads it, in the service's engine and in the trainer, so that a model writes no other explanation. Its dialect of
+Lark: https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md. A text that the prompt cut off may be cited too.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+
+from service.contract.citations import words_of
+from service.contract.prompt import Note
+from service.contract.trace import write_step
+from service.contract.words import SPACED
+
+_MAX_QUOTED_WORDS = 16
+_MAX_PARTS = (
+    100  # citations and characters of free text in a finding: a model that repeats itself must come to an end
+)
+# Whole words, and all other characters one by one: a quote of chunks cuts no word.
+_CHUNK = re.compile(rf"{SPACED}+|.")
+_MAX_CHUNKS = 2000  # of a field, from its start: more than a prompt holds
+
+
+def trace_grammar(steps: Sequence[str], grade: int, top_grade: int, query: str, note: Note) -> str:
+    """Return the grammar of the explanations of a grade: a step for each of `steps`, none with a lower grade.
+
+    Query and note are canonical texts. A finding has citations and free text, which is not checked and has no `"` and no `>`.
+    Without steps nothing may be written.
+    """
+    names = [f"STEP_{number}" for number in range(len(steps))]
+    last = len(steps) - 1
+    lines = [
+        f"{names[number]}: {_line(step, range(grade, 1 + (grade if number == last else top_grade)))}"
+        for number, step in enumerate(steps)
+    ]
+    return "\n".join([f"start: {' '.join(names) or _literal('')}", *lines, *_findings(query, note)])
+
+
+def _line(step: str, grades: range) -> str:
+    written = [write_step(step, "\0", grade).split("\0") for grade in grades]
+    ends = " | ".join(_literal(end) for _, end in written)
+    return f"{_literal(written[0][0])} FINDING ({ends})"
+
+
+def _findings(query: str, note: Note) -> list[str]:
+    parts, rules = [r'/[^">\n]/'], []  # no arrow, which would look like another grade
+    for lead, text in {"query": query, "title": note.title, "body": note.body}.items():
+        if chunks := _CHUNK.findall(text)[:_MAX_CHUNKS]:
+            rules.append(f"{lead.upper()}: %regex {json.dumps({'substring_chunks': chunks})}")
+            parts.append(f'"{lead} \\"" ({lead.upper()} & QUOTED) "\\""')
+    noted = {*words_of(note.title), *words_of(note.body)}
+    if missing := [word for word in dict.fromkeys(words_of(query)) if word not in noted]:
+        rules.append(f"MISSING: {' | '.join(map(_literal, missing))}")
+        parts.append(f'"missing \\"" MISSING (" " MISSING){{0,{_MAX_QUOTED_WORDS - 1}}} "\\""')
+    return [
+        rf'QUOTED: /[^"\s]+( [^"\s]+){{0,{_MAX_QUOTED_WORDS - 1}}}/',
+        *rules,
+        f"FINDING: ({' | '.join(parts)}){{0,{_MAX_PARTS}}}",
+    ]
+
+
+def _literal(text: str) -> str:
+    return json.dumps(text)
