@@ -99,8 +99,11 @@ class Explainer:
         """Return the figures by source."""
         probabilities = self._probabilities(pairs)
         grades = self._serve(probabilities, pairs)
-        explained = self._explain(pairs, grades, on_batch)
-        free = self._explain(pairs, grades, on_batch, within_grammar=False)
+        both = 2 * len(pairs)
+        explained = self._explain(pairs, grades, lambda done, _: on_batch(done, both))
+        free = self._explain(
+            pairs, grades, lambda done, _: on_batch(len(pairs) + done, both), within_grammar=False
+        )
         expected = probabilities @ np.arange(len(GRADES))
         moved = self._moved(explained, expected, Random(seed))
         kept = self._kept(explained)
