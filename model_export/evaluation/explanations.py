@@ -6,8 +6,8 @@
   faithful     how much more the expected grade moves, without the spans cited from the note, than without random spans of
                the same numbers of words of the same note; with a 95 % bootstrap interval over queries
   sufficient   the cited spans alone keep the served grade
-The grammar of an explanation leaves no other than well-formed, grounded and consistent ones, so these three are also measured
-for what the student writes without it (free).
+The grammar of an explanation leaves no other than well-formed and grounded ones, so these two are also measured for what the
+student writes without it (free).
 Faithfulness and sufficiency: comprehensiveness and sufficiency of DeYoung et al., ERASER, ACL 2020 (arXiv 1911.03429).
 """
 
@@ -66,7 +66,6 @@ class Figures:
     sufficient: float | None
     free_well_formed: float
     free_grounded: float | None
-    free_consistent: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +122,13 @@ class Explainer:
         self, pairs: Sequence[Pair], grades: np.ndarray, on_batch: OnBatch, *, within_grammar: bool = True
     ) -> list[_Explained]:
         """Let the student write on after the served grade; within its grammar, as the service does, or not."""
-        graded = list(zip(pairs, map(int, grades), strict=True))
-        prompts = [self._prompting.explanation_prompt(*each) for each in graded]
+        prompts = [
+            self._prompting.explanation_prompt(pair, int(grade))
+            for pair, grade in zip(pairs, grades, strict=True)
+        ]
         grammars = None
         if within_grammar:
-            texts, end = [self._grammar(*each) for each in graded], self._prompting.end_token_id
+            texts, end = [self._grammar(pair) for pair in pairs], self._prompting.end_token_id
             grammars = Grammars.read(self._prompting.tokenizer, end, texts)
         completions = self._sampler.sample(prompts, self._sampling, on_batch, grammars)
         return [
@@ -135,9 +136,8 @@ class Explainer:
             for pair, grade, completion in zip(pairs, grades, completions, strict=True)
         ]
 
-    def _grammar(self, pair: Pair, grade: int) -> str:
-        steps = self._prompting.steps(pair.criteria)
-        return trace_grammar(steps, grade, GRADES[-1], pair.query, pair.note)
+    def _grammar(self, pair: Pair) -> str:
+        return trace_grammar(self._prompting.steps(pair.criteria), GRADES[-1], pair.query, pair.note)
 
     def _read(self, pair: Pair, grade: int, completion: Sequence[int]) -> _Explained:
         end = self._prompting.end_token_id  # the service's engine leaves it out as well
@@ -212,8 +212,8 @@ def _figures(
     kept: dict[str, bool],
     seed: int,
 ) -> Figures:
-    well_formed, grounded, consistent = _shares(rows)
-    free_well_formed, free_grounded, free_consistent = _shares(free)
+    well_formed, grounded = _shares(rows)
+    free_well_formed, free_grounded = _shares(free)
     true = [all(each.found for each in row.citations) for row in rows if row.citations]
     low, mean, high = _interval(
         [(row.pair.query, moved[row.pair.id]) for row in rows if row.pair.id in moved], seed
@@ -224,23 +224,21 @@ def _figures(
         grounded=grounded,
         all_grounded=_share(true),
         cites_note=sum(bool(row.cited) for row in rows) / len(rows),
-        consistent=consistent,
+        consistent=sum(row.steps is not None and row.steps[-1].grade == row.grade for row in rows)
+        / len(rows),
         faithful=mean,
         faithful_low=low,
         faithful_high=high,
         sufficient=_share([kept[row.pair.id] for row in rows if row.pair.id in kept]),
         free_well_formed=free_well_formed,
         free_grounded=free_grounded,
-        free_consistent=free_consistent,
     )
 
 
-def _shares(rows: Sequence[_Explained]) -> tuple[float, float | None, float]:
-    """Return the shares of well-formed explanations, of true citations and of consistent explanations."""
-    whole = [row.steps is not None for row in rows]
+def _shares(rows: Sequence[_Explained]) -> tuple[float, float | None]:
+    """Return the shares of well-formed explanations and of true citations."""
     cited = [citation.found for row in rows for citation in row.citations]
-    ends = [row.steps is not None and row.steps[-1].grade == row.grade for row in rows]
-    return sum(whole) / len(rows), _share(cited), sum(ends) / len(rows)
+    return sum(row.steps is not None for row in rows) / len(rows), _share(cited)
 
 
 def _share(values: Sequence[bool]) -> float | None:
@@ -300,7 +298,7 @@ def table_of(found: Mapping[str, Figures]) -> list[tuple[str, ...]]:
         "well-formed (free)",
         "true citations (free)",
         "cites the note",
-        "consistent (free)",
+        "consistent",
         "faithful",
         "sufficient",
     )
@@ -311,7 +309,7 @@ def table_of(found: Mapping[str, Figures]) -> list[tuple[str, ...]]:
             f"{_text(each.well_formed)} ({_text(each.free_well_formed)})",
             f"{_text(each.grounded)} ({_text(each.free_grounded)})",
             _text(each.cites_note),
-            f"{_text(each.consistent)} ({_text(each.free_consistent)})",
+            _text(each.consistent),
             f"{_text(each.faithful)} [{_text(each.faithful_low)}, {_text(each.faithful_high)}]",
             _text(each.sufficient),
         )

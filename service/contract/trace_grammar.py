@@ -1,4 +1,4 @@
-"""The grammar of an explanation: each of its citations is true, and its last step has the served grade.
+"""The grammar of an explanation: it has the steps of its criteria, and each of its citations is true.
 
 llguidance reads it, in the service's engine and in the trainer, so that a model writes no other explanation. Its dialect of
 Lark: https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md. A text that the prompt cut off may be cited too.
@@ -22,23 +22,19 @@ _CHUNK = re.compile(rf"{SPACED}+|.")
 _MAX_CHUNKS = 2000  # of a field, from its start: more than a prompt holds
 
 
-def trace_grammar(steps: Sequence[str], grade: int, top_grade: int, query: str, note: Note) -> str:
-    """Return the grammar of the explanations of a grade: a step for each of `steps`, none with a lower grade.
+def trace_grammar(steps: Sequence[str], top_grade: int, query: str, note: Note) -> str:
+    """Return the grammar of explanations with a step for each of `steps`, with any grades up to the top one.
 
     Query and note are canonical texts. A finding has citations and free text, which is not checked and has no `"` and no `>`.
     Without steps nothing may be written.
     """
     names = [f"STEP_{number}" for number in range(len(steps))]
-    last = len(steps) - 1
-    lines = [
-        f"{names[number]}: {_line(step, range(grade, 1 + (grade if number == last else top_grade)))}"
-        for number, step in enumerate(steps)
-    ]
+    lines = [f"{name}: {_line(step, top_grade)}" for name, step in zip(names, steps, strict=True)]
     return "\n".join([f"start: {' '.join(names) or _literal('')}", *lines, *_findings(query, note)])
 
 
-def _line(step: str, grades: range) -> str:
-    written = [write_step(step, "\0", grade).split("\0") for grade in grades]
+def _line(step: str, top_grade: int) -> str:
+    written = [write_step(step, "\0", grade).split("\0") for grade in range(top_grade + 1)]
     ends = " | ".join(_literal(end) for _, end in written)
     return f"{_literal(written[0][0])} FINDING ({ends})"
 

@@ -224,7 +224,7 @@ class Explainer:
         [prompt] = self._checkpoint.renderer.render(query, [note], pair.criteria)
         # The sequence that was scored, or that would have been without vectors, followed by the grade that was served.
         read = (*prompt.token_ids, self._checkpoint.manifest.label_token_ids[pair.grade])
-        return read, trace_grammar(self._steps[pair.criteria], pair.grade, self._top_grade, query, note)
+        return read, trace_grammar(self._steps[pair.criteria], self._top_grade, query, note)
 
     async def _text_grade(self, pair: GradedPair) -> int | None:
         """Read the grade from the note's text, where the served one is from its vectors. The engine still has the prompt."""

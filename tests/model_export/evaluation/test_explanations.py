@@ -84,7 +84,7 @@ def test_malformed_and_inconsistent_explanations_are_counted() -> None:
 def test_explanations_without_citations_have_no_figures_of_them() -> None:
     found = measure(["no steps"])["shop"]
     assert (found.grounded, found.all_grounded, found.faithful, found.sufficient) == (None, None, None, None)
-    assert "| shop | 1 | 0.000 (0.000) | – (–) | 0.000 | 0.000 (0.000) | – [–, –] | – |" in format_figures(
+    assert "| shop | 1 | 0.000 (0.000) | – (–) | 0.000 | 0.000 | – [–, –] | – |" in format_figures(
         {"shop": found}
     )
     assert to_json({"shop": found})["shop"]["faithful_low"] is None
@@ -95,12 +95,11 @@ def test_explanations_without_citations_have_no_figures_of_them() -> None:
     [
         (explanation('body "three calm places"'), True),
         (explanation('body "four calm places"'), False),
-        (explanation('body "three calm places"', grade=1), False),
+        (explanation('body "three calm places"', grade=1), True),
+        (explanation('body "three calm places"', grade=4), False),
     ],
 )
-def test_the_model_writes_once_within_the_grammar_of_the_served_grade_and_once_free(
-    text: str, allowed: bool
-) -> None:
+def test_the_model_writes_once_within_the_grammar_and_once_free(text: str, allowed: bool) -> None:
     model = WordModel(good=["calm"], completions=[text], end=[END])
     measure_by(model, [text])
     within, free = model.grammars
@@ -115,7 +114,7 @@ def test_what_it_writes_free_is_counted_apart() -> None:
     model.then = [false, "no steps"]
     found = measure_by(model, [true, true])["shop"]
     assert (found.well_formed, found.grounded, found.consistent) == (1.0, 1.0, 1.0)
-    assert (found.free_well_formed, found.free_consistent) == (0.5, 0.5)
+    assert found.free_well_formed == 0.5
     assert found.free_grounded == pytest.approx(2 / 3)
 
 

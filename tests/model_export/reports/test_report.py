@@ -34,7 +34,7 @@ RUN = RunResult(
         StageRecord("label", "89ab0123", 2.0, "kept"),
     ],
     log=LOG,
-    explained={"shop": Figures(300, 1.0, 0.99, 0.98, 0.9, 0.97, 0.125, 0.1, 0.15, 0.6, 0.95, 0.8, 0.7)},
+    explained={"shop": Figures(300, 1.0, 0.99, 0.98, 0.9, 0.97, 0.125, 0.1, 0.15, 0.6, 0.95, 0.8)},
 )
 
 

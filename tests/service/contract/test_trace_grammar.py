@@ -18,8 +18,8 @@ QUERY = "cheap k cups decaf"
 NOTE = Note('Starbucks "Caramel" K-Cups, 24 ct.', "Three quiet places to drink.")
 
 
-def matcher(grade: int, query: str = QUERY, note: Note = NOTE, steps: tuple[str, ...] = STEPS) -> LLMatcher:
-    grammar = LLMatcher.grammar_from_lark(trace_grammar(steps, grade, 3, query, note))
+def matcher(query: str = QUERY, note: Note = NOTE, steps: tuple[str, ...] = STEPS) -> LLMatcher:
+    grammar = LLMatcher.grammar_from_lark(trace_grammar(steps, 2, query, note))
     assert not LLMatcher.validate_grammar(grammar, TOKENIZER)
     return LLMatcher(TOKENIZER, grammar)
 
@@ -30,14 +30,13 @@ def accepts(found: LLMatcher, text: str) -> bool:
     return found.validate_tokens(tokens) == len(tokens) and found.consume_tokens(tokens)
 
 
-def is_whole(text: str, grade: int = 1, query: str = QUERY, note: Note = NOTE) -> bool:
-    found = matcher(grade, query, note)
+def is_whole(text: str, query: str = QUERY, note: Note = NOTE) -> bool:
+    found = matcher(query, note)
     return accepts(found, text) and found.is_accepting()
 
 
 def in_last_step(finding: str, query: str = QUERY, note: Note = NOTE) -> bool:
-    text = f"asked: nothing => 3\nfor: nothing => 2\nagainst: {finding} => 1\n"
-    return is_whole(text, 1, query, note)
+    return is_whole(f"asked: nothing => 2\nfor: nothing => 2\nagainst: {finding} => 1\n", query, note)
 
 
 @pytest.mark.parametrize(
@@ -83,15 +82,12 @@ def test_false_and_malformed_findings_can_not(finding: str) -> None:
     assert not in_last_step(finding)
 
 
-@pytest.mark.parametrize("grades", ["321", "311", "211", "111"])
-def test_grades_end_on_the_explained_one(grades: str) -> None:
-    lines = [f"{step}: nothing => {grade}\n" for step, grade in zip(STEPS, grades, strict=True)]
-    assert is_whole("".join(lines))
-    assert not is_whole("".join(lines[:2]))
-    assert not is_whole("".join([*lines, lines[-1]]))
-    for wrong in ("320", "310", "322", "301", "031"):
-        wrong_lines = [f"{step}: nothing => {grade}\n" for step, grade in zip(STEPS, wrong, strict=True)]
-        assert not is_whole("".join(wrong_lines))
+def test_each_step_has_a_grade_up_to_the_top_one() -> None:
+    for grades, expected in (("210", True), ("012", True), ("222", True), ("213", False), ("311", False)):
+        lines = [f"{step}: nothing => {grade}\n" for step, grade in zip(STEPS, grades, strict=True)]
+        assert is_whole("".join(lines)) == expected
+        assert not is_whole("".join(lines[:2]))
+        assert not is_whole("".join([*lines, lines[-1]]))
 
 
 @pytest.mark.parametrize("steps", [("for", "asked", "against"), ("asked", "for"), ("asked", "for", "else")])
@@ -100,7 +96,7 @@ def test_steps_are_those_of_the_criteria(steps: tuple[str, ...]) -> None:
 
 
 def test_without_steps_nothing_is_written() -> None:
-    found = matcher(1, steps=())
+    found = matcher(steps=())
     assert found.is_accepting()
     assert not accepts(found, "a")
 
@@ -126,13 +122,11 @@ def test_a_long_note_is_cited_up_to_a_limit() -> None:
 TEXTS = st.text(st.sampled_from("ab '\"\\/>=é東:.\u200b{}%&🎧"), max_size=20).map(canonicalize)
 
 
-@given(TEXTS, TEXTS, TEXTS, st.integers(0, 3), st.integers())
-def test_whatever_it_allows_is_well_formed_true_and_of_that_grade(
-    query: str, title: str, body: str, grade: int, seed: int
-) -> None:
+@given(TEXTS, TEXTS, TEXTS, st.integers())
+def test_whatever_it_allows_is_well_formed_and_true(query: str, title: str, body: str, seed: int) -> None:
     """A random walk: pieces that the grammar refuses are left out."""
     note, random = Note(title, body), Random(seed)
-    found, text = matcher(grade, query, note), ""
+    found, text = matcher(query, note), ""
     words = [*query, *title, *body, *f"{query} {title} {body}".split()]
     pieces = ['query "', 'title "', 'body "', 'missing "', '"', " ", "a", *words]
     lines = [f" => {each}\n" for each in range(4)] + [f"{step}: " for step in STEPS]
@@ -144,7 +138,6 @@ def test_whatever_it_allows_is_well_formed_true_and_of_that_grade(
             text += piece
     if not found.is_accepting():
         return  # the walk ended within a step
-    steps = parse_explanation(text, STEPS, 3)
+    steps = parse_explanation(text, STEPS, 2)
     assert steps is not None
-    assert steps[-1].grade == grade
     assert all(each.found for step in steps for each in read_citations(step.finding, query, note))

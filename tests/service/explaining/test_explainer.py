@@ -68,7 +68,7 @@ async def test_a_trace_continues_the_sequence_that_was_scored(rig: Rig) -> None:
     [prompt] = rig.checkpoint.renderer.render("quiet cafes", [_note()], "general-1")
     assert rig.engine.continued == [explained_by(rig.checkpoint, prompt, 1)]
     steps = next(each.steps for each in rig.checkpoint.manifest.criteria if each.name == "general-1")
-    assert rig.engine.grammars == [trace_grammar(steps, 1, 3, "quiet cafes", _note())]
+    assert rig.engine.grammars == [trace_grammar(steps, 3, "quiet cafes", _note())]
     assert rig.engine.priorities == [ENGINE_PRIORITY]
     assert rig.count("explanations_total", outcome="well_formed") == 1
     assert rig.count("explanation_agreement_total", agrees="true") == 1
