@@ -8,15 +8,14 @@ import json
 import re
 from collections.abc import Sequence
 
-from service.contract.citations import words_of
+from service.contract.citations import CitedField, cite, cite_missing, words_of
 from service.contract.prompt import Note
 from service.contract.trace import write_step
 from service.contract.words import SPACED
 
 _MAX_QUOTED_WORDS = 16
-_MAX_PARTS = (
-    100  # citations and characters of free text in a finding: a model that repeats itself must come to an end
-)
+# Citations and characters of free text in a finding: a model that repeats itself must come to an end.
+_MAX_PARTS = 100
 # Whole words, and all other characters one by one: a quote of chunks cuts no word.
 _CHUNK = re.compile(rf"{SPACED}+|.")
 _MAX_CHUNKS = 2000  # of a field, from its start: more than a prompt holds
@@ -41,19 +40,26 @@ def _line(step: str, top_grade: int) -> str:
 
 def _findings(query: str, note: Note) -> list[str]:
     parts, rules = [r'/[^">\n]/'], []  # no arrow, which would look like another grade
-    for lead, text in {"query": query, "title": note.title, "body": note.body}.items():
+    fields: dict[CitedField, str] = {"query": query, "title": note.title, "body": note.body}
+    for lead, text in fields.items():
         if chunks := _CHUNK.findall(text)[:_MAX_CHUNKS]:
             rules.append(f"{lead.upper()}: %regex {json.dumps({'substring_chunks': chunks})}")
-            parts.append(f'"{lead} \\"" ({lead.upper()} & QUOTED) "\\""')
+            parts.append(_around(cite(lead, "\0"), f"({lead.upper()} & QUOTED)"))
     noted = {*words_of(note.title), *words_of(note.body)}
     if missing := [word for word in dict.fromkeys(words_of(query)) if word not in noted]:
         rules.append(f"MISSING: {' | '.join(map(_literal, missing))}")
-        parts.append(f'"missing \\"" MISSING (" " MISSING){{0,{_MAX_QUOTED_WORDS - 1}}} "\\""')
+        words = f'MISSING (" " MISSING){{0,{_MAX_QUOTED_WORDS - 1}}}'
+        parts.append(_around(cite_missing("\0"), words))
     return [
         rf'QUOTED: /[^"\s]+( [^"\s]+){{0,{_MAX_QUOTED_WORDS - 1}}}/',
         *rules,
         f"FINDING: ({' | '.join(parts)}){{0,{_MAX_PARTS}}}",
     ]
+
+
+def _around(written: str, inner: str) -> str:
+    before, after = written.split("\0")
+    return f"{_literal(before)} {inner} {_literal(after)}"
 
 
 def _literal(text: str) -> str:

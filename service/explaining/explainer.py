@@ -203,7 +203,8 @@ class Explainer:
         """Fill `job.text`; stop early with the reason when the trace must give way."""
         if reason := self._drop_reason():
             return reason
-        prompt, grammar = await asyncio.to_thread(self._prompt, job.pair)
+        prompt = await asyncio.to_thread(self._prompt, job.pair)
+        grammar = await asyncio.to_thread(self._grammar, job.pair)
         token_ids: list[int] = []
         # aclosing: however this block is left, the engine aborts the trace.
         async with aclosing(
@@ -218,19 +219,20 @@ class Explainer:
                     return reason
         return None
 
-    def _prompt(self, pair: GradedPair) -> tuple[tuple[int, ...], str]:
-        """Return what the model reads, and the grammar of what it may write."""
-        query, note = canonicalize(pair.query), Note(canonicalize(pair.title), canonicalize(pair.body))
+    def _prompt(self, pair: GradedPair) -> tuple[int, ...]:
+        query, note = _texts(pair)
         [prompt] = self._checkpoint.renderer.render(query, [note], pair.criteria)
         # The sequence that was scored, or that would have been without vectors, followed by the grade that was served.
-        read = (*prompt.token_ids, self._checkpoint.manifest.label_token_ids[pair.grade])
-        return read, trace_grammar(self._steps[pair.criteria], self._top_grade, query, note)
+        return (*prompt.token_ids, self._checkpoint.manifest.label_token_ids[pair.grade])
+
+    def _grammar(self, pair: GradedPair) -> str:
+        return trace_grammar(self._steps[pair.criteria], self._top_grade, *_texts(pair))
 
     async def _text_grade(self, pair: GradedPair) -> int | None:
         """Read the grade from the note's text, where the served one is from its vectors. The engine still has the prompt."""
         if pair.reading == "text":
             return None
-        (*prompt, _), _ = await asyncio.to_thread(self._prompt, pair)
+        *prompt, _ = await asyncio.to_thread(self._prompt, pair)
         answer = await self._engine.score(tuple(prompt), ENGINE_PRIORITY)
         return judge(answer.distribution(), self._checkpoint.manifest, pair.criteria).grade
 
@@ -255,6 +257,10 @@ class Explainer:
             self._metrics.explanation_grounded.labels(str(result.grounded).lower()).inc()
         if result.outcome == "dropped":
             self._metrics.explanation_drops.labels(result.reason).inc()
+
+
+def _texts(pair: GradedPair) -> tuple[str, Note]:
+    return canonicalize(pair.query), Note(canonicalize(pair.title), canonicalize(pair.body))
 
 
 def _dropped(reason: DropReason) -> ExplanationResult:
