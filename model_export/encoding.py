@@ -51,7 +51,7 @@ def encode(run: Pipeline, prompting: Prompting, student: Path, unlabelled: Path 
         on_step = partial(run.on_progress, "Train encode")
         train_vectors(student, examples, run.recipe, prompting.label_token_ids, folder, on_step)
 
-    config_json = config.model_dump(exclude={"served", "save_steps", "min_share"})
+    config_json = config.model_dump(exclude={"served", "save_steps", "min_share", "micro_batch"})
     inputs = {
         **_inputs(run, prompting, pairs),
         "student": student.name,

@@ -54,8 +54,11 @@ def own_traces(run: Pipeline, prompting: Prompting, teacher: Path) -> Path:
         found = [each for shard in shards for each in read_evidence(shard).values()]
         write_evidence(folder / EVIDENCE, found)
 
-    form, data = prompting.form.to_json(), run.data_folder.name
-    inputs = {**_inputs(run, config, teacher), "form": form, "data": data}
+    inputs = {
+        **_inputs(run, config, teacher),
+        "form": prompting.form.to_json(),
+        "train": run.train_hash,
+    }
     return run.stages.do("own_traces", inputs, work)
 
 

@@ -56,7 +56,7 @@ def predict(
         "form": (prompting.form if reasons else prompting.form.of_student).to_json(),
         "pairs": hash_of([pair.id for pair in pairs]),
         "data": run.data_folder.name,
-        "sampling": asdict(greedy),
+        **({"sampling": asdict(greedy)} if reasons else {}),
         "precision": run.recipe.model.precision,
     }
     folder = run.stages.do(predict_stage(run, system, pairs), inputs, work)
@@ -124,6 +124,7 @@ def explain(run: Pipeline, prompting: Prompting, student: Path, fitted: Fitted) 
         "pairs": hash_of([pair.id for pair in pairs]),
         "sampling": asdict(run.sampling(0.0)),
         "writes": "within the grammar",
+        "spans": "of what the prompt holds",
         "precision": run.recipe.model.precision,
         "seed": seed,
     }

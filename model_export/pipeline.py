@@ -24,10 +24,12 @@ from model_export.data.prepare import (
     prepare_base,
     prepare_data,
     read_base,
+    train_files,
 )
 from model_export.data.prompting import Prompting
 from model_export.data.sampling import pick_distinct, sample, sample_dev
 from model_export.evaluation.predict import by_reasoning
+from model_export.models.base_model import hash_base
 from model_export.progress import OnProgress
 from model_export.recipe import PARSE_SAMPLE, TINY_BASE, Recipe
 from model_export.scale_out.label_plan import TraceEngine
@@ -35,7 +37,7 @@ from model_export.scale_out.launch import run_job
 from model_export.scale_out.ray_engine import complete_on_ray, features_on_ray
 from model_export.scale_out.shards import split
 from model_export.stacking import Stacked, Stacking
-from model_export.stages import RunError, Stages
+from model_export.stages import RunError, Stages, hash_of
 from model_export.student.distil import make_example
 from model_export.teacher.label import SOFT_LABELS, read_soft_labels
 from model_export.teacher.occlusion import find_evidence
@@ -45,14 +47,15 @@ from model_export.teachers.cross_encoder import CrossEncoderTeacher
 from model_export.teachers.fold_training import FoldTraining
 from model_export.teachers.roster import make_teachers
 from model_export.training.stage_job import TEACHER_STAGES, StageJob
-from service.contract.manifest import ENCODER_NAME
+from service.contract.manifest import ENCODER_NAME, hash_file
 
 ADAPTER, CUT = "adapter", "cut.json"
 EVIDENCE = "evidence.jsonl"
 _PARSE_RATE = "parse_rate.json"
-# Keys that change no weight, but for rounding: the gate on a stage's result, how often it saves its state, and how many
-# examples it computes at once.
+# Keys that change no result, but for rounding: the gate on a stage, how often it saves its state, and how much it computes at
+# once. In RL, though, weights are chosen at `save_steps`, and a low parse rate ends it.
 _NOT_HASHED = {"save_steps", "min_parse_rate", "micro_batch"}
+_NOT_HASHED_IN_RL = {"micro_batch"}
 _EVIDENCE_SHARD = 64  # pairs between two savings: one to two minutes of SmolLM2-135M on two cores
 _CUT_PAIRS = 256  # labelled pairs whose prompts and traces weigh the adapter's errors
 
@@ -65,6 +68,7 @@ class Pipeline:
     Attributes:
         recipe, root, stages, on_progress: as given.
         data, data_folder: the pairs, and the folder of their stage.
+        train_hash: of the training pairs, for stages that read no others.
         trace_engine: samples the generative teacher's paths; None lets the stages sample in this process.
         feature_engine: computes the features of teachers.
     """
@@ -75,6 +79,8 @@ class Pipeline:
         work = partial(prepare_data, recipe, root)
         self.data_folder = stages.do("data", data_inputs(recipe, root), work)
         self.data = load_data(self.data_folder)
+        read_under = {pair.source: pair.criteria for pair in self.data.train}
+        self.train_hash = hash_of([read_under, *map(hash_file, train_files(self.data_folder))])
         self.recipe = recipe
         self.root = root
         self.stages = stages
@@ -94,6 +100,8 @@ class Pipeline:
         """Write a base as a plain transformers folder. Raises BaseModelError."""
         self.on_progress(f"Load base {name}", 0, 1)
         inputs: dict[str, object] = {"base": name}
+        if files := hash_base(name):
+            inputs["files"] = files
         if name == TINY_BASE:
             made_of = {"tiny": self.recipe.model.tiny.model_dump(), "data": self.data_folder.name}
             inputs |= {**made_of, "seed": self.recipe.seed}
@@ -120,11 +128,12 @@ class Pipeline:
         inputs = {
             "control": control.name,
             "form": prompting.form.of_student.to_json(),
-            "config": config.model_dump(),
+            "config": config.model_dump(exclude={"batch_size"}),
             "precision": self.recipe.model.precision,
-            "data": self.data_folder.name,
+            "train": self.train_hash,
             "seed": seed,
             "grades": "drawn",
+            "spans": "of what the prompt holds",
         }
         return self.stages.do("evidence", inputs, work)
 
@@ -159,11 +168,12 @@ class Pipeline:
 
         config: BaseModel = getattr(recipe, stage)
         form = prompting.form if stage in TEACHER_STAGES else prompting.form.of_student
+        in_rl = stage == "rl"  # reads dev pairs too
         inputs = {
             "start": start.name,
-            "data": self.data_folder.name,
+            **({"data": self.data_folder.name} if in_rl else {"train": self.train_hash}),
             "form": form.to_json(),
-            "config": config.model_dump(exclude=_NOT_HASHED),
+            "config": config.model_dump(exclude=_NOT_HASHED_IN_RL if in_rl else _NOT_HASHED),
             "precision": recipe.model.precision,
             "seed": recipe.seed,
             **({"evidence": evidence.name} if evidence else {}),
@@ -177,7 +187,7 @@ class Pipeline:
             self.recipe.cross_encoder, self.recipe.model.precision, self.recipe.seed
         )
         work = partial(teacher.train, self.data.train, None, on_progress=self.on_progress)
-        inputs = {"data": self.data_folder.name, **teacher.settings}
+        inputs = {"train": self.train_hash, **teacher.settings}
         return self.stages.do(teacher.name, inputs, work)
 
     def check_parse_rate(self, prompting: Prompting, teacher: Path) -> None:
@@ -225,7 +235,7 @@ class Pipeline:
         stacking = Stacking(
             self.recipe,
             self.data.train,
-            self.data_folder.name,
+            self.train_hash,
             self.stages,
             self.on_progress,
             engine=self.feature_engine,
@@ -292,7 +302,7 @@ class Pipeline:
             "tuned": tuned.name,
             "base": base.name,
             "rank": rank,
-            "data": self.data_folder.name,
+            "train": self.train_hash,
             "form": prompting.form.of_student.to_json(),
             "seed": self.recipe.seed,
         }

@@ -240,7 +240,7 @@ class Recipe(Strict):
     def _processes_can_share(self) -> Self:
         processes = self.launch.processes
         if processes > 1 and any(
-            stage.keep_outputs for stage in (self.label_only_sft, self.cot_sft, self.distil)
+            stage.keep_outputs for stage in (self.label_only_sft, self.cot_sft, self.self_sft, self.distil)
         ):
             raise ValueError("keep_outputs: works in one process only, and launch.processes is higher")
         if self.distil.ranking != "none" and processes > 1:

@@ -45,16 +45,16 @@ class Stacking:
         self,
         recipe: Recipe,
         train: Sequence[Pair],
-        data: str,
+        train_hash: str,
         stages: Stages,
         on_progress: OnProgress,
         *,
         engine: FeatureEngine = features_here,
     ) -> None:
-        """`train` are all training pairs, `data` the name of the stage that they come from; `engine` asks parallel teachers."""
+        """`train` are all training pairs, `train_hash` a hash of them; `engine` asks parallel teachers."""
         self._recipe = recipe
         self._train = train
-        self._data = data
+        self._train_hash = train_hash
         self._stages = stages
         self._on_progress = on_progress
         self._engine = engine
@@ -75,10 +75,13 @@ class Stacking:
         known = read_soft_labels(traced / SOFT_LABELS)
         judged = self._judged(known)
         taught = [*judged, *unlabelled]
-        asked = [*taught, *dev]
         fitted_on = [True] * len(taught) + [False] * len(dev)
-        config, features = self._recipe.stack, {each.name: self.features(each, asked) for each in teachers}
-        stack = Stack(features, asked, fitted_on, config.folds, config.strength)
+        features = {
+            each.name: np.concatenate([self.features(each, pairs) for pairs in (taught, dev)])
+            for each in teachers
+        }
+        config = self._recipe.stack
+        stack = Stack(features, [*taught, *dev], fitted_on, config.folds, config.strength)
         found = stack.predict(features)
 
         def work(folder: Path) -> None:
@@ -92,9 +95,9 @@ class Stacking:
         inputs = {
             "config": config.model_dump(exclude={"endpoint"}),
             "teachers": [teacher.settings for teacher in teachers],
-            "data": self._data,
+            "train": self._train_hash,
             "traced": traced.name,
-            "pairs": hash_of([pair.id for pair in asked]),
+            "pairs": hash_of([pair.id for pair in taught]),
             "seed": self._recipe.seed,
         }
         labels = self._stages.do("stack", inputs, work)
@@ -152,7 +155,7 @@ class Stacking:
         inputs = {
             **inputs,
             "settings": teacher.settings,
-            "data": self._data,
+            "train": self._train_hash,
             "pairs": hash_of([pair.id for pair in pairs]),
         }
         found: np.ndarray = np.load(self._stages.do(stage, inputs, work) / _FEATURES)
@@ -167,7 +170,7 @@ class Stacking:
         inputs = {
             "settings": learner.settings,
             "start": start and start.name,
-            "data": self._data,
+            "train": self._train_hash,
             "fold": [fold, folds],
         }
         work = partial(learner.train, others, start, on_progress=self._on_progress)

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from model_export.data.pairs import Pair
 from model_export.data.prompting import render_for
 from model_export.models.reference_scorer import ReferenceScorer
 from model_export.recipe import Precision
 from service.contract.checkpoint import Checkpoint, load_checkpoint
-from service.contract.judgement import judge
 from service.contract.labels import LabelDistribution
 from service.contract.probes import Probe, largest_difference
 from service.errors import NotegradeError
@@ -97,7 +98,6 @@ class GateData:
     checkpoint: Checkpoint
     probe_prompts: tuple[tuple[int, ...], ...]
     dev_prompts: tuple[tuple[int, ...], ...]
-    criteria: tuple[str, ...]
     gold: tuple[int, ...]
 
     @classmethod
@@ -112,7 +112,6 @@ class GateData:
             checkpoint,
             tuple(render_probe(checkpoint, probe) for probe in checkpoint.probes),
             tuple(map(tuple, render_for(checkpoint, dev))),
-            tuple(pair.criteria for pair in dev),
             tuple(pair.label for pair in dev),
         )
 
@@ -122,17 +121,16 @@ class GateData:
         return max(largest_difference(p, f) for p, f in zip(self.checkpoint.probes, found, strict=True))
 
     def macro_f1(self, scorer: Scorer) -> float | None:
-        """Return macro-F1 over all grades on dev; None without dev pairs."""
+        """Return macro-F1 of the most probable grades on dev, over the grades in gold, as the manifest states it; None without dev pairs."""
         if not self.dev_prompts:
             return None
         from sklearn.metrics import f1_score
 
-        manifest = self.checkpoint.manifest
         distributions = scorer.distributions(self.dev_prompts)
-        judged = zip(distributions, self.criteria, strict=True)
-        grades = [judge(found, manifest, criteria).grade for found, criteria in judged]
-        labels = [label.grade for label in manifest.labels]
-        return float(f1_score(self.gold, grades, labels=labels, average="macro", zero_division=0))
+        grades = [int(np.argmax(each.probabilities)) for each in distributions]
+        return float(
+            f1_score(self.gold, grades, labels=sorted(set(self.gold)), average="macro", zero_division=0)
+        )
 
 
 def sample_pairs(pairs: Sequence[Pair], limit: int) -> tuple[Pair, ...]:

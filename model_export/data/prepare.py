@@ -127,6 +127,11 @@ def prepare_data(recipe: Recipe, root: Path, folder: Path) -> None:
     (folder / _INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
 
 
+def train_files(folder: Path) -> list[Path]:
+    """Return the files of training pairs that `prepare_data` wrote, one for each source."""
+    return sorted(folder.glob("*.train.jsonl"))
+
+
 def load_data(folder: Path) -> Data:
     """Load what `prepare_data` wrote."""
     index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))

@@ -128,6 +128,11 @@ class Prompting:
         """Return token ids that end with the cue for a grade."""
         return render_pair(self._student, pair)
 
+    def visible(self, pair: Pair) -> Pair:
+        """Return the pair with what a prompt holds of its note."""
+        most = self._student.limits(pair.criteria).max_note_tokens
+        return replace(pair, note=self._student.cut([pair.note], most)[0])
+
     def teacher_prompt(self, pair: Pair) -> list[int]:
         """Return token ids that end with the cue for steps."""
         return render_pair(self._teacher, pair)

@@ -49,11 +49,6 @@ def spans_of(text: str, most_words: int) -> list[Span]:
     return found
 
 
-def count_words(text: str) -> int:
-    """Count words as `spans_of` does."""
-    return len(_TOKEN.findall(text))
-
-
 def cut(pair: Pair, field: str, span: Span) -> Pair:
     """Return the pair without a span of its `query`, or of its note's `title` or `body`."""
     if field == "query":

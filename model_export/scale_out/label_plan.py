@@ -8,13 +8,12 @@ from pathlib import Path
 from model_export.data.pairs import Pair, Source, listed
 from model_export.data.prepare import recipe_criteria, recipe_sources, recipe_teacher_criteria
 from model_export.data.prompting import PromptForm, Prompting
+from model_export.models.base_model import hash_model
 from model_export.recipe import Precision, Recipe
 from model_export.recipe_stages import LabelConfig, OwnTracesConfig
 from model_export.stages import hash_of
 from service.contract.manifest import hash_file
 from service.errors import NotegradeError
-
-_TEACHER_FILES = ("*.safetensors", "config.json", "tokenizer.json")
 
 
 class LabelError(NotegradeError):
@@ -77,11 +76,10 @@ class LabelPlan:
 
     def inputs(self) -> dict[str, object]:
         """Return everything that the labels depend on, JSON-like. Raises OSError when a file can't be read."""
-        files = sorted(path for pattern in _TEACHER_FILES for path in self.teacher.glob(pattern))
         return {
             "pairs": hash_file(self.pairs),
             "source": hash_of(asdict(self.source)),
-            "teacher": hash_of({path.name: hash_file(path) for path in files}),
+            "teacher": hash_of(hash_model(self.teacher)),
             "form": hash_of(self.form.to_json()),
             "shard_size": self.shard_size,
             "paths": self.recipe.label.paths,

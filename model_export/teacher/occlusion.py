@@ -5,6 +5,7 @@ A trace has three steps, whatever the criteria call them:
   asked    the span of the query whose removal moves the grade most
   for      the span of the note whose removal lowers the grade most
   against  the span of the note whose removal raises it most, or words of the query that the note lacks; nothing at the top grade
+Spans are of what the prompt holds of the note; missing words are in no part of it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -74,7 +75,7 @@ def find_evidence(
                 f"criteria {criteria}: traces by evidence have three steps (asked, for, against): state three, or findings "
                 "in the data"
             )
-    cuts = [list(_cuts(pair, config)) for pair in pairs]
+    cuts = [list(_cuts(prompting.visible(pair), config)) for pair in pairs]
     variants = [
         each for pair, own in zip(pairs, cuts, strict=True) for each in (pair, *(cut.pair for cut in own))
     ]

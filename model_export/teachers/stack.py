@@ -37,42 +37,43 @@ class Stack:
 
         Args:
             features: (pairs, width) features by the teacher's name.
-            fitted_on: for each pair, whether its label may be used: dev pairs are measured, so theirs may not.
+            fitted_on: for each pair, whether it may be fitted on: dev pairs are measured, so they may not.
             strength: inverse of the L2 penalty, as scikit-learn's `C`.
-        Raises StackError for a source without judged pairs in the other folds.
+        Raises StackError for a source without pairs to scale by in a fold, or without judged pairs in the others.
         """
         sources = np.array([pair.source for pair in pairs])
         fold = np.array([fold_of(pair, folds, "stack") for pair in pairs])
         self._labels = np.array([pair.label for pair in pairs])
         self._strength = strength
-        usable = np.array(fitted_on) & (self._labels != UNJUDGED)
-        # Masks of the pairs of each fold and source, and of those that its regression is fitted on.
-        self._fits: list[tuple[np.ndarray, np.ndarray]] = []
+        scalable = np.array(fitted_on)
+        usable = scalable & (self._labels != UNJUDGED)
+        # Masks of the pairs of each fold and source, of those that they are scaled by, and that their regression is fitted on.
+        self._fits: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         for source in np.unique(sources):
             for number in np.unique(fold[sources == source]):
                 own = (sources == source) & (fold == number)
                 others = (sources == source) & (fold != number) & usable
-                if not others.any():
+                if not others.any() or not (own & scalable).any():
                     raise StackError(
-                        f"source {source} has no judged pairs outside fold {number} to fit the stack on: "
-                        "raise stack.pairs, or lower stack.folds"
+                        f"source {source} has no training pairs in fold {number}, or no judged ones outside, to fit the "
+                        "stack on: raise stack.pairs, or lower stack.folds"
                     )
-                self._fits.append((own, others))
+                self._fits.append((own, own & scalable, others))
         self._scaled = {name: self._standardise(found) for name, found in features.items()}
 
     def predict(self, teachers: Iterable[str]) -> np.ndarray:
         """Compute the (pairs, grades) probabilities of all pairs from the features of these teachers."""
         together = np.concatenate([self._scaled[name] for name in teachers], axis=1)
         found = np.zeros((len(together), len(GRADES)))
-        for own, others in self._fits:
+        for own, _, others in self._fits:
             model = _fit(together[others], self._labels[others], self._strength)
             found[np.ix_(own, model.classes_)] = model.predict_proba(together[own])
         return found
 
     def _standardise(self, features: np.ndarray) -> np.ndarray:
         scaled = np.zeros_like(features)
-        for own, _ in self._fits:
-            scaled[own] = StandardScaler().fit_transform(features[own])
+        for own, scaled_by, _ in self._fits:
+            scaled[own] = StandardScaler().fit(features[scaled_by]).transform(features[own])
         return scaled
 
 

@@ -1,5 +1,7 @@
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,11 +11,86 @@ from model_export.data.pairs import UNJUDGED
 from model_export.data.prompting import PromptForm, Prompting
 from model_export.models.model_io import load_model, load_tokenizer
 from model_export.pipeline import EVIDENCE, Pipeline
-from model_export.stages import RunError, Stages
+from model_export.stages import RunError, Stages, hash_of
+from tests.byte_tokens import TOKENIZER
 from tests.killable_run import StoppedError
 from tests.tiny_teacher import micro_recipe
 
 STACK = {"teachers": ["lexical"]}
+SHOP = {"name": "shop", "train": "train.jsonl", "dev": "dev.jsonl", "criteria": "product-2"}
+
+
+class NamedStages(Stages):
+    """Does no work but that of the stage `data`: returns the folder that each stage would have."""
+
+    def do(self, name: str, inputs: Mapping[str, object], work: Callable[[Path], None]) -> Path:
+        return super().do(name, inputs, work) if name == "data" else Path(f"{name}-{hash_of(inputs)}")
+
+
+def write_shop(folder: Path, split: str, count: int = 3, body: str = "Red.") -> None:
+    rows = [
+        {
+            "id": f"{split}{n}",
+            "query": f"{split} lamp {n % 9}",
+            "label": n % 4,
+            "note": {"title": f"lamp {n}", "body": body},
+        }
+        for n in range(count)
+    ]
+    (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+
+
+def folders(root: Path, out: Path, **changes: Any) -> dict[str, Path]:
+    """Return the folders that stages would have."""
+    recipe = micro_recipe(data={"synthetic": None, "sources": [SHOP]}, **changes)
+    pipeline = Pipeline(recipe, root, NamedStages(out), lambda *_: None)
+    prompting = Prompting(PromptForm.of(recipe.model, pipeline.data.criteria), TOKENIZER, 0)
+    start = Path("start")
+    found = {stage: pipeline.train(stage, prompting, start) for stage in ("label_only_sft", "distil", "rl")}
+    found |= {
+        "evidence": pipeline.evidence(prompting, start) or start,
+        "unlabelled": pipeline.unlabelled() or start,
+    }
+    return {**found, "reduce": pipeline.reduce(start, start, prompting, 2)}
+
+
+def test_stages_that_read_only_training_pairs_do_not_depend_on_others(tmp_path: Path) -> None:
+    def changed() -> set[str]:
+        after = folders(tmp_path, tmp_path, stack=STACK, unlabelled={"pairs": 12})
+        return {stage for stage, folder in after.items() if folder != before[stage]}
+
+    for split in ("train", "dev"):
+        write_shop(tmp_path, split)
+    before = folders(tmp_path, tmp_path, stack=STACK, unlabelled={"pairs": 12})
+    write_shop(tmp_path, "dev", body="Blue.")
+    assert changed() == {
+        "rl",
+        "unlabelled",
+    }  # RL chooses weights by dev pairs, and mining refuses their queries
+    write_shop(tmp_path, "train", body="Blue.")
+    assert changed() == before.keys()
+
+
+def test_only_settings_that_change_weights_repeat_a_stage(tmp_path: Path) -> None:
+    for split in ("train", "dev"):
+        write_shop(tmp_path, split)
+    before = folders(tmp_path, tmp_path)
+    assert folders(tmp_path, tmp_path, rl={"micro_batch": 2}, label_only_sft={"save_steps": 7}) == before
+    for change in ({"save_steps": 2}, {"min_parse_rate": 0.1}):
+        after = folders(tmp_path, tmp_path, rl=change)
+        assert {stage for stage, folder in after.items() if folder != before[stage]} == {"rl"}
+
+
+def test_base_depends_on_the_files_in_its_folder(tmp_path: Path) -> None:
+    weights = tmp_path / "base" / "model.safetensors"
+    weights.parent.mkdir()
+
+    def folder(content: bytes) -> Path:
+        weights.write_bytes(content)
+        pipeline = Pipeline(micro_recipe(), tmp_path, NamedStages(tmp_path), lambda *_: None)
+        return pipeline.base("student_base", f"{weights.parent}:1")
+
+    assert folder(b"one") == folder(b"one") != folder(b"two")
 
 
 def test_adapter_without_soft_labels_is_refused(tmp_path: Path) -> None:
@@ -56,20 +133,9 @@ def test_unlabelled_pairs_are_mined_once_and_kept(tmp_path: Path, tiny_encoder: 
 
 
 def test_evidence_that_was_found_before_a_kill_is_kept(tmp_path: Path) -> None:
-    rows = [
-        {
-            "id": str(n),
-            "query": f"lamp {n % 9}",
-            "note": {"title": f"lamp {n}", "body": "Red."},
-            "label": n % 4,
-        }
-        for n in range(80)
-    ]
-    for split, chosen in (("train", rows[:70]), ("dev", rows[70:])):
-        lines = [json.dumps({**row, "query": f"{split} {row['query']}"}) for row in chosen]
-        (tmp_path / f"{split}.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    source = {"name": "shop", "train": "train.jsonl", "dev": "dev.jsonl", "criteria": "product-2"}
-    recipe = micro_recipe(data={"synthetic": None, "sources": [source]})
+    for split, count in (("train", 70), ("dev", 10)):
+        write_shop(tmp_path, split, count)
+    recipe = micro_recipe(data={"synthetic": None, "sources": [SHOP]})
     seen: list[tuple[int, int]] = []
 
     def find(folder: Path, *, stops: bool) -> Path:

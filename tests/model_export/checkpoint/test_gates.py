@@ -91,6 +91,11 @@ def test_macro_f1_counts_every_grade(checkpoint: Checkpoint) -> None:
     assert data.macro_f1(FixedScorer([0])) == pytest.approx(0.1)
 
 
+def test_macro_f1_is_over_the_grades_in_gold(checkpoint: Checkpoint) -> None:
+    data = GateData.render(checkpoint, make_pairs([0, 1, 3]))
+    assert data.macro_f1(FixedScorer([0, 1, 3])) == pytest.approx(1)
+
+
 def test_macro_f1_is_none_without_dev_pairs(checkpoint: Checkpoint) -> None:
     data = GateData.render(checkpoint, [])
     assert data.macro_f1(FixedScorer([0])) is None

@@ -41,13 +41,16 @@ def measure(texts: Sequence[str], pairs: Sequence[Pair] | None = None) -> dict[s
 
 
 def measure_by(
-    model: WordModel, texts: Sequence[str], pairs: Sequence[Pair] | None = None
+    model: WordModel,
+    texts: Sequence[str],
+    pairs: Sequence[Pair] | None = None,
+    prompting: Prompting = PROMPTING,
 ) -> dict[str, Figures]:
     measured = pairs or [
         replace(PAIR, id=str(number), query=f"quiet cafes {number}") for number in range(len(texts))
     ]
     explainer = Explainer(
-        PROMPTING, model, Sampling(50, 0.0, 8), lambda probabilities, _: np.argmax(probabilities, axis=1)
+        prompting, model, Sampling(50, 0.0, 8), lambda probabilities, _: np.argmax(probabilities, axis=1)
     )
     return explainer.measure(measured, 1, lambda *_: None)
 
@@ -64,6 +67,19 @@ def test_citation_that_does_not_matter_is_neither() -> None:
     assert found.faithful is not None
     assert found.faithful < 0  # a random span may hold the word that matters
     assert found.sufficient == 0.0
+
+
+def test_random_spans_are_of_what_the_prompt_holds() -> None:
+    seen = "calm, noisy places. "
+    prompting = Prompting(
+        replace(FORM, limits=Limits(max_query_tokens=200, max_note_tokens=len(seen))), TOKENIZER, END
+    )
+    pair = replace(PAIR, note=Note("", f"{seen}{'unread ' * 50}"))
+    model = WordModel(good=["calm"], bad=["noisy"], completions=[explanation('body "calm"')], end=[END])
+    found = measure_by(model, [""], [pair], prompting)["shop"]
+    # Each removal moves the grade by 1, but that of "places": a word that is not read would have lowered the mean of others.
+    assert found.faithful == pytest.approx(0.5)
+    assert found.cites_note == 1.0
 
 
 def test_false_citations_are_counted_and_not_removed() -> None:

@@ -129,6 +129,15 @@ def test_spans_are_limited() -> None:
     assert model.prompts == 1 + 5
 
 
+def test_only_what_the_prompt_holds_is_evidence_but_no_word_of_the_note_is_missing() -> None:
+    limits = Limits(max_query_tokens=200, max_note_tokens=len("A noisy street. "))
+    prompting = Prompting(PromptForm(find_template("note-first-plain-1"), CRITERIA, limits), TOKENIZER, END)
+    made = pair("quiet cafes", "", "A noisy street. Calm and quiet.")
+    # Without "A noisy street" the prompt would have room for "Calm": a grade that rises by this is not that of this prompt.
+    [found] = find_evidence([made], prompting, WordModel(good=["Calm"]), CONFIG, 0)
+    assert found.steps.splitlines()[1:] == ["for: nothing => 1", 'against: missing "cafes" => 1']
+
+
 def test_criteria_with_other_than_three_steps_are_refused() -> None:
     made = replace(pair("cafe", "", "calm"), criteria="two")
     with pytest.raises(DataError, match="criteria two: traces by evidence have three steps"):

@@ -63,6 +63,14 @@ def test_measured_and_unjudged_pairs_are_predicted_and_not_fitted_on(unjudged: b
     assert np.array_equal(before, predict(features, hidden, known))
 
 
+def test_features_of_measured_pairs_move_no_other_prediction() -> None:
+    pairs, features = made_pairs(200)
+    known = [number < 150 for number in range(200)]
+    shifted = features.copy()
+    shifted[150:] *= 9
+    assert np.array_equal(predict(features, pairs, known)[:150], predict(shifted, pairs, known)[:150])
+
+
 def test_sources_have_fits_of_their_own() -> None:
     shop, features = made_pairs(200)
     forum, _ = made_pairs(200, "forum")
@@ -90,5 +98,5 @@ def test_source_with_one_grade_is_predicted_as_that_grade() -> None:
 
 def test_source_with_nothing_to_fit_on_is_an_error() -> None:
     pairs, features = made_pairs(4)
-    with pytest.raises(StackError, match="source shop has no judged pairs"):
+    with pytest.raises(StackError, match="source shop has no training pairs in fold"):
         predict(features, pairs, [True] * 4)
