@@ -1,6 +1,7 @@
 """Connections to Redis 7 or newer, to Valkey, or to a cluster of either. This is the only file that imports redis-py."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
@@ -14,6 +15,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from service.errors import ConfigurationError, RemoteStoreError
+
+_log = logging.getLogger(__name__)
 
 # A cluster's slots are read in a task of their own: a call's timeout may be shorter than that takes.
 _DISCOVERY_TIMEOUT_S = 2.0
@@ -92,10 +95,13 @@ class RedisConnection:
             await self._redis.ping()
 
     async def close(self) -> None:
-        """Close all connections; closing twice is allowed."""
+        """Close all connections; closing twice is allowed. Where Redis does not take part, that is logged."""
         self._closed = True
-        async with translate_redis_errors(self._failure):
-            await self._redis.close()
+        try:
+            async with translate_redis_errors(self._failure):
+                await self._redis.close()
+        except RemoteStoreError as error:
+            _log.warning("a connection to Redis did not close cleanly: %s", error)
 
     @asynccontextmanager
     async def _translated(self) -> AsyncIterator[None]:

@@ -107,11 +107,8 @@ class TieredCache:
             self._count("redis", "dropped", sum(late.values()))
             await cancel_and_wait(*late)
         for cache in (self._local, self._remote):
-            try:
-                if cache is not None:
-                    await cache.close()
-            except CacheUnavailableError as error:
-                _log.warning("cache tier did not close cleanly: %s", error)
+            if cache is not None:
+                await cache.close()
 
     async def _read(
         self, tier: Source, cache: Cache, query_key: str, note_keys: Sequence[bytes]

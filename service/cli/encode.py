@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from service.cli.remote import Remote
-from service.errors import CommandError
+from service.errors import CommandError, OverloadedError
 from service.scoring.types import ScoringNote
 
 CHUNK_NOTES = 100
@@ -49,7 +49,7 @@ class NoteSender:
     def _send(self, notes: Sequence[ScoringNote]) -> bool:
         """Return whether all are accepted or known; else the backlog is full, and the same notes are to be sent again."""
         body = {"notes": [asdict(note) for note in notes]}
-        return self.remote.send("POST", "/notes", json=body, accept=(503,)).status_code != 503
+        return not self.remote.send("POST", "/notes", json=body, accept=OverloadedError.type).is_error
 
     def _wait(self, until_below: int) -> dict[str, Any]:
         """Return the status with a backlog below that."""

@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,10 +18,10 @@ class Remote:
     key: str | None = field(default_factory=lambda: os.environ.get("NOTEGRADE_KEY"))
     transport: httpx.BaseTransport | None = None
 
-    def send(self, method: str, path: str, *, accept: Collection[int] = (), **options: Any) -> httpx.Response:
+    def send(self, method: str, path: str, *, accept: str | None = None, **options: Any) -> httpx.Response:
         """Send a request and return its successful answer; `options` are httpx's. Raises CommandError.
 
-        An answer with a status in `accept` is returned, too.
+        A problem of the type `accept` is returned, too.
         """
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         try:
@@ -32,7 +31,7 @@ class Remote:
                 response = client.request(method, path, **options)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise CommandError(f"{self.url} did not answer: {error}") from error
-        if response.is_error and response.status_code not in accept:
+        if response.is_error and (accept is None or _problem(response).get("type") != accept):
             raise CommandError(f"{self.url} refused: {_detail(response)}")
         return response
 
@@ -42,11 +41,20 @@ def utc(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(at))
 
 
+def _problem(response: httpx.Response) -> dict[str, Any]:
+    """Return a problem's fields; none for an answer that is not Notegrade's."""
+    try:
+        found = response.json()
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _detail(response: httpx.Response) -> str:
     try:
-        problem = response.json()
+        problem = _problem(response)
         errors = problem.get("errors") or ()
         wrong = "; ".join(f"{bad['field']}: {bad['message']}" for bad in errors)
         return f"{problem['detail']}{f' ({wrong})' if wrong else ''}"
-    except (ValueError, KeyError, AttributeError):
+    except (KeyError, TypeError):
         return f"HTTP {response.status_code}, in an answer that is not Notegrade's"

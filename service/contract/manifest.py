@@ -147,7 +147,7 @@ class Manifest(Strict):
     created: datetime
     lineage: Lineage
     base: Base
-    labels: tuple[Label, ...] = Field(min_length=2, max_length=16)
+    labels: tuple[Label, ...] = Field(min_length=2, max_length=10)  # a trace writes a grade as one digit
     template: Template
     criteria: tuple[Criteria, ...] = Field(min_length=1, max_length=32)
     limits: Limits
@@ -245,7 +245,11 @@ class Manifest(Strict):
         """
         if not self.vectors:
             return ""
-        files = {name: digest for name, digest in self.files.items() if name.startswith(f"{ENCODER_NAME}/")}
+        read = (
+            f"{ENCODER_NAME}/",
+            "tokenizer.json",
+        )  # the encoder reads tokens of the checkpoint's tokenizer
+        files = {name: digest for name, digest in self.files.items() if name.startswith(read)}
         template = self.vectors.template.model_dump(include={"note"})
         return _hash_json({**template, **self.vectors.model_dump(include=_ENCODING), "files": files})
 

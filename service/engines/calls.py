@@ -1,10 +1,10 @@
 """The calls that one engine is working on, which end together when it is lost."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
-from service.errors import EngineLostError
+from service.errors import EngineError, EngineLostError
 
 
 class EngineCalls:
@@ -13,10 +13,15 @@ class EngineCalls:
     vLLM notices when its process dies, not when it stops responding. An engine hangs when it had calls and finished
     none during more than `max_silent_checks` consecutive checks. Checks are counted, not seconds: when the whole
     process is suspended for a while, or its clock jumps, that is one check. Used from one event loop.
+
+    The calls of a slow engine may all be cancelled at their deadlines before it finishes one. So after half of the checks it is
+    asked something that has no deadline.
     """
 
-    def __init__(self, max_silent_checks: int | None = None) -> None:
-        """Without `max_silent_checks`, the engine may be silent for any time."""
+    def __init__(self, ask: Callable[[], Awaitable[object]], max_silent_checks: int | None = None) -> None:
+        """Create it for an engine, which `ask` calls. Without `max_silent_checks`, it may be silent for any time."""
+        self._ask = ask
+        self._asking: asyncio.Task[None] | None = None
         self._max_silent_checks = max_silent_checks
         self._silent_checks = 0
         self._timeouts: set[asyncio.Timeout] = set()
@@ -30,11 +35,23 @@ class EngineCalls:
     def check(self) -> None:
         """Count a check. Raises EngineLostError once the engine is lost or hangs."""
         self._silent_checks = self._silent_checks + 1 if self._timeouts else 0
-        if self._max_silent_checks is not None and self._silent_checks > self._max_silent_checks:
+        if self._max_silent_checks is not None:
+            self._suspect(self._max_silent_checks)
+        self._raise_if_lost()
+
+    def _suspect(self, max_silent_checks: int) -> None:
+        if self._silent_checks > max_silent_checks:
             self.lose(
                 f"the engine has not responded for {self._silent_checks} checks: the service must be restarted"
             )
-        self._raise_if_lost()
+        elif self._silent_checks > max_silent_checks // 2 and (self._asking is None or self._asking.done()):
+            self._asking = asyncio.create_task(
+                self._hear()
+            )  # ends with an answer, or when the engine is lost
+
+    async def _hear(self) -> None:
+        with suppress(EngineError):
+            await self._ask()
 
     @asynccontextmanager
     async def until_lost(self) -> AsyncIterator[None]:

@@ -29,7 +29,7 @@ class FakeEngine:
 
     def __init__(self, model: EngineModel, max_silent_checks: int | None = None) -> None:
         self._model = model
-        self._calls = EngineCalls(max_silent_checks)
+        self._calls = EngineCalls(lambda: self._respond_to(()), max_silent_checks)
         self._is_running = False
         self._gate = asyncio.Event()
         self._gate.set()

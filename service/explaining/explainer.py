@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -112,8 +112,7 @@ class Explainer:
         """Abort the traces in the engine, and drop the jobs that wait; later jobs are refused."""
         self._closing = True
         await cancel_and_wait(*self._workers)
-        while self._waiting:
-            await self._finish(self._waiting.pop(0), _dropped("stopping"))
+        await self._drop(tuple(self._waiting), "stopping")
 
     def submit(self, pair: GradedPair, *, asked: bool) -> Job:
         """Queue an explanation; one that a caller requested goes before those that the mode samples.
@@ -164,10 +163,13 @@ class Explainer:
                     return job
 
     async def _drop_overdue(self) -> None:
-        for job in tuple(self._waiting):
-            if job.finished.done() or not self._time_left_s(job):
-                self._waiting.remove(job)
-                await self._finish(job, _dropped("waited_too_long"))
+        overdue = [job for job in self._waiting if job.finished.done() or not self._time_left_s(job)]
+        await self._drop(overdue, "waited_too_long")
+
+    async def _drop(self, jobs: Sequence[Job], reason: DropReason) -> None:
+        # Together: each may wait for the store of explanations, until its timeout where it hangs.
+        self._waiting = [job for job in self._waiting if job not in jobs]
+        await asyncio.gather(*(self._finish(job, _dropped(reason)) for job in jobs))
 
     async def _explain(self, job: Job) -> ExplanationResult:
         self._observe_stage(job, "queue", job.submitted_at)

@@ -145,6 +145,7 @@ class Explanations:
         try:
             entries = [json.loads(value) for value in stored.values()]
             mine = [entry["told"] for entry in entries if key_id in (None, entry["key_id"])]
+            mine.sort(key=lambda entry: str(entry["note_id"]))
         except (ValueError, KeyError, TypeError) as error:
             raise ExplanationStoreError(
                 "the store's value for this request is not a list of explanations"
@@ -153,7 +154,7 @@ class Explanations:
             raise ExplanationNotFoundError(
                 "no explanation is stored for this request: it was not sampled, is not finished yet, or has expired"
             )
-        return sorted(mine, key=lambda entry: str(entry["note_id"]))
+        return mine
 
     def _sample(self, note_ids: Sequence[str], now: ModeNow) -> Sequence[str]:
         if now.name == "all":

@@ -138,7 +138,7 @@ class RedisTraceStore:
     async def get(self, request_id: str) -> dict[str, bytes]:
         async with self._connection.call() as redis:
             found = await cast("Any", redis.hgetall(_TRACES_KEY + request_id))
-        return {field.decode(): value for field, value in found.items()}
+        return {field.decode(errors="replace"): value for field, value in found.items()}
 
     async def close(self) -> None:
         await self._connection.close()

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 from starlette.responses import Response, StreamingResponse
 
-from service.errors import ModeConflictError, ModeUnconditionalError
+from service.errors import ExplanationStoreError, ModeConflictError, ModeUnconditionalError
 from service.explaining.explainer import Job
 from service.explaining.explanations import Explanations
 from service.explaining.mode import Flip, Mode, ModeName
@@ -163,7 +163,11 @@ def build_explaining_router(api: Api) -> APIRouter:
     async def kept(request_id: str, caller: Annotated[Caller, may_score]) -> Response:
         """Return the deferred explanations of your own request; an admin key reads everybody's."""
         stored = await explanations.deferred(request_id, None if caller.role == "admin" else caller.key_id)
-        return to_json(ExplanationsBody.model_validate({"request_id": request_id, "explanations": stored}))
+        try:
+            body = ExplanationsBody.model_validate({"request_id": request_id, "explanations": stored})
+        except ValidationError:  # not chained: it quotes the explanations
+            raise ExplanationStoreError("an explanation in the store is not of this release") from None
+        return to_json(body)
 
     @router.post(
         "/explain",

@@ -2,11 +2,11 @@
 
 import time
 
-from limits import parse
+from limits import parse_many
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 
-from service.errors import ConfigurationError, RateLimitedError
+from service.errors import BadField, ConfigurationError, InvalidRequestError, RateLimitedError
 
 
 class PairsLimiter:
@@ -15,7 +15,9 @@ class PairsLimiter:
     def __init__(self, limit: str) -> None:
         """Take a limit such as `600/second` or `20000/5 minutes`. Raises ConfigurationError for anything else."""
         try:
-            self._limit = parse(limit)
+            [self._limit] = parse_many(limit)
+            if self._limit.amount < 1:
+                raise ValueError(limit)
         except ValueError as error:
             raise ConfigurationError(
                 f"NOTEGRADE_RATE_LIMIT is {limit!r}: write for example `20000/minute`"
@@ -24,7 +26,13 @@ class PairsLimiter:
         self._windows = SlidingWindowCounterRateLimiter(MemoryStorage())
 
     async def count(self, key_id: str, pairs: int) -> None:
-        """Count the pairs. Raises RateLimitedError, and counts none, if they would exceed the limit."""
+        """Count the pairs. Raises RateLimitedError, and counts none, if they would exceed the limit.
+
+        Raises InvalidRequestError if they exceed it alone, so that to retry would never help.
+        """
+        if pairs > self._limit.amount:
+            message = f"this key may ask for at most {self._limit.amount:,} pairs at once: send fewer notes"
+            raise InvalidRequestError(message, [BadField("notes", message)])
         if await self._windows.hit(self._limit, key_id, cost=pairs):
             return
         window = await self._windows.get_window_stats(self._limit, key_id)

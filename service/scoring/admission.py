@@ -28,6 +28,8 @@ FIRST_SHARES: dict[ReadingKind, float] = {"text": 1.0, "vectors": 0.2}
 # Every `batch` turn comes after every `online` turn. Both fit into the engine's 64 bits for any realistic uptime.
 FIRST_TURN: dict[Priority, int] = {"online": 0, "batch": 1 << 60}
 
+_MAX_EXPONENT = 100.0
+
 ShedReason = Literal["backlog", "deadline", "no_vectors"]
 # Why a pair is not admitted: it is shed, or its deadline is too short even for an engine without other requests.
 Refusal = ShedReason | Literal["too_short"]
@@ -59,6 +61,7 @@ class Ticket:
         turn: its priority in the engine; lower ones are scheduled first.
         admitted_at_s: the clock's time when it was admitted.
         saturated_s: the engine's saturated time when it was admitted.
+        ended_tokens: the estimated tokens of all pairs that had been computed when it was admitted.
         kind: whether its prompt holds text or vectors.
     """
 
@@ -67,6 +70,7 @@ class Ticket:
     turn: int
     admitted_at_s: float
     saturated_s: float
+    ended_tokens: int
     kind: ReadingKind = "text"
 
 
@@ -92,6 +96,8 @@ class Admission:
         self._backlog_pairs = 0
         self._step = step
         self._rate = _Rate(clock())
+        self._possible_rate = _PossibleRate(clock())
+        self._ended_tokens = 0
         self._computed_share = dict(FIRST_SHARES)
         self._virtual_times: Counter[Priority] = Counter()
         self._next_turns: dict[Flow, int] = {}
@@ -129,8 +135,9 @@ class Admission:
         `own_tokens` of the backlog belong to the same request: without other requests, the pair would wait for these alone.
 
         A pair that no other is scheduled before is always admitted: one huge pair must not starve for ever. While the
-        engine's next step is not full, no pair is shed for its deadline: otherwise a rate that was once measured too low
-        would keep the engine from ever being saturated, and therefore from being measured again.
+        engine's next step is not full, no pair is shed for the measured rate: otherwise a rate that was once measured too low
+        would keep the engine from ever being saturated, and therefore from being measured again. It may be shed for the rate
+        that late pairs leave possible: otherwise steps that take longer than the deadlines would end no pair in time.
         """
         cost = self._estimate_cost(prompt_tokens, kind)
         ahead = self._tokens_ahead(flow, cost)
@@ -138,9 +145,10 @@ class Admission:
             return None
         if ahead + cost > self._max_backlog_tokens:
             return "backlog"
-        if not self._is_saturated():
-            return None
-        if not self.rate or ahead + cost <= (in_time := self.rate * remaining_s * TIME_SHARE):
+        rate = self._possible_rate.at(self._clock())
+        if self._is_saturated():
+            rate = min(rate, self.rate or math.inf)
+        if ahead + cost <= (in_time := rate * remaining_s * TIME_SHARE):
             return None
         return "too_short" if own_tokens + cost > in_time else "deadline"
 
@@ -151,12 +159,16 @@ class Admission:
         self._next_turns[flow] = turn + cost
         self._change_backlog(flow, cost, pairs=1)
         turn += FIRST_TURN[flow.priority]
-        return Ticket(flow, cost, turn, self._clock(), self._rate.saturated_s, kind)
+        return Ticket(flow, cost, turn, self._clock(), self._rate.saturated_s, self._ended_tokens, kind)
 
     def release(self, ticket: Ticket, prompt_tokens: int = 0, computed_tokens: int = 0) -> None:
         """Remove the pair from the backlog: it is done, with these tokens, or it was aborted or failed, without any."""
+        if not prompt_tokens:
+            at_most = self._backlog_tokens + self._ended_tokens - ticket.ended_tokens
+            self._possible_rate.limit(at_most, ticket.admitted_at_s, self._clock())
         self._change_backlog(ticket.flow, -ticket.tokens, pairs=-1)
         if prompt_tokens:
+            self._ended_tokens += ticket.tokens
             self._rate.count(computed_tokens * self._saturated_share(ticket))
             share = computed_tokens / prompt_tokens
             self._computed_share[ticket.kind] += REUSE_WEIGHT * (share - self._computed_share[ticket.kind])
@@ -247,3 +259,22 @@ class _Rate:
     @property
     def value(self) -> float | None:
         return self._tokens / self._seconds if self._seconds >= MIN_MEASURE_S and self._tokens else None
+
+
+class _PossibleRate:
+    """The most tokens per second that the engine can compute, as far as pairs show that were aborted before they ended.
+
+    In the time of such a pair the engine computed less than what had ended since and what was still in it. What is admitted at
+    this rate makes shorter steps, until pairs end in time; the limit grows e-fold in RATE_MEMORY_S.
+    """
+
+    def __init__(self, now: float) -> None:
+        self._limit, self._set_at = math.inf, now
+
+    def at(self, now: float) -> float:
+        return self._limit * math.exp(min((now - self._set_at) / RATE_MEMORY_S, _MAX_EXPONENT))
+
+    def limit(self, tokens: float, since: float, now: float) -> None:
+        """Limit the rate to the tokens in the time since then, unless it was limited in that time: pairs of a step end together."""
+        if since >= self._set_at and now > since and (rate := tokens / (now - since)) < self.at(now):
+            self._limit, self._set_at = rate, now

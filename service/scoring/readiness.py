@@ -44,8 +44,8 @@ class Readiness:
 
     @property
     def is_live(self) -> bool:
-        """Return whether the service can become ready without a restart."""
-        return self.reason not in ("engine_lost", "probe_mismatch")
+        """Return False where a restart helps: after a mismatch it does not, and would hide the alert."""
+        return self.reason != "engine_lost"
 
     def require(self) -> None:
         """Raise EngineLostError or NotReadyError unless requests can be scored.

@@ -160,7 +160,7 @@ class Encoding:
             await self._arrival.wait()
         if self._clock() < self._rests_until or not self._is_idle():
             return
-        batch = dict(islice(self._waiting.items(), self._options.encoding_batch))
+        batch = self._next_batch()
         try:
             # Another replica may have stored some meanwhile.
             missing = await self._stored.missing(list(batch))
@@ -183,6 +183,12 @@ class Encoding:
         finally:
             self._dequeue(batch, again)
             self._finish(stored, len(missing) - stored, len(again), self._clock() - started)
+
+    def _next_batch(self) -> dict[bytes, Note]:
+        """Return the next notes, and one that was in a batch that failed alone: another may have been to blame."""
+        fresh = (each for each in self._waiting.items() if each[0] not in self._failed_once)
+        size = self._options.encoding_batch
+        return dict(islice(fresh, size)) or dict(islice(self._waiting.items(), 1))
 
     def _dequeue(self, batch: Mapping[bytes, Note], again: set[bytes]) -> None:
         for key, note in batch.items():

@@ -73,10 +73,7 @@ class StoredVectors:
 
     async def close(self) -> None:
         """Close the store."""
-        try:
-            await self._store.close()
-        except CacheUnavailableError as error:
-            _log.warning("the vector store did not close cleanly: %s", error)
+        await self._store.close()
 
     async def _read(self, keys: Sequence[bytes]) -> list[bytes | None]:
         with self._guard():

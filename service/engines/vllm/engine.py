@@ -51,6 +51,11 @@ if multiprocessing.current_process().name.startswith("EngineCore"):
     gc.disable()
 
 START_TIMEOUT_S = 600
+_FIRST = -1  # before every pair, whose priorities start at 0
+_FAILED = (
+    "abort",
+    "error",
+)  # finish reasons of a request that vLLM gave up; a grammar that it can't compile is such an error
 # For the calls in flight to abort their requests in the engine core, which is shut down in any case.
 ABORT_TIMEOUT_S = 2.0
 
@@ -71,7 +76,7 @@ class VllmEngine:
         self._model = model
         self._options = options
         self._loading: asyncio.Task[tuple[AsyncLLM, EngineProfile]] | None = None
-        self._calls = EngineCalls(math.ceil(options.engine_hang_s / CHECK_EVERY_S))
+        self._calls = EngineCalls(self._ask, math.ceil(options.engine_hang_s / CHECK_EVERY_S))
         self._closed = False
         self._ids = itertools.count()
 
@@ -152,13 +157,19 @@ class VllmEngine:
                 while output := await self._next(stream):
                     computed = len(prompt) - (output.num_cached_tokens or 0) if is_first else 0
                     is_first = False
-                    token_ids = tuple(t for t in output.outputs[0].token_ids if t not in ends)
+                    [completion] = output.outputs
+                    if completion.finish_reason in _FAILED:
+                        raise EngineRequestError(f"vLLM ended the trace: {completion.finish_reason}")
+                    token_ids = tuple(t for t in completion.token_ids if t not in ends)
                     yield TraceChunk(token_ids, computed)
 
     async def _next(self, stream: "AsyncGenerator[RequestOutput]") -> "RequestOutput | None":
         # Around each chunk, not the whole stream: a slow reader does not mean that the engine hangs.
         async with self._calls.until_lost():
             return await anext(stream, None)
+
+    async def _ask(self) -> None:
+        await self.score(self._model.label_token_ids, _FIRST)
 
     async def check(self) -> None:
         llm, _ = self._running()

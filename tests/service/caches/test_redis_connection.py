@@ -4,6 +4,7 @@ import socket
 import traceback
 
 import pytest
+from redis.asyncio import BlockingConnectionPool
 
 from service.caches.redis_connection import RedisConnection, translate_redis_errors
 from service.errors import ExplanationStoreError
@@ -23,6 +24,19 @@ async def test_the_error_of_a_refused_connection_names_only_its_type(refused_por
     printed = "".join(traceback.format_exception(caught.value))
     for part in (host, "127.0.0.1", str(refused_port), USER, PASSWORD):
         assert part not in printed
+
+
+async def test_a_connection_that_does_not_close_cleanly_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def time_out(_: BlockingConnectionPool) -> None:
+        raise TimeoutError(
+            "Timed out closing connection after 1"
+        )  # as redis-py does with TLS where Redis hangs
+
+    monkeypatch.setattr(BlockingConnectionPool, "aclose", time_out)
+    await RedisConnection("redis://localhost", 5, 2, ExplanationStoreError).close()
+    assert "did not close cleanly: Redis did not answer: TimeoutError" in caplog.text
 
 
 async def test_the_error_names_the_type_of_its_cause() -> None:

@@ -7,9 +7,10 @@ import pytest
 
 from service.cli.encode import CHUNK_NOTES, STALL_S, Encoded, NoteSender
 from service.cli.remote import Remote
-from service.errors import CommandError
+from service.errors import CommandError, OverloadedError
 from service.scoring.types import ScoringNote
 
+FULL = {"type": OverloadedError.type, "detail": "the backlog is full"}
 NOTES = [ScoringNote(f"n{i}", None, f"note {i}") for i in range(250)]
 
 
@@ -38,7 +39,7 @@ class Service:
         self.seen.update(accepted)
         self.waiting += accepted
         if len(accepted) < len(new):
-            return httpx.Response(503, json={"detail": "the backlog is full"})
+            return httpx.Response(503, json=FULL)
         return httpx.Response(202, json={"accepted": len(new), "known": len(notes) - len(new)})
 
     def sleep(self, seconds: float) -> None:
@@ -78,8 +79,13 @@ def test_a_service_that_encodes_nothing_ends_the_command() -> None:
     assert service.now == pytest.approx(STALL_S, abs=5)
 
 
-def test_a_refusal_ends_the_command_with_its_reason() -> None:
-    off = httpx.Response(404, json={"detail": "no vectors are made"})
-    remote = Remote("http://service", "secret", httpx.MockTransport(lambda _: off))
+@pytest.mark.parametrize("status", [404, 503])
+def test_a_refusal_ends_the_command_with_its_reason(status: int) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            return httpx.Response(200, json={"backlog": 0, "stored": 0, "failed": 0})
+        return httpx.Response(status, json={"type": "about:blank", "detail": "no vectors are made"})
+
+    remote = Remote("http://service", "secret", httpx.MockTransport(answer))
     with pytest.raises(CommandError, match="refused: no vectors are made"):
         NoteSender(remote).encode(NOTES)

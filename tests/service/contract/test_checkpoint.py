@@ -188,6 +188,8 @@ def test_the_hashes_cover_the_second_reading(with_vectors: Path, tmp_path: Path)
     shorter = read_manifest(make_vector_checkpoint(tmp_path / "shorter", max_note_tokens=50))
     assert shorter.fingerprint != before.fingerprint
     assert shorter.encoder_fingerprint != before.encoder_fingerprint
+    normalised = {**data, "files": {**data["files"], "tokenizer.json": f"sha256:{'0' * 64}"}}
+    assert Manifest.model_validate(normalised).encoder_fingerprint != before.encoder_fingerprint
     # The reader's side of the template does not change a note's vectors.
     template = {**VECTORS["template"], "block": 16}
     wider = read_manifest(make_vector_checkpoint(tmp_path / "wider", template=template))

@@ -20,7 +20,7 @@ async def wait_in(calls: EngineCalls) -> None:
 
 
 async def test_present_and_future_calls_fail_with_the_first_reason() -> None:
-    calls = EngineCalls()
+    calls = EngineCalls(asyncio.Event().wait)
     waiting = [asyncio.create_task(wait_in(calls)) for _ in range(3)]
     await until(lambda: len(calls) == 3)
     calls.check()
@@ -35,14 +35,14 @@ async def test_present_and_future_calls_fail_with_the_first_reason() -> None:
 
 
 async def test_a_timeout_inside_a_call_stays_a_timeout() -> None:
-    calls = EngineCalls()
+    calls = EngineCalls(asyncio.Event().wait)
     with pytest.raises(TimeoutError):
         async with calls.until_lost(), asyncio.timeout(0):
             await asyncio.Event().wait()
 
 
 async def test_a_cancelled_call_is_cancelled() -> None:
-    calls = EngineCalls()
+    calls = EngineCalls(asyncio.Event().wait)
     waiting = asyncio.create_task(wait_in(calls))
     await until(lambda: len(calls) == 1)
     waiting.cancel()
@@ -52,7 +52,7 @@ async def test_a_cancelled_call_is_cancelled() -> None:
 
 
 async def test_waiting_until_idle_has_a_timeout() -> None:
-    calls, released = EngineCalls(), asyncio.Event()
+    calls, released = EngineCalls(asyncio.Event().wait), asyncio.Event()
 
     async def end_late() -> None:
         async with calls.until_lost():
@@ -117,6 +117,21 @@ async def test_a_slow_reader_of_a_trace_does_not_mean_that_the_engine_hangs(engi
     async for _ in engine.write(PROMPT, 5, 0):
         for _ in range(10):
             await engine.check()
+
+
+async def test_an_engine_whose_calls_all_end_at_their_deadlines_is_not_hung(engine: FakeEngine) -> None:
+    for _ in range(10):
+        engine.hold()
+        scoring = asyncio.create_task(engine.score(PROMPT, 0))
+        await until(lambda: engine.in_flight == 1)
+        await engine.check()
+        await asyncio.sleep(0)  # it may be asked something
+        scoring.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await scoring
+        engine.let_go()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
 
 
 async def test_an_idle_engine_never_counts_as_hung(engine: FakeEngine) -> None:

@@ -268,6 +268,26 @@ async def test_closing_drops_running_and_waiting_jobs(rig: Rig) -> None:
     assert rig.engine.in_flight == 0
 
 
+async def test_results_are_handed_over_together(rig: Rig) -> None:
+    """Where the store of explanations hangs, each waits for its timeout."""
+    waits, most = 0, 0
+
+    async def store(_: ExplanationResult) -> None:
+        nonlocal waits, most
+        waits += 1
+        most = max(most, waits)
+        await asyncio.sleep(0)
+        waits -= 1
+
+    rig.engine.hold()
+    rig.explainer.submit(PAIR, asked=True)
+    await until(lambda: rig.engine.in_flight == 1)
+    for _ in range(4):
+        rig.explainer.submit(PAIR, asked=True).on_finished = store
+    await rig.explainer.close()
+    assert (waits, most) == (0, 4)
+
+
 async def test_jobs_are_refused_from_the_start_of_closing(rig: Rig) -> None:
     rig.engine.hold()
     rig.explainer.submit(PAIR, asked=True)

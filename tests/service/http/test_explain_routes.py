@@ -228,8 +228,12 @@ async def test_dropped_explanations_are_reported(service: Service) -> None:
     service.engine.let_go()
 
 
-async def test_foreign_values_in_the_store_are_an_error(service: Service) -> None:
-    await service.stack.stores[1].put("r-1", {"x": b"\xff not ours"})
+@pytest.mark.parametrize("told", [None, {}, {"note_id": "a", "outcome": "of a later release"}])
+async def test_foreign_values_in_the_store_are_an_error(
+    service: Service, told: dict[str, str] | None
+) -> None:
+    value = b"\xff not ours" if told is None else json.dumps({"key_id": None, "told": told}).encode()
+    await service.stack.stores[1].put("r-1", {"x": value})
     response = await service.client.get("/explanations/r-1")
     assert problem(response) == (503, "explanation-store-unavailable")
 

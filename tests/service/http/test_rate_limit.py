@@ -7,6 +7,7 @@ from service.http.rate_limit import PairsLimiter
 from tests.service.http.conftest import REQUEST, Service, problem, settings
 
 KEYS = f"score:{hash_key('one')}:one,score:{hash_key('two')}:two"
+NOTES = [{"id": str(number), "body": "A quiet cafe."} for number in range(7)]
 limited = settings(keys=KEYS, rate_limit="6/hour")
 
 
@@ -29,9 +30,18 @@ async def test_pairs_over_the_limit_are_refused_with_a_time(service: Service) ->
 
 @limited
 async def test_refused_pairs_do_not_count(service: Service) -> None:
-    notes = [{"id": str(number), "body": "A quiet cafe."} for number in range(7)]
-    assert (await ask(service, "one", query="q", notes=notes)).status_code == 429
-    assert (await ask(service, "one", query="q", notes=notes[:6])).status_code == 200
+    assert (await ask(service, "one", query="q", notes=NOTES[:2])).status_code == 200
+    assert (await ask(service, "one", query="q", notes=NOTES[:5])).status_code == 429
+    assert (await ask(service, "one", query="q", notes=NOTES[:4])).status_code == 200
+
+
+@limited
+async def test_more_pairs_than_the_limit_are_refused_for_good(service: Service) -> None:
+    refused = await ask(service, "one", query="q", notes=NOTES[:7])
+    assert problem(refused) == (422, "invalid-request")
+    assert "at most 6 pairs at once" in refused.json()["detail"]
+    assert "retry-after" not in refused.headers
+    assert (await ask(service, "one", query="q", notes=NOTES[:6])).status_code == 200
 
 
 @limited
@@ -54,7 +64,9 @@ async def test_without_a_limit_no_request_is_refused(service: Service) -> None:
         assert (await service.score()).status_code == 200
 
 
-@pytest.mark.parametrize("limit", ["", "many", "10", "10/fortnight", "-1/second"])
+@pytest.mark.parametrize(
+    "limit", ["", "many", "10", "10/fortnight", "-1/second", "0/second", "9/second;90/minute"]
+)
 def test_an_invalid_limit_is_refused(limit: str) -> None:
     with pytest.raises(ConfigurationError, match="NOTEGRADE_RATE_LIMIT"):
         PairsLimiter(limit)

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -6,6 +8,7 @@ from prometheus_client import CollectorRegistry
 from service.observability.metrics import Metrics
 from service.scoring.admission import (
     FIRST_TURN,
+    RATE_MEMORY_S,
     RETRY_AFTER_RANGE_S,
     TIME_SHARE,
     Admission,
@@ -197,6 +200,70 @@ def test_nothing_is_shed_while_the_next_step_is_not_full() -> None:
     assert harness.admits(ANN, 1_000, remaining_s=0.001)
     harness.admit(BOB, 1)
     assert not harness.admits(ANN, 1, remaining_s=0.001)
+
+
+def serve(harness: Harness, deadline_s: float, per_s: float) -> int:
+    """Send pairs of 10 tokens to an engine that computes 100 tokens a second, in steps.
+
+    Returns how many end in time in the minute after the first 20 seconds.
+    """
+    waiting: list[tuple[Ticket, float]] = []
+    in_step: list[tuple[Ticket, float]] = []
+    start = arrives = harness.clock.now
+    step_ends, in_time = math.inf, 0
+    while (now := min(arrives, step_ends, *(at for _, at in (*waiting, *in_step)))) < start + 80:
+        harness.clock.now = now
+        for ticket, _ in (each for each in (*waiting, *in_step) if each[1] <= now):
+            harness.release(ticket)
+        waiting, in_step = ([each for each in each_of if each[1] > now] for each_of in (waiting, in_step))
+        if arrives <= now:
+            arrives += 1 / per_s
+            if harness.admits(ANN, 10, deadline_s):
+                waiting.append((harness.admit(ANN, 10), now + deadline_s))
+        if step_ends <= now:
+            harness.finish(*(ticket for ticket, _ in in_step))
+            in_time += len(in_step) * (now > start + 20)
+            in_step, step_ends = [], math.inf
+        if step_ends == math.inf and waiting:
+            in_step, waiting = waiting[: STEP.tokens // 10], waiting[STEP.tokens // 10 :]
+            step_ends = now + len(in_step) * 10 / 100
+    return in_time
+
+
+@pytest.mark.parametrize("per_s", [20, 50])
+@pytest.mark.parametrize("deadline_s", [0.5, 0.8, 1.5, 3.0])
+def test_pairs_end_in_time_also_where_a_full_step_takes_longer_than_their_deadline(
+    deadline_s: float, per_s: float
+) -> None:
+    assert serve(Harness(), deadline_s, per_s) > 300  # at most 600; without the limit by late pairs
+
+
+def test_late_pairs_of_low_priority_do_not_limit_the_rate_below_what_was_computed() -> None:
+    harness = Harness()
+    harness.measure()
+    late = harness.admit(BATCH, 1_000)
+    for _ in range(20):
+        online = harness.admit(ANN, 1_000)
+        harness.clock.now += 1
+        harness.finish(online)
+    harness.release(late)
+    assert harness.admits(ANN, 500)
+    harness.admit(ANN, 500)
+    assert harness.admits(ANN, 100, remaining_s=600 / 1_000 / TIME_SHARE + 0.01)
+
+
+def test_the_limit_by_late_pairs_ends() -> None:
+    harness = Harness()
+    late = harness.admit(ANN, 60)
+    harness.clock.now += 1
+    harness.release(late)  # at most 60 tokens a second
+    harness.admit(ANN, 20)
+    assert harness.admits(ANN, 19, remaining_s=1)
+    assert not harness.admits(ANN, 60, remaining_s=1)
+    harness.clock.now += 30 * RATE_MEMORY_S
+    assert harness.admits(ANN, 60, remaining_s=1)
+    harness.clock.now += 1e6
+    assert harness.admits(ANN, 60, remaining_s=1)
 
 
 def test_a_step_is_full_at_its_pairs_as_well_as_at_its_tokens() -> None:

@@ -52,7 +52,7 @@ async def test_an_engine_with_wrong_numbers_is_not_ready(
     wrong = checkpoint.probes[1].model_copy(update={"distribution": (0.97, 0.01, 0.01, 0.01)})
     doubted = replace(checkpoint, probes=(checkpoint.probes[0], wrong))
     await bring_up(fake_engine_for(doubted), doubted, readiness)
-    assert (readiness.reason, readiness.is_live) == ("probe_mismatch", False)
+    assert (readiness.reason, readiness.is_live) == ("probe_mismatch", True)
     with pytest.raises(NotReadyError, match="1 of 2 probes differ"):
         readiness.require()
 
@@ -85,7 +85,7 @@ async def test_an_engine_that_fails_while_it_starts_is_never_ready(
     detail: str,
 ) -> None:
     await bring_up(kind(engine_model(checkpoint)), checkpoint, readiness)
-    assert (readiness.reason, readiness.is_live) == (reason, False)
+    assert (readiness.reason, readiness.is_live) == (reason, reason != "engine_lost")
     with pytest.raises(EngineLostError if reason == "engine_lost" else NotReadyError, match=detail):
         readiness.require()
     assert any(record.exc_info for record in caplog.records) == (reason == "engine_lost")

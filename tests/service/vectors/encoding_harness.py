@@ -18,13 +18,12 @@ from tests.clock import Clock
 
 
 class FaultyStore(MemoryVectorStore):
-    """A memory store whose calls raise `read_error`, `put_error` and `close_error` while they are set."""
+    """A memory store whose calls raise `read_error` and `put_error` while they are set."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(max_bytes=1_000_000, ttl_s=1e9, clock=clock)
         self.read_error: Exception | None = None
         self.put_error: Exception | None = None
-        self.close_error: Exception | None = None
         self.calls = 0
 
     async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
@@ -37,11 +36,6 @@ class FaultyStore(MemoryVectorStore):
         if self.put_error:
             raise self.put_error
         await super().put_many(entries)
-
-    async def close(self) -> None:
-        if self.close_error:
-            raise self.close_error
-        await super().close()
 
 
 class Harness:

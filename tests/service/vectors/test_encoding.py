@@ -159,6 +159,18 @@ async def test_a_batch_that_fails_twice_is_dropped_and_may_be_offered_again(
     assert "Quiet cafe" not in caplog.text
 
 
+async def test_a_bad_note_takes_no_other_of_its_batch_with_it(make: Make) -> None:
+    harness = make(encoding_batch=4)
+    harness.encoder.fail_on(harness.tokens(B))
+    await harness.encoding.offer([A, B, C])
+    for attempts in (1, 2, 3, 4):
+        await tried(harness, attempts)
+        harness.clock.now += PAUSE_S
+    a, b, c = map(harness.tokens, (A, B, C))
+    assert harness.encoder.batches == [[a, b, c], [a], [b], [c]]
+    assert harness.encoding.status() == EncodingStatus(backlog=0, stored=2, failed=1)
+
+
 async def test_a_note_that_was_dropped_and_offered_again_has_two_tries_again(make: Make) -> None:
     harness = make(encoding_batch=1)
     harness.encoder.fail_on(harness.tokens(A))
@@ -217,10 +229,13 @@ async def test_bad_vectors_and_bugs_are_never_stored(
     encoder = BrokenEncoder(2, 4)
     encoder.answer = answer
     harness = make(encoder)
+
+    def have_failed() -> bool:
+        harness.clock.now += PAUSE_S
+        return harness.encoding.status().failed == 2
+
     await harness.encoding.offer([A, B])
-    await until(lambda: encoder.answers == 1)
-    harness.clock.now += PAUSE_S
-    await until(lambda: harness.encoding.status().failed == 2)
+    await until(have_failed)
     assert harness.encoding.status() == EncodingStatus(backlog=0, stored=0, failed=2)
     assert await harness.encoding.lookup([A, B]) == [None, None]
     assert harness.lookups() == {"miss": 2}
@@ -296,16 +311,6 @@ async def test_vectors_that_can_not_be_stored_have_failed(make: Make) -> None:
     await harness.encoding.offer([A])
     await until(lambda: harness.encoding.status().failed == 1)
     assert harness.encoding.status() == EncodingStatus(backlog=0, stored=0, failed=1)
-
-
-async def test_a_store_that_does_not_close_cleanly_is_logged(
-    make: Make, caplog: pytest.LogCaptureFixture
-) -> None:
-    harness = make()
-    harness.store.close_error = CacheUnavailableError("Redis did not answer: ConnectionError")
-    await harness.encoding.close()
-    assert "the vector store did not close cleanly: Redis did not answer" in caplog.text
-    harness.store.close_error = None
 
 
 async def test_close_ends_a_batch_and_drops_the_backlog(make: Make) -> None:

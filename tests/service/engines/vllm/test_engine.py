@@ -3,7 +3,9 @@
 import asyncio
 import inspect
 import multiprocessing
+from collections.abc import AsyncGenerator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -41,6 +43,26 @@ def test_every_vllm_error_is_translated() -> None:
         with pytest.raises(EngineError) as caught, translate_vllm_errors():
             raise error.__new__(error)
         assert type(caught.value) is expected, error
+
+
+class GivingUp:
+    """Stands for an AsyncLLM that gives a request up: its error is an ordinary output."""
+
+    def __init__(self, reason: str) -> None:
+        self._completion = SimpleNamespace(finish_reason=reason, token_ids=[])
+
+    async def generate(self, *_: object, **__: object) -> AsyncGenerator[SimpleNamespace]:
+        yield SimpleNamespace(outputs=[self._completion], num_cached_tokens=0)
+
+
+@pytest.mark.parametrize("reason", ["error", "abort"])
+async def test_a_trace_that_vllm_gives_up_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    engine = VllmEngine(EngineModel(tmp_path, (1, 2), 10), VllmOptions(engine_dtype="float32"))
+    monkeypatch.setattr(engine, "_running", lambda: (GivingUp(reason), engine.profile))
+    with pytest.raises(EngineRequestError, match=f"vLLM ended the trace: {reason}"):
+        await anext(engine.write((1, 2), 5, 0))
 
 
 @pytest.mark.parametrize(
