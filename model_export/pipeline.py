@@ -40,7 +40,7 @@ from model_export.stacking import Stacked, Stacking
 from model_export.stages import RunError, Stages, hash_of
 from model_export.student.distil import make_example
 from model_export.teacher.label import SOFT_LABELS, read_soft_labels
-from model_export.teacher.occlusion import find_evidence
+from model_export.teacher.occlusion import check_steps, find_evidence
 from model_export.teacher.rollout import Sampler, Sampling
 from model_export.teachers.base import FeatureEngine, features_here
 from model_export.teachers.cross_encoder import CrossEncoderTeacher
@@ -95,6 +95,12 @@ class Pipeline:
     def dev_pairs(self) -> list[Pair]:
         """Return the dev pairs that all systems are measured on."""
         return sample_dev(self.data.dev, self.recipe.evaluate.max_pairs, Random(self.recipe.seed))
+
+    def check_criteria(self) -> None:
+        """Check before hours of work whether evidence can be written under the criteria. Raises DataError."""
+        teacher = self.recipe.cot_sft
+        if self.recipe.label.teacher == "label_only_sft" or (teacher.steps and teacher.traces == "gold"):
+            check_steps(self.data.criteria, (pair for pair in self.data.train if not pair.findings))
 
     def base(self, stage: str, name: str) -> Path:
         """Write a base as a plain transformers folder. Raises BaseModelError."""

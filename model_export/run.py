@@ -88,6 +88,8 @@ def run(
         stages = Stages(out)
         pipeline = Pipeline(recipe, root, stages, on_progress)
         data = pipeline.data
+        if not control_only:
+            pipeline.check_criteria()
 
         control = train_control(pipeline)
         cross_encoder = pipeline.cross_encoder() if recipe.cross_encoder.steps and not control_only else None

@@ -231,7 +231,7 @@ def experiment(
     ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table")] = False,
 ) -> None:
-    """Compare two checkpoints that serve side by side. Exits with 1 if the treatment is worse by any measure."""
+    """Compare two checkpoints that serve side by side. Exits with 1 if the treatment is worse by any measure, with 2 if none is judged."""
     # Imported here: scipy is an extra, and `serve` must not load it.
     from service.experiments.command import judge_experiment, parse_period
     from service.experiments.prometheus import Prometheus
@@ -243,8 +243,7 @@ def experiment(
         typer.echo(json.dumps(report.to_json(), indent=1))
     else:
         Console(highlight=False).print(report.to_table())
-    if report.is_worse:
-        raise typer.Exit(1)
+    raise typer.Exit(report.exit_code)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ A trace has three steps, whatever the criteria call them:
 Spans are of what the prompt holds of the note; missing words are in no part of it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -21,6 +21,7 @@ from model_export.data.spans import cut, spans_of
 from model_export.recipe_stages import EvidenceConfig
 from model_export.teacher.rollout import Sampler
 from service.contract.citations import NOTHING, CitedField, cite, cite_missing, words_of
+from service.contract.manifest import Criteria
 from service.contract.trace import write_step
 
 _STEPS = 3
@@ -69,12 +70,7 @@ def find_evidence(
     The grade is drawn from the model's distribution, because a served grade need not be the most probable one: a student that
     learns traces of the most probable grades alone may infer the grade from the texts and explain another one than is served.
     """
-    for criteria in {pair.criteria for pair in pairs}:
-        if len(prompting.steps(criteria)) != _STEPS:
-            raise DataError(
-                f"criteria {criteria}: traces by evidence have three steps (asked, for, against): state three, or findings "
-                "in the data"
-            )
+    check_steps(prompting.form.criteria, pairs)
     cuts = [list(_cuts(prompting.visible(pair), config)) for pair in pairs]
     variants = [
         each for pair, own in zip(pairs, cuts, strict=True) for each in (pair, *(cut.pair for cut in own))
@@ -85,6 +81,17 @@ def find_evidence(
     drawn = [_draw(own[0], f"{seed} {pair.id}") for pair, own in zip(pairs, probabilities, strict=True)]
     occluded = map(_Occluded, pairs, cuts, probabilities, drawn)
     return [_evidence(each, prompting, config) for each in occluded]
+
+
+def check_steps(criteria: Iterable[Criteria], pairs: Iterable[Pair]) -> None:
+    """Raise DataError where the criteria of one of the pairs have other than three steps."""
+    used = {pair.criteria for pair in pairs}
+    for each in criteria:
+        if each.name in used and len(each.steps) != _STEPS:
+            raise DataError(
+                f"criteria {each.name}: traces by evidence have three steps (asked, for, against): state three, or findings "
+                "in the data"
+            )
 
 
 def _draw(distribution: torch.Tensor, seed: str) -> int:

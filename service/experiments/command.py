@@ -59,9 +59,10 @@ class Report:
     judgements: list[Judgement]
 
     @property
-    def is_worse(self) -> bool:
-        """Return whether the treatment is worse by any measure."""
-        return any(each.verdict == "worse" for each in self.judgements)
+    def exit_code(self) -> int:
+        """Return 1 if the treatment is worse by any measure, 2 if no measure has enough data to be judged, else 0."""
+        verdicts = {each.verdict for each in self.judgements}
+        return 1 if "worse" in verdicts else 2 if verdicts == {"too little data"} else 0
 
     def to_json(self) -> dict[str, Any]:
         """Convert to JSON-like data. Shares are from 0 to 1, times in seconds; the measures have the table's names."""

@@ -37,7 +37,7 @@ class ExplanationLimits(BaseModel):
     guard_p99_ms: int = Field(
         5000,
         ge=1,
-        description="p99 of online requests over 10 s at which the guard turns explanation mode off",
+        description="p99 of online requests over 10 s, at least 20 of them, at which the guard turns explanation mode off",
     )
     guard_backlog_share: float = Field(
         0.5,

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from model_export.data.pairs import Pair, write_pairs
+import pytest
+
+from model_export.data.pairs import DataError, Pair, write_pairs
 from model_export.run import run
 from model_export.teacher.label import SOFT_LABELS, read_soft_labels
 from service.contract.checkpoint import load_checkpoint
@@ -10,7 +12,7 @@ from service.contract.prompt import Note
 from tests.tiny_teacher import control_as_teacher
 
 
-def test_control_can_be_the_only_teacher(tmp_path: Path) -> None:
+def write_shop(folder: Path) -> None:
     for split in ("train", "dev"):
         pairs = [
             Pair(
@@ -18,7 +20,22 @@ def test_control_can_be_the_only_teacher(tmp_path: Path) -> None:
             )
             for n in range(20)
         ]
-        write_pairs(tmp_path / f"{split}.jsonl", pairs)
+        write_pairs(folder / f"{split}.jsonl", pairs)
+
+
+def test_criteria_of_other_than_three_steps_are_refused_before_training(tmp_path: Path) -> None:
+    write_shop(tmp_path)
+    two = tmp_path / "two.toml"
+    two.write_text('name = "two-1"\ntext = "Grade it."\nsteps = ["for", "against"]\n', encoding="utf-8")
+    source = {"name": "shop", "train": "train.jsonl", "dev": "dev.jsonl", "criteria": str(two)}
+    recipe = control_as_teacher(data={"synthetic": None, "sources": [source]})
+    with pytest.raises(DataError, match="criteria two-1: traces by evidence have three steps"):
+        run(recipe, "", tmp_path, tmp_path / "out", lambda *_: None)
+    assert not list((tmp_path / "out").glob("label_only_sft*"))
+
+
+def test_control_can_be_the_only_teacher(tmp_path: Path) -> None:
+    write_shop(tmp_path)
     source = {"name": "shop", "train": "train.jsonl", "dev": "dev.jsonl", "criteria": "product-2"}
     recipe = control_as_teacher(
         data={"synthetic": None, "sources": [source]}, evidence={"pairs": 9}, evaluate={"explanations": 2}

@@ -89,10 +89,9 @@ def test_a_treatment_with_more_errors_is_worse_by_that_only() -> None:
     # The same number of seconds over fewer answers.
     assert verdicts.pop("mean answer time") == "worse"
     assert set(verdicts.values()) == {"no difference seen"}
-    assert report.is_worse
-    assert not judge_experiment(
-        prometheus({CONTROL: BROKEN, TREATMENT: USUAL}), CONTROL.fingerprint, TREATMENT.fingerprint, PERIOD
-    ).is_worse
+    assert report.exit_code == 1
+    better = prometheus({CONTROL: BROKEN, TREATMENT: USUAL})
+    assert judge_experiment(better, CONTROL.fingerprint, TREATMENT.fingerprint, PERIOD).exit_code == 0
 
 
 @pytest.mark.parametrize(
@@ -155,7 +154,7 @@ def test_the_report_is_a_table_and_json() -> None:
 def test_the_caption_of_nine_windows_gives_advice() -> None:
     short = Period(PERIOD.until - 2700, PERIOD.until, 300)
     report = judge_experiment(prometheus({CONTROL: USUAL, TREATMENT: BROKEN}, windows=9), "aa", "ab", short)
-    assert not report.is_worse
+    assert report.exit_code == 2
     assert "Fewer than 10 windows are not judged" in " ".join(shown(report).split())
 
 
