@@ -75,13 +75,10 @@ class Stacking:
         known = read_soft_labels(traced / SOFT_LABELS)
         judged = self._judged(known)
         taught = [*judged, *unlabelled]
+        asked = [*taught, *dev]
         fitted_on = [True] * len(taught) + [False] * len(dev)
-        features = {
-            each.name: np.concatenate([self.features(each, pairs) for pairs in (taught, dev)])
-            for each in teachers
-        }
-        config = self._recipe.stack
-        stack = Stack(features, [*taught, *dev], fitted_on, config.folds, config.strength)
+        config, features = self._recipe.stack, {each.name: self.features(each, asked) for each in teachers}
+        stack = Stack(features, asked, fitted_on, config.folds, config.strength)
         found = stack.predict(features)
 
         def work(folder: Path) -> None:

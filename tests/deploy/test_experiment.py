@@ -181,7 +181,7 @@ def test_with_the_arms_swapped_the_treatment_is_better(experiment: Experiment) -
 
 def test_too_few_windows_are_not_judged(experiment: Experiment) -> None:
     code, table = experiment.judge("control", "treatment", *experiment.period, "--window", "4s")
-    assert code == 0
+    assert code == 2
     assert "worse" not in table
     assert "Fewer than 10 windows are not judged" in " ".join(table.split())
 
