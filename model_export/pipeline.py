@@ -19,12 +19,12 @@ from model_export.data.mine import mine, read_mined, write_mined
 from model_export.data.pairs import Pair, query_hash
 from model_export.data.prepare import (
     data_inputs,
+    hash_train,
     load_data,
     measured_queries,
     prepare_base,
     prepare_data,
     read_base,
-    train_files,
 )
 from model_export.data.prompting import Prompting
 from model_export.data.sampling import pick_distinct, sample, sample_dev
@@ -37,7 +37,7 @@ from model_export.scale_out.launch import run_job
 from model_export.scale_out.ray_engine import complete_on_ray, features_on_ray
 from model_export.scale_out.shards import split
 from model_export.stacking import Stacked, Stacking
-from model_export.stages import RunError, Stages, hash_of
+from model_export.stages import RunError, Stages
 from model_export.student.distil import make_example
 from model_export.teacher.label import SOFT_LABELS, read_soft_labels
 from model_export.teacher.occlusion import check_steps, find_evidence
@@ -47,7 +47,7 @@ from model_export.teachers.cross_encoder import CrossEncoderTeacher
 from model_export.teachers.fold_training import FoldTraining
 from model_export.teachers.roster import make_teachers
 from model_export.training.stage_job import TEACHER_STAGES, StageJob
-from service.contract.manifest import ENCODER_NAME, hash_file
+from service.contract.manifest import ENCODER_NAME
 
 ADAPTER, CUT = "adapter", "cut.json"
 EVIDENCE = "evidence.jsonl"
@@ -79,8 +79,7 @@ class Pipeline:
         work = partial(prepare_data, recipe, root)
         self.data_folder = stages.do("data", data_inputs(recipe, root), work)
         self.data = load_data(self.data_folder)
-        read_under = {pair.source: pair.criteria for pair in self.data.train}
-        self.train_hash = hash_of([read_under, *map(hash_file, train_files(self.data_folder))])
+        self.train_hash = hash_train(self.data_folder, self.data.train)
         self.recipe = recipe
         self.root = root
         self.stages = stages

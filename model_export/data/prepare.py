@@ -127,9 +127,10 @@ def prepare_data(recipe: Recipe, root: Path, folder: Path) -> None:
     (folder / _INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
 
 
-def train_files(folder: Path) -> list[Path]:
-    """Return the files of training pairs that `prepare_data` wrote, one for each source."""
-    return sorted(folder.glob("*.train.jsonl"))
+def hash_train(folder: Path, train: Iterable[Pair]) -> str:
+    """Return a hash of the training pairs, which `prepare_data` wrote to this folder, and of the criteria of each source."""
+    criteria = {pair.source: pair.criteria for pair in train}
+    return hash_of([criteria, *map(hash_file, sorted(folder.glob("*.train.jsonl")))])
 
 
 def load_data(folder: Path) -> Data:

@@ -157,18 +157,14 @@ class Explainer:
         variants: list[tuple[str, list[Pair]]] = []  # without a cited span, then without each random one
         for row in explained:
             for field, span in row.cited:
-                if others := _random_spans(
-                    row.pair.note, field, span, random
-                ):  # else the note has nothing else of that length
-                    variants.append(
-                        (row.pair.id, [cut(row.pair, *each) for each in ((field, span), *others)])
-                    )
+                others = _random_spans(row.pair.note, field, span, random)
+                if others:  # else the note has nothing else of that length
+                    spans = ((field, span), *others)
+                    variants.append((row.pair.id, [cut(row.pair, *each) for each in spans]))
         if not variants:
             return {}
-        found = self._probabilities([pair for _, pairs in variants for pair in pairs]) @ np.arange(
-            len(GRADES)
-        )
-        after = iter(found.tolist())
+        found = self._probabilities([pair for _, pairs in variants for pair in pairs])
+        after = iter((found @ np.arange(len(GRADES))).tolist())
         moves: dict[str, list[float]] = {}
         for id_, pairs in variants:
             cited, *others = (abs(next(after) - before[id_]) for _ in pairs)

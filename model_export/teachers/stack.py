@@ -45,35 +45,36 @@ class Stack:
         fold = np.array([fold_of(pair, folds, "stack") for pair in pairs])
         self._labels = np.array([pair.label for pair in pairs])
         self._strength = strength
-        scalable = np.array(fitted_on)
-        usable = scalable & (self._labels != UNJUDGED)
-        # Masks of the pairs of each fold and source, of those that they are scaled by, and that their regression is fitted on.
-        self._fits: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self._fitted_on = np.array(fitted_on)
+        usable = self._fitted_on & (self._labels != UNJUDGED)
+        # Masks of the pairs of each fold and source, and of those that its regression is fitted on.
+        self._fits: list[tuple[np.ndarray, np.ndarray]] = []
         for source in np.unique(sources):
             for number in np.unique(fold[sources == source]):
                 own = (sources == source) & (fold == number)
                 others = (sources == source) & (fold != number) & usable
-                if not others.any() or not (own & scalable).any():
+                if not others.any() or not (own & self._fitted_on).any():
                     raise StackError(
                         f"source {source} has no training pairs in fold {number}, or no judged ones outside, to fit the "
                         "stack on: raise stack.pairs, or lower stack.folds"
                     )
-                self._fits.append((own, own & scalable, others))
+                self._fits.append((own, others))
         self._scaled = {name: self._standardise(found) for name, found in features.items()}
 
     def predict(self, teachers: Iterable[str]) -> np.ndarray:
         """Compute the (pairs, grades) probabilities of all pairs from the features of these teachers."""
         together = np.concatenate([self._scaled[name] for name in teachers], axis=1)
         found = np.zeros((len(together), len(GRADES)))
-        for own, _, others in self._fits:
+        for own, others in self._fits:
             model = _fit(together[others], self._labels[others], self._strength)
             found[np.ix_(own, model.classes_)] = model.predict_proba(together[own])
         return found
 
     def _standardise(self, features: np.ndarray) -> np.ndarray:
         scaled = np.zeros_like(features)
-        for own, scaled_by, _ in self._fits:
-            scaled[own] = StandardScaler().fit(features[scaled_by]).transform(features[own])
+        for own, _ in self._fits:
+            scaler = StandardScaler().fit(features[own & self._fitted_on])
+            scaled[own] = scaler.transform(features[own])
         return scaled
 
 

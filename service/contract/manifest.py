@@ -245,10 +245,8 @@ class Manifest(Strict):
         """
         if not self.vectors:
             return ""
-        read = (
-            f"{ENCODER_NAME}/",
-            "tokenizer.json",
-        )  # the encoder reads tokens of the checkpoint's tokenizer
+        # The encoder reads tokens of the checkpoint's tokenizer.
+        read = (f"{ENCODER_NAME}/", "tokenizer.json")
         files = {name: digest for name, digest in self.files.items() if name.startswith(read)}
         template = self.vectors.template.model_dump(include={"note"})
         return _hash_json({**template, **self.vectors.model_dump(include=_ENCODING), "files": files})

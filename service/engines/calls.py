@@ -45,9 +45,8 @@ class EngineCalls:
                 f"the engine has not responded for {self._silent_checks} checks: the service must be restarted"
             )
         elif self._silent_checks > max_silent_checks // 2 and (self._asking is None or self._asking.done()):
-            self._asking = asyncio.create_task(
-                self._hear()
-            )  # ends with an answer, or when the engine is lost
+            # It ends with an answer, or when the engine is lost.
+            self._asking = asyncio.create_task(self._hear())
 
     async def _hear(self) -> None:
         with suppress(EngineError):

@@ -28,7 +28,7 @@ FIRST_SHARES: dict[ReadingKind, float] = {"text": 1.0, "vectors": 0.2}
 # Every `batch` turn comes after every `online` turn. Both fit into the engine's 64 bits for any realistic uptime.
 FIRST_TURN: dict[Priority, int] = {"online": 0, "batch": 1 << 60}
 
-_MAX_EXPONENT = 100.0
+_MAX_EXPONENT = 100.0  # math.exp fails above 709, two hours after the last late pair
 
 ShedReason = Literal["backlog", "deadline", "no_vectors"]
 # Why a pair is not admitted: it is shed, or its deadline is too short even for an engine without other requests.

@@ -52,10 +52,8 @@ if multiprocessing.current_process().name.startswith("EngineCore"):
 
 START_TIMEOUT_S = 600
 _FIRST = -1  # before every pair, whose priorities start at 0
-_FAILED = (
-    "abort",
-    "error",
-)  # finish reasons of a request that vLLM gave up; a grammar that it can't compile is such an error
+# Finish reasons of a request that vLLM gave up. A grammar that it can't compile is such an error.
+_FAILED = ("abort", "error")
 # For the calls in flight to abort their requests in the engine core, which is shut down in any case.
 ABORT_TIMEOUT_S = 2.0
 

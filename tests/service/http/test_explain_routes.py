@@ -228,12 +228,17 @@ async def test_dropped_explanations_are_reported(service: Service) -> None:
     service.engine.let_go()
 
 
-@pytest.mark.parametrize("told", [None, {}, {"note_id": "a", "outcome": "of a later release"}])
-async def test_foreign_values_in_the_store_are_an_error(
-    service: Service, told: dict[str, str] | None
-) -> None:
-    value = b"\xff not ours" if told is None else json.dumps({"key_id": None, "told": told}).encode()
-    await service.stack.stores[1].put("r-1", {"x": value})
+@pytest.mark.parametrize(
+    "stored",
+    [
+        b"\xff not ours",
+        b'{"key_id": null, "told": {}}',
+        b'{"key_id": null, "told": {"note_id": "a", "outcome": "unknown"}}',
+    ],
+    ids=["not JSON", "no fields", "unknown outcome"],
+)
+async def test_foreign_values_in_the_store_are_an_error(service: Service, stored: bytes) -> None:
+    await service.stack.stores[1].put("r-1", {"x": stored})
     response = await service.client.get("/explanations/r-1")
     assert problem(response) == (503, "explanation-store-unavailable")
 

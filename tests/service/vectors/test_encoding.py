@@ -202,10 +202,8 @@ class BrokenEncoder(FakeEncoder):
     """Answers with `rows`, or raises them."""
 
     answer: bytes | Exception = b""
-    answers = 0
 
     async def encode(self, notes: Sequence[tuple[int, ...]]) -> list[bytes]:
-        self.answers += 1
         if isinstance(self.answer, Exception):
             raise self.answer
         return [self.answer for _ in notes]
