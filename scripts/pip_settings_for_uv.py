@@ -5,6 +5,7 @@ standard library, since nothing else is installed yet.
 """
 
 import ast
+import importlib.util
 import os
 import subprocess
 import sys
@@ -22,7 +23,9 @@ UV_VARIABLE = {
 
 
 def read_pip_settings() -> dict[str, str]:
-    """Read `pip config list` by setting; `[install]` overrides `[global]`, and the environment overrides both."""
+    """Read `pip config list` by setting; `[install]` overrides `[global]`, and the environment overrides both. None without pip."""
+    if importlib.util.find_spec("pip") is None:  # as of Debian's python3
+        return {}
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "config", "list"]
     listing = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603 - fixed words
     ranked: dict[str, tuple[int, str]] = {}

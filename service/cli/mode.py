@@ -59,6 +59,6 @@ def describe(mode: dict[str, Any]) -> str:
 
 def describe_flip(flip: dict[str, Any]) -> str:
     """Describe a flip in one line: time (UTC), mode, owner and reason."""
-    rate = "" if flip["rate"] is None else f" {flip['rate']:.0%}"
+    rate = "" if flip["rate"] is None else f" {100 * flip['rate']:.4g}%"
     ttl = "" if flip["expires"] is None else f" for {flip['expires'] - flip['since']:.0f} s"
     return f"{utc(flip['since'])} {flip['mode']}{rate}{ttl} by {flip['owner']}: {flip['reason']}"

@@ -1,6 +1,7 @@
 """The explainer generates traces in the engine's spare time: a bounded queue that drops, and a budget of tokens per second."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
@@ -22,6 +23,8 @@ from service.observability.background import cancel_and_wait, run_forever
 from service.observability.metrics import Metrics
 from service.observability.request_context import current_request
 from service.observability.tracing import Trace, exemplar
+
+logger = logging.getLogger(__name__)
 
 # The engine serves smaller numbers first, and every score has a smaller one (scoring/admission.py).
 ENGINE_PRIORITY = 1 << 61
@@ -197,6 +200,7 @@ class Explainer:
         except TimeoutError:
             return _dropped("waited_too_long")
         except (EngineError, InvalidRequestError) as error:
+            logger.error("an explanation failed", extra={"problem": error.type, "detail": str(error)})
             return ExplanationResult("failed", reason=error.type.rpartition(":")[2])
         made = read_trace(job.text, self._steps[job.pair.criteria], self._top_grade, job.pair)
         return replace(made, text_grade=text_grade)

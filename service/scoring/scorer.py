@@ -93,6 +93,7 @@ class Scorer:
         finally:
             for attachment in attached.values():
                 attachment.flight.detach()
+        _log_failures(answers)
         results = self._collect_results(request, pairs, cached, attached, answers, shed)
         timing = measure_timing(instants, attached, answers)
         outcomes, sources = self._recorder.count(results, shed)
@@ -271,6 +272,17 @@ class Scorer:
             f"the engine failed on {outcomes['failed']} of the query's {pairs} pairs: "
             "retry, then look at the service's log"
         )
+
+
+def _log_failures(answers: Answers) -> None:
+    """Log a request's failed pairs with the first one's reason. A lost engine changes the readiness, which logs it."""
+    reasons = [
+        str(answer)
+        for answer in answers.values()
+        if isinstance(answer, EngineError) and not isinstance(answer, EngineLostError)
+    ]
+    if reasons:
+        logger.error("pairs failed", extra={"pairs": len(reasons), "detail": reasons[0]})
 
 
 async def _wait_for_flights(attached: Attached, deadline: Deadline) -> Answers:

@@ -2,13 +2,21 @@
 
 import asyncio
 import time
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
-from notegrade_client import AsyncNotegrade, Citation, NotegradeError, UnreachableError
+from notegrade_client import (
+    AsyncNotegrade,
+    BadField,
+    Citation,
+    NotegradeError,
+    UnreachableError,
+    UnreadableError,
+)
 from notegrade_client.models import ScoreAnswer as ClientAnswer
 from service.contract.checkpoint import Checkpoint
 from service.http.auth import hash_key
@@ -104,6 +112,28 @@ async def test_retryable_failures_have_three_tries_and_others_one(
     assert len(answers.asked) == tries
 
 
+@pytest.mark.parametrize(
+    ("errors", "read"),
+    [("bad", ()), ([{"code": 7}, "bad"], (BadField("", ""),)), ({"query": "bad"}, ())],
+    ids=["text", "other fields", "object"],
+)
+async def test_another_server_s_errors_are_a_problem(
+    kind: str, errors: Any, read: tuple[BadField, ...]
+) -> None:
+    answers = Answers((400, {}, {"errors": errors}))
+    with pytest.raises(NotegradeError, match="HTTP 400") as caught:
+        await ask(kind, "http://x", handler=answers, deadline_s=20)
+    assert caught.value.errors == read
+
+
+async def test_another_server_s_answer_is_an_error_that_does_not_quote_it(kind: str) -> None:
+    answers = Answers((200, {}, {"page": "welcome"}))
+    with pytest.raises(UnreadableError, match="check the URL") as caught:
+        await ask(kind, "http://x", handler=answers, deadline_s=20)
+    assert "welcome" not in "".join(traceback.format_exception(caught.value))
+    assert len(answers.asked) == 1
+
+
 async def test_retry_after_beyond_the_deadline_fails_at_once(kind: str) -> None:
     answers = Answers(overloaded(after="5"))
     started = time.monotonic()
@@ -131,6 +161,7 @@ async def test_cancelling_aborts_the_service_s_work(service: Served) -> None:
 
 
 async def test_deferred_explanations_can_be_read_later(service: Served) -> None:
+    request_id = "page/1?a#b %41"  # all printable ASCII is allowed
     trace = 'topic: body "quiet cafe" => 3\nconstraints: nothing => 1\n'
     service.engine.trace = service.stack.checkpoint.tokenizer.encode_user_texts([trace])[0].token_ids
     async with httpx.AsyncClient(base_url=service.url, headers={"Authorization": "Bearer admin"}) as admin:
@@ -139,13 +170,13 @@ async def test_deferred_explanations_can_be_read_later(service: Served) -> None:
         turned = await admin.put("/admin/explanation-mode", json=flip, headers={"If-Match": etag})
         assert turned.status_code == 200
     async with AsyncNotegrade(service.url, "key") as client:
-        answer = await client.score("quiet cafes", NOTES, deadline_s=20, request_id="r-1")
+        answer = await client.score("quiet cafes", NOTES, deadline_s=20, request_id=request_id)
         assert answer.results[0].explanation is not None
         assert answer.results[0].explanation.outcome == "deferred"
         async with asyncio.timeout(20):
             while True:
                 try:
-                    found = await client.explanations("r-1")
+                    found = await client.explanations(request_id)
                 except NotegradeError as error:
                     assert error.status == 404  # noqa: PT017 - until they are finished
                     found = {}

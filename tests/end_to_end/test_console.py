@@ -63,6 +63,23 @@ async def test_a_flip_counts_down_and_shows_who_made_it(page: Page) -> None:
     await expect(page.locator("#mode")).to_have_text("off")
 
 
+async def test_fields_of_another_mode_do_not_stop_a_flip(page: Page) -> None:
+    await use_key(page, ADMIN_KEY)
+    await page.get_by_role("radio", name="sample", exact=True).check()
+    await page.get_by_label("Minutes").fill("0")
+    await page.get_by_label("Share").fill("7000")
+    await flip(page, "off", "typed nonsense first")
+    await expect(page.locator("#last-flip")).to_contain_text("by ann: typed nonsense first")
+
+
+async def test_the_rate_of_samples_is_a_plain_number(page: Page) -> None:
+    await use_key(page, ADMIN_KEY)
+    await page.get_by_role("radio", name="sample", exact=True).check()
+    await page.get_by_label("Share").fill("7")
+    await flip(page, "sample", "a share")
+    await expect(page.locator("#mode")).to_have_text("sample 7%")
+
+
 async def test_the_countdown_reaches_zero_and_the_mode_is_off(page: Page) -> None:
     await use_key(page, ADMIN_KEY)
     await flip(page, "all", "for a moment", minutes="0.1")
@@ -138,6 +155,8 @@ async def test_hostile_text_stays_text(page: Page) -> None:
 
 async def test_without_an_admin_key_nothing_is_shown_or_flipped(page: Page) -> None:
     await expect(page.locator("#problem")).to_contain_text("enter an admin key")
+    await use_key(page, "mistyped")
+    await expect(page.locator("#problem")).to_contain_text("this key is not known here")
     await use_key(page, SCORE_KEY)
     await expect(page.locator("#problem")).to_contain_text("role admin")
     await flip(page, "all", "let me")

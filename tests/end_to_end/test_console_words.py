@@ -1,12 +1,13 @@
 """The console says in plain words what a score and an explanation are worth. A fake engine writes the traces."""
 
 import asyncio
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import httpx
 import pytest
-from playwright.async_api import Locator, Page, expect
+from playwright.async_api import Locator, Page, Route, expect
 
 from service.contract.prompt import Note
 from service.contract.text import canonicalize
@@ -196,6 +197,19 @@ async def test_an_engine_that_fails_is_named(browser_page: Page, service: Served
     await expect(browser_page.locator("#worth")).to_have_text(
         "No explanation: it failed, and the log says why."
     )
+
+
+async def test_an_answer_that_breaks_off_leaves_the_score(browser_page: Page, service: Served) -> None:
+    async def break_off(route: Route) -> None:
+        score = {"grade": 2, "score": 0.5, "distribution": [0, 0, 1, 0], "label_mass": 1, "truncated": False}
+        event = f"event: score\ndata: {json.dumps({**score, 'criteria': 'general-1'})}\n\n"
+        await route.fulfill(body=event, content_type="text/event-stream")
+
+    await browser_page.route("**/explain", break_off)
+    await explain(browser_page, service)
+    await expect(browser_page.locator("#worth")).to_contain_text("the answer broke off")
+    await expect(browser_page.locator("#try-result")).to_contain_text("Grade 2, score 0.500")
+    await browser_page.unroute("**/explain")
 
 
 async def test_while_the_mode_is_off_the_page_says_what_to_do(browser_page: Page, service: Served) -> None:

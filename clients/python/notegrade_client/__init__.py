@@ -1,7 +1,13 @@
 """A Python client of Notegrade, for ranking services."""
 
 from notegrade_client.client import AsyncNotegrade, Note, Notegrade
-from notegrade_client.errors import BadField, DeadlineError, NotegradeError, UnreachableError
+from notegrade_client.errors import (
+    BadField,
+    DeadlineError,
+    NotegradeError,
+    UnreachableError,
+    UnreadableError,
+)
 from notegrade_client.models import Citation, Explanation, Model, Result, ScoreAnswer, Step, Timing
 from notegrade_client.retries import Retries
 
@@ -21,4 +27,5 @@ __all__ = [
     "Step",
     "Timing",
     "UnreachableError",
+    "UnreadableError",
 ]

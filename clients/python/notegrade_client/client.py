@@ -4,13 +4,23 @@ import asyncio
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
 
 import httpx
+from pydantic import BaseModel, ValidationError
 
-from notegrade_client.errors import DeadlineError, NotegradeError, UnreachableError, read_problem
-from notegrade_client.models import Explanation, Priority, ScoreAnswer
+from notegrade_client.errors import (
+    DeadlineError,
+    NotegradeError,
+    UnreachableError,
+    UnreadableError,
+    read_problem,
+)
+from notegrade_client.models import Explanation, Explanations, Priority, ScoreAnswer
 from notegrade_client.retries import Retries
+
+A = TypeVar("A", bound=BaseModel)
 
 # The part of the remaining time that is kept for the network, so that the answer still arrives in time.
 NETWORK_S = 0.02
@@ -101,10 +111,21 @@ def _options(url: str, key: str | None) -> dict[str, Any]:
     return {"base_url": url, "headers": headers}
 
 
+def _read(answer: type[A], content: bytes) -> A:
+    try:
+        return answer.model_validate_json(content)
+    except ValidationError:
+        raise UnreadableError from None  # pydantic's error quotes the answer
+
+
+def _explanations_path(request_id: str) -> str:
+    return f"/explanations/{quote(request_id, safe='')}"
+
+
 def _read_explanations(response: httpx.Response) -> dict[str, Explanation]:
     if not response.is_success:
         raise read_problem(response, response.content)
-    return {kept["note_id"]: Explanation.model_validate(kept) for kept in response.json()["explanations"]}
+    return {kept.note_id: kept for kept in _read(Explanations, response.content).explanations}
 
 
 class Notegrade:
@@ -156,14 +177,14 @@ class Notegrade:
                 failure: NotegradeError = UnreachableError(error)
             else:
                 if response.is_success:
-                    return ScoreAnswer.model_validate_json(content)
+                    return _read(ScoreAnswer, content)
                 failure = read_problem(response, content)
             time.sleep(call.pause_after(failure))
 
     def explanations(self, request_id: str) -> dict[str, Explanation]:
         """Return the finished ones of a request's deferred explanations, by note id. Raises NotegradeError."""
         try:
-            response = self._http.get(f"/explanations/{request_id}")
+            response = self._http.get(_explanations_path(request_id))
         except httpx.TransportError as error:
             raise UnreachableError(error) from error
         return _read_explanations(response)
@@ -218,14 +239,14 @@ class AsyncNotegrade:
                 failure: NotegradeError = UnreachableError(error)
             else:
                 if response.is_success:
-                    return ScoreAnswer.model_validate_json(response.content)
+                    return _read(ScoreAnswer, response.content)
                 failure = read_problem(response, response.content)
             await asyncio.sleep(call.pause_after(failure))
 
     async def explanations(self, request_id: str) -> dict[str, Explanation]:
         """Return finished explanations, as Notegrade.explanations does."""
         try:
-            response = await self._http.get(f"/explanations/{request_id}")
+            response = await self._http.get(_explanations_path(request_id))
         except httpx.TransportError as error:
             raise UnreachableError(error) from error
         return _read_explanations(response)

@@ -58,6 +58,15 @@ class DeadlineError(NotegradeError):
         )
 
 
+class UnreadableError(NotegradeError):
+    """A successful answer that is not Notegrade's, such as a gateway's page."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the answer is not Notegrade's: check the URL", type_="urn:notegrade:client:unreadable"
+        )
+
+
 def read_problem(response: httpx.Response, content: bytes) -> NotegradeError:
     """Make the error of an answer, which may be another server's, such as a load balancer's."""
     try:
@@ -67,7 +76,8 @@ def read_problem(response: httpx.Response, content: bytes) -> NotegradeError:
     except ValueError:  # a load balancer's page
         problem = {}
     after = response.headers.get("retry-after", "")
-    errors = problem.get("errors") or ()
+    listed = problem.get("errors")
+    errors = [bad for bad in listed if isinstance(bad, dict)] if isinstance(listed, list) else []
     return NotegradeError(
         str(problem.get("detail") or f"HTTP {response.status_code}"),
         type_=str(problem.get("type") or "about:blank"),
@@ -76,5 +86,5 @@ def read_problem(response: httpx.Response, content: bytes) -> NotegradeError:
         retryable=bool(problem.get("retryable", response.status_code in (502, 503, 504))),
         retry_after_s=float(after) if after.isdigit() else None,
         request_id=problem.get("request_id"),
-        errors=tuple(BadField(str(bad["field"]), str(bad["message"])) for bad in errors),
+        errors=tuple(BadField(str(bad.get("field", "")), str(bad.get("message", ""))) for bad in errors),
     )

@@ -52,6 +52,18 @@ class Explanation(_Answer):
     text_grade: int | None = None
 
 
+class DeferredExplanation(Explanation):
+    """A finished explanation, and the id of its note."""
+
+    note_id: str
+
+
+class Explanations(_Answer):
+    """The finished ones of a request's deferred explanations."""
+
+    explanations: list[DeferredExplanation]
+
+
 class Result(_Answer):
     """One note's result. All fields but id, outcome and truncated are None unless it was scored.
 

@@ -32,7 +32,7 @@ function setText(element, text, failed = false) {
 }
 
 function inWords(error) {
-  if (error.status === 401) return "This service needs a key: enter an admin key at the top of this page.";
+  if (error.status === 401 && !key) return "This service needs a key: enter an admin key at the top of this page.";
   return error.status ? error.message : `The service does not answer: ${error.message}`;
 }
 
@@ -47,6 +47,7 @@ const REASONS = {
   scoring_busy: "scoring is slow and goes first; try again later",
   stopping: "the service is stopping",
 };
+const percent = (share) => `${Number((100 * share).toPrecision(4))}%`;
 const NAMES = { off: "off", on_request: "on request", sample: "sample", all: "all" };
 const time = (seconds) => new Date(seconds * 1000).toLocaleString([], { dateStyle: "short", timeStyle: "short" });
 
@@ -60,7 +61,7 @@ function showMode() {
   const { mode } = shown;
   const left = leftNow();
   const name = left === 0 ? "off" : mode.mode;
-  setText($("mode"), NAMES[name] + (name === "sample" ? ` ${mode.last.rate * 100}%` : ""));
+  setText($("mode"), NAMES[name] + (name === "sample" ? ` ${percent(mode.last.rate)}` : ""));
   $("mode").classList.toggle("is-on", name !== "off");
   $("needs-mode").hidden = name !== "off";
   const expired = name === "off" && mode.last.mode !== "off";
@@ -89,7 +90,7 @@ async function readHistory() {
   const { flips } = await (await call(`${MODE}/history`)).json();
   fill($("history"), flips.map((flip) => [
     time(flip.since),
-    NAMES[flip.mode] + (flip.rate === null ? "" : ` ${flip.rate * 100}%`),
+    NAMES[flip.mode] + (flip.rate === null ? "" : ` ${percent(flip.rate)}`),
     flip.expires === null ? "" : countdown(flip.expires - flip.since),
     flip.owner,
     flip.reason,
@@ -110,9 +111,9 @@ function chosenMode() {
 }
 
 $("flip-form").addEventListener("change", () => {
-  $("ttl-field").hidden = chosenMode() === "off";
-  $("ttl").required = chosenMode() !== "off";
-  $("rate-field").hidden = chosenMode() !== "sample";
+  // Disabled as well: the browser silently refuses a form with a hidden field that is not valid.
+  $("ttl-field").hidden = $("ttl").disabled = chosenMode() === "off";
+  $("rate-field").hidden = $("rate").disabled = chosenMode() !== "sample";
 });
 
 // A flip applies to the mode that was on the page when the user started to fill in the form.
@@ -185,7 +186,7 @@ async function readCriteria() {
 }
 
 let pair = null; // that was scored last
-let score = null; // of that pair
+let score = null; // of that pair, once it came
 
 $("try-form").addEventListener("submit", async (event) => {
   event.preventDefault();
@@ -195,15 +196,23 @@ $("try-form").addEventListener("submit", async (event) => {
   for (const id of ["trace", "worth"]) setText($(id), "");
   for (const id of ["score-notes", "checks"]) $(id).replaceChildren();
   setText($("try-result"), "Scoring\u2026");
+  score = null;
+  let last = null;
   try {
     const note = { title: $("title").value || null, body: $("body").value };
     pair = { query: $("query").value, note, criteria: $("criteria").value || null };
     const response = await call("explain", { method: "POST", body: JSON.stringify(pair) });
-    for await (const [name, data] of events(response.body)) ON_EVENT[name]?.(data);
+    for await (const [name, data] of events(response.body)) {
+      ON_EVENT[name]?.(data);
+      last = name;
+    }
+    if (last !== "explanation") throw new Error("the answer has no end");
   } catch (error) {
     const isOff = error.status === 409;
     if (isOff) $("needs-mode").hidden = false;
-    setText($("try-result"), isOff ? "Not scored." : inWords(error), true);
+    // A score that came stays, though its explanation broke off.
+    if (score) setText($("worth"), `No explanation: the answer broke off (${error.message}).`, true);
+    else setText($("try-result"), isOff ? "Not scored." : inWords(error), true);
   }
   button.disabled = false;
 });
@@ -251,14 +260,14 @@ function showCited(citations) {
 
 // What a person must know to read the score.
 function describeScore({ grade, distribution, label_mass, truncated }) {
-  const percent = (share) => `${Math.round(share * 100)}\u00a0%`;
-  const shares = distribution.map((share, value) => `${percent(share)} for grade ${value}`).join(", ");
+  const rounded = (share) => `${Math.round(share * 100)}\u00a0%`;
+  const shares = distribution.map((share, value) => `${rounded(share)} for grade ${value}`).join(", ");
   const notes = [
     ["plain", `Grades go from 0 (worst) to ${distribution.length - 1}, scores from 0 to 1. Notes are ranked by score.`],
     ["plain", `How sure is the model? ${shares}.`],
   ];
   if (distribution[grade] < Math.max(...distribution)) notes.push(["plain", "The grade is not the most probable one: a rule fitted to graded examples chose it."]);
-  if (label_mass < 0.9) notes.push(["bad", `Do not trust the score: the model wants to answer with a grade only with ${percent(label_mass)} probability.`]);
+  if (label_mass < 0.9) notes.push(["bad", `Do not trust the score: the model wants to answer with a grade only with ${rounded(label_mass)} probability.`]);
   if (truncated) notes.push(["bad", "The note is too long: the model has not read its end."]);
   return notes;
 }

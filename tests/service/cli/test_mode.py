@@ -16,7 +16,7 @@ FLIP: dict[str, Any] = {
     "reason": "a note ranks high",
     "since": 0.0,
     "expires": 600.0,
-    "rate": 0.25,
+    "rate": 0.001,
 }
 MODE: dict[str, Any] = {"mode": "sample", "left_s": 599.6, "unread_s": None, "last": FLIP}
 
@@ -68,7 +68,7 @@ def test_other_times_are_refused(text: str) -> None:
 
 def test_the_mode_is_described_in_words() -> None:
     assert describe(MODE) == (
-        "sample (600 s left)\nlast flip: 1970-01-01 00:00:00Z sample 25% for 600 s by ann: a note ranks high"
+        "sample (600 s left)\nlast flip: 1970-01-01 00:00:00Z sample 0.1% for 600 s by ann: a note ranks high"
     )
     assert describe({**MODE, "mode": "off", "left_s": None}).startswith("off (its time to live has ended)")
     off = {**FLIP, "mode": "off", "expires": None, "rate": None}

@@ -214,11 +214,15 @@ async def test_the_grade_of_the_text_is_told_where_the_served_one_is_of_vectors(
     assert of_vectors == replace(of_text, text_grade=expected)
 
 
-async def test_an_engine_error_fails_one_job_and_the_next_is_made(rig: Rig) -> None:
+async def test_an_engine_error_fails_one_job_and_the_next_is_made(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
     [prompt] = rig.checkpoint.renderer.render("quiet cafes", [_note()], "general-1")
     rig.engine.fail_on(explained_by(rig.checkpoint, prompt, 1))
     failed = await rig.explainer.submit(PAIR, asked=True).finished
     assert (failed.outcome, failed.reason) == ("failed", "engine-request")
+    [logged] = [record for record in caplog.records if record.message == "an explanation failed"]
+    assert "made the fake engine fail" in vars(logged)["detail"]
     other = GradedPair("quiet cafes", "Cafes", "A quiet cafe.", "general-1", 2)
     assert (await rig.explainer.submit(other, asked=True).finished).outcome == "made"
     assert rig.count("explanations_total", outcome="failed") == 1

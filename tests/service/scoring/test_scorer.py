@@ -360,10 +360,13 @@ async def test_the_error_says_when_only_some_pairs_were_shed(checkpoint: Checkpo
     await harness.held(0)
 
 
-async def test_one_failing_pair_fails_alone(harness: Harness) -> None:
+async def test_one_failing_pair_fails_alone(harness: Harness, caplog: pytest.LogCaptureFixture) -> None:
     harness.engine.fail_on(render(harness.checkpoint, BODIES[1]))
     answer = await harness.scorer.score(request())
     assert [result.outcome for result in answer.results] == ["scored", "failed", "scored"]
+    [logged] = [record for record in caplog.records if record.message == "pairs failed"]
+    assert (logged.levelname, vars(logged)["pairs"]) == ("ERROR", 1)
+    assert "made the fake engine fail" in vars(logged)["detail"]
     # A failure is not cached.
     harness.engine.fail_on(())
     assert harness.count("pair_outcomes_total", outcome="failed") == 1
