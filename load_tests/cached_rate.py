@@ -16,12 +16,13 @@ from collections.abc import Sequence
 from load_tests.arguments import CHECKPOINT, SEED, make_parser
 from load_tests.bench.drive import Job, closed_loop, make_jobs
 from load_tests.bench.peers.notegrade import Notegrade
-from load_tests.bench.stage import Entrant, in_turn, stage_all
+from load_tests.bench.stage import Entrant, stage_all
 from load_tests.bench.workloads import Shape, cold, take
 from load_tests.client import new_session, read_metrics
 from load_tests.figures import print_sides
 from load_tests.raw_results import write_raw
 from load_tests.soak.processes import REDIS, Redis
+from load_tests.turns import in_turn
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 
 TIMEOUT_S = 120.0

@@ -19,6 +19,7 @@ from load_tests.bench.workloads import Repetition, Shape, cold, zipf
 from load_tests.client import new_session, post_score, read_metrics
 from load_tests.figures import print_sides
 from load_tests.raw_results import write_raw
+from load_tests.turns import in_turn
 
 POOL = Repetition(queries=1, notes=40)
 
@@ -65,7 +66,7 @@ async def main() -> None:
         for number in range(options.passes):
             seed = f"{options.seed} {number}"
             bodies = make_pass(options.workload, options.requests, options.notes, seed)
-            for name in "AB" if number % 2 == 0 else "BA":
+            for name in in_turn("AB", number):
                 rate, share = await run_pass(session, urls[name], bodies)
                 rates[name].append(rate)
                 saved[name].append(share)

@@ -4,7 +4,7 @@
     .venv/bin/python -m load_tests.engine_knobs --rounds 10 --beside checkpoints/int8     # other weights, same prompts
 
 All engines run at once; those not being measured are suspended. Each round sends the same new pairs to all of them. An engine of
-a 135M model takes about 1.5 GiB.
+a 135M model takes about 3.3 GiB.
 """
 
 import argparse
@@ -21,10 +21,11 @@ from load_tests.bench.drive import closed_loop, make_jobs, read_grades
 from load_tests.bench.measure import ProcessTree
 from load_tests.bench.peer import Request
 from load_tests.bench.peers.prompts import COMPILED, EngineAlone, Knobs, merge
-from load_tests.bench.stage import Entrant, in_turn, stage
+from load_tests.bench.stage import Entrant, stage
 from load_tests.bench.workloads import Shape, cold, take
 from load_tests.figures import spread
 from load_tests.raw_results import write_raw
+from load_tests.turns import in_turn
 from service.contract.checkpoint import load_checkpoint
 
 AS_SERVED = "as served"

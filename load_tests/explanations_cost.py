@@ -2,8 +2,8 @@
 
     .venv/bin/python -m load_tests.explanations_cost http://127.0.0.1:8000
 
-Sends requests of one new note in an open loop, each mode for `--seconds` in a round, at the share `--load` of the capacity. Prints both p99s and their ratio for each round, and the outcomes of scores and
-explanations. If the service requires keys, NOTEGRADE_KEY must hold an admin key.
+Sends requests of one new note in an open loop, each mode for `--seconds` in a round, at the share `--load` of the capacity. Prints both p99s and their ratio for each round, and the outcomes of requests, scores
+and explanations; a request without an answer counts as one that took the longest time. If the service requires keys, NOTEGRADE_KEY must hold an admin key.
 """
 
 import asyncio
@@ -17,8 +17,9 @@ from load_tests.arguments import SEED, make_parser
 from load_tests.bench.drive import Drive
 from load_tests.client import read_metrics
 from load_tests.figures import spread
-from load_tests.new_pairs import NewPairs, latency_percentile_ms, results_of
+from load_tests.new_pairs import TIMEOUT_S, NewPairs, results_of
 from load_tests.raw_results import write_raw
+from load_tests.turns import in_turn
 
 MODE = "/admin/explanation-mode"
 COUNTERS = ("notegrade_explanations_total", "notegrade_explanation_drops_total", "notegrade_shed_total")
@@ -38,9 +39,9 @@ def describe(mode: str, drive: Drive) -> str:
     """Format one phase as a line."""
     results = [result for each in drive.sent for result in results_of(each)]
     explained = Counter(each["reason"] or each["outcome"] for r in results if (each := r["explanation"]))
-    p50, p99 = (latency_percentile_ms(drive.sent, percent) for percent in (50, 99))
+    latencies = drive.latencies_ms(TIMEOUT_S)
     return (
-        f"  {mode:3}  {len(drive.sent)} requests: p50 {p50:.0f} ms, p99 {p99:.0f} ms, "
+        f"  {mode:3}  {dict(drive.outcomes)} requests: p50 {latencies['p50']:.0f} ms, p99 {latencies['p99']:.0f} ms, "
         f"{dict(Counter(result['outcome'] for result in results))}"
         f"{f', explanations {dict(explained)}' if explained else ''}"
     )
@@ -52,20 +53,22 @@ async def compare(pairs: NewPairs, rounds: int, seconds: float, load: float) -> 
     p99_ms: dict[str, list[float]] = {"all": [], "off": []}
     async with aiohttp.ClientSession(headers=pairs.headers) as session:
         await set_mode(session, pairs.url, "off")
-        capacity = await pairs.measure_capacity(seconds)
-        print(f"capacity {capacity:.1f} pairs/s; load {load:.0%} of it: {load * capacity:.1f} pairs/s")
-        for number in range(rounds):
-            found = {}
-            # Alternate the order, so that a change of the machine's speed does not look like an effect of the mode.
-            for mode in ("off", "all") if number % 2 == 0 else ("all", "off"):
-                await set_mode(session, pairs.url, mode)
-                found[mode] = await pairs.send(load * capacity, seconds)
+        try:
+            capacity = await pairs.measure_capacity(seconds)
+            print(f"capacity {capacity:.1f} pairs/s; load {load:.0%} of it: {load * capacity:.1f} pairs/s")
+            for number in range(rounds):
+                found = {}
+                for mode in in_turn(("off", "all"), number):
+                    await set_mode(session, pairs.url, mode)
+                    found[mode] = await pairs.send(load * capacity, seconds)
+                await set_mode(session, pairs.url, "off")
+                for mode, values in p99_ms.items():
+                    values.append(found[mode].latencies_ms(TIMEOUT_S)["p99"])
+                ratios.append(p99_ms["all"][-1] / p99_ms["off"][-1])
+                print(f"round {number + 1}: p99 with all / p99 with off = {ratios[-1]:.2f}")
+                print(describe("off", found["off"]), describe("all", found["all"]), sep="\n")
+        finally:
             await set_mode(session, pairs.url, "off")
-            for mode, values in p99_ms.items():
-                values.append(latency_percentile_ms(found[mode].sent, 99))
-            ratios.append(p99_ms["all"][-1] / p99_ms["off"][-1])
-            print(f"round {number + 1}: p99 with all / p99 with off = {ratios[-1]:.2f}")
-            print(describe("off", found["off"]), describe("all", found["all"]), sep="\n")
         counted = await read_metrics(session, pairs.url)
     counters = {name: value for name, value in counted.items() if name.startswith(COUNTERS)}
     print(counters)

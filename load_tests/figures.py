@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
+PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "max": 100.0}
 
 
 def spread(values: Sequence[float]) -> str:
@@ -29,7 +29,7 @@ def percentile(values: Iterable[float], percent: float) -> float:
 
 
 def percentiles_ms(seconds: Iterable[float]) -> dict[str, float]:
-    """Return p50, p90, p99, p99.9 and the maximum in milliseconds; empty for no values."""
+    """Return p50, p90, p99 and the maximum in milliseconds; empty for no values."""
     ranked = sorted(seconds)
     return {name: 1000 * percentile(ranked, percent) for name, percent in PERCENTILES.items() if ranked}
 

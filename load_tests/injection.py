@@ -2,8 +2,8 @@
 
     .venv/bin/python -m load_tests.injection http://127.0.0.1:8000
 
-Each attack is inserted before and after the text of each note. Its score is compared with the same note's score with harmless
-text of about the same length in the same place, because any added text changes a score. The score of a relevant note shows how
+Each attack is inserted before and after the text of each note. Its score is compared with the same note's score with a harmless
+sentence in the same place, because any added text changes a score. The score of a relevant note shows how
 much an attack could gain.
 """
 

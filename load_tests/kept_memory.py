@@ -22,6 +22,7 @@ from load_tests.arguments import SEED, make_parser
 from load_tests.figures import print_sides, spread
 from load_tests.packed_batches import packed, step
 from load_tests.raw_results import write_raw
+from load_tests.turns import in_turn
 from model_export.models.base_model import load_base, locate_base, save_base
 from model_export.models.cpu_memory import keep_freed_memory
 from model_export.models.model_io import load_model
@@ -65,7 +66,7 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
         for number in range(options.rounds):
-            for side in SIDES:
+            for side in in_turn(SIDES, number):
                 job = pool.submit(measure_side, side, folder, options.prompts, options.seed + number)
                 found[side].append(job.result())
     figures = {

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from load_tests.arguments import SEED, make_parser
 from load_tests.figures import print_sides
 from load_tests.raw_results import write_raw
+from load_tests.turns import in_turn
 from model_export.data.prepare import prepare_base, read_data
 from model_export.data.prompting import PromptForm, Prompting
 from model_export.data.sampling import pick
@@ -71,7 +72,7 @@ def measure(options: argparse.Namespace, recipe: Recipe, folder: Path) -> None:
     for start in range(0, len(order), config.batch_size):
         rows = [prompts[number] for number in order[start : start + config.batch_size]]
         losses = []
-        for side in (padded, packed):
+        for side in in_turn((padded, packed), start // config.batch_size):
             started = time.monotonic()
             losses.append(step(side, model, rows))
             if start:  # the first batch is the warm-up

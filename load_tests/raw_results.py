@@ -23,7 +23,7 @@ def write_raw(options: argparse.Namespace, figures: Any) -> None:
     """Write the figures to the file `options.out`, if set, with the script, its options, the date, the machine and versions."""
     if options.out is None:
         return
-    chosen = {name: value for name, value in vars(options).items() if isinstance(value, str | int | float)}
+    chosen = {name: _plain(value) for name, value in vars(options).items() if name != "out"}
     document = {
         "script": _script(),
         "options": chosen,
@@ -33,6 +33,12 @@ def write_raw(options: argparse.Namespace, figures: Any) -> None:
         "figures": figures,
     }
     write_json(options.out, document)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value if isinstance(value, str | int | float | None) else str(value)
 
 
 def _script() -> str:

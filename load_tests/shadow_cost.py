@@ -3,7 +3,7 @@
     .venv/bin/python -m load_tests.shadow_cost
 
 Three services take turns on the same Poisson arrivals; latency counts from the intended send time. They get requests of 20 cached
-pairs, and of 4 new pairs at half the engine's capacity. The shadow is a stub in this process that answers at once; a real one has
+pairs at `--known-rate`, and of 4 new pairs at `--new-rate`, which must be less than the engine's capacity. The shadow is a stub in this process that answers at once; a real one has
 its own machine. Prints p50 and p99 of each service, and the ratio to the service without a shadow within each round.
 """
 
@@ -18,10 +18,11 @@ from aiohttp import web
 from load_tests.arguments import CHECKPOINT, SEED, make_parser
 from load_tests.bench.drive import Job, closed_loop, make_jobs, open_loop, poisson
 from load_tests.bench.peers.notegrade import Notegrade
-from load_tests.bench.stage import Entrant, in_turn, stage_all
+from load_tests.bench.stage import Entrant, stage_all
 from load_tests.bench.workloads import Shape, cold, take
 from load_tests.figures import print_sides
 from load_tests.raw_results import write_raw
+from load_tests.turns import in_turn
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 
 TIMEOUT_S = 60.0

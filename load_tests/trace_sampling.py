@@ -16,6 +16,7 @@ import torch
 from load_tests.arguments import SEED, make_parser
 from load_tests.figures import print_sides
 from load_tests.raw_results import write_raw
+from load_tests.turns import in_turn
 from model_export.data.prepare import read_data
 from model_export.data.prompting import PromptForm, Prompting
 from model_export.data.sampling import pick_distinct
@@ -62,7 +63,7 @@ def measure(options: argparse.Namespace, recipe: Recipe) -> None:
     torch.manual_seed(options.seed)
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     for start in range(0, len(prompts), size):
-        for side, sampler in sides.items():
+        for side, sampler in in_turn(sides.items(), start // size):
             started = time.monotonic()
             sampler.sample(prompts[start : start + size], sampling)
             if start:  # the first batch is the warm-up

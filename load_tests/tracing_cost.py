@@ -4,7 +4,7 @@
     NOTEGRADE_TRACING=true .venv/bin/notegrade serve --port 8001
     .venv/bin/python -m load_tests.tracing_cost http://127.0.0.1:8000 http://127.0.0.1:8001
 
-Each round measures the first service (off), then the second with a caller that does not sample, then with one that does. Prints
+Each round measures the first service (off), and the second with a caller that does not sample and with one that does. Prints
 CPU time per request of the service's own process (not of its engine), and the ratio to the first service within each round.
 """
 
@@ -18,6 +18,7 @@ from load_tests.bench.workloads import Shape, cold
 from load_tests.client import new_session, post_score, read_metrics
 from load_tests.figures import print_sides
 from load_tests.raw_results import write_raw
+from load_tests.turns import in_turn
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7"
 _CPU = "process_cpu_seconds_total"
@@ -44,8 +45,8 @@ async def main() -> None:
     async with new_session() as session:
         for url in (options.off, options.on):
             await post_score(session, url, body)  # fills the cache
-        for _ in range(options.rounds):
-            for name, (url, flags) in sides.items():
+        for number in range(options.rounds):
+            for name, (url, flags) in in_turn(sides.items(), number):
                 found[name].append(await measure(session, url, body, options.requests, flags))
     print(
         f"{options.rounds} rounds of {options.requests} requests of {options.notes} cached notes; min / median / max"

@@ -20,6 +20,7 @@ from load_tests.bench.peer import Request
 from load_tests.bench.workloads import Shape, cold, take
 from load_tests.figures import print_sides
 from load_tests.raw_results import write_raw
+from load_tests.turns import in_turn
 from service.contract.checkpoint import Checkpoint, SecondReading, load_checkpoint
 from service.contract.text import canonicalize
 from service.contract.vector_prompt import VectorPrompt
@@ -45,7 +46,7 @@ async def measure(
         return [VectorPrompt(prefix, own.tobytes(), second.renderer.cue) for own in rows]
 
     for number in range(-1, options.rounds):  # round -1 is the warm-up
-        for count in (0, *options.counts):
+        for count in in_turn((0, *options.counts), number):
             asked = take(checkpoint.renderer, traffic, options.requests)
             prompts = [
                 prompt for each in asked for prompt in (vectors_of(each, count) if count else each.prompts)

@@ -27,7 +27,7 @@ class Measurement:
         requests, pairs: numbers sent.
         pairs_per_s: scored pairs over `seconds`, from the first request to the last answer.
         outcomes: number of requests by `load_tests.bench.drive.Outcome`.
-        latency_ms: p50, p90, p99, p99.9 and max over all requests; an unanswered request counts as the timeout.
+        latency_ms: p50, p90, p99 and max over all requests; an unanswered request counts as the timeout.
         cpu_s, client_cpu_s: CPU time of the server with its children, and of the load generator.
         peak_rss_mib: peak of the total resident memory.
         prompt_tokens_per_pair: mean length of the prompts.

@@ -114,7 +114,7 @@ class Run:
             return []
         known = {(each.peer, each.tuning) for each in self.records.agreements}
         readers = [each for each in entrants if each.contestant.name != VECTORS]
-        if any((each.contestant.name, each.contestant.tuning) not in known for each in readers):
+        if any((each.contestant.name, each.contestant.tuning) not in known for each in readers[1:]):
             await self._compare_grades(readers)
         return [each for each in entrants if each.label not in self.records.disagreeing]
 

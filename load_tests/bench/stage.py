@@ -133,8 +133,3 @@ def stage_all(contestants: Sequence[Peer]) -> Iterator[list[Entrant]]:
         if absent:
             raise RuntimeError(f"not started: {absent}")
         yield entrants
-
-
-def in_turn(entrants: Sequence[Entrant], round_number: int) -> list[Entrant]:
-    """Order the contestants of a round; every second round is reversed, so that none is always first."""
-    return list(entrants if round_number % 2 == 0 else reversed(entrants))

@@ -52,7 +52,6 @@ def _summary_row(row: Row) -> dict[str, str]:
         "p50 ms": _number(latencies["p50"], 0),
         "p90": _number(latencies["p90"], 0),
         "p99": _number(latencies["p99"], 0),
-        "p99.9": _number(latencies["p99.9"], 0),
         "unanswered": str(row["unanswered"]),
         "CPU ms/pair": _number(row["cpu_ms_per_pair"], 1),
         "RSS MiB": _number(row["peak_rss_mib"], 0),

@@ -38,14 +38,15 @@ class Point:
 
 
 def check(document: Mapping[str, Any], site: Site) -> list[Point]:
-    """Compare all rows of Notegrade that have counts of computed tokens.
+    """Compare all rows of Notegrade that have counts of computed tokens, but for `replay`, whose repetition is the log's.
 
     Args:
         document: `bench.json`.
         site: prompt head and query, model, prefix cache size and costs; note lengths and the peak come from the document.
     Raises: ValueError if there is no such row.
     """
-    rows = [row for row in document["summary"] if row["peer"] == OURS and row["computed_tokens_per_pair"]]
+    ours = [row for row in document["summary"] if row["peer"] == OURS and row["part"] != "replay"]
+    rows = [row for row in ours if row["computed_tokens_per_pair"]]
     if not rows:
         raise ValueError(f"the file has no row of {OURS} with computed tokens")
     points, share = [], None

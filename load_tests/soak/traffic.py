@@ -18,6 +18,8 @@ from load_tests.bench.workloads import make_query, new_notes
 CANARY = "zebrafinch"
 # In bf16, rounding makes the scores of a pair differ by up to this between batches.
 SAME_SCORE = 0.1
+# The service must have closed a connection that sends no whole request.
+CLOSED_WITHIN_S = 30
 
 
 @dataclass(slots=True)
@@ -197,18 +199,23 @@ class Callers:
             ]
         )
         self.tally.raw[name] += 1
-        address = self._url.removeprefix("http://").split(":")
+        host, port = self._url.removeprefix("http://").split(":")
         try:
-            reader, writer = await asyncio.open_connection(address[0], int(address[1]))
+            reader, writer = await asyncio.open_connection(host, int(port))
+        except OSError as error:
+            self.tally.complain(f"{name}: no connection: {error}")
+            return
+        try:
             writer.write(data)
             if name == "half closed":
                 writer.write_eof()
-            with contextlib.suppress(OSError):
-                answer = await asyncio.wait_for(reader.read(), 30)
-                if b" 500 " in answer[:20] or CANARY.encode() in answer:
-                    self.tally.complain(f"{name}: {answer[:200]!r}")
-        except TimeoutError:
-            self.tally.complain(f"{name}: the connection was kept for 30 s")
+            answer = await asyncio.wait_for(reader.read(), CLOSED_WITHIN_S)
+            if b" 500 " in answer[:20] or CANARY.encode() in answer:
+                self.tally.complain(f"{name}: {answer[:200]!r}")
+        except TimeoutError:  # before OSError, of which it is one
+            self.tally.complain(f"{name}: the connection was kept for {CLOSED_WITHIN_S} s")
+        except OSError:
+            pass  # the service cut the connection
         finally:
             writer.close()
             with contextlib.suppress(OSError):

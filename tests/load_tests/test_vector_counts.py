@@ -38,7 +38,8 @@ async def test_every_turn_has_new_queries_and_its_number_of_vectors(
     await engine.close()
     width = 2 * checkpoint.vectors.reading.width
     counts = [len(each.rows) // width if isinstance(each, VectorPrompt) else 0 for each in engine.prompts]
-    assert counts == ([0] * 6 + [1] * 6 + [2] * 6) * 3  # the first round warms up
+    there = [0] * 6 + [1] * 6 + [2] * 6
+    assert counts == there[::-1] + there + there[::-1]  # the first round warms up
     prefixes = [each.prefix for each in engine.prompts if isinstance(each, VectorPrompt)]
     assert len(set(prefixes)) == len(prefixes) // 3  # of each request's three notes
     assert "2 vectors / text: " in capsys.readouterr().out

@@ -13,5 +13,5 @@ _MADE = Measurement(
 
 
 def measurement(p99_ms: float = 100.0, **changes: Any) -> Measurement:
-    latency_ms = {"p50": p99_ms / 2, "p90": p99_ms, "p99": p99_ms, "p99.9": p99_ms, "max": p99_ms}
+    latency_ms = {"p50": p99_ms / 2, "p90": p99_ms, "p99": p99_ms, "max": p99_ms}
     return replace(_MADE, latency_ms=latency_ms, **changes)

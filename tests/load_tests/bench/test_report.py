@@ -99,7 +99,7 @@ def test_files_are_written_and_agree(document: dict[str, Any], tmp_path: Path) -
     assert "infinity (tuned) did not start: Unavailable: no network" in report
     assert "not measured: zipf: not selected" in report
     rows = [line for line in report.splitlines() if line.startswith("| ")]
-    assert {line.replace(r"\|", "").count("|") for line in rows} == {6, 19}
+    assert {line.replace(r"\|", "").count("|") for line in rows} == {6, 18}
 
 
 def test_empty_run_is_reported(checkpoint: Checkpoint, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 import psutil
 import pytest
 
-from load_tests.bench.stage import Entrant, in_turn, label, stage
+from load_tests.bench.stage import Entrant, stage
 from load_tests.processes import Running, Server, free_port, run_server
 from tests.load_tests.bench.toy import AbsentPeer, ToyPeer
 from tests.waiting import wait_until
@@ -69,10 +69,3 @@ def test_contestant_that_does_not_start_is_recorded() -> None:
         "a (tuned)": "RuntimeError: not installed",
         "b (default)": "RuntimeError: not installed",
     }
-
-
-def test_order_alternates_between_rounds() -> None:
-    made = [Entrant(Spinner(name), Running("", 1, 0.0), None) for name in "abc"]  # type: ignore[arg-type]
-    orders = ["".join(each.contestant.name for each in in_turn(made, number)) for number in range(3)]
-    assert orders == ["abc", "cba", "abc"]
-    assert made[0].label == label(Spinner("a")) == "a (tuned)"
