@@ -31,7 +31,7 @@ test: setup-dev checkpoint ## Run the tests, with a real engine, Redis and Chrom
 # One thread per worker; tests that compare speeds run alone, with both cores (tests/workers.py).
 test-slow: setup-dev checkpoint ## Run the slow tests: images, the tiny recipe, compiled models, vLLM under the trainer, all generated requests, a benchmark, a soak test; ARGS= goes to pytest
 	@$(bin)/python -m tests.tools --slow
-	@OMP_NUM_THREADS=1 $(bin)/python -m pytest -n 2 --no-loadscope-reorder -m slow $(ARGS)
+	@OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(bin)/python -m pytest -n 2 --no-loadscope-reorder -m slow $(ARGS)
 
 test-fast: setup-dev ## Run the tests that need no engine, no Redis, no browser and no network; ARGS= goes to pytest
 	@$(bin)/python -m pytest -m "not engine and not redis and not browser" $(ARGS)

@@ -31,16 +31,24 @@ CLUSTER = (
 )
 # These share a base image and the packages that the other's build has downloaded.
 IMAGES = ("deploy/test_trainer_image.py", "deploy/test_image.py")
+# These have tests that run alone, one after the other.
+WITH_TESTS_ALONE = (
+    "load_tests/bench/test_saturation.py",
+    "end_to_end/test_overload.py",
+    "load_tests/bench/test_regression.py",
+)
 # One worker runs all files of a group.
 GROUPS = {
+    **dict.fromkeys(WITH_TESTS_ALONE, "alone"),
     **dict.fromkeys(SERVICE, "service"),
     **dict.fromkeys(REPLICAS, "replicas"),
     **dict.fromkeys(VLLM, "vllm"),
     **dict.fromkeys(CLUSTER, "cluster"),
     **dict.fromkeys(IMAGES, "images"),
 }
-# The longest files first, in this order.
+# First those whose tests run alone, before the other workers have begun a test that they would wait for; then the longest files.
 FIRST = (
+    *WITH_TESTS_ALONE,
     "end_to_end/test_engine_faults.py",
     *REPLICAS,
     "end_to_end/test_process_faults.py",

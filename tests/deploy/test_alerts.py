@@ -89,14 +89,23 @@ def test_the_label_for_the_repository_is_dropped_from_alerts() -> None:
 
 def test_every_aggregation_is_by_namespace() -> None:
     for path in RULES:
-        sets = re.findall(r"\b(?:by|on) \(([^)]*)\)", path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"\b(sum|max|min|avg|count) ?\(", text), path.name
+        sets = re.findall(r"\b(?:by|on) \(([^)]*)\)", text)
         assert all({"job", "namespace"} <= set(labels.split(", ")) for labels in sets), path.name
 
 
 def test_runbooks_and_operations_name_only_existing_alerts() -> None:
-    for path in [*RUNBOOKS.glob("*.md"), ROOT / "docs" / "operations.md", ALERTMANAGER_FILE]:
+    for path in [*RUNBOOKS.glob("*.md"), ROOT / "docs" / "operations.md"]:
         named = set(re.findall(r"`(Notegrade\w+)`", path.read_text(encoding="utf-8")))
         assert named <= set(ALERTS), path.name
+
+
+def test_alertmanager_names_only_existing_alerts() -> None:
+    groups = re.findall(r"Notegrade\(([^)]*)\)", ALERTMANAGER_FILE.read_text(encoding="utf-8"))
+    named = {f"Notegrade{name}" for group in groups for name in group.split("|")}
+    assert len(named) > 10
+    assert named <= set(ALERTS)
 
 
 def test_the_objectives_are_recorded_in_every_window() -> None:

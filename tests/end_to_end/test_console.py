@@ -82,7 +82,7 @@ async def test_the_rate_of_samples_is_a_plain_number(page: Page) -> None:
 
 async def test_the_countdown_reaches_zero_and_the_mode_is_off(page: Page) -> None:
     await use_key(page, ADMIN_KEY)
-    await flip(page, "all", "for a moment", minutes="0.1")
+    await flip(page, "all", "for a moment", minutes="0.2")
     await expect(page.locator("#mode")).to_have_text("all")
     await expect(page.locator("#countdown")).to_contain_text("00:00:0")
     await expect(page.locator("#countdown")).to_have_text("expired")

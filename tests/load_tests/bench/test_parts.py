@@ -106,7 +106,7 @@ async def test_zipf_and_replay_are_measured(make_run: Callable[..., Run], tmp_pa
 async def test_engine_alone_gets_all_prompts_at_once(
     make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parts_module, "EngineAlone", lambda checkpoint, knobs: ToyPeer(OFFLINE, 0.002))
+    monkeypatch.setattr(parts_module, "EngineAlone", lambda checkpoint, knobs: ToyPeer(OFFLINE, 0.0002))
     run = make_run(toys()[:1])
     await run_part(run, "offline")
     ours, alone = run.records.of("offline", OURS), run.records.of("offline", OFFLINE)

@@ -1,5 +1,4 @@
-"""A run that trains in two processes (gloo): killed in supervised training, RL and the export, resumed, and compared with an undisturbed
-one."""
+"""A run that trains in two processes (gloo): killed in supervised training and in RL, resumed, and compared with an undisturbed one."""
 
 import json
 import shutil
@@ -14,11 +13,10 @@ from tests.tiny_teacher import MICRO
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(3600)]
 WITHIN_S = 600.0  # each stage starts two processes that import torch
-# In the order that a run comes to them; one process alone exports what both have trained.
+# In the order that a run comes to them. One process alone exports what both have trained: test_run_and_resume.py kills that.
 MOMENTS = [
     ("Train label_only_sft", 6),  # between a saved state and the next
     ("Train rl", 2),
-    ("Compute probes", 8),
 ]
 # What is trained again; a stage that starts from it is kept where that trained the same weights.
 REPEATED = ("label_only_sft", "rl", "checkpoint")

@@ -207,7 +207,7 @@ class Attacked:
             deadline=None,
         )
         # The same values in every run, others for each share: the shares of two services add up.
-        hypothesis.seed(self.share)(limits(hypothesis.given(**values)(check)))()
+        hypothesis.seed(f"{self.mode} {self.share}")(limits(hypothesis.given(**values)(check)))()
         assert self.answered - before >= at_least
 
     def set_mode(self) -> None:

@@ -54,9 +54,13 @@ def load(how):
         threading.Event().wait()
     return llm, EngineProfile(dtype="float32")
 
+async def warm_up(_):
+    pass
+
 async def main(how):
     vllm_engine._import_vllm = lambda *_: None
     vllm_engine._load = lambda *_: load(how)
+    vllm_engine.VllmEngine._warm_up = warm_up
     engine = vllm_engine.VllmEngine(EngineModel("nowhere", (1, 2), 10), VllmOptions())
     starting = asyncio.create_task(engine.start())
     while not started.is_set() and not starting.done():
