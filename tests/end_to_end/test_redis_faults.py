@@ -266,8 +266,10 @@ def scores_of(checkpoint: Checkpoint, redis: RedisServer, source: str) -> list[f
 def test_keys_of_another_type(rig: Rig) -> None:
     for key in list(rig.admin.scan_iter("ng:*")):
         rig.admin.set(key, "no hash")
+    before = len(rig.service.written())
     rig.send_many()
-    assert not rig.breaker_open()
+    # Timeouts on a busy machine may open the breaker; what Redis answers about such a key may not.
+    assert "ResponseError" not in rig.service.written()[before:]
     rig.assert_recovers("keys of another type")
 
 
