@@ -21,8 +21,8 @@ from load_tests.bench.workloads import Shape, cold, take
 from load_tests.client import new_session, read_metrics
 from load_tests.figures import print_sides
 from load_tests.raw_results import write_raw
+from load_tests.rounds import in_turn
 from load_tests.soak.processes import REDIS, Redis
-from load_tests.turns import in_turn
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 
 TIMEOUT_S = 120.0

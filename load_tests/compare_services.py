@@ -19,7 +19,7 @@ from load_tests.bench.workloads import Repetition, Shape, cold, zipf
 from load_tests.client import new_session, post_score, read_metrics
 from load_tests.figures import print_sides
 from load_tests.raw_results import write_raw
-from load_tests.turns import in_turn
+from load_tests.rounds import in_turn
 
 POOL = Repetition(queries=1, notes=40)
 

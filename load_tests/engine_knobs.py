@@ -25,7 +25,7 @@ from load_tests.bench.stage import Entrant, stage
 from load_tests.bench.workloads import Shape, cold, take
 from load_tests.figures import spread
 from load_tests.raw_results import write_raw
-from load_tests.turns import in_turn
+from load_tests.rounds import in_turn
 from service.contract.checkpoint import load_checkpoint
 
 AS_SERVED = "as served"

@@ -19,7 +19,7 @@ from load_tests.client import read_metrics
 from load_tests.figures import spread
 from load_tests.new_pairs import TIMEOUT_S, NewPairs, results_of
 from load_tests.raw_results import write_raw
-from load_tests.turns import in_turn
+from load_tests.rounds import in_turn
 
 MODE = "/admin/explanation-mode"
 COUNTERS = ("notegrade_explanations_total", "notegrade_explanation_drops_total", "notegrade_shed_total")
@@ -61,7 +61,6 @@ async def compare(pairs: NewPairs, rounds: int, seconds: float, load: float) -> 
                 for mode in in_turn(("off", "all"), number):
                     await set_mode(session, pairs.url, mode)
                     found[mode] = await pairs.send(load * capacity, seconds)
-                await set_mode(session, pairs.url, "off")
                 for mode, values in p99_ms.items():
                     values.append(found[mode].latencies_ms(TIMEOUT_S)["p99"])
                 ratios.append(p99_ms["all"][-1] / p99_ms["off"][-1])

@@ -22,7 +22,7 @@ from load_tests.arguments import SEED, make_parser
 from load_tests.figures import print_sides, spread
 from load_tests.packed_batches import packed, step
 from load_tests.raw_results import write_raw
-from load_tests.turns import in_turn
+from load_tests.rounds import in_turn
 from model_export.models.base_model import load_base, locate_base, save_base
 from model_export.models.cpu_memory import keep_freed_memory
 from model_export.models.model_io import load_model

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from load_tests.arguments import SEED, make_parser
 from load_tests.figures import print_sides
 from load_tests.raw_results import write_raw
-from load_tests.turns import in_turn
+from load_tests.rounds import in_turn
 from model_export.data.prepare import prepare_base, read_data
 from model_export.data.prompting import PromptForm, Prompting
 from model_export.data.sampling import pick

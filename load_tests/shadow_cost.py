@@ -22,7 +22,7 @@ from load_tests.bench.stage import Entrant, stage_all
 from load_tests.bench.workloads import Shape, cold, take
 from load_tests.figures import print_sides
 from load_tests.raw_results import write_raw
-from load_tests.turns import in_turn
+from load_tests.rounds import in_turn
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 
 TIMEOUT_S = 60.0

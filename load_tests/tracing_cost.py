@@ -18,7 +18,7 @@ from load_tests.bench.workloads import Shape, cold
 from load_tests.client import new_session, post_score, read_metrics
 from load_tests.figures import print_sides
 from load_tests.raw_results import write_raw
-from load_tests.turns import in_turn
+from load_tests.rounds import in_turn
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7"
 _CPU = "process_cpu_seconds_total"

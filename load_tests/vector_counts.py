@@ -20,7 +20,7 @@ from load_tests.bench.peer import Request
 from load_tests.bench.workloads import Shape, cold, take
 from load_tests.figures import print_sides
 from load_tests.raw_results import write_raw
-from load_tests.turns import in_turn
+from load_tests.rounds import in_turn
 from service.contract.checkpoint import Checkpoint, SecondReading, load_checkpoint
 from service.contract.text import canonicalize
 from service.contract.vector_prompt import VectorPrompt

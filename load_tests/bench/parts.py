@@ -15,7 +15,7 @@ from load_tests.bench.saturation import Probe, find_saturation, judge
 from load_tests.bench.stage import Entrant
 from load_tests.bench.turns import Arrivals, Turn, run_turn
 from load_tests.bench.workloads import render, replay, zipf
-from load_tests.turns import in_turn
+from load_tests.rounds import in_turn
 from service.contract.checkpoint import load_checkpoint
 from service.contract.prompt import PromptRenderer
 from service.contract.vllm_settings import has_compiler

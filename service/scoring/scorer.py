@@ -93,10 +93,11 @@ class Scorer:
         finally:
             for attachment in attached.values():
                 attachment.flight.detach()
-        _log_failures(answers)
         results = self._collect_results(request, pairs, cached, attached, answers, shed)
         timing = measure_timing(instants, attached, answers)
         outcomes, sources = self._recorder.count(results, shed)
+        if outcomes["failed"]:
+            _log_failures(answers)
         self._recorder.observe_request(instants, timing, request.priority, used_engine=bool(attached))
         self._raise_unless_scored(request, outcomes, answers)
         tokens = sum_engine_tokens(attached, answers)

@@ -28,10 +28,12 @@ async def use_key(page: Page, key: str) -> None:
         await expect(page.locator("#mode")).not_to_have_text("unknown")
 
 
-async def flip(page: Page, mode: str, reason: str, minutes: str = "30") -> None:
+async def flip(page: Page, mode: str, reason: str, minutes: str = "30", share: str = "1") -> None:
     await page.get_by_role("radio", name=mode, exact=True).check()
     if mode != "off":
         await page.get_by_label("Minutes").fill(minutes)
+    if mode == "sample":
+        await page.get_by_label("Share").fill(share)
     await page.get_by_label("Reason").fill(reason)
     await page.get_by_role("button", name="Set").click()
 
@@ -74,9 +76,7 @@ async def test_fields_of_another_mode_do_not_stop_a_flip(page: Page) -> None:
 
 async def test_the_rate_of_samples_is_a_plain_number(page: Page) -> None:
     await use_key(page, ADMIN_KEY)
-    await page.get_by_role("radio", name="sample", exact=True).check()
-    await page.get_by_label("Share").fill("7")
-    await flip(page, "sample", "a share")
+    await flip(page, "sample", "a share", share="7")
     await expect(page.locator("#mode")).to_have_text("sample 7%")
 
 

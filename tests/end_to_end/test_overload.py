@@ -94,9 +94,8 @@ def test_a_caller_with_many_pairs_does_not_starve_a_caller_with_few(
     keyed_service: ServiceProcess, greedy: Caller
 ) -> None:
     modest, other = Caller(keyed_service, "modest"), Caller(keyed_service, "greedy")
-    while not greedy.outcomes[
-        "scored"
-    ]:  # after its first scores the engine is saturated, and its rate is measured
+    # After its first scores the engine is saturated, and its rate is measured.
+    while not greedy.outcomes["scored"]:
         threading.Event().wait(0.1)
     with ThreadPoolExecutor() as pool:
         for _ in range(8):

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 import psutil
 import pytest
 
-from load_tests.bench.stage import Entrant, stage
+from load_tests.bench.stage import Entrant, label, stage
 from load_tests.processes import Running, Server, free_port, run_server
 from tests.load_tests.bench.toy import AbsentPeer, ToyPeer
 from tests.waiting import wait_until
@@ -69,3 +69,8 @@ def test_contestant_that_does_not_start_is_recorded() -> None:
         "a (tuned)": "RuntimeError: not installed",
         "b (default)": "RuntimeError: not installed",
     }
+
+
+def test_an_entrant_is_named_by_its_contestant_and_tuning() -> None:
+    made = Entrant(Spinner("a"), Running("", 1, 0.0), None)  # type: ignore[arg-type]
+    assert made.label == label(Spinner("a")) == "a (tuned)"

@@ -1,4 +1,4 @@
-from load_tests.turns import in_turn
+from load_tests.rounds import in_turn
 
 
 def test_every_second_round_is_reversed() -> None:
