@@ -42,7 +42,9 @@ class WordModel(Sampler):
         self._completions = self.then or self._completions
         return written
 
-    def distributions(self, sequences: Sequence[list[int]], *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def distributions(
+        self, sequences: Sequence[list[int]], *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         self.prompts += len(sequences)
         texts = [TOKENIZER.decode(sequence) for sequence in sequences]
         grades = [

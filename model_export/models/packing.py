@@ -1,8 +1,8 @@
-"""Batches without padding, in which a prefix that rows share is computed once.
+"""Batches without padding, in which prefixes that rows share are computed once.
 
 Prompts start with their criteria, a quarter of their tokens. All layers but attention take each token alone, so the tokens of a
 batch form one sequence of segments: each prefix, and the rest of each row. In attention each segment is a row again, and the
-rest of a row sees its prefix too. Outputs and gradients are those of whole rows, as in Prefix Grouper
+rest of a row sees its prefixes too. Outputs and gradients are those of whole rows, as in Prefix Grouper
 (https://arxiv.org/abs/2506.05433).
 """
 
@@ -21,11 +21,12 @@ from model_export.models.cpu_attention import grouped_attention
 PACKED_ATTENTION = "packed"
 """The name under which the attention is registered; a model that has it takes what `pack` returns, and other batches too."""
 
+_LEAST_SAVED = 64  # tokens: about what one more row of attention costs
 _UNSEEN = torch.finfo(torch.bfloat16).min  # finite in float32 too
 
 
 class Segment(NamedTuple):
-    """The tokens of a row from `start` to `stop`, and the number of the segment that holds those before, if there are any."""
+    """The tokens of a row from `start` to `stop`, and the number of the segment that holds the last of those before, if any."""
 
     row: int
     start: int
@@ -33,46 +34,52 @@ class Segment(NamedTuple):
     prefix: int | None = None
 
 
-def split_rows(rows: Sequence[Sequence[int]], shareable: Sequence[int]) -> list[Segment]:
+def split_rows(
+    rows: Sequence[Sequence[int]], shareable: Sequence[int], least_saved: int = _LEAST_SAVED
+) -> list[Segment]:
     """Split rows of token ids into segments: first the prefixes that rows share, then the rest of each row, in order.
 
-    A prefix has at most the `shareable` first tokens of each of its rows.
+    A prefix has at most the `shareable` first tokens of each of its rows. Prefixes form a tree: some of the rows that share one
+    may share more. Each saves at least `least_saved` tokens.
     """
     heads = [tuple(row[:most]) for row, most in zip(rows, shareable, strict=True)]
     order = sorted(range(len(rows)), key=heads.__getitem__)
     # commonprefix works on any sequences, not only on paths.
     shared = [len(commonprefix([heads[one], heads[other]])) for one, other in pairwise(order)]  # noqa: RUF071
     prefixes: list[Segment] = []
-    rest = [Segment(row, 0, len(ids)) for row, ids in enumerate(rows)]
-    for first, last, length in _groups(shared, 0, len(shared)):
-        for row in order[first : last + 1]:
-            rest[row] = Segment(row, length, len(rows[row]), len(prefixes))
-        prefixes.append(Segment(order[first], 0, length))
-    return prefixes + rest
+    rest: dict[int, Segment] = {}
 
+    def share(first: int, last: int, start: int, prefix: int | None) -> None:
+        """Split the sorted rows from first to last, whose tokens up to `start` other segments hold."""
+        if first == last:
+            row = order[first]
+            rest[row] = Segment(row, start, len(rows[row]), prefix)
+            return
+        least = min(shared[first:last])
+        if (least - start) * (last - first) >= least_saved:
+            prefixes.append(Segment(order[first], start, least, prefix))
+            start, prefix = least, len(prefixes) - 1
+        cuts = [at for at in range(first, last) if shared[at] == least]
+        for left, right in pairwise([first - 1, *cuts, last]):
+            share(left + 1, right, start, prefix)
 
-def _groups(shared: Sequence[int], first: int, last: int) -> list[tuple[int, int, int]]:
-    """Choose the groups, (first row, last row, length of its prefix), that save most tokens among the rows from first to last.
-
-    `shared[i]` is what rows i and i + 1 of the sorted rows have in common.
-    """
-    if first == last:
-        return []
-    least = min(shared[first:last])
-    cuts = [at for at in range(first, last) if shared[at] == least]
-    edges = [first - 1, *cuts, last]
-    parts = [group for left, right in pairwise(edges) for group in _groups(shared, left + 1, right)]
-    if least * (last - first) > sum(length * (end - start) for start, end, length in parts):
-        return [(first, last, least)]
-    return parts
+    share(0, len(rows) - 1, 0, None)
+    return prefixes + [rest[row] for row in range(len(rows))]
 
 
 def places_of_rows(segments: Sequence[Segment], rows: int) -> list[list[int]]:
     """Return the places of each row's tokens in a packed batch; the last `rows` segments are the rests of the rows."""
-    lengths = [segment.stop - segment.start for segment in segments]
-    own = [range(end - length, end) for end, length in zip(accumulate(lengths), lengths, strict=True)]
-    rest = zip(segments[-rows:], own[-rows:], strict=True)
-    return [[*(() if segment.prefix is None else own[segment.prefix]), *places] for segment, places in rest]
+    return [before + list(own) for before, own in _places(segments)[-rows:]]
+
+
+def _places(segments: Sequence[Segment]) -> list[tuple[list[int], range]]:
+    """Return the places in a packed batch of the tokens before each segment and of its own."""
+    ends = accumulate(stop - start for _, start, stop, _ in segments)
+    places: list[tuple[list[int], range]] = []
+    for (_, start, stop, prefix), end in zip(segments, ends, strict=True):
+        before = [] if prefix is None else [*places[prefix][0], *places[prefix][1]]
+        places.append((before, range(end - stop + start, end)))
+    return places
 
 
 def pack(
@@ -80,20 +87,20 @@ def pack(
 ) -> dict[str, Any]:
     """Return what a causal model takes to read the rows' segments, one after the other, as one row.
 
-    `input_ids`: (1, tokens). `attention_mask`: (segments, 1, length, prefix length + length), added to the
+    `input_ids`: (1, tokens). `attention_mask`: (segments, 1, length, tokens before + length), added to the
     scores; where a model has sliding layers, such a mask for each kind of layer. `position_ids`: (1, tokens).
-    `packing`: `tokens` (segments, length), the place in the row of each segment's tokens; `prefixes` (segments, prefixes), 1
-    where a segment has that prefix; `places` (tokens), the place of each token among the flattened segments.
+    `packing`: `tokens` (segments, length) and `before` (segments, tokens before), the places in the row of each segment's tokens
+    and of those before it; `prefixes` (tokens), the places of all prefixes, which come first; `places` (tokens), the place of
+    each token among the flattened segments.
     """
-    lengths = torch.tensor([segment.stop - segment.start for segment in segments])
+    before, own = zip(*_places(segments), strict=True)
+    lengths, starts = torch.tensor(list(map(len, own))), torch.tensor(list(map(len, before)))
     columns = torch.arange(int(lengths.max()))
+    columns_before = torch.arange(int(starts.max()))
     real = columns < lengths[:, None]
-    positions = torch.tensor([segment.start for segment in segments])[:, None] + columns
-    own = torch.tensor([-1 if segment.prefix is None else segment.prefix for segment in segments])
-    prefixes = own[:, None] == torch.arange(int(own.max()) + 1)
-    before = torch.arange(int(lengths[: prefixes.shape[1]].max()) if prefixes.shape[1] else 0)
-    seen = torch.cat([before < (prefixes * lengths[: prefixes.shape[1]]).sum(1)[:, None], real], dim=1)
-    keys = torch.cat([before.expand(len(segments), -1), positions], dim=1)
+    positions = starts[:, None] + columns
+    seen = torch.cat([columns_before < starts[:, None], real], dim=1)
+    keys = torch.cat([columns_before.expand(len(segments), -1), positions], dim=1)
     distance = positions[:, :, None] - keys[:, None]
     causal = seen[:, None] & (distance >= 0)
     mask: torch.Tensor | dict[str, torch.Tensor] = _mask(causal)
@@ -107,7 +114,10 @@ def pack(
         "position_ids": positions[real][None],
         "packing": {
             "tokens": torch.where(real, (lengths.cumsum(0) - lengths)[:, None] + columns, 0),
-            "prefixes": prefixes.float(),
+            "before": torch.tensor(
+                [[*row, *[0] * (len(columns_before) - len(row))] for row in before]
+            ).long(),
+            "prefixes": torch.arange(max((row[-1] + 1 for row in before if row), default=0)),
             "places": real.flatten().nonzero()[:, 0],
         },
     }
@@ -150,23 +160,30 @@ def packed_attention(
     if packing is None:
         output, _ = attend(module, query, key, value, attention_mask, **settings)
         return output, None
-    tokens, prefixes = packing["tokens"], packing["prefixes"]
-    before = attention_mask.shape[-1] - tokens.shape[1]
+    tokens, before, prefixes = packing["tokens"], packing["before"], packing["prefixes"]
 
     def unpack(states: torch.Tensor) -> torch.Tensor:
         return states[0][:, tokens].transpose(0, 1)
 
     def with_prefix(states: torch.Tensor) -> torch.Tensor:
-        # A product, since the backward pass of an index would add its rows in any order, and so round in any way.
-        copies = torch.einsum(
-            "sp,phlw->shlw", prefixes.to(states.dtype), states[: prefixes.shape[1], :, :before]
-        )
-        return torch.cat([copies, states], dim=2)
+        return torch.cat([_copies(states[0], before, prefixes), unpack(states)], dim=2)
 
-    key, value = (with_prefix(unpack(states)) for states in (key, value))
+    key, value = with_prefix(key), with_prefix(value)
     mask = attention_mask.to(query.dtype)
     output, _ = attend(module, unpack(query), key, value, mask, **settings)
     return output.flatten(0, 1)[packing["places"]][None], None
+
+
+def _copies(states: torch.Tensor, before: torch.Tensor, prefixes: torch.Tensor) -> torch.Tensor:
+    """Return the keys or values before each segment, (segments, heads, tokens before, width), of (heads, tokens, width).
+
+    Where there is a backward pass, a product copies them, since that of an index would add rows in any order, and so round in
+    any way.
+    """
+    if not torch.is_grad_enabled():
+        return states[:, before].transpose(0, 1)
+    chosen = (before[:, :, None] == prefixes).to(states.dtype)
+    return torch.einsum("sbt,htw->shbw", chosen, states[:, : len(prefixes)])
 
 
 AttentionInterface.register(PACKED_ATTENTION, packed_attention)

@@ -72,12 +72,16 @@ def find_evidence(
     """
     check_steps(prompting.form.criteria, pairs)
     cuts = [list(_cuts(prompting.visible(pair), config)) for pair in pairs]
-    variants = [
-        each for pair, own in zip(pairs, cuts, strict=True) for each in (pair, *(cut.pair for cut in own))
+    prompts = [
+        [prompting.student_prompt(each) for each in (pair, *(cut.pair for cut in own))]
+        for pair, own in zip(pairs, cuts, strict=True)
     ]
-    prompts = [prompting.student_prompt(pair) for pair in variants]
-    rows = iter(sampler.distributions(prompts, config.batch_size)[0])
-    probabilities = [torch.stack([next(rows) for _ in range(1 + len(own))]) for own in cuts]
+    # A pair's prompts share most of their tokens, so they are read together.
+    by_length = sorted(range(len(pairs)), key=lambda number: len(prompts[number][0]))
+    sequences = [prompt for number in by_length for prompt in prompts[number]]
+    rows = iter(sampler.distributions(sequences, config.batch_size, in_order=True)[0])
+    read = {number: torch.stack([next(rows) for _ in prompts[number]]) for number in by_length}
+    probabilities = [read[number] for number in range(len(pairs))]
     drawn = [_draw(own[0], f"{seed} {pair.id}") for pair, own in zip(pairs, probabilities, strict=True)]
     occluded = map(_Occluded, pairs, cuts, probabilities, drawn)
     return [_evidence(each, prompting, config) for each in occluded]

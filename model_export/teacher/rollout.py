@@ -61,17 +61,23 @@ class Sampler:
         return [completions[index] for index in range(len(prompts))]
 
     def distributions(
-        self, sequences: Sequence[list[int]], batch_size: int, on_batch: OnBatch = lambda *_: None
+        self,
+        sequences: Sequence[list[int]],
+        batch_size: int,
+        on_batch: OnBatch = lambda *_: None,
+        *,
+        in_order: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the label probabilities of the token after each sequence, and their label mass.
 
-        The probabilities are (sequences, grades), and each row sums to 1. Sequences that repeat are computed once.
+        The probabilities are (sequences, grades), and each row sums to 1. Sequences that repeat are computed once. Batches are
+        of similar lengths or, `in_order`, of neighbours, which pays where these share more than their criteria.
         """
         distinct = {sequence: number for number, sequence in enumerate(dict.fromkeys(map(tuple, sequences)))}
         rows = list(map(list, distinct))
         found = torch.zeros(len(rows), len(self._label_token_ids))
         done = 0
-        for batch in self._batches(rows, batch_size):
+        for batch in self._batches(rows, batch_size, in_order=in_order):
             found[batch] = self._label_probabilities([rows[index] for index in batch])
             done += len(batch)
             on_batch(done, len(rows))
@@ -80,10 +86,12 @@ class Sampler:
         return found / mass.unsqueeze(-1), mass
 
     @staticmethod
-    def _batches(rows: Sequence[list[int]], batch_size: int) -> Iterator[list[int]]:
-        by_length = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+    def _batches(
+        rows: Sequence[list[int]], batch_size: int, *, in_order: bool = False
+    ) -> Iterator[list[int]]:
+        order = sorted(range(len(rows)), key=lambda index: 0 if in_order else len(rows[index]))
         for start in range(0, len(rows), batch_size):
-            yield by_length[start : start + batch_size]
+            yield order[start : start + batch_size]
 
     def _complete(
         self, prompts: Sequence[list[int]], sampling: Sampling, grammars: Grammars | None

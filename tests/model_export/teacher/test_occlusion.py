@@ -103,10 +103,23 @@ def test_evidence_of_several_pairs_is_that_of_each() -> None:
     assert together == alone
 
 
+def test_each_of_several_pairs_gets_its_own_evidence() -> None:
+    pairs = [
+        replace(pair("quiet cafes", title, "Bars, and three calm places. A noisy street."), id=title)
+        for title in ("Lisbon by night", "Oslo", "Lisbon for those who work while they travel")
+    ]
+    model = WordModel(good=["calm", "Lisbon"], bad=["noisy"])
+    alone = [find_evidence([each], PROMPTING, model, CONFIG, 0)[0] for each in pairs]
+    assert find_evidence(pairs, PROMPTING, model, CONFIG, 0) == alone
+    assert len({each.steps for each in alone}) == 3
+
+
 class UnsureModel(WordModel):
     """Gives every pair the same distribution."""
 
-    def distributions(self, sequences: Sequence[list[int]], *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def distributions(
+        self, sequences: Sequence[list[int]], *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.tensor([[0.5, 0.0, 0.3, 0.2]] * len(sequences)), torch.ones(len(sequences))
 
 

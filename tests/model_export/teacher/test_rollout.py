@@ -111,11 +111,12 @@ def test_base_s_generation_settings_are_ignored(
     assert biased.sample(prompts, GREEDY) == sampler.sample(prompts, GREEDY)
 
 
+@pytest.mark.parametrize("in_order", [False, True])
 def test_distributions_equal_those_of_the_reference(
-    tiny_teacher: TinyTeacher, sampler: Sampler, prompts: list[list[int]]
+    tiny_teacher: TinyTeacher, sampler: Sampler, prompts: list[list[int]], in_order: bool
 ) -> None:
     reference = ReferenceScorer.load(tiny_teacher.folder, tiny_teacher.prompting.label_token_ids)
-    probabilities, mass = sampler.distributions(prompts, batch_size=3)
+    probabilities, mass = sampler.distributions(prompts, batch_size=3, in_order=in_order)
     for row, each, expected in zip(probabilities, mass, reference.distributions(prompts), strict=True):
         assert row.tolist() == pytest.approx(expected.probabilities, abs=1e-5)
         assert each.item() == pytest.approx(expected.label_mass, abs=1e-5)

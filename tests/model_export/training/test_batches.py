@@ -14,20 +14,21 @@ from model_export.training.batches import (
 )
 
 CONFIG = PretrainedConfig()
+HEAD = [11, 12] * 40  # long enough to be shared
 
 
 def test_batch_matches_one_written_by_hand() -> None:
-    student = Example([11, 12, 7], [5, 13, 3], [0.1, 0.7, 0.1, 0.1], 1, "lamps")
-    warm_up = Example([11, 12, 9], [10, 3], None, 2)
+    student = Example([*HEAD, 7], [5, 13, 3], [0.1, 0.7, 0.1, 0.1], 1, "lamps")
+    warm_up = Example([*HEAD, 9], [10, 3], None, 2)
     control = Example([8, 8], [], [0.0, 0.0, 0.0, 1.0], 3)
     batch = collate(list(enumerate([student, warm_up, control])), 4, CONFIG)
     x = IGNORED
     names = ("input_ids", "position_ids", "logits_to_keep", "targets", "starts", "labels", "groups")
     assert {name: batch[name].tolist() for name in names} == {
         # The prefix of the first two, and then the rest of each.
-        "input_ids": [[11, 12, 7, 5, 13, 3, 9, 10, 3, 8, 8]],
-        "position_ids": [[0, 1, 2, 3, 4, 5, 2, 3, 4, 0, 1]],
-        "logits_to_keep": [2, 3, 4, 6, 7, 10],
+        "input_ids": [[*HEAD, 7, 5, 13, 3, 9, 10, 3, 8, 8]],
+        "position_ids": [[*range(80), 80, 81, 82, 83, 80, 81, 82, 0, 1]],
+        "logits_to_keep": [80, 81, 82, 84, 85, 88],
         # Of the student's grade the soft label alone is learned.
         "targets": [x, 13, 3, 10, 3, x],
         "starts": [0, 3, 5],
@@ -46,15 +47,15 @@ def test_groups_are_numbered_within_their_batch_and_need_soft_labels() -> None:
 
 
 def test_cached_activations_take_the_place_of_token_ids() -> None:
-    examples = [Example([8, 9, 9], [5, 3], None, 0), Example([8, 7], [4, 4, 3], None, 1)]
-    one, other = torch.arange(10.0).view(5, 2), 10 - torch.arange(10.0).view(5, 2)
-    other[0] = one[0]  # the shared token's
+    examples = [Example([*HEAD, 9, 9], [5, 3], None, 0), Example([*HEAD, 7], [4, 4, 3], None, 1)]
+    one, other = torch.arange(168.0).view(84, 2), 168 - torch.arange(168.0).view(84, 2)
+    other[:80] = one[:80]  # the shared tokens'
     outputs = [torch.ones(1, 2), one, other]
     numbered = [(2, examples[0]), (1, examples[1])]
     ids, batch = collate(numbered, 4, CONFIG), collate(numbered, 4, CONFIG, outputs)
     assert set(batch) ^ set(ids) == {"input_ids", "inputs_embeds"}
-    assert ids["input_ids"].tolist() == [[8, 9, 9, 5, 3, 7, 4, 4, 3]]
-    assert batch["inputs_embeds"][0].equal(torch.cat([other, one[1:]]))
+    assert ids["input_ids"].tolist() == [[*HEAD, 9, 9, 5, 3, 7, 4, 4, 3]]
+    assert batch["inputs_embeds"][0].equal(torch.cat([other, one[80:]]))
 
 
 @pytest.mark.parametrize(
