@@ -89,7 +89,9 @@ class Sampler:
     def _batches(
         rows: Sequence[list[int]], batch_size: int, *, in_order: bool = False
     ) -> Iterator[list[int]]:
-        order = sorted(range(len(rows)), key=lambda index: 0 if in_order else len(rows[index]))
+        order = list(range(len(rows)))
+        if not in_order:
+            order.sort(key=lambda index: len(rows[index]))
         for start in range(0, len(rows), batch_size):
             yield order[start : start + batch_size]
 

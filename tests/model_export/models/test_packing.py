@@ -48,7 +48,8 @@ def test_segments_are_the_rows_and_no_token_is_computed_twice_in_vain(
     segments = split_rows(rows, shareable, 1)
     ids = [token for row, start, stop, _ in segments for token in rows[row][start:stop]]
     assert [[ids[place] for place in places] for places in places_of_rows(segments, len(rows))] == rows
-    found = segments[-len(rows) :]
+    found, prefixes = segments[-len(rows) :], segments[: -len(rows)]
+    assert all(sum(segment.prefix == number for segment in segments) > 1 for number in range(len(prefixes)))
     assert [(segment.row, segment.stop) for segment in found] == [
         (number, len(row)) for number, row in enumerate(rows)
     ]

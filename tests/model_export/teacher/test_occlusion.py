@@ -94,23 +94,17 @@ def test_every_step_of_a_trace_for_the_gold_grade_is_right(model: WordModel) -> 
 
 
 def test_evidence_of_several_pairs_is_that_of_each() -> None:
-    model = WordModel(good=["calm"])
-    pairs = [
-        replace(pair("cafes", "calm", f"place {number}, not far"), id=str(number)) for number in range(3)
-    ]
+    model = WordModel(good=["calm", "Lisbon"], bad=["noisy"])
+    titles = (
+        "Lisbon by night",
+        "Oslo",
+        "Lisbon for those who work while they travel",
+    )  # not in order of length
+    body = "Bars, and three calm places. A noisy street."
+    pairs = [replace(pair("quiet cafes", title, body), id=title) for title in titles]
     together = find_evidence(pairs, PROMPTING, model, CONFIG, 0)
     alone = [find_evidence([each], PROMPTING, model, CONFIG, 0)[0] for each in pairs]
     assert together == alone
-
-
-def test_each_of_several_pairs_gets_its_own_evidence() -> None:
-    pairs = [
-        replace(pair("quiet cafes", title, "Bars, and three calm places. A noisy street."), id=title)
-        for title in ("Lisbon by night", "Oslo", "Lisbon for those who work while they travel")
-    ]
-    model = WordModel(good=["calm", "Lisbon"], bad=["noisy"])
-    alone = [find_evidence([each], PROMPTING, model, CONFIG, 0)[0] for each in pairs]
-    assert find_evidence(pairs, PROMPTING, model, CONFIG, 0) == alone
     assert len({each.steps for each in alone}) == 3
 
 
