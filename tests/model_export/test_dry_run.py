@@ -45,7 +45,7 @@ def plans(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def test_every_recipe_has_a_plan_anywhere(plans: dict[str, str]) -> None:
     assert {"default", "full", "tiny"} <= set(plans)
-    assert all("steps of" in stages(plan)["cot_sft"] for plan in plans.values())
+    assert all("steps of" in stages(plan)["label_only_sft"] for plan in plans.values())
     assert not any("nowhere" in plan for plan in plans.values())
 
 
