@@ -89,7 +89,7 @@ def soft_labels(run: Pipeline, prompting: Prompting, teacher: Path) -> Path:
 
 
 def evidence_labels(run: Pipeline, evidence: Path | None) -> Path:
-    """Take the control's evidence as labels: its distribution, and a trace for a grade drawn from that.
+    """Take the control's evidence as labels: its distribution, and a trace for each grade.
 
     Raises RunError where all pairs have findings, which the control does not read.
     """
@@ -100,7 +100,7 @@ def evidence_labels(run: Pipeline, evidence: Path | None) -> Path:
 
     def work(folder: Path) -> None:
         found = read_evidence(evidence / EVIDENCE).values()
-        labels = [SoftLabel(each.id, each.distribution, 1, each.steps) for each in found]
+        labels = [SoftLabel(each.id, each.distribution, 1, each.traces) for each in found]
         write_soft_labels(folder / SOFT_LABELS, labels)
 
     return run.stages.do("label", {"evidence": evidence.name}, work)

@@ -114,18 +114,18 @@ class Pipeline:
 
     def evidence(self, prompting: Prompting, control: Path) -> Path | None:
         """Find the evidence for the control's grades on pairs without findings; None where all pairs have findings."""
-        config, seed = self.recipe.evidence, self.recipe.seed
+        config = self.recipe.evidence
         bare = [pair for pair in self.data.train if not pair.findings]
         if not bare:
             return None
-        pairs = pick_distinct(bare, config.pairs, config.source_exponent, seed)
+        pairs = pick_distinct(bare, config.pairs, config.source_exponent, self.recipe.seed)
 
         def work(folder: Path) -> None:
             sampler = Sampler.load(control, prompting, self.recipe.model.precision)
             found: list[Evidence] = []
             for file, shard in split(pairs, folder, "evidence", _EVIDENCE_SHARD).items():
                 if not file.is_file():
-                    write_evidence(file, find_evidence(shard, prompting, sampler, config, seed))
+                    write_evidence(file, find_evidence(shard, prompting, sampler, config))
                 found += read_evidence(file).values()
                 self.on_progress("Find evidence", len(found), len(pairs))
             write_evidence(folder / EVIDENCE, found)
@@ -136,8 +136,8 @@ class Pipeline:
             "config": config.model_dump(exclude={"batch_size"}),
             "precision": self.recipe.model.precision,
             "train": self.train_hash,
-            "seed": seed,
-            "grades": "drawn",
+            "seed": self.recipe.seed,
+            "grades": "all",
             "spans": "of what the prompt holds",
         }
         return self.stages.do("evidence", inputs, work)

@@ -82,7 +82,7 @@ class Stacking:
         found = stack.predict(features)
 
         def work(folder: Path) -> None:
-            untraced = SoftLabel("", (), 0, "")
+            untraced = SoftLabel("", (), 0, {})
             labels = (
                 replace(known.get(pair.id, untraced), id=pair.id, distribution=tuple(row))
                 for pair, row in zip(taught, found[: len(taught)].tolist(), strict=True)

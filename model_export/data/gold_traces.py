@@ -5,7 +5,7 @@ grade, a model would guess it at the first step and copy it from there.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,16 +19,15 @@ from service.contract.trace import Step, parse_steps, write_step
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """A trace of one pair that explains a grade by quotes of the spans that this grade of a model depends on.
+    """Traces of one pair, each of which explains a grade by quotes of the spans that a model's grade depends on.
 
     Attributes:
-        steps: text of the trace's steps; the last step has `grade`.
-        distribution: the model's probability of each grade, lowest first; empty where a teacher wrote the steps.
+        traces: texts of steps, by the grade that they explain and end on.
+        distribution: the model's probability of each grade, lowest first; empty where a teacher wrote the traces.
     """
 
     id: str
-    steps: str
-    grade: int
+    traces: Mapping[int, str]
     distribution: tuple[float, ...] = ()
 
 

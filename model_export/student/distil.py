@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from random import Random
 
-from model_export.data.gold_traces import read_grade
 from model_export.data.pairs import UNJUDGED, Pair, folded_query
 from model_export.data.prompting import Prompting, gold_label
 from model_export.data.sampling import mix
@@ -43,13 +43,27 @@ def student_examples(
     config: DistilConfig,
     seed: int,
 ) -> list[Example]:
-    """Return an epoch of what the student learns, in groups by query."""
-    traced = {id_ for id_, label in labels.items() if label.steps}
-    chosen = mix(pairs, traced, config, seed)
+    """Return an epoch of what the student learns, in groups by query. Each copy of a pair draws one of its traces."""
+    traced = {id_ for id_, label in labels.items() if label.traces}
+    chosen, random = mix(pairs, traced, config, seed), Random(seed)
+    drawn = [_with_one_trace(labels[pair.id], random) if pair.id in labels else None for pair in chosen]
     return [
-        replace(make_example(pair, labels.get(pair.id), prompting, config), group=group)
-        for pair, group in zip(chosen, query_groups(chosen), strict=True)
+        replace(make_example(pair, label, prompting, config), group=group)
+        for pair, label, group in zip(chosen, drawn, query_groups(chosen), strict=True)
     ]
+
+
+def _with_one_trace(label: SoftLabel, random: Random) -> SoftLabel:
+    """Draw a trace: half of the time by the probability of its grade, else with the same chance for each.
+
+    From traces of probable grades alone a student learns to infer the grade from the texts, and then explains another one than
+    is served.
+    """
+    if len(label.traces) < 2:
+        return label
+    chances = [label.distribution[grade] + 1 / len(label.traces) for grade in label.traces]
+    [grade] = random.choices(list(label.traces), chances)
+    return replace(label, traces={grade: label.traces[grade]})
 
 
 def ranking_of(config: DistilConfig) -> Ranking | None:
@@ -72,8 +86,8 @@ def query_groups(pairs: Sequence[Pair]) -> list[str]:
 def make_example(pair: Pair, label: SoftLabel | None, prompting: Prompting, config: DistilConfig) -> Example:
     """Return an example whose target mixes the gold label (`gold_weight`) with the teacher's distribution at the temperature.
 
-    Its completion is the label's trace, behind the grade that the trace ends on. That need not be the target's grade: a served
-    grade need not be the most probable one either, and its explanation must follow it.
+    Its completion is the label's first trace, behind the grade that this explains. That need not be the target's grade: a
+    served grade need not be the most probable one either, and its explanation must follow it.
     An unjudged pair learns the teacher's distribution alone. Raises DataError for one without a soft label.
     """
     if label is None:
@@ -85,6 +99,6 @@ def make_example(pair: Pair, label: SoftLabel | None, prompting: Prompting, conf
         target = [
             config.gold_weight * g + (1 - config.gold_weight) * p for g, p in zip(gold, target, strict=True)
         ]
-    grade = read_grade(label.steps) if config.trace_weight else None
-    completion = [] if grade is None else prompting.student_completion(label.steps, grade)
+    traces = label.traces.items() if config.trace_weight else ()
+    completion = next((prompting.student_completion(steps, grade) for grade, steps in traces), [])
     return Example(prompting.student_prompt(pair), completion, target, pair.label)

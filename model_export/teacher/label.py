@@ -1,7 +1,7 @@
 """Soft labels: the teacher's answer distribution, averaged over several sampled reasoning paths of a pair."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,14 +24,15 @@ class SoftLabel:
     Attributes:
         distribution: lowest grade first; the generative teacher's is the mean over its paths that parse.
         paths: number of its paths that parse.
-        steps: text of the steps on the honest path whose answer distribution is closest to the mean, for the student to learn:
-            it cites only what is there, and its last step has the path's most probable grade. Empty where no path is honest.
+        traces: texts of steps for the student to learn, by the grade that they explain and end on. The generative teacher has one,
+            the honest path whose answer distribution is closest to the mean: it cites only what is there, and explains the path's
+            most probable grade. Empty where no path is honest.
     """
 
     id: str
     distribution: tuple[float, ...]
     paths: int
-    steps: str
+    traces: Mapping[int, str]
 
 
 def label_pairs(
@@ -58,7 +59,11 @@ def label_pairs(
 
 def honest_steps(pair: Pair, steps: str, answer: Sequence[float]) -> str:
     """Return the steps of a path if they are honest, else the empty text."""
-    return steps if is_honest(steps, list(answer).index(max(answer)), pair) else ""
+    return steps if is_honest(steps, _most_probable(answer), pair) else ""
+
+
+def _most_probable(answer: Sequence[float]) -> int:
+    return list(answer).index(max(answer))
 
 
 def average(id_: str, paths: Sequence[tuple[str, Sequence[float]]]) -> SoftLabel:
@@ -66,8 +71,13 @@ def average(id_: str, paths: Sequence[tuple[str, Sequence[float]]]) -> SoftLabel
     mean = tuple(sum(column) / len(paths) for column in zip(*(answer for _, answer in paths), strict=True))
     # Rounded, so that ties (two paths always tie) go to the first path and not to a rounding error.
     distances = [round(sum(abs(p - q) for p, q in zip(answer, mean, strict=True)), 9) for _, answer in paths]
-    honest = [(distance, steps) for distance, (steps, _) in zip(distances, paths, strict=True) if steps]
-    return SoftLabel(id_, mean, len(paths), min(honest, key=lambda each: each[0])[1] if honest else "")
+    closest = min(
+        (n for n, (steps, _) in enumerate(paths) if steps), key=lambda n: distances[n], default=None
+    )
+    if closest is None:
+        return SoftLabel(id_, mean, len(paths), {})
+    steps, answer = paths[closest]
+    return SoftLabel(id_, mean, len(paths), {_most_probable(answer): steps})
 
 
 def write_soft_labels(path: Path, labels: Iterable[SoftLabel]) -> None:

@@ -10,7 +10,6 @@ Spans are of what the prompt holds of the note; missing words are in no part of 
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from random import Random
 
 import torch
 
@@ -45,12 +44,11 @@ class _Cut:
 
 @dataclass(frozen=True, slots=True)
 class _Occluded:
-    """A pair, its cuts, (1 + cuts, grades) probabilities of the whole pair and without each cut, and the grade to explain."""
+    """A pair, its cuts, and (1 + cuts, grades) probabilities of the whole pair and without each cut."""
 
     pair: Pair
     cuts: Sequence[_Cut]
     probabilities: torch.Tensor
-    grade: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +61,12 @@ class _Effect:
 
 
 def find_evidence(
-    pairs: Sequence[Pair], prompting: Prompting, sampler: Sampler, config: EvidenceConfig, seed: int
+    pairs: Sequence[Pair], prompting: Prompting, sampler: Sampler, config: EvidenceConfig
 ) -> list[Evidence]:
-    """Return the evidence for a grade of each pair, in order. Raises DataError for other than three steps.
+    """Return a trace for every grade of each pair, in order. Raises DataError for other than three steps.
 
-    The grade is drawn from the model's distribution, because a served grade need not be the most probable one: a student that
-    learns traces of the most probable grades alone may infer the grade from the texts and explain another one than is served.
+    A served grade need not be the most probable one. A student that learns traces of probable grades alone infers the grade
+    from the texts, and then explains another one than is served.
     """
     check_steps(prompting.form.criteria, pairs)
     cuts = [list(_cuts(prompting.visible(pair), config)) for pair in pairs]
@@ -82,8 +80,7 @@ def find_evidence(
     rows = iter(sampler.distributions(sequences, config.batch_size, in_order=True)[0])
     read = {number: torch.stack([next(rows) for _ in prompts[number]]) for number in by_length}
     probabilities = [read[number] for number in range(len(pairs))]
-    drawn = [_draw(own[0], f"{seed} {pair.id}") for pair, own in zip(pairs, probabilities, strict=True)]
-    occluded = map(_Occluded, pairs, cuts, probabilities, drawn)
+    occluded = map(_Occluded, pairs, cuts, probabilities)
     return [_evidence(each, prompting, config) for each in occluded]
 
 
@@ -96,11 +93,6 @@ def check_steps(criteria: Iterable[Criteria], pairs: Iterable[Pair]) -> None:
                 f"criteria {each.name}: traces by evidence have three steps (asked, for, against): state three, or findings "
                 "in the data"
             )
-
-
-def _draw(distribution: torch.Tensor, seed: str) -> int:
-    [grade] = Random(seed).choices(GRADES, distribution.tolist())
-    return grade
 
 
 def _cuts(pair: Pair, config: EvidenceConfig) -> Iterator[_Cut]:
@@ -118,21 +110,24 @@ def _cuts(pair: Pair, config: EvidenceConfig) -> Iterator[_Cut]:
 
 
 def _evidence(occluded: _Occluded, prompting: Prompting, config: EvidenceConfig) -> Evidence:
-    pair, grade, probabilities = occluded.pair, occluded.grade, occluded.probabilities
+    pair, probabilities = occluded.pair, occluded.probabilities
     expected = probabilities @ torch.arange(len(GRADES), dtype=probabilities.dtype)
     lost, grades = expected[0] - expected[1:], probabilities[1:].argmax(-1)
     effects = [_Effect(*each) for each in zip(occluded.cuts, lost.tolist(), grades.tolist(), strict=True)]
     noted = [each for each in effects if each.cut.field != "query"]
-    favour = _favour(noted, config.min_effect)
-    objection, possible = _objection(pair, noted, grade, config)
-    findings = (
-        (_asked(pair, effects, config.words), GRADES[-1]),
-        (favour, grade if favour == NOTHING else possible),
-        (objection, grade),
-    )
-    steps = zip(prompting.steps(pair.criteria), findings, strict=True)
-    text = "".join(write_step(name, *finding) for name, finding in steps)
-    return Evidence(pair.id, text, grade, tuple(probabilities[0].tolist()))
+    asked, favour = _asked(pair, effects, config.words), _favour(noted, config.min_effect)
+
+    def trace(grade: int) -> str:
+        objection, possible = _objection(pair, noted, grade, config)
+        findings = (
+            (asked, GRADES[-1]),
+            (favour, grade if favour == NOTHING else possible),
+            (objection, grade),
+        )
+        steps = zip(prompting.steps(pair.criteria), findings, strict=True)
+        return "".join(write_step(name, *finding) for name, finding in steps)
+
+    return Evidence(pair.id, {grade: trace(grade) for grade in GRADES}, tuple(probabilities[0].tolist()))
 
 
 def _asked(pair: Pair, effects: Sequence[_Effect], words: int) -> str:

@@ -33,7 +33,7 @@ def sample_own_traces(
 def first_good_trace(pair: Pair, paths: Iterable[ReasoningPath | None]) -> Evidence | None:
     """Return the first trace to learn from, if any."""
     good = (path.steps for path in paths if path and _is_good(path.steps, pair))
-    return next((Evidence(pair.id, steps, pair.label) for steps in good), None)
+    return next((Evidence(pair.id, {pair.label: steps}) for steps in good), None)
 
 
 def _is_good(steps: str, pair: Pair) -> bool:

@@ -71,7 +71,7 @@ def trace_of(pair: Pair, evidence: Mapping[str, Evidence], prompting: Prompting)
     if pair.findings:
         return gold_steps(pair, prompting.steps(pair.criteria))
     found = evidence.get(pair.id)
-    return found.steps if found and found.grade == pair.label else None
+    return found.traces.get(pair.label) if found else None
 
 
 def train_examples(

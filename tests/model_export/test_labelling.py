@@ -68,16 +68,16 @@ def test_labels_of_an_engine_resume_by_shards(tmp_path: Path) -> None:
     assert len(labels) == 20
     for label in labels.values():
         assert label.distribution.index(max(label.distribution)) == gold[label.id]
-        assert (label.paths, bool(label.steps)) == (2, True)
+        assert (label.paths, bool(label.traces)) == (2, True)
 
 
 def test_labels_of_the_control_are_its_evidence(tmp_path: Path) -> None:
     run, *_ = make_run(tmp_path, None)
     steps, distribution = 'asked: query "tea" => 3\n', (0.1, 0.2, 0.3, 0.4)
     (tmp_path / "evidence-1").mkdir()
-    write_evidence(tmp_path / "evidence-1" / EVIDENCE, [Evidence("7", steps, 3, distribution)])
+    write_evidence(tmp_path / "evidence-1" / EVIDENCE, [Evidence("7", {3: steps}, distribution)])
     folder = evidence_labels(run, tmp_path / "evidence-1")
-    assert read_soft_labels(folder / SOFT_LABELS) == {"7": SoftLabel("7", distribution, 1, steps)}
+    assert read_soft_labels(folder / SOFT_LABELS) == {"7": SoftLabel("7", distribution, 1, {3: steps})}
     with pytest.raises(RunError, match="needs pairs without findings"):
         evidence_labels(run, None)
 
@@ -128,4 +128,4 @@ def test_only_good_traces_of_an_engine_are_learned(tmp_path: Path) -> None:
     assert 0 < len(found) < 12
     assert found.keys().isdisjoint(wrong)
     gold = {pair.id: pair.label for pair in run.data.train}
-    assert all(each.grade == gold[id_] for id_, each in found.items())
+    assert all(list(each.traces) == [gold[id_]] for id_, each in found.items())

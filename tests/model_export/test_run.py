@@ -46,6 +46,6 @@ def test_control_can_be_the_only_teacher(tmp_path: Path) -> None:
     [label] = out.glob("label-*")
     labels = read_soft_labels(label / SOFT_LABELS)
     assert len(labels) == 9
-    assert all(each.steps and sum(each.distribution) > 0.99 for each in labels.values())
+    assert all(each.traces and sum(each.distribution) > 0.99 for each in labels.values())
     assert "the control, by its evidence on at most 9 pairs" in (out / "checkpoint" / "README.md").read_text()
     assert load_checkpoint(out / "checkpoint").manifest.name == "micro"

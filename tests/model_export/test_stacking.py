@@ -87,7 +87,7 @@ def traced(tmp_path: Path) -> Path:
     """Return a folder with the label of one training pair, which has a trace."""
     folder = tmp_path / "label-1"
     folder.mkdir()
-    label = SoftLabel(MADE.train[0].id, (0.25, 0.25, 0.25, 0.25), 2, "quiet: body says quiet => 3")
+    label = SoftLabel(MADE.train[0].id, (0.25, 0.25, 0.25, 0.25), 2, {3: "quiet: body says quiet => 3"})
     write_soft_labels(folder / SOFT_LABELS, [label])
     return folder
 
@@ -148,7 +148,7 @@ def test_labels_are_the_stacks_and_keep_their_traces(tmp_path: Path, traced: Pat
     labels = read_soft_labels(grade(tmp_path, traced).labels / SOFT_LABELS)
     assert labels.keys() == {pair.id for pair in MADE.train}
     first = labels[MADE.train[0].id]
-    assert (first.steps, first.paths) == ("quiet: body says quiet => 3", 2)
+    assert (first.traces, first.paths) == ({3: "quiet: body says quiet => 3"}, 2)
     for pair in MADE.train:
         label = labels[pair.id]
         assert label.distribution.index(max(label.distribution)) == pair.label

@@ -84,6 +84,6 @@ def test_text_without_steps_has_no_grade() -> None:
 
 
 def test_written_evidence_is_read_back(tmp_path: Path) -> None:
-    found = [Evidence("1", 'asked: query "\u8336\u2028" => 3\n', 2), Evidence("b", "", 0)]
+    found = [Evidence("1", {2: 'asked: query "\u8336\u2028" => 2\n'}, (0.5, 0.5)), Evidence("b", {})]
     write_evidence(tmp_path / "evidence.jsonl", found)
     assert list(read_evidence(tmp_path / "evidence.jsonl").values()) == found

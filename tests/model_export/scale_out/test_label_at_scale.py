@@ -95,9 +95,9 @@ def test_label_is_the_mean_over_paths_that_parse(plan: LabelPlan, tmp_path: Path
     high, low = 0.7503, 0.0832  # exp(-1.2) and exp(-3.4), renormalised
     both, one = labels["p0"], labels["p1"]
     assert both.distribution == pytest.approx((low, (high + low) / 2, (high + low) / 2, low), abs=1e-3)
-    assert (both.paths, both.steps) == (2, "topic: one => 1\n")
+    assert (both.paths, both.traces) == (2, {1: "topic: one => 1\n"})
     assert one.distribution == pytest.approx((low, low, high, low), abs=1e-3)
-    assert (one.paths, one.steps) == (1, "topic: two => 2\n")
+    assert (one.paths, one.traces) == (1, {2: "topic: two => 2\n"})
 
 
 def test_shards_hold_the_pairs_in_order(plan: LabelPlan, tmp_path: Path) -> None:

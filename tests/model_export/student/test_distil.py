@@ -11,7 +11,7 @@ from model_export.evaluation.predict import directly
 from model_export.models.model_io import load_model
 from model_export.recipe_stages import DistilConfig
 from model_export.run_log import LOG_NAME, read_log
-from model_export.student.distil import make_example, query_groups, train_student
+from model_export.student.distil import make_example, query_groups, student_examples, train_student
 from model_export.teacher.label import SoftLabel
 from model_export.teacher.rollout import Sampler
 from service.contract.prompt import Note
@@ -19,7 +19,7 @@ from tests.tiny_teacher import TinyTeacher, micro_job
 
 PAIR = Pair("1", "red lamp", Note("lamp", "colour red"), 2, "synthetic", "synthetic-1")
 STEPS = "topic: lamp lamp yes => 3\n"
-LABEL = SoftLabel("1", (0.1, 0.1, 0.2, 0.6), 4, STEPS)
+LABEL = SoftLabel("1", (0.1, 0.1, 0.2, 0.6), 4, {3: STEPS})
 
 
 def config(**changes: Any) -> DistilConfig:
@@ -49,7 +49,7 @@ def test_targets_match_those_computed_by_hand(
 
 
 def test_temperature_keeps_a_certain_grade(tiny_teacher: TinyTeacher) -> None:
-    sure = SoftLabel("1", (0.0, 0.0, 0.0, 1.0), 1, STEPS)
+    sure = SoftLabel("1", (0.0, 0.0, 0.0, 1.0), 1, {3: STEPS})
     assert target(sure, tiny_teacher, gold_weight=0.0, temperature=3.0) == [0.0, 0.0, 0.0, 1.0]
 
 
@@ -67,6 +67,26 @@ def test_trace_of_another_grade_than_the_target_s_explains_its_own(tiny_teacher:
     assert example.completion == tiny_teacher.prompting.student_completion(STEPS, 3)
 
 
+def test_copies_of_a_pair_learn_traces_of_several_grades(tiny_teacher: TinyTeacher) -> None:
+    prompting = tiny_teacher.prompting
+    traces = {grade: f"topic: lamp lamp yes => {grade}\n" for grade in range(4)}
+    sure = SoftLabel("1", (0.0, 0.0, 0.0, 1.0), 1, traces)
+    other = replace(PAIR, id="2")
+    shares = config(steps=100, batch_size=8, traced_share=0.5)
+
+    def drawn(seed: int) -> list[list[int]]:
+        examples = student_examples([PAIR, other], {"1": sure}, prompting, shares, seed)
+        return [each.completion for each in examples if each.completion]
+
+    counts = [drawn(1).count(prompting.student_completion(steps, grade)) for grade, steps in traces.items()]
+    assert sum(counts) == 400
+    # Half of the draws follow the distribution: 5/8 of all have grade 3, 1/8 each other one, by four deviations.
+    assert all(50 - 27 <= count <= 50 + 27 for count in counts[:3])
+    assert 250 - 39 <= counts[3] <= 250 + 39
+    assert drawn(1) == drawn(1)
+    assert drawn(1) != drawn(2)
+
+
 def test_trace_weight_of_zero_drops_the_trace(tiny_teacher: TinyTeacher) -> None:
     assert make_example(PAIR, LABEL, tiny_teacher.prompting, config(trace_weight=0.0)).completion == []
 
@@ -78,7 +98,7 @@ def test_unlabelled_pair_learns_the_gold_grade(tiny_teacher: TinyTeacher) -> Non
 
 
 def test_pair_with_a_soft_label_and_no_trace_learns_the_mixed_distribution(tiny_teacher: TinyTeacher) -> None:
-    bare = replace(LABEL, steps="")
+    bare = replace(LABEL, traces={})
     example = make_example(PAIR, bare, tiny_teacher.prompting, config(gold_weight=0.5))
     assert example.soft_label == pytest.approx([0.05, 0.05, 0.6, 0.3])
     assert example.completion == []
@@ -105,7 +125,7 @@ def test_student_learns_the_order_of_a_query_s_pairs(tiny_teacher: TinyTeacher, 
     pairs = [replace(pair, label=UNJUDGED, query="one query") for pair in tiny_teacher.pairs]
     orders = {pair.id: place for place, pair in enumerate(pairs)}
     labels = {
-        id_: SoftLabel(id_, ((1 - up) / 2, (1 - up) / 2, up / 2, up / 2), 1, "")
+        id_: SoftLabel(id_, ((1 - up) / 2, (1 - up) / 2, up / 2, up / 2), 1, {})
         for id_, up in ((id_, 0.1 + 0.1 * place) for id_, place in orders.items())
     }
     settings = {"ranking": "listwise", "ranking_weight": 5.0, "steps": 40, "learning_rate": 5e-3}
@@ -128,7 +148,9 @@ def test_student_learns_its_teachers_labels_and_traces(tiny_teacher: TinyTeacher
     labels = {}
     for pair in tiny_teacher.pairs:
         turned = tuple(0.97 if grade == 3 - pair.label else 0.01 for grade in range(4))
-        labels[pair.id] = SoftLabel(pair.id, turned, 1, f"topic: lamp lamp yes => {3 - pair.label}\n")
+        labels[pair.id] = SoftLabel(
+            pair.id, turned, 1, {3 - pair.label: f"topic: lamp lamp yes => {3 - pair.label}\n"}
+        )
     settings = {"steps": 80, "learning_rate": 5e-3, "gold_weight": 0.0}
     job = micro_job("distil", tiny_teacher.base, tmp_path, distil=settings)
     train_student(tiny_teacher.pairs, labels, tiny_teacher.prompting, job, lambda *_: None)

@@ -1,14 +1,13 @@
 """Evidence by occlusion, with a model whose grade depends on known words."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from model_export.data.gold_traces import is_honest, read_grade
+from model_export.data.gold_traces import is_honest
 from model_export.data.pairs import DataError, Pair
 from model_export.data.prompting import PromptForm, Prompting
 from model_export.data.template import find_template
@@ -33,15 +32,20 @@ def pair(query: str, title: str, body: str, label: int = 2) -> Pair:
     return Pair("1", query, Note(title, body), label, "made", "three")
 
 
-def steps_of(made: Pair, model: WordModel) -> list[str]:
-    [found] = find_evidence([made], PROMPTING, model, CONFIG, 0)
-    assert is_honest(found.steps, found.grade, made)
-    return found.steps.splitlines()
+def traces_of(made: Pair, model: WordModel, prompting: Prompting = PROMPTING) -> Mapping[int, str]:
+    [found] = find_evidence([made], prompting, model, CONFIG)
+    assert list(found.traces) == [0, 1, 2, 3]
+    assert all(is_honest(steps, grade, made) for grade, steps in found.traces.items())
+    return found.traces
+
+
+def steps_of(made: Pair, model: WordModel, grade: int) -> list[str]:
+    return traces_of(made, model)[grade].splitlines()
 
 
 def test_spans_that_move_the_grade_are_cited() -> None:
     made = pair("quiet cafes", "Lisbon by night", "Bars, and three calm places. A noisy street.")
-    assert steps_of(made, WordModel(good=["calm", "Lisbon"], bad=["noisy"])) == [
+    assert steps_of(made, WordModel(good=["calm", "Lisbon"], bad=["noisy"]), 2) == [
         'asked: query "quiet cafes" => 3',
         'for: title "Lisbon by night" => 3',
         'against: body "A noisy street" => 2',
@@ -50,23 +54,23 @@ def test_spans_that_move_the_grade_are_cited() -> None:
 
 def test_evidence_in_chinese_cites_spans_and_missing_characters() -> None:
     made = pair("怎么找停车的咖啡馆", "里斯本夜车", "店安静，街吵闹。")
-    assert steps_of(made, WordModel(good=["安静"], bad=["吵闹"])) == [
+    assert steps_of(made, WordModel(good=["安静"], bad=["吵闹"]), 1) == [
         'asked: query "怎么找" => 3',
         'for: body "店安静" => 2',
         'against: body "街吵闹" => 1',
     ]
     lacks = pair("怎么在里斯本停车", "里斯本的咖啡馆", "")
-    assert steps_of(lacks, WordModel(good=["里斯本"]))[2] == 'against: missing "停 车" => 2'
+    assert steps_of(lacks, WordModel(good=["里斯本"]), 2)[2] == 'against: missing "停 车" => 2'
 
 
 def test_part_of_a_long_query_that_moves_the_grade_is_what_is_asked() -> None:
     made = pair("hello all of you, where are the calm cafes", "calm", "")
-    assert steps_of(made, WordModel(good=["cafes"]))[0] == 'asked: query "calm cafes" => 3'
+    assert steps_of(made, WordModel(good=["cafes"]), 2)[0] == 'asked: query "calm cafes" => 3'
 
 
 def test_missing_words_speak_against_a_note_without_other_objections() -> None:
     made = pair("a quiet cafe with wifi in lisbon", "river cafe", "in Lisbon")
-    assert steps_of(made, WordModel(good=["river"]))[1:] == [
+    assert steps_of(made, WordModel(good=["river"]), 2)[1:] == [
         'for: title "river cafe" => 3',
         'against: missing "quiet wifi" => 2',
     ]
@@ -74,12 +78,12 @@ def test_missing_words_speak_against_a_note_without_other_objections() -> None:
 
 def test_nothing_is_cited_where_no_span_matters() -> None:
     made = pair("cafe", "Cafe", "a place")
-    assert steps_of(made, WordModel())[1:] == ["for: nothing => 1", "against: nothing => 1"]
+    assert steps_of(made, WordModel(), 1)[1:] == ["for: nothing => 1", "against: nothing => 1"]
 
 
 def test_nothing_speaks_against_the_top_grade() -> None:
     made = pair("cafe with wifi", "by the river", "calm")  # the note lacks both words
-    assert steps_of(made, WordModel(good=["calm", "river"]))[2] == "against: nothing => 3"
+    assert steps_of(made, WordModel(good=["calm", "river"]), 3)[2] == "against: nothing => 3"
 
 
 @pytest.mark.parametrize(
@@ -88,9 +92,9 @@ def test_nothing_speaks_against_the_top_grade() -> None:
 def test_every_step_of_a_trace_for_the_gold_grade_is_right(model: WordModel) -> None:
     """The step mask must not call a step of a perfect trace wrong."""
     made = pair("quiet cafes", "Lisbon by night", "Bars, and three calm places. A noisy street.")
-    [found] = find_evidence([made], PROMPTING, model, CONFIG, 0)
-    trace = parse_trace(f"{found.steps}Grade: {found.grade}", STEPS, 3)
-    assert right_steps(trace, replace(made, label=found.grade), "step") == (True, True, True)
+    for grade, steps in traces_of(made, model).items():
+        trace = parse_trace(f"{steps}Grade: {grade}", STEPS, 3)
+        assert right_steps(trace, replace(made, label=grade), "step") == (True, True, True)
 
 
 def test_evidence_of_several_pairs_is_that_of_each() -> None:
@@ -102,10 +106,10 @@ def test_evidence_of_several_pairs_is_that_of_each() -> None:
     )  # not in order of length
     body = "Bars, and three calm places. A noisy street."
     pairs = [replace(pair("quiet cafes", title, body), id=title) for title in titles]
-    together = find_evidence(pairs, PROMPTING, model, CONFIG, 0)
-    alone = [find_evidence([each], PROMPTING, model, CONFIG, 0)[0] for each in pairs]
+    together = find_evidence(pairs, PROMPTING, model, CONFIG)
+    alone = [find_evidence([each], PROMPTING, model, CONFIG)[0] for each in pairs]
     assert together == alone
-    assert len({each.steps for each in alone}) == 3
+    assert len({each.traces[0] for each in alone}) == 3
 
 
 class UnsureModel(WordModel):
@@ -117,22 +121,20 @@ class UnsureModel(WordModel):
         return torch.tensor([[0.5, 0.0, 0.3, 0.2]] * len(sequences)), torch.ones(len(sequences))
 
 
-def test_grade_is_drawn_from_the_model_s_distribution_by_seed_and_pair() -> None:
-    pairs = [replace(pair("cafes", "calm", "a place"), id=str(number)) for number in range(400)]
-    found = find_evidence(pairs, PROMPTING, UnsureModel(), CONFIG, 1)
-    assert found[0].distribution == pytest.approx((0.5, 0.0, 0.3, 0.2))
-    assert all(read_grade(each.steps) == each.grade for each in found)
-    counts = Counter(each.grade for each in found)
-    assert set(counts) == {0, 2, 3}
-    assert counts[0] > counts[2] > counts[3]
-    assert find_evidence(pairs[:9], PROMPTING, UnsureModel(), CONFIG, 1) == found[:9]
-    assert find_evidence(pairs, PROMPTING, UnsureModel(), CONFIG, 2) != found
+def test_a_trace_of_an_improbable_grade_explains_that_grade() -> None:
+    made = pair("quiet cafes", "Lisbon by night", "Bars, and three calm places.")
+    [found] = find_evidence([made], PROMPTING, UnsureModel(), CONFIG)
+    assert found.distribution == pytest.approx((0.5, 0.0, 0.3, 0.2))
+    assert [found.traces[grade].splitlines()[2] for grade in (1, 3)] == [
+        'against: missing "quiet cafes" => 1',
+        "against: nothing => 3",
+    ]
 
 
 def test_spans_are_limited() -> None:
     model = WordModel()
     body = " ".join(f"word{number}," for number in range(30))
-    find_evidence([pair("cafe", "", body)], PROMPTING, model, EvidenceConfig(spans=5), 0)
+    find_evidence([pair("cafe", "", body)], PROMPTING, model, EvidenceConfig(spans=5))
     assert model.prompts == 1 + 5
 
 
@@ -141,11 +143,11 @@ def test_only_what_the_prompt_holds_is_evidence_but_no_word_of_the_note_is_missi
     prompting = Prompting(PromptForm(find_template("note-first-plain-1"), CRITERIA, limits), TOKENIZER, END)
     made = pair("quiet cafes", "", "A noisy street. Calm and quiet.")
     # Without "A noisy street" the prompt would have room for "Calm": a grade that rises by this is not that of this prompt.
-    [found] = find_evidence([made], prompting, WordModel(good=["Calm"]), CONFIG, 0)
-    assert found.steps.splitlines()[1:] == ["for: nothing => 1", 'against: missing "cafes" => 1']
+    traces = traces_of(made, WordModel(good=["Calm"]), prompting)
+    assert traces[1].splitlines()[1:] == ["for: nothing => 1", 'against: missing "cafes" => 1']
 
 
 def test_criteria_with_other_than_three_steps_are_refused() -> None:
     made = replace(pair("cafe", "", "calm"), criteria="two")
     with pytest.raises(DataError, match="criteria two: traces by evidence have three steps"):
-        find_evidence([made], PROMPTING, WordModel(), CONFIG, 0)
+        find_evidence([made], PROMPTING, WordModel(), CONFIG)

@@ -33,8 +33,8 @@ def kept(*texts: str, pairs: tuple[Pair, ...] = (PAIR,)) -> dict[str, str]:
     config = OwnTracesConfig(paths=len(texts) // len(pairs), batch_size=4)
     model = WordModel(completions=texts, end=[END])
     found = sample_own_traces(pairs, PROMPTING, model, config, 99, lambda *_: None)
-    assert all(each.grade == 2 for each in found)
-    return {each.id: each.steps for each in found}
+    assert all(list(each.traces) == [2] for each in found)
+    return {each.id: each.traces[2] for each in found}
 
 
 def test_first_trace_that_is_true_and_reaches_gold_is_kept() -> None:
