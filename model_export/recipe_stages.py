@@ -179,6 +179,7 @@ class DistilConfig(TrainConfig):
     gold_weight: Share = 0.5
     temperature: Annotated[float, Field(gt=0)] = 1.0
     trace_weight: Annotated[float, Field(ge=0)] = 0.1
+    agreement_weight: Annotated[float, Field(gt=0)] = 1.0
     smoothing: Share = 0.0
     traced_share: Annotated[float, Field(gt=0, le=1)] | None = None
     unlabelled_share: Share = 0.0

@@ -3,7 +3,7 @@
 The student writes the grade first and then the steps; the teacher writes the steps first and then the grade.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -144,6 +144,12 @@ class Prompting:
     def student_completion(self, steps: str, grade: int) -> list[int]:
         """Return the completion that the student learns: the grade's token, steps, end token."""
         return [*self._lead(grade), *self._encode(steps), self.end_token_id]
+
+    def place_of_grade(self, completion: Sequence[int]) -> int:
+        """Return the place of the token that has the last step's grade in what the student learns."""
+        text, ends = self.tokenizer.decode_with_ends(completion)
+        at = max(text.rfind(str(grade)) for grade in GRADES)
+        return next(place for place, end in enumerate(ends) if end > at)
 
     def explanation_prompt(self, pair: Pair, grade: int) -> list[int]:
         """Return the student's prompt, the grade and the cue, after which the student writes the steps."""

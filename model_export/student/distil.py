@@ -101,4 +101,7 @@ def make_example(pair: Pair, label: SoftLabel | None, prompting: Prompting, conf
         ]
     traces = label.traces.items() if config.trace_weight else ()
     completion = next((prompting.student_completion(steps, grade) for grade, steps in traces), [])
-    return Example(prompting.student_prompt(pair), completion, target, pair.label)
+    weights = [1.0] * len(completion)
+    if completion:
+        weights[prompting.place_of_grade(completion)] = config.agreement_weight
+    return Example(prompting.student_prompt(pair), completion, target, pair.label, weights=weights)

@@ -23,6 +23,7 @@ class Example:
         soft_label: target of the token right after the prompt, or None.
         label: gold grade, or UNJUDGED.
         group: the query that the example is ranked in; None outside of any ranking.
+        weights: of the completion's tokens in the loss; without them each weighs 1.
     """
 
     prompt: list[int]
@@ -30,6 +31,7 @@ class Example:
     soft_label: list[float] | None
     label: int
     group: str | None = None
+    weights: list[float] | None = None
 
 
 def collate(
@@ -50,6 +52,7 @@ def collate(
     segments = split_rows(rows, [len(example.prompt) - 1 for example in examples])
     predicting: list[int] = []
     targets: list[int] = []
+    weights: list[float] = []
     starts = []
     at = sum(segment.stop - segment.start for segment in segments[: -len(rows)])
     for example, rest in zip(examples, segments[-len(rows) :], strict=True):
@@ -58,6 +61,7 @@ def collate(
         # A grade with a soft label is learned from that label alone.
         learned = [IGNORED, *example.completion[1:]] if example.soft_label else example.completion
         targets += learned or [IGNORED]
+        weights += example.weights or [1.0] * max(1, len(learned))
         predicting += range(first, first + max(1, len(learned)))
         at += rest.stop - rest.start
     packed = pack(rows, segments, config)
@@ -68,6 +72,7 @@ def collate(
         **packed,
         "logits_to_keep": torch.tensor(predicting),
         "targets": torch.tensor(targets),
+        "weights": torch.tensor(weights),
         "starts": torch.tensor(starts),
         "soft_labels": torch.tensor([example.soft_label or [0.0] * grades for example in examples]),
         "labels": torch.tensor([example.label for example in examples]),

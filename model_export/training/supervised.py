@@ -55,22 +55,25 @@ class TrainingError(NotegradeError):
 def losses(
     logits: torch.Tensor, batch: dict[str, torch.Tensor], label_token_ids: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the mean cross-entropy of the grade token to its soft label, and that of the completion's tokens.
+    """Return the mean cross-entropy of the grade token to its soft label, and that of the completion's weighted tokens.
 
     Both are over the whole vocabulary, so that label mass is learned too.
 
     Args:
         logits: (predictions, vocabulary); those of an example predict its completion, or the token right after its prompt.
         batch: `starts` (batch), the first prediction of each example; `soft_labels` (batch, grades), rows of zeros for examples
-            without one; `targets` (predictions), IGNORED where a token is not to be learned.
+            without one; `targets` (predictions), IGNORED where a token is not to be learned; `weights` (predictions), float32.
     """
     first = torch.log_softmax(logits[batch["starts"]].float(), dim=-1)[:, list(label_token_ids)]
     grade = -(batch["soft_labels"] * first).sum(-1).mean()
     targets = batch["targets"]
-    if not (targets != IGNORED).any():
+    count = _count_targets(batch)
+    if not count:
         return grade, grade.new_zeros(())
-    tokens = torch.nn.functional.cross_entropy(logits.float(), targets, ignore_index=IGNORED)
-    return grade, tokens
+    tokens = torch.nn.functional.cross_entropy(
+        logits.float(), targets, ignore_index=IGNORED, reduction="none"
+    )
+    return grade, (tokens * batch["weights"]).sum() / count
 
 
 class GradingTrainer(Trainer):  # type: ignore[misc]  # mypy does not read transformers

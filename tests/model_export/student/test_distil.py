@@ -13,7 +13,7 @@ from model_export.recipe_stages import DistilConfig
 from model_export.run_log import LOG_NAME, read_log
 from model_export.student.distil import make_example, query_groups, student_examples, train_student
 from model_export.teacher.label import SoftLabel
-from model_export.teacher.rollout import Sampler
+from model_export.teacher.rollout import Sampler, Sampling
 from service.contract.prompt import Note
 from tests.tiny_teacher import TinyTeacher, micro_job
 
@@ -87,6 +87,13 @@ def test_copies_of_a_pair_learn_traces_of_several_grades(tiny_teacher: TinyTeach
     assert drawn(1) != drawn(2)
 
 
+def test_grade_that_a_trace_ends_on_weighs_more(tiny_teacher: TinyTeacher) -> None:
+    prompting = tiny_teacher.prompting
+    example = make_example(PAIR, LABEL, prompting, config(agreement_weight=20))
+    place = prompting.place_of_grade(example.completion)
+    assert example.weights == [20.0 if at == place else 1.0 for at in range(len(example.completion))]
+
+
 def test_trace_weight_of_zero_drops_the_trace(tiny_teacher: TinyTeacher) -> None:
     assert make_example(PAIR, LABEL, tiny_teacher.prompting, config(trace_weight=0.0)).completion == []
 
@@ -141,6 +148,21 @@ def test_student_learns_the_order_of_a_query_s_pairs(tiny_teacher: TinyTeacher, 
     rows = [row for row in read_log(tmp_path / LOG_NAME) if "ranking_loss" in row]
     assert 0 <= rows[-1]["ranking_loss"] < 0.5 * rows[0]["ranking_loss"]
     assert not any("correlation" in row for row in rows)  # of gold grades, which these pairs lack
+
+
+def test_student_explains_the_grade_that_it_is_asked_to(tiny_teacher: TinyTeacher, tmp_path: Path) -> None:
+    prompting, (*traced, _) = tiny_teacher.prompting, tiny_teacher.pairs
+    traces = {grade: f"topic: lamp lamp yes => {grade}\n" for grade in range(4)}
+    labels = {pair.id: SoftLabel(pair.id, (0.1, 0.1, 0.1, 0.7), 1, traces) for pair in traced}
+    weights = {"trace_weight": 1.0, "agreement_weight": 20}
+    settings = {"steps": 150, "learning_rate": 5e-3, "traced_share": 0.9, **weights}
+    job = micro_job("distil", tiny_teacher.base, tmp_path, distil=settings)
+    train_student(tiny_teacher.pairs, labels, prompting, job, lambda *_: None)
+    asked = [(pair, grade) for pair in traced for grade in range(4)]
+    prompts = [prompting.explanation_prompt(*each) for each in asked]
+    written = Sampler.load(tmp_path, prompting).sample(prompts, Sampling(60, 0.0, 16))
+    texts = [prompting.tokenizer.decode(each[:-1]) for each in written]
+    assert texts == [traces[grade] for _, grade in asked]
 
 
 def test_student_learns_its_teachers_labels_and_traces(tiny_teacher: TinyTeacher, tmp_path: Path) -> None:

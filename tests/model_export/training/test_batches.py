@@ -18,12 +18,21 @@ HEAD = [11, 12] * 40  # long enough to be shared
 
 
 def test_batch_matches_one_written_by_hand() -> None:
-    student = Example([*HEAD, 7], [5, 13, 3], [0.1, 0.7, 0.1, 0.1], 1, "lamps")
+    student = Example([*HEAD, 7], [5, 13, 3], [0.1, 0.7, 0.1, 0.1], 1, "lamps", [1.0, 20.0, 1.0])
     warm_up = Example([*HEAD, 9], [10, 3], None, 2)
     control = Example([8, 8], [], [0.0, 0.0, 0.0, 1.0], 3)
     batch = collate(list(enumerate([student, warm_up, control])), 4, CONFIG)
     x = IGNORED
-    names = ("input_ids", "position_ids", "logits_to_keep", "targets", "starts", "labels", "groups")
+    names = (
+        "input_ids",
+        "position_ids",
+        "logits_to_keep",
+        "targets",
+        "weights",
+        "starts",
+        "labels",
+        "groups",
+    )
     assert {name: batch[name].tolist() for name in names} == {
         # The prefix of the first two, and then the rest of each.
         "input_ids": [[*HEAD, 7, 5, 13, 3, 9, 10, 3, 8, 8]],
@@ -31,6 +40,7 @@ def test_batch_matches_one_written_by_hand() -> None:
         "logits_to_keep": [80, 81, 82, 84, 85, 88],
         # Of the student's grade the soft label alone is learned.
         "targets": [x, 13, 3, 10, 3, x],
+        "weights": [1.0, 20.0, 1.0, 1.0, 1.0, 1.0],
         "starts": [0, 3, 5],
         "labels": [1, 2, 3],
         "groups": [0, NO_GROUP, NO_GROUP],

@@ -84,7 +84,10 @@ def examples(draw: st.DrawFn) -> list[Example]:
         label = draw(st.integers(0, 3))
         soft = draw(st.none() | st.just(one_hot(label)))
         completion = draw(st.lists(tokens, min_size=0 if soft else 1, max_size=4))
-        made.append(Example(draw(st.lists(tokens, min_size=1, max_size=4)), completion, soft, label))
+        size = len(completion)
+        weights = draw(st.none() | st.lists(st.sampled_from([0.5, 1.0, 20.0]), min_size=size, max_size=size))
+        prompt = draw(st.lists(tokens, min_size=1, max_size=4))
+        made.append(Example(prompt, completion, soft, label, weights=weights))
     return made
 
 
@@ -98,7 +101,7 @@ def slow_losses(logits: torch.Tensor, batch: list[Example]) -> tuple[float, floa
         grade -= sum(p * row[0, token].item() for p, token in zip(soft, LABELS, strict=True)) / len(batch)
         for column, token in enumerate(example.completion):
             if column or not example.soft_label:
-                tokens.append(-row[column, token].item())
+                tokens.append(-row[column, token].item() * (example.weights or [1.0] * 9)[column])
     return grade, sum(tokens) / len(tokens) if tokens else 0.0
 
 
