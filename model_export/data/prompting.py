@@ -147,9 +147,11 @@ class Prompting:
 
     def place_of_grade(self, completion: Sequence[int]) -> int:
         """Return the place of the token that has the last step's grade in what the student learns."""
-        text, ends = self.tokenizer.decode_with_ends(completion)
-        at = max(text.rfind(str(grade)) for grade in GRADES)
-        return next(place for place, end in enumerate(ends) if end > at)
+        digits = {str(grade) for grade in GRADES}
+        without_end = enumerate(completion[:-1])
+        return max(
+            place for place, token in without_end if digits.intersection(self.tokenizer.decode([token]))
+        )
 
     def explanation_prompt(self, pair: Pair, grade: int) -> list[int]:
         """Return the student's prompt, the grade and the cue, after which the student writes the steps."""

@@ -71,13 +71,12 @@ def average(id_: str, paths: Sequence[tuple[str, Sequence[float]]]) -> SoftLabel
     mean = tuple(sum(column) / len(paths) for column in zip(*(answer for _, answer in paths), strict=True))
     # Rounded, so that ties (two paths always tie) go to the first path and not to a rounding error.
     distances = [round(sum(abs(p - q) for p, q in zip(answer, mean, strict=True)), 9) for _, answer in paths]
-    closest = min(
-        (n for n, (steps, _) in enumerate(paths) if steps), key=lambda n: distances[n], default=None
-    )
-    if closest is None:
-        return SoftLabel(id_, mean, len(paths), {})
-    steps, answer = paths[closest]
-    return SoftLabel(id_, mean, len(paths), {_most_probable(answer): steps})
+    honest = [
+        (distance, {_most_probable(answer): steps})
+        for distance, (steps, answer) in zip(distances, paths, strict=True)
+        if steps
+    ]
+    return SoftLabel(id_, mean, len(paths), min(honest, key=lambda each: each[0])[1] if honest else {})
 
 
 def write_soft_labels(path: Path, labels: Iterable[SoftLabel]) -> None:

@@ -18,7 +18,8 @@ from service.contract.prompt import Note
 from tests.tiny_teacher import TinyTeacher, micro_job
 
 PAIR = Pair("1", "red lamp", Note("lamp", "colour red"), 2, "synthetic", "synthetic-1")
-STEPS = "topic: lamp lamp yes => 3\n"
+TRACES = {grade: f"topic: lamp lamp yes => {grade}\n" for grade in range(4)}
+STEPS = TRACES[3]
 LABEL = SoftLabel("1", (0.1, 0.1, 0.2, 0.6), 4, {3: STEPS})
 
 
@@ -69,8 +70,7 @@ def test_trace_of_another_grade_than_the_target_s_explains_its_own(tiny_teacher:
 
 def test_copies_of_a_pair_learn_traces_of_several_grades(tiny_teacher: TinyTeacher) -> None:
     prompting = tiny_teacher.prompting
-    traces = {grade: f"topic: lamp lamp yes => {grade}\n" for grade in range(4)}
-    sure = SoftLabel("1", (0.0, 0.0, 0.0, 1.0), 1, traces)
+    sure = SoftLabel("1", (0.0, 0.0, 0.0, 1.0), 1, TRACES)
     other = replace(PAIR, id="2")
     shares = config(steps=100, batch_size=8, traced_share=0.5)
 
@@ -78,7 +78,7 @@ def test_copies_of_a_pair_learn_traces_of_several_grades(tiny_teacher: TinyTeach
         examples = student_examples([PAIR, other], {"1": sure}, prompting, shares, seed)
         return [each.completion for each in examples if each.completion]
 
-    counts = [drawn(1).count(prompting.student_completion(steps, grade)) for grade, steps in traces.items()]
+    counts = [drawn(1).count(prompting.student_completion(steps, grade)) for grade, steps in TRACES.items()]
     assert sum(counts) == 400
     # Half of the draws follow the distribution: 5/8 of all have grade 3, 1/8 each other one, by four deviations.
     assert all(50 - 27 <= count <= 50 + 27 for count in counts[:3])
@@ -152,8 +152,7 @@ def test_student_learns_the_order_of_a_query_s_pairs(tiny_teacher: TinyTeacher, 
 
 def test_student_explains_the_grade_that_it_is_asked_to(tiny_teacher: TinyTeacher, tmp_path: Path) -> None:
     prompting, (*traced, _) = tiny_teacher.prompting, tiny_teacher.pairs
-    traces = {grade: f"topic: lamp lamp yes => {grade}\n" for grade in range(4)}
-    labels = {pair.id: SoftLabel(pair.id, (0.1, 0.1, 0.1, 0.7), 1, traces) for pair in traced}
+    labels = {pair.id: SoftLabel(pair.id, (0.1, 0.1, 0.1, 0.7), 1, TRACES) for pair in traced}
     weights = {"trace_weight": 1.0, "agreement_weight": 20}
     settings = {"steps": 150, "learning_rate": 5e-3, "traced_share": 0.9, **weights}
     job = micro_job("distil", tiny_teacher.base, tmp_path, distil=settings)
@@ -162,7 +161,7 @@ def test_student_explains_the_grade_that_it_is_asked_to(tiny_teacher: TinyTeache
     prompts = [prompting.explanation_prompt(*each) for each in asked]
     written = Sampler.load(tmp_path, prompting).sample(prompts, Sampling(60, 0.0, 16))
     texts = [prompting.tokenizer.decode(each[:-1]) for each in written]
-    assert texts == [traces[grade] for _, grade in asked]
+    assert texts == [TRACES[grade] for _, grade in asked]
 
 
 def test_student_learns_its_teachers_labels_and_traces(tiny_teacher: TinyTeacher, tmp_path: Path) -> None:
@@ -170,9 +169,7 @@ def test_student_learns_its_teachers_labels_and_traces(tiny_teacher: TinyTeacher
     labels = {}
     for pair in tiny_teacher.pairs:
         turned = tuple(0.97 if grade == 3 - pair.label else 0.01 for grade in range(4))
-        labels[pair.id] = SoftLabel(
-            pair.id, turned, 1, {3 - pair.label: f"topic: lamp lamp yes => {3 - pair.label}\n"}
-        )
+        labels[pair.id] = SoftLabel(pair.id, turned, 1, {3 - pair.label: TRACES[3 - pair.label]})
     settings = {"steps": 80, "learning_rate": 5e-3, "gold_weight": 0.0}
     job = micro_job("distil", tiny_teacher.base, tmp_path, distil=settings)
     train_student(tiny_teacher.pairs, labels, tiny_teacher.prompting, job, lambda *_: None)
