@@ -139,7 +139,8 @@ class _Plan:
             yield "self_sft", self._supervised("self_sft", self._teacher)
         if recipe.rl.steps:
             yield "rl", self._rl()
-        yield "label", self._label()
+        if recipe.label.teacher != "label_only_sft":
+            yield "label", self._label()
         if mined := recipe.unlabelled.pairs:
             by = f"BM25 and {Path(recipe.unlabelled.encoder).name}" if recipe.unlabelled.encoder else "BM25"
             yield "unlabelled", f"mine about {mined:,} unjudged pairs by {by}"
@@ -207,8 +208,6 @@ class _Plan:
         config = self._recipe.label
         if config.folder is not None:
             return f"read the labels in DATA/{config.folder}"
-        if config.teacher == "label_only_sft":
-            return "the control's grades and evidence"
         pairs = "all pairs" if config.pairs is None else f"at most {config.pairs:,} pairs"
         sampling = self._sampling(config, config.pairs or self._train_pairs)
         return (

@@ -9,23 +9,17 @@ from pathlib import Path
 
 from transformers import set_seed
 
-from model_export.data.gold_traces import Evidence, read_evidence, write_evidence
 from model_export.data.pairs import Pair
 from model_export.data.prompting import Prompting
 from model_export.data.sampling import pick_distinct
-from model_export.pipeline import EVIDENCE, Pipeline
+from model_export.data.soft_labels import SOFT_LABELS, SoftLabel, read_soft_labels, write_soft_labels
+from model_export.pipeline import Pipeline
 from model_export.recipe_stages import LabelConfig, OwnTracesConfig
 from model_export.scale_out.label_at_scale import soft_label
 from model_export.scale_out.label_plan import Completion, TraceJob
 from model_export.scale_out.shards import Shards, fill, read_paths, split
 from model_export.stages import RunError
-from model_export.teacher.label import (
-    SOFT_LABELS,
-    SoftLabel,
-    label_pairs,
-    read_soft_labels,
-    write_soft_labels,
-)
+from model_export.teacher.label import label_pairs
 from model_export.teacher.own_traces import first_good_trace, sample_own_traces
 from model_export.teacher.rollout import OnBatch, Sampler
 from service.contract.manifest import hash_file
@@ -45,14 +39,14 @@ def own_traces(run: Pipeline, prompting: Prompting, teacher: Path) -> Path:
         if engine := run.trace_engine:
             job = TraceJob.of(run.recipe, config, teacher, prompting)
             read = partial(_own_trace, prompting=prompting)
-            fill(shards, lambda missing: engine(missing, job), read, write_evidence, on_batch)
+            fill(shards, lambda missing: engine(missing, job), read, write_soft_labels, on_batch)
         else:
             sampler = Sampler.load(teacher, prompting, run.recipe.model.precision)
             for file, shard, on_path in _missing(shards, config.paths, run.recipe.seed, on_batch):
                 traces = sample_own_traces(shard, prompting, sampler, config, max_tokens, on_path)
-                write_evidence(file, traces)
-        found = [each for shard in shards for each in read_evidence(shard).values()]
-        write_evidence(folder / EVIDENCE, found)
+                write_soft_labels(file, traces)
+        found = [each for shard in shards for each in read_soft_labels(shard).values()]
+        write_soft_labels(folder / SOFT_LABELS, found)
 
     inputs = {
         **_inputs(run, config, teacher),
@@ -86,24 +80,6 @@ def soft_labels(run: Pipeline, prompting: Prompting, teacher: Path) -> Path:
         write_soft_labels(folder / SOFT_LABELS, labels)
 
     return run.stages.do("label", _inputs(run, config, teacher), work)
-
-
-def evidence_labels(run: Pipeline, evidence: Path | None) -> Path:
-    """Take the control's evidence as labels: its distribution, and a trace for each grade.
-
-    Raises RunError where all pairs have findings, which the control does not read.
-    """
-    if evidence is None:
-        raise RunError(
-            "label.teacher = 'label_only_sft' needs pairs without findings, for evidence; use 'cot_sft'"
-        )
-
-    def work(folder: Path) -> None:
-        found = read_evidence(evidence / EVIDENCE).values()
-        labels = [SoftLabel(each.id, each.distribution, 1, each.traces) for each in found]
-        write_soft_labels(folder / SOFT_LABELS, labels)
-
-    return run.stages.do("label", {"evidence": evidence.name}, work)
 
 
 def _inputs(run: Pipeline, config: LabelConfig | OwnTracesConfig, teacher: Path) -> dict[str, object]:
@@ -141,7 +117,7 @@ def _count(on_batch: OnBatch, before: int, total: int, done: int, _: int) -> Non
     on_batch(before + done, total)
 
 
-def _own_trace(pair: Pair, completions: Sequence[Completion], prompting: Prompting) -> Evidence | None:
+def _own_trace(pair: Pair, completions: Sequence[Completion], prompting: Prompting) -> SoftLabel | None:
     return first_good_trace(pair, [path for _, path in read_paths(pair, completions, prompting)])
 
 

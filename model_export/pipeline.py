@@ -14,7 +14,6 @@ from transformers import set_seed
 from model_export.checkpoint.adapter import merge_folder
 from model_export.checkpoint.extract_lora import extract_lora
 from model_export.data.encoder import Encoder
-from model_export.data.gold_traces import Evidence, read_evidence, write_evidence
 from model_export.data.mine import mine, read_mined, write_mined
 from model_export.data.pairs import Pair, query_hash
 from model_export.data.prepare import (
@@ -28,6 +27,7 @@ from model_export.data.prepare import (
 )
 from model_export.data.prompting import Prompting
 from model_export.data.sampling import pick_distinct, sample, sample_dev
+from model_export.data.soft_labels import SOFT_LABELS, SoftLabel, read_soft_labels, write_soft_labels
 from model_export.evaluation.predict import by_reasoning
 from model_export.models.base_model import hash_base
 from model_export.progress import OnProgress
@@ -39,7 +39,6 @@ from model_export.scale_out.shards import split
 from model_export.stacking import Stacked, Stacking
 from model_export.stages import RunError, Stages
 from model_export.student.distil import make_example
-from model_export.teacher.label import SOFT_LABELS, read_soft_labels
 from model_export.teacher.occlusion import check_steps, find_evidence
 from model_export.teacher.rollout import Sampler, Sampling
 from model_export.teachers.base import FeatureEngine, features_here
@@ -50,7 +49,6 @@ from model_export.training.stage_job import TEACHER_STAGES, StageJob
 from service.contract.manifest import ENCODER_NAME
 
 ADAPTER, CUT = "adapter", "cut.json"
-EVIDENCE = "evidence.jsonl"
 _PARSE_RATE = "parse_rate.json"
 # Keys that change no result, but for rounding: the gate on a stage, how often it saves its state, and how much it computes at
 # once. In RL, though, weights are chosen at `save_steps`, and a low parse rate ends it.
@@ -122,13 +120,13 @@ class Pipeline:
 
         def work(folder: Path) -> None:
             sampler = Sampler.load(control, prompting, self.recipe.model.precision)
-            found: list[Evidence] = []
+            found: list[SoftLabel] = []
             for file, shard in split(pairs, folder, "evidence", _EVIDENCE_SHARD).items():
                 if not file.is_file():
-                    write_evidence(file, find_evidence(shard, prompting, sampler, config))
-                found += read_evidence(file).values()
+                    write_soft_labels(file, find_evidence(shard, prompting, sampler, config))
+                found += read_soft_labels(file).values()
                 self.on_progress("Find evidence", len(found), len(pairs))
-            write_evidence(folder / EVIDENCE, found)
+            write_soft_labels(folder / SOFT_LABELS, found)
 
         inputs = {
             "control": control.name,
@@ -165,7 +163,7 @@ class Pipeline:
                 data=self.data_folder,
                 start=start,
                 folder=folder,
-                evidence=evidence and evidence / EVIDENCE,
+                evidence=evidence and evidence / SOFT_LABELS,
                 soft_labels=soft_labels and soft_labels / SOFT_LABELS,
                 unlabelled=unlabelled,
             )
@@ -235,7 +233,7 @@ class Pipeline:
         `student` and `teacher` are the bases that learners start from, with their prompts. Raises StackError and EndpointError.
         """
         shared = partial(FoldTraining, self.recipe, self.data_folder, run=run_job)
-        traces = evidence and evidence / EVIDENCE
+        traces = evidence and evidence / SOFT_LABELS
         teachers = make_teachers(shared(*student), shared(*teacher, evidence=traces))
         stacking = Stacking(
             self.recipe,

@@ -12,7 +12,7 @@ from model_export.encoding import compare_readings, encode, second_reading
 from model_export.evaluation.baselines import bm25, majority
 from model_export.evaluation.evaluate import Evaluation, Predictions, evaluate
 from model_export.evaluation.fitted import fit
-from model_export.labelling import evidence_labels, own_traces, soft_labels
+from model_export.labelling import own_traces, soft_labels
 from model_export.measuring import explain, predict, predict_by_cosine, predict_by_cross_encoder
 from model_export.outputs import CHECKPOINT, Models, write_checkpoint, write_results_and_report
 from model_export.pipeline import Pipeline
@@ -22,7 +22,7 @@ from model_export.reports.report import RunResult
 from model_export.run_log import LOG_NAME, read_log
 from model_export.scale_out.rollout_server import check_rollouts
 from model_export.stacking import Stacked
-from model_export.stages import Stages, lock
+from model_export.stages import RunError, Stages, lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +149,12 @@ def train_student(pipeline: Pipeline, control: Control) -> Student:
     """Train the teachers, let them label, and train the student."""
     recipe = pipeline.recipe
     if recipe.label.teacher == "label_only_sft":
-        evidence = pipeline.evidence(control.prompting, control.folder)
-        taught, teacher = Teachers({}, control.base, control.prompting, evidence), control.folder
-        labels = evidence_labels(pipeline, evidence)
+        labels = pipeline.evidence(control.prompting, control.folder)
+        if labels is None:
+            raise RunError(
+                "label.teacher = 'label_only_sft' needs pairs without findings, for evidence; use 'cot_sft'"
+            )
+        taught, teacher = Teachers({}, control.base, control.prompting, labels), control.folder
     else:
         taught = train_teachers(pipeline, control)
         teacher = taught.models[recipe.label.teacher]

@@ -10,12 +10,12 @@ import numpy as np
 
 from model_export.data.pairs import Pair
 from model_export.data.sampling import fold_of, pick_distinct
+from model_export.data.soft_labels import SOFT_LABELS, SoftLabel, read_soft_labels, write_soft_labels
 from model_export.evaluation.evaluate import Evaluation, Predictions, evaluate
 from model_export.evaluation.predict import make_predictions
 from model_export.progress import OnProgress
 from model_export.recipe import Recipe
 from model_export.stages import Stages, hash_of
-from model_export.teacher.label import SOFT_LABELS, SoftLabel, read_soft_labels, write_soft_labels
 from model_export.teachers.base import FeatureEngine, Learner, Loader, Teacher, features_here
 from model_export.teachers.stack import Stack
 
@@ -82,7 +82,7 @@ class Stacking:
         found = stack.predict(features)
 
         def work(folder: Path) -> None:
-            untraced = SoftLabel("", (), 0, {})
+            untraced = SoftLabel("", (), {})
             labels = (
                 replace(known.get(pair.id, untraced), id=pair.id, distribution=tuple(row))
                 for pair, row in zip(taught, found[: len(taught)].tolist(), strict=True)

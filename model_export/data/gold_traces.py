@@ -4,42 +4,11 @@ Each step carries the highest grade that is still possible, and only the last on
 grade, a model would guess it at the first step and copy it from there.
 """
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-
-from pydantic import TypeAdapter
+from collections.abc import Iterable, Sequence
 
 from model_export.data.pairs import GRADES, Finding, Pair
-from model_export.stages import write_whole
 from service.contract.citations import NOTHING, Citation, read_citations
 from service.contract.trace import Step, parse_steps, write_step
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """Traces of one pair, each of which explains a grade by quotes of the spans that a model's grade depends on.
-
-    Attributes:
-        traces: texts of steps, by the grade that they explain and end on.
-        distribution: the model's probability of each grade, lowest first; empty where a teacher wrote the traces.
-    """
-
-    id: str
-    traces: Mapping[int, str]
-    distribution: tuple[float, ...] = ()
-
-
-def write_evidence(path: Path, found: Iterable[Evidence]) -> None:
-    """Write JSON lines, one per pair. A kill leaves no incomplete file."""
-    write_whole(path, "".join(json.dumps(asdict(each), ensure_ascii=False) + "\n" for each in found))
-
-
-def read_evidence(path: Path) -> dict[str, Evidence]:
-    """Read evidence by id of its pair."""
-    lines, parser = path.read_text(encoding="utf-8").split("\n"), TypeAdapter(Evidence)
-    return {each.id: each for each in (parser.validate_json(line) for line in lines if line)}
 
 
 def gold_steps(pair: Pair, steps: Sequence[str]) -> str:

@@ -12,14 +12,14 @@ from random import Random
 
 from transformers import PreTrainedModel, set_seed
 
-from model_export.data.gold_traces import Evidence, read_evidence
 from model_export.data.pairs import Pair
 from model_export.data.prepare import Data
 from model_export.data.prompting import PromptForm, Prompting
+from model_export.data.soft_labels import SOFT_LABELS, SoftLabel, read_soft_labels
 from model_export.data.synthetic import UNSEEN
 from model_export.experiment.measure import RANDOM, Figures, Ruler
 from model_export.models.model_io import load_model, load_tokenizer
-from model_export.pipeline import EVIDENCE, Pipeline
+from model_export.pipeline import Pipeline
 from model_export.progress import OnProgress
 from model_export.recipe import Recipe
 from model_export.recipe_stages import CotConfig
@@ -50,7 +50,7 @@ class Start:
     data_folder: Path
     prompting: Prompting
     ruler: Ruler
-    evidence: Mapping[str, Evidence]
+    evidence: Mapping[str, SoftLabel]
 
     def example(self, pair: Pair) -> Example | None:
         """Return what supervised training learns of a pair; None where it has no trace."""
@@ -75,7 +75,7 @@ def make_start(recipe: Recipe, root: Path, out: Path, on_progress: OnProgress) -
         form = PromptForm.of(recipe.model, data.criteria, data.teacher_criteria)
         prompting = Prompting.load(form, begin)
     ruler = Ruler.of(data, prompting, recipe)
-    traces = read_evidence(evidence / EVIDENCE) if evidence else {}
+    traces = read_soft_labels(evidence / SOFT_LABELS) if evidence else {}
     start = Start(begin, {}, data, data_folder, prompting, ruler, traces)
 
     def work(folder: Path) -> None:

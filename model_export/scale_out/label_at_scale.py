@@ -12,11 +12,12 @@ from pathlib import Path
 
 from model_export.data.pairs import Pair, listed, read_pairs
 from model_export.data.prompting import Prompting
+from model_export.data.soft_labels import SoftLabel, read_soft_labels, write_soft_labels
 from model_export.progress import OnProgress
 from model_export.scale_out.label_plan import Completion, LabelError, LabelPlan, TraceEngine
 from model_export.scale_out.shards import Shards, fill, read_paths, split
 from model_export.stages import lock, write_whole
-from model_export.teacher.label import SoftLabel, average, honest_steps, read_soft_labels, write_soft_labels
+from model_export.teacher.label import average, honest_steps
 from service.contract.labels import LabelDistribution
 
 INPUTS_NAME, UNLABELLED_NAME = "label.json", "unlabelled.jsonl"

@@ -14,15 +14,14 @@ import torch
 from transformers import set_seed
 
 from model_export.child_process import start_child
-from model_export.data.gold_traces import read_evidence
 from model_export.data.mine import read_mined
 from model_export.data.prepare import Data, load_data
 from model_export.data.prompting import PromptForm, Prompting
+from model_export.data.soft_labels import read_soft_labels
 from model_export.models.model_io import free_gpu_memory
 from model_export.progress import OnProgress
 from model_export.scale_out.rollout_server import rollout_server
 from model_export.student.distil import train_student
-from model_export.teacher.label import read_soft_labels
 from model_export.teacher.sft import train_cot, train_label_only
 from model_export.training.stage_job import OnStep, StageJob
 from model_export.training.supervised import saved_state
@@ -56,7 +55,7 @@ def train_stage(job: StageJob, data: Data, prompting: Prompting, on_step: OnStep
     if job.stage == "label_only_sft":
         train_label_only(pairs, prompting, job, on_step)
     elif job.stage in ("cot_sft", "self_sft"):
-        evidence = read_evidence(job.evidence) if job.evidence else {}
+        evidence = read_soft_labels(job.evidence) if job.evidence else {}
         train_cot(pairs, evidence, prompting, job, on_step)
     elif job.stage == "distil":
         labels = read_soft_labels(job.soft_labels) if job.soft_labels else {}

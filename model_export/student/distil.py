@@ -8,8 +8,8 @@ from random import Random
 from model_export.data.pairs import UNJUDGED, Pair, folded_query
 from model_export.data.prompting import Prompting, gold_label
 from model_export.data.sampling import mix
+from model_export.data.soft_labels import SoftLabel
 from model_export.recipe_stages import DistilConfig
-from model_export.teacher.label import SoftLabel
 from model_export.teacher.sft import graded_example, train_examples
 from model_export.training.batches import Example
 from model_export.training.ranking import Ranking
@@ -99,9 +99,17 @@ def make_example(pair: Pair, label: SoftLabel | None, prompting: Prompting, conf
         target = [
             config.gold_weight * g + (1 - config.gold_weight) * p for g, p in zip(gold, target, strict=True)
         ]
-    traces = label.traces.items() if config.trace_weight else ()
-    completion = next((prompting.student_completion(steps, grade) for grade, steps in traces), [])
-    weights = [1.0] * len(completion)
-    if completion:
-        weights[prompting.place_of_grade(completion)] = config.agreement_weight
+    completion, weights = _trace(label, prompting, config)
     return Example(prompting.student_prompt(pair), completion, target, pair.label, weights=weights)
+
+
+def _trace(label: SoftLabel, prompting: Prompting, config: DistilConfig) -> tuple[list[int], list[float]]:
+    """Return the label's first trace behind its grade, and a weight for each of its tokens; nothing where it has none."""
+    if not (label.traces and config.trace_weight):
+        return [], []
+    grade, steps = next(iter(label.traces.items()))
+    completion = prompting.student_completion(steps, grade)
+    weights = [1.0] * len(completion)
+    for place in prompting.places_of_verdict(steps):
+        weights[place] = config.agreement_weight
+    return completion, weights

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import torch
 
-from model_export.data.gold_traces import Evidence
 from model_export.data.pairs import GRADES, DataError, Pair
 from model_export.data.prompting import Prompting
+from model_export.data.soft_labels import SoftLabel
 from model_export.data.spans import cut, spans_of
 from model_export.recipe_stages import EvidenceConfig
 from model_export.teacher.rollout import Sampler
@@ -62,7 +62,7 @@ class _Effect:
 
 def find_evidence(
     pairs: Sequence[Pair], prompting: Prompting, sampler: Sampler, config: EvidenceConfig
-) -> list[Evidence]:
+) -> list[SoftLabel]:
     """Return a trace for every grade of each pair, in order. Raises DataError for other than three steps.
 
     A served grade need not be the most probable one. A student that learns traces of probable grades alone infers the grade
@@ -109,7 +109,7 @@ def _cuts(pair: Pair, config: EvidenceConfig) -> Iterator[_Cut]:
             yield _Cut(field, text[slice(*span)], cut(pair, field, span))
 
 
-def _evidence(occluded: _Occluded, prompting: Prompting, config: EvidenceConfig) -> Evidence:
+def _evidence(occluded: _Occluded, prompting: Prompting, config: EvidenceConfig) -> SoftLabel:
     pair, probabilities = occluded.pair, occluded.probabilities
     expected = probabilities @ torch.arange(len(GRADES), dtype=probabilities.dtype)
     lost, grades = expected[0] - expected[1:], probabilities[1:].argmax(-1)
@@ -127,7 +127,7 @@ def _evidence(occluded: _Occluded, prompting: Prompting, config: EvidenceConfig)
         steps = zip(prompting.steps(pair.criteria), findings, strict=True)
         return "".join(write_step(name, *finding) for name, finding in steps)
 
-    return Evidence(pair.id, {grade: trace(grade) for grade in GRADES}, tuple(probabilities[0].tolist()))
+    return SoftLabel(pair.id, tuple(probabilities[0].tolist()), {grade: trace(grade) for grade in GRADES})
 
 
 def _asked(pair: Pair, effects: Sequence[_Effect], words: int) -> str:

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 
-from model_export.data.gold_traces import Evidence, citations_of, is_honest
+from model_export.data.gold_traces import citations_of, is_honest
 from model_export.data.pairs import GRADES, Pair
 from model_export.data.prompting import Prompting
+from model_export.data.soft_labels import SoftLabel
 from model_export.recipe_stages import OwnTracesConfig
 from model_export.teacher.rollout import OnBatch, ReasoningPath, Sampler, Sampling, sample_paths
 from service.contract.trace import parse_steps
@@ -17,7 +18,7 @@ def sample_own_traces(
     config: OwnTracesConfig,
     max_tokens: int,
     on_batch: OnBatch,
-) -> list[Evidence]:
+) -> list[SoftLabel]:
     """Return the first good trace of each pair that has one.
 
     It reaches the gold grade and quotes nothing that is not there; where the data has no findings to quote, it quotes something.
@@ -30,10 +31,10 @@ def sample_own_traces(
     return [trace for trace in found if trace]
 
 
-def first_good_trace(pair: Pair, paths: Iterable[ReasoningPath | None]) -> Evidence | None:
+def first_good_trace(pair: Pair, paths: Iterable[ReasoningPath | None]) -> SoftLabel | None:
     """Return the first trace to learn from, if any."""
     good = (path.steps for path in paths if path and _is_good(path.steps, pair))
-    return next((Evidence(pair.id, {pair.label: steps}) for steps in good), None)
+    return next((SoftLabel(pair.id, (), {pair.label: steps}) for steps in good), None)
 
 
 def _is_good(steps: str, pair: Pair) -> bool:

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 from transformers import PreTrainedModel
 
-from model_export.data.gold_traces import Evidence, gold_steps
+from model_export.data.gold_traces import gold_steps
 from model_export.data.pairs import Pair
 from model_export.data.prompting import Prompting, gold_label
 from model_export.data.sampling import pick
+from model_export.data.soft_labels import SoftLabel
 from model_export.models.model_io import load_model, load_tokenizer
 from model_export.recipe_stages import TrainConfig
 from model_export.training.batches import Example
@@ -35,7 +36,7 @@ def graded_example(pair: Pair, prompting: Prompting, smoothing: float) -> Exampl
 
 def train_cot(
     pairs: Sequence[Pair],
-    evidence: Mapping[str, Evidence],
+    evidence: Mapping[str, SoftLabel],
     prompting: Prompting,
     job: StageJob,
     on_step: OnStep,
@@ -66,7 +67,7 @@ def traced_example(pair: Pair, steps: str, prompting: Prompting) -> Example:
     return Example(prompting.teacher_prompt(pair), completion, None, pair.label)
 
 
-def trace_of(pair: Pair, evidence: Mapping[str, Evidence], prompting: Prompting) -> str | None:
+def trace_of(pair: Pair, evidence: Mapping[str, SoftLabel], prompting: Prompting) -> str | None:
     """Return the steps of a pair's gold trace; None where it has neither findings nor evidence for its gold grade."""
     if pair.findings:
         return gold_steps(pair, prompting.steps(pair.criteria))

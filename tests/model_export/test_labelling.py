@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 
 from model_export import labelling
-from model_export.data.gold_traces import Evidence, read_evidence, write_evidence
 from model_export.data.pairs import Pair
 from model_export.data.prompting import PromptForm, Prompting
-from model_export.labelling import evidence_labels, own_traces, soft_labels
-from model_export.pipeline import EVIDENCE, Pipeline
+from model_export.data.soft_labels import SOFT_LABELS, read_soft_labels
+from model_export.labelling import own_traces, soft_labels
+from model_export.pipeline import Pipeline
 from model_export.scale_out.label_plan import Completion, LabelError, TraceJob
-from model_export.stages import RunError, Stages
-from model_export.teacher.label import SOFT_LABELS, SoftLabel, read_soft_labels
+from model_export.stages import Stages
 from service.contract.trace import write_step
 from tests.killable_run import StoppedError
 from tests.tiny_teacher import micro_recipe
@@ -68,18 +67,7 @@ def test_labels_of_an_engine_resume_by_shards(tmp_path: Path) -> None:
     assert len(labels) == 20
     for label in labels.values():
         assert label.distribution.index(max(label.distribution)) == gold[label.id]
-        assert (label.paths, bool(label.traces)) == (2, True)
-
-
-def test_labels_of_the_control_are_its_evidence(tmp_path: Path) -> None:
-    run, *_ = make_run(tmp_path, None)
-    steps, distribution = 'asked: query "tea" => 3\n', (0.1, 0.2, 0.3, 0.4)
-    (tmp_path / "evidence-1").mkdir()
-    write_evidence(tmp_path / "evidence-1" / EVIDENCE, [Evidence("7", {3: steps}, distribution)])
-    folder = evidence_labels(run, tmp_path / "evidence-1")
-    assert read_soft_labels(folder / SOFT_LABELS) == {"7": SoftLabel("7", distribution, 1, {3: steps})}
-    with pytest.raises(RunError, match="needs pairs without findings"):
-        evidence_labels(run, None)
+        assert label.traces
 
 
 @pytest.mark.parametrize("stage", ["label", "own_traces"])
@@ -124,7 +112,7 @@ def test_only_good_traces_of_an_engine_are_learned(tmp_path: Path) -> None:
     run, prompting, teacher = make_run(tmp_path, None)
     wrong = [pair.id for pair in run.data.train if pair.label == 0]
     run.trace_engine = HonestEngine(wrong)
-    found = read_evidence(own_traces(run, prompting, teacher) / EVIDENCE)
+    found = read_soft_labels(own_traces(run, prompting, teacher) / SOFT_LABELS)
     assert 0 < len(found) < 12
     assert found.keys().isdisjoint(wrong)
     gold = {pair.id: pair.label for pair in run.data.train}

@@ -9,8 +9,9 @@ import torch
 from model_export.data.mine import read_mined
 from model_export.data.pairs import UNJUDGED
 from model_export.data.prompting import PromptForm, Prompting
+from model_export.data.soft_labels import SOFT_LABELS
 from model_export.models.model_io import load_model, load_tokenizer
-from model_export.pipeline import EVIDENCE, Pipeline
+from model_export.pipeline import Pipeline
 from model_export.stages import RunError, Stages, hash_of
 from tests.byte_tokens import TOKENIZER
 from tests.killable_run import StoppedError
@@ -150,7 +151,7 @@ def test_evidence_that_was_found_before_a_kill_is_kept(tmp_path: Path) -> None:
         form = PromptForm.of(recipe.model, pipeline.data.criteria)
         found = pipeline.evidence(Prompting.load(form, base), base)
         assert found
-        return found / EVIDENCE
+        return found / SOFT_LABELS
 
     with pytest.raises(StoppedError):
         find(tmp_path / "killed", stops=True)

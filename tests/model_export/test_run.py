@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from model_export.data.pairs import DataError, Pair, write_pairs
+from model_export.data.soft_labels import SOFT_LABELS, read_soft_labels
 from model_export.run import run
-from model_export.teacher.label import SOFT_LABELS, read_soft_labels
+from model_export.stages import RunError
 from service.contract.checkpoint import load_checkpoint
 from service.contract.prompt import Note
 from tests.tiny_teacher import control_as_teacher
@@ -34,6 +35,11 @@ def test_criteria_of_other_than_three_steps_are_refused_before_training(tmp_path
     assert not list((tmp_path / "out").glob("label_only_sft*"))
 
 
+def test_control_can_not_teach_where_the_data_has_findings(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="needs pairs without findings"):
+        run(control_as_teacher(), "", tmp_path, tmp_path / "out", lambda *_: None)
+
+
 def test_control_can_be_the_only_teacher(tmp_path: Path) -> None:
     write_shop(tmp_path)
     source = {"name": "shop", "train": "train.jsonl", "dev": "dev.jsonl", "criteria": "product-2"}
@@ -43,7 +49,7 @@ def test_control_can_be_the_only_teacher(tmp_path: Path) -> None:
     out = tmp_path / "out"
     found = run(recipe, "", tmp_path, out, lambda *_: None)
     assert [*found.rows] == ["majority", "bm25", "zero_shot", "label_only_sft", "student"]
-    [label] = out.glob("label-*")
+    [label] = out.glob("evidence-*")
     labels = read_soft_labels(label / SOFT_LABELS)
     assert len(labels) == 9
     assert all(each.traces and sum(each.distribution) > 0.99 for each in labels.values())

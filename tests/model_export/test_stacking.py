@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from model_export.data.pairs import UNJUDGED, Pair, folded_query
+from model_export.data.soft_labels import SOFT_LABELS, SoftLabel, read_soft_labels, write_soft_labels
 from model_export.data.synthetic import generate
 from model_export.progress import OnProgress
 from model_export.stacking import STACK, Stacked, Stacking
 from model_export.stages import Stages
-from model_export.teacher.label import SOFT_LABELS, SoftLabel, read_soft_labels, write_soft_labels
 from model_export.teachers.base import FeatureEngine, Features, Learner, Loader, features_here
 from tests.tiny_teacher import micro_recipe
 
@@ -87,7 +87,7 @@ def traced(tmp_path: Path) -> Path:
     """Return a folder with the label of one training pair, which has a trace."""
     folder = tmp_path / "label-1"
     folder.mkdir()
-    label = SoftLabel(MADE.train[0].id, (0.25, 0.25, 0.25, 0.25), 2, {3: "quiet: body says quiet => 3"})
+    label = SoftLabel(MADE.train[0].id, (0.25, 0.25, 0.25, 0.25), {3: "quiet: body says quiet => 3"})
     write_soft_labels(folder / SOFT_LABELS, [label])
     return folder
 
@@ -148,7 +148,7 @@ def test_labels_are_the_stacks_and_keep_their_traces(tmp_path: Path, traced: Pat
     labels = read_soft_labels(grade(tmp_path, traced).labels / SOFT_LABELS)
     assert labels.keys() == {pair.id for pair in MADE.train}
     first = labels[MADE.train[0].id]
-    assert (first.traces, first.paths) == ({3: "quiet: body says quiet => 3"}, 2)
+    assert first.traces == {3: "quiet: body says quiet => 3"}
     for pair in MADE.train:
         label = labels[pair.id]
         assert label.distribution.index(max(label.distribution)) == pair.label

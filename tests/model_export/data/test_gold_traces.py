@@ -1,17 +1,8 @@
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_export.data.gold_traces import (
-    Evidence,
-    gold_steps,
-    is_honest,
-    read_evidence,
-    read_grade,
-    write_evidence,
-)
+from model_export.data.gold_traces import gold_steps, is_honest, read_grade
 from model_export.data.pairs import Finding, Pair
 from service.contract.prompt import Note
 from service.contract.text import canonicalize
@@ -81,9 +72,3 @@ def test_honest_trace_cites_what_is_there_and_ends_on_its_grade(
 def test_text_without_steps_has_no_grade() -> None:
     assert read_grade("") is None
     assert not is_honest("", 2, pair())
-
-
-def test_written_evidence_is_read_back(tmp_path: Path) -> None:
-    found = [Evidence("1", {2: 'asked: query "\u8336\u2028" => 2\n'}, (0.5, 0.5)), Evidence("b", {})]
-    write_evidence(tmp_path / "evidence.jsonl", found)
-    assert list(read_evidence(tmp_path / "evidence.jsonl").values()) == found

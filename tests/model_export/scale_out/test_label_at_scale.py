@@ -11,9 +11,9 @@ import pytest
 
 from model_export.data.pairs import UNJUDGED, Pair, Source
 from model_export.data.prompting import PromptingError
+from model_export.data.soft_labels import SoftLabel, read_soft_labels
 from model_export.scale_out.label_at_scale import label_file
 from model_export.scale_out.label_plan import Completion, LabelError, LabelPlan, TraceJob
-from model_export.teacher.label import SoftLabel, read_soft_labels
 from service.contract.prompt import Note
 from tests.byte_tokens import TOKENIZER, encode
 from tests.tiny_teacher import micro_recipe
@@ -95,9 +95,9 @@ def test_label_is_the_mean_over_paths_that_parse(plan: LabelPlan, tmp_path: Path
     high, low = 0.7503, 0.0832  # exp(-1.2) and exp(-3.4), renormalised
     both, one = labels["p0"], labels["p1"]
     assert both.distribution == pytest.approx((low, (high + low) / 2, (high + low) / 2, low), abs=1e-3)
-    assert (both.paths, both.traces) == (2, {1: "topic: one => 1\n"})
+    assert both.traces == {1: "topic: one => 1\n"}
     assert one.distribution == pytest.approx((low, low, high, low), abs=1e-3)
-    assert (one.paths, one.traces) == (1, {2: "topic: two => 2\n"})
+    assert one.traces == {2: "topic: two => 2\n"}
 
 
 def test_shards_hold_the_pairs_in_order(plan: LabelPlan, tmp_path: Path) -> None:

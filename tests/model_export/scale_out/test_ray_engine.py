@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from model_export.data.pairs import Pair, write_pairs
+from model_export.data.soft_labels import SoftLabel, read_soft_labels
 from model_export.models.encoders import EncoderError
 from model_export.progress import OnProgress
 from model_export.scale_out.label_at_scale import label_file
 from model_export.scale_out.label_plan import Completion, LabelError, LabelPlan, TraceJob, recipe_source
 from model_export.scale_out.launch import run_job
 from model_export.scale_out.ray_engine import complete_on_ray, features_on_ray, reason_of
-from model_export.teacher.label import SoftLabel, average, read_soft_labels
+from model_export.teacher.label import average
 from model_export.teacher.rollout import Sampler, read_path
 from model_export.teachers.base import FeatureEngine, Features, features_here
 from model_export.teachers.fold_training import FoldTraining
@@ -78,7 +79,6 @@ def test_labels_equal_those_of_transformers_on_the_same_paths(
             pair.id, [(path.steps, row) for path, row in zip(paths, answers.tolist(), strict=True)]
         )
         assert found[pair.id].distribution == pytest.approx(expected.distribution, abs=1e-3)
-        assert found[pair.id].paths == expected.paths
         # Two paths are equally near to their mean, and rounding picks one.
         assert {*found[pair.id].traces.values()} <= {path.steps for path in paths}
     assert summary.startswith(f"{len(found)} of 8 pairs are labelled")

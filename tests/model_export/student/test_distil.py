@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from model_export.data.pairs import UNJUDGED, DataError, Pair
+from model_export.data.soft_labels import SoftLabel
 from model_export.evaluation.predict import directly
 from model_export.models.model_io import load_model
 from model_export.recipe_stages import DistilConfig
 from model_export.run_log import LOG_NAME, read_log
 from model_export.student.distil import make_example, query_groups, student_examples, train_student
-from model_export.teacher.label import SoftLabel
 from model_export.teacher.rollout import Sampler, Sampling
 from service.contract.prompt import Note
 from tests.tiny_teacher import TinyTeacher, micro_job
@@ -20,7 +20,7 @@ from tests.tiny_teacher import TinyTeacher, micro_job
 PAIR = Pair("1", "red lamp", Note("lamp", "colour red"), 2, "synthetic", "synthetic-1")
 TRACES = {grade: f"topic: lamp lamp yes => {grade}\n" for grade in range(4)}
 STEPS = TRACES[3]
-LABEL = SoftLabel("1", (0.1, 0.1, 0.2, 0.6), 4, {3: STEPS})
+LABEL = SoftLabel("1", (0.1, 0.1, 0.2, 0.6), {3: STEPS})
 
 
 def config(**changes: Any) -> DistilConfig:
@@ -50,7 +50,7 @@ def test_targets_match_those_computed_by_hand(
 
 
 def test_temperature_keeps_a_certain_grade(tiny_teacher: TinyTeacher) -> None:
-    sure = SoftLabel("1", (0.0, 0.0, 0.0, 1.0), 1, {3: STEPS})
+    sure = SoftLabel("1", (0.0, 0.0, 0.0, 1.0), {3: STEPS})
     assert target(sure, tiny_teacher, gold_weight=0.0, temperature=3.0) == [0.0, 0.0, 0.0, 1.0]
 
 
@@ -70,7 +70,7 @@ def test_trace_of_another_grade_than_the_target_s_explains_its_own(tiny_teacher:
 
 def test_copies_of_a_pair_learn_traces_of_several_grades(tiny_teacher: TinyTeacher) -> None:
     prompting = tiny_teacher.prompting
-    sure = SoftLabel("1", (0.0, 0.0, 0.0, 1.0), 1, TRACES)
+    sure = SoftLabel("1", (0.0, 0.0, 0.0, 1.0), TRACES)
     other = replace(PAIR, id="2")
     shares = config(steps=100, batch_size=8, traced_share=0.5)
 
@@ -87,11 +87,11 @@ def test_copies_of_a_pair_learn_traces_of_several_grades(tiny_teacher: TinyTeach
     assert drawn(1) != drawn(2)
 
 
-def test_grade_that_a_trace_ends_on_weighs_more(tiny_teacher: TinyTeacher) -> None:
+def test_verdict_of_a_trace_weighs_more(tiny_teacher: TinyTeacher) -> None:
     prompting = tiny_teacher.prompting
     example = make_example(PAIR, LABEL, prompting, config(agreement_weight=20))
-    place = prompting.place_of_grade(example.completion)
-    assert example.weights == [20.0 if at == place else 1.0 for at in range(len(example.completion))]
+    places = prompting.places_of_verdict(STEPS)
+    assert example.weights == [20.0 if at in places else 1.0 for at in range(len(example.completion))]
 
 
 def test_trace_weight_of_zero_drops_the_trace(tiny_teacher: TinyTeacher) -> None:
@@ -132,7 +132,7 @@ def test_student_learns_the_order_of_a_query_s_pairs(tiny_teacher: TinyTeacher, 
     pairs = [replace(pair, label=UNJUDGED, query="one query") for pair in tiny_teacher.pairs]
     orders = {pair.id: place for place, pair in enumerate(pairs)}
     labels = {
-        id_: SoftLabel(id_, ((1 - up) / 2, (1 - up) / 2, up / 2, up / 2), 1, {})
+        id_: SoftLabel(id_, ((1 - up) / 2, (1 - up) / 2, up / 2, up / 2), {})
         for id_, up in ((id_, 0.1 + 0.1 * place) for id_, place in orders.items())
     }
     settings = {"ranking": "listwise", "ranking_weight": 5.0, "steps": 40, "learning_rate": 5e-3}
@@ -152,7 +152,7 @@ def test_student_learns_the_order_of_a_query_s_pairs(tiny_teacher: TinyTeacher, 
 
 def test_student_explains_the_grade_that_it_is_asked_to(tiny_teacher: TinyTeacher, tmp_path: Path) -> None:
     prompting, (*traced, _) = tiny_teacher.prompting, tiny_teacher.pairs
-    labels = {pair.id: SoftLabel(pair.id, (0.1, 0.1, 0.1, 0.7), 1, TRACES) for pair in traced}
+    labels = {pair.id: SoftLabel(pair.id, (0.1, 0.1, 0.1, 0.7), TRACES) for pair in traced}
     weights = {"trace_weight": 1.0, "agreement_weight": 20}
     settings = {"steps": 150, "learning_rate": 5e-3, "traced_share": 0.9, **weights}
     job = micro_job("distil", tiny_teacher.base, tmp_path, distil=settings)
@@ -169,7 +169,7 @@ def test_student_learns_its_teachers_labels_and_traces(tiny_teacher: TinyTeacher
     labels = {}
     for pair in tiny_teacher.pairs:
         turned = tuple(0.97 if grade == 3 - pair.label else 0.01 for grade in range(4))
-        labels[pair.id] = SoftLabel(pair.id, turned, 1, {3 - pair.label: TRACES[3 - pair.label]})
+        labels[pair.id] = SoftLabel(pair.id, turned, {3 - pair.label: TRACES[3 - pair.label]})
     settings = {"steps": 80, "learning_rate": 5e-3, "gold_weight": 0.0}
     job = micro_job("distil", tiny_teacher.base, tmp_path, distil=settings)
     train_student(tiny_teacher.pairs, labels, tiny_teacher.prompting, job, lambda *_: None)

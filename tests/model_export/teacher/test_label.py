@@ -1,18 +1,10 @@
-from pathlib import Path
-
 import pytest
 import torch
 
 from model_export.data.pairs import Pair
+from model_export.data.soft_labels import SoftLabel
 from model_export.recipe_stages import LabelConfig
-from model_export.teacher.label import (
-    SoftLabel,
-    average,
-    honest_steps,
-    label_pairs,
-    read_soft_labels,
-    write_soft_labels,
-)
+from model_export.teacher.label import average, honest_steps, label_pairs
 from model_export.teacher.rollout import Sampler
 from service.contract.prompt import Note
 from service.contract.trace import parse_steps
@@ -35,14 +27,14 @@ def test_average_matches_one_computed_by_hand() -> None:
     found = average("1", paths)
     assert found.distribution == pytest.approx((1.25 / 3, 1.25 / 3, 0.25 / 3, 0.25 / 3))
     # Distances to the mean: 7/6, 1/3 and 5/6.
-    assert (found.id, found.paths, found.traces) == ("1", 3, {1: "near"})
-    assert average("1", paths[:1]) == SoftLabel("1", (1.0, 0.0, 0.0, 0.0), 1, {0: "far"})
+    assert (found.id, found.traces) == ("1", {1: "near"})
+    assert average("1", paths[:1]) == SoftLabel("1", (1.0, 0.0, 0.0, 0.0), {0: "far"})
 
 
 def test_student_learns_the_nearest_honest_trace() -> None:
     answers = ((1.0, 0.0, 0.0, 0.0), (0.25, 0.5, 0.25, 0.0), (0.0, 0.75, 0.0, 0.25))
     assert average("1", list(zip(("far", "", "other"), answers, strict=True))).traces == {1: "other"}
-    assert average("1", [("", answers[0])]) == SoftLabel("1", answers[0], 1, {})
+    assert average("1", [("", answers[0])]) == SoftLabel("1", answers[0], {})
 
 
 @pytest.mark.parametrize(
@@ -64,7 +56,6 @@ def test_soft_labels_match_what_the_teacher_learned(tiny_teacher: TinyTeacher) -
     for each, pair in zip(found, tiny_teacher.pairs, strict=True):
         assert each.distribution[pair.label] > 0.8
         assert sum(each.distribution) == pytest.approx(1)
-        assert 1 <= each.paths <= 3
         [text] = each.traces.values()
         steps, end = parse_steps(text, top_grade=3)
         assert tuple(step.criterion for step in steps) == tiny_teacher.prompting.steps(pair.criteria)
@@ -77,11 +68,3 @@ def test_same_seed_gives_the_same_labels(tiny_teacher: TinyTeacher) -> None:
 
 def test_pair_without_parsed_paths_has_no_label(tiny_teacher: TinyTeacher) -> None:
     assert label(tiny_teacher, max_tokens=2) == []
-
-
-def test_written_rows_are_read_back(tmp_path: Path) -> None:
-    first = SoftLabel("1", (0.1, 0.2, 0.3, 1 / 3), 2, {3: "topic: 茶\u2028🎧 => 3\n"})
-    other = SoftLabel("b", (1.0, 0.0, 0.0, 0.0), 1, {})
-    for labels in ([first, other], []):
-        write_soft_labels(tmp_path / "labels.jsonl", labels)
-        assert list(read_soft_labels(tmp_path / "labels.jsonl").values()) == labels

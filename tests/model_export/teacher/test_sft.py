@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from model_export.data.gold_traces import Evidence, gold_steps
+from model_export.data.gold_traces import gold_steps
+from model_export.data.soft_labels import SoftLabel
 from model_export.teacher.rollout import Sampler, Sampling, sample_paths
 from model_export.teacher.sft import graded_example, trace_of, train_cot
 from model_export.training.batches import Example
@@ -20,8 +21,8 @@ def test_control_example_has_the_smoothed_gold_grade_and_no_completion(tiny_teac
 def test_trace_comes_from_findings_or_from_evidence_for_the_gold_grade(tiny_teacher: TinyTeacher) -> None:
     with_findings, prompting = tiny_teacher.pairs[0], tiny_teacher.prompting
     bare = replace(with_findings, findings={})
-    right = {bare.id: Evidence(bare.id, {bare.label: "topic: nothing => 0\n"})}
-    wrong = {bare.id: Evidence(bare.id, {3 - bare.label: "topic: nothing => 0\n"})}
+    right = {bare.id: SoftLabel(bare.id, (), {bare.label: "topic: nothing => 0\n"})}
+    wrong = {bare.id: SoftLabel(bare.id, (), {3 - bare.label: "topic: nothing => 0\n"})}
     steps = gold_steps(with_findings, prompting.steps(with_findings.criteria))
     assert trace_of(with_findings, right, prompting) == steps
     assert trace_of(bare, right, prompting) == "topic: nothing => 0\n"
@@ -43,7 +44,7 @@ def test_teacher_learns_its_own_traces_in_place_of_findings(
     steps = "".join(
         f"{step}: nothing => {pair.label}\n" for step in tiny_teacher.prompting.steps(pair.criteria)
     )
-    own = {pair.id: Evidence(pair.id, {pair.label: steps})}
+    own = {pair.id: SoftLabel(pair.id, (), {pair.label: steps})}
     job = micro_job("self_sft", tiny_teacher.folder, tmp_path, self_sft={"steps": 40, "learning_rate": 5e-3})
     train_cot(tiny_teacher.pairs, own, tiny_teacher.prompting, job, lambda *_: None)
     sampler = Sampler.load(tmp_path, tiny_teacher.prompting)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from openai import OpenAI
 
-from model_export.data.gold_traces import write_evidence
+from model_export.data.soft_labels import write_soft_labels
 from model_export.recipe_stack import EndpointConfig
 from model_export.scale_out.launch import run_job
 from model_export.teachers.base import Features, Learner, Teacher
@@ -144,7 +144,7 @@ def test_evidence_is_part_of_the_reasoning_teachers_settings(
     tiny_teacher: TinyTeacher, tmp_path: Path
 ) -> None:
     training = fold_training(tiny_teacher)
-    write_evidence(tmp_path / "evidence.jsonl", [])
+    write_soft_labels(tmp_path / "evidence.jsonl", [])
     with_evidence = FoldTraining(
         training.recipe,
         training.data,
