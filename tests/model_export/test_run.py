@@ -49,8 +49,8 @@ def test_control_can_be_the_only_teacher(tmp_path: Path) -> None:
     out = tmp_path / "out"
     found = run(recipe, "", tmp_path, out, lambda *_: None)
     assert [*found.rows] == ["majority", "bm25", "zero_shot", "label_only_sft", "student"]
-    [label] = out.glob("evidence-*")
-    labels = read_soft_labels(label / SOFT_LABELS)
+    [evidence] = out.glob("evidence-*")
+    labels = read_soft_labels(evidence / SOFT_LABELS)
     assert len(labels) == 9
     assert all(each.traces and sum(each.distribution) > 0.99 for each in labels.values())
     assert "the control, by its evidence on at most 9 pairs" in (out / "checkpoint" / "README.md").read_text()
