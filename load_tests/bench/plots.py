@@ -71,7 +71,7 @@ def _latencies(rows: Sequence[Row]) -> Figure | None:
             _line(axes, number, f"{peer}, {name}", points, style)
     axes.set_xlabel("offered load, % of the best peer's saturation")
     axes.set_ylabel("latency from the intended send time, ms")
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 

@@ -1,16 +1,15 @@
 """Runs the service and its Redis as child processes, and reads the service's use of memory and files."""
 
 import contextlib
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Self
 
 import psutil
 
-from load_tests.processes import find_engine_core, free_port
+from load_tests.processes import find_engine_core, find_redis, free_port
 
-REDIS = shutil.which("redis-server") or "valkey-server"
+REDIS = find_redis() or "redis-server"
 # A small local cache fills soon, so later growth is a leak.
 SETTINGS = {
     "NOTEGRADE_LOCAL_CACHE_PAIRS": "500",
