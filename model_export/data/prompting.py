@@ -3,8 +3,7 @@
 The student writes the grade first and then the steps; the teacher writes the steps first and then the grade.
 """
 
-from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +20,8 @@ from service.contract.checkpoint import Checkpoint
 from service.contract.manifest import Criteria, Limits
 from service.contract.prompt import PromptRenderer
 from service.contract.template import Template, TextPiece
-from service.contract.tokenizer import ContractTokenizer, EncodedText
-from service.contract.trace import ANSWER_CUE, EXPLANATION_CUE, STEPS_CUE, parse_steps
+from service.contract.tokenizer import ContractTokenizer
+from service.contract.trace import ANSWER_CUE, EXPLANATION_CUE, STEPS_CUE
 from service.contract.vector_prompt import VectorRenderer
 from service.errors import InvalidRequestError, NotegradeError
 
@@ -146,13 +145,13 @@ class Prompting:
         """Return the completion that the student learns: the grade's token, steps, end token."""
         return [*self._lead(grade), *self._encode(steps), self.end_token_id]
 
-    def places_of_verdict(self, steps: str) -> list[int]:
-        """Return where, in what the student learns, the last step's finding starts and its grade is; none without steps."""
-        found, _ = parse_steps(steps, GRADES[-1])
-        starts = [span[0] for last in found[-1:] for span in (last.finding_span, last.grade_span)]
-        ends = [end for _, end in self._encoded(steps).offsets]
-        lead = len(self._lead(GRADES[0]))
-        return [lead + bisect_right(ends, start) for start in starts]
+    def place_of_grade(self, completion: Sequence[int]) -> int:
+        """Return the place of the token that has the last step's grade in what the student learns."""
+        digits = {str(grade) for grade in GRADES}
+        without_end = enumerate(completion[:-1])
+        return max(
+            place for place, token in without_end if digits.intersection(self.tokenizer.decode([token]))
+        )
 
     def explanation_prompt(self, pair: Pair, grade: int) -> list[int]:
         """Return the student's prompt, the grade and the cue, after which the student writes the steps."""
@@ -168,11 +167,8 @@ class Prompting:
         return VectorRenderer(template, form.criteria, form.limits, config.max_note_tokens, self.tokenizer)
 
     def _encode(self, text: str) -> list[int]:
-        return list(self._encoded(text).token_ids)
-
-    def _encoded(self, text: str) -> EncodedText:
         # As user text: findings quote queries and notes, whose text must never become special tokens.
-        return self.tokenizer.encode_user_texts([text])[0]
+        return list(self.tokenizer.encode_user_texts([text])[0].token_ids)
 
 
 def teacher_template(template: Template) -> Template:

@@ -99,17 +99,9 @@ def make_example(pair: Pair, label: SoftLabel | None, prompting: Prompting, conf
         target = [
             config.gold_weight * g + (1 - config.gold_weight) * p for g, p in zip(gold, target, strict=True)
         ]
-    completion, weights = _trace(label, prompting, config)
-    return Example(prompting.student_prompt(pair), completion, target, pair.label, weights=weights)
-
-
-def _trace(label: SoftLabel, prompting: Prompting, config: DistilConfig) -> tuple[list[int], list[float]]:
-    """Return the label's first trace behind its grade, and a weight for each of its tokens; nothing where it has none."""
-    if not (label.traces and config.trace_weight):
-        return [], []
-    grade, steps = next(iter(label.traces.items()))
-    completion = prompting.student_completion(steps, grade)
+    traces = label.traces.items() if config.trace_weight else ()
+    completion = next((prompting.student_completion(steps, grade) for grade, steps in traces), [])
     weights = [1.0] * len(completion)
-    for place in prompting.places_of_verdict(steps):
-        weights[place] = config.agreement_weight
-    return completion, weights
+    if completion:
+        weights[prompting.place_of_grade(completion)] = config.agreement_weight
+    return Example(prompting.student_prompt(pair), completion, target, pair.label, weights=weights)

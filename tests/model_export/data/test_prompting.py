@@ -61,21 +61,13 @@ def test_student_is_asked_to_explain_by_the_start_of_what_it_learned() -> None:
     assert TOKENIZER.decode(learned[len(asked) : -1]) == "topic: tea => 3\n"
 
 
-@pytest.mark.parametrize("finding", ["tea", "nothing", 'title "3 of 2"', "茶 => 2"])
-def test_verdict_is_where_the_last_step_s_finding_starts_and_its_grade(finding: str) -> None:
+@pytest.mark.parametrize("finding", ["tea", "nothing", 'title "3 of 2"'])
+def test_grade_of_the_last_step_is_found_among_other_numbers(finding: str) -> None:
     prompting = make()
-    steps = f"topic: 3 => 3\nquality: {finding} => 1\n"
-    learned = prompting.student_completion(steps, 1)
-    start, grade = prompting.places_of_verdict(steps)
-    before, after = TOKENIZER.decode(learned[:start]), TOKENIZER.decode(learned[start:-1])
-    assert before.rstrip() == "1\nSteps:\ntopic: 3 => 3\nquality:"
-    assert after.lstrip() == f"{finding} => 1\n"
-    assert TOKENIZER.decode(learned[grade : grade + 1]) == "1"
-    assert TOKENIZER.decode(learned[grade + 1 : -1]) == "\n"
-
-
-def test_trace_without_steps_has_no_verdict() -> None:
-    assert make().places_of_verdict("") == []
+    learned = prompting.student_completion(f"topic: 3 => 3\nquality: {finding} => 1\n", 1)
+    place = prompting.place_of_grade(learned)
+    assert TOKENIZER.decode(learned[place : place + 1]) == "1"
+    assert TOKENIZER.decode(learned[place + 1 : -1]) == "\n"
 
 
 def test_student_prompt_equals_that_of_the_service() -> None:

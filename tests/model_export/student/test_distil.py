@@ -87,11 +87,11 @@ def test_copies_of_a_pair_learn_traces_of_several_grades(tiny_teacher: TinyTeach
     assert drawn(1) != drawn(2)
 
 
-def test_verdict_of_a_trace_weighs_more(tiny_teacher: TinyTeacher) -> None:
+def test_grade_that_a_trace_ends_on_weighs_more(tiny_teacher: TinyTeacher) -> None:
     prompting = tiny_teacher.prompting
     example = make_example(PAIR, LABEL, prompting, config(agreement_weight=20))
-    places = prompting.places_of_verdict(STEPS)
-    assert example.weights == [20.0 if at in places else 1.0 for at in range(len(example.completion))]
+    place = prompting.place_of_grade(example.completion)
+    assert example.weights == [20.0 if at == place else 1.0 for at in range(len(example.completion))]
 
 
 def test_trace_weight_of_zero_drops_the_trace(tiny_teacher: TinyTeacher) -> None:
