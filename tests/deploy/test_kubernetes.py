@@ -396,8 +396,9 @@ def test_the_autoscalers_thresholds_are_computed_from_the_bench() -> None:
     [cold] = [row for row in ours if row["part"] == "cold"]
     # Little's law: pairs in the service = arrivals a second x latency; over the rate at saturation, seconds of work.
     full = bench["saturation"]["Notegrade (tuned)"]["kept_up"] * bench["plan"]["open_shape"]["notes"]
-    loads = [row["pairs_per_s"]["median"] / full for row in ours if row["part"] == "p99"]
-    p50_s = [row["latency_ms"]["p50"] / 1000 for row in ours if row["part"] == "p99"]
+    at_load = [row for row in ours if row["part"] == "p99"]
+    loads = [row["pairs_per_s"]["median"] / full for row in at_load]
+    p50_s = [row["latency_ms"]["p50"] / 1000 for row in at_load]
     backlog_s = np.interp([0.6, 0.8], loads, np.multiply(loads, p50_s))
     load, backlog = keda_triggers()
     assert float(load["threshold"]) == 0.6

@@ -61,7 +61,7 @@ def test_student_is_asked_to_explain_by_the_start_of_what_it_learned() -> None:
     assert TOKENIZER.decode(learned[len(asked) : -1]) == "topic: tea => 3\n"
 
 
-@pytest.mark.parametrize("finding", ["tea", "nothing", 'title "3 of 2"'])
+@pytest.mark.parametrize("finding", ["tea", "nothing", 'title "3 of 2"', "茶 => 2"])
 def test_grade_of_the_last_step_is_found_among_other_numbers(finding: str) -> None:
     prompting = make()
     learned = prompting.student_completion(f"topic: 3 => 3\nquality: {finding} => 1\n", 1)
