@@ -205,8 +205,8 @@ def _read_texts(run: Pipeline, prompting: Prompting, student: Path, pairs: Seque
         on_batch = partial(run.on_progress, "Read texts")
         model = load_model(student, run.recipe.model.precision)
         speed_up(model, compiled=False)
-        found = read_texts(model, prompts, prompting.label_token_ids, config.batch_size, on_batch)
-        found.save(folder / _TEXT_READINGS)
+        labels, file = prompting.label_token_ids, folder / _TEXT_READINGS
+        read_texts(model, prompts, labels, config.batch_size, file, on_batch)
 
     inputs = {
         **_inputs(run, prompting, pairs),

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -37,18 +38,35 @@ def read_texts(
     prompts: Sequence[Sequence[int]],
     label_token_ids: Sequence[int],
     batch_size: int,
+    file: Path,
     on_batch: OnBatch,
 ) -> TextReadings:
-    """Read each prompt, in batches of similar lengths."""
+    """Read each prompt, in batches of similar lengths, and write the readings to the file.
+
+    What a killed call left beside the file is used, so it must be of the same model, prompts and labels.
+    """
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    probabilities = np.zeros((len(prompts), len(label_token_ids)), np.float32)
-    hidden = np.zeros((len(prompts), model.config.hidden_size), np.float16)
+    partial = [file.with_name(f"{name}.npy") for name in ("probabilities", "hidden")]
+    probabilities = _map(partial[0], (len(prompts), len(label_token_ids)), np.float32)
+    hidden = _map(partial[1], (len(prompts), model.config.hidden_size), np.float16)
     for start in range(0, len(prompts), batch_size):
         numbers = order[start : start + batch_size]
-        last, labels = _read([prompts[number] for number in numbers], model, list(label_token_ids))
-        hidden[numbers], probabilities[numbers] = last, labels
+        # A new map is of zeros, and a row's probabilities are written after its hidden state.
+        if not np.allclose(probabilities[numbers].sum(-1), 1, atol=1e-3):
+            last, labels = _read([prompts[number] for number in numbers], model, list(label_token_ids))
+            hidden[numbers] = last
+            probabilities[numbers] = labels
         on_batch(start + len(numbers), len(prompts))
-    return TextReadings(probabilities, hidden)
+    found = TextReadings(probabilities, hidden)
+    found.save(file)
+    for left in partial:
+        left.unlink()
+    return found
+
+
+def _map(file: Path, shape: tuple[int, int], dtype: type[np.floating]) -> np.memmap:
+    mode: Literal["r+", "w+"] = "r+" if file.is_file() else "w+"
+    return np.lib.format.open_memmap(file, mode, dtype, shape)
 
 
 def _read(

@@ -12,9 +12,8 @@ SPLITS = ("random", "long_tail", "unseen")
 
 
 def figures(accuracy: float) -> Figures:
-    return {
-        split: {"accuracy": accuracy, "parse_rate": 1.0, "step_accuracy": accuracy / 2} for split in SPLITS
-    }
+    shares = {"parse_rate": 1.0, "step_accuracy": accuracy / 2, "true": 0.9, "consistent": 0.8}
+    return {split: {"accuracy": accuracy, "macro_f1": accuracy / 4, **shares} for split in SPLITS}
 
 
 def measured(gain: dict[str, float], seeds: int = 8) -> dict[int, dict[str, dict[int, Figures]]]:
@@ -58,6 +57,22 @@ def test_control_that_wins_is_first_in_the_table() -> None:
     assert rows[2][0] == "| dense"
     assert rows[2][4].startswith("-0.050 [")
     assert rows[2][5] == "0 of 8"
+
+
+def test_arms_of_rl_are_compared_with_more_supervised_training() -> None:
+    table = to_markdown(measured({"step": 0.2, "sft": 0.1}))
+    # The first split's table, up to the next heading.
+    first = table.split("minus `sft`:")[1].split("###")[0]
+    rows = {
+        line.split(" | ")[0]: line.split(" | ")[1:] for line in first.splitlines() if line.startswith("| ")
+    }
+    assert rows["| step"] == [
+        "0.100 [0.100, 0.100]",
+        "0.025 [0.025, 0.025]",
+        "0.000 [0.000, 0.000]",
+        "0.000 [0.000, 0.000] |",
+    ]
+    assert "| sft" not in rows
 
 
 def test_report_has_figures_tables_and_a_picture(tmp_path: Path) -> None:

@@ -36,17 +36,17 @@ def prompting(tiny_base: Path) -> Prompting:
     return Prompting.load(form, tiny_base)
 
 
-def read_as_text(folder: Path, prompting: Prompting, batch_size: int) -> TextReadings:
+def read_as_text(folder: Path, prompting: Prompting, file: Path) -> TextReadings:
     model = load_model(folder)
     speed_up(model, compiled=False)
     prompts = [prompting.student_prompt(pair) for pair in PAIRS]
-    return read_texts(model, prompts, prompting.label_token_ids, batch_size, lambda *_: None)
+    return read_texts(model, prompts, prompting.label_token_ids, 4, file, lambda *_: None)
 
 
 @pytest.fixture(scope="module")
-def readings(tiny_base: Path, prompting: Prompting) -> TextReadings:
+def readings(tiny_base: Path, prompting: Prompting, tmp_path_factory: pytest.TempPathFactory) -> TextReadings:
     """Read the pairs as the random student does, but for the grades, which are the gold ones."""
-    found = read_as_text(tiny_base, prompting, 4)
+    found = read_as_text(tiny_base, prompting, tmp_path_factory.mktemp("readings") / "readings.npz")
     return TextReadings(np.eye(4, dtype=np.float32)[[pair.label for pair in PAIRS]], found.hidden)
 
 
@@ -95,7 +95,7 @@ def test_grades_are_learned_from_vectors_and_kept_from_text(
     for parts in (1, 4):
         found = scorer.probabilities(render_vector_pairs(PAIRS, renderer), parts, 3, lambda *_: None)
         assert found.argmax(-1).tolist() == gold, parts
-    as_text = read_as_text(folder, prompting, 3)
+    as_text = read_as_text(folder, prompting, tmp_path / "as_text.npz")
     assert as_text.probabilities.argmax(-1).tolist() == gold
     assert not (folder / "state").exists()
 
