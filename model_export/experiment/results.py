@@ -84,16 +84,18 @@ def finals(measured: Measured, arm: str, split: str, figure: str = "accuracy") -
 
 def compare(measured: Measured, arm: str, split: str) -> Comparison:
     """Compare the step mask's area with another arm's."""
-    pairs = zip(areas(measured, STEP, split), areas(measured, arm, split), strict=True)
-    differences = [ours - other for ours, other in pairs]
+    differences = _differences(areas(measured, STEP, split), areas(measured, arm, split))
     p = float(wilcoxon(differences).pvalue) if any(differences) else 1.0
     return Comparison(Mean.of(differences), sum(d > 0 for d in differences), len(differences), p)
 
 
 def gain(measured: Measured, arm: str, split: str, figure: str) -> Mean:
     """Return an arm's figure after the last step minus that of more supervised training, paired by seed."""
-    pairs = zip(finals(measured, arm, split, figure), finals(measured, SFT, split, figure), strict=True)
-    return Mean.of([ours - other for ours, other in pairs])
+    return Mean.of(_differences(finals(measured, arm, split, figure), finals(measured, SFT, split, figure)))
+
+
+def _differences(ours: Sequence[float], others: Sequence[float]) -> list[float]:
+    return [our - other for our, other in zip(ours, others, strict=True)]
 
 
 def to_json(measured: Measured) -> dict[str, Any]:
@@ -157,9 +159,8 @@ def _gains(measured: Measured, arms: Sequence[str], split: str) -> list[str]:
     return [
         f"After the last step, minus `{SFT}`:",
         "",
-        *(
-            f"| {' | '.join(cells)} |"
-            for cells in [["arm", *_GAINS.values()], ["---"] * (1 + len(_GAINS)), *rows]
-        ),
+        f"| arm | {' | '.join(_GAINS.values())} |",
+        "|---" * (1 + len(_GAINS)) + "|",
+        *(f"| {' | '.join(cells)} |" for cells in rows),
         "",
     ]

@@ -40,7 +40,7 @@ def read_as_text(folder: Path, prompting: Prompting, file: Path) -> TextReadings
     model = load_model(folder)
     speed_up(model, compiled=False)
     prompts = [prompting.student_prompt(pair) for pair in PAIRS]
-    return read_texts(model, prompts, prompting.label_token_ids, 4, file, lambda *_: None)
+    return read_texts(model, prompts, prompting.label_token_ids, 3, file, lambda *_: None)
 
 
 @pytest.fixture(scope="module")
