@@ -131,7 +131,9 @@ def encode(
     with Progress(*columns, console=messages, transient=True) as progress:
         task = progress.add_task("encoding", total=len(found))
         encoded = NoteSender(Remote(url), lambda n: progress.advance(task, n)).encode(found)
-    typer.echo(f"{encoded.stored} notes encoded, {encoded.known} were known, {encoded.failed} failed")
+    typer.echo(
+        f"{encoded.sent} notes sent; the service encoded {encoded.stored} and failed on {encoded.failed}"
+    )
     _print_unreadable(notes, unreadable)
     if unreadable or encoded.failed:
         raise typer.Exit(1)

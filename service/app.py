@@ -127,7 +127,11 @@ def build_stack(
     step = FullStep(settings.engine_max_batched_tokens, settings.engine_max_sequences)
     admission = Admission(settings.max_backlog_tokens, step, monotonic, metrics)
     live = LiveFigures()
-    encoding = _build_encoding(settings, checkpoint, lambda: not admission.backlog_tokens, metrics)
+    readiness = Readiness(metrics)
+    # Not while the engine loads: the encoder would load beside it.
+    encoding = _build_encoding(
+        settings, checkpoint, lambda: readiness.is_ready and not admission.backlog_tokens, metrics
+    )
     prompter = Prompter(checkpoint, settings.reading, encoding)
     scorer = Scorer(checkpoint, prompter, engine, cache, admission, metrics, live)
     stores = _build_stores(settings)
@@ -149,7 +153,7 @@ def build_stack(
         scorer=scorer,
         explanations=explanations,
         shadow=_build_shadow(settings, len(checkpoint.manifest.labels), metrics),
-        readiness=Readiness(metrics),
+        readiness=readiness,
         metrics=metrics,
         live=live,
         encoding=encoding,

@@ -14,8 +14,9 @@ NotegradeError                       .type (stable, the problem+json type)  .sta
 ├── RateLimitedError           429   the key exceeds its rate limit; carries retry_after_s
 ├── OverloadedError            503   carries retry_after_s; when no pair was scored, or not all that must be
 ├── TooManyConnectionsError    503   the connection is closed
-├── NotReadyError              503   still starting, draining, or probes not reproduced
-├── DeadlineExceededError      504   likewise; the same request would hardly be scored in that time
+├── VectorsMissingError        503   only vectors are read, and these notes have none yet; carries retry_after_s
+├── NotReadyError              503   still starting, or draining
+├── DeadlineExceededError      504   when no pair was scored, or not all that must be; more time helps, a retry does not
 ├── EngineError                500
 │   ├── EngineRequestError     500   this pair failed, the engine lives
 │   └── EngineLostError        503   the engine is dead, readiness off
@@ -35,7 +36,7 @@ NotegradeError                       .type (stable, the problem+json type)  .sta
 ├── CheckpointError              –   at load; printed in one line
 │   ├── ManifestError            –
 │   ├── LabelTokenError          –
-│   └── ProbeMismatchError       –   the service never becomes ready
+│   └── ProbeMismatchError     503   the service never becomes ready: a retry does not help
 ├── CommandError                 –   a command cannot be carried out; printed in one line
 └── ConfigurationError           –   the service cannot run with these settings; printed in one line
 
@@ -149,6 +150,12 @@ class OverloadedError(NotegradeError, kind="overloaded", status=503, retryable=T
     title = "The service is overloaded"
 
 
+class VectorsMissingError(
+    NotegradeError, kind="vectors-missing", status=503, retryable=True, retry_after_s=5.0
+):
+    title = "The notes have no vectors yet"
+
+
 class NotReadyError(NotegradeError, kind="not-ready", status=503, retryable=True, retry_after_s=5.0):
     title = "The service is not ready"
 
@@ -241,7 +248,7 @@ class LabelTokenError(CheckpointError, kind="label-token"):
     title = "The checkpoint's labels are not single distinct tokens"
 
 
-class ProbeMismatchError(CheckpointError, kind="probe-mismatch"):
+class ProbeMismatchError(CheckpointError, kind="probe-mismatch", status=503):
     title = "The engine does not reproduce the checkpoint's probes"
 
 

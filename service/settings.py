@@ -95,7 +95,7 @@ class Settings(
 
     redis_url: SecretStr | None = Field(
         None,
-        description="Redis for the pair cache and explanation mode (`redis://`, `rediss://`, `unix://`); unset: the memory of this process",
+        description="Redis for the pair cache, note vectors and explanation mode (`redis://`, `rediss://`, `unix://`); unset: the memory of this process",
     )
     redis_cluster: bool = Field(
         False,

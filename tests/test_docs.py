@@ -20,6 +20,8 @@ from service.errors import (
     CommandError,
     ConfigurationError,
     EncoderError,
+    LabelTokenError,
+    ManifestError,
     NotegradeError,
     ShadowError,
 )
@@ -66,6 +68,8 @@ def answering_errors() -> list[type[NotegradeError]]:
     silent = (
         CacheUnavailableError,
         CheckpointError,
+        ManifestError,
+        LabelTokenError,
         CommandError,
         ConfigurationError,
         EncoderError,
@@ -76,7 +80,7 @@ def answering_errors() -> list[type[NotegradeError]]:
         error = todo.pop()
         found.append(error)
         todo += error.__subclasses__()
-    return [e for e in found if e.__module__ == "service.errors" and not issubclass(e, silent)]
+    return [e for e in found if e.__module__ == "service.errors" and e not in silent]
 
 
 def metrics_table() -> str:

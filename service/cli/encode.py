@@ -1,15 +1,17 @@
 """Give a running service notes to encode, for `notegrade encode`."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from service.cli.remote import Remote
-from service.errors import CommandError, OverloadedError
+from service.errors import CommandError, OverloadedError, RateLimitedError
 from service.scoring.types import ScoringNote
 
+# Well below what a request may hold by default.
 CHUNK_NOTES = 100
+CHUNK_CHARACTERS = 100_000
 POLL_S = 1.0
 # A busy service encodes nothing. This long without a note that is encoded, the command gives up.
 STALL_S = 600.0
@@ -17,10 +19,10 @@ STALL_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """How many notes have new vectors, how many had some, and how many failed."""
+    """How many notes were sent, and how many the service encoded and failed on meanwhile, other callers' included."""
 
+    sent: int
     stored: int
-    known: int
     failed: int
 
 
@@ -39,33 +41,61 @@ class NoteSender:
     def encode(self, notes: Sequence[ScoringNote]) -> Encoded:
         """Send the notes and wait until the service has encoded them. Raises CommandError, also when it makes no progress."""
         before = self._status()
-        for start in range(0, len(notes), CHUNK_NOTES):
-            while not self._send(notes[start : start + CHUNK_NOTES]):
-                self._wait(until_below=self._status()["backlog"])
-        after = self._wait(until_below=1)
-        stored, failed = (after[name] - before[name] for name in ("stored", "failed"))
-        return Encoded(stored, len(notes) - stored - failed, failed)
+        for chunk in _chunks(notes):
+            while not self._send(chunk):
+                self.sleep(POLL_S)
+                self._wait(self._status(), for_notes=1)
+        sent = self._status()
+        after = self._wait(sent, for_notes=sent["backlog"])
+        return Encoded(len(notes), *(after[name] - before[name] for name in ("stored", "failed")))
 
     def _send(self, notes: Sequence[ScoringNote]) -> bool:
-        """Return whether all are accepted or known; else the backlog is full, and the same notes are to be sent again."""
+        """Return whether all are accepted or known; else the same notes are to be sent again later."""
         body = {"notes": [asdict(note) for note in notes]}
-        return not self.remote.send("POST", "/notes", json=body, accept=OverloadedError.type).is_error
+        later = (OverloadedError.type, RateLimitedError.type)
+        return not self.remote.send("POST", "/notes", json=body, accept=later).is_error
 
-    def _wait(self, until_below: int) -> dict[str, Any]:
-        """Return the status with a backlog below that."""
-        progress, since = -1, self.clock()
-        while (status := self._status())["backlog"] >= max(1, until_below):
-            if (done := status["stored"] + status["failed"]) != progress:
-                self.advance(done - progress if progress >= 0 else 0)
+    def _wait(self, status: dict[str, Any], for_notes: int) -> dict[str, Any]:
+        """Return the status after this many more notes, or with an empty backlog."""
+        progress, since = _done(status), self.clock()
+        enough = progress + for_notes
+        while status["backlog"] and progress < enough:
+            self.sleep(POLL_S)
+            status = self._status()
+            if (done := _done(status)) < progress:
+                raise CommandError(
+                    f"{self.remote.url} was restarted and has lost the notes that waited, or several replicas answer "
+                    "there: run this again for one replica"
+                )
+            if done > progress:
+                self.advance(done - progress)
                 progress, since = done, self.clock()
             elif self.clock() - since > STALL_S:
                 raise CommandError(
                     f"{self.remote.url} has encoded no note for {STALL_S:.0f} s: it may be busy with scores, or its encoder "
                     "fails (see its log); the notes that it accepted still wait there"
                 )
-            self.sleep(POLL_S)
         return status
 
     def _status(self) -> dict[str, Any]:
         status: dict[str, Any] = self.remote.send("GET", "/notes/encoding").json()
         return status
+
+
+def _chunks(notes: Sequence[ScoringNote]) -> Iterator[list[ScoringNote]]:
+    """Yield the notes in order, as many at a time as the limits allow, at least one."""
+    chunk: list[ScoringNote] = []
+    characters = 0
+    for note in notes:
+        length = len(note.title or "") + len(note.body)
+        if chunk and (len(chunk) == CHUNK_NOTES or characters + length > CHUNK_CHARACTERS):
+            yield chunk
+            chunk, characters = [], 0
+        chunk.append(note)
+        characters += length
+    if chunk:
+        yield chunk
+
+
+def _done(status: dict[str, Any]) -> int:
+    return int(status["stored"] + status["failed"])

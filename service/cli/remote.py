@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,10 +19,10 @@ class Remote:
     key: str | None = field(default_factory=lambda: os.environ.get("NOTEGRADE_KEY"))
     transport: httpx.BaseTransport | None = None
 
-    def send(self, method: str, path: str, *, accept: str | None = None, **options: Any) -> httpx.Response:
+    def send(self, method: str, path: str, *, accept: Collection[str] = (), **options: Any) -> httpx.Response:
         """Send a request and return its successful answer; `options` are httpx's. Raises CommandError.
 
-        A problem of the type `accept` is returned, too.
+        A problem of a type in `accept` is returned, too.
         """
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         try:
@@ -31,7 +32,7 @@ class Remote:
                 response = client.request(method, path, **options)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise CommandError(f"{self.url} did not answer: {error}") from error
-        if response.is_error and (accept is None or _problem(response).get("type") != accept):
+        if response.is_error and _problem(response).get("type") not in accept:
             raise CommandError(f"{self.url} refused: {_detail(response)}")
         return response
 

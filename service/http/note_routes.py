@@ -15,7 +15,7 @@ from service.http.receive import unless_disconnected
 from service.http.schemas import Notes, Wire
 from service.vectors.encoding import Encoding
 
-# The backlog is worked off at a few notes a second at least.
+# An idle service encodes a few notes a second, a busy one none.
 RETRY_AFTER_S = 5.0
 
 
@@ -60,10 +60,15 @@ def build_note_router(api: Api) -> APIRouter:
         response_model=OfferedBody,
         **documents(NotesBody, {**off, 503: "The backlog is full; see Retry-After"}),
     )
-    async def offer(request: Request, _caller: Annotated[Caller, may_score]) -> Response:
-        """Queue notes to be encoded while the service is idle. Those that have vectors are not encoded again."""
+    async def offer(request: Request, caller: Annotated[Caller, may_score]) -> Response:
+        """Queue notes to be encoded while the service is idle. Those that have vectors are not encoded again.
+
+        A note counts as a pair towards the key's rate limit.
+        """
         found = encoding()
         body = await api.read(request, NotesBody)
+        if api.pairs_limiter:
+            await api.pairs_limiter.count(caller.key_id, len(body.notes))
         notes = [Note(canonicalize(note.title), canonicalize(note.body)) for note in body.notes]
         offered = await unless_disconnected(request, found.offer(notes))
         if offered.refused:

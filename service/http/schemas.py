@@ -166,7 +166,7 @@ class Problem(BaseModel):
 
 
 class ModelIdentity(BaseModel):
-    """Identifies the model: answers with equal identities have equal scores and grades."""
+    """Identifies the model and what chooses the grade. Processors and readings of a note still move a score a little."""
 
     name: str
     fingerprint: str = Field(

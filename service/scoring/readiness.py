@@ -10,7 +10,13 @@ from service.contract.labels import LabelDistribution
 from service.contract.probes import Probe, VectorProbe, check_probes
 from service.contract.vector_prompt import VectorPrompt
 from service.engines.base import Engine
-from service.errors import EngineLostError, ManifestError, NotegradeError, NotReadyError
+from service.errors import (
+    EngineLostError,
+    ManifestError,
+    NotegradeError,
+    NotReadyError,
+    ProbeMismatchError,
+)
 from service.observability.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -48,12 +54,14 @@ class Readiness:
         return self.reason != "engine_lost"
 
     def require(self) -> None:
-        """Raise EngineLostError or NotReadyError unless requests can be scored.
+        """Raise EngineLostError, ProbeMismatchError or NotReadyError unless requests can be scored.
 
         Requests are still scored while draining: readiness is false then so that routers send no new ones.
         """
         if self.reason == "engine_lost":
             raise EngineLostError(self.detail)
+        if self.reason == "probe_mismatch":
+            raise ProbeMismatchError(self.detail)
         if not self.is_ready and not (self.reason == "draining" and self._was_ready):
             raise NotReadyError(f"{self.reason}: {self.detail}")
 

@@ -20,6 +20,7 @@ from service.errors import (
     EngineLostError,
     EngineRequestError,
     OverloadedError,
+    VectorsMissingError,
 )
 from service.observability.live import LiveFigures
 from service.observability.metrics import Metrics
@@ -75,7 +76,8 @@ class Scorer:
 
         Cancelling the call aborts its engine work, except for pairs that another request is attached to.
         Raises InvalidRequestError for an unknown criteria name or a query over its limit of tokens, and, when no
-        pair was scored, or not all of an all-or-nothing request, OverloadedError, DeadlineExceededError or EngineError.
+        pair was scored, or not all of an all-or-nothing request, OverloadedError, VectorsMissingError,
+        DeadlineExceededError or EngineError.
         """
         started = now()
         deadline = deadline or Deadline.after_ms(request.deadline_ms)
@@ -99,7 +101,7 @@ class Scorer:
         if outcomes["failed"]:
             _log_failures(answers)
         self._recorder.observe_request(instants, timing, request.priority, used_engine=bool(attached))
-        self._raise_unless_scored(request, outcomes, answers)
+        self._raise_unless_scored(request, outcomes, answers, shed)
         tokens = sum_engine_tokens(attached, answers)
         return ScoringAnswer(request.request_id, pairs.criteria, results, timing, tokens, outcomes, sources)
 
@@ -254,11 +256,16 @@ class Scorer:
         return PairResult(note_id, "scored", judgement, source, reading.truncated, reading.kind)
 
     def _raise_unless_scored(
-        self, request: ScoringRequest, outcomes: Counter[Outcome], answers: Answers
+        self, request: ScoringRequest, outcomes: Counter[Outcome], answers: Answers, shed: Shed
     ) -> None:
         scored, pairs = outcomes["scored"], len(request.notes)
         if scored == pairs or (scored and not request.all_or_nothing):
             return
+        if set(shed.values()) == {"no_vectors"}:
+            raise VectorsMissingError(
+                f"{outcomes['shed']} of the query's {pairs} notes have no vectors yet: they are encoded while the service "
+                "is idle, so retry later"
+            )
         if outcomes["shed"]:
             retry_after_s = self._admission.retry_after_s(request.priority)
             message = f"{outcomes['shed']} of the query's {pairs} pairs were shed: retry after the time given"

@@ -32,8 +32,8 @@ class VectorStore(Protocol):
 class NoteEncoder(Protocol):
     """Makes the vectors of notes. It is used from one event loop."""
 
-    async def start(self) -> None:
-        """Load the model, unless it is loaded; load it again after the encoder was lost.
+    async def start(self) -> bool:
+        """Load the model, unless it is loaded, and return whether it was loaded now; load it again after the encoder was lost.
 
         Raises EncoderError when it can't be loaded, or was lost too often.
         """

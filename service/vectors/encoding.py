@@ -18,8 +18,10 @@ from service.observability.metrics import EncodingOutcome, Metrics
 from service.vectors.base import NoteEncoder
 from service.vectors.stored_vectors import StoredVectors
 
-# How often it asks whether the service is idle while notes wait.
+# How often it asks whether the service is idle, or the store is back, while notes wait.
 POLL_S = 0.1
+# A note may have many times this many characters, of which the encoder reads the first; a backlog of such notes holds fewer.
+CHARACTERS_A_NOTE = 4_000
 # After a failure, so that an encoder or a store that always fails does not use up the backlog.
 PAUSE_S = 1.0
 
@@ -32,7 +34,9 @@ class EncodingOptions(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     encoding_backlog: int = Field(
-        1_000, ge=1, description="Most notes that wait to be encoded as vectors; further ones are refused"
+        1_000,
+        ge=1,
+        description="Most notes that wait to be encoded as vectors, with at most 4,000 characters each on average; further ones are refused",
     )
     encoding_batch: int = Field(
         4,
@@ -94,6 +98,7 @@ class Encoding:
         self._poll_s = poll_s
         # By key in the store, in order of arrival; the batch at work is among them.
         self._waiting: dict[bytes, Note] = {}
+        self._characters = 0  # of those that wait
         self._failed_once: set[bytes] = set()  # of those that wait
         self._arrival = asyncio.Event()
         self._rests_until = clock()
@@ -106,8 +111,7 @@ class Encoding:
     def start(self) -> None:
         """Start to work the backlog off. The encoder starts with the first batch."""
         if self._worker is None:
-            working = run_forever("the encoding of notes", self._encode_next, every_s=self._poll_s)
-            self._worker = asyncio.create_task(working)
+            self._worker = asyncio.create_task(run_forever("the encoding of notes", self._encode_next))
 
     async def close(self) -> None:
         """Stop at once, and close the encoder and the store. Notes that wait are dropped."""
@@ -115,6 +119,7 @@ class Encoding:
         if self._worker is not None:
             await cancel_and_wait(self._worker)
         self._waiting.clear()
+        self._characters = 0
         self._failed_once.clear()
         await self._encoder.close()
         await self._stored.close()
@@ -140,10 +145,11 @@ class Encoding:
             key = self._stored.key(note)
             if key in self._waiting:
                 continue
-            if self._closed or len(self._waiting) >= self._options.encoding_backlog:
+            if self._closed or not self._has_room(note):
                 refused += 1
                 continue
             self._waiting[key] = note
+            self._characters += _length(note)
             accepted += 1
         if accepted:
             self._arrival.set()
@@ -154,18 +160,26 @@ class Encoding:
         """Return how far encoding is."""
         return EncodingStatus(len(self._waiting), self._counts["encoded"], self._counts["failed"])
 
+    def _has_room(self, note: Note) -> bool:
+        most = self._options.encoding_backlog
+        characters = self._characters + _length(note)
+        return len(self._waiting) < most and (not self._waiting or characters <= most * CHARACTERS_A_NOTE)
+
     async def _encode_next(self) -> None:
         if not self._waiting:
             self._arrival.clear()
             await self._arrival.wait()
-        if self._clock() < self._rests_until or not self._is_idle():
+        rest_s = self._rests_until - self._clock()
+        if rest_s > 0 or not self._is_idle():
+            await asyncio.sleep(min(rest_s, self._poll_s) if rest_s > 0 else self._poll_s)
             return
         batch = self._next_batch()
         try:
             # Another replica may have stored some meanwhile.
             missing = await self._stored.missing(list(batch))
         except CacheUnavailableError:
-            return  # what is encoded now could not be stored: the batch waits
+            await asyncio.sleep(self._poll_s)  # what is encoded now could not be stored: the batch waits
+            return
         started, stored, again = self._clock(), 0, set[bytes]()
         try:
             if missing:
@@ -192,11 +206,13 @@ class Encoding:
 
     def _dequeue(self, batch: Mapping[bytes, Note], again: set[bytes]) -> None:
         for key, note in batch.items():
-            self._waiting.pop(key, None)
+            del self._waiting[key]
             self._failed_once.discard(key)
-            if key in again and not self._closed:
+            if key in again:
                 self._waiting[key] = note  # behind all others: one bad note must not hold them up
                 self._failed_once.add(key)
+            else:
+                self._characters -= _length(note)
 
     async def _encode(self, notes: Mapping[bytes, Note]) -> int:
         """Return how many of the notes have sound vectors, which are stored."""
@@ -222,3 +238,7 @@ class Encoding:
         if not self._is_failing:  # once per outage: the metric counts every note
             logger.warning("encoding notes fails", extra={"detail": why})
         self._is_failing = True
+
+
+def _length(note: Note) -> int:
+    return len(note.title) + len(note.body)

@@ -29,12 +29,14 @@ class FakeEncoder:
         self.starts = 0
         self.batches: list[list[tuple[int, ...]]] = []
 
-    async def start(self) -> None:
+    async def start(self) -> bool:
         if self._is_closed:
             raise EncoderError("the fake encoder is closed")
-        if not self._is_running:
-            self._is_running = True
-            self.starts += 1
+        if self._is_running:
+            return False
+        self._is_running = True
+        self.starts += 1
+        return True
 
     async def encode(self, notes: Sequence[tuple[int, ...]]) -> list[bytes]:
         if not self._is_running:

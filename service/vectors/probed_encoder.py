@@ -16,18 +16,24 @@ _PROBES = 4  # wrong weights or a wrong template change them all
 
 
 class ProbedEncoder:
-    """Passes all calls on, and compares the vectors of a few probes after the first start."""
+    """Passes all calls on, and compares the vectors of a few probes each time the encoder was loaded.
+
+    An encoder that does not reproduce them is closed: its folder must be mended and the service restarted.
+    """
 
     def __init__(self, encoder: NoteEncoder, second: SecondReading) -> None:
         self._encoder = encoder
         self._second = second
         self._is_checked = False
 
-    async def start(self) -> None:
-        await self._encoder.start()
+    async def start(self) -> bool:
+        loaded = await self._encoder.start()
+        if loaded:
+            self._is_checked = False
         if not self._is_checked:
             await self._check()
             self._is_checked = True
+        return loaded
 
     async def encode(self, notes: Sequence[tuple[int, ...]]) -> list[bytes]:
         return await self._encoder.encode(notes)
@@ -46,6 +52,7 @@ class ProbedEncoder:
         )
         # `not >=` and not `<`, so that NaN fails.
         if not least >= MIN_COSINE:
+            await self._encoder.close()
             raise EncoderError(
                 f"the encoder's vectors are not the checkpoint's: a cosine with a probe's is {least:.3f}, and must be "
                 f"{MIN_COSINE:g} or more"

@@ -53,7 +53,7 @@ class ProcessEncoder:
         self._batch_timeout_s = batch_timeout_s
         self._max_restarts = max_restarts
         self._backoff_s = backoff_s
-        self._failures = 0  # since the last batch that was encoded
+        self._failures = 0  # without a child that outlived a batch
         self._child: asyncio.subprocess.Process | None = None
         self._lock = asyncio.Lock()  # one start or batch at a time
         self._closed = asyncio.Event()
@@ -63,10 +63,12 @@ class ProcessEncoder:
         """Return the child's process id, None without a child."""
         return self._child.pid if self._child else None
 
-    async def start(self) -> None:
+    async def start(self) -> bool:
         async with self._lock:
             if self._child and self._child.returncode is None:
-                return
+                # Not at the first batch: that is the probes'.
+                self._failures = 0
+                return False
             if self._child:
                 await self._lose("died")
             if self._failures > self._max_restarts:
@@ -79,6 +81,7 @@ class ProcessEncoder:
             if "error" in answer:
                 reason = f"can't load {self._folder}: {answer['error']}"
                 raise await self._lose(reason)
+            return True
 
     async def encode(self, notes: Sequence[tuple[int, ...]]) -> list[bytes]:
         async with self._lock:
@@ -90,7 +93,6 @@ class ProcessEncoder:
         rows = [base64.b64decode(each) for each in answer["rows"]]
         if len(rows) != len(notes):
             raise EncoderError(f"the encoder made vectors of {len(rows)} notes, not of {len(notes)}")
-        self._failures = 0
         return rows
 
     async def close(self) -> None:

@@ -33,6 +33,7 @@ TYPES_AND_STATUS = {
     "RateLimitedError": ("rate-limited", 429),
     "TooManyConnectionsError": ("too-many-connections", 503),
     "OverloadedError": ("overloaded", 503),
+    "VectorsMissingError": ("vectors-missing", 503),
     "NotReadyError": ("not-ready", 503),
     "DeadlineExceededError": ("deadline-exceeded", 504),
     "EngineError": ("engine", 500),
@@ -54,7 +55,7 @@ TYPES_AND_STATUS = {
     "CheckpointError": ("checkpoint", 500),
     "ManifestError": ("manifest", 500),
     "LabelTokenError": ("label-token", 500),
-    "ProbeMismatchError": ("probe-mismatch", 500),
+    "ProbeMismatchError": ("probe-mismatch", 503),
     "CommandError": ("command", 500),
     "ConfigurationError": ("configuration", 500),
 }

@@ -5,9 +5,9 @@ from typing import Any
 import httpx
 import pytest
 
-from service.cli.encode import CHUNK_NOTES, STALL_S, Encoded, NoteSender
+from service.cli.encode import CHUNK_CHARACTERS, CHUNK_NOTES, STALL_S, Encoded, NoteSender
 from service.cli.remote import Remote
-from service.errors import CommandError, OverloadedError
+from service.errors import CommandError, OverloadedError, RateLimitedError
 from service.scoring.types import ScoringNote
 
 FULL = {"type": OverloadedError.type, "detail": "the backlog is full"}
@@ -25,6 +25,8 @@ class Service:
         self.failed = 0
         self.failing: set[str] = set()
         self.requests: list[int] = []
+        self.limited = 0  # of the next requests
+        self.of_others = 0  # notes that another caller adds at each sleep
         self.now = 0.0
 
     def answer(self, request: httpx.Request) -> httpx.Response:
@@ -33,6 +35,9 @@ class Service:
             return httpx.Response(200, json=counts)
         notes: list[dict[str, Any]] = json.loads(request.content)["notes"]
         self.requests.append(len(notes))
+        if self.limited:
+            self.limited -= 1
+            return httpx.Response(429, json={"type": RateLimitedError.type, "detail": "too many"})
         assert notes[0].keys() == {"id", "title", "body"}
         new = [note["id"] for note in notes if note["id"] not in self.seen]
         accepted = new[: max(0, self.room - len(self.waiting))]
@@ -44,6 +49,7 @@ class Service:
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
+        self.waiting += ["other"] * self.of_others
         for note in self.waiting[:30]:
             self.stored, self.failed = (
                 self.stored + (note not in self.failing),
@@ -60,15 +66,49 @@ class Service:
 def test_all_notes_are_encoded_once_however_small_the_backlog_is(room: int) -> None:
     service = Service(room, known=10)
     service.failing = {"n100", "n249"}
-    assert service.sender().encode(NOTES) == Encoded(stored=238, known=10, failed=2)
+    assert service.sender().encode(NOTES) == Encoded(sent=250, stored=238, failed=2)
     assert max(service.requests) == CHUNK_NOTES
     assert not service.waiting
 
 
 def test_known_notes_take_no_time() -> None:
     service = Service(room=1, known=250)
-    assert service.sender().encode(NOTES) == Encoded(0, 250, 0)
+    assert service.sender().encode(NOTES) == Encoded(250, 0, 0)
     assert service.now == 0
+
+
+def test_long_notes_are_sent_fewer_at_a_time() -> None:
+    service = Service(room=1_000)
+    lengths = [1, CHUNK_CHARACTERS + 1, CHUNK_CHARACTERS // 2, CHUNK_CHARACTERS // 2, 1]
+    notes = [ScoringNote(f"n{i}", "", "x" * length) for i, length in enumerate(lengths)]
+    assert service.sender().encode(notes) == Encoded(5, 5, 0)
+    assert service.requests == [1, 1, 2, 1]
+
+
+def test_a_rate_limit_delays_the_command() -> None:
+    service = Service(room=1_000)
+    service.limited = 2
+    assert service.sender().encode(NOTES[:50]) == Encoded(50, 50, 0)
+    assert service.requests == [50, 50, 50]
+
+
+def test_other_callers_whose_notes_never_end_do_not_keep_the_command() -> None:
+    service = Service(room=1_000)
+    service.of_others = 30
+    encoded = service.sender().encode(NOTES)
+    assert encoded.stored == 270  # the 250 notes, and some that came meanwhile
+    assert service.waiting
+
+
+def test_a_restart_that_loses_the_notes_ends_the_command() -> None:
+    service = Service(room=1_000)
+
+    def restart(seconds: float) -> None:
+        service.stored, service.waiting = 0, ["of another caller"]
+
+    service.sleep = restart  # type: ignore[method-assign]
+    with pytest.raises(CommandError, match="was restarted and has lost the notes that waited"):
+        service.sender().encode(NOTES)
 
 
 def test_a_service_that_encodes_nothing_ends_the_command() -> None:

@@ -80,7 +80,11 @@ def test_with_reading_vectors_notes_without_vectors_are_shed_until_they_are_enco
 ) -> None:
     with client(reading_both, reading="vectors") as strict:
         body = {"query": "quiet cafe", "notes": NOTES}
-        assert strict.post("/score", json=body).status_code == 503
+        refused = strict.post("/score", json=body)
+        assert refused.status_code == 503
+        assert refused.json()["type"].endswith("vectors-missing")
+        assert "2 of the query's 2 notes have no vectors yet" in refused.json()["detail"]
+        assert refused.headers["retry-after"] == "5"
         wait_until(lambda: encoding(strict)["stored"] == 2)
         assert readings(strict, NOTES) == ["vectors", "vectors"]
 

@@ -1,9 +1,14 @@
+from pathlib import Path
+
 import httpx
 import pytest
 
+from service.contract.checkpoint import load_checkpoint
 from service.errors import ConfigurationError
 from service.http.auth import hash_key
 from service.http.rate_limit import PairsLimiter
+from tests.checkpoints import make_vector_checkpoint
+from tests.served import served
 from tests.service.http.conftest import REQUEST, Service, problem, settings
 
 KEYS = f"score:{hash_key('one')}:one,score:{hash_key('two')}:two"
@@ -26,6 +31,16 @@ async def test_pairs_over_the_limit_are_refused_with_a_time(service: Service) ->
     assert 1 <= int(refused.headers["retry-after"]) <= 3600
     assert (await ask(service, "two")).status_code == 200, "each key has its own limit"
     assert service.engine.finished == 3 + 2  # the probes, and the pairs that were cached from then on
+
+
+def test_notes_to_encode_count_as_pairs(tmp_path: Path) -> None:
+    reading_both = load_checkpoint(make_vector_checkpoint(tmp_path / "c"))
+    with (
+        served(reading_both, keys=KEYS, rate_limit="6/hour") as running,
+        httpx.Client(base_url=running.url, headers={"Authorization": "Bearer one"}) as client,
+    ):
+        assert client.post("/notes", json={"notes": NOTES[:4]}).status_code == 202
+        assert client.post("/notes", json={"notes": NOTES[:4]}).status_code == 429
 
 
 @limited

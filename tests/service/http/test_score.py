@@ -200,6 +200,14 @@ async def test_not_ready_is_503(service: Service) -> None:
     assert response.headers["retry-after"] == "5"
 
 
+async def test_probes_that_are_not_reproduced_are_503_that_no_retry_mends(service: Service) -> None:
+    service.stack.readiness.set("probe_mismatch", "1 of 2 probes differ")
+    response = await service.score()
+    assert problem(response) == (503, "probe-mismatch")
+    assert response.json()["retryable"] is False
+    assert "retry-after" not in response.headers
+
+
 async def test_the_work_of_a_client_that_leaves_is_aborted(service: Service) -> None:
     service.engine.hold()
     body = json.dumps(REQUEST).encode()

@@ -12,7 +12,7 @@ from service.contract.judgement import judge
 from service.contract.labels import LabelDistribution
 from service.contract.prompt import Note
 from service.contract.vector_prompt import NoteVectors, VectorPrompt
-from service.errors import InvalidRequestError, OverloadedError
+from service.errors import InvalidRequestError, VectorsMissingError
 from service.scoring.prompter import Prompter, ReadingMode
 from tests.checkpoints import load_tiny, make_vector_checkpoint
 from tests.service.scoring.test_scorer import BODIES, Harness, render, request
@@ -98,7 +98,7 @@ async def test_with_mode_vectors_a_note_without_vectors_is_shed_and_queued(readi
     assert harness.count("shed_total", reason="no_vectors") == 2
     assert known.queued == [BODIES[0], BODIES[2]]
     known.vectors.clear()
-    with pytest.raises(OverloadedError):
+    with pytest.raises(VectorsMissingError):
         await harness.scorer.score(request(("Another note.",)))
 
 

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry
 from service.contract.checkpoint import Checkpoint
 from service.engines.base import EngineProfile, EnginePrompt
 from service.engines.fake_engine import FakeEngine
-from service.errors import EngineLostError, NotReadyError
+from service.errors import EngineLostError, NotReadyError, ProbeMismatchError
 from service.observability.metrics import Metrics
 from service.scoring.readiness import Readiness, bring_up, check_engine
 from tests.checkpoints import engine_model, fake_engine_for
@@ -53,7 +53,7 @@ async def test_an_engine_with_wrong_numbers_is_not_ready(
     doubted = replace(checkpoint, probes=(checkpoint.probes[0], wrong))
     await bring_up(fake_engine_for(doubted), doubted, readiness)
     assert (readiness.reason, readiness.is_live) == ("probe_mismatch", True)
-    with pytest.raises(NotReadyError, match="1 of 2 probes differ"):
+    with pytest.raises(ProbeMismatchError, match="1 of 2 probes differ"):
         readiness.require()
 
 
@@ -86,7 +86,7 @@ async def test_an_engine_that_fails_while_it_starts_is_never_ready(
 ) -> None:
     await bring_up(kind(engine_model(checkpoint)), checkpoint, readiness)
     assert (readiness.reason, readiness.is_live) == (reason, reason != "engine_lost")
-    with pytest.raises(EngineLostError if reason == "engine_lost" else NotReadyError, match=detail):
+    with pytest.raises(EngineLostError if reason == "engine_lost" else ProbeMismatchError, match=detail):
         readiness.require()
     assert any(record.exc_info for record in caplog.records) == (reason == "engine_lost")
 

@@ -10,7 +10,7 @@ from service.contract.checkpoint import Checkpoint, load_checkpoint
 from service.contract.prompt import Note
 from service.contract.vector_prompt import NoteVectors
 from service.errors import CacheUnavailableError, EncoderError
-from service.vectors.encoding import PAUSE_S, EncodingStatus, Offered
+from service.vectors.encoding import CHARACTERS_A_NOTE, PAUSE_S, EncodingStatus, Offered
 from service.vectors.fake_encoder import FakeEncoder
 from service.vectors.packing import pack_vectors
 from tests.checkpoints import make_vector_checkpoint
@@ -118,6 +118,21 @@ async def test_notes_over_the_backlog_are_refused(make: Make) -> None:
     assert await harness.encoding.offer(NOTES[:3]) == Offered(accepted=1, known=2, refused=0)
 
 
+async def test_long_notes_fill_the_backlog_with_fewer(make: Make) -> None:
+    harness = make(encoding_backlog=3)
+    harness.idle = False
+    long = [Note("", letter * (3 * CHARACTERS_A_NOTE // 2)) for letter in "ab"]
+    longest = Note("", "c" * 4 * CHARACTERS_A_NOTE)
+    assert await harness.encoding.offer([*long, A]) == Offered(accepted=2, known=0, refused=1)
+    harness.idle = True
+    await until(lambda: harness.encoding.status().stored == 2)
+    harness.idle = False
+    assert await harness.encoding.offer([longest, A]) == Offered(accepted=1, known=0, refused=1)
+    harness.idle = True
+    await until(lambda: harness.encoding.status().stored == 3)
+    assert await harness.encoding.offer([A]) == Offered(accepted=1, known=0, refused=0)
+
+
 async def test_it_rests_so_that_encoding_has_its_share_of_the_time(make: Make) -> None:
     harness = make(encoding_batch=1, encoding_share=0.25)
     harness.encoder.hold()
@@ -146,7 +161,7 @@ async def test_a_batch_that_fails_twice_is_dropped_and_may_be_offered_again(
     assert harness.encoding.queue([A]) == Offered(
         accepted=0, known=1, refused=0
     )  # it waits for its second try
-    for attempts in (2, 3, 4, 5):
+    for attempts in (2, 4, 5):  # after C, which succeeds, it does not rest
         harness.clock.now += PAUSE_S
         await tried(harness, attempts)
     assert harness.encoder.batches == [[harness.tokens(note)] for note in (A, B, C, A, B)]
@@ -163,7 +178,7 @@ async def test_a_bad_note_takes_no_other_of_its_batch_with_it(make: Make) -> Non
     harness = make(encoding_batch=4)
     harness.encoder.fail_on(harness.tokens(B))
     await harness.encoding.offer([A, B, C])
-    for attempts in (1, 2, 3, 4):
+    for attempts in (1, 3, 4):  # after a success it does not rest
         await tried(harness, attempts)
         harness.clock.now += PAUSE_S
     a, b, c = map(harness.tokens, (A, B, C))

@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from service.errors import EncoderError
 from service.vectors.fake_encoder import FakeEncoder
 from service.vectors.probed_encoder import ProbedEncoder
 from tests.checkpoints import make_vector_checkpoint
+from tests.waiting import until
 
 
 class Off(FakeEncoder):
@@ -37,20 +39,45 @@ def second(tmp_path_factory: pytest.TempPathFactory) -> SecondReading:
 async def test_an_encoder_that_reproduces_the_probes_encodes(second: SecondReading) -> None:
     encoder = Off(second, 0.005)
     probed = ProbedEncoder(encoder, second)
-    for _ in range(2):
-        await probed.start()
+    assert [await probed.start() for _ in range(2)] == [True, False]
     assert len(encoder.batches) == 1  # checked once
     assert len(await probed.encode([(1, 2, 3)])) == 1
     await probed.close()
 
 
+async def test_an_encoder_that_was_lost_is_checked_again(second: SecondReading) -> None:
+    encoder = Off(second, 0.005)
+    probed = ProbedEncoder(encoder, second)
+    await probed.start()
+    encoder.kill()
+    encoder.size = 1.0  # the folder was changed meanwhile
+    with pytest.raises(EncoderError, match="the encoder's vectors are not the checkpoint's"):
+        await probed.start()
+
+
+async def test_an_encoder_that_was_lost_during_its_check_is_checked_again(second: SecondReading) -> None:
+    encoder = Off(second, 0.005)
+    probed = ProbedEncoder(encoder, second)
+    encoder.hold()
+    start = asyncio.create_task(probed.start())
+    await until(lambda: len(encoder.batches) == 1)
+    encoder.kill()
+    with pytest.raises(EncoderError, match="is not running"):
+        await start
+    encoder.let_go()
+    assert await probed.start()
+    assert len(encoder.batches) == 2
+
+
 @pytest.mark.parametrize("size", [1.0, float("nan")])
-async def test_another_encoder_is_refused_at_each_start(second: SecondReading, size: float) -> None:
-    probed = ProbedEncoder(Off(second, size), second)
-    for _ in range(2):
-        with pytest.raises(EncoderError, match="the encoder's vectors are not the checkpoint's"):
-            await probed.start()
-    await probed.close()
+async def test_another_encoder_is_refused_and_closed(second: SecondReading, size: float) -> None:
+    encoder = Off(second, size)
+    probed = ProbedEncoder(encoder, second)
+    with pytest.raises(EncoderError, match="the encoder's vectors are not the checkpoint's"):
+        await probed.start()
+    with pytest.raises(EncoderError, match="is closed"):
+        await probed.start()
+    assert len(encoder.batches) == 1
 
 
 async def test_an_encoder_with_another_number_of_vectors_is_refused(
