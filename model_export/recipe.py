@@ -183,6 +183,8 @@ class Recipe(Strict):
             raise ValueError("unlabelled.pairs: only a stack of teachers labels them; set stack.teachers")
         if self.distil.unlabelled_share and not self.unlabelled.pairs:
             raise ValueError("distil.unlabelled_share: there are no unlabelled pairs; set unlabelled.pairs")
+        if self.export.int8 and self.encode.steps:
+            raise ValueError("export.int8: int8 weights can't read note vectors; set encode.steps = 0")
         if self.self_sft.steps == 0 and self.label.teacher == "self_sft":
             raise ValueError("label.teacher: there is no self_sft (self_sft.steps = 0)")
         return self

@@ -15,7 +15,7 @@ from model_export.checkpoint.adapter import (
     read_description,
     read_factors,
 )
-from model_export.checkpoint.gates import render_probe
+from model_export.checkpoint.gates import render_probe, reread
 from model_export.checkpoint.model_card import render_model_card
 from model_export.checkpoint.new_folder import new_folder
 from model_export.checkpoint.writer import CheckpointSpec, code_version, write_contract
@@ -75,6 +75,8 @@ def assemble(
     if plan.adapter:
         adapter, factors = read_description(plan.adapter), read_factors(plan.adapter)
         location = _match_base(location, adapter)
+        if plan.int8 and adapter.vectors:
+            raise PlanError(f"{adapter.name} reads note vectors, which int8 weights can't: leave out --int8")
     with new_folder(out, force=force) as folder, tempfile.TemporaryDirectory() as temporary:
         full = Path(temporary) if plan.int8 else folder
         on_progress(f"Load {location.name}", 0, 1)
@@ -150,6 +152,10 @@ def _compare_probes(checkpoint: Checkpoint) -> None:
     reference = ReferenceScorer.load(checkpoint.folder, manifest.label_token_ids)
     prompts = [render_probe(checkpoint, probe) for probe in probes]
     check_probes(probes, list(reference.distributions(prompts)), manifest.probe_tolerance["float32"])
+    if second := checkpoint.vectors:
+        some = second.probes[::8]
+        found = list(reread(checkpoint, second, some))
+        check_probes(some, found, second.reading.probe_tolerance["float32"])
 
 
 def _default_name(base: Base) -> str:

@@ -11,10 +11,12 @@ import numpy as np
 from model_export.data.pairs import Pair
 from model_export.data.prompting import render_for
 from model_export.models.reference_scorer import ReferenceScorer
+from model_export.models.vector_student import VectorReference
 from model_export.recipe import Precision
-from service.contract.checkpoint import Checkpoint, load_checkpoint
+from service.contract.checkpoint import Checkpoint, SecondReading, load_checkpoint
 from service.contract.labels import LabelDistribution
-from service.contract.probes import Probe, largest_difference
+from service.contract.probes import Probe, VectorProbe, largest_difference
+from service.contract.vector_prompt import VectorPrompt
 from service.errors import NotegradeError
 
 GATES_NAME = "gates.json"
@@ -179,6 +181,8 @@ def verify(folder: Path, dev: Sequence[Pair] = (), *, with_vllm: bool = True) ->
     reference = ReferenceScorer.load(folder, checkpoint.manifest.label_token_ids)
     macro_f1, stated = data.macro_f1(reference), checkpoint.manifest.dev_metrics
     gates = [gate_label_mass(checkpoint, limits), _gate_probes("transformers", data, reference)]
+    if second := checkpoint.vectors:
+        gates.append(_gate_vectors(checkpoint, second))
     if stated.get("pairs") == len(dev):
         most = limits.macro_f1_drop
         gates += _gate_drop("stated_macro_f1", "from the manifest's", stated.get("macro_f1"), macro_f1, most)
@@ -195,6 +199,28 @@ def _gate_probes(engine: str, data: GateData, scorer: Scorer, dtype: Precision =
         )
     what = f"the largest difference between {engine} and a probe"
     return Gate(f"{engine}_probes", what, data.probe_difference(scorer), limit)
+
+
+def _gate_vectors(checkpoint: Checkpoint, second: SecondReading) -> Gate:
+    worst = max(
+        largest_difference(probe, found)
+        for probe, found in zip(second.probes, reread(checkpoint, second, second.probes), strict=True)
+    )
+    what = "the largest difference between encoder and reader in transformers and a vector probe"
+    return Gate("transformers_vector_probes", what, worst, second.reading.probe_tolerance["float32"])
+
+
+def reread(
+    checkpoint: Checkpoint, second: SecondReading, probes: Sequence[VectorProbe]
+) -> Iterator[LabelDistribution]:
+    """Encode the note of each probe by transformers, in float32, and yield how it is read from these vectors."""
+    reference = VectorReference.load(checkpoint.folder, checkpoint.manifest.label_token_ids)
+    renderer = second.renderer
+    for probe in probes:
+        query, note = probe.canonical()
+        rows = reference.encode(renderer.notes([note])[0].token_ids, second.reading.per_note)
+        prefix = renderer.prefix(query, probe.criteria)
+        yield reference.distribution(VectorPrompt(prefix, rows, renderer.cue))
 
 
 def _gate_drop(

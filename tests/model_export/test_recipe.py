@@ -77,6 +77,10 @@ MINE = {"name": "mine", "train": "train.jsonl", "dev": "dev.jsonl"}
         ({"stack": {"teachers": ["cross_encoder"]}}, r"not trained \(cross_encoder\.steps = 0\)"),
         ({"stack": {"teachers": ["endpoint"]}}, r"endpoint\.url: the teacher 'endpoint' needs"),
         ({"stack": {"endpoint": {"url": "http://127.0.0.1:8000/v1"}}}, "name the model"),
+        (
+            {"encode": {"steps": 5}, "export": {"int8": True}},
+            r"export\.int8: int8 weights can't read note vectors",
+        ),
         ({"stack": {"teachers": ["cosine"], "encoders": []}}, "encoders: the teacher 'cosine' needs"),
         ({"rl": {"resamples": 1}, "launch": {"processes": 2}}, "resamples: works in one process only"),
         ({"launch": {"fsdp": ["rl"]}}, "needs launch.processes of 2 or more"),

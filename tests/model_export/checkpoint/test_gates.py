@@ -22,12 +22,15 @@ from model_export.checkpoint.gates import (
     verify,
     write_gates,
 )
+from model_export.checkpoint.writer import write_contract
 from model_export.data.pairs import Pair
 from service.contract.checkpoint import Checkpoint, load_checkpoint
 from service.contract.labels import LabelDistribution
+from service.contract.probes import VECTOR_PROBES_NAME
 from service.contract.prompt import Note
 from service.errors import CheckpointError
 from tests.checkpoints import make_checkpoint, sign, write_manifest
+from tests.tiny_adapter import make_vector_student
 
 
 def make_pairs(labels: Sequence[int], criteria: str = "general-1") -> list[Pair]:
@@ -163,6 +166,20 @@ def test_verify_fails_probes_of_another_model(tiny_checkpoint: Path, tmp_path: P
     (folder / "probes.jsonl").write_text("\n".join([json.dumps(probe), *lines[1:]]), encoding="utf-8")
     gates = {gate.name: gate for gate in verify(folder, with_vllm=False)}
     assert not gates["transformers_probes"].passed
+
+
+def test_verify_encodes_and_reads_the_vector_probes(tiny_base: Path, tmp_path: Path) -> None:
+    spec, folder = make_vector_student(tiny_base, tmp_path / "c")
+    write_contract(folder, spec, lambda *_: None)
+    [gate] = [gate for gate in verify(folder, with_vllm=False) if gate.name == "transformers_vector_probes"]
+    assert gate.passed
+    path = folder / VECTOR_PROBES_NAME
+    first, *others = path.read_text(encoding="utf-8").split("\n")
+    path.write_text(
+        "\n".join([json.dumps(json.loads(first) | {"label_mass": 0.5}), *others]), encoding="utf-8"
+    )
+    gates = {gate.name: gate.passed for gate in verify(folder, with_vllm=False)}
+    assert (gates["transformers_probes"], gates["transformers_vector_probes"]) == (True, False)
 
 
 def copy_with(checkpoint: Path, folder: Path, **changes: Any) -> Path:
