@@ -44,16 +44,19 @@ def checkpoint(
     return loaded
 
 
+def make_engine(kind: str, checkpoint: Checkpoint, width: int) -> Engine:
+    if kind != "vllm":
+        return FakeEngine(engine_model(checkpoint, width))
+    from service.engines.vllm.engine import VllmEngine
+
+    return VllmEngine(engine_model(checkpoint, width), VllmOptions(engine_dtype="float32"))
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(kind: str, checkpoint: Checkpoint) -> AsyncIterator[Engine]:
-    if kind != "vllm":
-        fake = FakeEngine(engine_model(checkpoint, WIDTH))
-        fake.trace = (5, 6, 7, 8)
-        engine: Engine = fake
-    else:
-        from service.engines.vllm.engine import VllmEngine
-
-        engine = VllmEngine(engine_model(checkpoint, WIDTH), VllmOptions(engine_dtype="float32"))
+    engine = make_engine(kind, checkpoint, WIDTH)
+    if isinstance(engine, FakeEngine):
+        engine.trace = (5, 6, 7, 8)
     await engine.start()
     yield engine
     await engine.close()
@@ -219,6 +222,24 @@ async def test_the_embeddings_of_tokens_read_as_the_tokens(
     if kind == "vllm":
         of_tokens = await engine.score(prompt, priority=0)
         assert found.label_logprobs == pytest.approx(of_tokens.label_logprobs, abs=0.02)
+
+
+async def test_text_is_scored_to_the_bit_as_by_an_engine_without_vectors(
+    engine: Engine, checkpoint: Checkpoint, kind: str
+) -> None:
+    notes = [Note("", f"{word} on a hill above the harbour") for word in ("zebra", "okapi", "gnu")]
+    rendered = checkpoint.renderer.render("animals", notes, checkpoint.renderer.default_criteria)
+    # One at a time, the first one for the shared prefix: another batch, or another reused prefix, moves the last bits.
+    with_vectors = [await engine.score(each.token_ids, priority=0) for each in rendered]
+    text_only = make_engine(kind, checkpoint, 0)
+    await text_only.start()
+    try:
+        without = [await text_only.score(each.token_ids, priority=0) for each in rendered]
+    finally:
+        await text_only.close()
+    assert [each.label_logprobs for each in with_vectors[1:]] == [
+        each.label_logprobs for each in without[1:]
+    ]
 
 
 async def test_prompts_that_differ_in_vectors_or_in_where_they_stand_share_nothing(
