@@ -193,7 +193,13 @@ def build_app(settings: Settings, stack: ScoringStack, admin_port: int | None = 
     if admin_port is not None:
         app.add_middleware(AdminPort, port=admin_port)
     app.add_middleware(BodyDiscarder, timeout_s=settings.request_body_timeout_s)
-    app.add_middleware(RequestObserver, metrics=stack.metrics, tracer=tracer, log_texts=settings.log_texts)
+    app.add_middleware(
+        RequestObserver,
+        metrics=stack.metrics,
+        tracer=tracer,
+        versions=stack.checkpoint.manifest.versions,
+        log_texts=settings.log_texts,
+    )
     install_error_handlers(app)
     pairs_limiter = PairsLimiter(settings.rate_limit) if settings.rate_limit else None
     api = Api(stack, keyring, settings, pairs_limiter, VERSION, settings.log_texts)

@@ -152,7 +152,8 @@ class Switch:
             self._off_at_revision = -1  # the store was emptied, and its revisions start again at 0
         if before != reading.mode:
             last = reading.mode
-            logger.info(
+            # A warning, since Redis may lose its history: the log keeps each flip at all but the highest levels.
+            logger.warning(
                 "explanation mode changed",
                 extra={
                     "mode": last.mode,

@@ -33,9 +33,20 @@ class RequestObserver:
     """
 
     def __init__(
-        self, app: ASGIApp, metrics: Metrics, tracer: Tracer | None = None, *, log_texts: bool = False
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        tracer: Tracer | None = None,
+        *,
+        versions: Mapping[str, str],
+        log_texts: bool = False,
     ) -> None:
+        """`versions`, as `Manifest.versions`, become headers of each answer."""
         self._app = app
+        self._version_headers = [
+            (f"notegrade-{name.replace('_', '-')}".encode(), version.encode())
+            for name, version in versions.items()
+        ]
         self._seconds = metrics.request_seconds
         self._tracer = tracer
         self._log_texts = log_texts
@@ -55,9 +66,8 @@ class RequestObserver:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message.setdefault("headers", []).append(
-                    (b"x-request-id", (request.request_id or "").encode())
-                )
+                headers = message.setdefault("headers", [])
+                headers += [(b"x-request-id", (request.request_id or "").encode()), *self._version_headers]
             await send(message)
 
         try:

@@ -237,9 +237,7 @@ async def test_text_is_scored_to_the_bit_as_by_an_engine_without_vectors(
         without = [await text_only.score(each.token_ids, priority=0) for each in rendered]
     finally:
         await text_only.close()
-    assert [each.label_logprobs for each in with_vectors[1:]] == [
-        each.label_logprobs for each in without[1:]
-    ]
+    assert [each.label_logprobs for each in with_vectors[1:]] == [each.label_logprobs for each in without[1:]]
 
 
 async def test_prompts_that_differ_in_vectors_or_in_where_they_stand_share_nothing(

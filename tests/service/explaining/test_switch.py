@@ -144,7 +144,7 @@ async def test_the_error_for_a_flip_missing_when_read_back_says_that_it_may_stil
 
 async def test_a_flip_is_logged_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
     replica = Replica()
-    with caplog.at_level("INFO"):
+    with caplog.at_level("WARNING"):
         await replica.switch.flip(turn_on("sample", rate=0.1), 0)
     [record] = [each for each in caplog.records if each.message == "explanation mode changed"]
     logged = {name: vars(record)[name] for name in ("mode", "rate", "left_s", "owner", "reason", "revision")}

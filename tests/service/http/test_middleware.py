@@ -35,8 +35,17 @@ async def test_other_protocols_pass_untouched() -> None:
     async def send(_message: Message) -> None:
         raise AssertionError
 
-    await RequestObserver(app, Metrics(CollectorRegistry()))({"type": "lifespan"}, receive, send)
+    observer = RequestObserver(app, Metrics(CollectorRegistry()), versions={})
+    await observer({"type": "lifespan"}, receive, send)
     assert seen == ["lifespan"]
+
+
+@pytest.mark.parametrize("path", ["/rerank", "/v1/score", "/nowhere"])
+async def test_each_answer_has_the_checkpoint_s_hashes(service: Service, path: str) -> None:
+    answer = await service.client.post(path, json={"query": "quiet cafes", "documents": ["A cafe."]})
+    manifest = service.stack.checkpoint.manifest
+    assert answer.headers["notegrade-fingerprint"] == manifest.fingerprint
+    assert answer.headers["notegrade-grading-version"] == manifest.grading_version
 
 
 @settings(max_request_bytes=1_000)

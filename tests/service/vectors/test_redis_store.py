@@ -1,6 +1,7 @@
 """Behaviour of the Redis store alone: timeouts and foreign values. test_store_behaviour.py tests what all stores share."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -9,6 +10,7 @@ from redis.asyncio import Redis
 from service.caches.redis_connection import RedisConnection
 from service.errors import CacheUnavailableError
 from service.vectors.redis_store import RedisVectorStore
+from tests.link import Link
 from tests.redis_server import RedisServer
 
 pytestmark = pytest.mark.redis
@@ -65,6 +67,26 @@ async def test_a_hung_server_costs_one_timeout_and_mixes_up_no_reply(redis_serve
     redis_server.resume()
     assert await store.get_many([B]) == [b"2"]
     await store.close()
+
+
+async def test_a_slow_server_costs_its_time_and_one_slower_than_the_timeout_one_timeout(
+    redis_server: RedisServer,
+) -> None:
+    link = Link(redis_server.port)
+    store = connect(f"redis://127.0.0.1:{link.port}", timeout_s=1)
+    await store.put_many({A: b"1"})
+    link.delay_s = 0.05
+    started = time.monotonic()
+    assert await store.get_many([A]) == [b"1"]
+    assert time.monotonic() - started >= link.delay_s
+    link.delay_s = 10
+    with pytest.raises(CacheUnavailableError):
+        await store.get_many([A])
+    link.delay_s = 0
+    link.cut()
+    assert await store.get_many([A]) == [b"1"]
+    await store.close()
+    link.close()
 
 
 async def test_a_server_that_went_away_is_unavailable_until_it_is_back(
