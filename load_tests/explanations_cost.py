@@ -53,6 +53,7 @@ async def compare(pairs: NewPairs, rounds: int, seconds: float, load: float) -> 
     p99_ms: dict[str, list[float]] = {"all": [], "off": []}
     async with aiohttp.ClientSession(headers=pairs.headers) as session:
         await set_mode(session, pairs.url, "off")
+        before = await read_metrics(session, pairs.url)
         try:
             capacity = await pairs.measure_capacity(seconds)
             print(f"capacity {capacity:.1f} pairs/s; load {load:.0%} of it: {load * capacity:.1f} pairs/s")
@@ -69,7 +70,9 @@ async def compare(pairs: NewPairs, rounds: int, seconds: float, load: float) -> 
         finally:
             await set_mode(session, pairs.url, "off")
         counted = await read_metrics(session, pairs.url)
-    counters = {name: value for name, value in counted.items() if name.startswith(COUNTERS)}
+    counters = {
+        name: value - before.get(name, 0.0) for name, value in counted.items() if name.startswith(COUNTERS)
+    }
     print(counters)
     print(f"ratio of p99s, min / median / max: {spread(ratios)}")
     return {"capacity_pairs_per_s": capacity, "p99_ms": p99_ms, "counters": counters}
