@@ -15,6 +15,7 @@ from model_export.data.prompting import Prompting
 from model_export.data.sampling import pick_distinct
 from model_export.data.soft_labels import SOFT_LABELS, SoftLabel, read_soft_labels, write_soft_labels
 from model_export.pipeline import Pipeline
+from model_export.recipe import Recipe
 from model_export.recipe_stages import LabelConfig, OwnTracesConfig
 from model_export.scale_out.label_at_scale import soft_label
 from model_export.scale_out.label_plan import Completion, TraceJob
@@ -41,8 +42,8 @@ def own_traces(run: Pipeline, prompting: Prompting, teacher: Path) -> Path:
 def soft_labels(run: Pipeline, prompting: Prompting, teacher: Path) -> Path:
     """Let the teacher label training pairs, or take the labels in the recipe's `label.folder`."""
     config, train = run.recipe.label, run.data.train
-    if config.folder is not None:
-        return _copy_labels(run, run.root / config.folder)
+    if shards := find_labels(run.recipe, run.root):
+        return _copy_labels(run, shards)
     most = len(train) if config.pairs is None else min(config.pairs, len(train))
     pairs = pick_distinct(train, most, config.source_exponent, run.recipe.seed)
     job = _Job(run, prompting, teacher, config, pairs, "Soft labels")
@@ -118,12 +119,20 @@ def _own_trace(pair: Pair, completions: Sequence[Completion], prompting: Prompti
     return first_good_trace(pair, [path for _, path in read_paths(pair, completions, prompting)])
 
 
-def _copy_labels(run: Pipeline, source: Path) -> Path:
+def find_labels(recipe: Recipe, root: Path) -> list[Path]:
+    """Return the files in the recipe's `label.folder`, if it has one. Raises RunError where there are none."""
+    if recipe.label.folder is None:
+        return []
+    source = root / recipe.label.folder
+    shards = sorted(source.glob("labels-*.jsonl"))
+    if not shards:
+        raise RunError(f"{source} has no labels-*.jsonl: make them with `notegrade-train label`")
+    return shards
+
+
+def _copy_labels(run: Pipeline, shards: Sequence[Path]) -> Path:
     def work(folder: Path) -> None:
         labels = [label for shard in shards for label in read_soft_labels(shard).values()]
         write_soft_labels(folder / SOFT_LABELS, labels)
 
-    shards = sorted(source.glob("labels-*.jsonl"))
-    if not shards:
-        raise RunError(f"{source} has no labels-*.jsonl: make them with `notegrade-train label`")
     return run.stages.do("label", {"shards": [hash_file(shard) for shard in shards]}, work)

@@ -90,7 +90,8 @@ def predict_by_cross_encoder(run: Pipeline, pairs: Sequence[Pair], model: Path) 
         found = by_log_probabilities(teacher.name, teacher.load(model, run.on_progress)(pairs))
         write_predictions(folder / PREDICTIONS, found)
 
-    inputs = {"model": model.name, "pairs": hash_of([pair.id for pair in pairs])}
+    ids = hash_of([pair.id for pair in pairs])
+    inputs = {"model": model.name, "data": run.data_folder.name, "pairs": ids}
     folder = run.stages.do(predict_stage(run, teacher.name, pairs), inputs, work)
     return read_predictions(folder / PREDICTIONS, teacher.name)
 
@@ -121,6 +122,7 @@ def explain(run: Pipeline, prompting: Prompting, student: Path, fitted: Fitted) 
         "student": student.name,
         "form": prompting.form.of_student.to_json(),
         "fitted": fitted.to_json(),
+        "data": run.data_folder.name,
         "pairs": hash_of([pair.id for pair in pairs]),
         "sampling": asdict(run.sampling(0.0)),
         "writes": "within the grammar",

@@ -208,6 +208,7 @@ class Pipeline:
 
         inputs = {
             "teacher": teacher.name,
+            "data": self.data_folder.name,
             "sampling": asdict(sampling),
             "precision": self.recipe.model.precision,
             "seed": self.recipe.seed,

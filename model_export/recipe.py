@@ -110,6 +110,14 @@ class ExperimentConfig(Strict):
     warm_up_accuracy: Share = 0.6
     measure_at: tuple[Positive, ...] = (25, 50, 100, 150)
 
+    @model_validator(mode="after")
+    def _arms_can_be_compared(self) -> Self:
+        if len(set(self.arms)) < len(self.arms):
+            raise ValueError("arms: name each arm once")
+        if "step" not in self.arms:
+            raise ValueError("arms: all arms are compared with the step mask; add 'step'")
+        return self
+
 
 class RolloutsConfig(Strict):
     """The vLLM engines that sample rollouts (`rl.vllm`): in the training processes, or a server on GPUs of its own."""

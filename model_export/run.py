@@ -12,7 +12,7 @@ from model_export.encoding import compare_readings, encode, second_reading
 from model_export.evaluation.baselines import bm25, majority
 from model_export.evaluation.evaluate import Evaluation, Predictions, evaluate
 from model_export.evaluation.fitted import fit
-from model_export.labelling import own_traces, soft_labels
+from model_export.labelling import find_labels, own_traces, soft_labels
 from model_export.measuring import explain, predict, predict_by_cosine, predict_by_cross_encoder
 from model_export.outputs import CHECKPOINT, Models, write_checkpoint, write_results_and_report
 from model_export.pipeline import Pipeline
@@ -23,6 +23,7 @@ from model_export.run_log import LOG_NAME, read_log
 from model_export.scale_out.rollout_server import check_rollouts
 from model_export.stacking import Stacked
 from model_export.stages import RunError, Stages, lock
+from model_export.teachers.endpoint import read_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,9 @@ def run(
     """
     if not control_only:
         check_rollouts(recipe)
+        find_labels(recipe, root)
+        if "endpoint" in recipe.stack.teachers:
+            read_key(recipe.stack.endpoint)
     with lock(out):
         _remove_interrupted_exports(out)
         stages = Stages(out)

@@ -153,7 +153,7 @@ class Stacking:
             **inputs,
             "settings": teacher.settings,
             "train": self._train_hash,
-            "pairs": hash_of([pair.id for pair in pairs]),
+            "pairs": hash_of([[pair.query, pair.note.title, pair.note.body] for pair in pairs]),
         }
         found: np.ndarray = np.load(self._stages.do(stage, inputs, work) / _FEATURES)
         return found

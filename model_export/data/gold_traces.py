@@ -6,7 +6,7 @@ grade, a model would guess it at the first step and copy it from there.
 
 from collections.abc import Iterable, Sequence
 
-from model_export.data.pairs import GRADES, Finding, Pair
+from model_export.data.pairs import GRADES, DataError, Finding, Pair
 from service.contract.citations import NOTHING, Citation, read_citations
 from service.contract.trace import Step, parse_steps, write_step
 
@@ -14,8 +14,14 @@ from service.contract.trace import Step, parse_steps, write_step
 def gold_steps(pair: Pair, steps: Sequence[str]) -> str:
     """Return the lines of a trace's steps by the findings of the data; the last step carries the gold grade.
 
-    A step without a finding names nothing, and leaves what is possible as it was.
+    A step without a finding names nothing, and leaves what is possible as it was. Raises DataError where the last step's
+    finding has another grade than the pair.
     """
+    last = pair.findings.get(steps[-1]) if steps else None
+    if last and last.grade != pair.label:
+        raise DataError(
+            f"pair {pair.id} has the label {pair.label}, but the finding of its last step, {steps[-1]}, has the grade {last.grade}"
+        )
     found, possible = [], GRADES[-1]
     for step in steps:
         finding = pair.findings.get(step, Finding(NOTHING, possible))

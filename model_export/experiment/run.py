@@ -68,7 +68,7 @@ def _run_arms(
         job = StageJob(stage=stage, recipe=recipe, data=start.data_folder, start=start.folder, folder=folder)
         _run_arm(arm, start, job, partial(on_progress, f"Seed {recipe.seed}: {stage}"))
 
-    inputs = stage_inputs(recipe, start.prompting, start.folder)
+    inputs = stage_inputs(recipe, start.prompting, start.folder, start.data_folder)
     return {
         arm: start.figures | read_figures(stages.do(f"arm_{arm}", inputs, partial(run, arm)))
         for arm in recipe.experiment.arms

@@ -89,14 +89,15 @@ def make_start(recipe: Recipe, root: Path, out: Path, on_progress: OnProgress) -
             load_tokenizer(begin).save_pretrained(folder)
         write_figures(folder, {0: ruler.measure(model, data.dev)})
 
-    folder = stages.do("warm_up", stage_inputs(recipe, prompting, begin), work)
+    folder = stages.do("warm_up", stage_inputs(recipe, prompting, begin, data_folder), work)
     return Start(folder, read_figures(folder), data, data_folder, prompting, ruler, traces)
 
 
-def stage_inputs(recipe: Recipe, prompting: Prompting, start: Path) -> dict[str, object]:
-    """Return what a stage of the experiment depends on, for hashing."""
+def stage_inputs(recipe: Recipe, prompting: Prompting, start: Path, data: Path) -> dict[str, object]:
+    """Return what a stage of the experiment depends on, for hashing; `start` and `data` are named by their own hashes."""
     return {
         "start": start.name,
+        "data": data.name,
         "form": prompting.form.to_json(),
         "cot_sft": recipe.cot_sft.model_dump(exclude={"micro_batch"}),
         "rl": recipe.rl.model_dump(exclude={"save_steps", "micro_batch"}),

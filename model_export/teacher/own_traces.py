@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 
-from model_export.data.gold_traces import citations_of, is_honest
-from model_export.data.pairs import GRADES, Pair
+from model_export.data.gold_traces import citations_of
+from model_export.data.pairs import Pair
 from model_export.data.prompting import Prompting
 from model_export.data.soft_labels import SoftLabel
 from model_export.recipe_stages import OwnTracesConfig
 from model_export.teacher.rollout import OnBatch, ReasoningPath, Sampler, Sampling, sample_paths
-from service.contract.trace import parse_steps
+from model_export.teacher.step_mask import right_steps
+from service.contract.trace import Trace
 
 
 def sample_own_traces(
@@ -21,7 +22,8 @@ def sample_own_traces(
 ) -> list[SoftLabel]:
     """Return the first good trace of each pair that has one.
 
-    It reaches the gold grade and quotes nothing that is not there; where the data has no findings to quote, it quotes something.
+    Its answer and its last grade are gold, and the step mask would call each of its steps right; where the data has no findings
+    to quote, it quotes something.
     """
     sampled = [pair for pair in pairs for _ in range(config.paths)]
     sampling = Sampling(max_tokens, config.temperature, config.batch_size)
@@ -33,10 +35,11 @@ def sample_own_traces(
 
 def first_good_trace(pair: Pair, paths: Iterable[ReasoningPath | None]) -> SoftLabel | None:
     """Return the first trace to learn from, if any."""
-    good = (path.steps for path in paths if path and _is_good(path.steps, pair))
+    good = (path.steps for path in paths if path and _is_good(path.trace, pair))
     return next((SoftLabel(pair.id, (), {pair.label: steps}) for steps in good), None)
 
 
-def _is_good(steps: str, pair: Pair) -> bool:
-    read, _ = parse_steps(steps, GRADES[-1])
-    return (bool(citations_of(read, pair)) or bool(pair.findings)) and is_honest(steps, pair.label, pair)
+def _is_good(trace: Trace, pair: Pair) -> bool:
+    quotes = bool(citations_of(trace.steps, pair)) or bool(pair.findings)
+    reached = trace.grade == pair.label and trace.is_consistent
+    return quotes and reached and all(right_steps(trace, pair, "step"))

@@ -68,10 +68,11 @@ class BestWeights(TrainerCallback):  # type: ignore[misc]  # mypy does not read 
 
     def on_evaluate(self, _args: Any, state: TrainerState, _control: Any, **_: Any) -> None:
         reward = next(row["eval_reward"] for row in reversed(state.log_history) if "eval_reward" in row)
-        if reward <= self._reward:
+        before, partial = self._newest(), self._folder / f"best-{state.global_step}.partial"
+        measured_again = before is not None and before.name == partial.stem  # after a resume
+        if reward <= self._reward or measured_again:
             return
         self._reward = reward
-        before, partial = self._newest(), self._folder / f"best-{state.global_step}.partial"
         if state.global_step:
             write_weights(self.trainer, partial)
         if state.is_world_process_zero:
@@ -82,14 +83,13 @@ class BestWeights(TrainerCallback):  # type: ignore[misc]  # mypy does not read 
                 shutil.rmtree(before)
 
     def take(self) -> bool:
-        """Move the best weights to the stage's folder; return False where they are the start's."""
+        """Copy the best weights to the stage's folder; return False where they are the start's. A kill loses nothing."""
         best = self._newest()
         if best is None:
             return False
-        (best / _REWARD).unlink()
-        files = list(best.iterdir())
+        files = [path for path in best.iterdir() if path.name != _REWARD]
         for path in files:
-            path.rename(self._folder / path.name)
+            shutil.copyfile(path, self._folder / path.name)
         for left in self._folder.glob("best-*"):
             shutil.rmtree(left)
         return bool(files)

@@ -16,7 +16,7 @@ from model_export.models.decoding import decode, make_cache
 from model_export.models.model_io import load_model, speed_up
 from model_export.models.packing import pack, pack_prompts, places_of_rows, split_rows
 from model_export.recipe import Precision
-from service.contract.trace import write_step
+from service.contract.trace import Trace, write_step
 
 OnBatch = Callable[[int, int], None]
 
@@ -147,8 +147,9 @@ class Sampler:
 
 @dataclass(frozen=True, slots=True)
 class ReasoningPath:
-    """A sampled reasoning path that parses: the text of its steps, and all tokens before the answer's."""
+    """A sampled reasoning path that parses: its trace, the text of its steps, and all tokens before the answer's."""
 
+    trace: Trace
     steps: str
     before_answer: list[int]
 
@@ -163,7 +164,7 @@ def read_path(
     steps = "".join(write_step(step.criterion, step.finding, step.grade) for step in rollout.trace.steps)
     # The answer's digit is a token of its own, as every digit is (checked at load).
     answer = [end for _, end in rollout.spans].index(rollout.trace.answer_span[1])
-    return ReasoningPath(steps, prompt + completion[:answer])
+    return ReasoningPath(rollout.trace, steps, prompt + completion[:answer])
 
 
 def sample_paths(

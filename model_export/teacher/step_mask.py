@@ -3,7 +3,7 @@
 Source: arXiv 2512.00968; the rule for right steps is ours. A_i is the advantage of rollout i relative to its group (GRPO,
 arXiv 2402.03300). Token t of rollout i gets A_i * m, where t is in the finding or the grade of step s:
   m = 1 if s is right and A_i > 0, or s is wrong and A_i < 0; else 0
-  m = 1 if every rollout of the group gets s right: such a step tells nothing, and GRPO moves a shared prefix by 0 in sum
+  m = 1 if every rollout of the group that parses gets s right: such a step tells nothing, and GRPO moves a shared prefix by 0 in sum
 All other tokens (names of steps, arrows, line ends, the answer) get A_i.
 So a lucky answer does not reward the wrong steps before it, and a wrong answer does not punish the right ones.
 

@@ -104,11 +104,18 @@ def _read(tokens: Iterable[TopLogprob], pair: Pair) -> list[float]:
     return [probability / total for probability in found]
 
 
-def connect(config: EndpointConfig) -> OpenAI:
-    """Return a client of the endpoint. Raises EndpointError when the key's environment variable is not set."""
+def read_key(config: EndpointConfig) -> str:
+    """Return the key in the environment. Raises EndpointError where its variable is not set."""
     key = os.environ.get(config.key_variable)
     if key is None:
         raise EndpointError(
             f"set the environment variable {config.key_variable}; any value will do for a server without keys"
         )
-    return OpenAI(base_url=config.url, api_key=key, timeout=config.timeout_s, max_retries=_RETRIES)
+    return key
+
+
+def connect(config: EndpointConfig) -> OpenAI:
+    """Return a client of the endpoint. Raises EndpointError as `read_key` does."""
+    return OpenAI(
+        base_url=config.url, api_key=read_key(config), timeout=config.timeout_s, max_retries=_RETRIES
+    )

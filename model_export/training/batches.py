@@ -114,7 +114,7 @@ def plan_order(
             if group_size > 1
             else [[i] for i in range(len(lengths))]
         )
-        epoch = random.sample(units, len(units))
+        epoch = _whole_batches(random.sample(units, len(units)), batch_size)
         pool = max(1, batch_size * _BATCHES_SORTED * len(units) // len(lengths))
         batches: list[list[int]] = []
         rest: list[list[int]] = []
@@ -122,11 +122,20 @@ def plan_order(
             rest += sorted(epoch[start : start + pool], key=lambda unit: max(lengths[i] for i in unit))
             while sum(map(len, rest)) >= batch_size:
                 batches.append(_fill(rest, batch_size))
-        # A short batch would shift all later ones. Its examples come in another epoch.
+        # A short batch would shift all later ones, so the rest of groups that were cut sits out as well.
         batches = batches or [([index for unit in rest for index in unit] * batch_size)[:batch_size]]
         random.shuffle(batches)
         order += [index for batch in batches for index in batch]
     return order[: steps * batch_size]
+
+
+def _whole_batches(shuffled: list[list[int]], batch_size: int) -> list[list[int]]:
+    """Leave out units at the end, so that no batch is short. Chosen before the sort by length: else the longest never came."""
+    examples = sum(map(len, shuffled))
+    kept, excess = list(shuffled), examples % batch_size if examples > batch_size else 0
+    while len(kept[-1]) <= excess:
+        excess -= len(kept.pop())
+    return kept
 
 
 def _split_groups(groups: Sequence[str | None], size: int, random: Random) -> list[list[int]]:

@@ -7,14 +7,17 @@ from pathlib import Path
 import pytest
 
 from model_export import labelling
+from model_export.data.gold_traces import gold_steps
 from model_export.data.pairs import Pair
 from model_export.data.prompting import PromptForm, Prompting
 from model_export.data.soft_labels import SOFT_LABELS, read_soft_labels
 from model_export.labelling import own_traces, soft_labels
 from model_export.pipeline import Pipeline
+from model_export.run import run as run_recipe
 from model_export.scale_out.label_plan import Completion, LabelError, TraceJob
 from model_export.stages import Stages
 from service.contract.trace import write_step
+from service.errors import NotegradeError
 from tests.killable_run import StoppedError
 from tests.tiny_teacher import micro_recipe
 
@@ -38,8 +41,9 @@ class HonestEngine:
             yield [self.complete(pair, grade, job.prompting)] * job.paths
 
     def complete(self, pair: Pair, grade: int, prompting: Prompting) -> Completion:
-        steps = [write_step(name, "nothing", grade) for name in prompting.steps(pair.criteria)]
-        text = f"{''.join(steps)}Grade: {grade}"
+        names = prompting.steps(pair.criteria)
+        wrong = "".join(write_step(name, "nothing", grade) for name in names)
+        text = f"{gold_steps(pair, names) if grade == pair.label else wrong}Grade: {grade}"
         token_ids = [*prompting.tokenizer.encode_template(text), prompting.end_token_id]
         at_answer = [-0.1 if label == grade else -9.0 for label in range(4)]
         return Completion(token_ids, [at_answer] * len(token_ids))
@@ -68,6 +72,21 @@ def test_labels_of_an_engine_resume_by_shards(tmp_path: Path) -> None:
     for label in labels.values():
         assert label.distribution.index(max(label.distribution)) == gold[label.id]
         assert label.traces
+
+
+def test_a_run_whose_labels_or_key_are_missing_ends_before_its_first_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NOTEGRADE_TEST_KEY", raising=False)
+    endpoint = {"url": "http://127.0.0.1:1/v1", "model": "any", "key_variable": "NOTEGRADE_TEST_KEY"}
+    cases = (
+        ({"label": {"folder": "nowhere"}}, "nowhere has no labels-"),
+        ({"stack": {"teachers": ["endpoint"], "endpoint": endpoint}}, "NOTEGRADE_TEST_KEY"),
+    )
+    for changes, complaint in cases:
+        with pytest.raises(NotegradeError, match=complaint):
+            run_recipe(micro_recipe(**changes), "", tmp_path, tmp_path / "out", lambda *_: None)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("stage", ["label", "own_traces"])

@@ -77,6 +77,8 @@ MINE = {"name": "mine", "train": "train.jsonl", "dev": "dev.jsonl"}
         ({"stack": {"teachers": ["cross_encoder"]}}, r"not trained \(cross_encoder\.steps = 0\)"),
         ({"stack": {"teachers": ["endpoint"]}}, r"endpoint\.url: the teacher 'endpoint' needs"),
         ({"stack": {"endpoint": {"url": "http://127.0.0.1:8000/v1"}}}, "name the model"),
+        ({"experiment": {"arms": ["sft", "grpo"]}}, "all arms are compared with the step mask"),
+        ({"experiment": {"arms": ["step", "step"]}}, "name each arm once"),
         (
             {"encode": {"steps": 5}, "export": {"int8": True}},
             r"export\.int8: int8 weights can't read note vectors",

@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from model_export.data.gold_traces import gold_steps, is_honest, read_grade
-from model_export.data.pairs import Finding, Pair
+from model_export.data.pairs import DataError, Finding, Pair
 from service.contract.prompt import Note
 from service.contract.text import canonicalize
 from service.contract.trace import ANSWER_CUE, parse_trace, write_step
@@ -29,6 +31,8 @@ def pair(label: int = 2, **findings: Finding) -> Pair:
 def test_written_traces_parse_for_any_text(
     findings: dict[str, Finding], label: int, steps: list[str]
 ) -> None:
+    if steps and (last := findings.get(steps[-1])):
+        findings = findings | {steps[-1]: replace(last, grade=label)}
     made = pair(label, **findings)
     trace = parse_trace(f"{gold_steps(made, steps)}{ANSWER_CUE}{label}", steps, top_grade=3)
     assert trace is not None
@@ -37,6 +41,13 @@ def test_written_traces_parse_for_any_text(
     for step in trace.steps[:-1]:
         if step.criterion in made.findings:
             assert Finding(step.finding, step.grade) == made.findings[step.criterion]
+
+
+def test_a_last_finding_of_another_grade_than_the_pair_is_refused() -> None:
+    with pytest.raises(
+        DataError, match="has the label 1, but the finding of its last step, for, has the grade 2"
+    ):
+        gold_steps(pair(1, **{"for": Finding("near", 2)}), ("asked", "for"))
 
 
 def test_step_without_a_finding_leaves_what_is_possible_as_it_was() -> None:

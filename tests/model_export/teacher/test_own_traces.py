@@ -1,6 +1,6 @@
 from dataclasses import replace
 
-from model_export.data.pairs import Pair
+from model_export.data.pairs import Finding, Pair
 from model_export.data.prompting import PromptForm, Prompting
 from model_export.data.template import find_template
 from model_export.recipe_stages import OwnTracesConfig
@@ -21,8 +21,8 @@ PROMPTING = Prompting(FORM, TOKENIZER, END)
 PAIR = Pair("1", "green tea", Note("Tea", "green leaves"), 2, "made", "two")
 
 
-def trace(title: str, last: int = 2, answer: int = 2) -> str:
-    steps = write_step("asked", 'query "green tea"', 3) + write_step("for", title, last)
+def trace(title: str, last: int = 2, answer: int = 2, first: int = 3) -> str:
+    steps = write_step("asked", 'query "green tea"', first) + write_step("for", title, last)
     return f"{steps}Grade: {answer}"
 
 
@@ -38,7 +38,14 @@ def kept(*texts: str, pairs: tuple[Pair, ...] = (PAIR,)) -> dict[str, str]:
 
 
 def test_first_trace_that_is_true_and_reaches_gold_is_kept() -> None:
-    bad = [trace('title "coffee"'), trace('title "tea"', 1, 1), trace('title "tea"', 3), "no trace"]
+    bad = [
+        trace('title "coffee"'),
+        trace('title "tea"', 1, 1),
+        trace('title "tea"', 3),
+        trace('title "tea"', answer=3),
+        trace('title "tea"', first=1),
+        "no trace",
+    ]
     assert kept(*bad, GOOD, trace('body "green"')) == {"1": GOOD.removesuffix("Grade: 2")}
     assert kept(*bad) == {}
 
@@ -46,6 +53,11 @@ def test_first_trace_that_is_true_and_reaches_gold_is_kept() -> None:
 def test_trace_that_quotes_nothing_is_not_kept() -> None:
     steps = write_step("asked", "tea", 3) + write_step("for", "nothing", 2)
     assert kept(f"{steps}Grade: 2") == {}
+
+
+def test_trace_whose_findings_are_not_the_data_s_is_not_kept() -> None:
+    known = replace(PAIR, findings={"for": Finding("leaves", 2)})
+    assert kept(GOOD, trace("leaves"), pairs=(known,)) == {"1": trace("leaves").removesuffix("Grade: 2")}
 
 
 def test_traces_go_to_their_pairs() -> None:

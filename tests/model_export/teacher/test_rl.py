@@ -10,7 +10,7 @@ from transformers import TrainerControl, TrainerState
 
 from model_export.models.model_io import load_model
 from model_export.run_log import read_log
-from model_export.teacher.rl import ParseGuard, train_rl
+from model_export.teacher.rl import BestWeights, ParseGuard, train_rl
 from model_export.teacher.rl_trainer import RlTrainer
 from model_export.teacher.rollout import Sampler, Sampling
 from model_export.training.supervised import TrainingError
@@ -105,6 +105,24 @@ def test_weights_with_the_best_dev_reward_are_kept(
         found = train(tiny_teacher, tmp_path / "-".join(map(str, rewards)), rl={"dev_pairs": 8})
         assert differing(found, expected) == []
     assert "RL improves the reward of the dev pairs at no step" in caplog.text
+
+
+def test_best_weights_that_a_resumed_stage_measures_again_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(_trainer: object, folder: Path) -> None:
+        folder.mkdir()
+        (folder / "weights").write_text("of step 2", encoding="utf-8")
+
+    monkeypatch.setattr("model_export.teacher.rl.write_weights", write)
+    for reward in (
+        1.0,
+        1.5,
+    ):  # a resumed stage measures its last step again, and another device a little higher
+        best = BestWeights(tmp_path)
+        best.on_evaluate(None, TrainerState(global_step=2, log_history=[{"eval_reward": reward}]), None)
+    assert best.take()
+    assert [path.name for path in tmp_path.iterdir()] == ["weights"]
 
 
 def evaluated(trainer: RlTrainer, reward: float) -> dict[str, float]:

@@ -88,6 +88,10 @@ def test_order_covers_all_examples_and_depends_on_the_seed() -> None:
     assert plan_order(lengths, 4, 20, seed=1) != plan_order(lengths, 4, 20, seed=2)
 
 
+def test_the_longest_examples_are_learned_too() -> None:
+    assert set(plan_order(range(300), 16, 100, seed=1)) == set(range(300))
+
+
 def test_batches_have_similar_lengths_in_random_order() -> None:
     lengths = [index * 37 % 80 for index in range(80)]
     order = plan_order(lengths, 8, 10, seed=1)
