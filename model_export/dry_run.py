@@ -164,6 +164,7 @@ class _Plan:
         if explained := recipe.evaluate.explanations:
             yield "explain", f"explanations of at most {explained:,} dev pairs of each source"
         if recipe.encode.steps:
+            yield "predict_text_student", f"direct grades of {dev} by the student before `encode`"
             for parts in recipe.encode.vectors:
                 yield f"predict_vectors_{parts}", f"grades of {dev} from {parts} vectors a note"
             yield "predict_encoder_cosine", f"grades of {dev} by the cosine of the encoder's vectors"

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from model_export.evaluation.evaluate import ALL, LONG_TAIL, Evaluation, Predict
 from model_export.evaluation.fitted import fit
 from model_export.evaluation.predict import make_predictions, read_predictions, write_predictions
 from model_export.evaluation.winners import METRIC_TITLES
-from model_export.measuring import PREDICTIONS, predict_by_cosine, predict_stage
+from model_export.measuring import PREDICTIONS, predict, predict_by_cosine, predict_stage
 from model_export.models.model_io import load_model, speed_up
 from model_export.pipeline import Pipeline
 from model_export.recipe_stages import EncodeConfig
@@ -31,6 +32,8 @@ from model_export.vectors.train import VectorExamples, render_vector_pairs, trai
 from service.contract.prompt import Note
 from service.contract.vector_prompt import VectorRenderer
 
+TEXT_STUDENT = "text_student"
+MIXED = "mixed"
 _TEXT_READINGS = "text_readings.npz"
 
 
@@ -63,16 +66,28 @@ def encode(run: Pipeline, prompting: Prompting, student: Path, unlabelled: Path 
 
 
 def compare_readings(
-    run: Pipeline, pairs: Sequence[Pair], prompting: Prompting, student: Path, as_text: Predictions
+    run: Pipeline,
+    pairs: Sequence[Pair],
+    prompting: Prompting,
+    student: Path,
+    text_student: Path,
+    as_text: Predictions,
 ) -> Evaluation | None:
     """Compare the readings of notes as vectors, for each number of vectors, with that of their text; None without an encoder.
 
-    Bi-encoders, which compare a note's vector with the query's and read neither, are compared as well: this encoder, and the recipe's.
+    The text student is the one that `encode` started from: it reads text alone. A random half of the pairs read from vectors and
+    the others as text show whether the two readings rank together. Bi-encoders, which compare a note's vector with the query's and
+    read neither, are compared as well: this encoder, and the recipe's.
     """
     recipe = run.recipe
     if not recipe.encode.steps:
         return None
-    systems = [predict_by_vectors(run, pairs, prompting, student, parts) for parts in recipe.encode.vectors]
+    systems = [predict(run, TEXT_STUDENT, pairs, prompting, text_student)]
+    by_parts = {
+        parts: predict_by_vectors(run, pairs, prompting, student, parts) for parts in recipe.encode.vectors
+    }
+    systems += by_parts.values()
+    systems.append(mix(pairs, as_text, by_parts[recipe.encode.served], recipe.seed))
     systems.append(predict_by_own_cosine(run, pairs, prompting, student))
     systems += [predict_by_cosine(run, encoder, pairs) for encoder in recipe.evaluate.encoders]
     draws, long_tail = recipe.evaluate.draws, run.data.long_tail
@@ -80,20 +95,32 @@ def compare_readings(
     return evaluate([as_text, *systems], pairs, long_tail, controls=controls, seed=recipe.seed, draws=draws)
 
 
+def mix(pairs: Sequence[Pair], as_text: Predictions, by_vectors: Predictions, seed: int) -> Predictions:
+    """Read a random half of the pairs from vectors and the others as text, each calibrated as the service does."""
+    criteria = [pair.criteria for pair in pairs]
+    calibrated = [
+        fit(each.probabilities, pairs, seed).calibrate(each.probabilities, criteria)
+        for each in (by_vectors, as_text)
+    ]
+    half = np.random.default_rng(seed).random(len(pairs)) < 0.5
+    return make_predictions(MIXED, np.where(half[:, None], *calibrated), None)
+
+
 def gate_readings(compared: Evaluation, text: str, config: EncodeConfig) -> list[Gate]:
-    """Gate what the served number of vectors reaches of the text reading's figures, on all pairs and on every source."""
-    of_text, of_vectors = compared.rows[text], compared.rows[f"vectors_{config.served}"]
+    """Gate what each reading that is served reaches of the text student's figures, on all pairs and on every source.
+
+    They are the served number of vectors, a mix of both readings, and the text: to learn vectors must not cost what it was.
+    """
+    readings = {"vectors": f"vectors_{config.served}", MIXED: MIXED, "text": text}
     gates = []
-    for split, figures in of_text.items():
+    for (split, figures), (reading, system) in product(compared.rows[TEXT_STUDENT].items(), readings.items()):
         if split.endswith(LONG_TAIL):
             continue
         for metric in ("macro_f1", "ndcg_at_10"):
-            before, after = figures[metric], of_vectors[split][metric]
+            before, after = figures[metric], compared.rows[system][split][metric]
             if before and after is not None:
-                what = (
-                    f"the share of the text reading's {METRIC_TITLES[metric]} on {split} that vectors reach"
-                )
-                name = f"vectors_{metric}_{split}"
+                what = f"the share of the text student's {METRIC_TITLES[metric]} on {split} that the reading {reading!r} reaches"
+                name = f"{reading}_{metric}_{split}"
                 gates.append(Gate(name, what, after / before, config.min_share, at_least=True))
     return gates
 

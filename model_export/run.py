@@ -53,9 +53,13 @@ class Teachers:
 
 @dataclass(frozen=True, slots=True)
 class Student:
-    """The student to serve in its folder, the teacher of its traces, the stack of its grades, if any, and all teachers."""
+    """The student to serve in its folder, the teacher of its traces, the stack of its grades, if any, and all teachers.
+
+    `text_student` is the folder that `encode` started from, or would have.
+    """
 
     folder: Path
+    text_student: Path
     teacher: Path
     teachers: Teachers
     stacked: Stacked | None
@@ -129,7 +133,9 @@ def run(
         fitted = fit(on_dev[-1].probabilities, data.dev, recipe.seed)
         explained = explain(pipeline, control.prompting, student.folder, fitted)
         compared = student.stacked.teachers if student.stacked else None
-        vectors = compare_readings(pipeline, pairs, control.prompting, student.folder, on_pairs)
+        vectors = compare_readings(
+            pipeline, pairs, control.prompting, student.folder, student.text_student, on_pairs
+        )
         result = replace(measure(), explained=explained, teachers=compared, vectors=vectors)
         write_results_and_report(result, out)
         models = Models(student.folder, control.base, student.teacher)
@@ -173,10 +179,9 @@ def train_student(pipeline: Pipeline, control: Control) -> Student:
     if recipe.distil.start_rank:
         start = pipeline.reduce(start, control.base, control.prompting, recipe.distil.start_rank)
     distilled = pipeline.train("distil", control.prompting, start, soft_labels=labels, unlabelled=unlabelled)
-    if recipe.encode.steps:
-        distilled = encode(pipeline, control.prompting, distilled, unlabelled)
-    student = pipeline.as_adapter(distilled, control.base, labels, control.prompting)
-    return Student(student, teacher, taught, stacked)
+    both = encode(pipeline, control.prompting, distilled, unlabelled) if recipe.encode.steps else distilled
+    student = pipeline.as_adapter(both, control.base, labels, control.prompting)
+    return Student(student, distilled, teacher, taught, stacked)
 
 
 def train_teachers(pipeline: Pipeline, control: Control) -> Teachers:

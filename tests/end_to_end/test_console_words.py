@@ -17,7 +17,7 @@ from tests.served import Served, served
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
 QUERY, TITLE, BODY = "quiet cafes", "Cafes of Lisbon", "A quiet  cafe near\nGraça, with sockets (good light)."
-FINDINGS = ('query "cafes"', 'title "cafes of", body "Quiet cafe"', "nothing")
+FINDINGS = ('query "cafes"', 'title "cafes of", body "Quiet cafe"', 'body "near Graça"')
 STEPS = {"asked": "What the query asks for", "for": "For the note", "against": "Against the note"}
 
 
@@ -88,6 +88,7 @@ FALSE = ('query "cafes"', 'title "quiet"', 'missing "quiet"')
 CASES = [
     Case(FINDINGS, 0, "passes all checks", "good: True: every quoted text is where it says"),
     Case(FINDINGS, 1, "Do not rely on this explanation.", "good: True:"),
+    Case((*FINDINGS[:2], "nothing"), 0, "Read this explanation with care.", "good: True:"),
     Case(FALSE, 0, UNTRUE, "bad: Not true: 2 of its 3 quotes are wrong"),
     Case(
         ("about <b>cafes</b>", "title has cafes", "nothing"),
@@ -101,12 +102,16 @@ CASES = [
 async def test_a_well_formed_explanation_is_judged(browser_page: Page, service: Served) -> None:
     set_mode(service, "on_request")
     grade = await asyncio.to_thread(served_grade, service)
+    assert grade < 3, "no step of the traces lets the grade fall"
     for case in CASES:
         last = (grade + case.grade_change) % 4
         write_trace(service, steps(case.findings, last))
         await explain(browser_page, service)
         await expect(browser_page.locator("#worth")).to_contain_text(case.worth)
-        form, truth, agreement = await marks(browser_page.locator("#checks li"))
+        form, truth, agreement, *fall = await marks(browser_page.locator("#checks li"))
+        is_unexplained = case.truth.startswith("good") and case.findings[-1] == "nothing"
+        incomplete = f"unsure: Incomplete: the grade falls from 3 to {last} at a step that quotes nothing."
+        assert fall == [incomplete] * is_unexplained
         assert form == "good: Well-formed: it has all its steps."
         assert truth.startswith(case.truth)
         disagrees = f"bad: Disagrees: it ends on grade {last}, not on {grade}."

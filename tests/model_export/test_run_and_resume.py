@@ -33,7 +33,7 @@ served = 2
 min_share = 0.0
 """
 SYSTEMS = ["majority", "bm25", "zero_shot", "label_only_sft", "cot_sft", "rl", "stack", "student"]
-READINGS = ["student", "vectors_1", "vectors_2", "encoder_cosine"]
+READINGS = ["student", "text_student", "vectors_1", "vectors_2", "mixed", "encoder_cosine"]
 # Of each kind of stage, in the order that a run comes to them.
 MOMENTS = [
     ("Train label_only_sft", 6),  # between a saved state and the next
@@ -133,6 +133,7 @@ def test_without_rl_the_sft_teacher_that_learned_from_its_own_traces_labels(
     """It reuses stages of the uninterrupted run's folder and replaces its checkpoint. A cross-encoder is a further control."""
     log, out = undisturbed.parent / "without_rl.txt", undisturbed
     changes = ["rl.steps=0", "label.teacher=self_sft", "self_sft.steps=8", "evaluate.max_pairs=8"]
+    changes += ["cot_sft.steps=200", "own_traces.temperature=0.3"]  # else no trace has the data's findings
     changes += ["cross_encoder.steps=2", "cross_encoder.max_tokens=48", f"cross_encoder.base={tiny_bert}"]
     options = [option for change in changes for option in ("--set", change)]
     ended = command(log, "run", str(undisturbed.parent / "micro.toml"), "--out", str(out), *options)

@@ -272,12 +272,20 @@ function describeScore({ grade, distribution, label_mass, truncated }) {
   return notes;
 }
 
-// What the explanation is worth: is it complete, is it true, does it lead to the grade?
+// The step at which the grade falls though it quotes nothing, with the grade before it.
+function unexplainedFall(steps) {
+  const before = [score.distribution.length - 1, ...steps.map((step) => step.grade)];
+  const at = steps.findIndex((step, index) => step.citations.length === 0 && step.grade < before[index]);
+  return at < 0 ? null : { from: before[at], to: steps[at].grade };
+}
+
+// What the explanation is worth: is it complete, is it true, does it lead to the grade, does it say why?
 function check({ well_formed, grounded, agrees, steps, text_grade }) {
   if (!well_formed) return [["bad", "Not well-formed: the model wrote something other than the steps that it was taught."]];
   const quotes = steps.flatMap((step) => step.citations);
   const wrong = quotes.filter((quote) => !quote.found).length;
   const last = steps.at(-1).grade;
+  const fall = unexplainedFall(steps);
   return [
     ["good", "Well-formed: it has all its steps."],
     grounded === null ? ["unsure", "It quotes nothing, so it can't be checked."]
@@ -285,6 +293,7 @@ function check({ well_formed, grounded, agrees, steps, text_grade }) {
         : ["bad", `Not true: ${wrong} of its ${quotes.length} quotes ${wrong === 1 ? "is" : "are"} wrong, and struck out below.`],
     agrees ? ["good", `Agrees: it ends on grade ${last}, the grade above.`]
       : ["bad", `Disagrees: it ends on grade ${last}, not on ${score.grade}. The grade above counts.`],
+    ...(fall && grounded !== null ? [["unsure", `Incomplete: the grade falls from ${fall.from} to ${fall.to} at a step that quotes nothing.`]] : []),
     ...(text_grade === null || text_grade === score.grade ? []
       : [["bad", `Its text has grade ${text_grade}: the grade above was read from the note's stored vectors.`]]),
   ];

@@ -6,7 +6,7 @@ from model_export.checkpoint.gates import Gate
 from model_export.checkpoint.model_card import render_model_card
 from service.contract.checkpoint import load_checkpoint
 from service.contract.manifest import Base, Calibration, Criteria, Limits, Lineage, Manifest
-from tests.checkpoints import make_checkpoint
+from tests.checkpoints import make_checkpoint, make_vector_checkpoint
 from tests.tiny_adapter import NOTES
 
 
@@ -30,6 +30,17 @@ def test_trained_card_has_data_recipe_controls_and_limits(manifest: Manifest) ->
     assert f"Recipe: `{lineage.recipe_hash}`" in card
     assert "| run | macro-F1 |\n| --- | --- |\n| majority | 0.187 |\n| student | 0.317 |\n" in card
     assert "- Knows nothing.\n" in card
+
+
+def test_card_has_the_figures_of_note_vectors_beside_those_of_text(tmp_path: Path) -> None:
+    manifest = load_checkpoint(make_vector_checkpoint(tmp_path / "checkpoint")).manifest
+    assert manifest.vectors
+    measured = manifest.vectors.model_copy(update={"dev_metrics": {"macro_f1": 0.3}})
+    card = render_model_card(
+        manifest.model_copy(update={"dev_metrics": {"macro_f1": 0.317}, "vectors": measured}), NOTES
+    )
+    assert f"| Note vectors | a note is also read as {manifest.vectors.per_note} vectors" in card
+    assert "| macro_f1 | 0.317 |\n| macro_f1, from note vectors | 0.3 |\n" in card
 
 
 def test_card_has_intervals_and_known_failures(manifest: Manifest) -> None:
