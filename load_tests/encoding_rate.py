@@ -65,7 +65,7 @@ def encoding_rates(checkpoint: Checkpoint, options: argparse.Namespace) -> dict[
 async def coverage(checkpoint: Checkpoint, options: argparse.Namespace) -> list[float]:
     """Return the share of notes that had vectors in each tenth of the time, from an empty store."""
     traffic = zipf(str(options.seed), Shape(notes=4), Repetition())
-    shares = []
+    shares: list[float] = []
     with service(checkpoint, "coverage", "1").running() as running:
         for _ in range(TENTHS):
             before = await _lookups(running.url)
