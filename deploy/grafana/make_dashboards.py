@@ -206,6 +206,9 @@ SCORING: Rows = {
         Panel("Notes to encode by outcome", rates("notegrade_encoded_notes_total", "outcome")),
         Panel("Encoding: notes that wait", by_instance("notegrade_encoding_backlog{@}")),
         Panel(
+            "Encoding: time of the oldest of them", by_instance("notegrade_encoding_oldest_seconds{@}"), "s"
+        ),
+        Panel(
             "Encoding: share of the time",
             by_instance(rate("notegrade_encoding_seconds_sum{@}")),
             "percentunit",

@@ -170,6 +170,9 @@ class Metrics:
         initialize_series(self.vector_lookups, get_args(VectorLookup))
         initialize_series(self.encoded_notes, get_args(EncodingOutcome))
         self.encoding_backlog = gauge("encoding_backlog", "Notes that wait to be encoded")
+        self.encoding_oldest_seconds = gauge(
+            "encoding_oldest_seconds", "Time that the oldest of these has waited; 0 if none waits"
+        )
         self.encoding_seconds = histogram(
             "encoding_seconds", "Time to encode and store a batch of notes", ENCODING_BUCKETS
         )

@@ -68,6 +68,11 @@ class EncodingStatus:
     failed: int
 
 
+class _Waiting(NamedTuple):
+    note: Note
+    since: float
+
+
 class Encoding:
     """Keeps a bounded backlog of notes and works it off in the background. Start it once, close it once.
 
@@ -97,7 +102,7 @@ class Encoding:
         self._clock = clock
         self._poll_s = poll_s
         # By key in the store, in order of arrival; the batch at work is among them.
-        self._waiting: dict[bytes, Note] = {}
+        self._waiting: dict[bytes, _Waiting] = {}
         self._characters = 0  # of those that wait
         self._failed_once: set[bytes] = set()  # of those that wait
         self._arrival = asyncio.Event()
@@ -107,6 +112,7 @@ class Encoding:
         self._worker: asyncio.Task[None] | None = None
         self._closed = False
         metrics.encoding_backlog.set_function(lambda: len(self._waiting))
+        metrics.encoding_oldest_seconds.set_function(self._longest_wait_s)
 
     def start(self) -> None:
         """Start to work the backlog off. The encoder starts with the first batch."""
@@ -148,7 +154,7 @@ class Encoding:
             if self._closed or not self._has_room(note):
                 refused += 1
                 continue
-            self._waiting[key] = note
+            self._waiting[key] = _Waiting(note, self._clock())
             self._characters += _length(note)
             accepted += 1
         if accepted:
@@ -183,7 +189,7 @@ class Encoding:
         started, stored, again = self._clock(), 0, set[bytes]()
         try:
             if missing:
-                stored = await self._encode({key: batch[key] for key in missing})
+                stored = await self._encode({key: batch[key].note for key in missing})
         except EncoderError as error:
             self._log_failure(str(error))
             again = set(missing) - self._failed_once
@@ -198,21 +204,25 @@ class Encoding:
             self._dequeue(batch, again)
             self._finish(stored, len(missing) - stored, len(again), self._clock() - started)
 
-    def _next_batch(self) -> dict[bytes, Note]:
+    def _longest_wait_s(self) -> float:
+        now = self._clock()
+        return max((now - each.since for each in self._waiting.values()), default=0.0)
+
+    def _next_batch(self) -> dict[bytes, _Waiting]:
         """Return the next notes, and one that was in a batch that failed alone: another may have been to blame."""
         fresh = (each for each in self._waiting.items() if each[0] not in self._failed_once)
         size = self._options.encoding_batch
         return dict(islice(fresh, size)) or dict(islice(self._waiting.items(), 1))
 
-    def _dequeue(self, batch: Mapping[bytes, Note], again: set[bytes]) -> None:
-        for key, note in batch.items():
+    def _dequeue(self, batch: Mapping[bytes, _Waiting], again: set[bytes]) -> None:
+        for key, waiting in batch.items():
             del self._waiting[key]
             self._failed_once.discard(key)
             if key in again:
-                self._waiting[key] = note  # behind all others: one bad note must not hold them up
+                self._waiting[key] = waiting  # behind all others: one bad note must not hold them up
                 self._failed_once.add(key)
             else:
-                self._characters -= _length(note)
+                self._characters -= _length(waiting.note)
 
     async def _encode(self, notes: Mapping[bytes, Note]) -> int:
         """Return how many of the notes have sound vectors, which are stored."""

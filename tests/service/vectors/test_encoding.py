@@ -112,6 +112,10 @@ async def test_notes_over_the_backlog_are_refused(make: Make) -> None:
     harness.idle = False
     assert await harness.encoding.offer(NOTES[:5]) == Offered(accepted=2, known=0, refused=3)
     assert harness.count("encoding_backlog") == 2
+    assert harness.count("encoding_oldest_seconds") == 0
+    harness.clock.now += 7
+    harness.encoding.queue([NOTES[0]])  # it waits since then already
+    assert harness.count("encoding_oldest_seconds") == 7
     assert harness.count("encoded_notes_total", outcome="refused") == 3
     harness.idle = True
     await until(lambda: harness.encoding.status().stored == 2)
