@@ -46,6 +46,8 @@ class NoteSender:
                 self.sleep(POLL_S)
                 self._wait(self._status(), for_notes=1)
         sent = self._status()
+        if _done(sent) < _done(before):
+            raise self._lost()
         after = self._wait(sent, for_notes=sent["backlog"])
         return Encoded(len(notes), *(after[name] - before[name] for name in ("stored", "failed")))
 
@@ -63,10 +65,7 @@ class NoteSender:
             self.sleep(POLL_S)
             status = self._status()
             if (done := _done(status)) < progress:
-                raise CommandError(
-                    f"{self.remote.url} was restarted and has lost the notes that waited, or several replicas answer "
-                    "there: run this again for one replica"
-                )
+                raise self._lost()
             if done > progress:
                 self.advance(done - progress)
                 progress, since = done, self.clock()
@@ -76,6 +75,12 @@ class NoteSender:
                     "fails (see its log); the notes that it accepted still wait there"
                 )
         return status
+
+    def _lost(self) -> CommandError:
+        return CommandError(
+            f"{self.remote.url} was restarted and has lost the notes that waited, or several replicas answer there: run "
+            "this again for one replica"
+        )
 
     def _status(self) -> dict[str, Any]:
         status: dict[str, Any] = self.remote.send("GET", "/notes/encoding").json()

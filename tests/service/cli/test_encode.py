@@ -100,11 +100,12 @@ def test_other_callers_whose_notes_never_end_do_not_keep_the_command() -> None:
     assert service.waiting
 
 
-def test_a_restart_that_loses_the_notes_ends_the_command() -> None:
-    service = Service(room=1_000)
+@pytest.mark.parametrize("room", [1_000, 50], ids=["while it waits", "while it sends"])
+def test_a_restart_that_loses_the_notes_ends_the_command(room: int) -> None:
+    service = Service(room)
 
     def restart(seconds: float) -> None:
-        service.stored, service.waiting = 0, ["of another caller"]
+        service.stored, service.waiting, service.room = 0, ["of another caller"][: room // 100], 1_000
 
     service.sleep = restart  # type: ignore[method-assign]
     with pytest.raises(CommandError, match="was restarted and has lost the notes that waited"):
