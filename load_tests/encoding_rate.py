@@ -13,12 +13,13 @@ import itertools
 import json
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from load_tests.arguments import CHECKPOINT, SEED, make_parser
 from load_tests.bench.drive import Job, open_loop, poisson
 from load_tests.bench.peers.notegrade import Notegrade
-from load_tests.bench.stage import stage_all
+from load_tests.bench.stage import Entrant, stage_all
 from load_tests.bench.workloads import Repetition, Shape, new_notes, zipf
 from load_tests.client import new_session, read_metrics
 from load_tests.figures import print_sides
@@ -34,7 +35,7 @@ NOTE_TOKENS = 90
 STORE = 100_000
 TENTHS = 10
 TIMEOUT_S = 60.0
-POLL_S = 0.1
+POLL_S = 0.1  # the command's own poll, once a second, would round the time up
 LOOKUPS = 'notegrade_vector_lookups_total{result="%s"}'
 
 
@@ -49,17 +50,22 @@ def encoding_rates(checkpoint: Checkpoint, options: argparse.Namespace) -> dict[
     notes = new_notes(random.Random(options.seed), NOTE_TOKENS)
     rates: dict[str, list[float]] = {name: [] for name in SHARES}
     with stage_all([service(checkpoint, *each) for each in SHARES.items()]) as entrants:
-        for number in range(-1, options.rounds):  # in the first one the encoders load, and nobody measures
+        for entrant in entrants:  # the encoders load, and nobody measures
+            turn(entrant, itertools.islice(notes, 1))
+        for number in range(options.rounds):
             for entrant in in_turn(entrants, number):
-                count = options.notes if number >= 0 else 1
-                new = [ScoringNote(**note) for note in itertools.islice(notes, count)]
-                with entrant.turn() as running:
-                    started = time.perf_counter()
-                    NoteSender(Remote(running.url), sleep=lambda _: time.sleep(POLL_S)).encode(new)
-                    seconds = time.perf_counter() - started
-                if number >= 0:
-                    rates[entrant.contestant.name].append(count / seconds)
+                seconds = turn(entrant, itertools.islice(notes, options.notes))
+                rates[entrant.contestant.name].append(options.notes / seconds)
     return rates
+
+
+def turn(entrant: Entrant, notes: Iterable[dict[str, Any]]) -> float:
+    """Return the seconds in which the service encodes the notes."""
+    new = [ScoringNote(**note) for note in notes]
+    with entrant.turn() as running:
+        started = time.perf_counter()
+        NoteSender(Remote(running.url), sleep=lambda _: time.sleep(POLL_S)).encode(new)
+        return time.perf_counter() - started
 
 
 async def coverage(checkpoint: Checkpoint, options: argparse.Namespace) -> list[float]:

@@ -16,7 +16,6 @@ from model_export.recipe import Precision
 from service.contract.checkpoint import Checkpoint, SecondReading, load_checkpoint
 from service.contract.labels import LabelDistribution
 from service.contract.probes import Probe, VectorProbe, largest_difference
-from service.contract.vector_prompt import VectorPrompt
 from service.errors import NotegradeError
 
 GATES_NAME = "gates.json"
@@ -215,12 +214,8 @@ def reread(
 ) -> Iterator[LabelDistribution]:
     """Encode the note of each probe by transformers, in float32, and yield how it is read from these vectors."""
     reference = VectorReference.load(checkpoint.folder, checkpoint.manifest.label_token_ids)
-    renderer = second.renderer
     for probe in probes:
-        query, note = probe.canonical()
-        rows = reference.encode(renderer.notes([note])[0].token_ids, second.reading.per_note)
-        prefix = renderer.prefix(query, probe.criteria)
-        yield reference.distribution(VectorPrompt(prefix, rows, renderer.cue))
+        yield reference.read_note(second.renderer, probe, second.reading.per_note)[1]
 
 
 def _gate_drop(

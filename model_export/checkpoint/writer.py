@@ -35,7 +35,7 @@ from service.contract.probes import PROBES_NAME, VECTOR_PROBES_NAME, Probe, Prob
 from service.contract.prompt import Prompt, PromptForm, PromptRenderer
 from service.contract.template import Template
 from service.contract.tokenizer import ContractTokenizer
-from service.contract.vector_prompt import VectorPrompt, VectorRenderer
+from service.contract.vector_prompt import VectorRenderer
 from service.errors import InvalidRequestError, LabelTokenError, NotegradeError
 
 # On the default checkpoint vLLM 0.32 on a CPU differs by up to 7e-6, 0.027 and 0.004.
@@ -195,10 +195,7 @@ def write_vector_probes(
     lines = []
     for done, (blank, _) in enumerate(rendered):
         on_progress("Compute vector probes", done, len(rendered))
-        query, note = blank.canonical()
-        rows = reference.encode(renderer.notes([note])[0].token_ids, reading.per_note)
-        prompt = VectorPrompt(renderer.prefix(query, blank.criteria), rows, renderer.cue)
-        found = reference.distribution(prompt)
+        rows, found = reference.read_note(renderer, blank, reading.per_note)
         probe = VectorProbe(**(blank.model_dump() | _expected(found)), vectors=b64encode(rows))
         lines.append(probe.model_dump_json())
     (out / VECTOR_PROBES_NAME).write_text("\n".join(lines) + "\n", encoding="utf-8")

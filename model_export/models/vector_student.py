@@ -18,7 +18,8 @@ from model_export.models.packing import pack_whole
 from model_export.models.vector_batches import VectorPair, collate_pairs
 from service.contract.labels import LabelDistribution
 from service.contract.manifest import ENCODER_NAME
-from service.contract.vector_prompt import VectorPrompt
+from service.contract.probes import Probe
+from service.contract.vector_prompt import VectorPrompt, VectorRenderer
 
 Batch = Mapping[str, Any]
 
@@ -105,6 +106,15 @@ class VectorReference:
             [vectors] = self._student.encode(batch | {"notes": pack_whole([token_ids], config)})
         rows: bytes = vectors[: min(parts, len(token_ids))].cpu().numpy().astype("<f2").tobytes()
         return rows
+
+    def read_note(
+        self, renderer: VectorRenderer, probe: Probe, parts: int
+    ) -> tuple[bytes, LabelDistribution]:
+        """Return the vectors of the probe's note, and the raw label distribution that is read from them."""
+        query, note = probe.canonical()
+        rows = self.encode(renderer.notes([note])[0].token_ids, parts)
+        prefix = renderer.prefix(query, probe.criteria)
+        return rows, self.distribution(VectorPrompt(prefix, rows, renderer.cue))
 
     def distribution(self, prompt: VectorPrompt) -> LabelDistribution:
         """Return the raw label distribution of a prompt."""

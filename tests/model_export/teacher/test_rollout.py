@@ -9,8 +9,8 @@ from model_export.models.model_io import load_model
 from model_export.models.packing import Segment, split_rows
 from model_export.models.reference_scorer import ReferenceScorer
 from model_export.teacher import rollout
-from model_export.teacher.rollout import Sampler, Sampling, read_path
-from service.contract.trace import write_step
+from model_export.teacher.rollout import ReasoningPath, Sampler, Sampling, read_path
+from service.contract.trace import parse_trace, write_step
 from tests.byte_tokens import TOKENIZER, byte_tokens, encode
 from tests.model_export.training.test_frozen_outputs import make_micro_gemma
 from tests.tiny_teacher import TinyTeacher
@@ -139,9 +139,9 @@ def test_path_ends_right_before_the_answer_s_digit(
 ) -> None:
     before = [*tokens(steps), *tokens("Grade: ")]
     path = read_path([1, 2], [*before, *tokens("2"), END], READER, criteria)
-    assert path
-    assert (path.steps, path.before_answer) == (steps, [1, 2, *before])
-    assert path.trace.grade == 2
+    trace = parse_trace(f"{steps}Grade: 2", criteria, 3)
+    assert trace
+    assert path == ReasoningPath(trace, steps, [1, 2, *before])
 
 
 @pytest.mark.parametrize("text", ["", "Grade: 2", STEPS, f"{STEPS}Grade: 4", f"{STEPS}Grade: 2 or so"])

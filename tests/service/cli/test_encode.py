@@ -100,21 +100,28 @@ def test_other_callers_whose_notes_never_end_do_not_keep_the_command() -> None:
     assert service.waiting
 
 
+class Restarting(Service):
+    """Loses what it has whenever the sender sleeps, and has room for all notes then."""
+
+    def sleep(self, seconds: float) -> None:
+        self.stored, self.waiting, self.room = 0, ["of another caller"][: self.room // 100], 1_000
+
+
 @pytest.mark.parametrize("room", [1_000, 50], ids=["while it waits", "while it sends"])
 def test_a_restart_that_loses_the_notes_ends_the_command(room: int) -> None:
-    service = Service(room)
-
-    def restart(seconds: float) -> None:
-        service.stored, service.waiting, service.room = 0, ["of another caller"][: room // 100], 1_000
-
-    service.sleep = restart  # type: ignore[method-assign]
     with pytest.raises(CommandError, match="was restarted and has lost the notes that waited"):
-        service.sender().encode(NOTES)
+        Restarting(room).sender().encode(NOTES)
+
+
+class Busy(Service):
+    """Encodes nothing."""
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
 
 
 def test_a_service_that_encodes_nothing_ends_the_command() -> None:
-    service = Service(room=50)
-    service.sleep = lambda seconds: setattr(service, "now", service.now + seconds)  # type: ignore[method-assign]
+    service = Busy(room=50)
     with pytest.raises(CommandError, match="has encoded no note for 600 s"):
         service.sender().encode(NOTES)
     assert service.now == pytest.approx(STALL_S, abs=5)
