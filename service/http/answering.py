@@ -122,7 +122,8 @@ class Api:
         Raises RateLimitedError, and what Scorer.score raises.
         """
         self._describe(scoring)
-        await self.count_pairs(scoring.caller, len(scoring.notes))
+        if self.pairs_limiter:
+            await self.pairs_limiter.count(scoring.caller, len(scoring.notes))
         deadline = Deadline.after_ms(scoring.deadline_ms)
         return await self._answer(request, scoring, deadline, explain, max_note_tokens)
 
@@ -131,7 +132,8 @@ class Api:
     ) -> list[ScoringAnswer]:
         """Score the parts of one request under one deadline. The first that raises cancels the others."""
         self._describe(*scorings)
-        await self.count_pairs(scorings[0].caller, sum(len(each.notes) for each in scorings))
+        if self.pairs_limiter:
+            await self.pairs_limiter.count(scorings[0].caller, sum(len(each.notes) for each in scorings))
         deadline = Deadline.after_ms(scorings[0].deadline_ms)
         turns = asyncio.Semaphore(PARTS_AT_ONCE)
 
@@ -145,11 +147,6 @@ class Api:
             return await asyncio.gather(*parts)
         finally:
             await cancel_and_wait(*parts)
-
-    async def count_pairs(self, caller: str, pairs: int) -> None:
-        """Count pairs towards a caller's limit, if there is one. Raises what PairsLimiter.count raises."""
-        if self.pairs_limiter:
-            await self.pairs_limiter.count(caller, pairs)
 
     def _describe(self, *scorings: ScoringRequest) -> None:
         """Describe the request in its log event."""

@@ -67,7 +67,8 @@ def build_note_router(api: Api) -> APIRouter:
         """
         found = encoding()
         body = await api.read(request, NotesBody)
-        await api.count_pairs(caller.key_id, len(body.notes))
+        if api.pairs_limiter:
+            await api.pairs_limiter.count(caller.key_id, len(body.notes))
         notes = [Note(canonicalize(note.title), canonicalize(note.body)) for note in body.notes]
         offered = await unless_disconnected(request, found.offer(notes))
         if offered.refused:

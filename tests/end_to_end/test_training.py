@@ -25,7 +25,7 @@ ROWS = [
     "stack",
     "student",
 ]
-READINGS = ["student", "vectors_1", "vectors_4", "encoder_cosine", "minilm"]
+READINGS = ["student", "text_student", "vectors_1", "vectors_4", "mixed", "encoder_cosine", "minilm"]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ NAMES = {
     "cache_operations", "cache_breaker_open", "grade", "score", "label_mass", "ready", "build_info",
     "explanation_mode", "explanations", "explanation_drops", "explanation_guard_trips", "explanation_agreement", "explanation_grounded",
     "explanation_seconds", "explanation_tokens", "explanation_queue", "shadow_requests", "shadow_grades", "shadow_score_distance", "tasks", "connections", "refused_connections",
-    "engine_cpu_seconds", "engine_resident_bytes", "vector_lookups", "encoded_notes", "encoding_backlog", "encoding_seconds",
+    "engine_cpu_seconds", "engine_resident_bytes", "vector_lookups", "encoded_notes", "encoding_backlog", "encoding_oldest_seconds",
+    "encoding_seconds",
 }  # fmt: skip
 
 
