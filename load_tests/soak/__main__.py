@@ -32,6 +32,9 @@ from load_tests.soak.traffic import CANARY, Callers, Tally
 from service.contract.checkpoint import load_checkpoint
 
 SAMPLE_EVERY_S = 5.0
+# Traffic at the full rate goes before the samples, for at most so long, and so long as a share of the run. It warms up imports
+# and pools, and takes the engine's heap to its highest mark: glibc keeps what a larger batch than any before has left there.
+FULL_RATE_S, FULL_RATE_SHARE = 600.0, 0.1
 # Of those that fill caches.
 WORDS_OF_A_NOTE = 200
 
@@ -56,8 +59,8 @@ class Soak:
         plan = self._plan
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as self._session:
             await self._fill_caches()
-            callers = Callers(self._url, self._session, plan.seed, plan.pace)
-            await callers.run(min(20.0, plan.seconds / 10))  # warms up imports, pools and caches
+            callers = Callers(self._url, self._session, plan.seed)
+            await callers.run(min(FULL_RATE_S, plan.seconds * FULL_RATE_SHARE))
             warm = callers.tally
             before = await self._idle()
             callers.tally = Tally(scores=warm.scores, wrong=warm.wrong)
@@ -73,7 +76,7 @@ class Soak:
         beside = [asyncio.create_task(self._sample())]
         if self._plan.faults:
             beside.append(asyncio.create_task(faults.run()))
-        await callers.run(self._plan.seconds)
+        await callers.run(self._plan.seconds, self._plan.pace)
         for task in beside:
             task.cancel()
         for ended in await asyncio.gather(*beside, return_exceptions=True):

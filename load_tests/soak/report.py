@@ -11,7 +11,7 @@ from scipy.stats import linregress, t
 from load_tests.soak.traffic import CANARY, Tally
 
 # Caches fill in this share of the run, at most for so long.
-WARM_UP_SHARE, LONGEST_WARM_UP_S = 0.5, 3600.0
+WARM_UP_SHARE, LONGEST_WARM_UP_S = 0.5, 1200.0
 MAX_GROWTH_MIB_PER_HOUR = 100.0
 # The engine core grows while its heap adapts to the traffic. In a shorter run its slope is not checked, only its total growth.
 ENGINE_SETTLES_S, MAX_ENGINE_GROWTH_MIB = 1800.0, 1000.0

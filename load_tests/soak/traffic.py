@@ -55,19 +55,20 @@ class Tally:
 class Callers:
     """Sends all kinds of requests to one service."""
 
-    def __init__(self, url: str, session: aiohttp.ClientSession, seed: int, pace: float) -> None:
-        """`pace` times the pauses between requests is the rate of requests: at 0.25 the pauses are four times as long."""
+    def __init__(self, url: str, session: aiohttp.ClientSession, seed: int) -> None:
         self._url = url
         self._session = session
-        self._pace = pace
         self._rng = random.Random(seed)
         self._queries = [f"{make_query(self._rng)} {CANARY}" for _ in range(8)]
         self._pool = list(itertools.islice(new_notes(self._rng, mean_tokens=20), 12))
         self._number = 0
         self.tally = Tally()
 
-    async def run(self, seconds: float) -> None:
-        """Send all kinds of requests concurrently, and return when every request has ended."""
+    async def run(self, seconds: float, pace: float = 1.0) -> None:
+        """Send all kinds of requests concurrently, and return when every request has ended.
+
+        `pace` is the share of the full request rate: at 0.25 the pauses between requests are four times as long.
+        """
         kinds: list[tuple[Callable[[], Awaitable[None]], int, float]] = [
             (self._score, 4, 0.1),
             (self._rerank, 1, 0.3),
@@ -81,7 +82,11 @@ class Callers:
         stopping = asyncio.Event()
         asyncio.get_running_loop().call_later(seconds, stopping.set)
         await asyncio.gather(
-            *(self._keep_on(call, pause_s, stopping) for call, count, pause_s in kinds for _ in range(count))
+            *(
+                self._keep_on(call, pause_s / pace, stopping)
+                for call, count, pause_s in kinds
+                for _ in range(count)
+            )
         )
 
     async def _keep_on(
@@ -90,7 +95,7 @@ class Callers:
         while not stopping.is_set():
             await call()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stopping.wait(), self._rng.expovariate(self._pace / pause_s))
+                await asyncio.wait_for(stopping.wait(), self._rng.expovariate(1 / pause_s))
 
     async def _send(
         self, kind: str, method: str, path: str, body: Any, wanted: int = 200, *others: int, **options: Any

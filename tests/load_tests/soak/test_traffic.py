@@ -18,7 +18,7 @@ async def complaints_about(handle: Handle) -> list[str]:
     server = await asyncio.start_server(handle, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     async with aiohttp.ClientSession() as session:
-        callers = Callers(f"http://127.0.0.1:{port}", session, seed=1, pace=1)
+        callers = Callers(f"http://127.0.0.1:{port}", session, seed=1)
         await callers._raw()
         server.close()
         await server.wait_closed()
