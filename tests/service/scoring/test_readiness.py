@@ -1,16 +1,17 @@
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from service.contract.checkpoint import Checkpoint
+from service.contract.checkpoint import Checkpoint, load_checkpoint
 from service.engines.base import EngineProfile, EnginePrompt
 from service.engines.fake_engine import FakeEngine
 from service.errors import EngineLostError, NotReadyError, ProbeMismatchError
 from service.observability.metrics import Metrics
-from service.scoring.readiness import Readiness, bring_up, check_engine
-from tests.checkpoints import engine_model, fake_engine_for
+from service.scoring.readiness import Readiness, bring_up, check_engine, reproduce_probes
+from tests.checkpoints import engine_model, fake_engine_for, make_vector_checkpoint
 
 
 @pytest.fixture
@@ -55,6 +56,22 @@ async def test_an_engine_with_wrong_numbers_is_not_ready(
     assert (readiness.reason, readiness.is_live) == ("probe_mismatch", True)
     with pytest.raises(ProbeMismatchError, match="1 of 2 probes differ"):
         readiness.require()
+
+
+async def test_an_engine_that_reads_vectors_otherwise_is_not_ready(
+    tmp_path: Path, readiness: Readiness, registry: CollectorRegistry
+) -> None:
+    whole = load_checkpoint(make_vector_checkpoint(tmp_path / "vectors"))
+    assert whole.vectors
+    engine = fake_engine_for(whole)
+    await engine.start()
+    assert await reproduce_probes(engine, whole) < 1e-6
+    first, *others = whole.vectors.probes
+    wrong = first.model_copy(update={"distribution": (0.01, 0.01, 0.01, 0.97)})
+    doubted = replace(whole, vectors=replace(whole.vectors, probes=(wrong, *others)))
+    await bring_up(fake_engine_for(doubted), doubted, readiness)
+    assert (readiness.reason, readiness.is_live) == ("probe_mismatch", True)
+    assert registry.get_sample_value("notegrade_ready", {"reason": "probe_mismatch"}) == 1
 
 
 class NumblessEngine(FakeEngine):
