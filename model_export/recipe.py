@@ -109,6 +109,7 @@ class ExperimentConfig(Strict):
     )
     warm_up_accuracy: Share = 0.6
     measure_at: tuple[Positive, ...] = (25, 50, 100, 150)
+    sft_steps_per_rl_step: Annotated[float, Field(gt=0)] = 1.33
 
     @model_validator(mode="after")
     def _arms_can_be_compared(self) -> Self:

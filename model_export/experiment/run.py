@@ -24,9 +24,6 @@ from model_export.training.processes import save_trained
 from model_export.training.stage_job import OnStep, StageJob
 from model_export.training.supervised import Reporter, saved_state
 
-# A rollout's tokens cost one forward pass when sampled, beside the forward and backward pass that an SFT token costs too.
-SFT_STEPS_PER_RL_STEP = 4 / 3
-
 
 def run_seeds(
     recipe: Recipe, root: Path, out: Path, seeds: Sequence[int], on_progress: OnProgress
@@ -77,7 +74,7 @@ def _run_arms(
 
 def _run_arm(arm: str, start: Start, job: StageJob, on_step: OnStep) -> None:
     recipe = job.recipe
-    scale = SFT_STEPS_PER_RL_STEP if arm == SFT else 1.0
+    scale = recipe.experiment.sft_steps_per_rl_step if arm == SFT else 1.0
     at = {round(step * scale): step for step in recipe.experiment.measure_at}
     measured = read_figures(job.folder)  # of an attempt that was killed
 
