@@ -32,8 +32,8 @@ from load_tests.soak.traffic import CANARY, Callers, Tally
 from service.contract.checkpoint import load_checkpoint
 
 SAMPLE_EVERY_S = 5.0
-# Traffic at the full rate goes before the samples, for at most so long, and so long as a share of the run. It warms up imports
-# and pools, and takes the engine's heap to its highest mark: glibc keeps what a larger batch than any before has left there.
+# Before the samples, traffic at the full rate for this share of the run, at most so long. It warms up imports and pools, and the
+# engine's heap: glibc keeps what the largest batch so far has needed.
 FULL_RATE_S, FULL_RATE_SHARE = 600.0, 0.1
 # Of those that fill caches.
 WORDS_OF_A_NOTE = 200

@@ -153,7 +153,7 @@ async def test_cutting_keeps_the_deadline(service: Service) -> None:
 
 
 async def test_jinas_published_example_is_answered_in_its_shape(service: Service) -> None:
-    """Request and answer of Jina AI's reranker as https://docs.newapi.pro/en/api/jinaai-rerank shows them, the texts shortened."""
+    """Jina's format as https://docs.newapi.pro/en/api/jinaai-rerank shows it, with shorter texts and without `completion_tokens`."""
     documents = ["Organic skincare with aloe vera", "New makeup trends", "Bio-Hautpflege mit Aloe Vera"]
     example = {
         "model": "jina-reranker-v2-base-multilingual",
