@@ -276,9 +276,9 @@ def experiment(
     loaded = load_recipe(recipe, changes or ())
     chosen = [int(seed) for seed in seeds.split(",")] if seeds else loaded.experiment.seeds
     with show_progress() as on_progress:
-        measured = run_seeds(loaded, data, out, chosen, on_progress)
+        found = run_seeds(loaded, data, out, chosen, on_progress)
     if seeds is None:
-        typer.echo(write_experiment(measured, out))
+        typer.echo(write_experiment(found, out))
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Measures a model on the experiment's splits."""
+"""Reads a model's traces of the dev pairs, and measures them on the experiment's splits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,19 +12,41 @@ from model_export.data.pairs import Pair
 from model_export.data.prepare import Data
 from model_export.data.prompting import Prompting
 from model_export.data.synthetic import UNSEEN
+from model_export.evaluation.judged import Judged
 from model_export.recipe import Recipe
 from model_export.teacher.rollout import Sampler, Sampling
 from model_export.teacher.step_mask import right_steps
 from service.contract.trace import Trace
 
 RANDOM, LONG_TAIL, UNSEEN_CRITERIA, ALL = "random", "long_tail", "unseen", "all"
+NO_GRADE = -1
 # Figures of one split, by name; those of a step by split.
 Figures = dict[str, dict[str, float]]
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a model's trace of a pair says, beside the pair's gold grade.
+
+    Attributes:
+        splits: those that the pair is in.
+        query: number of the pair's query among those that were read.
+        grade: NO_GRADE if the trace does not parse; then the other attributes are 0.
+        right_steps: share of the trace's steps.
+    """
+
+    splits: tuple[str, ...]
+    query: int
+    gold: int
+    grade: int
+    right_steps: float
+    is_true: bool
+    is_consistent: bool
+
+
 @dataclass(frozen=True)
 class Ruler:
-    """Measures models on the dev pairs, with greedy traces."""
+    """Reads models' greedy traces of pairs."""
 
     data: Data
     prompting: Prompting
@@ -35,22 +57,19 @@ class Ruler:
         """Return the ruler of a run."""
         return cls(data, prompting, Sampling(recipe.rl.max_tokens, 0.0, recipe.evaluate.batch_size))
 
-    def measure(self, model: PreTrainedModel, pairs: Sequence[Pair]) -> Figures:
-        """Return the figures of each split.
-
-        Exact-grade accuracy and macro-F1, where a trace that does not parse is a wrong grade; shares of traces that parse, of
-        right steps, of traces without a false quote, and of traces whose last step has the answer's grade.
-        """
+    def read(self, model: PreTrainedModel, pairs: Sequence[Pair]) -> list[Reading]:
+        """Return what the model's trace of each pair says."""
         was_training = model.training
         sampler = Sampler(model, self.prompting.label_token_ids, self.prompting.end_token_id)
         completions = sampler.sample([self.prompting.teacher_prompt(pair) for pair in pairs], self.sampling)
         model.train(was_training)
-        rows: dict[str, list[_Row]] = {}
-        for pair, completion in zip(pairs, completions, strict=True):
+        readings = []
+        for pair, query, completion in zip(
+            pairs, Judged.of(pairs).query_of.tolist(), completions, strict=True
+        ):
             trace = self.prompting.reader.read(completion, self.prompting.steps(pair.criteria)).trace
-            for split in self._splits(pair):
-                rows.setdefault(split, []).append(_Row.of(trace, pair))
-        return {split: _figures(found) for split, found in rows.items()}
+            readings.append(Reading(self._splits(pair), query, pair.label, *_facts(trace, pair)))
+        return readings
 
     def _splits(self, pair: Pair) -> tuple[str, ...]:
         """Name the splits of a pair: those of generated data, else all pairs and its source."""
@@ -61,30 +80,33 @@ class Ruler:
         return (RANDOM, LONG_TAIL) if pair.id in self.data.long_tail else (RANDOM,)
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """The figures of one trace. The grade is -1 where it does not parse."""
-
-    gold: int
-    grade: int
-    right_steps: float
-    is_true: bool
-    is_consistent: bool
-
-    @classmethod
-    def of(cls, trace: Trace | None, pair: Pair) -> "_Row":
-        if trace is None:
-            return cls(pair.label, -1, 0.0, False, False)
-        right = right_steps(trace, pair, "step")
-        is_true = all(citation.found for citation in citations_of(trace.steps, pair))
-        return cls(pair.label, trace.grade, sum(right) / max(1, len(right)), is_true, trace.is_consistent)
+def _facts(trace: Trace | None, pair: Pair) -> tuple[int, float, bool, bool]:
+    """Return the grade, the share of right steps, and whether the trace is true and consistent."""
+    if trace is None:
+        return NO_GRADE, 0.0, False, False
+    right = right_steps(trace, pair, "step")
+    is_true = all(citation.found for citation in citations_of(trace.steps, pair))
+    return trace.grade, sum(right) / max(1, len(right)), is_true, trace.is_consistent
 
 
-def _figures(rows: Sequence[_Row]) -> dict[str, float]:
+def figures_of(readings: Sequence[Reading]) -> Figures:
+    """Return the figures of each split.
+
+    Exact-grade accuracy and macro-F1, where a trace that does not parse is a wrong grade; shares of traces that parse, of right
+    steps, of traces without a false quote, and of traces whose last step has the answer's grade.
+    """
+    rows: dict[str, list[Reading]] = {}
+    for reading in readings:
+        for split in reading.splits:
+            rows.setdefault(split, []).append(reading)
+    return {split: _figures(found) for split, found in rows.items()}
+
+
+def _figures(rows: Sequence[Reading]) -> dict[str, float]:
     gold, grades = [row.gold for row in rows], [row.grade for row in rows]
     columns = {
         "accuracy": [row.grade == row.gold for row in rows],
-        "parse_rate": [row.grade >= 0 for row in rows],
+        "parse_rate": [row.grade != NO_GRADE for row in rows],
         "step_accuracy": [row.right_steps for row in rows],
         "true": [row.is_true for row in rows],
         "consistent": [row.is_consistent for row in rows],

@@ -13,7 +13,7 @@ from model_export.experiment.measure import Figures
 # Figures by seed, arm and RL step.
 Measured = Mapping[int, Mapping[str, Mapping[int, Figures]]]
 # The figures after the last step that RL is compared with more supervised training by, and their titles.
-_GAINS = {
+GAINS = {
     "accuracy": "accuracy",
     "macro_f1": "macro-F1",
     "true": "traces without a false quote",
@@ -23,7 +23,7 @@ _GAINS = {
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """A mean over seeds with its 95 % interval by Student's t."""
+    """A mean with its 95 % interval."""
 
     mean: float
     low: float
@@ -31,7 +31,7 @@ class Mean:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Mean":
-        """Return the mean of two or more values."""
+        """Return the mean of two or more seeds' values, with an interval by Student's t."""
         mean, spread = float(np.mean(values)), float(np.std(values, ddof=1)) / len(values) ** 0.5
         margin = float(t.ppf(0.975, len(values) - 1)) * spread
         return cls(mean, mean - margin, mean + margin)
@@ -155,12 +155,12 @@ def _row(measured: Measured, arm: str, split: str) -> str:
 
 
 def _gains(measured: Measured, arms: Sequence[str], split: str) -> list[str]:
-    rows = [[arm, *(str(gain(measured, arm, split, figure)) for figure in _GAINS)] for arm in arms]
+    rows = [[arm, *(str(gain(measured, arm, split, figure)) for figure in GAINS)] for arm in arms]
     return [
         f"After the last step, minus `{SFT}`:",
         "",
-        f"| arm | {' | '.join(_GAINS.values())} |",
-        "|---" * (1 + len(_GAINS)) + "|",
+        f"| arm | {' | '.join(GAINS.values())} |",
+        "|---" * (1 + len(GAINS)) + "|",
         *(f"| {' | '.join(cells)} |" for cells in rows),
         "",
     ]

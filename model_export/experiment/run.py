@@ -7,14 +7,14 @@ from pathlib import Path
 from transformers import PreTrainedModel, set_seed
 
 from model_export.experiment.arms import CREDITS, SFT
-from model_export.experiment.measure import Figures
 from model_export.experiment.warm_up import (
+    Readings,
     Start,
     make_start,
-    read_figures,
+    read_readings,
     stage_inputs,
     train_supervised,
-    write_figures,
+    write_readings,
 )
 from model_export.progress import OnProgress
 from model_export.recipe import Recipe
@@ -27,8 +27,8 @@ from model_export.training.supervised import Reporter, saved_state
 
 def run_seeds(
     recipe: Recipe, root: Path, out: Path, seeds: Sequence[int], on_progress: OnProgress
-) -> dict[int, dict[str, dict[int, Figures]]]:
-    """Run the experiment for these seeds, or keep what is finished of them; return the figures by seed, arm and RL step.
+) -> dict[int, dict[str, Readings]]:
+    """Run the experiment for these seeds, or keep what is finished of them; return the readings by seed, arm and RL step.
 
     Raises RunError for a recipe without a warm-up, when another process works on a seed, or when a warm-up does not reach its
     accuracy.
@@ -53,10 +53,8 @@ def run_seeds(
     return found
 
 
-def _run_arms(
-    recipe: Recipe, start: Start, out: Path, on_progress: OnProgress
-) -> dict[str, dict[int, Figures]]:
-    """Return the figures of each arm by RL step, from 0 for the warm-up."""
+def _run_arms(recipe: Recipe, start: Start, out: Path, on_progress: OnProgress) -> dict[str, Readings]:
+    """Return the readings of each arm by RL step, from 0 for the warm-up."""
     stages = Stages(out)
 
     def run(arm: str, folder: Path) -> None:
@@ -67,7 +65,7 @@ def _run_arms(
 
     inputs = stage_inputs(recipe, start.prompting, start.folder, start.data_folder)
     return {
-        arm: start.figures | read_figures(stages.do(f"arm_{arm}", inputs, partial(run, arm)))
+        arm: start.readings | read_readings(stages.do(f"arm_{arm}", inputs, partial(run, arm)))
         for arm in recipe.experiment.arms
     }
 
@@ -76,12 +74,12 @@ def _run_arm(arm: str, start: Start, job: StageJob, on_step: OnStep) -> None:
     recipe = job.recipe
     scale = recipe.experiment.sft_steps_per_rl_step if arm == SFT else 1.0
     at = {round(step * scale): step for step in recipe.experiment.measure_at}
-    measured = read_figures(job.folder)  # of an attempt that was killed
+    readings = read_readings(job.folder)  # of an attempt that was killed
 
     def measure(model: PreTrainedModel, step: int) -> bool:
         if step in at:
-            measured[at[step]] = start.ruler.measure(model, start.data.dev)
-            write_figures(job.folder, measured)
+            readings[at[step]] = start.ruler.read(model, start.data.dev)
+            write_readings(job.folder, readings)
         return False
 
     report = Reporter.of(job, on_step, measure)

@@ -6,7 +6,7 @@ learn. On other data all seeds share one: the SFT teacher of the recipe's run, w
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -17,7 +17,7 @@ from model_export.data.prepare import Data
 from model_export.data.prompting import PromptForm, Prompting
 from model_export.data.soft_labels import SOFT_LABELS, SoftLabel, read_soft_labels
 from model_export.data.synthetic import UNSEEN
-from model_export.experiment.measure import RANDOM, Figures, Ruler
+from model_export.experiment.measure import RANDOM, Reading, Ruler, figures_of
 from model_export.models.model_io import load_model, load_tokenizer
 from model_export.pipeline import Pipeline
 from model_export.progress import OnProgress
@@ -31,21 +31,23 @@ from model_export.training.batches import Example
 from model_export.training.stage_job import StageJob
 from model_export.training.supervised import Reporter
 
-MEASURES = "measures.json"
+_READINGS = "readings.json"
+# Readings of the dev pairs, by RL step.
+Readings = dict[int, list[Reading]]
 # Pairs on which the warm-up's accuracy is measured, and steps between two measurements.
 _WATCH_PAIRS, _WATCH_STEPS = 240, 10
 
 
 @dataclass(frozen=True)
 class Start:
-    """A warmed-up model in a folder, its figures, and what the arms train on.
+    """A warmed-up model in a folder, the readings of its traces by RL step, and what the arms train on.
 
     Attributes:
         evidence: traces of pairs without findings, by id of the pair.
     """
 
     folder: Path
-    figures: dict[int, Figures]
+    readings: Readings
     data: Data
     data_folder: Path
     prompting: Prompting
@@ -87,10 +89,10 @@ def make_start(recipe: Recipe, root: Path, out: Path, on_progress: OnProgress) -
             model = load_model(begin)
             model.save_pretrained(folder)
             load_tokenizer(begin).save_pretrained(folder)
-        write_figures(folder, {0: ruler.measure(model, data.dev)})
+        write_readings(folder, {0: ruler.read(model, data.dev)})
 
     folder = stages.do("warm_up", stage_inputs(recipe, prompting, begin, data_folder), work)
-    return Start(folder, read_figures(folder), data, data_folder, prompting, ruler, traces)
+    return Start(folder, read_readings(folder), data, data_folder, prompting, ruler, traces)
 
 
 def stage_inputs(recipe: Recipe, prompting: Prompting, start: Path, data: Path) -> dict[str, object]:
@@ -117,7 +119,7 @@ def _train_to_accuracy(start: Start, job: StageJob, on_progress: OnProgress) -> 
     def has_reached(model: PreTrainedModel, step: int) -> bool:
         nonlocal accuracy
         if step % _WATCH_STEPS == 0:
-            accuracy = start.ruler.measure(model, watched)[RANDOM]["accuracy"]
+            accuracy = figures_of(start.ruler.read(model, watched))[RANDOM]["accuracy"]
             log.write(step, {"dev_accuracy": accuracy})
         return accuracy >= target
 
@@ -136,13 +138,17 @@ def train_supervised(start: Start, job: StageJob, config: CotConfig, report: Rep
     return train_examples(examples, start.prompting, config, job, report)
 
 
-def write_figures(folder: Path, measured: Mapping[int, Figures]) -> None:
-    """Write figures by RL step; a kill leaves no incomplete file."""
-    write_whole(folder / MEASURES, json.dumps(measured))
+def write_readings(folder: Path, readings: Readings) -> None:
+    """Write readings by RL step; a kill leaves no incomplete file."""
+    rows = {step: [asdict(reading) for reading in found] for step, found in readings.items()}
+    write_whole(folder / _READINGS, json.dumps(rows))
 
 
-def read_figures(folder: Path) -> dict[int, Figures]:
-    """Read figures by RL step; none where none were written."""
-    file = folder / MEASURES
-    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return {int(step): figures for step, figures in found.items()}
+def read_readings(folder: Path) -> Readings:
+    """Read readings by RL step; none where none were written."""
+    file = folder / _READINGS
+    rows = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return {
+        int(step): [Reading(**{**row, "splits": tuple(row["splits"])}) for row in found]
+        for step, found in rows.items()
+    }

@@ -6,7 +6,8 @@ import pytest
 from model_export.experiment.arms import ARMS
 from model_export.experiment.measure import Figures
 from model_export.experiment.report import write_experiment
-from model_export.experiment.results import Mean, area, compare, to_json, to_markdown
+from model_export.experiment.results import Mean, area, compare, to_markdown
+from tests.model_export.experiment.readings import readings
 
 SPLITS = ("random", "long_tail", "unseen")
 
@@ -76,9 +77,18 @@ def test_arms_of_rl_are_compared_with_more_supervised_training() -> None:
 
 
 def test_report_has_figures_tables_and_a_picture(tmp_path: Path) -> None:
-    shown = write_experiment(measured({"step": 0.2}), tmp_path)
+    found = {
+        seed: {
+            arm: {step: readings(0.5 + gain * step / 100, ("all", "shop")) for step in (0, 50, 100)}
+            for arm, gain in (("sft", 0.0), ("grpo", 0.1), ("step", 0.2))
+        }
+        for seed in (1, 2)
+    }
+    shown = write_experiment(found, tmp_path)
     assert (tmp_path / "experiment.md").read_text(encoding="utf-8") == shown
     raw = json.loads((tmp_path / "experiment.json").read_text(encoding="utf-8"))
-    assert raw == json.loads(json.dumps(to_json(measured({"step": 0.2}))))
-    assert set(raw["comparisons"]["random"]) == set(ARMS) - {"step"}
+    assert raw["measured"]["2"]["step"]["100"]["shop"]["accuracy"] == pytest.approx(0.7)
+    assert set(raw["comparisons"]["all"]) == {"sft", "grpo"}
+    assert raw["gains_by_query"]["all"]["step"]["accuracy"]["mean"] == pytest.approx(0.2)
+    assert "intervals by a paired bootstrap over queries" in shown
     assert (tmp_path / "experiment.png").read_bytes().startswith(b"\x89PNG")

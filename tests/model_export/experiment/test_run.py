@@ -8,6 +8,7 @@ import pytest
 from model_export.data.pairs import write_pairs
 from model_export.data.synthetic import generate
 from model_export.experiment.arms import ARMS
+from model_export.experiment.measure import figures_of
 from model_export.experiment.run import run_seeds
 from model_export.recipe import Recipe
 from model_export.stages import RunError
@@ -34,10 +35,10 @@ def test_arms_start_from_one_warm_up_and_a_rerun_keeps_them(tmp_path: Path) -> N
     found = run_seeds(recipe, Path(), tmp_path, [2], lambda *_: None)
     assert set(found[2]) == set(ARMS)
     warm_up = found[2]["grpo"][0]
-    for measured in found[2].values():
-        assert list(measured) == [0, 1, 3]
-        assert measured[0] == warm_up
-        assert all(list(figures) == ["random", "long_tail", "unseen"] for figures in measured.values())
+    for readings in found[2].values():
+        assert list(readings) == [0, 1, 3]
+        assert readings[0] == warm_up
+        assert all(list(figures_of(each)) == ["random", "long_tail", "unseen"] for each in readings.values())
     written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("seed-2/*/model.safetensors")}
     assert len(written) == 1 + 1 + len(ARMS)
     assert run_seeds(recipe, Path(), tmp_path, [2], lambda *_: None) == found
@@ -59,10 +60,11 @@ def test_arms_on_own_data_start_from_the_teacher_that_learned_evidence(tmp_path:
         experiment={"seeds": (1, 2), "arms": ("sft", "step"), "measure_at": (1, 2)},
     )
     found = run_seeds(recipe, tmp_path, tmp_path / "out", [1, 2], lambda *_: None)
-    starts = [measured[0] for arms in found.values() for measured in arms.values()]
+    starts = [readings[0] for arms in found.values() for readings in arms.values()]
     assert starts == [starts[0]] * 4
-    assert set(starts[0]) == {"all", "shop"}
-    assert set(starts[0]["all"]) == {
+    figures = figures_of(starts[0])
+    assert set(figures) == {"all", "shop"}
+    assert set(figures["all"]) == {
         "accuracy",
         "macro_f1",
         "parse_rate",
