@@ -130,7 +130,7 @@ def write_manifest(folder: Path, data: dict[str, Any]) -> None:
 def make_checkpoint(folder: Path, **changes: Any) -> Path:
     """Make a checkpoint folder whose probes FakeEngine reproduces. `changes` replace top-level keys of the manifest."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text('{"eos_token_id": 1}', encoding="utf-8")
+    (folder / "config.json").write_text('{"eos_token_id": 1, "hidden_size": 4}', encoding="utf-8")
     (folder / "tokenizer.json").write_text(tiny_tokenizer_json(), encoding="utf-8")
     (folder / "model.safetensors").write_bytes(b"weights")
     tokenizer = ContractTokenizer.load(folder)
@@ -163,7 +163,7 @@ def make_vector_checkpoint(folder: Path, **changes: Any) -> Path:
     """Make a checkpoint that also reads notes as two vectors of four numbers. `changes` replace keys of `vectors`."""
     make_checkpoint(folder)
     (folder / "encoder").mkdir()
-    (folder / "encoder" / "config.json").write_text("{}", encoding="utf-8")
+    (folder / "encoder" / "config.json").write_text('{"hidden_size": 4}', encoding="utf-8")
     (folder / "encoder" / "model.safetensors").write_bytes(b"weights of the encoder")
     data = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     data["vectors"] = {**VECTORS, **changes}

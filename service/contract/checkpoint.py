@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from service.contract.labels import check_labels
 from service.contract.manifest import ENCODER_NAME, Manifest, VectorReading, hash_file, read_manifest
@@ -71,13 +72,23 @@ def _second_reading(folder: Path, manifest: Manifest, tokenizer: ContractTokeniz
         reading.template, manifest.criteria, manifest.limits, reading.max_note_tokens, tokenizer
     )
     probes = read_vector_probes(folder, manifest, reading)
+    for model in (folder, folder / ENCODER_NAME):
+        if (found := _config(model).get("hidden_size")) != reading.width:
+            raise ManifestError(
+                f"{model / 'config.json'} has hidden_size {found}, the manifest's vectors have width {reading.width}"
+            )
     return SecondReading(reading, renderer, probes, folder / ENCODER_NAME)
 
 
 def _end_token_ids(folder: Path) -> tuple[int, ...]:
     # In transformers' config this field is one id, a list of ids, or missing.
-    found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("eos_token_id")
+    found = _config(folder).get("eos_token_id")
     return tuple(found) if isinstance(found, list) else () if found is None else (int(found),)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return found
 
 
 def _check_files(folder: Path, manifest: Manifest) -> None:

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from service.contract.checkpoint import load_checkpoint
-from service.contract.manifest import Manifest, compute_fingerprint, read_manifest
+from service.contract.manifest import Manifest, compute_fingerprint, hash_file, read_manifest
 from service.errors import CheckpointError, LabelTokenError, ManifestError
 from tests.checkpoints import VECTORS, make_checkpoint, make_vector_checkpoint, sign, write_manifest
 
@@ -175,6 +175,16 @@ def test_a_second_reading_that_does_not_fit_is_refused(
         data = sign(data)
     write_manifest(with_vectors, data)
     with pytest.raises(ManifestError, match=message):
+        load_checkpoint(with_vectors)
+
+
+@pytest.mark.parametrize("name", ["config.json", "encoder/config.json"])
+def test_vectors_of_another_width_than_the_models_are_refused(with_vectors: Path, name: str) -> None:
+    (with_vectors / name).write_text('{"hidden_size": 8}', encoding="utf-8")
+    edit(with_vectors, lambda data: data["files"].update({name: hash_file(with_vectors / name)}))
+    with pytest.raises(
+        ManifestError, match=rf"{name} has hidden_size 8, the manifest's vectors have width 4"
+    ):
         load_checkpoint(with_vectors)
 
 
