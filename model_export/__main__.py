@@ -126,6 +126,10 @@ def evaluate(
         ),
     ] = None,
     test: Annotated[bool, typer.Option("--test", help="Measure on the test pairs, as served.")] = False,
+    card: Annotated[
+        Path | None,
+        typer.Option(help="With --test: the first checkpoint's adapter, whose model card gets the figures."),
+    ] = None,
     out: JsonFile = None,
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Measure in bfloat16, as served.")] = False,
     explanations: Annotated[
@@ -137,6 +141,8 @@ def evaluate(
     from model_export.recipe_file import load_recipe
 
     plan = load_recipe(recipe)
+    if card and not test:
+        raise typer.BadParameter("--card needs --test")
     from model_export.data.held_out import check_untouched, read_test
     from model_export.data.prepare import read_data
     from model_export.data.prompting import PromptForm
@@ -144,6 +150,10 @@ def evaluate(
     from model_export.evaluation.evaluate import format_table
     from service.contract.manifest import read_manifest
 
+    if card:
+        from model_export.checkpoint.adapter import check_is_of
+
+        check_is_of(card, read_manifest(checkpoints[0]).name)
     precision: Precision = "bfloat16" if bfloat16 else "float32"
     with show_progress() as on_progress:
         pairs = read_data(plan, data)
@@ -171,6 +181,11 @@ def evaluate(
             )
             explained = {"explanations": of.to_json(figures)}
     _write_json(out, found.to_json() | explained)
+    if card:
+        from model_export.checkpoint.adapter import note_test_figures
+        from model_export.reports.held_out_table import held_out_rows
+
+        note_test_figures(card, tuple(held_out_rows(found.evaluation, main)))
     typer.echo(format_table(found.evaluation))
     if explained:
         typer.echo(of.format_figures(figures))

@@ -11,7 +11,7 @@ Source: arXiv 2106.09685 (LoRA).
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -86,6 +86,19 @@ def describe_adapter(folder: Path, description: AdapterDescription) -> None:
     files = {name: hash_file(folder / name) for name in _hashed(description)}
     with_hashes = description.model_copy(update={"files": files})
     (folder / DESCRIPTION_NAME).write_text(with_hashes.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def note_test_figures(folder: Path, rows: Sequence[tuple[str, ...]]) -> None:
+    """Replace the test figures in the adapter's notes, from which `assemble` makes the model card."""
+    description = read_description(folder)
+    training = description.training.model_copy(update={"test": tuple(rows)})
+    describe_adapter(folder, description.model_copy(update={"training": training}))
+
+
+def check_is_of(folder: Path, checkpoint: str) -> None:
+    """Raise AdapterError unless the folder is the adapter of this checkpoint."""
+    if (name := read_description(folder).name) != checkpoint:
+        raise AdapterError(f"{folder} is the adapter of {name}, not of {checkpoint}")
 
 
 def read_description(folder: Path) -> AdapterDescription:

@@ -20,6 +20,8 @@ class TrainingNotes(BaseModel):
         recipe: a paragraph on how the model was trained.
         controls: rows of the table of systems, header first; empty without a comparison.
         differences: rows of the table of student minus control, with intervals, header first.
+        test: rows of the table of systems on the test pairs, as served, with the model's differences to each, header first; empty
+            before `notegrade-train evaluate --test --card`.
         explanations: rows of the table of explanations by source, header first; empty where none were measured.
         failures: the count of right cases, then each case with a grade far off; empty if no case was graded.
         limits: one limit per item.
@@ -31,6 +33,7 @@ class TrainingNotes(BaseModel):
     recipe: str
     controls: tuple[tuple[str, ...], ...] = ()
     differences: tuple[tuple[str, ...], ...] = ()
+    test: tuple[tuple[str, ...], ...] = ()
     explanations: tuple[tuple[str, ...], ...] = ()
     failures: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()

@@ -13,6 +13,7 @@ from typing import get_args
 import pytest
 
 from model_export.__main__ import assemble, main
+from model_export.checkpoint.adapter import read_description
 from model_export.checkpoint.assemble import Plan
 from model_export.checkpoint.assemble import assemble as assemble_checkpoint
 from model_export.data.criteria import DEFAULT_CRITERIA
@@ -20,6 +21,7 @@ from model_export.data.pairs import write_pairs
 from model_export.data.synthetic import generate
 from model_export.models.base_model import DEFAULT_BASE
 from service.contract.checkpoint import load_checkpoint
+from tests.tiny_adapter import make_adapter
 from tests.tiny_base import make_tiny_base
 from tests.tiny_teacher import MICRO
 from tests.waiting import until
@@ -112,15 +114,32 @@ def test_evaluate_measures_on_test_pairs_with_what_dev_pairs_gave(
     source = '[[data.sources]]\nname = "mine"\ntrain = "train.jsonl"\ndev = "dev.jsonl"\n'
     text = re.sub(r"\[data.synthetic\]\n(.+\n)+", source, MICRO)
     (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
-    checkpoint = assemble_checkpoint(Plan(str(tiny_base), name="mine"), tmp_path / "checkpoint")
-    arguments = ("evaluate", checkpoint, "--recipe", tmp_path / "mine.toml", "--data", tmp_path, "--test")
+    adapter = make_adapter(tiny_base, tmp_path / "adapter")
+    checkpoint = assemble_checkpoint(Plan(str(tiny_base), adapter=adapter), tmp_path / "checkpoint")
+    on_dev = (
+        "evaluate",
+        checkpoint,
+        "--recipe",
+        tmp_path / "mine.toml",
+        "--data",
+        tmp_path,
+        "--card",
+        adapter,
+    )
+    assert run(*on_dev) == 2
+    assert "--card needs --test" in capsys.readouterr().err
+    arguments = (*on_dev, "--test")
     assert run(*arguments) == 2
     assert "no test pairs: set test or test_share" in capsys.readouterr().err
     (tmp_path / "mine.toml").write_text(text.replace(source, source + "test_share = 0.2\n"), encoding="utf-8")
     figures = tmp_path / "figures.json"
     assert run(*arguments, "--model", f"base={tiny_base}", "--out", figures) == 0
     found = json.loads(figures.read_text(encoding="utf-8"))
-    assert list(found["rows"]) == ["majority", "bm25", "mine", "base"]
+    name = read_description(adapter).name
+    assert list(found["rows"]) == ["majority", "bm25", name, "base"]
+    noted = read_description(adapter).training.test
+    pairs = found["sizes"]["all"]["pairs"]
+    assert [row[:2] for row in noted[1:5]] == [(f"all: {pairs}", system) for system in found["rows"]]
     assert 0 < found["sizes"]["all"]["queries"] < 40
     assert found["fitted"]["base"]["calibration"]["data"] == "16 dev pairs of mine"
 

@@ -14,7 +14,9 @@ from model_export.checkpoint.adapter import (
     WEIGHTS_NAME,
     AdapterError,
     Factors,
+    check_is_of,
     merge,
+    note_test_figures,
     read_description,
     read_factors,
 )
@@ -61,6 +63,21 @@ def test_description_round_trips_with_file_hashes(adapter: Path) -> None:
     found = read_description(adapter)
     assert set(found.files) == {WEIGHTS_NAME, CONFIG_NAME, PROBES_NAME}
     assert found.model_copy(update={"files": {}}) == describe()
+
+
+def test_test_figures_are_noted_and_nothing_else_changes(adapter: Path) -> None:
+    rows = (("test pairs", "system"), ("all: 8", "student"))
+    note_test_figures(adapter, rows)
+    found = read_description(adapter)
+    assert found.training.test == rows
+    training = found.training.model_copy(update={"test": ()})
+    assert found.model_copy(update={"files": {}, "training": training}) == describe()
+
+
+def test_adapter_of_another_checkpoint_is_refused(adapter: Path) -> None:
+    check_is_of(adapter, describe().name)
+    with pytest.raises(AdapterError, match=r"is the adapter of .+, not of another"):
+        check_is_of(adapter, "another")
 
 
 def flip_a_bit(adapter: Path) -> None:

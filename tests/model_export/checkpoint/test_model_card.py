@@ -32,6 +32,15 @@ def test_trained_card_has_data_recipe_controls_and_limits(manifest: Manifest) ->
     assert "- Knows nothing.\n" in card
 
 
+def test_card_has_test_figures_once_they_are_noted(manifest: Manifest) -> None:
+    assert "## On the test pairs" not in render_model_card(manifest, NOTES)
+    rows = (("test pairs", "system", "QWK decided"), ("all: 8", "student", "0.500"))
+    card = render_model_card(manifest, NOTES.model_copy(update={"test": rows}))
+    assert (
+        "| test pairs | system | QWK decided |\n| --- | --- | --- |\n| all: 8 | student | 0.500 |\n" in card
+    )
+
+
 def test_card_has_the_figures_of_note_vectors_beside_those_of_text(tmp_path: Path) -> None:
     manifest = load_checkpoint(make_vector_checkpoint(tmp_path / "checkpoint")).manifest
     assert manifest.vectors

@@ -1,0 +1,33 @@
+"""The table of test figures in a model card."""
+
+from collections.abc import Iterator
+
+from model_export.evaluation.evaluate import ALL, LONG_TAIL, Evaluation, format_number
+from model_export.evaluation.winners import METRIC_TITLES
+from model_export.reports.report import difference_cell
+
+_COMPARED = ("macro_f1_decided", "qwk_decided", "ndcg_at_10")
+_METRICS = (*_COMPARED, "ece_after")
+
+
+def held_out_rows(evaluation: Evaluation, main: str) -> Iterator[tuple[str, ...]]:
+    """Yield the header and, on all test pairs and on each source, a row for each system: figures as served, main minus it."""
+    titles = [METRIC_TITLES[metric] for metric in _METRICS]
+    yield (
+        "test pairs",
+        "system",
+        *titles,
+        *(f"{main} minus it: {title}" for title in titles[: len(_COMPARED)]),
+    )
+    for split in evaluation.sizes:
+        if split.endswith(LONG_TAIL):
+            continue
+        by_control = evaluation.differences if split == ALL else evaluation.split_differences[split]
+        for system, splits in evaluation.rows.items():
+            differences = by_control[system][main] if system in by_control else None
+            yield (
+                f"{split}: {evaluation.sizes[split]['pairs']:,}",
+                system,
+                *(format_number(splits[split][metric]) for metric in _METRICS),
+                *(difference_cell(differences[metric]).text if differences else "" for metric in _COMPARED),
+            )
