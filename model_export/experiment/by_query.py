@@ -49,11 +49,9 @@ def _of(split: str, readings: Sequence[Reading]) -> list[Reading]:
 
 def _gains(ours: Sequence[Sequence[Reading]], others: Sequence[Sequence[Reading]]) -> dict[str, Mean]:
     """Compare readings by seed of the same pairs."""
-    queries = max(reading.query for reading in ours[0]) + 1
-    present = np.unique([reading.query for reading in ours[0]])
-    drawn = np.zeros((_DRAWS, queries))
-    drawn[:, present] = draw_resamples(len(present), _DRAWS, _SEED)
-    resamples = np.vstack([np.ones(queries), drawn])  # the first is the sample itself
+    queries = len({reading.query for reading in ours[0]})
+    # The first is the sample itself.
+    resamples = np.vstack([np.ones(queries), draw_resamples(queries, _DRAWS, _SEED)])
     first, second = (_figures(each, resamples) for each in (ours, others))
     tail = (100 - COVERAGE_PERCENT) / 2
     gains = {}
@@ -71,14 +69,15 @@ def _figures(by_seed: Sequence[Sequence[Reading]], resamples: np.ndarray) -> dic
 
 
 def _figures_of_seed(readings: Sequence[Reading], resamples: np.ndarray) -> dict[str, np.ndarray]:
-    query_of, gold = (np.array([getattr(each, name) for each in readings]) for name in ("query", "gold"))
+    _, query_of = np.unique([each.query for each in readings], return_inverse=True)
+    gold = np.array([each.gold for each in readings])
     chosen = np.array([each.grade if each.grade != NO_GRADE else _CHOICES - 1 for each in readings])
-    confusion = tally_confusion(query_of, gold, chosen, _CHOICES).reshape(resamples.shape[1], -1)
+    confusion = tally_confusion(query_of, gold, chosen, _CHOICES).reshape(query_of.max() + 1, -1)
     resampled = (resamples @ confusion).reshape(-1, _CHOICES, _CHOICES)
     pairs = resampled.sum(axis=(1, 2))
 
     def share(facts: Sequence[bool]) -> np.ndarray:
-        shares: np.ndarray = resamples @ np.bincount(query_of, facts, resamples.shape[1]) / pairs
+        shares: np.ndarray = resamples @ np.bincount(query_of, facts) / pairs
         return shares
 
     return {
