@@ -3,21 +3,20 @@
 from collections.abc import Iterator
 
 from model_export.evaluation.evaluate import ALL, LONG_TAIL, Evaluation, format_number
-from model_export.evaluation.winners import METRIC_TITLES
 from model_export.reports.report import difference_cell
 
-_COMPARED = ("macro_f1_decided", "qwk_decided", "ndcg_at_10")
-_METRICS = (*_COMPARED, "ece_after")
+# Metrics of served grades, and their titles.
+_COMPARED = {"macro_f1_decided": "macro-F1", "qwk_decided": "QWK", "ndcg_at_10": "nDCG@10"}
+_METRICS = {**_COMPARED, "ece_after": "ECE"}
 
 
 def held_out_rows(evaluation: Evaluation, main: str) -> Iterator[tuple[str, ...]]:
-    """Yield the header and, on all test pairs and on each source, a row for each system: figures as served, main minus it."""
-    titles = [METRIC_TITLES[metric] for metric in _METRICS]
+    """Yield the header and, on all test pairs and on each source, a row for each system: figures as served, and `main` minus it."""
     yield (
         "test pairs",
         "system",
-        *titles,
-        *(f"{main} minus it: {title}" for title in titles[: len(_COMPARED)]),
+        *_METRICS.values(),
+        *(f"{title}: difference" for title in _COMPARED.values()),
     )
     for split in evaluation.sizes:
         if split.endswith(LONG_TAIL):
