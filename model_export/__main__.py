@@ -141,18 +141,18 @@ def evaluate(
     from model_export.recipe_file import load_recipe
 
     plan = load_recipe(recipe)
-    if card and not test:
-        raise typer.BadParameter("--card needs --test")
+    from model_export.checkpoint.adapter import check_is_of, note_test_figures
     from model_export.data.held_out import check_untouched, read_test
     from model_export.data.prepare import read_data
     from model_export.data.prompting import PromptForm
     from model_export.evaluation import evaluate_checkpoints as on
     from model_export.evaluation.evaluate import format_table
+    from model_export.reports.held_out_table import held_out_rows
     from service.contract.manifest import read_manifest
 
     if card:
-        from model_export.checkpoint.adapter import check_is_of
-
+        if not test:
+            raise typer.BadParameter("--card needs --test")
         check_is_of(card, read_manifest(checkpoints[0]).name)
     precision: Precision = "bfloat16" if bfloat16 else "float32"
     with show_progress() as on_progress:
@@ -182,10 +182,7 @@ def evaluate(
             explained = {"explanations": of.to_json(figures)}
     _write_json(out, found.to_json() | explained)
     if card:
-        from model_export.checkpoint.adapter import note_test_figures
-        from model_export.reports.held_out_table import held_out_rows
-
-        note_test_figures(card, tuple(held_out_rows(found.evaluation, main)))
+        note_test_figures(card, held_out_rows(found.evaluation, main))
     typer.echo(format_table(found.evaluation))
     if explained:
         typer.echo(of.format_figures(figures))

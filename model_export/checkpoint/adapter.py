@@ -11,7 +11,7 @@ Source: arXiv 2106.09685 (LoRA).
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -88,7 +88,7 @@ def describe_adapter(folder: Path, description: AdapterDescription) -> None:
     (folder / DESCRIPTION_NAME).write_text(with_hashes.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
-def note_test_figures(folder: Path, rows: Sequence[tuple[str, ...]]) -> None:
+def note_test_figures(folder: Path, rows: Iterable[tuple[str, ...]]) -> None:
     """Replace the test figures in the adapter's notes, from which `assemble` makes the model card."""
     description = read_description(folder)
     training = description.training.model_copy(update={"test": tuple(rows)})

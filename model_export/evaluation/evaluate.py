@@ -87,6 +87,10 @@ class Evaluation:
         """Return everything as JSON data without NaN."""
         return asdict(self)
 
+    def differences_on(self, split: str) -> Differences:
+        """Return system minus control on a split, ALL included, by control, system and metric."""
+        return self.differences if split == ALL else self.split_differences[split]
+
 
 def evaluate(
     systems: Sequence[Predictions],

@@ -27,7 +27,7 @@ from model_export.data.prompting import PromptForm, Prompting
 from model_export.data.sampling import sample_each
 from model_export.data.spans import Span, cut, spans_of
 from model_export.evaluation.fitted import Fitted
-from model_export.evaluation.paired_bootstrap import COVERAGE_PERCENT, draw_resamples
+from model_export.evaluation.paired_bootstrap import draw_resamples, percentile_interval
 from model_export.models.constrained import Grammars
 from model_export.models.quantize import load_as_served
 from model_export.progress import OnProgress
@@ -262,9 +262,8 @@ def _interval(
         sums[queries.index(query)] += value
         counts[queries.index(query)] += 1
     resamples = draw_resamples(len(queries), _DRAWS, seed)
-    tail = (100 - COVERAGE_PERCENT) / 2
-    low, high = np.percentile((resamples @ sums) / (resamples @ counts), [tail, 100 - tail])
-    return float(low), float(sums.sum() / counts.sum()), float(high)
+    low, high = percentile_interval((resamples @ sums) / (resamples @ counts))
+    return low, float(sums.sum() / counts.sum()), high
 
 
 def measure_checkpoint(

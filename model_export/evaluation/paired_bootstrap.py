@@ -61,7 +61,7 @@ def resampled_metrics(tallies: QueryTallies, resamples: np.ndarray) -> dict[str,
 
     The values equal scikit-learn's on the resampled rows; macro-F1 is over the grades that occur in their gold.
     """
-    probable, decided = (_resample(tally, resamples) for tally in (tallies.confusion, tallies.decided))
+    probable, decided = (resample(tally, resamples) for tally in (tallies.confusion, tallies.decided))
     counted = ~np.isnan(tallies.ndcg)
     with np.errstate(invalid="ignore", divide="ignore"):
         ndcg = resamples[:, counted] @ tallies.ndcg[counted] / resamples[:, counted].sum(axis=1)
@@ -73,11 +73,18 @@ def resampled_metrics(tallies: QueryTallies, resamples: np.ndarray) -> dict[str,
     }
 
 
-def _resample(tally: np.ndarray, resamples: np.ndarray) -> np.ndarray:
+def resample(tally: np.ndarray, resamples: np.ndarray) -> np.ndarray:
     """Sum (queries, grades, grades) counts over each resample, (draws, grades, grades)."""
     queries, grades, _ = tally.shape
     summed: np.ndarray = (resamples @ tally.reshape(queries, -1)).reshape(-1, grades, grades)
     return summed
+
+
+def percentile_interval(drawn: np.ndarray) -> tuple[float, float]:
+    """Return the ends of the percentile interval of COVERAGE_PERCENT, from a value of each resample, (draws,)."""
+    tail = (100 - COVERAGE_PERCENT) / 2
+    low, high = np.percentile(drawn, [tail, 100 - tail])
+    return float(low), float(high)
 
 
 class PairedBootstrap:
@@ -117,6 +124,4 @@ def _interval(difference: float, drawn: np.ndarray, queries: int) -> Difference:
         return Difference(None, None, None)
     if queries < 2:
         return Difference(difference, None, None)
-    tail = (100 - COVERAGE_PERCENT) / 2
-    low, high = np.percentile(defined, [tail, 100 - tail])
-    return Difference(difference, float(low), float(high))
+    return Difference(difference, *percentile_interval(defined))

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from model_export.data.pairs import GRADES
-from model_export.evaluation.measures import macro_f1, tally_confusion
-from model_export.evaluation.paired_bootstrap import COVERAGE_PERCENT, draw_resamples
+from model_export.evaluation.measures import grade_metrics, tally_confusion
+from model_export.evaluation.paired_bootstrap import draw_resamples, percentile_interval, resample
 from model_export.experiment.arms import SFT
 from model_export.experiment.measure import ALL, NO_GRADE, Reading
 from model_export.experiment.results import GAINS, Mean
@@ -30,21 +30,15 @@ def gains_by_query(found: Mapping[int, Mapping[str, Readings]]) -> dict[str, dic
     last = max(arms[SFT]) if SFT in arms else 0
     if not last or ALL not in arms[SFT][last][0].splits:
         return {}
+
+    def by_seed(arm: str, split: str) -> list[list[Reading]]:
+        return [[each for each in own[arm][last] if split in each.splits] for own in found.values()]
+
     splits = dict.fromkeys(split for reading in arms[SFT][last] for split in reading.splits)
     return {
-        split: {
-            arm: _gains(
-                *([_of(split, by_arm[each][last]) for by_arm in found.values()] for each in (arm, SFT))
-            )
-            for arm in arms
-            if arm != SFT
-        }
+        split: {arm: _gains(by_seed(arm, split), by_seed(SFT, split)) for arm in arms if arm != SFT}
         for split in splits
     }
-
-
-def _of(split: str, readings: Sequence[Reading]) -> list[Reading]:
-    return [reading for reading in readings if split in reading.splits]
 
 
 def _gains(ours: Sequence[Sequence[Reading]], others: Sequence[Sequence[Reading]]) -> dict[str, Mean]:
@@ -53,12 +47,10 @@ def _gains(ours: Sequence[Sequence[Reading]], others: Sequence[Sequence[Reading]
     # The first is the sample itself.
     resamples = np.vstack([np.ones(queries), draw_resamples(queries, _DRAWS, _SEED)])
     first, second = (_figures(each, resamples) for each in (ours, others))
-    tail = (100 - COVERAGE_PERCENT) / 2
     gains = {}
     for figure in GAINS:
         difference = first[figure] - second[figure]
-        low, high = np.percentile(difference[1:], [tail, 100 - tail])
-        gains[figure] = Mean(float(difference[0]), float(low), float(high))
+        gains[figure] = Mean(float(difference[0]), *percentile_interval(difference[1:]))
     return gains
 
 
@@ -72,17 +64,15 @@ def _figures_of_seed(readings: Sequence[Reading], resamples: np.ndarray) -> dict
     _, query_of = np.unique([each.query for each in readings], return_inverse=True)
     gold = np.array([each.gold for each in readings])
     chosen = np.array([each.grade if each.grade != NO_GRADE else _CHOICES - 1 for each in readings])
-    confusion = tally_confusion(query_of, gold, chosen, _CHOICES).reshape(query_of.max() + 1, -1)
-    resampled = (resamples @ confusion).reshape(-1, _CHOICES, _CHOICES)
-    pairs = resampled.sum(axis=(1, 2))
+    confusion = resample(tally_confusion(query_of, gold, chosen, _CHOICES), resamples)
+    pairs = resamples @ np.bincount(query_of)
 
     def share(facts: Sequence[bool]) -> np.ndarray:
         shares: np.ndarray = resamples @ np.bincount(query_of, facts) / pairs
         return shares
 
     return {
-        "accuracy": share([each.grade == each.gold for each in readings]),
-        "macro_f1": macro_f1(resampled),
+        **grade_metrics(confusion),
         "true": share([each.is_true for each in readings]),
         "consistent": share([each.is_consistent for each in readings]),
     }

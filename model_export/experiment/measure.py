@@ -1,4 +1,4 @@
-"""Reads a model's traces of the dev pairs, and measures them on the experiment's splits."""
+"""Checks the traces that a model writes for the dev pairs, and computes figures of each split from the checks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,13 +26,16 @@ Figures = dict[str, dict[str, float]]
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a model's trace of a pair says, beside the pair's gold grade.
+    """The checks of one trace that a model wrote for a pair.
 
     Attributes:
-        splits: those that the pair is in.
-        query: number of the pair's query among those that were read.
-        grade: NO_GRADE if the trace does not parse; then the other attributes are 0.
-        right_steps: share of the trace's steps.
+        splits: names of the splits to which the pair belongs.
+        query: number of the pair's query, from 0; pairs with the same number have the same query.
+        gold: the pair's gold grade.
+        grade: the trace's grade, or NO_GRADE if the trace does not parse. Then the following attributes are 0 or False.
+        right_steps: share of the trace's steps that are right.
+        is_true: whether the trace has no false quote.
+        is_consistent: whether the trace's last step has its grade.
     """
 
     splits: tuple[str, ...]
@@ -46,7 +49,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Ruler:
-    """Reads models' greedy traces of pairs."""
+    """Lets models write greedy traces for pairs, and checks these."""
 
     data: Data
     prompting: Prompting
@@ -58,7 +61,7 @@ class Ruler:
         return cls(data, prompting, Sampling(recipe.rl.max_tokens, 0.0, recipe.evaluate.batch_size))
 
     def read(self, model: PreTrainedModel, pairs: Sequence[Pair]) -> list[Reading]:
-        """Return what the model's trace of each pair says."""
+        """Return the checks of the model's trace of each pair, in the pairs' order."""
         was_training = model.training
         sampler = Sampler(model, self.prompting.label_token_ids, self.prompting.end_token_id)
         completions = sampler.sample([self.prompting.teacher_prompt(pair) for pair in pairs], self.sampling)

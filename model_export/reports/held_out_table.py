@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from model_export.evaluation.evaluate import ALL, LONG_TAIL, Evaluation, format_number
+from model_export.evaluation.evaluate import LONG_TAIL, Evaluation, format_number
 from model_export.reports.report import difference_cell
 
 # Metrics of served grades, and their titles.
@@ -21,7 +21,7 @@ def held_out_rows(evaluation: Evaluation, main: str) -> Iterator[tuple[str, ...]
     for split in evaluation.sizes:
         if split.endswith(LONG_TAIL):
             continue
-        by_control = evaluation.differences if split == ALL else evaluation.split_differences[split]
+        by_control = evaluation.differences_on(split)
         for system, splits in evaluation.rows.items():
             differences = by_control[system][main] if system in by_control else None
             yield (

@@ -161,7 +161,7 @@ def comparison_rows(compared: Evaluation) -> list[list[str]]:
 
 def _describe_split(evaluation: Evaluation, split: str) -> dict[str, Any]:
     """Collect a split's table, and the differences of our system to each control."""
-    differences = evaluation.differences if split == ALL else evaluation.split_differences[split]
+    differences = evaluation.differences_on(split)
     ours = next((system for system in METHOD if system in evaluation.rows), None)
     against_main = differences[evaluation.controls[0]] if evaluation.controls else {}
     columns = [_column(evaluation, split, metric, against_main) for metric in METRIC_TITLES]
