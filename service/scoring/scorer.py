@@ -261,6 +261,9 @@ class Scorer:
         scored, pairs = outcomes["scored"], len(request.notes)
         if scored == pairs or (scored and not request.all_or_nothing):
             return
+        # A lost engine is the first reason: its restart takes longer than a backlog or a deadline.
+        if lost := next((answer for answer in answers.values() if isinstance(answer, EngineLostError)), None):
+            raise lost
         if set(shed.values()) == {"no_vectors"}:
             raise VectorsMissingError(
                 f"{outcomes['shed']} of the query's {pairs} notes have no vectors yet: they are encoded while the service "
@@ -275,8 +278,7 @@ class Scorer:
                 f"{scored} of the query's {pairs} pairs were scored within {request.deadline_ms} ms: "
                 "allow more time or send fewer notes"
             )
-        lost = next((answer for answer in answers.values() if isinstance(answer, EngineLostError)), None)
-        raise lost or EngineRequestError(
+        raise EngineRequestError(
             f"the engine failed on {outcomes['failed']} of the query's {pairs} pairs: "
             "retry, then look at the service's log"
         )

@@ -35,6 +35,8 @@ DRAIN_DELAY_S, DRAIN_TIMEOUT_S = 3, 10
 STOP_S = DRAIN_DELAY_S + DRAIN_TIMEOUT_S + LAST_ANSWERS_S
 # vLLM waits 5 s for its process to end; the rest is for a busy machine.
 EXIT_TIMEOUT_S = 60
+# No pair of the load is shed for its deadline, however slow the machine is.
+LOAD_DEADLINE_MS = 600_000
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +48,7 @@ def supervised(
         "NOTEGRADE_ENGINE_LOST_EXIT_S": str(ENGINE_LOST_EXIT_S),
         "NOTEGRADE_DRAIN_DELAY_S": str(DRAIN_DELAY_S),
         "NOTEGRADE_DRAIN_TIMEOUT_S": str(DRAIN_TIMEOUT_S),
+        "NOTEGRADE_MAX_DEADLINE_MS": str(LOAD_DEADLINE_MS),
     }
     supervised = Supervised(free_port(), tmp_path_factory.mktemp("supervised"), environment)
     yield supervised
@@ -69,7 +72,7 @@ def score(url: str, notes: int = 2, deadline_ms: int = 60_000) -> httpx.Response
 def send_load(pool: ThreadPoolExecutor, service: ServiceProcess) -> list[Future[httpx.Response]]:
     """Send four requests with more than ten seconds of work. Returns when the service has read all of them and the engine works on the last ones."""
     lookups_before = service.metrics()[LOOKED_UP]
-    sending = [pool.submit(score, service.url, 100) for _ in range(4)]
+    sending = [pool.submit(score, service.url, 100, LOAD_DEADLINE_MS) for _ in range(4)]
     wait_until(lambda: service.metrics()[LOOKED_UP] >= lookups_before + 400, within_s=60)
     wait_until(lambda: service.metrics()["notegrade_backlog_tokens"] > 2_000, within_s=60)
     return sending

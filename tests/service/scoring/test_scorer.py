@@ -430,6 +430,16 @@ async def test_pairs_in_flight_fail_when_engine_or_scorer_close(
         await task
 
 
+async def test_a_lost_engine_is_the_error_even_where_other_pairs_were_shed(checkpoint: Checkpoint) -> None:
+    harness = Harness(checkpoint, max_backlog_tokens=1)
+    await harness.engine.start()
+    task = await harness.hold(request(), 1)
+    await harness.engine.close()
+    with pytest.raises(EngineLostError, match="not running"):
+        await task
+    assert harness.count("shed_total", reason="backlog") == 2
+
+
 async def test_a_request_after_closing_fails_like_those_in_flight(harness: Harness) -> None:
     await harness.scorer.close()
     with pytest.raises(EngineLostError, match="shutting down"):
