@@ -47,11 +47,15 @@ _STUDENT = "student"
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """Folders of the models that the checkpoint's lineage names. `student` is the one that is served."""
+    """Folders of the models that the checkpoint's lineage names. `student` is the one that is served.
+
+    `base` and `teacher_base` are what student and teacher were trained from.
+    """
 
     student: Path
     base: Path
     teacher: Path
+    teacher_base: Path
 
 
 def write_results_and_report(result: RunResult, out: Path) -> None:
@@ -137,15 +141,17 @@ def write_adapter(spec: CheckpointSpec, student: Path, out: Path, rank: int, on_
         reading = second_reading(spec, spec.vectors, student)
         write_vector_probes(student, spec, reading, out, on_progress)
     describe_adapter(out, description)
-    write_terms(out, spec.base)
+    write_terms(out, spec.base, spec.lineage)
 
 
 def _lineage(result: RunResult, models: Models) -> Lineage:
     weights = {path.name: hash_file(path) for path in sorted(models.teacher.glob("*.safetensors"))}
+    own_base = models.teacher_base != models.base
     return Lineage(
         recipe_hash=hash_of(result.recipe.model_dump(mode="json")),
         data_hashes=result.data.hashes,
         teacher_fingerprint=hash_of(weights),
+        teacher_base=read_base(models.teacher_base) if own_base else None,
         code_version=code_version(),
     )
 

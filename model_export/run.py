@@ -138,7 +138,7 @@ def run(
         )
         result = replace(measure(), explained=explained, teachers=compared, vectors=vectors)
         write_results_and_report(result, out)
-        models = Models(student.folder, control.base, student.teacher)
+        models = Models(student.folder, control.base, student.teacher, student.teachers.base)
         second = second_reading(pipeline, control.prompting, student.folder, vectors, on_pairs.system)
         write_checkpoint(result, control.form, models, on_dev, fitted, second, out, on_progress)
         return result.evaluation

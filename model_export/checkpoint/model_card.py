@@ -57,7 +57,7 @@ def render_model_card(
         calibration=_calibration(manifest),
         decisions=_decisions(manifest),
         limits=describe_limits(manifest),
-        terms=notice_of(manifest.base),
+        terms=notice_of(manifest.base, manifest.lineage),
     )
 
 

@@ -79,7 +79,7 @@ def write_contract(
     manifest = _make_manifest(spec, folder, tokenizer)
     _check_context(PromptRenderer(manifest, tokenizer), folder)
     (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    write_terms(folder, manifest.base)
+    write_terms(folder, manifest.base, manifest.lineage)
     if probes:
         for name in probe_files(spec):
             shutil.copyfile(probes / name, folder / name)

@@ -136,6 +136,8 @@ class Lineage(Strict):
     recipe_hash: Sha256 | None = None
     data_hashes: dict[str, Sha256] = Field(default_factory=dict)
     teacher_fingerprint: Sha256 | None = None
+    # Left out of the JSON where it is the student's.
+    teacher_base: Base | None = Field(default=None, exclude_if=lambda base: base is None)
     code_version: str
 
 

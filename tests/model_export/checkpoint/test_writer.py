@@ -89,16 +89,21 @@ def gemma_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
 
 
 @pytest.mark.usefixtures("gemma_package")
-def test_terms_that_must_be_passed_on_are_in_the_folder(
-    spec: CheckpointSpec, written: Checkpoint, tiny_base: Path, tmp_path: Path
+@pytest.mark.parametrize("taught", [False, True])
+def test_terms_of_the_base_and_of_the_teacher_s_are_in_the_folder(
+    spec: CheckpointSpec, written: Checkpoint, tiny_base: Path, tmp_path: Path, taught: bool
 ) -> None:
-    gemma = spec.model_copy(update={"base": Base(name="gemma", licence="gemma", source="made by a test")})
-    found = write(gemma, tiny_base, tmp_path / "gemma").folder
+    gemma = Base(name="gemma-3", licence="gemma", source="made by a test")
+    lineage = spec.lineage.model_copy(update={"teacher_base": gemma})
+    bound = spec.model_copy(update={"lineage": lineage} if taught else {"base": gemma})
+    found = write(bound, tiny_base, tmp_path / "gemma").folder
     notice = (found / "NOTICE").read_text(encoding="utf-8")
     # The sentence that the terms ask for, word by word.
     asked = "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms"
     assert notice.splitlines()[0] == asked
-    assert "made from gemma and changed" in notice
+    assert "made from gemma-3, from" in notice
     assert (found / "GEMMA_TERMS.html").read_text(encoding="utf-8") == "The terms."
+    assert ("teacher_base" in (found / "manifest.json").read_text(encoding="utf-8")) == taught
     assert not (written.folder / "NOTICE").exists()
     assert not (written.folder / "GEMMA_TERMS.html").exists()
+    assert "teacher_base" not in (written.folder / "manifest.json").read_text(encoding="utf-8")
