@@ -101,7 +101,9 @@ def test_terms_of_the_base_and_of_the_teacher_s_are_in_the_folder(
     # The sentence that the terms ask for, word by word.
     asked = "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms"
     assert notice.splitlines()[0] == asked
-    assert "made from gemma-3, from" in notice
+    assert "made from gemma-3, from its weights or from what it wrote, and changed" in " ".join(
+        notice.split()
+    )
     assert (found / "GEMMA_TERMS.html").read_text(encoding="utf-8") == "The terms."
     assert ("teacher_base" in (found / "manifest.json").read_text(encoding="utf-8")) == taught
     assert not (written.folder / "NOTICE").exists()
