@@ -1,6 +1,6 @@
 """Writes a recipe's pairs as verl's data."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,7 +14,7 @@ from model_export.data.sampling import sample_dev
 from model_export.recipe import Recipe
 from model_export.recipe_stages import RlConfig
 from model_export.scale_out.verl_rows import Task
-from model_export.teacher.reward import class_weights
+from model_export.teacher.reward import ClassWeights
 
 
 def export_rows(recipe: Recipe, root: Path, teacher: Path, out: Path) -> str:
@@ -26,7 +26,7 @@ def export_rows(recipe: Recipe, root: Path, teacher: Path, out: Path) -> str:
     data = read_data(recipe, root)
     prompting = Prompting.load(PromptForm.of(recipe.model, data.criteria, data.teacher_criteria), teacher)
     prompting.check_queries(data.train)
-    config, weights = recipe.rl, class_weights(data.train, recipe.rl)
+    config, weights = recipe.rl, ClassWeights(data.train, recipe.rl)
     dev = sample_dev(data.dev, config.dev_pairs or None, Random(recipe.seed))
     out.mkdir(parents=True, exist_ok=True)
     longest = 0
@@ -41,17 +41,14 @@ def export_rows(recipe: Recipe, root: Path, teacher: Path, out: Path) -> str:
 
 
 def make_rows(
-    pairs: Sequence[Pair], prompting: Prompting, config: RlConfig, weights: Mapping[int, float]
+    pairs: Sequence[Pair], prompting: Prompting, config: RlConfig, weights: ClassWeights
 ) -> list[dict[str, Any]]:
-    """Return a row of verl's data for each pair. Prompts are token ids, as the trainer's own RL sends them.
-
-    `weights` are the class weights of gold grades, 1 where a grade has none.
-    """
+    """Return a row of verl's data for each pair. Prompts are token ids, as the trainer's own RL sends them."""
     tasks = (
         Task(
             pair,
             prompting.steps(pair.criteria),
-            weights.get(pair.label, 1.0),
+            weights.of(pair),
             prompting.end_token_id,
             config,
         )

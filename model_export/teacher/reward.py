@@ -1,7 +1,7 @@
 """The reward of a rollout: its grade compared with the gold grade, and whether its trace parses, is true and is consistent."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from model_export.data.gold_traces import citations_of
 from model_export.data.pairs import GRADES, Pair
@@ -31,12 +31,22 @@ def reward(trace: Trace | None, pair: Pair, config: RlConfig, class_weight: floa
     )
 
 
-def class_weights(pairs: Sequence[Pair], config: RlConfig) -> Mapping[int, float]:
-    """Return each gold grade's weight: inverse to its frequency, 1 in the mean over the pairs; 1 where the recipe has none.
+class ClassWeights:
+    """The weight of a pair's gold grade: inverse to its frequency in the pair's source, 1 in the mean over a source's pairs.
 
-    An exact-grade reward alone pulls towards the most frequent grade.
+    An exact-grade reward alone pulls towards the most frequent grade. Frequencies over all sources would still leave that pull
+    within each source, since a model sees the source in the prompt's criteria.
     """
-    counts = Counter(pair.label for pair in pairs)
-    if not config.class_weighted:
-        return dict.fromkeys(counts, 1.0)
-    return {grade: len(pairs) / (len(counts) * count) for grade, count in counts.items()}
+
+    def __init__(self, pairs: Sequence[Pair], config: RlConfig) -> None:
+        counts = Counter((pair.source, pair.label) for pair in pairs) if config.class_weighted else {}
+        sizes = Counter(pair.source for pair in pairs)
+        grades = Counter(source for source, _ in counts)
+        self._weights = {
+            (source, grade): sizes[source] / (grades[source] * count)
+            for (source, grade), count in counts.items()
+        }
+
+    def of(self, pair: Pair) -> float:
+        """Return the pair's weight; 1 for a grade that its source lacks, and where the recipe has no class weights."""
+        return self._weights.get((pair.source, pair.label), 1.0)

@@ -14,7 +14,7 @@ from model_export.data.pairs import Pair
 from model_export.data.prompting import Prompting
 from model_export.data.rollout_reader import Rollout
 from model_export.recipe_stages import RlConfig
-from model_export.teacher.reward import class_weights, reward
+from model_export.teacher.reward import ClassWeights, reward
 from model_export.teacher.rollout import Sampler, Sampling
 from model_export.teacher.shared_prompts import score_rollouts
 from model_export.teacher.step_mask import right_steps
@@ -55,14 +55,14 @@ class RlTrainer(GRPOTrainer):  # type: ignore[misc]  # mypy does not read trl
         self._sampled: list[list[int]] | None = None
         trained = [row["prompt"] for row in kwargs["train_dataset"]]
         self._train_ids = trained
-        self._class_weights = class_weights([pairs[id_] for id_ in trained], config)
+        self._class_weights = ClassWeights([pairs[id_] for id_ in trained], config)
         super().__init__(*args, reward_funcs=[self.reward_rollouts], **kwargs)
 
     def reward_rollouts(self, prompts: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
         """Return the reward of each completion, with the arguments that TRL gives a reward function."""
         rows = [(self.pairs[id_], ids) for id_, ids in zip(prompts, completion_ids, strict=True)]
         return [
-            reward(self._read(pair, ids).trace, pair, self.config, self._class_weights.get(pair.label, 1.0))
+            reward(self._read(pair, ids).trace, pair, self.config, self._class_weights.of(pair))
             for pair, ids in rows
         ]
 

@@ -17,7 +17,7 @@ from model_export.data.prompting import PromptForm, Prompting
 from model_export.data.sampling import sample_dev
 from model_export.recipe_stages import RlConfig
 from model_export.scale_out.verl_rows import Task, mask_batch
-from model_export.teacher.reward import class_weights
+from model_export.teacher.reward import ClassWeights
 from service.contract.prompt import Note
 from tests.processes import output_of
 from tests.step_groups import ANNOTATED, CRITERIA, END, HAND_WORKED, WRONG, by_place, read, tokens, trace_text
@@ -48,7 +48,7 @@ def test_rows_have_the_prompts_of_our_own_rl(tiny_base: Path, tmp_path: Path) ->
     recipe = micro_recipe()
     data = read_data(recipe, tmp_path)
     prompting = Prompting.load(PromptForm.of(recipe.model, data.criteria, data.teacher_criteria), tiny_base)
-    weights = class_weights(data.train, recipe.rl)
+    weights = ClassWeights(data.train, recipe.rl)
     dev = sample_dev(data.dev, recipe.rl.dev_pairs, Random(recipe.seed))
     longest = max(len(prompting.teacher_prompt(pair)) for pair in (*data.train, *dev))
     assert f"the longest prompt has {longest:,} tokens" in done.output
@@ -60,7 +60,7 @@ def test_rows_have_the_prompts_of_our_own_rl(tiny_base: Path, tmp_path: Path) ->
             Task(
                 pair,
                 prompting.steps(pair.criteria),
-                weights.get(pair.label, 1.0),
+                weights.of(pair),
                 prompting.end_token_id,
                 recipe.rl,
             )

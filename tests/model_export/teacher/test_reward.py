@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -6,7 +7,7 @@ from hypothesis import strategies as st
 
 from model_export.data.pairs import Pair
 from model_export.recipe_stages import RlConfig
-from model_export.teacher.reward import class_weights, reward
+from model_export.teacher.reward import ClassWeights, reward
 from service.contract.prompt import Note
 from service.contract.trace import parse_trace, write_step
 
@@ -69,9 +70,12 @@ def test_class_weight_leaves_the_other_rewards_as_they_are() -> None:
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=40))
-def test_every_grade_weighs_the_same_in_sum(grades: list[int]) -> None:
+def test_every_grade_of_a_source_weighs_the_same_in_sum(grades: list[int]) -> None:
     pairs, counts = [judged(grade) for grade in grades], Counter(grades)
-    weights = class_weights(pairs, RlConfig(steps=1))
-    sums = [weights[grade] * count for grade, count in counts.items()]
+    other = [replace(judged(0), source="other")] * 7
+    weights = ClassWeights([*pairs, *other], RlConfig(steps=1))
+    sums = [weights.of(judged(grade)) * count for grade, count in counts.items()]
     assert sums == pytest.approx([len(grades) / len(counts)] * len(counts))
-    assert set(class_weights(pairs, RlConfig(steps=1, class_weighted=False)).values()) == {1.0}
+    assert {weights.of(pair) for pair in other} == {1.0}
+    unweighted = ClassWeights(pairs, RlConfig(steps=1, class_weighted=False))
+    assert {unweighted.of(pair) for pair in pairs} == {1.0}
