@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.stats import linregress, t
+from scipy.stats import t
 
 from load_tests.soak.traffic import CANARY, Tally
 
@@ -15,9 +15,8 @@ WARM_UP_SHARE, LONGEST_WARM_UP_S = 0.5, 1200.0
 MAX_GROWTH_MIB_PER_HOUR = 100.0
 # The engine core grows while its heap adapts to the traffic. In a shorter run its slope is not checked, only its total growth.
 ENGINE_SETTLES_S, MAX_ENGINE_GROWTH_MIB = 1800.0, 1000.0
-# Samples a few seconds apart are alike, so a line through them seems too certain: slopes are fitted to the means of this many
-# blocks.
-BLOCKS = 24
+# A slope's interval is from the growth in this many parts of the time.
+PARTS = 24
 ENGINE = "engine core"
 # The default of NOTEGRADE_REDIS_MAX_CONNECTIONS, plus the explanations' pool.
 MAX_FILES_TO_REDIS = 64 + 16
@@ -46,25 +45,29 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Slope:
-    """A least-squares slope in MiB per hour, and half the width of its 95 % interval."""
+    """The mean growth in MiB per hour, and half the width of its 95 % interval.
+
+    Memory is a running sum, so the interval is that of a random walk's drift: from the growth between the means of equal parts of
+    the time. A least-squares line assumes independent errors around it, and finds a trend in a walk without drift (Granger and
+    Newbold, 1974, Spurious regressions in econometrics).
+    """
 
     per_hour: float
     margin: float
 
     @classmethod
     def of(cls, seconds: Sequence[float], values: Sequence[float]) -> "Slope":
-        """Fit the slope to the means of up to BLOCKS blocks of values; NaN for fewer than three values."""
+        """Return the slope by up to PARTS parts; NaN for fewer than three values."""
         if len(values) < 3:
             return cls(math.nan, math.nan)
         at, means = (
-            [block.mean() for block in np.array_split(np.asarray(numbers), min(BLOCKS, len(values)))]
+            [part.mean() for part in np.array_split(np.asarray(numbers), min(PARTS, len(values)))]
             for numbers in (seconds, values)
         )
-        if len(set(means)) == 1:  # a standard error of 0, for which linregress gives NaN
-            return cls(0.0, 0.0)
-        line = linregress(at, means)
-        margin = t.ppf(0.975, len(means) - 2) * line.stderr
-        return cls(float(line.slope) * 3600, float(margin) * 3600)
+        rates = np.diff(means) / np.diff(at) * 3600
+        # Neighbouring parts of a walk share some of its way, so their growth varies by 2/3 of what it would by itself.
+        error = math.sqrt(3 / 2 * rates.var(ddof=1) / len(rates))
+        return cls(float(rates.mean()), float(t.ppf(0.975, len(rates) - 1) * error))
 
     @property
     def is_too_steep(self) -> bool:

@@ -4,7 +4,9 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy.stats import linregress, t
 
 from load_tests.soak.report import (
     ENGINE_SETTLES_S,
@@ -13,6 +15,7 @@ from load_tests.soak.report import (
     MAX_GROWTH_MIB_PER_HOUR,
     MAX_MORE_FILES,
     MAX_MORE_TASKS,
+    PARTS,
     Plan,
     Report,
     Sample,
@@ -95,23 +98,51 @@ def test_memory_growth_of_the_engine_is_checked_once_it_has_settled() -> None:
 
 def test_slope_within_its_error_passes() -> None:
     seconds = [float(at) for at in range(0, 300, 5)]
-    noisy = Slope.of(seconds, [900.0 + 40 * (number % 7 == 0) + at / 25 for number, at in enumerate(seconds)])
-    assert noisy.per_hour > MAX_GROWTH_MIB_PER_HOUR
-    assert not noisy.is_too_steep
+    one_step = Slope.of(seconds, [900.0 + 40 * (at > 150) for at in seconds])
+    assert one_step.per_hour > MAX_GROWTH_MIB_PER_HOUR
+    assert not one_step.is_too_steep
     clean = Slope.of(seconds, [900.0 + at / 25 for at in seconds])
     assert clean.per_hour == pytest.approx(144)
     assert clean.is_too_steep
 
 
-def test_interval_of_a_slope_covers_the_true_growth_though_neighbouring_samples_are_alike() -> None:
-    rng = random.Random(3)
-    covered = 0
-    for _ in range(200):
-        steps = [rng.gauss(0, 5) for _ in range(72)]  # each lasts a hundred seconds, as a burst's memory does
-        seconds = [5.0 * number for number in range(len(steps) * 20)]
-        slope = Slope.of(seconds, [900 + steps[int(at / 100)] + 10 * at / 3600 for at in seconds])
-        covered += abs(slope.per_hour - 10) <= slope.margin
-    assert covered >= 180  # 95 % are expected
+SECONDS = np.arange(0.0, 7200.0, 5.0)
+
+
+def line(values: np.ndarray) -> Slope:
+    """Fit a least-squares line to the means of PARTS blocks: what the soak's interval is compared with."""
+    at, means = ([block.mean() for block in np.array_split(numbers, PARTS)] for numbers in (SECONDS, values))
+    found = linregress(at, means)
+    return Slope(found.slope * 3600, t.ppf(0.975, PARTS - 2) * found.stderr * 3600)
+
+
+def excludes_zero(slope: Slope) -> bool:
+    return "excludes zero" in str(slope)
+
+
+def test_random_walk_is_no_trend_though_a_line_through_it_says_so() -> None:
+    rng = np.random.default_rng(3)
+    walks = [rng.normal(0, 0.3, SECONDS.size).cumsum() for _ in range(400)]
+    assert sum(excludes_zero(line(walk)) for walk in walks) > 260
+    assert sum(excludes_zero(Slope.of(SECONDS, walk)) for walk in walks) < 40  # 20 are expected
+
+
+def test_one_step_is_no_trend_though_a_line_through_it_says_so() -> None:
+    step = 3.5 * (SECONDS > 3000) + np.random.default_rng(3).normal(0, 0.05, SECONDS.size)
+    assert excludes_zero(line(step))
+    assert not excludes_zero(Slope.of(SECONDS, step))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3, 1.0])
+def test_leak_of_3_mib_an_hour_is_found(noise: float) -> None:
+    leak = 3 * SECONDS / 3600 + np.random.default_rng(3).normal(0, noise, SECONDS.size)
+    assert excludes_zero(Slope.of(SECONDS, leak))
+
+
+@pytest.mark.parametrize(("steps", "is_found"), [(1, False), (2, False), (8, True)])
+def test_equal_steps_are_a_trend_if_they_are_many(steps: int, is_found: bool) -> None:
+    borders = np.linspace(0, SECONDS[-1], steps + 2)[1:-1]
+    assert excludes_zero(Slope.of(SECONDS, (SECONDS[:, None] > borders).sum(axis=1))) is is_found
 
 
 def test_memory_that_stays_the_same_has_a_slope_of_zero() -> None:
