@@ -38,10 +38,10 @@ _LEVER_METRICS = ("macro_f1_decided", "qwk_decided", "ndcg_at_10", "auc")
 _OWN_STAGES = {
     "label_only_sft": ("label_only_sft",),
     "cross_encoder": ("cross_encoder",),
-    "cot_sft": ("cot_sft",),
+    "cot_sft": ("evidence", "cot_sft"),
     "self_sft": ("own_traces", "self_sft"),
     "rl": ("rl",),
-    "student": ("label", "distil"),
+    "student": ("label", "unlabelled", "stack", "reduce", "distil", "cut", "encode"),
 }
 
 
@@ -111,6 +111,8 @@ class Results:
             below = self.stages_below("self_sft" if self.recipe.self_sft.steps else "cot_sft")
         elif system == _STUDENT:
             below = self.stages_below(self.recipe.label.teacher)
+            if self.recipe.label.teacher == "label_only_sft":
+                below.append("evidence")
             uses_control = self.recipe.distil.start == "label_only_sft"
             if uses_control and "label_only_sft" not in below:
                 below = ["label_only_sft", *below]
@@ -196,7 +198,9 @@ def _spread(values: Sequence[float | None]) -> str:
 
 
 def _describe_compute(results: Sequence[Results], system: str) -> dict[str, Any]:
-    first, own = results[0], _OWN_STAGES.get(system, ())
+    first = results[0]
+    ran = [stage["name"] for stage in first.raw["stages"]]
+    own = [name for name in _OWN_STAGES.get(system, ()) if name in ran]
     per_pair = [value for each in results if (value := each.seconds_per_pair(system)) is not None]
     return {
         "system": system,

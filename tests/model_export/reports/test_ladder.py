@@ -1,4 +1,5 @@
 import json
+import re
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.tiny_teacher import MICRO
 SYSTEMS = ("majority", "bm25", "zero_shot", "label_only_sft", "cot_sft", "rl", "student")
 STAGES = {
     "label_only_sft": 600.0,
+    "evidence": 240.0,
     "cot_sft": 60.0,
     "rl": 180.0,
     "label": 30.0,
@@ -108,10 +110,10 @@ def test_single_run_has_no_range_and_its_student_has_intervals(tmp_path: Path) -
     [
         ("bm25", 0, 0),
         ("label_only_sft", 10, 10),
-        ("cot_sft", 1, 11),
-        ("rl", 3, 14),
+        ("cot_sft", 5, 15),
+        ("rl", 3, 18),
         # cot_sft labels, and both cot_sft and the student start from the control.
-        ("student", 2, 13),
+        ("student", 2, 17),
     ],
 )
 def test_compute_of_a_rung_is_its_own_and_the_total(
@@ -125,6 +127,12 @@ def test_compute_of_a_rung_is_its_own_and_the_total(
     row = page_of(tmp_path, write_results(tmp_path, 0, text=text)).row(system)
     assert row[2:4] == [f"{own:.1f}", f"{whole:.1f}"]
     assert row[4] == ("100" if system == "student" else "–")
+
+
+def test_control_that_teaches_needs_evidence(tmp_path: Path) -> None:
+    text = re.sub(r"\[(cot_sft|rl|label)\][^\[]*", "", MICRO) + '[label]\nteacher = "label_only_sft"\n'
+    row = page_of(tmp_path, write_results(tmp_path, 0, text=text)).row("student")
+    assert row[2:4] == ["2.0", "16.0"]
 
 
 def test_levers_are_shown_with_their_changes(tmp_path: Path) -> None:
