@@ -110,7 +110,7 @@ def _size(model: PreTrainedModel, frozen_layers: int, lora_rank: int | None = No
 
 def _longest_prompt(recipe: Recipe, *, for_teacher: bool) -> int:
     """Estimate the tokens of the longest prompt, whose tokenizer may not be there."""
-    load = load_teacher_criteria if for_teacher else load_criteria
+    load = load_teacher_criteria if for_teacher and recipe.data.teacher_text else load_criteria
     texts = [
         (load(source.criteria).text, source.limits or recipe.model.limits) for source in recipe.data.sources
     ]

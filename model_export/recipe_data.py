@@ -60,6 +60,7 @@ class DataConfig(Strict):
     leaking_dev: Literal["refuse", "drop"] = "refuse"
     fold: Annotated[int, Field(ge=0)] | None = None
     folds: Annotated[int, Field(ge=2)] | None = None
+    teacher_text: bool = True
     sources: tuple[SourceConfig, ...] = ()
 
     @property

@@ -198,8 +198,8 @@ def recipe_criteria(data: DataConfig) -> tuple[Criteria, ...]:
 
 
 def recipe_teacher_criteria(data: DataConfig) -> tuple[Criteria, ...]:
-    """Return the same criteria as the teacher reads them; none where they do not differ. Raises CriteriaError."""
-    return _by_name(load_teacher_criteria, data.sources)
+    """Return the same criteria as the teacher reads them: at length, if the recipe says so. Raises CriteriaError."""
+    return _by_name(load_teacher_criteria if data.teacher_text else load_criteria, data.sources)
 
 
 def _by_name(load: Callable[[str], Criteria], sources: Iterable[SourceConfig]) -> tuple[Criteria, ...]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from model_export.data.criteria import load_criteria
+from model_export.data.criteria import load_criteria, load_teacher_criteria
 from model_export.data.held_out import read_test
 from model_export.data.pairs import GRADES, DataError, folded_query, query_hash
 from model_export.data.prepare import (
@@ -91,6 +91,18 @@ def test_limits_of_a_source_are_those_of_its_criteria(tmp_path: Path, two_source
     data = load_data(prepare(recipe, tmp_path))
     for criteria in (data.criteria, data.teacher_criteria):
         assert [each.limits for each in criteria] == [None, wide]
+
+
+def test_the_teacher_reads_its_own_text_unless_the_recipe_gives_it_the_students(
+    tmp_path: Path, two_sources: list[Row]
+) -> None:
+    def teacher_texts(**changes: Any) -> list[str]:
+        data = {"synthetic": None, "sources": two_sources, **changes}
+        return [each.text for each in load_data(prepare(micro_recipe(data=data), tmp_path)).teacher_criteria]
+
+    names = ("product-2", "forum-1")
+    assert teacher_texts() == [load_teacher_criteria(name).text for name in names]
+    assert teacher_texts(teacher_text=False) == [load_criteria(name).text for name in names]
 
 
 def test_samples_are_drawn_by_the_seed_and_dev_by_whole_queries(
