@@ -63,15 +63,17 @@ class Bench:
         kind: type[GivenRollouts] = GivenRollouts,
         resamples: int = 0,
         beta: float = 0.0,
+        temperature: float = 1.0,
     ) -> Any:
         """Return a trainer of this kind, which credits tokens or, without `credit`, rollouts."""
         tokenizer = load_tokenizer(self._base)
         tokenizer.pad_token = tokenizer.eos_token
         sizes = {"per_device_train_batch_size": 4, "num_generations": 4, "max_completion_length": 80}
+        learning = {"beta": beta, "temperature": temperature}
         trainer = kind(
             model=load_model(self._base),
             args=GRPOConfig(
-                output_dir=str(self._folder), use_cpu=True, bf16=False, report_to="none", beta=beta, **sizes
+                output_dir=str(self._folder), use_cpu=True, bf16=False, report_to="none", **learning, **sizes
             ),
             processing_class=tokenizer,
             train_dataset=Dataset.from_list([{"prompt": "stepwise"}]),

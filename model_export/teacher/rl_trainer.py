@@ -4,6 +4,7 @@ import math
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -13,10 +14,11 @@ from accelerate.utils import gather_object
 from model_export.data.pairs import Pair
 from model_export.data.prompting import Prompting
 from model_export.data.rollout_reader import Rollout
+from model_export.models.model_io import speed_up
 from model_export.recipe_stages import RlConfig
 from model_export.teacher.reward import ClassWeights, reward
 from model_export.teacher.rollout import Sampler, Sampling
-from model_export.teacher.shared_prompts import score_rollouts
+from model_export.teacher.shared_prompts import score_packed, score_rollouts
 from model_export.teacher.step_mask import right_steps
 from model_export.training.processes import share
 from model_export.training.stage_job import StageJob
@@ -57,6 +59,10 @@ class RlTrainer(GRPOTrainer):  # type: ignore[misc]  # mypy does not read trl
         self._train_ids = trained
         self._class_weights = ClassWeights([pairs[id_] for id_ in trained], config)
         super().__init__(*args, reward_funcs=[self.reward_rollouts], **kwargs)
+        self.packs = self.accelerator.device.type == "cpu"
+        for model in (self.model, self.ref_model):
+            if self.packs and model is not None:
+                speed_up(model, compiled=False)
 
     def reward_rollouts(self, prompts: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
         """Return the reward of each completion, with the arguments that TRL gives a reward function."""
@@ -112,14 +118,14 @@ class RlTrainer(GRPOTrainer):  # type: ignore[misc]  # mypy does not read trl
             )
         config = self.accelerator.unwrap_model(model).config
         size = batch_size or len(input_ids)
+        score = partial(score_packed, temperature=self.temperature) if self.packs else score_rollouts
         with self.accelerator.autocast():
             scored = [
-                score_rollouts(model, config, ids, mask, logits_to_keep)
+                score(model, config, ids, mask, logits_to_keep)
                 for ids, mask in zip(input_ids.split(size), attention_mask.split(size), strict=True)
             ]
-        log_probs = torch.cat([output.log_probs for output in scored])
-        entropies = torch.cat([output.entropy for output in scored]) if compute_entropy else None
-        return log_probs, entropies, None
+        log_probs, entropies = zip(*scored, strict=True)
+        return torch.cat(log_probs), torch.cat(entropies) if compute_entropy else None, None
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if self.model.training and self.config.resamples:

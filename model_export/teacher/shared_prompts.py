@@ -7,15 +7,20 @@ one copy, and its gradient is the sum of theirs, as in Prefix Grouper (https://a
 from typing import Any
 
 import torch
+from torch.nn.functional import cross_entropy
 from transformers import DynamicCache, PretrainedConfig
+from trl.trainer.utils import entropy_from_logits
+
+from model_export.data.pairs import UNJUDGED
+from model_export.training.batches import Example, collate, model_inputs
 
 
 def score_rollouts(
     model: Any, config: PretrainedConfig, ids: torch.Tensor, mask: torch.Tensor, width: int
-) -> Any:
-    """Return the output of TRL's fused head for the last `width` tokens of each row: `log_probs`, (rows, width), 0 where the mask is 0.
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return TRL's log-probabilities and entropies of the last `width` tokens of each row, (rows, width), 0 where the mask is 0.
 
-    `entropy` has the same shape; it is None where the head does not compute it, as in TRL's reference model.
+    The entropies are None where TRL's fused head does not compute them, as in its reference model.
 
     Rows are a prompt, padded on the left, and a rollout, padded on the right: token ids and attention mask, (rows, tokens).
     """
@@ -32,10 +37,39 @@ def score_rollouts(
         logits_to_keep=1,
     )
     cache.batch_select_indices(rows)
-    return model(
+    scored = model(
         input_ids=rest,
         attention_mask=mask,
         past_key_values=cache,
         labels=rest.masked_fill(rest_mask == 0, -100),
         fused_lm_head=True,
     )
+    return scored.log_probs, scored.entropy
+
+
+def score_packed(
+    model: Any,
+    config: PretrainedConfig,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    width: int,
+    temperature: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what `score_rollouts` does, without computing padding; the model takes packed batches.
+
+    For a CPU, where TRL's fused head computes padding too, and all logits twice to save memory: 64 rollouts of 45 to 99 tokens
+    take 13.4 s instead of 17.9 (SmolLM2-135M, 15 layers frozen, bfloat16, two cores). The logits of all their tokens stay in
+    memory.
+    """
+    rows = [own[seen == 1].tolist() for own, seen in zip(ids, mask, strict=True)]
+    prompts = [len(row) - int(seen.sum()) for row, seen in zip(rows, mask[:, -width:], strict=True)]
+    examples = [Example(row[:end], row[end:], None, UNJUDGED) for row, end in zip(rows, prompts, strict=True)]
+    batch = collate(list(enumerate(examples)), 1, config)
+    logits = model(**model_inputs(batch), use_cache=False).logits[0].float() / temperature
+    with torch.no_grad():
+        entropies = entropy_from_logits(logits)
+
+    def by_row(values: torch.Tensor) -> torch.Tensor:
+        return values.new_zeros(len(rows), width).masked_scatter(mask[:, -width:] != 0, values)
+
+    return by_row(-cross_entropy(logits, batch["targets"], reduction="none")), by_row(entropies)

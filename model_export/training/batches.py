@@ -1,6 +1,6 @@
 """Training examples, their batches and their order."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -13,6 +13,8 @@ from model_export.models.packing import pack, split_rows, with_outputs
 IGNORED = -100  # the target that torch's cross-entropy skips
 NO_GROUP = -1
 _BATCHES_SORTED = 20
+# What the model takes of a batch.
+_READ = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "packing", "logits_to_keep")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,11 @@ def collate(
         "labels": torch.tensor([example.label for example in examples]),
         "groups": torch.tensor(_number_groups(examples)),
     }
+
+
+def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a collated batch that the model takes."""
+    return {name: batch[name] for name in _READ if name in batch}
 
 
 def _number_groups(examples: Sequence[Example]) -> list[int]:

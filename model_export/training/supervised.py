@@ -31,7 +31,7 @@ from model_export.models.model_io import speed_up
 from model_export.recipe import LaunchConfig, Precision
 from model_export.recipe_stages import CrossEncoderConfig, TrainConfig
 from model_export.run_log import LOG_NAME, RunLog
-from model_export.training.batches import IGNORED, Example, collate, plan_order
+from model_export.training.batches import IGNORED, Example, collate, model_inputs, plan_order
 from model_export.training.frozen_outputs import cache_frozen_activations, run_layers
 from model_export.training.processes import share
 from model_export.training.ranking import Ranking, rank_scores, ranking_loss
@@ -41,9 +41,6 @@ from service.errors import NotegradeError
 OUTPUTS_NAME = "frozen_outputs.bin"
 _CORRELATION_WINDOW = 512
 _LOG_STEPS = 5
-# What the model takes of a batch.
-_READ = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "packing", "logits_to_keep")
-
 
 AfterStep = Callable[[PreTrainedModel, int], bool]
 
@@ -133,8 +130,7 @@ class SupervisedTrainer(GradingTrainer):
     def compute_loss(self, model: Any, inputs: dict[str, Any], **_: Any) -> torch.Tensor:
         """Return the sum of the losses; those on traces and rankings are weighted."""
         gold = inputs.pop("labels")
-        read = {name: inputs[name] for name in _READ if name in inputs}
-        logits = model(**read, use_cache=False).logits[0]
+        logits = model(**model_inputs(inputs), use_cache=False).logits[0]
         grade, tokens = losses(logits, inputs, self.label_token_ids)
         if self._targets_per_micro_batch:
             # Each target token of the step weighs the same, in whatever micro-batch and process it is.
