@@ -80,6 +80,7 @@ class CotConfig(TrainConfig):
     min_parse_rate: Share = 0.9
     start: Literal["base", "label_only_sft"] = "base"
     traces: Literal["gold", "own"] = "gold"
+    grade_weight: Annotated[float, Field(gt=0)] = 1.0
 
 
 class OwnTracesConfig(Strict):

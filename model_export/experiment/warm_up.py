@@ -44,6 +44,7 @@ class Start:
 
     Attributes:
         evidence: traces of pairs without findings, by id of the pair.
+        grade_weight: of a grade in a trace, relative to a word.
     """
 
     folder: Path
@@ -53,11 +54,12 @@ class Start:
     prompting: Prompting
     ruler: Ruler
     evidence: Mapping[str, SoftLabel]
+    grade_weight: float
 
     def example(self, pair: Pair) -> Example | None:
         """Return what supervised training learns of a pair; None where it has no trace."""
         steps = trace_of(pair, self.evidence, self.prompting)
-        return None if steps is None else traced_example(pair, steps, self.prompting)
+        return None if steps is None else traced_example(pair, steps, self.prompting, self.grade_weight)
 
 
 def make_start(recipe: Recipe, root: Path, out: Path, on_progress: OnProgress) -> Start:
@@ -78,7 +80,8 @@ def make_start(recipe: Recipe, root: Path, out: Path, on_progress: OnProgress) -
         prompting = Prompting.load(form, begin)
     ruler = Ruler.of(data, prompting, recipe)
     traces = read_soft_labels(evidence / SOFT_LABELS) if evidence else {}
-    start = Start(begin, {}, data, data_folder, prompting, ruler, traces)
+    weight = recipe.cot_sft.grade_weight
+    start = Start(begin, {}, data, data_folder, prompting, ruler, traces, weight)
 
     def work(folder: Path) -> None:
         set_seed(recipe.seed)
@@ -92,7 +95,7 @@ def make_start(recipe: Recipe, root: Path, out: Path, on_progress: OnProgress) -
         write_readings(folder, {0: ruler.read(model, data.dev)})
 
     folder = stages.do("warm_up", stage_inputs(recipe, prompting, begin, data_folder), work)
-    return Start(folder, read_readings(folder), data, data_folder, prompting, ruler, traces)
+    return replace(start, folder=folder, readings=read_readings(folder))
 
 
 def stage_inputs(recipe: Recipe, prompting: Prompting, start: Path, data: Path) -> dict[str, object]:

@@ -56,15 +56,21 @@ def train_cot(
             "no pair has a trace to learn: none has findings or evidence for its gold grade; raise evidence.pairs and "
             "label_only_sft.steps, or own_traces.pairs and paths where the teacher learns from its own traces"
         )
-    picked = pick(traced, config, job.recipe.seed)
-    examples = [traced_example(pair, steps[pair.id], prompting) for pair in picked]
+    picked, weight = pick(traced, config, job.recipe.seed), job.recipe.cot_sft.grade_weight
+    examples = [traced_example(pair, steps[pair.id], prompting, weight) for pair in picked]
     train_examples(examples, prompting, config, job, Reporter.of(job, on_step))
 
 
-def traced_example(pair: Pair, steps: str, prompting: Prompting) -> Example:
-    """Return an example of the steps and the gold grade after them."""
+def traced_example(pair: Pair, steps: str, prompting: Prompting, grade_weight: float) -> Example:
+    """Return an example of the steps and the gold grade after them, whose grades weigh `grade_weight` times as much as its words."""
     completion = prompting.teacher_completion(steps, pair.label)
-    return Example(prompting.teacher_prompt(pair), completion, None, pair.label)
+    rollout = prompting.reader.read(completion, prompting.steps(pair.criteria))
+    weights, ends = [1.0] * len(completion), [end for _, end in rollout.spans]
+    if rollout.trace:
+        # A grade's digit is a token of its own, as every digit is (checked at load).
+        for end in (*(step.grade_span[1] for step in rollout.trace.steps), rollout.trace.answer_span[1]):
+            weights[ends.index(end)] = grade_weight
+    return Example(prompting.teacher_prompt(pair), completion, None, pair.label, weights=weights)
 
 
 def trace_of(pair: Pair, evidence: Mapping[str, SoftLabel], prompting: Prompting) -> str | None:

@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import pytest
 from model_export.data.gold_traces import gold_steps
 from model_export.data.soft_labels import SoftLabel
 from model_export.teacher.rollout import Sampler, Sampling, sample_paths
-from model_export.teacher.sft import graded_example, trace_of, train_cot
+from model_export.teacher.sft import graded_example, trace_of, traced_example, train_cot
 from model_export.training.batches import Example
 from model_export.training.supervised import TrainingError
 from tests.tiny_teacher import TinyTeacher, micro_job
@@ -28,6 +29,17 @@ def test_trace_comes_from_findings_or_from_evidence_for_the_gold_grade(tiny_teac
     assert trace_of(bare, right, prompting) == "topic: nothing => 0\n"
     assert trace_of(bare, wrong, prompting) is None
     assert trace_of(bare, {}, prompting) is None
+
+
+def test_grades_of_a_trace_weigh_more_than_its_words(tiny_teacher: TinyTeacher) -> None:
+    pair, prompting = tiny_teacher.pairs[0], tiny_teacher.prompting
+    steps = gold_steps(pair, prompting.steps(pair.criteria))
+    example = traced_example(pair, steps, prompting, 10.0)
+    assert example.weights is not None
+    tokens = [prompting.tokenizer.decode([token]) for token in example.completion]
+    heavy = [token for token, weight in zip(tokens, example.weights, strict=True) if weight == 10.0]
+    assert heavy == [*re.findall("=> ([0-3])", steps), str(pair.label)]
+    assert example.weights.count(1.0) == len(tokens) - len(heavy)
 
 
 def test_teacher_without_any_trace_is_an_error(tiny_teacher: TinyTeacher, tmp_path: Path) -> None:
