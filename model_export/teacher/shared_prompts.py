@@ -7,9 +7,8 @@ one copy, and its gradient is the sum of theirs, as in Prefix Grouper (https://a
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import nll_loss
 from transformers import DynamicCache, PretrainedConfig
-from trl.trainer.utils import entropy_from_logits
 
 from model_export.data.pairs import UNJUDGED
 from model_export.training.batches import Example, collate, model_inputs
@@ -66,10 +65,10 @@ def score_packed(
     examples = [Example(row[:end], row[end:], None, UNJUDGED) for row, end in zip(rows, prompts, strict=True)]
     batch = collate(list(enumerate(examples)), 1, config)
     logits = model(**model_inputs(batch), use_cache=False).logits[0].float() / temperature
-    with torch.no_grad():
-        entropies = entropy_from_logits(logits)
+    log_probs = logits.log_softmax(dim=-1)
+    entropies = torch.special.entr(log_probs.detach().exp()).sum(dim=-1)
 
     def by_row(values: torch.Tensor) -> torch.Tensor:
         return values.new_zeros(len(rows), width).masked_scatter(mask[:, -width:] != 0, values)
 
-    return by_row(-cross_entropy(logits, batch["targets"], reduction="none")), by_row(entropies)
+    return by_row(-nll_loss(log_probs, batch["targets"], reduction="none")), by_row(entropies)
