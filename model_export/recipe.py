@@ -188,10 +188,14 @@ class Recipe(Strict):
             raise ValueError("label.teacher: there is no RL teacher (rl.steps = 0); use cot_sft or self_sft")
         if "cross_encoder" in self.stack.teachers and not self.cross_encoder.steps:
             raise ValueError("stack.teachers: cross_encoder is not trained (cross_encoder.steps = 0)")
-        if self.unlabelled.pairs and not self.stack.teachers:
-            raise ValueError("unlabelled.pairs: only a stack of teachers labels them; set stack.teachers")
-        if self.distil.unlabelled_share and not self.unlabelled.pairs:
-            raise ValueError("distil.unlabelled_share: there are no unlabelled pairs; set unlabelled.pairs")
+        if self.unlabelled.pairs and not self.stack.teachers and not self.encode.steps:
+            raise ValueError(
+                "unlabelled.pairs: no stage learns from them; set stack.teachers or encode.steps"
+            )
+        if self.distil.unlabelled_share and not (self.unlabelled.pairs and self.stack.teachers):
+            raise ValueError(
+                "distil.unlabelled_share: no teacher labels such pairs; set unlabelled.pairs and stack.teachers"
+            )
         if self.export.int8 and self.encode.steps:
             raise ValueError("export.int8: int8 weights can't read note vectors; set encode.steps = 0")
         if self.self_sft.steps == 0 and self.label.teacher == "self_sft":

@@ -177,7 +177,7 @@ def test_no_unlabelled_pair_has_a_dev_or_test_query(tmp_path: Path) -> None:
     source = {"name": "shop", "train": "train.jsonl", "dev": "dev.jsonl", "test_share": 0.5}
     recipe = micro_recipe(
         data={"synthetic": None, "sources": [source]},
-        stack=STACK,
+        encode={"steps": 1},
         unlabelled={"pairs": 2000, "encoder": ""},
     )
     pipeline = Pipeline(recipe, tmp_path, Stages(tmp_path), lambda *_: None)

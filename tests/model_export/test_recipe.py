@@ -69,8 +69,16 @@ MINE = {"name": "mine", "train": "train.jsonl", "dev": "dev.jsonl"}
         ({"rl": {"scale_rewards": "group"}}, "divides the class weight out again"),
         ({"rl": {"loss": "luspo"}}, "Input should be 'grpo', 'bnpo'"),
         ({"rl": {"mask": "first"}}, "Input should be 'none', 'final' or 'step'"),
-        ({"unlabelled": {"pairs": 9}}, "only a stack of teachers labels them"),
-        ({"distil": {"traced_share": 0.5, "unlabelled_share": 0.2}}, "there are no unlabelled pairs"),
+        ({"unlabelled": {"pairs": 9}}, r"no stage learns from them; set stack\.teachers or encode\.steps"),
+        ({"distil": {"traced_share": 0.5, "unlabelled_share": 0.2}}, "no teacher labels such pairs"),
+        (
+            {
+                "encode": {"steps": 1},
+                "unlabelled": {"pairs": 9},
+                "distil": {"traced_share": 0.5, "unlabelled_share": 0.2},
+            },
+            "no teacher labels such pairs",
+        ),
         ({"distil": {"unlabelled_share": 0.2}}, "needs a traced_share"),
         ({"distil": {"traced_share": 0.9, "unlabelled_share": 0.2}}, "at most 1 together"),
         ({"stack": {"teachers": ["lexical", "lexical"]}}, "name each teacher once"),
