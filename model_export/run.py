@@ -178,7 +178,11 @@ def train_student(pipeline: Pipeline, control: Control) -> Student:
     start = starts[recipe.distil.start]
     if recipe.distil.start_rank:
         start = pipeline.reduce(start, control.base, control.prompting, recipe.distil.start_rank)
-    distilled = pipeline.train("distil", control.prompting, start, soft_labels=labels, unlabelled=unlabelled)
+    # Without a stack, unlabelled pairs have no labels to distil: `encode` alone learns from them.
+    taught_by_stack = unlabelled if stacked else None
+    distilled = pipeline.train(
+        "distil", control.prompting, start, soft_labels=labels, unlabelled=taught_by_stack
+    )
     both = encode(pipeline, control.prompting, distilled, unlabelled) if recipe.encode.steps else distilled
     student = pipeline.as_adapter(both, control.base, labels, control.prompting)
     return Student(student, distilled, teacher, taught, stacked)

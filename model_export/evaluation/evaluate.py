@@ -12,7 +12,11 @@ from typing import Any
 import numpy as np
 
 from model_export.data.pairs import Pair
-from model_export.evaluation.fit_calibration import cross_fitted, expected_calibration_error
+from model_export.evaluation.fit_calibration import (
+    calibration_gaps,
+    cross_fitted,
+    expected_calibration_error,
+)
 from model_export.evaluation.fit_decision import cross_fitted_grades
 from model_export.evaluation.fitted import Fitted
 from model_export.evaluation.judged import Judged
@@ -123,13 +127,13 @@ def evaluate(
     sizes: dict[str, dict[str, int]] = {}
     for split, here in _splits(pairs, long_tail).items():
         tallies = {
-            each.system: _tally(each, grades, judged[here], here, seed)
-            for each, (_, grades) in zip(systems, served, strict=True)
+            each.system: _tally(each, of_each, judged[here], here, seed)
+            for each, of_each in zip(systems, served, strict=True)
         }
         bootstraps[split] = PairedBootstrap(tallies, draws, seed)
         sizes[split] = _sizes(here, tallies[systems[0].system])
-        for each, (calibrated, _) in zip(systems, served, strict=True):
-            own = _measure(each, calibrated, judged.gold, here)
+        for each in systems:
+            own = _measure(each, judged.gold, here)
             rows[each.system][split] = {**bootstraps[split].measure(each.system), **own}
     differences = {
         split: {
@@ -213,8 +217,14 @@ def _serve(
 
 
 def _tally(
-    predictions: Predictions, decided: np.ndarray, judged: Judged, here: np.ndarray, seed: int
+    predictions: Predictions,
+    served: tuple[np.ndarray, np.ndarray],
+    judged: Judged,
+    here: np.ndarray,
+    seed: int,
 ) -> QueryTallies:
+    """Tally the rows `here`; `served` has the calibrated probabilities and decided grades of all rows, `judged` those rows alone."""
+    calibrated, decided = served
     queries = np.unique(judged.query_of, return_inverse=True)[1]
     probabilities = predictions.probabilities[here]
     grades = probabilities.shape[1]
@@ -222,6 +232,7 @@ def _tally(
         tally_confusion(queries, judged.gold, most_probable(probabilities), grades),
         tally_confusion(queries, judged.gold, decided[here], grades),
         ndcg_by_query(judged.gold, predictions.ranking[here], queries, seed),
+        calibration_gaps(queries, calibrated[here], judged.gold),
     )
 
 
@@ -230,13 +241,12 @@ def _sizes(here: np.ndarray, tallies: QueryTallies) -> dict[str, int]:
     return {"pairs": len(here), "queries": len(tallies.ndcg), "ranked_queries": ranked}
 
 
-def _measure(predictions: Predictions, calibrated: np.ndarray, gold: np.ndarray, here: np.ndarray) -> Metrics:
+def _measure(predictions: Predictions, gold: np.ndarray, here: np.ndarray) -> Metrics:
     """Compute the metrics that have no interval, on the rows `here`."""
     raw, parsed = predictions.probabilities[here], predictions.parsed
     return {
         "auc": area_under_curve(gold[here], raw),
         "ece_before": expected_calibration_error(raw, gold[here]),
-        "ece_after": expected_calibration_error(calibrated[here], gold[here]),
         "parse_rate": None if parsed is None else float(np.mean(parsed[here])),
     }
 

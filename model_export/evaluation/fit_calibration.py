@@ -109,11 +109,24 @@ def split_queries(query_of: np.ndarray, seed: int) -> np.ndarray:
 
 def expected_calibration_error(probabilities: np.ndarray, gold: np.ndarray) -> float:
     """Compute top-label ECE over ECE_BINS bins of equal width, in [0, 1]: Guo et al., equation 3."""
+    gaps = calibration_gaps(np.zeros_like(gold), probabilities, gold)
+    return float(np.abs(gaps).sum() / len(gold))
+
+
+def calibration_gaps(query_of: np.ndarray, probabilities: np.ndarray, gold: np.ndarray) -> np.ndarray:
+    """Sum right - confidence of the most probable grades per query and bin of confidence, (queries, ECE_BINS).
+
+    Over any set of queries, the ECE is the sum over bins of the absolute sums, divided by the pairs.
+
+    Args:
+        query_of: (pairs,) query numbers from 0.
+    """
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == gold
     bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
-    gaps = np.bincount(bins, weights=right - confidence, minlength=ECE_BINS)
-    return float(np.abs(gaps).sum() / len(gold))
+    gaps = np.zeros((int(query_of.max()) + 1, ECE_BINS))
+    np.add.at(gaps, (query_of, bins), right - confidence)
+    return gaps
 
 
 def make_calibration(probabilities: np.ndarray, judged: Judged, *, data_name: str, seed: int) -> Calibration:

@@ -15,7 +15,15 @@ from model_export.evaluation.measures import Metrics, grade_metrics, macro_f1, q
 
 COVERAGE_PERCENT = 95
 # In the order of `PairedBootstrap.compare`.
-COMPARED_METRICS = ("accuracy", "macro_f1", "qwk", "macro_f1_decided", "qwk_decided", "ndcg_at_10")
+COMPARED_METRICS = (
+    "accuracy",
+    "macro_f1",
+    "qwk",
+    "macro_f1_decided",
+    "qwk_decided",
+    "ndcg_at_10",
+    "ece_after",
+)
 
 
 @dataclass(frozen=True)
@@ -26,11 +34,13 @@ class QueryTallies:
         confusion: (queries, grades, grades) counts of pairs, [gold, most probable grade].
         decided: the same with the grades of the decision rule.
         ndcg: (queries,) float64; NaN for a query that does not count.
+        calibration: (queries, bins) float64, the `calibration_gaps` of the calibrated probabilities.
     """
 
     confusion: np.ndarray
     decided: np.ndarray
     ndcg: np.ndarray
+    calibration: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -59,17 +69,19 @@ def draw_resamples(queries: int, draws: int, seed: int) -> np.ndarray:
 def resampled_metrics(tallies: QueryTallies, resamples: np.ndarray) -> dict[str, np.ndarray]:
     """Compute COMPARED_METRICS of every resample, (draws,) each; NaN if undefined.
 
-    The values equal scikit-learn's on the resampled rows; macro-F1 is over the grades that occur in their gold.
+    The values equal those of the resampled rows, as scikit-learn computes them; macro-F1 is over the grades in their gold.
     """
     probable, decided = (resample(tally, resamples) for tally in (tallies.confusion, tallies.decided))
     counted = ~np.isnan(tallies.ndcg)
     with np.errstate(invalid="ignore", divide="ignore"):
         ndcg = resamples[:, counted] @ tallies.ndcg[counted] / resamples[:, counted].sum(axis=1)
+    gaps = np.abs(resamples @ tallies.calibration).sum(axis=1)
     return {
         **grade_metrics(probable),
         "macro_f1_decided": macro_f1(decided),
         "qwk_decided": quadratic_weighted_kappa(decided),
         "ndcg_at_10": ndcg,
+        "ece_after": gaps / probable.sum(axis=(1, 2)),
     }
 
 

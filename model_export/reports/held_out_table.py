@@ -6,8 +6,12 @@ from model_export.evaluation.evaluate import LONG_TAIL, Evaluation, format_numbe
 from model_export.reports.report import difference_cell
 
 # Metrics of served grades, and their titles.
-_COMPARED = {"macro_f1_decided": "macro-F1", "qwk_decided": "QWK", "ndcg_at_10": "nDCG@10"}
-_METRICS = {**_COMPARED, "ece_after": "ECE"}
+_METRICS = {
+    "macro_f1_decided": "macro-F1",
+    "qwk_decided": "QWK",
+    "ndcg_at_10": "nDCG@10",
+    "ece_after": "ECE",
+}
 
 
 def held_out_rows(evaluation: Evaluation, main: str) -> Iterator[tuple[str, ...]]:
@@ -16,7 +20,7 @@ def held_out_rows(evaluation: Evaluation, main: str) -> Iterator[tuple[str, ...]
         "test pairs",
         "system",
         *_METRICS.values(),
-        *(f"{title}: difference" for title in _COMPARED.values()),
+        *(f"{title}: difference" for title in _METRICS.values()),
     )
     for split in evaluation.sizes:
         if split.endswith(LONG_TAIL):
@@ -28,5 +32,5 @@ def held_out_rows(evaluation: Evaluation, main: str) -> Iterator[tuple[str, ...]
                 f"{split}: {evaluation.sizes[split]['pairs']:,}",
                 system,
                 *(format_number(splits[split][metric]) for metric in _METRICS),
-                *(difference_cell(differences[metric]).text if differences else "" for metric in _COMPARED),
+                *(difference_cell(differences[metric]).text if differences else "" for metric in _METRICS),
             )

@@ -35,7 +35,7 @@ from model_export.stages import StageRecord
 _TEMPLATE = "report_template.html"
 CSS_DPI = 96
 _RL = {"rl": "rl"}
-_COMPARED = ("ece_before", "macro_f1", "qwk", "ndcg_at_10")
+_COMPARED = ("macro_f1", "qwk", "ndcg_at_10", "ece_after")
 STEP_ACCURACY = "step_accuracy/"
 RL_METRICS = {"reward": "reward", "parse_rate": "parse rate", "unmasked_share": "unmasked tokens"}
 
@@ -147,14 +147,12 @@ def comparison_rows(compared: Evaluation) -> list[list[str]]:
         [
             "",
             *(METRIC_TITLES[metric] for metric in _COMPARED),
-            *(f"{METRIC_TITLES[metric]}, minus {control}" for metric in _COMPARED[1:]),
+            *(f"{METRIC_TITLES[metric]}, minus {control}" for metric in _COMPARED),
         ]
     ]
     for system, splits in compared.rows.items():
         differences = compared.differences[control].get(system)
-        beside = [
-            difference_cell(differences[metric]).text if differences else "" for metric in _COMPARED[1:]
-        ]
+        beside = [difference_cell(differences[metric]).text if differences else "" for metric in _COMPARED]
         rows.append([system, *(format_number(splits[ALL][metric]) for metric in _COMPARED), *beside])
     return rows
 

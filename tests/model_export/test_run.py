@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from model_export.data.mine import read_mined
 from model_export.data.pairs import DataError, Pair, write_pairs
 from model_export.data.soft_labels import SOFT_LABELS, read_soft_labels
 from model_export.run import run
 from model_export.stages import RunError
+from model_export.vectors.text_readings import TextReadings
 from service.contract.checkpoint import load_checkpoint
 from service.contract.prompt import Note
 from tests.tiny_teacher import control_as_teacher
@@ -55,3 +57,20 @@ def test_control_can_be_the_only_teacher(tmp_path: Path) -> None:
     assert all(each.traces and sum(each.distribution) > 0.99 for each in labels.values())
     assert "the control, by its evidence on at most 9 pairs" in (out / "checkpoint" / "README.md").read_text()
     assert load_checkpoint(out / "checkpoint").manifest.name == "micro"
+
+
+def test_encoder_learns_from_unlabelled_pairs_without_a_stack(tmp_path: Path) -> None:
+    write_shop(tmp_path)
+    source = {"name": "shop", "train": "train.jsonl", "dev": "dev.jsonl", "criteria": "product-2"}
+    recipe = control_as_teacher(
+        data={"synthetic": None, "sources": [source]},
+        evidence={"pairs": 9},
+        evaluate={"explanations": 0},
+        unlabelled={"pairs": 20, "encoder": ""},
+        encode={"steps": 2, "batch_size": 4, "vectors": [1], "served": 1, "min_share": 0.0},
+    )
+    out = tmp_path / "out"
+    run(recipe, "", tmp_path, out, lambda *_: None)
+    [mined], [readings] = out.glob("unlabelled-*"), out.glob("text_readings-*/*.npz")
+    assert len(TextReadings.load(readings).probabilities) == 20 + len(read_mined(mined)) > 20
+    assert load_checkpoint(out / "checkpoint").manifest.vectors

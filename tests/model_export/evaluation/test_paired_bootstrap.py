@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score
 
+from model_export.evaluation.fit_calibration import calibration_gaps, expected_calibration_error
 from model_export.evaluation.measures import tally_confusion
 from model_export.evaluation.paired_bootstrap import (
     Difference,
@@ -21,7 +22,7 @@ def rows_of(query_of: np.ndarray, resample: np.ndarray) -> np.ndarray:
     )
 
 
-def test_metrics_equal_scikit_learn_s_on_the_resampled_rows() -> None:
+def test_metrics_equal_those_of_the_resampled_rows() -> None:
     rng = np.random.default_rng(3)
     query_of = np.append(np.arange(QUERIES), rng.integers(QUERIES, size=PAIRS - QUERIES))
     # The top grade is rare, so some resamples lack it.
@@ -31,7 +32,8 @@ def test_metrics_equal_scikit_learn_s_on_the_resampled_rows() -> None:
     resamples = draw_resamples(QUERIES, 50, seed=5)
     decided = rng.integers(GRADES, size=PAIRS)
     probable, served = (tally_confusion(query_of, gold, chosen, GRADES) for chosen in (predicted, decided))
-    tallies = QueryTallies(probable, served, ndcg)
+    probabilities = rng.dirichlet(np.ones(GRADES), PAIRS)
+    tallies = QueryTallies(probable, served, ndcg, calibration_gaps(query_of, probabilities, gold))
     metrics = resampled_metrics(tallies, resamples)
     for draw, resample in enumerate(resamples):
         rows = rows_of(query_of, resample)
@@ -45,6 +47,7 @@ def test_metrics_equal_scikit_learn_s_on_the_resampled_rows() -> None:
             ),
             "qwk_decided": cohen_kappa_score(truth, chosen, labels=np.arange(GRADES), weights="quadratic"),
             "ndcg_at_10": np.nanmean(np.repeat(ndcg, resample.astype(int))),
+            "ece_after": expected_calibration_error(probabilities[rows], truth),
         }
         assert {name: values[draw] for name, values in metrics.items()} == pytest.approx(expected)
 
@@ -58,7 +61,7 @@ def test_every_resample_draws_as_many_queries_as_the_sample() -> None:
 
 def one_pair_a_query(gold: list[int], predicted: list[int]) -> QueryTallies:
     confusion = tally_confusion(np.arange(len(gold)), np.array(gold), np.array(predicted), 2)
-    return QueryTallies(confusion, confusion, np.full(len(gold), np.nan))
+    return QueryTallies(confusion, confusion, np.full(len(gold), np.nan), np.zeros((len(gold), 1)))
 
 
 def test_equal_systems_have_an_empty_interval() -> None:
@@ -82,11 +85,15 @@ def test_interval_of_accuracy_is_close_to_the_binomial_one() -> None:
 def test_one_query_has_a_difference_and_no_interval() -> None:
     """Any resample of a single query is that query, however many pairs it has."""
     confusions = [np.array([[[right, 4 - right], [4 - right, right]]], float) for right in (3, 2)]
-    tallies = [QueryTallies(confusion, confusion, np.array([0.5])) for confusion in confusions]
+    tallies = [
+        QueryTallies(confusion, confusion, np.array([0.5]), np.array([[gap]]))
+        for confusion, gap in zip(confusions, (-2.0, 1.2), strict=True)
+    ]
     bootstrap = PairedBootstrap({"a": tallies[0], "b": tallies[1]}, draws=20, seed=1)
     found = bootstrap.compare("a", "b")
     assert found["accuracy"] == Difference(0.25, None, None)
     assert found["ndcg_at_10"] == Difference(0.0, None, None)
+    assert found["ece_after"].difference == pytest.approx(0.1)
     assert not found["accuracy"].excludes_zero
 
 
