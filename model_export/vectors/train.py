@@ -159,13 +159,14 @@ def train_vectors(
 ) -> None:
     """Train both models from the text student in `student`: write the reader to `folder`, and in it the encoder.
 
-    A saved state in the folder is resumed.
+    The encoder keeps its frozen layers; the reader learns all, as its lowest must learn to read vectors. A saved state in the
+    folder is resumed.
     """
     config, precision, seed = recipe.encode, recipe.model.precision, recipe.seed
     encoder, reader = load_model(student), load_model(student)
     file = folder / OUTPUTS_NAME
     frozen, rank = config.frozen_layers, config.lora_rank
-    with learn_linears(encoder, frozen, rank), learn_linears(reader, frozen, rank):
+    with learn_linears(encoder, frozen, rank), learn_linears(reader, 0, rank):
         for model in (encoder, reader):
             speed_up(model, compiled=config.compile)
         rows: Rows | None = None

@@ -121,15 +121,15 @@ def test_resumed_training_gives_the_same_weights(
     assert not (resumed / OUTPUTS_NAME).exists()
 
 
-def test_frozen_layers_do_not_learn_in_either_model(
+def test_frozen_layers_do_not_learn_in_the_encoder(
     tiny_base: Path, prompting: Prompting, readings: TextReadings, tmp_path: Path
 ) -> None:
     folder = run(tiny_base, prompting, readings, tmp_path / "run", steps=2, frozen_layers=1)
     before = load_model(tiny_base).state_dict()
     changed = [name for name, weight in weights(folder).items() if not weight.equal(before[name.split()[1]])]
-    assert changed
-    assert all("layers.1." in name and "proj" in name for name in changed)
-    assert {name.split()[0] for name in changed} == {"encoder", "reader"}
+    assert all("proj" in name for name in changed)
+    layers = {(name.split()[0], name.split(".layers.")[1].split(".")[0]) for name in changed}
+    assert layers == {("encoder", "1"), ("reader", "0"), ("reader", "1")}
 
 
 def test_an_unjudged_pair_learns_the_text_reading_alone(prompting: Prompting, readings: TextReadings) -> None:
