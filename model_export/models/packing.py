@@ -12,6 +12,7 @@ from os.path import commonprefix
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
@@ -89,9 +90,8 @@ def pack(
 
     `input_ids`: (1, tokens). `attention_mask`: (segments, 1, length, tokens before + length), added to the
     scores; where a model has sliding layers, such a mask for each kind of layer. `position_ids`: (1, tokens).
-    `packing`: `tokens` (segments, length) and `before` (segments, tokens before), the places in the row of each segment's tokens
-    and of those before it; `prefixes` (tokens), the places of all prefixes, which come first; `places` (tokens), the place of
-    each token among the flattened segments.
+    `packing`: `before` (segments, tokens before), the places in the row of the tokens before each segment; `prefixes` (tokens),
+    the places of all prefixes, which come first; `places` (tokens), the place of each token among the flattened segments.
     """
     before, own = zip(*_places(segments), strict=True)
     lengths, starts = torch.tensor(list(map(len, own))), torch.tensor(list(map(len, before)))
@@ -113,7 +113,6 @@ def pack(
         "attention_mask": mask,
         "position_ids": positions[real][None],
         "packing": {
-            "tokens": torch.where(real, (lengths.cumsum(0) - lengths)[:, None] + columns, 0),
             "before": torch.tensor(
                 [[*row, *[0] * (len(columns_before) - len(row))] for row in before]
             ).long(),
@@ -131,7 +130,7 @@ def pack_prompts(rows: Sequence[Sequence[int]], config: PretrainedConfig) -> dic
 
 
 def pack_whole(rows: Sequence[Sequence[int]], config: PretrainedConfig) -> dict[str, Any]:
-    """Return what a causal model takes to read each row alone. `packing` has no prefixes, and its `tokens` are the rows'."""
+    """Return what a causal model takes to read each row alone. `packing` has no prefixes."""
     return pack(rows, [Segment(number, 0, len(row)) for number, row in enumerate(rows)], config)
 
 
@@ -160,18 +159,27 @@ def packed_attention(
     if packing is None:
         output, _ = attend(module, query, key, value, attention_mask, **settings)
         return output, None
-    tokens, before, prefixes = packing["tokens"], packing["before"], packing["prefixes"]
+    before, prefixes = packing["before"], packing["prefixes"]
 
-    def unpack(states: torch.Tensor) -> torch.Tensor:
-        return states[0][:, tokens].transpose(0, 1)
+    def by_segment(states: torch.Tensor) -> torch.Tensor:
+        return unpack(states[0].transpose(0, 1), attention_mask.shape[2], packing).transpose(1, 2)
 
     def with_prefix(states: torch.Tensor) -> torch.Tensor:
-        return torch.cat([_copies(states[0], before, prefixes), unpack(states)], dim=2)
+        return torch.cat([_copies(states[0], before, prefixes), by_segment(states)], dim=2)
 
     key, value = with_prefix(key), with_prefix(value)
     mask = attention_mask.to(query.dtype)
-    output, _ = attend(module, unpack(query), key, value, mask, **settings)
-    return output.flatten(0, 1)[packing["places"]][None], None
+    output, _ = attend(module, by_segment(query), key, value, mask, **settings)
+    # The backward pass of an index adds rows one by one: three times as slow.
+    rows = nn.functional.embedding(packing["places"], output.flatten(0, 1).flatten(1))
+    return rows.view(1, -1, *output.shape[2:]), None
+
+
+def unpack(states: torch.Tensor, length: int, packing: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Return the states of each segment, (segments, length, ...), of those of a packed row, (tokens, ...); zeros beyond its end."""
+    segments, others = len(packing["before"]), states.shape[1:]
+    rows = states.new_zeros(segments * length, *others).index_copy(0, packing["places"], states)
+    return rows.view(segments, length, *others)
 
 
 def _copies(states: torch.Tensor, before: torch.Tensor, prefixes: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from model_export.models.model_io import load_model
-from model_export.models.packing import pack_whole
+from model_export.models.packing import pack_whole, unpack
 from model_export.models.vector_batches import VectorPair, collate_pairs
 from service.contract.labels import LabelDistribution
 from service.contract.manifest import ENCODER_NAME
@@ -45,7 +45,8 @@ class VectorStudent(nn.Module):  # type: ignore[misc]  # mypy does not read torc
                 which averages each part.
         """
         hidden = self.encoder(**batch["notes"], use_cache=False).last_hidden_state[0]
-        means = batch["parts"] @ hidden[batch["notes"]["packing"]["tokens"]].float()
+        parts = batch["parts"]
+        means = parts @ unpack(hidden, parts.shape[-1], batch["notes"]["packing"]).float()
         return self.scale * nn.functional.rms_norm(means, means.shape[-1:])
 
     def read(self, vectors: torch.Tensor, batch: Batch) -> torch.Tensor:
