@@ -1,6 +1,7 @@
 """A vLLM plugin, which vLLM loads in each of its processes after it imported itself, see pyproject.toml."""
 
 import atexit
+import faulthandler
 import gc
 import multiprocessing
 import os
@@ -12,12 +13,29 @@ _THREAD_NAME = "notegrade-parent-watch"
 
 
 def prepare_process() -> None:
-    """Make this process start and exit faster, and end with its parent. Does nothing without a parent, or when called again."""
+    """Make this process start and exit faster, end with its parent, and tell what it dies of.
+
+    Does nothing without a parent, or when called again.
+    """
     parent = multiprocessing.parent_process()
     if parent is None or any(thread.name == _THREAD_NAME for thread in threading.enumerate()):
         return
+    # vLLM reports a core that died of a signal as "see stack trace (above)": this prints that stack.
+    faulthandler.enable(all_threads=False)
+    _allow_amx()
     _end_with_parent(parent.sentinel)
     skip_modules_in_collections()
+
+
+def _allow_amx() -> None:
+    """Ask Linux to let this process use the tiles of AMX. Does nothing on other processors.
+
+    vLLM's attention uses them without asking, which is an illegal instruction until oneDNN has asked: for a small model,
+    whose products never reach oneDNN, that is never. Source: https://docs.kernel.org/arch/x86/xstate.html
+    """
+    import torch  # vLLM has imported it
+
+    torch.cpu._init_amx()  # not public, but torch has no other way, and its own compiler calls it too
 
 
 def skip_modules_in_collections() -> None:

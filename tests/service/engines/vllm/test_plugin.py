@@ -1,6 +1,7 @@
-"""vLLM's processes end with their parent process, however that ends."""
+"""vLLM's processes end with their parent, may use AMX, and tell what they die of."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -53,6 +54,25 @@ if __name__ == "__main__":
     print("parent", flush=True)
 """
 
+# 0x1022 is ARCH_GET_XCOMP_PERM of Linux, and bit 18 the tiles of AMX.
+CRASH = """
+import ctypes, multiprocessing, os, signal
+from service.engines.vllm.plugin import prepare_process
+
+def work():
+    prepare_process()
+    import torch
+    allowed = ctypes.c_uint64()
+    ctypes.CDLL(None).syscall(158, 0x1022, ctypes.byref(allowed))
+    print(bool(allowed.value >> 18 & 1) == bool(torch.cpu.get_capabilities().get("amx_tile")), flush=True)
+    os.kill(os.getpid(), signal.SIGILL)
+
+if __name__ == "__main__":
+    child = multiprocessing.get_context("spawn").Process(target=work)
+    child.start()
+    child.join()
+"""
+
 
 @pytest.mark.parametrize("method", ["spawn", "fork"])
 def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path, method: str) -> None:
@@ -85,6 +105,19 @@ def test_the_garbage_collector_is_off_during_imports_and_frozen_at_exit(tmp_path
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     printed = subprocess.check_output([sys.executable, str(script)], env=environment, text=True).split()
     assert printed == ["False", "True", "True", "parent", "False"]
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="AMX is a unit of x86-64")
+def test_a_child_may_use_amx_and_tells_what_it_dies_of(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(CRASH, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == ["True"]
+    assert "Illegal instruction" in done.stderr
+    assert "in work" in done.stderr
 
 
 def test_vllm_finds_the_plugin() -> None:
