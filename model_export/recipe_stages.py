@@ -212,6 +212,7 @@ class EncodeConfig(TrainConfig):
     vectors: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 4, 8, 16)
     served: Positive = 4
     max_note_tokens: Positive = 512
+    layers: Positive | None = None
     block: Positive = 32
     group_size: Positive = 8
     align_steps: Annotated[int, Field(ge=0)] = 0
@@ -227,6 +228,10 @@ class EncodeConfig(TrainConfig):
             raise ValueError(f"served: {self.served} vectors a note are not among the trained {self.vectors}")
         if self.align_steps > self.steps:
             raise ValueError(f"align_steps: {self.align_steps} is more than steps = {self.steps}")
+        if self.layers and self.frozen_layers >= self.layers:
+            raise ValueError(
+                f"frozen_layers: {self.frozen_layers} leaves none of the encoder's layers = {self.layers} to train"
+            )
         if self.micro_batch and self.batch_size % self.micro_batch:
             raise ValueError(
                 f"micro_batch: {self.micro_batch} does not divide batch_size = {self.batch_size}"

@@ -17,7 +17,7 @@ from transformers import PretrainedConfig, PrinterCallback
 
 from model_export.data.pairs import UNJUDGED, Pair
 from model_export.data.prompting import Prompting, gold_label
-from model_export.models.model_io import load_model, load_tokenizer, speed_up
+from model_export.models.model_io import keep_first_layers, load_model, load_tokenizer, speed_up
 from model_export.models.packing import pack_prompts, pack_whole, with_outputs
 from model_export.models.vector_batches import VectorPair, collate_pairs, distinct_notes
 from model_export.models.vector_student import VectorStudent
@@ -34,6 +34,7 @@ from model_export.training.supervised import (
     OUTPUTS_NAME,
     GradingTrainer,
     Reporter,
+    TrainingError,
     saved_state,
     training_arguments,
 )
@@ -159,11 +160,16 @@ def train_vectors(
 ) -> None:
     """Train both models from the text student in `student`: write the reader to `folder`, and in it the encoder.
 
-    The encoder keeps its frozen layers; the reader learns all, as its lowest must learn to read vectors. A saved state in the
-    folder is resumed.
+    The encoder has the first `layers` of the student's, and keeps its frozen layers; the reader learns all, as its lowest must
+    learn to read vectors. A saved state in the folder is resumed.
     """
     config, precision, seed = recipe.encode, recipe.model.precision, recipe.seed
     encoder, reader = load_model(student), load_model(student)
+    if config.layers:
+        try:
+            keep_first_layers(encoder, config.layers)
+        except ValueError as error:
+            raise TrainingError(f"encode.layers: {error}") from error
     file = folder / OUTPUTS_NAME
     frozen, rank = config.frozen_layers, config.lora_rank
     with learn_linears(encoder, frozen, rank), learn_linears(reader, 0, rank):

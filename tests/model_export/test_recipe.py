@@ -91,6 +91,8 @@ MINE = {"name": "mine", "train": "train.jsonl", "dev": "dev.jsonl"}
             {"encode": {"steps": 5}, "export": {"int8": True}},
             r"export\.int8: int8 weights can't read note vectors",
         ),
+        ({"encode": {"vectors": [1, 2]}}, "4 vectors a note are not among the trained"),
+        ({"encode": {"layers": 2, "frozen_layers": 2}}, "leaves none of the encoder's layers = 2 to train"),
         ({"stack": {"teachers": ["cosine"], "encoders": []}}, "encoders: the teacher 'cosine' needs"),
         ({"rl": {"resamples": 1}, "launch": {"processes": 2}}, "resamples: works in one process only"),
         ({"launch": {"fsdp": ["rl"]}}, "needs launch.processes of 2 or more"),

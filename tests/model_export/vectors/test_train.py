@@ -13,7 +13,7 @@ from model_export.data.synthetic import generate, tasks
 from model_export.data.template import find_template
 from model_export.models.model_io import load_model, speed_up
 from model_export.recipe_stages import EncodeConfig
-from model_export.training.supervised import OUTPUTS_NAME
+from model_export.training.supervised import OUTPUTS_NAME, TrainingError
 from model_export.vectors.predict import VectorScorer
 from model_export.vectors.text_readings import TextReadings, read_texts
 from model_export.vectors.train import VectorExamples, plan_draws, render_vector_pairs, train_vectors
@@ -98,6 +98,21 @@ def test_grades_are_learned_from_vectors_and_kept_from_text(
     as_text = read_as_text(folder, prompting, tmp_path / "as_text.npz")
     assert as_text.probabilities.argmax(-1).tolist() == gold
     assert not (folder / "state").exists()
+
+
+def test_an_encoder_of_the_lowest_layers_alone_is_learned(
+    tiny_base: Path, prompting: Prompting, readings: TextReadings, tmp_path: Path
+) -> None:
+    layers = load_model(tiny_base).config.num_hidden_layers
+    folder = run(tiny_base, prompting, readings, tmp_path / "run", steps=120, layers=1)
+    assert load_model(folder / ENCODER_NAME).config.num_hidden_layers == 1
+    assert load_model(folder).config.num_hidden_layers == layers
+    renderer = prompting.of_vectors(EncodeConfig(**CONFIG))
+    scorer = VectorScorer(folder, renderer.cue, prompting.label_token_ids, "float32")
+    found = scorer.probabilities(render_vector_pairs(PAIRS, renderer), 4, 3, lambda *_: None)
+    assert found.argmax(-1).tolist() == [pair.label for pair in PAIRS]
+    with pytest.raises(TrainingError, match=f"encode.layers: it has {layers} layers"):
+        run(tiny_base, prompting, readings, tmp_path / "deep", steps=1, layers=layers + 1)
 
 
 @pytest.mark.parametrize(
